@@ -1,0 +1,42 @@
+# Every target makes the environment it needs first; the second time that takes no time. `make` alone shows the list.
+
+PLATFORM ?= cpu
+MODEL ?= nano
+VENV := $(if $(filter cpu,$(PLATFORM)),.venv,.venv-$(PLATFORM))
+PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
+INSTALLED := $(VENV)/installed
+RUN := $(VENV)/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint proto install clean
+
+help:  ## show this list
+	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MODEL=smollm2: a real pretrained one)
+	$(VENV)/bin/burnish demo --model $(MODEL)
+
+test: lint  ## the checks, then the unit and integration tests
+	$(RUN) pytest tests/unit
+	$(RUN) pytest tests/integration -m "not slow"
+
+bench: $(INSTALLED)  ## the benchmarks and the long learning runs behind the committed tables (hours)
+	$(RUN) pytest tests benchmarks -m slow --timeout 14400
+
+lint: $(INSTALLED)  ## ruff, mypy --strict and the one-way imports between rooms
+	$(VENV)/bin/python tests/lint.py
+
+proto: $(INSTALLED)  ## generate the Python stubs of proto/burnish/v1 again
+	$(VENV)/bin/python proto/generate.py
+
+install: $(INSTALLED)  ## only make the environment (about 5 GB)
+
+$(INSTALLED): pyproject.toml constraints/$(PLATFORM).txt constraints/install.py
+	@test -n "$(PYTHON)" || { echo "burnish needs Python 3.11 and finds none: install it (python3.11 with its venv module), or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) constraints/install.py $(PLATFORM) $(VENV)
+	@touch $@
+
+clean:  ## remove the environment and every cache; runs/ and models/ stay
+	rm -rf .venv .venv-gpu build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,88 @@
+"""burnish: bring an environment, a reward and your tools; improve a model at them, prove it, and serve it.
+
+The public API. Names load on first use, so importing `burnish` costs nothing and brings in neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from burnish.config import RunConfig, load_config
+    from burnish.envs.contract import ENVS, make_env
+    from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
+    from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
+    from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task, ToolCall, Trajectory, Turn
+    from burnish.rewards.plugin import REWARDS, reward
+    from burnish.rewards.rubric import Rubric
+    from burnish.rewards.types import RewardInput, Score
+    from burnish.rewards.verifier_service import verifier
+
+_HOME = {
+    "ENVS": "envs.contract",
+    "REWARDS": "rewards.plugin",
+    "Episode": "envs.types",
+    "EpisodeFailure": "envs.failures",
+    "EpisodeGroup": "envs.types",
+    "Failure": "envs.failures",
+    "FailureKind": "envs.failures",
+    "Message": "envs.types",
+    "Reward": "envs.types",
+    "RewardInput": "rewards.types",
+    "Rubric": "rewards.rubric",
+    "RunConfig": "config",
+    "Score": "rewards.types",
+    "Task": "envs.types",
+    "ToolCall": "envs.types",
+    "ToolContext": "envs.tools",
+    "ToolRejected": "envs.tools",
+    "ToolSet": "envs.tools",
+    "Trajectory": "envs.types",
+    "Turn": "envs.types",
+    "load_config": "config",
+    "make_env": "envs.contract",
+    "reward": "rewards.plugin",
+    "tool": "envs.tools",
+    "verifier": "rewards.verifier_service",
+}
+
+__all__ = [
+    "ENVS",
+    "REWARDS",
+    "Episode",
+    "EpisodeFailure",
+    "EpisodeGroup",
+    "Failure",
+    "FailureKind",
+    "Message",
+    "Reward",
+    "RewardInput",
+    "Rubric",
+    "RunConfig",
+    "Score",
+    "Task",
+    "ToolCall",
+    "ToolContext",
+    "ToolRejected",
+    "ToolSet",
+    "Trajectory",
+    "Turn",
+    "load_config",
+    "make_env",
+    "reward",
+    "tool",
+    "verifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+    value = getattr(import_module(f"burnish.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

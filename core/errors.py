@@ -1,0 +1,67 @@
+"""The one place where an exception becomes a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+
+USER_ERROR = 2
+RUN_FAILED = 1
+INTERRUPTED = 130
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def debugging() -> bool:
+    """Whether the user asked for tracebacks (`burnish --debug …` or BURNISH_DEBUG=1)."""
+    return os.environ.get("BURNISH_DEBUG", "") not in ("", "0")
+
+
+def report(error: BaseException) -> int:
+    """Say on stderr what went wrong, and return the exit code.
+
+    2: something the user can change (ValueError, a missing file, a port in use). 130: Ctrl-C. 1: the run failed. An exception that is
+    none of those is a fault in burnish and says so. Notes added to the exception (`add_note`) follow as lines of their own.
+    """
+    cause = original(error)
+    if debugging():
+        traceback.print_exception(error)
+    if isinstance(cause, KeyboardInterrupt):
+        _say("interrupted", error, colour="33")
+        return INTERRUPTED
+    if isinstance(cause, USER_ERRORS) and not isinstance(cause, UnicodeError):
+        _say(f"error: {_text(cause)}", error)
+        return USER_ERROR
+    if _expected(cause):
+        _say(f"failed: {_text(cause)}", error)
+        return RUN_FAILED
+    hint = "" if debugging() else "\nThis is a fault in burnish; `burnish --debug …` shows where"
+    _say(f"failed: {type(cause).__name__}: {_text(cause)}{hint}", error)
+    return RUN_FAILED
+
+
+def original(error: BaseException) -> BaseException:
+    """What a Ray worker raised: Ray wraps it, together with a long traceback, in an error of its own that carries it as `cause`."""
+    inner = getattr(error, "cause", None)
+    return inner if type(error).__module__.startswith("ray.") and isinstance(inner, BaseException) else error
+
+
+def _expected(error: BaseException) -> bool:
+    """Causes that an honest run can meet: infrastructure failures, the system's refusals, a wait that ran out, Ray's own errors."""
+    from burnish.envs.failures import EpisodeFailure
+
+    known = (EpisodeFailure, OSError, MemoryError, RuntimeError, subprocess.SubprocessError)
+    return isinstance(error, known) or type(error).__module__.startswith("ray.")
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error).strip() or type(error).__name__
+
+
+def _say(text: str, error: BaseException, colour: str = "31") -> None:
+    lines = "\n".join([text, *getattr(error, "__notes__", ())])
+    red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    sys.stderr.write(f"\x1b[{colour}m{lines}\x1b[0m\n" if red else f"{lines}\n")

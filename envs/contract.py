@@ -1,0 +1,280 @@
+"""The environment contract: a real `gymnasium.Env` whose observations are messages and whose actions are the policy's text.
+
+    reset(seed=17, options={"task": task}) -> (messages, info)
+    step("3 + 4 = 7") -> (messages, reward, terminated, truncated, info)
+
+Messages are the new ones only. `reset` returns the prompt, at least one message; a step that ends the episode may return none.
+`terminated` says the task is over, `truncated` that a limit of the environment was hit; both are rewarded as the environment says.
+Whatever the policy writes is an ordinary observation or a reward, never an exception. `options` may hold "task" (a `Task`) and
+"episode_id" (unique to this attempt, for tools and logs); an environment is free to use neither.
+
+Keys of `info`, all optional, other keys are left alone:
+
+    tools         at reset: OpenAI function schemas of the tools the policy may call
+    reward_parts  str -> float, what this step's reward is made of; summed over the episode, as rewards are
+    metrics       str -> float, numbers of the episode so far worth averaging in reports (tool_calls, cost)
+    labels        str -> str, classes to compute recall over ("expected", "predicted")
+    data          str -> JSON value, hidden truth for rewards and verifiers; laid over `Task.data`; the policy never sees it
+
+A later value of a metric, label or datum replaces the earlier one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, overload
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from .failures import EpisodeFailure, Failure, FailureKind, boundary
+from .registry import ID_PATTERN, Registry, check_id, did_you_mean
+from .types import Message, Task
+
+Observation = tuple[Message, ...]
+ConversationEnv: TypeAlias = gymnasium.Env[Observation, str]
+
+INFO_KEYS = ("tools", "reward_parts", "metrics", "labels", "data")
+
+
+class EnvFactory(Protocol):
+    """Makes one fresh environment from a recipe's kwargs. An environment class is one."""
+
+    def __call__(self, **kwargs: Any) -> ConversationEnv: ...
+
+
+ENVS: Registry[EnvFactory] = Registry("environment", "burnish.envs")
+
+F = TypeVar("F", bound=Callable[..., ConversationEnv])
+
+
+@overload
+def register_env(id: str, factory: F) -> F: ...
+@overload
+def register_env(id: str, factory: None = None) -> Callable[[F], F]: ...
+def register_env(id: str, factory: F | None = None) -> F | Callable[[F], F]:
+    """Register an environment with burnish and with gymnasium under the same id.
+
+    factory: a class or function that returns an environment. Without it, this is a decorator:
+
+        @register_env("my-team/Riddles-v0")
+        class Riddles(gymnasium.Env): ...
+
+    Raises ValueError on a malformed or taken id.
+    """
+    if factory is None:
+        return lambda decorated: register_env(id, decorated)
+    check_id(id, ENVS.kind)
+    if not is_gymnasium_id(id):
+        raise ValueError(f"environment id {id!r}: gymnasium allows no dot in the namespace; use a hyphen")
+    target = _target(factory)
+    ENVS.register(id, factory, source=target if isinstance(target, str) else factory.__module__)
+    _register_with_gymnasium(id, target)
+    return factory
+
+
+def register_installed() -> None:
+    """Make every environment that an installed distribution lists under `burnish.envs` known to gymnasium, by name only."""
+    for entry in entry_points(group=ENVS.group):
+        if is_gymnasium_id(entry.name):
+            _register_with_gymnasium(entry.name, entry.value)
+
+
+def is_gymnasium_id(id: str) -> bool:
+    """Whether gymnasium takes this id; its namespaces hold no dot."""
+    match = ID_PATTERN.match(id)
+    return match is not None and "." not in match["namespace"]
+
+
+def _register_with_gymnasium(id: str, target: str | Callable[..., Any]) -> None:
+    gymnasium.registry.pop(id, None)  # a module that runs twice registers twice; gymnasium would warn
+    gymnasium.register(id, entry_point=target)
+
+
+def make_env(id: str, **kwargs: Any) -> ConversationEnv:
+    """A fresh environment. Its `spec` records id and kwargs.
+
+    Raises ValueError when the id is unknown, or a kwarg is unknown to the environment, missing or refused by it.
+
+    Example: `make_env("burnish/Arithmetic-v0", max_operand=20)`.
+    """
+    factory = ENVS.get(id)
+    _check_kwargs(id, factory, kwargs)
+    env = factory(**kwargs)
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(f"environment {id!r}: its factory returned {type(env).__name__}, not a gymnasium.Env")
+    if env.unwrapped.spec is None:
+        env.unwrapped.spec = EnvSpec(id, _target(factory), order_enforce=False, disable_env_checker=True, kwargs=kwargs)
+    return env
+
+
+def _check_kwargs(id: str, factory: EnvFactory, kwargs: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in named]
+    allowed = f"allowed are {', '.join(names)}" if names else "it takes none"
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in kwargs.keys() - set(names):
+            close = did_you_mean(key, names) if names else ""
+            hint = close if "did you mean" in close else ""
+            raise ValueError(f"environment {id!r} has no kwarg {key!r}{hint} ({allowed})")
+    missing = [p.name for p in named if p.default is p.empty and p.name not in kwargs]
+    if missing:
+        raise ValueError(f"environment {id!r} needs kwarg {missing[0]!r} ({allowed})")
+
+
+def _target(factory: Callable[..., Any]) -> str | Callable[..., Any]:
+    """`module:attribute` when the factory can be imported by that name (specs are then JSON), else the factory itself."""
+    module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "<locals>")
+    return f"{module}:{name}" if module not in (None, "__main__") and name.isidentifier() else factory
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """The keys of `info` that burnish reads, with their types checked (see the module's docstring).
+
+    Example: `StepInfo.read({"reward_parts": {"correct": 1.0}}).reward_parts["correct"]` is 1.0.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, info: Mapping[str, Any]) -> StepInfo:
+        """Raises ValueError naming the key and value that break the contract."""
+        if not isinstance(info, Mapping):
+            raise ValueError(f"info must be a dict, not {type(info).__name__}")
+        tools = info.get("tools", ())
+        if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
+            raise ValueError('info["tools"] must be a list of JSON schemas')
+        return cls(
+            tools=tuple(tools),
+            reward_parts={key: _number(value, f'info["reward_parts"][{key!r}]') for key, value in _mapping(info, "reward_parts").items()},
+            metrics={key: _number(value, f'info["metrics"][{key!r}]') for key, value in _mapping(info, "metrics").items()},
+            labels={key: _label(value, key) for key, value in _mapping(info, "labels").items()},
+            data=dict(_mapping(info, "data")),
+        )
+
+    def then(self, later: StepInfo) -> StepInfo:
+        """What the episode amounts to after one more step: reward parts add up, everything else is replaced by the later value."""
+        names = {**self.reward_parts, **later.reward_parts}
+        parts = {name: self.reward_parts.get(name, 0.0) + later.reward_parts.get(name, 0.0) for name in names}
+        return StepInfo(
+            tools=later.tools or self.tools,
+            reward_parts=parts,
+            metrics={**self.metrics, **later.metrics},
+            labels={**self.labels, **later.labels},
+            data={**self.data, **later.data},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step of an environment, checked. Example: `StepResult((), 1.0, True, False, StepInfo())`."""
+
+    messages: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: StepInfo
+
+
+def reset_env(env: ConversationEnv, env_id: str, task: Task, episode_id: str | None = None) -> tuple[Observation, StepInfo]:
+    """Reset `env` for `task` and check what it returns.
+
+    Raises EpisodeFailure ENV_ERROR naming `env_id` when the environment raises or breaks the contract.
+    """
+    options = {"task": task} if episode_id is None else {"task": task, "episode_id": episode_id}
+    with boundary(FailureKind.ENV_ERROR, env_id):
+        result = env.reset(seed=task.seed, options=options)
+    return read_reset(result, env_id)
+
+
+def step_env(env: ConversationEnv, env_id: str, text: str) -> StepResult:
+    """Step `env` with the policy's text and check what it returns. Raises EpisodeFailure ENV_ERROR as `reset_env` does."""
+    with boundary(FailureKind.ENV_ERROR, env_id):
+        result = env.step(text)
+    return read_step(result, env_id)
+
+
+def read_reset(result: Any, env_id: str) -> tuple[Observation, StepInfo]:
+    """Check what `reset` returned. Raises EpisodeFailure ENV_ERROR naming `env_id` and what is wrong."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        _breach(env_id, f"reset must return (messages, info), not {_shape(result)}")
+    messages = _messages(result[0], "reset", env_id)
+    if not messages:
+        _breach(env_id, "reset returned no message; the policy needs something to answer")
+    return messages, _info(result[1], "reset", env_id)
+
+
+def read_step(result: Any, env_id: str) -> StepResult:
+    """Check what `step` returned. Raises EpisodeFailure ENV_ERROR naming `env_id` and what is wrong."""
+    if not isinstance(result, tuple) or len(result) != 5:
+        _breach(env_id, f"step must return (messages, reward, terminated, truncated, info), not {_shape(result)}")
+    messages = _messages(result[0], "step", env_id)
+    flags = []
+    for name, value in (("terminated", result[2]), ("truncated", result[3])):
+        if not isinstance(value, bool | np.bool_):
+            _breach(env_id, f"step: {name} must be a bool, not {value!r:.80}")
+        flags.append(bool(value))
+    if any(message.role == "assistant" for message in messages):
+        _breach(env_id, "step returned an assistant message; only the policy writes those")
+    if not messages and not any(flags):
+        _breach(env_id, "step returned no message though the episode goes on; the policy needs something to answer")
+    try:
+        reward = _number(result[1], "step: reward")
+    except ValueError as error:
+        _breach(env_id, str(error))
+    return StepResult(messages, reward, flags[0], flags[1], _info(result[4], "step", env_id))
+
+
+def _messages(value: Any, where: str, env_id: str) -> Observation:
+    if not isinstance(value, tuple) or not all(isinstance(message, Message) for message in value):
+        _breach(env_id, f"{where}: messages must be a tuple of Message, not {_shape(value)}")
+    return value
+
+
+def _info(value: Any, where: str, env_id: str) -> StepInfo:
+    try:
+        return StepInfo.read(value)
+    except ValueError as error:
+        _breach(env_id, f"{where}: {error}")
+
+
+def _breach(env_id: str, detail: str) -> NoReturn:
+    raise EpisodeFailure(Failure(FailureKind.ENV_ERROR, env_id, f"breaks the environment contract: {detail}"))
+
+
+def _mapping(info: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = info.get(key, {})
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f'info["{key}"] must be a dict with string keys, not {value!r:.80}')
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    # numpy's scalars are numbers too; its bools, and Python's, are not
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not math.isfinite(float(value)):
+        raise ValueError(f"{where} must be a finite number, not {value!r:.80}")
+    return float(value)
+
+
+def _label(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'info["labels"][{key!r}] must be a string, not {value!r:.80}')
+    return value
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)} ({', '.join(type(item).__name__ for item in value[:6])})"
+    return type(value).__name__

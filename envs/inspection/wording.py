@@ -1,0 +1,68 @@
+"""Every sentence of the inspection environment, written and read in one place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .parts import INTERNAL, REASONS, VERDICTS, Feature, Level, Part, Reason, Verdict
+
+VERDICT_PATTERN = re.compile(r"^\s*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*\.?\s*$", re.IGNORECASE)
+
+VERDICT_HELP = f"Answer 'verdict: V; reason: R' with V one of {', '.join(VERDICTS)} and R one of {', '.join(REASONS)}."
+
+INSTRUCTIONS = (
+    'You inspect parts. Call one tool per message, for example measure(7, "bore"). '
+    f"Internal features ({', '.join(INTERNAL)}) beyond the limit are rework when undersize and scrap when oversize; "
+    "external ones the other way round. One scrap feature scraps the part. Measuring costs money. "
+) + VERDICT_HELP
+
+
+def request(part: Part) -> str:
+    """Example: `Inspect part 7: bore, flange.`"""
+    return f"Inspect part {part.number}: {', '.join(feature.name for feature in part.features)}."
+
+
+def measure_call(part: Part, name: str) -> str:
+    return f'measure({part.number}, "{name}")'
+
+
+def spec_call(name: str) -> str:
+    return f'spec("{name}")'
+
+
+def reading(feature: Feature, deviation_um: int, level: Level) -> str:
+    """What `measure` answers. Examples: `bore: deviation +31, limit 20`, or `bore: size 25031` where it must be combined."""
+    if level.combine:
+        return f"{feature.name}: size {feature.nominal_um + deviation_um}"
+    return f"{feature.name}: deviation {deviation_um:+d}, limit {feature.limit_um}"
+
+
+def specification(feature: Feature) -> str:
+    """What `spec` answers. Example: `bore: nominal 25000, limit 20`."""
+    return f"{feature.name}: nominal {feature.nominal_um}, limit {feature.limit_um}"
+
+
+def verdict_text(verdict: Verdict, reason: Reason) -> str:
+    """Example: `verdict: scrap; reason: undersize`."""
+    return f"verdict: {verdict}; reason: {reason}"
+
+
+def parse_verdict(text: str) -> tuple[Verdict, Reason] | None:
+    """The verdict and reason in the policy's answer, or None when it cannot be read as one."""
+    match = VERDICT_PATTERN.match(text)
+    if match is None:
+        return None
+    verdict = next((v for v in VERDICTS if v == match["verdict"].lower()), None)
+    reason = next((r for r in REASONS if r == match["reason"].lower()), None)
+    return None if verdict is None or reason is None else (verdict, reason)
+
+
+def finding(feature: Feature) -> str:
+    """One feature explained, as a note on the shop floor would. Example: `bore: deviation +31, limit 20: oversize: scrap`."""
+    return f"{reading(feature, feature.deviation_um, Level(features=1))}: {feature.reason}: {feature.verdict}"
+
+
+def report(part: Part, order: Sequence[Feature]) -> str:
+    """A whole inspection written down: readings, then the verdict."""
+    return f"{'; '.join(reading(f, f.deviation_um, Level(features=1)) for f in order)}. {verdict_text(part.verdict, part.reasons[0])}"

@@ -1,0 +1,137 @@
+"""One registry for everything users plug in: environments, rewards, tools, verifiers, guardrails, losses.
+
+Ids read `namespace/name-vN`. A component is found in one of three ways: registered in this process (a decorator did it), listed by
+an installed distribution under an entry-point group (`burnish.envs`, `burnish.rewards`, …) whose entry is named by the id, or
+in a plug-in file that `load_plugin` imports. Entry points are listed without importing anything and loaded by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+ID_PATTERN = re.compile(r"^(?P<namespace>[A-Za-z0-9][A-Za-z0-9_.-]*)/(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-v(?P<version>\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One line of a registry's catalogue: the id and where it comes from. Nothing was imported to make it."""
+
+    id: str
+    source: str
+
+
+class Registry(Generic[T]):
+    """Components of one kind by id. Example: `REWARDS = Registry[RewardPlugin]("reward", "burnish.rewards")`."""
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._loaded: dict[str, T] = {}
+        self._sources: dict[str, str] = {}
+
+    def register(self, id: str, component: T, source: str) -> T:
+        """Add a component. Raises ValueError on a malformed id or when another source already holds it."""
+        check_id(id, self.kind)
+        if id in self._loaded and self._sources[id] != source:
+            both = f"by {self._sources[id]} and by {source}"
+            raise ValueError(f"{self.kind} {id!r} is registered twice: {both}; rename one or raise its version")
+        self._loaded[id] = component
+        self._sources[id] = source
+        return component
+
+    def get(self, id: str) -> T:
+        """The component called `id`, importing its distribution if need be.
+
+        Raises ValueError when the id is unknown (with a suggestion), offered by two distributions, or when loading it fails.
+        """
+        if id in self._loaded:
+            return self._loaded[id]
+        offers = [entry for entry in self._entry_points if entry.name == id]
+        if not offers:
+            raise ValueError(self._unknown(id))
+        if len(offers) > 1:
+            names = " and ".join(sorted(_distribution(entry) for entry in offers))
+            raise ValueError(f"{self.kind} {id!r} is offered by {names}; uninstall one of them")
+        return self._load(id, offers[0])
+
+    def list(self) -> list[Listing]:
+        """Every known id, sorted, with its source."""
+        rows = {entry.name: f"{_distribution(entry)} ({entry.value})" for entry in self._entry_points}
+        return [Listing(id, source) for id, source in sorted({**rows, **self._sources}.items())]
+
+    @cached_property
+    def _entry_points(self) -> tuple[EntryPoint, ...]:
+        return tuple(entry_points(group=self.group))
+
+    def _load(self, id: str, entry: EntryPoint) -> T:
+        try:
+            component: T = entry.load()
+        except Exception as error:
+            where = f"{_distribution(entry)} failed to load from {entry.value}"
+            raise ValueError(f"{self.kind} {id!r} of {where}: {type(error).__name__}: {error}") from error
+        return self._loaded.get(id) or self.register(id, component, _distribution(entry))
+
+    def _unknown(self, id: str) -> str:
+        known = [listing.id for listing in self.list()]
+        match = ID_PATTERN.match(id)
+        if match:
+            versions = [k for k in known if k.rpartition("-v")[0] == id.rpartition("-v")[0]]
+            if versions:
+                return f"{self.kind} {id!r} has no such version; there is {', '.join(versions)}"
+            namespaces = {k.partition("/")[0] for k in known}
+            if known and match["namespace"] not in namespaces and not difflib.get_close_matches(id, known, n=1, cutoff=0.8):
+                known_ones = ", ".join(sorted(namespaces))
+                return f"{self.kind} {id!r}: nothing is registered under {match['namespace']!r}; known namespaces are {known_ones}"
+        return f"{self.kind} {id!r} is unknown{did_you_mean(id, known)}"
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """`; did you mean 'x'?`, or the list of what is known when it is short, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+def check_id(id: str, kind: str) -> None:
+    """Raise ValueError unless `id` reads namespace/name-vN."""
+    if not ID_PATTERN.match(id):
+        raise ValueError(f"{kind} id {id!r} must read namespace/name-vN, for example 'my-team/{kind}-v1'")
+
+
+def load_plugin(path: str | Path) -> str:
+    """Import a plug-in file so that its decorators register; return the module's name. Loading it twice is harmless.
+
+    Raises ValueError when the file is missing or raises on import.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ValueError(f"plug-in {path} is not a file")
+    name = f"burnish_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', str(file.with_suffix('')))}"
+    if name in sys.modules:
+        return name
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"plug-in {path} is not a Python file; give a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"plug-in {path} failed to import: {type(error).__name__}: {error}") from error
+    return name
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"distribution {entry.dist.name}" if entry.dist else f"entry point {entry.value}"

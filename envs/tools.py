@@ -1,0 +1,266 @@
+"""Tools: typed Python functions a policy may call, in this process or behind gRPC.
+
+    @tool
+    def measure(part: int, feature: str, *, context: ToolContext) -> str:
+        '''Measure one feature of a part.
+
+        Args:
+            part: serial number.
+            feature: name of the feature, as listed on the drawing.
+        '''
+
+The JSON schema comes from the signature and the docstring. A call the policy got wrong (unknown tool, bad argument, or whatever the
+tool itself refuses) raises `ToolRejected`, whose text is an ordinary observation; anything else that goes wrong is a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Generic, NotRequired, ParamSpec, Protocol, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError, with_config
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import TypedDict  # pydantic refuses the standard library's before Python 3.12
+
+from ..rpc.payload import PayloadError, plain_json, utf8
+from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from .registry import did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ToolRejected(Exception):
+    """A tool call the policy got wrong; the text is what the policy reads. Example: `ToolRejected("part 17 has no feature 'boer'")`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """Which episode is calling; the policy neither sees nor sets it.
+
+    seed and data are those of the task (`Task.seed`, `Task.data`); data must be JSON to reach a remote tool.
+
+    Example: `ToolContext("train-17/0", seed=17, data={"level": 2})`.
+    """
+
+    episode_id: str
+    seed: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Tools(Protocol):
+    """What an environment sees of its tools: a local `ToolSet` and a `RemoteToolSet` behave alike."""
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """The tools as OpenAI function schemas, parameters in the order of the signature."""
+        ...
+
+    def call(self, name: str, arguments: Mapping[str, Any], context: ToolContext) -> str:
+        """Run one tool. Raises ToolRejected (the policy's fault) or EpisodeFailure TOOL_ERROR, TOOL_TIMEOUT naming the tool."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tool(Generic[P, R]):
+    """A function with its JSON schema, still callable as the plain function it was. Made by `@tool`.
+
+    parameters: JSON schema of the arguments. context_parameter: the parameter annotated `ToolContext`, if there is one.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    function: Callable[P, R]
+    context_parameter: str | None
+    _validator: TypeAdapter[dict[str, Any]] = field(repr=False)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    def schema(self) -> dict[str, Any]:
+        """The tool as an OpenAI function schema."""
+        return {"type": "function", "function": {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}}
+
+    def bind(self, arguments: Mapping[str, Any], context: ToolContext) -> dict[str, Any]:
+        """The keyword arguments to call the function with: checked and converted to the annotated types ("17" becomes 17 for an int).
+
+        Raises ToolRejected with one line per wrong argument.
+        """
+        try:
+            bound = dict(self._validator.validate_python(plain_json(arguments)))
+        except PayloadError as error:
+            raise ToolRejected(f"{self.name}: {error}") from None
+        except ValidationError as error:
+            raise ToolRejected(self._explain(error)) from None
+        if self.context_parameter:
+            bound[self.context_parameter] = context
+        return bound
+
+    def _explain(self, error: ValidationError) -> str:
+        lines = []
+        for problem in error.errors(include_url=False, include_context=False):
+            where = ".".join(map(str, problem["loc"]))
+            match problem["type"]:
+                case "missing":
+                    lines.append(f"argument {where!r} is missing")
+                case "extra_forbidden":
+                    lines.append(f"there is no argument {where!r}{did_you_mean(where, list(self.parameters['properties']))}")
+                case _:
+                    lines.append(f"argument {where!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
+        return f"{self.name}: " + "; ".join(lines)
+
+
+def tool(function: Callable[P, R]) -> Tool[P, R]:
+    """Make a tool of a sync or async function that returns the observation as a string. Its name is the function's.
+
+    Every parameter needs an annotation that pydantic understands; one annotated `ToolContext` is filled in by burnish and hidden from
+    the policy. Descriptions come from the docstring: its text, and an `Args:` section per parameter. Raises ValueError when the
+    signature cannot be turned into a JSON schema.
+    """
+    name = function.__name__
+    hints = _hints(name, function)
+    fields: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    context_parameter = None
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ValueError(f"tool {name!r}: parameter {parameter.name!r} is {parameter.kind.description}; tools take named parameters")
+        if parameter.name not in hints:
+            raise ValueError(f"tool {name!r}: parameter {parameter.name!r} needs a type annotation, for example {parameter.name}: str")
+        annotation = hints[parameter.name]
+        if annotation is ToolContext:
+            context_parameter = parameter.name
+        elif parameter.default is parameter.empty:
+            fields[parameter.name] = annotation
+        else:
+            fields[parameter.name] = NotRequired[annotation]
+            defaults[parameter.name] = parameter.default
+    if hints.get("return", str) is not str:
+        raise ValueError(f"tool {name!r} is annotated to return {hints['return']}; a tool returns the text the policy reads, as str")
+    description, about = _docstring(function)
+    validator, parameters = _schema(name, fields, defaults, about)
+    return Tool(name, description, parameters, function, context_parameter, validator)
+
+
+class ToolSet:
+    """Tools that run in this process. Example: `ToolSet([measure, spec])`, or `ToolSet.from_module(module)`."""
+
+    def __init__(self, tools: Sequence[Tool[..., Any]]) -> None:
+        self._tools: dict[str, Tool[..., Any]] = {}
+        for one in tools:
+            if not isinstance(one, Tool):
+                raise ValueError(f"{one!r} is not a tool; decorate the function with @tool")
+            if one.name in self._tools:
+                raise ValueError(f"two tools are called {one.name!r}; rename one of the functions")
+            self._tools[one.name] = one
+
+    @classmethod
+    def from_module(cls, module: ModuleType) -> ToolSet:
+        """All tools among the module's public names. Raises ValueError when there are none."""
+        tools = [value for key, value in vars(module).items() if isinstance(value, Tool) and not key.startswith("_")]
+        if not tools:
+            raise ValueError(f"module {module.__name__!r} has no tools; decorate functions with @tool (from burnish.envs.tools)")
+        return cls(tools)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._tools)
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """The tools as OpenAI function schemas, in the order given."""
+        return [one.schema() for one in self._tools.values()]
+
+    def find(self, name: str) -> Tool[..., Any]:
+        """The tool called `name`. Raises ToolRejected, naming the tools there are, when the policy made the name up."""
+        if name not in self._tools:
+            raise ToolRejected(unknown_tool(name, self.names))
+        return self._tools[name]
+
+    def call(self, name: str, arguments: Mapping[str, Any], context: ToolContext) -> str:
+        """Run one tool in the calling thread (an async tool in an event loop of its own) and return its observation.
+
+        Raises ToolRejected when the policy got the call wrong, EpisodeFailure TOOL_ERROR naming the tool on any other exception.
+        """
+        one = self.find(name)
+        bound = one.bind(arguments, context)
+        try:
+            text = asyncio.run(one.function(**bound)) if one.is_async else one.function(**bound)
+        except (ToolRejected, EpisodeFailure):
+            raise
+        except Exception as error:
+            raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {name}", short_traceback(error))) from error
+        return observation(name, text)
+
+
+def observation(name: str, text: object) -> str:
+    """What a tool returned, as text the wire can carry. Raises EpisodeFailure TOOL_ERROR when it is not a string."""
+    if not isinstance(text, str):
+        detail = f"returned {type(text).__name__} instead of str; format the observation inside the tool"
+        raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {name}", detail))
+    return utf8(text)
+
+
+def unknown_tool(name: str, known: list[str]) -> str:
+    """What the policy reads when it calls a tool that does not exist."""
+    return utf8(f"there is no tool {name[:80]!r}; the tools are {', '.join(known)}")
+
+
+def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        message = f"tool {name!r}: an annotation cannot be resolved ({error}); import the type at module level, outside TYPE_CHECKING"
+        raise ValueError(message) from error
+
+
+class _PlainSchema(GenerateJsonSchema):
+    """Without the titles pydantic derives from names: they cost prompt tokens and say nothing new."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _schema(
+    name: str, fields: Mapping[str, Any], defaults: Mapping[str, Any], about: Mapping[str, str]
+) -> tuple[TypeAdapter[dict[str, Any]], dict[str, Any]]:
+    # A TypedDict, not a model: parameter names such as "copy" or "schema" would clash with a model's attributes.
+    arguments = with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=False))(TypedDict(name, dict(fields)))  # type: ignore[operator]
+    try:
+        validator: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
+        schema = validator.json_schema(schema_generator=_PlainSchema)
+    except PydanticSchemaGenerationError as error:
+        raise ValueError(f"tool {name!r}: a parameter's type has no JSON form: {str(error).splitlines()[0]}") from error
+    schema.pop("title", None)
+    schema.setdefault("properties", {})
+    for key, prop in schema["properties"].items():
+        if key in about:
+            prop.setdefault("description", about[key])
+        if key in defaults:
+            prop["default"] = TypeAdapter(Any).dump_python(defaults[key], mode="json")
+    return validator, schema
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The description, and what a Google-style `Args:` section says of each parameter."""
+    text, _, section = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:\n")
+    about: dict[str, str] = {}
+    current = ""
+    for line in section.splitlines():
+        if line and not line.startswith(" "):
+            break
+        entry = re.match(r"^ {1,4}(\w+)(?: \([^)]*\))?:\s*(.*)$", line)
+        if entry:
+            current = entry[1]
+            about[current] = entry[2]
+        elif current and line.strip():
+            about[current] += " " + line.strip()
+    return text.strip(), about

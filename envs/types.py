@@ -1,0 +1,250 @@
+"""Everything that flows through burnish, as small frozen types.
+
+An environment speaks in `Message`s. A rollout turns a conversation into token-level `Trajectory`s, never re-rendering what was
+sampled. An `Episode` is one attempt at one `Task` and always ends in an `Outcome`: a `Reward` for what the policy caused, or a
+`Failure` for what the infrastructure caused. A failure is never a reward of zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .failures import Failure
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """One piece of text inside a message. Example: `TextPart("Inspect part 17.")`."""
+
+    text: str
+
+
+Content = str | tuple[TextPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One request by the policy to run a tool.
+
+    Example: `ToolCall(id="call_0", name="measure", arguments={"part": 17, "feature": "bore"})`.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message, in the OpenAI sense.
+
+    Example: `Message("user", "Inspect part 17.")`.
+    """
+
+    role: Role
+    content: Content
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"message role {self.role!r} is unknown; use one of {', '.join(ROLES)}")
+
+    @property
+    def text(self) -> str:
+        """The text of the message, its parts joined."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The message as an OpenAI chat message (what chat templates and JSONL files take)."""
+        out: dict[str, Any] = {"role": self.role, "content": self.text}
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            out["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            out["name"] = self.name
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem to attempt. All G members of a group start from the same task and seed.
+
+    `prompt` is set for tasks that come from a dataset; an environment that generates its tasks from `seed` leaves it empty.
+    `data` travels unchanged to environment, rewards and verifiers (`reference_answer`, for example); the policy never sees it.
+
+    Example: `Task(id="train-17", seed=17)`.
+    """
+
+    id: str
+    seed: int
+    prompt: tuple[Message, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the policy sampled in one call of the engine, T tokens.
+
+    token_ids: int32 `[T]`, ending with the stop token when `stop_reason` is "stop".
+    logprobs: float32 `[T]`, natural log of the probability each token was sampled with.
+    policy_version: int32 `[T]`, the weight version that sampled each token.
+    generate_s, env_s: seconds spent in the engine and in the environment's answer to this turn.
+
+    Example: `Turn(np.array([5, 2], np.int32), np.array([-0.1, 0.0], np.float32), np.array([3, 3], np.int32), "stop", 0.2, 0.01)`.
+    """
+
+    token_ids: Int32
+    logprobs: Float32
+    policy_version: Int32
+    stop_reason: StopReason
+    generate_s: float = 0.0
+    env_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One token sequence exactly as the engine saw and produced it, N tokens in parallel arrays.
+
+    token_ids: int32 `[N]`. trainable: bool `[N]`, True where the policy sampled the token.
+    logprobs: float32 `[N]`, 0.0 where not trainable. policy_version: int32 `[N]`, -1 where not trainable.
+
+    There is no prompt/completion split: the mask says what is trainable. Earlier turns are never re-tokenised.
+
+    Example: a prompt of two tokens answered with one:
+    `Trajectory(ids([1, 7, 2]), mask([0, 0, 1]), logprobs([0, 0, -0.3]), versions([-1, -1, 4]))`.
+    """
+
+    token_ids: Int32
+    trainable: Bool
+    logprobs: Float32
+    policy_version: Int32
+
+    def __post_init__(self) -> None:
+        n = len(self.token_ids)
+        assert len(self.trainable) == len(self.logprobs) == len(self.policy_version) == n, "trajectory arrays differ in length"
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of tokens before the first trainable one (all N when nothing is trainable)."""
+        first = np.flatnonzero(self.trainable)
+        return int(first[0]) if len(first) else len(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What the episode was worth: the total that trains, and every part unweighted.
+
+    Example: `Reward(total=0.95, parts={"env": 0.0, "verdict.correct": 1.0, "cost": -0.5})`.
+    """
+
+    total: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        bad = [name for name, value in {"total": self.total, **self.parts}.items() if not math.isfinite(value)]
+        assert not bad, f"reward has non-finite values in {bad}; those are failures, not rewards"
+
+
+Outcome = Reward | Failure
+
+Truncation = Literal["max_turns", "max_tokens", "context", "env"]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One attempt (`sample` of G) at one task.
+
+    Usually one trajectory; an agent that rewrites its history opens a further one whenever a call does not extend the previous.
+    `truncation` is a limit the policy ran into: it is still rewarded. `metrics` are numbers worth averaging (turns, tool calls,
+    cost). `labels` name classes to compute recall over: "expected" and "predicted".
+
+    Example: `Episode(task, sample=0, trajectories=(trajectory,), messages=messages, outcome=Reward(1.0, {"env": 1.0}))`.
+    """
+
+    task: Task
+    sample: int
+    trajectories: tuple[Trajectory, ...]
+    messages: tuple[Message, ...]
+    outcome: Outcome
+    turns: tuple[Turn, ...] = ()
+    truncation: Truncation | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.task.id}/{self.sample}"
+
+    @property
+    def reward(self) -> Reward | None:
+        """The reward, or None when the episode failed."""
+        return self.outcome if isinstance(self.outcome, Reward) else None
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeGroup:
+    """The G episodes of one task, in sample order. Example: `EpisodeGroup(task, (episode_0, episode_1))`."""
+
+    task: Task
+    episodes: tuple[Episode, ...]
+
+    def __post_init__(self) -> None:
+        assert all(episode.task.id == self.task.id for episode in self.episodes), "a group holds episodes of one task"
+
+    @property
+    def rewarded(self) -> tuple[Episode, ...]:
+        """The episodes that ended in a reward (the failed ones are masked)."""
+        return tuple(episode for episode in self.episodes if episode.reward is not None)
+
+
+def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message:
+    """Read an OpenAI chat message; `where` prefixes the error. Raises ValueError naming the field that is wrong."""
+    role, content = row.get("role"), row.get("content")
+    if role not in ROLES:
+        raise ValueError(f"{where}: role {role!r} is unknown; use one of {', '.join(ROLES)}")
+    if content is None and row.get("tool_calls"):
+        content = ""
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        bad = [part for part in content if not (isinstance(part, Mapping) and part.get("type") == "text")]
+        if bad:
+            raise ValueError(f"{where}: content part {bad[0]!r} is not a text part")
+        content = tuple(TextPart(str(part["text"])) for part in content)
+    if not isinstance(content, (str, tuple)):
+        raise ValueError(f"{where}: content must be a string or a list of text parts, not {type(content).__name__}")
+    calls = tuple(_tool_call_from_dict(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(row.get("tool_calls") or ()))
+    return Message(role, content, calls, row.get("tool_call_id"), row.get("name"))
+
+
+def _tool_call_from_dict(row: Mapping[str, Any], where: str) -> ToolCall:
+    function = row.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ValueError(f"{where}: a tool call needs function.name")
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where}: function.arguments must be an object, not {type(arguments).__name__}")
+    return ToolCall(str(row.get("id", "")), function["name"], dict(arguments))

@@ -1,0 +1,135 @@
+"""Small SVG charts for the report: no script, no font, no colour of their own (the page's CSS classes paint them)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from .text import number, percent, printable
+
+WIDTH, HEIGHT = 340, 150
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 20
+SMOOTH_FROM = 20  # points; shorter curves are shown as they are
+HOVER_UP_TO = 400  # points; beyond this a column per point is narrower than a pixel
+
+Points = Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """One row of the success chart: a share in [0, 1] with its interval, and the yardstick of the best constant policy."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    greedy: bool
+    constant: float | None
+
+
+def line_chart(name: str, points: Points) -> Markup:
+    """A curve over steps; from 20 points on the raw curve is faint and its running mean stands out.
+
+    points: (step, value), steps ascending; values that are not finite are left out. Pointing at a step shows its value.
+    """
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    if not finite:
+        return Markup("")
+    steps, values = [step for step, _ in finite], [value for _, value in finite]
+    ticks = nice_ticks(min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+    first, last = steps[0], max(steps[-1], steps[0] + 1)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        y = TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return x, y
+
+    out = [_open(f"{name} over steps {first} to {steps[-1]}", WIDTH, HEIGHT)]
+    for tick in ticks:
+        y = place(first, tick)[1]
+        out.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
+        out.append(_text(LEFT - 6, y + 3.5, number(tick), "tick end"))
+    out.append(_text(LEFT, HEIGHT - 5, str(first), "tick"))
+    if steps[-1] > first:
+        out.append(_text(WIDTH - RIGHT, HEIGHT - 5, f"step {steps[-1]}", "tick end"))
+    if len(finite) >= SMOOTH_FROM:
+        out.append(_path([place(*point) for point in finite], "curve faint"))
+        finite_mean = list(zip(steps, running_mean(values, max(3, len(values) // 10)), strict=True))
+        out.append(_path([place(*point) for point in finite_mean], "curve"))
+    else:
+        out.append(_path([place(*point) for point in finite], "curve"))
+        out += [Markup('<circle class="dot" cx="{}" cy="{}" r="2.2"/>').format(*map(_round, place(*point))) for point in finite]
+    if len(finite) <= HOVER_UP_TO:
+        width = (WIDTH - LEFT - RIGHT) / max(1, len(finite))
+        column = Markup('<g class="hover"><rect x="{}" y="{}" width="{}" height="{}"/><title>step {}: {}</title></g>')
+        for step, value in finite:
+            x = min(max(place(step, value)[0] - width / 2, LEFT), WIDTH - RIGHT - width)
+            out.append(column.format(_round(x), TOP, _round(width), HEIGHT - TOP - BOTTOM, step, number(value)))
+    return Markup("").join([*out, Markup("</svg>")])
+
+
+def whisker_chart(rows: Sequence[Whisker]) -> Markup:
+    """Success per phase: a dot (hollow for greedy) on its 95 % interval, a short bar where the best constant policy is."""
+    width, left, right, row_height = 720, 132, 64, 30
+    height = row_height * len(rows) + 26
+
+    def x(share: float) -> float:
+        return left + share * (width - left - right)
+
+    out = [_open("success after each phase", width, height)]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        out.append(_line(x(share), 4, x(share), height - 22, "grid"))
+        out.append(_text(x(share), height - 6, f"{share:.0%}", "tick middle"))
+    dot = Markup('<circle class="{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>')
+    for i, row in enumerate(rows):
+        y = 4 + row_height * (i + 0.5)
+        out.append(_text(left - 12, y + 4, row.label, "label end"))
+        if row.constant is not None:
+            out.append(_line(x(row.constant), y - 9, x(row.constant), y + 9, "constant"))
+        out.append(_line(x(row.low), y, x(row.high), y, "whisker"))
+        told = f"{row.label}: {percent(row.value)}, 95 % interval {percent(row.low)} to {percent(row.high)}"
+        out.append(dot.format("point hollow" if row.greedy else "point", _round(x(row.value)), _round(y), printable(told)))
+        out.append(_text(width - right + 14, y + 4, percent(row.value), "label"))
+    return Markup("").join([*out, Markup("</svg>")])
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers that enclose [low, high]. Example: (0.13, 0.87) -> [0, 0.2, 0.4, 0.6, 0.8, 1.0]."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        margin = abs(low) / 10 or 0.5
+        low, high = low - margin, high + margin
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor - raw / power))
+    start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(start, stop + 1)]
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Centred mean over `window` values, over fewer at both ends."""
+    half = window // 2
+    return [math.fsum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - half) : i + half + 1])]
+
+
+def _open(title: str, width: int, height: int) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, printable(title))
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, *map(_round, (x1, y1, x2, y2)))
+
+
+def _text(x: float, y: float, text: str, kind: str) -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, _round(x), _round(y), escape(printable(text)))
+
+
+def _path(points: Sequence[tuple[float, float]], kind: str) -> Markup:
+    return Markup('<polyline class="{}" points="{}"/>').format(kind, " ".join(f"{_round(x)},{_round(y)}" for x, y in points))
+
+
+def _round(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,220 @@
+"""`report.html`: what a run did, on one page that needs nothing else: no network, no script, every text escaped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..rollout.records import EvaluationRecord, Mode
+from ..rollout.transcripts import Transcript
+from .charts import Whisker, line_chart, whisker_chart
+from .runs import Run, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
+from .terminal import call_text
+from .text import number, percent, printable
+
+MODES: tuple[Mode, ...] = ("sampled", "greedy")
+PHASE_TITLES = {
+    "base": "Before training",
+    "cpt": "Continued pre-training",
+    "sft": "Supervised fine-tuning",
+    "rft": "Reinforcement fine-tuning",
+}
+SHOWN_FIRST = ("success", "reward", "loss", "entropy", "parity", "kl", "recall", "clip", "grad_norm", "tokens_per_s", "turns", "cost")
+CURVES = 9  # per phase; the others are folded away
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric of one phase: its chart, and its first and last value."""
+
+    name: str
+    svg: Markup
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One held-out episode before and after, and why it is shown."""
+
+    why: str
+    before: Transcript
+    after: Transcript
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run folder, whole or not at all, and return its path.
+
+    Raises ValueError when `run` is no run folder, or naming file and line of a row that cannot be read.
+    """
+    target = run / "report.html"
+    page = render_report(read_run(run), read_run_transcripts(run))
+    partial = target.with_name(".report.html.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def render_report(run: Run, transcripts: Iterable[Transcript]) -> str:
+    """The page. transcripts are read once, and only held-out ones of the first and last evaluated phase are kept."""
+    evaluated = phases_of(run.evaluations)
+    ends = (evaluated[0], evaluated[-1]) if len(evaluated) > 1 else None
+    held_out, latest = _gather(transcripts, ends)
+    pairs = before_and_after(held_out, ends) if ends else []
+    sampled = final_evaluations(run.evaluations, "sampled")
+    last = list((sampled or final_evaluations(run.evaluations, "greedy")).values())[-1:]
+    return _environment().get_template("report.html.jinja").render(
+        run=run,
+        headline=headline(run),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        facts=_facts(run),
+        rows=phase_rows(run),
+        part_names=sorted({name for record in run.evaluations for name in record.result.parts}),
+        whiskers=whisker_chart(_whiskers(run)) if run.evaluations else None,
+        last=last[0] if last else None,
+        curves={phase: _curves(run, phase) for phase in phases_of(run.metrics)},
+        shown=CURVES,
+        ledger=final_ledger(run.ledger),
+        pairs=pairs,
+        latest=[] if pairs else latest,
+        config=json.dumps(run.config, indent=2, ensure_ascii=False),
+    )  # fmt: skip
+
+
+def headline(run: Run) -> str | None:
+    """What the run achieved in one sentence, None before two phases were evaluated in one mode."""
+    for mode in MODES:
+        records = list(final_evaluations(run.evaluations, mode).values())
+        if len(records) < 2:
+            continue
+        before, after = records[0].result, records[-1].result
+        start = f"{percent(before.success)} ({_title(records[0].phase).lower()})"
+        text = f"{mode.capitalize()} success went from {start} to {percent(after.success)} on {len(after.task_success)} held-out tasks"
+        if after.best_constant is not None:
+            text += f"; always saying “{after.best_constant.label}” would score {percent(after.best_constant.success)}"
+        return text + "."
+    return None
+
+
+def phase_rows(run: Run) -> list[EvaluationRecord]:
+    """The last evaluation of each phase, sampled before greedy."""
+    by_mode = [final_evaluations(run.evaluations, mode) for mode in MODES]
+    return [records[phase] for phase in phases_of(run.evaluations) for records in by_mode if phase in records]
+
+
+def before_and_after(held_out: dict[tuple[str, str, str], Transcript], ends: tuple[str, str]) -> list[Pair]:
+    """Held-out episodes of the first and last phase side by side: the largest gain, the largest loss, and one that nobody chose.
+
+    held_out: (phase, mode, episode) -> the latest transcript. Failed episodes are left out.
+    """
+    pairs = []
+    for mode in MODES:
+        both = [
+            (before, held_out[ends[1], mode, episode])
+            for (phase, its_mode, episode), before in held_out.items()
+            if (phase, its_mode) == (ends[0], mode) and (ends[1], mode, episode) in held_out
+        ]
+        if not both:
+            continue
+        gains = sorted(both, key=lambda pair: _gain(*pair))
+        if _gain(*gains[-1]) > 0:
+            pairs.append(Pair("largest gain", *gains[-1]))
+        if _gain(*gains[0]) < 0:
+            pairs.append(Pair("largest loss", *gains[0]))
+        rest = [pair for pair in both if pair not in (gains[0], gains[-1])]
+        pairs += [Pair("first of the others", *pair) for pair in rest[:1]]
+        break
+    return pairs
+
+
+def _gather(
+    transcripts: Iterable[Transcript], ends: tuple[str, str] | None
+) -> tuple[dict[tuple[str, str, str], Transcript], list[Transcript]]:
+    held_out: dict[tuple[str, str, str], Transcript] = {}
+    latest: list[Transcript] = []
+    for transcript in transcripts:
+        latest = [*latest[-2:], transcript]
+        if ends and transcript.split == "heldout" and transcript.phase in ends and transcript.reward is not None:
+            key = (transcript.phase, transcript.mode, transcript.episode)
+            if key not in held_out or held_out[key].step <= transcript.step:
+                held_out[key] = transcript
+    return held_out, latest
+
+
+def _gain(before: Transcript, after: Transcript) -> float:
+    assert before.reward is not None
+    assert after.reward is not None
+    return after.reward.total - before.reward.total
+
+
+def _whiskers(run: Run) -> list[Whisker]:
+    return [
+        Whisker(
+            f"{record.phase.upper()} {record.result.mode}",
+            record.result.success,
+            record.result.success_low,
+            record.result.success_high,
+            record.result.mode == "greedy",
+            record.result.best_constant.success if record.result.best_constant else None,
+        )
+        for record in phase_rows(run)
+    ]
+
+
+def _curves(run: Run, phase: str) -> list[Curve]:
+    curves = []
+    for name, points in sorted(series_of(run.metrics, phase).items(), key=lambda item: (_rank(item[0]), item[0])):
+        svg = line_chart(name, points)
+        if svg:
+            curves.append(Curve(name, svg, points[0][1], points[-1][1]))
+    return curves
+
+
+def _rank(name: str) -> int:
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower())
+    return next((i for i, wanted in enumerate(SHOWN_FIRST) if wanted in words), len(SHOWN_FIRST))
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What the head of the page names: recipe, model, environment, seed, time taken, packages."""
+    packages = run.versions.get("packages", {})
+    named = [("Recipe", run.config.get("name")), ("Model", run.config.get("model")), ("Environment", run.config.get("environment"))]
+    named += [("Seed", run.seeds.get("run", run.config.get("seed"))), ("Time", _duration(run))]
+    named += [("Python", run.versions.get("python")), ("Machine", run.versions.get("platform")), ("CPUs", run.versions.get("cpus"))]
+    named += [("Packages", ", ".join(f"{name} {version}" for name, version in packages.items()) or None)]
+    return [(name, str(value)) for name, value in named if value is not None]
+
+
+def _duration(run: Run) -> str | None:
+    if len(run.metrics) < 2:
+        return None
+    times = [row.time for row in run.metrics]
+    minutes, seconds = divmod(round(max(times) - min(times)), 60)
+    return f"{minutes} min {seconds:02} s of training steps"
+
+
+def _title(phase: str) -> str:
+    return PHASE_TITLES.get(phase, phase)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Any] = {"number": number, "percent": percent, "printable": printable, "phase_title": _title, "call_text": call_text}
+    environment.filters.update(filters)
+    environment.finalize = _shown
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Every value that a template prints passes here; jinja escapes what comes out unless it is Markup of our charts."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

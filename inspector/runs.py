@@ -1,0 +1,118 @@
+"""Reads what a run left in its folder. A file that is not there yet reads as empty: the run has not come that far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..rollout.records import EvaluationRecord, LedgerRow, Mode, read_evaluations, read_json_lines, read_ledger
+from ..rollout.transcripts import Transcript, read_transcripts
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One row of metrics.jsonl. time: Unix seconds. Example: `MetricRow("rft", 3, 1.7e9, {"reward_mean": 0.5})`."""
+
+    phase: str
+    step: int
+    time: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder, all but its transcripts (`read_run_transcripts` streams those)."""
+
+    path: Path
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    seeds: dict[str, Any]
+    metrics: tuple[MetricRow, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    ledger: tuple[LedgerRow, ...]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def read_run(path: Path) -> Run:
+    """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read."""
+    path = check_run(path)
+    return Run(
+        path,
+        _read_object(path / "config.json"),
+        _read_object(path / "versions.json"),
+        _read_object(path / "seeds.json"),
+        tuple(read_metrics(path / "metrics.jsonl")),
+        tuple(read_evaluations(file) if (file := path / "evaluations.jsonl").is_file() else ()),
+        tuple(read_ledger(file) if (file := path / "ledger.jsonl").is_file() else ()),
+    )
+
+
+def check_run(path: Path) -> Path:
+    """The resolved folder of a run. Raises ValueError when it holds none."""
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} is not a run folder (it has no config.json); give a folder under runs/")
+    return path.resolve()
+
+
+def read_metrics(path: Path) -> Iterator[MetricRow]:
+    """The rows of metrics.jsonl. Raises ValueError with file and line on a row without phase, step and time, or with text in it."""
+    if not path.is_file():
+        return
+    for where, row in read_json_lines(path):
+        missing = [key for key in ("phase", "step", "time") if key not in row]
+        if missing:
+            raise ValueError(f"{where}: a row of metrics needs {missing[0]!r}")
+        phase, step, time = str(row.pop("phase")), int(row.pop("step")), float(row.pop("time"))
+        wrong = [name for name, value in row.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+        if wrong:
+            raise ValueError(f"{where}: metric {wrong[0]!r} is {row[wrong[0]]!r}, not a number")
+        yield MetricRow(phase, step, time, {name: float(value) for name, value in row.items()})
+
+
+def read_run_transcripts(path: Path) -> Iterator[Transcript]:
+    """The transcripts of a run, one at a time. Raises ValueError with file and line on a bad row."""
+    folder = check_run(path) / "transcripts"
+    return read_transcripts(folder) if folder.is_dir() else iter(())
+
+
+def phases_of(rows: Iterable[MetricRow | EvaluationRecord | LedgerRow]) -> list[str]:
+    """The phases in the order they first appear."""
+    return list(dict.fromkeys(row.phase for row in rows))
+
+
+def series_of(rows: Iterable[MetricRow], phase: str) -> dict[str, list[tuple[int, float]]]:
+    """metric -> [(step, value)] of one phase, steps ascending; of a step taken again after a resume, the later row counts."""
+    by_metric: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.phase == phase:
+            for name, value in row.values.items():
+                by_metric.setdefault(name, {})[row.step] = value
+    return {name: sorted(values.items()) for name, values in by_metric.items()}
+
+
+def final_evaluations(records: Sequence[EvaluationRecord], mode: Mode) -> dict[str, EvaluationRecord]:
+    """The last evaluation of each phase in one mode, in the order of the phases."""
+    return {phase: last[-1] for phase in phases_of(records) if (last := [r for r in records if r.phase == phase and r.result.mode == mode])}
+
+
+def final_ledger(rows: Sequence[LedgerRow]) -> dict[str, LedgerRow]:
+    """The last row of each phase: counts are cumulative within a phase."""
+    return {row.phase: row for row in rows}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: must hold a JSON object, not {type(data).__name__}")
+    return data

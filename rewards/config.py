@@ -1,0 +1,59 @@
+"""What a recipe says about rewards: one entry per scorer, in-process or behind gRPC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..envs.registry import ID_PATTERN
+
+
+class RewardConfig(BaseModel):
+    """One scorer of the rubric: a reward plug-in (`use`) or a remote verifier (`verifier`).
+
+    use: id of a reward plug-in, with its options in `args`. verifier: `service:NAME` of the recipe, or the `host:port` of one that runs.
+    weight: what its value counts in the total that trains; 0 only reports it. name: its part of the reward, by default the middle of
+    the id or the service's name; further parts read `name.part`. deadline_s: seconds one call of a verifier may take (a plug-in declares
+    its own limit in `@reward`).
+
+    Example: `[[rewards]]` with `verifier = "service:verdicts"`, `name = "verdict"`, `weight = 1.0`, `deadline_s = 5`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    use: str | None = None
+    verifier: str | None = None
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_-]+$")
+    weight: float = 1.0
+    args: dict[str, Any] = {}
+    deadline_s: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_scorer(self) -> RewardConfig:
+        if (self.use is None) == (self.verifier is None):
+            raise ValueError('needs exactly one of use = "namespace/name-v1" (a plug-in) and verifier = "service:NAME" or "host:port"')
+        if self.use is not None and not ID_PATTERN.match(self.use):
+            raise ValueError(f"use = {self.use!r} must read namespace/name-vN, for example 'my-team/reward-v1'")
+        if not self.name:  # frozen for everyone else; a default that follows from another field is filled in here
+            object.__setattr__(self, "name", _default_name(self))
+        if not self.name:
+            raise ValueError('needs name = "…", the part of the reward it gives')
+        if self.name in ("env", "total"):
+            raise ValueError(
+                f"the name {self.name!r} is taken: 'env' is the environment's reward, 'total' the weighted sum; choose another"
+            )
+        if self.verifier is not None and self.args:
+            raise ValueError("args has no effect on a verifier; options belong to a reward plug-in (use = …)")
+        if self.use is not None and self.deadline_s is not None:
+            raise ValueError("deadline_s has no effect on a reward plug-in, which declares its limit as @reward(…, timeout_s=…)")
+        return self
+
+
+def _default_name(config: RewardConfig) -> str:
+    """A plug-in's part is called after the middle of its id, a service's after the service."""
+    if config.use is not None:
+        match = ID_PATTERN.match(config.use)
+        return match["name"].replace(".", "-") if match else ""
+    verifier = config.verifier or ""
+    return verifier.removeprefix("service:") if verifier.startswith("service:") else ""

@@ -1,0 +1,46 @@
+"""What a recipe says about rollouts: limits of an episode, how many run at once, and what a failure leads to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..envs.failures import FailureKind
+
+FailureAction = Literal["mask", "drop", "stop"]
+"""What happens to an episode that failed after all retries: "mask" keeps it out of the loss and trains on the rest of its group,
+"drop" drops the whole group, "stop" ends the run."""
+
+
+class RolloutConfig(BaseModel):
+    """The `[rollout]` table.
+
+    max_turns: assistant messages per episode; a recipe with `multi_turn_rollouts = true` defaults to 8.
+    max_tokens_per_turn: tokens of one assistant message. temperature: of sampling in training and in sampled evaluation.
+    describe_tools: put the tools' JSON schemas into the prompt; false when the environment's own messages explain them.
+    concurrency: episodes in flight per env runner. episode_timeout_s: seconds an episode may take before it fails; step_timeout_s:
+    seconds of one `reset` or `step` of the environment.
+
+    Infrastructure failures only, never what the policy did: retries is how often an episode, or the scoring of one, is tried again;
+    on_failure, by failure kind, is what then happens (`{ verifier_unavailable = "stop" }`), failure_action for all other kinds.
+    error_budget: share of the episodes issued so far that may fail before the run stops.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    max_turns: int = Field(default=1, ge=1)
+    max_tokens_per_turn: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    describe_tools: bool = True
+    concurrency: int = Field(default=64, ge=1)
+    episode_timeout_s: float = Field(default=300.0, gt=0)
+    step_timeout_s: float = Field(default=30.0, gt=0)
+    retries: int = Field(default=2, ge=0)
+    failure_action: FailureAction = "mask"
+    on_failure: dict[FailureKind, FailureAction] = {}
+    error_budget: float = Field(default=0.1, ge=0, le=1)
+
+    def action_for(self, kind: FailureKind) -> FailureAction:
+        """What a failure of `kind` leads to once its retries are spent."""
+        return self.on_failure.get(kind, self.failure_action)

@@ -1,0 +1,86 @@
+"""The generation engine as the rollout sees it: token ids in, token ids out.
+
+The weight-update vocabulary (pause, start, update, finish with a version, resume) is vLLM's own for native weight transfer, so that
+an engine on GPUs and an engine on this laptop's CPU are driven alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ...envs.types import Float32, Int32, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One call of the policy.
+
+    prompt_token_ids: the whole context so far, exactly as sampled and appended. seed: None lets the engine draw one.
+    Sampling is from the untruncated distribution (top-p 1, no top-k): anything else would bias the policy ratio.
+
+    Example: `GenerateRequest("train-17/0/1", [1, 5, 9], max_tokens=32, temperature=1.0, stop_token_ids=(2,), seed=7)`.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    max_tokens: int
+    temperature: float
+    stop_token_ids: tuple[int, ...]
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What was sampled, T tokens: int32 `[T]` ids (the stop token included), float32 `[T]` log-probabilities under the sampling
+    distribution, int32 `[T]` weight versions, why it stopped, and the seconds it took."""
+
+    token_ids: Int32
+    logprobs: Float32
+    policy_version: Int32
+    stop_reason: StopReason
+    seconds: float
+
+
+class Engine(Protocol):
+    """An inference engine serving one policy.
+
+    Every method but `weight_version` raises `EpisodeFailure` (ENGINE_LOST, ENGINE_ERROR, ENGINE_TIMEOUT) naming the engine when it
+    cannot do its work. Cancelling `generate` aborts the request inside the engine.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence, prompt and sampled tokens together."""
+        ...
+
+    @property
+    def weight_version(self) -> int:
+        """Version given to the last finished weight update; 0 for the weights the engine was started with."""
+        ...
+
+    async def generate(self, request: GenerateRequest) -> Generation: ...
+
+    async def pause_generation(self) -> None:
+        """Wait until nothing is in flight and hold new requests back."""
+        ...
+
+    async def start_weight_update(self) -> None: ...
+
+    async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Load tensors under their Hugging Face `state_dict` names, `lm_head.weight` of tied models included."""
+        ...
+
+    async def finish_weight_update(self, version: int) -> None:
+        """Clear caches made under the old weights, then answer to `version`."""
+        ...
+
+    async def resume_generation(self) -> None: ...
+
+    async def close(self) -> None: ...

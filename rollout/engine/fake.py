@@ -1,0 +1,161 @@
+"""An engine that says what it is told: for unit tests of everything above engines, and for breakpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...envs.failures import EpisodeFailure, FailureKind
+from .base import GenerateRequest, Generation
+from .gate import Gate
+from .layout import Shapes, check_request, check_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted answer: the tokens, and their log-probabilities (-0.5 each when left out).
+
+    Example: `Reply([7, 9, 2], [-0.1, -0.2, -0.3])`.
+    """
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float] | None = None
+
+
+Script = Callable[[GenerateRequest], "Reply | Sequence[int]"]
+
+
+class ScriptedEngine:
+    """An `Engine` without a model.
+
+    script: a function from the request to the tokens to answer with, or the answers in order, the last one repeated.
+    faults: failures to raise, keyed by the number of the `generate` call (from 0) or by request id; a `FailureKind` becomes an
+    EpisodeFailure that names this engine. delay_s: seconds each answer takes. shapes: what a weight update must bring; None takes anything.
+
+    An answer ends at the first of its tokens that is a stop token ("stop") or at `max_tokens` ("length"); one that has neither gets the
+    stop reason "length". What happened is recorded: `requests`, `cancelled` (request ids), `weights` (the last ones loaded).
+
+    Example: `ScriptedEngine(script=lambda request: [request.prompt_token_ids[-1], 2])`.
+    """
+
+    def __init__(
+        self,
+        script: Script | Sequence[Reply | Sequence[int]],
+        *,
+        name: str = "scripted",
+        max_context: int = 1024,
+        vocab_size: int = 1 << 20,
+        faults: Mapping[int | str, FailureKind | EpisodeFailure] | None = None,
+        delay_s: float = 0.0,
+        timeout_s: float = 10.0,
+        shapes: Shapes | None = None,
+    ) -> None:
+        self._gate = Gate(name)
+        self._script = script if callable(script) else _in_order(script)
+        self._max_context = max_context
+        self._vocab_size = vocab_size
+        self._faults = dict(faults or {})
+        self._delay_s = delay_s
+        self._timeout_s = timeout_s
+        self._shapes = shapes
+        self._received: dict[str, np.ndarray] = {}
+        self._lost: str | None = None
+        self.requests: list[GenerateRequest] = []
+        self.cancelled: list[str] = []
+        self.weights: dict[str, np.ndarray] = {}
+
+    @property
+    def name(self) -> str:
+        return self._gate.name
+
+    @property
+    def max_context(self) -> int:
+        return self._max_context
+
+    @property
+    def weight_version(self) -> int:
+        return self._gate.version
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        check_request(request, self._max_context, self._vocab_size)
+        started = time.perf_counter()
+        async with self._gate.admitted(self._timeout_s):
+            number = len(self.requests)
+            self.requests.append(request)
+            try:
+                await asyncio.sleep(self._delay_s)
+            except asyncio.CancelledError:
+                self.cancelled.append(request.request_id)
+                raise
+            self._raise_fault(number, request.request_id)
+            return self._answer(request, time.perf_counter() - started)
+
+    async def pause_generation(self) -> None:
+        await self._gate.pause(self._timeout_s)
+
+    async def start_weight_update(self) -> None:
+        self._gate.start()
+        self._received = {}
+
+    async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+        self._gate.require_updating()
+        self._received |= dict(tensors)
+
+    async def finish_weight_update(self, version: int) -> None:
+        self._gate.require_updating()
+        if self._shapes is not None:
+            try:
+                check_tensors(self._received, self._shapes, self.name)
+            except ValueError as error:
+                self._gate.fail(str(error))
+                raise
+        self.weights = self._received
+        self._gate.finish(version)
+
+    async def resume_generation(self) -> None:
+        self._gate.resume()
+
+    async def close(self) -> None:
+        self.lose("the engine was closed")
+
+    def lose(self, detail: str) -> None:
+        """From now on every call of `generate` raises ENGINE_LOST."""
+        self._lost = detail
+
+    def _raise_fault(self, number: int, request_id: str) -> None:
+        if self._lost is not None:
+            raise self._gate.failure(FailureKind.ENGINE_LOST, self._lost)
+        fault = self._faults.get(number, self._faults.get(request_id))
+        if isinstance(fault, EpisodeFailure):
+            raise fault
+        if fault is not None:
+            raise self._gate.failure(fault, f"scripted for request {request_id}")
+
+    def _answer(self, request: GenerateRequest, seconds: float) -> Generation:
+        reply = self._script(request)
+        if not isinstance(reply, Reply):
+            reply = Reply(reply)
+        tokens = list(reply.token_ids)
+        logprobs = [-0.5] * len(tokens) if reply.logprobs is None else list(reply.logprobs)
+        assert len(logprobs) == len(tokens), "a scripted reply has one log-probability per token"
+        stop = next((i for i, token in enumerate(tokens) if token in request.stop_token_ids), None)
+        count = min(len(tokens) if stop is None else stop + 1, request.max_tokens)
+        return Generation(
+            token_ids=np.asarray(tokens[:count], np.int32),
+            logprobs=np.asarray(logprobs[:count], np.float32),
+            policy_version=np.full(count, self.weight_version, np.int32),
+            stop_reason="stop" if stop is not None and stop < count else "length",
+            seconds=seconds,
+        )
+
+
+def _in_order(replies: Sequence[Reply | Sequence[int]]) -> Script:
+    if not replies:
+        raise ValueError("a scripted engine needs at least one reply")
+    left = deque(replies)
+    return lambda _: left.popleft() if len(left) > 1 else left[0]

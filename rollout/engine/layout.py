@@ -1,0 +1,71 @@
+"""Which tensors a whole model has: what a weight update must bring, no more and no less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from .base import GenerateRequest
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
+OUTPUT_HEAD = "lm_head.weight"
+
+MIN_TEMPERATURE = 0.01
+"""Below this, vLLM silently raises the temperature."""
+
+
+def checkpoint_shapes(model_path: Path, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of every tensor in a Hugging Face folder's safetensors files, read from their headers.
+
+    A tied model's `lm_head.weight` is listed too, for engines keep a copy of their own. Raises ValueError when the folder has no
+    safetensors or the tied embedding cannot be found.
+    """
+    files = sorted(Path(model_path).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{model_path} has no *.safetensors file; import the model first (burnish models import)")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, framework="np") as checkpoint:
+            shapes |= {name: tuple(checkpoint.get_slice(name).get_shape()) for name in checkpoint.keys()}  # noqa: SIM118  (no mapping)
+    if tied and OUTPUT_HEAD not in shapes:
+        embedding = [name for name in shapes if name.endswith(EMBEDDINGS)]
+        if len(embedding) != 1:
+            raise ValueError(f"{model_path}: the embedding that its tied output head shares is none of {', '.join(EMBEDDINGS)}")
+        shapes[OUTPUT_HEAD] = shapes[embedding[0]]
+    return shapes
+
+
+def check_tensors(received: Mapping[str, np.ndarray], expected: Shapes, engine: str) -> None:
+    """Raise ValueError unless `received` has exactly the tensors `expected`, in their shapes."""
+    missing, unknown = sorted(expected.keys() - received.keys()), sorted(received.keys() - expected.keys())
+    common = sorted(expected.keys() & received.keys())
+    wrong = [f"{name} {received[name].shape} for {expected[name]}" for name in common if received[name].shape != expected[name]]
+    kinds = {"missing": missing, "unknown": unknown, "wrong shape": wrong}
+    problems = [f"{kind} {', '.join(names[:5])}" for kind, names in kinds.items() if names]
+    if problems:
+        raise ValueError(
+            f"weight update of engine {engine}: {len(received)} tensors received, {len(expected)} expected ({'; '.join(problems)}); "
+            "send the learner's whole state_dict, lm_head.weight of tied models included"
+        )
+
+
+def check_request(request: GenerateRequest, max_context: int, vocab_size: int) -> None:
+    """Raise ValueError when the request could not be served as asked."""
+    where, prompt = f"request {request.request_id}", request.prompt_token_ids
+    if not prompt:
+        raise ValueError(f"{where}: the prompt is empty")
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        raise ValueError(f"{where}: token ids must lie in 0..{vocab_size - 1}, and the prompt has {min(prompt)}..{max(prompt)}")
+    if not 1 <= request.max_tokens <= max_context - len(prompt):
+        raise ValueError(
+            f"{where}: {len(prompt)} prompt tokens and max_tokens {request.max_tokens} do not fit in {max_context} tokens of context; "
+            f"ask for 1 to {max_context - len(prompt)}, or raise engine.max_context"
+        )
+    if not (math.isfinite(request.temperature) and (request.temperature == 0 or request.temperature >= MIN_TEMPERATURE)):
+        raise ValueError(f"{where}: temperature {request.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}")

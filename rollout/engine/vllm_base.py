@@ -1,0 +1,165 @@
+"""What both vLLM backends share: checks, sampling parameters, deadlines, and the weight update from pause to resume."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ...envs.failures import EpisodeFailure, FailureKind
+from .base import GenerateRequest, Generation
+from .config import EngineConfig
+from .gate import Gate
+from .layout import check_request, check_tensors, checkpoint_shapes
+
+T = TypeVar("T")
+
+WARM_UP = GenerateRequest("warm-up", [0], max_tokens=1, temperature=1.0, stop_token_ids=(), seed=0)
+
+
+class VLLMEngine(ABC):
+    """An `Engine` over vLLM; see `InProcessEngine` and `AsyncEngine`.
+
+    A weight update is collected tensor by tensor, checked against the checkpoint's full list of names and shapes, and loaded in one go by
+    `finish_weight_update`: the arrays given to `update_weights` must stay unchanged until then.
+    """
+
+    def __init__(self, config: EngineConfig, model_path: Path, name: str) -> None:
+        if not (model_path / "config.json").is_file():
+            raise ValueError(f"engine {name}: {model_path} is not a model folder, for it has no config.json")
+        self._config = config
+        self._model_path = model_path
+        self._gate = Gate(name)
+        self._serial = itertools.count()
+        self._received: dict[str, np.ndarray] = {}
+        self._expected: dict[str, tuple[int, ...]] = {}
+        self._vocab_size = 0
+
+    @property
+    def name(self) -> str:
+        return self._gate.name
+
+    @property
+    def max_context(self) -> int:
+        return self._config.max_context
+
+    @property
+    def weight_version(self) -> int:
+        return self._gate.version
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        """Sample one continuation. Raises ValueError for a request that cannot be served as asked, EpisodeFailure otherwise."""
+        check_request(request, self.max_context, self._vocab_size)
+        started = time.perf_counter()
+        timeout_s = self._config.request_timeout_s
+        async with self._gate.admitted(timeout_s):
+            answer = self._submit(f"{request.request_id}#{next(self._serial)}", request)
+            output = await self._within(answer, timeout_s, f"request {request.request_id} not answered")
+        return self._generation(request, output, time.perf_counter() - started)
+
+    async def pause_generation(self) -> None:
+        await self._gate.pause(self._config.drain_timeout_s)
+
+    async def start_weight_update(self) -> None:
+        self._gate.start()
+        self._received = {}
+
+    async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Collect tensors under their Hugging Face names. Raises ValueError when one arrives twice."""
+        self._gate.require_updating()
+        for name, array in tensors:
+            if name in self._received:
+                self._gate.fail(f"{name} arrived twice")
+                raise ValueError(f"weight update of engine {self.name}: {name} arrived twice")
+            self._received[name] = array
+
+    async def finish_weight_update(self, version: int) -> None:
+        """Load what was collected, forget the KV cache made under the old weights, and answer to `version`.
+
+        Raises ValueError when a tensor is missing, unknown or misshapen; the engine then refuses to generate until a whole update.
+        """
+        self._gate.require_updating()
+        received, self._received = self._received, {}
+        try:
+            check_tensors(received, self._expected, self.name)
+            await self._within(self._load(received, version), self._config.update_timeout_s, f"weights of version {version} not loaded")
+        except BaseException as error:
+            self._gate.fail(f"{type(error).__name__}: {error}")
+            raise
+        self._gate.finish(version)
+
+    async def resume_generation(self) -> None:
+        self._gate.resume()
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    async def _submit(self, request_id: str, request: GenerateRequest) -> Any:
+        """Run one request to vLLM's final `RequestOutput`; abort it inside the engine when cancelled."""
+
+    @abstractmethod
+    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> None:
+        """Load a complete set of tensors, reset the prefix cache, and label what is sampled from now on with `version`."""
+
+    def _learn_model(self, model_config: Any) -> None:
+        """Read the vocabulary and the list of tensors from vLLM's `ModelConfig` and the checkpoint."""
+        self._vocab_size = model_config.get_vocab_size()
+        self._expected = checkpoint_shapes(self._model_path, tied=bool(model_config.hf_text_config.tie_word_embeddings))
+
+    async def _within(self, work: Awaitable[T], timeout_s: float, what: str) -> T:
+        try:
+            return await asyncio.wait_for(work, timeout_s)
+        except TimeoutError:
+            raise self._gate.failure(FailureKind.ENGINE_TIMEOUT, f"{what} within {timeout_s:g} s") from None
+
+    def _lost(self, detail: str) -> EpisodeFailure:
+        return self._gate.failure(FailureKind.ENGINE_LOST, detail)
+
+    def _generation(self, request: GenerateRequest, output: Any, seconds: float) -> Generation:
+        """Convert vLLM's `CompletionOutput`; one flat log-probability per token, and the version spans that vLLM recorded."""
+        sampled = output.outputs[0]
+        if sampled.finish_reason not in ("stop", "length"):
+            raise self._gate.failure(FailureKind.ENGINE_ERROR, f"request {request.request_id} ended as {sampled.finish_reason!r}")
+        token_ids = np.asarray(sampled.token_ids, dtype=np.int32)
+        versions = np.full(len(token_ids), -1, dtype=np.int32)
+        for span in sampled.weight_versions:
+            versions[span.start : span.end] = int(span.version)
+        assert sampled.logprobs.token_ids == list(sampled.token_ids), "vLLM's flat log-probabilities are not those of the sampled tokens"
+        assert (versions >= 0).all(), "vLLM left a token without a weight version"
+        return Generation(token_ids, np.asarray(sampled.logprobs.logprobs, dtype=np.float32), versions, sampled.finish_reason, seconds)
+
+
+def sampling_params(request: GenerateRequest) -> Any:
+    """vLLM's `SamplingParams`: the untruncated distribution, stopping at the given tokens only."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=request.temperature,
+        max_tokens=request.max_tokens,
+        stop_token_ids=list(request.stop_token_ids),
+        ignore_eos=True,
+        seed=request.seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def register_model_class(architectures: Iterable[str]) -> None:
+    """Tell vLLM about the model's class directly; otherwise it starts a process that imports vLLM again just to look at it."""
+    from vllm import ModelRegistry
+
+    for architecture in architectures:
+        known = ModelRegistry.models.get(architecture)
+        if known is not None:
+            ModelRegistry.register_model(architecture, known.load_model_cls())

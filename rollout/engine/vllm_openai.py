@@ -1,0 +1,113 @@
+"""vLLM's own OpenAI-compatible application over one engine, to be mounted by a server.
+
+vLLM brings the request schema, chat templating, detokenising, stop strings and streaming; all that is ours is the engine's arguments and
+its end. The engine runs in a process of its own below the caller's, which dies with the caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp
+
+CPU_BLOCK_SIZE = 32
+"""Tokens per cache block. The default on CPU is 128, below which prompts would share no prefix."""
+
+DEFAULT_MAX_CONTEXT = 2048
+CONTEXTS_IN_CACHE = 4
+PR_SET_PDEATHSIG = 1
+
+
+class DieWithParent:
+    """Mixed into vLLM's worker: asks the kernel to kill the engine's process when the process that started it is gone.
+
+    vLLM ends its engine when the caller shuts it down or exits; a caller that is killed would leave the engine behind.
+    """
+
+    def die_with_parent(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+@dataclass(frozen=True)
+class OpenAIApp:
+    """A running engine and the ASGI application in front of it."""
+
+    asgi: ASGIApp
+    engine: Any
+
+    async def check_health(self) -> None:
+        """Raises vLLM's EngineDeadError when the engine is gone."""
+        await self.engine.check_health()
+
+    def close(self) -> None:
+        """End the engine and its process. Requests in flight are cut off."""
+        self.engine.shutdown(timeout=0)
+
+
+async def start_openai_app(
+    model: Path, name: str, *, max_context: int | None, max_concurrent: int, kv_cache_mb: int | None, device: str, threads: int
+) -> OpenAIApp:
+    """Start an engine on `model` and the application that serves it as `name`.
+
+    max_context: None takes the model's own length, at most 2048. kv_cache_mb: None holds four whole contexts (CPU only).
+    Raises ValueError when `max_context` exceeds what the model was made for.
+    """
+    # The engine core runs its worker in its own process instead of a third one; vLLM reads this when it makes its config.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.pop("VLLM_LOGGING_CONFIG_PATH", None)  # an engine that ended may have left its own, whose file went with it
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    config = json.loads((model / "config.json").read_text())
+    context = context_length(config, max_context)
+    arguments = ["--model", str(model), "--served-model-name", name, "--max-model-len", str(context), "--max-num-seqs", str(max_concurrent)]
+    arguments += ["--disable-log-stats", "--disable-fastapi-docs", "--worker-extension-cls", f"{__name__}.{DieWithParent.__name__}"]
+    if device == "cpu":
+        cache = kv_cache_mb * 2**20 if kv_cache_mb else CONTEXTS_IN_CACHE * kv_cache_bytes(config, context)
+        arguments += ["--dtype", "float32", "--block-size", str(CPU_BLOCK_SIZE), "--enforce-eager", "--kv-cache-memory-bytes", str(cache)]
+        arguments += ["--distributed-executor-backend", "uni"]
+    elif kv_cache_mb:
+        arguments += ["--kv-cache-memory-bytes", str(kv_cache_mb * 2**20)]
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
+    try:
+        await engine.collective_rpc("die_with_parent")
+        tasks = await engine.get_supported_tasks()
+        app = build_app(args, tasks, engine.model_config)
+        await init_app_state(engine, app.state, args, tasks)
+    except BaseException:
+        engine.shutdown(timeout=0)
+        raise
+    return OpenAIApp(app, engine)
+
+
+def context_length(config: dict[str, Any], asked: int | None) -> int:
+    """Tokens of context to serve. Raises ValueError when more is asked than the model was made for."""
+    longest = int(config["max_position_embeddings"])
+    if asked is not None and asked > longest:
+        raise ValueError(f"max_context is {asked}, but the model was made for {longest} tokens")
+    return asked or min(longest, DEFAULT_MAX_CONTEXT)
+
+
+def kv_cache_bytes(config: dict[str, Any], tokens: int) -> int:
+    """Bytes of a float32 key-value cache for `tokens` tokens, whole blocks."""
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    blocks = -(-tokens // CPU_BLOCK_SIZE) + 1
+    return int(2 * config["num_hidden_layers"] * heads * head_dim * 4 * blocks * CPU_BLOCK_SIZE)

@@ -1,0 +1,77 @@
+"""RLlib's view of a rollout worker: `LLMEnvRunner`, one Ray actor per engine. All logic is in `worker.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+
+from ..envs.spaces import MessagesSpace, UnicodeText
+from ..envs.types import EpisodeGroup, Task
+from .observe import RolloutMetrics
+from .weights import SyncReceipt, WeightSnapshot
+from .worker import Progress, RolloutWorker, WorkerSetup
+
+
+class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
+    """Runs episodes of a language-model policy. `config.worker_setup` is a `WorkerSetup`.
+
+    Weights do not travel through `set_state`: `update_weights` takes a snapshot and proves its receipt.
+    """
+
+    def __init__(self, *, config: Any, worker_index: int = 0, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        setup: WorkerSetup = config.worker_setup
+        self.worker_index = worker_index
+        self.observer = RolloutMetrics(f"rollout-{worker_index}")
+        self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)
+
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
+        self.worker.submit(tasks, group_size, temperature)
+
+    def sample(self, wait_s: float = 1.0, **kwargs: Any) -> list[EpisodeGroup]:
+        """Groups finished since the last call; see `RolloutWorker.sample`."""
+        return self.worker.sample(wait_s)
+
+    def cancel(self) -> None:
+        self.worker.cancel()
+
+    def update_weights(self, snapshot: WeightSnapshot, timeout_s: float) -> SyncReceipt:
+        receipt = self.worker.update_weights(snapshot, timeout_s)
+        self.observer.synced(receipt)
+        return receipt
+
+    def weight_version(self) -> int:
+        return self.worker.weight_version
+
+    def progress(self) -> Progress:
+        return self.worker.progress
+
+    def assert_healthy(self) -> None:
+        assert self.worker.engine is not None
+
+    def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
+        spaces = (MessagesSpace(), UnicodeText())
+        return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def get_metrics(self) -> dict[str, Any]:
+        return {}
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to take over: the runner's only state is its engine's weights."""
+
+    def stop(self) -> None:
+        self.worker.close()
+
+    def ping(self) -> str:
+        return "pong"
+
+    def __repr__(self) -> str:
+        return f"LLMEnvRunner(rollout-{self.worker_index})"

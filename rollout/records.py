@@ -1,0 +1,268 @@
+"""Rows that a run leaves behind: how lines of JSON are appended and read, and what one evaluation stores.
+
+One row is one line, written with a single append: a reader sees whole rows, and a process killed in the middle of one leaves at most
+an unfinished last line, which readers skip and the next writer removes. One file has one writer at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+Mode = Literal["sampled", "greedy"]
+
+
+class JsonLines:
+    """Appends rows to one file. Close it, or use it as a context manager.
+
+    Example: `with JsonLines(Path("metrics.jsonl")) as lines: lines.append({"step": 1, "reward": 0.5})`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _drop_unfinished_line(self._file)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row. Raises ValueError on NaN or infinity, TypeError on what JSON cannot hold, OSError when the disk is full."""
+        line = json.dumps(row, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+        written = os.write(self._file, line)
+        if written != len(line):
+            _drop_unfinished_line(self._file)
+            raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written; is the disk full?")
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _drop_unfinished_line(file: int) -> None:
+    end = size = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(file, end)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for every whole line, where reading "path:line". Blank lines and an unfinished last line are skipped.
+
+    Raises ValueError naming file and line when a line is no JSON object.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip() or not line.endswith(b"\n"):
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{where}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
+            yield where, row
+
+
+def first_error(error: ValidationError) -> str:
+    """The first complaint of pydantic on one line. Example: `turns.0.tokens: Field required`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+@dataclass(frozen=True, slots=True)
+class BestConstant:
+    """What a policy scores at best that always says the same: the yardstick a real policy has to beat.
+
+    label: the most frequent expected label. success: its share of the episodes. macro_recall: 1 / number of expected labels.
+    """
+
+    label: str
+    success: float
+    macro_recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """One evaluation of one policy over held-out tasks. Shares are in [0, 1]; means are over the episodes that got a reward.
+
+    mode: how it sampled. success_part: the reward part that counts as success. episodes, rewarded: attempted, and without failure.
+    success: mean over tasks of the task's mean success, with its 95 % Wilson interval [success_low, success_high].
+    task_success: task id -> mean success of its samples, what two evaluations are paired by.
+    reward: mean total; parts: mean of each part, unweighted; metrics: mean of each metric over the episodes that report it.
+    confusion: expected label -> predicted label -> episodes; "" is a missing prediction. Empty when the task has no labels.
+    recall, macro_recall, best_constant: from the confusion; None without labels.
+    turns, tokens: mean number of turns and of sampled tokens. failures: kind -> episodes. truncations: limit -> episodes.
+    """
+
+    mode: Mode
+    success_part: str
+    episodes: int
+    rewarded: int
+    success: float
+    success_low: float
+    success_high: float
+    reward: float
+    turns: float
+    tokens: float
+    task_success: Mapping[str, float]
+    parts: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    recall: Mapping[str, float] = field(default_factory=dict)
+    macro_recall: float | None = None
+    best_constant: BestConstant | None = None
+    failures: Mapping[str, int] = field(default_factory=dict)
+    truncations: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def tool_calls(self) -> float | None:
+        """Mean tool calls per episode, None when the environment does not report them."""
+        return self.metrics.get("tool_calls")
+
+    @property
+    def cost(self) -> float | None:
+        """Mean cost per episode in the environment's units, None when it does not report one."""
+        return self.metrics.get("cost")
+
+    @property
+    def expected_labels(self) -> dict[str, int]:
+        """How often each label was the truth."""
+        return {label: sum(row.values()) for label, row in self.confusion.items()}
+
+    @property
+    def predicted_labels(self) -> dict[str, int]:
+        """How often the policy said each label; "" where it said none."""
+        names = sorted({name for row in self.confusion.values() for name in row})
+        return {name: sum(row.get(name, 0) for row in self.confusion.values()) for name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them; `from_dict` reads them back equal."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> EvaluationResult:
+        """Raises ValueError naming the first field that is missing, unknown or of the wrong type."""
+        unknown = sorted(set(row) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"{unknown[0]}: an evaluation has no such field")
+        try:
+            return _RESULT.validate_python(dict(row))
+        except ValidationError as error:
+            raise ValueError(first_error(error)) from error
+
+
+_RESULT = TypeAdapter(EvaluationResult)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """After minus before over n paired tasks.
+
+    difference: of the means; [low, high]: its 95 % percentile interval. p_value: one-sided, for "after is not better".
+    unpaired: tasks that only one side has a reward for, left out.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    unpaired: int = 0
+
+
+class EvaluationRecord(BaseModel):
+    """One line of evaluations.jsonl: which point of the run was evaluated, and the result.
+
+    phase: the phase after which (or within which) it ran: "base", "cpt", "sft", "rft". step: steps done in that phase.
+    against: success compared with that of earlier phases, by their names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: str = Field(min_length=1)
+    step: int = Field(ge=0)
+    against: dict[str, Comparison] = {}
+    result: EvaluationResult
+
+    def to_row(self) -> dict[str, Any]:
+        against = {phase: asdict(comparison) for phase, comparison in self.against.items()}
+        return {"schema": 1, "phase": self.phase, "step": self.step, "against": against, **self.result.to_dict()}
+
+
+def read_evaluations(path: Path) -> list[EvaluationRecord]:
+    """All evaluations of a run in the order they were made. Raises ValueError with file and line."""
+    records = []
+    for where, row in read_json_lines(path):
+        _check_schema(where, row)
+        place = {name: row.pop(name) for name in ("phase", "step", "against") if name in row}
+        try:
+            records.append(EvaluationRecord(result=EvaluationResult.from_dict(row), **place))
+        except ValidationError as error:
+            raise ValueError(f"{where}: {first_error(error)}") from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    return records
+
+
+class LedgerRow(BaseModel):
+    """One line of ledger.jsonl: where every (task, sample) issued since the phase began has ended, as counted after a step.
+
+    masked, dropped: kind -> samples, "zero_variance" among the dropped. carried: still on their way.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: str
+    step: int = Field(ge=0)
+    issued: int = Field(ge=0)
+    trained: int = Field(ge=0)
+    masked: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    carried: int = Field(default=0, ge=0)
+
+    @property
+    def missing(self) -> int:
+        """Samples that ended nowhere (negative: counted twice); 0 when the ledger balances."""
+        return self.issued - self.trained - sum(self.masked.values()) - sum(self.dropped.values()) - self.carried
+
+    def to_row(self) -> dict[str, Any]:
+        return {"schema": 1, **self.model_dump()}
+
+
+def read_ledger(path: Path) -> list[LedgerRow]:
+    """The ledger after every step. Raises ValueError with file and line."""
+    rows = []
+    for where, row in read_json_lines(path):
+        _check_schema(where, row)
+        try:
+            rows.append(LedgerRow.model_validate(row))
+        except ValidationError as error:
+            raise ValueError(f"{where}: {first_error(error)}") from error
+    return rows
+
+
+def _check_schema(where: str, row: dict[str, Any]) -> None:
+    schema = row.pop("schema", None)
+    if schema != 1:
+        raise ValueError(f"{where}: schema {schema!r} is not the version 1 that this burnish reads")

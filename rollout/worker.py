@@ -1,0 +1,167 @@
+"""The rollout worker: one engine, one event loop, many episodes in flight. A plain class; a Ray actor merely wraps it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import queue
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..envs.registry import load_plugin
+from ..envs.types import Episode, EpisodeGroup, Task
+from ..rewards.build import make_rubric
+from ..rewards.config import RewardConfig
+from .chat import ChatFormat
+from .collect import collect
+from .config import RolloutConfig
+from .engine import make_engine
+from .engine.base import Engine
+from .engine.config import EngineConfig
+from .episode import EpisodeParts
+from .weights import SyncReceipt, WeightSnapshot, sync_weights
+
+T = TypeVar("T")
+
+SPARE_THREADS = 8
+"""Threads beyond one per episode, so that a few environment calls past their deadline do not hold up the rest."""
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a rollout worker is built from: the policy to start with, the environment, the rewards, and the limits.
+
+    plugins: files, and modules: importable names, whose decorators register environments and rewards. seed: of all sampling.
+
+    Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
+    """
+
+    model: Path
+    environment: str
+    environment_args: Mapping[str, Any] = field(default_factory=dict)
+    environment_weight: float = 1.0
+    rewards: tuple[RewardConfig, ...] = ()
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    plugins: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts since the worker was made: episodes finished, tokens sampled, and episodes in flight or waiting now."""
+
+    episodes: int
+    tokens: int
+    pending: int
+
+
+class RolloutWorker:
+    """Runs episodes in the background: `submit` tasks, fetch finished groups with `sample`.
+
+    name: for failures and logs. on_episode: called on the worker's event loop for every finished episode. engine: instead of the one
+    the setup describes, for tests. Raises ValueError when the setup cannot be built.
+    """
+
+    def __init__(
+        self, setup: WorkerSetup, name: str, on_episode: Callable[[Episode], None] | None = None, engine: Engine | None = None
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        self.name = name
+        self._setup = setup
+        self._on_episode = on_episode
+        for plugin in setup.plugins:
+            load_plugin(plugin)
+        for module in setup.modules:
+            importlib.import_module(module)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
+        self._thread.start()
+        chat = ChatFormat(AutoTokenizer.from_pretrained(str(setup.model)))
+        rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
+        self.engine = engine or make_engine(setup.engine, setup.model, name)
+        threads = ThreadPoolExecutor(setup.rollout.concurrency + SPARE_THREADS, thread_name_prefix=f"{name}-env")
+        self._parts = EpisodeParts(setup.environment, setup.environment_args, self.engine, chat, rubric, setup.rollout, threads, setup.seed)
+        self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
+        self._running: set[Future[None]] = set()
+        self._pending = self._episodes = self._tokens = 0
+
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
+        """Start `group_size` episodes of every task; returns at once."""
+        self._pending += len(tasks) * group_size
+        future = asyncio.run_coroutine_threadsafe(self._collect(list(tasks), group_size, temperature), self._loop)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+
+    def sample(self, wait_s: float) -> list[EpisodeGroup]:
+        """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection."""
+        try:
+            found = [self._groups.get(timeout=wait_s)]
+        except queue.Empty:
+            return []
+        while not self._groups.empty():
+            found.append(self._groups.get_nowait())
+        groups = []
+        for item in found:
+            if isinstance(item, BaseException):
+                raise item
+            groups.append(item)
+        return groups
+
+    def cancel(self) -> None:
+        """Stop all episodes in flight and forget finished groups that were not fetched."""
+        for future in list(self._running):
+            future.cancel()
+        self._call(self._settled(), 60.0)
+        while not self._groups.empty():
+            self._groups.get_nowait()
+        self._pending = 0
+
+    def update_weights(self, snapshot: WeightSnapshot, timeout_s: float) -> SyncReceipt:
+        """Give the engine new weights once nothing is in flight; see `sync_weights`."""
+        return self._call(sync_weights(self.engine, snapshot), timeout_s)
+
+    @property
+    def weight_version(self) -> int:
+        return self.engine.weight_version
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self._episodes, self._tokens, self._pending)
+
+    def close(self) -> None:
+        """Cancel what runs and release engine, threads and event loop."""
+        self.cancel()
+        self._call(self.engine.close(), 60.0)
+        self._parts.threads.shutdown(wait=False, cancel_futures=True)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10.0)
+
+    def _call(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
+    async def _settled(self) -> None:
+        while any(not future.done() for future in self._running):
+            await asyncio.sleep(0.01)
+
+    async def _collect(self, tasks: list[Task], group_size: int, temperature: float) -> None:
+        try:
+            async for group in collect(self._parts, tasks, group_size, temperature, self._note):
+                self._groups.put(group)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._groups.put(error)
+
+    def _note(self, episode: Episode) -> None:
+        self._episodes += 1
+        self._pending -= 1
+        self._tokens += int(episode.metrics.get("tokens", 0.0))
+        if self._on_episode is not None:
+            self._on_episode(episode)

@@ -1,0 +1,84 @@
+"""What may travel inside a message: plain JSON values and UTF-8 text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MAX_DEPTH = 32
+INT64 = range(-(2**63), 2**63)
+
+
+class PayloadError(ValueError):
+    """A value that JSON cannot carry faithfully; the text says where it is."""
+
+
+def plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of an object made of what every JSON reader agrees on: string keys, finite numbers, integers of 64 bits, valid Unicode,
+    arrays as lists.
+
+    Raises PayloadError naming the first place where `value` is something else.
+    """
+    plain = _plain(value, "", 0)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def encode_json(value: Mapping[str, Any]) -> str:
+    """The object as JSON text; an empty object as an empty string. Raises PayloadError as `plain_json` does."""
+    return json.dumps(plain_json(value), separators=(",", ":")) if value else ""
+
+
+def decode_json(text: str) -> dict[str, Any]:
+    """The object that `encode_json` wrote, possibly in another language. Raises PayloadError when it is no plain JSON object."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PayloadError(f"must be a JSON object, not {type(value).__name__}")
+    return plain_json(value)
+
+
+def utf8(text: str) -> str:
+    """The text with lone surrogates replaced by "?": a policy can write them as escapes, and UTF-8 cannot carry them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise PayloadError(f"{where or 'the object'} is nested more than {MAX_DEPTH} levels deep")
+    if value is None or isinstance(value, bool):
+        plain: Any = value
+    elif isinstance(value, str):
+        if utf8(value) != value:
+            raise PayloadError(f"{where} holds a lone surrogate, which is no valid text")
+        plain = value
+    elif isinstance(value, int):
+        if value not in INT64:
+            raise PayloadError(f"{where} is an integer beyond 64 bits")
+        plain = int(value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise PayloadError(f"{where} is {value}, not a finite number")
+        plain = float(value)
+    elif isinstance(value, Mapping):
+        plain = _plain_object(value, where, depth)
+    elif isinstance(value, list | tuple):
+        plain = [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    else:
+        raise PayloadError(f"{where or 'the object'} is a {type(value).__name__}, which JSON does not have")
+    return plain
+
+
+def _plain_object(value: Mapping[Any, Any], where: str, depth: int) -> dict[str, Any]:
+    plain = {}
+    for key, item in value.items():
+        if not isinstance(key, str) or utf8(key) != key:
+            raise PayloadError(f"{where or 'the object'} has the key {key!r}, which is not a valid string")
+        plain[key] = _plain(item, f"{where}.{key}" if where else key, depth + 1)
+    return plain

@@ -1,0 +1,200 @@
+"""Serving a checkpoint: a Ray Serve deployment around vLLM's OpenAI application.
+
+`start_serving` gives a URL that the `openai` client talks to and a handle that ends it. Ray is started when it is not running, and ended
+again only when it was started here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import ray
+from ray import serve
+from starlette.types import ASGIApp
+
+from ..trainer.checkpoints import resolve_checkpoint
+from ..trainer.model_folder import read_record
+from .app import StrictChatApp
+from .config import ServingConfig
+
+APP_NAME: Final = "burnish-chat"
+OBJECT_STORE_BYTES: Final = 80 * 2**20
+POLL_S: Final = 0.2
+SILENCE_S: Final = 60.0
+
+
+@serve.ingress()
+class ChatService:
+    """One replica: an engine on the model and the strict application in front of it."""
+
+    async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        from ..rollout.engine.vllm_openai import start_openai_app
+
+        self._service = await start_openai_app(
+            Path(model),
+            name,
+            max_context=config.max_context,
+            max_concurrent=config.max_concurrent,
+            kv_cache_mb=config.kv_cache_mb,
+            device=config.device,
+            threads=config.threads,
+        )
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return StrictChatApp(self._service.asgi)
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        await self._service.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_service"):  # absent when the constructor raised
+            self._service.close()
+
+
+@dataclass(frozen=True)
+class ServingHandle:
+    """A running chat service. Use it as a context manager, or call `stop`.
+
+    url: base of the API, for example `http://127.0.0.1:8000`; the `openai` client takes `url + "/v1"`. name: the model to ask for.
+    """
+
+    url: str
+    name: str
+    owns_ray: bool
+
+    def wait(self, poll_s: float = 5.0) -> None:
+        """Return never while the service answers. Raises RuntimeError when it has been silent for a minute; Ctrl-C passes through."""
+        answered = time.monotonic()
+        while True:
+            time.sleep(poll_s)
+            if is_ready(self.url):
+                answered = time.monotonic()
+            elif time.monotonic() - answered > SILENCE_S:
+                raise RuntimeError(f"the chat service at {self.url} stopped answering: {_status_message()}")
+
+    def stop(self) -> None:
+        """End the service, its engine, and Ray if it was started for it. Safe to call twice."""
+        _stop(self.owns_ray)
+
+    def __enter__(self) -> ServingHandle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+
+def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = None, config: ServingConfig | None = None) -> ServingHandle:
+    """Serve a checkpoint (a run, a checkpoint folder, a model folder or a model's name) and return once it answers.
+
+    port: 0 takes a free one. name: what clients ask for, the model's recorded name when None. config: everything else.
+    Raises ValueError when the checkpoint is not sound, the port is taken, or this Ray already serves something; RuntimeError with the
+    replica's own message when it does not answer within `ready_timeout_s`, having ended what was started.
+    """
+    options = ServingConfig.model_validate({**(config or ServingConfig()).model_dump(), "port": port, **({"name": name} if name else {})})
+    model = resolve_checkpoint(checkpoint)
+    served_name = options.name or read_record(model).name
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
+    with _free_port(options.host, options.port) as free:
+        owns_ray = _start_ray(options)
+    url = f"http://{options.host}:{free}"
+    try:
+        _deploy(model, served_name, options, free, url)
+    except BaseException:
+        _stop(owns_ray)
+        raise
+    return ServingHandle(url, served_name, owns_ray)
+
+
+@contextlib.contextmanager
+def _free_port(host: str, port: int) -> Iterator[int]:
+    """Hold the port while Ray starts, and let go of it for Serve's proxy. Raises ValueError when it is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            held.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or give another --port") from error
+        yield held.getsockname()[1]
+
+
+def _start_ray(options: ServingConfig) -> bool:
+    """Start a small Ray unless one is running; say whether it was started."""
+    if ray.is_initialized():
+        if serve.status().proxies:
+            raise ValueError("this Ray session already serves an application; stop it before serving another")
+        return False
+    gpus = 1 if options.device == "cuda" else 0
+    ray.init(num_cpus=options.threads, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, log_to_driver=False)
+    return True
+
+
+def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str) -> None:
+    resources: dict[str, Any] = {"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0}
+    deployment = serve.deployment(
+        ChatService,
+        name="chat",
+        ray_actor_options=resources,
+        max_ongoing_requests=4 * options.max_concurrent,
+        graceful_shutdown_timeout_s=5.0,
+        health_check_period_s=5.0,
+    )
+    serve.start(
+        http_options=serve.HTTPOptions(host=options.host, port=port, request_timeout_s=options.request_timeout_s), proxy_location="HeadOnly"
+    )
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            serve.run(deployment.bind(str(model), name, options), name=APP_NAME, route_prefix="/")
+        except BaseException as error:
+            failure.append(error)
+
+    # serve.run waits without a deadline of its own, hence beside the one kept here.
+    runner = threading.Thread(target=run, daemon=True, name="burnish-serve-run")
+    runner.start()
+    deadline = time.monotonic() + options.ready_timeout_s
+    while runner.is_alive() or not is_ready(url):
+        if failure:
+            raise RuntimeError(f"the chat service did not start: {_status_message() or failure[0]}") from failure[0]
+        if time.monotonic() > deadline:
+            said = _status_message() or "its replica is still starting"
+            raise RuntimeError(f"the chat service did not answer within {options.ready_timeout_s:.0f} s: {said}")
+        time.sleep(POLL_S)
+
+
+def is_ready(url: str) -> bool:
+    """Whether `/health` answers 200."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except (OSError, HTTPException):  # URLError is an OSError
+        return False
+
+
+def _status_message() -> str:
+    """What Serve says about the application: the replica's own exception when it has one."""
+    application = serve.status().applications.get(APP_NAME)
+    if application is None:
+        return ""
+    parts = [application.message, *(deployment.message for deployment in application.deployments.values())]
+    return "\n".join(part for part in parts if part)
+
+
+def _stop(owns_ray: bool) -> None:
+    if ray.is_initialized():
+        serve.shutdown()
+        if owns_ray:
+            ray.shutdown()

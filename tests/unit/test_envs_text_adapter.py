@@ -1,0 +1,211 @@
+"""Ordinary Gymnasium environments played in text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from burnish.envs.contract import make_env
+from burnish.envs.text_adapter import GymnasiumText, Unreadable, describe_space, frozen_lake, read_choice, read_numbers
+
+pytestmark = pytest.mark.unit
+
+MOVES = ["left", "down", "right", "up"]
+
+
+class Probe(gymnasium.Env[Any, Any]):
+    """Has the spaces it is given, and remembers its actions."""
+
+    def __init__(self, observation_space: Any = None, action_space: Any = None) -> None:
+        self.observation_space = observation_space or spaces.Discrete(3)
+        self.action_space = action_space or spaces.Discrete(2)
+        self.actions: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        self.actions.append(action)
+        return self.observation_space.sample(), 0.5, False, False, {}
+
+
+gymnasium.register("test/Probe-v0", entry_point=lambda **kwargs: Probe(**kwargs))
+
+
+def probe(observation_space: Any = None, action_space: Any = None, **kwargs: Any) -> GymnasiumText:
+    return GymnasiumText("test/Probe-v0", {"observation_space": observation_space, "action_space": action_space}, **kwargs)
+
+
+def test_frozen_lake_is_walked_to_its_goal() -> None:
+    env = GymnasiumText("FrozenLake-v1", {"is_slippery": False}, action_names=MOVES)
+    (prompt,), _ = env.reset(seed=0)
+    assert prompt.text == "This is FrozenLake-v1. Answer with exactly one of: left, down, right, up.\n\n0"
+    seen = []
+    for move in ["down", "I go DOWN.", "right", "right", "down"]:
+        (message,), reward, terminated, truncated, _ = env.step(move)
+        seen.append(message.text)
+        assert (reward, terminated, truncated) == (0.0, False, False)
+    assert seen == ["4", "8", "9", "10", "14"]
+    messages, reward, terminated, truncated, info = env.step("right")
+    assert (messages, reward, terminated, truncated) == ((), 1.0, True, False)
+    assert info["metrics"] == {"env_steps": 6.0, "unreadable_actions": 0.0}
+    with pytest.raises(ResetNeeded):
+        env.step("right")
+
+
+def test_an_unreadable_reply_says_what_was_expected_and_does_not_step() -> None:
+    env = probe()
+    env.reset(seed=0)
+    for count, reply in enumerate(["", "0 or 1", "2", "zero"], start=1):
+        (message,), reward, terminated, truncated, info = env.step(reply)
+        assert (message.text, reward, terminated, truncated) == ("Answer with exactly one of: 0, 1.", 0.0, False, False)
+        assert info["metrics"] == {"env_steps": 0.0, "unreadable_actions": float(count)}
+    assert env._env.unwrapped.actions == []  # type: ignore[attr-defined]
+
+
+def test_the_turn_limit_truncates_and_counts_unreadable_replies() -> None:
+    env = probe(max_turns=3)
+    env.reset(seed=0)
+    assert [env.step(reply)[2:4] for reply in ("1", "?", "1")] == [(False, False), (False, False), (False, True)]
+
+
+def test_the_inner_environments_own_limit_truncates() -> None:
+    env = GymnasiumText("FrozenLake-v1", {"is_slippery": False, "max_episode_steps": 2}, action_names=MOVES)
+    env.reset(seed=0)
+    assert [env.step("left")[2:4] for _ in range(2)] == [(False, False), (False, True)]
+
+
+def test_frozen_lake_maps_follow_the_seed() -> None:
+    env = make_env("burnish/FrozenLake-v0")
+    prompts = [env.reset(seed=seed)[0][0].text for seed in (1, 2, 1)]
+    assert prompts[0] == prompts[2] != prompts[1]
+    lake = prompts[0].split("\n\n")[1].split("\n")
+    assert [len(row) for row in lake] == [4, 4, 4, 4]
+    assert (lake[0][0], lake[3][3]) == ("P", "G")
+    (message,), *_ = env.step("left")  # against the edge: nothing moves
+    assert message.text.split("\n") == lake
+    with pytest.raises(ValueError, match="size must be at least 2"):
+        frozen_lake(size=1)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "text"),
+    [
+        (spaces.Discrete(5), np.int64(3), "3"),
+        (spaces.Box(-1, 1, (2,)), np.array([0.5, -0.25], np.float32), "[0.5, -0.25]"),
+        (spaces.Box(0, 9, (2, 2), np.int64), np.array([[1, 2], [3, 4]]), "[[1, 2],\n [3, 4]]"),
+        (spaces.Box(0, 1, ()), np.float32(1 / 3), "0.3333"),
+        (spaces.MultiDiscrete([3, 4]), np.array([1, 2]), "[1, 2]"),
+        (spaces.MultiBinary(3), np.array([1, 0, 1], np.int8), "[1, 0, 1]"),
+        (spaces.Text(9), "abc", "abc"),
+        (spaces.Tuple((spaces.Discrete(3), spaces.Discrete(3))), (1, 2), "0: 1\n1: 2"),
+        (
+            spaces.Dict(angle=spaces.Box(0, 1, (1,)), gear=spaces.Discrete(3)),
+            {"angle": np.array([0.5]), "gear": 2},
+            "angle: [0.5]\ngear: 2",
+        ),
+    ],
+)
+def test_observations_in_words(space: spaces.Space[Any], value: Any, text: str) -> None:
+    assert describe_space(space, value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("left", 0),
+        ("LEFT.", 0),
+        ("**right**", 2),
+        ("action: up left", 4),
+        ("I pass down", 1),
+        ("left left", 0),
+        ("left or right", None),
+        ("leftover", None),
+        ("", None),
+    ],
+)
+def test_reading_one_of_several_names(text: str, action: int | None) -> None:
+    read = read_choice([*MOVES, "up left"])
+    expected = Unreadable("Answer with exactly one of: left, down, right, up, up left.")
+    assert read(text) == (expected if action is None else action)
+
+
+def test_numbered_actions_start_where_the_space_does() -> None:
+    read = read_choice(["-1", "0", "1"], start=-1)
+    assert [read(text) for text in ("-1", "0", "1", "I choose 1.")] == [-1, 0, 1, 1]
+    assert all(isinstance(read(text), Unreadable) for text in ("10", "1.5", "0.1", "2", "--1"))
+
+
+@pytest.mark.parametrize(
+    ("space", "text", "action"),
+    [
+        (spaces.Box(-2, 2, (1,)), "torque -1.5", [-1.5]),
+        (spaces.Box(-1, 1, (2,)), "[0.5, -1e-1]", [0.5, -0.1]),
+        (spaces.Box(-1, 1, (2, 2)), "1 0 0 1", [[1, 0], [0, 1]]),
+        (spaces.MultiDiscrete([3, 4], start=[0, 1]), "2 and 4", [2, 4]),
+        (spaces.MultiBinary(3), "1,0,1", [1, 0, 1]),
+    ],
+)
+def test_reading_numbers(space: spaces.Space[Any], text: str, action: list[Any]) -> None:
+    read = read_numbers(space)(text)
+    assert read in space
+    assert np.allclose(read, action)
+
+
+@pytest.mark.parametrize("text", ["", "0.5", "1 2 3", "0.5 1.5", "nan inf", "1e999 0", "9" * 5000 + " 1"])
+def test_numbers_outside_the_space_are_unreadable(text: str) -> None:
+    assert read_numbers(spaces.Box(-1, 1, (2,)))(text) == Unreadable("Answer with 2 numbers between [-1, -1] and [1, 1].")
+
+
+def test_whole_numbers_are_asked_for_and_kept_whole() -> None:
+    read = read_numbers(spaces.MultiDiscrete([3, 4], start=[0, 1]))
+    assert read("1.5 2") == read("99999999999999999999 1") == Unreadable("Answer with 2 whole numbers, each from [0, 1] to [2, 4].")
+
+
+def test_text_actions_pass_when_they_lie_in_the_space() -> None:
+    env = probe(action_space=spaces.Text(3))
+    env.reset(seed=0)
+    env.step("abc")
+    assert env._env.unwrapped.actions == ["abc"]  # type: ignore[attr-defined]
+    assert env.step("abcd")[4]["metrics"] == {"env_steps": 1.0, "unreadable_actions": 1.0}
+
+
+def test_functions_of_ones_own() -> None:
+    env = probe(
+        spaces.Graph(spaces.Discrete(3), None),
+        spaces.Tuple((spaces.Discrete(2),)),
+        describe=lambda observation, inner: f"{len(observation.nodes)} nodes of {type(inner.unwrapped).__name__}",
+        read_action=lambda text, inner: (1,) if text == "go" else Unreadable("Say go."),
+        instructions="Play.",
+    )
+    (prompt,), _ = env.reset(seed=0)
+    assert prompt.text.startswith("Play.\n\n") and prompt.text.endswith("nodes of Probe")
+    assert env.step("stay")[0][0].text == "Say go."
+    env.step("go")
+    assert env._env.unwrapped.actions == [(1,)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: GymnasiumText("Nowhere-v1"), "gymnasium cannot make 'Nowhere-v1'"),
+        (lambda: GymnasiumText("FrozenLake-v1", {"is_slipery": True}), "is_slipery"),
+        (lambda: GymnasiumText("FrozenLake-v1", action_names=["a", "b"]), "action_names needs 4 different names"),
+        (lambda: probe(action_space=spaces.Box(0, 1), action_names=["a"]), "suits Discrete actions only"),
+        (lambda: probe(action_space=spaces.Tuple((spaces.Discrete(2),))), "have no reader; pass read_action"),
+        (lambda: probe(spaces.Box(0, 255, (64, 64, 3), np.uint8)), "an observation of 12288 numbers cannot be put in words; pass describe"),
+        (lambda: probe(spaces.Dict(a=spaces.Graph(spaces.Discrete(3), None))), "an observation of Dict cannot be put in words"),
+        (lambda: probe(read_action=lambda text, env: 0, action_names=["a", "b"]), "action_names has no effect beside read_action"),
+        (lambda: probe(max_turns=0), "max_turns must be at least 1, not 0"),
+    ],
+)
+def test_what_cannot_be_played_in_text_is_refused_when_made(make: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make()

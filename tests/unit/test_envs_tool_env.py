@@ -1,0 +1,190 @@
+"""ToolEnv: calls are run and answered, answers reach the wrapped environment, and nothing the policy writes raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import pytest
+from gymnasium.error import ResetNeeded
+
+from burnish.envs.contract import Observation, step_env
+from burnish.envs.failures import EpisodeFailure, FailureKind
+from burnish.envs.spaces import MessagesSpace, UnicodeText
+from burnish.envs.tool_env import ToolEnv
+from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
+from burnish.envs.types import Message, Task, ToolCall
+
+pytestmark = pytest.mark.unit
+
+SEEN: list[ToolContext] = []
+
+
+@tool
+def measure(part: int, feature: str, *, context: ToolContext) -> str:
+    """Measure a feature."""
+    SEEN.append(context)
+    if feature not in ("bore", "pin"):
+        raise ToolRejected(f"part {part} has no {feature}")
+    return f"{feature} of {part}: 3 over"
+
+
+@tool
+def broken() -> str:
+    """Fail."""
+    raise RuntimeError("the gauge fell off")
+
+
+class Verdicts(gymnasium.Env[Observation, str]):
+    """Takes "scrap" as the right verdict."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    observation_space = MessagesSpace()
+    action_space = UnicodeText()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.seed_used = seed
+        self.heard: list[tuple[str, str]] = []
+        return (Message("user", "Inspect."),), {"data": {"truth": "scrap"}, "metrics": {"cost": 0.0}}
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        right = float(action == "scrap")
+        return (), right, True, False, {"reward_parts": {"verdict": right}, "data": {"verdict": action}}
+
+    def tool_context(self) -> dict[str, Any]:
+        return {"level": 2}
+
+    def on_tool_result(self, call: ToolCall, text: str) -> Mapping[str, Any]:
+        self.heard.append((call.name, text))
+        return {"metrics": {"cost": float(len(self.heard))}}
+
+
+def made(**kwargs: Any) -> ToolEnv:
+    return ToolEnv(Verdicts(), ToolSet([measure, broken]), **kwargs)
+
+
+def test_an_episode_with_a_call_and_a_verdict() -> None:
+    env = made()
+    messages, info = env.reset(seed=7)
+    assert messages == (Message("user", "Inspect."),)
+    assert [schema["function"]["name"] for schema in info["tools"]] == ["measure", "broken"]
+    assert info["data"] == {"truth": "scrap", "tool_calls": []}
+    assert info["metrics"] == {"tool_calls": 0.0, "tool_rejected": 0.0, "malformed_calls": 0.0, "cost": 0.0}
+
+    messages, reward, terminated, truncated, info = env.step('[measure(17, "bore"), measure(17, "pin")]')
+    assert messages == (
+        Message("tool", "bore of 17: 3 over", tool_call_id="call_0", name="measure"),
+        Message("tool", "pin of 17: 3 over", tool_call_id="call_1", name="measure"),
+    )
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    assert info["metrics"] == {"tool_calls": 2.0, "tool_rejected": 0.0, "malformed_calls": 0.0, "cost": 2.0}
+
+    messages, reward, terminated, truncated, info = env.step("scrap")
+    assert (messages, reward, terminated, truncated) == ((), 1.0, True, False)
+    assert info["reward_parts"] == {"verdict": 1.0}
+    assert info["data"] == {
+        "verdict": "scrap",
+        "tool_calls": [
+            {"name": "measure", "arguments": {"part": 17, "feature": "bore"}, "status": "ok"},
+            {"name": "measure", "arguments": {"part": 17, "feature": "pin"}, "status": "ok"},
+        ],
+    }
+    with pytest.raises(ResetNeeded):
+        env.step('measure(17, "bore")')
+
+
+def test_a_refused_call_is_an_observation_and_costs_nothing() -> None:
+    env = made()
+    env.reset(seed=1)
+    messages, reward, *_, info = env.step('measure(17, "lid")')
+    assert messages == (Message("tool", "Error: part 17 has no lid", tool_call_id="call_0", name="measure"),)
+    assert (reward, info["metrics"]) == (0.0, {"tool_calls": 1.0, "tool_rejected": 1.0, "malformed_calls": 0.0})
+    assert info["data"]["tool_calls"][0]["status"] == "rejected"
+    messages, *_ = env.step('measure("seventeen", "bore")')
+    assert "argument 'part'" in messages[0].text
+
+
+def test_malformed_text_is_an_observation_that_says_what_is_wrong() -> None:
+    env = made()
+    env.reset(seed=1)
+    messages, reward, terminated, _, info = env.step("measure(17, bore)")
+    assert messages == (Message("tool", "Error: bore is not a value; put text in quotes."),)
+    assert (reward, terminated, info["metrics"]["malformed_calls"], info["metrics"]["tool_calls"]) == (0.0, False, 1.0, 0.0)
+
+
+def test_calls_beyond_the_limit_are_not_run() -> None:
+    env = made(max_calls=1)
+    env.reset(seed=1)
+    SEEN.clear()
+    messages, *_, info = env.step('[measure(17, "bore"), measure(17, "bore")]')
+    assert [message.text for message in messages] == ["bore of 17: 3 over", "Error: all 1 tool calls are used; give your final answer."]
+    assert len(SEEN) == 1
+    assert [call["status"] for call in info["data"]["tool_calls"]] == ["ok", "over_limit"]
+    assert info["metrics"] == {"tool_calls": 1.0, "tool_rejected": 1.0, "malformed_calls": 0.0, "cost": 1.0}
+
+
+def test_a_failing_tool_is_a_failure_naming_the_tool() -> None:
+    env = made()
+    env.reset(seed=1)
+    with pytest.raises(EpisodeFailure) as caught:
+        step_env(env, "test/Verdicts-v0", "broken()")
+    assert caught.value.failure.kind is FailureKind.TOOL_ERROR
+    assert caught.value.failure.culprit == "tool broken"
+    assert "the gauge fell off" in caught.value.failure.detail
+
+
+def test_tools_that_do_not_keep_their_interface_fail_as_tools() -> None:
+    class Numbers:
+        def schemas(self) -> list[dict[str, Any]]:
+            return [measure.schema()]
+
+        def call(self, name: str, arguments: Mapping[str, Any], context: ToolContext) -> Any:
+            if arguments["part"] == 0:
+                raise KeyError("part")
+            return 3
+
+    env = ToolEnv(Verdicts(), Numbers())
+    env.reset(seed=1)
+    for part, detail in ((1, "returned int instead of str"), (0, "KeyError")):
+        with pytest.raises(EpisodeFailure, match=detail) as caught:
+            env.step(f'measure({part}, "bore")')
+        assert caught.value.failure.kind is FailureKind.TOOL_ERROR
+
+
+def test_context_carries_episode_seed_and_data() -> None:
+    env = made()
+    SEEN.clear()
+    env.reset(seed=5, options={"task": Task("t", 5, data={"line": "A", "level": 1}), "episode_id": "t/3"})
+    env.step('measure(17, "bore")')
+    assert SEEN[-1] == ToolContext("t/3", 5, {"line": "A", "level": 2})
+
+
+def test_a_reset_without_a_seed_draws_one_that_environment_and_tools_share() -> None:
+    first, second = made(), made()
+    for env in (first, second):
+        env.reset(seed=5)
+        env.reset()
+        SEEN.clear()
+        env.step('measure(17, "bore")')
+        assert SEEN[-1].seed == env.unwrapped.seed_used  # type: ignore[attr-defined]
+    assert first.unwrapped.seed_used == second.unwrapped.seed_used != 5  # type: ignore[attr-defined]
+
+
+def test_hermes_parser_by_name() -> None:
+    env = made(parser="hermes")
+    env.reset(seed=1)
+    messages, *_ = env.step('<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>')
+    assert messages[0].text == "bore of 17: 3 over"
+    with pytest.raises(ValueError, match="parser 'xml' is unknown; known are pythonic, hermes"):
+        made(parser="xml")
+
+
+def test_infos_of_earlier_steps_are_not_changed_by_later_ones() -> None:
+    env = made()
+    env.reset(seed=1)
+    *_, early = env.step('measure(17, "bore")')
+    env.step('measure(17, "pin")')
+    assert len(early["data"]["tool_calls"]) == 1
+    assert early["metrics"]["tool_calls"] == 1.0

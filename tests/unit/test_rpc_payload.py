@@ -1,0 +1,101 @@
+"""JSON that every reader agrees on, batches within their bounds, errors that keep their type."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.rpc.client import BatchedClient, check_address
+from burnish.rpc.errors import CODES, RpcRemoteError, RpcTimeout, RpcUnavailable, code_name, error_from
+from burnish.rpc.methods import BATCH_BYTES, BATCH_ITEMS, CALL, VERIFY, take_batch
+from burnish.rpc.payload import PayloadError, decode_json, encode_json, utf8
+from burnish.rpc.server import Server, ServerOptions
+from burnish.v1 import tool_pb2
+
+pytestmark = pytest.mark.unit
+
+leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+objects = st.dictionaries(st.text(), st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
+
+
+@settings(deadline=None, max_examples=50)
+@given(objects)
+def test_json_objects_survive_the_trip_exactly(value: dict[str, Any]) -> None:
+    back = decode_json(encode_json(value))
+    assert back == value
+    assert repr(back) == repr(value)  # 1 stays an int, 1.0 a float, True a bool
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"a": [1, math.inf]}, r"a\[1\] is inf"),
+        ({"a": {"b": 2**63}}, r"a\.b is an integer beyond 64 bits"),
+        ({"a": {1: 2}}, "a has the key 1"),
+        ({"a": b"x"}, "a is a bytes"),
+        ({"a": ["\ud800"]}, r"a\[0\] holds a lone surrogate"),
+    ],
+)
+def test_what_json_cannot_carry_is_named(value: dict[str, Any], says: str) -> None:
+    with pytest.raises(PayloadError, match=says):
+        encode_json(value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"a": NaN}', '{"a": 1e999}', '{"a": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_foreign_json_is_checked_when_read(text: str) -> None:
+    with pytest.raises(PayloadError):
+        decode_json(text)
+
+
+def test_lone_surrogates_become_question_marks() -> None:
+    assert utf8("a\ud800bé") == "a?bé"
+
+
+def test_batches_close_at_their_bounds_and_keep_the_order() -> None:
+    small = [tool_pb2.CallItem(request_id=str(i)) for i in range(BATCH_ITEMS + 3)]
+    waiting = list(small)
+    assert take_batch(waiting) == small[:BATCH_ITEMS]
+    assert take_batch(waiting) == small[BATCH_ITEMS:]
+    assert take_batch(waiting) == []
+
+    large = tool_pb2.CallItem(request=tool_pb2.CallRequest(arguments_json="x" * (BATCH_BYTES + 1)))
+    waiting = [small[0], large, small[1]]
+    assert [len(take_batch(waiting)) for _ in range(3)] == [1, 1, 1]
+
+
+def test_errors_are_typed_and_survive_pickling() -> None:
+    assert isinstance(error_from("a:1", CODES["UNAVAILABLE"], "gone"), RpcUnavailable)
+    assert isinstance(error_from("a:1", CODES["DEADLINE_EXCEEDED"], "late"), RpcTimeout)
+    error = pickle.loads(pickle.dumps(error_from("a:1", CODES["UNKNOWN"], "boom")))
+    assert isinstance(error, RpcRemoteError)
+    assert (error.address, error.message, code_name(error.code)) == ("a:1", "boom", "UNKNOWN")
+
+
+def test_codes_are_grpcs_own() -> None:
+    grpc = pytest.importorskip("grpc")
+    ours = {name: number for name, number in CODES.items() if number}
+    assert ours == {code.name: code.value[0] for code in grpc.StatusCode if code.name in ours}
+
+
+def test_a_pickled_client_is_an_address() -> None:
+    for method in (VERIFY, CALL):
+        client = pickle.loads(pickle.dumps(BatchedClient("127.0.0.1:5", method)))
+        assert client.address == "127.0.0.1:5"
+        assert client.method is method
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1:", ":80", "127.0.0.1:0", "127.0.0.1:http", "h:70000"])
+def test_addresses_are_checked(address: str) -> None:
+    with pytest.raises(ValueError, match="must read host:port"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "example.com", "::"])
+def test_only_loopback_is_served(host: str) -> None:
+    with pytest.raises(ValueError, match="not loopback"):
+        Server([], ServerOptions(host=host))

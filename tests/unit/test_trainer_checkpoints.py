@@ -1,0 +1,171 @@
+"""Checkpoints: whole or absent, recorded in order, pruned without losing what a run can resume from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from burnish.trainer import checkpoints
+from burnish.trainer.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, resolve_checkpoint, save_checkpoint
+from burnish.trainer.models import ModelSize, new_model
+
+pytestmark = pytest.mark.unit
+
+SIZE = ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=64)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_model(["some text to train on"], folder, SIZE)
+    return folder
+
+
+def write_state(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "state.json").write_text("{}")
+
+
+def save(run: Path, model: Path, step: int, *, phase: str = "rft", final: bool = False) -> CheckpointRecord:
+    return save_checkpoint(
+        run,
+        phase,
+        step,
+        write_model=lambda folder: shutil.copytree(model, folder),
+        write_trainer_state=write_state,
+        final=final,
+        metrics={"reward": step / 10},
+    )
+
+
+def names(run: Path) -> list[str]:
+    return [record.name for record in list_checkpoints(run)]
+
+
+def on_disk(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+def test_a_saved_checkpoint_is_the_latest(model: Path, tmp_path: Path) -> None:
+    assert latest(tmp_path) is None
+    save(tmp_path, model, 1)
+    record = save(tmp_path, model, 2)
+    assert latest(tmp_path) == record
+    assert (record.phase, record.step, record.metrics) == ("rft", 2, {"reward": 0.2})
+    assert (record.model(tmp_path) / "config.json").is_file()
+    assert (record.trainer_state(tmp_path) / "state.json").is_file()
+
+
+def test_latest_of_a_phase(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 9, phase="sft")
+    save(tmp_path, model, 1)
+    found = latest(tmp_path, "sft")
+    assert found is not None
+    assert found.name == "sft-9"
+
+
+def test_a_crash_while_writing_leaves_the_previous_one_usable(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 1)
+
+    def crash(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_text("…")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, "rft", 2, write_model=lambda folder: shutil.copytree(model, folder), write_trainer_state=crash)
+    assert names(tmp_path) == ["rft-1"]
+    assert on_disk(tmp_path) == {"rft-1"}
+    save(tmp_path, model, 2)
+    assert names(tmp_path) == ["rft-1", "rft-2"]
+
+
+def test_a_kill_while_writing_leaves_a_draft_that_the_next_save_removes(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 1)
+    (tmp_path / "checkpoints" / ".rft-2.0123abcd.tmp").mkdir()
+    assert names(tmp_path) == ["rft-1"]
+    save(tmp_path, model, 2)
+    assert on_disk(tmp_path) == {"rft-1", "rft-2"}
+
+
+def test_a_crash_between_the_folder_and_its_record_leaves_the_previous_one(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, model, 1)
+
+    def crash(run: Path, record: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "_append", crash)
+        save(tmp_path, model, 2)
+    assert on_disk(tmp_path) == {"rft-1", "rft-2"}
+    assert names(tmp_path) == ["rft-1"]
+    save(tmp_path, model, 2)
+    assert names(tmp_path) == ["rft-1", "rft-2"]
+
+
+def test_a_torn_last_line_is_ignored_and_overwritten(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 1)
+    journal = tmp_path / "checkpoints.jsonl"
+    with journal.open("ab") as stream:
+        stream.write(b'{"event": "saved", "phase": "rf')
+    assert names(tmp_path) == ["rft-1"]
+    save(tmp_path, model, 2)
+    assert names(tmp_path) == ["rft-1", "rft-2"]
+    assert journal.read_bytes().count(b"\n") == 2
+
+
+def test_a_bad_line_in_the_middle_is_an_error(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints.jsonl").write_text('{"event": "saved"}\n')
+    with pytest.raises(ValueError, match="line 1 is not a checkpoint record"):
+        latest(tmp_path)
+
+
+def test_a_recorded_folder_that_is_gone_is_an_error_not_an_older_checkpoint(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 1)
+    shutil.rmtree(save(tmp_path, model, 2).folder(tmp_path))
+    with pytest.raises(ValueError, match="records checkpoint rft-2"):
+        latest(tmp_path)
+
+
+def test_a_step_is_saved_once(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 1)
+    with pytest.raises(ValueError, match="has a checkpoint rft-1 already"):
+        save(tmp_path, model, 1)
+
+
+def test_an_unsound_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        save_checkpoint(tmp_path, "rft", 1, write_model=lambda folder: folder.mkdir(), write_trainer_state=write_state)
+    assert latest(tmp_path) is None
+
+
+def test_pruning_keeps_the_last_ones_and_the_final_one_of_every_phase(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 5, phase="cpt")
+    save(tmp_path, model, 9, phase="cpt", final=True)
+    save(tmp_path, model, 3, phase="sft", final=True)
+    for step in (1, 2, 3):
+        save(tmp_path, model, step)
+    assert prune(tmp_path, keep_last=2) == ["cpt-5", "rft-1"]
+    assert names(tmp_path) == ["cpt-9", "sft-3", "rft-2", "rft-3"]
+    assert on_disk(tmp_path) == set(names(tmp_path))
+    assert prune(tmp_path, keep_last=2) == []
+    with pytest.raises(ValueError, match="at least the last"):
+        prune(tmp_path, keep_last=0)
+
+
+def test_a_run_a_checkpoint_and_a_model_all_resolve_to_a_model_folder(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    save(run, model, 1)
+    record = save(run, model, 2)
+    assert resolve_checkpoint(run) == record.model(run).resolve()
+    assert resolve_checkpoint(run / "checkpoints" / "rft-1") == (run / "checkpoints" / "rft-1" / "model").resolve()
+    assert resolve_checkpoint(record.model(run)) == record.model(run).resolve()
+    assert resolve_checkpoint("tiny", model.parent) == model.resolve()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "checkpoints.jsonl").touch()
+    with pytest.raises(ValueError, match="no checkpoint yet"):
+        resolve_checkpoint(tmp_path / "empty")

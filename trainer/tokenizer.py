@@ -1,0 +1,64 @@
+"""A small byte-level BPE tokenizer with ChatML, trained on given text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+MESSAGE_START = "<|im_start|>"
+MESSAGE_END = "<|im_end|>"
+SPECIAL_TOKENS = (END_OF_TEXT, MESSAGE_START, MESSAGE_END)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""ChatML for the roles system, user, assistant and tool; no system message is invented."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE (Sennrich et al. 2016, over bytes) on `texts`.
+
+    Every byte is in the vocabulary, so any text round-trips. Each digit is a token of its own: a number's tokens then follow its
+    decimal places, and no merge depends on which numbers the text happened to hold. The end-of-sequence token is `<|im_end|>`, what an
+    assistant message ends with; padding is `<|endoftext|>`.
+
+    The vocabulary can end up smaller than `vocab_size` when the text is too short to merge that far. Raises ValueError when `vocab_size`
+    cannot hold the bytes and the special tokens, or when there is no text.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise ValueError(f"vocab_size is {vocab_size}; a byte-level tokenizer with ChatML needs at least {SMALLEST_VOCABULARY}")
+    rows = [text for text in texts if text]
+    if not rows:
+        raise ValueError("the tokenizer has no text to train on; give at least one non-empty text")
+
+    tokenizer = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Split(Regex(r"\p{N}"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(rows, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=MESSAGE_END,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=[MESSAGE_START],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_length,
+    )
