@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,29 @@ QUESTION: Any = [{"role": "user", "content": "Is the bore of part 17 within its 
 SIZE = ModelSize(hidden=64, layers=2, heads=2, intermediate=96, vocab_size=300, max_position=256)
 
 
-def children() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))
+def children(of: int | None = None) -> set[psutil.Process]:
+    """The descendants of process `of`, this one unless told."""
+    return set(psutil.Process(of).children(recursive=True))
 
 
-def wait_for_engine(deadline_s: float = 20.0) -> set[psutil.Process]:
-    """This process's descendants, once vLLM's engine is among them (a process title appears a moment after its process)."""
+def engines_among(processes: set[psutil.Process]) -> set[psutil.Process]:
+    """The processes that carry vLLM's title. Ones that have ended since they were listed are none."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if "VLLM" in process.name():
+                found.add(process)
+    return found
+
+
+def wait_for_engine(of: int | None = None, deadline_s: float = 60.0) -> set[psutil.Process]:
+    """The descendants of process `of`, once vLLM's engine is among them (a process title appears a moment after its process)."""
     deadline = time.monotonic() + deadline_s
     while True:
-        found = children()
-        names = sorted(process.name() for process in found)
-        if any("VLLM" in name for name in names):
+        found = children(of)
+        if engines_among(found):
             return found
-        assert time.monotonic() < deadline, f"no engine among {names}"
+        assert time.monotonic() < deadline, f"no engine among {found}"
         time.sleep(0.5)
 
 
@@ -178,9 +189,9 @@ def test_the_engine_dies_with_a_server_that_is_killed(model: Path, tmp_path: Pat
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"
-        engines = [process for process in psutil.Process(server.pid).children(recursive=True) if "VLLM" in process.name()]
+        engines = engines_among(wait_for_engine(server.pid))
         assert len(engines) == 1
-        replica = engines[0].parent()
+        replica = next(iter(engines)).parent()
         assert replica is not None
         replica.kill()
         _, alive = psutil.wait_procs(engines, timeout=20)
