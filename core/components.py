@@ -93,7 +93,7 @@ def _comparisons(config: RunConfig, name: str, plugin: RewardPlugin) -> Iterator
     if config.rft is not None and config.rft.group_size < plugin.min_members:
         yield f"rewards.{name}: compares at least {plugin.min_members} attempts, but rft.group_size is {config.rft.group_size}; raise it"
     if config.success.partition(".")[0] == name:
-        yield f"success: {name!r} compares attempts with each other, and an evaluation has one per task; choose a part that judges one alone"
+        yield f"success: {name!r} compares attempts with each other, but an evaluation has one per task; choose another part"
 
 
 def _generators(config: RunConfig) -> Iterator[str]:

@@ -8,12 +8,12 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Reward
 from .terms import Term, standardised
-from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer
+from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer, compares
 
 T = TypeVar("T")
 
@@ -70,8 +70,8 @@ class Rubric:
                 f"rubric limits need retries >= 0, backoff_s >= 0, max_concurrent >= 1; got {retries}, {backoff_s}, {max_concurrent}"
             )
         self._terms = {scorer.name: term if isinstance(term, Term) else Term(term) for scorer, term in entries}
-        self._singles: list[Scorer] = [scorer for scorer, _ in entries if not _compares(scorer)]  # type: ignore[misc]
-        self._groups: list[GroupScorer] = [scorer for scorer, _ in entries if _compares(scorer)]  # type: ignore[misc]
+        self._groups: list[GroupScorer] = [scorer for scorer, _ in entries if compares(scorer)]
+        self._singles: list[Scorer] = [cast(Scorer, scorer) for scorer, _ in entries if not compares(scorer)]
         self._env_weight = env_weight
         self._retries = retries
         self._backoff_s = backoff_s
@@ -200,10 +200,6 @@ class Rubric:
         except InvalidScore as error:
             return _failed(episode, str(error))
         return Reward(total, parts, {name: score.turns for name, score in given.items() if score.turns}), labels
-
-
-def _compares(scorer: Scorer | GroupScorer) -> bool:
-    return hasattr(scorer, "score_group")
 
 
 def _call(scorer: Scorer, episode: RewardInput) -> Callable[[], Awaitable[Score]]:

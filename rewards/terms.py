@@ -45,6 +45,17 @@ class Term:
         if problem:
             raise ValueError(problem)
 
+    @property
+    def description(self) -> str:
+        """For a person, in the order things happen. Example: `clipped to [0, 1] x 0.5, below 0.5 the total is at most 0`."""
+        words = [f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}]"] if self.clip else []
+        if self.range is not None:
+            words.append(f"from [{self.range[0]:g}, {self.range[1]:g}] to [0, 1]")
+        words += ["standardised within the group"] if self.normalize == "group" else []
+        words.append(f"x {self.weight:g}")
+        gate = f", below {self.gate:g} the total is at most {self.cap or 0.0:g}" if self.gate is not None else ""
+        return " ".join(words) + gate
+
     def shaped(self, value: float) -> float:
         """The value clipped, and mapped by its range. Raises InvalidScore when it lies outside the range that was declared for it."""
         if self.clip is not None:
