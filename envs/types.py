@@ -241,12 +241,15 @@ def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message
     if content is None and row.get("tool_calls"):
         content = ""
     if isinstance(content, Sequence) and not isinstance(content, str):
-        bad = [part for part in content if not (isinstance(part, Mapping) and part.get("type") == "text")]
+        bad = [p for p in content if not (isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str))]
         if bad:
             raise ValueError(f"{where}: content part {bad[0]!r} is not a text part")
-        content = tuple(TextPart(str(part["text"])) for part in content)
+        content = tuple(TextPart(part["text"]) for part in content)
     if not isinstance(content, (str, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of text parts, not {type(content).__name__}")
+    for key in ("tool_call_id", "name"):
+        if not isinstance(row.get(key), str | None):
+            raise ValueError(f"{where}: {key} must be a string, not {type(row[key]).__name__}")
     calls = tuple(_tool_call_from_dict(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(row.get("tool_calls") or ()))
     return Message(role, content, calls, row.get("tool_call_id"), row.get("name"))
 

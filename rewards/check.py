@@ -197,7 +197,7 @@ def _hostile(subject: _Subject) -> str:
         if isinstance(result, Failure):
             if result.kind is FailureKind.REWARD_TIMEOUT:
                 raise _Broken(f"{what}: {result.detail}")
-            failed.append(f"{what}: {result.detail.splitlines()[0]}")
+            failed.append(f"{what}: {ascii(result.detail.splitlines()[0])[1:-1]:.200}")
     lines = [f"{len(cases)} episodes: {len(cases) - len(failed)} scored, {len(failed)} failed with a type, all in time"]
     return "\n".join([*lines, *failed[:5], *(["such an episode is masked, neither rewarded nor punished"] if failed else [])])
 
