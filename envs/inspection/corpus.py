@@ -16,8 +16,8 @@ TRAIN_SEEDS = 1_000_000_000
 
 
 def documents(seed: int, count: int, level: int = 0) -> Iterator[str]:
-    """Shop-floor text: notes on single features (a fifth), reports on whole parts (a fifth without what each feature means, three tenths with
-    it), and the calls and readings of inspections with their verdicts."""
+    """Shop-floor text: notes on single features (a fifth), reports on whole parts (a fifth), reports that say of each feature what its
+    reading means (three tenths), and the calls and readings of inspections with their verdicts."""
     for i in range(count):
         rng = np.random.default_rng([seed, i, 0xC0D])
         part = make_part(int(rng.integers(TRAIN_SEEDS)), level)
