@@ -54,7 +54,7 @@ class Session:
     def is_repeated(self, request: environment_pb2.StepRequest) -> bool:
         """Whether the step is the last one again; otherwise it is the next one. Raises Status FAILED_PRECONDITION when it is neither,
         or no step can be taken any more."""
-        if request.step_id == self.steps - 1:
+        if self.steps and request.step_id == self.steps - 1:
             if request.action != self.action:
                 raise self._refusal(f"step {request.step_id} was taken already, with another action")
             return True

@@ -145,7 +145,7 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
         deadline = time.monotonic() + self._deadline_s
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                answer = self._client.call_blocking(request, max(deadline - time.monotonic(), 0.001))
+                answer = self._client.call_blocking(request, max(round(deadline - time.monotonic(), 3), 0.001))
             except RpcUnavailable as error:
                 pause = RETRY_S * 2**attempt
                 if attempt == ATTEMPTS or time.monotonic() + pause > deadline:
