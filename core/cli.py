@@ -194,7 +194,7 @@ def serve_env(
     port: PortOption = 0,
     idle_s: Annotated[float, typer.Option("--idle-s", help="Seconds without a call after which an episode is closed.")] = 600.0,
     max_sessions: Annotated[int, typer.Option("--max-sessions", help="Episodes open at a time.")] = 4096,
-    inline: Annotated[bool, typer.Option("--inline", help="No threads: for an environment whose steps take microseconds.")] = False,
+    threads: Annotated[int, typer.Option(min=0, help="Steps at a time; 0 takes no threads, for steps of microseconds.")] = 64,
 ) -> None:
     """Serve an environment over gRPC."""
     from burnish import services
@@ -202,7 +202,7 @@ def serve_env(
     from burnish.envs.env_service import SessionLimits
 
     limits = SessionLimits(idle_s, max_sessions)
-    services.serve_environment(target, parse_arguments(arg or ()), host, port, sessions=limits, inline=inline)
+    services.serve_environment(target, parse_arguments(arg or ()), host, port, sessions=limits, threads=threads)
 
 
 @app.command()

@@ -29,6 +29,7 @@ from .envs.registry import ID_PATTERN, did_you_mean, load_plugin
 from .envs.tool_service import ToolService
 from .envs.tools import ToolSet
 from .rewards.verifier_service import VERIFIERS, Verifier, VerifierService
+from .rpc.batches import Limits
 from .rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
 
 ServiceKind = Literal["verifier", "tools", "environment"]
@@ -62,16 +63,23 @@ def serve_environment(
     port: int = 0,
     on_ready: ReadyCallback = print_ready,
     sessions: SessionLimits | None = None,
-    inline: bool = False,
+    threads: int = 64,
 ) -> None:
     """Serve one environment until SIGTERM or Ctrl-C. `target` is a registered id, or "module:namespace/Name-v0" or
-    "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with.
+    "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with. threads: resets and steps
+    running at a time; 0 runs them on the event loop.
 
     Prints the ready line. Raises ValueError when the target, a kwarg or the port cannot be had.
     """
     id, given = load_environment(target), dict(kwargs or {})
-    make_env(id, **given).close()  # so that a wrong argument shows now
-    _serve([EnvironmentService([ServedEnvironment(id, given)], sessions, inline=inline)], ServerOptions(host, port), on_ready)
+    try:
+        make_env(id, **given).close()  # so that a wrong argument shows now
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
+    service = EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
+    _serve([service], ServerOptions(host, port), on_ready)
 
 
 def load_environment(target: str) -> str:

@@ -491,6 +491,7 @@ def test_wrong_targets_and_arguments_are_one_clear_line(tmp_path: Path) -> None:
         ("burnish/Arithmetic-v0", {"size": 3}, "error: environment 'burnish/Arithmetic-v0' has no kwarg 'size'"),
         ("burnish/Arithmetic-v0", {"max_operand": 0}, "error: burnish/Arithmetic-v0: max_operand must be at least 1"),
         (f"{TARGETS}:test/Pupet-v0", {}, "did you mean 'test/Puppet-v0'"),
+        (PUPPET, {"broken": True}, "error: environment 'test/Puppet-v0' cannot be made: OSError: no bench"),
         ("arithmetic", {}, "names no environment; give namespace/Name-v0"),
     ]:
         with pytest.raises(ValueError, match=says):
@@ -498,7 +499,7 @@ def test_wrong_targets_and_arguments_are_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_the_command_serves_until_it_is_stopped() -> None:
-    command = [sys.executable, "-m", "burnish.cli", "serve-env", PUPPET, "--idle-s", "30", "--max-sessions", "8"]
+    command = [sys.executable, "-m", "burnish.cli", "serve-env", PUPPET, "--idle-s", "30", "--max-sessions", "8", "--threads", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

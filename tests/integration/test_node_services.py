@@ -73,7 +73,7 @@ def test_the_environment_plays_by_its_rules(start_node: StartNode) -> None:
     for seed in range(20):
         messages, info = env.reset(seed=seed)
         assert messages == (Message("user", "I think of a whole number from 1 to 100. Guess it; you have 7 guesses."),)
-        low, high, over, rewards, number = 1, 100, False, 0.0, info["data"]["number"]
+        low, high, guess, over, rewards, number = 1, 100, 0, False, 0.0, info["data"]["number"]
         while not over:
             guess = (low + high) // 2
             messages, reward, over, truncated, info = env.step(f"Is it {guess}?")
