@@ -1,10 +1,13 @@
 // An environment: guess a number by halving what is left. `node environment.js --port 50062`
 
-import { serve } from './burnish.js'
+import { Fault, serve } from './burnish.js'
 import { environmentService } from './environments.js'
 
 class Guess {
   constructor({ highest, guesses }) {
+    if (!(Number.isInteger(highest) && highest > 1 && Number.isInteger(guesses) && guesses > 0)) {
+      throw new Fault('INVALID_ARGUMENT', `highest must be above 1 and guesses above 0, not ${highest} and ${guesses}`)
+    }
     this.highest = highest
     this.guesses = guesses
   }

@@ -27,7 +27,7 @@ export function environmentService(environments, { idleS = IDLE_S, maxSessions =
     if (!ids.includes(id)) throw new Fault('NOT_FOUND', `environment '${request.environment}' is not served here, only ${ids.join(', ')}`)
     const given = decodeJson('kwargs_json', request.kwargs_json)
     for (const key of Object.keys(given)) {
-      if (!(key in environments[id].kwargs)) throw new Fault('INVALID_ARGUMENT', `environment '${id}' has no kwarg '${key}'`)
+      if (!Object.hasOwn(environments[id].kwargs, key)) throw new Fault('INVALID_ARGUMENT', `environment '${id}' has no kwarg '${key}'`)
     }
     const session = new Session(id, request, (signal) => environments[id].make({ ...environments[id].kwargs, ...given }, signal))
     sessions.set(request.episode_id, session)

@@ -87,8 +87,11 @@ def test_the_environment_plays_by_its_rules(start_node: StartNode) -> None:
     env.reset(seed=0)
     ends = [env.step("no idea")[2:4] for _ in range(7)]
     assert ends == [(False, False)] * 6 + [(False, True)]
-    with pytest.raises(EpisodeFailure, match="has no kwarg 'lowest'"):
-        RemoteEnv(address, kwargs={"lowest": 3}).reset(seed=0)
+    for name in ("lowest", "toString", "__proto__"):
+        with pytest.raises(EpisodeFailure, match=f"has no kwarg '{name}'"):
+            RemoteEnv(address, kwargs={name: 3}).reset(seed=0)
+    with pytest.raises(EpisodeFailure, match="highest must be above 1"):
+        RemoteEnv(address, kwargs={"highest": "many"}).reset(seed=0)
 
 
 def test_the_verifier_judges(start_node: StartNode) -> None:
