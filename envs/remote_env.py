@@ -13,7 +13,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from ..rpc.client import BatchedClient, unary_blocking
-from ..rpc.errors import RpcError, RpcTimeout, RpcUnavailable
+from ..rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavailable
 from ..rpc.methods import CONTRACT, EPISODE
 from ..rpc.payload import PayloadError, utf8
 from ..v1 import environment_pb2, environment_pb2_grpc
@@ -28,7 +28,7 @@ log = logging.getLogger("burnish.envs")
 
 ATTEMPTS = 3
 """How often one call is sent while the service cannot be reached. Sending it again is safe: the service does nothing twice."""
-RETRY_S = 0.1
+RETRY_S, LONGEST_PAUSE_S = 0.1, 1.0
 CLOSE_S = 5.0
 
 
@@ -36,8 +36,9 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
     """Plays in the environment service at `address` ("127.0.0.1:50053"); every reset opens a session there.
 
     environment: id of the environment on a server that has several. kwargs: arguments of that environment, laid over those that the
-    server has. deadline_s: seconds one reset or step may take, reconnecting included; keep it below `rollout.step_timeout_s`, so that a
-    failure names the service. A reset without a seed draws one. Of `options`, "task" and "episode_id" travel.
+    server has. deadline_s: seconds one reset or step may take, reconnecting and waiting for a free session included; keep it below
+    `rollout.step_timeout_s`, so that a failure names the service. A reset without a seed draws one. Of
+    `options`, "task" and "episode_id" travel.
 
     Raises EpisodeFailure ENV_TIMEOUT when the deadline passes, ENV_ERROR for whatever else the service could not do, naming
     environment and address; ValueError on a malformed address, deadline or option.
@@ -143,27 +144,33 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
 
     def _call(self, request: environment_pb2.EpisodeRequest, what: str) -> environment_pb2.EpisodeResponse:
         deadline = time.monotonic() + self._deadline_s
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 answer = self._client.call_blocking(request, max(round(deadline - time.monotonic(), 3), 0.001))
-            except RpcUnavailable as error:
-                pause = RETRY_S * 2**attempt
-                if attempt == ATTEMPTS or time.monotonic() + pause > deadline:
-                    self._lost = True
-                    raise self._failure(FailureKind.ENV_ERROR, f"{what}: {error.message} ({attempt} attempts)") from error
-                time.sleep(pause)
-            except RpcTimeout as error:
-                raise self._failure(FailureKind.ENV_TIMEOUT, f"{what}: {error.message}") from error
             except RpcError as error:
-                raise self._failure(FailureKind.ENV_ERROR, f"{what}: {error.message}") from error
+                pause = min(RETRY_S * 2**attempt, LONGEST_PAUSE_S)
+                if not _may_pass(error, what, attempt) or time.monotonic() + pause > deadline:
+                    self._lost = isinstance(error, RpcUnavailable)
+                    kind = FailureKind.ENV_TIMEOUT if isinstance(error, RpcTimeout) else FailureKind.ENV_ERROR
+                    tried = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise self._failure(kind, f"{what}: {error.message}{tried}") from error
+                time.sleep(pause)
             else:
-                if answer.WhichOneof("answer") == what:
-                    return answer
-                raise self._failure(FailureKind.ENV_ERROR, f"it answered {what} with {answer.WhichOneof('answer') or 'nothing'}")
-        raise AssertionError("the last attempt returns or raises")
+                if answer.WhichOneof("answer") != what:
+                    raise self._failure(FailureKind.ENV_ERROR, f"it answered {what} with {answer.WhichOneof('answer') or 'nothing'}")
+                return answer
 
     def _failure(self, kind: FailureKind, detail: str) -> EpisodeFailure:
         return EpisodeFailure(Failure(kind, self._culprit, detail))
+
+
+def _may_pass(error: RpcError, what: str, attempt: int) -> bool:
+    """Whether to send the call again: the connection broke, or every session of the service is taken."""
+    if isinstance(error, RpcRemoteError):
+        return what == "reset" and error.code == CODES["RESOURCE_EXHAUSTED"]
+    return isinstance(error, RpcUnavailable) and attempt < ATTEMPTS
 
 
 async def _describe(channel: grpc.aio.Channel, timeout_s: float) -> environment_pb2.DescribeEnvironmentsResponse:

@@ -405,6 +405,16 @@ def test_the_number_of_sessions_is_bounded() -> None:
         assert caught.value.code == CODES["RESOURCE_EXHAUSTED"]
         first.close()
         third.reset()
+        brief = RemoteEnv(address, deadline_s=0.5)
+        with pytest.raises(EpisodeFailure, match="reset: 2 episodes are open") as failed:
+            brief.reset(seed=0)
+        assert failed.value.failure.kind == FailureKind.ENV_ERROR
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(RemoteEnv(address).reset, seed=0)
+            time.sleep(0.5)
+            assert not waiting.done(), "a full server is waited for"
+            second.close()
+            assert waiting.result(WAIT_S)[0][1] == Message("user", "begin")
     with pytest.raises(ValueError, match="max_sessions of at least 1"):
         SessionLimits(max_sessions=0)
 
