@@ -42,7 +42,7 @@ from burnish.rpc.errors import CODES, RpcRemoteError, RpcTimeout
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.server import Server
 from burnish.services import ServiceProcess
-from burnish.v1 import environment_pb2, environment_pb2_grpc
+from burnish.v1 import common_pb2, environment_pb2, environment_pb2_grpc
 
 pytestmark = pytest.mark.integration
 
@@ -115,6 +115,20 @@ def serving(sessions: SessionLimits, inline: bool = False) -> Iterator[str]:
         yield background().run(server.start(), WAIT_S)
     finally:
         assert background().run(server.stop(), WAIT_S)
+
+
+class Foreign(EnvironmentService):
+    """Speaks another contract, and answers what it likes."""
+
+    def __init__(self, answers: list[environment_pb2.EpisodeResponse]) -> None:
+        super().__init__([ServedEnvironment("burnish/Arithmetic-v0")])
+        self._answers = answers
+
+    async def Describe(self, request: Any, context: Any) -> environment_pb2.DescribeEnvironmentsResponse:
+        return environment_pb2.DescribeEnvironmentsResponse(contract="burnish.v9")
+
+    async def _handle(self, request: environment_pb2.EpisodeRequest) -> environment_pb2.EpisodeResponse:
+        return self._answers.pop(0) if request.WhichOneof("call") != "close" else await super()._handle(request)
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +390,45 @@ def test_a_reset_that_failed_leaves_nothing_behind(either: str) -> None:
         caller.refused("NOT_FOUND", 0, "a")
     with pytest.raises(RpcRemoteError, match="kwargs_json: must be a JSON object"):
         Caller(either, kwargs_json="[]").reset()
+
+
+def test_a_service_that_answers_nonsense_is_a_typed_failure() -> None:
+    user = common_pb2.Message(role=common_pb2.ROLE_USER, text="begin")
+    begun = environment_pb2.EpisodeResponse(reset=environment_pb2.ResetResponse(messages=[user], environment="far/Off-v0"))
+
+    def stepped(**fields: Any) -> environment_pb2.EpisodeResponse:
+        return environment_pb2.EpisodeResponse(step=environment_pb2.StepResponse(**fields))
+
+    resets = {
+        "it answered reset with nothing": environment_pb2.EpisodeResponse(),
+        "it answered reset with close": environment_pb2.EpisodeResponse(close=environment_pb2.CloseResponse()),
+        "breaks the environment contract: reset returned no message": environment_pb2.EpisodeResponse(reset={}),
+    }
+    steps = {
+        "it answered step with reset": begun,
+        "breaks the environment contract: step: reward must be a finite number, not nan": stepped(reward=float("nan"), terminated=True),
+        "breaks the environment contract: step returned no message though the episode goes on": stepped(),
+        "its answer to step is unreadable: info.data_json: not valid JSON": stepped(terminated=True, info={"data_json": "{"}),
+        "its answer to step is unreadable: messages[0].role is 0": stepped(messages=[common_pb2.Message(text="hi")]),
+    }
+    answers = [*resets.values(), *(answer for step in steps.values() for answer in (begun, step))]
+    server = Server([Foreign(answers)])
+    address = background().run(server.start(), WAIT_S)
+    env = RemoteEnv(address)
+    for detail in resets:
+        with pytest.raises(EpisodeFailure) as caught:
+            env.reset(seed=0)
+        failed = caught.value.failure
+        assert (failed.kind, failed.culprit) == (FailureKind.ENV_ERROR, f"environment@{address}")
+        assert failed.detail.startswith(detail)
+    for detail in steps:
+        env.reset(seed=0)
+        failed = failure(env, "hello")
+        assert (failed.kind, failed.culprit) == (FailureKind.ENV_ERROR, f"far/Off-v0@{address}")
+        assert failed.detail.startswith(detail)
+    with pytest.raises(ValueError, match=r"speaks 'burnish\.v9'; this burnish speaks 'burnish\.v1'"):
+        env.check()
+    assert background().run(server.stop(), WAIT_S)
 
 
 def test_sessions_expire_when_nobody_asks(tmp_path: Path) -> None:
