@@ -402,7 +402,9 @@ def test_a_service_that_answers_nonsense_is_a_typed_failure() -> None:
     resets = {
         "it answered reset with nothing": environment_pb2.EpisodeResponse(),
         "it answered reset with close": environment_pb2.EpisodeResponse(close=environment_pb2.CloseResponse()),
-        "breaks the environment contract: reset returned no message": environment_pb2.EpisodeResponse(reset={}),
+        "breaks the environment contract: reset returned no message": environment_pb2.EpisodeResponse(
+            reset=environment_pb2.ResetResponse()
+        ),
     }
     steps = {
         "it answered step with reset": begun,
