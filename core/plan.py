@@ -184,7 +184,7 @@ def _service_line(name: str, config: RunConfig) -> str:
     service = config.services[name]
     if service.address is not None:
         return f"{name}: uses the one running at {service.address}"
-    return f"{name}: starts {'tools' if service.tools else 'verifier'} {service.tools or service.verifier} as a process"
+    return f"{name}: starts {service.kind} {service.target} as a process"
 
 
 def _example_length(table: SupervisedConfig, phase: Phase, folder: Path) -> float:
