@@ -159,14 +159,18 @@ class Trajectory:
 class Reward:
     """What the episode was worth: the total that trains, and every part unweighted.
 
-    Example: `Reward(total=0.95, parts={"env": 0.0, "verdict.correct": 1.0, "cost": -0.5})`.
+    turns: part -> its value for each turn, in the order of `Episode.turns`, of the parts that were judged turn by turn.
+
+    Example: `Reward(total=0.95, parts={"env": 0.0, "verdict.correct": 1.0, "cost": -0.5}, turns={"cost": (-0.2, -0.3)})`.
     """
 
     total: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bad = [name for name, value in {"total": self.total, **self.parts}.items() if not math.isfinite(value)]
+        bad += [f"turns of {name}" for name, values in self.turns.items() if not all(map(math.isfinite, values))]
         assert not bad, f"reward has non-finite values in {bad}; those are failures, not rewards"
 
 
@@ -208,10 +212,17 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeGroup:
-    """The G episodes of one task, in sample order. Example: `EpisodeGroup(task, (episode_0, episode_1))`."""
+    """The G episodes of one task, in sample order.
+
+    comparable: False when too few of them were judged for a reward that compares them: their rewards lack that part, and the group must
+    not train.
+
+    Example: `EpisodeGroup(task, (episode_0, episode_1))`.
+    """
 
     task: Task
     episodes: tuple[Episode, ...]
+    comparable: bool = True
 
     def __post_init__(self) -> None:
         assert all(episode.task.id == self.task.id for episode in self.episodes), "a group holds episodes of one task"
@@ -230,12 +241,15 @@ def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message
     if content is None and row.get("tool_calls"):
         content = ""
     if isinstance(content, Sequence) and not isinstance(content, str):
-        bad = [part for part in content if not (isinstance(part, Mapping) and part.get("type") == "text")]
+        bad = [p for p in content if not (isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str))]
         if bad:
             raise ValueError(f"{where}: content part {bad[0]!r} is not a text part")
-        content = tuple(TextPart(str(part["text"])) for part in content)
+        content = tuple(TextPart(part["text"]) for part in content)
     if not isinstance(content, (str, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of text parts, not {type(content).__name__}")
+    for key in ("tool_call_id", "name"):
+        if not isinstance(row.get(key), str | None):
+            raise ValueError(f"{where}: {key} must be a string, not {type(row[key]).__name__}")
     calls = tuple(_tool_call_from_dict(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(row.get("tool_calls") or ()))
     return Message(role, content, calls, row.get("tool_call_id"), row.get("name"))
 

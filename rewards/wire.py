@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..envs.wire import decode_object, encode_object, messages_from_wire, messages_to_wire, task_from_wire, task_to_wire
 from ..rpc.payload import utf8
 from ..v1 import verifier_pb2
-from .types import RewardInput, Score
+from .types import InvalidScore, RewardInput, Score
 
 
 def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyRequest:
@@ -38,6 +38,9 @@ def from_request(request: verifier_pb2.VerifyRequest) -> RewardInput:
 
 
 def to_response(score: Score) -> verifier_pb2.VerifyResponse:
+    """Raises InvalidScore when the score has values per turn, which the message cannot carry."""
+    if score.turns:
+        raise InvalidScore("a verifier cannot give values per turn; leave turns of the score empty")
     return verifier_pb2.VerifyResponse(score=score.value, parts=score.parts, labels={utf8(k): utf8(v) for k, v in score.labels.items()})
 
 

@@ -76,6 +76,13 @@ def test_labels_must_be_strings() -> None:
         Score(1.0, labels={"expected": 3})  # type: ignore[dict-item]
 
 
+def test_parts_and_labels_must_be_mappings_even_when_empty() -> None:
+    with pytest.raises(InvalidScore, match="parts of the score must be a mapping, not NoneType"):
+        Score(1.0, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidScore, match="labels of the score must be a mapping, not list"):
+        Score(1.0, labels=[])  # type: ignore[arg-type]
+
+
 async def test_sync_runs_in_a_thread_and_async_on_the_loop(plugin: Any) -> None:
     threads: list[threading.Thread] = []
 
@@ -149,7 +156,8 @@ async def test_a_hung_sync_reward_times_out_and_later_calls_stop_leaking_threads
     scorer = plugin(hangs, timeout_s=0.01)
     for _ in range(MAX_ABANDONED_THREADS):
         failure = await failure_of(scorer)
-        assert (failure.kind, failure.detail) == (FailureKind.REWARD_TIMEOUT, "no answer within 0.01 s")
+        assert failure.kind is FailureKind.REWARD_TIMEOUT
+        assert failure.detail.startswith("task train-17: no answer within 0.01 s\n  at ")
     assert "still running" in (await failure_of(scorer)).detail
     assert len(calls) == MAX_ABANDONED_THREADS
     release.set()
