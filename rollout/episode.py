@@ -109,14 +109,18 @@ async def reward_together(rubric: Rubric, played: Sequence[Played]) -> tuple[Epi
 
 
 async def _converse(parts: EpisodeParts, task: Task, attempt_id: str, temperature: float) -> Conversation:
-    env: ConversationEnv | None = None
+    env = await _in_thread(parts, lambda: _make(parts), "make")
     try:
-        env = await _in_thread(parts, lambda: _make(parts), "make")
         messages, info = await _in_thread(parts, lambda: reset_env(env, parts.env_id, task, attempt_id), "reset")
-        return await _talk(parts, env, _Start((*task.prompt, *messages), info), attempt_id, temperature)
-    finally:
-        if env is not None:
-            await asyncio.shield(_in_thread(parts, env.close, "close"))
+        talk = await _talk(parts, env, _Start((*task.prompt, *messages), info), attempt_id, temperature)
+    except BaseException as error:
+        try:
+            await asyncio.shield(_in_thread(parts, lambda: _close(parts, env), "close"))
+        except EpisodeFailure as closing:
+            error.add_note(str(closing))  # what ended the episode is why it failed, not what its remains did
+        raise
+    await asyncio.shield(_in_thread(parts, lambda: _close(parts, env), "close"))
+    return talk
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,11 @@ def _seen(task: Task, attempt_id: str, talk: Conversation) -> RewardInput:
 def _make(parts: EpisodeParts) -> ConversationEnv:
     with boundary(FailureKind.ENV_ERROR, parts.env_id):
         return make_env(parts.env_id, **parts.env_args)
+
+
+def _close(parts: EpisodeParts, env: ConversationEnv) -> None:
+    with boundary(FailureKind.ENV_ERROR, parts.env_id):
+        env.close()
 
 
 def _turn(generation: Generation, env_s: float) -> Turn:

@@ -41,9 +41,9 @@ class Echo(gymnasium.Env[Any, str]):
     most_open = 0
     lock = threading.Lock()
 
-    def __init__(self, fail_on: str = "", slow_s: float = 0.0) -> None:
+    def __init__(self, fail_on: str = "", slow_s: float = 0.0, fail_closing: bool = False) -> None:
         self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
-        self._fail_on, self._slow_s = fail_on, slow_s
+        self._fail_on, self._slow_s, self._fail_closing = fail_on, slow_s, fail_closing
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -63,6 +63,8 @@ class Echo(gymnasium.Env[Any, str]):
     def close(self) -> None:
         with Echo.lock:
             Echo.open_now -= 1
+        if self._fail_closing:
+            raise RuntimeError("the door is stuck")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,6 +156,15 @@ def test_an_environment_that_raises_is_a_failure_that_names_it(tokenizer, thread
     assert (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
     assert "the gauge is broken" in failure.detail
     assert episode.reward is None and episode.trajectories == ()
+
+
+@pytest.mark.parametrize(("fail_on", "detail"), [("", "the door is stuck"), ("meas", "the gauge is broken")])
+def test_an_environment_that_cannot_close_is_a_failure_and_hides_no_earlier_one(tokenizer, threads, fail_on: str, detail: str) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure", "done"))
+    args = {"fail_on": fail_on, "fail_closing": True}
+    failure = asyncio.run(run_episode(parts(tokenizer, threads, engine, env_args=args), TASK, 0, 1.0)).outcome
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.ENV_ERROR
+    assert failure.culprit == ENV_ID and detail in failure.detail
 
 
 def test_an_environment_past_its_deadline_is_a_timeout(tokenizer, threads) -> None:
