@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class Rubric:
 
     Every part is recorded unweighted: "env" and "env.<part>" from the environment, "<name>" and "<name>.<part>" from a scorer.
     retries: further attempts after a scorer's failure, waiting backoff_s, then twice as long, and so on.
-    max_concurrent: calls in flight per scorer.
+    max_concurrent: calls in flight per scorer that has no limit of its own.
 
     Example: `Rubric([(verdict, 1.0), (make_scorer("burnish/inspection-cost-v1"), 0.2)], env_weight=0.0)`.
     """
@@ -52,7 +53,8 @@ class Rubric:
         self._env_weight = env_weight
         self._retries = retries
         self._backoff_s = backoff_s
-        self._slots = {scorer.name: asyncio.Semaphore(max_concurrent) for scorer, _ in entries}
+        limited = [scorer.name for scorer, _ in entries if not hasattr(scorer, "max_concurrent")]  # the others limit themselves
+        self._slots = {name: asyncio.Semaphore(max_concurrent) for name in limited}
 
     async def score(self, episode: RewardInput) -> tuple[Reward, dict[str, str]]:
         """The reward of one episode and the labels its scorers gave.
@@ -89,7 +91,7 @@ class Rubric:
     async def _attempt(self, scorer: Scorer, episode: RewardInput) -> Score:
         for attempt in range(self._retries + 1):
             try:
-                async with self._slots[scorer.name]:
+                async with self._slots.get(scorer.name, contextlib.nullcontext()):
                     return await scorer.score(episode)
             except EpisodeFailure as error:
                 failure = error.failure
