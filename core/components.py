@@ -32,9 +32,10 @@ def load_components(config: RunConfig) -> str:
 
 
 def check_components(config: RunConfig) -> None:
-    """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit."""
+    """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit, or a row of
+    the tasks is."""
     problems: list[str] = []
-    for check in (_environment, _rewards, _generators, _services):
+    for check in (_environment, _rewards, _tasks, _generators, _services):
         problems += check(config)
     if problems:
         raise ValueError("\n".join(problems))
@@ -81,6 +82,20 @@ def _rewards(config: RunConfig) -> Iterator[str]:
                 check_params(REWARDS.get(entry.use), entry.args)
             except ValueError as error:
                 yield f"rewards.{entry.name}: {error}"
+
+
+def _tasks(config: RunConfig) -> Iterator[str]:
+    if config.tasks is None:
+        return
+    from burnish.trainer.task_files import read_task_files
+
+    try:
+        rows = len(read_task_files(config.tasks).held_out)
+    except ValueError as error:
+        yield str(error)
+        return
+    if "tasks" in config.evaluation.model_fields_set and config.evaluation.tasks > rows:
+        yield f"evaluation.tasks: {config.evaluation.tasks}, but {config.tasks.held_out} holds only {rows} rows; lower it or leave it out"
 
 
 def _generators(config: RunConfig) -> Iterator[str]:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import time
@@ -190,12 +191,10 @@ class AwsHandler:
     invalid = FailureKind.VERIFIER_INVALID
 
     def __init__(self, settings: HandlerSettings) -> None:
-        try:
-            import boto3
-            import botocore.config
-            import botocore.exceptions
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{settings.target} is an AWS Lambda, which needs boto3: pip install 'burnish[aws]' ({error})") from error
+        boto3 = import_boto3(settings.target)
+        import botocore.config
+        import botocore.exceptions
+
         self.settings = settings
         config = botocore.config.Config(
             connect_timeout=min(CONNECT_S, settings.timeout_s),
@@ -242,10 +241,17 @@ class AwsHandler:
         return EpisodeFailure(Failure(kind, self.settings.target, detail))
 
 
+def import_boto3(target: str) -> Any:
+    """The module boto3, an optional dependency. Raises ValueError saying what to install."""
+    try:
+        import boto3
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{target} is an AWS Lambda, which needs boto3: pip install 'burnish[aws]' ({error})") from error
+    return boto3
+
+
 def env_token(variable: str | None) -> str | None:
     """The bearer token in an environment variable. Raises ValueError when the variable is not set."""
-    import os
-
     if variable is None:
         return None
     token = os.environ.get(variable, "").strip()

@@ -1,8 +1,8 @@
 """`burnish/reward-lambda-v1`: a reward function with the contract of a reward Lambda, list in and list out, wherever it runs.
 
-    [[rewards]]
-    use = "burnish/reward-lambda-v1"
-    args = { handler = "my_rewards.py:lambda_handler" }     # or "https://…", or an AWS Lambda's name or ARN
+[[rewards]]
+use = "burnish/reward-lambda-v1"
+args = { handler = "my_rewards.py:lambda_handler" }     # or "https://…", or an AWS Lambda's name or ARN
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..rpc.payload import PayloadError
-from .lambda_handlers import Handler, HandlerSettings, env_token, load_handler, make_handler
+from .lambda_handlers import Handler, HandlerSettings, env_token, import_boto3, load_handler, make_handler
 from .lambda_rows import MAX_ANSWER_BYTES, BadAnswer, event_row, read_answer
 from .per_loop import PerLoop
 from .plugin import reward
@@ -63,6 +63,8 @@ class LambdaOptions(BaseModel):
             load_handler(self.handler)
         elif kind == "http":
             env_token(self.token_env)
+        else:
+            import_boto3(self.handler)
         return self
 
     @property
@@ -81,17 +83,31 @@ async def reward_lambda(episodes: Sequence[RewardInput], *, options: LambdaOptio
     handler = _handlers.get(options.settings, lambda: make_handler(options.settings))
     rows: dict[str, dict[str, Any]] = {}
     results: dict[str, Score | Failure] = {}
-    for episode in episodes:
+    ids = distinct([episode.episode_id for episode in episodes])
+    for id, episode in zip(ids, episodes, strict=True):
         try:
-            rows[episode.episode_id] = event_row(episode)
+            rows[id] = {**event_row(episode), "id": id}
         except PayloadError as error:
-            detail = f"the episode cannot be sent: {error}"
-            results[episode.episode_id] = Failure(FailureKind.REWARD_ERROR, options.handler, detail)
+            results[id] = Failure(FailureKind.REWARD_ERROR, options.handler, f"the episode cannot be sent: {error}")
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_call(handler, chunk, options)) for chunk in chunks(rows, options.chunk)]
     for task in tasks:
         results |= task.result()
-    return [_of_task(results[episode.episode_id], episode.task.id) for episode in episodes]
+    return [_of_task(results[id], episode.task.id) for id, episode in zip(ids, episodes, strict=True)]
+
+
+def distinct(ids: Sequence[str]) -> list[str]:
+    """The ids, numbered where one comes again. Example: `distinct(["a", "a", "b"])` is `["a", "a#1", "b"]`."""
+    used: set[str] = set()
+    found = []
+    for id in ids:
+        fresh, count = id, 0
+        while fresh in used:
+            count += 1
+            fresh = f"{id}#{count}"
+        used.add(fresh)
+        found.append(fresh)
+    return found
 
 
 def chunks(rows: Mapping[str, dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -39,7 +39,9 @@ _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
     ast.Pow: math.pow,
 }
-_TOKEN = re.compile(r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign>\*\*|[-+*/^(),]))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign>\*\*|[-+*/^(),]))"
+)
 
 
 class FormulaError(ValueError):
@@ -133,7 +135,9 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     while position < len(stripped):
         match = _TOKEN.match(stripped, position)
         if match is None:
-            raise ValueError(f"the formula holds {stripped[position:].lstrip()[:1]!r}; it may use + - * / ^, parentheses, {', '.join(FUNCTIONS)}")
+            raise ValueError(
+                f"the formula holds {stripped[position:].lstrip()[:1]!r}; it may use + - * / ^, parentheses, {', '.join(FUNCTIONS)}"
+            )
         kind = str(match.lastgroup)
         token = match[kind]
         if kind == "number":

@@ -105,7 +105,7 @@ class Judge:
     async def _ask(self, grader: ScoreModel | LabelModel, sample: Sample, item: Mapping[str, Any], rule: str) -> str:
         messages = judge_messages(grader.input, sample, item, rule)
         try:
-            async with asyncio.timeout(self.settings.deadline_s), self._slots:
+            async with self._slots, asyncio.timeout(self.settings.deadline_s):
                 return await self._complete(grader, messages)
         except TimeoutError:
             detail = f"no judgement within {self.settings.deadline_s:g} s"

@@ -1,8 +1,8 @@
 """`burnish/openai-grader-v1`: grader JSON as OpenAI and Azure have it, as a reward.
 
-    [[rewards]]
-    use = "burnish/openai-grader-v1"
-    args = { file = "grader.json", base_url = "http://127.0.0.1:8000/v1" }
+[[rewards]]
+use = "burnish/openai-grader-v1"
+args = { file = "grader.json", base_url = "http://127.0.0.1:8000/v1" }
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .types import AnyGrader, load_grader, read_grader
 ID = "burnish/openai-grader-v1"
 TIMEOUT_S = 900.0
 """More than any `deadline_s`, which is what ends a judgement."""
+MAX_CONCURRENT = 1024
 
 _judges: PerLoop[Judge] = PerLoop()
 
@@ -50,7 +51,7 @@ class GraderOptions(BaseModel):
     timeout_s: float = Field(default=60.0, gt=0, le=600)
     retries: int = Field(default=3, ge=0, le=10)
     deadline_s: float = Field(default=240.0, gt=0, lt=TIMEOUT_S)
-    max_concurrent: int = Field(default=32, ge=1, le=1024)
+    max_concurrent: int = Field(default=32, ge=1, le=MAX_CONCURRENT)
 
     _loaded: AnyGrader = PrivateAttr()
     _paths: dict[str, tuple[str | int, ...]] = PrivateAttr()
@@ -95,7 +96,7 @@ class GraderOptions(BaseModel):
         return {**base, **added}
 
 
-@reward(ID, timeout_s=TIMEOUT_S)
+@reward(ID, timeout_s=TIMEOUT_S, max_concurrent=MAX_CONCURRENT)
 async def openai_grader(episode: RewardInput, *, options: GraderOptions) -> Score:
     """Grade with OpenAI grader JSON: string_check, text_similarity, score_model, label_model, multi.
 

@@ -16,7 +16,7 @@ from ..types import Score
 from .types import TextSimilarity
 
 MAX_CHARS = 200_000
-"""Longer texts would hold up everything else; the policy's answer is cut there, which no metric notices on texts people compare."""
+"""Only so much of a text is compared: more would take seconds, and no answer that a context holds is as long."""
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _ROUGE_WORDS = re.compile(r"[a-z0-9]+")

@@ -1,7 +1,7 @@
 """Grader JSON as OpenAI and Azure have it, as strict models: what is unknown, contradictory or cannot be had here is refused at load.
 
-    grader = read_grader({"type": "string_check", "name": "exact", "operation": "eq",
-                          "input": "{{sample.output_text}}", "reference": "{{item.answer}}"})
+grader = read_grader({"type": "string_check", "name": "exact", "operation": "eq",
+                      "input": "{{sample.output_text}}", "reference": "{{item.answer}}"})
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class TextSimilarity(_Named):
         if self.evaluation_metric in NOT_HERE:
             raise ValueError(f"evaluation_metric {self.evaluation_metric!r} cannot be had: {NOT_HERE[self.evaluation_metric]}")
         if self.evaluation_metric not in METRICS:
-            raise ValueError(f"evaluation_metric {self.evaluation_metric!r} is unknown{did_you_mean(self.evaluation_metric, list(METRICS))}")
+            raise ValueError(
+                f"evaluation_metric {self.evaluation_metric!r} is unknown{did_you_mean(self.evaluation_metric, list(METRICS))}"
+            )
         return self
 
 
