@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from ..envs.registry import did_you_mean
@@ -83,8 +84,12 @@ def describe_options(id: str, function: Callable[..., Any], first: str) -> tuple
 
 
 def type_name(annotation: Any) -> str:
-    """An annotation as it would be written. Example: `float`, `Literal['a', 'b']`, `list[str] | None`."""
-    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+    """An annotation as it would be written, constraints behind it. Example: `float, ge=0`, `Literal['a', 'b']`, `list[str] | None`."""
+    if get_origin(annotation) is Annotated:
+        base, *metadata = get_args(annotation)
+        flat = [rule for item in metadata for rule in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return ", ".join([type_name(base), *(repr(rule).partition("(")[2].removesuffix(")") or repr(rule) for rule in flat)])
+    if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("collections.abc.", "")
 

@@ -20,7 +20,7 @@ from ..envs.registry import ID_PATTERN, Registry, check_id
 from .calls import MAX_ABANDONED_THREADS
 from .declaration import Level, RewardFunction, RewardPlugin, declare
 from .options import check_options, option_parameters
-from .scorers import BatchScorer, EpisodeScorer, PluginGroupScorer, TurnScorer
+from .scorers import PluginGroupScorer, scorer_for
 from .types import GroupScorer, Scorer, as_score
 
 __all__ = [
@@ -105,10 +105,7 @@ def make_scorer(id: str, name: str | None = None, params: Mapping[str, Any] | No
     options = check_params(plugin, params or {})
     if plugin.level == "group":
         raise ValueError(f"reward {id!r} has level 'group': it compares attempts with each other and cannot judge one alone")
-    if plugin.level == "batch":
-        return BatchScorer(plugin, name or default_name(id), options)
-    kind = TurnScorer if plugin.level == "turn" else EpisodeScorer
-    return kind(plugin, name or default_name(id), options)
+    return scorer_for(plugin, name or default_name(id), options)
 
 
 def make_group_scorer(id: str, name: str | None = None, params: Mapping[str, Any] | None = None) -> GroupScorer:

@@ -12,10 +12,10 @@ from .batches import Batcher
 from .cache import ScoreCache, content_key
 from .calls import Caller, Fault
 from .declaration import RewardPlugin
-from .types import RewardInput, Score, TurnInput, turns_of
+from .types import RewardInput, Score, Scorer, TurnInput, turns_of
 
 
-def make_caller(plugin: RewardPlugin, options: Mapping[str, Any]) -> Caller:
+def _caller(plugin: RewardPlugin, options: Mapping[str, Any]) -> Caller:
     return Caller(plugin.id, plugin.function, options, plugin.timeout_s, plugin.max_concurrent)
 
 
@@ -25,7 +25,7 @@ class EpisodeScorer:
     def __init__(self, plugin: RewardPlugin, name: str, options: Mapping[str, Any]) -> None:
         self.name = name
         self.max_concurrent = plugin.max_concurrent
-        self._caller = make_caller(plugin, options)
+        self._caller = _caller(plugin, options)
         self._cache: ScoreCache[Score] = ScoreCache(plugin.cache)
         self._cached = plugin.cache > 0
 
@@ -78,7 +78,7 @@ class BatchScorer:
     def __init__(self, plugin: RewardPlugin, name: str, options: Mapping[str, Any]) -> None:
         self.name = name
         self.max_concurrent = plugin.max_concurrent
-        self._caller = make_caller(plugin, options)
+        self._caller = _caller(plugin, options)
         self._batcher = Batcher(self._judge, plugin.max_batch, plugin.max_wait_s, plugin.max_concurrent)
         self._cache: ScoreCache[Score] = ScoreCache(plugin.cache)
         self._cached = plugin.cache > 0
@@ -105,7 +105,7 @@ class PluginGroupScorer:
         self.name = name
         self.max_concurrent = plugin.max_concurrent
         self.min_members = plugin.min_members
-        self._caller = make_caller(plugin, options)
+        self._caller = _caller(plugin, options)
         self._cache: ScoreCache[Sequence[Score | Failure]] = ScoreCache(plugin.cache)
         self._cached = plugin.cache > 0
 
@@ -124,3 +124,10 @@ class PluginGroupScorer:
 
     async def _judge(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
         return self._caller.read_all(await self._caller.call(episodes), episodes)
+
+
+def scorer_for(plugin: RewardPlugin, name: str, options: Mapping[str, Any]) -> Scorer:
+    """The scorer of a plug-in that judges single episodes; its options must have been checked."""
+    if plugin.level == "batch":
+        return BatchScorer(plugin, name, options)
+    return TurnScorer(plugin, name, options) if plugin.level == "turn" else EpisodeScorer(plugin, name, options)

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 
@@ -161,3 +161,8 @@ class GroupScorer(Protocol):
         ...
 
     async def score_group(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]: ...
+
+
+def compares(scorer: Scorer | GroupScorer) -> TypeGuard[GroupScorer]:
+    """Whether a scorer judges groups rather than single episodes."""
+    return hasattr(scorer, "score_group")
