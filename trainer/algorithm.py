@@ -77,8 +77,9 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     ) -> RFTConfig:
         """Set the policy, environment and rewards (`worker`), the learner, and the phase.
 
-        train_seeds: half-open range that training tasks come from; tasks: files that they come from instead. success: the reward part reported as success. stall_s: seconds
-        without any finished group after which the run stops. learner_timeout_s: seconds one call of the learner may take.
+        train_seeds: half-open range that training tasks come from; tasks: files that they come from instead. success: the reward part
+        reported as success. stall_s: seconds without any finished group after which the run stops. learner_timeout_s: seconds one call
+        of the learner may take.
         """
         self.worker_setup = worker
         self.learner_setup = learner or self.learner_setup

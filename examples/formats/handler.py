@@ -7,7 +7,7 @@ def lambda_handler(event, context):
     return [judge(sample) for sample in event]
 
 
-def judge(sample):
+def judge(sample: dict) -> dict:
     expected = sample["metadata"]["reference_answer"]
     try:
         answer = json.loads(sample["messages"][-1]["content"])

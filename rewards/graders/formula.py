@@ -141,14 +141,12 @@ def _tokens(text: str) -> list[tuple[str, str]]:
         kind = str(match.lastgroup)
         token = match[kind]
         if kind == "number":
-            token = repr(float(token)) if math.isfinite(float(token)) else _too_large(token)
+            if not math.isfinite(float(token)):
+                raise ValueError(f"the number {token:.20} in the formula is too large")
+            token = repr(float(token))
         found.append((token, kind))
         position = match.end()
     return found
-
-
-def _too_large(token: str) -> str:
-    raise ValueError(f"the number {token:.20} in the formula is too large")
 
 
 def _check_call(name: str, count: int) -> None:

@@ -115,9 +115,8 @@ class Judge:
         import openai
 
         try:
-            answer: Any = await self._client.chat.completions.create(  # type: ignore[call-overload]
-                model=grader.model, messages=messages, **sampling(grader.sampling_params)
-            )
+            create: Any = self._client.chat.completions.create  # its overloads want message types of their own
+            answer = await create(model=grader.model, messages=messages, **sampling(grader.sampling_params))
             text = answer.choices[0].message.content
         except openai.APITimeoutError as error:
             detail = f"no answer within {self.settings.timeout_s:g} s"

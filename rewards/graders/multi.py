@@ -57,17 +57,3 @@ def asks_a_judge(grader: AnyGrader) -> bool:
     """Whether grading needs a judge model."""
     members = grader.graders.values() if isinstance(grader, Multi) else (grader,)
     return any(isinstance(member, ScoreModel | LabelModel) for member in members)
-
-
-def item_paths(grader: AnyGrader) -> set[tuple[str | int, ...]]:
-    """Everything that the grader's templates want of the item."""
-    members = grader.graders.values() if isinstance(grader, Multi) else (grader,)
-    found: set[tuple[str | int, ...]] = set()
-    for member in members:
-        if isinstance(member, ScoreModel | LabelModel):
-            texts = tuple(text for message in member.input for text in message.texts)
-        else:
-            assert isinstance(member, StringCheck | TextSimilarity)
-            texts = (member.input, member.reference)
-        found |= {path for text in texts for path in Template(text).item_paths}
-    return found

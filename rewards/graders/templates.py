@@ -60,11 +60,6 @@ class Template:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_parts", tuple(_parts(self.text)))
 
-    @property
-    def item_paths(self) -> tuple[Reference, ...]:
-        """What the template wants of the item, each as keys and list positions."""
-        return tuple(part[1:] for part in self._parts if not isinstance(part, str) and part[0] == "item")
-
     def fill(self, sample: Sample, item: Mapping[str, Any]) -> str:
         """The text with every reference replaced: strings as they are, everything else as JSON.
 
@@ -146,7 +141,7 @@ def walk(value: Any, path: Sequence[str | int]) -> Any:
 
 
 def parse_path(text: str) -> tuple[str | int, ...]:
-    """A dotted path of a recipe. Raises ValueError when it is none. Example: `parse_path("answer.steps[0]")` is `("answer", "steps", 0)`."""
+    """A dotted path. Raises ValueError when it is none. Example: `parse_path("answer.steps[0]")` is `("answer", "steps", 0)`."""
     return _path(f"item.{text}")[1:]
 
 

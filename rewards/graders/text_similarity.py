@@ -1,13 +1,14 @@
-"""`text_similarity`: how alike two texts are, from 0 to 1, with nothing but what the libraries bring along.
+"""`text_similarity`: how alike two texts are, from 0 to 1. No metric needs more than the texts.
 
 fuzzy_match is rapidfuzz's ratio: twice the longest common subsequence of characters, over the sum of the lengths. bleu and gleu are
-nltk's sentence scores with n-grams up to 4 (bleu with the smoothing of NIST's mteval; for texts of fewer than 4 words, n-grams up to
-their length) over words and punctuation marks as written. rouge_1 to rouge_5 and rouge_l are F1 scores over lower-case letters and
-digits, as in ROUGE-1.5.5 without stemming.
+sentence scores with n-grams up to 4, over words and punctuation marks as written. bleu takes n-grams up to the length of shorter texts,
+and smooths orders without a match as NIST's mteval does (1/2, 1/4, … of one match); gleu is the lesser of precision and recall over all
+n-grams. rouge_1 to rouge_5 and rouge_l are F1 scores over lower-case letters and digits, as in ROUGE-1.5.5 without stemming.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from .types import TextSimilarity
 
 MAX_CHARS = 200_000
 """Only so much of a text is compared: more would take seconds, and no answer that a context holds is as long."""
+
+MAX_ORDER = 4
+"""The longest n-grams of bleu and gleu."""
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _ROUGE_WORDS = re.compile(r"[a-z0-9]+")
@@ -51,18 +55,24 @@ def similarity(metric: str, text: str, reference: str) -> float:
 
 
 def _bleu(words: Sequence[str], wanted: Sequence[str]) -> float:
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-
-    if not words or not wanted:
+    if not set(words) & set(wanted):
         return 0.0
-    order = min(4, len(words))
-    return float(sentence_bleu([wanted], words, weights=[1 / order] * order, smoothing_function=SmoothingFunction().method3))
+    order, unmatched, logs = min(MAX_ORDER, len(words)), 0, 0.0
+    for n in range(1, order + 1):
+        found = _ngrams(words, n)
+        shared: float = (found & _ngrams(wanted, n)).total()
+        if not shared:
+            unmatched += 1
+            shared = 0.5**unmatched
+        logs += math.log(shared / found.total())
+    brevity = min(0.0, 1 - len(wanted) / len(words))
+    return math.exp(brevity + logs / order)
 
 
 def _gleu(words: Sequence[str], wanted: Sequence[str]) -> float:
-    from nltk.translate.gleu_score import sentence_gleu
-
-    return float(sentence_gleu([wanted], words)) if words and wanted else 0.0
+    found, needed = (sum((_ngrams(text, n) for n in range(1, MAX_ORDER + 1)), Counter()) for text in (words, wanted))
+    longer = max(found.total(), needed.total())
+    return (found & needed).total() / longer if longer else 0.0
 
 
 def _rouge_n(words: Sequence[str], wanted: Sequence[str], n: int) -> float:
