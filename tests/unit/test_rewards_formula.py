@@ -39,7 +39,9 @@ def test_what_a_formula_is_worth(text: str, expected: float) -> None:
     assert type(value(text)) is float
 
 
-@pytest.mark.parametrize("text", ["1 / _c1", "_c1 ^ -1", "sqrt(-a)", "log(_c1)", "log(-1)", "(-a) ^ 0.5", "exp(1000)", "1e308 * 10", "-1e308 - 1e308"])
+@pytest.mark.parametrize(
+    "text", ["1 / _c1", "_c1 ^ -1", "sqrt(-a)", "log(_c1)", "log(-1)", "(-a) ^ 0.5", "exp(1000)", "1e308 * 10", "-1e308 - 1e308"]
+)
 def test_a_formula_without_a_value_is_an_error_that_shows_the_scores(text: str) -> None:
     with pytest.raises(FormulaError, match=r"a = 2, b = 0.5, _c1 = 0"):
         value(text)

@@ -22,7 +22,13 @@ from burnish.rewards.types import RewardInput, Score
 pytestmark = pytest.mark.unit
 
 ID = "burnish/openai-grader-v1"
-EXACT = {"type": "string_check", "name": "exact", "operation": "eq", "input": "{{sample.output_text}}", "reference": "{{item.reference_answer}}"}
+EXACT = {
+    "type": "string_check",
+    "name": "exact",
+    "operation": "eq",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.reference_answer}}",
+}
 CLOSE = {**EXACT, "type": "text_similarity", "name": "close", "evaluation_metric": "rouge_1"} | {"operation": None}
 CLOSE.pop("operation")
 RATE = {"type": "score_model", "name": "rate", "model": "judge", "input": [{"role": "user", "content": "{{sample.output_text}}"}]}
@@ -188,13 +194,24 @@ def test_a_formula_without_a_value_is_a_failure_never_zero() -> None:
             {**RATE, "type": "label_model", "labels": ["good", "Good"], "passing_labels": ["good"]},
             r"labels \['good', 'Good'\] must differ by more than case",
         ),
-        ({**RATE, "type": "label_model", "labels": ["good", "bad"], "passing_labels": ["god"]}, "passing label 'god' is none of the labels; did you mean 'good'"),
-        ({"type": "multi", "name": "m", "graders": {"e": EXACT}, "calculate_output": "f"}, "names 'f', which is no grader here; known are e"),
+        (
+            {**RATE, "type": "label_model", "labels": ["good", "bad"], "passing_labels": ["god"]},
+            "passing label 'god' is none of the labels; did you mean 'good'",
+        ),
+        (
+            {"type": "multi", "name": "m", "graders": {"e": EXACT}, "calculate_output": "f"},
+            "names 'f', which is no grader here; known are e",
+        ),
         ({"type": "multi", "name": "m", "graders": {"max": EXACT}, "calculate_output": "1"}, "grader key 'max' cannot be used"),
         ({"type": "multi", "name": "m", "graders": {"is": EXACT}, "calculate_output": "1"}, "grader key 'is' cannot be used"),
         ({"type": "multi", "name": "m", "graders": {}, "calculate_output": "1"}, "at least 1 item"),
         (
-            {"type": "multi", "name": "m", "graders": {"m": {"type": "multi", "name": "m", "graders": {"e": EXACT}, "calculate_output": "e"}}, "calculate_output": "m"},
+            {
+                "type": "multi",
+                "name": "m",
+                "graders": {"m": {"type": "multi", "name": "m", "graders": {"e": EXACT}, "calculate_output": "e"}},
+                "calculate_output": "m",
+            },
             "Input tag 'multi'",
         ),
     ],
@@ -227,7 +244,12 @@ def test_a_file_holds_a_grader_bare_or_under_its_key(tmp_path: Path) -> None:
         (tmp_path / "grader.json").write_text(json.dumps(content))
         scorer = make_scorer(ID, params={"file": str(tmp_path / "grader.json")})
         assert asyncio.run(scorer.score(episode("4"))).value == 1.0
-    for content, message in ((b"{", "not JSON"), (b"[]", "must hold a JSON object, not list"), (b"\xff", "not JSON"), (b"[" * 99_999, "not JSON")):
+    for content, message in (
+        (b"{", "not JSON"),
+        (b"[]", "must hold a JSON object, not list"),
+        (b"\xff", "not JSON"),
+        (b"[" * 99_999, "not JSON"),
+    ):
         (tmp_path / "grader.json").write_bytes(content)
         with pytest.raises(ValueError, match=f"grader.json: {message}"):
             make_scorer(ID, params={"file": str(tmp_path / "grader.json")})

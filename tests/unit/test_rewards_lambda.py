@@ -94,7 +94,9 @@ def test_a_row_for_nobody_stands_for_the_one_that_is_missing(stranger: Any, show
         read_answer([row(), stranger], ["123"])
 
 
-@pytest.mark.parametrize("answer", [None, {}, {"123": 0.5}, "[]", 0.5, [[]], {"body": None}, {"body": "{"}, {"statusCode": "200", "body": "[]"}])
+@pytest.mark.parametrize(
+    "answer", [None, {}, {"123": 0.5}, "[]", 0.5, [[]], {"body": None}, {"body": "{"}, {"statusCode": "200", "body": "[]"}]
+)
 def test_what_is_no_answer(answer: Any) -> None:
     try:
         found = read_answer(answer, ["123"])
@@ -105,7 +107,11 @@ def test_what_is_no_answer(answer: Any) -> None:
 
 def test_an_api_gateway_envelope_is_opened() -> None:
     text = json.dumps([ROW])
-    for answer in ({"statusCode": 200, "body": text}, {"body": [ROW]}, {"body": base64.b64encode(text.encode()).decode(), "isBase64Encoded": True}):
+    for answer in (
+        {"statusCode": 200, "body": text},
+        {"body": [ROW]},
+        {"body": base64.b64encode(text.encode()).decode(), "isBase64Encoded": True},
+    ):
         assert read_answer(answer, ["123"]) == {"123": Score(0.85)}
     with pytest.raises(BadAnswer, match="statusCode 502: 'bad gateway'"):
         read_answer({"statusCode": 502, "body": "bad gateway"}, ["123"])
