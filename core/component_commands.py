@@ -101,7 +101,8 @@ def try_reward(id: str, file: Path, args: Sequence[str], plugins: Sequence[Path]
 def _trial_lines(trials: Sequence[Trial], name: str) -> list[str]:
     scores = [(trial, trial.result) for trial in trials if isinstance(trial.result, Score)]
     parts = list(dict.fromkeys(part for _, score in scores for part in score.parts))
-    rows = [(t.where, t.id, f"{s.value:g}", *(f"{s.parts[p]:g}" if p in s.parts else "" for p in parts)) for t, s in scores]
+    # + 0.0: a negative zero reads as zero
+    rows = [(t.where, t.id, *(f"{n + 0.0:g}" if n is not None else "" for n in (s.value, *map(s.parts.get, parts)))) for t, s in scores]
     lines = table_lines(("row", "id", name, *parts), rows) if rows else []
     if scores:
         values = [score.value for _, score in scores]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind, short_traceback
-from .threads import Worker, lines_of, start
+from .threads import Worker, start
 from .types import InvalidScore, RewardInput, Score, as_score, turns_of
 
 MAX_ABANDONED_THREADS = 16  # a thread cannot be stopped: past this many hung calls a plug-in fails at once instead of leaking more
@@ -130,7 +129,7 @@ class Caller:
         return Failure(fault.kind, self.id, f"task {task}: {fault}")
 
     async def _on_loop(self, argument: Any) -> Any:
-        task = asyncio.ensure_future(self._function(argument))
+        task = asyncio.ensure_future(_contained(self._function, argument))
         task.add_done_callback(_retrieve)
         try:
             # asyncio.wait, not wait_for: a function that swallows its cancellation must not hold the rollout.
@@ -180,7 +179,19 @@ def _where_hung(worker: Worker, job: _Job) -> list[str]:
 
 
 def _where_waiting(task: asyncio.Task[Any]) -> list[str]:
-    return [line for frame in task.get_stack()[-1:] for line in lines_of(traceback.extract_stack(frame, limit=1))]
+    lines, coroutine = [], task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        lines.append(f"  at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        coroutine = coroutine.cr_await  # type: ignore[union-attr]  # it has a frame, so it is a coroutine
+    return lines[1:][-3:]  # without `_contained`
+
+
+async def _contained(function: Callable[..., Any], argument: Any) -> Any:
+    """SystemExit out of a task would end the event loop, and with it every other episode."""
+    try:
+        return await function(argument)
+    except SystemExit as error:
+        raise RuntimeError(f"the reward function raised SystemExit: {error}") from error
 
 
 def _where_defined(function: Callable[..., Any]) -> str:

@@ -73,10 +73,10 @@ class _Subject:
     cases: tuple[Case, ...]
 
     def judge(self, cases: Sequence[Case], one_by_one: bool = False) -> list[tuple[Result, ...]]:
-        """What one fresh scorer says about each case, all at once or one after the other."""
-        return asyncio.run(self._judge(cases, one_by_one))
+        """What one fresh scorer says about copies of the cases, all at once or one after the other."""
+        return asyncio.run(self.judge_these(copy.deepcopy(cases), one_by_one))
 
-    async def _judge(self, cases: Sequence[Case], one_by_one: bool) -> list[tuple[Result, ...]]:
+    async def judge_these(self, cases: Sequence[Case], one_by_one: bool = False) -> list[tuple[Result, ...]]:
         name = default_name(self.plugin.id)
         if self.plugin.level == "group":
             compared = PluginGroupScorer(self.plugin, name, self.options)
@@ -174,14 +174,14 @@ def _scores(subject: _Subject) -> str:
 
 def _determinism(subject: _Subject) -> str:
     first = _scored(subject.judge(subject.cases))
-    second = _scored(subject.judge(copy.deepcopy(subject.cases)))
+    second = _scored(subject.judge(subject.cases))
     _same(first, second, "", "then")
     return f"{len(subject.cases)} scored twice, equal"
 
 
 def _untouched(subject: _Subject) -> str:
     given = copy.deepcopy(subject.cases)
-    subject.judge(given)
+    asyncio.run(subject.judge_these(given))
     for before, after in zip(subject.cases, given, strict=True):
         if before != after:
             raise _Broken("the function changes the episode it is given; other rewards see the same one: copy what you change")
@@ -221,7 +221,7 @@ def _hostile_episodes(base: RewardInput) -> dict[str, RewardInput]:
 def _concurrent(subject: _Subject) -> str:
     cases = [subject.cases[i % len(subject.cases)] for i in range(CONCURRENT)]
     alone = _scored(subject.judge(subject.cases, one_by_one=True))
-    together = _scored(subject.judge(copy.deepcopy(cases)))
+    together = _scored(subject.judge(cases))
     _same([alone[i % len(alone)] for i in range(CONCURRENT)], together, "alone", "beside others")
     return f"{CONCURRENT} calls at once give what they give one by one"
 
@@ -274,7 +274,7 @@ def _latency(subject: _Subject, calls: int = 100, budget_s: float = 5.0) -> dict
         while len(seconds) < calls and (not seconds or time.monotonic() < end):
             case = subject.cases[len(seconds) % len(subject.cases)]
             started = time.perf_counter()
-            await timed._judge([case], True)
+            await timed.judge_these([case])
             seconds.append(time.perf_counter() - started)
 
     timed = replace(subject, plugin=replace(subject.plugin, max_wait_s=0.0))

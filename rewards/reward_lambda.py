@@ -27,6 +27,8 @@ MAX_TIMEOUT_S = 900.0
 """A Lambda ends after 15 minutes."""
 MAX_CONCURRENCY = 100
 MAX_EVENT_BYTES = MAX_ANSWER_BYTES
+ALONE = (FailureKind.REWARD_ERROR, FailureKind.REWARD_INVALID, FailureKind.VERIFIER_ERROR, FailureKind.VERIFIER_INVALID)
+"""Failures of a handler that one row may have caused: what a policy writes must not cost the episodes it travels with."""
 
 _handlers: PerLoop[Handler] = PerLoop()
 
@@ -77,8 +79,8 @@ class LambdaOptions(BaseModel):
 async def reward_lambda(episodes: Sequence[RewardInput], *, options: LambdaOptions) -> list[Score | Failure]:
     """Score with a reward Lambda: a Python handler, a URL, or AWS.
 
-    One result per episode, in order. What is wrong with one row fails that episode; what is wrong with a call fails its chunk. Failures
-    name handler and task: VERIFIER_* from a URL or AWS, REWARD_* from a Python handler.
+    One result per episode, in order. What is wrong with one row fails that episode; a handler that is late or away fails the event.
+    Failures name handler and task: VERIFIER_* from a URL or AWS, REWARD_* from a Python handler.
     """
     handler = _handlers.get(options.settings, lambda: make_handler(options.settings))
     rows: dict[str, dict[str, Any]] = {}
@@ -126,15 +128,25 @@ def chunks(rows: Mapping[str, dict[str, Any]], size: int) -> Iterator[list[dict[
 
 
 async def _call(handler: Handler, rows: list[dict[str, Any]], options: LambdaOptions) -> dict[str, Score | Failure]:
-    """What one event brings for each of its rows."""
-    ids = [row["id"] for row in rows]
+    """What one event brings for each of its rows. When the handler fails on the event, each row is sent once more, alone."""
+    try:
+        return await _invoke(handler, rows, options)
+    except EpisodeFailure as error:
+        failure = error.failure
+    if len(rows) == 1 or failure.kind not in ALONE:
+        return {row["id"]: failure for row in rows}
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_call(handler, [row], options)) for row in rows]
+    return {id: result for task in tasks for id, result in task.result().items()}
+
+
+async def _invoke(handler: Handler, rows: list[dict[str, Any]], options: LambdaOptions) -> dict[str, Score | Failure]:
+    """Raises EpisodeFailure when the call fails as a whole."""
     event: Any = rows if options.envelope == "list" else {"body": json.dumps(rows), "isBase64Encoded": False}
     try:
-        found = read_answer(await handler.invoke(event), ids)
-    except EpisodeFailure as error:
-        return dict.fromkeys(ids, error.failure)
+        found = read_answer(await handler.invoke(event), [row["id"] for row in rows])
     except BadAnswer as error:
-        return dict.fromkeys(ids, Failure(handler.invalid, options.handler, str(error)))
+        raise EpisodeFailure(Failure(handler.invalid, options.handler, str(error))) from error
     return {
         id: Failure(handler.invalid, options.handler, str(result)) if isinstance(result, BadAnswer) else result
         for id, result in found.items()

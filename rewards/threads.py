@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 IDLE_S = 10.0
 
@@ -41,14 +41,10 @@ class Worker(threading.Thread):
                 _idle.append(self)
 
     def where(self) -> list[str]:
-        """The lines it is at now, outermost first, as `lines_of` gives them."""
+        """The innermost lines it is at now, as `short_traceback` writes them. Example: `["  at judge.py:12 in ask"]`."""
         frame = sys._current_frames().get(self.ident or 0)
-        return lines_of(traceback.extract_stack(frame)[-3:]) if frame is not None else []
-
-
-def lines_of(stack: Sequence[traceback.FrameSummary]) -> list[str]:
-    """Frames as in `short_traceback`. Example: `  at judge.py:12 in ask`."""
-    return [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in stack]
+        stack = traceback.extract_stack(frame)[-3:] if frame is not None else []
+        return [f"  at {one.filename}:{one.lineno} in {one.name}" for one in stack]
 
 
 def start(name: str, job: Callable[[], None]) -> Worker:

@@ -13,7 +13,7 @@ def judge(sample: dict) -> dict:
         answer = json.loads(sample["messages"][-1]["content"])
         form = isinstance(answer, dict) and set(answer) == {"ship", "reason"}
         verdict = isinstance(answer, dict) and answer.get("ship") is expected["ship"]
-    except ValueError:
+    except (ValueError, RecursionError):  # whatever the policy writes has a score
         form = verdict = False
     return {
         "id": sample["id"],

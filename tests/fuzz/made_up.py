@@ -13,7 +13,7 @@ KEYS = st.sampled_from(
         *("metrics_list", "aggregate_reward_score", "graders", "calculate_output", "operation", "evaluation_metric", "range", "labels"),
     ]
 )
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
         *("", " ", "\x00", "\ud800", "{{", "}}", "{{item.x}}", "{{item}}", "{{sample.output_json.x[0]}}", "{{item.x.y[99999]}}", "NaN"),
         *(0, -1, True, False, None, 1e308, -0.0, 10**30, 10**400, float("nan"), float("inf"), [], {}, [[]], [None], {"": None}),

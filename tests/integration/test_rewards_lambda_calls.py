@@ -166,10 +166,27 @@ async def test_one_bad_row_fails_its_episode_only() -> None:
     assert second == Score(0.0)
 
 
-async def test_one_bad_call_fails_its_chunk_only() -> None:
-    episodes = [episode(n) for n in range(6)]
-    results = await over_http(lambda r, n: Reply(None, 400) if r.body[0]["id"] == "train-2/0" else right(r), episodes, chunk=2)
-    assert [isinstance(result, Failure) for result in results] == [False, False, True, True, False, False]
+async def test_an_episode_that_the_handler_cannot_stand_fails_alone() -> None:
+    sizes: list[int] = []
+
+    def script(request: Request, number: int) -> Reply:
+        sizes.append(len(request.body))
+        return Reply({"message": "boom"}, 500) if any(row["id"] == "train-2/0" for row in request.body) else right(request)
+
+    results = await over_http(script, [episode(n) for n in range(6)], chunk=3)
+    assert [isinstance(result, Failure) for result in results] == [False, False, True, False, False, False]
+    assert sorted(sizes) == [1, 1, 1, 3, 3], "three rows again, each alone, and once"
+
+
+async def test_a_handler_that_is_away_is_asked_once_per_event() -> None:
+    sizes: list[int] = []
+
+    def script(request: Request, number: int) -> Reply:
+        sizes.append(len(request.body))
+        return Reply(None, 503)
+
+    results = await over_http(script, [episode(n) for n in range(6)], chunk=3)
+    assert (values(results), sizes) == ([], [3, 3])
 
 
 async def test_calls_at_once_are_limited() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from burnish.config import RunConfig, config_from_data, load_config, resolved
 from burnish.rewards.config import RewardConfig
+from burnish.rewards.terms import Term
 from burnish.trainer.phase_config import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
@@ -215,6 +216,41 @@ def test_an_unknown_service_and_the_one_left_unused_are_both_named(recipe: Calla
         "r.toml: services.shop-floor: nothing uses it; write 'service:shop-floor' in environment_args or in a reward's verifier, "
         "or remove it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("clip = [1.0, 0.0]", "clip must be [low, high] with low < high, not [1.0, 0.0]"),
+        ('normalize = "minmax"', 'normalize = "minmax" needs range = [low, high], the values that become 0 and 1'),
+        ("range = [0.0, 1.0]", 'range has no effect without normalize = "minmax"'),
+        ("cap = 0.0", "cap has no effect without gate, the value below which it caps the total"),
+        ("weight = 0.0\nclip = [0.0, 1.0]", "clip has no effect with weight = 0; parts are recorded as the scorer gave them"),
+    ],
+)
+def test_what_shapes_a_reward_must_make_sense_together(recipe: Callable[[str], Path], keys: str, line: str) -> None:
+    assert problems(recipe(ESSENTIAL + f'[[rewards]]\nuse = "my-team/x-v1"\n{keys}\n')) == [f"r.toml: rewards.0: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("gaet = 0.5", "rewards.0.gaet: unknown key; did you mean 'gate'?"),
+        ('normalize = "minmaks"', "rewards.0.normalize: 'minmaks' must be 'minmax' or 'group'; did you mean 'minmax'?"),
+        ("clip = [0.0]", "rewards.0.clip.1: is required"),
+        ('gate = "high"', "rewards.0.gate: must be a valid number, not string 'high'"),
+    ],
+)
+def test_what_shapes_a_reward_is_spelled_right(recipe: Callable[[str], Path], keys: str, line: str) -> None:
+    assert problems(recipe(ESSENTIAL + f'[[rewards]]\nuse = "my-team/x-v1"\n{keys}\n')) == [f"r.toml: {line}"]
+
+
+def test_what_shapes_a_reward_reads_back_equal(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    keys = 'clip = [0.0, 8.0]\nnormalize = "minmax"\nrange = [0, 10]\ngate = 0.5\ncap = -1.0\n'
+    config = load_config(recipe(ESSENTIAL + f'[[rewards]]\nuse = "my-team/x-v1"\n{keys}'))
+    assert config.rewards[0].term == Term(1.0, (0.0, 8.0), "minmax", (0.0, 10.0), 0.5, -1.0)
+    (tmp_path / "config.json").write_text(json.dumps(resolved(config)))
+    assert load_config(tmp_path) == config
 
 
 def test_a_tool_service_is_no_verifier(recipe: Callable[[str], Path]) -> None:

@@ -143,6 +143,22 @@ def test_what_is_not_there_is_named_before_anything_starts(model: Path, more: di
     assert str(caught.value) == line
 
 
+def test_a_reward_that_compares_attempts_needs_enough_of_them(model: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "ranks.py"
+    plugin.write_text(
+        "from burnish import reward\n@reward('plan-test/rank-v1', level='group', min_members=4)\n"
+        "def rank(episodes, *, ties: bool = True):\n    return [0.0] * len(episodes)\n"
+    )
+    more: dict[str, Any] = {"plugins": [str(plugin)], "reward_function": "plan-test/rank-v1", "rft": {"group_size": 3}}
+    with pytest.raises(ValueError) as caught:
+        make_plan(config(model, **more, success="rank"))
+    assert str(caught.value).splitlines() == [
+        "rewards.rank: compares at least 4 attempts, but rft.group_size is 3; raise it",
+        "success: 'rank' compares attempts with each other, but an evaluation has one per task; choose another part",
+    ]
+    make_plan(config(model, **{**more, "rft": {"group_size": 4}}))
+
+
 def test_a_plugin_of_the_recipe_brings_its_environment_and_its_error(model: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "plug.py"
     plugin.write_text("from burnish import reward\n@reward('plan-test/one-v1')\ndef one(episode):\n    return 1.0\n")

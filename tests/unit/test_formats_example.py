@@ -15,7 +15,7 @@ from burnish.cli import app
 from burnish.components import check_components
 from burnish.config import config_from_data, load_config
 from burnish.envs.types import Message
-from burnish.rewards.build import make_reward
+from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput, Score
 from burnish.trainer.task_files import read_task_files
 
@@ -37,7 +37,7 @@ def scores(answer: str) -> tuple[Score, Score]:
     episode = RewardInput(f"{task.id}/0", task, (*task.prompt, Message("assistant", answer)), 0.0, data=task.data)
 
     async def both() -> tuple[Score, Score]:
-        grader, handler = (make_reward(entry) for entry in config.scorers)
+        grader, handler = (make_scorer(str(entry.use), params=entry.args) for entry in config.scorers)
         return await grader.score(episode), await handler.score(episode)
 
     return asyncio.run(both())
@@ -66,10 +66,11 @@ def test_what_the_page_shows_works(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "formats.md").read_text()
     for name in ("handler.py", "grader.json", "recipe.toml"):
         assert (ROOT / "examples" / "formats" / name).read_text().strip() in page, f"docs/formats.md and examples/formats/{name} differ"
-    first = re.search(r"```\n\.venv/bin/burnish (rewards check .*?)```", page, re.DOTALL)
-    assert first is not None
-    app(shlex.split(first[1].replace("\\\n", " ")), standalone_mode=False)
-    assert "burnish/openai-grader-v1 works: openai-grader 1" in capsys.readouterr().out
+    commands = re.findall(r"^\.venv/bin/burnish (rewards try .*)$", page, re.MULTILINE)
+    for command in commands:
+        app(shlex.split(command), standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert (len(commands), shown.count("3 scored: mean")) == (2, 2)
 
 
 def test_tables_of_the_page_are_accepted() -> None:

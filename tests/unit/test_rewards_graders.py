@@ -156,7 +156,7 @@ def test_an_answer_that_is_not_the_json_asked_for_is_worth_the_least_and_says_so
 def test_the_item_has_the_conversation_and_what_the_recipe_adds() -> None:
     grader = {**EXACT, "input": "{{item.messages[0].content}}|{{item.goal}}", "reference": "2 + 2?|5"}
     assert score(grader, "4", {"item": {"goal": "deep.list[1]"}}, deep={"list": [4, 5]}).value == 1.0
-    with pytest.raises(EpisodeFailure, match="item.goal = 'deep.lst': deep has no 'lst'"):
+    with pytest.raises(EpisodeFailure, match=r"item\.goal = 'deep\.lst': deep has no 'lst'"):
         score(grader, "4", {"item": {"goal": "deep.lst"}}, deep={"list": []})
 
 
@@ -240,8 +240,9 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_a_file_holds_a_grader_bare_or_under_its_key(tmp_path: Path) -> None:
-    for content in (EXACT, {"grader": EXACT}):
-        (tmp_path / "grader.json").write_text(json.dumps(content))
+    good: tuple[dict[str, Any], ...] = (EXACT, {"grader": EXACT})
+    for grader in good:
+        (tmp_path / "grader.json").write_text(json.dumps(grader))
         scorer = make_scorer(ID, params={"file": str(tmp_path / "grader.json")})
         assert asyncio.run(scorer.score(episode("4"))).value == 1.0
     for content, message in (

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
-from burnish.envs.types import Task
-from burnish.rewards.rubric import Rubric
+from burnish.envs.types import Reward, Task
+from burnish.rewards.rubric import Judged, Rubric
+from burnish.rewards.terms import Term
 from burnish.rewards.types import RewardInput, Score
 
 pytestmark = pytest.mark.unit
@@ -167,3 +168,132 @@ def test_senseless_weights_and_limits_are_refused() -> None:
         Rubric([(a, float("nan"))])
     with pytest.raises(ValueError, match="retries >= 0"):
         Rubric([(a, 1.0)], retries=-1)
+
+
+class Ranks:
+    """A group scorer that plays a script as `Scripted` does, one list of values, or a kind, per call."""
+
+    def __init__(self, name: str, *script: Sequence[Score | Failure] | FailureKind, min_members: int = 2) -> None:
+        self.name = name
+        self.min_members = min_members
+        self.seen: list[list[str]] = []
+        self._script = script
+
+    async def score_group(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
+        entry = self._script[min(len(self.seen), len(self._script) - 1)]
+        self.seen.append([one.episode_id for one in episodes])
+        await asyncio.sleep(0)
+        if isinstance(entry, FailureKind):
+            raise EpisodeFailure(Failure(entry, f"{self.name}@somewhere", "down"))
+        return entry
+
+
+def member(i: int, env_reward: float = 0.0, **values: float) -> Judged:
+    return Judged(RewardInput(f"t/{i}", Task("t", 1), (), env_reward), {name: Score(value) for name, value in values.items()})
+
+
+def rewards_of(results: Sequence[object]) -> list[Reward | Failure]:
+    return [one[0] if isinstance(one, tuple) else one for one in results]  # type: ignore[misc]
+
+
+async def test_the_order_is_clip_normalise_weigh_add_and_then_the_gates() -> None:
+    length = Scripted("length", Score(50.0))
+    verdict = Scripted("verdict", Score(0.25))
+    shaped = Term(2.0, clip=(0.0, 20.0), normalize="minmax", range=(0.0, 40.0))
+    reward, _ = await Rubric([(length, shaped), (verdict, 4.0)], env_weight=0.0).score(given())
+    assert reward.total == pytest.approx(2.0 * (20.0 / 40.0) + 4.0 * 0.25)
+    assert reward.parts == {"env": 0.5, "length": 50.0, "verdict": 0.25}, "recorded as the scorers gave them"
+
+    gated = Rubric([(length, shaped), (verdict, Term(4.0, gate=0.5, cap=0.75))], env_weight=0.0)
+    assert (await gated.score(given()))[0] == Reward(0.75, reward.parts)
+
+
+async def test_the_strictest_failed_gate_counts_and_looks_at_the_value_as_given() -> None:
+    safe, right = Scripted("safe", Score(-3.0)), Scripted("right", Score(0.0))
+    rubric = Rubric([(safe, Term(0.0, gate=0.0, cap=-1.0)), (right, Term(gate=0.5, cap=0.25))], env_weight=10.0)
+    assert (await rubric.score(given(1.0)))[0].total == -1.0
+    clipped = Rubric([(safe, Term(clip=(1.0, 2.0), gate=0.0, cap=0.0))], env_weight=1.0)
+    assert (await clipped.score(given(1.0)))[0].total == 0.0, "clipped to 1, but given as -3"
+
+
+async def test_a_value_outside_its_range_is_a_failure() -> None:
+    rubric = Rubric([(Scripted("length", Score(50.0)), Term(normalize="minmax", range=(0.0, 10.0)))])
+    with pytest.raises(EpisodeFailure, match="task t: reward 'length': 50 lies outside range") as caught:
+        await rubric.score(given())
+    assert caught.value.failure.kind is FailureKind.REWARD_INVALID
+
+
+async def test_a_group_is_composed_once_with_what_compares_it() -> None:
+    ranks = Ranks("rank", [Score(1.0, {"wins": 3.0}), Score(0.0)])
+    rubric = Rubric([(Scripted("verdict", Score(0.5)), 2.0), (ranks, 0.5)], env_weight=1.0)
+    assert (rubric.compares, rubric.min_members) == (True, 2)
+    found = rewards_of(await rubric.score_group([member(0, 0.25, verdict=1.0), member(1, verdict=0.0)]))
+    assert found == [
+        Reward(0.25 + 2.0 + 0.5, {"env": 0.25, "verdict": 1.0, "rank": 1.0, "rank.wins": 3.0}),
+        Reward(0.0, {"env": 0.0, "verdict": 0.0, "rank": 0.0}),
+    ]
+    assert ranks.seen == [["t/0", "t/1"]]
+    assert not Rubric([(Scripted("verdict", Score(0.5)), 2.0)]).compares
+
+
+async def test_standardising_within_the_group_is_over_the_members_that_have_a_value() -> None:
+    failed = Failure(FailureKind.REWARD_ERROR, "rank", "unreadable")
+    rubric = Rubric(
+        [
+            (Scripted("length", Score(0.0)), Term(0.5, clip=(0.0, 10.0), normalize="group")),
+            (Ranks("rank", [Score(0.0), failed, Score(0.0)]), 1.0),
+        ],
+        env_weight=0.0,
+        retries=0,
+    )
+    found = rewards_of(await rubric.score_group([member(0, length=2.0), member(1, length=7.0), member(2, length=99.0)]))
+    assert found[1] == failed
+    totals = [one.total for one in found if isinstance(one, Reward)]
+    assert totals == pytest.approx([-0.5, 0.5], abs=1e-5), "2 and the 99 that was clipped to 10, one deviation from their mean"
+    assert [one.parts["length"] for one in found if isinstance(one, Reward)] == [2.0, 99.0]
+
+
+async def test_a_group_reward_that_fails_masks_every_member_and_is_never_a_zero() -> None:
+    down = Ranks("rank", FailureKind.REWARD_ERROR)
+    rubric = Rubric([(down, 1.0)], env_weight=1.0, retries=2, backoff_s=0.0)
+    found = await rubric.score_group([member(0), member(1), member(2)])
+    assert found == [Failure(FailureKind.REWARD_ERROR, "rank@somewhere", "down (3 attempts)")] * 3
+    assert len(down.seen) == 3
+
+
+async def test_a_group_reward_is_tried_again_as_a_whole() -> None:
+    failed = Failure(FailureKind.REWARD_TIMEOUT, "rank", "late")
+    recovers = Ranks("rank", FailureKind.REWARD_ERROR, [Score(1.0), failed], [Score(1.0), Score(0.0)])
+    found = rewards_of(await Rubric([(recovers, 1.0)], retries=2, backoff_s=0.0).score_group([member(0), member(1)]))
+    assert [one.total for one in found if isinstance(one, Reward)] == [1.0, 0.0]
+    assert recovers.seen == [["t/0", "t/1"]] * 3
+
+    fails_one = Ranks("rank", [Score(1.0), failed])
+    found = rewards_of(await Rubric([(fails_one, 1.0)], retries=1, backoff_s=0.0).score_group([member(0), member(1)]))
+    assert (found[0], found[1], len(fails_one.seen)) == (Reward(1.0, {"env": 0.0, "rank": 1.0}), failed, 2)
+
+
+async def test_too_few_members_leave_the_part_out() -> None:
+    ranks = Ranks("rank", [Score(1.0)], min_members=3)
+    rubric = Rubric([(ranks, 1.0), (Scripted("verdict", Score(0.5)), 1.0)])
+    assert rubric.min_members == 3
+    found = rewards_of(await rubric.score_group([member(0, verdict=0.5), member(1, verdict=0.0)]))
+    assert found == [Reward(0.5, {"env": 0.0, "verdict": 0.5}), Reward(0.0, {"env": 0.0, "verdict": 0.0})]
+    assert (await rubric.score(given()))[0].parts == {"env": 0.5, "verdict": 0.5}
+    assert ranks.seen == []
+    assert await rubric.score_group([]) == []
+
+
+async def test_values_per_turn_are_kept_by_part() -> None:
+    reward, _ = await Rubric([(Scripted("brief", Score(-0.5, turns=(-0.2, -0.3))), 2.0), (Scripted("right", Score(1.0)), 1.0)]).score(
+        given()
+    )
+    assert reward.turns == {"brief": (-0.2, -0.3)}
+    assert reward.total == pytest.approx(0.5 - 1.0 + 1.0)
+
+
+async def test_a_sum_that_overflows_is_a_failure_of_its_member_alone() -> None:
+    rubric = Rubric([(Ranks("rank", [Score(1e308), Score(1.0)]), 10.0)])
+    found = rewards_of(await rubric.score_group([member(0), member(1)]))
+    assert isinstance(found[0], Failure) and "overflows" in found[0].detail
+    assert found[1] == Reward(10.0, {"env": 0.0, "rank": 1.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -81,6 +82,11 @@ def test_a_failed_member_is_masked_and_the_rest_of_its_group_trains() -> None:
 )
 def test_why_a_group_cannot_be_learned_from(outcomes: tuple[Outcome, ...], limits: RolloutConfig, reason: str | None) -> None:
     assert why_not(group(Task("t", 0), *outcomes), limits) == reason
+
+
+def test_a_group_too_small_for_what_compares_it_is_dropped() -> None:
+    two = replace(group(Task("train-0", 0), Reward(1.0), Reward(0.0), DOWN), comparable=False)
+    assert why_not(two, RolloutConfig()) == "too_few"
 
 
 def test_the_error_budget_stops_the_run_and_says_what_failed() -> None:
