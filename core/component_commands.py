@@ -14,6 +14,7 @@ from burnish.envs.check import check_environment as run_checks
 from burnish.envs.check import render
 from burnish.envs.contract import ENVS
 from burnish.envs.registry import Listing, load_plugin
+from burnish.inspector.text import printable
 from burnish.model_commands import table_lines
 from burnish.rewards.check import check_reward as check_plugin
 from burnish.rewards.options import describe_options
@@ -102,18 +103,24 @@ def _trial_lines(trials: Sequence[Trial], name: str) -> list[str]:
     scores = [(trial, trial.result) for trial in trials if isinstance(trial.result, Score)]
     parts = list(dict.fromkeys(part for _, score in scores for part in score.parts))
     # + 0.0: a negative zero reads as zero
-    rows = [(t.where, t.id, *(f"{n + 0.0:g}" if n is not None else "" for n in (s.value, *map(s.parts.get, parts)))) for t, s in scores]
-    lines = table_lines(("row", "id", name, *parts), rows) if rows else []
+    rows = [
+        (t.where, _cell(t.id), *(f"{n + 0.0:g}" if n is not None else "" for n in (s.value, *map(s.parts.get, parts)))) for t, s in scores
+    ]
+    lines = table_lines(("row", "id", name, *map(_cell, parts)), rows) if rows else []
     if scores:
         values = [score.value for _, score in scores]
         lines.append(f"{len(values)} scored: mean {math.fsum(values) / len(values):g}, min {min(values):g}, max {max(values):g}")
     failed = [trial for trial in trials if trial.failed]
     lines += [f"{len(failed)} failed:"] if failed else []
     for trial in failed:
-        named = f"{trial.where} ({trial.id})" if trial.id else trial.where
-        first, *rest = str(trial.result).splitlines()
+        named = f"{trial.where} ({_cell(trial.id)})" if trial.id else trial.where
+        first, *rest = [printable(line) for line in str(trial.result).splitlines()]
         lines += [f"  {named}: {first}", *(f"    {line}" for line in rest)]
     return lines
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("\n", "\\n")[:80]
 
 
 def _load(plugins: Sequence[Path]) -> None:

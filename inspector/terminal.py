@@ -116,7 +116,8 @@ def _outcome(transcript: Transcript) -> Text:
     assert transcript.reward is not None
     line = Text.assemble("reward ", (number(transcript.reward.total), "bold"))
     for name, value in transcript.reward.parts.items():
-        line.append(f"  {printable(name)} {number(value)}", style="dim")
+        by_turn = ", ".join(map(number, (transcript.reward.turns or {}).get(name, ())))
+        line.append(f"  {printable(name)} {number(value)}" + (f" ({by_turn} by turn)" if by_turn else ""), style="dim")
     expected, predicted = transcript.labels.get("expected"), transcript.labels.get("predicted")
     if expected is not None:
         line.append(f"  expected {printable(expected)}, said ")

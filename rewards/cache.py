@@ -38,13 +38,14 @@ class _Shared(Generic[T]):
 
 
 class ScoreCache(Generic[T]):
-    """The last `size` results by key, least recently used first to go. Failures are not kept: they may pass.
+    """The last `size` results by key, least recently used first to go. Failures are not kept, nor what `keep` refuses: they may pass.
 
     Example: `await ScoreCache(1024).once(key, lambda: score(episode))`.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, keep: Callable[[T], bool] = lambda result: True) -> None:
         self._size = size
+        self._keep = keep
         self._done: OrderedDict[bytes, T] = OrderedDict()
         self._flying: dict[bytes, _Shared[T]] = {}
 
@@ -74,7 +75,7 @@ class ScoreCache(Generic[T]):
 
     def _land(self, key: bytes, shared: _Shared[T]) -> None:
         self._forget(key, shared)
-        if shared.task.cancelled() or shared.task.exception() is not None:
+        if shared.task.cancelled() or shared.task.exception() is not None or not self._keep(shared.task.result()):
             return
         self._done[key] = shared.task.result()
         if len(self._done) > self._size:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ..envs.failures import EpisodeFailure, Failure, FailureKind, short_tracebac
 from .threads import Worker, start
 from .types import InvalidScore, RewardInput, Score, as_score, turns_of
 
+T = TypeVar("T")
+
+MAX_DETAIL = 2000  # characters of a failure: an exception may quote the whole answer
 MAX_ABANDONED_THREADS = 16  # a thread cannot be stopped: past this many hung calls a plug-in fails at once instead of leaking more
 
 
@@ -90,6 +93,8 @@ class Caller:
             score = as_score(result)
         except InvalidScore as error:
             raise self.invalid(str(error)) from error
+        except Exception as error:  # a mapping of the user's own may do anything
+            raise Fault(FailureKind.REWARD_INVALID, short_traceback(error)) from error
         if score.turns:
             turns = len(turns_of(episode)) if episode is not None else 0
             if len(score.turns) != turns:
@@ -126,7 +131,7 @@ class Caller:
 
     def failure(self, fault: Fault, task: str) -> Failure:
         """The failure of one task's scoring."""
-        return Failure(fault.kind, self.id, f"task {task}: {fault}")
+        return Failure(fault.kind, self.id, f"task {task}: {fault}"[:MAX_DETAIL])
 
     async def _on_loop(self, argument: Any) -> Any:
         task = asyncio.ensure_future(_contained(self._function, argument))
@@ -166,6 +171,18 @@ class Caller:
 
     def _too_late(self, where: Sequence[str]) -> _Late:
         return _Late("\n".join([f"no answer within {self.timeout_s:g} s", *where]))
+
+
+async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, run at once, in order. Raises what the first one to fail raised; the others are then cancelled."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _is_list(result: object) -> TypeGuard[Sequence[object]]:

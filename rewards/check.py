@@ -30,6 +30,7 @@ from .types import RewardInput, Score
 
 ANSWERS = ("7", "It is 7.", "8", "I do not know.")
 CONCURRENT = 32
+CHECK_S = 120.0
 HOSTILE_TEXTS = (*HOSTILE_REPLIES, "\ud800", "7" * 1_000_000)
 
 
@@ -101,19 +102,21 @@ class _Subject:
 
 
 def check_reward(
-    id: str, params: Mapping[str, Any] | None = None, episodes: Sequence[RewardInput] = (), *, deadline_s: float = 120.0
+    id: str, params: Mapping[str, Any] | None = None, episodes: Sequence[RewardInput] = (), *, deadline_s: float | None = None
 ) -> Report:
     """Run every check on the plug-in `id` with these options.
 
     episodes: ones that it can score, for a reward that finds no use in the made-up ones; attempts at one task share their task's id.
-    deadline_s: seconds each check may take. Raises ValueError when the id or an option is unknown or unfit; the rest is in the report.
+    deadline_s: seconds each check may take; None leaves room for calls that use their whole time. Raises ValueError when the id or an
+    option is unknown or unfit; the rest is in the report.
     """
     plugin = find_plugin(id)
     options = check_params(plugin, params or {})
     # Without its cache: it would hide what differs. Without waiting for a batch to fill: that is no time of the function's.
     plain = replace(plugin, cache=0, max_wait_s=min(plugin.max_wait_s, 0.01))
     subject = _Subject(plain, dict(params or {}), options, _cases(plugin, episodes))
-    checks = tuple(_run(check, title, subject, deadline_s) for title, check in CHECKS.items())
+    limit_s = deadline_s or max(CHECK_S, 3 * plugin.timeout_s)
+    checks = tuple(_run(check, title, subject, limit_s) for title, check in CHECKS.items())
     healthy = all(check.status != "fail" for check in checks)
     return Report(id, checks, _latency(subject) if healthy else {})
 
@@ -197,7 +200,7 @@ def _hostile(subject: _Subject) -> str:
         if isinstance(result, Failure):
             if result.kind is FailureKind.REWARD_TIMEOUT:
                 raise _Broken(f"{what}: {result.detail}")
-            failed.append(f"{what}: {result.detail.splitlines()[0]}")
+            failed.append(f"{what}: {ascii(result.detail.splitlines()[0])[1:-1]:.200}")
     lines = [f"{len(cases)} episodes: {len(cases) - len(failed)} scored, {len(failed)} failed with a type, all in time"]
     return "\n".join([*lines, *failed[:5], *(["such an episode is masked, neither rewarded nor punished"] if failed else [])])
 

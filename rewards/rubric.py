@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Reward
+from .calls import together
 from .terms import Term, standardised
 from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer, compares
 
@@ -107,12 +108,9 @@ class Rubric:
             raise EpisodeFailure(
                 Failure(FailureKind.ENV_ERROR, "environment", f"reward {bad[0]} of task {episode.task.id} is {env_values[bad[0]]}")
             )
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = {one.name: group.create_task(self._attempt(one.name, _call(one, episode))) for one in self._singles}
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the first to fail cancelled the rest
-        return Judged(episode, {name: task.result() for name, task in tasks.items()})
+        calls = [self._attempt(one.name, _call(one, episode)) for one in self._singles]
+        scores = await together(calls)
+        return Judged(episode, {one.name: score for one, score in zip(self._singles, scores, strict=True)})
 
     async def score_group(self, members: Sequence[Judged]) -> list[Scored | Failure]:
         """The rewards of all judged attempts at one task, in order.
@@ -124,7 +122,7 @@ class Rubric:
         scores: list[dict[str, Score]] = [dict(member.scores) for member in members]
         failures: dict[int, Failure] = {}
         scorers = [one for one in self._groups if len(members) >= one.min_members]
-        found = await asyncio.gather(*(self._compare(one, [member.episode for member in members]) for one in scorers))
+        found = await together([self._compare(one, [member.episode for member in members]) for one in scorers])
         for scorer, results in zip(scorers, found, strict=True):
             for i, result in enumerate(results):
                 if isinstance(result, Failure):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from .batches import Batcher
 from .cache import ScoreCache, content_key
-from .calls import Caller, Fault
+from .calls import Caller, Fault, together
 from .declaration import RewardPlugin
-from .types import RewardInput, Score, Scorer, TurnInput, turns_of
+from .types import InvalidScore, RewardInput, Score, Scorer, TurnInput, exact_sum, turns_of
 
 
 def _caller(plugin: RewardPlugin, options: Mapping[str, Any]) -> Caller:
@@ -49,12 +47,11 @@ class TurnScorer(EpisodeScorer):
         turns = turns_of(episode)
         if not turns:
             raise self._caller.invalid("the episode has no assistant message, so there is no turn to judge")
+        scores = await together([self._judge_turn(turn) for turn in turns])
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._judge_turn(turn)) for turn in turns]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the first to fail cancelled the rest
-        return sum_of_turns([task.result() for task in tasks])
+            return sum_of_turns(scores)
+        except InvalidScore as error:
+            raise self._caller.invalid(str(error)) from error
 
     async def _judge_turn(self, turn: TurnInput) -> Score:
         try:
@@ -63,13 +60,20 @@ class TurnScorer(EpisodeScorer):
             raise Fault(fault.kind, f"turn {turn.index}: {fault}") from fault
 
 
+def _whole(results: Sequence[Score | Failure]) -> bool:
+    return not any(isinstance(result, Failure) for result in results)
+
+
 def sum_of_turns(scores: Sequence[Score]) -> Score:
-    """The scores of an episode's turns as one: values and parts add up, a later label replaces an earlier one."""
+    """The scores of an episode's turns as one: values and parts add up, a later label replaces an earlier one.
+
+    Raises InvalidScore when a sum is beyond what a number can hold.
+    """
     values = tuple(score.value for score in scores)
     names = list(dict.fromkeys(name for score in scores for name in score.parts))
-    parts = {name: math.fsum(score.parts.get(name, 0.0) for score in scores) for name in names}
+    parts = {name: exact_sum((score.parts.get(name, 0.0) for score in scores), f"part {name!r} over the turns") for name in names}
     labels = {name: label for score in scores for name, label in score.labels.items()}
-    return Score(math.fsum(values), parts, labels, values)
+    return Score(exact_sum(values, "the turns"), parts, labels, values)
 
 
 class BatchScorer:
@@ -91,7 +95,7 @@ class BatchScorer:
 
     async def _judge(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
         try:
-            return self._caller.read_all(await self._caller.call(episodes), episodes)
+            return self._caller.read_all(await self._caller.call(list(episodes)), episodes)
         except Fault as fault:
             return [self._caller.failure(fault, episode.task.id) for episode in episodes]
         except EpisodeFailure as error:
@@ -106,7 +110,7 @@ class PluginGroupScorer:
         self.max_concurrent = plugin.max_concurrent
         self.min_members = plugin.min_members
         self._caller = _caller(plugin, options)
-        self._cache: ScoreCache[Sequence[Score | Failure]] = ScoreCache(plugin.cache)
+        self._cache: ScoreCache[Sequence[Score | Failure]] = ScoreCache(plugin.cache, keep=_whole)
         self._cached = plugin.cache > 0
 
     async def score_group(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
@@ -123,7 +127,7 @@ class PluginGroupScorer:
             raise EpisodeFailure(self._caller.failure(fault, task)) from fault
 
     async def _judge(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
-        return self._caller.read_all(await self._caller.call(episodes), episodes)
+        return self._caller.read_all(await self._caller.call(list(episodes)), episodes)
 
 
 def scorer_for(plugin: RewardPlugin, name: str, options: Mapping[str, Any]) -> Scorer:

@@ -78,16 +78,17 @@ class Term:
 def standardised(values: Sequence[float]) -> list[float]:
     """(value - mean) / (standard deviation + 1e-6) over a group, with the population's standard deviation; zeros when all are equal."""
     array = np.asarray(values, np.float64)
-    if len(array) == 0 or np.ptp(array) == 0.0:
+    if len(array) == 0 or array.min() == array.max():
         return [0.0] * len(array)
-    return [float(value) for value in (array - array.mean()) / (array.std() + EPS)]
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no finite total, which the rubric refuses
+        return [float(value) for value in (array - array.mean()) / (array.std() + EPS)]
 
 
 def _problem(term: Term) -> str | None:  # noqa: PLR0911  one line per rule
     if not math.isfinite(term.weight):
         return f"weight must be a finite number, not {term.weight!r}"
     for name, interval in (("clip", term.clip), ("range", term.range)):
-        if interval is not None and not (all(map(math.isfinite, interval)) and interval[0] < interval[1]):
+        if interval is not None and not (interval[0] < interval[1] and math.isfinite(interval[1] - interval[0])):
             return f"{name} must be [low, high] with low < high, not {list(interval)}"
     if term.normalize is not None and term.normalize not in ("minmax", "group"):
         return f'normalize must be "minmax" or "group", not {term.normalize!r}'

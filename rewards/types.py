@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard, cast
 
@@ -103,17 +103,29 @@ class Score:
         object.__setattr__(self, "value", _finite(self.value, "value"))
         object.__setattr__(self, "parts", {str(name): _finite(part, f"part {name!r}") for name, part in self.parts.items()})
         for name, label in self.labels.items():
-            if not isinstance(label, str):
+            if not isinstance(label, str) or not isinstance(name, str):
                 raise InvalidScore(f"label {name!r} of the score must be a string, not {label!r}")
         object.__setattr__(self, "turns", tuple(_finite(value, f"turn {i}") for i, value in enumerate(self.turns)))
 
 
 def _finite(number: Any, what: str) -> float:
-    if not isinstance(number, numbers.Real | np.bool_) or not math.isfinite(number):
+    try:
+        value = float(number) if isinstance(number, numbers.Real | np.bool_) else math.nan
+    except OverflowError:  # an integer or fraction beyond what a float holds
+        value = math.inf
+    if not math.isfinite(value):
         raise InvalidScore(
-            f"{what} of the score must be a finite number, not {number!r}; raise an exception when an episode cannot be judged"
+            f"{what} of the score must be a finite number, not {number!r:.100}; raise an exception when an episode cannot be judged"
         )
-    return float(number)
+    return value
+
+
+def exact_sum(values: Iterable[float], what: str) -> float:
+    """The sum without rounding on the way. Raises InvalidScore when it is beyond what a float holds."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        raise InvalidScore(f"the sum of {what} is beyond what a number can hold") from None
 
 
 def as_score(result: object) -> Score:
@@ -127,7 +139,7 @@ def as_score(result: object) -> Score:
         if not result:
             raise InvalidScore("the mapping of reward parts is empty; return a number, or at least one part")
         parts = Score(0.0, result).parts
-        return Score(math.fsum(parts.values()), parts)
+        return Score(exact_sum(parts.values(), "the parts"), parts)
     return Score(cast(float, result))
 
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from burnish.inspector.charts import Whisker, line_chart, nice_ticks, running_mean, whisker_chart
 from burnish.inspector.report import before_and_after, headline, render_report, write_report
 from burnish.inspector.runs import final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
-from burnish.inspector.terminal import Selection, print_rollouts, select
+from burnish.inspector.terminal import Selection, print_rollouts, render, select
 from burnish.inspector.text import number, percent, printable
 from burnish.rollout.records import BestConstant, Comparison, EvaluationRecord, EvaluationResult, JsonLines, LedgerRow
-from burnish.rollout.transcripts import StoredFailure, StoredReward, Transcript, TranscriptWriter
+from burnish.rollout.transcripts import StoredFailure, StoredReward, StoredTurn, Transcript, TranscriptWriter
 
 pytestmark = pytest.mark.unit
 
@@ -156,6 +156,14 @@ def test_a_transcript_prints_readably(run: Path) -> None:
     for expected in ("heldout-1/0", "rft step 1", "assistant", "→ measure(part=17", "reward 1", "verdict 1", "3 sampled of 9 tokens"):
         assert expected in text
     assert "failed: tool_timeout in gauge:" in printed(run, Selection(failed=True))
+
+
+def test_values_per_turn_print_beside_their_part() -> None:
+    turn = StoredTurn(tokens=1, stop_reason="stop", generate_s=0.1, env_s=0.1, oldest_version=1, newest_version=1)
+    stored = StoredReward(total=-0.5, parts={"brief": -0.5, "env": 0.0}, turns={"brief": (-0.2, -0.3)})
+    out = io.StringIO()
+    Console(file=out, width=120).print(render(transcript(reward=stored, turns=(turn, turn), schema_version=2)))
+    assert "brief -0.5 (-0.2, -0.3 by turn)  env 0" in out.getvalue()
 
 
 @pytest.mark.parametrize("color", [False, True])

@@ -122,6 +122,15 @@ async def test_a_failure_is_not_kept(cached: Any) -> None:
     assert len(calls) == 2
 
 
+async def test_a_group_with_a_failed_member_is_not_kept(cached: Any) -> None:
+    script = iter([[1.0, ValueError("busy")], [1.0, 0.0]])
+    scorer = cached(lambda episodes: next(script), level="group")
+    members = [episode("a"), episode("b")]
+    assert [getattr(one, "value", None) for one in await scorer.score_group(members)] == [1.0, None]
+    for _ in range(2):
+        assert [getattr(one, "value", None) for one in await scorer.score_group(members)] == [1.0, 0.0]
+
+
 async def test_the_least_recently_used_goes_first() -> None:
     cache: ScoreCache[int] = ScoreCache(2)
     made: list[int] = []

@@ -234,6 +234,35 @@ async def test_one_bad_member_does_not_fail_the_others(plugin: Any) -> None:
     assert isinstance(found[1], Failure) and found[1].kind is FailureKind.REWARD_ERROR
 
 
+@pytest.mark.parametrize("level", ["group", "batch"])
+async def test_a_function_may_reorder_its_list_without_mixing_up_the_results(plugin: Any, level: str) -> None:
+    def turns_it_round(episodes: list[RewardInput]) -> list[float]:
+        given = [float(one.episode_id.rpartition("/")[2]) for one in episodes]
+        episodes.reverse()
+        return [*given[:-1], float("nan")]
+
+    scorer = plugin(turns_it_round, level, **({"max_wait_s": 0.05} if level == "batch" else {}))
+    if level == "group":
+        found = await scorer.score_group([episode(5), episode(6)])
+    else:
+        found = await asyncio.gather(scorer.score(episode(5)), scorer.score(episode(6)), return_exceptions=True)
+    assert found[0] == Score(5.0)
+    assert not isinstance(found[1], Score)
+
+
+async def test_a_failure_quotes_no_more_than_a_person_reads(plugin: Any) -> None:
+    def quotes(given: RewardInput) -> float:
+        raise ValueError("x" * 1_000_000)
+
+    assert len((await failure_of(plugin(quotes, "episode"))).detail) == 2000
+
+
+async def test_sums_beyond_a_number_are_invalid(plugin: Any) -> None:
+    assert "beyond what a number can hold" in (await failure_of(plugin(lambda turn: 1.7e308, "turn"))).detail
+    assert "beyond what a number can hold" in (await failure_of(plugin(lambda given: {"a": 1.7e308, "b": 1.7e308}, "episode"))).detail
+    assert (await failure_of(plugin(lambda given: 10**400, "episode"))).kind is FailureKind.REWARD_INVALID
+
+
 async def test_a_group_too_small_for_the_plugin_is_refused(plugin: Any) -> None:
     scorer = plugin(lambda episodes: [1.0] * len(episodes), "group", min_members=3)
     assert scorer.min_members == 3

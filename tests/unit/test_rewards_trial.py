@@ -113,7 +113,7 @@ def test_rows_that_begin_alike_are_attempts_at_one_task(tmp_path: Path) -> None:
         ({"messages": ["hi"]}, "messages.0: Input should be a valid dictionary"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 0: role 'robot' is unknown"),
         ({"messages": [{"role": "user"}]}, "message 0: content must be a string"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "message 0: not a chat message"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "message 0: content part"),
         ({"messages": TALK, "metrics": {"cost": "dear"}}, "metrics.cost: Input should be a valid number"),
         ({"messages": TALK, "data": {"reference_answer": 1}, "reference_answer": 2}, "'reference_answer' is given twice"),
         ({"messages": TALK, "truncation": "late"}, "truncation: Input should be 'max_turns'"),
