@@ -71,7 +71,7 @@ def test_a_run_trains_on_one_file_and_measures_the_other(tmp_path: Path, tiny_mo
     measured = [t for t in transcripts if t.split == "heldout"]
     assert sorted(t.task for t in measured) == [f"heldout-h{i}" for i in range(4)]
     for transcript in transcripts:
-        assert [message.role for message in transcript.messages] == ["user", "assistant"], "the row's prompt, once, and one answer"
+        assert [message["role"] for message in transcript.messages] == ["user", "assistant"], "the row's prompt, once, and one answer"
         assert transcript.reward is not None
         assert {"openai-grader", "reward-lambda", "reward-lambda.accuracy"} <= set(transcript.reward.parts)
     assert all(row.missing == 0 and row.carried == 0 for row in read_ledger(run / "ledger.jsonl"))
