@@ -1,17 +1,23 @@
 """Does it really learn? The demo's recipe on three run seeds, beside continuing SFT for the wall time that RFT took.
 
-`make bench` runs it (about 40 minutes on two cores) and writes `docs/learning.md`.
+`make bench` runs it (about 45 minutes on two cores) and writes `docs/learning.md`, whatever comes out; then it holds the figures to what
+the demo promises. BURNISH_BENCH_SET overrides fields of the recipe ("engine.threads=1 learner.threads=1" suits a machine whose cores
+have other work); the page names them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from burnish.config import RunConfig, load_config
+from burnish.demo import provide_model
 from burnish.pipeline import Results, run
+from burnish.rollout.records import Comparison, EvaluationResult
 from burnish.runs import create_run
 from burnish.trainer.checkpoints import list_checkpoints
 from burnish.trainer.phase_config import Phase
@@ -22,6 +28,7 @@ pytestmark = pytest.mark.slow
 SEEDS = (1, 2, 3)
 RECIPE = Path("recipes/nano-inspection.toml")
 TABLE = Path("docs/learning.md")
+OVERRIDES = os.environ.get("BURNISH_BENCH_SET", "").split()
 
 
 def rows(folder: Path, phase: str) -> list[dict[str, float]]:
@@ -59,10 +66,11 @@ def line(seed: int, name: str, results: Results, phase: Phase) -> str:
 
 
 def test_rft_beats_its_sft_start_and_continued_sft(tmp_path: Path) -> None:
-    table, gains = [], []
+    provide_model("nano", Path("models"), Console())
+    table, gains, broken = [], [], []
     phases: tuple[Phase, ...] = ("cpt", "sft", "rft")
     for seed in SEEDS:
-        config = load_config(RECIPE, [f"seed={seed}"])
+        config = load_config(RECIPE, [f"seed={seed}", *OVERRIDES])
         trained = tmp_path / f"seed-{seed}"
         results = train(config, trained)
         continued, steps = continue_sft(config, trained, tmp_path / f"continued-{seed}")
@@ -75,17 +83,33 @@ def test_rft_beats_its_sft_start_and_continued_sft(tmp_path: Path) -> None:
             f"| {seed} | {gain.difference:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}] | {gain.p_value:.4f} | {gain.n} "
             f"| {lead.difference:+.1%} [{lead.low:+.1%}, {lead.high:+.1%}] | {lead.p_value:.4f} | {parity:.1e} |"
         )
-        assert rft.cost is not None and sft.cost is not None and rft.macro_recall is not None and sft.macro_recall is not None
-        assert gain.p_value < 0.01 and lead.difference > 0
-        assert rft.macro_recall > sft.macro_recall and rft.cost < sft.cost
-    write_table(table, gains)
+        write_table(table, gains)
+        broken += [f"seed {seed}: {promise}" for promise, kept in promises(sft, rft, gain, lead).items() if not kept]
+    assert not broken, broken
+
+
+def promises(sft: EvaluationResult, rft: EvaluationResult, gain: Comparison, lead: Comparison) -> dict[str, bool]:
+    """What the demo promises of one run, and whether it was kept."""
+    assert rft.cost is not None and sft.cost is not None and rft.macro_recall is not None and sft.macro_recall is not None
+    assert rft.best_constant is not None
+    return {
+        "SFT starts between 30 and 60 %": 0.3 <= sft.success <= 0.6,
+        "RFT adds 20 points": gain.difference >= 0.2,
+        "and p < 0.01": gain.p_value < 0.01,
+        "macro-recall rises": rft.macro_recall > sft.macro_recall,
+        "and ends 15 points above the best constant policy": rft.success >= rft.best_constant.success + 0.15
+        and rft.macro_recall >= rft.best_constant.macro_recall + 0.15,
+        "inspection cost falls": rft.cost < sft.cost,
+        "RFT beats more SFT": lead.difference > 0,
+    }
 
 
 def write_table(table: list[str], gains: list[str]) -> None:
     tasks = load_config(RECIPE).evaluation.tasks
+    changed = f" with {', '.join(OVERRIDES)}" if OVERRIDES else ""
     text = f"""# What the demo's policy learns
 
-`make bench` wrote this page: `{RECIPE}` on run seeds {", ".join(map(str, SEEDS))}.
+`make bench` wrote this page: `{RECIPE}`{changed} on run seeds {", ".join(map(str, SEEDS))}.
 Each phase is measured on the same {tasks} held-out parts, which no phase trains on. Success is the gRPC verifier's verdict (right label and
 right reason). Sampled is at temperature 1, greedy at 0. "Best constant" is the success of the best policy that always says the same.
 

@@ -184,6 +184,28 @@ def serve_tools(
     services.serve_tools(target, host, port)
 
 
+@app.command("serve-env")
+def serve_env(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id of `burnish env list`, module:ns/Name-v0 or path.py:ns/Name-v0.", show_default=False),
+    ],
+    arg: ArgOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 0,
+    idle_s: Annotated[float, typer.Option("--idle-s", help="Seconds without a call after which an episode is closed.")] = 600.0,
+    max_sessions: Annotated[int, typer.Option("--max-sessions", help="Episodes open at a time.")] = 4096,
+    threads: Annotated[int, typer.Option(min=0, help="Steps at a time; 0 takes no threads, for steps of microseconds.")] = 64,
+) -> None:
+    """Serve an environment over gRPC."""
+    from burnish import services
+    from burnish.config_errors import parse_arguments
+    from burnish.envs.env_service import SessionLimits
+
+    limits = SessionLimits(idle_s, max_sessions)
+    services.serve_environment(target, parse_arguments(arg or ()), host, port, sessions=limits, threads=threads)
+
+
 @app.command()
 def rollouts(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],

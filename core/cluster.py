@@ -13,9 +13,9 @@ from typing import Any
 
 from burnish.components import load_components
 from burnish.config import RunConfig
-from burnish.config_checks import SERVICE, service_references
+from burnish.config_checks import SERVICE, is_remote, service_references
 from burnish.rollout.worker import WorkerSetup
-from burnish.services import ServiceKind, ServiceProcess
+from burnish.services import ServiceProcess
 
 CHECK_S = 10.0
 """Seconds a service may take to answer before a run starts."""
@@ -30,22 +30,26 @@ def services_of(config: RunConfig, logs: Path) -> Iterator[dict[str, str]]:
             if service.address is not None:
                 addresses[name] = service.address
                 continue
-            kind: ServiceKind = "tools" if service.tools is not None else "verifier"
-            target = service.tools or service.verifier
-            assert target is not None
-            process = ServiceProcess(kind, target, logs / f"{name}.log", ready_s=service.start_timeout_s)
+            assert service.kind is not None, "a service has an address or a target"
+            process = ServiceProcess(
+                service.kind, service.target, logs / f"{name}.log", ready_s=service.start_timeout_s, kwargs=service.kwargs
+            )
             stack.callback(process.stop)
             addresses[name] = process.start()
         yield addresses
 
 
 def check_services(config: RunConfig, addresses: Mapping[str, str]) -> None:
-    """Ask every tool and verifier service that the recipe uses whether it answers. Raises ValueError naming the first that does not."""
+    """Ask every service that the recipe uses whether it answers. Raises ValueError naming the first that does not."""
+    from burnish.envs.remote_env import RemoteEnv
     from burnish.envs.tool_service import RemoteToolSet
     from burnish.rewards.remote import RemoteVerifier
 
-    for name in service_references(config.environment_args):
-        RemoteToolSet(addresses[name]).check(CHECK_S)
+    if is_remote(config):
+        RemoteEnv(**_resolved(config.environment_args, addresses)).check(CHECK_S)
+    else:
+        for name in service_references(config.environment_args):
+            RemoteToolSet(addresses[name]).check(CHECK_S)
     for entry in config.scorers:
         if entry.verifier is not None:
             RemoteVerifier(entry.name, _resolved(entry.verifier, addresses)).check(CHECK_S)

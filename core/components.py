@@ -16,6 +16,7 @@ from burnish.config_checks import service_references
 from burnish.envs.contract import ENVS
 from burnish.envs.registry import did_you_mean, load_plugin
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
+from burnish.services import load_environment
 
 
 def load_components(config: RunConfig) -> str:
@@ -126,12 +127,25 @@ def _generators(config: RunConfig) -> Iterator[str]:
 def _services(config: RunConfig) -> Iterator[str]:
     used = {name for entry in config.scorers for name in service_references(entry.verifier)}
     for name, service in config.services.items():
-        module = (service.tools or service.verifier or "").partition(":")[0]
+        if service.environment is not None:
+            yield from _served_environment(name, service.environment, service.kwargs)
+            continue
+        module = service.target.partition(":")[0]
         if module and not _exists(module):
             what = "file" if module.endswith(".py") else "module"
-            yield f"services.{name}.{'tools' if service.tools else 'verifier'}: there is no {what} {module}"
+            yield f"services.{name}.{service.kind}: there is no {what} {module}"
         if service.verifier is not None and name not in used:
             yield f"services.{name}: serves a verifier that no reward uses"
+
+
+def _served_environment(name: str, target: str, kwargs: dict[str, Any]) -> Iterator[str]:
+    """It is loaded here only to be checked: the service has a process of its own."""
+    try:
+        factory = ENVS.get(load_environment(target))
+    except ValueError as error:
+        yield f"services.{name}.environment: {error}"
+    else:
+        yield from _unfit(f"services.{name}.kwargs", factory, kwargs)
 
 
 def _exists(module: str) -> bool:

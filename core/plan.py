@@ -126,13 +126,12 @@ def engine_tokens_per_second(parameters: int) -> float:
 def _supervised(config: RunConfig, phase: Phase, model: ModelFacts) -> PhasePlan:
     table = config.phase(phase)
     assert isinstance(table, SupervisedConfig)
-    length = _example_length(table, phase, model.folder)
-    if phase == "cpt":  # documents are joined and cut into chunks that fill the context
-        example, length = "chunks of", float(config.engine.max_context)
-    else:
-        example = "conversations of about"
+    length = min(_example_length(table, phase, model.folder), float(config.engine.max_context))
+    example = "documents" if phase == "cpt" else "conversations"
     tokens = round(table.steps * table.batch * length)
-    work = f"{table.steps} steps x {table.batch} {example} {length:.0f} tokens, lr {table.lr:g}, from {table.data or table.generate}"
+    work = (
+        f"{table.steps} steps x {table.batch} {example} of about {length:.0f} tokens, lr {table.lr:g}, from {table.data or table.generate}"
+    )
     return PhasePlan(phase, work, 0, tokens, 6 * model.parameters * tokens / LEARNER_FLOPS)
 
 
@@ -187,7 +186,7 @@ def _service_line(name: str, config: RunConfig) -> str:
     service = config.services[name]
     if service.address is not None:
         return f"{name}: uses the one running at {service.address}"
-    return f"{name}: starts {'tools' if service.tools else 'verifier'} {service.tools or service.verifier} as a process"
+    return f"{name}: starts {service.kind} {service.target} as a process"
 
 
 def _example_length(table: SupervisedConfig, phase: Phase, folder: Path) -> float:

@@ -1,5 +1,5 @@
-"""Verifier and tool services as programs: what `burnish serve-verifier` and `burnish serve-tools` run, and `ServiceProcess`, which runs
-one as a child that cannot be orphaned. `python -m burnish.services verifier module:name` is the program itself.
+"""Verifier, tool and environment services as programs: what `burnish serve-verifier`, `serve-tools` and `serve-env` run, and
+`ServiceProcess`, which runs one as a child that cannot be orphaned. `python -m burnish.services verifier module:name` is the program.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+from .envs.contract import ENVS, make_env
+from .envs.env_service import EnvironmentService, ServedEnvironment, SessionLimits
 from .envs.registry import ID_PATTERN, did_you_mean, load_plugin
 from .envs.tool_service import ToolService
 from .envs.tools import ToolSet
 from .rewards.verifier_service import VERIFIERS, Verifier, VerifierService
+from .rpc.batches import Limits
 from .rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
 
-ServiceKind = Literal["verifier", "tools"]
+ServiceKind = Literal["verifier", "tools", "environment"]
 ReadyCallback = Callable[[str, list[Service]], None]
 
 PR_SET_PDEATHSIG = 1
@@ -51,6 +54,43 @@ def serve_tools(target: str, host: str = "127.0.0.1", port: int = 0, on_ready: R
     Prints the ready line. Raises ValueError when the target or the port cannot be had.
     """
     _serve([ToolService(load_tools(target))], ServerOptions(host, port), on_ready)
+
+
+def serve_environment(
+    target: str,
+    kwargs: Mapping[str, Any] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    on_ready: ReadyCallback = print_ready,
+    sessions: SessionLimits | None = None,
+    threads: int = 64,
+) -> None:
+    """Serve one environment until SIGTERM or Ctrl-C. `target` is a registered id, or "module:namespace/Name-v0" or
+    "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with. threads: resets and steps
+    running at a time; 0 runs them on the event loop.
+
+    Prints the ready line. Raises ValueError when the target, a kwarg or the port cannot be had.
+    """
+    id, given = load_environment(target), dict(kwargs or {})
+    try:
+        make_env(id, **given).close()  # so that a wrong argument shows now
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
+    service = EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
+    _serve([service], ServerOptions(host, port), on_ready)
+
+
+def load_environment(target: str) -> str:
+    """The id of the environment, loaded. Raises ValueError when the target does not exist or registers no such environment."""
+    module, _, id = target.rpartition(":")
+    if not ID_PATTERN.match(id):
+        raise ValueError(f"{target!r} names no environment; give namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0")
+    if module:
+        _import(module)
+    ENVS.get(id)
+    return id
 
 
 def load_verifier(target: str) -> Verifier:
@@ -112,17 +152,27 @@ def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallb
 
 
 class ServiceProcess:
-    """A verifier or tool service in a process of its own: `start()`, use `address`, `stop()`.
+    """A verifier, tool or environment service in a process of its own: `start()`, use `address`, `stop()`.
 
     It is killed by the kernel when this process dies, whatever the cause, and does not see the terminal's Ctrl-C: whoever started it
-    decides when it stops. Its output goes to `log`.
+    decides when it stops. Its output goes to `log`. kwargs: what an environment is made with; other services take none.
 
     Example: `with ServiceProcess("verifier", "my_module:my_verifier", log=run_folder / "verifier.log") as service: service.address`.
     """
 
-    def __init__(self, kind: ServiceKind, target: str, log: Path, port: int = 0, ready_s: float = READY_S) -> None:
+    def __init__(
+        self,
+        kind: ServiceKind,
+        target: str,
+        log: Path,
+        port: int = 0,
+        ready_s: float = READY_S,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert kind == "environment" or not kwargs, f"a {kind} service takes no kwargs"
         self.kind = kind
         self.target = target
+        self.kwargs = dict(kwargs or {})
         self.log = log
         self.port = port
         self.ready_s = ready_s
@@ -189,6 +239,7 @@ class ServiceProcess:
     def _spawn(self, ready_fd: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "burnish.services", self.kind, self.target, "--port", str(self.port)]
         command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid())]
+        command += ["--kwargs", json.dumps(self.kwargs)] if self.kwargs else []
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(ready_fd,), start_new_session=True,
@@ -231,9 +282,10 @@ def _die_with_parent(parent_pid: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The program behind `python -m burnish.services`. One clear line on stderr and code 2 when it cannot serve."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.services", description="Serve a verifier or tools over gRPC.")
-    parser.add_argument("kind", choices=("verifier", "tools"))
-    parser.add_argument("target", help="module:name or path.py:name of a verifier; module or path.py of tools")
+    parser = argparse.ArgumentParser(prog="python -m burnish.services", description="Serve a verifier, tools or an environment over gRPC.")
+    parser.add_argument("kind", choices=("verifier", "tools", "environment"))
+    parser.add_argument("target", help="module:name or path.py:name of a verifier; module or path.py of tools; id of an environment")
+    parser.add_argument("--kwargs", type=json.loads, default={}, help="what an environment is made with, as a JSON object")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ready-fd", type=int, help="write the ready line to this file descriptor instead of stdout")
@@ -249,9 +301,14 @@ def main(arguments: list[str] | None = None) -> int:
         os.write(options.ready_fd, (ready_line(address, services) + "\n").encode())
         os.close(options.ready_fd)
 
-    serve = serve_verifier if options.kind == "verifier" else serve_tools
     try:
-        serve(options.target, options.host, options.port, on_ready)
+        match options.kind:
+            case "verifier":
+                serve_verifier(options.target, options.host, options.port, on_ready)
+            case "tools":
+                serve_tools(options.target, options.host, options.port, on_ready)
+            case _:
+                serve_environment(options.target, options.kwargs, options.host, options.port, on_ready)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -101,7 +101,11 @@ class Score:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", _finite(self.value, "value"))
-        object.__setattr__(self, "parts", {str(name): _finite(part, f"part {name!r}") for name, part in self.parts.items()})
+        for what, given in (("parts", self.parts), ("labels", self.labels)):
+            if type(given) is not dict and not isinstance(given, Mapping):
+                raise InvalidScore(f"{what} of the score must be a mapping, not {type(given).__name__}")
+        if self.parts:
+            object.__setattr__(self, "parts", {str(name): _finite(part, f"part {name!r}") for name, part in self.parts.items()})
         for name, label in self.labels.items():
             if not isinstance(label, str) or not isinstance(name, str):
                 raise InvalidScore(f"label {name!r} of the score must be a string, not {label!r}")
@@ -109,6 +113,8 @@ class Score:
 
 
 def _finite(number: Any, what: str) -> float:
+    if type(number) is float and math.isfinite(number):  # nearly always; isinstance on an abstract class is slow
+        return number
     try:
         value = float(number) if isinstance(number, numbers.Real | np.bool_) else math.nan
     except OverflowError:  # an integer or fraction beyond what a float holds

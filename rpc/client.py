@@ -104,7 +104,7 @@ class BatchedClient(Generic[RequestT, ResponseT]):
 def _unpickle(address: str, path: str, connect_timeout_s: float) -> BatchedClient[Any, Any]:
     from . import methods
 
-    method = next(m for m in (methods.VERIFY, methods.CALL) if m.path == path)
+    method = next(m for m in (methods.VERIFY, methods.CALL, methods.EPISODE) if m.path == path)
     return BatchedClient(address, cast(BatchedMethod[Any, Any], method), connect_timeout_s)
 
 

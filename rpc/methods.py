@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
 
-from ..v1 import tool_pb2, verifier_pb2
+from ..v1 import environment_pb2, tool_pb2, verifier_pb2
 
 CONTRACT = "burnish.v1"
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -58,6 +58,16 @@ CALL = BatchedMethod(
     tool_pb2.CallStreamRequest,
     tool_pb2.CallResult,
     tool_pb2.CallStreamResponse,
+)
+
+EPISODE = BatchedMethod(
+    "/burnish.v1.EnvironmentService/EpisodeStream",
+    environment_pb2.EpisodeRequest,
+    environment_pb2.EpisodeResponse,
+    environment_pb2.EpisodeItem,
+    environment_pb2.EpisodeStreamRequest,
+    environment_pb2.EpisodeResult,
+    environment_pb2.EpisodeStreamResponse,
 )
 
 

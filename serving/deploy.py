@@ -137,7 +137,14 @@ def _start_ray(options: ServingConfig) -> bool:
             raise ValueError("this Ray session already serves an application; stop it before serving another")
         return False
     gpus = 1 if options.device == "cuda" else 0
-    ray.init(num_cpus=options.threads, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=options.threads,
+        num_gpus=gpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     return True
 
 

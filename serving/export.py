@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..trainer.checkpoints import resolve_checkpoint
 from ..trainer.model_folder import ModelRecord, atomic_folder, copy_model_files, read_record, weight_files, write_record
-from ..trainer.models import verify_model
+from ..trainer.models import no_progress_bars, verify_model
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PROBE_IDS = list(range(3, 35))
@@ -22,7 +22,7 @@ def export_checkpoint(checkpoint: str | Path, out: Path, models_dir: Path = Path
     """
     source = resolve_checkpoint(checkpoint, models_dir)
     trained = read_record(source)
-    with atomic_folder(out) as draft:
+    with atomic_folder(out) as draft, no_progress_bars():
         copy_model_files(source, draft)
         for file in [*weight_files(source), source / WEIGHTS_INDEX]:
             if file.is_file():

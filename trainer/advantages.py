@@ -26,4 +26,14 @@ def group_normalised(rewards: Float64, eps: float = 1e-6) -> Float64:
     return normalised
 
 
-ADVANTAGES: Mapping[str, Advantage] = MappingProxyType({"grpo": group_normalised})
+def group_centred(rewards: Float64) -> Float64:
+    """Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, section 3.2): r - mean.
+
+    Without the division, a group that differs only in a small part of the reward (the price of a tool call) weighs as little as that
+    part does, instead of as much as a group in which some succeed and others fail. `[0, 0, 1, 1]` gives `[-0.5, -0.5, 0.5, 0.5]`.
+    """
+    centred: Float64 = rewards - rewards.mean() if len(rewards) and np.ptp(rewards) else np.zeros_like(rewards)
+    return centred
+
+
+ADVANTAGES: Mapping[str, Advantage] = MappingProxyType({"grpo": group_normalised, "dr_grpo": group_centred})

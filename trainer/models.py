@@ -77,7 +77,7 @@ def new_model(texts: Iterable[str], out: Path, size: str | ModelSize = "nano", s
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     dims = _model_size(size)
-    with atomic_folder(out) as draft, _no_progress_bars():
+    with atomic_folder(out) as draft, no_progress_bars():
         tokenizer = train_tokenizer(texts, dims.vocab_size, dims.max_position)
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -149,7 +149,7 @@ def import_model(source: str | Path, out: Path, *, stage: Stage | None = None, c
 
     Raises ValueError with one sentence when the source is missing, incomplete, damaged, unsupported or fails `verify_model`.
     """
-    with tempfile.TemporaryDirectory(prefix="burnish-import-") as scratch, atomic_folder(out) as draft, _no_progress_bars():
+    with tempfile.TemporaryDirectory(prefix="burnish-import-") as scratch, atomic_folder(out) as draft, no_progress_bars():
         found = _fetch(str(source), Path(scratch))
         if found.gguf is None:
             _check_source_files(found.folder, chat_template is not None)
@@ -354,7 +354,7 @@ def list_models(models_dir: Path = Path("models")) -> list[tuple[Path, ModelReco
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers draws a bar for every file it reads or writes; ours are the only ones a user should see."""
     from transformers.utils import logging
 

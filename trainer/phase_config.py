@@ -28,9 +28,9 @@ SeedRange = Annotated[tuple[int, int], AfterValidator(_check_range)]
 class SupervisedConfig(BaseModel):
     """The `[cpt]` table (plain text, every token trains) and the `[sft]` table (conversations, assistant tokens train).
 
-    steps: optimizer steps. batch: examples per step: conversations, or, for cpt, chunks of `engine.max_context` tokens out of the joined
-    documents. lr: peak learning rate, reached after warmup_steps; schedule: "constant", or
-    "cosine" down to zero at the last step. checkpoint_every: steps between checkpoints.
+    steps: optimizer steps. batch: examples per step: conversations, or, for cpt, documents (one longer than `engine.max_context` tokens is
+    cut into several). lr: peak learning rate, reached after warmup_steps; schedule: "constant", or "cosine" down to zero at the last
+    step. checkpoint_every: steps between checkpoints.
     data: path of a `.jsonl` file (`{"text": …}` for cpt, `{"messages": […]}` for sft) or, for cpt, of a text file with one document per
     paragraph. generate: instead of a file, `module:function` called as `function(seed, count, **args)`, giving texts (cpt) or
     conversations (sft). count: how many it makes, seen again once all were; None is steps x batch.

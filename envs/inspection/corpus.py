@@ -16,16 +16,19 @@ TRAIN_SEEDS = 1_000_000_000
 
 
 def documents(seed: int, count: int, level: int = 0) -> Iterator[str]:
-    """Shop-floor text: a quarter notes on single features, the rest reports on whole parts, short or with every measurement."""
+    """Shop-floor text: notes on single features (a fifth), reports on whole parts (a fifth), reports that say of each feature what its
+    reading means (three tenths), and the calls and readings of inspections with their verdicts."""
     for i in range(count):
         rng = np.random.default_rng([seed, i, 0xC0D])
         part = make_part(int(rng.integers(TRAIN_SEEDS)), level)
         order = [part.features[k] for k in rng.permutation(len(part.features))]
-        kind = rng.choice(3, p=(0.25, 0.375, 0.375))
+        kind = rng.choice(4, p=(0.2, 0.2, 0.3, 0.3))
         if kind == 0:
             yield "\n".join(wording.finding(feature) for feature in order)
         elif kind == 1:
             yield wording.report(part, order)
+        elif kind == 2:
+            yield wording.explained_report(part, order)
         else:
             calls = "\n".join(f"{wording.measure_call(part, f.name)} {wording.reading(f, f.deviation_um, LEVELS[0])}" for f in order)
             yield f"{wording.request(part)}\n{calls}\n{wording.verdict_text(part.verdict, part.reasons[0])}"

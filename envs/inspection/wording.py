@@ -66,3 +66,8 @@ def finding(feature: Feature) -> str:
 def report(part: Part, order: Sequence[Feature]) -> str:
     """A whole inspection written down: readings, then the verdict."""
     return f"{'; '.join(reading(f, f.deviation_um, Level(features=1)) for f in order)}. {verdict_text(part.verdict, part.reasons[0])}"
+
+
+def explained_report(part: Part, order: Sequence[Feature]) -> str:
+    """A report that says of each feature what its reading means."""
+    return f"{'; '.join(finding(f) for f in order)}. {verdict_text(part.verdict, part.reasons[0])}"

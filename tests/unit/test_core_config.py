@@ -131,9 +131,14 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
         ),
         (
             '[services.a]\ntools = "m"\naddress = "h:1"',
-            'r.toml: services.a: needs exactly one of tools = "module", verifier = "module:name" and address = "host:port", '
-            "but has tools and address",
+            'r.toml: services.a: needs exactly one of tools = "module", verifier = "module:name", environment = "namespace/Name-v0" '
+            'and address = "host:port", but has tools and address',
         ),
+        (
+            '[services.a]\nenvironment = "lake"',
+            "r.toml: services.a.environment: 'lake' must be namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0",
+        ),
+        ('[services.a]\ntools = "m"\nkwargs = { a = 1 }', "r.toml: services.a: kwargs has no effect without environment; remove it"),
         ('[services.a]\nverifier = "module"', "r.toml: services.a.verifier: 'module' must be module:name, or path.py:name"),
         ("[sft]\nsteps = 3", 'r.toml: sft: needs exactly one of data = "PATH" and generate = "module:function"'),
         ('[sft]\ngenerate = "m:f"', "r.toml: sft.steps: is required"),
@@ -367,3 +372,30 @@ def test_configs_are_frozen_and_checked_in_python_too(recipe: Callable[[str], Pa
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("recipes/*.toml")), ids=lambda file: file.stem)
 def test_the_recipes_that_ship_are_valid(file: Path) -> None:
     assert load_config(file).name == file.stem
+
+
+REMOTE = """
+name = "sums"
+model = "nano"
+environment = "burnish/Remote-v0"
+environment_args = { address = "service:sums" }
+
+[services.sums]
+environment = "burnish/Arithmetic-v0"
+kwargs = { max_operand = 20 }
+"""
+
+
+def test_a_remote_environment_plays_on_an_environment_service(recipe: Callable[[str], Path]) -> None:
+    service = load_config(recipe(REMOTE)).services["sums"]
+    assert (service.kind, service.target, service.kwargs) == ("environment", "burnish/Arithmetic-v0", {"max_operand": 20})
+
+
+def test_tools_are_no_environment_and_an_environment_no_tools(recipe: Callable[[str], Path]) -> None:
+    tools = REMOTE.replace('environment = "burnish/Arithmetic-v0"\nkwargs = { max_operand = 20 }', 'tools = "my.tools"')
+    assert "r.toml: environment_args.address: service:sums serves tools, not an environment" in problems(recipe(tools))
+    local = REMOTE.replace("burnish/Remote-v0", "burnish/QualityInspection-v0").replace("address =", "tools =")
+    assert problems(recipe(local)) == [
+        "r.toml: environment_args.tools: service:sums serves an environment, not tools; "
+        'write environment = "burnish/Remote-v0" to play in it'
+    ]

@@ -76,6 +76,13 @@ def test_labels_must_be_strings() -> None:
         Score(1.0, labels={"expected": 3})  # type: ignore[dict-item]
 
 
+def test_parts_and_labels_must_be_mappings_even_when_empty() -> None:
+    with pytest.raises(InvalidScore, match="parts of the score must be a mapping, not NoneType"):
+        Score(1.0, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidScore, match="labels of the score must be a mapping, not list"):
+        Score(1.0, labels=[])  # type: ignore[arg-type]
+
+
 async def test_sync_runs_in_a_thread_and_async_on_the_loop(plugin: Any) -> None:
     threads: list[threading.Thread] = []
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish.trainer.advantages import group_normalised
+from burnish.trainer.advantages import ADVANTAGES, group_centred, group_normalised
 from burnish.trainer.config import OptimizerConfig
 from burnish.trainer.losses import cross_entropy, is_clipped, k3, ppo_clip, token_statistics
 from burnish.trainer.optimizer import learning_rate
@@ -20,9 +20,15 @@ def test_grpo_divides_by_the_population_deviation() -> None:
     np.testing.assert_allclose(advantages, [math.sqrt(3)] + [-1 / math.sqrt(3)] * 3, rtol=1e-5)
 
 
+def test_dr_grpo_keeps_a_small_difference_small() -> None:
+    np.testing.assert_allclose(group_centred(np.array([1.0, 0.0, 0.0, 0.0])), [0.75, -0.25, -0.25, -0.25])
+    np.testing.assert_allclose(group_centred(np.array([1.0, 0.98])), [0.01, -0.01], rtol=1e-9)
+
+
+@pytest.mark.parametrize("advantage", sorted(ADVANTAGES))
 @pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [0.7], []])
-def test_a_group_without_variance_teaches_exactly_nothing(rewards: list[float]) -> None:
-    assert group_normalised(np.array(rewards)).tolist() == [0.0] * len(rewards)
+def test_a_group_without_variance_teaches_exactly_nothing(advantage: str, rewards: list[float]) -> None:
+    assert ADVANTAGES[advantage](np.array(rewards)).tolist() == [0.0] * len(rewards)
 
 
 def test_token_statistics_of_a_known_distribution() -> None:

@@ -1,0 +1,114 @@
+"""Messages, tasks and what a step tells as `burnish.v1` messages, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..rpc.payload import PayloadError, decode_json, encode_json, utf8
+from ..v1 import common_pb2, environment_pb2
+from .contract import Observation, StepInfo
+from .types import Message, Role, Task, TextPart, ToolCall
+
+_ROLE_TO_WIRE: dict[Role, common_pb2.Role.ValueType] = {
+    "system": common_pb2.ROLE_SYSTEM,
+    "user": common_pb2.ROLE_USER,
+    "assistant": common_pb2.ROLE_ASSISTANT,
+    "tool": common_pb2.ROLE_TOOL,
+}
+_ROLE_FROM_WIRE = {number: role for role, number in _ROLE_TO_WIRE.items()}
+
+
+def messages_to_wire(messages: Iterable[Message]) -> list[common_pb2.Message]:
+    """Raises PayloadError when the arguments of a tool call are no plain JSON, naming the call."""
+    return [_message_to_wire(message) for message in messages]
+
+
+def messages_from_wire(where: str, wire: Iterable[common_pb2.Message]) -> Observation:
+    """Raises PayloadError when a message has no role or its JSON is not an object, naming the place below `where`."""
+    return tuple(_message_from_wire(f"{where}[{i}]", message) for i, message in enumerate(wire))
+
+
+def task_to_wire(task: Task) -> common_pb2.Task:
+    """Raises PayloadError when the task's data is no plain JSON, naming the place."""
+    return common_pb2.Task(
+        id=task.id, seed=task.seed, prompt=messages_to_wire(task.prompt), data_json=encode_object("task.data", task.data)
+    )
+
+
+def task_from_wire(wire: common_pb2.Task) -> Task:
+    """Raises PayloadError when a message or the data is malformed, naming the field."""
+    return Task(wire.id, wire.seed, messages_from_wire("task.prompt", wire.prompt), decode_object("task.data_json", wire.data_json))
+
+
+def info_to_wire(info: StepInfo) -> environment_pb2.StepInfo:
+    """Raises PayloadError when tools or data are no plain JSON, naming the place."""
+    return environment_pb2.StepInfo(
+        tools_json=[encode_object(f'info["tools"][{i}]', tool) for i, tool in enumerate(info.tools)],
+        reward_parts={utf8(name): value for name, value in info.reward_parts.items()},
+        metrics={utf8(name): value for name, value in info.metrics.items()},
+        labels={utf8(name): utf8(label) for name, label in info.labels.items()},
+        data_json=encode_object('info["data"]', info.data),
+    )
+
+
+def info_from_wire(wire: environment_pb2.StepInfo) -> dict[str, Any]:
+    """The `info` of a reset or step, only the keys that say something. Raises PayloadError when JSON is not an object, naming the field."""
+    info: dict[str, Any] = {
+        "tools": [decode_object(f"info.tools_json[{i}]", text) for i, text in enumerate(wire.tools_json)],
+        "reward_parts": dict(wire.reward_parts),
+        "metrics": dict(wire.metrics),
+        "labels": dict(wire.labels),
+        "data": decode_object("info.data_json", wire.data_json),
+    }
+    return {key: value for key, value in info.items() if value}
+
+
+def encode_object(where: str, value: Mapping[str, Any]) -> str:
+    """`encode_json` whose PayloadError says where the value is."""
+    try:
+        return encode_json(value)
+    except PayloadError as error:
+        raise PayloadError(f"{where}: {error}") from None
+
+
+def decode_object(where: str, text: str) -> dict[str, Any]:
+    """`decode_json` whose PayloadError says where the text is."""
+    try:
+        return decode_json(text)
+    except PayloadError as error:
+        raise PayloadError(f"{where}: {error}") from None
+
+
+def _message_to_wire(message: Message) -> common_pb2.Message:
+    wire = common_pb2.Message(
+        role=_ROLE_TO_WIRE[message.role],
+        tool_calls=[
+            common_pb2.ToolCall(
+                id=utf8(call.id), name=utf8(call.name), arguments_json=encode_object(f"arguments of {call.name}", call.arguments)
+            )
+            for call in message.tool_calls
+        ],
+        tool_call_id=None if message.tool_call_id is None else utf8(message.tool_call_id),
+        name=None if message.name is None else utf8(message.name),  # of a tool that the policy made up, perhaps
+    )
+    if isinstance(message.content, str):
+        wire.text = utf8(message.content)
+    else:
+        wire.parts.CopyFrom(common_pb2.TextParts(parts=[common_pb2.TextPart(text=utf8(part.text)) for part in message.content]))
+    return wire
+
+
+def _message_from_wire(where: str, wire: common_pb2.Message) -> Message:
+    if wire.role not in _ROLE_FROM_WIRE:
+        raise PayloadError(f"{where}.role is {wire.role}; set one of ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL")
+    return Message(
+        role=_ROLE_FROM_WIRE[wire.role],
+        content=tuple(TextPart(part.text) for part in wire.parts.parts) if wire.WhichOneof("content") == "parts" else wire.text,
+        tool_calls=tuple(
+            ToolCall(call.id, call.name, decode_object(f"{where}.tool_calls[{i}].arguments_json", call.arguments_json))
+            for i, call in enumerate(wire.tool_calls)
+        ),
+        tool_call_id=wire.tool_call_id if wire.HasField("tool_call_id") else None,
+        name=wire.name if wire.HasField("name") else None,
+    )
