@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint proto install clean
+.PHONY: help demo test fuzz bench lint proto install clean
 
 help:  ## show this list
 	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
@@ -17,9 +17,12 @@ help:  ## show this list
 demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MODEL=smollm2: a real pretrained one)
 	$(VENV)/bin/burnish demo --model $(MODEL)
 
-test: lint  ## the checks, then the unit and integration tests
-	$(RUN) pytest tests/unit
+test: lint  ## the checks, then the unit, fuzz and integration tests
+	$(RUN) pytest tests/unit tests/fuzz
 	$(RUN) pytest tests/integration -m "not slow"
+
+fuzz: $(INSTALLED)  ## 10,000 made-up inputs for everything that reads what others wrote (minutes)
+	$(RUN) pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --timeout 3600
 
 bench: $(INSTALLED)  ## the benchmarks and the long learning runs behind the committed tables (hours)
 	$(RUN) pytest tests benchmarks -m slow --timeout 14400

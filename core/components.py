@@ -33,9 +33,10 @@ def load_components(config: RunConfig) -> str:
 
 
 def check_components(config: RunConfig) -> None:
-    """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit."""
+    """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit, or a row of
+    the tasks is."""
     problems: list[str] = []
-    for check in (_environment, _rewards, _generators, _services):
+    for check in (_environment, _rewards, _tasks, _generators, _services):
         problems += check(config)
     if problems:
         raise ValueError("\n".join(problems))
@@ -95,6 +96,20 @@ def _comparisons(config: RunConfig, name: str, plugin: RewardPlugin) -> Iterator
         yield f"rewards.{name}: compares at least {plugin.min_members} attempts, but rft.group_size is {config.rft.group_size}; raise it"
     if config.success.partition(".")[0] == name:
         yield f"success: {name!r} compares attempts with each other, but an evaluation has one per task; choose another part"
+
+
+def _tasks(config: RunConfig) -> Iterator[str]:
+    if config.tasks is None:
+        return
+    from burnish.trainer.task_files import read_task_files
+
+    try:
+        rows = len(read_task_files(config.tasks).held_out)
+    except ValueError as error:
+        yield str(error)
+        return
+    if "tasks" in config.evaluation.model_fields_set and config.evaluation.tasks > rows:
+        yield f"evaluation.tasks: {config.evaluation.tasks}, but {config.tasks.held_out} holds only {rows} rows; lower it or leave it out"
 
 
 def _generators(config: RunConfig) -> Iterator[str]:

@@ -35,6 +35,7 @@ from burnish.trainer.phase_config import (
     SeedRange,
     SFTConfig,
     SupervisedConfig,
+    TasksConfig,
 )
 
 MULTI_TURN_DEFAULT = 8
@@ -121,8 +122,8 @@ class RunConfig(BaseModel):
     its maker, where a string `service:NAME` becomes the address of that service. environment_weight: what the environment's own reward
     counts in the total. reward_function: ids of reward plug-ins, each with weight 1; `[[rewards]]` is the long form. success: the part
     of the reward that is reported as success. multi_turn_rollouts: whether the policy speaks more than once per episode. train_seeds:
-    the range that training tasks come from. keep_checkpoints: how many stay on disk, beside the last of each phase. plugins: Python
-    files that register environments and rewards. seed: of everything random.
+    the range that training tasks come from; tasks: files that they come from instead. keep_checkpoints: how many stay on disk, beside
+    the last of each phase. plugins: Python files that register environments and rewards. seed: of everything random.
     """
 
     model_config = STRICT
@@ -141,6 +142,7 @@ class RunConfig(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1)
     plugins: tuple[str, ...] = ()
     services: dict[str, ServiceConfig] = {}
+    tasks: TasksConfig | None = None
     cpt: CPTConfig | None = None
     sft: SFTConfig | None = None
     rft: RFTPhaseConfig | None = None

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 SERVICE = "service:"
 REMOTE_ENVIRONMENT = "burnish/Remote-v0"
+SINGLE_TURN = "burnish/SingleTurn-v0"
 
 
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
-    checks = (_turns, _context, _rewards, _success, _services, _seeds, _learner)
+    checks = (_turns, _context, _rewards, _success, _services, _seeds, _tasks, _learner)
     return [line for check in checks for line in check(config)]
 
 
@@ -28,6 +29,9 @@ def file_problems(config: RunConfig) -> list[str]:
     for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
         if table is not None and table.data is not None and not Path(table.data).is_file():
             lines.append(f"{phase}.data: {table.data} is not a file")
+    if config.tasks is not None:
+        files = {"train": config.tasks.train, "held_out": config.tasks.held_out}
+        lines += [f"tasks.{key}: {path} is not a file" for key, path in files.items() if not Path(path).is_file()]
     return lines
 
 
@@ -122,6 +126,20 @@ def _seeds(config: RunConfig) -> Iterator[str]:
     for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
         if table is not None and table.generate is not None and table.examples > size:
             yield f"{phase}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
+
+
+def _tasks(config: RunConfig) -> Iterator[str]:
+    if config.tasks is None:
+        if config.environment == SINGLE_TURN:
+            yield f"tasks: {SINGLE_TURN} asks what a file of tasks asks; add [tasks] with train and held_out, two .jsonl files"
+        return
+    if config.tasks.train == config.tasks.held_out:
+        yield "tasks.held_out: is tasks.train; held-out tasks must never be trained on"
+    if "seeds" in config.evaluation.model_fields_set:
+        yield "evaluation.seeds: has no effect with [tasks], whose held_out is what is measured; remove one of them"
+    generates = any(table is not None and table.generate is not None for table in (config.cpt, config.sft))
+    if "train_seeds" in config.model_fields_set and not generates:
+        yield "train_seeds: has no effect with [tasks], whose train is what is trained on; remove one of them"
 
 
 def _learner(config: RunConfig) -> Iterator[str]:

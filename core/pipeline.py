@@ -15,7 +15,7 @@ from burnish.cluster import check_services, dashboard_url, ray_session, services
 from burnish.config import RunConfig
 from burnish.data import conversations, documents
 from burnish.display import StepBar, evaluation_line, say
-from burnish.envs.types import Episode, EpisodeGroup
+from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.model_commands import find_model
 from burnish.rollout.ledger import Ledger
 from burnish.rollout.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
@@ -28,6 +28,7 @@ from burnish.trainer.phase_config import PHASES, Phase, SupervisedConfig
 from burnish.trainer.policy_step import PolicyProgress
 from burnish.trainer.statistics import compare
 from burnish.trainer.supervised import SupervisedExample, cpt_examples, sft_example, shuffled_batch
+from burnish.trainer.task_files import TaskFiles, read_task_files
 from burnish.trainer.tasks import held_out_tasks
 
 STAGES: Mapping[Phase, Any] = {"cpt": "midtraining", "sft": "sft", "rft": "rft"}
@@ -44,12 +45,24 @@ class Run:
     base: Path
     seeds: Mapping[str, int]
     console: Console
+    files: TaskFiles | None = None
     transcripts: list[TranscriptWriter] = field(default_factory=list)
     results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.folder.path.name
+
+    @property
+    def held_out(self) -> list[Task]:
+        """What every evaluation measures."""
+        table = self.config.evaluation
+        return self.files.held_out_tasks(table.tasks) if self.files else held_out_tasks(table.seeds, table.tasks)
+
+    @property
+    def tasks_digest(self) -> str | None:
+        """Of the files that tasks come from, None without such files."""
+        return self.files.digest if self.files else None
 
 
 Results = Mapping[tuple[str, Mode], EvaluationResult]
@@ -84,11 +97,13 @@ def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str],
     from burnish.trainer.phase_config import RFTPhaseConfig
 
     base, seeds = find_model(config.model), folder.seeds()
+    files = read_task_files(config.tasks) if config.tasks else None
     settings = RFTConfig().rft(
         worker=worker_setup(config, base, addresses, seeds["rft.sampling"]),
         learner=config.learner_for(config.phases[0]),
         phase=config.rft or RFTPhaseConfig(),
         train_seeds=config.train_seeds,
+        tasks=config.tasks,
         success=config.success,
     )
     settings.env_runners(num_env_runners=config.resources.env_runners)
@@ -97,7 +112,7 @@ def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str],
     shown_at = session_logs() / "burnish" / f"{folder.path.name}.jsonl"
     with TranscriptWriter(folder.transcripts / "episodes.jsonl") as kept, TranscriptWriter(shown_at) as shown:
         try:
-            yield Run(config, folder, algo, base, seeds, console, [kept, shown])
+            yield Run(config, folder, algo, base, seeds, console, files, [kept, shown])
         finally:
             with uninterrupted():
                 algo.stop()
@@ -133,6 +148,8 @@ def _resume(run: Run, done: CheckpointRecord) -> None:
     run.algo.learner_group.restore_from_path(state / "learner")
     run.algo.sync()
     position = json.loads((state / "progress.json").read_text())
+    if position.get("tasks") != run.tasks_digest:
+        raise ValueError(f"{run.folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
     run.algo.progress = PolicyProgress(position["step"], position["position"], Ledger.from_row(position["ledger"]))
     run.folder.rewind(_phase(done), done.step)
     if run.folder.evaluations_file.is_file():
@@ -216,7 +233,7 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)
         learner.save_to_path((folder / "learner").resolve())
-        position = {"step": progress.step, "position": progress.position, "ledger": progress.ledger.row()}
+        position = {"step": progress.step, "position": progress.position, "ledger": progress.ledger.row(), "tasks": run.tasks_digest}
         (folder / "progress.json").write_text(json.dumps(position))
 
     record = save_checkpoint(
@@ -229,7 +246,7 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
 
 def _evaluate(run: Run, phase: str, step: int) -> None:
     table = run.config.evaluation
-    tasks = held_out_tasks(table.seeds, table.tasks)
+    tasks = run.held_out
     wanted: dict[Mode, bool] = {"sampled": table.sampled, "greedy": table.greedy}
     for mode in [mode for mode, chosen in wanted.items() if chosen]:
         with StepBar(run.console, f"evaluate {phase} {mode}", len(tasks)) as bar:

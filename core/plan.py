@@ -21,6 +21,7 @@ from burnish.rollout.engine.config import CPU_KV_CACHE_MB
 from burnish.runs import RUNS
 from burnish.trainer.model_folder import count_parameters
 from burnish.trainer.phase_config import Phase, SupervisedConfig
+from burnish.trainer.task_files import read_task_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,7 +142,7 @@ def _rft(config: RunConfig, model: ModelFacts) -> PhasePlan:
     sampled, whole = episodes * _sampled_per_episode(config), episodes * _context_per_episode(config)
     size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
     turns = f"up to {config.rollout.max_turns} turns" if config.rollout.max_turns > 1 else "1 turn"
-    work = f"{size} of {turns}, lr {table.lr:g}"
+    work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {config.tasks.train}" if config.tasks else "")
     learning = 8 * model.parameters * whole / LEARNER_FLOPS  # 6 to train, 2 for the log-probabilities that prove the sync
     syncing = table.steps * model.parameters * SYNC_S_PER_PARAMETER * config.resources.env_runners
     return PhasePlan("rft", work, sampled, whole, sampled / engine_tokens_per_second(model.parameters) + learning + syncing)
@@ -153,8 +154,9 @@ def _evaluation(config: RunConfig, model: ModelFacts) -> list[PhasePlan]:
     if not times:
         return []
     modes = [mode for mode in ("sampled", "greedy") if getattr(table, mode)]
-    tokens = times * len(modes) * table.tasks * _sampled_per_episode(config)
-    work = f"{times} times {table.tasks} held-out tasks, {' and '.join(modes)}"
+    count = table.tasks if config.tasks is None else min(table.tasks, len(read_task_files(config.tasks).held_out))
+    tokens = times * len(modes) * count * _sampled_per_episode(config)
+    work = f"{times} times {count} held-out tasks, {' and '.join(modes)}" + (f", from {config.tasks.held_out}" if config.tasks else "")
     return [PhasePlan("evaluation", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters))]
 
 

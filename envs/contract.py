@@ -3,7 +3,8 @@
     reset(seed=17, options={"task": task}) -> (messages, info)
     step("3 + 4 = 7") -> (messages, reward, terminated, truncated, info)
 
-Messages are the new ones only. `reset` returns the prompt, at least one message; a step that ends the episode may return none.
+Messages are the new ones only. `reset` returns the prompt, at least one message; a step that ends the episode may return none, and so
+may `reset` when the task came from a file with a prompt of its own (`Task.prompt`), which then precedes what `reset` returns.
 `terminated` says the task is over, `truncated` that a limit of the environment was hit; both are rewarded as the environment says.
 Whatever the policy writes is an ordinary observation or a reward, never an exception. `options` may hold "task" (a `Task`) and
 "episode_id" (unique to this attempt, for tools and logs); an environment is free to use neither.
@@ -195,7 +196,7 @@ def reset_env(env: ConversationEnv, env_id: str, task: Task, episode_id: str | N
     options = {"task": task} if episode_id is None else {"task": task, "episode_id": episode_id}
     with boundary(FailureKind.ENV_ERROR, env_id):
         result = env.reset(seed=task.seed, options=options)
-    return read_reset(result, env_id)
+    return read_reset(result, env_id, asked=bool(task.prompt))
 
 
 def step_env(env: ConversationEnv, env_id: str, text: str) -> StepResult:
@@ -205,12 +206,15 @@ def step_env(env: ConversationEnv, env_id: str, text: str) -> StepResult:
     return read_step(result, env_id)
 
 
-def read_reset(result: Any, env_id: str) -> tuple[Observation, StepInfo]:
-    """Check what `reset` returned. Raises EpisodeFailure ENV_ERROR naming `env_id` and what is wrong."""
+def read_reset(result: Any, env_id: str, asked: bool = False) -> tuple[Observation, StepInfo]:
+    """Check what `reset` returned. asked: the task brings a prompt of its own, so the environment need not add to it.
+
+    Raises EpisodeFailure ENV_ERROR naming `env_id` and what is wrong.
+    """
     if not isinstance(result, tuple) or len(result) != 2:
         _breach(env_id, f"reset must return (messages, info), not {_shape(result)}")
     messages = _messages(result[0], "reset", env_id)
-    if not messages:
+    if not messages and not asked:
         _breach(env_id, "reset returned no message; the policy needs something to answer")
     return messages, _info(result[1], "reset", env_id)
 

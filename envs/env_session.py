@@ -101,9 +101,9 @@ class Session:
             raise Status("INVALID_ARGUMENT", str(error)) from error
         except Exception as error:
             raise Status("UNKNOWN", short_traceback(error)) from error
-        env, seed = self._env, self.request.seed
+        env, seed, task = self._env, self.request.seed, self._options.get("task")
         raw = _user_code(lambda: env.reset(seed=seed, options=self._options))
-        messages, info = _checked(lambda: read_reset(raw, self._env_id))
+        messages, info = _checked(lambda: read_reset(raw, self._env_id, asked=bool(task and task.prompt)))
         return _encoded(
             lambda: environment_pb2.EpisodeResponse(
                 reset=environment_pb2.ResetResponse(messages=messages_to_wire(messages), info=info_to_wire(info), environment=self._env_id)

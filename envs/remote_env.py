@@ -83,7 +83,7 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
             result = messages_from_wire("messages", answer.messages), info_from_wire(answer.info)
         except PayloadError as error:
             raise self._failure(FailureKind.ENV_ERROR, f"its answer to reset is unreadable: {error}") from error
-        read_reset(result, self._culprit)
+        read_reset(result, self._culprit, asked=bool(task and task.prompt))
         self._over = False
         return result
 

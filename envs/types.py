@@ -8,7 +8,7 @@ sampled. An `Episode` is one attempt at one `Task` and always ends in an `Outcom
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -238,24 +238,28 @@ def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message
     role, content = row.get("role"), row.get("content")
     if role not in ROLES:
         raise ValueError(f"{where}: role {role!r} is unknown; use one of {', '.join(ROLES)}")
-    if content is None and row.get("tool_calls"):
+    rows = row.get("tool_calls") or ()
+    if not isinstance(rows, list | tuple):
+        raise ValueError(f"{where}: tool_calls must be a list, not {type(rows).__name__}")
+    if content is None and rows:
         content = ""
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        bad = [p for p in content if not (isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str))]
+    if isinstance(content, list | tuple):
+        texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
+        bad = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str)]
         if bad:
             raise ValueError(f"{where}: content part {bad[0]!r} is not a text part")
-        content = tuple(TextPart(part["text"]) for part in content)
+        content = tuple(TextPart(str(text)) for text in texts)
     if not isinstance(content, (str, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of text parts, not {type(content).__name__}")
     for key in ("tool_call_id", "name"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"{where}: {key} must be a string, not {type(row[key]).__name__}")
-    calls = tuple(_tool_call_from_dict(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(row.get("tool_calls") or ()))
+    calls = tuple(_tool_call_from_dict(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(rows))
     return Message(role, content, calls, row.get("tool_call_id"), row.get("name"))
 
 
-def _tool_call_from_dict(row: Mapping[str, Any], where: str) -> ToolCall:
-    function = row.get("function")
+def _tool_call_from_dict(row: Any, where: str) -> ToolCall:
+    function = row.get("function") if isinstance(row, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise ValueError(f"{where}: a tool call needs function.name")
     arguments = function.get("arguments", {})

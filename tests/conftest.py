@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("unit", "integration")
+TIERS = ("unit", "integration", "fuzz")
 UNIT_TIMEOUT_S = 60.0
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from .fleet import RayFleet, raise_why_runners_died
 from .learner_group import RFTLearnerGroup
 from .model_folder import check_model_folder
 from .observe import StepGauges
-from .phase_config import RFTPhaseConfig
+from .phase_config import RFTPhaseConfig, TasksConfig
 from .policy_step import Batch, PolicyProgress, collect_batch, rollout_metrics
+from .task_files import read_task_files
+from .tasks import TaskStream, row_tasks, training_tasks
 
 PARITY_BOUNDS = {"float32": PARITY_BOUND, "bfloat16": 0.15, "float16": 0.05}
 """Largest |learner - engine| log-probability of a token under equal weights, by the coarser dtype of the two."""
@@ -52,6 +55,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         self.learner_setup = LearnerConfig()
         self.rft_phase = RFTPhaseConfig()
         self.train_seeds = (0, 1_000_000_000)
+        self.task_files: TasksConfig | None = None
         self.success_part = "env"
         self.stall_s = 600.0
         self.learner_timeout_s = 3600.0
@@ -66,19 +70,22 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         learner: LearnerConfig | None = None,
         phase: RFTPhaseConfig | None = None,
         train_seeds: tuple[int, int] | None = None,
+        tasks: TasksConfig | None = None,
         success: str = "env",
         stall_s: float = 600.0,
         learner_timeout_s: float = 3600.0,
     ) -> RFTConfig:
         """Set the policy, environment and rewards (`worker`), the learner, and the phase.
 
-        train_seeds: half-open range that training tasks come from. success: the reward part reported as success. stall_s: seconds
-        without any finished group after which the run stops. learner_timeout_s: seconds one call of the learner may take.
+        train_seeds: half-open range that training tasks come from; tasks: files that they come from instead. success: the reward part
+        reported as success. stall_s: seconds without any finished group after which the run stops. learner_timeout_s: seconds one call
+        of the learner may take.
         """
         self.worker_setup = worker
         self.learner_setup = learner or self.learner_setup
         self.rft_phase = phase or self.rft_phase
         self.train_seeds = train_seeds or self.train_seeds
+        self.task_files = tasks or self.task_files
         self.success_part = success
         self.stall_s, self.learner_timeout_s = stall_s, learner_timeout_s
         return self
@@ -98,6 +105,13 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         return RFTLearnerGroup(
             self.worker_setup.model, self.learner_setup, self.worker_setup.seed, self.num_gpus_per_learner, self.learner_timeout_s
         )
+
+    def task_stream(self) -> TaskStream:
+        """The tasks to train on, in their order. Raises ValueError when a file of tasks cannot be read."""
+        assert self.worker_setup is not None
+        if self.task_files is None:
+            return partial(training_tasks, self.train_seeds, self.worker_setup.seed)
+        return partial(row_tasks, read_task_files(self.task_files).train, self.worker_setup.seed)
 
     @property
     def parity_bound(self) -> float:
@@ -127,6 +141,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         except IndexError as error:  # RLlib found no healthy runner and says no more than that
             raise_why_runners_died(self.env_runner_group, error)
         self.progress = PolicyProgress()
+        self._stream = self.config.task_stream()
         self.parity_max = 0.0
         self._gauges = StepGauges()
         self._idle = 0
@@ -139,7 +154,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         setup, phase = self.config.worker_setup, self.config.rft_phase
         started = time.perf_counter()
         self.fleet.engines.clear()
-        batch = collect_batch(self.fleet, self.progress, phase, setup.rollout, self.config.train_seeds, setup.seed, self.on_group)
+        batch = collect_batch(self.fleet, self.progress, phase, setup.rollout, self._stream, self.on_group)
         sampled = time.perf_counter()
         metrics = {**rollout_metrics(batch, self.config.success_part), "rollout_seconds": sampled - started}
         metrics["episodes_per_second"] = metrics["episodes"] / metrics["rollout_seconds"]

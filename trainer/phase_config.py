@@ -104,10 +104,24 @@ class RFTPhaseConfig(BaseModel):
         return value
 
 
+class TasksConfig(BaseModel):
+    """The `[tasks]` table: tasks out of files instead of seeds.
+
+    train, held_out: `.jsonl` files with one `{"messages": […], "reference_answer": …}` per line. No row of held_out may be in train.
+    The environment gets each as `options["task"]`, after its prompt was put to the policy; `burnish/SingleTurn-v0` adds nothing to it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: str = Field(pattern=r"\S\.jsonl$", description="the path of a .jsonl file")
+    held_out: str = Field(pattern=r"\S\.jsonl$", description="the path of a .jsonl file")
+
+
 class EvaluationConfig(BaseModel):
     """The `[evaluation]` table: measuring the policy on held-out tasks.
 
-    tasks: how many, taken from the start of seeds. seeds: the held-out range, which no training task may come from.
+    tasks: how many, taken from the start of seeds, or of tasks.held_out (all of its rows when it has fewer than the default).
+    seeds: the held-out range, which no training task may come from.
     sampled: one episode per task at the rollout's temperature. greedy: one episode per task at temperature 0.
     before: measure the model the first phase starts from; after: measure after every phase.
     """

@@ -17,7 +17,7 @@ from ..envs.types import Episode, EpisodeGroup, Task
 from ..rollout.config import RolloutConfig
 from ..rollout.ledger import DropReason, Ledger
 from .phase_config import RFTPhaseConfig
-from .tasks import training_tasks
+from .tasks import TaskStream
 
 EQUAL_REWARDS = 1e-6
 MIN_FOR_BUDGET = 64
@@ -63,11 +63,10 @@ def collect_batch(
     progress: PolicyProgress,
     phase: RFTPhaseConfig,
     limits: RolloutConfig,
-    seeds: tuple[int, int],
-    seed: int,
+    stream: TaskStream,
     on_group: Callable[[EpisodeGroup], None] | None = None,
 ) -> Batch:
-    """Sample tasks until `phase.groups_per_step` groups can be learned from, in at most 1 + `max_refills` rounds.
+    """Sample tasks of the stream until `phase.groups_per_step` groups can be learned from, in at most 1 + `max_refills` rounds.
 
     Groups whose rewards are all equal teach nothing: they are dropped, and other tasks sampled in their place (dynamic sampling, DAPO,
     arXiv 2503.14476). Every episode is entered in the ledger; those that train stay open until `settle`. Raises ErrorBudgetSpent.
@@ -76,7 +75,7 @@ def collect_batch(
     sampled: list[EpisodeGroup] = []
     rounds = 0
     while len(kept) < phase.groups_per_step and rounds <= phase.max_refills:
-        tasks = training_tasks(seeds, seed, progress.position, phase.groups_per_step - len(kept))
+        tasks = stream(progress.position, phase.groups_per_step - len(kept))
         progress.position += len(tasks)
         rounds += 1
         for task in tasks:

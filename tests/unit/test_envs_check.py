@@ -20,7 +20,10 @@ from burnish.envs.types import Message
 pytestmark = pytest.mark.unit
 
 REPLIES = {"burnish/FrozenLake-v0": ["down", "right"], "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"]}
-ELSEWHERE = {"burnish/Remote-v0"}  # needs a service: tests/integration/test_env_service.py
+ELSEWHERE = {
+    "burnish/Remote-v0",  # needs a service: tests/integration/test_env_service.py
+    "burnish/SingleTurn-v0",  # needs a task with a prompt: tests/unit/test_envs_single_turn.py
+}
 BUILT_IN = sorted({listing.id for listing in ENVS.list() if listing.id.startswith("burnish/")} - ELSEWHERE)
 
 

@@ -128,7 +128,7 @@ def test_entry_points_name_existing_modules() -> None:
 def test_every_import_is_a_declared_dependency() -> None:
     freeze = load_script(ROOT / "constraints" / "freeze.py")
     table = project()["project"]
-    lines = [*table["dependencies"], *table["optional-dependencies"]["cpu"]]
+    lines = [*table["dependencies"], *table["optional-dependencies"]["cpu"], *table["optional-dependencies"]["aws"]]
     declared = {freeze.canonical(re.split(r"[\[<>=!~ ]", line)[0]) for line in lines}
     distributions = packages_distributions()
     for package, folder in package_folders().items():

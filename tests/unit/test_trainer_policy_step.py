@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 PHASE = RFTPhaseConfig(groups_per_step=2, group_size=2, max_refills=2)
 DOWN = Failure(FailureKind.VERIFIER_UNAVAILABLE, "verdict@127.0.0.1:1", "connection refused")
-SEEDS = (0, 1000)
+STREAM = partial(training_tasks, (0, 1000), 0)
 
 
 def group(task: Task, *outcomes: Outcome) -> EpisodeGroup:
@@ -44,7 +45,7 @@ def varied(number: int) -> tuple[Outcome, ...]:
 def test_groups_with_equal_rewards_are_dropped_and_replaced() -> None:
     fleet = ScriptedFleet(lambda n: (Reward(1.0), Reward(1.0)) if n == 0 else varied(n))
     progress = PolicyProgress()
-    batch = collect_batch(fleet, progress, PHASE, RolloutConfig(), SEEDS, seed=0)
+    batch = collect_batch(fleet, progress, PHASE, RolloutConfig(), STREAM)
     assert [g.task.id for g in batch.groups] == ["train-1", "train-2"]
     assert (batch.rounds, progress.position, len(batch.sampled)) == (2, 3, 3)
     assert dict(progress.ledger.dropped) == {"zero_variance": 2}
@@ -55,7 +56,7 @@ def test_groups_with_equal_rewards_are_dropped_and_replaced() -> None:
 
 def test_refilling_ends_when_nothing_can_be_learned() -> None:
     progress = PolicyProgress()
-    batch = collect_batch(ScriptedFleet(lambda n: (Reward(0.0), Reward(0.0))), progress, PHASE, RolloutConfig(), SEEDS, seed=0)
+    batch = collect_batch(ScriptedFleet(lambda n: (Reward(0.0), Reward(0.0))), progress, PHASE, RolloutConfig(), STREAM)
     assert batch.groups == () and batch.rounds == 3
     progress.ledger.check()
 
@@ -63,7 +64,7 @@ def test_refilling_ends_when_nothing_can_be_learned() -> None:
 def test_a_failed_member_is_masked_and_the_rest_of_its_group_trains() -> None:
     phase = RFTPhaseConfig(groups_per_step=1, group_size=3)
     progress = PolicyProgress()
-    batch = collect_batch(ScriptedFleet(lambda n: (Reward(1.0), DOWN, Reward(0.0))), progress, phase, RolloutConfig(), SEEDS, seed=0)
+    batch = collect_batch(ScriptedFleet(lambda n: (Reward(1.0), DOWN, Reward(0.0))), progress, phase, RolloutConfig(), STREAM)
     progress.ledger.settle(batch.groups)
     progress.ledger.check()
     assert (progress.ledger.trained_count, dict(progress.ledger.masked)) == (2, {"verifier_unavailable": 1})
@@ -92,20 +93,20 @@ def test_the_error_budget_stops_the_run_and_says_what_failed() -> None:
     phase = RFTPhaseConfig(groups_per_step=16, group_size=8)
     down = ScriptedFleet(lambda n: (Reward(1.0), Reward(0.0), *(DOWN,) * 6))
     with pytest.raises(ErrorBudgetSpent, match=r"96 of 128 episodes failed.*96 verifier_unavailable"):
-        collect_batch(down, PolicyProgress(), phase, RolloutConfig(error_budget=0.1), SEEDS, seed=0)
+        collect_batch(down, PolicyProgress(), phase, RolloutConfig(error_budget=0.1), STREAM)
 
 
 def test_a_failure_that_the_recipe_answers_with_stop_stops_at_once() -> None:
     limits = RolloutConfig(on_failure={FailureKind.VERIFIER_UNAVAILABLE: "stop"})
     with pytest.raises(ErrorBudgetSpent, match="verifier_unavailable in verdict@"):
-        collect_batch(ScriptedFleet(lambda n: (Reward(1.0), DOWN)), PolicyProgress(), PHASE, limits, SEEDS, seed=0)
+        collect_batch(ScriptedFleet(lambda n: (Reward(1.0), DOWN)), PolicyProgress(), PHASE, limits, STREAM)
 
 
 def test_metrics_leave_failed_episodes_out_of_every_mean() -> None:
     progress = PolicyProgress()
     phase = RFTPhaseConfig(groups_per_step=1, group_size=3)
     outcomes = (Reward(1.0, {"verdict": 1.0}), Reward(0.0, {"verdict": 0.0}), DOWN)
-    batch = collect_batch(ScriptedFleet(lambda n: outcomes), progress, phase, RolloutConfig(), SEEDS, seed=0)
+    batch = collect_batch(ScriptedFleet(lambda n: outcomes), progress, phase, RolloutConfig(), STREAM)
     metrics = rollout_metrics(batch, "verdict")
     assert (metrics["reward_mean"], metrics["success"], metrics["failed"], metrics["episodes"]) == (0.5, 0.5, 1.0, 3.0)
 

@@ -1,0 +1,199 @@
+"""`score_model` and `label_model`: another model judges, over any OpenAI-compatible chat completions API.
+
+What the policy wrote reaches the judge as text inside the grader's own messages, filled in once; nothing in it is looked at by burnish.
+A policy can still try to talk a judge round: put its answer between marks, tell the judge so, and keep a grader that it cannot persuade.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...envs.failures import EpisodeFailure, Failure, FailureKind
+from ..types import Score
+from .templates import Sample, Template
+from .text_similarity import with_threshold
+from .types import JudgeMessage, LabelModel, SamplingParams, ScoreModel
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+RESULT_KEYS = ("result", "score", "label")
+CONNECT_S = 10.0
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
+_FENCE = re.compile(r"\A```[a-zA-Z]*\s*(.*?)\s*```\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Where judges are and how long they are waited for.
+
+    base_url: of an OpenAI-compatible API, up to and with its version ("http://127.0.0.1:8000/v1"); None: OpenAI's own. api_key_env:
+    the environment variable that holds the key; a server of one's own often needs none. timeout_s: seconds of one request. retries:
+    further requests after 408, 409, 429, 5xx and lost connections, waiting longer each time. deadline_s: seconds of one judgement with
+    all its requests. max_concurrent: requests in flight.
+
+    Example: `JudgeSettings("http://127.0.0.1:8000/v1", timeout_s=30)`.
+    """
+
+    base_url: str | None = None
+    api_key_env: str | None = None
+    timeout_s: float = 60.0
+    retries: int = 3
+    deadline_s: float = 240.0
+    max_concurrent: int = 32
+
+    def api_key(self) -> str:
+        """Raises ValueError when a variable is named and not set, or when OpenAI's own API would be asked without a key."""
+        if self.api_key_env is None:
+            if self.base_url is None:
+                raise ValueError("a judge needs base_url (an OpenAI-compatible API) or api_key_env (the variable with OpenAI's key)")
+            return "none"  # the client insists on one; a server that checks no key takes any
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise ValueError(f"api_key_env: the environment variable {self.api_key_env} is not set")
+        return key
+
+
+class Judge:
+    """Asks judges, at most `max_concurrent` at a time. Belongs to one event loop.
+
+    Raises ValueError as `JudgeSettings.api_key` does.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        import httpx2
+        from openai import AsyncOpenAI
+
+        self.settings = settings
+        self._slots = asyncio.Semaphore(settings.max_concurrent)
+        self._client: AsyncOpenAI = AsyncOpenAI(
+            api_key=settings.api_key(),
+            base_url=settings.base_url,
+            timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s)),
+            max_retries=settings.retries,
+        )
+
+    async def score(self, grader: ScoreModel, sample: Sample, item: Mapping[str, Any]) -> Score:
+        """The judge's number. Raises EpisodeFailure VERIFIER_INVALID when it gives none or one outside the range, other VERIFIER_* when it
+        does not answer, and what filling the templates raises."""
+        low, high = grader.range
+        rule = f"Answer with one number from {low:g} to {high:g} and nothing else."
+        text = await self._ask(grader, sample, item, rule)
+        value = read_number(text)
+        if value is None:
+            raise _failure(FailureKind.VERIFIER_INVALID, grader, f"gave no number: {text!r:.200}")
+        if not low <= value <= high:
+            raise _failure(FailureKind.VERIFIER_INVALID, grader, f"gave {value:g}, outside the range [{low:g}, {high:g}]")
+        return Score(value, with_threshold(value, grader.pass_threshold))
+
+    async def label(self, grader: LabelModel, sample: Sample, item: Mapping[str, Any]) -> Score:
+        """1 for a passing label, else 0; the part `label.<label>` of the one picked is 1. Raises as `score` does."""
+        rule = f"Answer with exactly one of these labels and nothing else: {', '.join(grader.labels)}"
+        text = await self._ask(grader, sample, item, rule)
+        picked = read_label(text, grader.labels)
+        if picked is None:
+            raise _failure(FailureKind.VERIFIER_INVALID, grader, f"picked none of the labels {list(grader.labels)}: {text!r:.200}")
+        return Score(float(picked in grader.passing_labels), {f"label.{label}": float(label == picked) for label in grader.labels})
+
+    async def _ask(self, grader: ScoreModel | LabelModel, sample: Sample, item: Mapping[str, Any], rule: str) -> str:
+        messages = judge_messages(grader.input, sample, item, rule)
+        try:
+            async with self._slots, asyncio.timeout(self.settings.deadline_s):
+                return await self._complete(grader, messages)
+        except TimeoutError:
+            detail = f"no judgement within {self.settings.deadline_s:g} s"
+            raise _failure(FailureKind.VERIFIER_TIMEOUT, grader, detail) from None
+
+    async def _complete(self, grader: ScoreModel | LabelModel, messages: list[dict[str, str]]) -> str:
+        import openai
+
+        try:
+            create: Any = self._client.chat.completions.create  # its overloads want message types of their own
+            answer = await create(model=grader.model, messages=messages, **sampling(grader.sampling_params))
+            text = answer.choices[0].message.content
+        except openai.APITimeoutError as error:
+            detail = f"no answer within {self.settings.timeout_s:g} s"
+            raise _failure(FailureKind.VERIFIER_TIMEOUT, grader, detail) from error
+        except openai.APIConnectionError as error:
+            raise _failure(FailureKind.VERIFIER_UNAVAILABLE, grader, f"cannot be reached: {error.__cause__ or error}") from error
+        except openai.APIStatusError as error:
+            overloaded = error.status_code == 429 or error.status_code >= 500
+            kind = FailureKind.VERIFIER_UNAVAILABLE if overloaded else FailureKind.VERIFIER_ERROR
+            raise _failure(kind, grader, f"answered {error.status_code}: {error.message:.200}") from error
+        except (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
+            detail = f"its answer is no chat completion: {type(error).__name__}: {error!s:.200}"
+            raise _failure(FailureKind.VERIFIER_INVALID, grader, detail) from error
+        if not isinstance(text, str):
+            raise _failure(FailureKind.VERIFIER_INVALID, grader, "its answer holds no text")
+        return text
+
+
+def judge_messages(messages: Sequence[JudgeMessage], sample: Sample, item: Mapping[str, Any], rule: str) -> list[dict[str, str]]:
+    """The chat that a judge gets: the grader's messages filled in, with the rule for its answer at the end of the system message."""
+    rows = []
+    for message in messages:
+        role = "system" if message.role == "developer" else message.role  # servers other than OpenAI's know no developer
+        rows.append({"role": role, "content": "\n".join(Template(text).fill(sample, item) for text in message.texts)})
+    if rows[0]["role"] == "system":
+        rows[0]["content"] += f"\n\n{rule}"
+    else:
+        rows.insert(0, {"role": "system", "content": rule})
+    return rows
+
+
+def sampling(params: SamplingParams) -> dict[str, Any]:
+    """The parameters that the grader sets, as the API calls them."""
+    given = params.model_dump(exclude_none=True)
+    if "max_completions_tokens" in given:
+        given["max_completion_tokens"] = given.pop("max_completions_tokens")
+    return given
+
+
+def read_number(text: str) -> float | None:
+    """The number that a judge gave, bare or as `{"result": 0.5}`; None when it gave none.
+
+    Example: `read_number('{"result": 0.5, "steps": []}')` is 0.5; `read_number("about 0.5")` is None.
+    """
+    value = _result(text)
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def read_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a judge picked, bare or as `{"result": "good"}`, ignoring case, quotes and a full stop; None when it is none."""
+    value = _result(text)
+    said = str(value).strip().strip("\"'`.").strip().casefold() if isinstance(value, str | int | float) else None
+    return next((label for label in labels if said in (label.casefold(), label.strip().casefold())), None)
+
+
+def _result(text: str) -> Any:
+    """What a judge's answer comes down to: the value of its JSON object's result, or its text without reasoning and fences."""
+    said = text.rpartition("</think>")[2].strip()
+    fenced = _FENCE.match(said)
+    said = fenced[1] if fenced else said
+    if not said.startswith("{"):
+        return said
+    try:
+        answer = json.loads(said)
+    except (ValueError, RecursionError):
+        return None
+    found = [answer[key] for key in RESULT_KEYS if key in answer]
+    return found[0] if len(found) == 1 else None
+
+
+def _failure(kind: FailureKind, grader: ScoreModel | LabelModel, detail: str) -> EpisodeFailure:
+    return EpisodeFailure(Failure(kind, f"{grader.name} ({grader.model})", detail))

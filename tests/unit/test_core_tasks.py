@@ -1,0 +1,71 @@
+"""`[tasks]` in a recipe: what contradicts it, what its files must hold, and what the plan says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.components import check_components
+from burnish.config import config_from_data, load_config, resolved
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    for name, first in (("train", 0), ("held_out", 10)):
+        rows = [{"messages": [{"role": "user", "content": f"question {i}"}]} for i in range(first, first + 3)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "held_out")}
+
+
+def recipe(files: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    base = {"name": "t", "model": "m", "environment": "burnish/SingleTurn-v0", **more}
+    return base if files is None else {**base, "tasks": files}
+
+
+def problems(data: dict[str, Any]) -> str:
+    with pytest.raises(ValueError) as caught:
+        check_components(config_from_data(data, "r.toml"))
+    return str(caught.value)
+
+
+def test_a_recipe_on_files_is_accepted_and_survives_its_run_folder(files: dict[str, str], tmp_path: Path) -> None:
+    config = config_from_data(recipe(files))
+    check_components(config)
+    (tmp_path / "config.json").write_text(json.dumps(resolved(config)))
+    assert load_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"evaluation": {"seeds": [5, 500]}}, "evaluation.seeds: has no effect with [tasks], whose held_out is what is measured"),
+        ({"train_seeds": [0, 5]}, "train_seeds: has no effect with [tasks], whose train is what is trained on"),
+        ({"evaluation": {"tasks": 4}}, "evaluation.tasks: 4, but "),
+    ],
+)
+def test_what_contradicts_tasks(files: dict[str, str], more: dict[str, Any], message: str) -> None:
+    assert message in problems(recipe(files, **more))
+
+
+def test_what_is_wrong_with_the_files(files: dict[str, str]) -> None:
+    assert problems(recipe({**files, "held_out": files["train"]})) == (
+        "r.toml: tasks.held_out: is tasks.train; held-out tasks must never be trained on"
+    )
+    assert "r.toml: tasks.train: gone.jsonl is not a file" in problems(recipe({**files, "train": "gone.jsonl"}))
+    assert "r.toml: tasks.train: 'train.csv' must be the path of a .jsonl file" in problems(recipe({**files, "train": "train.csv"}))
+    assert "tasks.held_out: is required" in problems(recipe({"train": files["train"]}))
+    assert "tasks.heldout: unknown key; did you mean 'held_out'?" in problems(recipe({**files, "heldout": "x.jsonl"}))
+    Path(files["held_out"]).write_text('{"messages": [{"role": "user", "content": "question 1"}]}\n{"messages": 5}\n')
+    assert problems(recipe(files)).splitlines() == [
+        f"{files['held_out']}:2: messages: must be a list of messages, at least one",
+        f"{files['held_out']}:1: messages: are trained on ({files['train']}:2); held-out tasks must never be",
+    ]
+
+
+def test_the_environment_for_files_needs_files() -> None:
+    assert "tasks: burnish/SingleTurn-v0 asks what a file of tasks asks; add [tasks] with train and held_out" in problems(recipe(None))

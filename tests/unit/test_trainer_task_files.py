@@ -1,0 +1,141 @@
+"""Tasks out of files: what a row becomes, what is refused with file, line and field, and the order they come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.envs.types import Message, TextPart
+from burnish.trainer.phase_config import TasksConfig
+from burnish.trainer.task_files import Row, TaskFiles, read_row, read_rows, read_task_files
+from burnish.trainer.tasks import row_tasks
+
+pytestmark = pytest.mark.unit
+
+USER = {"role": "user", "content": "2 + 2?"}
+TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
+
+
+def line(**fields: Any) -> str:
+    return json.dumps({"messages": [USER], **fields})
+
+
+def read(tmp_path: Path, train: list[str], held_out: list[str]) -> TaskFiles:
+    for name, lines in (("train", train), ("held_out", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return read_task_files(TasksConfig(train=str(tmp_path / "train.jsonl"), held_out=str(tmp_path / "held_out.jsonl")))
+
+
+def asking(text: str, **fields: Any) -> str:
+    return line(messages=[{"role": "user", "content": text}], **fields)
+
+
+def test_everything_but_id_and_messages_is_the_tasks_data() -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}]
+    row = read_row(line(id="s1", messages=messages, tools=[TOOL], reference_answer={"x": 4}, level=2), "train", 1)
+    assert row == Row("s1", True, 1, (Message("system", "Be brief."), Message("user", (TextPart("2 + 2?"),))), row.data)
+    assert row.data == {"tools": [TOOL], "reference_answer": {"x": 4}, "level": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("7", "must be a JSON object, not int"),
+        ("{}", "messages: must be a list of messages, at least one"),
+        (line(messages=[]), "messages: must be a list of messages, at least one"),
+        (line(messages={}), "messages: must be a list of messages, at least one"),
+        (line(messages=["hi"]), r"messages\[0\]: must be an object, not str"),
+        (line(messages=[{"role": "usr", "content": "x"}]), r"messages\[0\]: role 'usr' is unknown"),
+        (line(messages=[{"role": "user"}]), r"messages\[0\]: content must be a string"),
+        (line(messages=[{"role": "user", "content": " "}]), r"messages\[0\].content: is empty"),
+        (line(messages=[{"role": "user", "content": [{"type": "text"}]}]), r"messages\[0\]: content part .* is not a text part"),
+        (line(messages=[USER, {"role": "system", "content": "x"}]), r"messages\[1\].role: the system message must be the first"),
+        (line(messages=[{"role": "system", "content": "x"}]), "messages: none is the user's"),
+        (line(messages=[USER, {"role": "assistant", "content": "4"}]), "messages: the last one is the assistant's"),
+        (line(messages=[{**USER, "tool_calls": 5}]), r"messages\[0\]: tool_calls must be a list, not int"),
+        (line(messages=[{**USER, "tool_calls": "no"}]), r"messages\[0\]: tool_calls must be a list, not str"),
+        (line(messages=[{**USER, "tool_calls": ["no"]}]), r"messages\[0\].tool_calls\[0\]: a tool call needs function.name"),
+        (line(messages=[{**USER, "name": 5}]), r"messages\[0\]: name must be a string, not int"),
+        (line(id=""), "id: must be a text that is not empty, not ''"),
+        (line(id=7), "id: must be a text that is not empty, not 7"),
+        (line(id="a\nb"), "id: must be printable"),
+        (line(reference_answer=""), "reference_answer: is empty; leave it out"),
+        (line(reference_answer={}), "reference_answer: is empty; leave it out"),
+        (line(tools=[]), "tools: must be a list of functions, at least one"),
+        (line(tools=[{"name": "add"}]), r"tools\[0\]: must read"),
+        (line(tools=[{**TOOL, "function": {"name": ""}}]), r"tools\[0\].function.name: must be a text"),
+        (line(tools=[TOOL, TOOL]), r"tools\[1\].function.name: 'add' is the name of two tools"),
+        (line(score=float("nan")), "score is nan, not a finite number"),
+        ('{"messages": [], "x": "\\ud800"}', "x holds a lone surrogate"),
+    ],
+)
+def test_a_row_that_is_none_says_which_field(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        read_row(text, "train", 1)
+
+
+def test_zero_and_false_are_reference_answers() -> None:
+    for value in (0, False, 0.0, "0"):
+        assert read_row(line(reference_answer=value), "train", 1).data == {"reference_answer": value}
+
+
+def test_problems_name_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, [asking("a", id="x"), "", "{", asking("b", id="x")], [asking("c"), line(messages=[])])
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/train.jsonl:3: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        f"{tmp_path}/train.jsonl:4: id: 'x' is the id of line 1 too",
+        f"{tmp_path}/held_out.jsonl:2: messages: must be a list of messages, at least one",
+    ]
+
+
+def test_many_problems_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"… and 11 more problems$"):
+        read(tmp_path, ["{"] * 30, [""])
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
+    assert read_rows(tmp_path / "bytes.jsonl")[1][0].startswith(f"{tmp_path}/bytes.jsonl: cannot be read as UTF-8 text")
+    assert read_rows(tmp_path / "none.jsonl")[1] == [f"{tmp_path}/none.jsonl: there is no such file"]
+
+
+def test_held_out_rows_are_never_trained_on(tmp_path: Path) -> None:
+    train = [asking("a", id="x"), asking("b"), asking("c")]
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, train, [asking("new", id="x"), asking(" b\n"), asking("d")])
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/held_out.jsonl:1: id: 'x' is trained on ({tmp_path}/train.jsonl:1); held-out tasks must never be",
+        f"{tmp_path}/held_out.jsonl:2: messages: are trained on ({tmp_path}/train.jsonl:2); held-out tasks must never be",
+    ]
+
+
+def test_the_order_is_shuffled_whole_in_every_epoch_and_a_function_of_the_position(tmp_path: Path) -> None:
+    files = read(tmp_path, [asking(f"question {i}", id=f"r{i}") for i in range(10)], [asking("other")])
+    whole = row_tasks(files.train, 7, 0, 30)
+    assert row_tasks(files.train, 7, 12, 8) == whole[12:20]
+    ids = [task.id.partition(":")[2] for task in whole]
+    assert sorted(ids[:10]) == sorted(ids[10:20]) == sorted(row.id for row in files.train)
+    assert ids[:10] != ids[10:20] != [row.id for row in files.train]
+    assert len({task.id for task in whole}) == 30, "a task of a later epoch is another episode in the books"
+    assert [task.id.partition(":")[2] for task in row_tasks(files.train, 8, 0, 10)] != ids[:10]
+
+
+def test_held_out_tasks_are_the_first_rows(tmp_path: Path) -> None:
+    files = read(tmp_path, [asking("a")], [asking(f"question {i}", reference_answer=i + 1) for i in range(3)])
+    tasks = files.held_out_tasks(2)
+    assert [(task.id, task.prompt, task.data) for task in tasks] == [
+        (f"heldout-held_out-{i + 1}", (Message("user", f"question {i}"),), {"reference_answer": i + 1}) for i in range(2)
+    ]
+    assert len(files.held_out_tasks(200)) == 3
+
+
+def test_the_digest_follows_both_files(tmp_path: Path) -> None:
+    first = read(tmp_path, [asking("a")], [asking("b")]).digest
+    assert read(tmp_path, [asking("a")], [asking("b")]).digest == first
+    assert first not in (read(tmp_path, [asking("a")], [asking("c")]).digest, read(tmp_path, [asking("c")], [asking("b")]).digest)
