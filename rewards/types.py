@@ -56,13 +56,16 @@ class Score:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", _finite(self.value, "value"))
-        object.__setattr__(self, "parts", {str(name): _finite(part, f"part {name!r}") for name, part in self.parts.items()})
+        if self.parts:
+            object.__setattr__(self, "parts", {str(name): _finite(part, f"part {name!r}") for name, part in self.parts.items()})
         for name, label in self.labels.items():
             if not isinstance(label, str):
                 raise InvalidScore(f"label {name!r} of the score must be a string, not {label!r}")
 
 
 def _finite(number: Any, what: str) -> float:
+    if type(number) is float and math.isfinite(number):  # nearly always; isinstance on an abstract class is slow
+        return number
     if not isinstance(number, numbers.Real | np.bool_) or not math.isfinite(number):
         raise InvalidScore(
             f"{what} of the score must be a finite number, not {number!r}; raise an exception when an episode cannot be judged"

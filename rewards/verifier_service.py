@@ -74,6 +74,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         if not verifiers:
             raise ValueError("a verifier service needs at least one verifier")
         self._verifiers = {one.id: one for one in verifiers}
+        self._async = {one.id for one in verifiers if inspect.iscoroutinefunction(one.function)}
         self._handler = BatchedHandler(VERIFY, self._verify, limits)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -102,7 +103,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         except PayloadError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from None
         try:
-            if inspect.iscoroutinefunction(one.function):
+            if one.id in self._async:
                 result = await one.function(episode)
             else:
                 result = await self._handler.in_thread(one.function, episode)

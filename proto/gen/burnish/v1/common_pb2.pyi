@@ -65,13 +65,17 @@ class _CodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Code.ValueType],
     CODE_NOT_FOUND: _Code.ValueType  # 5
     """The verifier or tool asked for is not served here."""
     CODE_RESOURCE_EXHAUSTED: _Code.ValueType  # 8
-    """Too many items in flight, or a message above the size limit."""
+    """Too many items in flight: the same item may be sent again later. Or a request above the size limit."""
+    CODE_UNIMPLEMENTED: _Code.ValueType  # 12
+    """The server does not have the method."""
     CODE_INTERNAL: _Code.ValueType  # 13
     """The server itself failed."""
     CODE_UNAVAILABLE: _Code.ValueType  # 14
     """The server is shutting down."""
     CODE_DATA_LOSS: _Code.ValueType  # 15
-    """The user's function returned something that is no result, such as a NaN."""
+    """The user's function returned something that is no result, such as a NaN or a result above the size limit."""
+    CODE_UNAUTHENTICATED: _Code.ValueType  # 16
+    """The call carries no token, or a wrong one."""
 
 class Code(_Code, metaclass=_CodeEnumTypeWrapper):
     """Codes carry the numbers of gRPC's canonical status codes, so that an item of a stream and a unary call fail alike."""
@@ -88,13 +92,17 @@ CODE_DEADLINE_EXCEEDED: Code.ValueType  # 4
 CODE_NOT_FOUND: Code.ValueType  # 5
 """The verifier or tool asked for is not served here."""
 CODE_RESOURCE_EXHAUSTED: Code.ValueType  # 8
-"""Too many items in flight, or a message above the size limit."""
+"""Too many items in flight: the same item may be sent again later. Or a request above the size limit."""
+CODE_UNIMPLEMENTED: Code.ValueType  # 12
+"""The server does not have the method."""
 CODE_INTERNAL: Code.ValueType  # 13
 """The server itself failed."""
 CODE_UNAVAILABLE: Code.ValueType  # 14
 """The server is shutting down."""
 CODE_DATA_LOSS: Code.ValueType  # 15
-"""The user's function returned something that is no result, such as a NaN."""
+"""The user's function returned something that is no result, such as a NaN or a result above the size limit."""
+CODE_UNAUTHENTICATED: Code.ValueType  # 16
+"""The call carries no token, or a wrong one."""
 Global___Code: _TypeAlias = Code  # noqa: Y015
 
 @_typing.final
