@@ -22,6 +22,16 @@ PluginOption = Annotated[
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
 ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
 
 
@@ -146,7 +156,17 @@ def serve(
 def export(
     checkpoint: CheckpointArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, which must not exist.", show_default=False)],
-    models_dir: ModelsOption = Path("models"),
+    models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
+ModelsOption = Path("models"),
 ) -> None:
     """Write a checkpoint as a clean Hugging Face folder."""
     from burnish.serving.export import export_checkpoint
@@ -162,11 +182,20 @@ def serve_verifier(
     ],
     host: HostOption = "127.0.0.1",
     port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
 ) -> None:
     """Serve a verifier over gRPC."""
     from burnish import services
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
 
-    services.serve_verifier(target, host, port)
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    services.serve_verifier(target, ServerOptions(host, port, security=security))
 
 
 @app.command("serve-tools")
@@ -176,11 +205,20 @@ def serve_tools(
     ],
     host: HostOption = "127.0.0.1",
     port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
 ) -> None:
     """Serve tools over gRPC."""
     from burnish import services
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
 
-    services.serve_tools(target, host, port)
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    services.serve_tools(target, ServerOptions(host, port, security=security))
 
 
 @app.command()
@@ -210,7 +248,17 @@ def models_import(
     name: Annotated[str | None, typer.Option(help="Name under models/. Default: taken from the source.")] = None,
     stage: Annotated[str | None, typer.Option(help="How far it was trained: pretraining, midtraining, sft, post-trained, rft.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
-    models_dir: ModelsOption = Path("models"),
+    models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
+ModelsOption = Path("models"),
 ) -> None:
     """Bring a model in: verified, as safetensors, with a record of where it came from."""
     from burnish.model_commands import import_named
@@ -229,7 +277,17 @@ def models_new(
     count: Annotated[int, typer.Option(min=1, help="How many texts --generate makes.")] = 2000,
     size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
-    models_dir: ModelsOption = Path("models"),
+    models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
+ModelsOption = Path("models"),
 ) -> None:
     """Make a small Llama with random weights and a tokenizer trained on your text."""
     from burnish.model_commands import TextSource, new_named
@@ -238,7 +296,17 @@ def models_new(
 
 
 @models_app.command("list")
-def models_list(models_dir: ModelsOption = Path("models")) -> None:
+def models_list(models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
+ModelsOption = Path("models")) -> None:
     """List the models under models/."""
     from burnish.model_commands import list_lines
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -27,30 +27,49 @@ from .envs.registry import ID_PATTERN, did_you_mean, load_plugin
 from .envs.tool_service import ToolService
 from .envs.tools import ToolSet
 from .rewards.verifier_service import VERIFIERS, Verifier, VerifierService
+from .rpc.security import ServerSecurity, is_loopback
 from .rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
+
+log = logging.getLogger("burnish.services")
 
 ServiceKind = Literal["verifier", "tools"]
 ReadyCallback = Callable[[str, list[Service]], None]
 
+SECURITY_OPTIONS = {
+    "tls-cert": "PEM file of the server's certificate; turns TLS on.",
+    "tls-key": "PEM file of the certificate's key.",
+    "tls-client-ca": "PEM file of the CA whose certificates clients must show (mutual TLS).",
+    "token-env": "Environment variable with the token that calls must carry.",
+    "token-file": "File with the token that calls must carry.",
+}
+INSECURE_HELP = "Listen on a non-loopback address without TLS, all the same."
 PR_SET_PDEATHSIG = 1
 READY_S = 60.0
 STOP_S = 15.0  # longer than a server's own drain
 
 
-def serve_verifier(target: str, host: str = "127.0.0.1", port: int = 0, on_ready: ReadyCallback = print_ready) -> None:
+def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
     """Serve one verifier until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier.
 
-    Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target or the port cannot be had.
+    Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target, the port, the
+    certificates or the token cannot be had.
     """
-    _serve([VerifierService([load_verifier(target)])], ServerOptions(host, port), on_ready)
+    _serve(load_services("verifier", target), options or ServerOptions(), on_ready)
 
 
-def serve_tools(target: str, host: str = "127.0.0.1", port: int = 0, on_ready: ReadyCallback = print_ready) -> None:
+def serve_tools(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
     """Serve tools until SIGTERM or Ctrl-C. `target` is "module" or "path/to/file.py" (all its tools), or with ":name" a `ToolSet` there.
 
-    Prints the ready line. Raises ValueError when the target or the port cannot be had.
+    Prints the ready line. Raises ValueError when the target, the port, the certificates or the token cannot be had.
     """
-    _serve([ToolService(load_tools(target))], ServerOptions(host, port), on_ready)
+    _serve(load_services("tools", target), options or ServerOptions(), on_ready)
+
+
+def load_services(kind: ServiceKind, target: str) -> list[Service]:
+    """What a server of this kind hosts. Raises ValueError when the target does not exist or is not of this kind."""
+    if kind == "verifier":
+        return [VerifierService([load_verifier(target)])]
+    return [ToolService(load_tools(target))]
 
 
 def load_verifier(target: str) -> Verifier:
@@ -103,9 +122,11 @@ def _attribute(module: Any, name: str, target: str) -> Any:
 
 def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallback) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    if options.security.insecure and not is_loopback(options.host) and not options.security.cert:
+        log.warning("listening on %s without TLS: calls, and tokens, can be read on the way", options.host)
     clean = asyncio.run(serve_until_signal(services, options, lambda address: on_ready(address, services)))
     if not clean:
-        logging.getLogger("burnish.services").warning("a sync function did not return; ending the process without it")
+        log.warning("a sync function did not return; ending the process without it")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # an ordinary exit would wait for that thread
@@ -115,17 +136,20 @@ class ServiceProcess:
     """A verifier or tool service in a process of its own: `start()`, use `address`, `stop()`.
 
     It is killed by the kernel when this process dies, whatever the cause, and does not see the terminal's Ctrl-C: whoever started it
-    decides when it stops. Its output goes to `log`.
+    decides when it stops. Its output goes to `log`. arguments: further options of the program, such as `--tls-cert`.
 
     Example: `with ServiceProcess("verifier", "my_module:my_verifier", log=run_folder / "verifier.log") as service: service.address`.
     """
 
-    def __init__(self, kind: ServiceKind, target: str, log: Path, port: int = 0, ready_s: float = READY_S) -> None:
+    def __init__(
+        self, kind: ServiceKind, target: str, log: Path, port: int = 0, ready_s: float = READY_S, arguments: Sequence[str] = ()
+    ) -> None:
         self.kind = kind
         self.target = target
         self.log = log
         self.port = port
         self.ready_s = ready_s
+        self.arguments = tuple(arguments)
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -188,7 +212,7 @@ class ServiceProcess:
 
     def _spawn(self, ready_fd: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "burnish.services", self.kind, self.target, "--port", str(self.port)]
-        command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid())]
+        command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid()), *self.arguments]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(ready_fd,), start_new_session=True,
@@ -236,6 +260,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", help="module:name or path.py:name of a verifier; module or path.py of tools")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    for name, text in SECURITY_OPTIONS.items():
+        parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument("--insecure", action="store_true", help=INSECURE_HELP)
     parser.add_argument("--ready-fd", type=int, help="write the ready line to this file descriptor instead of stdout")
     parser.add_argument("--parent-pid", type=int, help="die when this process, the parent, dies")
     options = parser.parse_args(arguments)
@@ -251,7 +278,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     serve = serve_verifier if options.kind == "verifier" else serve_tools
     try:
-        serve(options.target, options.host, options.port, on_ready)
+        security = ServerSecurity(
+            options.tls_cert, options.tls_key, options.tls_client_ca, options.token_env, options.token_file, options.insecure
+        )
+        serve(options.target, ServerOptions(options.host, options.port, security=security), on_ready)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

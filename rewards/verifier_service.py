@@ -80,6 +80,10 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)
 
+    @property
+    def in_flight(self) -> int:
+        return self._handler.in_flight
+
     async def drain(self) -> None:
         await self._handler.drain()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .address import Endpoint, Target, resolve
 from .background import background
@@ -20,6 +20,7 @@ from .security import ClientSecurity
 T = TypeVar("T")
 
 LOOP_GRACE_S = 5.0  # how much later than the call's deadline a blocked thread gives up on a background loop that does not answer
+LOOK_S = 0.3  # a TLS connection that takes longer is looked into
 DIAGNOSIS_S = 2.0
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -85,16 +86,16 @@ def open_channel(target: Target, security: ClientSecurity, unary: bool = False) 
 
 async def channel_ready(channel: grpc.aio.Channel, target: Target, security: ClientSecurity, timeout_s: float) -> None:
     """Wait until the channel is connected, trying again meanwhile. Raises RpcUnavailable, or RpcRefused as soon as TLS fails."""
+    ready = asyncio.ensure_future(channel.channel_ready())
     try:
         async with asyncio.timeout(timeout_s):
-            state = channel.get_state(try_to_connect=True)
-            while state is not grpc.ChannelConnectivity.READY:
-                if security.secure and state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                    await _refuse_bad_handshake(channel, target, security)
-                await channel.wait_for_state_change(state)
-                state = channel.get_state(try_to_connect=True)
+            while not (await asyncio.wait({ready}, timeout=LOOK_S if security.secure else None))[0]:
+                if reason := await diagnose(target, security):  # a server that is not there yet is worth waiting for, this is not
+                    raise RpcRefused(target.address, reason)
     except TimeoutError:
         raise RpcUnavailable(target.address, f"could not connect within {timeout_s:g} s; is the service running?") from None
+    finally:
+        ready.cancel()
 
 
 def unary_blocking(address: str, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float) -> T:
@@ -150,37 +151,32 @@ async def call_error(error: grpc.aio.AioRpcError, address: str, target: Target, 
     return error_from(address, code, message)
 
 
-async def _refuse_bad_handshake(channel: grpc.aio.Channel, target: Target, security: ClientSecurity) -> None:
-    """Raise RpcRefused when the last attempt failed in the handshake; a server that is not there is worth waiting for."""
-    try:
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=DIAGNOSIS_S)  # type: ignore[no-untyped-call,unused-ignore]
-    except grpc.aio.AioRpcError as error:
-        said = error.details() or ""
-        if "handshake" in said.lower() or "ssl" in said.lower() or "certificate" in said.lower():
-            raise RpcRefused(target.address, await diagnose(target, security) or f"TLS handshake failed: {said}") from None
-
-
 async def diagnose(target: Target, security: ClientSecurity) -> str:
     """Why a TLS handshake with the target fails, from a plain socket: gRPC tells less. Empty when it does not fail."""
+    return await asyncio.get_running_loop().run_in_executor(None, _try_handshake, target, security)
+
+
+def _try_handshake(target: Target, security: ClientSecurity) -> str:
     host, _, port = target.address.rpartition(":")
     host = host.strip("[]")
-    writer: asyncio.StreamWriter | None = None
+    name = security.server_name or target.authority or host
     try:
-        async with asyncio.timeout(DIAGNOSIS_S):
-            reader, writer = await asyncio.open_connection(
-                host, int(port), ssl=security.context(), server_hostname=security.server_name or target.authority or host
-            )
-            await reader.read(1)  # with TLS 1.3 a server refuses the client's certificate only after the handshake
+        with (
+            socket.create_connection((host, int(port)), timeout=DIAGNOSIS_S) as plain,
+            security.context().wrap_socket(plain, server_hostname=name) as secure,
+        ):
+            if secure.recv(1):  # with TLS 1.3 a server refuses the client's certificate only after the handshake
+                return ""
+        hung_up = "TLS: the server hangs up after the handshake: "
+        if security.cert:
+            return f"{hung_up}it does not accept this client's certificate"
+        return f"{hung_up}it wants a certificate of this client (mutual TLS); give cert and key"
     except ssl.SSLCertVerificationError as error:
         return f"TLS: the server's certificate is not accepted: {error.verify_message}"
     except ssl.SSLError as error:
         return f"TLS: {_alert(error)}"
-    except (OSError, TimeoutError):
+    except OSError:
         return ""
-    finally:
-        if writer is not None:
-            writer.transport.abort()
-    return ""
 
 
 def _alert(error: ssl.SSLError) -> str:

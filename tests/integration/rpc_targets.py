@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ async def puppet(episode: RewardInput) -> Any:
                 Path(data["file"]).write_text("cancelled")
                 raise
             return 1.0
+
+
+@verifier("test/pid-v1")
+async def pid(episode: RewardInput) -> float:
+    """Says which process it runs in, after data["s"] seconds."""
+    await asyncio.sleep(episode.data.get("s", 0))
+    return float(os.getpid())
 
 
 @verifier("test/sync-puppet-v1")
