@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from burnish import deploy_commands
+
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a model folder, or a name under models/.", show_default=False)
@@ -156,17 +158,7 @@ def serve(
 def export(
     checkpoint: CheckpointArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, which must not exist.", show_default=False)],
-    models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
-TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
-TlsClientCaOption = Annotated[
-    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
-]
-TokenEnvOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
-]
-TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
-ModelsOption = Path("models"),
+    models_dir: ModelsOption = Path("models"),
 ) -> None:
     """Write a checkpoint as a clean Hugging Face folder."""
     from burnish.serving.export import export_checkpoint
@@ -221,6 +213,9 @@ def serve_tools(
     services.serve_tools(target, ServerOptions(host, port, security=security))
 
 
+deploy_commands.register(app)
+
+
 @app.command()
 def rollouts(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
@@ -248,17 +243,7 @@ def models_import(
     name: Annotated[str | None, typer.Option(help="Name under models/. Default: taken from the source.")] = None,
     stage: Annotated[str | None, typer.Option(help="How far it was trained: pretraining, midtraining, sft, post-trained, rft.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
-    models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
-TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
-TlsClientCaOption = Annotated[
-    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
-]
-TokenEnvOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
-]
-TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
-ModelsOption = Path("models"),
+    models_dir: ModelsOption = Path("models"),
 ) -> None:
     """Bring a model in: verified, as safetensors, with a record of where it came from."""
     from burnish.model_commands import import_named
@@ -277,17 +262,7 @@ def models_new(
     count: Annotated[int, typer.Option(min=1, help="How many texts --generate makes.")] = 2000,
     size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
-    models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
-TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
-TlsClientCaOption = Annotated[
-    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
-]
-TokenEnvOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
-]
-TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
-ModelsOption = Path("models"),
+    models_dir: ModelsOption = Path("models"),
 ) -> None:
     """Make a small Llama with random weights and a tokenizer trained on your text."""
     from burnish.model_commands import TextSource, new_named
@@ -296,17 +271,7 @@ ModelsOption = Path("models"),
 
 
 @models_app.command("list")
-def models_list(models_dir: TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
-TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
-TlsClientCaOption = Annotated[
-    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
-]
-TokenEnvOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
-]
-TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
-ModelsOption = Path("models")) -> None:
+def models_list(models_dir: ModelsOption = Path("models")) -> None:
     """List the models under models/."""
     from burnish.model_commands import list_lines
 

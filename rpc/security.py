@@ -11,8 +11,10 @@ import os
 import ssl
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
+if TYPE_CHECKING:
+    import grpc  # at run time only where a connection is made: configs name certificates too
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class ClientSecurity:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """What a secure channel needs. Raises ValueError naming a file that cannot be read."""
+        import grpc
+
         return grpc.ssl_channel_credentials(
             read_pem(self.ca, "the CA") if self.ca else None,
             read_pem(self.key, "the client's key") if self.key else None,
@@ -123,6 +127,8 @@ class ServerSecurity:
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """What a secure port needs, None without TLS. Raises ValueError naming a file that cannot be read."""
+        import grpc
+
         if not self.cert:
             return None
         pair = (read_pem(self.key, "the server's key"), read_pem(self.cert, "the server's certificate"))
