@@ -17,10 +17,10 @@ NameOption = Annotated[str, typer.Option(help="Clients use the address ray:NAME.
 InFlightOption = Annotated[int, typer.Option(min=1, help="Items in flight that one replica is meant to have.")]
 CalmOption = Annotated[float, typer.Option(min=1, help="Seconds of lower load before a replica goes.")]
 CpusOption = Annotated[float, typer.Option(min=0, help="CPUs of the cluster that each replica takes.")]
-HostOption = Annotated[str, typer.Option(help="What replicas listen on. Default: this machine only, or each node's address.", show_default=False)]
+HostOption = Annotated[str, typer.Option(help="What replicas listen on. Default: loopback, or each node's address.", show_default=False)]
 RayOption = Annotated[str, typer.Option(help="A Ray cluster, auto to find one, local to start one on this machine.")]
 PemOption = Annotated[str, typer.Option(metavar="PEM", help="As for `burnish serve-…`; a path on every node.", show_default=False)]
-TokenEnvOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the token, on every node.", show_default=False)]
+TokenEnvOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the token, on each node.", show_default=False)]
 TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token, on every node.", show_default=False)]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond one machine without TLS, all the same.")]
 

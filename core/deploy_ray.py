@@ -46,8 +46,7 @@ class DeployOptions:
     security: ServerSecurity = dataclasses.field(default_factory=ServerSecurity)
 
 
-@ray.remote(num_cpus=0)
-class _Directory:
+class Directory:
     """Where the replicas are."""
 
     def __init__(self) -> None:
@@ -67,8 +66,7 @@ class _Directory:
         return self._stop
 
 
-@ray.remote(max_restarts=0)
-class _Replica:
+class Replica:
     """One server."""
 
     async def start(self, folder: str, kind: ServiceKind, target: str, options: ServerOptions) -> str:
@@ -90,14 +88,14 @@ class RayFleet:
     def __init__(self, options: DeployOptions) -> None:
         self._options = options
         self._actors: dict[str, Any] = {}
-        self._directory = _Directory.options(name=options.name, namespace=NAMESPACE).remote()
+        self._directory = ray.remote(Directory).options(name=options.name, namespace=NAMESPACE, num_cpus=0).remote()
         ray.get(self._directory.addresses.remote(), timeout=START_S)
 
     def start(self) -> str:
         options = self._options
         if ray.available_resources().get("CPU", 0.0) < options.cpus:
             raise ValueError(f"the cluster has no {options.cpus:g} CPUs free for another replica (--cpus)")
-        actor = _Replica.options(num_cpus=options.cpus).remote()
+        actor = ray.remote(Replica).options(num_cpus=options.cpus, max_restarts=0).remote()
         server = ServerOptions(host=_host(options), security=options.security)
         try:
             address = str(ray.get(actor.start.remote(os.getcwd(), options.kind, options.target, server), timeout=START_S))
@@ -149,7 +147,9 @@ def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
     with ray_cluster(options.ray_address):
         options.security.check_host(_host(options) or "every node's own address")
         if _find(options.name) is not None:
-            raise ValueError(f"the name {options.name!r} is taken on this cluster; `burnish undeploy {options.name}`, or give another --name")
+            raise ValueError(
+                f"the name {options.name!r} is taken on this cluster; `burnish undeploy {options.name}`, or give another --name"
+            )
         fleet = RayFleet(options)
         deployment = Deployment(fleet, options.scale, lambda text: say(f"{options.name}: {text}"))
         try:

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from ..rpc.batches import BatchedHandler, Limits
 from ..rpc.address import shown_address
+from ..rpc.batches import BatchedHandler, Limits
 from ..rpc.client import BatchedClient, unary_blocking
 from ..rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, Status
 from ..rpc.methods import CALL, CONTRACT

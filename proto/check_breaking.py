@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet, ServiceDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
 
 PROTO = Path(__file__).resolve().parent
 PROMISED = PROTO / "burnish_v1.binpb"
@@ -50,7 +56,9 @@ def _messages(promised: FileDescriptorSet, now: FileDescriptorSet) -> Iterator[s
             yield f"{name}.{fields[number].name} takes number {number}, which is reserved"
 
 
-def _field(where: str, old_in: DescriptorProto, old: FieldDescriptorProto, new_in: DescriptorProto, new: FieldDescriptorProto | None) -> Iterator[str]:
+def _field(
+    where: str, old_in: DescriptorProto, old: FieldDescriptorProto, new_in: DescriptorProto, new: FieldDescriptorProto | None
+) -> Iterator[str]:
     path = f"{where}.{old.name}"
     if new is None:
         yield f"{path} = {old.number} is gone"

@@ -25,7 +25,7 @@ from ..rpc.methods import CONTRACT, VERIFY
 from ..rpc.payload import PayloadError
 from ..v1 import verifier_pb2, verifier_pb2_grpc
 from .plugin import as_score
-from .types import InvalidScore, RewardInput
+from .types import InvalidScore, RewardInput, Score
 from .wire import from_request, to_response
 
 VerifierFunction = Callable[[RewardInput], Any]
@@ -114,7 +114,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         except Exception as error:
             raise Status("UNKNOWN", short_traceback(error)) from error
         try:
-            return to_response(as_score(result))
+            return to_response(Score(result) if type(result) is float else as_score(result))
         except InvalidScore as error:
             raise Status("DATA_LOSS", str(error)) from None
 

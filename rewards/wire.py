@@ -25,12 +25,14 @@ def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyR
         verifier=verifier,
         episode_id=episode.episode_id,
         env_reward=episode.env_reward,
-        data_json=_json("data", episode.data),
+        data_json=_json("data", episode.data) if episode.data else "",
         truncation=episode.truncation,
     )
     # Filled in place: protobuf copies the messages that a constructor is given, and its maps are slow even when they stay empty.
     task = request.task
-    task.id, task.seed, task.data_json = episode.task.id, episode.task.seed, _json("task.data", episode.task.data)
+    task.id, task.seed = episode.task.id, episode.task.seed
+    if episode.task.data:
+        task.data_json = _json("task.data", episode.task.data)
     for message in episode.task.prompt:
         _message_to_wire(message, task.prompt.add())
     for message in episode.messages:
@@ -44,16 +46,16 @@ def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyR
 
 def from_request(request: verifier_pb2.VerifyRequest) -> RewardInput:
     """Raises PayloadError when a field is missing or its JSON is not an object, naming the field."""
-    task = request.task
+    task, data_json, task_json = request.task, request.data_json, request.task.data_json
     return RewardInput(
-        episode_id=request.episode_id,
-        task=Task(task.id, task.seed, _messages("task.prompt", task.prompt), _object("task.data_json", task.data_json)),
-        messages=_messages("messages", request.messages),
-        env_reward=request.env_reward,
-        env_parts=_numbers(request.env_parts),
-        metrics=_numbers(request.metrics),
-        data=_object("data_json", request.data_json),
-        truncation=request.truncation if request.HasField("truncation") else None,
+        request.episode_id,
+        Task(task.id, task.seed, _messages("task.prompt", task.prompt), _object("task.data_json", task_json) if task_json else {}),
+        _messages("messages", request.messages),
+        request.env_reward,
+        _numbers(request.env_parts),
+        _numbers(request.metrics),
+        _object("data_json", data_json) if data_json else {},
+        request.truncation if request.HasField("truncation") else None,
     )
 
 

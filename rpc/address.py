@@ -1,10 +1,10 @@
-"""Addresses: where a service is, and how to talk to it, in one string that travels through configs and to other processes.
+"""Addresses: where a service is, and how to talk to it, in one string that travels through configs and to other processes. Examples:
 
-    127.0.0.1:50051                               one server
-    10.0.0.5:50051,10.0.0.6:50051                 replicas
-    verifiers.example:50051                       one server, or as many replicas as the name has addresses
-    ray:verdicts                                  the replicas that `burnish deploy-verifier --name verdicts` runs
-    10.0.0.5:50051?ca=/certs/ca.pem&token_env=T   TLS and a token: the fields of `ClientSecurity`
+127.0.0.1:50051                               one server
+10.0.0.5:50051,10.0.0.6:50051                 replicas
+verifiers.example:50051                       one server, or as many replicas as the name has addresses
+ray:verdicts                                  the replicas that `burnish deploy-verifier --name verdicts` runs
+10.0.0.5:50051?ca=/certs/ca.pem&token_env=T   TLS and a token: the fields of `ClientSecurity`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from urllib.parse import parse_qsl, urlencode
 
 from .security import ClientSecurity, is_loopback
@@ -38,7 +38,7 @@ class Endpoint:
 
     hosts: tuple[str, ...]
     ray_name: str = ""
-    security: ClientSecurity = ClientSecurity()
+    security: ClientSecurity = field(default_factory=ClientSecurity)
 
     @staticmethod
     def parse(address: str) -> Endpoint:
@@ -66,7 +66,7 @@ class Endpoint:
         return f"{RAY}{self.ray_name}" if self.ray_name else ",".join(self.hosts)
 
     def __str__(self) -> str:
-        values = {field.name: getattr(self.security, field.name) for field in fields(self.security)}
+        values = {one.name: getattr(self.security, one.name) for one in fields(self.security)}
         query = urlencode({name: "1" if value is True else value for name, value in values.items() if value}, safe="/:")
         return f"{self.shown}?{query}" if query else self.shown
 
@@ -132,7 +132,7 @@ def _check_host_port(address: str, place: str) -> None:
 def _security(address: str, query: str) -> ClientSecurity:
     try:
         given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-        known = {field.name for field in fields(ClientSecurity)}
+        known = {one.name for one in fields(ClientSecurity)}
         unknown = sorted(set(given) - known)
         if unknown:
             raise ValueError(f"{unknown[0]!r} is unknown; there are {', '.join(sorted(known))}")

@@ -74,9 +74,10 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         context.set_trailing_metadata((("burnish-request-id", request_id),))
         remaining: float | None = context.time_remaining()  # type: ignore[no-untyped-call,unused-ignore]
         seconds = self.seconds(remaining or 0.0)
+        deadline = asyncio.timeout(seconds)
         self._unary += 1
         try:
-            async with asyncio.timeout(seconds) as deadline:
+            async with deadline:
                 outcome = await self.settle(request, request_id)
         except TimeoutError:
             if not deadline.expired():
@@ -140,7 +141,7 @@ class _Stream:
         self.items: dict[str, _Worker] = {}  # what is at work, by request_id
         self.todo: deque[Any] = deque()
         self._method = handler.method
-        self._outbox: list[Any] = []
+        self._outbox: list[tuple[str, Any]] = []
         self._wake = asyncio.Event()
         self._draining = False
         self._loop = asyncio.get_running_loop()
@@ -226,24 +227,26 @@ class _Stream:
         self.answer(worker.request_id, outcome)
 
     def answer(self, request_id: str, outcome: Any) -> None:
-        if isinstance(outcome, Status):
-            error = {"code": CODES[outcome.code], "message": outcome.message}
-            self._outbox.append(self._method.result(request_id=request_id, error=error))
-        else:
-            self._outbox.append(self._method.result(request_id=request_id, response=outcome))
+        """Send the result of an item: a response, or a Status."""
+        self._outbox.append((request_id, outcome))
         if not self._wake.is_set():
             self._wake.set()
 
-    def _messages(self, batch: list[Any]) -> list[Any]:
+    def _messages(self, batch: list[tuple[str, Any]]) -> list[Any]:
         """The messages that carry a batch: one, or more of them when it is large. A result too large for any becomes an error."""
-        message = self._method.results(results=batch)
+        message = self._method.results()
+        for request_id, outcome in batch:  # added in place: protobuf copies what a constructor is given
+            if isinstance(outcome, Status):
+                message.results.add(request_id=request_id, error={"code": CODES[outcome.code], "message": outcome.message})
+            else:
+                message.results.add(request_id=request_id, response=outcome)
         size = message.ByteSize()
         if size > BATCH_BYTES and len(batch) > 1:
             half = len(batch) // 2
             return self._messages(batch[:half]) + self._messages(batch[half:])
         if size + 1024 > MAX_MESSAGE_BYTES:
-            error = {"code": CODES["DATA_LOSS"], "message": f"the result has {size} bytes; the limit is {MAX_MESSAGE_BYTES}"}
-            message = self._method.results(results=[self._method.result(request_id=batch[0].request_id, error=error)])
+            large = Status("DATA_LOSS", f"the result has {size} bytes; the limit is {MAX_MESSAGE_BYTES}")
+            return self._messages([(batch[0][0], large)])
         return [message]
 
 

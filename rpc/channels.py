@@ -52,7 +52,7 @@ UNARY_CONFIG = {
 UNARY_OPTIONS: tuple[tuple[str, Any], ...] = (("grpc.service_config", json.dumps(UNARY_CONFIG)), ("grpc.enable_retries", 1))
 
 
-class _BearerToken(grpc.aio.UnaryUnaryClientInterceptor):
+class _BearerToken(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in its stub alone
     """Adds the token to unary calls; streams get it when they are opened."""
 
     def __init__(self, token: str) -> None:
@@ -73,7 +73,7 @@ def open_channel(target: Target, security: ClientSecurity, unary: bool = False) 
     options = [*CHANNEL_OPTIONS, *(UNARY_OPTIONS if unary else ())]
     try:
         token = security.token()
-        interceptors = [_BearerToken(token)] if token else []
+        interceptors: Any = [_BearerToken(token)] if token else []
         if not security.secure:
             return grpc.aio.insecure_channel(target.address, options=options, interceptors=interceptors)
         name = security.server_name or target.authority

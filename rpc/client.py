@@ -50,7 +50,7 @@ class BatchedClient(Generic[RequestT, ResponseT]):
         """The response. Raises RpcUnavailable, RpcTimeout or RpcRemoteError. Cancelling the await cancels the call on the server."""
         assert timeout_s > 0, "a call needs a positive deadline"
         home = background()
-        replicas = self._replicas(home)
+        replicas = home.shared.get(self._key) or self._replicas(home)
         loop = asyncio.get_running_loop()
         call = Call(request, timeout_s, _port(loop, home), loop.create_future())
         home.post(replicas.submit, call)
@@ -97,7 +97,7 @@ class _Port:
     """Brings results to the event loop of a caller: however many are ready together, the loop is woken once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, home: Background) -> None:
-        self._loop = weakref.ref(loop)  # ports are kept by loop, for as long as the loop lives
+        self.loop = weakref.ref(loop)  # a port must not keep its loop alive
         self._local = loop is home.loop
         self._results: deque[tuple[asyncio.Future[Any], Any]] = deque()
         self._waking = False
@@ -108,7 +108,7 @@ class _Port:
             _settle(future, result)
             return
         self._results.append((future, result))
-        loop = self._loop()
+        loop = self.loop()
         if not self._waking and loop is not None:
             self._waking = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -129,13 +129,15 @@ def _settle(future: asyncio.Future[Any], result: Any) -> None:
         future.set_result(result)
 
 
-_ports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Port] = weakref.WeakKeyDictionary()
+_ports: dict[int, _Port] = {}  # by the id of their loop
 
 
 def _port(loop: asyncio.AbstractEventLoop, home: Background) -> _Port:
-    port = _ports.get(loop)
-    if port is None:
-        port = _ports[loop] = _Port(loop, home)
+    port = _ports.get(id(loop))
+    if port is None or port.loop() is not loop:  # the first call of this loop; an id is used again once its loop is gone
+        for key in [key for key, one in _ports.items() if one.loop() is None]:
+            del _ports[key]
+        port = _ports[id(loop)] = _Port(loop, home)
     return port
 
 

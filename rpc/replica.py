@@ -7,7 +7,6 @@ Everything here runs on the background loop. `_run` lives as long as one connect
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,7 +49,8 @@ class Call:
     """
 
     __slots__ = (
-        "deadline", "future", "moves", "overload", "refusals", "replica", "request", "request_id", "sent", "slot", "timeout_s", "waiter", "wake",
+        "deadline", "future", "moves", "overload", "refusals", "replica", "request", "request_id", "sent", "slot", "timeout_s", "waiter",
+        "wake",
     )  # fmt: skip
 
     def __init__(self, request: Any, timeout_s: float, waiter: Waiter, future: Any) -> None:
@@ -87,7 +87,11 @@ class Owner(Protocol):
 
 @dataclass(eq=False)
 class Replica:
-    """The connection to one target. state: "idle", "connecting", "open" or "closing". calls: what was given to it and is not settled, by id."""
+    """The connection to one target.
+
+    state: "idle", "connecting", "open" or "closing". unary: the server has no stream. calls: what was given to it and is not settled, by
+    id. retry_at: when to try again after `failures` in a row.
+    """
 
     target: Target
     method: BatchedMethod[Any, Any]
@@ -173,7 +177,7 @@ class Replica:
 
     async def _exchange(self, channel: grpc.aio.Channel) -> tuple[bool, RpcUnavailable]:
         """Write and read until the stream ends. True when it ended in a way that means: what has no result was never begun."""
-        open_stream: Any = channel.stream_stream(self.method.path, response_deserializer=self.method.results.FromString)
+        open_stream: Any = channel.stream_stream(self.method.path, None, self.method.results.FromString)  # batches are bytes already
         metadata = (("burnish-request-id", self.client_id), *token_metadata(self.security.token()))
         call = open_stream(metadata=metadata)
         reader = asyncio.create_task(self._read(call))
@@ -204,7 +208,13 @@ class Replica:
     def _encode(self, batch: list[Call]) -> list[bytes]:
         """The messages that carry a batch: one, or more of them when it is large. A call too large for any is refused here."""
         now = asyncio.get_running_loop().time()
-        data = self.method.items(items=[self._item(call, now) for call in batch]).SerializeToString()
+        message = self.method.items()
+        for call in batch:  # added in place: protobuf copies what a constructor is given
+            if call.request_id in self.calls:
+                message.items.add(request_id=call.request_id, timeout_s=max(call.deadline - now, 0.001), request=call.request)
+            else:
+                message.items.add(request_id=call.request_id, cancel={})
+        data = message.SerializeToString()
         if len(data) > BATCH_BYTES and len(batch) > 1:
             half = len(batch) // 2
             return self._encode(batch[:half]) + self._encode(batch[half:])
@@ -218,11 +228,6 @@ class Replica:
         self.counts.items_sent += len(batch)
         self.counts.batches_sent += 1
         return [data]
-
-    def _item(self, call: Call, now: float) -> Any:
-        if call.request_id not in self.calls:
-            return self.method.item(request_id=call.request_id, cancel={})
-        return self.method.item(request_id=call.request_id, timeout_s=max(call.deadline - now, 0.001), request=call.request)
 
     async def _read(self, stream: Any) -> tuple[bool, RpcUnavailable]:
         try:
@@ -288,5 +293,3 @@ class Replica:
             del self._unary_tasks[call.request_id]
         if self.calls.pop(call.request_id, None) is not None:
             self.owner.settled(call, result)
-
-

@@ -165,9 +165,7 @@ class Replicas:
         for target in targets:
             if target not in known:
                 self._replicas.append(
-                    Replica(
-                        target, self._method, self._endpoint.security, self._client_id, self._connect_timeout_s, self, self.counts
-                    )
+                    Replica(target, self._method, self._endpoint.security, self._client_id, self._connect_timeout_s, self, self.counts)
                 )
         self._connect()
         self._place_waiting()

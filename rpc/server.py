@@ -22,6 +22,8 @@ from grpc_reflection.v1alpha import reflection
 from .methods import MAX_MESSAGE_BYTES
 from .security import ServerSecurity
 
+MAX_PENDING_CALLS = 100_000
+
 
 class Service(Protocol):
     """A servicer that `Server` can host."""
@@ -76,11 +78,15 @@ class Server:
         """Listen and serve; returns the address. Raises ValueError when the port, the certificates or the token cannot be had."""
         security = self.options.security
         token = security.token()
-        limits = (("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
-        # Without so_reuseport=0 a second server would share the port silently and take half of the calls.
-        self._server = grpc.aio.server(
-            options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[_TokenCheck(token)] if token else []
+        limits = (
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Calls wait here until Python accepts them, one at a time. From 1,000 on gRPC would by itself end some of them as CANCELLED.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
         )
+        # Without so_reuseport=0 a second server would share the port silently and take half of the calls.
+        self._server = grpc.aio.server(options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[_TokenCheck(token)] if token else [])
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call,unused-ignore]
         names = [service.full_name for service in self.services]
@@ -160,7 +166,7 @@ class _Health(health_aio.HealthServicer):  # type: ignore[misc]  # missing from 
         self._stopping.set()
 
 
-class _TokenCheck(grpc.aio.ServerInterceptor):
+class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stub alone
     """Refuses calls that do not carry the token. Health checks need none: those who make them seldom can."""
 
     def __init__(self, token: str) -> None:

@@ -15,7 +15,6 @@ from burnish.rpc.errors import CODES, RpcRemoteError, RpcTimeout, RpcUnavailable
 from burnish.rpc.methods import CALL, VERIFY
 from burnish.rpc.payload import PayloadError, decode_json, encode_json, utf8
 from burnish.rpc.server import Server, ServerOptions
-from burnish.v1 import tool_pb2
 
 pytestmark = pytest.mark.unit
 
