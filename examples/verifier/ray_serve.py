@@ -40,7 +40,7 @@ def main(port: int) -> None:
     ray.init(log_to_driver=False, include_dashboard=False, num_cpus=4)
     serve.start(grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[ADD_TO_SERVER]))
     replicas = serve.deployment(ShortAnswer, name="short-answer", num_replicas=2, ray_actor_options={"num_cpus": 0.5})
-    serve.run(replicas.bind(), name="short-answer", route_prefix=None)
+    serve.run(replicas.bind(), name="short-answer", route_prefix="/")
     print(f"serving {short_answer.id} at 127.0.0.1:{port} (Ctrl-C stops it)", flush=True)
     try:
         while True:

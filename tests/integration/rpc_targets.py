@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from burnish.envs.tools import ToolContext, ToolRejected, tool
 from burnish.rewards.types import RewardInput, Score
 from burnish.rewards.verifier_service import verifier
 from burnish.rpc.batches import cancelled
+
+seen: contextvars.ContextVar[int] = contextvars.ContextVar("seen", default=0)
 
 
 @verifier("test/puppet-v1")
@@ -27,6 +30,9 @@ async def puppet(episode: RewardInput) -> Any:
             return float("nan")
         case "word":
             return "good"
+        case "context":  # how often this context has been here
+            seen.set(seen.get() + 1)
+            return seen.get()
         case "sleep":
             Path(data["file"]).write_text("started")
             try:
