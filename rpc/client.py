@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, cast
@@ -52,12 +53,13 @@ class BatchedClient(Generic[RequestT, ResponseT]):
         home = background()
         replicas = home.shared.get(self._key) or self._replicas(home)
         loop = asyncio.get_running_loop()
-        call = Call(request, timeout_s, _port(loop, home), loop.create_future())
-        home.post(replicas.submit, call)
+        port = _port(loop, home)
+        call = Call(request, timeout_s, port, loop.create_future())
+        port.post(replicas.submit, call)
         try:
             return cast(ResponseT, await call.future)
         except asyncio.CancelledError:
-            home.post(replicas.withdraw, call)
+            port.post(replicas.withdraw, call)
             raise
 
     def call_blocking(self, request: RequestT, timeout_s: float) -> ResponseT:
@@ -94,13 +96,28 @@ def _unpickle(address: str, path: str, connect_timeout_s: float) -> BatchedClien
 
 
 class _Port:
-    """Brings results to the event loop of a caller: however many are ready together, the loop is woken once."""
+    """Carries calls from the event loop of a caller to the background loop, and results back.
+
+    What one tick of a loop has for the other goes over at the end of that tick, waking it once. Woken any earlier, the other thread would
+    start on the first of them while the rest is still being made, and the batches on the wire would be small.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, home: Background) -> None:
         self.loop = weakref.ref(loop)  # a port must not keep its loop alive
+        self._home = home
         self._local = loop is home.loop
+        self._calls: list[tuple[Callable[[Call], None], Call]] = []
         self._results: deque[tuple[asyncio.Future[Any], Any]] = deque()
         self._waking = False
+
+    def post(self, function: Callable[[Call], None], call: Call) -> None:
+        """Have the background loop do something with a call; called on this port's loop."""
+        if self._local:
+            function(call)
+            return
+        if not self._calls:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._calls.append((function, call))
 
     def deliver(self, future: asyncio.Future[Any], result: Any) -> None:
         """Settle a future of this port's loop; called on the background loop."""
@@ -108,16 +125,29 @@ class _Port:
             _settle(future, result)
             return
         self._results.append((future, result))
-        loop = self.loop()
-        if not self._waking and loop is not None:
+        if not self._waking:
             self._waking = True
+            self._home.loop.call_soon(self._wake)
+
+    def _send(self) -> None:
+        calls, self._calls = self._calls, []
+        self._home.post(_do_all, calls)
+
+    def _wake(self) -> None:
+        self._waking = False
+        loop = self.loop()
+        if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
-        self._waking = False
         while self._results:
             _settle(*self._results.popleft())
+
+
+def _do_all(calls: list[tuple[Callable[[Call], None], Call]]) -> None:
+    for function, call in calls:
+        function(call)
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

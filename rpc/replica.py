@@ -18,6 +18,7 @@ from .errors import CODES, RpcRefused, RpcRemoteError, RpcUnavailable, error_fro
 from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod
 from .security import ClientSecurity
 
+REASON_S = 3.0
 UNARY_AT_A_TIME = 256  # of one replica; more wait their turn, their deadlines ticking
 
 
@@ -184,7 +185,7 @@ class Replica:
         writer = asyncio.create_task(self._write(call))
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({reader}, timeout=1.0)  # when writing failed first, reading knows why
+            await asyncio.wait({reader}, timeout=REASON_S)  # when writing failed first, reading knows why
             if reader.done():
                 return reader.result()
             return False, RpcUnavailable(self.owner.address, f"writing failed: {writer.exception()}")

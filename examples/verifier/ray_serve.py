@@ -5,7 +5,10 @@ python -m examples.verifier.ray_serve 50051
 
 import sys
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
+import grpc
 import ray
 from examples.verifier.short_answer import short_answer
 from ray import serve
@@ -31,9 +34,15 @@ class ShortAnswer:
         try:
             return to_response(short_answer.function(from_request(request)))
         except InvalidScore as error:
-            grpc_context.set_code(15)  # DATA_LOSS: the verifier returned what is no score
+            grpc_context.set_code(grpc.StatusCode.DATA_LOSS)  # the verifier returned what is no score
             grpc_context.set_details(str(error))
             raise
+
+    async def VerifyStream(self, requests: AsyncIterator[Any], grpc_context: RayServegRPCContext) -> AsyncIterator[Any]:
+        grpc_context.set_code(grpc.StatusCode.UNIMPLEMENTED)  # Serve itself would say INTERNAL, and burnish not make unary calls
+        grpc_context.set_details("only unary calls are served here")
+        raise NotImplementedError
+        yield  # makes it the stream that the contract says it is
 
 
 def main(port: int) -> None:
