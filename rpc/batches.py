@@ -158,7 +158,8 @@ class _Stream:
             while self._outbox or self.items or not self._reader.done():
                 await self._wake.wait()
                 self._wake.clear()
-                await asyncio.sleep(0)  # whatever else finishes in this tick joins the batch
+                if self.items:
+                    await asyncio.sleep(0)  # whatever else finishes in this tick joins the batch
                 while self._outbox:
                     batch, self._outbox = self._outbox[:BATCH_ITEMS], self._outbox[BATCH_ITEMS:]
                     for message in self._messages(batch):

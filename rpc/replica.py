@@ -198,9 +198,8 @@ class Replica:
 
     async def _write(self, stream: Any) -> None:
         while True:
-            await self._wake.wait()
+            await self._wake.wait()  # ends a tick after the first call came: whatever else came with it joins the batch
             self._wake.clear()
-            await asyncio.sleep(0)  # whatever else is ready in this tick joins the batch
             while self._outbox:
                 batch, self._outbox = self._outbox[:BATCH_ITEMS], self._outbox[BATCH_ITEMS:]
                 for data in self._encode(batch):
