@@ -30,8 +30,9 @@ bench: $(INSTALLED)  ## the benchmarks and the long learning runs behind the com
 lint: $(INSTALLED)  ## ruff, mypy --strict and the one-way imports between rooms
 	$(VENV)/bin/python tests/lint.py
 
-proto: $(INSTALLED)  ## generate the Python stubs of proto/burnish/v1 again
+proto: $(INSTALLED)  ## generate the Python stubs of proto/burnish/v1 again, and check that the contract still holds
 	$(VENV)/bin/python proto/generate.py
+	$(VENV)/bin/python proto/check_breaking.py
 
 install: $(INSTALLED)  ## only make the environment (about 5 GB)
 

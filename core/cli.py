@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from burnish import deploy_commands
+
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a model folder, or a name under models/.", show_default=False)
@@ -23,6 +25,16 @@ ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE
 RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
 ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
 
 
@@ -163,11 +175,20 @@ def serve_verifier(
     ],
     host: HostOption = "127.0.0.1",
     port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
 ) -> None:
     """Serve a verifier over gRPC."""
     from burnish import services
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
 
-    services.serve_verifier(target, host, port)
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    services.serve_verifier(target, ServerOptions(host, port, security=security))
 
 
 @app.command("serve-tools")
@@ -177,11 +198,20 @@ def serve_tools(
     ],
     host: HostOption = "127.0.0.1",
     port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
 ) -> None:
     """Serve tools over gRPC."""
     from burnish import services
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
 
-    services.serve_tools(target, host, port)
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    services.serve_tools(target, ServerOptions(host, port, security=security))
 
 
 @app.command("serve-env")
@@ -196,14 +226,26 @@ def serve_env(
     idle_s: Annotated[float, typer.Option("--idle-s", help="Seconds without a call after which an episode is closed.")] = 600.0,
     max_sessions: Annotated[int, typer.Option("--max-sessions", help="Episodes open at a time.")] = 4096,
     threads: Annotated[int, typer.Option(min=0, help="Steps at a time; 0 takes no threads, for steps of microseconds.")] = 64,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
 ) -> None:
     """Serve an environment over gRPC."""
     from burnish import services
     from burnish.config_errors import parse_arguments
     from burnish.envs.env_service import SessionLimits
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
 
-    limits = SessionLimits(idle_s, max_sessions)
-    services.serve_environment(target, parse_arguments(arg or ()), host, port, sessions=limits, threads=threads)
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    where, limits = ServerOptions(host, port, security=security), SessionLimits(idle_s, max_sessions)
+    services.serve_environment(target, parse_arguments(arg or ()), where, sessions=limits, threads=threads)
+
+
+deploy_commands.register(app)
 
 
 @app.command()

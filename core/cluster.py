@@ -28,7 +28,7 @@ def services_of(config: RunConfig, logs: Path) -> Iterator[dict[str, str]]:
         addresses = {}
         for name, service in config.services.items():
             if service.address is not None:
-                addresses[name] = service.address
+                addresses[name] = service.full_address
                 continue
             assert service.kind is not None, "a service has an address or a target"
             process = ServiceProcess(

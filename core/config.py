@@ -11,6 +11,7 @@ is a whole recipe; every table below has defaults. Relative paths are relative t
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from burnish.envs.registry import ID_PATTERN
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
+from burnish.rpc.address import Endpoint
+from burnish.rpc.security import ClientSecurity
 from burnish.trainer.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.phase_config import (
     PHASES,
@@ -43,13 +46,29 @@ MULTI_TURN_DEFAULT = 8
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class TlsConfig(BaseModel):
+    """How a client makes sure of a service, and proves who it is: paths of PEM files.
+
+    ca: the authority that signed the service's certificate; without it the system's authorities count. cert, key: this client's own
+    (mutual TLS). server_name: the name in the service's certificate, when it is not the host of the address.
+    """
+
+    model_config = STRICT
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    server_name: str = ""
+
+
 class ServiceConfig(BaseModel):
     """A `[services.NAME]` table, referred to as `service:NAME`.
 
     tools: a module of `@tool` functions, verifier: a `module:name` made with `@verifier`, environment: an id, or a
     `module:namespace/Name-v0`, made with `kwargs`; a module also as the path of a `.py` file. burnish starts it as a process of its own and
-    stops it with the run. address: the `host:port` of a service that runs already. start_timeout_s: seconds until a service that burnish
-    starts must listen.
+    stops it with the run. address: where a service runs already: `host:port`, replicas as `host:port,host:port`, or `ray:NAME` for what
+    `burnish deploy-verifier` runs. tls, and token_env or token_file: how to talk to that one. start_timeout_s: seconds until a service
+    that burnish starts must listen.
 
     Example: `[services.verdicts]` with `verifier = "my_team.checks:verdict"`.
     """
@@ -64,7 +83,10 @@ class ServiceConfig(BaseModel):
         description="namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0",
     )
     kwargs: dict[str, Any] = {}
-    address: str | None = Field(default=None, pattern=r"^[^\s:]+:\d{1,5}$", description="host:port")
+    address: str | None = Field(default=None, pattern=r"^[^\s?]+$", description="host:port, host:port,host:port or ray:NAME")
+    tls: TlsConfig | None = None
+    token_env: str = ""
+    token_file: str = ""
     start_timeout_s: float = Field(default=60.0, gt=0)
 
     @model_validator(mode="after")
@@ -77,6 +99,11 @@ class ServiceConfig(BaseModel):
             raise ValueError("kwargs has no effect without environment; remove it")
         if self.address is not None and "start_timeout_s" in self.model_fields_set:
             raise ValueError("start_timeout_s has no effect with address: that service runs already")
+        guarded = [key for key in ("tls", "token_env", "token_file") if key in self.model_fields_set]
+        if self.address is None and guarded:
+            raise ValueError(f"{guarded[0]} has no effect without address: a service that burnish starts listens on this machine only")
+        if self.address is not None:
+            Endpoint.parse(self.full_address)
         return self
 
     @property
@@ -90,6 +117,14 @@ class ServiceConfig(BaseModel):
     def target(self) -> str:
         """What is served: a module, a function in one, or an environment; empty with an address."""
         return self.tools or self.verifier or self.environment or ""
+
+    @property
+    def full_address(self) -> str:
+        """The address with how to talk to it, paths absolute: what clients in any process take."""
+        assert self.address is not None
+        files = self.tls.model_dump() if self.tls is not None else {}
+        security = ClientSecurity(**files, tls=self.tls is not None, token_env=self.token_env, token_file=self.token_file).absolute()
+        return str(dataclasses.replace(Endpoint.parse(self.address), security=security))
 
 
 class ResourcesConfig(BaseModel):

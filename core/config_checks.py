@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.envs.registry import did_you_mean
+from burnish.rpc.address import RAY
 
 if TYPE_CHECKING:
     from burnish.config import RunConfig
@@ -99,6 +100,9 @@ def _services(config: RunConfig) -> Iterator[str]:
     for name in sorted(set(known) - {name for _, name in used}):
         yield f"services.{name}: nothing uses it; write '{SERVICE}{name}' in environment_args or in a reward's verifier, or remove it"
     kinds = {name: service.kind for name, service in config.services.items() if service.kind is not None}
+    for name, service in config.services.items():
+        if (service.address or "").startswith(RAY) and config.resources.ray_address is None:
+            yield f"services.{name}.address: {service.address} is looked up on a running cluster; say which in resources.ray_address"
     for entry in config.scorers:
         for name in service_references(entry.verifier):
             if kinds.get(name, "verifier") != "verifier":

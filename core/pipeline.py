@@ -20,6 +20,7 @@ from burnish.model_commands import find_model
 from burnish.rollout.ledger import Ledger
 from burnish.rollout.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.transcripts import TranscriptWriter, transcript_of
+from burnish.rpc.address import RAY
 from burnish.runs import RunFolder, create_run, data_seed, open_run
 from burnish.trainer.checkpoints import CheckpointRecord, latest, prune, resolve_checkpoint, save_checkpoint
 from burnish.trainer.evaluation import evaluate
@@ -78,8 +79,12 @@ def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console
     folder = open_run(path, config)
     console = console or Console()
     with services_of(config, folder.path / "logs") as addresses:
-        check_services(config, addresses)
+        on_ray = any(address.startswith(RAY) for address in addresses.values())  # found on the cluster, so not before it is there
+        if not on_ray:
+            check_services(config, addresses)
         with ray_session(config):
+            if on_ray:
+                check_services(config, addresses)
             say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
             with _started(config, folder, addresses, console) as current:
                 _phases(current, latest(folder.path) if resume else None)

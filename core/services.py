@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -30,47 +30,78 @@ from .envs.tool_service import ToolService
 from .envs.tools import ToolSet
 from .rewards.verifier_service import VERIFIERS, Verifier, VerifierService
 from .rpc.batches import Limits
+from .rpc.security import ServerSecurity, is_loopback
 from .rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
+
+log = logging.getLogger("burnish.services")
 
 ServiceKind = Literal["verifier", "tools", "environment"]
 ReadyCallback = Callable[[str, list[Service]], None]
 
+SECURITY_OPTIONS = {
+    "tls-cert": "PEM file of the server's certificate; turns TLS on.",
+    "tls-key": "PEM file of the certificate's key.",
+    "tls-client-ca": "PEM file of the CA whose certificates clients must show (mutual TLS).",
+    "token-env": "Environment variable with the token that calls must carry.",
+    "token-file": "File with the token that calls must carry.",
+}
+INSECURE_HELP = "Listen on a non-loopback address without TLS, all the same."
 PR_SET_PDEATHSIG = 1
 READY_S = 60.0
+ENV_THREADS = 64
 STOP_S = 15.0  # longer than a server's own drain
 
 
-def serve_verifier(target: str, host: str = "127.0.0.1", port: int = 0, on_ready: ReadyCallback = print_ready) -> None:
+def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
     """Serve one verifier until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier.
 
-    Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target or the port cannot be had.
+    Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target, the port, the
+    certificates or the token cannot be had.
     """
-    _serve([VerifierService([load_verifier(target)])], ServerOptions(host, port), on_ready)
+    _serve(load_services("verifier", target), options or ServerOptions(), on_ready)
 
 
-def serve_tools(target: str, host: str = "127.0.0.1", port: int = 0, on_ready: ReadyCallback = print_ready) -> None:
+def serve_tools(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
     """Serve tools until SIGTERM or Ctrl-C. `target` is "module" or "path/to/file.py" (all its tools), or with ":name" a `ToolSet` there.
 
-    Prints the ready line. Raises ValueError when the target or the port cannot be had.
+    Prints the ready line. Raises ValueError when the target, the port, the certificates or the token cannot be had.
     """
-    _serve([ToolService(load_tools(target))], ServerOptions(host, port), on_ready)
+    _serve(load_services("tools", target), options or ServerOptions(), on_ready)
 
 
 def serve_environment(
     target: str,
     kwargs: Mapping[str, Any] | None = None,
-    host: str = "127.0.0.1",
-    port: int = 0,
+    options: ServerOptions | None = None,
     on_ready: ReadyCallback = print_ready,
     sessions: SessionLimits | None = None,
-    threads: int = 64,
+    threads: int = ENV_THREADS,
 ) -> None:
     """Serve one environment until SIGTERM or Ctrl-C. `target` is a registered id, or "module:namespace/Name-v0" or
     "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with. threads: resets and steps
     running at a time; 0 runs them on the event loop.
 
-    Prints the ready line. Raises ValueError when the target, a kwarg or the port cannot be had.
+    Prints the ready line. Raises ValueError when the target, a kwarg, the port, the certificates or the token cannot be had.
     """
+    _serve([environment_service(target, kwargs, sessions, threads)], options or ServerOptions(), on_ready)
+
+
+def load_services(kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | None = None) -> list[Service]:
+    """What a server of this kind hosts; kwargs are those of an environment. Raises ValueError when the target does not exist or is not of
+    this kind."""
+    match kind:
+        case "verifier":
+            return [VerifierService([load_verifier(target)])]
+        case "tools":
+            return [ToolService(load_tools(target))]
+        case "environment":
+            return [environment_service(target, kwargs)]
+
+
+def environment_service(
+    target: str, kwargs: Mapping[str, Any] | None = None, sessions: SessionLimits | None = None, threads: int = ENV_THREADS
+) -> EnvironmentService:
+    """See `serve_environment`. Raises ValueError when the target or a kwarg cannot be had."""
     id, given = load_environment(target), dict(kwargs or {})
     try:
         make_env(id, **given).close()  # so that a wrong argument shows now
@@ -78,8 +109,7 @@ def serve_environment(
         raise
     except Exception as error:
         raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
-    service = EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
-    _serve([service], ServerOptions(host, port), on_ready)
+    return EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
 
 
 def load_environment(target: str) -> str:
@@ -143,9 +173,11 @@ def _attribute(module: Any, name: str, target: str) -> Any:
 
 def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallback) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    if options.security.insecure and not is_loopback(options.host) and not options.security.cert:
+        log.warning("listening on %s without TLS: calls, and tokens, can be read on the way", options.host)
     clean = asyncio.run(serve_until_signal(services, options, lambda address: on_ready(address, services)))
     if not clean:
-        logging.getLogger("burnish.services").warning("a sync function did not return; ending the process without it")
+        log.warning("a sync function did not return; ending the process without it")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # an ordinary exit would wait for that thread
@@ -155,7 +187,8 @@ class ServiceProcess:
     """A verifier, tool or environment service in a process of its own: `start()`, use `address`, `stop()`.
 
     It is killed by the kernel when this process dies, whatever the cause, and does not see the terminal's Ctrl-C: whoever started it
-    decides when it stops. Its output goes to `log`. kwargs: what an environment is made with; other services take none.
+    decides when it stops. Its output goes to `log`. kwargs: what an environment is made with; other services take none. arguments: further
+    options of the program, such as `--tls-cert`.
 
     Example: `with ServiceProcess("verifier", "my_module:my_verifier", log=run_folder / "verifier.log") as service: service.address`.
     """
@@ -168,6 +201,7 @@ class ServiceProcess:
         port: int = 0,
         ready_s: float = READY_S,
         kwargs: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         assert kind == "environment" or not kwargs, f"a {kind} service takes no kwargs"
         self.kind = kind
@@ -176,6 +210,7 @@ class ServiceProcess:
         self.log = log
         self.port = port
         self.ready_s = ready_s
+        self.arguments = tuple(arguments)
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -238,7 +273,7 @@ class ServiceProcess:
 
     def _spawn(self, ready_fd: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "burnish.services", self.kind, self.target, "--port", str(self.port)]
-        command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid())]
+        command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid()), *self.arguments]
         command += ["--kwargs", json.dumps(self.kwargs)] if self.kwargs else []
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -288,6 +323,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kwargs", type=json.loads, default={}, help="what an environment is made with, as a JSON object")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    for name, text in SECURITY_OPTIONS.items():
+        parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument("--insecure", action="store_true", help=INSECURE_HELP)
     parser.add_argument("--ready-fd", type=int, help="write the ready line to this file descriptor instead of stdout")
     parser.add_argument("--parent-pid", type=int, help="die when this process, the parent, dies")
     options = parser.parse_args(arguments)
@@ -302,13 +340,17 @@ def main(arguments: list[str] | None = None) -> int:
         os.close(options.ready_fd)
 
     try:
+        security = ServerSecurity(
+            options.tls_cert, options.tls_key, options.tls_client_ca, options.token_env, options.token_file, options.insecure
+        )
+        where = ServerOptions(options.host, options.port, security=security)
         match options.kind:
             case "verifier":
-                serve_verifier(options.target, options.host, options.port, on_ready)
+                serve_verifier(options.target, where, on_ready)
             case "tools":
-                serve_tools(options.target, options.host, options.port, on_ready)
+                serve_tools(options.target, where, on_ready)
             case _:
-                serve_environment(options.target, options.kwargs, options.host, options.port, on_ready)
+                serve_environment(options.target, options.kwargs, where, on_ready)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -97,6 +97,11 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         environment_pb2_grpc.add_EnvironmentServiceServicer_to_server(self, server)
 
+    @property
+    def in_flight(self) -> int:
+        """Episodes that are open: what a server of environments has on its hands, also between steps."""
+        return len(self._sessions)
+
     async def drain(self) -> None:
         await self._handler.drain()
 

@@ -12,8 +12,9 @@ import grpc
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from ..rpc.client import BatchedClient, unary_blocking
-from ..rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavailable
+from ..rpc.address import shown_address
+from ..rpc.client import BatchedClient, Pin, unary_blocking
+from ..rpc.errors import RpcError, RpcTimeout, RpcUnavailable
 from ..rpc.methods import CONTRACT, EPISODE
 from ..rpc.payload import PayloadError, utf8
 from ..v1 import environment_pb2, environment_pb2_grpc
@@ -28,7 +29,7 @@ log = logging.getLogger("burnish.envs")
 
 ATTEMPTS = 3
 """How often one call is sent while the service cannot be reached. Sending it again is safe: the service does nothing twice."""
-RETRY_S, LONGEST_PAUSE_S = 0.1, 1.0
+RETRY_S = 0.1
 CLOSE_S = 5.0
 
 
@@ -59,8 +60,8 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
             self._kwargs_json = encode_object("kwargs", kwargs or {})
         except PayloadError as error:
             raise ValueError(f"burnish/Remote-v0: {error}") from None
-        self._culprit = f"{environment or 'environment'}@{address}"
-        self._session = ""
+        self._culprit = f"{environment or 'environment'}@{shown_address(address)}"
+        self._session, self._pin = "", Pin()
         self._steps = 0
         self._over, self._lost = True, False
 
@@ -75,10 +76,10 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
             seed = task.seed if task else int(self.np_random.integers(2**31))
         self.close()
         request = self._reset_request(seed, task, attempt_id)
-        self._session, self._steps, self._over, self._lost = request.episode_id, 0, True, False
+        self._session, self._pin, self._steps, self._over, self._lost = request.episode_id, Pin(), 0, True, False
         answer = self._call(environment_pb2.EpisodeRequest(reset=request), "reset").reset
         if answer.environment:
-            self._culprit = f"{answer.environment}@{self._client.address}"
+            self._culprit = f"{answer.environment}@{shown_address(self._client.address)}"
         try:
             result = messages_from_wire("messages", answer.messages), info_from_wire(answer.info)
         except PayloadError as error:
@@ -110,13 +111,13 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
             return
         request = environment_pb2.EpisodeRequest(close=environment_pb2.CloseRequest(episode_id=session))
         try:
-            self._client.call_blocking(request, min(self._deadline_s, CLOSE_S))
+            self._client.call_blocking(request, min(self._deadline_s, CLOSE_S), self._pin)
         except RpcError as error:
             log.warning("%s: closing episode %s: %s", self._culprit, session, error.message)
 
     def check(self, timeout_s: float = 10.0) -> None:
         """Ask the service what it is. Raises ValueError when it cannot be reached, is no environment service, or lacks the environment."""
-        where = f"environment service at {self._client.address}"
+        where = f"environment service at {shown_address(self._client.address)}"
         try:
             answer = unary_blocking(self._client.address, _describe, timeout_s)
         except RpcError as error:
@@ -148,14 +149,17 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
         while True:
             attempt += 1
             try:
-                answer = self._client.call_blocking(request, max(round(deadline - time.monotonic(), 3), 0.001))
+                answer = self._client.call_blocking(request, max(round(deadline - time.monotonic(), 3), 0.001), self._pin)
             except RpcError as error:
-                pause = min(RETRY_S * 2**attempt, LONGEST_PAUSE_S)
-                if not _may_pass(error, what, attempt) or time.monotonic() + pause > deadline:
+                pause = RETRY_S * 2**attempt
+                broke = isinstance(error, RpcUnavailable)
+                if not broke or attempt == ATTEMPTS or time.monotonic() + pause > deadline:
                     self._lost = isinstance(error, RpcUnavailable)
                     kind = FailureKind.ENV_TIMEOUT if isinstance(error, RpcTimeout) else FailureKind.ENV_ERROR
                     tried = f" ({attempt} attempts)" if attempt > 1 else ""
                     raise self._failure(kind, f"{what}: {error.message}{tried}") from error
+                if what == "reset":
+                    self._pin = Pin()  # nothing has begun: any replica will do
                 time.sleep(pause)
             else:
                 if answer.WhichOneof("answer") != what:
@@ -164,13 +168,6 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
 
     def _failure(self, kind: FailureKind, detail: str) -> EpisodeFailure:
         return EpisodeFailure(Failure(kind, self._culprit, detail))
-
-
-def _may_pass(error: RpcError, what: str, attempt: int) -> bool:
-    """Whether to send the call again: the connection broke, or every session of the service is taken."""
-    if isinstance(error, RpcRemoteError):
-        return what == "reset" and error.code == CODES["RESOURCE_EXHAUSTED"]
-    return isinstance(error, RpcUnavailable) and attempt < ATTEMPTS
 
 
 async def _describe(channel: grpc.aio.Channel, timeout_s: float) -> environment_pb2.DescribeEnvironmentsResponse:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from ..rpc.address import shown_address
 from ..rpc.batches import BatchedHandler, Limits
 from ..rpc.client import BatchedClient, unary_blocking
 from ..rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, Status
@@ -30,6 +31,10 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
 
     def add_to(self, server: grpc.aio.Server) -> None:
         tool_pb2_grpc.add_ToolServiceServicer_to_server(self, server)
+
+    @property
+    def in_flight(self) -> int:
+        return self._handler.in_flight
 
     async def drain(self) -> None:
         await self._handler.drain()
@@ -134,7 +139,7 @@ class RemoteToolSet:
         try:
             self._schemas = self._describe(timeout_s)
         except RpcError as error:
-            raise ValueError(f"tool service at {self.address} does not answer: {error.message}") from error
+            raise ValueError(f"tool service at {shown_address(self.address)} does not answer: {error.message}") from error
 
     def _describe(self, timeout_s: float) -> list[dict[str, Any]]:
         answer = unary_blocking(self.address, _ask, timeout_s)
@@ -143,7 +148,7 @@ class RemoteToolSet:
         return [_schema(self.address, row) for row in answer.tools]
 
     def _culprit(self, name: str) -> str:
-        return f"{name}@{self.address}"
+        return f"{name}@{shown_address(self.address)}"
 
     def _failure(self, name: str, error: RpcError) -> EpisodeFailure:
         kind = FailureKind.TOOL_TIMEOUT if isinstance(error, RpcTimeout) else FailureKind.TOOL_ERROR

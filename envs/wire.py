@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..rpc.payload import PayloadError, decode_json, encode_json, utf8
@@ -19,26 +19,56 @@ _ROLE_TO_WIRE: dict[Role, common_pb2.Role.ValueType] = {
 _ROLE_FROM_WIRE = {number: role for role, number in _ROLE_TO_WIRE.items()}
 
 
+def messages_into_wire(messages: Iterable[Message], wire: Any) -> None:
+    """Append messages to a repeated field. Raises PayloadError when the arguments of a tool call are no plain JSON, naming the call."""
+    for message in messages:
+        _message_into_wire(message, wire.add())
+
+
 def messages_to_wire(messages: Iterable[Message]) -> list[common_pb2.Message]:
-    """Raises PayloadError when the arguments of a tool call are no plain JSON, naming the call."""
-    return [_message_to_wire(message) for message in messages]
+    """Messages by themselves; see `messages_into_wire`."""
+    made = []
+    for message in messages:
+        made.append(common_pb2.Message())
+        _message_into_wire(message, made[-1])
+    return made
 
 
-def messages_from_wire(where: str, wire: Iterable[common_pb2.Message]) -> Observation:
+def messages_from_wire(where: str, wire: Sequence[common_pb2.Message]) -> Observation:
     """Raises PayloadError when a message has no role or its JSON is not an object, naming the place below `where`."""
-    return tuple(_message_from_wire(f"{where}[{i}]", message) for i, message in enumerate(wire))
+    rows = wire[:]  # a list: protobuf's own iteration is slow
+    if not rows:
+        return ()
+    try:
+        return tuple([_message_from_wire(message) for message in rows])
+    except PayloadError:  # the places are only worked out when there is something to say about one
+        for i, message in enumerate(rows):
+            try:
+                _message_from_wire(message)
+            except PayloadError as error:
+                raise PayloadError(f"{where}[{i}].{error}") from None
+        raise
+
+
+def task_into_wire(task: Task, wire: common_pb2.Task) -> None:
+    """Fill in a message's task. Raises PayloadError when the task's data is no plain JSON, naming the place."""
+    wire.id, wire.seed = task.id, task.seed
+    if task.data:
+        wire.data_json = encode_object("task.data", task.data)
+    messages_into_wire(task.prompt, wire.prompt)
 
 
 def task_to_wire(task: Task) -> common_pb2.Task:
-    """Raises PayloadError when the task's data is no plain JSON, naming the place."""
-    return common_pb2.Task(
-        id=task.id, seed=task.seed, prompt=messages_to_wire(task.prompt), data_json=encode_object("task.data", task.data)
-    )
+    """A task by itself; see `task_into_wire`."""
+    wire = common_pb2.Task()
+    task_into_wire(task, wire)
+    return wire
 
 
 def task_from_wire(wire: common_pb2.Task) -> Task:
     """Raises PayloadError when a message or the data is malformed, naming the field."""
-    return Task(wire.id, wire.seed, messages_from_wire("task.prompt", wire.prompt), decode_object("task.data_json", wire.data_json))
+    data = decode_object("task.data_json", wire.data_json) if wire.data_json else {}
+    return Task(wire.id, wire.seed, messages_from_wire("task.prompt", wire.prompt), data)
 
 
 def info_to_wire(info: StepInfo) -> environment_pb2.StepInfo:
@@ -80,35 +110,36 @@ def decode_object(where: str, text: str) -> dict[str, Any]:
         raise PayloadError(f"{where}: {error}") from None
 
 
-def _message_to_wire(message: Message) -> common_pb2.Message:
-    wire = common_pb2.Message(
-        role=_ROLE_TO_WIRE[message.role],
-        tool_calls=[
-            common_pb2.ToolCall(
-                id=utf8(call.id), name=utf8(call.name), arguments_json=encode_object(f"arguments of {call.name}", call.arguments)
-            )
-            for call in message.tool_calls
-        ],
-        tool_call_id=None if message.tool_call_id is None else utf8(message.tool_call_id),
-        name=None if message.name is None else utf8(message.name),  # of a tool that the policy made up, perhaps
-    )
+def _message_into_wire(message: Message, wire: common_pb2.Message) -> None:
+    wire.role = _ROLE_TO_WIRE[message.role]
     if isinstance(message.content, str):
         wire.text = utf8(message.content)
     else:
         wire.parts.CopyFrom(common_pb2.TextParts(parts=[common_pb2.TextPart(text=utf8(part.text)) for part in message.content]))
-    return wire
+    for call in message.tool_calls:
+        arguments = encode_object(f"arguments of {call.name}", call.arguments)
+        wire.tool_calls.add(id=utf8(call.id), name=utf8(call.name), arguments_json=arguments)
+    if message.tool_call_id is not None:
+        wire.tool_call_id = utf8(message.tool_call_id)
+    if message.name is not None:
+        wire.name = utf8(message.name)  # of a tool that the policy made up, perhaps
 
 
-def _message_from_wire(where: str, wire: common_pb2.Message) -> Message:
-    if wire.role not in _ROLE_FROM_WIRE:
-        raise PayloadError(f"{where}.role is {wire.role}; set one of ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL")
+def _message_from_wire(wire: common_pb2.Message) -> Message:
+    role = _ROLE_FROM_WIRE.get(wire.role)
+    if role is None:
+        raise PayloadError(f"role is {wire.role}; set one of ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL")
     return Message(
-        role=_ROLE_FROM_WIRE[wire.role],
-        content=tuple(TextPart(part.text) for part in wire.parts.parts) if wire.WhichOneof("content") == "parts" else wire.text,
-        tool_calls=tuple(
-            ToolCall(call.id, call.name, decode_object(f"{where}.tool_calls[{i}].arguments_json", call.arguments_json))
-            for i, call in enumerate(wire.tool_calls)
-        ),
-        tool_call_id=wire.tool_call_id if wire.HasField("tool_call_id") else None,
-        name=wire.name if wire.HasField("name") else None,
+        role,
+        tuple([TextPart(part.text) for part in wire.parts.parts]) if wire.WhichOneof("content") == "parts" else wire.text,
+        _tool_calls(wire.tool_calls),
+        wire.tool_call_id if wire.HasField("tool_call_id") else None,
+        wire.name if wire.HasField("name") else None,
     )
+
+
+def _tool_calls(wire: Sequence[common_pb2.ToolCall]) -> tuple[ToolCall, ...]:
+    if not len(wire):
+        return ()
+    rows = enumerate(wire)
+    return tuple([ToolCall(call.id, call.name, decode_object(f"tool_calls[{i}].arguments_json", call.arguments_json)) for i, call in rows])

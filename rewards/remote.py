@@ -6,6 +6,7 @@ import grpc
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.registry import did_you_mean
+from ..rpc.address import shown_address
 from ..rpc.client import BatchedClient, unary_blocking
 from ..rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavailable
 from ..rpc.methods import CONTRACT, VERIFY
@@ -38,7 +39,7 @@ class RemoteVerifier:
     @property
     def culprit(self) -> str:
         """What failures name. Example: `verdict@127.0.0.1:50051`."""
-        return f"{self.name}@{self.address}"
+        return f"{self.name}@{shown_address(self.address)}"
 
     async def score(self, episode: RewardInput) -> Score:
         """Raises EpisodeFailure: VERIFIER_UNAVAILABLE, VERIFIER_TIMEOUT, VERIFIER_ERROR (it raised), VERIFIER_INVALID (no finite score)."""
@@ -54,7 +55,7 @@ class RemoteVerifier:
 
     def check(self, timeout_s: float = CHECK_S) -> None:
         """Ask the service what it is. Raises ValueError when it cannot be reached, is no verifier service, or lacks the verifier."""
-        where = f"verifier {self.name!r} at {self.address}"
+        where = f"verifier {self.name!r} at {shown_address(self.address)}"
         try:
             answer = unary_blocking(self.address, _describe, timeout_s)
         except RpcError as error:

@@ -25,7 +25,7 @@ from ..rpc.methods import CONTRACT, VERIFY
 from ..rpc.payload import PayloadError
 from ..v1 import verifier_pb2, verifier_pb2_grpc
 from .plugin import as_score
-from .types import InvalidScore, RewardInput
+from .types import InvalidScore, RewardInput, Score
 from .wire import from_request, to_response
 
 VerifierFunction = Callable[[RewardInput], Any]
@@ -74,10 +74,15 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         if not verifiers:
             raise ValueError("a verifier service needs at least one verifier")
         self._verifiers = {one.id: one for one in verifiers}
+        self._async = {one.id for one in verifiers if inspect.iscoroutinefunction(one.function)}
         self._handler = BatchedHandler(VERIFY, self._verify, limits)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)
+
+    @property
+    def in_flight(self) -> int:
+        return self._handler.in_flight
 
     async def drain(self) -> None:
         await self._handler.drain()
@@ -102,14 +107,14 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         except PayloadError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from None
         try:
-            if inspect.iscoroutinefunction(one.function):
+            if one.id in self._async:
                 result = await one.function(episode)
             else:
                 result = await self._handler.in_thread(one.function, episode)
         except Exception as error:
             raise Status("UNKNOWN", short_traceback(error)) from error
         try:
-            return to_response(as_score(result))
+            return to_response(Score(result) if type(result) is float else as_score(result))
         except InvalidScore as error:
             raise Status("DATA_LOSS", str(error)) from None
 

@@ -10,7 +10,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
@@ -30,12 +31,21 @@ class Background:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
         self.shared: dict[Any, Any] = {}
+        self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._waking = False
         self._thread = threading.Thread(target=self._run, name="burnish-rpc", daemon=True)
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine on the loop, from any thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the loop call a function that does not raise, from any thread. What was posted together wakes the loop once."""
+        self._posted.append((function, args))
+        if not self._waking:
+            self._waking = True
+            self.loop.call_soon_threadsafe(self._run_posted)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Run a coroutine on the loop and wait for it, at most `timeout_s` seconds (then TimeoutError)."""
@@ -59,6 +69,12 @@ class Background:
         self.loop.call_soon_threadsafe(self._cancel_all)
         self._thread.join(CLOSE_S)
 
+    def _run_posted(self) -> None:
+        self._waking = False  # before looking: whatever is posted from here on wakes the loop again
+        while self._posted:
+            function, args = self._posted.popleft()
+            function(*args)
+
     def _cancel_all(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
@@ -80,6 +96,9 @@ class Background:
 def background() -> Background:
     """The background loop of this process, started on first use."""
     global _current
+    current = _current
+    if current is not None and current.pid == os.getpid():  # nearly always; without waiting for the lock
+        return current
     with _lock:
         if _current is None or _current.pid != os.getpid():
             _current = Background()

@@ -1,7 +1,8 @@
 """The server side of a batched method: one handler function behind both the unary call and the stream.
 
-An item is a task of its own with its own deadline. A cancel item, a passed deadline and a client that went away cancel that task, and
-with it the user's function: an async one gets CancelledError, a sync one (in a thread, which nobody can stop) can ask `cancelled()`.
+An item that has to wait for something is a task of its own with its own deadline. A cancel item, a passed deadline and a client that
+went away cancel that task, and with it the user's function: an async one gets CancelledError, a sync one (in a thread, which nobody can
+stop) can ask `cancelled()`.
 """
 
 from __future__ import annotations
@@ -10,30 +11,25 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import threading
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
 
+from .deadlines import Deadlines
 from .errors import CODES, Status
-from .methods import MAX_MESSAGE_BYTES, BatchedMethod, RequestT, ResponseT, take_batch
+from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod, RequestT, ResponseT
+from .threads import Threads, cancelled
+
+__all__ = ["BatchedHandler", "Limits", "cancelled"]
 
 log = logging.getLogger("burnish.rpc")
 T = TypeVar("T")
 
 CANCEL_GRACE_S = 2.0
-
-_cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("burnish_cancelled", default=None)
-
-
-def cancelled() -> bool:
-    """For long sync tools and verifiers: whether the caller gave up on the call that this thread works for."""
-    event = _cancelled.get()
-    return event is not None and event.is_set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +54,37 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         self.method = method
         self.handle = handle
         self.limits = limits or Limits()
-        self._executor = ThreadPoolExecutor(self.limits.threads, thread_name_prefix="burnish-handler")
+        self._threads = Threads(self.limits.threads)
         self._streams: set[_Stream] = set()
+        self._unary = 0
         self._draining = False
+
+    @property
+    def in_flight(self) -> int:
+        """Items and unary calls at work."""
+        return self._unary + sum(len(stream.items) for stream in self._streams)
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run a sync function in a worker thread, `cancelled()` telling it when the awaiting task was cancelled."""
-        event = threading.Event()
-        context = contextvars.copy_context()
-        context.run(_cancelled.set, event)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, context.run, function, *args)
-        except asyncio.CancelledError:
-            event.set()
-            raise
+        return await self._threads.run(function, *args)
 
     async def unary(self, request: RequestT, context: grpc.aio.ServicerContext[Any, Any]) -> ResponseT:
         """Serve one unary call; errors become gRPC statuses."""
         request_id = _request_id(context)
         context.set_trailing_metadata((("burnish-request-id", request_id),))
         remaining: float | None = context.time_remaining()  # type: ignore[no-untyped-call,unused-ignore]
-        outcome = await self._settle(request, remaining or 0.0, request_id)
+        seconds = self.seconds(remaining or 0.0)
+        deadline = asyncio.timeout(seconds)
+        self._unary += 1
+        try:
+            async with deadline:
+                outcome = await self.settle(request, request_id)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            outcome = _late(seconds)
+        finally:
+            self._unary -= 1
         if isinstance(outcome, Status):
             status = next(code for code in grpc.StatusCode if code.value[0] == CODES[outcome.code])
             await context.abort(status, outcome.message)
@@ -104,108 +110,191 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
 
     def close(self) -> bool:
         """Let go of the worker threads; False when one of them is still busy with a function that does not return."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        return not any(thread.is_alive() for thread in self._busy_threads())
+        return self._threads.close()
 
-    def _busy_threads(self) -> list[threading.Thread]:
-        threads = list(self._executor._threads)
-        for thread in threads:
-            thread.join(0.1)
-        return threads
+    def seconds(self, timeout_s: float) -> float:
+        """How long an item that asks for `timeout_s` may take."""
+        return min(timeout_s, self.limits.max_deadline_s) if timeout_s > 0 else self.limits.max_deadline_s
 
-    async def _settle(self, request: RequestT, timeout_s: float, request_id: str) -> ResponseT | Status:
-        """The response within the deadline, or the error that the item ends with. Lets cancellation through."""
-        seconds = min(timeout_s, self.limits.max_deadline_s) if timeout_s > 0 else self.limits.max_deadline_s
-        deadline = asyncio.timeout(seconds)
+    async def settle(self, request: RequestT, request_id: str) -> ResponseT | Status:
+        """The response, or the error that the item ends with. Lets cancellation through."""
         try:
-            async with deadline:
-                response = await self.handle(request)
+            response = await self.handle(request)
         except Status as status:
             log.log(logging.WARNING if status.code == "UNKNOWN" else logging.INFO, "%s: %s: %s", request_id, status.code, status.message)
             return status
-        except TimeoutError as error:
-            if not deadline.expired():
-                return self._internal(request_id, error)
-            return Status("DEADLINE_EXCEEDED", f"no result within {seconds:g} s")
         except Exception as error:
-            return self._internal(request_id, error)
-        if response.ByteSize() + 1024 > MAX_MESSAGE_BYTES:
-            return Status("RESOURCE_EXHAUSTED", f"the result has {response.ByteSize()} bytes; the limit is {MAX_MESSAGE_BYTES}")
+            log.error("%s: the server failed", request_id, exc_info=error)
+            return Status("INTERNAL", f"{type(error).__name__}: {error}")
         return response
-
-    def _internal(self, request_id: str, error: Exception) -> Status:
-        log.error("%s: the server failed", request_id, exc_info=error)
-        return Status("INTERNAL", f"{type(error).__name__}: {error}")
 
 
 class _Stream:
-    """One open stream: a reader starts a task per item, tasks leave results in `_outbox`, the stream's own coroutine writes them."""
+    """One open stream: a reader hands items to workers, which leave results in `_outbox`; the stream's own coroutine writes them.
+
+    A worker is a task. It goes from item to item while handlers return without waiting for anything; once one waits, that task is the
+    item's own, and the next worker takes over. So an item that needs no task, no deadline and no cancellation costs none.
+    """
 
     def __init__(self, handler: BatchedHandler[Any, Any], requests: AsyncIterator[Any]) -> None:
-        self._handler = handler
+        self.handler = handler
+        self.items: dict[str, _Worker] = {}  # what is at work, by request_id
+        self.todo: deque[Any] = deque()
         self._method = handler.method
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._outbox: list[Any] = []
+        self._outbox: list[tuple[str, Any]] = []
         self._wake = asyncio.Event()
+        self._draining = False
+        self._loop = asyncio.get_running_loop()
+        self._deadlines: Deadlines[_Worker] = Deadlines(self._loop, _Worker.expire)
         self._reader = asyncio.create_task(self._read(requests))
         self._reader.add_done_callback(lambda _: self._wake.set())
 
     def stop_reading(self) -> None:
+        self._draining = True
         self._reader.cancel()
 
     async def run(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            while self._outbox or self._tasks or not self._reader.done():
+            while self._outbox or self.items or not self._reader.done():
                 await self._wake.wait()
                 self._wake.clear()
-                await asyncio.sleep(0)  # whatever else finishes in this tick joins the batch
-                while batch := take_batch(self._outbox):
-                    await context.write(self._method.results(results=batch))
+                if self.items:
+                    await asyncio.sleep(0)  # whatever else finishes in this tick joins the batch
+                while self._outbox:
+                    batch, self._outbox = self._outbox[:BATCH_ITEMS], self._outbox[BATCH_ITEMS:]
+                    for message in self._messages(batch):
+                        await context.write(message)
         finally:
-            left = [self._reader, *self._tasks.values()]
+            left = [self._reader, *(worker.task for worker in self.items.values())]
             for task in left:
                 task.cancel()
+            self._deadlines.close()
             await asyncio.wait(left, timeout=CANCEL_GRACE_S)
         if not self._reader.cancelled():
             self._reader.result()  # an error while reading is this stream's error
 
     async def _read(self, requests: AsyncIterator[Any]) -> None:
         async for message in requests:
-            for item in message.items:
-                self._take(item)
+            received = self._loop.time()
+            self.todo.extend(message.items)
+            try:
+                await self._start_all(received)
+            except asyncio.CancelledError:
+                if self._draining:  # what was received is begun
+                    await self._start_all(received)
+                raise
 
-    def _take(self, item: Any) -> None:
-        running = self._tasks.get(item.request_id)
-        match item.WhichOneof("kind"):
-            case "cancel":
-                if running is not None:
-                    running.cancel()
-            case "request" if not item.request_id or running is not None:
-                self._answer(item.request_id, Status("INVALID_ARGUMENT", "request_id must be set, and unique among the items in flight"))
-            case "request" if len(self._tasks) >= self._handler.limits.max_in_flight:
-                self._answer(item.request_id, Status("RESOURCE_EXHAUSTED", f"{len(self._tasks)} items are in flight on this stream"))
-            case "request":
-                task = asyncio.create_task(self._work(item))
-                self._tasks[item.request_id] = task
-                task.add_done_callback(lambda done: self._finish(item.request_id, done))
-            case _:
-                self._answer(item.request_id, Status("INVALID_ARGUMENT", "an item is a request or a cancel"))
+    async def _start_all(self, received: float) -> None:
+        """Have every item of `todo` make its first step. Those that wait afterwards are watched; the others are done."""
+        count = 1
+        while self.todo:
+            workers = [_Worker(self) for _ in range(min(count, len(self.todo)))]
+            await asyncio.sleep(0)
+            for worker in workers:
+                if worker.request_id and not worker.task.done():
+                    worker.watch(received)
+            count *= 2  # handlers that wait seldom do so alone
 
-    async def _work(self, item: Any) -> None:
-        self._answer(item.request_id, await self._handler._settle(item.request, item.timeout_s, item.request_id))
-
-    def _finish(self, request_id: str, task: asyncio.Task[None]) -> None:
-        del self._tasks[request_id]
-        if task.cancelled():
-            self._answer(request_id, Status("CANCELLED", "cancelled by the client"))
-
-    def _answer(self, request_id: str, outcome: Any) -> None:
-        if isinstance(outcome, Status):
-            error = {"code": CODES[outcome.code], "message": outcome.message}
-            self._outbox.append(self._method.result(request_id=request_id, error=error))
+    def take(self, message: Any) -> Any:
+        """The request that is to be handled now, or None: then the item is answered, or was about another one."""
+        request_id = message.request_id
+        kind = message.WhichOneof("kind")
+        running = self.items.get(request_id)
+        if kind == "request" and running is None and request_id and len(self.items) < self.handler.limits.max_in_flight:
+            return message.request
+        if kind == "cancel":
+            if running is not None:
+                running.task.cancel()
+        elif kind != "request":
+            self.answer(request_id, Status("INVALID_ARGUMENT", "an item is a request or a cancel"))
+        elif not request_id or running is not None:
+            self.answer(request_id, Status("INVALID_ARGUMENT", "request_id must be set, and unique among the items in flight"))
         else:
-            self._outbox.append(self._method.result(request_id=request_id, response=outcome))
-        self._wake.set()
+            self.answer(request_id, Status("RESOURCE_EXHAUSTED", f"{len(self.items)} items are in flight on this stream"))
+        return None
+
+    def watch(self, worker: _Worker, deadline: float) -> None:
+        worker.slot = self._deadlines.add(worker, deadline)
+
+    def finish(self, worker: _Worker, outcome: Any) -> None:
+        """The item of a worker is at its end: with a response, a Status, or None when it was cancelled."""
+        if worker.late:
+            outcome = _late(worker.seconds)
+        elif outcome is None:
+            outcome = Status("CANCELLED", "cancelled by the client")
+        del self.items[worker.request_id]
+        if worker.slot:
+            self._deadlines.discard(worker, worker.slot)
+        self.answer(worker.request_id, outcome)
+
+    def answer(self, request_id: str, outcome: Any) -> None:
+        """Send the result of an item: a response, or a Status."""
+        self._outbox.append((request_id, outcome))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _messages(self, batch: list[tuple[str, Any]]) -> list[Any]:
+        """The messages that carry a batch: one, or more of them when it is large. A result too large for any becomes an error."""
+        message = self._method.results()
+        for request_id, outcome in batch:  # added in place: protobuf copies what a constructor is given
+            if isinstance(outcome, Status):
+                message.results.add(request_id=request_id, error={"code": CODES[outcome.code], "message": outcome.message})
+            else:
+                message.results.add(request_id=request_id, response=outcome)
+        size = message.ByteSize()
+        if size > BATCH_BYTES and len(batch) > 1:
+            half = len(batch) // 2
+            return self._messages(batch[:half]) + self._messages(batch[half:])
+        if size + 1024 > MAX_MESSAGE_BYTES:
+            large = Status("DATA_LOSS", f"the result has {size} bytes; the limit is {MAX_MESSAGE_BYTES}")
+            return self._messages([(batch[0][0], large)])
+        return [message]
+
+
+class _Worker:
+    """A task that handles items until one of them waits. request_id: the item at hand. slot: where its deadline is watched, if it waits."""
+
+    __slots__ = ("_stream", "late", "request_id", "seconds", "slot", "task")
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        self.request_id = ""
+        self.seconds = 0.0
+        self.slot = 0
+        self.late = False
+        self.task = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        stream, settle, context = self._stream, self._stream.handler.settle, contextvars.copy_context()
+        while stream.todo:
+            message = stream.todo.popleft()
+            request = stream.take(message)
+            if request is None:
+                continue
+            self.request_id, self.seconds = message.request_id, message.timeout_s
+            stream.items[self.request_id] = self
+            outcome: Any = None
+            try:
+                outcome = await settle(request, self.request_id)
+            finally:
+                stream.finish(self, outcome)
+            # One task for several items must not let them see each other: neither a cancellation nor a context variable.
+            if self.slot or contextvars.copy_context() != context:
+                return
+            self.request_id = ""
+
+    def watch(self, received: float) -> None:
+        """The item waits for something: from here on it has a deadline, and can be cancelled."""
+        self.seconds = self._stream.handler.seconds(self.seconds)
+        self._stream.watch(self, received + self.seconds)
+
+    def expire(self) -> None:
+        self.late = True
+        self.task.cancel()
+
+
+def _late(seconds: float) -> Status:
+    return Status("DEADLINE_EXCEEDED", f"no result within {seconds:g} s")
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:

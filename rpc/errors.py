@@ -28,8 +28,16 @@ class RpcUnavailable(RpcError):
     """The service cannot be reached, is shutting down, or the connection broke while the call was in flight."""
 
 
+class RpcRefused(RpcUnavailable):
+    """The two sides do not trust each other: an expired certificate, another CA, no token or a wrong one. The message says which."""
+
+
 class RpcTimeout(RpcError):
     """The call's deadline passed."""
+
+
+class RpcOverloaded(RpcTimeout):
+    """The call's deadline passed while the service was refusing work because it had too much."""
 
 
 class RpcRemoteError(RpcError):
@@ -55,6 +63,8 @@ class Status(Exception):
 
 def error_from(address: str, code: int, message: str) -> RpcError:
     """The exception for an error a service sent."""
+    if code == CODES["UNAUTHENTICATED"]:
+        return RpcRefused(address, f"the service refuses this client: {message}")
     if code == CODES["UNAVAILABLE"]:
         return RpcUnavailable(address, message)
     if code == CODES["DEADLINE_EXCEEDED"]:

@@ -39,6 +39,14 @@ class BatchedMethod(Generic[RequestT, ResponseT]):
         """Full name of the service. Example: `burnish.v1.VerifierService`."""
         return self.path.split("/")[1]
 
+    @property
+    def unary_path(self) -> str:
+        """The method that takes one request: in this contract it is called as the stream is, without "Stream" at the end.
+
+        Example: `/burnish.v1.VerifierService/Verify`.
+        """
+        return self.path.removesuffix("Stream")
+
 
 VERIFY = BatchedMethod(
     "/burnish.v1.VerifierService/VerifyStream",
@@ -71,14 +79,6 @@ EPISODE = BatchedMethod(
 )
 
 
-def take_batch(waiting: list[Any]) -> list[Any]:
-    """Remove and return the head of `waiting` that makes one message."""
-    size = count = 0
-    for message in waiting[:BATCH_ITEMS]:
-        size += message.ByteSize()
-        if count and size > BATCH_BYTES:
-            break
-        count += 1
-    batch = waiting[:count]
-    del waiting[:count]
-    return batch
+def method_of(path: str) -> BatchedMethod[Any, Any]:
+    """The method of this module whose stream has the path."""
+    return next(value for value in globals().values() if isinstance(value, BatchedMethod) and value.path == path)

@@ -1,17 +1,17 @@
-"""The one way burnish starts a gRPC server: health, reflection, loopback only, a ready line, and a drain on SIGTERM or SIGINT."""
+"""The one way burnish starts a gRPC server: health, reflection, TLS and tokens, a ready line, and a drain on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
+import hmac
 import json
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grpc
@@ -20,6 +20,9 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection
 
 from .methods import MAX_MESSAGE_BYTES
+from .security import ServerSecurity
+
+MAX_PENDING_CALLS = 100_000
 
 
 class Service(Protocol):
@@ -32,6 +35,11 @@ class Service(Protocol):
 
     def add_to(self, server: grpc.aio.Server) -> None: ...
 
+    @property
+    def in_flight(self) -> int:
+        """Items and unary calls at work."""
+        ...
+
     async def drain(self) -> None:
         """Take no further work and let streams end once what is at work is answered."""
         ...
@@ -43,11 +51,13 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where and how to listen. host must be loopback; port 0 takes a free one. drain_s: longest wait for work at hand when stopping."""
+    """Where and how to listen. host: loopback, or what `security` allows; port 0 takes a free one. drain_s: longest wait for work at hand
+    when stopping."""
 
     host: str = "127.0.0.1"
     port: int = 0
     drain_s: float = 10.0
+    security: ServerSecurity = field(default_factory=ServerSecurity)
 
 
 class Server:
@@ -57,20 +67,33 @@ class Server:
         self.options = options or ServerOptions()
         self.services = tuple(services)
         self.address = ""
-        _check_host(self.options.host)
+        self.options.security.check_host(self.options.host)
+
+    @property
+    def in_flight(self) -> int:
+        """Items and unary calls at work."""
+        return sum(service.in_flight for service in self.services)
 
     async def start(self) -> str:
-        """Listen and serve; returns the address. Raises ValueError when the port cannot be had."""
-        limits = (("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
+        """Listen and serve; returns the address. Raises ValueError when the port, the certificates or the token cannot be had."""
+        security = self.options.security
+        token = security.token()
+        limits = (
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Calls wait here until Python accepts them, one at a time. From 1,000 on gRPC would by itself end some of them as CANCELLED.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+        )
         # Without so_reuseport=0 a second server would share the port silently and take half of the calls.
-        self._server = grpc.aio.server(options=(*limits, ("grpc.so_reuseport", 0)))
-        self._health = health_aio.HealthServicer()
+        self._server = grpc.aio.server(options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[_TokenCheck(token)] if token else [])
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call,unused-ignore]
         names = [service.full_name for service in self.services]
         for service in self.services:
             service.add_to(self._server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        port = _bind(self._server, self.options.host, self.options.port)
+        port = _bind(self._server, self.options.host, self.options.port, security.credentials())
         await self._server.start()
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -121,21 +144,67 @@ def print_ready(address: str, services: Sequence[Service]) -> None:
     sys.stdout.flush()
 
 
-def _check_host(host: str) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ValueError(
-            f"host {host!r} is not loopback: services have neither TLS nor a token, so they listen on 127.0.0.1 or ::1 only; "
-            "to reach one from another machine, forward the port over ssh"
-        )
+class _Health(health_aio.HealthServicer):  # type: ignore[misc]  # missing from grpc-stubs
+    """Health whose watchers are sent away when the server stops: they would hold it up until its grace is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stopping = asyncio.Event()
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            stopping.cancel()
+
+    async def enter_graceful_shutdown(self) -> None:
+        await super().enter_graceful_shutdown()
+        await asyncio.sleep(0)  # watchers pass on the news first
+        self._stopping.set()
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stub alone
+    """Refuses calls that do not carry the token. Health checks need none: those who make them seldom can."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return handler
+        given = next((value for key, value in details.invocation_metadata or () if key == "authorization"), None)
+        if given is None:
+            return _refusing(handler, "the call carries no token; configure token_env or token_file")
+        if not hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected):
+            return _refusing(handler, "the token is wrong")
+        return handler
+
+
+def _refusing(handler: Any, message: str) -> Any:
+    """A handler of the same shape that ends every call as unauthenticated."""
+
+    async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
+
+    kinds = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    make: Any = kinds[(handler.request_streaming, handler.response_streaming)]
+    return make(refuse, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
     try:
-        return server.add_insecure_port(_join(host, port))
+        if credentials is None:
+            return server.add_insecure_port(_join(host, port))
+        return server.add_secure_port(_join(host, port), credentials)
     except RuntimeError as error:
         raise ValueError(f"cannot listen on {_join(host, port)}: {_why_not(host, port)}") from error
 
@@ -150,7 +219,7 @@ def _why_not(host: str, port: int) -> str:
             if error.errno == errno.EADDRINUSE:
                 return "the port is in use; stop whatever holds it, choose another, or give 0 for a free one"
             return os.strerror(error.errno or 0)
-    return "gRPC refused the address"
+    return "gRPC refused the address, or the certificate and its key do not belong together"
 
 
 def _join(host: str, port: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = Path(sys.prefix) / "lint"
-SCRIPTS = ["tests", "examples", "benchmarks", "constraints", "proto/generate.py"]
+SCRIPTS = ["tests", "examples", "benchmarks", "constraints", "proto/generate.py", "proto/check_breaking.py"]
 
 
 def package_folders() -> dict[str, Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from burnish.envs.tools import ToolContext, ToolRejected, tool
 from burnish.rewards.types import RewardInput, Score
 from burnish.rewards.verifier_service import verifier
 from burnish.rpc.batches import cancelled
+
+seen: contextvars.ContextVar[int] = contextvars.ContextVar("seen", default=0)
 
 
 @verifier("test/puppet-v1")
@@ -26,6 +30,9 @@ async def puppet(episode: RewardInput) -> Any:
             return float("nan")
         case "word":
             return "good"
+        case "context":  # how often this context has been here
+            seen.set(seen.get() + 1)
+            return seen.get()
         case "sleep":
             Path(data["file"]).write_text("started")
             try:
@@ -34,6 +41,13 @@ async def puppet(episode: RewardInput) -> Any:
                 Path(data["file"]).write_text("cancelled")
                 raise
             return 1.0
+
+
+@verifier("test/pid-v1")
+async def pid(episode: RewardInput) -> float:
+    """Says which process it runs in, after data["s"] seconds."""
+    await asyncio.sleep(episode.data.get("s", 0))
+    return float(os.getpid())
 
 
 @verifier("test/sync-puppet-v1")

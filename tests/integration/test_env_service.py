@@ -320,7 +320,7 @@ def test_a_lost_connection_costs_no_step(either: str, tmp_path: Path) -> None:
     file = tmp_path / "log"
     env = RemoteEnv(either, kwargs={"file": str(file)})
     env.reset(seed=0)
-    connection = env._client._connection(background())
+    (connection,) = env._client._replicas(background())._replicas
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(env.step, "sleep 0.5")
         wait_until(lambda: "step 1" in lines(file), "the step")
@@ -328,7 +328,7 @@ def test_a_lost_connection_costs_no_step(either: str, tmp_path: Path) -> None:
         background().loop.call_soon_threadsafe(connection._runner.cancel)
         assert waiting.result(WAIT_S)[4]["metrics"] == {"steps": 1.0}
     assert lines(file) == ["made", "step 1", "slept"]
-    assert connection.counts.connections >= 2
+    assert env._client.counts().connections >= 2
 
 
 # --------------------------------------------------------------------------------------------------- environments that fail

@@ -165,6 +165,24 @@ def test_unary_errors_are_statuses_and_the_request_id_comes_back(channel: grpc.C
         assert ("burnish-request-id", "r-1") in caught.value.trailing_metadata()
 
 
+def test_two_thousand_unary_calls_at_a_time_all_get_an_answer(puppet: str) -> None:
+    async def run() -> list[float]:
+        async with grpc.aio.insecure_channel(puppet) as opened:
+            stub = verifier_pb2_grpc.VerifierServiceStub(opened)
+            calls = [stub.Verify(to_request(episode(float(i))), timeout=WAIT_S * 2) for i in range(2048)]
+            return [answer.score for answer in await asyncio.gather(*calls)]
+
+    assert background().run(run(), WAIT_S * 2) == [float(i) for i in range(2048)]
+
+
+def test_items_of_one_batch_do_not_see_each_others_context(channel: grpc.Channel) -> None:
+    items = [verifier_pb2.VerifyItem(request_id=str(i), request=to_request(episode(do="context"))) for i in range(50)]
+    stream = verifier_pb2_grpc.VerifierServiceStub(channel).VerifyStream(
+        iter([verifier_pb2.VerifyStreamRequest(items=items)]), timeout=WAIT_S
+    )
+    assert [result.response.score for batch in stream for result in batch.results] == [1.0] * 50
+
+
 def test_every_item_of_a_raw_stream_gets_one_typed_result(channel: grpc.Channel, tmp_path: Path) -> None:
     sleep = to_request(episode(do="sleep", s=60, file=str(tmp_path / "a")))
     items = [

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from burnish.rpc.client import BatchedClient, check_address
 from burnish.rpc.errors import CODES, RpcRemoteError, RpcTimeout, RpcUnavailable, code_name, error_from
-from burnish.rpc.methods import BATCH_BYTES, BATCH_ITEMS, CALL, VERIFY, take_batch
+from burnish.rpc.methods import CALL, VERIFY
 from burnish.rpc.payload import PayloadError, decode_json, encode_json, utf8
 from burnish.rpc.server import Server, ServerOptions
-from burnish.v1 import tool_pb2
 
 pytestmark = pytest.mark.unit
 
@@ -54,18 +53,6 @@ def test_foreign_json_is_checked_when_read(text: str) -> None:
 
 def test_lone_surrogates_become_question_marks() -> None:
     assert utf8("a\ud800bé") == "a?bé"
-
-
-def test_batches_close_at_their_bounds_and_keep_the_order() -> None:
-    small = [tool_pb2.CallItem(request_id=str(i)) for i in range(BATCH_ITEMS + 3)]
-    waiting = list(small)
-    assert take_batch(waiting) == small[:BATCH_ITEMS]
-    assert take_batch(waiting) == small[BATCH_ITEMS:]
-    assert take_batch(waiting) == []
-
-    large = tool_pb2.CallItem(request=tool_pb2.CallRequest(arguments_json="x" * (BATCH_BYTES + 1)))
-    waiting = [small[0], large, small[1]]
-    assert [len(take_batch(waiting)) for _ in range(3)] == [1, 1, 1]
 
 
 def test_errors_are_typed_and_survive_pickling() -> None:

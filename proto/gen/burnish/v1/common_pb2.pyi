@@ -65,15 +65,19 @@ class _CodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Code.ValueType],
     CODE_NOT_FOUND: _Code.ValueType  # 5
     """The verifier, tool or environment asked for is not served here, or the episode is not open."""
     CODE_RESOURCE_EXHAUSTED: _Code.ValueType  # 8
-    """Too many items in flight or episodes open, or a message above the size limit."""
+    """Too many items in flight or episodes open: the same item may be sent again later. Or a request above the size limit."""
     CODE_FAILED_PRECONDITION: _Code.ValueType  # 9
     """Not in the state that the episode is in: a step out of order, after the end, or after one that failed."""
+    CODE_UNIMPLEMENTED: _Code.ValueType  # 12
+    """The server does not have the method."""
     CODE_INTERNAL: _Code.ValueType  # 13
     """The server itself failed."""
     CODE_UNAVAILABLE: _Code.ValueType  # 14
     """The server is shutting down."""
     CODE_DATA_LOSS: _Code.ValueType  # 15
-    """The user's function returned something that is no result, such as a NaN."""
+    """The user's function returned something that is no result, such as a NaN or a result above the size limit."""
+    CODE_UNAUTHENTICATED: _Code.ValueType  # 16
+    """The call carries no token, or a wrong one."""
 
 class Code(_Code, metaclass=_CodeEnumTypeWrapper):
     """Codes carry the numbers of gRPC's canonical status codes, so that an item of a stream and a unary call fail alike."""
@@ -90,15 +94,19 @@ CODE_DEADLINE_EXCEEDED: Code.ValueType  # 4
 CODE_NOT_FOUND: Code.ValueType  # 5
 """The verifier, tool or environment asked for is not served here, or the episode is not open."""
 CODE_RESOURCE_EXHAUSTED: Code.ValueType  # 8
-"""Too many items in flight or episodes open, or a message above the size limit."""
+"""Too many items in flight or episodes open: the same item may be sent again later. Or a request above the size limit."""
 CODE_FAILED_PRECONDITION: Code.ValueType  # 9
 """Not in the state that the episode is in: a step out of order, after the end, or after one that failed."""
+CODE_UNIMPLEMENTED: Code.ValueType  # 12
+"""The server does not have the method."""
 CODE_INTERNAL: Code.ValueType  # 13
 """The server itself failed."""
 CODE_UNAVAILABLE: Code.ValueType  # 14
 """The server is shutting down."""
 CODE_DATA_LOSS: Code.ValueType  # 15
-"""The user's function returned something that is no result, such as a NaN."""
+"""The user's function returned something that is no result, such as a NaN or a result above the size limit."""
+CODE_UNAUTHENTICATED: Code.ValueType  # 16
+"""The call carries no token, or a wrong one."""
 Global___Code: _TypeAlias = Code  # noqa: Y015
 
 @_typing.final

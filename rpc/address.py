@@ -1,0 +1,142 @@
+"""Addresses: where a service is, and how to talk to it, in one string that travels through configs and to other processes. Examples:
+
+127.0.0.1:50051                               one server
+10.0.0.5:50051,10.0.0.6:50051                 replicas
+verifiers.example:50051                       one server, or as many replicas as the name has addresses
+ray:verdicts                                  the replicas that `burnish deploy-verifier --name verdicts` runs
+10.0.0.5:50051?ca=/certs/ca.pem&token_env=T   TLS and a token: the fields of `ClientSecurity`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from dataclasses import dataclass, field, fields
+from urllib.parse import parse_qsl, urlencode
+
+from .security import ClientSecurity, is_loopback
+
+RAY = "ray:"
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One replica. address: `host:port` to connect to. authority: the name it is known by, when that is not the host."""
+
+    address: str
+    authority: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A parsed address. hosts: `host:port` of each replica, or empty and `ray_name` set.
+
+    Example: `Endpoint.parse("127.0.0.1:50051").hosts == ("127.0.0.1:50051",)`.
+    """
+
+    hosts: tuple[str, ...]
+    ray_name: str = ""
+    security: ClientSecurity = field(default_factory=ClientSecurity)
+
+    @staticmethod
+    def parse(address: str) -> Endpoint:
+        """Raises ValueError naming what is wrong with the address."""
+        place, _, query = address.partition("?")
+        security = _security(address, query)
+        if place.startswith(RAY):
+            name = place.removeprefix(RAY)
+            if not NAME.match(name):
+                raise ValueError(f"address {address!r} must read ray:NAME, for example ray:verdicts")
+            return Endpoint((), name, security)
+        hosts = tuple(place.split(","))
+        for host in hosts:
+            _check_host_port(address, host)
+        if len(set(hosts)) != len(hosts):
+            raise ValueError(f"address {address!r} names a replica twice")
+        has_token = bool(security.token_env or security.token_file)
+        if has_token and not security.secure and not all(is_loopback(host.rpartition(":")[0]) for host in hosts):
+            raise ValueError(f"address {address!r}: without TLS the token would travel in the clear; give ca, or tls = true")
+        return Endpoint(hosts, "", security)
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for people: the address without its security."""
+        return f"{RAY}{self.ray_name}" if self.ray_name else ",".join(self.hosts)
+
+    def __str__(self) -> str:
+        values = {one.name: getattr(self.security, one.name) for one in fields(self.security)}
+        query = urlencode({name: "1" if value is True else value for name, value in values.items() if value}, safe="/:")
+        return f"{self.shown}?{query}" if query else self.shown
+
+
+def shown_address(address: str) -> str:
+    """The address as failures and people name it. Example: `"h:1?ca=/c.pem" -> "h:1"`."""
+    return address.partition("?")[0]
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError unless `address` can be parsed."""
+    Endpoint.parse(address)
+
+
+async def resolve(endpoint: Endpoint) -> tuple[Target, ...]:
+    """The replicas as of now. A name with several addresses gives a replica each.
+
+    Raises ValueError when a `ray:NAME` cannot be looked up from this process, and when it has no replicas.
+    """
+    loop = asyncio.get_running_loop()
+    if endpoint.ray_name:
+        from .ray_names import replica_addresses
+
+        addresses = await loop.run_in_executor(None, replica_addresses, endpoint.ray_name)
+        return tuple(Target(address) for address in addresses)
+    found: list[Target] = []
+    for place in endpoint.hosts:
+        found += await _resolve_host(place)
+    return tuple(dict.fromkeys(found))
+
+
+def is_dynamic(endpoint: Endpoint) -> bool:
+    """Whether its replicas may come and go while clients use it."""
+    return bool(endpoint.ray_name) or any(not _is_literal(host) for host in endpoint.hosts)
+
+
+async def _resolve_host(place: str) -> list[Target]:
+    if _is_literal(place):
+        return [Target(place)]
+    host, _, port = place.rpartition(":")
+    try:
+        rows = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except OSError:
+        return [Target(place)]  # gRPC asks again, and says what it found
+    addresses = [row[4][0] for row in rows if row[0] == socket.AF_INET]
+    if len(addresses) < 2:
+        return [Target(place)]
+    return [Target(f"{address}:{port}", host) for address in sorted(set(addresses))]
+
+
+def _is_literal(place: str) -> bool:
+    host = place.rpartition(":")[0]
+    return host == "localhost" or host.startswith("[") or host.replace(".", "").isdigit()
+
+
+def _check_host_port(address: str, place: str) -> None:
+    host, _, port = place.rpartition(":")
+    plain = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
+    if not host or not port.isdigit() or not 0 < int(port) < 65536 or (":" in plain and plain == host) or any(c.isspace() for c in host):
+        raise ValueError(f"address {address!r} must read host:port, for example 127.0.0.1:50051")
+
+
+def _security(address: str, query: str) -> ClientSecurity:
+    try:
+        given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        known = {one.name for one in fields(ClientSecurity)}
+        unknown = sorted(set(given) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is unknown; there are {', '.join(sorted(known))}")
+        tls = given.pop("tls", "") == "1"
+        return ClientSecurity(tls=tls, **given)
+    except ValueError as error:
+        raise ValueError(f"address {address!r}: {error}") from None

@@ -1,0 +1,109 @@
+"""Worker threads for sync handlers: cheaper per call than an executor, and they tell the function when its caller gave up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("burnish_cancelled", default=None)
+
+
+def cancelled() -> bool:
+    """For long sync tools and verifiers: whether the caller gave up on the call that this thread works for."""
+    event = _cancelled.get()
+    return event is not None and event.is_set()
+
+
+class _Job:
+    __slots__ = ("args", "context", "event", "function", "future")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], future: asyncio.Future[Any]) -> None:
+        self.function = function
+        self.args = args
+        self.future = future
+        self.event = threading.Event()
+        self.context = contextvars.copy_context()
+        self.context.run(_cancelled.set, self.event)
+
+
+class Threads:
+    """Up to `limit` threads of one event loop. What finished together wakes the loop once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._in_flight = 0
+        self._waking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a sync function in a thread, in the caller's context, `cancelled()` telling it when the awaiting task was cancelled."""
+        loop = self._loop = asyncio.get_running_loop()
+        job = _Job(function, args, loop.create_future())
+        self._in_flight += 1
+        if len(self._threads) < min(self._in_flight, self._limit):
+            self._start_thread()
+        self._jobs.put(job)
+        try:
+            return await job.future  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            job.event.set()
+            raise
+
+    def close(self, patience_s: float = 0.1) -> bool:
+        """Let the threads end; False when one is still busy with a function that does not return."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(patience_s)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"burnish-handler-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if job.event.is_set():  # given up before it began
+                self._finish(job.future, None, None)
+                continue
+            try:
+                result = job.context.run(job.function, *job.args)
+            except BaseException as error:
+                self._finish(job.future, None, error)
+            else:
+                self._finish(job.future, result, None)
+            del job
+
+    def _finish(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._done.append((future, result, error))
+        if not self._waking:
+            self._waking = True
+            assert self._loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._waking = False  # before looking: whatever finishes from here on wakes the loop again
+        while self._done:
+            future, result, error = self._done.popleft()
+            self._in_flight -= 1
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(result)
+            elif isinstance(error, StopIteration):
+                future.set_exception(RuntimeError(f"StopIteration: {error}"))  # a future cannot carry it
+            else:
+                future.set_exception(error)

@@ -1,0 +1,100 @@
+"""Replicas as Ray actors: more under load, fewer after it, and another for one that dies; the client's address stays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from burnish.envs.failures import EpisodeFailure
+from burnish.envs.types import Message, Task
+from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.types import RewardInput
+
+pytestmark = pytest.mark.integration
+
+TARGET = f"{Path(__file__).with_name('rpc_targets.py')}:pid"
+WAIT_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    import ray
+
+    context = ray.init(num_cpus=4, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False, logging_level="ERROR")
+    yield str(context.address_info["gcs_address"])
+    ray.shutdown()
+
+
+def pids(remote: RemoteVerifier, count: int, seconds: float) -> set[int]:
+    """The processes that answer `count` calls at a time. A call may be lost with a replica that is killed."""
+
+    async def one() -> int | None:
+        with contextlib.suppress(EpisodeFailure):
+            return int((await remote.score(RewardInput("e/0", Task("e", 1), (Message("user", "hi"),), 0.0, data={"s": seconds}))).value)
+        return None
+
+    async def run() -> set[int]:
+        answers = await asyncio.wait_for(asyncio.gather(*(one() for _ in range(count))), WAIT_S)
+        return {pid for pid in answers if pid is not None}
+
+    return asyncio.run(run())
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.2)
+
+
+def test_replicas_follow_the_load_and_are_replaced(cluster: str) -> None:
+    command = [sys.executable, "-m", "burnish.cli"]
+    where = ["--ray-address", cluster]
+    scale = ["--replicas", "1..3", "--in-flight", "4", "--calm-s", "3", "--cpus", "0.5"]
+    with subprocess.Popen([*command, "deploy-verifier", TARGET, *scale, *where], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "pid: 1 replica\n"
+            ready = json.loads(process.stdout.readline())
+            assert (ready["address"], len(ready["replicas"])) == ("ray:pid", 1)
+            remote = RemoteVerifier("pid", "ray:pid", deadline_s=WAIT_S)
+            remote.check()
+            (first,) = pids(remote, 1, 0.0)
+
+            until(lambda: len(pids(remote, 24, 0.3)) == 3, "scaling up")
+            until(lambda: len(pids(remote, 2, 0.05)) == 1, "scaling down")
+
+            (left,) = pids(remote, 1, 0.0)
+            os.kill(left, signal.SIGKILL)
+            until(lambda: bool(pids(remote, 1, 0.0) - {first, left}), "the replacement")
+
+            done = subprocess.run([*command, "undeploy", "pid", *where], capture_output=True, text=True, timeout=WAIT_S, check=False)
+            assert (done.returncode, done.stdout) == (0, "pid has ended\n"), done.stderr
+            assert process.wait(WAIT_S) == 0
+            with pytest.raises(ValueError, match="nothing called 'pid' is deployed"):
+                remote.check(5.0)
+        finally:
+            process.terminate()
+
+
+def test_what_is_wrong_is_one_line(cluster: str) -> None:
+    for arguments, says in (
+        (["deploy-verifier", TARGET.replace("pid", "pidd")], "there is no 'pidd'; did you mean 'pid'"),
+        (["deploy-verifier", TARGET, "--replicas", "8..1"], "replicas 8..1"),
+        (["deploy-verifier", TARGET, "--host", "0.0.0.0"], "is not loopback"),
+        (["undeploy", "nothing"], "nothing called 'nothing' is deployed"),
+    ):
+        command = [sys.executable, "-m", "burnish.cli", *arguments, "--ray-address", cluster]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode != 0
+        assert says in " ".join(done.stderr.split()), done.stderr

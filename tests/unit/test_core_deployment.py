@@ -1,0 +1,104 @@
+"""The number of replicas follows the load; what dies is replaced."""
+
+from __future__ import annotations
+
+import pytest
+
+from burnish.deploy_commands import default_name
+from burnish.deployment import Deployment, Scale, Scaler
+
+pytestmark = pytest.mark.unit
+
+
+class Shop:
+    """A fleet in memory: `load` per replica as the test says."""
+
+    def __init__(self, room: int = 99) -> None:
+        self.room = room
+        self.load: dict[str, int | None] = {}
+        self.published: list[list[str]] = []
+        self.count = 0
+
+    def start(self) -> str:
+        if len(self.load) >= self.room:
+            raise ValueError("no room")
+        self.count += 1
+        self.load[f"h:{self.count}"] = 0
+        return f"h:{self.count}"
+
+    def loads(self) -> dict[str, int | None]:
+        return dict(self.load)
+
+    def stop(self, address: str) -> None:
+        del self.load[address]
+
+    def publish(self, addresses: list[str]) -> None:
+        self.published.append(list(addresses))
+
+    def asked_to_stop(self) -> bool:
+        return False
+
+
+def made(shop: Shop, low: int, high: int) -> tuple[Deployment, list[str]]:
+    said: list[str] = []
+    deployment = Deployment(shop, Scale(low, high, in_flight=10, calm_s=30.0), said.append, leave_s=3.0)
+    deployment.start()
+    return deployment, said
+
+
+def test_scales_read_as_written() -> None:
+    assert (Scale.parse("1..8").low, Scale.parse("1..8").high) == (1, 8)
+    assert (Scale.parse("3").low, Scale.parse("3").high) == (3, 3)
+    for text in ("", "0", "8..1", "1..", "1-8", "x"):
+        with pytest.raises(ValueError, match="replicas"):
+            Scale.parse(text)
+
+
+def test_more_at_once_fewer_only_after_calm() -> None:
+    scaler = Scaler(Scale(1, 8, in_flight=10, calm_s=30.0))
+    assert [scaler.wanted(load, at) for at, load in ((0, 0), (1, 35), (2, 5), (30, 5), (31.5, 5))] == [1, 4, 4, 4, 1]
+    assert scaler.wanted(10_000, 40) == 8
+
+
+def test_a_replica_that_leaves_is_unpublished_before_it_ends() -> None:
+    shop = Shop()
+    deployment, _ = made(shop, 1, 8)
+    shop.load["h:1"] = 25
+    deployment.step(0)
+    assert shop.published[-1] == ["h:1", "h:2", "h:3"]
+    shop.load["h:1"], shop.load["h:2"] = 5, 2
+    deployment.step(31)
+    assert shop.published[-1] == ["h:1", "h:2"], "the least loaded one goes first"
+    assert "h:3" in shop.load, "clients may not have noticed yet"
+    deployment.step(34)
+    assert "h:3" not in shop.load
+
+
+def test_what_dies_is_replaced_and_what_keeps_dying_ends_it() -> None:
+    shop = Shop()
+    deployment, said = made(shop, 2, 2)
+    shop.load["h:1"] = None
+    deployment.step(0)
+    assert deployment.addresses == ["h:2", "h:3"]
+    assert said[2] == "replica h:1 is gone; starting another"
+    with pytest.raises(RuntimeError, match="died 6 times in a row"):
+        for at in range(10):
+            shop.load[deployment.addresses[0]] = None
+            deployment.step(at)
+
+
+def test_a_full_cluster_does_not_end_what_runs() -> None:
+    shop = Shop(room=2)
+    deployment, said = made(shop, 1, 8)
+    shop.load["h:1"] = 80
+    deployment.step(0)
+    deployment.step(1)
+    assert deployment.addresses == ["h:1", "h:2"]
+    assert [line for line in said if "stays at" in line] == ["stays at 2 of 8 replicas: no room"]
+    deployment.stop()
+    assert (shop.load, shop.published[-1]) == ({}, [])
+
+
+def test_names_come_from_the_target() -> None:
+    names = {"my_team/checks.py:verdict": "verdict", "a/b-v1": "b", "my_team.tools": "tools", "x/bench.py": "bench", "m:f": "f"}
+    assert {target: default_name(target) for target in names} == names

@@ -1,0 +1,79 @@
+"""Addresses and security profiles: what is accepted, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from burnish.config import ServiceConfig
+from burnish.rpc.address import Endpoint, is_dynamic, shown_address
+from burnish.rpc.security import ClientSecurity, ServerSecurity, read_token
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:50051", "[::1]:50051", "10.0.0.5:1,10.0.0.6:2", "ray:verdicts", "h:1?ca=/c.pem&token_env=T", "h:1?tls=1&server_name=x"],
+)
+def test_an_address_is_read_and_written_alike(address: str) -> None:
+    assert Endpoint.parse(str(Endpoint.parse(address))) == Endpoint.parse(address)
+    assert Endpoint.parse(address).shown == shown_address(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("h:1,h:1", "names a replica twice"),
+        ("h:1,h", "must read host:port"),
+        ("::1:50051", "must read host:port"),
+        ("ray:", "must read ray:NAME"),
+        ("h:1?cacert=x", "'cacert' is unknown"),
+        ("h:1?token_env=T", "the token would travel in the clear"),
+        ("h:1?ca=/c.pem&cert=/x.pem", "key is missing"),
+        ("h:1?server_name=x", "no effect without TLS"),
+        ("h:1?ca=/c&token_env=T&token_file=/t", "not both"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_said(address: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Endpoint.parse(address)
+
+
+def test_only_names_and_deployments_change_over_time() -> None:
+    assert [is_dynamic(Endpoint.parse(one)) for one in ("10.0.0.5:1", "localhost:1", "[::1]:1", "h.example:1", "ray:x")] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_a_recipe_names_files_and_every_process_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    service = ServiceConfig(address="h:1", tls={"ca": "ca.pem"}, token_file="token")  # type: ignore[arg-type]
+    assert Endpoint.parse(service.full_address).security == ClientSecurity(
+        ca=f"{tmp_path}/ca.pem", token_file=f"{tmp_path}/token", tls=True
+    )
+    with pytest.raises(ValueError, match="token_env has no effect without address"):
+        ServiceConfig(tools="m", token_env="T")
+
+
+def test_what_servers_accept() -> None:
+    for host in ("127.0.0.1", "::1", "localhost"):
+        ServerSecurity().check_host(host)
+    for accepted in (ServerSecurity("c", "k"), ServerSecurity("c", "k", token_env="T"), ServerSecurity(insecure=True)):
+        accepted.check_host("0.0.0.0")
+    with pytest.raises(ValueError, match="without TLS the token would travel in the clear"):
+        ServerSecurity(token_env="T").check_host("10.0.0.5")
+
+
+def test_tokens_are_read_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    monkeypatch.setenv("BURNISH_TEST_TOKEN", "abc")
+    assert (read_token("", str(file)), read_token("BURNISH_TEST_TOKEN", ""), read_token("", "")) == ("s3cret", "abc", "")
+    for content, says in (("", "is empty"), ("two words", "one line of printable ASCII"), ("né", "one line of printable ASCII")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=says):
+            read_token("", str(file))
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_token("", str(tmp_path / "none"))
