@@ -19,7 +19,13 @@ from burnish.envs.types import Message
 
 pytestmark = pytest.mark.unit
 
-REPLIES = {"burnish/FrozenLake-v0": ["down", "right"], "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"]}
+REPLIES = {
+    "burnish/Blackjack-v0": ["hit"],
+    "burnish/CartPole-v0": ["left", "left", "right"],
+    "burnish/FrozenLake-v0": ["down", "right"],
+    "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"],
+    "burnish/Taxi-v0": ["north", "pick up", "west", "drop off"],
+}
 BUILT_IN = sorted(listing.id for listing in ENVS.list() if listing.id.startswith("burnish/"))
 
 
