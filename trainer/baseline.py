@@ -66,7 +66,7 @@ class AgentEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], seeds: tuple[int, int], order: int = 0) -> None:
         if not env.observation_space.is_np_flattenable:
             raise ValueError(f"observations of {env.observation_space} are no fixed number of numbers, so PPO cannot take them")
-        flat = FlattenObservation(env)
+        flat: gymnasium.Env[Any, Any] = FlattenObservation(env)
         assert isinstance(flat.observation_space, spaces.Box)
         low, high = (bound.astype(np.float32) for bound in (flat.observation_space.low, flat.observation_space.high))
         super().__init__(TransformObservation(flat, lambda numbers: numbers.astype(np.float32), spaces.Box(low, high, dtype=np.float32)))

@@ -57,7 +57,7 @@ class Guess(gymnasium.Env[Any, Any]):
         return {"number": self.number, "level": np.array([0.5, 1.0])}
 
 
-gymnasium.register("test/Guess-v0", entry_point=Guess)
+gymnasium.register("test/Guess-v0", entry_point=lambda **kwargs: Guess(**kwargs))
 
 
 def guess(**kwargs: Any) -> GymnasiumText:
