@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task, ToolCall, Trajectory, Turn
     from burnish.rewards.plugin import REWARDS, reward
     from burnish.rewards.rubric import Rubric
-    from burnish.rewards.types import RewardInput, Score
+    from burnish.rewards.types import RewardInput, Score, TurnInput
     from burnish.rewards.verifier_service import verifier
 
 _HOME = {
@@ -40,6 +40,7 @@ _HOME = {
     "ToolSet": "envs.tools",
     "Trajectory": "envs.types",
     "Turn": "envs.types",
+    "TurnInput": "rewards.types",
     "load_config": "config",
     "make_env": "envs.contract",
     "reward": "rewards.plugin",
@@ -68,6 +69,7 @@ __all__ = [
     "ToolSet",
     "Trajectory",
     "Turn",
+    "TurnInput",
     "load_config",
     "make_env",
     "reward",

@@ -20,6 +20,7 @@ PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
 ]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
+RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
@@ -59,7 +60,7 @@ app = typer.Typer(
 models_app, env_app, rewards_app = (
     _group("Make, import and list models."),
     _group("List, check and try environments."),
-    _group("List and check rewards."),
+    _group("List, show, check and try rewards."),
 )
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
@@ -295,16 +296,44 @@ def rewards_list(plugin: PluginOption = None) -> None:
     typer.echo("\n".join(reward_lines(plugin or ())))
 
 
+@rewards_app.command("show")
+def rewards_show(id: RewardArgument, plugin: PluginOption = None) -> None:
+    """Show what a reward is called with, its options, its level and its limits."""
+    from burnish.component_commands import show_reward
+
+    typer.echo(show_reward(id, plugin or ()))
+
+
 @rewards_app.command("check")
 def rewards_check(
-    id: Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)],
+    id: RewardArgument,
     arg: ArgOption = None,
     plugin: PluginOption = None,
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations it can score (as for `try`), instead of made-up ones.")
+    ] = None,
 ) -> None:
-    """Load a reward, check its options, and score one made-up episode twice."""
+    """Hold a reward to its contract: equal scores for equal input, hostile episodes, concurrent calls, latency."""
     from burnish.component_commands import check_reward
 
-    typer.echo(check_reward(id, arg or (), plugin or ()))
+    typer.echo(check_reward(id, arg or (), plugin or (), sample))
+
+
+@rewards_app.command("try")
+def rewards_try(
+    id: RewardArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl file, one conversation per line.", show_default=False)],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write every score or failure to this .jsonl file.")] = None,
+) -> None:
+    """Score the conversations of a file, without training. Exits with 1 when a row fails."""
+    from burnish.component_commands import try_reward
+
+    text, failed = try_reward(id, file, arg or (), plugin or (), out)
+    typer.echo(text)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:

@@ -13,7 +13,7 @@ from burnish.config_checks import service_references
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module, load_function, look_here
 from burnish.envs.registry import did_you_mean, load_plugin
-from burnish.rewards.plugin import REWARDS, check_params
+from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
 
 __all__ = ["check_components", "load_components", "load_function"]
 
@@ -53,9 +53,22 @@ def _rewards(config: RunConfig) -> Iterator[str]:
     for entry in config.scorers:
         if entry.use is not None:
             try:
-                check_params(REWARDS.get(entry.use), entry.args)
+                plugin = find_plugin(entry.use)
+                check_params(plugin, entry.args)
             except ValueError as error:
                 yield f"rewards.{entry.name}: {error}"
+            else:
+                yield from _comparisons(config, entry.name, plugin)
+
+
+def _comparisons(config: RunConfig, name: str, plugin: RewardPlugin) -> Iterator[str]:
+    """What a reward that compares the attempts at one task needs of the rest of the recipe."""
+    if plugin.level != "group":
+        return
+    if config.rft is not None and config.rft.group_size < plugin.min_members:
+        yield f"rewards.{name}: compares at least {plugin.min_members} attempts, but rft.group_size is {config.rft.group_size}; raise it"
+    if config.success.partition(".")[0] == name:
+        yield f"success: {name!r} compares attempts with each other, but an evaluation has one per task; choose another part"
 
 
 def _generators(config: RunConfig) -> Iterator[str]:

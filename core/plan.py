@@ -204,7 +204,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
     config, model = plan.config, plan.model
     facts = Table.grid(padding=(0, 2))
-    rewards = [f"{entry.name} ({entry.use or entry.verifier}) x {entry.weight:g}" for entry in config.scorers]
+    rewards = [f"{entry.name} ({entry.use or entry.verifier}) {entry.term.description}" for entry in config.scorers]
     if config.environment_weight:
         rewards.insert(0, f"env x {config.environment_weight:g}")
     total = sum(plan.memory_mb.values())

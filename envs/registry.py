@@ -71,6 +71,10 @@ class Registry(Generic[T]):
         rows = {entry.name: f"{_distribution(entry)} ({entry.value})" for entry in self._entry_points}
         return [Listing(id, source) for id, source in sorted({**rows, **self._sources}.items())]
 
+    def loaded(self, id: str) -> T | None:
+        """The component called `id` if it is in this process already; nothing is imported."""
+        return self._loaded.get(id)
+
     @cached_property
     def _entry_points(self) -> tuple[EntryPoint, ...]:
         return tuple(entry_points(group=self.group))

@@ -159,14 +159,18 @@ class Trajectory:
 class Reward:
     """What the episode was worth: the total that trains, and every part unweighted.
 
-    Example: `Reward(total=0.95, parts={"env": 0.0, "verdict.correct": 1.0, "cost": -0.5})`.
+    turns: part -> its value for each turn, in the order of `Episode.turns`, of the parts that were judged turn by turn.
+
+    Example: `Reward(total=0.95, parts={"env": 0.0, "verdict.correct": 1.0, "cost": -0.5}, turns={"cost": (-0.2, -0.3)})`.
     """
 
     total: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bad = [name for name, value in {"total": self.total, **self.parts}.items() if not math.isfinite(value)]
+        bad += [f"turns of {name}" for name, values in self.turns.items() if not all(map(math.isfinite, values))]
         assert not bad, f"reward has non-finite values in {bad}; those are failures, not rewards"
 
 
@@ -208,10 +212,17 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeGroup:
-    """The G episodes of one task, in sample order. Example: `EpisodeGroup(task, (episode_0, episode_1))`."""
+    """The G episodes of one task, in sample order.
+
+    comparable: False when too few of them were judged for a reward that compares them: their rewards lack that part, and the group must
+    not train.
+
+    Example: `EpisodeGroup(task, (episode_0, episode_1))`.
+    """
 
     task: Task
     episodes: tuple[Episode, ...]
+    comparable: bool = True
 
     def __post_init__(self) -> None:
         assert all(episode.task.id == self.task.id for episode in self.episodes), "a group holds episodes of one task"

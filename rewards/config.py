@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..envs.registry import ID_PATTERN
+from .terms import Normalize, Term
 
 
 class RewardConfig(BaseModel):
@@ -17,7 +18,11 @@ class RewardConfig(BaseModel):
     the id or the service's name; further parts read `name.part`. deadline_s: seconds one call of a verifier may take (a plug-in declares
     its own limit in `@reward`).
 
-    Example: `[[rewards]]` with `verifier = "service:verdicts"`, `name = "verdict"`, `weight = 1.0`, `deadline_s = 5`.
+    Between a value and the total, in this order: clip: [low, high]. normalize: "minmax" maps range = [low, high] onto [0, 1], "group"
+    standardises within the attempts at one task. weight, and the sum. gate: the value, as the scorer gave it, below which the total is
+    at most cap (0 unless given). What is recorded stays as the scorer gave it.
+
+    Example: `[[rewards]]` with `verifier = "service:verdicts"`, `name = "verdict"`, `weight = 1.0`, `deadline_s = 5`, `gate = 0.5`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -26,6 +31,11 @@ class RewardConfig(BaseModel):
     verifier: str | None = None
     name: str = Field(default="", pattern=r"^[A-Za-z0-9_-]+$")
     weight: float = 1.0
+    clip: tuple[float, float] | None = None
+    normalize: Normalize | None = None
+    range: tuple[float, float] | None = None
+    gate: float | None = None
+    cap: float | None = None
     args: dict[str, Any] = {}
     deadline_s: float | None = Field(default=None, gt=0)
 
@@ -47,7 +57,13 @@ class RewardConfig(BaseModel):
             raise ValueError("args has no effect on a verifier; options belong to a reward plug-in (use = …)")
         if self.use is not None and self.deadline_s is not None:
             raise ValueError("deadline_s has no effect on a reward plug-in, which declares its limit as @reward(…, timeout_s=…)")
+        _ = self.term  # raises when its parts contradict each other
         return self
+
+    @property
+    def term(self) -> Term:
+        """How its value counts in the total."""
+        return Term(self.weight, self.clip, self.normalize, self.range, self.gate, self.cap)
 
 
 def _default_name(config: RewardConfig) -> str:

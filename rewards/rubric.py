@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Reward
-from .types import RewardInput, Score, Scorer
+from .terms import Term, standardised
+from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer, compares
+
+T = TypeVar("T")
 
 ENV_PART = "env"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 
+Scored = tuple[Reward, dict[str, str]]
+"""The reward of one episode, and the labels its scorers gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An episode that every scorer but those of the group has judged. scores: by the name of the scorer."""
+
+    episode: RewardInput
+    scores: Mapping[str, Score]
+
 
 class Rubric:
-    """Weighs scorers: total = env_weight * env + sum of weight * value. A weight of 0 only watches.
+    """Weighs scorers: total = env_weight * env + sum of weight * value. A weight of 0 only watches; a `Term` in its place also clips,
+    normalises and gates.
 
-    Every part is recorded unweighted: "env" and "env.<part>" from the environment, "<name>" and "<name>.<part>" from a scorer.
-    retries: further attempts after a scorer's failure, waiting backoff_s, then twice as long, and so on.
-    max_concurrent: calls in flight per scorer.
+    Every part is recorded unweighted, as the scorer gave it: "env" and "env.<part>" from the environment, "<name>" and "<name>.<part>"
+    from a scorer. retries: further attempts after a scorer's failure, waiting backoff_s, then twice as long, and so on.
+    max_concurrent: calls in flight per scorer that has no limit of its own.
 
-    Example: `Rubric([(verdict, 1.0), (make_scorer("burnish/inspection-cost-v1"), 0.2)], env_weight=0.0)`.
+    `judge` scores one episode as soon as it ends; `score_group` adds what compares the attempts at one task and makes the totals. `score`
+    is both for an episode by itself.
+
+    Example: `Rubric([(verdict, Term(gate=0.5, cap=0.0)), (make_scorer("burnish/inspection-cost-v1"), 0.2)], env_weight=0.0)`.
     """
 
     def __init__(
         self,
-        entries: Sequence[tuple[Scorer, float]],
+        entries: Sequence[tuple[Scorer | GroupScorer, float | Term]],
         env_weight: float = 1.0,
         *,
         retries: int = 2,
@@ -36,7 +57,7 @@ class Rubric:
     ) -> None:
         """Raises ValueError when names collide or a weight or limit makes no sense."""
         _check_names([scorer.name for scorer, _ in entries])
-        weights = {ENV_PART: env_weight, **{scorer.name: weight for scorer, weight in entries}}
+        weights = {ENV_PART: env_weight, **{scorer.name: term.weight if isinstance(term, Term) else term for scorer, term in entries}}
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward {name!r} must be a finite number, not {weight!r}")
@@ -48,49 +69,94 @@ class Rubric:
             raise ValueError(
                 f"rubric limits need retries >= 0, backoff_s >= 0, max_concurrent >= 1; got {retries}, {backoff_s}, {max_concurrent}"
             )
-        self._entries = tuple(entries)
+        self._terms = {scorer.name: term if isinstance(term, Term) else Term(term) for scorer, term in entries}
+        self._groups: list[GroupScorer] = [scorer for scorer, _ in entries if compares(scorer)]
+        self._singles: list[Scorer] = [cast(Scorer, scorer) for scorer, _ in entries if not compares(scorer)]
         self._env_weight = env_weight
         self._retries = retries
         self._backoff_s = backoff_s
-        self._slots = {scorer.name: asyncio.Semaphore(max_concurrent) for scorer, _ in entries}
+        limited = [scorer.name for scorer, _ in entries if not hasattr(scorer, "max_concurrent")]  # the others limit themselves
+        self._slots = {name: asyncio.Semaphore(max_concurrent) for name in limited}
 
-    async def score(self, episode: RewardInput) -> tuple[Reward, dict[str, str]]:
-        """The reward of one episode and the labels its scorers gave.
+    @property
+    def compares(self) -> bool:
+        """Whether a total depends on the other attempts at the task, so that it is known only when the group is complete."""
+        return bool(self._groups) or any(term.normalize == "group" for term in self._terms.values())
 
-        Raises EpisodeFailure once a scorer has failed all its attempts (the others are cancelled), when the environment's reward is
-        not finite (ENV_ERROR), or when two scorers disagree about a label (REWARD_INVALID).
+    @property
+    def min_members(self) -> int:
+        """Judged attempts that a group needs for every part of its rewards; with fewer, the parts that compare them are left out."""
+        return max((scorer.min_members for scorer in self._groups), default=1)
+
+    async def score(self, episode: RewardInput) -> Scored:
+        """The reward of one episode by itself and the labels its scorers gave. Raises EpisodeFailure as `judge` does."""
+        (result,) = await self.score_group([await self.judge(episode)])
+        if isinstance(result, Failure):
+            raise EpisodeFailure(result)
+        return result
+
+    async def judge(self, episode: RewardInput) -> Judged:
+        """Ask every scorer that judges single episodes.
+
+        Raises EpisodeFailure once a scorer has failed all its attempts (the others are cancelled), or when the environment's reward is
+        not finite (ENV_ERROR).
         """
-        env_values = {ENV_PART: episode.env_reward, **{f"{ENV_PART}.{name}": value for name, value in episode.env_parts.items()}}
+        env_values = _env_values(episode)
         bad = [name for name, value in env_values.items() if not math.isfinite(value)]
         if bad:
             raise EpisodeFailure(
                 Failure(FailureKind.ENV_ERROR, "environment", f"reward {bad[0]} of task {episode.task.id} is {env_values[bad[0]]}")
             )
-        scores = await self._all_scores(episode)
-        parts = {name: float(value) for name, value in env_values.items()}
-        terms = [self._env_weight * episode.env_reward]
-        for (scorer, weight), score in zip(self._entries, scores, strict=True):
-            parts[scorer.name] = score.value
-            parts |= {f"{scorer.name}.{name}": value for name, value in score.parts.items()}
-            terms.append(weight * score.value)
-        total = sum(terms)
-        if not math.isfinite(total):
-            raise EpisodeFailure(Failure(FailureKind.REWARD_INVALID, "rubric", f"the weighted sum overflows: {parts}"))
-        return Reward(total, parts), self._merge_labels(scores)
-
-    async def _all_scores(self, episode: RewardInput) -> list[Score]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._attempt(scorer, episode)) for scorer, _ in self._entries]
+                tasks = {one.name: group.create_task(self._attempt(one.name, _call(one, episode))) for one in self._singles}
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the first to fail cancelled the rest
-        return [task.result() for task in tasks]
+        return Judged(episode, {name: task.result() for name, task in tasks.items()})
 
-    async def _attempt(self, scorer: Scorer, episode: RewardInput) -> Score:
+    async def score_group(self, members: Sequence[Judged]) -> list[Scored | Failure]:
+        """The rewards of all judged attempts at one task, in order.
+
+        A group reward that fails all its attempts is the failure of every member; an item of its result that is no score, a value outside
+        its declared range, labels that disagree, and a sum that overflows are the failure of that member. A group reward that needs more
+        members than there are adds no part.
+        """
+        scores: list[dict[str, Score]] = [dict(member.scores) for member in members]
+        failures: dict[int, Failure] = {}
+        scorers = [one for one in self._groups if len(members) >= one.min_members]
+        found = await asyncio.gather(*(self._compare(one, [member.episode for member in members]) for one in scorers))
+        for scorer, results in zip(scorers, found, strict=True):
+            for i, result in enumerate(results):
+                if isinstance(result, Failure):
+                    failures.setdefault(i, result)
+                else:
+                    scores[i][scorer.name] = result
+        shaped: dict[int, dict[str, float]] = {}
+        for i, member in enumerate(members):
+            if i not in failures:
+                try:
+                    shaped[i] = self._shape(scores[i])
+                except InvalidScore as error:
+                    failures[i] = _failed(member.episode, str(error))
+        self._standardise(shaped)
+        return [failures[i] if i in failures else self._compose(member.episode, scores[i], shaped[i]) for i, member in enumerate(members)]
+
+    async def _compare(self, scorer: GroupScorer, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
+        async def call() -> Sequence[Score | Failure]:
+            return await scorer.score_group(episodes)
+
+        try:
+            return await self._attempt(scorer.name, call, lambda results: any(isinstance(one, Failure) for one in results))
+        except EpisodeFailure as error:
+            return [error.failure] * len(episodes)
+
+    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]], incomplete: Callable[[T], bool] = lambda result: False) -> T:
         for attempt in range(self._retries + 1):
             try:
-                async with self._slots[scorer.name]:
-                    return await scorer.score(episode)
+                async with self._slots.get(name, contextlib.nullcontext()):
+                    result = await call()
+                if attempt == self._retries or not incomplete(result):
+                    return result
             except EpisodeFailure as error:
                 failure = error.failure
                 if failure.kind is FailureKind.CANCELLED:
@@ -101,16 +167,62 @@ class Rubric:
             await asyncio.sleep(self._backoff_s * 2**attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _merge_labels(self, scores: Sequence[Score]) -> dict[str, str]:
-        labels: dict[str, str] = {}
-        giver: dict[str, str] = {}
-        for (scorer, _), score in zip(self._entries, scores, strict=True):
-            for name, label in score.labels.items():
-                if labels.setdefault(name, label) != label:
-                    detail = f"{giver[name]} says label {name} is {labels[name]!r}, {scorer.name} says {label!r}"
-                    raise EpisodeFailure(Failure(FailureKind.REWARD_INVALID, "rubric", detail))
-                giver.setdefault(name, scorer.name)
-        return labels
+    def _shape(self, scores: Mapping[str, Score]) -> dict[str, float]:
+        shaped = {}
+        for name, score in scores.items():
+            try:
+                shaped[name] = self._terms[name].shaped(score.value)
+            except InvalidScore as error:
+                raise InvalidScore(f"reward {name!r}: {error}") from error
+        return shaped
+
+    def _standardise(self, members: Mapping[int, dict[str, float]]) -> None:
+        """Replace what is normalised within the group, over the members that have a value."""
+        for name, term in self._terms.items():
+            if term.normalize == "group":
+                rows = [values for values in members.values() if name in values]
+                for values, value in zip(rows, standardised([values[name] for values in rows]), strict=True):
+                    values[name] = value
+
+    def _compose(self, episode: RewardInput, scores: Mapping[str, Score], shaped: Mapping[str, float]) -> Scored | Failure:
+        parts = {name: float(value) for name, value in _env_values(episode).items()}
+        given = {name: scores[name] for name in self._terms if name in scores}  # in the order of the rubric
+        for name, score in given.items():
+            parts[name] = score.value
+            parts |= {f"{name}.{part}": value for part, value in score.parts.items()}
+        total = sum((self._terms[name].weight * shaped[name] for name in given), start=self._env_weight * episode.env_reward)
+        if not math.isfinite(total):
+            return _failed(episode, f"the weighted sum overflows: {parts}")
+        for name, score in given.items():
+            total = self._terms[name].capped(total, score.value)
+        try:
+            labels = _merge_labels(given)
+        except InvalidScore as error:
+            return _failed(episode, str(error))
+        return Reward(total, parts, {name: score.turns for name, score in given.items() if score.turns}), labels
+
+
+def _call(scorer: Scorer, episode: RewardInput) -> Callable[[], Awaitable[Score]]:
+    return lambda: scorer.score(episode)
+
+
+def _env_values(episode: RewardInput) -> dict[str, float]:
+    return {ENV_PART: episode.env_reward, **{f"{ENV_PART}.{name}": value for name, value in episode.env_parts.items()}}
+
+
+def _failed(episode: RewardInput, detail: str) -> Failure:
+    return Failure(FailureKind.REWARD_INVALID, "rubric", f"task {episode.task.id}: {detail}")
+
+
+def _merge_labels(scores: Mapping[str, Score]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    giver: dict[str, str] = {}
+    for scorer, score in scores.items():
+        for name, label in score.labels.items():
+            if labels.setdefault(name, label) != label:
+                raise InvalidScore(f"{giver[name]} says label {name} is {labels[name]!r}, {scorer} says {label!r}")
+            giver.setdefault(name, scorer)
+    return labels
 
 
 def _check_names(names: Sequence[str]) -> None:

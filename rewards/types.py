@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 
+from ..envs.failures import Failure
 from ..envs.types import Message, Task
 
 
@@ -35,6 +36,48 @@ class RewardInput:
     truncation: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TurnInput:
+    """One turn of a finished episode, as a reward plug-in of level "turn" sees it.
+
+    index: of the turn, counted from 0. messages: the conversation up to and including what the policy said in this turn. answer: what the
+    environment answered to it, tool results included; empty where the episode ended.
+
+    Example: `TurnInput(episode, 0, (question, Message("assistant", "measure(part=17)")), (Message("tool", "0.02"),))`.
+    """
+
+    episode: RewardInput
+    index: int
+    messages: tuple[Message, ...]
+    answer: tuple[Message, ...] = ()
+
+    @property
+    def message(self) -> Message:
+        """What the policy said in this turn."""
+        return self.messages[-1]
+
+
+def turns_of(episode: RewardInput) -> tuple[TurnInput, ...]:
+    """The turns of an episode, in order: one per assistant message after the task's prompt.
+
+    Where the episode counts its turns (`metrics["turns"]`, as every rollout does) the last so many are the policy's: an environment may
+    open with assistant messages of its own, which are no turns.
+    """
+    messages = episode.messages
+    spoken = [i for i in range(len(episode.task.prompt), len(messages)) if messages[i].role == "assistant"]
+    if "turns" in episode.metrics:
+        spoken = spoken[max(0, len(spoken) - int(episode.metrics["turns"])) :]
+    ends = [*spoken[1:], len(messages)]
+    return (
+        tuple(
+            TurnInput(episode, index, messages[: at + 1], messages[at + 1 : end])
+            for index, (at, end) in enumerate(zip(spoken, ends, strict=True))
+        )
+        if spoken
+        else ()
+    )
+
+
 class InvalidScore(ValueError):
     """A score that is no finite number: the scorer's mistake (REWARD_INVALID, VERIFIER_INVALID), never a reward of zero."""
 
@@ -44,8 +87,9 @@ class Score:
     """What one scorer says about one episode.
 
     value is what a rubric weighs; parts are reported beside it, unweighted, and do not change the total. labels name classes to
-    compute recall over: "expected" and "predicted". Numbers of any real type (numpy's, bool) become floats. Raises `InvalidScore`
-    when one of them is not a finite number, or a label is not a string.
+    compute recall over: "expected" and "predicted". turns: where each turn was judged, its value, in order, for credit per turn. Numbers
+    of any real type (numpy's, bool) become floats. Raises `InvalidScore` when one of them is not a finite number, or a label is not a
+    string.
 
     Example: `Score(1.0, {"reason": 0.0}, {"expected": "scrap", "predicted": "scrap"})`.
     """
@@ -53,6 +97,7 @@ class Score:
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    turns: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", _finite(self.value, "value"))
@@ -60,6 +105,7 @@ class Score:
         for name, label in self.labels.items():
             if not isinstance(label, str):
                 raise InvalidScore(f"label {name!r} of the score must be a string, not {label!r}")
+        object.__setattr__(self, "turns", tuple(_finite(value, f"turn {i}") for i, value in enumerate(self.turns)))
 
 
 def _finite(number: Any, what: str) -> float:
@@ -70,10 +116,26 @@ def _finite(number: Any, what: str) -> float:
     return float(number)
 
 
+def as_score(result: object) -> Score:
+    """What a reward function returned, as a `Score`: a number, a mapping of parts whose sum is the value, or a `Score`.
+
+    Raises InvalidScore on anything else, on numbers that are not finite, and on an empty mapping.
+    """
+    if isinstance(result, Score):
+        return result
+    if isinstance(result, Mapping):
+        if not result:
+            raise InvalidScore("the mapping of reward parts is empty; return a number, or at least one part")
+        parts = Score(0.0, result).parts
+        return Score(math.fsum(parts.values()), parts)
+    return Score(cast(float, result))
+
+
 class Scorer(Protocol):
     """Scores finished episodes: an in-process plug-in or a verifier behind gRPC.
 
-    `score` raises `EpisodeFailure` (REWARD_* or VERIFIER_* kinds, culprit named) when it cannot give a score.
+    `score` raises `EpisodeFailure` (REWARD_* or VERIFIER_* kinds, culprit named) when it cannot give a score. A scorer that has an
+    attribute `max_concurrent` limits its own calls; of any other, the rubric limits how many run at once.
     """
 
     @property
@@ -82,3 +144,25 @@ class Scorer(Protocol):
         ...
 
     async def score(self, episode: RewardInput) -> Score: ...
+
+
+class GroupScorer(Protocol):
+    """Scores all judged attempts at one task together, against each other.
+
+    min_members: how many attempts it needs. `score_group` gives one result per episode, in order; a `Failure` fails that episode alone.
+    It raises `EpisodeFailure` when it cannot score the group at all.
+    """
+
+    min_members: int
+
+    @property
+    def name(self) -> str:
+        """Name of the parts it adds, as a `Scorer`'s."""
+        ...
+
+    async def score_group(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]: ...
+
+
+def compares(scorer: Scorer | GroupScorer) -> TypeGuard[GroupScorer]:
+    """Whether a scorer judges groups rather than single episodes."""
+    return hasattr(scorer, "score_group")

@@ -8,7 +8,7 @@ from typing import Any
 from ..envs.types import Message, Role, Task, TextPart, ToolCall
 from ..rpc.payload import PayloadError, decode_json, encode_json, utf8
 from ..v1 import common_pb2, verifier_pb2
-from .types import RewardInput, Score
+from .types import InvalidScore, RewardInput, Score
 
 _ROLE_TO_WIRE: dict[Role, common_pb2.Role.ValueType] = {
     "system": common_pb2.ROLE_SYSTEM,
@@ -55,6 +55,9 @@ def from_request(request: verifier_pb2.VerifyRequest) -> RewardInput:
 
 
 def to_response(score: Score) -> verifier_pb2.VerifyResponse:
+    """Raises InvalidScore when the score has values per turn, which the message cannot carry."""
+    if score.turns:
+        raise InvalidScore("a verifier cannot give values per turn; leave turns of the score empty")
     return verifier_pb2.VerifyResponse(score=score.value, parts=score.parts, labels={utf8(k): utf8(v) for k, v in score.labels.items()})
 
 

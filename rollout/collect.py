@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from ..envs.failures import Failure
 from ..envs.types import Episode, EpisodeGroup, Task
-from .episode import EpisodeParts, run_with_retries
+from .episode import EpisodeParts, Played, play_with_retries, reward_together
 
 Progress = Callable[[Episode], None]
 
@@ -16,19 +17,33 @@ async def collect(
 ) -> AsyncIterator[EpisodeGroup]:
     """Run `group_size` episodes of every task, `limits.concurrency` at a time, and yield each group as soon as it is whole.
 
-    Failed episodes are part of their group, with their `Failure` as outcome. Closing the iterator cancels what is in flight.
+    Failed episodes are part of their group, with their `Failure` as outcome. Where rewards compare the episodes of a group, they are
+    given, and `on_episode` is called, when its last member has ended. Closing the iterator cancels what is in flight.
     """
     slots = asyncio.Semaphore(parts.limits.concurrency)
+    rubric = parts.rubric
+
+    async def play(task: Task, sample: int) -> Played:
+        async with slots:
+            return await play_with_retries(parts, task, sample, temperature)
+
+    async def reward(played: Sequence[Played]) -> tuple[Episode, ...]:
+        episodes = await reward_together(rubric, played)
+        for episode in episodes:
+            if on_episode is not None:
+                on_episode(episode)
+        return episodes
 
     async def one(task: Task, sample: int) -> Episode:
-        async with slots:
-            episode = await run_with_retries(parts, task, sample, temperature)
-        if on_episode is not None:
-            on_episode(episode)
-        return episode
+        return (await reward([await play(task, sample)]))[0]
 
     async def group(task: Task) -> EpisodeGroup:
-        return EpisodeGroup(task, tuple(await asyncio.gather(*(one(task, sample) for sample in range(group_size)))))
+        samples = range(group_size)
+        if not rubric.compares:
+            return EpisodeGroup(task, tuple(await asyncio.gather(*(one(task, sample) for sample in samples))))
+        played = await asyncio.gather(*(play(task, sample) for sample in samples))
+        judged = sum(not isinstance(member.judged, Failure) for member in played)
+        return EpisodeGroup(task, await reward(played), comparable=judged >= rubric.min_members)
 
     running = [asyncio.ensure_future(group(task)) for task in tasks]
     try:

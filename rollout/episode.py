@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..envs.contract import ConversationEnv, Observation, StepInfo, StepResult, make_env, reset_env, step_env
 from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
 from ..envs.types import Episode, Message, Outcome, Task, Truncation, Turn
-from ..rewards.rubric import Rubric
+from ..rewards.rubric import Judged, Rubric
 from ..rewards.types import RewardInput
 from .chat import ChatFormat
 from .config import RolloutConfig
@@ -49,8 +49,39 @@ class Conversation:
     truncation: Truncation | None
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An episode that has ended and was judged by itself; what it is worth may still depend on the rest of its group.
+
+    judged: what the rubric's single scorers said, or why there is no reward. talk: None when the conversation itself failed.
+    seconds: from the start until it was judged.
+    """
+
+    task: Task
+    sample: int
+    judged: Judged | Failure
+    talk: Conversation | None = None
+    seconds: float = 0.0
+
+    def episode(self, outcome: Outcome, labels: Mapping[str, str]) -> Episode:
+        """The episode with its outcome; `labels` are those of the scorers. A failed one keeps nothing of its conversation."""
+        talk = self.talk
+        if isinstance(outcome, Failure) or talk is None:
+            assert isinstance(outcome, Failure), "a reward needs a conversation"
+            return Episode(self.task, self.sample, (), (), outcome)
+        sampled = sum(len(turn.token_ids) for turn in talk.turns)
+        metrics = {**talk.info.metrics, "turns": float(len(talk.turns)), "tokens": float(sampled), "seconds": self.seconds}
+        trajectories, all_labels = (talk.builder.build(),), {**talk.info.labels, **labels}
+        return Episode(self.task, self.sample, trajectories, talk.messages, outcome, talk.turns, talk.truncation, metrics, all_labels)
+
+
 async def run_episode(parts: EpisodeParts, task: Task, sample: int, temperature: float, attempt: int = 0) -> Episode:
-    """Run and score one episode. Infrastructure failures become its outcome; only cancellation propagates.
+    """`play_episode`, rewarded by itself."""
+    return (await reward_together(parts.rubric, [await play_episode(parts, task, sample, temperature, attempt)]))[0]
+
+
+async def play_episode(parts: EpisodeParts, task: Task, sample: int, temperature: float, attempt: int = 0) -> Played:
+    """Run and judge one episode. Infrastructure failures take the place of the judgement; only cancellation propagates.
 
     attempt: 0, 1, …; environment and sampling start afresh, under an episode id of their own.
     """
@@ -59,13 +90,22 @@ async def run_episode(parts: EpisodeParts, task: Task, sample: int, temperature:
     try:
         async with _deadline(parts.limits.episode_timeout_s, FailureKind.ENV_TIMEOUT, f"episode {attempt_id}"):
             talk = await _converse(parts, task, attempt_id, temperature)
-            outcome, labels = await _score(parts.rubric, task, attempt_id, talk)
+            judged = await parts.rubric.judge(_seen(task, attempt_id, talk))
     except EpisodeFailure as error:
-        return Episode(task, sample, (), (), error.failure)
-    sampled = sum(len(turn.token_ids) for turn in talk.turns)
-    metrics = {**talk.info.metrics, "turns": float(len(talk.turns)), "tokens": float(sampled), "seconds": time.monotonic() - started}
-    all_labels = {**talk.info.labels, **labels}
-    return Episode(task, sample, (talk.builder.build(),), talk.messages, outcome, talk.turns, talk.truncation, metrics, all_labels)
+        return Played(task, sample, error.failure)
+    return Played(task, sample, judged, talk, time.monotonic() - started)
+
+
+async def reward_together(rubric: Rubric, played: Sequence[Played]) -> tuple[Episode, ...]:
+    """The episodes of one group, in order, each with its outcome: rewards compare the members that were judged."""
+    judged = [one.judged for one in played if isinstance(one.judged, Judged)]
+    scored = iter(await rubric.score_group(judged))
+    episodes = []
+    for one in played:
+        result = one.judged if isinstance(one.judged, Failure) else next(scored)
+        outcome, labels = (result, dict[str, str]()) if isinstance(result, Failure) else result
+        episodes.append(one.episode(outcome, labels))
+    return tuple(episodes)
 
 
 async def _converse(parts: EpisodeParts, task: Task, attempt_id: str, temperature: float) -> Conversation:
@@ -125,11 +165,10 @@ async def _generate(parts: EpisodeParts, builder: TrajectoryBuilder, request_id:
     return await parts.engine.generate(request)
 
 
-async def _score(rubric: Rubric, task: Task, attempt_id: str, talk: Conversation) -> tuple[Outcome, dict[str, str]]:
+def _seen(task: Task, attempt_id: str, talk: Conversation) -> RewardInput:
     metrics = {**talk.info.metrics, "turns": float(len(talk.turns))}
     data = {**task.data, **talk.info.data}
-    seen = RewardInput(attempt_id, task, talk.messages, talk.env_reward, talk.info.reward_parts, metrics, data, talk.truncation)
-    return await rubric.score(seen)
+    return RewardInput(attempt_id, task, talk.messages, talk.env_reward, talk.info.reward_parts, metrics, data, talk.truncation)
 
 
 def _make(parts: EpisodeParts) -> ConversationEnv:
@@ -173,15 +212,20 @@ def request_seed(run_seed: int, request_id: str) -> int:
 
 
 async def run_with_retries(parts: EpisodeParts, task: Task, sample: int, temperature: float) -> Episode:
-    """`run_episode`, tried again from the start after an infrastructure failure, `limits.retries` times at most."""
+    """`play_with_retries`, rewarded by itself."""
+    return (await reward_together(parts.rubric, [await play_with_retries(parts, task, sample, temperature)]))[0]
+
+
+async def play_with_retries(parts: EpisodeParts, task: Task, sample: int, temperature: float) -> Played:
+    """`play_episode`, tried again from the start after an infrastructure failure, `limits.retries` times at most."""
     attempt = 0
     while True:
-        episode = await run_episode(parts, task, sample, temperature, attempt)
-        failure = episode.outcome
+        played = await play_episode(parts, task, sample, temperature, attempt)
+        failure = played.judged
         if not isinstance(failure, Failure) or failure.kind is FailureKind.CANCELLED or failure.kind.is_scoring:
-            return episode  # the rubric has tried the scoring again already
+            return played  # the rubric has tried the scoring again already
         if attempt == parts.limits.retries:
             break
         attempt += 1
     tried = f" (episode tried {attempt + 1} times)" if attempt else ""
-    return replace(episode, outcome=replace(failure, detail=failure.detail + tried))
+    return replace(played, judged=replace(failure, detail=failure.detail + tried))

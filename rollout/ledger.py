@@ -12,8 +12,8 @@ from ..envs.types import Episode, EpisodeGroup
 from .records import LedgerRow
 
 DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus"]
-"""Why a finished episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded; a member of
-its group failed and the recipe drops such groups; or the step had enough groups already."""
+"""Why a finished episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded, or fewer than a
+group reward compares; a member of its group failed and the recipe drops such groups; or the step had enough groups already."""
 
 
 class LedgerError(AssertionError):

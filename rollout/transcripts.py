@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..envs.failures import Failure, FailureKind
-from ..envs.types import Episode, Message, StopReason, Truncation, Turn, message_from_dict
+from ..envs.types import Episode, Message, Reward, StopReason, Truncation, Turn, message_from_dict
 from .records import JsonLines, Mode, first_error, read_json_lines
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -26,10 +26,11 @@ class _Stored(BaseModel):
 
 
 class StoredReward(_Stored):
-    """The total that trained, and every part unweighted."""
+    """The total that trained, and every part unweighted. turns: part -> its value for each turn, where it was judged turn by turn."""
 
     total: Finite
     parts: dict[str, Finite]
+    turns: dict[str, tuple[Finite, ...]] | None = None
 
 
 class StoredFailure(_Stored):
@@ -53,14 +54,14 @@ class StoredTurn(_Stored):
 
 
 class Transcript(_Stored):
-    """One episode as stored.
+    """One episode as stored. A row has the lowest schema that can hold it: 2 when its reward has values per turn, else 1.
 
     run: name of the run folder. phase, step: where in the run. split: "train", or "heldout" for an evaluation; mode: how it sampled.
     episode: task id and sample, "train-17/0". seed: the task's. Exactly one of reward and failure is set.
     messages: OpenAI chat messages. trainable_tokens: sampled tokens over all turns; context_tokens: tokens of all trajectories.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[1, 2] = Field(default=1, alias="schema")
     run: str
     phase: str
     step: Count
@@ -94,6 +95,12 @@ class Transcript(_Stored):
     def _one_outcome(self) -> Self:
         if (self.reward is None) == (self.failure is None):
             raise ValueError("an episode has either a reward or a failure")
+        per_turn = self.reward.turns or {} if self.reward else {}
+        if per_turn and self.schema_version == 1:
+            raise ValueError("reward.turns belongs to schema 2")
+        for name, values in per_turn.items():
+            if len(values) != len(self.turns):
+                raise ValueError(f"reward.turns.{name} has {len(values)} values, the episode has {len(self.turns)} turns")
         return self
 
     @property
@@ -109,6 +116,7 @@ def transcript_of(
     failed, reward = episode.outcome, episode.reward
     try:
         return Transcript(
+            schema=2 if reward and reward.turns else 1,
             run=run,
             phase=phase,
             step=step,
@@ -119,7 +127,7 @@ def transcript_of(
             seed=episode.task.seed,
             sample=episode.sample,
             messages=tuple(message.to_dict() for message in episode.messages),
-            reward=StoredReward(total=float(reward.total), parts=_floats(reward.parts)) if reward else None,
+            reward=_stored_reward(reward) if reward else None,
             failure=StoredFailure(kind=failed.kind, culprit=failed.culprit, detail=failed.detail) if isinstance(failed, Failure) else None,
             truncation=episode.truncation,
             labels=dict(episode.labels),
@@ -130,6 +138,11 @@ def transcript_of(
         )
     except ValidationError as error:
         raise ValueError(f"episode {episode.id} cannot be stored: {first_error(error)}") from error
+
+
+def _stored_reward(reward: Reward) -> StoredReward:
+    turns = {name: tuple(float(value) for value in values) for name, values in reward.turns.items()}
+    return StoredReward(total=float(reward.total), parts=_floats(reward.parts), turns=turns or None)
 
 
 def _floats(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -102,7 +102,7 @@ def why_not(group: EpisodeGroup, limits: RolloutConfig) -> DropReason | None:
     if any(limits.action_for(failure.kind) == "drop" for failure in failures):
         return "failed_member"
     rewards = [episode.reward.total for episode in group.rewarded if episode.reward is not None]
-    if len(rewards) < 2:
+    if len(rewards) < 2 or not group.comparable:
         return "too_few"
     return "zero_variance" if max(rewards) - min(rewards) < EQUAL_REWARDS else None
 

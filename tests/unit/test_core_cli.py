@@ -216,7 +216,7 @@ def test_tracebacks_only_when_asked_for(capsys: pytest.CaptureFixture[str], monk
 def test_rewards_and_environments_can_be_listed_and_checked(tmp_path: Path) -> None:
     assert "burnish/inspection-cost-v1" in burnish_command("rewards", "list").stdout
     assert "burnish/Arithmetic-v0" in burnish_command("env", "list").stdout
-    assert "inspection-cost -0.3" in burnish_command("rewards", "check", "burnish/inspection-cost-v1").stdout
+    assert "-0.3, -0.3" in burnish_command("rewards", "check", "burnish/inspection-cost-v1").stdout
     plugin = tmp_path / "random_reward.py"
     plugin.write_text(
         "import random\nfrom burnish import reward\n@reward('cli-test/dice-v1')\ndef dice(episode):\n    return random.random()\n"

@@ -67,6 +67,19 @@ def test_a_transcript_holds_the_episode(tmp_path: Path) -> None:
     assert rewarded.chat[1].tool_calls[0].arguments == {"part": 17}
 
 
+def test_values_per_turn_are_stored_under_a_schema_of_their_own(tmp_path: Path) -> None:
+    plain = transcript_of(episode(Reward(0.5, {"env": 0.5})), run="demo", phase="rft", step=7)
+    per_turn = transcript_of(episode(Reward(0.5, {"brief": -0.25}, {"brief": (-0.25,)})), run="demo", phase="rft", step=7)
+    file = tmp_path / "t.jsonl"
+    with TranscriptWriter(file) as writer:
+        writer.write(plain)
+        writer.write(per_turn)
+    first, second = (json.loads(line) for line in file.read_bytes().splitlines())
+    assert (first["schema"], first["reward"]) == (1, {"total": 0.5, "parts": {"env": 0.5}}), "an older reader can still read it"
+    assert (second["schema"], second["reward"]["turns"]) == (2, {"brief": [-0.25]})
+    assert list(read_transcripts(file)) == [plain, per_turn]
+
+
 def test_each_row_is_one_line_of_ascii(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     with TranscriptWriter(file) as writer:
@@ -84,7 +97,9 @@ def changed(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "schema"),
+        ({"schema": 3}, "schema"),
+        ({"reward": {"total": 0.0, "parts": {}, "turns": {"cost": [0.0]}}}, "reward.turns belongs to schema 2"),
+        ({"schema": 2, "reward": {"total": 0.0, "parts": {}, "turns": {"cost": [0.0, 1.0]}}}, "cost has 2 values, the episode has 1 turns"),
         ({"colour": "red"}, "colour"),
         ({"reward": None}, "either a reward or a failure"),
         ({"failure": {"kind": "tool_error", "culprit": "x", "detail": "y"}}, "either a reward or a failure"),

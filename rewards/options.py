@@ -1,0 +1,135 @@
+"""What a reward function's signature says: what it is called with, and the options that a recipe may set.
+
+Options are the parameters after the first, each checked by its annotation; or one parameter `options` annotated with a pydantic model,
+whose fields are then the options.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from ..envs.registry import did_you_mean
+
+MODEL_PARAMETER = "options"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """One option, for a person. Example: `OptionInfo("per_unit", "float", "0.1", "")`; default is None when it must be given."""
+
+    name: str
+    type: str
+    default: str | None
+    description: str
+
+
+def option_parameters(id: str, function: Callable[..., Any], first: str) -> dict[str, inspect.Parameter]:
+    """The parameters that hold options: all but the first. Raises ValueError when there is no first one, or an option has no name.
+
+    first: how the first parameter reads, `episode: RewardInput`.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        what = first.partition(":")[0]
+        raise ValueError(f"reward {id!r}: the function must take the {what} as its first parameter, def f({first})")
+    options = parameters[1:]
+    for parameter in options:
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+            raise ValueError(f"reward {id!r}: option {parameter.name!r} must be a named parameter; options are checked by name")
+    return {parameter.name: parameter for parameter in options}
+
+
+def check_options(id: str, function: Callable[..., Any], first: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments to call the function with, as its annotations want them. Raises ValueError naming plug-in and option."""
+    parameters = option_parameters(id, function, first)
+    hints = _hints(id, function)
+    model = _model(parameters, hints)
+    if model is not None:
+        return {MODEL_PARAMETER: _check_model(id, model, given)}
+    for key in given:
+        if key not in parameters:
+            raise ValueError(f"reward {id!r} has no option {key!r}{did_you_mean(key, list(parameters))}")
+    checked: dict[str, Any] = {}
+    for key, parameter in parameters.items():
+        if key in given:
+            checked[key] = _check_option(id, key, hints.get(key, Any), given[key])
+        elif parameter.default is parameter.empty:
+            raise ValueError(f"reward {id!r} needs the option {key!r}")
+    return checked
+
+
+def describe_options(id: str, function: Callable[..., Any], first: str) -> tuple[OptionInfo, ...]:
+    """Every option with its type and default. Raises ValueError when an annotation cannot be resolved."""
+    parameters = option_parameters(id, function, first)
+    hints = _hints(id, function)
+    model = _model(parameters, hints)
+    if model is None:
+        return tuple(
+            OptionInfo(name, type_name(hints.get(name, Any)), None if p.default is p.empty else repr(p.default), "")
+            for name, p in parameters.items()
+        )
+    rows = []
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={}) if not field.is_required() else PydanticUndefined
+        shown = None if default is PydanticUndefined else repr(default)
+        rows.append(OptionInfo(field.alias or name, type_name(field.rebuild_annotation()), shown, field.description or ""))
+    return tuple(rows)
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as it would be written, constraints behind it. Example: `float, ge=0`, `Literal['a', 'b']`, `list[str] | None`."""
+    if get_origin(annotation) is Annotated:
+        base, *metadata = get_args(annotation)
+        flat = [rule for item in metadata for rule in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return ", ".join([type_name(base), *(repr(rule).partition("(")[2].removesuffix(")") or repr(rule) for rule in flat)])
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("collections.abc.", "")
+
+
+def _hints(id: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ValueError(f"reward {id!r}: an annotation has no type ({error}); import it outside TYPE_CHECKING") from error
+
+
+def _model(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]) -> type[BaseModel] | None:
+    hint = hints.get(MODEL_PARAMETER)
+    alone = list(parameters) == [MODEL_PARAMETER]
+    return hint if alone and isinstance(hint, type) and issubclass(hint, BaseModel) else None
+
+
+def _check_model(id: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
+    known = [name for key, field in model.model_fields.items() for name in (field.alias or key, key)]
+    if model.model_config.get("extra") != "allow":  # pydantic ignores unknown keys by default; an option must never be ignored
+        for key in given:
+            if key not in known:
+                raise ValueError(f"reward {id!r} has no option {key!r}{did_you_mean(key, list(dict.fromkeys(known)))}")
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise ValueError("\n".join(_complaint(id, detail) for detail in error.errors(include_url=False))) from error
+
+
+def _complaint(id: str, detail: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "missing":
+        return f"reward {id!r} needs the option {place!r}"
+    if not place:
+        return f"reward {id!r}, options: {detail['msg']}"
+    return f"reward {id!r}, option {place!r}: {detail['msg']}, not {detail['input']!r}"
+
+
+def _check_option(id: str, key: str, hint: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"reward {id!r}, option {key!r}: {error.errors()[0]['msg']}, not {value!r}") from error

@@ -1,0 +1,109 @@
+"""What becomes of one scorer's value on its way into the total: clip, normalise, weight; and gates, which cap the total.
+
+The order is fixed. The value as the scorer gave it is recorded; clipped; normalised; weighted; added up with the others; and then every
+gate whose scorer gave less than it asks caps the sum. A gate looks at the value as given, whatever clip and normalize make of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .types import InvalidScore
+
+Normalize = Literal["minmax", "group"]
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """How one scorer counts in the total.
+
+    weight: factor of its value; 0 only reports it. clip: [low, high], values outside are moved to the nearer end. normalize: "minmax" maps
+    range = [low, high] onto [0, 1]; "group" standardises within the attempts at one task, (value - mean) / standard deviation, 0 where
+    all are equal. gate: the value below which the total is at most cap (0 unless given).
+
+    Raises ValueError when parts of it contradict each other or have no effect.
+
+    Example: `Term(0.5, clip=(0.0, 10.0), normalize="minmax", range=(0.0, 10.0))` turns 2.5 into 0.125.
+    """
+
+    weight: float = 1.0
+    clip: tuple[float, float] | None = None
+    normalize: Normalize | None = None
+    range: tuple[float, float] | None = None
+    gate: float | None = None
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise ValueError(problem)
+
+    @property
+    def description(self) -> str:
+        """For a person, in the order things happen. Example: `clipped to [0, 1] x 0.5, below 0.5 the total is at most 0`."""
+        words = [f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}]"] if self.clip else []
+        if self.range is not None:
+            words.append(f"from [{self.range[0]:g}, {self.range[1]:g}] to [0, 1]")
+        words += ["standardised within the group"] if self.normalize == "group" else []
+        words.append(f"x {self.weight:g}")
+        gate = f", below {self.gate:g} the total is at most {self.cap or 0.0:g}" if self.gate is not None else ""
+        return " ".join(words) + gate
+
+    def shaped(self, value: float) -> float:
+        """The value clipped, and mapped by its range. Raises InvalidScore when it lies outside the range that was declared for it."""
+        if self.clip is not None:
+            value = min(max(value, self.clip[0]), self.clip[1])
+        if self.normalize == "minmax":
+            assert self.range is not None
+            low, high = self.range
+            if not low <= value <= high:
+                raise InvalidScore(f"{value:g} lies outside range = [{low:g}, {high:g}]; widen it, or clip the value")
+            value = (value - low) / (high - low)
+        return value
+
+    def capped(self, total: float, value: float) -> float:
+        """The total after this scorer's gate, which asks about its value as given."""
+        if self.gate is None or value >= self.gate:
+            return total
+        return min(total, self.cap or 0.0)
+
+
+def standardised(values: Sequence[float]) -> list[float]:
+    """(value - mean) / (standard deviation + 1e-6) over a group, with the population's standard deviation; zeros when all are equal."""
+    array = np.asarray(values, np.float64)
+    if len(array) == 0 or np.ptp(array) == 0.0:
+        return [0.0] * len(array)
+    return [float(value) for value in (array - array.mean()) / (array.std() + EPS)]
+
+
+def _problem(term: Term) -> str | None:  # noqa: PLR0911  one line per rule
+    if not math.isfinite(term.weight):
+        return f"weight must be a finite number, not {term.weight!r}"
+    for name, interval in (("clip", term.clip), ("range", term.range)):
+        if interval is not None and not (all(map(math.isfinite, interval)) and interval[0] < interval[1]):
+            return f"{name} must be [low, high] with low < high, not {list(interval)}"
+    if term.normalize is not None and term.normalize not in ("minmax", "group"):
+        return f'normalize must be "minmax" or "group", not {term.normalize!r}'
+    if (term.normalize == "minmax") != (term.range is not None):
+        if term.range is None:
+            return 'normalize = "minmax" needs range = [low, high], the values that become 0 and 1'
+        return 'range has no effect without normalize = "minmax"'
+    if term.clip is not None and term.range is not None and not (term.clip[0] < term.range[1] and term.range[0] < term.clip[1]):
+        return f"clip = {list(term.clip)} and range = {list(term.range)} do not overlap, so the value would always be the same or invalid"
+    if term.weight == 0 and (term.clip is not None or term.normalize is not None):
+        return (
+            f"{'clip' if term.clip is not None else 'normalize'} has no effect with weight = 0; parts are recorded as the scorer gave them"
+        )
+    for name, number in (("gate", term.gate), ("cap", term.cap)):
+        if number is not None and not math.isfinite(number):
+            return f"{name} must be a finite number, not {number!r}"
+    if term.cap is not None and term.gate is None:
+        return "cap has no effect without gate, the value below which it caps the total"
+    return None

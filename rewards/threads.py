@@ -1,0 +1,67 @@
+"""Daemon threads for functions that may block, or hang.
+
+A pool of its own: a call that hangs occupies its thread and nothing else, and does not keep the process alive, as the threads of
+`concurrent.futures` would. Threads are reused, and end when they have had nothing to do for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+IDLE_S = 10.0
+
+_lock = threading.Lock()
+_idle: list[Worker] = []
+
+
+class Worker(threading.Thread):
+    """One thread that runs jobs, one at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        while True:
+            try:
+                job = self.jobs.get(timeout=IDLE_S)
+            except queue.Empty:
+                with _lock, contextlib.suppress(ValueError):  # taken this very moment: its job is on the way
+                    _idle.remove(self)
+                    return
+                continue
+            job()
+            del job  # it holds the episode
+            with _lock:
+                _idle.append(self)
+
+    def where(self) -> list[str]:
+        """The lines it is at now, outermost first, as `lines_of` gives them."""
+        frame = sys._current_frames().get(self.ident or 0)
+        return lines_of(traceback.extract_stack(frame)[-3:]) if frame is not None else []
+
+
+def lines_of(stack: Sequence[traceback.FrameSummary]) -> list[str]:
+    """Frames as in `short_traceback`. Example: `  at judge.py:12 in ask`."""
+    return [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in stack]
+
+
+def start(name: str, job: Callable[[], None]) -> Worker:
+    """Run `job`, which must not raise, on a thread of the pool called `name`."""
+    worker: Worker | None = None
+    with _lock:
+        while _idle and worker is None:
+            last = _idle.pop()  # the last to finish, so that the others can run out
+            worker = last if last.is_alive() else None  # after a fork the threads are gone
+    fresh = worker is None
+    worker = worker or Worker()
+    worker.name = name
+    if fresh:
+        worker.start()
+    worker.jobs.put(job)
+    return worker
