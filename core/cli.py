@@ -185,6 +185,27 @@ def serve_tools(
 
 
 @app.command()
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id, a plug-in file (.py), a module, or the host:port of a service.", show_default=False),
+    ],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations (*.jsonl) that a reward or verifier can judge.")
+    ] = None,
+    reply: Annotated[
+        list[str] | None, typer.Option("--reply", metavar="TEXT", help="A reply that means something to an environment.")
+    ] = None,
+) -> None:
+    """Does it keep its contract? An environment, a reward, a verifier, tools, or a service that runs."""
+    from burnish.check_command import check as run_suites
+
+    typer.echo(run_suites(target, arg or (), plugin or (), sample, reply or ()))
+
+
+@app.command()
 def rollouts(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     phase: Annotated[str | None, typer.Option(help="base, cpt, sft or rft.")] = None,
