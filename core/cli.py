@@ -71,7 +71,7 @@ app = typer.Typer(
 )
 models_app, env_app, rewards_app = (
     _group("Make, import and list models."),
-    _group("List and check environments."),
+    _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
 )
 app.add_typer(models_app, name="models")
@@ -249,6 +249,27 @@ deploy_commands.register(app)
 
 
 @app.command()
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id, a plug-in file (.py), a module, or the host:port of a service.", show_default=False),
+    ],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations (*.jsonl) that a reward or verifier can judge.")
+    ] = None,
+    reply: Annotated[
+        list[str] | None, typer.Option("--reply", metavar="TEXT", help="A reply that means something to an environment.")
+    ] = None,
+) -> None:
+    """Does it keep its contract? An environment, a reward, a verifier, tools, or a service that runs."""
+    from burnish.check_command import check as run_suites
+
+    typer.echo(run_suites(target, arg or (), plugin or (), sample, reply or ()))
+
+
+@app.command()
 def rollouts(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     phase: Annotated[str | None, typer.Option(help="base, cpt, sft or rft.")] = None,
@@ -328,6 +349,28 @@ def env_check(
     from burnish.component_commands import check_environment
 
     typer.echo(check_environment(id, arg or (), plugin or ()))
+
+
+@env_app.command("baseline")
+def env_baseline(
+    id: Annotated[str, typer.Argument(metavar="ID", help="An environment that plays an ordinary one in text.", show_default=False)],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations of PPO, 4,000 environment steps each.")] = 80,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the agent's good episodes as conversations (*.jsonl).")] = None,
+    demonstrations: Annotated[int, typer.Option(min=1, help="How many conversations to write.")] = 500,
+    threshold: Annotated[float | None, typer.Option(help="Return from which an episode is good. Default: those that succeed.")] = None,
+    tasks: Annotated[int, typer.Option(min=2, help="Held-out episodes to measure on.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the agent.")] = 0,
+) -> None:
+    """Train an ordinary PPO agent on the environment below the text: is it learnable, and how well can one do?"""
+    from burnish.baseline_command import BaselinePlan, run_baseline
+    from burnish.config_errors import parse_arguments
+    from burnish.envs.registry import load_plugin
+
+    for file in plugin or ():
+        load_plugin(file)
+    run_baseline(id, parse_arguments(arg or ()), BaselinePlan(iterations, tasks, out, demonstrations, threshold, seed), typer.echo)
 
 
 @rewards_app.command("list")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +11,12 @@ from typing import Any
 from burnish.config import RunConfig
 from burnish.config_checks import service_references
 from burnish.envs.contract import ENVS
+from burnish.envs.named import import_module, load_function, look_here
 from burnish.envs.registry import did_you_mean, load_plugin
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
 from burnish.services import load_environment
+
+__all__ = ["check_components", "load_components", "load_function"]
 
 
 def load_components(config: RunConfig) -> str:
@@ -28,7 +28,7 @@ def load_components(config: RunConfig) -> str:
         load_plugin(plugin)
     module, _, id = config.environment.rpartition(":")
     if module:
-        _import(module, "environment")
+        import_module(module, "environment")
     return id
 
 
@@ -40,31 +40,6 @@ def check_components(config: RunConfig) -> None:
         problems += check(config)
     if problems:
         raise ValueError("\n".join(problems))
-
-
-def load_function(target: str, field: str) -> Callable[..., Any]:
-    """The function that `module:function` names. Raises ValueError naming the field, and what is missing."""
-    module_name, _, name = target.partition(":")
-    module = _import(module_name, field)
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]
-        raise ValueError(f"{field}: {module_name} has no function {name!r}{did_you_mean(name, known)}")
-    return function  # type: ignore[no-any-return]
-
-
-def _look_here() -> None:
-    """Modules of the folder burnish is started in are found; a console script does not look there, `python -m` does."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-
-
-def _import(name: str, field: str) -> Any:
-    _look_here()
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise ValueError(f"{field}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _environment(config: RunConfig) -> Iterator[str]:
@@ -151,7 +126,7 @@ def _served_environment(name: str, target: str, kwargs: dict[str, Any]) -> Itera
 def _exists(module: str) -> bool:
     if module.endswith(".py"):
         return Path(module).is_file()
-    _look_here()
+    look_here()
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:

@@ -10,48 +10,34 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from .contract import INFO_KEYS, ConversationEnv, StepInfo, StepResult, make_env, read_reset, read_step
+from .conformance import HOSTILE_TEXTS, Broken, Check, Report, Skipped, percentiles, render, run_checks
+from .contract import ENVS, INFO_KEYS, ConversationEnv, StepInfo, StepResult, make_env, read_reset, read_step
 from .failures import short_traceback
+from .named import import_module
+from .registry import is_plugin_module
 from .spaces import UnicodeText
 from .types import Task
 
-Status = Literal["pass", "fail", "skip"]
+__all__ = ["CHECKS", "HOSTILE_REPLIES", "Check", "Report", "check_environment", "render"]
 
 MAX_TURNS = 200
+PROCESS_S = 50.0
 PLAIN_REPLIES = ("", "1", "I do not know.", "0", "2", "yes", "3", "The answer is 7.")
-HOSTILE_REPLIES = (
-    "",
-    " \n\t\r\n",
-    "\x00\x01\x07\x1b[31m\x7f",
-    "\u202eright to left\u200b\ufeff\ufffd",
-    "日本語 🎲 e\u0301 \U0010ffff",
-    "'; DROP TABLE parts; -- <script> {{x}} %s %n ${x}",
-    "f(",
-    "f(x=)",
-    "[f(1), f(2)",
-    "f(**{})",
-    "[[[[[[[[" * 500,
-    "-" * 20_000 + "1",
-    "9" * 20_000,
-    "<tool_call>",
-    '<tool_call>{"name": 1}</tool_call>',
-    "</tool_call><tool_call>" * 500,
-    '{"a":' * 5_000,
-    "1e999 NaN -Infinity",
-    "a " * 500_000,
-    " " * 500_000,
-)
+HOSTILE_REPLIES = HOSTILE_TEXTS
 # What gymnasium's checker says of every wrapped environment, and of one made without gymnasium.make; both are as they should be.
 _EXPECTED_WARNINGS = ("is different from the unwrapped version", "not having a spec")
 
@@ -59,43 +45,11 @@ Transcript = list[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. Example: `Check("determinism", "pass", "3 seeds, 24 steps")`."""
-
-    name: str
-    status: Status
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the checks of one environment found; latencies are milliseconds, for information.
-
-    Example: `Report("my-team/Riddles-v0", (Check("five-tuple", "pass", "…"),), {"reset p50": 0.1}).passed` is True.
-    """
-
-    subject: str
-    checks: tuple[Check, ...]
-    latency_ms: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        return all(check.status != "fail" for check in self.checks)
-
-
-class _Broken(Exception):
-    """The environment breaks what a check asks; the text says how."""
-
-
-class _Skipped(Exception):
-    """The check does not apply; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Subject:
     """What the checks work on: a maker of fresh environments, seeds, and replies to play with."""
 
     make: Callable[[], ConversationEnv]
+    id: str | None
     kwargs: Mapping[str, Any] | None
     seeds: tuple[int, ...]
     replies: tuple[str, ...]
@@ -121,51 +75,20 @@ def check_environment(
         raise ValueError(f"check_environment needs at least two different seeds, not {list(seeds)}")
     given = dict(kwargs or {})
     make: Callable[[], ConversationEnv]
+    id: str | None = None
     if isinstance(environment, str):
-        name, spec_kwargs = environment, given
+        id = name = environment
+        spec_kwargs: dict[str, Any] | None = given
         make = lambda: make_env(name, **given)  # noqa: E731
         make().close()
     else:
         name, spec_kwargs = getattr(environment, "__name__", repr(environment)), None
         factory = environment
         make = lambda: factory(**given)  # noqa: E731
-    subject = _Subject(make, spec_kwargs, tuple(seeds), (*replies, *PLAIN_REPLIES), single_start)
-    checks = tuple(_run(check, title, subject, deadline_s) for title, check in CHECKS.items())
+    subject = _Subject(make, id, spec_kwargs, tuple(seeds), (*replies, *PLAIN_REPLIES), single_start)
+    checks = run_checks(CHECKS, subject, deadline_s, "something in reset, step or close waits without a deadline")
     healthy = all(check.status != "fail" for check in checks)
     return Report(name, checks, _latency(subject) if healthy else {})
-
-
-def render(report: Report) -> str:
-    """The report as text for a terminal."""
-    width = max(len(check.name) for check in report.checks)
-    marks = {"pass": "ok  ", "fail": "FAIL", "skip": "skip"}
-    lines = [f"{report.subject}: {'passed' if report.passed else 'FAILED'}"]
-    for check in report.checks:
-        first, *rest = check.detail.splitlines() or [""]
-        lines += [f"  {marks[check.status]}  {check.name:<{width}}  {first}".rstrip(), *(f"{'':{width + 10}}{line}" for line in rest)]
-    if report.latency_ms:
-        lines.append("  latency in ms: " + ", ".join(f"{name} {value:.3f}" for name, value in report.latency_ms.items()))
-    return "\n".join(lines)
-
-
-def _run(check: Callable[[_Subject], str], title: str, subject: _Subject, deadline_s: float) -> Check:
-    found: list[Check] = []
-
-    def work() -> None:
-        try:
-            found.append(Check(title, "pass", check(subject)))
-        except _Skipped as reason:
-            found.append(Check(title, "skip", str(reason)))
-        except _Broken as reason:
-            found.append(Check(title, "fail", str(reason)))
-        except Exception as error:
-            found.append(Check(title, "fail", short_traceback(error)))
-
-    thread = threading.Thread(target=work, name=f"check {title}", daemon=True)
-    thread.start()
-    thread.join(deadline_s)
-    late = f"no end after {deadline_s:g} s; something in reset, step or close waits without a deadline"
-    return found[0] if found else Check(title, "fail", late)
 
 
 def _gymnasium(subject: _Subject) -> str:
@@ -175,7 +98,7 @@ def _gymnasium(subject: _Subject) -> str:
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     unexpected = [text for text in said if not any(expected in text for expected in _EXPECTED_WARNINGS)]
     if unexpected:
-        raise _Broken(f"gymnasium's checker warns: {unexpected[0]}")
+        raise Broken(f"gymnasium's checker warns: {unexpected[0]}")
     return "gymnasium's check_env is content"
 
 
@@ -195,15 +118,15 @@ def _info(subject: _Subject) -> str:
         for key in raw.keys() - set(INFO_KEYS):
             close = difflib.get_close_matches(str(key), INFO_KEYS, n=1, cutoff=0.75)
             if close:
-                raise _Broken(f"info has a key {key!r} that nothing reads; did you mean {close[0]!r}?")
+                raise Broken(f"info has a key {key!r} that nothing reads; did you mean {close[0]!r}?")
         info = StepInfo.read(raw)
         try:
             json.dumps({"data": dict(info.data), "tools": [dict(tool) for tool in info.tools]}, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise _Broken(f'info["data"] and info["tools"] must be JSON, to reach verifiers: {error}') from error
+            raise Broken(f'info["data"] and info["tools"] must be JSON, to reach verifiers: {error}') from error
         for tool in info.tools:
             if tool.get("type") != "function" or not isinstance(tool.get("function", {}).get("name"), str):
-                raise _Broken(f'info["tools"] holds {dict(tool)!r:.80}, which is no OpenAI function schema')
+                raise Broken(f'info["tools"] holds {dict(tool)!r:.80}, which is no OpenAI function schema')
         keys |= raw.keys()
     return f"keys: {', '.join(sorted(map(str, keys))) or 'none'}"
 
@@ -220,11 +143,11 @@ def _determinism(subject: _Subject) -> str:
 
 def _seeds_differ(subject: _Subject) -> str:
     if subject.single_start:
-        raise _Skipped("every seed has the same task, as declared")
+        raise Skipped("every seed has the same task, as declared")
     transcripts = [repr(_play(subject.make(), seed, subject.replies)) for seed in subject.seeds]
     if len(set(transcripts)) == 1:
         seeds = ", ".join(map(str, subject.seeds))
-        raise _Broken(f"seeds {seeds} give the same episode; draw the task from self.np_random after super().reset(seed=seed)")
+        raise Broken(f"seeds {seeds} give the same episode; draw the task from self.np_random after super().reset(seed=seed)")
     return f"{len(set(transcripts))} different episodes from {len(transcripts)} seeds"
 
 
@@ -237,7 +160,7 @@ def _hostile_text(subject: _Subject) -> str:
         try:
             read_step(env.step(text), "step")
         except Exception as error:
-            raise _Broken(f"the reply {text[:40]!r} ({len(text)} characters) makes step fail: {short_traceback(error)}") from error
+            raise Broken(f"the reply {text[:40]!r} ({len(text)} characters) makes step fail: {short_traceback(error)}") from error
     return f"{len(texts)} replies: empty, huge, control characters, Unicode, broken tool calls"
 
 
@@ -246,12 +169,12 @@ def _after_end(subject: _Subject) -> str:
     results = _play(env, subject.seeds[0], subject.replies)
     last = results[-1]
     if not (isinstance(last, StepResult) and (last.terminated or last.truncated)):
-        raise _Skipped(f"the episode did not end within {len(results) - 1} steps; pass replies that end it")
+        raise Skipped(f"the episode did not end within {len(results) - 1} steps; pass replies that end it")
     try:
         env.step(subject.replies[0])
     except Exception as error:
         return f"refused: {type(error).__name__}"
-    raise _Broken("a step after the end is accepted; raise gymnasium.error.ResetNeeded, so that a mistake in the caller shows")
+    raise Broken("a step after the end is accepted; raise gymnasium.error.ResetNeeded, so that a mistake in the caller shows")
 
 
 def _independent(subject: _Subject) -> str:
@@ -259,7 +182,7 @@ def _independent(subject: _Subject) -> str:
     alone = [_play(subject.make(), seed, subject.replies) for seed in seeds]
     envs = [subject.make() for _ in seeds]
     if envs[0] is envs[1]:
-        raise _Broken("the factory returned the same environment twice; every episode needs a fresh one")
+        raise Broken("the factory returned the same environment twice; every episode needs a fresh one")
     mixed: list[Transcript] = [[read_reset(env.reset(seed=seed), "reset")] for env, seed in zip(envs, seeds, strict=True)]
     for turn in range(max(map(len, alone)) - 1):
         for env, transcript, reference in zip(envs, mixed, alone, strict=True):
@@ -287,27 +210,63 @@ def _threads(subject: _Subject) -> str:
         thread.start()
         thread.join()
         if errors:
-            raise _Broken(f"step fails in another thread than reset's: {short_traceback(errors[0])}")
+            raise Broken(f"step fails in another thread than reset's: {short_traceback(errors[0])}")
     _compare(reference, transcript, "in one thread and with each step in another")
     return "each step may run in another thread"
 
 
 def _spec(subject: _Subject) -> str:
     if subject.kwargs is None:
-        raise _Skipped("a factory was given; register it to name it in a recipe")
+        raise Skipped("a factory was given; register it to name it in a recipe")
     try:
         json.dumps(subject.kwargs, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise _Broken(f"kwargs cannot be written in a recipe or sent to another process: {error}") from error
+        raise Broken(f"kwargs cannot be written in a recipe or sent to another process: {error}") from error
     spec = subject.make().spec
     assert spec is not None, "make_env sets the spec"
     try:
         again = EnvSpec.from_json(spec.to_json())
     except ValueError as error:
-        raise _Broken(f"the spec is not JSON ({error}); register a class or function at the top of an importable module") from error
+        raise Broken(f"the spec is not JSON ({error}); register a class or function at the top of an importable module") from error
     if (again.id, again.entry_point) != (spec.id, spec.entry_point):
-        raise _Broken(f"the spec does not survive JSON: {spec} became {again}")
+        raise Broken(f"the spec does not survive JSON: {spec} became {again}")
     return f"{spec.id} and its kwargs are JSON"
+
+
+def _another_process(subject: _Subject) -> str:
+    if subject.id is None:
+        raise Skipped("a factory was given; register it to make it in another process")
+    seed = subject.seeds[0]
+    try:
+        order = json.dumps([subject.id, _source(subject.id), subject.kwargs, seed, subject.replies])
+    except TypeError as error:
+        raise Broken(f"kwargs cannot be sent to another process: {error}") from error
+    command = [sys.executable, "-m", __name__]
+    place = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ran = subprocess.run(command, input=order, capture_output=True, text=True, timeout=PROCESS_S, env=place, check=False)
+    if ran.returncode:
+        raise Broken(f"it cannot be made or played in another process: {(ran.stderr.strip() or 'no output').splitlines()[-1]}")
+    here, there = [repr(turn) for turn in _play(subject.make(), seed, subject.replies)], json.loads(ran.stdout.splitlines()[-1])
+    for turn, (a, b) in enumerate(zip_longest(here, there, fillvalue="nothing")):
+        if a != b:
+            raise Broken(
+                f"seed {seed}, in another process: {f'step {turn}' if turn else 'reset'} differs\nhere   {a:.300}\nthere  {b:.300}"
+            )
+    return "made anew from its id and kwargs in another process, it plays the same episode"
+
+
+def _source(id: str) -> str:
+    """The module that registers the environment, or for a plug-in the file."""
+    module = ENVS.get(id).__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return str(file) if is_plugin_module(module) and file else module
+
+
+def _play_order() -> None:
+    """What the other process does: read an order from stdin, play it, and print each turn on stdout, as JSON."""
+    id, source, kwargs, seed, replies = json.load(sys.stdin)
+    import_module(source, "environment")
+    print(json.dumps([repr(turn) for turn in _play(make_env(id, **kwargs), seed, replies)]))
 
 
 def _close(subject: _Subject) -> str:
@@ -329,6 +288,7 @@ CHECKS: Mapping[str, Callable[[_Subject], str]] = {
     "independence": _independent,
     "threads": _threads,
     "spec": _spec,
+    "another process": _another_process,
     "close": _close,
 }
 
@@ -360,9 +320,9 @@ def _compare(first: Transcript, second: Transcript, what: str) -> None:
     for turn, (a, b) in enumerate(zip(first, second, strict=False)):
         if repr(a) != repr(b):
             where = "reset" if turn == 0 else f"step {turn}"
-            raise _Broken(f"{what}: {where} differs\nfirst  {a!r:.300}\nsecond {b!r:.300}")
+            raise Broken(f"{what}: {where} differs\nfirst  {a!r:.300}\nsecond {b!r:.300}")
     if len(first) != len(second):
-        raise _Broken(f"{what}: {len(first) - 1} steps and {len(second) - 1} steps")
+        raise Broken(f"{what}: {len(first) - 1} steps and {len(second) - 1} steps")
 
 
 def _latency(subject: _Subject, resets: int = 50, budget_s: float = 5.0) -> dict[str, float]:
@@ -380,4 +340,8 @@ def _latency(subject: _Subject, resets: int = 50, budget_s: float = 5.0) -> dict
             seconds["step"].append(time.perf_counter() - started)
             if terminated or truncated:
                 break
-    return {f"{name} p{q}": 1e3 * float(np.percentile(times, q)) for name, times in seconds.items() for q in (50, 95, 99)}
+    return percentiles(seconds)
+
+
+if __name__ == "__main__":
+    _play_order()

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"^(?P<namespace>[A-Za-z0-9][A-Za-z0-9_.-]*)/(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-v(?P<version>\d+)$")
 
+PLUGIN_MODULE = "burnish_plugin_"
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -121,7 +123,7 @@ def load_plugin(path: str | Path) -> str:
     file = Path(path).resolve()
     if not file.is_file():
         raise ValueError(f"plug-in {path} is not a file")
-    name = f"burnish_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', str(file.with_suffix('')))}"
+    name = f"{PLUGIN_MODULE}{re.sub(r'[^A-Za-z0-9_]', '_', str(file.with_suffix('')))}"
     if name in sys.modules:
         return name
     spec = importlib.util.spec_from_file_location(name, file)
@@ -135,6 +137,11 @@ def load_plugin(path: str | Path) -> str:
         del sys.modules[name]
         raise ValueError(f"plug-in {path} failed to import: {type(error).__name__}: {error}") from error
     return name
+
+
+def is_plugin_module(module: str) -> bool:
+    """Whether a module's name is one that `load_plugin` gave."""
+    return module.startswith(PLUGIN_MODULE)
 
 
 def _distribution(entry: EntryPoint) -> str:

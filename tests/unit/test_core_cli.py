@@ -22,7 +22,7 @@ from burnish.model_commands import default_model_name, is_source
 pytestmark = pytest.mark.unit
 
 HEAVY = ("torch", "ray", "vllm", "transformers", "grpc", "numpy", "pydantic", "rich", "gymnasium")
-COMMANDS = ("run", "demo", "models", "serve", "serve-verifier", "serve-tools", "rollouts", "evaluate", "export", "env", "rewards")
+COMMANDS = ("run", "check", "demo", "models", "serve", "serve-verifier", "serve-tools", "rollouts", "evaluate", "export", "env", "rewards")
 RECIPE = 'name = "x"\nmodel = "m"\nenvironment = "burnish/Arithmetic-v0"\n'
 
 

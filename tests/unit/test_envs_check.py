@@ -19,7 +19,13 @@ from burnish.envs.types import Message
 
 pytestmark = pytest.mark.unit
 
-REPLIES = {"burnish/FrozenLake-v0": ["down", "right"], "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"]}
+REPLIES = {
+    "burnish/Blackjack-v0": ["hit"],
+    "burnish/CartPole-v0": ["left", "left", "right"],
+    "burnish/FrozenLake-v0": ["down", "right"],
+    "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"],
+    "burnish/Taxi-v0": ["north", "pick up", "west", "drop off"],
+}
 ELSEWHERE = {
     "burnish/Remote-v0",  # needs a service: tests/integration/test_env_service.py
     "burnish/SingleTurn-v0",  # needs a task with a prompt: tests/unit/test_envs_single_turn.py

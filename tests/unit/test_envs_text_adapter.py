@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import gymnasium.utils.env_checker
 import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from burnish.envs.contract import make_env
-from burnish.envs.text_adapter import GymnasiumText, Unreadable, describe_space, frozen_lake, read_choice, read_numbers
+from burnish.envs.text_adapter import GymnasiumText
+from burnish.envs.text_spaces import Unreadable, describe_space, read_choice, read_numbers, read_parts
+from burnish.envs.text_worlds import frozen_lake
 
 pytestmark = pytest.mark.unit
 
@@ -199,7 +202,11 @@ def test_functions_of_ones_own() -> None:
         (lambda: GymnasiumText("FrozenLake-v1", {"is_slipery": True}), "is_slipery"),
         (lambda: GymnasiumText("FrozenLake-v1", action_names=["a", "b"]), "action_names needs 4 different names"),
         (lambda: probe(action_space=spaces.Box(0, 1), action_names=["a"]), "suits Discrete actions only"),
-        (lambda: probe(action_space=spaces.Tuple((spaces.Discrete(2),))), "have no reader; pass read_action"),
+        (lambda: probe(action_space=spaces.Tuple((spaces.Graph(spaces.Discrete(3), None),))), "have no reader; pass read_action"),
+        (lambda: probe(say_action=lambda action, env: "a"), "say_action is the reverse of a read_action"),
+        (lambda: probe(success="won"), 'success must be a return, such as 1.0, or "terminated"'),
+        (lambda: probe(describe="nowhere:words"), "describe: module nowhere cannot be imported"),
+        (lambda: probe(describe="words"), "describe: 'words' must read module:function or file.py:function"),
         (lambda: probe(spaces.Box(0, 255, (64, 64, 3), np.uint8)), "an observation of 12288 numbers cannot be put in words; pass describe"),
         (lambda: probe(spaces.Dict(a=spaces.Graph(spaces.Discrete(3), None))), "an observation of Dict cannot be put in words"),
         (lambda: probe(read_action=lambda text, env: 0, action_names=["a", "b"]), "action_names has no effect beside read_action"),
@@ -209,3 +216,102 @@ def test_functions_of_ones_own() -> None:
 def test_what_cannot_be_played_in_text_is_refused_when_made(make: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+ARM = spaces.Dict(
+    gear=spaces.Discrete(3),
+    arm=spaces.Dict(angle=spaces.Box(-1, 1, (2,)), hold=spaces.MultiBinary(2)),
+    pair=spaces.Tuple((spaces.Discrete(2, start=5), spaces.Text(4))),
+)
+
+
+def test_actions_with_parts_are_a_line_for_each() -> None:
+    read = read_parts(ARM)
+    action = read("I turn.\ngear: 2\n- arm.angle: 0.5, -1\narm.hold = [1, 0]\nPAIR.0: 6\n**pair.1**: ab\nnote: none")
+    assert action in ARM
+    assert (action["gear"], action["pair"]) == (2, (6, "ab"))
+    assert action["arm"]["angle"].tolist() == [0.5, -1.0] and action["arm"]["hold"].tolist() == [1, 0]
+
+
+def test_a_missing_doubled_or_misread_part_makes_the_reply_unreadable() -> None:
+    space = spaces.Dict(gear=spaces.Discrete(3), angle=spaces.Box(0, 1, (1,)))
+    read = read_parts(space)
+    expected = Unreadable("Answer with a line for each of:\ngear: exactly one of: 0, 1, 2\nangle: 1 number between [0] and [1]")
+    for text in (
+        "",
+        "gear: 1",
+        "gear: 1\nangle: 2",
+        "gear: 1\ngear: 2\nangle: 0.5",
+        "gear: 1 or 2\nangle: 0.5",
+        '{"gear": 1, "angle": [0.5]}',
+    ):
+        assert read(text) == expected, text
+    assert read("gear: 1\nangle: 0.5") in space
+    with pytest.raises(ValueError, match="have no reader"):
+        read_parts(spaces.Tuple((spaces.Graph(spaces.Discrete(3), None),)))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5, start=-2),
+        spaces.Box(-1, 1, (2, 2)),
+        spaces.Box(-np.inf, np.inf, (3,), np.float64),
+        spaces.Box(0, 255, (2,), np.uint8),
+        spaces.MultiDiscrete([3, 4], start=[0, 1]),
+        spaces.MultiBinary(3),
+        spaces.Text(5),
+        ARM,
+    ],
+    ids=str,
+)
+def test_what_is_said_reads_back_as_the_same_action(space: spaces.Space[Any]) -> None:
+    env = probe(action_space=space)
+    env.reset(seed=0)
+    space.seed(0)
+    for _ in range(20):
+        action = space.sample()
+        env.step(env.say(action))
+        assert gymnasium.utils.env_checker.data_equivalence(_plain(env._env.unwrapped.actions[-1]), _plain(action))  # type: ignore[attr-defined]
+
+
+def _plain(action: Any) -> Any:
+    if isinstance(action, dict):
+        return {key: _plain(part) for key, part in action.items()}
+    if isinstance(action, tuple):
+        return tuple(_plain(part) for part in action)
+    return action if isinstance(action, str) else np.asarray(action).tolist()
+
+
+def test_functions_can_be_named_as_a_recipe_does(tmp_path: Any) -> None:
+    file = tmp_path / "words.py"
+    file.write_text("def words(observation, env):\n    return f'square {observation}'\ndef read(text, env):\n    return len(text) % 4\n")
+    args = {"env_id": "FrozenLake-v1", "env_kwargs": {"is_slippery": False}, "describe": f"{file}:words", "read_action": f"{file}:read"}
+    env = make_env("burnish/Gymnasium-v0", **args)
+    assert env.reset(seed=0)[0][0].text == "This is FrozenLake-v1.\n\nsquare 0"
+    assert env.step("a")[0][0].text == "square 4"
+    with pytest.raises(ValueError, match=r"read_action: .*words.py has no function 'reed'; did you mean 'read'\?"):
+        make_env("burnish/Gymnasium-v0", **{**args, "read_action": f"{file}:reed"})
+    with pytest.raises(ValueError, match="pass say_action"):
+        env.say(1)  # type: ignore[attr-defined]
+    told = make_env("burnish/Gymnasium-v0", **args, say_action=lambda action, env: "x" * action)
+    assert told.say(3) == "xxx"  # type: ignore[attr-defined]
+
+
+def test_success_is_a_part_of_the_reward_from_the_first_moment() -> None:
+    env = GymnasiumText("FrozenLake-v1", {"is_slippery": False}, action_names=MOVES, success=1.0)
+    assert env.reset(seed=0)[1]["reward_parts"] == {"success": 0.0}
+    parts = [env.step(move)[4]["reward_parts"]["success"] for move in ["down", "down", "right", "right", "down", "right"]]
+    assert parts == [0, 0, 0, 0, 0, 1]
+    assert probe(max_turns=1, success="terminated").succeeded(9.0, terminated=False) is False
+    assert probe().succeeded(9.0, terminated=True) is None
+
+
+def test_the_native_environment_has_the_same_tasks_and_the_same_limit() -> None:
+    text, native = probe(spaces.Discrete(1000), max_turns=3), probe(spaces.Discrete(1000), max_turns=3).native_env()
+    for seed in range(5):
+        assert text.reset(seed=seed)[0][0].text.endswith(f"\n\n{native.reset(seed=seed)[0]}")
+        for turn in range(3):
+            (observation, *_, truncated, _), spoken = native.step(1), text.step("1")
+            assert truncated == spoken[3] == (turn == 2)
+            assert turn == 2 or spoken[0][0].text == str(observation)

@@ -1,0 +1,42 @@
+"""Functions that a recipe names in words: `module:function`, or `path/to/file.py:function`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .registry import did_you_mean, load_plugin
+
+
+def load_function(target: str, field: str) -> Callable[..., Any]:
+    """The function that `module:function` or `file.py:function` names. Raises ValueError naming the field, and what is missing."""
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"{field}: {target!r} must read module:function or file.py:function")
+    module = import_module(module_name, field)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]
+        raise ValueError(f"{field}: {module_name} has no function {name!r}{did_you_mean(name, known)}")
+    return function  # type: ignore[no-any-return]
+
+
+def import_module(name: str, field: str) -> Any:
+    """A module by its name, or by the path of its `.py` file. Raises ValueError naming the field when it does not import."""
+    if name.endswith(".py"):
+        return sys.modules[load_plugin(name)]
+    look_here()
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(f"{field}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def look_here() -> None:
+    """Have modules of the folder burnish is started in found; a console script does not look there, `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())

@@ -1,0 +1,94 @@
+"""Looking at a service from outside, as a client in any language would: what it is, its health, raw bytes, items on a stream.
+
+Everything here is one connection under one deadline. Raises RpcError like every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from .client import unary_blocking
+from .errors import CODES
+from .methods import BatchedMethod
+
+OK = 0
+OWN_SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+
+
+def services_at(address: str, timeout_s: float = 10.0) -> list[str]:
+    """Full names of the services there, by gRPC reflection, those of gRPC itself left out.
+
+    Raises RpcUnavailable when nothing listens, RpcRemoteError when the server offers no reflection.
+    """
+
+    async def ask(channel: grpc.aio.Channel, left_s: float) -> list[str]:
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        call: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=left_s)  # type: ignore[no-untyped-call,unused-ignore]
+        async for answer in call:
+            return [service.name for service in answer.list_services_response.service]
+        return []
+
+    return [name for name in unary_blocking(address, ask, timeout_s) if name not in OWN_SERVICES]
+
+
+def health_of(address: str, service: str, timeout_s: float = 10.0) -> str:
+    """What gRPC's health service says. Example: `health_of("127.0.0.1:50051", "burnish.v1.VerifierService")` is "SERVING"."""
+
+    async def ask(channel: grpc.aio.Channel, left_s: float) -> str:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=left_s)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    return unary_blocking(address, ask, timeout_s)
+
+
+def call_raw(address: str, path: str, payload: bytes, timeout_s: float) -> tuple[int, bytes, str]:
+    """One unary call with bytes as they are: status code (0 is OK), the response's bytes, the error's text.
+
+    path: `/package.Service/Method`.
+    """
+
+    async def ask(channel: grpc.aio.Channel, left_s: float) -> tuple[int, bytes, str]:
+        method: Any = channel.unary_unary  # without serializers, which the stubs demand, bytes stay bytes
+        call = method(path)
+        try:
+            return OK, await call(payload, timeout=left_s), ""
+        except grpc.aio.AioRpcError as error:
+            return int(error.code().value[0]), b"", error.details() or error.code().name
+
+    return unary_blocking(address, ask, timeout_s)
+
+
+def exchange(address: str, method: BatchedMethod[Any, Any], items: Sequence[Any], timeout_s: float) -> list[Any]:
+    """Send the items in one batch, close the sending side, and read results until the server ends the stream.
+
+    Raises RpcTimeout when it has not ended after `timeout_s` seconds.
+    """
+
+    async def ask(channel: grpc.aio.Channel, left_s: float) -> list[Any]:
+        open_stream: Any = channel.stream_stream(
+            method.path, request_serializer=method.items.SerializeToString, response_deserializer=method.results.FromString
+        )
+        call = open_stream(iter([method.items(items=items)]), timeout=left_s)
+        results: list[Any] = []
+        async for message in call:
+            results += message.results
+        return results
+
+    return unary_blocking(address, ask, timeout_s)
+
+
+def outcome_of(result: Any) -> tuple[int, Any]:
+    """A result's status code and response: (0, response), or (code, None). Example: `(CODES["NOT_FOUND"], None)`."""
+    match result.WhichOneof("outcome"):
+        case "response":
+            return OK, result.response
+        case "error":
+            return int(result.error.code), None
+        case _:
+            return CODES["UNSPECIFIED"], None
