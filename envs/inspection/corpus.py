@@ -9,7 +9,7 @@ import numpy as np
 from ..types import Message
 from . import wording
 from .inspectors import Habits, inspect
-from .parts import LEVELS, make_part
+from .parts import make_part
 
 TRAIN_SEEDS = 1_000_000_000
 """Parts of seeds below this are for training; the seeds from here on are held out."""
@@ -17,7 +17,7 @@ TRAIN_SEEDS = 1_000_000_000
 
 def documents(seed: int, count: int, level: int = 0) -> Iterator[str]:
     """Shop-floor text: notes on single features (a fifth), reports on whole parts (a fifth), reports that say of each feature what its
-    reading means (three tenths), and the calls and readings of inspections with their verdicts."""
+    reading means (three tenths), and sessions at the bench (three tenths)."""
     for i in range(count):
         rng = np.random.default_rng([seed, i, 0xC0D])
         part = make_part(int(rng.integers(TRAIN_SEEDS)), level)
@@ -30,8 +30,7 @@ def documents(seed: int, count: int, level: int = 0) -> Iterator[str]:
         elif kind == 2:
             yield wording.explained_report(part, order)
         else:
-            calls = "\n".join(f"{wording.measure_call(part, f.name)} {wording.reading(f, f.deviation_um, LEVELS[0])}" for f in order)
-            yield f"{wording.request(part)}\n{calls}\n{wording.verdict_text(part.verdict, part.reasons[0])}"
+            yield wording.session(part, order)
 
 
 def logs(

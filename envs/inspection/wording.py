@@ -71,3 +71,12 @@ def report(part: Part, order: Sequence[Feature]) -> str:
 def explained_report(part: Part, order: Sequence[Feature]) -> str:
     """A report that says of each feature what its reading means."""
     return f"{'; '.join(finding(f) for f in order)}. {verdict_text(part.verdict, part.reasons[0])}"
+
+
+def session(part: Part, order: Sequence[Feature]) -> str:
+    """What was said and answered at the bench, one line each below who spoke, up to the verdict."""
+    lines = [("user", request(part))]
+    for feature in order:
+        lines += [("assistant", measure_call(part, feature.name)), ("tool", reading(feature, feature.deviation_um, Level(features=1)))]
+    lines.append(("assistant", verdict_text(part.verdict, part.reasons[0])))
+    return "\n".join(f"{who}\n{text}" for who, text in lines)
