@@ -18,7 +18,8 @@ demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MOD
 	$(VENV)/bin/burnish demo --model $(MODEL)
 
 test: lint  ## the checks, then the unit, fuzz and integration tests
-	$(RUN) pytest tests/unit tests/fuzz
+	$(RUN) pytest tests/unit
+	$(RUN) pytest tests/fuzz
 	$(RUN) pytest tests/integration -m "not slow"
 
 fuzz: $(INSTALLED)  ## 10,000 made-up inputs for everything that reads what others wrote (minutes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..rpc.payload import PayloadError, decode_json, encode_json, utf8
 from ..v1 import common_pb2, environment_pb2
 from .contract import Observation, StepInfo
 from .types import Message, Role, Task, TextPart, ToolCall
+
+T = TypeVar("T")
 
 _ROLE_TO_WIRE: dict[Role, common_pb2.Role.ValueType] = {
     "system": common_pb2.ROLE_SYSTEM,
@@ -86,12 +88,17 @@ def info_from_wire(wire: environment_pb2.StepInfo) -> dict[str, Any]:
     """The `info` of a reset or step, only the keys that say something. Raises PayloadError when JSON is not an object, naming the field."""
     info: dict[str, Any] = {
         "tools": [decode_object(f"info.tools_json[{i}]", text) for i, text in enumerate(wire.tools_json)],
-        "reward_parts": dict(wire.reward_parts),
-        "metrics": dict(wire.metrics),
-        "labels": dict(wire.labels),
+        "reward_parts": _sorted(wire.reward_parts),
+        "metrics": _sorted(wire.metrics),
+        "labels": _sorted(wire.labels),
         "data": decode_object("info.data_json", wire.data_json),
     }
     return {key: value for key, value in info.items() if value}
+
+
+def _sorted(wire: Mapping[str, T]) -> dict[str, T]:
+    """A map of protobuf as a dictionary; its own order differs from process to process."""
+    return dict(sorted(wire.items()))
 
 
 def encode_object(where: str, value: Mapping[str, Any]) -> str:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 from typing import Any
 
 import pytest
-from google.protobuf.message import DecodeError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from burnish.envs.contract import StepInfo
-from burnish.envs.env_service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote_env import RemoteEnv
 from burnish.envs.types import Message, Task, TextPart, ToolCall
 from burnish.envs.wire import info_from_wire, info_to_wire, messages_from_wire, messages_to_wire, task_from_wire, task_to_wire
 from burnish.rpc.client import BatchedClient
-from burnish.rpc.errors import Status
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.payload import PayloadError
 from burnish.v1 import common_pb2, environment_pb2
@@ -77,55 +71,3 @@ def test_a_remote_environment_is_cheap_to_make_and_says_what_is_wrong_with_its_a
     for says, arguments in wrong.items():
         with pytest.raises(ValueError, match=says):
             RemoteEnv(**arguments)
-
-
-IDS = st.sampled_from(["", "a", "b"])
-TEXT = st.text(max_size=20)
-JSON = st.sampled_from(["", "{}", "[]", "{", '{"max_operand": 3}', '{"max_operand": -1}', '{"x": 1}', '{"max_operand": "y"}', "NaN"])
-TASKS = st.one_of(st.none(), st.builds(common_pb2.Task, id=TEXT, seed=st.integers(-(2**63), 2**63 - 1), data_json=JSON))
-RESETS = st.builds(
-    environment_pb2.ResetRequest,
-    episode_id=IDS,
-    environment=st.sampled_from(["", "burnish/Arithmetic-v0", "x"]),
-    seed=st.integers(-(2**63), 2**63 - 1),
-    task=TASKS,
-    kwargs_json=JSON,
-)
-STEPS = st.builds(environment_pb2.StepRequest, episode_id=IDS, step_id=st.integers(-2, 3), action=TEXT)
-CLOSES = st.builds(environment_pb2.CloseRequest, episode_id=IDS)
-
-
-def parsed(data: bytes) -> environment_pb2.EpisodeRequest:
-    try:
-        return environment_pb2.EpisodeRequest.FromString(data)
-    except DecodeError:
-        return environment_pb2.EpisodeRequest()
-
-
-REQUESTS = st.one_of(
-    st.builds(environment_pb2.EpisodeRequest, reset=RESETS),
-    st.builds(environment_pb2.EpisodeRequest, step=STEPS),
-    st.builds(environment_pb2.EpisodeRequest, close=CLOSES),
-    st.binary(max_size=40).map(parsed),
-)
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.lists(REQUESTS, max_size=12), st.booleans())
-def test_whatever_arrives_gets_an_answer_of_its_kind_or_a_typed_error(requests: list[environment_pb2.EpisodeRequest], inline: bool) -> None:
-    async def ask_all() -> None:
-        service = EnvironmentService([ServedEnvironment("burnish/Arithmetic-v0")], SessionLimits(max_sessions=2), inline=inline)
-        for request in requests:
-            answers = []
-            for _ in range(2):  # all of it may be asked again
-                try:
-                    answer: Any = await asyncio.wait_for(service._handle(request), 10.0)
-                    assert answer.WhichOneof("answer") == request.WhichOneof("call")
-                except Status as status:
-                    assert status.code != "INTERNAL", status.message
-                    answer = (status.code, status.message)
-                answers.append(answer)
-            assert answers[0] == answers[1]
-        assert service.close()
-
-    asyncio.run(ask_all())

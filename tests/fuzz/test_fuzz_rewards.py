@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
@@ -24,7 +24,7 @@ from burnish.rewards.terms import Term
 from burnish.rewards.trial import read_episodes
 from burnish.rewards.types import InvalidScore, RewardInput, Score, as_score
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.fuzz
 
 EPISODE = RewardInput("t/0", Task("t", 0), (Message("user", "?"), Message("assistant", "7")), 0.0)
 
@@ -52,7 +52,6 @@ results = st.one_of(
 
 
 @given(results)
-@settings(max_examples=500, deadline=None)
 def test_any_result_is_a_finite_score_or_invalid(result: Any) -> None:
     try:
         score = as_score(result)
@@ -89,7 +88,6 @@ async def judge(level: str) -> list[Any]:
 
 
 @given(result=results, level=st.sampled_from(LEVELS))
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_result_at_any_level_is_a_score_or_a_typed_failure(scripted: dict[str, Any], result: Any, level: str) -> None:
     scripted["result"] = result
     for found in asyncio.run(judge(level)):
@@ -117,7 +115,6 @@ class Named:
 
 
 @given(shapes=st.lists(terms, min_size=1, max_size=3), data=st.data())
-@settings(max_examples=300, deadline=None)
 def test_any_composition_is_finite_or_a_failure(shapes: list[Term], data: st.DataObject) -> None:
     names = [f"r{i}" for i in range(len(shapes))]
     rubric = Rubric([(Named(name), term) for name, term in zip(names, shapes, strict=True)], 1.0)
@@ -164,7 +161,6 @@ lines = st.one_of(rows.map(lambda row: json.dumps(row).encode()), st.binary(max_
 
 
 @given(content=st.lists(lines, min_size=1, max_size=3), compared=st.booleans())
-@settings(max_examples=500, deadline=None)
 def test_any_file_is_read_row_by_row(tmp_path_factory: pytest.TempPathFactory, content: list[bytes], compared: bool) -> None:
     file = Path(tmp_path_factory.getbasetemp()) / "fuzz.jsonl"
     file.write_bytes(b"\n".join(content))
