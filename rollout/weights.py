@@ -133,7 +133,10 @@ def check_parity(
     learner_logprobs, engine_logprobs: float `[N]` of the same sampled tokens, under the weights before this step's update.
     versions: int32 `[N]`, what the engine says it sampled each token with.
 
-    Raises SyncProofError when a version differs, a log-probability is not finite, any difference exceeds `bound`, or there is no token.
+    bound: largest difference of a token with a probability of at least 1/e. Rounding grows with the size of the number, so a less
+    probable token may differ by `bound` times its -log p.
+
+    Raises SyncProofError when a version differs, a log-probability is not finite, a difference is larger, or there is no token.
     """
     assert learner_logprobs.shape == engine_logprobs.shape == versions.shape, "one entry per token in each array"
     tokens = len(versions)
@@ -147,11 +150,12 @@ def check_parity(
         )
     with np.errstate(invalid="ignore"):  # -inf minus -inf is NaN, and a violation below
         difference = np.abs(learner_logprobs.astype(np.float64) - engine_logprobs.astype(np.float64))
+    beyond = ~(np.isfinite(difference) & (difference <= bound * np.maximum(1.0, -learner_logprobs)))
     worst = float(difference.max())
-    if not worst <= bound:  # a NaN is a violation too
+    if beyond.any():
         raise SyncProofError(
             f"engine {engine}: log-probabilities of {tokens} tokens of version {version} differ from the learner's by up to {worst:.3g} "
-            f"(bound {bound:g}, {int((~(difference <= bound)).sum())} tokens beyond it). It samples from other weights than those trained: "
+            f"(bound {bound:g}, {int(beyond.sum())} tokens beyond it). It samples from other weights than those trained: "
             "stop the run, check that every tensor reaches the engine, and resume from the last checkpoint"
         )
     return SyncProof(engine, version, tokens, worst, float(difference.mean()), bound)

@@ -154,7 +154,7 @@ def test_a_wrong_token_and_an_expired_certificate_mask_everything_as_unavailable
 # ------------------------------------------------------------------------------------------------- servers that are not ours
 
 
-class Garbage(grpc.GenericRpcHandler):
+class Garbage(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # a class without parameters at run time
     """Answers every call to a verifier, unary or stream, with bytes that are no message; `Describe` with a contract of another version."""
 
     def service(self, details: Any) -> Any:
@@ -170,7 +170,7 @@ class Garbage(grpc.GenericRpcHandler):
 @pytest.fixture
 def garbage() -> Iterator[str]:
     with ThreadPoolExecutor(8) as threads:
-        server = grpc.server(threads, handlers=(Garbage(),))
+        server = grpc.server(threads, handlers=[Garbage()])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         yield f"127.0.0.1:{port}"

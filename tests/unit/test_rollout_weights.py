@@ -100,6 +100,16 @@ def test_parity_within_the_bound_is_a_proof() -> None:
     assert proof.mean_difference == pytest.approx(0.5e-4, rel=0.01)
 
 
+def test_an_improbable_token_may_differ_in_proportion() -> None:
+    assert check_parity("e0", 3, f32(-0.1, -8.0), f32(-0.1, -8.001), np.array([3, 3], np.int32)).max_difference == pytest.approx(
+        1e-3, rel=0.01
+    )
+    with pytest.raises(SyncProofError, match="1 tokens beyond"):
+        check_parity("e0", 3, f32(-0.1, -8.0), f32(-0.1, -8.0017), np.array([3, 3], np.int32))
+    with pytest.raises(SyncProofError, match="1 tokens beyond"):
+        check_parity("e0", 3, f32(-0.1, -8.0), f32(-0.1003, -8.0), np.array([3, 3], np.int32))
+
+
 @pytest.mark.parametrize(
     ("learner", "engine", "versions", "message"),
     [
