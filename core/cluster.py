@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -92,6 +93,32 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def without_line(part: bytes) -> Iterator[None]:
+    """Leave lines that hold `part` out of what this process writes to stderr, its C++ libraries included."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    read, write = os.pipe()
+    os.dup2(write, 2)
+    os.close(write)
+
+    def pass_on() -> None:
+        with open(read, "rb") as lines:
+            for line in lines:
+                if part not in line:
+                    os.write(real, line)
+
+    reader = threading.Thread(target=pass_on, name="burnish-stderr", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)  # the pipe's last writer is gone, and the reader ends
+        reader.join(timeout=1.0)
+        os.close(real)
 
 
 def session_logs() -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from burnish.cluster import check_services, dashboard_url, ray_session, services_of, session_logs, uninterrupted, worker_setup
+from burnish.cluster import check_services, dashboard_url, ray_session, services_of, session_logs, uninterrupted, without_line, worker_setup
 from burnish.config import RunConfig
 from burnish.data import conversations, documents
 from burnish.display import StepBar, evaluation_line, say
@@ -112,7 +112,8 @@ def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str],
         success=config.success,
     )
     settings.env_runners(num_env_runners=config.resources.env_runners)
-    with console.status("starting engines and learner"):
+    # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.
+    with console.status("starting engines and learner"), without_line(b"has constructor arguments in the object store"):
         algo = settings.build_algo()
     shown_at = session_logs() / "burnish" / f"{folder.path.name}.jsonl"
     with TranscriptWriter(folder.transcripts / "episodes.jsonl") as kept, TranscriptWriter(shown_at) as shown:
@@ -206,7 +207,13 @@ def _reinforce(run: Run, first: int) -> None:
             bar.advance(_rft_line(metrics, groups))
             _maybe_checkpoint(run, "rft", step + 1, table.steps, table.checkpoint_every, metrics)
     run.algo.on_group = None
-    say(run.console, f"sync proof held at all {table.steps - first} steps; largest log-probability difference {run.algo.parity_max:.1e}")
+    say(run.console, _proof_line(run.algo.proofs, run.algo.parity_max))
+
+
+def _proof_line(proofs: int, worst: float) -> str:
+    if not proofs:
+        return "no step trained, so no sync was proved"
+    return f"sync proof held at all {proofs} steps that trained; largest log-probability difference {worst:.1e}"
 
 
 def _rft_line(metrics: Mapping[str, float], groups: int) -> str:

@@ -142,7 +142,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
             raise_why_runners_died(self.env_runner_group, error)
         self.progress = PolicyProgress()
         self._stream = self.config.task_stream()
-        self.parity_max = 0.0
+        self.parity_max, self.proofs = 0.0, 0
         self._gauges = StepGauges()
         self._idle = 0
         runners = self.env_runner_group._worker_manager.actors()
@@ -177,6 +177,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         engines = {episode.id: self.fleet.engines[episode.id] for group in batch.groups for episode in group.episodes}
         metrics = self.learner_group.update_policy(batch.groups, engines, self.config.parity_bound)
         self.parity_max = max(self.parity_max, metrics["parity_max"])
+        self.proofs += 1
         synced = time.perf_counter()
         receipts = self.sync()
         return {

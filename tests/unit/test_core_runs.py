@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from burnish.cluster import without_line
 from burnish.config import RunConfig, config_from_data, resolved
 from burnish.rollout.records import EvaluationRecord, EvaluationResult, LedgerRow, read_json_lines
 from burnish.runs import RunFolder, create_run, data_seed, derive_seeds, open_run, versions
@@ -139,3 +141,12 @@ def test_generated_data_stays_inside_the_training_seeds() -> None:
 
 def test_versions_name_the_machine() -> None:
     assert versions()["cpus"] >= 1
+
+
+def test_one_line_is_left_out_of_stderr_and_the_rest_comes_through(capfd: pytest.CaptureFixture[str]) -> None:
+    with without_line(b"of no use"):
+        os.write(2, b"first\nthis is of no use\n")
+        os.system("echo from a child >&2")
+        os.write(2, b"last")
+    os.write(2, b", and after\n")
+    assert capfd.readouterr().err == "first\nfrom a child\nlast, and after\n"
