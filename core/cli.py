@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from burnish import deploy_commands
+from burnish import deploy_commands, scaffold_command
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 CheckpointArgument = Annotated[
@@ -246,6 +246,7 @@ def serve_env(
 
 
 deploy_commands.register(app)
+scaffold_command.register(app)
 
 
 @app.command()

@@ -54,6 +54,7 @@ class _Subject:
     seeds: tuple[int, ...]
     replies: tuple[str, ...]
     single_start: bool
+    other_process: bool
 
 
 def check_environment(
@@ -63,12 +64,14 @@ def check_environment(
     *,
     replies: Sequence[str] = (),
     single_start: bool = False,
+    other_process: bool = True,
     deadline_s: float = 60.0,
 ) -> Report:
     """Run every check on a registered id, or on a factory called with `kwargs`.
 
     seeds: at least two. replies: texts that mean something to this environment (tool calls, answers), played before the general ones.
-    single_start: the task is the same for every seed, so seeds need not differ. deadline_s: seconds each check may take.
+    single_start: the task is the same for every seed, so seeds need not differ. other_process: False leaves out the check
+    that starts one, and says so. deadline_s: seconds each check may take.
     Raises ValueError when the id or a kwarg is unknown, and what making the environment raises; the rest is in the report.
     """
     if len(set(seeds)) < 2:
@@ -85,7 +88,7 @@ def check_environment(
         name, spec_kwargs = getattr(environment, "__name__", repr(environment)), None
         factory = environment
         make = lambda: factory(**given)  # noqa: E731
-    subject = _Subject(make, id, spec_kwargs, tuple(seeds), (*replies, *PLAIN_REPLIES), single_start)
+    subject = _Subject(make, id, spec_kwargs, tuple(seeds), (*replies, *PLAIN_REPLIES), single_start, other_process)
     checks = run_checks(CHECKS, subject, deadline_s, "something in reset, step or close waits without a deadline")
     healthy = all(check.status != "fail" for check in checks)
     return Report(name, checks, _latency(subject) if healthy else {})
@@ -234,6 +237,8 @@ def _spec(subject: _Subject) -> str:
 
 
 def _another_process(subject: _Subject) -> str:
+    if not subject.other_process:
+        raise Skipped("left out by whoever asked for these checks")
     if subject.id is None:
         raise Skipped("a factory was given; register it to make it in another process")
     seed = subject.seeds[0]

@@ -28,4 +28,6 @@ def test_wheel_ships_burnish_and_nothing_else(tmp_path: Path) -> None:
     assert "burnish/envs/types.py" in names
     assert "burnish/v1/__init__.py" in names
     assert "burnish/py.typed" in names
+    templates = {f"burnish/{file.relative_to(ROOT / 'core')}" for file in (ROOT / "core" / "templates").rglob("*.jinja")}
+    assert len(templates) > 10 and templates <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)

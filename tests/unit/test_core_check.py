@@ -1,9 +1,8 @@
-"""`burnish check` finds out what it is given; the suites for tools and verifiers find what is wrong."""
+"""`burnish check` finds out what it is given; the suite for tools finds what is wrong."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,50 +11,14 @@ from typer.testing import CliRunner
 from burnish.cli import app
 from burnish.envs.conformance import Report, render
 from burnish.envs.schema_samples import sample
-from burnish.envs.tool_service_check import check_tool_service
 from burnish.envs.tools import Tool, ToolContext, ToolSet, tool
 from burnish.envs.tools_check import check_tools
-from burnish.rewards.types import RewardInput
-from burnish.rewards.verifier_check import check_verifier, check_verifier_service
-from burnish.rewards.verifier_service import Verifier
-from burnish.services import ServiceProcess
 
 pytestmark = pytest.mark.unit
-
-PLUGIN = """
-from burnish import RewardInput, ToolContext, tool, verifier
-@tool
-def double(x: int) -> str:
-    '''Twice a number.'''
-    return str(2 * x)
-@verifier("check-test/length-v1")
-def length(episode: RewardInput) -> float:
-    return min(1.0, len(episode.messages[-1].text) / 10)
-"""
 
 
 def status(report: Report, name: str) -> tuple[str, str]:
     return next((check.status, check.detail) for check in report.checks if check.name == name)
-
-
-def test_a_plugin_file_is_checked_as_a_whole_and_a_service_by_its_address(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(PLUGIN)
-    result = CliRunner().invoke(app, ["check", str(file)])
-    assert result.exit_code == 0, result.output
-    assert "check-test/length-v1: passed" in result.output and f"tools of {file}: passed" in result.output
-    with (
-        ServiceProcess("tools", str(file), tmp_path / "log") as tools,
-        ServiceProcess("verifier", f"{file}:length", tmp_path / "log2") as judge,
-    ):
-        for address in (tools.address, judge.address):
-            result = CliRunner().invoke(app, ["check", address])
-            assert result.exit_code == 0, result.output
-            assert f"at {address}: passed" in result.output
-        with pytest.raises(ValueError, match="does not answer"):
-            check_tool_service(judge.address)
-        with pytest.raises(ValueError, match="has no verifier 'x/y-v1'"):
-            check_verifier_service(judge.address, "x/y-v1")
 
 
 @pytest.mark.parametrize(
@@ -101,27 +64,6 @@ def greedy(x: int, *, context: ToolContext) -> str:
 )
 def test_each_fault_of_a_tool_is_found(one: Tool[..., Any], check: str, detail: str) -> None:
     report = check_tools(ToolSet([one]))
-    found = status(report, check)
-    assert found[0] == "fail" and detail in found[1], render(report)
-
-
-def _choosy(episode: RewardInput) -> float:
-    return float(len(episode.messages[-1].text.split()[0]))
-
-
-_moody = itertools.count()
-
-
-@pytest.mark.parametrize(
-    ("function", "check", "detail"),
-    [
-        (_choosy, "policy text", "what the policy writes must be judged"),
-        (lambda episode: float(next(_moody)), "determinism", "a verdict must not vary"),
-        (lambda episode: float("nan"), "scores", "finite number"),
-    ],
-)
-def test_each_fault_of_a_verifier_is_found(function: Any, check: str, detail: str) -> None:
-    report = check_verifier(Verifier("check-test/faulty-v1", function))
     found = status(report, check)
     assert found[0] == "fail" and detail in found[1], render(report)
 

@@ -23,7 +23,7 @@ REPLIES = {
     "burnish/Blackjack-v0": ["hit"],
     "burnish/CartPole-v0": ["left", "left", "right"],
     "burnish/FrozenLake-v0": ["down", "right"],
-    "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"],
+    "burnish/QualityInspection-v0": ['spec("bore")', "scrap bore", "verdict: scrap; reason: undersize"],
     "burnish/Taxi-v0": ["north", "pick up", "west", "drop off"],
 }
 ELSEWHERE = {
@@ -35,8 +35,10 @@ BUILT_IN = sorted({listing.id for listing in ENVS.list() if listing.id.startswit
 
 @pytest.mark.parametrize("id", BUILT_IN)
 def test_every_built_in_environment_keeps_the_contract(id: str) -> None:
-    report = check_environment(id, seeds=(0, 1, 2), replies=REPLIES.get(id, []))
+    # other_process: in tests/integration/test_check.py, for all of them
+    report = check_environment(id, seeds=(0, 1, 2), replies=REPLIES.get(id, []), other_process=False)
     assert report.passed, render(report)
+    assert [check.name for check in report.checks if check.status == "skip"] == ["another process"]
     assert [check.name for check in report.checks] == list(CHECKS)
     assert set(report.latency_ms) == {f"{what} p{q}" for what in ("reset", "step") for q in (50, 95, 99)}
 
@@ -214,13 +216,13 @@ def test_what_does_not_apply_is_skipped_and_says_why() -> None:
 
 def test_kwargs_that_no_recipe_can_hold_are_found() -> None:
     register_env("test/Adding-v0", Arithmetic)
-    report = check_environment("test/Adding-v0", {"operations": {"+"}})
+    report = check_environment("test/Adding-v0", {"operations": {"+"}}, other_process=False)
     assert "cannot be written in a recipe" in found(report, "spec").detail
 
 
 def test_a_factory_that_cannot_be_imported_is_found() -> None:
     register_env("test/Local-v0", lambda: Arithmetic())
-    assert "importable module" in found(check_environment("test/Local-v0"), "spec").detail
+    assert "importable module" in found(check_environment("test/Local-v0", other_process=False), "spec").detail
 
 
 def test_mistakes_of_the_caller_are_errors() -> None:
