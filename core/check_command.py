@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from burnish.config_errors import parse_arguments
 from burnish.envs.check import check_environment
@@ -52,10 +52,12 @@ class Given:
         return [row for _, row in rows if isinstance(row, RewardInput)]
 
 
-class Suite(Protocol):
-    """Runs the checks of one subject."""
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The checks of one subject. uses: the options that have an effect on them."""
 
-    def __call__(self) -> Report: ...
+    run: Callable[[], Report]
+    uses: frozenset[str]
 
 
 def check(target: str, args: Sequence[str], plugins: Sequence[Path], sample: Path | None, replies: Sequence[str]) -> str:
@@ -66,7 +68,12 @@ def check(target: str, args: Sequence[str], plugins: Sequence[Path], sample: Pat
     for plugin in plugins:
         load_plugin(plugin)
     given = Given(parse_arguments(args), sample, tuple(replies))
-    reports = [suite() for suite in suites(target, given)]
+    found = suites(target, given)
+    said = {"--arg": bool(args), "--sample": sample is not None, "--reply": bool(replies)}
+    idle = [option for option, used in said.items() if used and not any(option in suite.uses for suite in found)]
+    if idle:
+        raise ValueError(f"{' and '.join(idle)} has no effect on the checks of {target}")
+    reports = [suite.run() for suite in found]
     text = "\n".join(render(report) for report in reports)
     failed = [report.subject for report in reports if not report.passed]
     if failed:
@@ -108,7 +115,8 @@ def _by_module(module: str, target: str, given: Given) -> list[Suite]:
     ]
     tools = [value for key, value in vars(sys.modules[module]).items() if isinstance(value, Tool) and not key.startswith("_")]
     if tools:
-        found.append(partial(check_tools, ToolSet(tools), given.args.get("data"), name=f"tools of {target}"))
+        check_them = partial(check_tools, ToolSet(tools), given.args.get("data"), name=f"tools of {target}")
+        found.append(Suite(check_them, frozenset({"--arg"})))
     if not found:
         raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools")
     return found
@@ -120,10 +128,11 @@ def _submodules(module: str) -> Iterator[str]:
 
 def _suite(registry: Registry[Any], id: str, given: Given) -> Suite:
     if registry is ENVS:
-        return partial(check_environment, id, given.args, replies=given.replies)
+        return Suite(partial(check_environment, id, given.args, replies=given.replies), frozenset({"--arg", "--reply"}))
     if registry is REWARDS:
-        return lambda: check_reward(id, given.args, given.episodes(find_plugin(id).level == "group"))
-    return lambda: check_verifier(VERIFIERS.get(id), given.episodes())
+        check_it = lambda: check_reward(id, given.args, given.episodes(find_plugin(id).level == "group"))  # noqa: E731
+        return Suite(check_it, frozenset({"--arg", "--sample"}))
+    return Suite(lambda: check_verifier(VERIFIERS.get(id), given.episodes()), frozenset({"--sample"}))
 
 
 def _by_address(address: str, given: Given) -> Suite:
@@ -132,12 +141,14 @@ def _by_address(address: str, given: Given) -> Suite:
         names = services_at(address)
     except RpcError as error:
         raise ValueError(f"{address} does not say what it is: {error.message}") from error
+    named = str(given.args.get("verifier", ""))
     for name in names:
         match name:
             case "burnish.v1.VerifierService":
-                return lambda: check_verifier_service(address, str(given.args.get("verifier", "")), given.episodes())
+                return Suite(lambda: check_verifier_service(address, named, given.episodes()), frozenset({"--arg", "--sample"}))
             case "burnish.v1.ToolService":
-                return partial(check_tool_service, address, given.args.get("data"))
+                return Suite(partial(check_tool_service, address, given.args.get("data")), frozenset({"--arg"}))
             case "burnish.v1.EnvironmentService" if any(row.id == REMOTE_ENV for row in ENVS.list()):
-                return partial(check_environment, REMOTE_ENV, {"address": address, **given.args}, replies=given.replies)
+                check_it = partial(check_environment, REMOTE_ENV, {"address": address, **given.args}, replies=given.replies)
+                return Suite(check_it, frozenset({"--arg", "--reply"}))
     raise ValueError(f"{address} serves {', '.join(names) or 'nothing'}; checked are verifier, tool and environment services of burnish.v1")

@@ -160,8 +160,8 @@ def _import(module: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"module {module!r} cannot be imported from {os.getcwd()}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"module {module!r} cannot be imported from {os.getcwd()}: {type(error).__name__}: {error}") from error
 
 
 def _attribute(module: Any, name: str, target: str) -> Any:

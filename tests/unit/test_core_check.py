@@ -75,3 +75,16 @@ def test_samples_fit_their_schema() -> None:
         "required": ["n"],
     }
     assert sample(schema, 0, complete=True) == {"n": 3, "w": "a"}
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "idle"),
+    [
+        ("burnish/inspection-verdict-v1", ["--reply", "hello"], "--reply"),
+        ("burnish/Arithmetic-v0", ["--sample", "answers.jsonl"], "--sample"),
+        ("burnish.envs.inspection.service", ["--sample", "answers.jsonl", "--reply", "hello"], "--sample and --reply"),
+    ],
+)
+def test_an_option_without_effect_is_refused(target: str, options: list[str], idle: str) -> None:
+    done = CliRunner().invoke(app, ["check", target, *options])
+    assert (done.exit_code, done.stderr) == (2, f"error: {idle} has no effect on the checks of {target}\n")
