@@ -28,7 +28,7 @@ from burnish.rpc.methods import EPISODE
 from burnish.v1 import common_pb2, environment_pb2, verifier_pb2, verifier_pb2_grpc
 
 ECHO = "/burnish.bench.Echo/Stream"
-STEPS = 16_384  # of one measurement
+STEPS = 49_152  # of one measurement
 SLOW_STEPS = 4096
 DEADLINE_S = 60.0
 JUDGED = RewardInput("bench-0/0", Task("bench-0", 0), (Message("assistant", TEXT),), 1.0)
