@@ -1,15 +1,25 @@
-"""The servers of `bench_services.py`: verifiers that do nothing, and a bare echo over one stream, which runs as a program."""
+"""The servers of `bench_services.py`: verifiers and an environment that do nothing, and a bare echo over one stream.
+
+`python -m benchmarks.echo_server` serves the echo, `python -m benchmarks.echo_server environment` the environment on the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import gymnasium
 
+from benchmarks.measuring import TEXT
+from burnish.envs.contract import Observation, register_env
+from burnish.envs.spaces import MessagesSpace, UnicodeText
+from burnish.envs.types import Message
 from burnish.rewards.types import RewardInput
 from burnish.rewards.verifier_service import verifier
+from burnish.services import serve_environment
 from burnish.v1 import verifier_pb2
 
 ECHO = "/burnish.bench.Echo/Stream"
@@ -24,6 +34,21 @@ async def nothing(episode: RewardInput) -> float:
 @verifier("burnish-bench/sync-nothing-v1")
 def sync_nothing(episode: RewardInput) -> float:
     return episode.env_reward
+
+
+@register_env("burnish-bench/Nothing-v0")
+class Nothing(gymnasium.Env[Observation, str]):
+    """Answers a text."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it on the instance
+    observation_space = MessagesSpace()
+    action_space = UnicodeText()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        return (Message("user", TEXT),), {}
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        return (Message("user", TEXT),), 1.0, False, False, {}
 
 
 async def echo(requests: AsyncIterator[Any], context: Any) -> None:
@@ -52,4 +77,7 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    if sys.argv[1:] == ["environment"]:
+        serve_environment("burnish-bench/Nothing-v0", threads=0, on_ready=lambda address, _: print(address, flush=True))
+    else:
+        asyncio.run(serve())

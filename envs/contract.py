@@ -151,6 +151,8 @@ class StepInfo:
     @classmethod
     def read(cls, info: Mapping[str, Any]) -> StepInfo:
         """Raises ValueError naming the key and value that break the contract."""
+        if type(info) is dict and not info:  # nearly always, after a step
+            return cls()
         if not isinstance(info, Mapping):
             raise ValueError(f"info must be a dict, not {type(info).__name__}")
         tools = info.get("tools", ())
@@ -226,10 +228,10 @@ def read_step(result: Any, env_id: str) -> StepResult:
     messages = _messages(result[0], "step", env_id)
     flags = []
     for name, value in (("terminated", result[2]), ("truncated", result[3])):
-        if not isinstance(value, bool | np.bool_):
+        if type(value) is not bool and not isinstance(value, np.bool_):
             _breach(env_id, f"step: {name} must be a bool, not {value!r:.80}")
         flags.append(bool(value))
-    if any(message.role == "assistant" for message in messages):
+    if "assistant" in [message.role for message in messages]:
         _breach(env_id, "step returned an assistant message; only the policy writes those")
     if not messages and not any(flags):
         _breach(env_id, "step returned no message though the episode goes on; the policy needs something to answer")
@@ -241,7 +243,7 @@ def read_step(result: Any, env_id: str) -> StepResult:
 
 
 def _messages(value: Any, where: str, env_id: str) -> Observation:
-    if not isinstance(value, tuple) or not all(isinstance(message, Message) for message in value):
+    if not isinstance(value, tuple) or not all([isinstance(message, Message) for message in value]):
         _breach(env_id, f"{where}: messages must be a tuple of Message, not {_shape(value)}")
     return value
 
@@ -265,6 +267,8 @@ def _mapping(info: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _number(value: Any, where: str) -> float:
+    if type(value) is float and math.isfinite(value):  # nearly always
+        return value
     # numpy's scalars are numbers too; its bools, and Python's, are not
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not number or not math.isfinite(float(value)):

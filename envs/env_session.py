@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from ..rpc.errors import Status
 from ..rpc.payload import PayloadError
 from ..v1 import environment_pb2
-from .contract import ConversationEnv, make_env, read_reset, read_step
+from .contract import ConversationEnv, StepResult, make_env, read_reset, read_step
 from .failures import EpisodeFailure, short_traceback
-from .wire import decode_object, info_to_wire, messages_to_wire, task_from_wire
+from .wire import decode_object, info_into_wire, info_to_wire, messages_into_wire, messages_to_wire, task_from_wire
 
 log = logging.getLogger("burnish.envs")
 T = TypeVar("T")
@@ -116,17 +116,7 @@ class Session:
         assert env is not None, "only a session that began is stepped"
         raw = _user_code(lambda: env.step(action))
         step = _checked(lambda: read_step(raw, self._env_id))
-        return _encoded(
-            lambda: environment_pb2.EpisodeResponse(
-                step=environment_pb2.StepResponse(
-                    messages=messages_to_wire(step.messages),
-                    reward=step.reward,
-                    terminated=step.terminated,
-                    truncated=step.truncated,
-                    info=info_to_wire(step.info),
-                )
-            )
-        )
+        return _encoded(lambda: _step_response(step))
 
     def close_env(self) -> None:
         """Close the environment, if one was made. Raises Status UNKNOWN when it raises."""
@@ -142,6 +132,16 @@ class Session:
 
     def _refusal(self, why: str) -> Status:
         return Status("FAILED_PRECONDITION", f"episode {self.episode_id!r}: {why}")
+
+
+def _step_response(step: StepResult) -> environment_pb2.EpisodeResponse:
+    """Filled in place, since protobuf copies the messages that a constructor is given. Raises PayloadError."""
+    response = environment_pb2.EpisodeResponse()
+    wire = response.step
+    messages_into_wire(step.messages, wire.messages)
+    wire.reward, wire.terminated, wire.truncated = step.reward, step.terminated, step.truncated
+    info_into_wire(step.info, wire.info)
+    return response
 
 
 def _user_code(call: Callable[[], T]) -> T:

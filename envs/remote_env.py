@@ -107,11 +107,12 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
     def close(self) -> None:
         """End the session, so that the service need not wait for it to expire. A service that cannot be told is noted in the log."""
         session, self._session, self._over = self._session, "", True
+        pin, self._pin = self._pin, Pin()
         if not session or self._lost:
             return
         request = environment_pb2.EpisodeRequest(close=environment_pb2.CloseRequest(episode_id=session))
         try:
-            self._client.call_blocking(request, min(self._deadline_s, CLOSE_S), self._pin)
+            self._client.call_blocking(request, min(self._deadline_s, CLOSE_S), pin)
         except RpcError as error:
             log.warning("%s: closing episode %s: %s", self._culprit, session, error.message)
 

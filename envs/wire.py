@@ -73,15 +73,26 @@ def task_from_wire(wire: common_pb2.Task) -> Task:
     return Task(wire.id, wire.seed, messages_from_wire("task.prompt", wire.prompt), data)
 
 
+def info_into_wire(info: StepInfo, wire: environment_pb2.StepInfo) -> None:
+    """Fill in a message's info. Raises PayloadError when tools or data are no plain JSON, naming the place."""
+    wire.SetInParent()  # it is there even when it says nothing
+    if info.tools:
+        wire.tools_json.extend([encode_object(f'info["tools"][{i}]', tool) for i, tool in enumerate(info.tools)])
+    if info.reward_parts:
+        wire.reward_parts.update({utf8(name): value for name, value in info.reward_parts.items()})
+    if info.metrics:
+        wire.metrics.update({utf8(name): value for name, value in info.metrics.items()})
+    if info.labels:
+        wire.labels.update({utf8(name): utf8(label) for name, label in info.labels.items()})
+    if info.data:
+        wire.data_json = encode_object('info["data"]', info.data)
+
+
 def info_to_wire(info: StepInfo) -> environment_pb2.StepInfo:
-    """Raises PayloadError when tools or data are no plain JSON, naming the place."""
-    return environment_pb2.StepInfo(
-        tools_json=[encode_object(f'info["tools"][{i}]', tool) for i, tool in enumerate(info.tools)],
-        reward_parts={utf8(name): value for name, value in info.reward_parts.items()},
-        metrics={utf8(name): value for name, value in info.metrics.items()},
-        labels={utf8(name): utf8(label) for name, label in info.labels.items()},
-        data_json=encode_object('info["data"]', info.data),
-    )
+    """An info by itself; see `info_into_wire`."""
+    wire = environment_pb2.StepInfo()
+    info_into_wire(info, wire)
+    return wire
 
 
 def info_from_wire(wire: environment_pb2.StepInfo) -> dict[str, Any]:

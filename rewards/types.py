@@ -100,7 +100,11 @@ class Score:
     turns: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", _finite(self.value, "value"))
+        value = self.value
+        if type(value) is not float or not math.isfinite(value):
+            object.__setattr__(self, "value", _finite(value, "value"))
+        if type(self.parts) is dict and not (self.parts or self.labels or self.turns) and type(self.labels) is dict:
+            return  # nearly always, and scores are made by the thousand
         for what, given in (("parts", self.parts), ("labels", self.labels)):
             if type(given) is not dict and not isinstance(given, Mapping):
                 raise InvalidScore(f"{what} of the score must be a mapping, not {type(given).__name__}")

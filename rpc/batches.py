@@ -30,6 +30,7 @@ log = logging.getLogger("burnish.rpc")
 T = TypeVar("T")
 
 CANCEL_GRACE_S = 2.0
+SHARE_ITEMS = 32  # after so many results, those go out while the next are worked out: both sides then have something to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,8 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
 class _Stream:
     """One open stream: a reader hands items to workers, which leave results in `_outbox`; the stream's own coroutine writes them.
 
-    A worker is a task. It goes from item to item while handlers return without waiting for anything; once one waits, that task is the
-    item's own, and the next worker takes over. So an item that needs no task, no deadline and no cancellation costs none.
+    A worker is a task. It goes from item to item, a share of them, while handlers return without waiting for anything; once one waits, that
+    task is the item's own, and the next worker takes over. So an item that needs no task, no deadline and no cancellation costs none.
     """
 
     def __init__(self, handler: BatchedHandler[Any, Any], requests: AsyncIterator[Any]) -> None:
@@ -266,7 +267,9 @@ class _Worker:
 
     async def _work(self) -> None:
         stream, settle, context = self._stream, self._stream.handler.settle, contextvars.copy_context()
-        while stream.todo:
+        for _ in range(SHARE_ITEMS):
+            if not stream.todo:
+                return
             message = stream.todo.popleft()
             request = stream.take(message)
             if request is None:

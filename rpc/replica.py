@@ -7,6 +7,7 @@ Everything here runs on the background loop. `_run` lives as long as one connect
 from __future__ import annotations
 
 import asyncio
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,9 +44,12 @@ class Waiter(Protocol):
 
 
 class Pin:
-    """A session that lives on one replica: its first call goes to whichever has the least in flight, the others follow it there."""
+    """A session that lives on one replica: its first call goes to the one with the fewest sessions, the others follow it there.
 
-    __slots__ = ("target",)
+    A session counts until its pin is let go.
+    """
+
+    __slots__ = ("__weakref__", "target")
 
     def __init__(self) -> None:
         self.target: Target | None = None
@@ -101,7 +105,7 @@ class Replica:
     """The connection to one target.
 
     state: "idle", "connecting", "open" or "closing". unary: the server has no stream. calls: what was given to it and is not settled, by
-    id. retry_at: when to try again after `failures` in a row.
+    id. pins: the sessions that it has. retry_at: when to try again after `failures` in a row.
     """
 
     target: Target
@@ -116,6 +120,7 @@ class Replica:
     retry_at: float = 0.0
     failures: int = 0
     calls: dict[str, Call] = field(default_factory=dict)
+    pins: weakref.WeakSet[Pin] = field(default_factory=weakref.WeakSet)
     _outbox: list[Call] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: asyncio.Task[None] | None = None
@@ -191,7 +196,7 @@ class Replica:
         open_stream: Any = channel.stream_stream(self.method.path, None, self.method.results.FromString)  # batches are bytes already
         metadata = (("burnish-request-id", self.client_id), *token_metadata(self.security.token()))
         call = open_stream(metadata=metadata)
-        reader = asyncio.create_task(self._read(call))
+        reader = asyncio.create_task(self._read(call, channel))
         writer = asyncio.create_task(self._write(call))
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -239,7 +244,7 @@ class Replica:
         self.counts.batches_sent += 1
         return [data]
 
-    async def _read(self, stream: Any) -> tuple[bool, RpcUnavailable]:
+    async def _read(self, stream: Any, channel: grpc.aio.Channel) -> tuple[bool, RpcUnavailable]:
         try:
             async for message in stream:
                 results = message.results
@@ -250,7 +255,7 @@ class Replica:
                     if call is not None:  # else it was withdrawn meanwhile
                         self.owner.settled(call, self._outcome(result))
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED or await self._hides_that_there_is_no_stream(error, channel):
                 self.unary = True
                 return True, RpcUnavailable(self.owner.address, "the server has no stream")
             ended = await call_error(error, self.owner.address, self.target, self.security)
@@ -258,6 +263,14 @@ class Replica:
                 return False, ended
             return False, RpcUnavailable(self.owner.address, f"{error.code().name}: {error.details()}")
         return True, RpcUnavailable(self.owner.address, "the server closed the stream")
+
+    async def _hides_that_there_is_no_stream(self, error: grpc.aio.AioRpcError, channel: grpc.aio.Channel) -> bool:
+        """Whether a write that met the end of the stream covered up why the server ended it: then an empty stream says it again."""
+        if error.code() is not grpc.StatusCode.INTERNAL or channel.get_state() is not grpc.ChannelConnectivity.READY:
+            return False
+        open_stream: Any = channel.stream_stream(self.method.path, None, self.method.results.FromString)
+        again = open_stream(metadata=token_metadata(self.security.token()), timeout=REASON_S / 2)
+        return bool(await again.code() is grpc.StatusCode.UNIMPLEMENTED)
 
     def _outcome(self, result: Any) -> Any:
         match result.WhichOneof("outcome"):

@@ -1,4 +1,4 @@
-"""All replicas of one service, as a client sees them: calls go to the open one with the least in flight.
+"""All replicas of one service, as a client sees them: calls go to the open one with the least in flight, sessions to that with the fewest.
 
 A replica that is down is left out and tried again with growing pauses. Calls it had end with `RpcUnavailable`; calls that no server began
 go to another. A call that is refused for overload waits and is sent again, within its deadline. Everything here runs on the background
@@ -123,11 +123,13 @@ class Replicas:
 
     def _route(self, call: Call) -> Replica | None:
         """The open replica that a call goes to; None when that of its session is not open."""
-        if call.pin is not None and call.pin.target:
+        if call.pin is None:
+            return self._open[0] if len(self._open) == 1 else min(self._open, key=lambda one: len(one.calls))
+        if call.pin.target:
             return next((one for one in self._open if one.target == call.pin.target), None)
-        replica = self._open[0] if len(self._open) == 1 else min(self._open, key=lambda one: len(one.calls))
-        if call.pin is not None:
-            call.pin.target = replica.target
+        replica = min(self._open, key=lambda one: len(one.pins))  # between the steps of its sessions nothing may be in flight
+        replica.pins.add(call.pin)
+        call.pin.target = replica.target
         return replica
 
     def _place_waiting(self) -> None:
@@ -212,7 +214,9 @@ class Replicas:
         elif call.replica is not None:
             error = RpcTimeout(self.address, f"no answer within {seconds}")
         else:
-            error = RpcUnavailable(self.address, f"could not connect within {seconds}; is the service running?")
+            lives = call.pin.target if call.pin is not None and len(self._replicas) > 1 else None
+            where = f"replica {lives.address}, which has this session: " if lives else ""
+            error = RpcUnavailable(self.address, f"{where}could not connect within {seconds}; is the service running?")
         self.withdraw(call)
         call.waiter.deliver(call.future, error)
 

@@ -1,4 +1,4 @@
-"""Several replicas, servers without the stream, and servers with too much to do."""
+"""Several replicas, sessions over them, servers without the stream, and servers with too much to do."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
+from burnish.envs.remote_env import RemoteEnv
 from burnish.envs.types import Message, Task
 from burnish.rewards.remote import RemoteVerifier
 from burnish.rewards.types import RewardInput, Score
@@ -177,3 +179,69 @@ def test_overload_is_waited_for_within_the_deadline() -> None:
             assert "4 items are in flight on this stream" in late[-1].detail
         finally:
             process.kill()
+
+
+# ------------------------------------------------------------------------------------------------ sessions over replicas
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Iterator[list[ServiceProcess]]:
+    """Two servers of the puppet environment; `steps_at` reads what each did."""
+    target = f"{TESTS / 'env_targets.py'}:test/Puppet-v0"
+    services = [ServiceProcess("environment", target, tmp_path / f"{i}.log", kwargs={"file": str(tmp_path / f"{i}.did")}) for i in range(2)]
+    for service in services:
+        service.start()
+    yield services
+    for service in services:
+        service.stop(grace_s=2.0)
+
+
+def steps_at(service: ServiceProcess, number: int) -> int:
+    """How many episodes took their `number`-th step on a server."""
+    return Path(service.kwargs["file"]).read_text().splitlines().count(f"step {number}")
+
+
+def test_a_session_stays_on_its_replica_and_sessions_spread(worlds: list[ServiceProcess]) -> None:
+    address = ",".join(service.address for service in worlds)
+    envs = [RemoteEnv(address, deadline_s=WAIT_S) for _ in range(20)]
+    with ThreadPoolExecutor(20) as threads:
+        list(threads.map(lambda env: env.reset(seed=1), envs))
+        for number, word in ((1, "hello"), (2, "again"), (3, "end")):
+            results = list(threads.map(lambda env, word=word: env.step(word), envs))  # type: ignore[misc]
+            assert {result[0][0].text for result in results} == {f"{number}: {word}"}
+            assert {result[2] for result in results} == {word == "end"}
+            assert [steps_at(service, number) for service in worlds] == [10, 10]
+        for env in envs:  # one after the other: nothing is in flight when the next begins
+            env.reset(seed=2)
+            env.step("end")
+    assert all(steps_at(service, 1) >= 10 + 7 for service in worlds)  # a pin may be let go a little after its session
+    assert sum(steps_at(service, 1) for service in worlds) == 40
+
+
+def test_sessions_of_a_replica_that_died_end_and_new_ones_go_to_the_other(worlds: list[ServiceProcess]) -> None:
+    address = ",".join(service.address for service in worlds)
+    envs = [RemoteEnv(address, deadline_s=5.0) for _ in range(20)]
+
+    def play(env: RemoteEnv) -> EpisodeFailure | str:
+        try:
+            return str(env.step("end")[0][0].text)
+        except EpisodeFailure as failure:
+            return failure
+
+    for env in envs:
+        env.reset(seed=1)
+    assert worlds[0].pid is not None
+    os.kill(worlds[0].pid, signal.SIGKILL)
+    with ThreadPoolExecutor(20) as threads:
+        began = time.monotonic()
+        ends = list(threads.map(play, envs))
+        assert time.monotonic() - began < 6.0
+        failures = [one.failure for one in ends if isinstance(one, EpisodeFailure)]
+        assert [one for one in ends if isinstance(one, str)] == ["1: end"] * 10
+        assert {(one.kind, one.culprit) for one in failures} == {(FailureKind.ENV_ERROR, f"test/Puppet-v0@{address}")}
+        assert len(failures) == 10
+        assert all(f"replica {worlds[0].address}" in one.detail for one in failures), failures
+
+        list(threads.map(lambda env: env.reset(seed=2), envs))
+        assert list(threads.map(play, envs)) == ["1: end"] * 20
+    assert steps_at(worlds[1], 1) == 30
