@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 import gymnasium
-
 from benchmarks.measuring import TEXT
+
 from burnish.envs.contract import Observation, register_env
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import Message

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from typing import Any
 
 import grpc
-
 from benchmarks.measuring import TEXT, Measured, Step, measure, measured
+
 from burnish.envs.remote_env import RemoteEnv
 from burnish.envs.types import Message, Task
 from burnish.rewards.remote import RemoteVerifier
@@ -127,9 +127,7 @@ async def env(address: str, episodes: int) -> Measured:
         assert (await client.call(reset, DEADLINE_S)).reset.messages[0].text == TEXT
 
         async def step() -> float:
-            request = environment_pb2.EpisodeRequest(
-                step=environment_pb2.StepRequest(episode_id=session, step_id=next(steps), action=TEXT)
-            )
+            request = environment_pb2.EpisodeRequest(step=environment_pb2.StepRequest(episode_id=session, step_id=next(steps), action=TEXT))
             answer = (await client.call(request, DEADLINE_S)).step
             return answer.reward if answer.messages[0].text == TEXT else 0.0
 

@@ -32,12 +32,11 @@ from .registry import is_plugin_module
 from .spaces import UnicodeText
 from .types import Task
 
-__all__ = ["CHECKS", "HOSTILE_REPLIES", "Check", "Report", "check_environment", "render"]
+__all__ = ["CHECKS", "Check", "Report", "check_environment", "render"]
 
 MAX_TURNS = 200
 PROCESS_S = 50.0
 PLAIN_REPLIES = ("", "1", "I do not know.", "0", "2", "yes", "3", "The answer is 7.")
-HOSTILE_REPLIES = HOSTILE_TEXTS
 # What gymnasium's checker says of every wrapped environment, and of one made without gymnasium.make; both are as they should be.
 _EXPECTED_WARNINGS = ("is different from the unwrapped version", "not having a spec")
 
@@ -156,7 +155,7 @@ def _seeds_differ(subject: _Subject) -> str:
 
 def _hostile_text(subject: _Subject) -> str:
     sampler = UnicodeText(seed=subject.seeds[0])
-    texts = [*HOSTILE_REPLIES, *(sampler.sample() for _ in range(50))]
+    texts = [*HOSTILE_TEXTS, *(sampler.sample() for _ in range(50))]
     env = subject.make()
     for text in texts:
         read_reset(env.reset(seed=subject.seeds[0]), "reset")

@@ -11,17 +11,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import numpy as np
-
-from ..envs.check import HOSTILE_REPLIES, Check, Report
-from ..envs.failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from ..envs.conformance import HOSTILE_TEXTS, Broken, Report, Skipped, percentiles, run_checks
+from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Message, Task
 from .declaration import RewardPlugin
 from .plugin import check_params, default_name, find_plugin
@@ -31,7 +28,7 @@ from .types import RewardInput, Score
 ANSWERS = ("7", "It is 7.", "8", "I do not know.")
 CONCURRENT = 32
 CHECK_S = 120.0
-HOSTILE_TEXTS = (*HOSTILE_REPLIES, "\ud800", "7" * 1_000_000)
+HOSTILE = (*HOSTILE_TEXTS, "\ud800", "7" * 1_000_000)
 
 
 def sample_episodes(count: int = len(ANSWERS)) -> list[RewardInput]:
@@ -50,14 +47,6 @@ def sample_episodes(count: int = len(ANSWERS)) -> list[RewardInput]:
         )
         for i in range(count)
     ]
-
-
-class _Broken(Exception):
-    """The reward breaks what a check asks; the text says how."""
-
-
-class _Skipped(Exception):
-    """The check does not apply; the text says why."""
 
 
 Case = tuple[RewardInput, ...]
@@ -116,7 +105,7 @@ def check_reward(
     plain = replace(plugin, cache=0, max_wait_s=min(plugin.max_wait_s, 0.01))
     subject = _Subject(plain, dict(params or {}), options, _cases(plugin, episodes))
     limit_s = deadline_s or max(CHECK_S, 3 * plugin.timeout_s)
-    checks = tuple(_run(check, title, subject, limit_s) for title, check in CHECKS.items())
+    checks = run_checks(CHECKS, subject, limit_s, "the function waits without a deadline, or ignores its cancellation")
     healthy = all(check.status != "fail" for check in checks)
     return Report(id, checks, _latency(subject) if healthy else {})
 
@@ -133,38 +122,18 @@ def _cases(plugin: RewardPlugin, episodes: Sequence[RewardInput]) -> tuple[Case,
     return whole
 
 
-def _run(check: Callable[[_Subject], str], title: str, subject: _Subject, deadline_s: float) -> Check:
-    found: list[Check] = []
-
-    def work() -> None:
-        try:
-            found.append(Check(title, "pass", check(subject)))
-        except _Skipped as reason:
-            found.append(Check(title, "skip", str(reason)))
-        except _Broken as reason:
-            found.append(Check(title, "fail", str(reason)))
-        except Exception as error:
-            found.append(Check(title, "fail", short_traceback(error)))
-
-    thread = threading.Thread(target=work, name=f"check {title}", daemon=True)
-    thread.start()
-    thread.join(deadline_s)
-    late = f"no end after {deadline_s:g} s; the function waits without a deadline, or ignores its cancellation"
-    return found[0] if found else Check(title, "fail", late)
-
-
 def _options(subject: _Subject) -> str:
     try:
         json.dumps(subject.params, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise _Broken(f"the options as given cannot be written in a recipe: {error}") from error
+        raise Broken(f"the options as given cannot be written in a recipe: {error}") from error
     try:
         ForkingPickler.dumps(dict(subject.options))
     except Exception as error:
-        raise _Broken(f"the checked options cannot be sent to another process: {type(error).__name__}: {error}") from error
+        raise Broken(f"the checked options cannot be sent to another process: {type(error).__name__}: {error}") from error
     again = check_params(subject.plugin, json.loads(json.dumps(subject.params)))
     if repr(again) != repr(subject.options):
-        raise _Broken(f"checking the same options twice gives {subject.options} and {again}")
+        raise Broken(f"checking the same options twice gives {subject.options} and {again}")
     return f"{', '.join(f'{key} = {value!r}' for key, value in subject.options.items()) or 'defaults'}; JSON, and fit for another process"
 
 
@@ -187,7 +156,7 @@ def _untouched(subject: _Subject) -> str:
     asyncio.run(subject.judge_these(given))
     for before, after in zip(subject.cases, given, strict=True):
         if before != after:
-            raise _Broken("the function changes the episode it is given; other rewards see the same one: copy what you change")
+            raise Broken("the function changes the episode it is given; other rewards see the same one: copy what you change")
     return "the episode stays as it was"
 
 
@@ -199,7 +168,7 @@ def _hostile(subject: _Subject) -> str:
         result = case[0]
         if isinstance(result, Failure):
             if result.kind is FailureKind.REWARD_TIMEOUT:
-                raise _Broken(f"{what}: {result.detail}")
+                raise Broken(f"{what}: {result.detail}")
             failed.append(f"{what}: {ascii(result.detail.splitlines()[0])[1:-1]:.200}")
     lines = [f"{len(cases)} episodes: {len(cases) - len(failed)} scored, {len(failed)} failed with a type, all in time"]
     return "\n".join([*lines, *failed[:5], *(["such an episode is masked, neither rewarded nor punished"] if failed else [])])
@@ -207,7 +176,7 @@ def _hostile(subject: _Subject) -> str:
 
 def _hostile_episodes(base: RewardInput) -> dict[str, RewardInput]:
     *before, last = base.messages
-    texts = {f"the answer {text[:20]!r} ({len(text)} characters)": replace(last, content=text) for text in HOSTILE_TEXTS}
+    texts = {f"the answer {text[:20]!r} ({len(text)} characters)": replace(last, content=text) for text in HOSTILE}
     episodes = {what: replace(base, messages=(*before, message)) for what, message in texts.items()}
     turns = tuple(message for i in range(200) for message in (Message("user", f"question {i}"), Message("assistant", f"answer {i}")))
     episodes |= {
@@ -231,7 +200,7 @@ def _concurrent(subject: _Subject) -> str:
 
 def _order(subject: _Subject) -> str:
     if subject.plugin.level != "group":
-        raise _Skipped("it does not compare episodes")
+        raise Skipped("it does not compare episodes")
     first = _scored(subject.judge(subject.cases))
     turned = _scored(subject.judge([tuple(reversed(case)) for case in subject.cases]))
     _same(first, [tuple(reversed(case)) for case in turned], "in one order", "in the reverse order")
@@ -254,7 +223,7 @@ def _scored(found: Sequence[tuple[Result, ...]]) -> list[tuple[Score, ...]]:
     for case in found:
         for result in case:
             if isinstance(result, Failure):
-                raise _Broken(f"{result}\nif the made-up episodes do not suit it, give some that do (`--sample FILE.jsonl`)")
+                raise Broken(f"{result}\nif the made-up episodes do not suit it, give some that do (`--sample FILE.jsonl`)")
         scores.append(tuple(result for result in case if isinstance(result, Score)))
     return scores
 
@@ -265,7 +234,7 @@ def _same(first: Sequence[tuple[Score, ...]], second: Sequence[tuple[Score, ...]
             differs = (
                 f"{a.value:g} {how_first} and {how_second} {b.value:g}" if a.value != b.value else f"{a} {how_first}, {b} {how_second}"
             )
-            raise _Broken(f"one episode scored {' '.join(differs.split())}; a reward must not vary between calls")
+            raise Broken(f"one episode scored {' '.join(differs.split())}; a reward must not vary between calls")
 
 
 def _latency(subject: _Subject, calls: int = 100, budget_s: float = 5.0) -> dict[str, float]:
@@ -282,4 +251,4 @@ def _latency(subject: _Subject, calls: int = 100, budget_s: float = 5.0) -> dict
 
     timed = replace(subject, plugin=replace(subject.plugin, max_wait_s=0.0))
     asyncio.run(measure())
-    return {f"call p{q}": 1e3 * float(np.percentile(seconds, q)) for q in (50, 95, 99)}
+    return percentiles({"call": seconds})
