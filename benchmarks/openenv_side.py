@@ -12,10 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 import uvicorn
+from benchmarks.measuring import TEXT, Measured, Step, measure
 from openenv.core import GenericEnvClient  # type: ignore[import-not-found]
 from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app  # type: ignore[import-not-found]
-
-from benchmarks.measuring import TEXT, Measured, Step, measure
 
 SESSIONS = 4096
 STEPS = 4096

@@ -243,7 +243,7 @@ def read_step(result: Any, env_id: str) -> StepResult:
 
 
 def _messages(value: Any, where: str, env_id: str) -> Observation:
-    if not isinstance(value, tuple) or not all([isinstance(message, Message) for message in value]):
+    if not isinstance(value, tuple) or not all(isinstance(message, Message) for message in value):
         _breach(env_id, f"{where}: messages must be a tuple of Message, not {_shape(value)}")
     return value
 
