@@ -1,248 +1,249 @@
-"""What a verifier service adds to a bare gRPC stream: steps per second of both, in one run.
+"""What services add to a bare gRPC stream, and how that compares with OpenEnv: steps per second of all of them, in one run.
 
-`make bench` runs it (about two minutes) and writes `docs/services-performance.md`. `python benchmarks/bench_services.py` only prints.
+`make bench` runs it (about five minutes) and writes `docs/services-performance.md`. `python -m benchmarks.bench_services` only prints.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+import venv
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
+from benchmarks.measuring import TEXT, Measured
 
-from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
-from burnish.rewards.types import RewardInput
-from burnish.rewards.wire import to_request
 from burnish.services import ServiceProcess
-from burnish.v1 import common_pb2, verifier_pb2, verifier_pb2_grpc
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).resolve().parent.parent
 SERVERS = Path(__file__).with_name("echo_server.py")
-ECHO = "/burnish.bench.Echo/Stream"
-TABLE = Path("docs/services-performance.md")
+TABLE = ROOT / "docs" / "services-performance.md"
+OPENENV = "openenv==0.10.0"
+OPENENV_FOLDER = ROOT / "build" / "openenv"
 EPISODES = (64, 512, 2048)
+OPENENV_AIMS = {64: 5.0, 2048: 20.0}  # how many times the rate of OpenEnv's own
 ROUNDS = 3
-STEPS = 16_384  # of one measurement
-UNARY_STEPS = 4096
-DEADLINE_S = 60.0
 BAR = 0.5
-TEXT = ("Inspect part 17: the bore is 12.04 mm, the limit 12.05 mm, so it passes; the flange is 3.98 mm. " * 3)[:230]
-EPISODE = RewardInput("bench-0/0", Task("bench-0", 0), (Message("assistant", TEXT),), 1.0)
+RUN_S = 180.0  # longest that one measurement may take
+INSTALL_S = 900.0
+THREADS = 64
 
-Step = Callable[[], Awaitable[object]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """rate: steps per second. p50, p99: milliseconds of a step. lost: steps without the right answer."""
-
-    rate: float
-    p50: float
-    p99: float
-    lost: int
-
-
-async def measure(step: Step, episodes: int, steps: int) -> Measured:
-    """Run `steps` in all, in `episodes` concurrent episodes that each wait for one step before the next."""
-    seconds: list[float] = []
-    lost = 0
-
-    async def episode() -> None:
-        nonlocal lost
-        for _ in range(steps // episodes):
-            begin = time.perf_counter()
-            lost += await step() != 1.0
-            seconds.append(time.perf_counter() - begin)
-
-    for _ in range(20):
-        await step()
-    begin = time.perf_counter()
-    await asyncio.gather(*(episode() for _ in range(episodes)))
-    took = time.perf_counter() - begin
-    cuts = statistics.quantiles(seconds, n=100)
-    return Measured(len(seconds) / took, cuts[49] * 1e3, cuts[98] * 1e3, lost)
+Found = dict[tuple[str, int], list[Measured]]
+NAMES = {
+    "echo": "bare echo",
+    "async": "verifier, async handler",
+    "sync": "verifier, sync handler",
+    "unary": "verifier, unary calls",
+    "env": "environment, on the event loop",
+    "env_sync": f"environment, in {THREADS} threads",
+    "env_threads": "environment, `RemoteEnv` in a thread per episode",
+    "openenv": "OpenEnv, async handler",
+    "openenv_sync": "OpenEnv, sync handler",
+}
+EVERY_ROUND = {"async": "stream", "env": "env"}
+ONCE = {"sync": "stream", "env_sync": "env", "unary": "unary", "env_threads": "env_threads"}
 
 
 @contextmanager
-def echo_server() -> Iterator[str]:
-    with subprocess.Popen([sys.executable, str(SERVERS)], stdout=subprocess.PIPE, text=True) as process:
+def program(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
+            yield process
         finally:
             process.kill()
 
 
-class BareEcho:
-    """The client of the echo: one stream, whatever is ready travels together, and nothing else."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        open_stream: Any = channel.stream_stream(
-            ECHO,
-            request_serializer=verifier_pb2.VerifyStreamRequest.SerializeToString,
-            response_deserializer=verifier_pb2.VerifyStreamResponse.FromString,
-        )
-        self._call = open_stream()
-        self._ids = itertools.count()
-        self._waiting: dict[str, asyncio.Future[float]] = {}
-        self._outbox: list[verifier_pb2.VerifyItem] = []
-        self._wake = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
-
-    async def step(self) -> float:
-        """One request of one message, made for this step, and the number in its answer."""
-        request_id = str(next(self._ids))
-        answer = self._waiting[request_id] = asyncio.get_running_loop().create_future()
-        message = common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, text=TEXT)
-        request = verifier_pb2.VerifyRequest(episode_id="bench-0/0", task=common_pb2.Task(id="bench-0"), messages=[message], env_reward=1.0)
-        self._outbox.append(verifier_pb2.VerifyItem(request_id=request_id, request=request))
-        self._wake.set()
-        return await answer
-
-    def close(self) -> None:
-        self._call.cancel()
-        for task in self._tasks:
-            task.cancel()
-
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            await asyncio.sleep(0)
-            batch, self._outbox = self._outbox, []
-            await self._call.write(verifier_pb2.VerifyStreamRequest(items=batch))
-
-    async def _read(self) -> None:
-        async for message in self._call:
-            for result in message.results:
-                self._waiting.pop(result.request_id).set_result(result.response.score)
+@contextmanager
+def own_server(*arguments: str) -> Iterator[str]:
+    with program([sys.executable, "-m", "benchmarks.echo_server", *arguments]) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
 
 
-async def echo(address: str, episodes: int) -> Measured:
-    async with grpc.aio.insecure_channel(address, options=(("grpc.max_receive_message_length", -1),)) as channel:
-        bare = BareEcho(channel)
-        try:
-            return await measure(bare.step, episodes, STEPS)
-        finally:
-            bare.close()
+@contextmanager
+def servers() -> Iterator[dict[str, str]]:
+    """Kind -> address of its server."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        addresses = {"echo": stack.enter_context(own_server())}
+        for kind, name in (("async", "nothing"), ("sync", "sync_nothing")):
+            service = ServiceProcess("verifier", f"{SERVERS}:{name}", Path(folder) / f"{kind}.log")
+            addresses[kind] = stack.enter_context(service).address
+        for kind, threads in (("env", 0), ("env_sync", THREADS)):
+            addresses[kind] = stack.enter_context(own_server(str(threads)))
+        yield {**addresses, "unary": addresses["async"], "env_threads": addresses["env"]}
 
 
-async def stream(address: str, episodes: int) -> Measured:
-    remote = RemoteVerifier("nothing", address, deadline_s=DEADLINE_S)
-
-    async def step() -> float:
-        return (await remote.score(EPISODE)).value
-
-    return await measure(step, episodes, STEPS)
-
-
-async def unary(address: str, episodes: int) -> Measured:
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = verifier_pb2_grpc.VerifierServiceStub(channel)
-
-        async def step() -> float:
-            return (await stub.Verify(to_request(EPISODE), timeout=DEADLINE_S)).score
-
-        return await measure(step, episodes, UNARY_STEPS)
-
-
-CLIENTS = {"echo": echo, "stream": stream, "unary": unary}
-
-
-def in_own_process(client: str, address: str, episodes: int) -> Measured:
-    """Run one client in a process of its own: event loops in one process would share gRPC's poller, and slow each other down."""
-    command = [sys.executable, __file__, client, address, str(episodes)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S * 2, check=True)
+def run_client(command: Sequence[str]) -> Measured:
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=RUN_S, check=True, cwd=ROOT)
     return Measured(**json.loads(done.stdout))
 
 
-def run_all() -> dict[tuple[str, int], list[Measured]]:
-    """Every way at every number of episodes, in rounds so that whatever else the machine does meets all of them alike."""
-    found: dict[tuple[str, int], list[Measured]] = {}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bare = stack.enter_context(echo_server())
-        names = {"async": "nothing", "sync": "sync_nothing"}
-        addresses = {
-            kind: stack.enter_context(ServiceProcess("verifier", f"{SERVERS}:{name}", Path(folder) / f"{kind}.log")).address
-            for kind, name in names.items()
-        }
+def client(kind: str, address: str, episodes: int) -> Measured:
+    return run_client([sys.executable, "-m", "benchmarks.service_clients", kind, address, str(episodes)])
+
+
+def run_own() -> Found:
+    """Every way at every number of episodes; the echo again before each that is compared with it, so that whatever else the machine does
+    meets both alike."""
+    found: Found = {}
+    with servers() as addresses:
         for episodes in EPISODES:
             for _ in range(ROUNDS):
-                found.setdefault(("echo", episodes), []).append(in_own_process("echo", bare, episodes))
-                for kind, address in addresses.items():
-                    found.setdefault((kind, episodes), []).append(in_own_process("stream", address, episodes))
-            found["unary", episodes] = [in_own_process("unary", addresses["async"], episodes)]
+                found.setdefault(("echo", episodes), []).append(client("echo", addresses["echo"], episodes))
+                for kind, how in EVERY_ROUND.items():
+                    found.setdefault((kind, episodes), []).append(client(how, addresses[kind], episodes))
+            for kind, how in ONCE.items():
+                if kind != "env_threads" or episodes <= THREADS:
+                    found[kind, episodes] = [client(how, addresses[kind], episodes)]
     return found
 
 
-def ratio(found: dict[tuple[str, int], list[Measured]], kind: str, episodes: int) -> float:
-    """Median over the rounds of what a kind reaches of the echo beside it."""
-    pairs = zip(found[kind, episodes], found["echo", episodes], strict=False)
-    return statistics.median(own.rate / echo.rate for own, echo in pairs)
+# --------------------------------------------------------------------------------------------------------------------- OpenEnv
 
 
-NAMES = {"echo": "bare echo", "async": "verifier, async handler", "sync": "verifier, sync handler", "unary": "verifier, unary calls"}
+def install_openenv() -> str:
+    """The Python of an environment with OpenEnv, made once. Raises CalledProcessError with pip's words when it cannot be."""
+    python = OPENENV_FOLDER / "bin" / "python"
+    if not python.exists():
+        venv.create(OPENENV_FOLDER, with_pip=True)
+    pip = [str(python), "-m", "pip", "install", "-q", OPENENV]
+    subprocess.run(pip, check=True, timeout=INSTALL_S, capture_output=True, text=True)
+    return str(python)
 
 
-def lines(found: dict[tuple[str, int], list[Measured]]) -> list[str]:
-    rows = []
+@contextmanager
+def openenv_server(python: str, handler: str) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with program([python, "-m", "benchmarks.openenv_side", "serve", str(port), handler]) as process:
+        deadline = time.monotonic() + RUN_S
+        while True:
+            assert process.poll() is None, "OpenEnv's server ended"
+            assert time.monotonic() < deadline, "OpenEnv's server does not listen"
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+
+
+def run_openenv() -> Found:
+    """OpenEnv through its own client, and burnish's environment again beside it."""
+    python = install_openenv()
+    found: Found = {}
+    with openenv_server(python, "async") as theirs, openenv_server(python, "sync") as theirs_sync, own_server("0") as ours:
+        for sessions in OPENENV_AIMS:
+            measure = [python, "-m", "benchmarks.openenv_side", "measure"]
+            for _ in range(ROUNDS):
+                found.setdefault(("env", sessions), []).append(client("env", ours, sessions))
+                found.setdefault(("openenv", sessions), []).append(run_client([*measure, theirs, str(sessions)]))
+            found["openenv_sync", sessions] = [run_client([*measure, theirs_sync, str(sessions)])]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------- the page
+
+
+def ratio(found: Found, kind: str, other: str, episodes: int) -> float:
+    """Median over the rounds of the rate of one kind over that of the other beside it."""
+    pairs = zip(found[kind, episodes], found[other, episodes], strict=False)
+    return statistics.median(own.rate / beside.rate for own, beside in pairs)
+
+
+def rows(found: Found, beside: str) -> list[str]:
+    lines = []
     for (kind, episodes), rounds in sorted(found.items(), key=lambda item: (item[0][1], list(NAMES).index(item[0][0]))):
-        best = sorted(rounds, key=lambda one: one.rate)[len(rounds) // 2]
-        rows.append(
-            f"| {episodes:,} | {NAMES[kind]} | {best.rate:,.0f} | {ratio(found, kind, episodes):.2f} | {best.p50:.1f} | {best.p99:.1f} "
-            f"| {sum(one.lost for one in rounds)} |"
+        middle = sorted(rounds, key=lambda one: one.rate)[len(rounds) // 2]
+        lines.append(
+            f"| {episodes:,} | {NAMES[kind]} | {middle.rate:,.0f} | {ratio(found, kind, beside, episodes):.2f} | {middle.p50:.1f} "
+            f"| {middle.p99:.1f} | {sum(one.lost for one in rounds)} |"
         )
-    return rows
+    return lines
 
 
-def test_the_verifier_service_reaches_half_of_a_bare_echo() -> None:
-    found = run_all()
-    write_table(found)
-    for (kind, episodes), rounds in found.items():
-        assert sum(one.lost for one in rounds) == 0, (kind, episodes)
-    assert {episodes: ratio(found, "async", episodes) >= BAR for episodes in EPISODES} == dict.fromkeys(EPISODES, True)
+def openenv_part(found: Found | str) -> str:
+    """The part of the page about OpenEnv; found: what was measured, or why nothing was."""
+    if isinstance(found, str):
+        return f"{OPENENV} could not be measured here:\n\n```\n{found}\n```\n"
+    verdicts = []
+    for sessions, aim in OPENENV_AIMS.items():
+        times = ratio(found, "env", "openenv", sessions)
+        against_sync = ratio(found, "env", "openenv_sync", sessions)
+        met = "met" if times >= aim else "not met"
+        verdicts.append(f"At {sessions:,} sessions burnish makes {times:.1f} times the steps of OpenEnv's async handler and ")
+        verdicts[-1] += f"{against_sync:.1f} times those of its sync handler; the aim of {aim:g} times the async one is {met}."
+    table = "\n".join(rows(found, "openenv"))
+    return f"""{OPENENV} in a Python of its own: its server, its client, one WebSocket per session, an environment that answers the same
+text.
+
+| sessions | way | steps/s | of OpenEnv, async | p50 ms | p99 ms | lost |
+|---|---|---|---|---|---|---|
+{table}
+
+{" ".join(verdicts)}
+"""
 
 
-def write_table(found: dict[tuple[str, int], list[Measured]]) -> None:
+def write_page(own: Found, openenv: Found | str) -> None:
     load = os.getloadavg()[0]
+    lines = "\n".join(rows(own, "echo"))
     text = f"""# How fast services are
 
 `make bench` wrote this page, on {os.cpu_count()} cores with a load of {load:.1f} (this benchmark alone makes about 2). A step is one
-verification of an episode of one message of {len(TEXT)} bytes; an episode makes one step after the other. The verifiers return at once, so
-what is measured is the way there and back.
+verification of an episode of one message of {len(TEXT)} bytes, or one step of an environment with an action and an answer of that size; an
+episode makes one step after the other. Verifiers and environments return at once, so what is measured is the way there and back.
 
 The bare echo is a grpc.aio server and client of their own that send what is ready in one message over one stream, and do nothing else: no
 deadlines, cancellation, typed errors, replicas, or conversion to and from the types that users see. "Of echo" is the median over
-{ROUNDS} rounds of the rate beside the echo's in the same round. Milliseconds and rates are those of the median round. Lost are steps
-without the right answer.
+{ROUNDS} rounds (where a row was measured in each) of the rate beside the echo's in the same round. Milliseconds and rates are those of the
+median round. Lost are steps without the right answer.
 
 | episodes | way | steps/s | of echo | p50 ms | p99 ms | lost |
 |---|---|---|---|---|---|---|
-{chr(10).join(lines(found))}
+{lines}
 
 A sync handler runs in one of 32 threads, so each step crosses threads twice. Unary calls are for other languages and by hand; burnish
 itself makes them only to servers without the stream.
-"""
+
+## Beside OpenEnv
+
+{openenv_part(openenv)}"""
     TABLE.write_text(text, encoding="utf-8")
 
 
+def measured_openenv() -> Found | str:
+    try:
+        return run_openenv()
+    except subprocess.CalledProcessError as error:
+        return f"{error}\n{error.stderr or ''}".strip()
+
+
+def test_services_reach_half_of_a_bare_echo_and_lose_nothing() -> None:
+    own, openenv = run_own(), measured_openenv()
+    write_page(own, openenv)
+    for (kind, episodes), rounds in own.items():
+        assert [one.error for one in rounds if one.lost] == [], (kind, episodes)
+    reached = {(kind, episodes): ratio(own, kind, "echo", episodes) for kind in EVERY_ROUND for episodes in EPISODES}
+    assert {key: value for key, value in reached.items() if value < BAR} == {}
+    assert not isinstance(openenv, str), openenv
+    for sessions in OPENENV_AIMS:
+        assert sum(one.lost for one in openenv["env", sessions]) == 0
+        assert ratio(openenv, "env", "openenv", sessions) > 1
+        ours, theirs = (statistics.median(one.p99 for one in openenv[kind, sessions]) for kind in ("env", "openenv"))
+        assert ours < theirs
+
+
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        print(json.dumps(asdict(asyncio.run(CLIENTS[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))))
-    else:
-        print("\n".join(lines(run_all())))
+    print("\n".join(rows(run_own(), "echo")))
+    print(openenv_part(measured_openenv()))

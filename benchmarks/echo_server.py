@@ -1,6 +1,6 @@
 """The servers of `bench_services.py`: verifiers and an environment that do nothing, and a bare echo over one stream.
 
-`python -m benchmarks.echo_server` serves the echo, `python -m benchmarks.echo_server environment` the environment on the event loop.
+`python -m benchmarks.echo_server` serves the echo, `python -m benchmarks.echo_server THREADS` the environment (0: on the event loop).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["environment"]:
-        serve_environment("burnish-bench/Nothing-v0", threads=0, on_ready=lambda address, _: print(address, flush=True))
+    if len(sys.argv) == 2:
+        serve_environment("burnish-bench/Nothing-v0", threads=int(sys.argv[1]), on_ready=lambda address, _: print(address, flush=True))
     else:
         asyncio.run(serve())

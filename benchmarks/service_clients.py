@@ -28,7 +28,7 @@ from burnish.rpc.methods import EPISODE
 from burnish.v1 import common_pb2, environment_pb2, verifier_pb2, verifier_pb2_grpc
 
 ECHO = "/burnish.bench.Echo/Stream"
-STEPS = 49_152  # of one measurement
+STEPS = 32_768  # of one measurement
 SLOW_STEPS = 4096
 DEADLINE_S = 60.0
 JUDGED = RewardInput("bench-0/0", Task("bench-0", 0), (Message("assistant", TEXT),), 1.0)
@@ -120,9 +120,11 @@ async def unary(address: str, episodes: int) -> Measured:
 async def env(address: str, episodes: int) -> Measured:
     """Environment steps as `RemoteEnv` sends them, from one event loop. An answer without its text is worth nothing."""
     client = BatchedClient(address, EPISODE)
+    sessions: list[str] = []
 
     async def episode() -> Step:
         session, steps = uuid.uuid4().hex, itertools.count()
+        sessions.append(session)
         reset = environment_pb2.EpisodeRequest(reset=environment_pb2.ResetRequest(episode_id=session, seed=0))
         assert (await client.call(reset, DEADLINE_S)).reset.messages[0].text == TEXT
 
@@ -133,7 +135,11 @@ async def env(address: str, episodes: int) -> Measured:
 
         return step
 
-    return await measure(episode, episodes, STEPS)
+    try:
+        return await measure(episode, episodes, STEPS)
+    finally:
+        closes = [environment_pb2.EpisodeRequest(close=environment_pb2.CloseRequest(episode_id=session)) for session in sessions]
+        await asyncio.gather(*(client.call(close, DEADLINE_S) for close in closes))
 
 
 async def env_threads(address: str, episodes: int) -> Measured:
@@ -152,7 +158,9 @@ async def env_threads(address: str, episodes: int) -> Measured:
         list(threads.map(lambda one: one.reset(seed=0), envs))
         begin = time.perf_counter()
         steps = [step for played in threads.map(play, envs) for step in played]
-        return measured([seconds for seconds, _ in steps], time.perf_counter() - begin, sum(not right for _, right in steps))
+        took = time.perf_counter() - begin
+        list(threads.map(lambda one: one.close(), envs))
+    return measured([seconds for seconds, _ in steps], took, sum(not right for _, right in steps))
 
 
 CLIENTS = {"echo": echo, "stream": stream, "unary": unary, "env": env, "env_threads": env_threads}
