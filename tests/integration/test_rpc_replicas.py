@@ -207,7 +207,7 @@ def test_a_session_stays_on_its_replica_and_sessions_spread(worlds: list[Service
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda env: env.reset(seed=1), envs))
         for number, word in ((1, "hello"), (2, "again"), (3, "end")):
-            results = list(threads.map(lambda env, word=word: env.step(word), envs))  # type: ignore[misc]
+            results = list(threads.map(lambda env, word=word: env.step(word), envs))
             assert {result[0][0].text for result in results} == {f"{number}: {word}"}
             assert {result[2] for result in results} == {word == "end"}
             assert [steps_at(service, number) for service in worlds] == [10, 10]
