@@ -87,7 +87,7 @@ export function encodeMessage({ role, content }) {
 /** What `handle(request, signal)` comes to: `{ response }` or `{ error }`. The signal aborts once the caller gave up. */
 async function settle(handle, request, timeoutS, aborter) {
   const seconds = timeoutS > 0 ? Math.min(timeoutS, MAX_DEADLINE_S) : MAX_DEADLINE_S
-  const late = () => aborter.abort(new Fault('DEADLINE_EXCEEDED', `no result within ${seconds} s`))
+  const late = () => aborter.abort(new Fault('DEADLINE_EXCEEDED', `no result within ${Number(seconds.toPrecision(3))} s`))
   const timer = setTimeout(late, seconds * 1000)
   const givenUp = new Promise((_, reject) => {
     aborter.signal.addEventListener('abort', () => reject(aborter.signal.reason), { once: true })
