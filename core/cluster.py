@@ -109,6 +109,7 @@ def without_line(part: bytes) -> Iterator[None]:
             for line in lines:
                 if part not in line:
                     os.write(real, line)
+        os.close(real)
 
     reader = threading.Thread(target=pass_on, name="burnish-stderr", daemon=True)
     reader.start()
@@ -116,9 +117,8 @@ def without_line(part: bytes) -> Iterator[None]:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(real, 2)  # the pipe's last writer is gone, and the reader ends
+        os.dup2(real, 2)  # the reader ends with the pipe's last writer; a child that has it keeps being read
         reader.join(timeout=1.0)
-        os.close(real)
 
 
 def session_logs() -> Path:

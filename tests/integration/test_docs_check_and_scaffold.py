@@ -53,6 +53,7 @@ def test_what_it_says_to_paste_works(tmp_path: Path) -> None:
 
 
 def test_its_python_runs() -> None:
+    assert blocks("python")
     for text in blocks("python"):
         exec(compile(text, "check-and-scaffold.md", "exec", dont_inherit=True), {"__name__": "page"})
 
