@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from burnish.cluster import SERVE_ENDS, without_line
+from burnish.config import RunConfig
 from burnish.display import say
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message
@@ -46,8 +48,8 @@ def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
         console.rule(f"held-out inspections after {phase}")
         print_rollouts(run.path, Selection(phase=phase, split="heldout", mode="sampled", limit=2), console)
     exported = _export(run, console)
-    _ask(exported, console)
-    _next_steps(run, exported, console)
+    _ask(exported, run.config(), console)
+    _next_steps(run, exported, recipe, console)
 
 
 def provide_model(model: DemoModel, models_dir: Path, console: Console) -> None:
@@ -107,18 +109,19 @@ def _export(run: RunFolder, console: Console) -> Path:
     return out
 
 
-def _ask(model: Path, console: Console) -> None:
-    """Serve the model and let the official `openai` client inspect one held-out part with it."""
+def _ask(model: Path, config: RunConfig, console: Console) -> None:
+    """Serve the model and let the official `openai` client inspect one held-out part with it, as the run's environment put it."""
     from openai import OpenAI
 
     from burnish.serving.deploy import start_serving
 
     with console.status("starting the chat service"):
         service = start_serving(model, port=0)
-    with service:
+    with without_line(SERVE_ENDS), service:
         say(console, f"serving {service.name} at {service.url}/v1")
         client = OpenAI(base_url=f"{service.url}/v1", api_key="none", timeout=120.0)
-        env = make_env("burnish/QualityInspection-v0", instructions=False)
+        # the run's tool service has ended; the environment has the same tools in itself
+        env = make_env(config.environment, **{name: value for name, value in config.environment_args.items() if name != "tools"})
         new, _ = env.reset(seed=ASKED_SEED)
         conversation: list[Message] = list(new)
         for _ in range(MAX_ASKED_TURNS):
@@ -136,9 +139,9 @@ def _ask(model: Path, console: Console) -> None:
         say(console, f"{message.role:>10}  {message.text}")
 
 
-def _next_steps(run: RunFolder, exported: Path, console: Console) -> None:
+def _next_steps(run: RunFolder, exported: Path, recipe: Path, console: Console) -> None:
     console.rule("what to try next")
     say(console, f"report: {run.report}")
     say(console, f"  burnish rollouts {run.path} --order worst")
     say(console, f"  burnish serve {exported}")
-    say(console, "  burnish run recipes/nano-inspection.toml --set environment_args.level=1 --dry-run")
+    say(console, f"  burnish run {recipe} --set environment_args.level=1 --dry-run")

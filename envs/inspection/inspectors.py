@@ -17,12 +17,14 @@ class Habits:
     """How an inspector works, as probabilities.
 
     error: the verdict written down is wrong. repeat: a feature just measured is measured again. thorough: measuring goes on after a
-    scrap feature has been found. The expert has none of these habits.
+    scrap feature has been found. The expert has none of these habits. notes: whether the inspector first writes down what the last
+    reading means, on a line of its own before the next call or the verdict (rightly: what errs is the judgement).
     """
 
     error: float = 0.0
     repeat: float = 0.0
     thorough: float = 0.0
+    notes: bool = False
 
 
 EXPERT = Habits()
@@ -36,9 +38,10 @@ def inspect(seed: int, level: int, habits: Habits = EXPERT, instructions: bool =
     seen: dict[str, list[int]] = {}
     for feature in _order(part, rng):
         messages += _examine(part, feature, settings, habits, rng, seen)
-        if _judged(feature, seen, settings) == "scrap" and rng.random() >= habits.thorough:
+        if _read(part, feature.name, seen).verdict == "scrap" and rng.random() >= habits.thorough:
             break
-    messages.append(Message("assistant", wording.verdict_text(*_conclude(part, settings, habits, rng, seen))))
+    note = _note(part, seen) if habits.notes else ""
+    messages.append(Message("assistant", note + wording.verdict_text(*_conclude(part, habits, rng, seen))))
     return tuple(messages)
 
 
@@ -55,24 +58,34 @@ def _order(part: Part, rng: np.random.Generator) -> list[Feature]:
 def _examine(
     part: Part, feature: Feature, level: Level, habits: Habits, rng: np.random.Generator, seen: dict[str, list[int]]
 ) -> Iterator[Message]:
+    note = _note(part, seen) if habits.notes else ""
     if level.combine:
-        yield Message("assistant", wording.spec_call(feature.name))
+        yield Message("assistant", note + wording.spec_call(feature.name))
+        note = ""
         yield Message("tool", wording.specification(feature), name="spec")
     readings = seen.setdefault(feature.name, [])
     needed = 3 if level.noise else 1
     while len(readings) < needed or rng.random() < habits.repeat:
         readings.append(measured_deviation(part, feature, len(readings), level.noise))
-        yield Message("assistant", wording.measure_call(part, feature.name))
+        yield Message("assistant", note + wording.measure_call(part, feature.name))
         yield Message("tool", wording.reading(feature, readings[-1], level), name="measure")
+        note = _note(part, seen) if habits.notes else ""
 
 
-def _judged(feature: Feature, seen: dict[str, list[int]], level: Level) -> Verdict:
-    mean = round(float(np.mean(seen[feature.name])))
-    return Feature(feature.name, feature.nominal_um, feature.limit_um, mean).verdict
+def _note(part: Part, seen: dict[str, list[int]]) -> str:
+    """A line on the feature that was measured last, nothing before the first."""
+    return "".join(f"{wording.note(name, _read(part, name, seen).reason)}\n" for name in list(seen)[-1:])
 
 
-def _conclude(part: Part, level: Level, habits: Habits, rng: np.random.Generator, seen: dict[str, list[int]]) -> tuple[Verdict, Reason]:
-    judged: dict[str, Verdict] = {f.name: _judged(f, seen, level) for f in part.features if f.name in seen}
+def _read(part: Part, name: str, seen: dict[str, list[int]]) -> Feature:
+    """The feature as its readings have it."""
+    feature = part.feature(name)
+    assert feature is not None
+    return Feature(name, feature.nominal_um, feature.limit_um, round(float(np.mean(seen[name]))))
+
+
+def _conclude(part: Part, habits: Habits, rng: np.random.Generator, seen: dict[str, list[int]]) -> tuple[Verdict, Reason]:
+    judged: dict[str, Verdict] = {f.name: _read(part, f.name, seen).verdict for f in part.features if f.name in seen}
     verdict: Verdict = "scrap" if "scrap" in judged.values() else "rework" if "rework" in judged.values() else "pass"
     if rng.random() < habits.error:
         verdict = [v for v in VERDICTS if v != verdict][int(rng.integers(2))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..types import Message
 from .parts import INTERNAL, REASONS, VERDICTS, Feature, Level, Part, Reason, Verdict
 
-VERDICT_PATTERN = re.compile(r"^\s*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*\.?\s*$", re.IGNORECASE)
+VERDICT_PATTERN = re.compile(r"(?:^|[;.\n])\s*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*\.?\s*$", re.IGNORECASE)
 
 VERDICT_HELP = f"Answer 'verdict: V; reason: R' with V one of {', '.join(VERDICTS)} and R one of {', '.join(REASONS)}."
 
@@ -48,10 +49,28 @@ def verdict_text(verdict: Verdict, reason: Reason) -> str:
     return f"verdict: {verdict}; reason: {reason}"
 
 
+def note(name: str, reason: Reason) -> str:
+    """What an inspector writes down of a feature. Example: `bore oversize`."""
+    return f"{name} {reason}"
+
+
+def drill(features: Sequence[Feature], instructions: bool) -> tuple[Message, ...]:
+    """One reading after the other, each answered with the note it deserves."""
+    system = (Message("system", INSTRUCTIONS),) if instructions else ()
+    turns = [
+        (
+            Message("user", reading(feature, feature.deviation_um, Level(features=1))),
+            Message("assistant", note(feature.name, feature.reason)),
+        )
+        for feature in features
+    ]
+    return (*system, *(message for turn in turns for message in turn))
+
+
 def parse_verdict(text: str) -> tuple[Verdict, Reason] | None:
-    """The verdict and reason in the policy's answer, or None when it cannot be read as one."""
-    match = VERDICT_PATTERN.match(text)
-    if match is None:
+    """The verdict and reason at the end of the policy's answer, after notes or on their own; None when there is not exactly one."""
+    match = VERDICT_PATTERN.search(text)
+    if match is None or text.lower().count("verdict:") > 1:
         return None
     verdict = next((v for v in VERDICTS if v == match["verdict"].lower()), None)
     reason = next((r for r in REASONS if r == match["reason"].lower()), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -64,6 +65,56 @@ def test_the_historical_inspector_errs_and_over_measures_at_the_set_rates() -> N
     calls = sum(message.role == "tool" for log in logs for message in log)
     assert 350 < wrong < 450
     assert calls / len(logs) == pytest.approx(2 / (1 - 0.3), abs=0.15)  # each of two features: 1 + 0.3 + 0.09 + …
+
+
+def test_an_inspector_who_takes_notes_reads_rightly_and_errs_in_the_verdict() -> None:
+    habits, silent = Habits(error=0.4, repeat=0.3, thorough=1.0, notes=True), Habits(error=0.4, repeat=0.3, thorough=1.0)
+    for seed in range(200):
+        part, messages, plain = make_part(seed, 0), inspect(seed, 0, habits), inspect(seed, 0, silent)
+        for before, message, same in zip(messages[:-1], messages[1:], plain[1:], strict=True):
+            if before.role == "tool":
+                name, _, _ = before.text.partition(":")
+                feature = part.feature(name)
+                assert feature is not None and message.text == f"{name} {feature.reason}\n{same.text}"
+            else:
+                assert message == same
+        assert wording.parse_verdict(messages[-1].text) == wording.parse_verdict(plain[-1].text)
+
+
+def test_notes_come_before_calls_as_thinking_aloud() -> None:
+    env, part = make_env(ID, level=0), make_part(7, 0)
+    env.reset(seed=7, options={"task": Task("t", 7), "episode_id": "t/0"})
+    for message in inspect(7, 0, Habits(notes=True)):
+        if message.role == "assistant":
+            *_, terminated, _, info = env.step(message.text)
+    assert terminated and info["data"]["verdict"] == part.verdict and info["metrics"]["tool_calls"] == 2.0
+
+
+def test_drills_answer_every_reading_rightly() -> None:
+    drill = list(corpus.logs_and_drills(3, 2, readings=5, error=0.35))[1]
+    readings, answers = [m.text for m in drill if m.role == "user"], [m.text for m in drill if m.role == "assistant"]
+    assert len(readings) == len(answers) == 5
+    for text, answer in zip(readings, answers, strict=True):
+        name, deviation, limit = re.fullmatch(r"(\w+): deviation ([+-]\d+), limit (\d+)", text).groups()
+        reason = "within" if abs(int(deviation)) <= int(limit) else "oversize" if int(deviation) > 0 else "undersize"
+        assert answer == f"{name} {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (" Verdict: scrap;reason: undersize. ", ("scrap", "undersize")),
+        ("rib undersize; flange within; verdict: scrap; reason: undersize", ("scrap", "undersize")),
+        ("The rib is small.\nverdict: rework; reason: oversize", ("rework", "oversize")),
+        ("verdict: pass; reason: within; verdict: scrap; reason: undersize", None),
+        ("verdict: pass; reason: within, I think", None),
+        ("my verdict: pass; reason: within", None),
+        ("verdict: good; reason: within", None),
+        ("", None),
+    ],
+)
+def test_one_verdict_is_read_at_the_end_of_an_answer(text: str, read: tuple[str, str] | None) -> None:
+    assert wording.parse_verdict(text) == read
 
 
 def test_noisy_measurements_depend_on_the_history_alone() -> None:
