@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -48,21 +47,6 @@ def logs(
     habits = Habits(error, repeat, thorough, notes)
     for i in range(count):
         yield inspect(seed + i, level, habits, instructions)
-
-
-def logs_and_drills(
-    seed: int, count: int, level: int = 0, readings: int = 4, instructions: bool = True, **habits: Any
-) -> Iterator[tuple[Message, ...]]:
-    """Logs of the historical inspector (`logs` takes the habits), and after each a drill: `readings` readings, each answered with what it
-    means, in the words of the logs' notes. A drill has more findings per token than a log, and none is wrong."""
-    for i, log in enumerate(logs(seed, count - count // 2, level, instructions=instructions, **habits)):
-        yield log
-        if 2 * i + 1 < count:
-            yield wording.drill([make_part(_another(seed, i, k), level).features[0] for k in range(readings)], instructions)
-
-
-def _another(*key: int) -> int:
-    return int(np.random.default_rng([*key, 0x5EE7]).integers(TRAIN_SEEDS))
 
 
 def vocabulary(seed: int, count: int, level: int = 0) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..types import Message
 from .parts import INTERNAL, REASONS, VERDICTS, Feature, Level, Part, Reason, Verdict
 
 VERDICT_PATTERN = re.compile(r"(?:^|[;.\n])\s*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*\.?\s*$", re.IGNORECASE)
@@ -52,19 +51,6 @@ def verdict_text(verdict: Verdict, reason: Reason) -> str:
 def note(name: str, reason: Reason) -> str:
     """What an inspector writes down of a feature. Example: `bore oversize`."""
     return f"{name} {reason}"
-
-
-def drill(features: Sequence[Feature], instructions: bool) -> tuple[Message, ...]:
-    """One reading after the other, each answered with the note it deserves."""
-    system = (Message("system", INSTRUCTIONS),) if instructions else ()
-    turns = [
-        (
-            Message("user", reading(feature, feature.deviation_um, Level(features=1))),
-            Message("assistant", note(feature.name, feature.reason)),
-        )
-        for feature in features
-    ]
-    return (*system, *(message for turn in turns for message in turn))
 
 
 def parse_verdict(text: str) -> tuple[Verdict, Reason] | None:
