@@ -201,25 +201,29 @@ def _refusing(handler: Any, message: str) -> Any:
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    address = _join(host, port)
+    # Asked before gRPC is, which says why not only in a log line of its own.
+    if (refusal := _refusal(host, port)) == errno.EADDRINUSE:
+        raise ValueError(
+            f"cannot listen on {address}: the port is in use; stop whatever holds it, choose another, or give 0 for a free one"
+        )
     try:
-        if credentials is None:
-            return server.add_insecure_port(_join(host, port))
-        return server.add_secure_port(_join(host, port), credentials)
+        return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise ValueError(f"cannot listen on {_join(host, port)}: {_why_not(host, port)}") from error
+        unknown = "gRPC refused the address, or the certificate and its key do not belong together"
+        raise ValueError(f"cannot listen on {address}: {os.strerror(refusal) if refusal else unknown}") from error
 
 
-def _why_not(host: str, port: int) -> str:
-    """gRPC does not say why; try the address once more with a plain socket."""
+def _refusal(host: str, port: int) -> int:
+    """The errno with which a plain socket is refused this address, 0 when it is not."""
     family: Any = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return "the port is in use; stop whatever holds it, choose another, or give 0 for a free one"
-            return os.strerror(error.errno or 0)
-    return "gRPC refused the address, or the certificate and its key do not belong together"
+            return error.errno or 0
+    return 0
 
 
 def _join(host: str, port: int) -> str:
