@@ -146,12 +146,11 @@ def serve(
     max_context: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")] = None,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible chat endpoint."""
-    from burnish.cluster import SERVE_ENDS, without_line
     from burnish.serving.config import ServingConfig
     from burnish.serving.deploy import start_serving
 
     config = ServingConfig(host=host, device=device, threads=threads, max_context=max_context)
-    with without_line(SERVE_ENDS), start_serving(checkpoint, port, name, config) as service:
+    with start_serving(checkpoint, port, name, config) as service:
         typer.echo(f"serving {service.name} at {service.url}/v1 (Ctrl-C stops it)")
         service.wait()
 

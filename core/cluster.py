@@ -95,10 +95,6 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-SERVE_ENDS = b"Task ServeController.graceful_shutdown failed"
-"""Ray writes it because Serve's controller, asked to shut down, ends before it has answered."""
-
-
 @contextmanager
 def without_line(part: bytes) -> Iterator[None]:
     """Leave lines that hold `part` out of what this process writes to stderr, its C++ libraries included."""

@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from burnish.cluster import SERVE_ENDS, without_line
 from burnish.config import RunConfig
 from burnish.display import say
 from burnish.envs.contract import make_env
@@ -117,7 +116,7 @@ def _ask(model: Path, config: RunConfig, console: Console) -> None:
 
     with console.status("starting the chat service"):
         service = start_serving(model, port=0)
-    with without_line(SERVE_ENDS), service:
+    with service:
         say(console, f"serving {service.name} at {service.url}/v1")
         client = OpenAI(base_url=f"{service.url}/v1", api_key="none", timeout=120.0)
         # the run's tool service has ended; the environment has the same tools in itself

@@ -7,8 +7,10 @@ again only when it was started here.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -18,7 +20,7 @@ from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import ray
 from ray import serve
@@ -33,6 +35,8 @@ APP_NAME: Final = "burnish-chat"
 OBJECT_STORE_BYTES: Final = 80 * 2**20
 POLL_S: Final = 0.2
 SILENCE_S: Final = 60.0
+CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
+"""Ray prints it because Serve's controller, asked to shut down, ends before it has answered."""
 
 
 @serve.ingress()
@@ -202,6 +206,27 @@ def _status_message() -> str:
 
 def _stop(owns_ray: bool) -> None:
     if ray.is_initialized():
-        serve.shutdown()
-        if owns_ray:
-            ray.shutdown()
+        with WithoutLine(sys.stdout, CONTROLLER_ENDS) as lines, contextlib.redirect_stdout(lines):
+            serve.shutdown()
+            if owns_ray:
+                ray.shutdown()
+
+
+class WithoutLine(io.TextIOBase):
+    """Passes lines on to `out`, except those that hold `part`. What is left of a line goes out when it is closed."""
+
+    def __init__(self, out: TextIO, part: str) -> None:
+        self._out, self._part, self._rest = out, part, ""
+
+    def write(self, text: str) -> int:
+        *whole, self._rest = (self._rest + text).split("\n")
+        self._out.write("".join(f"{line}\n" for line in whole if self._part not in line))
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._out.write(self._rest)
+        super().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import openai
 import psutil
 import pytest
 
-from burnish.serving.deploy import ServingHandle, is_ready, start_serving
+from burnish.serving.deploy import ServingHandle, WithoutLine, is_ready, start_serving
 from burnish.trainer.models import ModelSize, new_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -163,6 +164,15 @@ def test_a_port_in_use_is_one_clear_line(model: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             start_serving(model, port=port)
+
+
+def test_a_line_that_misleads_is_left_out_and_nothing_else() -> None:
+    out = io.StringIO()
+    with WithoutLine(out, "graceful_shutdown failed") as lines:
+        for text in ("first\n(raylet) Task ", "ServeController.graceful_shutdown failed.", "\n", "second\nrest"):
+            lines.write(text)
+        assert out.getvalue() == "first\nsecond\n"
+    assert out.getvalue() == "first\nsecond\nrest"
 
 
 def test_a_bad_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
