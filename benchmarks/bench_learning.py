@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from burnish.config import RunConfig, load_config
+from burnish.config import RunConfig, load_config, resolved
 from burnish.demo import RECIPES, DemoModel, provide_model
 from burnish.pipeline import Results, run
 from burnish.rollout.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
-from burnish.runs import RunFolder, create_run, open_run
+from burnish.runs import RunFolder, create_run, differences, open_run
 from burnish.trainer.checkpoints import list_checkpoints
 from burnish.trainer.phase_config import Phase
 from burnish.trainer.statistics import compare
@@ -154,14 +154,11 @@ def smollm2_promises(sft: EvaluationResult, rft: EvaluationResult, gain: Compari
 def write_page() -> None:
     """Everything that is measured by now, of both models."""
     parts = [part(model, found) for model in SEEDS if (found := list(measured(model)))]
-    changed = f", with {', '.join(OVERRIDES)}" if OVERRIDES else ""
     text = f"""# What the demo's policies learn
 
-`make bench` wrote this page{changed}.
-
-Each phase is measured on the same held-out parts, which no phase trains on. Success is the gRPC verifier's verdict (right label and right
-reason). Sampled is at temperature 1, greedy at 0. "Best constant" is the success of the best policy that always says the same. Gains are
-paired over the held-out parts (10,000 bootstrap resamples, one-sided p).
+`make bench` wrote this page. Each phase is measured on the same held-out parts, which no phase trains on. Success is the gRPC verifier's
+verdict (right label and right reason). Sampled is at temperature 1, greedy at 0. "Best constant" is the success of the best policy that
+always says the same. Gains are paired over the held-out parts (10,000 bootstrap resamples, one-sided p).
 
 {chr(10).join(parts)}"""
     TABLE.write_text(text, encoding="utf-8")
@@ -184,8 +181,10 @@ def evaluations(folder: RunFolder) -> Results:
 
 
 def part(model: DemoModel, found: Sequence[tuple[int, Learned]]) -> str:
-    table, gains, curves = [], [], []
+    table, gains, curves, changed = [], [], [], set()
     for seed, one in found:
+        recipe = resolved(load_config(RECIPES[model], [f"seed={seed}"]))
+        changed |= set(differences(recipe, resolved(one.folder.config())))
         phases: list[Phase] = [phase for phase in ("cpt", "sft", "rft") if (phase, "sampled") in one.results]
         table += [line(seed, phase, one.results, phase) for phase in phases]
         if one.continued is not None:
@@ -195,9 +194,10 @@ def part(model: DemoModel, found: Sequence[tuple[int, Learned]]) -> str:
         if (lead := one.lead()) is not None:
             gains.append(f"| {seed} | RFT over SFT continued for the same wall time | {compared(lead)} | | |")
         curves.append(curve(seed, rows(one.folder, "rft")))
+    beside = f"Run with {', '.join(sorted(changed))}.\n\n" if changed else ""
     return f"""## {RECIPES[model]}
 
-| seed | after | success, sampled | greedy | macro-recall | recall pass / rework / scrap | best constant | cost | turns |
+{beside}| seed | after | success, sampled | greedy | macro-recall | recall pass / rework / scrap | best constant | cost | turns |
 |---|---|---|---|---|---|---|---|---|
 {chr(10).join(table)}
 

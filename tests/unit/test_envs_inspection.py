@@ -83,9 +83,8 @@ def test_an_inspector_who_takes_notes_reads_rightly_and_errs_in_the_verdict() ->
 def test_notes_come_before_calls_as_thinking_aloud() -> None:
     env, part = make_env(ID, level=0), make_part(7, 0)
     env.reset(seed=7, options={"task": Task("t", 7), "episode_id": "t/0"})
-    for message in inspect(7, 0, Habits(notes=True)):
-        if message.role == "assistant":
-            *_, terminated, _, info = env.step(message.text)
+    said = [message.text for message in inspect(7, 0, Habits(notes=True)) if message.role == "assistant"]
+    *_, terminated, _, info = [env.step(text) for text in said][-1]
     assert terminated and info["data"]["verdict"] == part.verdict and info["metrics"]["tool_calls"] == 2.0
 
 
