@@ -25,7 +25,7 @@ from burnish.runs import RunFolder, create_run, data_seed, open_run
 from burnish.trainer.checkpoints import CheckpointRecord, latest, prune, resolve_checkpoint, save_checkpoint
 from burnish.trainer.evaluation import evaluate
 from burnish.trainer.model_folder import write_model_folder
-from burnish.trainer.phase_config import PHASES, Phase, SupervisedConfig
+from burnish.trainer.phase_config import PHASES, Phase, RFTPhaseConfig, SupervisedConfig
 from burnish.trainer.policy_step import PolicyProgress
 from burnish.trainer.statistics import compare
 from burnish.trainer.supervised import SupervisedExample, cpt_examples, sft_example, shuffled_batch
@@ -87,7 +87,10 @@ def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console
                 check_services(config, addresses)
             say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
             with _started(config, folder, addresses, console) as current:
-                _phases(current, latest(folder.path) if resume else None)
+                done = latest(folder.path) if resume else None
+                if resume and done is None:
+                    folder.rewind(None)
+                _phases(current, done)
                 results = current.results
     from burnish.inspector.report import write_report
 
@@ -99,7 +102,6 @@ def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console
 def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str], console: Console) -> Iterator[Run]:
     """Build the fleet and the learner, and end them."""
     from burnish.trainer.algorithm import RFTConfig
-    from burnish.trainer.phase_config import RFTPhaseConfig
 
     base, seeds = find_model(config.model), folder.seeds()
     files = read_task_files(config.tasks) if config.tasks else None
@@ -130,18 +132,22 @@ def _phases(run: Run, done: CheckpointRecord | None) -> None:
     elif run.config.evaluation.before:
         _evaluate(run, "base", 0)
     for phase in run.config.phases:
-        if done is not None and (PHASES.index(phase) < PHASES.index(_phase(done)) or (done.final and done.phase == phase)):
+        if done is not None and PHASES.index(phase) < PHASES.index(_phase(done)):
             continue
-        first = done.step if done is not None and done.phase == phase else 0
         table = run.config.phase(phase)
-        if first == 0:
-            run.algo.learner_group.begin_phase(run.config.learner_for(phase).optimizer)
-        if isinstance(table, SupervisedConfig):
-            _supervised(run, phase, table, first)
-        else:
-            _reinforce(run, first)
+        if done is None or done.phase != phase or not done.final:
+            _train(run, phase, table, done.step if done is not None and done.phase == phase else 0)
         if run.config.evaluation.after:
             _evaluate(run, phase, table.steps)
+
+
+def _train(run: Run, phase: Phase, table: SupervisedConfig | RFTPhaseConfig, first: int) -> None:
+    if first == 0:
+        run.algo.learner_group.begin_phase(run.config.learner_for(phase).optimizer)
+    if isinstance(table, SupervisedConfig):
+        _supervised(run, phase, table, first)
+    else:
+        _reinforce(run, first)
 
 
 def _phase(record: CheckpointRecord) -> Phase:
@@ -257,10 +263,11 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
 
 
 def _evaluate(run: Run, phase: str, step: int) -> None:
+    """Measure what has not been measured: a run that was interrupted between two evaluations resumes with the second."""
     table = run.config.evaluation
     tasks = run.held_out
     wanted: dict[Mode, bool] = {"sampled": table.sampled, "greedy": table.greedy}
-    for mode in [mode for mode, chosen in wanted.items() if chosen]:
+    for mode in [mode for mode, chosen in wanted.items() if chosen and (phase, mode) not in run.results]:
         with StepBar(run.console, f"evaluate {phase} {mode}", len(tasks)) as bar:
 
             def count(_: EpisodeGroup, bar: StepBar = bar) -> None:

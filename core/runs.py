@@ -104,9 +104,9 @@ class RunFolder:
         """Append the ledger's counts after one step to `ledger.jsonl`."""
         _append(self.ledger_file, row.to_row())
 
-    def rewind(self, phase: Phase, step: int) -> None:
-        """Drop the rows of metrics, evaluations and ledger that lie after `step` of `phase`: what a resumed run does again."""
-        position = {name: i for i, name in enumerate(("base", *PHASES))}
+    def rewind(self, phase: Phase | None, step: int = 0) -> None:
+        """Drop the rows of metrics, evaluations and ledger that lie after `step` of `phase`, or all: what a resumed run does again."""
+        position = {name: i for i, name in enumerate((None, "base", *PHASES))}
         for file in (self.metrics_file, self.evaluations_file, self.ledger_file):
             rows = [row for _, row in read_json_lines(file)] if file.is_file() else []
             kept = [row for row in rows if (position[row["phase"]], row["step"]) <= (position[phase], step)]

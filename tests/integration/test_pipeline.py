@@ -130,6 +130,16 @@ def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: 
     assert {t.split for t in read_transcripts(run / "transcripts")} == {"train", "heldout"}
     assert {"config.json", "versions.json", "seeds.json", "recipe.toml", "report.html"} <= {file.name for file in run.iterdir()}
 
+    # as if it had been interrupted between the last two evaluations
+    rows = (run / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (run / "evaluations.jsonl").write_text("".join(rows[:-1]))
+    third = start(["run", str(run), "--resume"], log)
+    assert third.wait(timeout=200) == 0, log.read_text()[-3000:]
+    assert [(row["phase"], row["step"]) for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())] == steps
+    assert [(r.phase, r.result.mode) for r in read_evaluations(run / "evaluations.jsonl")] == [
+        (phase, mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")
+    ]
+
 
 def test_an_unreachable_verifier_is_one_line_and_a_code(tmp_path: Path, tiny_model: Path) -> None:
     recipe = tmp_path / "down.toml"

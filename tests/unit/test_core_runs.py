@@ -99,6 +99,8 @@ def test_rewind_drops_what_a_resumed_run_does_again(run: RunFolder) -> None:
     assert [row["phase"] for row in rows(run.evaluations_file)] == ["base", "sft"]
     run.rewind("sft", 1)
     assert [(row["phase"], row["step"]) for row in rows(run.metrics_file)] == [("sft", 1)]
+    run.rewind(None)
+    assert [rows(file) for file in (run.metrics_file, run.ledger_file, run.evaluations_file)] == [[], [], []]
 
 
 def test_logging_goes_on_after_a_line_torn_by_a_kill(run: RunFolder) -> None:
