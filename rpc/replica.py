@@ -255,7 +255,8 @@ class Replica:
                     if call is not None:  # else it was withdrawn meanwhile
                         self.owner.settled(call, self._outcome(result))
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED or await self._hides_that_there_is_no_stream(error, channel):
+            error = await self._uncovered(error, channel)
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self.unary = True
                 return True, RpcUnavailable(self.owner.address, "the server has no stream")
             ended = await call_error(error, self.owner.address, self.target, self.security)
@@ -264,13 +265,16 @@ class Replica:
             return False, RpcUnavailable(self.owner.address, f"{error.code().name}: {error.details()}")
         return True, RpcUnavailable(self.owner.address, "the server closed the stream")
 
-    async def _hides_that_there_is_no_stream(self, error: grpc.aio.AioRpcError, channel: grpc.aio.Channel) -> bool:
-        """Whether a write that met the end of the stream covered up why the server ended it: then an empty stream says it again."""
+    async def _uncovered(self, error: grpc.aio.AioRpcError, channel: grpc.aio.Channel) -> grpc.aio.AioRpcError:
+        """Why the server ended the stream, where a write that met the end covered it up: then an empty stream says it again."""
         if error.code() is not grpc.StatusCode.INTERNAL or channel.get_state() is not grpc.ChannelConnectivity.READY:
-            return False
+            return error
         open_stream: Any = channel.stream_stream(self.method.path, None, self.method.results.FromString)
         again = open_stream(metadata=token_metadata(self.security.token()), timeout=REASON_S / 2)
-        return bool(await again.code() is grpc.StatusCode.UNIMPLEMENTED)
+        code = await again.code()
+        if code not in {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+            return error
+        return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await again.details(), None)
 
     def _outcome(self, result: Any) -> Any:
         match result.WhichOneof("outcome"):
