@@ -2,7 +2,7 @@
 
 `make bench` runs it (about 45 minutes for nano and 70 for SmolLM2 on two cores) and writes `docs/learning.md`, whatever comes out; then
 it holds the figures to what the demo promises. Runs stay in `build/learning`: one that was interrupted goes on, one that is complete is
-not run again. BURNISH_BENCH_SET overrides fields of the recipes ("engine.threads=1 learner.threads=1" suits a machine whose cores have
+not run again; remove the folder to measure anew after a change of the code. BURNISH_BENCH_SET overrides fields of the recipes ("engine.threads=1 learner.threads=1" suits a machine whose cores have
 other work); the page names them.
 """
 
@@ -66,18 +66,20 @@ def folder_of(model: DemoModel, seed: int) -> Path:
     return RUNS / f"{model}-{seed}"
 
 
-def train(config: RunConfig, recipe: Path, path: Path) -> Results:
-    """The evaluations of this run, which is begun, continued, or complete already."""
+def continued_folder_of(model: DemoModel, seed: int) -> Path:
+    return RUNS / f"{model}-{seed}-continued"
+
+
+def train(config: RunConfig, recipe: Path, path: Path) -> None:
+    """Begin or continue this run, unless it is complete already."""
     if not path.exists():
         create_run(config, recipe, path)
-        return run(config, path)
-    folder = open_run(path, config)
-    if not folder.report.is_file():
-        return run(config, path, resume=True)
-    return evaluations(folder)
+        run(config, path)
+    elif not open_run(path, config).report.is_file():
+        run(config, path, resume=True)
 
 
-def continue_sft(config: RunConfig, recipe: Path, trained: RunFolder, out: Path) -> tuple[Results, int]:
+def continue_sft(config: RunConfig, recipe: Path, trained: RunFolder, out: Path) -> None:
     """The same logs and settings, from the SFT checkpoint, for as long as RFT took."""
     assert config.sft is not None
     seconds = sum(row["step_seconds"] for row in rows(trained, "rft"))
@@ -88,16 +90,23 @@ def continue_sft(config: RunConfig, recipe: Path, trained: RunFolder, out: Path)
     # the logs are those of the SFT phase: as many examples as it had, seen again
     longer = config.sft.model_copy(update={"steps": steps, "count": config.sft.examples, "schedule": "constant"})
     continued = config.model_copy(update={"name": "continued-sft", "model": str(model), "cpt": None, "rft": None, "sft": longer})
-    return train(continued, recipe, out), steps
+    train(continued, recipe, out)
 
 
 def learned(model: DemoModel, seed: int, beside_sft: bool) -> Learned:
-    config = load_config(RECIPES[model], [f"seed={seed}", *OVERRIDES])
-    path = folder_of(model, seed)
-    one = Learned(RunFolder(path), train(config, RECIPES[model], path))
-    if not beside_sft:
-        return one
-    return Learned(one.folder, one.results, *continue_sft(config, RECIPES[model], one.folder, RUNS / f"{model}-{seed}-continued"))
+    config, path = load_config(RECIPES[model], [f"seed={seed}", *OVERRIDES]), folder_of(model, seed)
+    train(config, RECIPES[model], path)
+    if beside_sft:
+        continue_sft(config, RECIPES[model], RunFolder(path), continued_folder_of(model, seed))
+    return read_learned(model, seed)
+
+
+def read_learned(model: DemoModel, seed: int) -> Learned:
+    """What the complete runs of this seed found."""
+    trained, more = RunFolder(folder_of(model, seed)), RunFolder(continued_folder_of(model, seed))
+    if not more.report.is_file():
+        return Learned(trained, evaluations(trained))
+    return Learned(trained, evaluations(trained), evaluations(more), len(rows(more, "sft")))
 
 
 def test_nano_gets_better_by_reinforcement_and_by_more_than_continued_sft() -> None:
@@ -153,7 +162,8 @@ def smollm2_promises(sft: EvaluationResult, rft: EvaluationResult, gain: Compari
 
 def write_page() -> None:
     """Everything that is measured by now, of both models."""
-    parts = [part(model, found) for model in SEEDS if (found := list(measured(model)))]
+    complete = {model: [seed for seed in seeds if RunFolder(folder_of(model, seed)).report.is_file()] for model, seeds in SEEDS.items()}
+    parts = [part(model, [(seed, read_learned(model, seed)) for seed in seeds]) for model, seeds in complete.items() if seeds]
     text = f"""# What the demo's policies learn
 
 `make bench` wrote this page. Each phase is measured on the same held-out parts, which no phase trains on. Success is the gRPC verifier's
@@ -162,18 +172,6 @@ always says the same. Gains are paired over the held-out parts (10,000 bootstrap
 
 {chr(10).join(parts)}"""
     TABLE.write_text(text, encoding="utf-8")
-
-
-def measured(model: DemoModel) -> list[tuple[int, Learned]]:
-    """The run seeds of a model whose runs are complete."""
-    found = []
-    for seed in SEEDS[model]:
-        trained, more = RunFolder(folder_of(model, seed)), RunFolder(RUNS / f"{model}-{seed}-continued")
-        if trained.report.is_file():
-            continued = evaluations(more) if more.report.is_file() else None
-            steps = len(rows(more, "sft")) if continued is not None else 0
-            found.append((seed, Learned(trained, evaluations(trained), continued, steps)))
-    return found
 
 
 def evaluations(folder: RunFolder) -> Results:
