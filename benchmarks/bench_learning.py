@@ -1,9 +1,9 @@
 """Does it really learn? The demo's recipes on several run seeds; the nano model also beside continuing SFT for the wall time RFT took.
 
-`make bench` runs it (about 45 minutes for nano and 70 for SmolLM2 on two cores) and writes `docs/learning.md`, whatever comes out; then
+`make bench` runs it (about 45 minutes for nano and 55 for SmolLM2 on two cores) and writes `docs/learning.md`, whatever comes out; then
 it holds the figures to what the demo promises. Runs stay in `build/learning`: one that was interrupted goes on, one that is complete is
-not run again; remove the folder to measure anew after a change of the code. BURNISH_BENCH_SET overrides fields of the recipes ("engine.threads=1 learner.threads=1" suits a machine whose cores have
-other work); the page names them.
+not run again; remove the folder to measure anew after a change of the code. BURNISH_BENCH_SET overrides fields of the recipes
+("engine.threads=1 learner.threads=1" suits a machine whose cores have other work); the page names them.
 """
 
 from __future__ import annotations
