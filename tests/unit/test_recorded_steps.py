@@ -1,0 +1,134 @@
+"""Ten training steps over a scripted engine, held to recorded metrics and weights: what a step computes must not move with the code.
+
+`python tests/unit/test_recorded_steps.py` prints what `recorded_steps.json` holds; record again only when a step is meant to change.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from burnish.envs.types import EpisodeGroup, Task
+from burnish.rewards.config import RewardConfig
+from burnish.rewards.plugin import REWARDS, reward
+from burnish.rewards.types import RewardInput
+from burnish.rollout.config import RolloutConfig
+from burnish.rollout.engine.base import GenerateRequest
+from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.engine.fake import Reply, ScriptedEngine
+from burnish.rollout.worker import RolloutWorker, WorkerSetup
+from burnish.trainer.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
+from burnish.trainer.learner import Learner
+from burnish.trainer.models import ModelSize, new_model
+from burnish.trainer.phase_config import RFTPhaseConfig
+from burnish.trainer.policy_step import PolicyProgress, collect_batch, rollout_metrics
+from burnish.trainer.tasks import training_tasks
+
+pytestmark = pytest.mark.unit
+
+RECORDED = Path(__file__).with_name("recorded_steps.json")
+REWARD = "recorded/even-digits-v1"
+TEXTS = [f"part {i} bore {i % 7}.{i % 10} limit {i % 5}.0 verdict {('pass', 'rework', 'scrap')[i % 3]}" for i in range(200)]
+SIZE = ModelSize(hidden=64, layers=2, heads=2, intermediate=128, vocab_size=300, max_position=256)
+STEPS = 10
+UNSTEADY = ("seconds", "per_second")
+
+LEARNERS = {
+    "grpo": LearnerConfig(optimizer=OptimizerConfig(lr=1e-3), threads=1, microbatch_tokens=256, logit_rows=64),
+    "dr_grpo with a reference, an entropy bonus and a schedule": LearnerConfig(
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=2, schedule="cosine", total_steps=STEPS, weight_decay=0.01),
+        policy_loss=PolicyLossConfig(advantage="dr_grpo", clip_high=0.28, kl_coef=0.05, entropy_coef=0.01, temperature=0.8),
+        threads=1,
+        microbatch_tokens=512,
+        logit_rows=33,
+    ),
+}
+
+
+def even_digits(episode: RewardInput) -> float:
+    """Even digits, and a little for each token that differs from its neighbour."""
+    text = episode.messages[-1].text
+    return sum(character in "02468" for character in text) / 4 + len(set(text)) / 100
+
+
+def scripted(request: GenerateRequest) -> Reply:
+    """Tokens and log-probabilities that depend on nothing but the request's seed."""
+    random = np.random.default_rng(request.seed)
+    count = int(random.integers(3, request.max_tokens + 1))
+    tokens = [int(token) for token in random.integers(20, 290, count)]
+    if random.random() < 0.7:
+        tokens[-1] = request.stop_token_ids[0]
+    return Reply(tokens, [float(x) for x in np.log(random.uniform(0.002, 0.006, count))])
+
+
+class OneWorker:
+    """A fleet of one worker in this process."""
+
+    def __init__(self, worker: RolloutWorker) -> None:
+        self.worker = worker
+
+    def run(self, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
+        self.worker.submit(tasks, group_size, temperature)
+        left = len(tasks)
+        while left:
+            for group in self.worker.sample(10.0):
+                left -= 1
+                yield group
+
+
+def play(model: Path, config: LearnerConfig) -> dict[str, Any]:
+    """Metrics of every step, and sum and norm of every weight after the last."""
+    if REWARDS.loaded(REWARD) is None:
+        reward(REWARD)(even_digits)
+    limits = RolloutConfig(max_tokens_per_turn=12, concurrency=16, temperature=config.policy_loss.temperature)
+    setup = WorkerSetup(
+        model, "burnish/Arithmetic-v0", rewards=(RewardConfig(use=REWARD),), rollout=limits, engine=EngineConfig(max_context=128), seed=5
+    )
+    engine = ScriptedEngine(scripted, max_context=128)
+    worker = RolloutWorker(setup, "rollout-1", engine=engine)
+    try:
+        learner, progress, rows = Learner(model, config, seed=3), PolicyProgress(), list[dict[str, float]]()
+        phase, stream = RFTPhaseConfig(steps=STEPS, groups_per_step=4, group_size=4), partial(training_tasks, (0, 1000), 7)
+        for _ in range(STEPS):
+            batch = collect_batch(OneWorker(worker), progress, phase, limits, stream)
+            metrics = rollout_metrics(batch, "even-digits") | {f"learner/{k}": v for k, v in learner.update_policy(batch.groups).items()}
+            progress.ledger.settle(batch.groups)
+            progress.ledger.check()
+            rows.append({name: value for name, value in sorted(metrics.items()) if not name.endswith(UNSTEADY)})
+        weights = {
+            name: [float(array.astype(np.float64).sum()), float(np.linalg.norm(array.astype(np.float64)))]
+            for name, array in sorted(learner.weights().items())
+        }
+    finally:
+        worker.close()
+    return {"steps": rows, "weights": weights, "ledger": progress.ledger.row()}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "recorded"
+    new_model(TEXTS, folder, SIZE)
+    return folder
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_ten_steps_give_what_was_recorded(name: str, model: Path) -> None:
+    recorded, now = json.loads(RECORDED.read_text())[name], play(model, LEARNERS[name])
+    assert now["ledger"] == recorded["ledger"]
+    for step, (was, found) in enumerate(zip(recorded["steps"], now["steps"], strict=True), 1):
+        assert found == {key: pytest.approx(value, rel=2e-4, abs=1e-6) for key, value in was.items()}, f"step {step}"
+    for tensor, was in recorded["weights"].items():
+        assert now["weights"][tensor] == pytest.approx(was, rel=1e-4, abs=1e-3), tensor
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        new_model(TEXTS, Path(scratch) / "model", SIZE)
+        print(json.dumps({name: play(Path(scratch) / "model", config) for name, config in LEARNERS.items()}, indent=1))
