@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from burnish.config import RunConfig, load_config, resolved
-from burnish.demo import RECIPES, DemoModel, provide_model
-from burnish.pipeline import Results, run
-from burnish.rollout.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
-from burnish.runs import RunFolder, create_run, differences, open_run
-from burnish.trainer.checkpoints import list_checkpoints
-from burnish.trainer.phase_config import Phase
-from burnish.trainer.statistics import compare
+from burnish.cli.demo import RECIPES, DemoModel, provide_model
+from burnish.recipe.config import RunConfig, load_config, resolved
+from burnish.rollout.store.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
+from burnish.run.folder import RunFolder, create_run, differences, open_run
+from burnish.run.pipeline import Results, run
+from burnish.trainer.evaluation.statistics import compare
+from burnish.trainer.models.checkpoints import list_checkpoints
+from burnish.trainer.phases.config import Phase
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from benchmarks.measuring import TEXT
 from burnish.envs.contract import Observation, register_env
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import Message
+from burnish.hosting.services import serve_environment
+from burnish.rewards.remote.service import verifier
 from burnish.rewards.types import RewardInput
-from burnish.rewards.verifier_service import verifier
-from burnish.services import serve_environment
 from burnish.v1 import verifier_pb2
 
 ECHO = "/burnish.bench.Echo/Stream"

@@ -20,7 +20,7 @@ import psutil
 
 from burnish.rollout.engine import Engine, EngineConfig, make_engine
 from burnish.rollout.engine.base import GenerateRequest
-from burnish.trainer.models import ModelSize, new_model
+from burnish.trainer.models.importing import ModelSize, new_model
 
 MEGABYTE = 1 << 20
 TEXTS = [f"part {i} of lot {i * 7919 % 1000}: bore {i % 97}.{i % 10} over limit {i % 89}.{i % 7}, verdict {i % 3}" for i in range(3000)]

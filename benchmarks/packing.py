@@ -20,11 +20,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task, Trajectory
-from burnish.trainer.config import LearnerConfig
-from burnish.trainer.learner import Learner
-from burnish.trainer.losses import cross_entropy
-from burnish.trainer.packing import PackedBatch, pack, path_index
-from burnish.trainer.policy_model import FlatBatch
+from burnish.trainer.learner.config import LearnerConfig
+from burnish.trainer.learner.learner import Learner
+from burnish.trainer.learner.packing import PackedBatch, pack, path_index
+from burnish.trainer.learner.policy_model import FlatBatch
+from burnish.trainer.objectives.losses import cross_entropy
 
 NANO = LlamaConfig(
     vocab_size=1000, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8, tie_word_embeddings=True

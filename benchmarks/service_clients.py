@@ -18,11 +18,11 @@ from typing import Any
 import grpc
 from benchmarks.measuring import TEXT, Measured, Step, measure, measured
 
-from burnish.envs.remote_env import RemoteEnv
+from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.remote.client import RemoteVerifier
+from burnish.rewards.remote.wire import to_request
 from burnish.rewards.types import RewardInput
-from burnish.rewards.wire import to_request
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.methods import EPISODE
 from burnish.v1 import common_pb2, environment_pb2, verifier_pb2, verifier_pb2_grpc

@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from burnish.config import RunConfig, load_config
     from burnish.envs.contract import ENVS, make_env
     from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
     from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
     from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task, ToolCall, Trajectory, Turn
+    from burnish.recipe.config import RunConfig, load_config
     from burnish.rewards.plugin import REWARDS, reward
+    from burnish.rewards.remote.service import verifier
     from burnish.rewards.rubric import Rubric
     from burnish.rewards.types import RewardInput, Score, TurnInput
-    from burnish.rewards.verifier_service import verifier
 
 _HOME = {
     "ENVS": "envs.contract",
@@ -31,7 +31,7 @@ _HOME = {
     "Reward": "envs.types",
     "RewardInput": "rewards.types",
     "Rubric": "rewards.rubric",
-    "RunConfig": "config",
+    "RunConfig": "recipe.config",
     "Score": "rewards.types",
     "Task": "envs.types",
     "ToolCall": "envs.types",
@@ -41,11 +41,11 @@ _HOME = {
     "Trajectory": "envs.types",
     "Turn": "envs.types",
     "TurnInput": "rewards.types",
-    "load_config": "config",
+    "load_config": "recipe.config",
     "make_env": "envs.contract",
     "reward": "rewards.plugin",
     "tool": "envs.tools",
-    "verifier": "rewards.verifier_service",
+    "verifier": "rewards.remote.service",
 }
 
 __all__ = [

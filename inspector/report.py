@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..rollout.records import EvaluationRecord, Mode
-from ..rollout.transcripts import Transcript
+from ..rollout.store.records import EvaluationRecord, Mode
+from ..rollout.store.transcripts import Transcript
 from .charts import Whisker, line_chart, whisker_chart
 from .runs import Run, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
 from .terminal import call_text

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..rollout.records import EvaluationRecord, LedgerRow, Mode, read_evaluations, read_json_lines, read_ledger
-from ..rollout.transcripts import Transcript, read_transcripts
+from ..rollout.store.records import EvaluationRecord, LedgerRow, Mode, read_evaluations, read_json_lines, read_ledger
+from ..rollout.store.transcripts import Transcript, read_transcripts
 
 
 @dataclass(frozen=True, slots=True)

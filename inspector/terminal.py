@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..envs.registry import did_you_mean
 from ..envs.types import Message, ToolCall
-from ..rollout.transcripts import Transcript
+from ..rollout.store.transcripts import Transcript
 from .runs import read_run_transcripts
 from .text import number, printable
 

@@ -22,7 +22,7 @@ def make_reward(config: RewardConfig) -> Scorer | GroupScorer:
     if config.use is not None:
         make = make_group_scorer if find_plugin(config.use).level == "group" else make_scorer
         return make(config.use, config.name, config.args)
-    from .remote import RemoteVerifier
+    from .remote.client import RemoteVerifier
 
     assert config.verifier is not None
     return RemoteVerifier(config.name, config.verifier, deadline_s=config.deadline_s or VERIFIER_DEADLINE_S)

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..envs.registry import ID_PATTERN, Registry, check_id
-from .calls import MAX_ABANDONED_THREADS
+from .calling.caller import MAX_ABANDONED_THREADS
+from .calling.scorers import PluginGroupScorer, scorer_for
 from .declaration import Level, RewardFunction, RewardPlugin, declare
 from .options import check_options, option_parameters
-from .scorers import PluginGroupScorer, scorer_for
 from .types import GroupScorer, Scorer, as_score
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Reward
-from .calls import together
+from .calling.caller import together
 from .terms import Term, standardised
 from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer, compares
 

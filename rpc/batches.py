@@ -19,10 +19,10 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from .deadlines import Deadlines
 from .errors import CODES, Status
 from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod, RequestT, ResponseT
 from .threads import Threads, cancelled
+from .transport.deadlines import Deadlines
 
 __all__ = ["BatchedHandler", "Limits", "cancelled"]
 

@@ -19,11 +19,11 @@ from typing import Any, Generic, cast
 
 from .address import Endpoint, check_address
 from .background import Background, background
-from .channels import LOOP_GRACE_S, unary_blocking
 from .errors import RpcTimeout
 from .methods import BatchedMethod, RequestT, ResponseT, method_of
-from .replica import Call, Pin, StreamCounts
-from .replicas import Replicas
+from .transport.channels import LOOP_GRACE_S, unary_blocking
+from .transport.replica import Call, Pin, StreamCounts
+from .transport.replicas import Replicas
 
 __all__ = ["BatchedClient", "Pin", "StreamCounts", "check_address", "unary_blocking"]
 

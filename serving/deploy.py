@@ -26,8 +26,8 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
-from ..trainer.checkpoints import resolve_checkpoint
-from ..trainer.model_folder import read_record
+from ..trainer.models.checkpoints import resolve_checkpoint
+from ..trainer.models.folder import read_record
 from .app import StrictChatApp
 from .config import ServingConfig
 

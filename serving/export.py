@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..trainer.checkpoints import resolve_checkpoint
-from ..trainer.model_folder import ModelRecord, atomic_folder, copy_model_files, read_record, weight_files, write_record
-from ..trainer.models import no_progress_bars, verify_model
+from ..trainer.models.checkpoints import resolve_checkpoint
+from ..trainer.models.folder import ModelRecord, atomic_folder, copy_model_files, read_record, weight_files, write_record
+from ..trainer.models.importing import no_progress_bars, verify_model
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PROBE_IDS = list(range(3, 35))

@@ -15,8 +15,8 @@ from ray import serve
 from ray.serve.config import gRPCOptions
 from ray.serve.grpc_util import RayServegRPCContext
 
+from burnish.rewards.remote.wire import from_request, to_response
 from burnish.rewards.types import InvalidScore
-from burnish.rewards.wire import from_request, to_response
 from burnish.rpc.methods import CONTRACT
 from burnish.v1 import verifier_pb2
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...rpc.payload import plain_json
-from ..per_loop import PerLoop
+from ..calling.per_loop import PerLoop
 from ..plugin import reward
 from ..types import RewardInput, Score
 from .formula import FormulaError

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Reward, Task
+from burnish.rewards.checks.trial import read_episodes
 from burnish.rewards.declaration import LEVELS
 from burnish.rewards.plugin import REWARDS, make_group_scorer, make_scorer, reward
 from burnish.rewards.rubric import Judged, Rubric
 from burnish.rewards.terms import Term
-from burnish.rewards.trial import read_episodes
 from burnish.rewards.types import InvalidScore, RewardInput, Score, as_score
 
 pytestmark = pytest.mark.fuzz

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.fuzz.made_up import JSON, spoiled
 
 from burnish.envs.types import Task
-from burnish.rewards.lambda_rows import BadAnswer, event_row, parse_answer, read_answer
+from burnish.rewards.aws.rows import BadAnswer, event_row, parse_answer, read_answer
 from burnish.rewards.types import RewardInput, Score
 from burnish.rpc.payload import plain_json
-from burnish.trainer.task_files import read_row
+from burnish.trainer.data.task_files import read_row
 
 MESSAGE = st.fixed_dictionaries(
     {

@@ -12,13 +12,13 @@ from google.protobuf.message import Message as ProtoMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.envs.env_service import EnvironmentService, ServedEnvironment, SessionLimits
+from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
+from burnish.envs.remote.tools import ToolService
 from burnish.envs.tool_calls import Malformed, parse_tool_calls
-from burnish.envs.tool_service import ToolService
 from burnish.envs.tools import ToolSet, tool
+from burnish.rewards.remote.service import Verifier, VerifierService
+from burnish.rewards.remote.wire import from_response
 from burnish.rewards.types import InvalidScore, RewardInput, Score
-from burnish.rewards.verifier_service import Verifier, VerifierService
-from burnish.rewards.wire import from_response
 from burnish.rpc.errors import Status
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 

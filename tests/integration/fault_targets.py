@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from burnish.rewards.remote.service import verifier
 from burnish.rewards.types import RewardInput
-from burnish.rewards.verifier_service import verifier
 
 asked: Counter[str] = Counter()
 

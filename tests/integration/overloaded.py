@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from burnish.rewards.remote.service import VerifierService, verifier
 from burnish.rewards.types import RewardInput
-from burnish.rewards.verifier_service import VerifierService, verifier
 from burnish.rpc.batches import Limits
 from burnish.rpc.server import ServerOptions, serve_until_signal
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from burnish.envs.tools import ToolContext, ToolRejected, tool
+from burnish.rewards.remote.service import verifier
 from burnish.rewards.types import RewardInput, Score
-from burnish.rewards.verifier_service import verifier
 from burnish.rpc.batches import cancelled
 
 seen: contextvars.ContextVar[int] = contextvars.ContextVar("seen", default=0)

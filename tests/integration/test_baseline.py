@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.baseline_command import BaselinePlan, run_baseline
-from burnish.data import read_conversations
+from burnish.cli.baseline import BaselinePlan, run_baseline
+from burnish.trainer.data.sources import read_conversations
 
 pytestmark = pytest.mark.integration
 

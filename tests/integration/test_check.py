@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from burnish.cli import app
-from burnish.envs.check import check_environment
-from burnish.envs.conformance import Report, render
+from burnish.cli.main import app
+from burnish.envs.checks.conformance import Report, render
+from burnish.envs.checks.environment import check_environment
+from burnish.envs.checks.tool_service import check_tool_service
 from burnish.envs.contract import ENVS
 from burnish.envs.registry import load_plugin
-from burnish.envs.tool_service_check import check_tool_service
+from burnish.hosting.services import ServiceProcess
+from burnish.rewards.checks.verifier import check_verifier, check_verifier_service
+from burnish.rewards.remote.service import Verifier
 from burnish.rewards.types import RewardInput
-from burnish.rewards.verifier_check import check_verifier, check_verifier_service
-from burnish.rewards.verifier_service import Verifier
-from burnish.services import ServiceProcess
 
 pytestmark = pytest.mark.integration
 
@@ -37,7 +37,7 @@ MOODY = """
 import os
 from burnish import Message
 from burnish.envs import register_env
-from burnish.envs.arithmetic import Arithmetic
+from burnish.envs.builtin.arithmetic import Arithmetic
 @register_env("check-test/Moody-v0")
 class Moody(Arithmetic):
     def reset(self, *, seed=None, options=None):

@@ -17,7 +17,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.integration
@@ -58,7 +58,7 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 
 def test_replicas_follow_the_load_and_are_replaced(cluster: str) -> None:
-    command = [sys.executable, "-m", "burnish.cli"]
+    command = [sys.executable, "-m", "burnish.cli.main"]
     where = ["--ray-address", cluster]
     scale = ["--replicas", "1..3", "--in-flight", "4", "--calm-s", "3", "--cpus", "0.5"]
     with subprocess.Popen([*command, "deploy-verifier", TARGET, *scale, *where], stdout=subprocess.PIPE, text=True) as process:
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_one_line(cluster: str) -> None:
         (["deploy-verifier", TARGET, "--host", "0.0.0.0"], "is not loopback"),
         (["undeploy", "nothing"], "nothing called 'nothing' is deployed"),
     ):
-        command = [sys.executable, "-m", "burnish.cli", *arguments, "--ray-address", cluster]
+        command = [sys.executable, "-m", "burnish.cli.main", *arguments, "--ray-address", cluster]
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
         assert done.returncode != 0
         assert says in " ".join(done.stderr.split()), done.stderr

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from burnish.envs import check as environments
-from burnish.envs import tool_service_check, tools_check
-from burnish.rewards import check as rewards
-from burnish.rewards import verifier_check
+from burnish.envs.checks import environment as environments
+from burnish.envs.checks import tool_service as tool_service_check
+from burnish.envs.checks import tools as tools_check
+from burnish.rewards.checks import reward as rewards
+from burnish.rewards.checks import verifier as verifier_check
 
 pytestmark = pytest.mark.integration
 

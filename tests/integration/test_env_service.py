@@ -21,15 +21,15 @@ import grpc
 import pytest
 from gymnasium.error import ResetNeeded
 
-from burnish.cluster import check_services, services_of
-from burnish.config import config_from_data
-from burnish.envs.check import CHECKS, check_environment, render
+from burnish.envs.checks.environment import CHECKS, check_environment, render
 from burnish.envs.contract import ConversationEnv, make_env, read_reset, read_step
-from burnish.envs.env_service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.registry import load_plugin
-from burnish.envs.remote_env import RemoteEnv
+from burnish.envs.remote.env import RemoteEnv
+from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.types import Message, Reward, Task
+from burnish.hosting.services import ServiceProcess
+from burnish.recipe.config import config_from_data
 from burnish.rewards.rubric import Rubric
 from burnish.rollout.chat import ChatFormat
 from burnish.rollout.config import RolloutConfig
@@ -41,7 +41,7 @@ from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES, RpcOverloaded, RpcRemoteError, RpcTimeout
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.server import Server
-from burnish.services import ServiceProcess
+from burnish.run.cluster import check_services, services_of
 from burnish.v1 import common_pb2, environment_pb2, environment_pb2_grpc
 
 pytestmark = pytest.mark.integration
@@ -478,7 +478,7 @@ def test_the_number_of_sessions_is_bounded() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    from burnish.trainer.tokenizer import train_tokenizer
+    from burnish.trainer.models.tokenizer import train_tokenizer
 
     return train_tokenizer(["Do as told. begin", "1: hello", "hello", "end"] * 20, vocab_size=400, max_length=512)
 
@@ -564,7 +564,7 @@ def test_wrong_targets_and_arguments_are_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_the_command_serves_until_it_is_stopped() -> None:
-    command = [sys.executable, "-m", "burnish.cli", "serve-env", PUPPET, "--idle-s", "30", "--max-sessions", "8", "--threads", "0"]
+    command = [sys.executable, "-m", "burnish.cli.main", "serve-env", PUPPET, "--idle-s", "30", "--max-sessions", "8", "--threads", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from burnish.envs.contract import reset_env
-from burnish.envs.env_service import EnvironmentService, ServedEnvironment
 from burnish.envs.failures import EpisodeFailure
-from burnish.envs.remote_env import RemoteEnv
+from burnish.envs.remote.env import RemoteEnv
+from burnish.envs.remote.service import EnvironmentService, ServedEnvironment
 from burnish.envs.types import Message, Task
 from burnish.rpc.background import background
 from burnish.rpc.server import Server

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.hosting.services import ServiceProcess
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput, Score
-from burnish.services import ServiceProcess
 
 pytestmark = pytest.mark.integration
 

@@ -14,13 +14,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from burnish.envs.check import CHECKS, check_environment, render
+from burnish.envs.checks.environment import CHECKS, check_environment, render
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
-from burnish.envs.remote_env import RemoteEnv
+from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.types import Message, Task, TextPart
-from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.remote.client import RemoteVerifier
+from burnish.rewards.remote.wire import to_request
 from burnish.rewards.types import RewardInput, Score
-from burnish.rewards.wire import to_request
 from burnish.rpc.background import background
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from burnish.envs.inspection.corpus import vocabulary
-from burnish.rollout.records import read_evaluations, read_ledger
-from burnish.rollout.transcripts import read_transcripts
-from burnish.trainer.checkpoints import list_checkpoints
-from burnish.trainer.models import ModelSize, new_model
+from burnish.envs.builtin.inspection.corpus import vocabulary
+from burnish.rollout.store.records import read_evaluations, read_ledger
+from burnish.rollout.store.transcripts import read_transcripts
+from burnish.trainer.models.checkpoints import list_checkpoints
+from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -41,17 +41,17 @@ name = "cost"
 weight = 0.2
 
 [services.shop-floor]
-tools = "burnish.envs.inspection.service"
+tools = "burnish.envs.builtin.inspection.service"
 
 [services.verdicts]
-verifier = "burnish.rewards.inspection:verdict"
+verifier = "burnish.rewards.builtin.inspection:verdict"
 
 [sft]
 steps = 30
 batch = 8
 lr = 3e-3
 checkpoint_every = 10
-generate = "burnish.envs.inspection.corpus:logs"
+generate = "burnish.envs.builtin.inspection.corpus:logs"
 args = {{ instructions = false }}
 count = 40
 
@@ -81,7 +81,7 @@ object_store_mb = 128
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
-        return subprocess.Popen([sys.executable, "-m", "burnish.cli", *arguments], stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen([sys.executable, "-m", "burnish.cli.main", *arguments], stdout=out, stderr=out, start_new_session=True)
 
 
 def wait_for_step(run: Path, phase: str, step: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 240.0) -> None:
@@ -143,10 +143,10 @@ def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: 
 
 def test_an_unreachable_verifier_is_one_line_and_a_code(tmp_path: Path, tiny_model: Path) -> None:
     recipe = tmp_path / "down.toml"
-    text = RECIPE.format(model=tiny_model).replace('verifier = "burnish.rewards.inspection:verdict"', 'address = "127.0.0.1:9"')
+    text = RECIPE.format(model=tiny_model).replace('verifier = "burnish.rewards.builtin.inspection:verdict"', 'address = "127.0.0.1:9"')
     recipe.write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "burnish.cli", "run", str(recipe), "--run-dir", str(tmp_path / "run")],
+        [sys.executable, "-m", "burnish.cli.main", "run", str(recipe), "--run-dir", str(tmp_path / "run")],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -14,8 +14,8 @@ from tests.integration.http_stub import Reply, Request, Script, serve
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Message, Task
+from burnish.rewards.aws.reward_lambda import LambdaOptions, reward_lambda
 from burnish.rewards.plugin import make_scorer
-from burnish.rewards.reward_lambda import LambdaOptions, reward_lambda
 from burnish.rewards.types import RewardInput, Score
 
 pytestmark = pytest.mark.integration

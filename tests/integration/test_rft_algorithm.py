@@ -13,8 +13,8 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import WorkerSetup
-from burnish.trainer.config import LearnerConfig, OptimizerConfig
-from burnish.trainer.phase_config import RFTPhaseConfig
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.phases.config import RFTPhaseConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -34,7 +34,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def algo(ray_session: None, tiny_model: Path) -> Iterator[Any]:
-    from burnish.trainer.algorithm import RFTConfig
+    from burnish.trainer.rllib import RFTConfig
 
     worker = WorkerSetup(
         model=tiny_model,

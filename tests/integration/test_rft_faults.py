@@ -19,7 +19,7 @@ def test_an_unknown_reward_is_named_before_any_engine_starts(tiny_model: Path) -
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
-    from burnish.trainer.algorithm import RFTConfig
+    from burnish.trainer.rllib import RFTConfig
 
     with pytest.raises(ValueError, match=str(tmp_path)):
         RFTConfig().rft(worker=WorkerSetup(tmp_path, "burnish/Arithmetic-v0")).validate()

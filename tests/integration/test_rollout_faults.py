@@ -24,17 +24,17 @@ from burnish.envs.contract import ENVS, register_env
 from burnish.envs.failures import Failure
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import EpisodeGroup, Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.hosting.services import ServiceProcess
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.rubric import Rubric
 from burnish.rollout.chat import ChatFormat
 from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import EpisodeParts
-from burnish.services import ServiceProcess
-from burnish.trainer.phase_config import RFTPhaseConfig
-from burnish.trainer.policy_step import PolicyProgress, collect_batch
-from burnish.trainer.tokenizer import train_tokenizer
+from burnish.trainer.loop import PolicyProgress, collect_batch
+from burnish.trainer.models.tokenizer import train_tokenizer
+from burnish.trainer.phases.config import RFTPhaseConfig
 
 pytestmark = pytest.mark.integration
 

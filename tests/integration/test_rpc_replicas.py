@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
-from burnish.envs.remote_env import RemoteEnv
+from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.hosting.services import ServiceProcess
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput, Score
-from burnish.services import ServiceProcess
 
 pytestmark = pytest.mark.integration
 

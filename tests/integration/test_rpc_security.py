@@ -11,12 +11,12 @@ import pytest
 from tests.integration.certificates import Authority, Pair
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
-from burnish.envs.tool_service import RemoteToolSet
+from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.hosting.services import ServiceKind, ServiceProcess
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput
-from burnish.services import ServiceKind, ServiceProcess
 
 pytestmark = pytest.mark.integration
 

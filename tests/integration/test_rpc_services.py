@@ -20,17 +20,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
-from burnish.envs.tool_service import RemoteToolSet
+from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext, ToolRejected, ToolSet
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.hosting.services import ServiceProcess, load_tools
+from burnish.rewards.remote.client import RemoteVerifier
+from burnish.rewards.remote.wire import to_request
 from burnish.rewards.types import RewardInput, Score
-from burnish.rewards.wire import to_request
 from burnish.rpc.background import background
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES
 from burnish.rpc.methods import VERIFY
-from burnish.services import ServiceProcess, load_tools
 from burnish.v1 import common_pb2, tool_pb2, tool_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 
 pytestmark = pytest.mark.integration
@@ -394,7 +394,7 @@ def test_a_taken_port_and_a_wrong_target_are_one_clear_line(puppet: str, tmp_pat
 
 def test_a_service_dies_with_whoever_started_it(tmp_path: Path) -> None:
     code = (
-        "import threading, time; from pathlib import Path; from burnish.services import ServiceProcess\n"
+        "import threading, time; from pathlib import Path; from burnish.hosting.services import ServiceProcess\n"
         f"service = ServiceProcess('tools', {str(TARGETS)!r}, Path({str(tmp_path / 'log')!r}))\n"
         "starter = threading.Thread(target=service.start); starter.start(); starter.join()\n"
         "print(service.pid, service.alive, flush=True); time.sleep(600)"
@@ -420,7 +420,7 @@ def test_a_service_dies_with_whoever_started_it(tmp_path: Path) -> None:
 
 
 def test_the_program_prints_one_ready_line_and_stops_on_ctrl_c(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "burnish.services", "tools", str(TARGETS)]
+    command = [sys.executable, "-m", "burnish.hosting.services", "tools", str(TARGETS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from burnish.scaffold import Component, Kind, new_component
+from burnish.cli.scaffold import Component, Kind, new_component
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +32,9 @@ def run(*command: str, cwd: Path, site: Path | None = None) -> str:
 def serve_briefly(command: list[str], cwd: Path, site: Path) -> dict[str, object]:
     """The ready line of a service, which is then asked to end."""
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    with subprocess.Popen([sys.executable, "-m", "burnish.cli", *command], cwd=cwd, env=environment, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "burnish.cli.main", *command], cwd=cwd, env=environment, stdout=subprocess.PIPE
+    ) as process:
         try:
             assert process.stdout is not None
             assert select.select([process.stdout], [], [], WAIT_S)[0]
@@ -50,14 +52,14 @@ def test_a_new_package_is_tested_installed_and_found(kind: Kind, tmp_path: Path)
     assert "passed" in run("pytest", "-q", "-p", "no:cacheprovider", cwd=package)  # not installed, straight from its folder
     run("pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(package), cwd=tmp_path)
     target = component.id or component.module
-    assert f"{target}: passed" in run("burnish.cli", "check", target, cwd=tmp_path, site=site)
+    assert f"{target}: passed" in run("burnish.cli.main", "check", target, cwd=tmp_path, site=site)
     match kind:
         case "reward":
-            assert component.id in run("burnish.cli", "rewards", "list", cwd=tmp_path, site=site)
-            tried = run("burnish.cli", "rewards", "try", component.id, "answers.jsonl", cwd=package, site=site)
+            assert component.id in run("burnish.cli.main", "rewards", "list", cwd=tmp_path, site=site)
+            tried = run("burnish.cli.main", "rewards", "try", component.id, "answers.jsonl", cwd=package, site=site)
             assert "3 scored: mean 0.5, min 0, max 1" in tried
         case "environment":
-            assert component.id in run("burnish.cli", "env", "list", cwd=tmp_path, site=site)
+            assert component.id in run("burnish.cli.main", "env", "list", cwd=tmp_path, site=site)
             assert "address" in serve_briefly(["serve-env", component.id], tmp_path, site)
         case "verifier":
             assert "address" in serve_briefly(["serve-verifier", component.id], tmp_path, site)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from burnish.envs.types import Message, Task
-from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from burnish.serving.deploy import ServingHandle, WithoutLine, is_ready, start_serving
-from burnish.trainer.models import ModelSize, new_model
+from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

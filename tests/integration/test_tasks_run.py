@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.rollout.records import read_ledger
-from burnish.rollout.transcripts import read_transcripts
+from burnish.rollout.store.records import read_ledger
+from burnish.rollout.store.transcripts import read_transcripts
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -51,7 +51,7 @@ def rows(name: str, first: int, count: int) -> str:
 
 
 def burnish(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "burnish.cli", "run", *arguments]
+    command = [sys.executable, "-m", "burnish.cli.main", "run", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
 
 

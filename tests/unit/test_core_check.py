@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from burnish.cli import app
-from burnish.envs.conformance import Report, render
-from burnish.envs.schema_samples import sample
+from burnish.cli.main import app
+from burnish.envs.checks.conformance import Report, render
+from burnish.envs.checks.schema_samples import sample
+from burnish.envs.checks.tools import check_tools
 from burnish.envs.tools import Tool, ToolContext, ToolSet, tool
-from burnish.envs.tools_check import check_tools
 
 pytestmark = pytest.mark.unit
 
@@ -82,7 +82,7 @@ def test_samples_fit_their_schema() -> None:
     [
         ("burnish/inspection-verdict-v1", ["--reply", "hello"], "--reply"),
         ("burnish/Arithmetic-v0", ["--sample", "answers.jsonl"], "--sample"),
-        ("burnish.envs.inspection.service", ["--sample", "answers.jsonl", "--reply", "hello"], "--sample and --reply"),
+        ("burnish.envs.builtin.inspection.service", ["--sample", "answers.jsonl", "--reply", "hello"], "--sample and --reply"),
     ],
 )
 def test_an_option_without_effect_is_refused(target: str, options: list[str], idle: str) -> None:

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import burnish
-from burnish.cli import app
-from burnish.config import RunConfig
+from burnish.cli.errors import report
+from burnish.cli.main import app
+from burnish.cli.models import default_model_name, is_source
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
-from burnish.errors import report
-from burnish.model_commands import default_model_name, is_source
+from burnish.recipe.config import RunConfig
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +36,7 @@ def python(code: str) -> str:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from burnish.cli import app\n"
+        "import sys; from burnish.cli.main import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
@@ -49,7 +49,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_configs_import_no_torch_ray_or_grpc() -> None:
     code = (
-        "import sys, burnish.config, burnish.runs; print([n for n in ('torch', 'ray', 'vllm', 'grpc', 'transformers') if n in sys.modules])"
+        "import sys, burnish.recipe.config, burnish.run.folder\n"
+        "print([n for n in ('torch', 'ray', 'vllm', 'grpc', 'transformers') if n in sys.modules])"
     )
     assert python(code).strip() == "[]"
 
@@ -122,11 +123,11 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         if seen["raises"] is not None:
             raise seen["raises"]
 
-    module = types.ModuleType("burnish.pipeline")
+    module = types.ModuleType("burnish.run.pipeline")
     setattr(module, "run", run)  # noqa: B010
-    monkeypatch.setitem(sys.modules, "burnish.pipeline", module)
-    monkeypatch.setattr("burnish.plan.make_plan", lambda config, run_dir=None: None)
-    monkeypatch.setattr("burnish.plan.print_plan", lambda plan, console: None)
+    monkeypatch.setitem(sys.modules, "burnish.run.pipeline", module)
+    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda config, run_dir=None: None)
+    monkeypatch.setattr("burnish.recipe.plan.print_plan", lambda plan, console: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(RECIPE)
     return seen

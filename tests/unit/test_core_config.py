@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from burnish.config import RunConfig, config_from_data, load_config, resolved
+from burnish.recipe.config import RunConfig, config_from_data, load_config, resolved
 from burnish.rewards.config import RewardConfig
 from burnish.rewards.terms import Term
-from burnish.trainer.phase_config import RFTPhaseConfig
+from burnish.trainer.phases.config import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from burnish.data import Conversation, conversations, documents
 from burnish.envs.types import Message
-from burnish.trainer.phase_config import CPTConfig, SFTConfig
+from burnish.trainer.data.sources import Conversation, conversations, documents
+from burnish.trainer.phases.config import CPTConfig, SFTConfig
 
 pytestmark = pytest.mark.unit
 

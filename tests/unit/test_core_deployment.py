@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from burnish.deploy_commands import default_name
-from burnish.deployment import Deployment, Scale, Scaler
+from burnish.cli.deploy import default_name
+from burnish.hosting.scaling import Deployment, Scale, Scaler
 
 pytestmark = pytest.mark.unit
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from burnish.config import RunConfig, config_from_data
-from burnish.plan import engine_tokens_per_second, make_plan, print_plan
+from burnish.recipe.config import RunConfig, config_from_data
+from burnish.recipe.plan import engine_tokens_per_second, make_plan, print_plan
 
 pytestmark = pytest.mark.unit
 
@@ -124,11 +124,11 @@ def test_the_plan_prints_phases_services_and_the_run_folder(model: Path) -> None
             "rewards.inspection-cost: reward 'burnish/inspection-cost-v1' has no option 'per_unt'; did you mean 'per_unit'?",
         ),
         (
-            {"sft": {"steps": 1, "generate": "burnish.envs.inspection.corpus:log"}},
-            "sft.generate: burnish.envs.inspection.corpus has no function 'log'; did you mean 'logs'?",
+            {"sft": {"steps": 1, "generate": "burnish.envs.builtin.inspection.corpus:log"}},
+            "sft.generate: burnish.envs.builtin.inspection.corpus has no function 'log'; did you mean 'logs'?",
         ),
         (
-            {"sft": {"steps": 1, "generate": "burnish.envs.inspection.corpus:logs", "args": {"levl": 1}}},
+            {"sft": {"steps": 1, "generate": "burnish.envs.builtin.inspection.corpus:logs", "args": {"levl": 1}}},
             "sft.args.levl: unknown; did you mean 'level'?",
         ),
         (

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from burnish.cluster import without_line
-from burnish.config import RunConfig, config_from_data, resolved
-from burnish.rollout.records import EvaluationRecord, EvaluationResult, LedgerRow, read_json_lines
-from burnish.runs import RunFolder, create_run, data_seed, derive_seeds, open_run, versions
+from burnish.recipe.config import RunConfig, config_from_data, resolved
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, LedgerRow, read_json_lines
+from burnish.run.cluster import without_line
+from burnish.run.folder import RunFolder, create_run, data_seed, derive_seeds, open_run, versions
 
 pytestmark = pytest.mark.unit
 

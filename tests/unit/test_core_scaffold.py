@@ -11,11 +11,11 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from burnish.cli import app
-from burnish.config import load_config
+from burnish.cli.main import app
+from burnish.cli.scaffold import Component, Kind, parse_name, render
 from burnish.envs.contract import is_gymnasium_id
 from burnish.envs.registry import ID_PATTERN
-from burnish.scaffold import Component, Kind, parse_name, render
+from burnish.recipe.config import load_config
 
 pytestmark = pytest.mark.unit
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from burnish.services import load_tools, load_verifier
+from burnish.hosting.services import load_tools, load_verifier
 
 pytestmark = pytest.mark.unit
 
 CODE = '''
 from burnish.envs.tools import ToolSet, tool
-from burnish.rewards.verifier_service import verifier
+from burnish.rewards.remote.service import verifier
 
 @verifier("test/target-v1")
 def judge(episode):
@@ -66,6 +66,6 @@ def test_wrong_targets_say_what_to_do(plugin: Path) -> None:
 
 
 def test_the_program_stays_light() -> None:
-    code = "import sys, burnish.services; print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
+    code = "import sys, burnish.hosting.services; print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from burnish.components import check_components
-from burnish.config import config_from_data, load_config, resolved
+from burnish.recipe.components import check_components
+from burnish.recipe.config import config_from_data, load_config, resolved
 
 pytestmark = pytest.mark.unit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gymnasium.error import ResetNeeded
 
-from burnish.envs.arithmetic import Arithmetic
+from burnish.envs.builtin.arithmetic import Arithmetic
 
 pytestmark = pytest.mark.unit
 

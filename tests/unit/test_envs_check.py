@@ -10,8 +10,8 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from burnish.envs.arithmetic import Arithmetic
-from burnish.envs.check import CHECKS, Check, Report, check_environment, render
+from burnish.envs.builtin.arithmetic import Arithmetic
+from burnish.envs.checks.environment import CHECKS, Check, Report, check_environment, render
 from burnish.envs.contract import ENVS, make_env, register_env
 from burnish.envs.tool_env import ToolEnv
 from burnish.envs.tools import ToolSet, tool

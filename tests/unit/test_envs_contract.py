@@ -52,7 +52,7 @@ def test_make_env_records_id_and_kwargs_in_a_spec_that_is_json() -> None:
     row = json.loads(env.spec.to_json())
     assert (row["id"], row["entry_point"], row["kwargs"]) == (
         "burnish/Arithmetic-v0",
-        "burnish.envs.arithmetic:Arithmetic",
+        "burnish.envs.builtin.arithmetic:Arithmetic",
         {"max_operand": 20},
     )
     assert make_env("burnish/Arithmetic-v0") is not make_env("burnish/Arithmetic-v0")
@@ -103,8 +103,8 @@ def test_the_catalogue_lists_built_in_environments() -> None:
 
 def test_importing_environments_is_light() -> None:
     code = (
-        "import sys, burnish.envs, burnish.envs.tool_env, burnish.envs.check\n"
-        "print(sorted({'torch', 'ray', 'grpc', 'vllm', 'transformers', 'burnish.envs.arithmetic'} & set(sys.modules)))"
+        "import sys, burnish.envs, burnish.envs.tool_env, burnish.envs.checks.environment\n"
+        "print(sorted({'torch', 'ray', 'grpc', 'vllm', 'transformers', 'burnish.envs.builtin.arithmetic'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
+from burnish.envs.builtin.inspection import corpus, wording
+from burnish.envs.builtin.inspection.inspectors import EXPERT, Habits, inspect
+from burnish.envs.builtin.inspection.parts import LEVELS, REASONS, VERDICTS, Feature, Part, make_part, measured_deviation
+from burnish.envs.builtin.inspection.shop_floor import ShopFloor
 from burnish.envs.contract import make_env
-from burnish.envs.inspection import corpus, wording
-from burnish.envs.inspection.inspectors import EXPERT, Habits, inspect
-from burnish.envs.inspection.parts import LEVELS, REASONS, VERDICTS, Feature, Part, make_part, measured_deviation
-from burnish.envs.inspection.shop_floor import ShopFloor
 from burnish.envs.types import Message, Task
-from burnish.rewards.inspection import verdict
+from burnish.rewards.builtin.inspection import verdict
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.unit

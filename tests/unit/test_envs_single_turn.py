@@ -9,7 +9,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
-from burnish.envs.check import check_environment, render
+from burnish.envs.checks.environment import check_environment, render
 from burnish.envs.contract import make_env, reset_env, step_env
 from burnish.envs.failures import EpisodeFailure
 from burnish.envs.types import Message, Task

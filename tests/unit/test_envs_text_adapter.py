@@ -11,10 +11,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
+from burnish.envs.builtin.worlds import frozen_lake
 from burnish.envs.contract import make_env
-from burnish.envs.text_adapter import GymnasiumText
-from burnish.envs.text_spaces import Unreadable, describe_space, read_choice, read_numbers, read_parts
-from burnish.envs.text_worlds import frozen_lake
+from burnish.envs.text.adapter import GymnasiumText
+from burnish.envs.text.spaces import Unreadable, describe_space, read_choice, read_numbers, read_parts
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from burnish.envs.contract import make_env
-from burnish.envs.text_adapter import GymnasiumText
+from burnish.envs.text.adapter import GymnasiumText
 
 pytestmark = pytest.mark.unit
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from burnish.envs.contract import StepInfo
-from burnish.envs.remote_env import RemoteEnv
+from burnish.envs.remote.env import RemoteEnv
+from burnish.envs.remote.wire import info_from_wire, info_to_wire, messages_from_wire, messages_to_wire, task_from_wire, task_to_wire
 from burnish.envs.types import Message, Task, TextPart, ToolCall
-from burnish.envs.wire import info_from_wire, info_to_wire, messages_from_wire, messages_to_wire, task_from_wire, task_to_wire
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.payload import PayloadError

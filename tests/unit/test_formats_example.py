@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from burnish.cli import app
-from burnish.components import check_components
-from burnish.config import config_from_data, load_config
+from burnish.cli.main import app
 from burnish.envs.types import Message
+from burnish.recipe.components import check_components
+from burnish.recipe.config import config_from_data, load_config
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput, Score
-from burnish.trainer.task_files import read_task_files
+from burnish.trainer.data.task_files import read_task_files
 
 pytestmark = pytest.mark.unit
 

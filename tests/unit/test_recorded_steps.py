@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from burnish.envs.types import EpisodeGroup, Task
 from burnish.rewards.config import RewardConfig
@@ -24,12 +25,12 @@ from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
-from burnish.trainer.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
-from burnish.trainer.learner import Learner
-from burnish.trainer.models import ModelSize, new_model
-from burnish.trainer.phase_config import RFTPhaseConfig
-from burnish.trainer.policy_step import PolicyProgress, collect_batch, rollout_metrics
-from burnish.trainer.tasks import training_tasks
+from burnish.trainer.data.tasks import training_tasks
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
+from burnish.trainer.learner.learner import Learner
+from burnish.trainer.loop import PolicyProgress, collect_batch, rollout_metrics
+from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.phases.config import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
 
@@ -112,10 +113,11 @@ def play(model: Path, config: LearnerConfig) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("models") / "recorded"
     new_model(TEXTS, folder, SIZE)
-    return folder
+    yield folder
+    torch.set_flush_denormal(False)  # a learner sets it for its whole process, and other tests share this one
 
 
 @pytest.mark.parametrize("name", LEARNERS)

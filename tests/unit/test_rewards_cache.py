@@ -12,7 +12,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure
 from burnish.envs.types import Message, Task
-from burnish.rewards.cache import ScoreCache, content_key
+from burnish.rewards.calling.cache import ScoreCache, content_key
 from burnish.rewards.plugin import REWARDS, make_group_scorer, make_scorer, reward
 from burnish.rewards.types import RewardInput
 

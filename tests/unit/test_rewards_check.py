@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, PrivateAttr
 
-from burnish.envs.check import Check, Report, render
-from burnish.rewards.check import CHECKS, check_reward, sample_episodes
+from burnish.envs.checks.environment import Check, Report, render
+from burnish.rewards.checks.reward import CHECKS, check_reward, sample_episodes
 from burnish.rewards.plugin import REWARDS, reward
 from burnish.rewards.types import RewardInput, TurnInput
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from burnish.envs.types import Message, Task
-from burnish.rewards import reward_lambda as module
-from burnish.rewards.lambda_handlers import HandlerSettings
-from burnish.rewards.lambda_rows import BadAnswer, event_row, read_answer
+from burnish.rewards.aws import reward_lambda as module
+from burnish.rewards.aws.handlers import HandlerSettings
+from burnish.rewards.aws.reward_lambda import chunks, distinct
+from burnish.rewards.aws.rows import BadAnswer, event_row, read_answer
 from burnish.rewards.plugin import make_scorer
-from burnish.rewards.reward_lambda import chunks, distinct
 from burnish.rewards.types import RewardInput, Score
 
 pytestmark = pytest.mark.unit

@@ -12,7 +12,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
-from burnish.rewards import costs  # noqa: F401  (registers the built-in cost reward)
+from burnish.rewards.builtin import costs  # noqa: F401  (registers the built-in cost reward)
 from burnish.rewards.plugin import MAX_ABANDONED_THREADS, REWARDS, RewardPlugin, as_score, make_scorer, reward
 from burnish.rewards.types import InvalidScore, RewardInput, Score
 

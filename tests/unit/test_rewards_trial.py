@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from burnish.cli import app
+from burnish.cli.main import app
+from burnish.rewards.checks.trial import read_episodes
 from burnish.rewards.plugin import REWARDS
-from burnish.rewards.trial import read_episodes
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.unit

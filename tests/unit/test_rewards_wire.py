@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from burnish.envs.types import Message, Task, TextPart, ToolCall
-from burnish.rewards.remote import RemoteVerifier
+from burnish.rewards.remote.client import RemoteVerifier
+from burnish.rewards.remote.service import VERIFIERS, VerifierService, verifier
+from burnish.rewards.remote.wire import from_request, from_response, to_request, to_response
 from burnish.rewards.types import InvalidScore, RewardInput, Score
-from burnish.rewards.verifier_service import VERIFIERS, VerifierService, verifier
-from burnish.rewards.wire import from_request, from_response, to_request, to_response
 from burnish.rpc.payload import PayloadError
 from burnish.v1 import common_pb2, verifier_pb2
 

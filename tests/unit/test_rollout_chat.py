@@ -8,7 +8,7 @@ import pytest
 
 from burnish.envs.types import Message
 from burnish.rollout.chat import ChatFormat, with_tools_in_system
-from burnish.trainer.tokenizer import train_tokenizer
+from burnish.trainer.models.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.unit
 

@@ -25,8 +25,8 @@ from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import EpisodeParts, request_seed, run_episode, run_with_retries
-from burnish.trainer.policy_update import policy_samples
-from burnish.trainer.tokenizer import train_tokenizer
+from burnish.trainer.models.tokenizer import train_tokenizer
+from burnish.trainer.objectives.policy_update import policy_samples
 
 pytestmark = pytest.mark.unit
 

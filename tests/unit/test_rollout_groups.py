@@ -22,8 +22,8 @@ from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import EpisodeParts, run_episode
-from burnish.rollout.transcripts import transcript_of
-from burnish.trainer.tokenizer import train_tokenizer
+from burnish.rollout.store.transcripts import transcript_of
+from burnish.trainer.models.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.unit
 

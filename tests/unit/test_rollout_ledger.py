@@ -6,7 +6,7 @@ import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
-from burnish.rollout.ledger import Ledger, LedgerError
+from burnish.rollout.store.ledger import Ledger, LedgerError
 
 pytestmark = pytest.mark.unit
 

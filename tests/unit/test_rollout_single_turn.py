@@ -18,9 +18,9 @@ from burnish.rollout.chat import ChatFormat
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import EpisodeParts, run_episode
-from burnish.trainer.task_files import read_rows
-from burnish.trainer.tasks import row_tasks
-from burnish.trainer.tokenizer import train_tokenizer
+from burnish.trainer.data.task_files import read_rows
+from burnish.trainer.data.tasks import row_tasks
+from burnish.trainer.models.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Outcome, Reward, Task, ToolCall, Trajectory, Turn
-from burnish.rollout.records import (
+from burnish.rollout.store.records import (
     Comparison,
     EvaluationRecord,
     EvaluationResult,
@@ -21,7 +21,7 @@ from burnish.rollout.records import (
     read_json_lines,
     read_ledger,
 )
-from burnish.rollout.transcripts import TranscriptWriter, read_transcripts, transcript_of
+from burnish.rollout.store.transcripts import TranscriptWriter, read_transcripts, transcript_of
 
 pytestmark = pytest.mark.unit
 

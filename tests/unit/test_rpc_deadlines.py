@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from burnish.rpc.deadlines import TICK_S, Deadlines
+from burnish.rpc.transport.deadlines import TICK_S, Deadlines
 
 pytestmark = pytest.mark.unit
 

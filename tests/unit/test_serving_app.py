@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from burnish.rollout.engine.vllm_openai import context_length, kv_cache_bytes
 from burnish.serving.app import LARGEST_BODY, StrictChatApp
 from burnish.serving.export import export_checkpoint
-from burnish.trainer.model_folder import read_record
-from burnish.trainer.models import ModelSize, new_model
+from burnish.trainer.models.folder import read_record
+from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
 

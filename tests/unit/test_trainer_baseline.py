@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from burnish.baseline_command import BaselinePlan, run_baseline
-from burnish.data import read_conversations
+from burnish.cli.baseline import BaselinePlan, run_baseline
 from burnish.envs.contract import make_env, register_env
-from burnish.envs.text_adapter import GymnasiumText
-from burnish.trainer.baseline import (
+from burnish.envs.text.adapter import GymnasiumText
+from burnish.trainer.data.sources import read_conversations
+from burnish.trainer.evaluation.baseline import (
     AgentEnv,
     Played,
     conversation,

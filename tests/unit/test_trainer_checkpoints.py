@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from burnish.trainer import checkpoints
-from burnish.trainer.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, resolve_checkpoint, save_checkpoint
-from burnish.trainer.models import ModelSize, new_model
+from burnish.trainer.models import checkpoints
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, resolve_checkpoint, save_checkpoint
+from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
 

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory
 from burnish.rollout.weights import SyncProofError
-from burnish.trainer.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
-from burnish.trainer.learner import Learner
-from burnish.trainer.supervised import SupervisedExample
+from burnish.trainer.data.supervised import SupervisedExample
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
+from burnish.trainer.learner.learner import Learner
 
 pytestmark = pytest.mark.unit
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from burnish.trainer.advantages import ADVANTAGES, group_centred, group_normalised
-from burnish.trainer.config import OptimizerConfig
-from burnish.trainer.losses import cross_entropy, is_clipped, k3, ppo_clip, token_statistics
-from burnish.trainer.optimizer import learning_rate
+from burnish.trainer.learner.config import OptimizerConfig
+from burnish.trainer.learner.optimizer import learning_rate
+from burnish.trainer.objectives.advantages import ADVANTAGES, group_centred, group_normalised
+from burnish.trainer.objectives.losses import cross_entropy, is_clipped, k3, ppo_clip, token_statistics
 
 pytestmark = pytest.mark.unit
 

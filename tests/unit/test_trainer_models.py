@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from burnish.trainer import models
-from burnish.trainer.model_folder import check_model_folder, count_parameters, read_record, stop_token_ids, write_model_folder
-from burnish.trainer.models import ModelSize, import_model, list_models, new_model, resolve_model, verify_model
-from burnish.trainer.tokenizer import train_tokenizer
+from burnish.trainer.models import importing as models
+from burnish.trainer.models.folder import check_model_folder, count_parameters, read_record, stop_token_ids, write_model_folder
+from burnish.trainer.models.importing import ModelSize, import_model, list_models, new_model, resolve_model, verify_model
+from burnish.trainer.models.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.unit
 
@@ -289,6 +289,8 @@ def test_models_are_found_by_path_and_by_name(tiny: Path, tmp_path: Path) -> Non
 
 
 def test_reading_these_modules_imports_no_torch() -> None:
-    code = "import sys, burnish.trainer.checkpoints, burnish.serving.config; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    code = (
+        "import sys, burnish.trainer.models.checkpoints, burnish.serving.config; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

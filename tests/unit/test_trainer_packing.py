@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from burnish.envs.types import Bool, Int32
-from burnish.trainer.attention import make_layout, use_packed_attention
-from burnish.trainer.packing import PackedBatch, Segment, microbatches, pack, path_index
+from burnish.trainer.learner.attention import make_layout, use_packed_attention
+from burnish.trainer.learner.packing import PackedBatch, Segment, microbatches, pack, path_index
 
 pytestmark = pytest.mark.unit
 

@@ -11,9 +11,9 @@ import pytest
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task
 from burnish.rollout.config import RolloutConfig
-from burnish.trainer.phase_config import RFTPhaseConfig
-from burnish.trainer.policy_step import ErrorBudgetSpent, PolicyProgress, collect_batch, rollout_metrics, why_not
-from burnish.trainer.tasks import held_out_tasks, training_tasks
+from burnish.trainer.data.tasks import held_out_tasks, training_tasks
+from burnish.trainer.loop import ErrorBudgetSpent, PolicyProgress, collect_batch, rollout_metrics, why_not
+from burnish.trainer.phases.config import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,8 @@ import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Outcome, Reward, Task, Trajectory, Turn
-from burnish.trainer import statistics
-from burnish.trainer.statistics import BestConstant, EvaluationResult, compare, paired_bootstrap, summarize, wilson_interval
+from burnish.trainer.evaluation import statistics
+from burnish.trainer.evaluation.statistics import BestConstant, EvaluationResult, compare, paired_bootstrap, summarize, wilson_interval
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from burnish.envs.types import Message, ToolCall
-from burnish.trainer.supervised import cpt_examples, sft_example, shuffled_batch
+from burnish.trainer.data.supervised import cpt_examples, sft_example, shuffled_batch
 
 pytestmark = pytest.mark.unit
 

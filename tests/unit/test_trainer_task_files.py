@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from burnish.envs.types import Message, TextPart
-from burnish.trainer.phase_config import TasksConfig
-from burnish.trainer.task_files import Row, TaskFiles, read_row, read_rows, read_task_files
-from burnish.trainer.tasks import row_tasks
+from burnish.trainer.data.task_files import Row, TaskFiles, read_row, read_rows, read_task_files
+from burnish.trainer.data.tasks import row_tasks
+from burnish.trainer.phases.config import TasksConfig
 
 pytestmark = pytest.mark.unit
 

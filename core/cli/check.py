@@ -1,0 +1,154 @@
+"""What `burnish check` does: find out what it is given, and run the conformance suite for that."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from burnish.envs.checks.conformance import Report, render
+from burnish.envs.checks.environment import check_environment
+from burnish.envs.checks.tool_service import check_tool_service
+from burnish.envs.checks.tools import check_tools
+from burnish.envs.contract import ENVS
+from burnish.envs.named import import_module
+from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin
+from burnish.envs.tools import Tool, ToolSet
+from burnish.recipe.overrides import parse_arguments
+from burnish.rewards.checks.reward import check_reward
+from burnish.rewards.checks.trial import read_episodes
+from burnish.rewards.checks.verifier import check_verifier, check_verifier_service
+from burnish.rewards.plugin import REWARDS, find_plugin
+from burnish.rewards.remote.service import VERIFIERS
+from burnish.rewards.types import RewardInput
+from burnish.rpc.errors import RpcError
+from burnish.rpc.probe import services_at
+
+ADDRESS = re.compile(r"^(ray:[\w.-]+|[^\s/?]+:\d{1,5})(\?\S*)?$")
+MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+REMOTE_ENV = "burnish/Remote-v0"
+REGISTRIES: tuple[Registry[Any], ...] = (ENVS, REWARDS, VERIFIERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user gives the suites. args: an environment's or a reward's arguments; for tools, `data` of a task. sample: a file of
+    conversations that rewards and verifiers can judge. replies: texts that mean something to an environment."""
+
+    args: Mapping[str, Any]
+    sample: Path | None = None
+    replies: tuple[str, ...] = ()
+
+    def episodes(self, grouped: bool = False) -> list[RewardInput]:
+        """Raises ValueError naming the rows of the sample that are unfit."""
+        rows = read_episodes(self.sample, grouped) if self.sample is not None else []
+        bad = [f"{where}: {row}" for where, row in rows if isinstance(row, str)]
+        if bad:
+            raise ValueError("\n".join(bad))
+        return [row for _, row in rows if isinstance(row, RewardInput)]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The checks of one subject. uses: the options that have an effect on them."""
+
+    run: Callable[[], Report]
+    uses: frozenset[str]
+
+
+def check(target: str, args: Sequence[str], plugins: Sequence[Path], sample: Path | None, replies: Sequence[str]) -> str:
+    """The reports on everything that `target` names: an id, a plug-in file, a module, or the address of a service.
+
+    Raises ValueError holding the reports when a check failed, and one that says what there is when nothing is found.
+    """
+    for plugin in plugins:
+        load_plugin(plugin)
+    given = Given(parse_arguments(args), sample, tuple(replies))
+    found = suites(target, given)
+    said = {"--arg": bool(args), "--sample": sample is not None, "--reply": bool(replies)}
+    idle = [option for option, used in said.items() if used and not any(option in suite.uses for suite in found)]
+    if idle:
+        raise ValueError(f"{' and '.join(idle)} has no effect on the checks of {target}")
+    reports = [suite.run() for suite in found]
+    text = "\n".join(render(report) for report in reports)
+    failed = [report.subject for report in reports if not report.passed]
+    if failed:
+        raise ValueError(f"{', '.join(failed)} does not keep the contract\n{text}")
+    return text
+
+
+def suites(target: str, given: Given) -> list[Suite]:
+    """What there is to run for `target`. Raises ValueError when it names nothing that can be checked."""
+    module, _, id = target.rpartition(":")
+    if ID_PATTERN.match(id):  # also module:namespace/Name-v0
+        if module:
+            import_module(module, "check")
+        return _by_id(id, given)
+    if target.endswith(".py"):
+        return _by_module(load_plugin(target), target, given)
+    if ADDRESS.match(target):
+        return [_by_address(target, given)]
+    if MODULE.match(target):
+        return _by_module(import_module(target, "check").__name__, target, given)
+    raise ValueError(f"{target!r} is no id (namespace/name-v1), no plug-in (file.py), no module and no address (host:port)")
+
+
+def _by_id(id: str, given: Given) -> list[Suite]:
+    known = {row.id: None for registry in REGISTRIES for row in registry.list()}
+    if id not in known:
+        raise ValueError(f"nothing is registered as {id!r}: no environment, reward or verifier{did_you_mean(id, list(known))}")
+    return [_suite(registry, id, given) for registry in REGISTRIES if any(row.id == id for row in registry.list())]
+
+
+def _by_module(module: str, target: str, given: Given) -> list[Suite]:
+    """Everything that importing the module registered, and its tools; the argument `data` is for the tools."""
+    others = replace(given, args={key: value for key, value in given.args.items() if key != "data"})
+    found = [
+        _suite(registry, row.id, others)
+        for registry in REGISTRIES
+        for row in registry.list()
+        if row.source.partition(":")[0] in (module, *_submodules(module))
+    ]
+    tools = [value for key, value in vars(sys.modules[module]).items() if isinstance(value, Tool) and not key.startswith("_")]
+    if tools:
+        check_them = partial(check_tools, ToolSet(tools), given.args.get("data"), name=f"tools of {target}")
+        found.append(Suite(check_them, frozenset({"--arg"})))
+    if not found:
+        raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools")
+    return found
+
+
+def _submodules(module: str) -> Iterator[str]:
+    return (name for name in sys.modules if name.startswith(f"{module}."))
+
+
+def _suite(registry: Registry[Any], id: str, given: Given) -> Suite:
+    if registry is ENVS:
+        return Suite(partial(check_environment, id, given.args, replies=given.replies), frozenset({"--arg", "--reply"}))
+    if registry is REWARDS:
+        check_it = lambda: check_reward(id, given.args, given.episodes(find_plugin(id).level == "group"))  # noqa: E731
+        return Suite(check_it, frozenset({"--arg", "--sample"}))
+    return Suite(lambda: check_verifier(VERIFIERS.get(id), given.episodes()), frozenset({"--sample"}))
+
+
+def _by_address(address: str, given: Given) -> Suite:
+    """Ask by reflection what listens there."""
+    try:
+        names = services_at(address)
+    except RpcError as error:
+        raise ValueError(f"{address} does not say what it is: {error.message}") from error
+    named = str(given.args.get("verifier", ""))
+    for name in names:
+        match name:
+            case "burnish.v1.VerifierService":
+                return Suite(lambda: check_verifier_service(address, named, given.episodes()), frozenset({"--arg", "--sample"}))
+            case "burnish.v1.ToolService":
+                return Suite(partial(check_tool_service, address, given.args.get("data")), frozenset({"--arg"}))
+            case "burnish.v1.EnvironmentService" if any(row.id == REMOTE_ENV for row in ENVS.list()):
+                check_it = partial(check_environment, REMOTE_ENV, {"address": address, **given.args}, replies=given.replies)
+                return Suite(check_it, frozenset({"--arg", "--reply"}))
+    raise ValueError(f"{address} serves {', '.join(names) or 'nothing'}; checked are verifier, tool and environment services of burnish.v1")

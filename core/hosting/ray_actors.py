@@ -1,0 +1,214 @@
+"""`burnish deploy-verifier` and `deploy-tools`: the server of `burnish serve-…` in many Ray actors. The actors only hold plain objects.
+
+A directory, an actor called as the deployment is, says where its replicas are; clients with the address `ray:NAME` ask it (see
+`rpc/ray_names.py`). Directory and replicas belong to the process that deploys, and Ray ends them with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ray
+
+from burnish.hosting.scaling import Deployment, Scale
+from burnish.hosting.services import ServiceKind, load_services
+from burnish.rpc.address import NAME
+from burnish.rpc.ray_names import NAMESPACE
+from burnish.rpc.security import ServerSecurity
+from burnish.rpc.server import Server, ServerOptions
+
+START_S = 120.0
+LOAD_S = 5.0
+STOP_S = 15.0  # longer than a server's own drain
+POLL_S = 1.0
+OBJECT_STORE_BYTES = 80 * 2**20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """What to run and how. host: what replicas listen on; "" is loopback on a cluster of one node, and each node's own address on a larger
+    one. cpus: of each replica. ray_address: a running cluster, "auto" to find one, "local" to start one here. kwargs: of an environment."""
+
+    kind: ServiceKind
+    target: str
+    name: str
+    scale: Scale
+    host: str = ""
+    cpus: float = 1.0
+    ray_address: str = "auto"
+    security: ServerSecurity = dataclasses.field(default_factory=ServerSecurity)
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Directory:
+    """Where the replicas are."""
+
+    def __init__(self) -> None:
+        self._addresses: list[str] = []
+        self._stop = False
+
+    def publish(self, addresses: list[str]) -> None:
+        self._addresses = addresses
+
+    def addresses(self) -> list[str]:
+        return self._addresses
+
+    def ask_to_stop(self) -> None:
+        self._stop = True
+
+    def asked_to_stop(self) -> bool:
+        return self._stop
+
+
+class Replica:
+    """One server."""
+
+    async def start(self, folder: str, deployed: DeployOptions, options: ServerOptions) -> str:
+        os.chdir(folder)  # where modules and files of the target are
+        host = options.host or ray.util.get_node_ip_address()
+        services = load_services(deployed.kind, deployed.target, deployed.kwargs)
+        self._server = Server(services, dataclasses.replace(options, host=host))
+        return await self._server.start()
+
+    async def load(self) -> int:
+        return self._server.in_flight
+
+    async def stop(self) -> bool:
+        return await self._server.stop()
+
+
+class RayFleet:
+    """Replicas as Ray actors; a `Fleet` of `Deployment`."""
+
+    def __init__(self, options: DeployOptions) -> None:
+        self._options = options
+        self._actors: dict[str, Any] = {}
+        self._directory = ray.remote(Directory).options(name=options.name, namespace=NAMESPACE, num_cpus=0).remote()
+        ray.get(self._directory.addresses.remote(), timeout=START_S)
+
+    def start(self) -> str:
+        options = self._options
+        if ray.available_resources().get("CPU", 0.0) < options.cpus:
+            raise ValueError(f"the cluster has no {options.cpus:g} CPUs free for another replica (--cpus)")
+        actor = ray.remote(Replica).options(num_cpus=options.cpus, max_restarts=0).remote()
+        server = ServerOptions(host=_host(options), security=options.security)
+        try:
+            address = str(ray.get(actor.start.remote(os.getcwd(), options, server), timeout=START_S))
+        except ray.exceptions.GetTimeoutError as error:
+            ray.kill(actor)
+            raise ValueError(
+                f"a replica did not start within {START_S:g} s; has the cluster {options.cpus:g} CPUs to spare for it (--cpus)?"
+            ) from error
+        except ray.exceptions.RayTaskError as error:
+            ray.kill(actor)
+            raise ValueError(f"a replica did not start: {error.cause}") from error
+        self._actors[address] = actor
+        return address
+
+    def loads(self) -> dict[str, int | None]:
+        asked = {address: actor.load.remote() for address, actor in self._actors.items()}
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOAD_S)
+        return {address: self._load(answer) for address, answer in asked.items()}
+
+    def _load(self, answer: Any) -> int | None:
+        try:
+            return int(ray.get(answer, timeout=0.1))
+        except ray.exceptions.GetTimeoutError:
+            return 0  # alive and busy: what it has in flight is told next time
+        except ray.exceptions.RayActorError:
+            return None
+
+    def stop(self, address: str) -> None:
+        actor = self._actors.pop(address)
+        with contextlib.suppress(ray.exceptions.RayError):  # it is gone, or does not end in time: killed either way
+            ray.get(actor.stop.remote(), timeout=STOP_S)
+        ray.kill(actor)
+
+    def publish(self, addresses: list[str]) -> None:
+        ray.get(self._directory.publish.remote(list(addresses)), timeout=LOAD_S)
+
+    def asked_to_stop(self) -> bool:
+        return bool(ray.get(self._directory.asked_to_stop.remote(), timeout=LOAD_S))
+
+
+def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
+    """Run the replicas until Ctrl-C, SIGTERM or `undeploy`. Prints one line of JSON once they serve, and a line per change of their number.
+
+    Raises ValueError when the target is wrong, the name is taken, or the listed security does not allow the addresses.
+    """
+    if not NAME.match(options.name):
+        raise ValueError(f"name {options.name!r} must be made of letters, digits, '.', '_' and '-'")
+    load_services(options.kind, options.target, options.kwargs)  # here first: what is wrong with it is one clear line
+    with ray_cluster(options.ray_address):
+        options.security.check_host(_host(options) or "every node's own address")
+        if _find(options.name) is not None:
+            raise ValueError(
+                f"the name {options.name!r} is taken on this cluster; `burnish undeploy {options.name}`, or give another --name"
+            )
+        fleet = RayFleet(options)
+        deployment = Deployment(fleet, options.scale, lambda text: say(f"{options.name}: {text}"))
+        try:
+            deployment.start()
+            say(json.dumps({"event": "ready", "address": f"ray:{options.name}", "replicas": deployment.addresses, "pid": os.getpid()}))
+            sys.stdout.flush()
+            while not fleet.asked_to_stop():
+                time.sleep(POLL_S)
+                deployment.step()
+        finally:
+            deployment.stop()
+
+
+def undeploy(name: str, ray_address: str = "auto", wait_s: float = 60.0) -> None:
+    """Have a deployment end, and wait until it has. Raises ValueError when there is none of that name, or it does not end in time."""
+    with ray_cluster(ray_address):
+        directory = _find(name)
+        if directory is None:
+            raise ValueError(f"nothing called {name!r} is deployed on this cluster")
+        ray.get(directory.ask_to_stop.remote(), timeout=LOAD_S)
+        deadline = time.monotonic() + wait_s
+        while _find(name) is not None:
+            if time.monotonic() > deadline:
+                raise ValueError(f"{name!r} was asked to end and has not within {wait_s:g} s")
+            time.sleep(POLL_S / 2)
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str) -> Iterator[None]:
+    """Belong to a running cluster, or to a small one that is started here and ends again."""
+    if ray.is_initialized():
+        yield
+        return
+    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **local)
+    except ConnectionError as error:
+        raise ValueError(
+            f"no Ray cluster at {address!r}: start one with `ray start --head`, or give --ray-address local for one on this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _host(options: DeployOptions) -> str:
+    """What replicas listen on; empty is each node's own address."""
+    if options.host:
+        return options.host
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    secure = options.security.cert or options.security.insecure
+    return "127.0.0.1" if len(alive) == 1 and not secure else ""
+
+
+def _find(name: str) -> Any:
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None

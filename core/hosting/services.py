@@ -1,0 +1,365 @@
+"""Verifier, tool and environment services as programs: what `burnish serve-verifier`, `serve-tools` and `serve-env` run, and
+`ServiceProcess`, which runs one as a child that cannot be orphaned.
+
+`python -m burnish.hosting.services verifier module:name` is the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from burnish.envs.contract import ENVS, make_env
+from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin
+from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
+from burnish.envs.remote.tools import ToolService
+from burnish.envs.tools import ToolSet
+from burnish.rewards.remote.service import VERIFIERS, Verifier, VerifierService
+from burnish.rpc.batches import Limits
+from burnish.rpc.security import ServerSecurity, is_loopback
+from burnish.rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
+
+log = logging.getLogger("burnish.hosting.services")
+
+ServiceKind = Literal["verifier", "tools", "environment"]
+ReadyCallback = Callable[[str, list[Service]], None]
+
+SECURITY_OPTIONS = {
+    "tls-cert": "PEM file of the server's certificate; turns TLS on.",
+    "tls-key": "PEM file of the certificate's key.",
+    "tls-client-ca": "PEM file of the CA whose certificates clients must show (mutual TLS).",
+    "token-env": "Environment variable with the token that calls must carry.",
+    "token-file": "File with the token that calls must carry.",
+}
+INSECURE_HELP = "Listen on a non-loopback address without TLS, all the same."
+PR_SET_PDEATHSIG = 1
+READY_S = 60.0
+ENV_THREADS = 64
+STOP_S = 15.0  # longer than a server's own drain
+
+
+def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
+    """Serve one verifier until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier.
+
+    Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target, the port, the
+    certificates or the token cannot be had.
+    """
+    _serve(load_services("verifier", target), options or ServerOptions(), on_ready)
+
+
+def serve_tools(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
+    """Serve tools until SIGTERM or Ctrl-C. `target` is "module" or "path/to/file.py" (all its tools), or with ":name" a `ToolSet` there.
+
+    Prints the ready line. Raises ValueError when the target, the port, the certificates or the token cannot be had.
+    """
+    _serve(load_services("tools", target), options or ServerOptions(), on_ready)
+
+
+def serve_environment(
+    target: str,
+    kwargs: Mapping[str, Any] | None = None,
+    options: ServerOptions | None = None,
+    on_ready: ReadyCallback = print_ready,
+    sessions: SessionLimits | None = None,
+    threads: int = ENV_THREADS,
+) -> None:
+    """Serve one environment until SIGTERM or Ctrl-C. `target` is a registered id, or "module:namespace/Name-v0" or
+    "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with. threads: resets and steps
+    running at a time; 0 runs them on the event loop.
+
+    Prints the ready line. Raises ValueError when the target, a kwarg, the port, the certificates or the token cannot be had.
+    """
+    _serve([environment_service(target, kwargs, sessions, threads)], options or ServerOptions(), on_ready)
+
+
+def load_services(kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | None = None) -> list[Service]:
+    """What a server of this kind hosts; kwargs are those of an environment. Raises ValueError when the target does not exist or is not of
+    this kind."""
+    match kind:
+        case "verifier":
+            return [VerifierService([load_verifier(target)])]
+        case "tools":
+            return [ToolService(load_tools(target))]
+        case "environment":
+            return [environment_service(target, kwargs)]
+
+
+def environment_service(
+    target: str, kwargs: Mapping[str, Any] | None = None, sessions: SessionLimits | None = None, threads: int = ENV_THREADS
+) -> EnvironmentService:
+    """See `serve_environment`. Raises ValueError when the target or a kwarg cannot be had."""
+    id, given = load_environment(target), dict(kwargs or {})
+    try:
+        make_env(id, **given).close()  # so that a wrong argument shows now
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
+    return EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
+
+
+def load_environment(target: str) -> str:
+    """The id of the environment, loaded. Raises ValueError when the target does not exist or registers no such environment."""
+    module, _, id = target.rpartition(":")
+    if not ID_PATTERN.match(id):
+        raise ValueError(f"{target!r} names no environment; give namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0")
+    if module:
+        _import(module)
+    ENVS.get(id)
+    return id
+
+
+def load_verifier(target: str) -> Verifier:
+    """Raises ValueError when the target does not exist or is no verifier."""
+    if ID_PATTERN.match(target):
+        return VERIFIERS.get(target)
+    module, name = _split(target)
+    if not name:
+        raise ValueError(f"{target!r} names no verifier; give module:name or path.py:name, where name is decorated with @verifier")
+    found = _attribute(_import(module), name, target)
+    if not isinstance(found, Verifier):
+        raise ValueError(f"{target!r} is not a verifier; decorate the function with @verifier (from burnish.rewards.remote.service)")
+    return found
+
+
+def load_tools(target: str) -> ToolSet:
+    """Raises ValueError when the target does not exist or has no tools."""
+    path, name = _split(target)
+    module = _import(path)
+    if not name:
+        return ToolSet.from_module(module)
+    found = _attribute(module, name, target)
+    if not isinstance(found, ToolSet):
+        raise ValueError(f"{target!r} is a {type(found).__name__}, not a ToolSet; leave out ':{name}' to serve all tools of the module")
+    return found
+
+
+def _split(target: str) -> tuple[str, str]:
+    module, _, name = target.partition(":")
+    return module, name
+
+
+def _import(module: str) -> Any:
+    if module.endswith(".py"):
+        return sys.modules[load_plugin(module)]
+    if os.getcwd() not in sys.path:  # a console script does not look there, `python -m` does
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise ValueError(f"module {module!r} cannot be imported from {os.getcwd()}: {type(error).__name__}: {error}") from error
+
+
+def _attribute(module: Any, name: str, target: str) -> Any:
+    if not hasattr(module, name):
+        names = [key for key in vars(module) if not key.startswith("_")]
+        raise ValueError(f"{target!r}: there is no {name!r}{did_you_mean(name, names)}")
+    return getattr(module, name)
+
+
+def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallback) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    if options.security.insecure and not is_loopback(options.host) and not options.security.cert:
+        log.warning("listening on %s without TLS: calls, and tokens, can be read on the way", options.host)
+    clean = asyncio.run(serve_until_signal(services, options, lambda address: on_ready(address, services)))
+    if not clean:
+        log.warning("a sync function did not return; ending the process without it")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # an ordinary exit would wait for that thread
+
+
+class ServiceProcess:
+    """A verifier, tool or environment service in a process of its own: `start()`, use `address`, `stop()`.
+
+    It is killed by the kernel when this process dies, whatever the cause, and does not see the terminal's Ctrl-C: whoever started it
+    decides when it stops. Its output goes to `log`. kwargs: what an environment is made with; other services take none. arguments: further
+    options of the program, such as `--tls-cert`.
+
+    Example: `with ServiceProcess("verifier", "my_module:my_verifier", log=run_folder / "verifier.log") as service: service.address`.
+    """
+
+    def __init__(
+        self,
+        kind: ServiceKind,
+        target: str,
+        log: Path,
+        port: int = 0,
+        ready_s: float = READY_S,
+        kwargs: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        assert kind == "environment" or not kwargs, f"a {kind} service takes no kwargs"
+        self.kind = kind
+        self.target = target
+        self.kwargs = dict(kwargs or {})
+        self.log = log
+        self.port = port
+        self.ready_s = ready_s
+        self.arguments = tuple(arguments)
+        self.address = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> str:
+        """Start it and wait until it listens; returns the address.
+
+        Raises ValueError with the last lines of its log when it ends or is silent for `ready_s` seconds.
+        """
+        assert not self.alive, "the service is already running"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        read, write = os.pipe()
+        try:
+            # The kernel ties "parent death" to the thread that forked, so all services are forked by one thread that lives on.
+            self._process = _spawner().submit(self._spawn, write).result(timeout=self.ready_s)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        with open(read, "rb", buffering=0) as ready:
+            try:
+                line = _read_line(ready.fileno(), self.ready_s)
+            except BaseException:
+                self.stop(grace_s=0)
+                raise
+        if not line:
+            why = f"said nothing for {self.ready_s:g} s" if self.alive else f"ended with code {self._process.wait(STOP_S)}"
+            self.stop(grace_s=0)
+            raise ValueError(f"{self.kind} service {self.target!r} did not start: it {why}; the end of {self.log}:\n{_tail(self.log)}")
+        self.address = str(json.loads(line)["address"])
+        return self.address
+
+    def stop(self, grace_s: float = STOP_S) -> None:
+        """Ask it to drain and end, then kill it and its children after `grace_s` seconds. Harmless when it is not running."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None and grace_s > 0:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace_s)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_S)
+
+    def __enter__(self) -> ServiceProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _spawn(self, ready_fd: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "burnish.hosting.services", self.kind, self.target, "--port", str(self.port)]
+        command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid()), *self.arguments]
+        command += ["--kwargs", json.dumps(self.kwargs)] if self.kwargs else []
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(ready_fd,), start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+
+
+_spawners: dict[int, ThreadPoolExecutor] = {}
+_spawners_lock = threading.Lock()
+
+
+def _spawner() -> ThreadPoolExecutor:
+    with _spawners_lock:
+        return _spawners.setdefault(os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="burnish-spawner"))
+
+
+def _read_line(fd: int, timeout_s: float) -> bytes:
+    """The first line from a pipe, or nothing when it closes or stays silent."""
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    while not line.endswith(b"\n"):
+        readable, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
+        chunk = os.read(fd, 4096) if readable else b""
+        if not chunk:
+            return b""
+        line += chunk
+    return line
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program behind `python -m burnish.hosting.services`. One clear line on stderr and code 2 when it cannot serve."""
+    parser = argparse.ArgumentParser(
+        prog="python -m burnish.hosting.services", description="Serve a verifier, tools or an environment over gRPC."
+    )
+    parser.add_argument("kind", choices=("verifier", "tools", "environment"))
+    parser.add_argument("target", help="module:name or path.py:name of a verifier; module or path.py of tools; id of an environment")
+    parser.add_argument("--kwargs", type=json.loads, default={}, help="what an environment is made with, as a JSON object")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    for name, text in SECURITY_OPTIONS.items():
+        parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument("--insecure", action="store_true", help=INSECURE_HELP)
+    parser.add_argument("--ready-fd", type=int, help="write the ready line to this file descriptor instead of stdout")
+    parser.add_argument("--parent-pid", type=int, help="die when this process, the parent, dies")
+    options = parser.parse_args(arguments)
+    if options.parent_pid is not None:
+        _die_with_parent(options.parent_pid)
+
+    def on_ready(address: str, services: list[Service]) -> None:
+        if options.ready_fd is None:
+            print_ready(address, services)
+            return
+        os.write(options.ready_fd, (ready_line(address, services) + "\n").encode())
+        os.close(options.ready_fd)
+
+    try:
+        security = ServerSecurity(
+            options.tls_cert, options.tls_key, options.tls_client_ca, options.token_env, options.token_file, options.insecure
+        )
+        where = ServerOptions(options.host, options.port, security=security)
+        match options.kind:
+            case "verifier":
+                serve_verifier(options.target, where, on_ready)
+            case "tools":
+                serve_tools(options.target, where, on_ready)
+            case _:
+                serve_environment(options.target, options.kwargs, where, on_ready)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

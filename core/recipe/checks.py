@@ -1,0 +1,159 @@
+"""What the parts of a recipe must agree on. Each check gives lines `field: what is wrong and what to do`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from burnish.envs.registry import did_you_mean
+from burnish.rpc.address import RAY
+
+if TYPE_CHECKING:
+    from burnish.recipe.config import RunConfig
+
+SERVICE = "service:"
+REMOTE_ENVIRONMENT = "burnish/Remote-v0"
+SINGLE_TURN = "burnish/SingleTurn-v0"
+
+
+def cross_problems(config: RunConfig) -> list[str]:
+    """Every impossible combination in a config whose fields are each well-formed."""
+    checks = (_turns, _context, _rewards, _success, _services, _seeds, _tasks, _learner)
+    return [line for check in checks for line in check(config)]
+
+
+def file_problems(config: RunConfig) -> list[str]:
+    """Files that the recipe names and that are not there."""
+    lines = [f"plugins: {path} is not a file" for path in config.plugins if not Path(path).is_file()]
+    for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
+        if table is not None and table.data is not None and not Path(table.data).is_file():
+            lines.append(f"{phase}.data: {table.data} is not a file")
+    if config.tasks is not None:
+        files = {"train": config.tasks.train, "held_out": config.tasks.held_out}
+        lines += [f"tasks.{key}: {path} is not a file" for key, path in files.items() if not Path(path).is_file()]
+    return lines
+
+
+def service_references(value: Any) -> Iterator[str]:
+    """The names in every `service:NAME` string inside plain data."""
+    if isinstance(value, str) and value.startswith(SERVICE):
+        yield value.removeprefix(SERVICE)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from service_references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from service_references(item)
+
+
+def is_remote(config: RunConfig) -> bool:
+    """Whether the environment is one behind gRPC."""
+    return config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT
+
+
+def _turns(config: RunConfig) -> Iterator[str]:
+    own = config.environment_args.get("max_turns")
+    turns = {"rollout.max_turns": config.rollout.max_turns}
+    if isinstance(own, int) and not isinstance(own, bool):
+        turns["environment_args.max_turns"] = own
+    for field, value in turns.items():
+        if not config.multi_turn_rollouts and value > 1:
+            yield f"{field}: {value} turns need multi_turn_rollouts = true"
+    if config.multi_turn_rollouts and config.rollout.max_turns == 1:
+        yield "rollout.max_turns: 1 turn contradicts multi_turn_rollouts = true; raise it or remove one of them"
+
+
+def _context(config: RunConfig) -> Iterator[str]:
+    rollout, context = config.rollout, config.engine.max_context
+    sampled = rollout.max_turns * rollout.max_tokens_per_turn
+    if sampled >= context:
+        yield (
+            f"engine.max_context: {context} tokens cannot hold max_turns x max_tokens_per_turn = {rollout.max_turns} x "
+            f"{rollout.max_tokens_per_turn} = {sampled} sampled tokens and a prompt; raise it or lower rollout.max_tokens_per_turn"
+        )
+
+
+def _rewards(config: RunConfig) -> Iterator[str]:
+    counts = Counter(entry.name for entry in config.scorers)
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        yield f'rewards: {counts[name]} of them are called {name!r}; give each another name = "…"'
+    if not config.environment_weight and not any(entry.weight for entry in config.scorers):
+        yield "rewards: every weight is 0, so nothing would be trained; give one reward or environment_weight a weight"
+
+
+def _success(config: RunConfig) -> Iterator[str]:
+    names = ["env", *(entry.name for entry in config.scorers)]
+    if config.success.partition(".")[0] not in names:
+        yield f"success: no reward gives a part {config.success!r}{did_you_mean(config.success.partition('.')[0], names)}"
+
+
+def _services(config: RunConfig) -> Iterator[str]:
+    known = list(config.services)
+    used = [(f"environment_args.{key}", name) for key, value in config.environment_args.items() for name in service_references(value)]
+    used += [(f"rewards.{entry.name}", name) for entry in config.scorers for name in service_references(entry.verifier)]
+    for field, name in used:
+        if name not in known:
+            hint = did_you_mean(name, known) if known else ""
+            yield f"{field}: {SERVICE}{name} has no table [services.{name}]{hint}"
+    for name in sorted(set(known) - {name for _, name in used}):
+        yield f"services.{name}: nothing uses it; write '{SERVICE}{name}' in environment_args or in a reward's verifier, or remove it"
+    kinds = {name: service.kind for name, service in config.services.items() if service.kind is not None}
+    for name, service in config.services.items():
+        if (service.address or "").startswith(RAY) and config.resources.ray_address is None:
+            yield f"services.{name}.address: {service.address} is looked up on a running cluster; say which in resources.ray_address"
+    for entry in config.scorers:
+        for name in service_references(entry.verifier):
+            if kinds.get(name, "verifier") != "verifier":
+                yield f"rewards.{entry.name}: {SERVICE}{name} serves {_a(kinds[name])}, not a verifier"
+    wanted = "environment" if is_remote(config) else "tools"
+    for key, value in config.environment_args.items():
+        for name in service_references(value):
+            if kinds.get(name, wanted) != wanted:
+                hint = f'; write environment = "{REMOTE_ENVIRONMENT}" to play in it' if kinds[name] == "environment" else ""
+                yield f"environment_args.{key}: {SERVICE}{name} serves {_a(kinds[name])}, not {_a(wanted)}{hint}"
+
+
+def _a(kind: str) -> str:
+    return {"tools": "tools", "verifier": "a verifier", "environment": "an environment"}[kind]
+
+
+def _seeds(config: RunConfig) -> Iterator[str]:
+    train, held_out = config.train_seeds, config.evaluation.seeds
+    if max(train[0], held_out[0]) < min(train[1], held_out[1]):
+        yield (
+            f"evaluation.seeds: [{held_out[0]}, {held_out[1]}] overlaps train_seeds [{train[0]}, {train[1]}]; "
+            "held-out tasks must never be trained on"
+        )
+    size = train[1] - train[0]
+    for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
+        if table is not None and table.generate is not None and table.examples > size:
+            yield f"{phase}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
+
+
+def _tasks(config: RunConfig) -> Iterator[str]:
+    if config.tasks is None:
+        if config.environment == SINGLE_TURN:
+            yield f"tasks: {SINGLE_TURN} asks what a file of tasks asks; add [tasks] with train and held_out, two .jsonl files"
+        return
+    if config.tasks.train == config.tasks.held_out:
+        yield "tasks.held_out: is tasks.train; held-out tasks must never be trained on"
+    if "seeds" in config.evaluation.model_fields_set:
+        yield "evaluation.seeds: has no effect with [tasks], whose held_out is what is measured; remove one of them"
+    generates = any(table is not None and table.generate is not None for table in (config.cpt, config.sft))
+    if "train_seeds" in config.model_fields_set and not generates:
+        yield "train_seeds: has no effect with [tasks], whose train is what is trained on; remove one of them"
+
+
+def _learner(config: RunConfig) -> Iterator[str]:
+    phase = config.phases[-1]
+    optimizer, loss = config.learner.optimizer, config.learner.policy_loss
+    for key in ("lr", "warmup_steps", "schedule", "total_steps", "min_lr_ratio"):
+        if key in optimizer.model_fields_set:
+            use = f"write {phase}.{key}" if key in ("lr", "warmup_steps", "schedule") else 'write schedule = "cosine" in a phase'
+            yield f"learner.optimizer.{key}: has no effect, every phase has its own schedule; {use}"
+    if "temperature" in loss.model_fields_set:
+        yield "learner.policy_loss.temperature: has no effect, the loss takes rollout.temperature; write that"
+    if config.rft is None and loss.model_fields_set:
+        yield "learner.policy_loss: has no effect without [rft]; remove it"

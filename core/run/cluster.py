@@ -1,0 +1,169 @@
+"""What a run needs around it: services as processes, Ray, and the fleet; everything is ended on the way out, whatever happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from burnish.hosting.services import ServiceProcess
+from burnish.recipe.checks import SERVICE, is_remote, service_references
+from burnish.recipe.components import load_components
+from burnish.recipe.config import RunConfig
+from burnish.rollout.worker import WorkerSetup
+
+CHECK_S = 10.0
+"""Seconds a service may take to answer before a run starts."""
+
+
+@contextmanager
+def services_of(config: RunConfig, logs: Path) -> Iterator[dict[str, str]]:
+    """Start the recipe's services and yield the address of each by name; those that run already are passed through."""
+    with ExitStack() as stack:
+        addresses = {}
+        for name, service in config.services.items():
+            if service.address is not None:
+                addresses[name] = service.full_address
+                continue
+            assert service.kind is not None, "a service has an address or a target"
+            process = ServiceProcess(
+                service.kind, service.target, logs / f"{name}.log", ready_s=service.start_timeout_s, kwargs=service.kwargs
+            )
+            stack.callback(process.stop)
+            addresses[name] = process.start()
+        yield addresses
+
+
+def check_services(config: RunConfig, addresses: Mapping[str, str]) -> None:
+    """Ask every service that the recipe uses whether it answers. Raises ValueError naming the first that does not."""
+    from burnish.envs.remote.env import RemoteEnv
+    from burnish.envs.remote.tools import RemoteToolSet
+    from burnish.rewards.remote.client import RemoteVerifier
+
+    if is_remote(config):
+        RemoteEnv(**_resolved(config.environment_args, addresses)).check(CHECK_S)
+    else:
+        for name in service_references(config.environment_args):
+            RemoteToolSet(addresses[name]).check(CHECK_S)
+    for entry in config.scorers:
+        if entry.verifier is not None:
+            RemoteVerifier(entry.name, _resolved(entry.verifier, addresses)).check(CHECK_S)
+
+
+@contextmanager
+def ray_session(config: RunConfig) -> Iterator[None]:
+    """A Ray cluster to run on: the one at `resources.ray_address`, or one of our own that ends with the run."""
+    import ray
+
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default from its next release on
+    resources = config.resources
+    if resources.ray_address is not None:
+        ray.init(address=resources.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            # Engine and learner work in turns, so both may use every core: Ray's count of CPUs only has to admit them.
+            num_cpus=(resources.cpus or os.cpu_count() or 1) + resources.env_runners + 1,
+            object_store_memory=resources.object_store_mb * 1024 * 1024,
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        with uninterrupted():
+            ray.shutdown()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C while things are being ended, so that a second one cannot leave processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def without_line(part: bytes) -> Iterator[None]:
+    """Leave lines that hold `part` out of what this process writes to stderr, its C++ libraries included."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    read, write = os.pipe()
+    os.dup2(write, 2)
+    os.close(write)
+
+    def pass_on() -> None:
+        with open(read, "rb") as lines:
+            for line in lines:
+                if part not in line:
+                    os.write(real, line)
+        os.close(real)
+
+    reader = threading.Thread(target=pass_on, name="burnish-stderr", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)  # the reader ends with the pipe's last writer; a child that has it keeps being read
+        reader.join(timeout=1.0)
+
+
+def session_logs() -> Path:
+    """Ray's log folder of this session: what is below it shows in the dashboard's Logs tab."""
+    import ray
+
+    node = ray._private.worker.global_worker.node
+    return Path(node.get_session_dir_path()) / "logs"
+
+
+def dashboard_url() -> str:
+    """Address of the Ray dashboard, empty when there is none."""
+    import ray
+
+    url = ray._private.worker.global_worker.node.webui_url
+    return f"http://{url}" if url else ""
+
+
+def worker_setup(config: RunConfig, model: Path, addresses: Mapping[str, str], seed: int) -> WorkerSetup:
+    """What every env runner is built from: the recipe with its services resolved to addresses."""
+    id = load_components(config)
+    module = config.environment.rpartition(":")[0]
+    rewards = tuple(
+        entry.model_copy(update={"verifier": _resolved(entry.verifier, addresses)}) if entry.verifier else entry for entry in config.scorers
+    )
+    return WorkerSetup(
+        model=model.resolve(),
+        environment=id,
+        environment_args=_resolved(config.environment_args, addresses),
+        environment_weight=config.environment_weight,
+        rewards=rewards,
+        rollout=config.rollout,
+        engine=config.engine,
+        plugins=tuple(str(Path(plugin).resolve()) for plugin in config.plugins),
+        modules=(module,) if module else (),
+        seed=seed,
+    )
+
+
+def _resolved(value: Any, addresses: Mapping[str, str]) -> Any:
+    """Plain data with every `service:NAME` replaced by that service's address."""
+    if isinstance(value, str):
+        return addresses[value.removeprefix(SERVICE)] if value.startswith(SERVICE) else value
+    if isinstance(value, Mapping):
+        return {key: _resolved(item, addresses) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(item, addresses) for item in value]
+    return value

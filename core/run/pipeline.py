@@ -1,0 +1,310 @@
+"""A run: the recipe's phases in order over one fleet and one learner, with evaluations, checkpoints and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from burnish.cli.models import find_model
+from burnish.envs.types import Episode, EpisodeGroup, Task
+from burnish.recipe.config import RunConfig
+from burnish.rollout.store.ledger import Ledger
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
+from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
+from burnish.rpc.address import RAY
+from burnish.run.cluster import (
+    check_services,
+    dashboard_url,
+    ray_session,
+    services_of,
+    session_logs,
+    uninterrupted,
+    without_line,
+    worker_setup,
+)
+from burnish.run.display import StepBar, evaluation_line, say
+from burnish.run.folder import RunFolder, create_run, data_seed, open_run
+from burnish.trainer.data.sources import conversations, documents
+from burnish.trainer.data.supervised import SupervisedExample, cpt_examples, sft_example, shuffled_batch
+from burnish.trainer.data.task_files import TaskFiles, read_task_files
+from burnish.trainer.data.tasks import held_out_tasks
+from burnish.trainer.evaluation.evaluate import evaluate
+from burnish.trainer.evaluation.statistics import compare
+from burnish.trainer.loop import PolicyProgress
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, resolve_checkpoint, save_checkpoint
+from burnish.trainer.models.folder import write_model_folder
+from burnish.trainer.phases.config import PHASES, Phase, RFTPhaseConfig, SupervisedConfig
+
+STAGES: Mapping[Phase, Any] = {"cpt": "midtraining", "sft": "sft", "rft": "rft"}
+"""The stage a model is in after each phase."""
+
+
+@dataclass
+class Run:
+    """A run under way: its config and folder, the RLlib algorithm that owns fleet and learner, and what was measured so far."""
+
+    config: RunConfig
+    folder: RunFolder
+    algo: Any
+    base: Path
+    seeds: Mapping[str, int]
+    console: Console
+    files: TaskFiles | None = None
+    transcripts: list[TranscriptWriter] = field(default_factory=list)
+    results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def held_out(self) -> list[Task]:
+        """What every evaluation measures."""
+        table = self.config.evaluation
+        return self.files.held_out_tasks(table.tasks) if self.files else held_out_tasks(table.seeds, table.tasks)
+
+    @property
+    def tasks_digest(self) -> str | None:
+        """Of the files that tasks come from, None without such files."""
+        return self.files.digest if self.files else None
+
+
+Results = Mapping[tuple[str, Mode], EvaluationResult]
+"""Every evaluation of a run, by phase and mode."""
+
+
+def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console | None = None) -> Results:
+    """Run a recipe in the run folder `path`, or go on from its latest checkpoint. Returns every evaluation by phase and mode.
+
+    Raises ValueError for what the user can put right, and what fleet, learner and sync proof raise. Whatever happens, services, Ray and
+    engines have ended when this returns.
+    """
+    folder = open_run(path, config)
+    console = console or Console()
+    with services_of(config, folder.path / "logs") as addresses:
+        on_ray = any(address.startswith(RAY) for address in addresses.values())  # found on the cluster, so not before it is there
+        if not on_ray:
+            check_services(config, addresses)
+        with ray_session(config):
+            if on_ray:
+                check_services(config, addresses)
+            say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
+            with _started(config, folder, addresses, console) as current:
+                done = latest(folder.path) if resume else None
+                if resume and done is None:
+                    folder.rewind(None)
+                _phases(current, done)
+                results = current.results
+    from burnish.inspector.report import write_report
+
+    write_report(folder.path)
+    return results
+
+
+@contextmanager
+def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str], console: Console) -> Iterator[Run]:
+    """Build the fleet and the learner, and end them."""
+    from burnish.trainer.rllib import RFTConfig
+
+    base, seeds = find_model(config.model), folder.seeds()
+    files = read_task_files(config.tasks) if config.tasks else None
+    settings = RFTConfig().rft(
+        worker=worker_setup(config, base, addresses, seeds["rft.sampling"]),
+        learner=config.learner_for(config.phases[0]),
+        phase=config.rft or RFTPhaseConfig(),
+        train_seeds=config.train_seeds,
+        tasks=config.tasks,
+        success=config.success,
+    )
+    settings.env_runners(num_env_runners=config.resources.env_runners)
+    # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.
+    with console.status("starting engines and learner"), without_line(b"has constructor arguments in the object store"):
+        algo = settings.build_algo()
+    shown_at = session_logs() / "burnish" / f"{folder.path.name}.jsonl"
+    with TranscriptWriter(folder.transcripts / "episodes.jsonl") as kept, TranscriptWriter(shown_at) as shown:
+        try:
+            yield Run(config, folder, algo, base, seeds, console, files, [kept, shown])
+        finally:
+            with uninterrupted():
+                algo.stop()
+
+
+def _phases(run: Run, done: CheckpointRecord | None) -> None:
+    if done is not None:
+        _resume(run, done)
+    elif run.config.evaluation.before:
+        _evaluate(run, "base", 0)
+    for phase in run.config.phases:
+        if done is not None and PHASES.index(phase) < PHASES.index(_phase(done)):
+            continue
+        table = run.config.phase(phase)
+        if done is None or done.phase != phase or not done.final:
+            _train(run, phase, table, done.step if done is not None and done.phase == phase else 0)
+        if run.config.evaluation.after:
+            _evaluate(run, phase, table.steps)
+
+
+def _train(run: Run, phase: Phase, table: SupervisedConfig | RFTPhaseConfig, first: int) -> None:
+    if first == 0:
+        run.algo.learner_group.begin_phase(run.config.learner_for(phase).optimizer)
+    if isinstance(table, SupervisedConfig):
+        _supervised(run, phase, table, first)
+    else:
+        _reinforce(run, first)
+
+
+def _phase(record: CheckpointRecord) -> Phase:
+    return next(phase for phase in PHASES if phase == record.phase)
+
+
+def _resume(run: Run, done: CheckpointRecord) -> None:
+    """Take over the learner's state and the position in the task stream from a checkpoint."""
+    state = done.trainer_state(run.folder.path)
+    run.algo.learner_group.restore_from_path(state / "learner")
+    run.algo.sync()
+    position = json.loads((state / "progress.json").read_text())
+    if position.get("tasks") != run.tasks_digest:
+        raise ValueError(f"{run.folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
+    run.algo.progress = PolicyProgress(position["step"], position["position"], Ledger.from_row(position["ledger"]))
+    run.folder.rewind(_phase(done), done.step)
+    if run.folder.evaluations_file.is_file():
+        run.results |= {(record.phase, record.result.mode): record.result for record in read_evaluations(run.folder.evaluations_file)}
+    say(run.console, f"resumed from {done.name}")
+
+
+def _supervised(run: Run, phase: Phase, table: SupervisedConfig, first: int) -> None:
+    """Cross-entropy through the same learner: continued pre-training, or supervised fine-tuning."""
+    examples = _examples(run, phase, table)
+    order = run.seeds[f"{phase}.order"]
+    with StepBar(run.console, phase.upper(), table.steps, first) as bar:
+        for step in range(first, table.steps):
+            batch = [examples[i] for i in shuffled_batch(len(examples), table.batch, order, step)]
+            metrics = run.algo.learner_group.update_supervised(batch)
+            run.folder.log_metrics(phase, step + 1, metrics)
+            bar.advance(f"loss {metrics['loss']:.3f}  {metrics['tokens'] / metrics['seconds']:,.0f} tokens/s")
+            _maybe_checkpoint(run, phase, step + 1, table.steps, table.checkpoint_every, metrics)
+    run.algo.sync()
+
+
+def _examples(run: Run, phase: Phase, table: SupervisedConfig) -> list[SupervisedExample]:
+    from transformers import AutoTokenizer
+
+    from burnish.rollout.chat import ChatFormat
+
+    tokenizer = AutoTokenizer.from_pretrained(str(run.base))
+    seed = data_seed(run.seeds, phase, run.config.train_seeds, table.examples)
+    longest = run.config.engine.max_context
+    if phase == "cpt":
+        ids = tokenizer(documents(table, seed), add_special_tokens=False)["input_ids"]
+        return cpt_examples(ids, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id, longest)
+    chat = ChatFormat(tokenizer)
+    return [sft_example(talk.messages, chat, talk.tools, longest) for talk in conversations(table, seed)]
+
+
+def _reinforce(run: Run, first: int) -> None:
+    table = run.config.rft
+    assert table is not None
+    groups = table.groups_per_step
+    with StepBar(run.console, "RFT", table.steps, first) as bar:
+        run.algo.on_group = lambda group: bar.tick(f"group of task {group.task.id}")
+        for step in range(first, table.steps):
+            run.algo.train()
+            metrics = dict(run.algo.last_metrics)
+            run.folder.log_metrics("rft", step + 1, metrics)
+            run.folder.log_ledger(run.algo.progress.ledger.record("rft", step + 1))
+            _keep(run, "rft", step + 1, run.algo.last_batch.episodes, "train", "sampled")
+            bar.advance(_rft_line(metrics, groups))
+            _maybe_checkpoint(run, "rft", step + 1, table.steps, table.checkpoint_every, metrics)
+    run.algo.on_group = None
+    say(run.console, _proof_line(run.algo.proofs, run.algo.parity_max))
+
+
+def _proof_line(proofs: int, worst: float) -> str:
+    if not proofs:
+        return "no step trained, so no sync was proved"
+    return f"sync proof held at all {proofs} steps that trained; largest log-probability difference {worst:.1e}"
+
+
+def _rft_line(metrics: Mapping[str, float], groups: int) -> str:
+    parts = [f"reward {metrics.get('reward_mean', float('nan')):.2f}"]
+    if "success" in metrics:
+        parts.append(f"success {metrics['success']:.0%}")
+    if "learner/entropy" in metrics:
+        parts.append(f"entropy {metrics['learner/entropy']:.3f}")
+    parts.append(f"{metrics['episodes_per_second']:.0f} episodes/s")
+    parts.append(f"{metrics['groups_trained']:.0f}/{groups} groups")
+    return "  ".join(parts)
+
+
+def _maybe_checkpoint(run: Run, phase: Phase, step: int, steps: int, every: int, metrics: Mapping[str, float]) -> None:
+    if step % every == 0 or step == steps:
+        _checkpoint(run, phase, step, metrics, final=step == steps)
+
+
+def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float], final: bool) -> None:
+    import ray
+
+    learner, progress = run.algo.learner_group, run.algo.progress
+    weights = ray.get(learner.snapshot(), timeout=600).tensors
+
+    def write_model(folder: Path) -> None:
+        name, source = f"{run.config.name}-{phase}", f"{run.name}/{phase}-{step}"
+        write_model_folder(weights, run.base, folder, name=name, stage=STAGES[phase], source=source)
+
+    def write_state(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        learner.save_to_path((folder / "learner").resolve())
+        position = {"step": progress.step, "position": progress.position, "ledger": progress.ledger.row(), "tasks": run.tasks_digest}
+        (folder / "progress.json").write_text(json.dumps(position))
+
+    record = save_checkpoint(
+        run.folder.path, phase, step, write_model=write_model, write_trainer_state=write_state, final=final, metrics=metrics
+    )
+    prune(run.folder.path, run.config.keep_checkpoints)
+    if final:
+        say(run.console, f"checkpoint {record.folder(run.folder.path)}")
+
+
+def _evaluate(run: Run, phase: str, step: int) -> None:
+    """Measure what has not been measured: a run that was interrupted between two evaluations resumes with the second."""
+    table = run.config.evaluation
+    tasks = run.held_out
+    wanted: dict[Mode, bool] = {"sampled": table.sampled, "greedy": table.greedy}
+    for mode in [mode for mode, chosen in wanted.items() if chosen and (phase, mode) not in run.results]:
+        with StepBar(run.console, f"evaluate {phase} {mode}", len(tasks)) as bar:
+
+            def count(_: EpisodeGroup, bar: StepBar = bar) -> None:
+                bar.advance("")
+
+            result, episodes = evaluate(run.algo.fleet, tasks, mode, run.config.rollout.temperature, run.config.success, count)
+        against = {
+            earlier: compare(before, result, run.config.seed) for (earlier, its_mode), before in run.results.items() if its_mode == mode
+        }
+        run.folder.log_evaluation(EvaluationRecord(phase=phase, step=step, against=against, result=result))
+        run.results[(phase, mode)] = result
+        _keep(run, phase, step, episodes, "heldout", mode)
+        say(run.console, evaluation_line(phase, result, against))
+
+
+def _keep(run: Run, phase: str, step: int, episodes: list[Episode], split: Any, mode: Mode) -> None:
+    for episode in episodes:
+        stored = transcript_of(episode, run=run.name, phase=phase, step=step, split=split, mode=mode)
+        for writer in run.transcripts:
+            writer.write(stored)
+
+
+def evaluate_checkpoint(config: RunConfig, checkpoint: str) -> Results:
+    """Measure a checkpoint on the recipe's held-out tasks, print the result, and return it; the run folder made for it keeps the rest."""
+    model = resolve_checkpoint(checkpoint)
+    config = config.model_copy(update={"model": str(model), "name": f"{config.name}-evaluation"})
+    folder, console = create_run(config), Console()
+    with services_of(config, folder.path / "logs") as addresses, ray_session(config), _started(config, folder, addresses, console) as run:
+        _evaluate(run, "base", 0)
+        say(console, f"transcripts: burnish rollouts {folder.path}")
+        return run.results

@@ -1,0 +1,116 @@
+"""What every conformance suite shares: a check is a function that says what it saw, breaks with a reason, or does not apply.
+
+Each check runs in a thread of its own under a deadline, so that one that hangs is reported and not waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from ..failures import short_traceback
+
+Status = Literal["pass", "fail", "skip"]
+S = TypeVar("S")
+
+HOSTILE_TEXTS = (
+    "",
+    " \n\t\r\n",
+    "\x00\x01\x07\x1b[31m\x7f",
+    "\u202eright to left\u200b\ufeff\ufffd",
+    "日本語 🎲 e\u0301 \U0010ffff",
+    "'; DROP TABLE parts; -- <script> {{x}} %s %n ${x}",
+    "f(",
+    "f(x=)",
+    "[f(1), f(2)",
+    "f(**{})",
+    "[[[[[[[[" * 500,
+    "-" * 20_000 + "1",
+    "9" * 20_000,
+    "<tool_call>",
+    '<tool_call>{"name": 1}</tool_call>',
+    "</tool_call><tool_call>" * 500,
+    '{"a":' * 5_000,
+    "1e999 NaN -Infinity",
+    "a " * 500_000,
+    " " * 500_000,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. Example: `Check("determinism", "pass", "3 seeds, 24 steps")`."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the checks of one subject found; latencies are milliseconds, for information.
+
+    Example: `Report("my-team/Riddles-v0", (Check("five-tuple", "pass", "…"),), {"reset p50": 0.1}).passed` is True.
+    """
+
+    subject: str
+    checks: tuple[Check, ...]
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return all(check.status != "fail" for check in self.checks)
+
+
+class Broken(Exception):
+    """The subject breaks what a check asks; the text says how."""
+
+
+class Skipped(Exception):
+    """The check does not apply; the text says why."""
+
+
+def run_checks(checks: Mapping[str, Callable[[S], str]], subject: S, deadline_s: float, waits: str) -> tuple[Check, ...]:
+    """Every check by its title. waits: what to suspect when one does not end within `deadline_s` seconds."""
+    return tuple(_run(check, title, subject, deadline_s, waits) for title, check in checks.items())
+
+
+def _run(check: Callable[[S], str], title: str, subject: S, deadline_s: float, waits: str) -> Check:
+    found: list[Check] = []
+
+    def work() -> None:
+        try:
+            found.append(Check(title, "pass", check(subject)))
+        except Skipped as reason:
+            found.append(Check(title, "skip", str(reason)))
+        except Broken as reason:
+            found.append(Check(title, "fail", str(reason)))
+        except Exception as error:
+            found.append(Check(title, "fail", short_traceback(error)))
+
+    thread = threading.Thread(target=work, name=f"check {title}", daemon=True)
+    thread.start()
+    thread.join(deadline_s)
+    return found[0] if found else Check(title, "fail", f"no end after {deadline_s:g} s; {waits}")
+
+
+def percentiles(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """`{"step": [0.001, …]}` as milliseconds: `{"step p50": 1.0, "step p95": …, "step p99": …}`."""
+    return {f"{name} p{q}": 1e3 * float(np.percentile(times, q)) for name, times in seconds.items() if times for q in (50, 95, 99)}
+
+
+def render(report: Report) -> str:
+    """The report as text for a terminal."""
+    width = max(len(check.name) for check in report.checks)
+    marks = {"pass": "ok  ", "fail": "FAIL", "skip": "skip"}
+    lines = [f"{report.subject}: {'passed' if report.passed else 'FAILED'}"]
+    for check in report.checks:
+        first, *rest = check.detail.splitlines() or [""]
+        lines += [f"  {marks[check.status]}  {check.name:<{width}}  {first}".rstrip(), *(f"{'':{width + 10}}{line}" for line in rest)]
+    if report.latency_ms:
+        lines.append("  latency in ms: " + ", ".join(f"{name} {value:.3f}" for name, value in report.latency_ms.items()))
+    return "\n".join(lines)

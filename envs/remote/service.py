@@ -1,0 +1,276 @@
+"""Environments behind gRPC: the service over registered environments, one session with a fresh environment per episode.
+
+`burnish serve-env ID` serves one; `RemoteEnv` (`burnish/Remote-v0`) plays in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+
+from ...rpc.batches import BatchedHandler, Limits
+from ...rpc.errors import Status
+from ...rpc.methods import CONTRACT, EPISODE
+from ...rpc.payload import encode_json
+from ...v1 import environment_pb2, environment_pb2_grpc
+from ..contract import ENVS
+from ..registry import did_you_mean
+from .session import Answer, Session
+
+log = logging.getLogger("burnish.envs")
+
+CLOSE_S = 5.0
+"""Seconds that the environments of open sessions get to close in when the server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEnvironment:
+    """A registered environment and the arguments it is made with, over which a client may lay its own.
+
+    Raises ValueError when the id is unknown or an argument is no plain JSON.
+
+    Example: `ServedEnvironment("burnish/Arithmetic-v0", {"max_operand": 20})`.
+    """
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ENVS.get(self.id)
+        encode_json(self.kwargs)
+
+    def describe(self) -> environment_pb2.EnvironmentInfo:
+        """Its id, the first line of its docstring, and its arguments."""
+        doc = (inspect.getdoc(ENVS.get(self.id)) or "").partition("\n")[0]
+        return environment_pb2.EnvironmentInfo(id=self.id, description=doc, kwargs_json=encode_json(self.kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How long and how many. idle_s: seconds without a call after which a session is closed. max_sessions: open at a time; a reset
+    beyond that is refused with RESOURCE_EXHAUSTED."""
+
+    idle_s: float = 600.0
+    max_sessions: int = 4096
+
+    def __post_init__(self) -> None:
+        if not self.idle_s > 0 or self.max_sessions < 1:
+            raise ValueError(f"sessions need idle_s above 0 and max_sessions of at least 1, not {self.idle_s:g} and {self.max_sessions}")
+
+
+class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
+    """Serves environments, unary and batched.
+
+    Resets and steps run in worker threads, those of one episode one after the other. A call whose deadline passes or that is cancelled
+    goes on in its session, so that the environment is never left half-way: the same call again waits for its answer, any other is
+    refused meanwhile, and closing the episode tells the environment (`burnish.rpc.batches.cancelled()`). inline: run resets and steps
+    on the event loop instead, for environments that take microseconds and wait for nothing; no deadline can interrupt those.
+    """
+
+    full_name = "burnish.v1.EnvironmentService"
+
+    def __init__(
+        self,
+        environments: Sequence[ServedEnvironment],
+        sessions: SessionLimits | None = None,
+        limits: Limits | None = None,
+        inline: bool = False,
+    ) -> None:
+        if not environments:
+            raise ValueError("an environment service needs at least one environment")
+        self._environments = {one.id: one for one in environments}
+        self._limits = sessions or SessionLimits()
+        self._inline = inline
+        self._handler = BatchedHandler(EPISODE, self._handle, limits)
+        self._sessions: dict[str, Session] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        environment_pb2_grpc.add_EnvironmentServiceServicer_to_server(self, server)
+
+    @property
+    def in_flight(self) -> int:
+        """Episodes that are open: what a server of environments has on its hands, also between steps."""
+        return len(self._sessions)
+
+    async def drain(self) -> None:
+        await self._handler.drain()
+
+    def close(self) -> bool:
+        """Close the environments of all sessions and release the threads; False when user code is stuck in one."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        left = [session for session in self._sessions.values() if self._abandon(session)]
+        self._sessions.clear()
+        closer = threading.Thread(target=_close_all, args=(left,), name="burnish-close-envs", daemon=True)
+        closer.start()
+        closer.join(CLOSE_S)
+        return self._handler.close() and not closer.is_alive()
+
+    async def Describe(
+        self, request: environment_pb2.DescribeEnvironmentsRequest, context: Any
+    ) -> environment_pb2.DescribeEnvironmentsResponse:
+        return environment_pb2.DescribeEnvironmentsResponse(
+            contract=CONTRACT,
+            server_version=f"burnish {version('burnish')}",
+            environments=[one.describe() for one in self._environments.values()],
+            idle_timeout_s=self._limits.idle_s,
+            max_sessions=self._limits.max_sessions,
+        )
+
+    async def Reset(self, request: environment_pb2.ResetRequest, context: Any) -> environment_pb2.ResetResponse:
+        return (await self._handler.unary(environment_pb2.EpisodeRequest(reset=request), context)).reset
+
+    async def Step(self, request: environment_pb2.StepRequest, context: Any) -> environment_pb2.StepResponse:
+        return (await self._handler.unary(environment_pb2.EpisodeRequest(step=request), context)).step
+
+    async def Close(self, request: environment_pb2.CloseRequest, context: Any) -> environment_pb2.CloseResponse:
+        return (await self._handler.unary(environment_pb2.EpisodeRequest(close=request), context)).close
+
+    async def EpisodeStream(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[environment_pb2.EpisodeStreamRequest], context: Any
+    ) -> None:
+        await self._handler.stream(request_iterator, context)
+
+    async def _handle(self, request: environment_pb2.EpisodeRequest) -> environment_pb2.EpisodeResponse:
+        match request.WhichOneof("call"):
+            case "reset":
+                return await self._reset(request.reset)
+            case "step":
+                return await self._step(request.step)
+            case "close":
+                session = self._sessions.pop(request.close.episode_id, None)
+                if session is not None and self._abandon(session):
+                    await self._handler.in_thread(session.close_env)
+                return environment_pb2.EpisodeResponse(close=environment_pb2.CloseResponse())
+            case _:
+                raise Status("INVALID_ARGUMENT", "a request is a reset, a step or a close")
+
+    async def _reset(self, request: environment_pb2.ResetRequest) -> environment_pb2.EpisodeResponse:
+        if not request.episode_id:
+            raise Status("INVALID_ARGUMENT", "episode_id must be set, and unique to this episode")
+        session = self._sessions.get(request.episode_id)
+        if session is None:
+            session = self._open(request)
+            session.began = session.answer = self._start(self._begin(session))
+        elif session.request != request:
+            raise Status("FAILED_PRECONDITION", f"episode {request.episode_id!r} is open already, from another reset; ids must be unique")
+        return await self._outcome(session, session.began)
+
+    async def _step(self, request: environment_pb2.StepRequest) -> environment_pb2.EpisodeResponse:
+        session = self._sessions.get(request.episode_id)
+        if session is None:
+            why = f"it never began, was closed, or was idle for more than {self._limits.idle_s:g} s"
+            raise Status("NOT_FOUND", f"episode {request.episode_id!r} is not open here: {why}")
+        if not session.is_repeated(request):
+            session.steps += 1
+            session.action = action = request.action
+            session.answer = self._start(self._work(session, lambda: session.play(action)))
+        return await self._outcome(session, session.answer)
+
+    def _open(self, request: environment_pb2.ResetRequest) -> Session:
+        if len(self._sessions) >= self._limits.max_sessions:
+            self._sweep()
+        if len(self._sessions) >= self._limits.max_sessions:
+            raise Status("RESOURCE_EXHAUSTED", f"{len(self._sessions)} episodes are open, as many as this server takes; close some of them")
+        served = self._find(request.environment)
+        session = Session(served.id, served.kwargs, request, asyncio.get_running_loop().time())
+        self._sessions[request.episode_id] = session
+        if self._sweeper is None:
+            self._sweep()
+        return session
+
+    def _find(self, id: str) -> ServedEnvironment:
+        if not id and len(self._environments) == 1:
+            return next(iter(self._environments.values()))
+        if id not in self._environments:
+            raise Status("NOT_FOUND", f"environment {id!r} is not served here{did_you_mean(id, list(self._environments))}")
+        return self._environments[id]
+
+    def _start(self, work: Coroutine[Any, Any, Answer]) -> asyncio.Future[Answer]:
+        """A task of the session's own, which outlives whoever waits for it; inline work is done at once."""
+        if not self._inline:
+            return asyncio.create_task(work)
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            work.send(None)
+        except StopIteration as stop:
+            done.set_result(stop.value)
+        assert done.done(), "inline work awaits nothing"
+        return done
+
+    async def _begin(self, session: Session) -> Answer:
+        outcome = await self._work(session, session.begin)
+        if isinstance(outcome, Status):  # nothing has begun: the same reset may be tried again
+            if self._sessions.get(session.episode_id) is session:
+                del self._sessions[session.episode_id]
+            if session.discard():
+                self._later(session)
+        return outcome
+
+    async def _work(self, session: Session, work: Callable[[], environment_pb2.EpisodeResponse]) -> Answer:
+        try:
+            return session.run(work) if self._inline else await self._handler.in_thread(session.run, work)
+        except Status as status:
+            return status
+        except Exception as error:
+            log.error("%s: the server failed", session.episode_id, exc_info=error)
+            return Status("INTERNAL", f"{type(error).__name__}: {error}")
+
+    async def _outcome(self, session: Session, answer: asyncio.Future[Answer]) -> environment_pb2.EpisodeResponse:
+        clock = asyncio.get_running_loop()
+        session.used = clock.time()
+        if not answer.done():
+            session.waiting += 1
+            try:
+                await asyncio.wait({answer})  # unlike awaiting it: who gives up does not cancel it for the others
+            finally:
+                session.waiting -= 1
+                session.used = clock.time()
+        if answer.cancelled():
+            raise Status("CANCELLED", f"episode {session.episode_id!r} was closed")
+        outcome = answer.result()
+        if isinstance(outcome, Status):
+            raise Status(outcome.code, outcome.message)
+        return outcome
+
+    def _abandon(self, session: Session) -> bool:
+        """Let the session do nothing more and tell user code at work for it; True when its environment is to be closed here."""
+        mine = session.discard()
+        session.answer.cancel()
+        return mine
+
+    def _sweep(self) -> None:
+        """Close the sessions that nobody asked anything for too long, and look again later as long as there are any."""
+        loop = asyncio.get_running_loop()
+        old = loop.time() - self._limits.idle_s
+        for session in [one for one in self._sessions.values() if not one.waiting and one.used < old]:
+            log.info("%s: idle for more than %g s; closed", session.episode_id, self._limits.idle_s)
+            del self._sessions[session.episode_id]
+            if self._abandon(session):
+                self._later(session)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = loop.call_later(self._limits.idle_s / 4, self._sweep) if self._sessions else None
+
+    def _later(self, session: Session) -> None:
+        task = asyncio.create_task(self._handler.in_thread(_close_all, [session]))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _close_all(sessions: Sequence[Session]) -> None:
+    for session in sessions:
+        try:
+            session.close_env()
+        except Status as error:
+            log.warning("%s: closing its environment failed: %s", session.episode_id, error.message)

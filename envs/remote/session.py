@@ -1,0 +1,167 @@
+"""One episode on an environment server: a fresh environment, the order of its steps, and the answers that may be asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ...rpc.errors import Status
+from ...rpc.payload import PayloadError
+from ...v1 import environment_pb2
+from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step
+from ..failures import EpisodeFailure, short_traceback
+from .wire import decode_object, info_into_wire, info_to_wire, messages_into_wire, messages_to_wire, task_from_wire
+
+log = logging.getLogger("burnish.envs")
+T = TypeVar("T")
+
+Answer = environment_pb2.EpisodeResponse | Status
+"""What a call ended with; an error is kept and given again like a response."""
+
+
+class Session:
+    """An episode from its reset to its close. What reads or sets the order of steps runs on the server's event loop.
+
+    `begin`, `play` and `close_env` work on the environment, in threads, never two at a time: `run` does the first two, and whoever
+    discards the session while one of them is busy leaves it to that one to close the environment.
+    """
+
+    def __init__(self, env_id: str, kwargs: Mapping[str, Any], request: environment_pb2.ResetRequest, now: float) -> None:
+        """Raises Status INVALID_ARGUMENT when the request cannot be read. now: seconds, of the clock that tells idleness."""
+        self.episode_id = request.episode_id
+        self.request = request
+        self.used = now
+        self.waiting = 0
+        self.steps = 0
+        self.action = ""
+        self.began: asyncio.Future[Answer]
+        self.answer: asyncio.Future[Answer]
+        self._env_id = env_id
+        try:
+            self._kwargs = {**kwargs, **decode_object("kwargs_json", request.kwargs_json)}
+            self._options: dict[str, Any] = {"episode_id": request.attempt_id or request.episode_id}
+            if request.HasField("task"):
+                self._options["task"] = task_from_wire(request.task)
+        except PayloadError as error:
+            raise Status("INVALID_ARGUMENT", str(error)) from None
+        self._env: ConversationEnv | None = None
+        self._lock = threading.Lock()
+        self._busy = self._discarded = False
+
+    def is_repeated(self, request: environment_pb2.StepRequest) -> bool:
+        """Whether the step is the last one again; otherwise it is the next one. Raises Status FAILED_PRECONDITION when it is neither,
+        or no step can be taken any more."""
+        if self.steps and request.step_id == self.steps - 1:
+            if request.action != self.action:
+                raise self._refusal(f"step {request.step_id} was taken already, with another action")
+            return True
+        if request.step_id != self.steps:
+            last = f", and step {self.steps - 1} may be asked again" if self.steps else ""
+            raise self._refusal(f"step {request.step_id} is out of order: the next is step {self.steps}{last}")
+        before = f"step {self.steps - 1}" if self.steps else "its reset"
+        if not self.answer.done():
+            raise self._refusal(f"{before} is still at work; ask for its answer before step {self.steps}")
+        outcome = self.answer.result()
+        if isinstance(outcome, Status):
+            raise self._refusal(f"{before} failed and left the environment in an unknown state; begin another episode. {outcome.message}")
+        if outcome.step.terminated or outcome.step.truncated:
+            raise self._refusal(f"the episode ended with {before}; begin another one")
+        return False
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do `work` on the environment. Raises Status CANCELLED when the session was discarded before."""
+        with self._lock:
+            if self._discarded:
+                raise Status("CANCELLED", f"episode {self.episode_id!r} was closed")
+            self._busy = True
+        try:
+            return work()
+        finally:
+            with self._lock:
+                self._busy = False
+                left = self._discarded
+            if left:
+                self._close_left()
+
+    def discard(self) -> bool:
+        """Let no further work begin; True when the caller is to call `close_env`."""
+        with self._lock:
+            mine = not self._busy and not self._discarded
+            self._discarded = True
+        return mine
+
+    def begin(self) -> environment_pb2.EpisodeResponse:
+        """Make the environment and reset it. Raises Status."""
+        try:
+            self._env = make_env(self._env_id, **self._kwargs)
+        except ValueError as error:
+            raise Status("INVALID_ARGUMENT", str(error)) from error
+        except Exception as error:
+            raise Status("UNKNOWN", short_traceback(error)) from error
+        env, seed, task = self._env, self.request.seed, self._options.get("task")
+        raw = _user_code(lambda: env.reset(seed=seed, options=self._options))
+        messages, info = _checked(lambda: read_reset(raw, self._env_id, asked=bool(task and task.prompt)))
+        return _encoded(
+            lambda: environment_pb2.EpisodeResponse(
+                reset=environment_pb2.ResetResponse(messages=messages_to_wire(messages), info=info_to_wire(info), environment=self._env_id)
+            )
+        )
+
+    def play(self, action: str) -> environment_pb2.EpisodeResponse:
+        """Step the environment. Raises Status."""
+        env = self._env
+        assert env is not None, "only a session that began is stepped"
+        raw = _user_code(lambda: env.step(action))
+        step = _checked(lambda: read_step(raw, self._env_id))
+        return _encoded(lambda: _step_response(step))
+
+    def close_env(self) -> None:
+        """Close the environment, if one was made. Raises Status UNKNOWN when it raises."""
+        env, self._env = self._env, None
+        if env is not None:
+            _user_code(env.close)
+
+    def _close_left(self) -> None:
+        try:
+            self.close_env()
+        except Status as error:
+            log.warning("%s: closing the environment of an abandoned episode failed: %s", self.episode_id, error.message)
+
+    def _refusal(self, why: str) -> Status:
+        return Status("FAILED_PRECONDITION", f"episode {self.episode_id!r}: {why}")
+
+
+def _step_response(step: StepResult) -> environment_pb2.EpisodeResponse:
+    """Filled in place, since protobuf copies the messages that a constructor is given. Raises PayloadError."""
+    response = environment_pb2.EpisodeResponse()
+    wire = response.step
+    messages_into_wire(step.messages, wire.messages)
+    wire.reward, wire.terminated, wire.truncated = step.reward, step.terminated, step.truncated
+    info_into_wire(step.info, wire.info)
+    return response
+
+
+def _user_code(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except EpisodeFailure as error:  # of a tool, say: the message keeps its own attribution
+        raise Status("UNKNOWN", str(error)) from error
+    except Exception as error:
+        raise Status("UNKNOWN", short_traceback(error)) from error
+
+
+def _checked(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except EpisodeFailure as error:
+        raise Status("DATA_LOSS", error.failure.detail) from error
+
+
+def _encoded(encode: Callable[[], T]) -> T:
+    try:
+        return encode()
+    except PayloadError as error:
+        raise Status("DATA_LOSS", f"what the environment returned cannot be sent: {error}") from error

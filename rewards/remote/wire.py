@@ -1,0 +1,65 @@
+"""Episodes and scores as `burnish.v1` messages, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...envs.remote.wire import decode_object, encode_object, messages_from_wire, messages_into_wire, task_from_wire, task_into_wire
+from ...rpc.payload import utf8
+from ...v1 import verifier_pb2
+from ..types import InvalidScore, RewardInput, Score
+
+
+def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyRequest:
+    """Raises PayloadError when data or tool arguments are no plain JSON (numpy values, NaN, …), naming the place."""
+    request = verifier_pb2.VerifyRequest(
+        verifier=verifier,
+        episode_id=episode.episode_id,
+        env_reward=episode.env_reward,
+        data_json=encode_object("data", episode.data) if episode.data else "",
+        truncation=episode.truncation,
+    )
+    # Filled in place: protobuf copies the messages that a constructor is given, and its maps are slow even when they stay empty.
+    task_into_wire(episode.task, request.task)
+    messages_into_wire(episode.messages, request.messages)
+    if episode.env_parts:
+        request.env_parts.update(episode.env_parts)
+    if episode.metrics:
+        request.metrics.update(episode.metrics)
+    return request
+
+
+def from_request(request: verifier_pb2.VerifyRequest) -> RewardInput:
+    """Raises PayloadError when a field is missing or its JSON is not an object, naming the field."""
+    data_json = request.data_json
+    return RewardInput(
+        request.episode_id,
+        task_from_wire(request.task),
+        messages_from_wire("messages", request.messages),
+        request.env_reward,
+        _numbers(request.env_parts),
+        _numbers(request.metrics),
+        decode_object("data_json", data_json) if data_json else {},
+        request.truncation if request.HasField("truncation") else None,
+    )
+
+
+def to_response(score: Score) -> verifier_pb2.VerifyResponse:
+    """Raises InvalidScore when the score has values per turn, which the message cannot carry."""
+    if score.turns:
+        raise InvalidScore("a verifier cannot give values per turn; leave turns of the score empty")
+    response = verifier_pb2.VerifyResponse(score=score.value)
+    if score.parts:
+        response.parts.update(score.parts)
+    if score.labels:
+        response.labels.update({utf8(k): utf8(v) for k, v in score.labels.items()})
+    return response
+
+
+def from_response(response: verifier_pb2.VerifyResponse) -> Score:
+    """Raises InvalidScore when a number is not finite: a server in any language may have sent it."""
+    return Score(response.score, _numbers(response.parts), dict(response.labels) if len(response.labels) else {})
+
+
+def _numbers(wire: Mapping[str, float]) -> dict[str, float]:
+    return dict(wire) if len(wire) else {}  # most are empty, and copying a map of protobuf is slow

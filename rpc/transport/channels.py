@@ -1,0 +1,188 @@
+"""Channels to services: how they are opened, when they are ready, and why they are not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from ..address import Endpoint, Target, resolve
+from ..background import background
+from ..errors import RpcError, RpcRefused, RpcUnavailable, error_from
+from ..methods import MAX_MESSAGE_BYTES
+from ..security import ClientSecurity
+
+T = TypeVar("T")
+
+LOOP_GRACE_S = 5.0  # how much later than the call's deadline a blocked thread gives up on a background loop that does not answer
+LOOK_S = 0.3  # a TLS connection that takes longer is looked into
+DIAGNOSIS_S = 2.0
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel must not inherit the backoff of one that broke
+    ("grpc.enable_http_proxy", 0),
+)
+# For unary calls gRPC itself balances, leaves out what is unhealthy, and retries what never reached a server. A stream is one connection,
+# so those who hold it do the same for its items.
+UNARY_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+UNARY_OPTIONS: tuple[tuple[str, Any], ...] = (("grpc.service_config", json.dumps(UNARY_CONFIG)), ("grpc.enable_retries", 1))
+
+
+class _BearerToken(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in its stub alone
+    """Adds the token to unary calls; streams get it when they are opened."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *token_metadata(self._token))
+        return await continuation(details._replace(metadata=metadata), request)
+
+
+def token_metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that carries `token`, nothing when it is empty."""
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def open_channel(target: Target, security: ClientSecurity, unary: bool = False) -> grpc.aio.Channel:
+    """A channel to one target, for a stream or for unary calls. Raises RpcRefused when certificates or token cannot be read."""
+    options = [*CHANNEL_OPTIONS, *(UNARY_OPTIONS if unary else ())]
+    try:
+        token = security.token()
+        interceptors: Any = [_BearerToken(token)] if token else []
+        if not security.secure:
+            return grpc.aio.insecure_channel(target.address, options=options, interceptors=interceptors)
+        name = security.server_name or target.authority
+        if name:
+            options += [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+        return grpc.aio.secure_channel(target.address, security.credentials(), options=options, interceptors=interceptors)
+    except ValueError as error:
+        raise RpcRefused(target.address, str(error)) from error
+
+
+async def channel_ready(channel: grpc.aio.Channel, target: Target, security: ClientSecurity, timeout_s: float) -> None:
+    """Wait until the channel is connected, trying again meanwhile. Raises RpcUnavailable, or RpcRefused as soon as TLS fails."""
+    ready = asyncio.ensure_future(channel.channel_ready())
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not (await asyncio.wait({ready}, timeout=LOOK_S if security.secure else None))[0]:
+                if reason := await diagnose(target, security):  # a server that is not there yet is worth waiting for, this is not
+                    raise RpcRefused(target.address, reason)
+    except TimeoutError:
+        raise RpcUnavailable(target.address, f"could not connect within {timeout_s:g} s; is the service running?") from None
+    finally:
+        ready.cancel()
+
+
+def unary_blocking(address: str, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float) -> T:
+    """One unary call to the first replica that answers, connection included within `timeout_s` seconds.
+
+    `call` gets the channel and the seconds left. Raises RpcUnavailable, RpcRefused, RpcTimeout or RpcRemoteError.
+    """
+    endpoint = Endpoint.parse(address)
+
+    async def run() -> T:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        targets = await targets_of(endpoint)
+        for number, target in enumerate(targets):
+            last = number == len(targets) - 1
+            share = timeout_s if len(targets) == 1 else max(deadline - loop.time(), 0.001) / (len(targets) - number)
+            try:
+                return await _unary(endpoint, target, call, share)
+            except RpcUnavailable:
+                if last:
+                    raise
+        raise AssertionError("an endpoint has at least one target")
+
+    return background().run(run(), timeout_s + LOOP_GRACE_S)
+
+
+async def targets_of(endpoint: Endpoint) -> tuple[Target, ...]:
+    """The replicas as of now, at least one. Raises RpcUnavailable when there are none or they cannot be looked up."""
+    try:
+        return await resolve(endpoint)
+    except ValueError as error:
+        raise RpcUnavailable(endpoint.shown, str(error)) from error
+
+
+async def _unary(endpoint: Endpoint, target: Target, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float) -> T:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    async with open_channel(target, endpoint.security, unary=True) as channel:
+        await channel_ready(channel, target, endpoint.security, timeout_s)
+        try:
+            return await call(channel, max(deadline - loop.time(), 0.001))
+        except grpc.aio.AioRpcError as error:
+            raise await call_error(error, endpoint.shown, target, endpoint.security) from None
+
+
+async def call_error(error: grpc.aio.AioRpcError, address: str, target: Target, security: ClientSecurity) -> RpcError:
+    """The exception for a call that gRPC ended. With TLS, a broken connection is looked into: it may be the handshake."""
+    code, message = error.code().value[0], error.details() or error.code().name
+    if error.code() is grpc.StatusCode.UNAVAILABLE and security.secure:
+        reason = await diagnose(target, security)
+        if reason:
+            return RpcRefused(address, reason)
+    return error_from(address, code, message)
+
+
+async def diagnose(target: Target, security: ClientSecurity) -> str:
+    """Why a TLS handshake with the target fails, from a plain socket: gRPC tells less. Empty when it does not fail."""
+    return await asyncio.get_running_loop().run_in_executor(None, _try_handshake, target, security)
+
+
+def _try_handshake(target: Target, security: ClientSecurity) -> str:
+    host, _, port = target.address.rpartition(":")
+    host = host.strip("[]")
+    name = security.server_name or target.authority or host
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=DIAGNOSIS_S) as plain,
+            security.context().wrap_socket(plain, server_hostname=name) as secure,
+        ):
+            if secure.recv(1):  # with TLS 1.3 a server refuses the client's certificate only after the handshake
+                return ""
+        hung_up = "TLS: the server hangs up after the handshake: "
+        if security.cert:
+            return f"{hung_up}it does not accept this client's certificate"
+        return f"{hung_up}it wants a certificate of this client (mutual TLS); give cert and key"
+    except ssl.SSLCertVerificationError as error:
+        return f"TLS: the server's certificate is not accepted: {error.verify_message}"
+    except ssl.SSLError as error:
+        return f"TLS: {_alert(error)}"
+    except OSError:
+        return ""
+
+
+def _alert(error: ssl.SSLError) -> str:
+    reason = (error.reason or str(error)).lower().replace("_", " ")
+    if "certificate required" in reason:
+        return "the server wants a certificate of this client (mutual TLS): give cert and key"
+    if "unknown ca" in reason or "bad certificate" in reason or "certificate expired" in reason:
+        return f"the server does not accept this client's certificate: {reason}"
+    return f"handshake failed: {reason}"

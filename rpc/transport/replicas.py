@@ -1,0 +1,230 @@
+"""All replicas of one service, as a client sees them: calls go to the open one with the least in flight, sessions to that with the fewest.
+
+A replica that is down is left out and tried again with growing pauses. Calls it had end with `RpcUnavailable`; calls that no server began
+go to another. A call that is refused for overload waits and is sent again, within its deadline. Everything here runs on the background
+loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import uuid
+from typing import Any
+
+from ..address import Endpoint, is_dynamic
+from ..background import Background
+from ..errors import CODES, RpcError, RpcOverloaded, RpcRemoteError, RpcTimeout, RpcUnavailable
+from ..methods import BatchedMethod
+from .channels import targets_of
+from .deadlines import Deadlines
+from .replica import Call, Replica, StreamCounts
+
+SETTLE_S = 0.25  # after the first replica is open, so long may the others take before all calls go to the first
+RETRY_S, MAX_RETRY_S = 0.5, 15.0  # pauses before a replica that was down is tried again
+OVERLOAD_S, MAX_OVERLOAD_S = 0.05, 2.0  # pauses of a call that was refused for overload
+MAX_REFUSALS = 40
+MAX_MOVES = 3
+REFRESH_S = 2.0  # how often replicas that come and go are looked up while in use
+
+
+class Replicas:
+    """The client side of one method of one address, shared by every caller in the process."""
+
+    def __init__(self, endpoint: Endpoint, method: BatchedMethod[Any, Any], connect_timeout_s: float, home: Background) -> None:
+        self.address = endpoint.shown
+        self.counts = StreamCounts()
+        self._endpoint = endpoint
+        self._method = method
+        self._connect_timeout_s = connect_timeout_s
+        self._loop = home.loop
+        self._ids = itertools.count()
+        self._client_id = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._replicas: list[Replica] = []
+        self._open: list[Replica] = []
+        self._waiting: dict[str, Call] = {}
+        self._deadlines: Deadlines[Call] = Deadlines(home.loop, self._expire)
+        self._settled_at = 0.0
+        self._resolver: asyncio.Task[None] | None = None
+        self._resolved_at = -float("inf")
+        self._dynamic = is_dynamic(endpoint)
+
+    def submit(self, call: Call) -> None:
+        """Start a call; its waiter gets the response or an RpcError, once."""
+        call.request_id = f"{self._client_id}-{next(self._ids)}"
+        call.deadline = self._loop.time() + call.timeout_s
+        call.slot = self._deadlines.add(call, call.deadline)
+        self._place(call)
+
+    def withdraw(self, call: Call) -> None:
+        """Forget a call, and have the server cancel it."""
+        self._forget(call)
+        if call.replica is not None:
+            call.replica.withdraw(call)
+        self._waiting.pop(call.request_id, None)
+
+    def settled(self, call: Call, result: Any) -> None:
+        call.replica = None
+        if isinstance(result, RpcRemoteError) and self._try_later(call, result):
+            return
+        self._finish(call, result)
+
+    def opened(self, replica: Replica) -> None:
+        if not self._open:
+            self._settled_at = self._loop.time() + SETTLE_S
+            self._loop.call_at(self._settled_at, self._place_waiting)
+        self._open.append(replica)
+        self._place_waiting()
+
+    def lost(self, replica: Replica, error: RpcUnavailable, again: list[Call], failed: list[Call]) -> None:
+        if replica in self._open:
+            self._open.remove(replica)
+        pause = min(RETRY_S * 2**replica.failures, MAX_RETRY_S) * random.uniform(0.75, 1.25)
+        if not replica.unary or replica.failures:  # one that only turned out to have no stream is tried again at once
+            replica.retry_at = self._loop.time() + pause
+        replica.failures += 1
+        self._resolved_at = -float("inf") if self._dynamic else self._resolved_at
+        for call in failed:
+            self._finish(call, error)
+        for call in again:
+            call.moves += 1
+            if call.moves > MAX_MOVES:
+                self._finish(call, error)
+            else:
+                call.replica = None
+                self._place(call)
+        for call in [one for one in self._waiting.values() if one.pin is not None and one.pin.target == replica.target]:
+            if call not in again:
+                del self._waiting[call.request_id]
+                self._finish(call, error)
+        self._place_waiting()
+        if not self._open and not any(one.state == "connecting" for one in self._replicas):
+            stranded, self._waiting = list(self._waiting.values()), {}
+            for call in stranded:
+                self._finish(call, error)
+
+    def _place(self, call: Call) -> None:
+        """Give a call to the open replica with the least in flight, or to that of its session; or let it wait for one."""
+        self._connect()
+        replica = self._route(call) if self._open and self._is_settled() else None
+        if replica is not None:
+            replica.send(call)
+            return
+        self._waiting[call.request_id] = call
+        if call.pin is not None and call.pin.target and self._replicas:
+            home = next((one for one in self._replicas if one.target == call.pin.target), None)
+            if home is None:
+                del self._waiting[call.request_id]
+                self._finish(call, RpcUnavailable(self.address, f"the replica {call.pin.target.address}, which has this session, is gone"))
+            elif home.state == "idle":
+                home.connect()
+
+    def _route(self, call: Call) -> Replica | None:
+        """The open replica that a call goes to; None when that of its session is not open."""
+        if call.pin is None:
+            return self._open[0] if len(self._open) == 1 else min(self._open, key=lambda one: len(one.calls))
+        if call.pin.target:
+            return next((one for one in self._open if one.target == call.pin.target), None)
+        replica = min(self._open, key=lambda one: len(one.pins))  # between the steps of its sessions nothing may be in flight
+        replica.pins.add(call.pin)
+        call.pin.target = replica.target
+        return replica
+
+    def _place_waiting(self) -> None:
+        if not self._waiting or not self._open or not self._is_settled():
+            return
+        for call in list(self._waiting.values()):
+            replica = self._route(call)
+            if replica is not None:
+                del self._waiting[call.request_id]
+                replica.send(call)
+
+    def _is_settled(self) -> bool:
+        """Whether calls may go out: the others are open too, or have had their time."""
+        if len(self._open) == len(self._replicas) or self._loop.time() >= self._settled_at:
+            return True
+        return not any(one.state == "connecting" for one in self._replicas)
+
+    def _connect(self) -> None:
+        """See to it that whatever may be connected is, or is being connected."""
+        if self._dynamic or not self._replicas:
+            self._resolve()
+        if len(self._open) == len(self._replicas):
+            return
+        now = self._loop.time()
+        idle = [one for one in self._replicas if one.state == "idle"]
+        due = [one for one in idle if one.retry_at <= now]
+        if not due and len(idle) == len(self._replicas):
+            due = [min(idle, key=lambda one: one.retry_at)]  # none is up: a call is worth an attempt
+        for replica in due:
+            replica.connect()
+
+    def _resolve(self) -> None:
+        if self._resolver is None and self._loop.time() >= self._resolved_at + REFRESH_S:
+            self._resolved_at = self._loop.time()
+            self._resolver = self._loop.create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        """Learn which replicas there are: new ones are connected to, ones that went away take no further calls."""
+        try:
+            targets = await targets_of(self._endpoint)
+        except RpcUnavailable as error:
+            if not self._replicas:
+                stranded, self._waiting = list(self._waiting.values()), {}
+                for call in stranded:
+                    self._finish(call, error)
+                self._resolved_at = -float("inf")
+            return
+        finally:
+            self._resolver = None
+        for gone in [one for one in self._replicas if one.target not in targets]:
+            self._replicas.remove(gone)
+            if gone in self._open:
+                self._open.remove(gone)
+            if not gone.calls:
+                gone.close()  # otherwise its server drains, and closes the stream once it has answered
+        known = {one.target for one in self._replicas}
+        for target in targets:
+            if target not in known:
+                self._replicas.append(
+                    Replica(target, self._method, self._endpoint.security, self._client_id, self._connect_timeout_s, self, self.counts)
+                )
+        self._connect()
+        self._place_waiting()
+
+    def _try_later(self, call: Call, error: RpcRemoteError) -> bool:
+        """Whether the call was refused for overload, and will be sent again."""
+        too_large = "larger than max" in error.message  # gRPC gives a message above its limit the same code
+        if error.code != CODES["RESOURCE_EXHAUSTED"] or too_large or call.refusals >= MAX_REFUSALS:
+            return False
+        pause = min(OVERLOAD_S * 2**call.refusals, MAX_OVERLOAD_S) * random.uniform(0.5, 1.5)
+        call.refusals += 1
+        call.overload = error.message
+        call.wake = self._loop.call_later(pause, self._place, call)
+        return True
+
+    def _expire(self, call: Call) -> None:
+        """The deadline passed."""
+        seconds = f"{call.timeout_s:g} s"
+        if call.overload:
+            refused = f"the service was overloaded and refused the call {call.refusals} times: {call.overload}"
+            error: RpcError = RpcOverloaded(self.address, f"no answer within {seconds}; {refused}")
+        elif call.replica is not None:
+            error = RpcTimeout(self.address, f"no answer within {seconds}")
+        else:
+            lives = call.pin.target if call.pin is not None and len(self._replicas) > 1 else None
+            where = f"replica {lives.address}, which has this session: " if lives else ""
+            error = RpcUnavailable(self.address, f"{where}could not connect within {seconds}; is the service running?")
+        self.withdraw(call)
+        call.waiter.deliver(call.future, error)
+
+    def _finish(self, call: Call, result: Any) -> None:
+        self._forget(call)
+        call.waiter.deliver(call.future, result)
+
+    def _forget(self, call: Call) -> None:
+        self._deadlines.discard(call, call.slot)
+        if call.wake is not None:
+            call.wake.cancel()

