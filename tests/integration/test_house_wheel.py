@@ -16,8 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_wheel_ships_burnish_and_nothing_else(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "models")
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=ignored)  # building leaves folders behind
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    source = shutil.copytree(  # building leaves folders behind
+        ROOT,
+        tmp_path / "source",
+        ignore=lambda folder, names: left_out(folder, names) | ({"runs", "models"} if folder == str(ROOT) else set()),
+    )
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
     built = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=250, check=False)
     assert built.returncode == 0, built.stderr
@@ -28,6 +32,6 @@ def test_wheel_ships_burnish_and_nothing_else(tmp_path: Path) -> None:
     assert "burnish/envs/types.py" in names
     assert "burnish/v1/__init__.py" in names
     assert "burnish/py.typed" in names
-    templates = {f"burnish/{file.relative_to(ROOT / 'core')}" for file in (ROOT / "core" / "templates").rglob("*.jinja")}
+    templates = {f"burnish/{file.relative_to(ROOT / 'core')}" for file in (ROOT / "core" / "cli" / "templates").rglob("*.jinja")}
     assert len(templates) > 10 and templates <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
