@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .extras import require
+
 NAMESPACE = "burnish-services"
 LOOKUP_S = 5.0
 
@@ -9,8 +11,10 @@ LOOKUP_S = 5.0
 def replica_addresses(name: str) -> tuple[str, ...]:
     """`host:port` of every replica that `burnish deploy-verifier --name NAME` (or -tools) runs now, at least one.
 
-    Blocks up to five seconds. Raises ValueError when this process belongs to no Ray cluster, or nothing of that name is deployed there.
+    Blocks up to five seconds. Raises ValueError when Ray is not installed, this process belongs to no Ray cluster, or nothing of that name
+    is deployed there.
     """
+    require(f"ray:{name}", ["ray"], "train")
     import ray
 
     if not ray.is_initialized():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from burnish.cli.needs import needs_training
+
 if TYPE_CHECKING:
     from burnish.hosting.services import ServiceKind
 
@@ -34,11 +36,11 @@ def register(app: typer.Typer) -> None:
         "environment": ("deploy-env", "an environment"),
     }
     for kind, (name, what) in kinds.items():
-        app.command(name, help=f"Serve {what} from many Ray actors, as many as the load asks for.")(_command(kind))
+        app.command(name, help=f"Serve {what} from many Ray actors, as many as the load asks for.")(_command(kind, name))
     app.command("undeploy")(undeploy)
 
 
-def _command(kind: ServiceKind) -> Callable[..., None]:
+def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
     def command(
         target: TargetArgument,
         replicas: ReplicasOption = "1",
@@ -56,6 +58,7 @@ def _command(kind: ServiceKind) -> Callable[..., None]:
         insecure: InsecureOption = False,
         arg: ArgOption = None,
     ) -> None:
+        needs_training(command_name)
         from burnish.hosting.ray_actors import DeployOptions, deploy
         from burnish.hosting.scaling import Scale
         from burnish.recipe.overrides import parse_arguments
@@ -84,6 +87,7 @@ def undeploy(
     ray_address: RayOption = "auto",
 ) -> None:
     """End a deployment, its replicas finishing what they have."""
+    needs_training("undeploy")
     from burnish.hosting.ray_actors import undeploy as end
 
     end(name, ray_address)

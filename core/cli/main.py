@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import scaffold_command
+from burnish.cli.needs import needs_engine, needs_training
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 CheckpointArgument = Annotated[
@@ -109,6 +110,10 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or in the run folder given.")] = False,
 ) -> None:
     """Train by a recipe: continued pre-training, supervised and reinforcement fine-tuning."""
+    if dry_run:
+        needs_training("run --dry-run")
+    else:
+        needs_engine("run")
     from burnish.run.launch import launch
 
     launch(recipe, overrides=set_ or (), plugins=plugin or (), run_dir=run_dir, resume=resume, dry_run=dry_run)
@@ -117,6 +122,7 @@ def run(
 @app.command()
 def demo(model: Annotated[Literal["nano", "smollm2"], typer.Option(help="The model to start from.")] = "nano") -> None:
     """The whole way in minutes: train, evaluate, export and serve a small model on quality inspection."""
+    needs_engine("demo")
     from burnish.cli.demo import demo as run_demo
 
     run_demo(model)
@@ -130,6 +136,7 @@ def evaluate(
     plugin: PluginOption = None,
 ) -> None:
     """Measure a checkpoint on the held-out tasks of a recipe."""
+    needs_engine("evaluate")
     from burnish.recipe.config import load_config
     from burnish.run.pipeline import evaluate_checkpoint
 
@@ -147,6 +154,7 @@ def serve(
     max_context: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")] = None,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible chat endpoint."""
+    needs_engine("serve")
     from burnish.serving.config import ServingConfig
     from burnish.serving.deploy import start_serving
 
@@ -163,6 +171,7 @@ def export(
     models_dir: ModelsOption = Path("models"),
 ) -> None:
     """Write a checkpoint as a clean Hugging Face folder."""
+    needs_training("export")
     from burnish.serving.export import export_checkpoint
 
     record = export_checkpoint(checkpoint, out, models_dir)
@@ -301,6 +310,7 @@ def models_import(
     models_dir: ModelsOption = Path("models"),
 ) -> None:
     """Bring a model in: verified, as safetensors, with a record of where it came from."""
+    needs_training("models import")
     from burnish.cli.models import import_named
 
     typer.echo(import_named(source, name, stage, chat_template, models_dir))
@@ -320,6 +330,7 @@ def models_new(
     models_dir: ModelsOption = Path("models"),
 ) -> None:
     """Make a small Llama with random weights and a tokenizer trained on your text."""
+    needs_training("models new")
     from burnish.cli.models import TextSource, new_named
 
     typer.echo(new_named(name, TextSource(tuple(text or ()), generate, tuple(arg or ()), count), size, seed, models_dir))
@@ -366,6 +377,7 @@ def env_baseline(
     seed: Annotated[int, typer.Option(min=0, help="Of the agent.")] = 0,
 ) -> None:
     """Train an ordinary PPO agent on the environment below the text: is it learnable, and how well can one do?"""
+    needs_training("env baseline")
     from burnish.cli.baseline import BaselinePlan, run_baseline
     from burnish.envs.registry import load_plugin
     from burnish.recipe.overrides import parse_arguments

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.registry import did_you_mean, load_plugin
+from ...rpc.extras import require
 from ..calling.caller import Caller, Fault
 from .rows import MAX_ANSWER_BYTES, BadAnswer, parse_answer
 
@@ -191,7 +192,8 @@ class AwsHandler:
     invalid = FailureKind.VERIFIER_INVALID
 
     def __init__(self, settings: HandlerSettings) -> None:
-        boto3 = import_boto3(settings.target)
+        require_boto3(settings.target)
+        import boto3
         import botocore.config
         import botocore.exceptions
 
@@ -241,13 +243,9 @@ class AwsHandler:
         return EpisodeFailure(Failure(kind, self.settings.target, detail))
 
 
-def import_boto3(target: str) -> Any:
-    """The module boto3, an optional dependency. Raises ValueError saying what to install."""
-    try:
-        import boto3
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{target} is an AWS Lambda, which needs boto3: pip install 'burnish[aws]' ({error})") from error
-    return boto3
+def require_boto3(target: str) -> None:
+    """Raise ValueError saying what to install when boto3 is not here."""
+    require(f"{target} is an AWS Lambda, which", ["boto3", "botocore"], "aws")
 
 
 def env_token(variable: str | None) -> str | None:

@@ -20,7 +20,7 @@ from ...rpc.payload import PayloadError
 from ..calling.per_loop import PerLoop
 from ..plugin import reward
 from ..types import RewardInput, Score
-from .handlers import Handler, HandlerSettings, env_token, import_boto3, load_handler, make_handler
+from .handlers import Handler, HandlerSettings, env_token, load_handler, make_handler, require_boto3
 from .rows import MAX_ANSWER_BYTES, BadAnswer, event_row, read_answer
 
 MAX_TIMEOUT_S = 900.0
@@ -66,7 +66,7 @@ class LambdaOptions(BaseModel):
         elif kind == "http":
             env_token(self.token_env)
         else:
-            import_boto3(self.handler)
+            require_boto3(self.handler)
         return self
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...rpc.extras import require
 from ..types import Score
 from .formula import Formula
 from .judge import Judge
@@ -55,5 +56,16 @@ async def _single(grader: Any, sample: Sample, item: Mapping[str, Any], judge: J
 
 def asks_a_judge(grader: AnyGrader) -> bool:
     """Whether grading needs a judge model."""
-    members = grader.graders.values() if isinstance(grader, Multi) else (grader,)
-    return any(isinstance(member, ScoreModel | LabelModel) for member in members)
+    return any(isinstance(member, ScoreModel | LabelModel) for member in _members(grader))
+
+
+def require_packages(grader: AnyGrader) -> None:
+    """Raise ValueError saying what to install when this grader needs a package that is not here."""
+    if asks_a_judge(grader):
+        require("a grader that asks a model", ["openai"], "graders")
+    if any(isinstance(member, TextSimilarity) for member in _members(grader)):
+        require("a text_similarity grader", ["rapidfuzz"], "graders")
+
+
+def _members(grader: AnyGrader) -> Iterable[object]:
+    return grader.graders.values() if isinstance(grader, Multi) else (grader,)

@@ -20,7 +20,7 @@ from ..plugin import reward
 from ..types import RewardInput, Score
 from .formula import FormulaError
 from .judge import Judge, JudgeSettings
-from .multi import asks_a_judge, grade
+from .multi import asks_a_judge, grade, require_packages
 from .templates import MissingReference, Sample, parse_path, walk
 from .types import AnyGrader, load_grader, read_grader
 
@@ -62,6 +62,7 @@ class GraderOptions(BaseModel):
             raise ValueError("needs exactly one of file (a path) and grader (the JSON itself)")
         self._loaded = load_grader(Path(self.file)) if self.file is not None else read_grader(self.grader or {})
         self._paths = {name: parse_path(path) for name, path in self.item.items()}
+        require_packages(self._loaded)
         if asks_a_judge(self._loaded):
             self.settings.api_key()
         else:

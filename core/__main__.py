@@ -1,0 +1,5 @@
+"""`python -m burnish`: the `burnish` command."""
+
+from burnish.cli.main import main
+
+main()

@@ -1,0 +1,156 @@
+"""burnish with its base packages alone: what works, and what every other command says to install.
+
+The base is made here out of links to what is installed, so that these tests need no download; tests/integration/test_base_install.py
+installs the wheel for real.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import distribution
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from burnish.cli.main import app
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = "burnish {} needs ray, torch and transformers, which are not installed here: pip install 'burnish[train]'"
+ENGINE = (
+    "burnish {} needs ray, torch, transformers, starlette and vllm, which are not installed here: "
+    "pip install 'burnish[cpu]' or 'burnish[gpu]'"
+)
+BEYOND = {
+    "run recipe.toml": ENGINE.format("run"),
+    "run recipe.toml --dry-run": TRAIN.format("run --dry-run"),
+    "demo": ENGINE.format("demo"),
+    "evaluate runs/x recipe.toml": ENGINE.format("evaluate"),
+    "serve runs/x": ENGINE.format("serve"),
+    "export runs/x out": TRAIN.format("export"),
+    "models import org/model": TRAIN.format("models import"),
+    "models new small --text a.txt": TRAIN.format("models new"),
+    "env baseline burnish/CartPole-v0": TRAIN.format("env baseline"),
+    "deploy-verifier m:f": TRAIN.format("deploy-verifier"),
+    "deploy-tools m": TRAIN.format("deploy-tools"),
+    "deploy-env burnish/CartPole-v0": TRAIN.format("deploy-env"),
+    "undeploy x": TRAIN.format("undeploy"),
+}
+WITHIN = {
+    "--help": "serve-verifier",
+    "models list": "no models in models/",
+    "env list": "burnish/QualityInspection-v0",
+    "env check burnish/Arithmetic-v0": "passed",
+    "rewards list": "burnish/openai-grader-v1",
+    "rewards show burnish/inspection-cost-v1": "level",
+    "rewards check burnish/inspection-cost-v1": "passed",
+    "check burnish/Arithmetic-v0": "passed",
+    "new verifier my-team/first": "wrote my-team-first",
+    "rollouts --help": "RUN",
+    "rewards try --help": "FILE",
+    "serve-verifier --help": "TARGET",
+    "serve-tools --help": "TARGET",
+    "serve-env --help": "TARGET",
+}
+"""Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
+
+Burnish = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH with burnish and what its base brings, for an interpreter without site-packages."""
+    site, tree = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("tree")
+    for name in ("burnish", *load_script(ROOT / "constraints" / "freeze.py").closure("burnish", frozenset())):
+        installed = distribution(name)
+        tops = {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}
+        for top in tops:
+            if not top.startswith("__editable__") and not (site / top).exists():
+                (site / top).symlink_to(str(installed.locate_file(top)))
+    load_script(ROOT / "tests" / "lint.py").lay_out(tree)
+    return f"{tree}{os.pathsep}{site}"
+
+
+@pytest.fixture
+def python(base: str, tmp_path: Path) -> Burnish:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": base, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-S", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False)
+
+    return run
+
+
+def commands(group: TyperGroup, above: str = "") -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{above}{name} ")
+        else:
+            yield f"{above}{name}"
+
+
+def test_every_command_is_on_one_side() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for command in commands(group):
+        assert any(line.startswith(command) for line in (*BEYOND, *WITHIN)), f"say in {__file__} whether the base is enough for {command}"
+
+
+@pytest.mark.parametrize("line", WITHIN)
+def test_the_base_is_enough(python: Burnish, line: str) -> None:
+    done = python("-m", "burnish", *line.split())
+    assert done.returncode == 0, done.stderr
+    assert WITHIN[line] in done.stdout
+
+
+@pytest.mark.parametrize("line", BEYOND)
+def test_what_needs_more_says_what_to_install(python: Burnish, line: str) -> None:
+    done = python("-m", "burnish", *line.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {BEYOND[line]}\n")
+
+
+def test_every_module_for_authors_imports(python: Burnish) -> None:
+    rooms = {"v1": "proto/gen/burnish/v1", "rpc": "rpc", "envs": "envs", "rewards": "rewards"}
+    files = [(room, file.relative_to(ROOT / folder)) for room, folder in rooms.items() for file in (ROOT / folder).rglob("*.py")]
+    modules = [".".join(["burnish", room, *file.with_suffix("").parts]).removesuffix(".__init__") for room, file in files]
+    assert "burnish.rewards.graders.judge" in modules
+    done = python("-c", "\n".join(f"import {name}" for name in modules))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("check ray:judge", "ray:judge needs ray, which is not installed here: pip install 'burnish[train]'"),
+        (
+            "rewards check burnish/reward-lambda-v1 --arg handler=lambda:f",
+            "lambda:f is an AWS Lambda, which needs boto3 and botocore, which are not installed here: pip install 'burnish[aws]'",
+        ),
+        (
+            "rewards check burnish/openai-grader-v1 --arg file=grader.json",
+            "a text_similarity grader needs rapidfuzz, which is not installed here: pip install 'burnish[graders]'",
+        ),
+    ],
+)
+def test_what_only_some_use_says_what_to_install(python: Burnish, tmp_path: Path, line: str, says: str) -> None:
+    grader = '{"type": "text_similarity", "name": "alike", "input": "a", "reference": "b", "evaluation_metric": "fuzzy_match"}'
+    (tmp_path / "grader.json").write_text(grader)
+    done = python("-m", "burnish", *line.split())
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and says in done.stderr
