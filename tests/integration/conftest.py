@@ -6,6 +6,7 @@ import json
 import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NODE_S = 60.0
 TEXTS = [f"part {i} bore {i % 7}.{i % 10} limit {i % 5}.0 verdict {('pass', 'rework', 'scrap')[i % 3]}" for i in range(200)]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """burnish as a wheel, built with nothing to warn of."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    source = shutil.copytree(  # building leaves folders behind
+        ROOT,
+        folder / "source",
+        ignore=lambda path, names: left_out(path, names) | ({"runs", "models"} if path == str(ROOT) else set()),
+    )
+    command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    built = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=250, check=False)
+    said = built.stdout + built.stderr
+    assert built.returncode == 0, said
+    assert "Warning" not in said, said
+    (found,) = folder.glob("*.whl")
+    return found
 
 
 @pytest.fixture(scope="session")
