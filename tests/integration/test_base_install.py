@@ -1,0 +1,108 @@
+"""The base wheel, installed alone as an author of verifiers and environments would, and judged by the whole burnish of these tests."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from burnish.cli.check import check
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTALL_S = 280
+LARGEST_BYTES = 150e6
+HEAVY = ("openai", "ray", "rapidfuzz", "torch", "transformers", "vllm")
+WAIT_S = 60.0
+SERVICES = '''
+from importlib.util import find_spec
+
+from burnish import ToolContext, tool, verifier
+from burnish.envs import register_env
+from burnish.envs.builtin.arithmetic import Arithmetic
+
+
+@verifier("test/light-v1")
+def light(episode):
+    assert find_spec("torch") is None
+    return 1.0 if "7" in episode.messages[-1].text else 0.0
+
+
+@tool
+def double(number: int, *, context: ToolContext) -> str:
+    """Double it."""
+    return str(2 * number)
+
+
+@register_env("test/Light-v0")
+def make():
+    assert find_spec("torch") is None
+    return Arithmetic()
+'''
+
+
+@pytest.fixture(scope="module")
+def base_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with the wheel and what it brings by itself, in the versions of constraints/."""
+    folder = tmp_path_factory.mktemp("base") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=WAIT_S)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input", "install", "--quiet"]
+    command = [*pip, "--constraint", str(ROOT / "constraints" / "cpu.txt"), str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Path:
+    file = tmp_path / "light_services.py"
+    file.write_text(SERVICES)
+    return file
+
+
+def site_packages(python: Path) -> Path:
+    (folder,) = python.parent.parent.glob("lib/python*/site-packages")
+    return folder
+
+
+@contextmanager
+def served(python: Path, arguments: Sequence[str], cwd: Path) -> Iterator[str]:
+    """The address of `burnish serve-… ARGUMENTS`, run by the command of that installation."""
+    with subprocess.Popen([python.with_name("burnish"), *arguments], cwd=cwd, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], WAIT_S)[0], f"{arguments} said nothing for {WAIT_S} s"
+            yield str(json.loads(process.stdout.readline())["address"])
+        finally:
+            process.terminate()
+            process.wait(WAIT_S)
+
+
+def test_it_is_small_and_holds_nothing_heavy(base_python: Path) -> None:
+    site = site_packages(base_python)
+    installed = sum(file.lstat().st_blocks * 512 for file in site.rglob("*"))
+    assert 20e6 < installed < LARGEST_BYTES
+    assert [name for name in HEAVY if (site / name).exists()] == []
+
+
+def test_its_verifier_is_a_verifier(base_python: Path, services: Path) -> None:
+    with served(base_python, ["serve-verifier", f"{services}:light"], services.parent) as address:
+        assert "passed" in check(address, (), (), None, ())
+
+
+def test_its_environment_is_an_environment(base_python: Path, services: Path) -> None:
+    with served(base_python, ["serve-env", f"{services}:test/Light-v0"], services.parent) as address:
+        assert "passed" in check(address, (), (), None, ())
+
+
+def test_its_tools_are_tools(base_python: Path, services: Path) -> None:
+    with served(base_python, ["serve-tools", str(services)], services.parent) as address:
+        assert "passed" in check(address, (), (), None, ())
