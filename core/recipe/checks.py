@@ -135,7 +135,7 @@ def _seeds(config: RunConfig) -> Iterator[str]:
 def _tasks(config: RunConfig) -> Iterator[str]:
     if config.tasks is None:
         if config.environment == SINGLE_TURN:
-            yield f"tasks: {SINGLE_TURN} asks what a file of tasks asks; add [tasks] with train and held_out, two .jsonl files"
+            yield f"tasks: {SINGLE_TURN} asks what a file of tasks asks; add [tasks] with train and held_out, two files of rows"
         return
     if config.tasks.train == config.tasks.held_out:
         yield "tasks.held_out: is tasks.train; held-out tasks must never be trained on"

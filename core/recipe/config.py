@@ -46,6 +46,10 @@ MULTI_TURN_DEFAULT = 8
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+_MODULE = r"([^\s:]+|\S[^:\n]*\.py)"
+"""A module's name, or the path of a `.py` file, which may hold spaces."""
+
+
 class TlsConfig(BaseModel):
     """How a client makes sure of a service, and proves who it is: paths of PEM files.
 
@@ -75,11 +79,11 @@ class ServiceConfig(BaseModel):
 
     model_config = STRICT
 
-    tools: str | None = Field(default=None, pattern=r"^[^\s:]+(:[A-Za-z_]\w*)?$", description="a module, or the path of a .py file")
-    verifier: str | None = Field(default=None, pattern=r"^[^\s:]+:[A-Za-z_]\w*$", description="module:name, or path.py:name")
+    tools: str | None = Field(default=None, pattern=rf"^{_MODULE}(:[A-Za-z_]\w*)?$", description="a module, or the path of a .py file")
+    verifier: str | None = Field(default=None, pattern=rf"^{_MODULE}:[A-Za-z_]\w*$", description="module:name, or path.py:name")
     environment: str | None = Field(
         default=None,
-        pattern=r"^([^\s:]+:)?[^\s:/]+/[^\s:/]+-v\d+$",
+        pattern=rf"^({_MODULE}:)?[^\s:/]+/[^\s:/]+-v\d+$",
         description="namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0",
     )
     kwargs: dict[str, Any] = {}
@@ -288,10 +292,10 @@ def _read(file: Path) -> dict[str, Any]:
         near = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
         raise ValueError(f"recipe {file} does not exist" + (f"; {file.parent} has {', '.join(near)}" if near else ""))
     try:
+        text = file.read_bytes().decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
         if file.suffix == ".json":
-            return without_defaults(json.loads(file.read_text()), RunConfig)
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
+            return without_defaults(json.loads(text), RunConfig)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: not valid TOML: {error}") from error
     except json.JSONDecodeError as error:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.cli.models import find_model
+from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
 from burnish.recipe.config import RunConfig
 from burnish.rollout.engine.config import CPU_KV_CACHE_MB
 from burnish.run.folder import RUNS
-from burnish.trainer.data.sources import conversations, documents
+from burnish.trainer.data.examples import Say, check_prompts, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.folder import count_parameters
 from burnish.trainer.phases.config import Phase, SupervisedConfig
@@ -35,7 +36,7 @@ SYNC_S_PER_PARAMETER = 5e-9
 START_S = 45.0
 """Seconds to start Ray and load an engine."""
 SAMPLE = 32
-"""Examples read to learn how long a supervised example is."""
+"""Examples that a generator makes to show how long they are; files are read and rendered whole."""
 BYTES_PER_PARAMETER = {"learner": 16, "engine": 4}
 """Learner: float32 weights, gradient and two Adam moments. Engine: float32 weights."""
 PROCESS_MB = {"learner": 700, "engine": 1500, "ray": 900}
@@ -87,16 +88,20 @@ class Plan:
         return sum(known) + START_S if len(known) == len(self.phases) else None
 
 
-def make_plan(config: RunConfig, run_dir: Path | None = None) -> Plan:
+def make_plan(config: RunConfig, run_dir: Path | None = None, say: Say = silent) -> Plan:
     """Check that every part of the recipe is there and estimate the run. Loads plug-ins, but no model, and starts nothing.
 
-    Raises ValueError when the model, the environment, a reward, a generator or a data file is missing or unfit.
+    Every row of every data file is rendered; `say` is told how far that is. Raises ValueError when the model, the environment, a reward,
+    a generator, a data file or a row is missing or unfit.
     """
     check_components(config)
     model = model_facts(find_model(config.model))
     on_gpu = config.engine.resolved_device == "cuda" or config.learner.device.startswith("cuda")
-    phases = [_supervised(config, phase, model) if phase != "rft" else _rft(config, model) for phase in config.phases]
+    phases = [_supervised(config, phase, model, say) if phase != "rft" else _rft(config, model) for phase in config.phases]
     phases += _evaluation(config, model)
+    if config.tasks is not None:
+        with_tools = config.environment == SINGLE_TURN and config.rollout.describe_tools
+        check_prompts(config.tasks, read_task_files(config.tasks), model.folder, config.engine.max_context, with_tools, say)
     if on_gpu:  # the constants are those of a CPU
         phases = [PhasePlan(p.name, p.work, p.sampled_tokens, p.trained_tokens, None) for p in phases]
     return Plan(
@@ -123,10 +128,11 @@ def engine_tokens_per_second(parameters: int) -> float:
     return float(fast * (parameters / small) ** exponent)
 
 
-def _supervised(config: RunConfig, phase: Phase, model: ModelFacts) -> PhasePlan:
+def _supervised(config: RunConfig, phase: Phase, model: ModelFacts, say: Say) -> PhasePlan:
     table = config.phase(phase)
     assert isinstance(table, SupervisedConfig)
-    length = min(_example_length(table, phase, model.folder), float(config.engine.max_context))
+    examples = supervised_examples(phase, table, 0, model.folder, config.engine.max_context, limit=SAMPLE, say=say)
+    length = sum(len(example.token_ids) for example in examples) / len(examples)
     example = "documents" if phase == "cpt" else "conversations"
     tokens = round(table.steps * table.batch * length)
     work = (
@@ -187,15 +193,6 @@ def _service_line(name: str, config: RunConfig) -> str:
     if service.address is not None:
         return f"{name}: uses the one running at {service.address}"
     return f"{name}: starts {service.kind} {service.target} as a process"
-
-
-def _example_length(table: SupervisedConfig, phase: Phase, folder: Path) -> float:
-    """Mean tokens of the first examples, without the few that a chat template adds per message."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    texts = documents(table, 0, SAMPLE) if phase == "cpt" else [conversation.text for conversation in conversations(table, 0, SAMPLE)]
-    return sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)) / len(texts)
 
 
 def print_plan(plan: Plan, console: Console) -> None:

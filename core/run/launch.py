@@ -38,7 +38,9 @@ def launch(
     if not dry_run and is_source(config.model):
         console.print(f"looking for model {config.model} (imported on first use)", markup=False)
         find_model(config.model, may_import=True)
-    print_plan(make_plan(config, run_dir), console)
+    with console.status("checking the recipe and every row of its data") as status:
+        plan = make_plan(config, run_dir, status.update)
+    print_plan(plan, console)
     if dry_run:
         return None
     run = open_run(run_dir, config) if resume and run_dir is not None else create_run(config, recipe, run_dir)

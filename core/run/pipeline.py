@@ -30,8 +30,8 @@ from burnish.run.cluster import (
 )
 from burnish.run.display import StepBar, evaluation_line, say
 from burnish.run.folder import RunFolder, create_run, data_seed, open_run
-from burnish.trainer.data.sources import conversations, documents
-from burnish.trainer.data.supervised import SupervisedExample, cpt_examples, sft_example, shuffled_batch
+from burnish.trainer.data.examples import supervised_examples
+from burnish.trainer.data.supervised import SupervisedExample, shuffled_batch
 from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.evaluation.evaluate import evaluate
@@ -193,18 +193,8 @@ def _supervised(run: Run, phase: Phase, table: SupervisedConfig, first: int) -> 
 
 
 def _examples(run: Run, phase: Phase, table: SupervisedConfig) -> list[SupervisedExample]:
-    from transformers import AutoTokenizer
-
-    from burnish.rollout.chat import ChatFormat
-
-    tokenizer = AutoTokenizer.from_pretrained(str(run.base))
     seed = data_seed(run.seeds, phase, run.config.train_seeds, table.examples)
-    longest = run.config.engine.max_context
-    if phase == "cpt":
-        ids = tokenizer(documents(table, seed), add_special_tokens=False)["input_ids"]
-        return cpt_examples(ids, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id, longest)
-    chat = ChatFormat(tokenizer)
-    return [sft_example(talk.messages, chat, talk.tools, longest) for talk in conversations(table, seed)]
+    return supervised_examples(phase, table, seed, run.base, run.config.engine.max_context)
 
 
 def _reinforce(run: Run, first: int) -> None:

@@ -1,6 +1,6 @@
 """Scoring conversations that lie in a file, without training: what `burnish rewards try` does.
 
-One row is one line of JSON, all keys but messages optional:
+One row is one JSON object (the files that `envs.rows` reads), all keys but messages optional:
 
     {"id": "a", "messages": [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "7"}], "reference_answer": "7"}
 
@@ -12,7 +12,6 @@ compares; without it, rows that begin alike up to the first assistant message ar
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...envs.failures import EpisodeFailure, Failure
 from ...envs.registry import did_you_mean
+from ...envs.rows import BadRow, read_rows
 from ...envs.types import Message, Task, message_from_dict
 from ..types import GroupScorer, RewardInput, Score, Scorer, compares
 
@@ -93,19 +93,17 @@ def read_episodes(path: Path, compared: bool = False) -> Rows:
     """(where, episode) for every row, where reading "path:line"; in place of an episode, what is wrong with the row.
 
     compared: rows without a task are attempts at one task when they begin alike; otherwise each is a task of its own.
-    Raises ValueError when the file is missing or holds no row at all.
+    Raises ValueError when the file is missing, of an unknown form, or holds no row at all.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; give a .jsonl file, one conversation per line")
     rows: Rows = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                rows.append((f"{path}:{number}", _episode(line, number)))
-            except ValueError as error:
-                rows.append((f"{path}:{number}", str(error)))
+    for row in read_rows(path):
+        if isinstance(row, BadRow):
+            rows.append((row.where, row.problem))
+            continue
+        try:
+            rows.append((row.where, _episode(row.value, row.number)))
+        except ValueError as error:
+            rows.append((row.where, str(error)))
     if not rows:
         raise ValueError(f"{path} holds no rows")
     tasks: dict[tuple[Message, ...], str] = {}
@@ -146,15 +144,7 @@ async def try_rows(scorer: Scorer | GroupScorer, rows: Rows) -> list[Trial]:
     ]
 
 
-def _episode(line: bytes, number: int) -> RewardInput:
-    try:
-        data = json.loads(line, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("not JSON (nested too deeply)") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"a row must be a JSON object, not {type(data).__name__}")
+def _episode(data: Mapping[str, Any], number: int) -> RewardInput:
     for key in data:
         if key not in _Row.model_fields:
             raise ValueError(f"unknown key {key!r}{did_you_mean(key, list(_Row.model_fields))}")
@@ -174,10 +164,6 @@ def _message(row: Mapping[str, Any], where: str) -> Message:
         return message_from_dict(row, where)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: not a chat message ({type(error).__name__}: {error})") from None
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _with_task(row: RewardInput, tasks: dict[tuple[Message, ...], str]) -> RewardInput:

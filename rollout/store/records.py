@@ -16,6 +16,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ...envs.rows import json_object
+
 Mode = Literal["sampled", "greedy"]
 
 
@@ -75,11 +77,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             where = f"{path}:{number}"
             try:
-                row = json.loads(line)
+                row = json_object(line)
             except ValueError as error:
-                raise ValueError(f"{where}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
+                raise ValueError(f"{where}: {error}") from error
             yield where, row
 
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzz.made_up import JSON, spoiled
 
+from burnish.envs.rows import parse_object
 from burnish.envs.types import Task
 from burnish.rewards.aws.rows import BadAnswer, event_row, parse_answer, read_answer
 from burnish.rewards.types import RewardInput, Score
 from burnish.rpc.payload import plain_json
-from burnish.trainer.data.task_files import read_row
+from burnish.trainer.data.task_files import task_row
 
 MESSAGE = st.fixed_dictionaries(
     {
@@ -53,7 +54,7 @@ ENVELOPE = st.one_of(GOOD, st.lists(SCORED, max_size=4)).flatmap(
 @given(st.one_of(spoiled(ROWS).map(json.dumps), JSON.map(json.dumps), st.text(max_size=40)))
 def test_any_line_is_a_row_or_refused(line: str) -> None:
     try:
-        row = read_row(line, "train", 3)
+        row = task_row(parse_object(line), "train", 3)
     except ValueError as error:
         assert str(error)
         return

@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from burnish.recipe.config import RunConfig, config_from_data
 from burnish.recipe.plan import engine_tokens_per_second, make_plan, print_plan
+from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
 
 pytestmark = pytest.mark.unit
 
@@ -23,15 +25,15 @@ HIDDEN, VOCABULARY = 32, 10
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder that reads like a model of 32 x 10 + 100 parameters whose tokenizer gives one token per word."""
+    """A folder that reads like a model of 32 x 10 + 100 parameters whose tokenizer gives one token per word and speaks ChatML."""
     folder = tmp_path / "models" / "tiny"
     folder.mkdir(parents=True)
     shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY}
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **shape}))
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    tokenizer = Tokenizer(models.WordLevel({"?": 0, "part": 1}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    words = Tokenizer(models.WordLevel({"?": 0, "part": 1, MESSAGE_START: 2, MESSAGE_END: 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens([MESSAGE_START, MESSAGE_END])
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=MESSAGE_END, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
     save_file({"embed": np.zeros((VOCABULARY, HIDDEN), np.float32), "w": np.zeros(100, np.float32)}, folder / "model.safetensors")
     return folder
 
@@ -48,7 +50,7 @@ def test_the_rate_of_the_engine_meets_both_measurements() -> None:
 
 def test_tokens_and_seconds_by_hand(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("part one two\n\npart one two three four")
-    talks = [[("user", "part one two"), ("assistant", "one")], [("user", "part"), ("assistant", "one")]]  # 4 and 2 tokens: 3 on average
+    talks = [[("user", "part one two"), ("assistant", "one")], [("user", "part"), ("assistant", "one")]]
     rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
     (tmp_path / "talks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     plan = make_plan(
@@ -64,14 +66,44 @@ def test_tokens_and_seconds_by_hand(model: Path, tmp_path: Path) -> None:
     )
     assert plan.model.parameters == 420
     cpt, sft, rft, evaluation = plan.phases
-    assert cpt.trained_tokens == 10 * 5 * 4  # three and five tokens: four on average
-    assert cpt.seconds == pytest.approx(6 * 420 * 200 / 1e11)
-    assert sft.trained_tokens == 2 * 3 * 3
+    assert cpt.trained_tokens == 10 * 5 * 6  # three and five words, each between two end tokens: six on average
+    assert cpt.seconds == pytest.approx(6 * 420 * 300 / 1e11)
+    assert sft.trained_tokens == 2 * 3 * 9  # four and two words, and of ChatML the start, role and end of both messages: nine on average
     assert rft.sampled_tokens == 3 * 4 * 2 * 50
     assert rft.trained_tokens == 3 * 4 * 2 * 100  # as much prompt and environment as was sampled
     assert evaluation.sampled_tokens == 4 * 7 * 50  # before, after cpt, after sft, after rft
     assert plan.seconds == pytest.approx(45 + sum(phase.seconds or 0.0 for phase in plan.phases))
     assert plan.run_folder == "runs/p-YYYYmmdd-HHMMSS"
+
+
+def test_every_row_is_rendered_before_anything_runs(model: Path, tmp_path: Path) -> None:
+    """Broken JSON in line 36, an answer without a question, a conversation and a prompt that cannot fit: all named at once."""
+    good = {"messages": [{"role": "user", "content": "part"}, {"role": "assistant", "content": "one"}]}
+    rows = [json.dumps(good)] * 40
+    rows[35] = '{"messages"'
+    (tmp_path / "talks.jsonl").write_text("\n".join(rows))
+    recipe: dict[str, Any] = {"sft": {"steps": 1, "data": str(tmp_path / "talks.jsonl")}, "engine": {"max_context": 300}}
+    with pytest.raises(ValueError, match=r"talks\.jsonl:36: not JSON"):
+        make_plan(config(model, **recipe))
+    twice = {"messages": [*good["messages"], {"role": "assistant", "content": "two"}]}
+    long = {"messages": [{"role": "user", "content": "part " * 400}, {"role": "assistant", "content": "one"}]}
+    rows[35:38] = [json.dumps(twice), json.dumps(long), json.dumps(good)]
+    (tmp_path / "talks.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ValueError) as caught:
+        make_plan(config(model, **recipe))
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in str(caught.value).splitlines()] == ["talks.jsonl:36", "talks.jsonl:37"]
+    assert "message 2 is an assistant's" in str(caught.value) and "407 tokens long, more than the 300 allowed" in str(caught.value)
+
+
+def test_a_task_whose_prompt_leaves_no_room_is_named(model: Path, tmp_path: Path) -> None:
+    for name, words in (("train", [5, 294, 5]), ("held_out", [3, 293])):
+        prompts = [[{"role": "user", "content": f"{name}{i} " + "part " * (count - 1)}] for i, count in enumerate(words)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"messages": prompt}) for prompt in prompts))
+    files = {"train": str(tmp_path / "train.jsonl"), "held_out": str(tmp_path / "held_out.jsonl")}
+    with pytest.raises(ValueError) as caught:
+        make_plan(config(model, environment="burnish/SingleTurn-v0", tasks=files, engine={"max_context": 299}))
+    fix = "shorten it or raise engine.max_context"
+    assert str(caught.value) == f"{files['train']}:2: messages: the prompt is 299 tokens long, engine.max_context is 299; {fix}"
 
 
 def test_memory_by_hand(model: Path) -> None:

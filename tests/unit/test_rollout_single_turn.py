@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from burnish.rollout.chat import ChatFormat
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import EpisodeParts, run_episode
-from burnish.trainer.data.task_files import read_rows
+from burnish.trainer.data.task_files import task_row
 from burnish.trainer.data.tasks import row_tasks
 from burnish.trainer.models.tokenizer import train_tokenizer
 
@@ -48,12 +47,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.mark.parametrize(("answer", "value"), [("4", 1.0), ("5", 0.0)])
-def test_a_row_is_asked_answered_and_judged(tokenizer: Any, threads: ThreadPoolExecutor, tmp_path: Path, answer: str, value: float) -> None:
+def test_a_row_is_asked_answered_and_judged(tokenizer: Any, threads: ThreadPoolExecutor, answer: str, value: float) -> None:
     row = {"id": "s1", "messages": PROMPT, "tools": [TOOL], "reference_answer": "4", "topic": "sums"}
-    (tmp_path / "train.jsonl").write_text(json.dumps(row))
-    rows, problems = read_rows(tmp_path / "train.jsonl")
-    assert problems == []
-    (task,) = row_tasks(rows, 0, 5, 1)
+    (task,) = row_tasks([task_row(row, "train", 1)], 0, 5, 1)
     grader = make_scorer("burnish/openai-grader-v1", "grader", {"grader": GRADER})
     handler = make_scorer("burnish/reward-lambda-v1", "handler", {"handler": f"{HANDLER}:lambda_handler"})
     engine = ScriptedEngine([Reply([*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id])])

@@ -125,7 +125,7 @@ def test_what_is_not_json_is_named_by_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"t.jsonl:3: not JSON"):
         list(read_json_lines(file))
     file.write_text("[1]\n")
-    with pytest.raises(ValueError, match=r"t.jsonl:1: a row must be a JSON object, not list"):
+    with pytest.raises(ValueError, match=r"t.jsonl:1: must be a JSON object, not list"):
         list(read_json_lines(file))
 
 

@@ -28,18 +28,18 @@ class LetterChat:
 
 
 def test_each_document_is_an_example_of_its_own_with_every_token_predicted() -> None:
-    examples = cpt_examples([[1, 2, 3], [4, 5]], eos_id=0, chunk_tokens=8)
-    assert [example.token_ids.tolist() for example in examples] == [[0, 1, 2, 3, 0], [0, 4, 5, 0]]
+    examples = cpt_examples([[1, 2, 3], [4, 5]], begin_id=8, end_id=0, chunk_tokens=8)
+    assert [example.token_ids.tolist() for example in examples] == [[8, 1, 2, 3, 0], [8, 4, 5, 0]]
     predicted = [token for example in examples for token in example.token_ids[example.trainable].tolist()]
     assert predicted == [1, 2, 3, 0, 4, 5, 0]
 
 
 def test_a_long_document_is_cut_so_that_each_token_is_predicted_once() -> None:
-    assert [e.token_ids.tolist() for e in cpt_examples([[1, 2, 3, 4]], 0, 4)] == [[0, 1, 2, 3], [3, 4, 0]]
-    assert [e.token_ids.tolist() for e in cpt_examples([[1, 2]], 0, 4)] == [[0, 1, 2, 0]]
-    assert cpt_examples([], 0, 4) == []
+    assert [e.token_ids.tolist() for e in cpt_examples([[1, 2, 3, 4]], 8, 0, 4)] == [[8, 1, 2, 3], [3, 4, 0]]
+    assert [e.token_ids.tolist() for e in cpt_examples([[1, 2]], 8, 0, 4)] == [[8, 1, 2, 0]]
+    assert cpt_examples([], 8, 0, 4) == []
     with pytest.raises(ValueError, match="at least 2"):
-        cpt_examples([[1]], 0, 1)
+        cpt_examples([[1]], 8, 0, 1)
 
 
 def test_a_conversation_trains_answers_with_their_end_of_turn_and_nothing_else() -> None:

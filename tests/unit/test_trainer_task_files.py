@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from burnish.envs.rows import parse_object
 from burnish.envs.types import Message, TextPart
-from burnish.trainer.data.task_files import Row, TaskFiles, read_row, read_rows, read_task_files
+from burnish.trainer.data.task_files import TaskFiles, TaskRow, read_task_files, task_row
 from burnish.trainer.data.tasks import row_tasks
 from burnish.trainer.phases.config import TasksConfig
 
@@ -29,14 +30,18 @@ def read(tmp_path: Path, train: list[str], held_out: list[str]) -> TaskFiles:
     return read_task_files(TasksConfig(train=str(tmp_path / "train.jsonl"), held_out=str(tmp_path / "held_out.jsonl")))
 
 
+def read_row(text: str) -> TaskRow:
+    return task_row(parse_object(text), "train", 1)
+
+
 def asking(text: str, **fields: Any) -> str:
     return line(messages=[{"role": "user", "content": text}], **fields)
 
 
 def test_everything_but_id_and_messages_is_the_tasks_data() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}]
-    row = read_row(line(id="s1", messages=messages, tools=[TOOL], reference_answer={"x": 4}, level=2), "train", 1)
-    assert row == Row("s1", True, 1, (Message("system", "Be brief."), Message("user", (TextPart("2 + 2?"),))), row.data)
+    row = read_row(line(id="s1", messages=messages, tools=[TOOL], reference_answer={"x": 4}, level=2))
+    assert row == TaskRow("s1", True, 1, (Message("system", "Be brief."), Message("user", (TextPart("2 + 2?"),))), row.data)
     assert row.data == {"tools": [TOOL], "reference_answer": {"x": 4}, "level": 2}
 
 
@@ -61,34 +66,35 @@ def test_everything_but_id_and_messages_is_the_tasks_data() -> None:
         (line(messages=[{**USER, "tool_calls": "no"}]), r"messages\[0\]: tool_calls must be a list, not str"),
         (line(messages=[{**USER, "tool_calls": ["no"]}]), r"messages\[0\].tool_calls\[0\]: a tool call needs function.name"),
         (line(messages=[{**USER, "name": 5}]), r"messages\[0\]: name must be a string, not int"),
-        (line(id=""), "id: must be a text that is not empty, not ''"),
-        (line(id=7), "id: must be a text that is not empty, not 7"),
+        (line(id=""), "id: must be a whole number or a text that is not empty, not ''"),
+        (line(id=True), "id: must be a whole number or a text that is not empty, not True"),
+        (line(id=1.5), "id: must be a whole number or a text that is not empty, not 1.5"),
         (line(id="a\nb"), "id: must be printable"),
         (line(reference_answer=""), "reference_answer: is empty; leave it out"),
         (line(reference_answer={}), "reference_answer: is empty; leave it out"),
-        (line(tools=[]), "tools: must be a list of functions, at least one"),
+        (line(tools={"name": "add"}), "tools: must be a list of functions, not dict"),
         (line(tools=[{"name": "add"}]), r"tools\[0\]: must read"),
         (line(tools=[{**TOOL, "function": {"name": ""}}]), r"tools\[0\].function.name: must be a text"),
         (line(tools=[TOOL, TOOL]), r"tools\[1\].function.name: 'add' is the name of two tools"),
-        (line(score=float("nan")), "score is nan, not a finite number"),
+        (line(score=float("nan")), "not JSON: NaN is no JSON number"),
         ('{"messages": [], "x": "\\ud800"}', "x holds a lone surrogate"),
     ],
 )
 def test_a_row_that_is_none_says_which_field(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        read_row(text, "train", 1)
+        read_row(text)
 
 
 def test_zero_and_false_are_reference_answers() -> None:
     for value in (0, False, 0.0, "0"):
-        assert read_row(line(reference_answer=value), "train", 1).data == {"reference_answer": value}
+        assert read_row(line(reference_answer=value)).data == {"reference_answer": value}
 
 
 def test_problems_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         read(tmp_path, [asking("a", id="x"), "", "{", asking("b", id="x")], [asking("c"), line(messages=[])])
     assert str(caught.value).splitlines() == [
-        f"{tmp_path}/train.jsonl:3: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        f"{tmp_path}/train.jsonl:3: not JSON: Expecting property name enclosed in double quotes at character 2 of the line",
         f"{tmp_path}/train.jsonl:4: id: 'x' is the id of line 1 too",
         f"{tmp_path}/held_out.jsonl:2: messages: must be a list of messages, at least one",
     ]
@@ -99,10 +105,23 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
         read(tmp_path, ["{"] * 30, [""])
 
 
-def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+def test_ids_may_be_numbers_and_what_is_null_is_as_good_as_left_out() -> None:
+    assert (read_row(line(id=7)).id, read_row(line(id=7)).given) == ("7", True)
+    for row in (read_row(line(tools=None, id=None)), read_row(line(tools=[]))):
+        assert (row.id, row.given, row.data) == ("train-1", False, {})
+
+
+def test_what_is_wrong_with_both_files_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
-    assert read_rows(tmp_path / "bytes.jsonl")[1][0].startswith(f"{tmp_path}/bytes.jsonl: cannot be read as UTF-8 text")
-    assert read_rows(tmp_path / "none.jsonl")[1] == [f"{tmp_path}/none.jsonl: there is no such file"]
+    with pytest.raises(ValueError) as caught:
+        read_task_files(TasksConfig(train=str(tmp_path / "bytes.jsonl"), held_out=str(tmp_path / "none.jsonl")))
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/bytes.jsonl: is UTF-16 text; save it as UTF-8",
+        f"{tmp_path}/none.jsonl: there is no such file",
+    ]
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"empty\.jsonl: holds no row"):
+        read_task_files(TasksConfig(train=str(tmp_path / "empty.jsonl"), held_out=str(tmp_path / "empty.jsonl")))
 
 
 def test_held_out_rows_are_never_trained_on(tmp_path: Path) -> None:

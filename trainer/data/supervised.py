@@ -43,8 +43,8 @@ class ChatRenderer(Protocol):
         ...
 
 
-def cpt_examples(documents: Iterable[Sequence[int]], eos_id: int, chunk_tokens: int) -> list[SupervisedExample]:
-    """Continued pre-training: one example per token document, between two end-of-sequence tokens; no document sees another.
+def cpt_examples(documents: Iterable[Sequence[int]], begin_id: int, end_id: int, chunk_tokens: int) -> list[SupervisedExample]:
+    """Continued pre-training: one example per token document, between the model's begin and end tokens; no document sees another.
 
     A document longer than `chunk_tokens` is cut into chunks that overlap by one token, so that every token is predicted exactly once.
     """
@@ -52,7 +52,7 @@ def cpt_examples(documents: Iterable[Sequence[int]], eos_id: int, chunk_tokens: 
         raise ValueError(f"chunk_tokens is {chunk_tokens}; a chunk needs at least 2 tokens, one to predict from and one to predict")
     examples = []
     for document in documents:
-        ids = np.array([eos_id, *document, eos_id], dtype=np.int32)
+        ids = np.array([begin_id, *document, end_id], dtype=np.int32)
         for start in range(0, len(ids) - 1, chunk_tokens - 1):
             chunk = ids[start : start + chunk_tokens]
             examples.append(SupervisedExample(chunk, np.arange(len(chunk)) > 0))

@@ -1,4 +1,4 @@
-"""Tasks out of JSONL files: single-turn rows as reinforcement fine-tuning services take them, each line checked.
+"""Tasks out of files: single-turn rows as reinforcement fine-tuning services take them, each checked.
 
     {"id": "s1", "messages": [{"role": "user", "content": "2 + 2?"}], "reference_answer": "4", "topic": "sums"}
 
@@ -8,23 +8,21 @@ becomes a task whose prompt is `messages` and whose data, hidden from the policy
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...envs.rows import BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, message_from_dict
-from ...rpc.payload import PayloadError, plain_json
 from ..phases.config import TasksConfig
 
-MAX_PROBLEMS = 20
 MAX_ID_CHARS = 200
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a file. given: whether the id is the file's own, or made from its name and the line."""
+class TaskRow:
+    """One row of a file. given: whether the id is the file's own, or made from its name and the line."""
 
     id: str
     given: bool
@@ -42,8 +40,8 @@ class Row:
 class TaskFiles:
     """The rows of a `[tasks]` table, read and checked. digest: of both files, to notice a change between a run and its resumption."""
 
-    train: tuple[Row, ...]
-    held_out: tuple[Row, ...]
+    train: tuple[TaskRow, ...]
+    held_out: tuple[TaskRow, ...]
     digest: str
 
     def held_out_tasks(self, count: int) -> list[Task]:
@@ -54,66 +52,55 @@ class TaskFiles:
 def read_task_files(table: TasksConfig) -> TaskFiles:
     """Both files. Raises ValueError, a line per problem as `file:line: field: what`, also when a held-out row is trained on."""
     train, held_out = Path(table.train), Path(table.held_out)
-    rows, problems = list[tuple[Row, ...]](), list[str]()
-    for file in (train, held_out):
-        found, wrong = read_rows(file)
-        rows.append(found)
-        problems += wrong
-    problems += _shared(train, rows[0], held_out, rows[1])
-    if problems:
-        more = [f"… and {len(problems) - MAX_PROBLEMS} more problems"] if len(problems) > MAX_PROBLEMS else []
-        raise ValueError("\n".join(problems[:MAX_PROBLEMS] + more))
+    problems = Problems()
+    rows = [tuple(_read(file, problems)) for file in (train, held_out)]
+    for problem in _shared(train, rows[0], held_out, rows[1]):
+        problems.add(problem)
+    problems.check()
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in (train, held_out)))
     return TaskFiles(rows[0], rows[1], digest.hexdigest())
 
 
-def read_rows(file: Path) -> tuple[tuple[Row, ...], list[str]]:
-    """The good rows of a file, and a line for everything wrong with the others."""
+def _read(file: Path, problems: Problems) -> Iterator[TaskRow]:
+    """The good rows of a file; what is wrong with the others, or with the file, goes to `problems`."""
+    lines, empty = dict[str, int](), True
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return (), [f"{file}: there is no such file"]
-    except (OSError, UnicodeDecodeError) as error:
-        return (), [f"{file}: cannot be read as UTF-8 text: {error}"]
-    rows, problems, lines = list[Row](), list[str](), dict[str, int]()
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = read_row(line, file.stem, number)
-        except ValueError as error:
-            problems.append(f"{file}:{number}: {error}")
-            continue
-        if row.id in lines:
-            problems.append(f"{file}:{number}: id: {row.id!r} is the id of line {lines[row.id]} too")
-        lines.setdefault(row.id, number)
-        rows.append(row)
-    if not rows and not problems:
-        problems.append(f"{file}: holds no row")
-    return tuple(rows), problems
+        for found in read_rows(file):
+            empty = False
+            if isinstance(found, BadRow):
+                problems.add(f"{found.where}: {found.problem}")
+                continue
+            try:
+                row = task_row(found.value, stem(file), found.number)
+            except ValueError as error:
+                problems.add(f"{found.where}: {error}")
+                continue
+            if row.id in lines:
+                problems.add(f"{found.where}: id: {row.id!r} is the id of line {lines[row.id]} too")
+            lines.setdefault(row.id, row.line)
+            yield row
+    except ValueError as error:
+        problems.add(str(error))
+    else:
+        if empty:
+            problems.add(f"{file}: holds no row")
 
 
-def read_row(line: str, stem: str, number: int) -> Row:
-    """One line. Raises ValueError, `field: what is wrong with it`. stem: names a row that has no id, as `stem-number`."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a JSON object, not {type(value).__name__}")
-    try:
-        row = plain_json(value)
-    except PayloadError as error:
-        raise ValueError(str(error)) from None
+def task_row(row: Mapping[str, Any], stem: str, number: int) -> TaskRow:
+    """The task that one row describes. Raises ValueError, `field: what is wrong with it`.
+
+    stem: names a row that has no id, as `stem-number`. An id or tools that are null, and an empty list of tools, are as good as left out.
+    """
     data = {key: item for key, item in row.items() if key not in ("id", "messages")}
-    if "id" in row:
-        _check_id(row["id"])
-    if "tools" in row:
-        _check_tools(row["tools"])
+    if data.get("tools") in (None, []):
+        data.pop("tools", None)
+    else:
+        _check_tools(data["tools"])
     if "reference_answer" in row and row["reference_answer"] in ("", {}, [], None):
         raise ValueError("reference_answer: is empty; leave it out")
+    id = _read_id(row.get("id"))
     messages = tuple(_messages(row.get("messages")))
-    return Row(row.get("id", f"{stem}-{number}"), "id" in row, number, messages, data)
+    return TaskRow(id or f"{stem}-{number}", id is not None, number, messages, data)
 
 
 def _messages(value: Any) -> Iterator[Message]:
@@ -136,16 +123,19 @@ def _messages(value: Any) -> Iterator[Message]:
         raise ValueError("messages: the last one is the assistant's; the prompt must end with what the policy is to answer")
 
 
-def _check_id(value: Any) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"id: must be a text that is not empty, not {value!r:.60}")
-    if len(value) > MAX_ID_CHARS or not value.isprintable():
+def _read_id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(f"id: must be a whole number or a text that is not empty, not {value!r:.60}")
+    if len(str(value)) > MAX_ID_CHARS or not str(value).isprintable():
         raise ValueError(f"id: must be printable and at most {MAX_ID_CHARS} characters long")
+    return str(value)
 
 
 def _check_tools(value: Any) -> None:
-    if not isinstance(value, list) or not value:
-        raise ValueError("tools: must be a list of functions, at least one; leave it out when there is none")
+    if not isinstance(value, list):
+        raise ValueError(f"tools: must be a list of functions, not {type(value).__name__}")
     names: set[str] = set()
     for i, tool in enumerate(value):
         function = tool.get("function") if isinstance(tool, dict) else None
@@ -161,7 +151,7 @@ def _check_tools(value: Any) -> None:
         names.add(name)
 
 
-def _shared(train: Path, trained: Iterable[Row], held_out: Path, measured: Iterable[Row]) -> Iterator[str]:
+def _shared(train: Path, trained: Iterable[TaskRow], held_out: Path, measured: Iterable[TaskRow]) -> Iterator[str]:
     """Held-out rows that are trained on too: equal ids that the files give, or equal messages."""
     ids = {row.id: row.line for row in trained if row.given}
     asked = {row.asks: row.line for row in trained}

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...envs.types import Task
 from .supervised import shuffled_batch
-from .task_files import Row
+from .task_files import TaskRow
 
 SMALL_RANGE = 1_000_000
 
@@ -24,7 +24,7 @@ def training_tasks(seeds: tuple[int, int], seed: int, position: int, count: int)
     return [Task(f"train-{p}", _seed_at(seeds, seed, p)) for p in range(position, position + count)]
 
 
-def row_tasks(rows: Sequence[Row], seed: int, position: int, count: int) -> list[Task]:
+def row_tasks(rows: Sequence[TaskRow], seed: int, position: int, count: int) -> list[Task]:
     """The tasks at `position`, `position + 1`, … of an endless seeded stream over the rows of a file, every row once per epoch."""
     tasks = []
     for p in range(position, position + count):

@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer with ChatML, trained on given text."""
+"""A small byte-level BPE tokenizer with ChatML, trained on given text; and what any tokenizer puts around a document."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 MESSAGE_START = "<|im_start|>"
 MESSAGE_END = "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, MESSAGE_START, MESSAGE_END)
+DOCUMENT_ENDS = (END_OF_TEXT, "<|end_of_text|>")
+"""Tokens that end a document in families whose chat models end a turn with another one (ChatML models, Qwen, Llama 3, Granite)."""
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 CHAT_TEMPLATE = (
@@ -62,3 +64,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         clean_up_tokenization_spaces=False,
         model_max_length=max_length,
     )
+
+
+def document_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids that a document stands between in the model's own pre-training.
+
+    Its end is the end-of-text token: `<|endoftext|>` or `<|end_of_text|>` where the tokenizer has one, since its `eos_token` may be what
+    ends a chat turn, and that `eos_token` otherwise. It begins with what the tokenizer itself puts before a text; where that is nothing,
+    with the end of the document before, as in training on documents one after the other (Radford et al. 2019).
+
+    Raises ValueError for a tokenizer without any such token.
+    """
+    special = {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    end = next((special[token] for token in DOCUMENT_ENDS if token in special), tokenizer.eos_token_id)
+    if end is None:
+        raise ValueError("the tokenizer has no end-of-text token, so documents cannot be told apart; set its eos_token in the model folder")
+    plain, whole = (list(tokenizer("x", add_special_tokens=own)["input_ids"]) for own in (False, True))
+    before = whole[: next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)]
+    assert len(before) <= 1, f"the tokenizer puts {len(before)} tokens before a text"
+    return (int(before[0]) if before else int(end)), int(end)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...envs.rows import suffix_problem
+
 Phase = Literal["cpt", "sft", "rft"]
 PHASES: tuple[Phase, ...] = ("cpt", "sft", "rft")
 """In the order they run."""
@@ -21,6 +23,13 @@ def _check_range(seeds: tuple[int, int]) -> tuple[int, int]:
     return seeds
 
 
+def _readable(path: str, prose: bool = False) -> str:
+    unfit = suffix_problem(path, prose)
+    if unfit is not None:
+        raise ValueError(unfit)
+    return path
+
+
 SeedRange = Annotated[tuple[int, int], AfterValidator(_check_range)]
 """Task seeds as a half-open range `[first, end)`."""
 
@@ -31,9 +40,9 @@ class SupervisedConfig(BaseModel):
     steps: optimizer steps. batch: examples per step: conversations, or, for cpt, documents (one longer than `engine.max_context` tokens is
     cut into several). lr: peak learning rate, reached after warmup_steps; schedule: "constant", or "cosine" down to zero at the last
     step. checkpoint_every: steps between checkpoints.
-    data: path of a `.jsonl` file (`{"text": …}` for cpt, `{"messages": […]}` for sft) or, for cpt, of a text file with one document per
-    paragraph. generate: instead of a file, `module:function` called as `function(seed, count, **args)`, giving texts (cpt) or
-    conversations (sft). count: how many it makes, seen again once all were; None is steps x batch.
+    data: path of a file of rows (`{"text": …}` for cpt, `{"messages": […]}` for sft; `envs.rows` lists the forms) or, for cpt, of a text
+    file with one document per paragraph. generate: instead of a file, `module:function` called as `function(seed, count, **args)`, giving
+    texts (cpt) or conversations (sft). count: how many it makes, seen again once all were; None is steps x batch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -70,11 +79,21 @@ class CPTConfig(SupervisedConfig):
 
     lr: float = Field(default=1e-3, gt=0, le=1)
 
+    @field_validator("data")
+    @classmethod
+    def _documents(cls, value: str | None) -> str | None:
+        return value if value is None else _readable(value, prose=True)
+
 
 class SFTConfig(SupervisedConfig):
     """The `[sft]` table: supervised fine-tuning."""
 
     lr: float = Field(default=3e-4, gt=0, le=1)
+
+    @field_validator("data")
+    @classmethod
+    def _conversations(cls, value: str | None) -> str | None:
+        return value if value is None else _readable(value)
 
 
 class RFTPhaseConfig(BaseModel):
@@ -107,14 +126,20 @@ class RFTPhaseConfig(BaseModel):
 class TasksConfig(BaseModel):
     """The `[tasks]` table: tasks out of files instead of seeds.
 
-    train, held_out: `.jsonl` files with one `{"messages": […], "reference_answer": …}` per line. No row of held_out may be in train.
+    train, held_out: files of rows (`.jsonl` or another form that `envs.rows` reads), each
+    `{"messages": […], "reference_answer": …}`. No row of held_out may be in train.
     The environment gets each as `options["task"]`, after its prompt was put to the policy; `burnish/SingleTurn-v0` adds nothing to it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: str = Field(pattern=r"\S\.jsonl$", description="the path of a .jsonl file")
-    held_out: str = Field(pattern=r"\S\.jsonl$", description="the path of a .jsonl file")
+    train: str = Field(min_length=1, description="the path of a file of rows")
+    held_out: str = Field(min_length=1, description="the path of a file of rows")
+
+    @field_validator("train", "held_out")
+    @classmethod
+    def _rows(cls, value: str) -> str:
+        return _readable(value)
 
 
 class EvaluationConfig(BaseModel):

@@ -1,0 +1,404 @@
+"""Rows out of data files, in whatever form they lie there: the one reader of tasks, demonstrations, documents and conversations to score.
+
+    suffix, in any case, `.gz` or not    what is read
+    .jsonl  .ndjson  .json               one JSON object per line, or a list of objects
+    .csv                                 a header, and a line of cells per row; a cell that is a JSON list or object is read as one
+    .parquet                             one object per row
+    .txt  .text  .md                     paragraphs (an empty line between them), each as {"text": …}; only where documents are asked for
+
+Rows are told apart by their content, not by which of their suffixes the file has. Text is UTF-8, with or without a byte-order mark.
+Files are streamed: memory holds a row, not the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from ..rpc.payload import PayloadError, plain_json
+
+ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+PROSE_SUFFIXES: Final = (".txt", ".text", ".md")
+MAX_LINE_BYTES: Final = 64 << 20
+MAX_PROBLEMS: Final = 20
+PARQUET_ROWS: Final = 1024
+"""Rows of a Parquet file that are in memory at once."""
+
+_BOM, _GZIP, _PARQUET = b"\xef\xbb\xbf", b"\x1f\x8b", b"PAR1"
+_OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that can be read: plain JSON values. number: its line (where it begins), or in Parquet its place, from 1.
+
+    Example: `Row("train.jsonl:3", 3, {"text": "x"})`.
+    """
+
+    where: str
+    number: int
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot. Example: `BadRow("train.jsonl:3", 3, "not JSON: …")`."""
+
+    where: str
+    number: int
+    problem: str
+
+
+Lines = Iterable[tuple[int, bytes]]
+
+
+class Problems:
+    """What is wrong with rows: the first ones in full, the others counted.
+
+    Example: `problems.add("train.jsonl:3: id: …"); problems.check()` raises ValueError.
+    """
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+        self._count = 0
+
+    def add(self, text: str) -> None:
+        self._count += 1
+        if len(self._said) < MAX_PROBLEMS:
+            self._said.append(text)
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def check(self) -> None:
+        """Raise ValueError, a line per problem, when there are any."""
+        if self:
+            more = [f"… and {self._count - MAX_PROBLEMS} more problems"] if self._count > MAX_PROBLEMS else []
+            raise ValueError("\n".join(self._said + more))
+
+
+def suffix_problem(file: str | Path, prose: bool = False) -> str | None:
+    """Why a file of this name is not read, or None. prose: documents are asked for, so plain text will do."""
+    suffix = _suffix(Path(file))
+    if suffix in ROW_SUFFIXES or (prose and suffix in PROSE_SUFFIXES):
+        return None
+    if suffix in PROSE_SUFFIXES:
+        return f"{file}: rows are asked for, not plain text; they come from {', '.join(ROW_SUFFIXES)}"
+    known = (*ROW_SUFFIXES, *PROSE_SUFFIXES) if prose else ROW_SUFFIXES
+    return f"{file}: the suffix {suffix!r} is unknown; known are {', '.join(known)}, each also with .gz"
+
+
+def stem(file: Path) -> str:
+    """What a file is called, without the suffixes that say how it is read. Example: `stem(Path("a/train.jsonl.gz"))` is "train"."""
+    return _unpacked(file).stem
+
+
+def read_rows(file: Path, prose: bool = False) -> Iterator[Row | BadRow]:
+    """Every row of a file in order. prose: documents are asked for, so a file of plain text is read too.
+
+    Raises ValueError naming the file when it is missing, of an unknown suffix, in another encoding, damaged, or of another form than its
+    suffix says.
+    """
+    unfit = suffix_problem(file, prose)
+    if unfit is not None:
+        raise ValueError(unfit)
+    with _opened(file) as stream:
+        yield from _rows(file, stream)
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in one line, made of plain values. Raises ValueError saying what is wrong, with the field where there is one."""
+    return _plain(json_object(text))
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in one line, whatever strings and numbers it holds. Raises ValueError."""
+    try:
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(_undecodable(error)) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1} of the line") from None
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    return _an_object(value)
+
+
+def _rows(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
+    start = stream.peek(4)[:4]
+    if start == _PARQUET:
+        return _parquet(file, stream)
+    if start[:2] in _OTHER_ENCODINGS:
+        raise ValueError(f"{file}: is {_OTHER_ENCODINGS[start[:2]]} text; save it as UTF-8")
+    suffix, lines = _suffix(file), _lines(file, stream)
+    blank, first = _first(lines)
+    if first is None:
+        return iter(())
+    lines = chain([(blank, first)], lines)
+    opening = first.lstrip()[:1]
+    if suffix in PROSE_SUFFIXES:
+        if opening == b"{" and _is_object(first):
+            raise ValueError(f"{file}: begins with a JSON object; call it .jsonl to read rows, or begin it with text to read documents")
+        return _paragraphs(file, lines)
+    if opening == b"[" or (suffix == ".json" and opening == b"{" and not _is_object(first)):
+        return _laid_out(file, lines)
+    return _cells(file, lines) if suffix == ".csv" and opening != b"{" else _objects(file, lines)
+
+
+def _suffix(file: Path) -> str:
+    return _unpacked(file).suffix.lower()
+
+
+def _unpacked(file: Path) -> Path:
+    return file.with_suffix("") if file.suffix.lower() == ".gz" else file
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BufferedReader[Any]]:
+    """The bytes of a file, unpacked. The one place that knows where files lie and how they are compressed."""
+    try:
+        with file.open("rb") as packed:
+            if packed.peek(2)[:2] != _GZIP:
+                yield packed
+                return
+            with gzip.open(packed) as unpacked, BufferedReader(unpacked) as stream:
+                yield stream
+    except FileNotFoundError:
+        raise ValueError(f"{file}: there is no such file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file}: the compressed file is damaged or cut short: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def _lines(file: Path, stream: BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, their byte-order marks removed: joined files have one in the middle."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
+        if b"\0" in line:
+            raise ValueError(f"{file}:{number}: holds a NUL byte, so it is no UTF-8 text; save it as UTF-8")
+        yield number, line.removeprefix(_BOM)
+
+
+def _first(lines: Iterator[tuple[int, bytes]]) -> tuple[int, bytes | None]:
+    """The first line that is not blank."""
+    return next(((number, line) for number, line in lines if line.strip()), (0, None))
+
+
+def _objects(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+    for number, line in lines:
+        if line.strip():
+            yield _row(file, number, line.rstrip())
+
+
+def _row(file: Path, number: int, text: str | bytes) -> Row | BadRow:
+    try:
+        return Row(f"{file}:{number}", number, parse_object(text))
+    except ValueError as error:
+        return BadRow(f"{file}:{number}", number, str(error))
+
+
+def _laid_out(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+    """Objects in a list or one after the other, over any number of lines. What cannot be read ends the file: nothing says where the next
+    one begins."""
+    text = _Text(file, iter(lines))
+    listed = text.take("[")
+    while text.ahead() not in ("", "]"):
+        number = text.number
+        try:
+            value = text.value()
+        except ValueError as error:
+            yield BadRow(f"{file}:{number}", number, f"not JSON: {error}")
+            return
+        yield _checked(file, number, value)
+        if not text.take(",") and listed and text.ahead() not in ("", "]"):
+            yield BadRow(f"{file}:{text.number}", text.number, f"not JSON: expecting ',' or ']', not {text.ahead()!r}")
+            return
+    if listed and not text.take("]"):
+        yield BadRow(f"{file}:{text.number}", text.number, "the list does not end; the file is cut short")
+    elif text.ahead():
+        yield BadRow(f"{file}:{text.number}", text.number, "more follows after the end of the list; write one object per line")
+
+
+class _Text:
+    """Lines as one text, of which no more is in memory than the value that is being read. number: the line that comes next."""
+
+    def __init__(self, file: Path, lines: Iterator[tuple[int, bytes]]) -> None:
+        self._file, self._lines = file, lines
+        self._text, self._at, self.number = "", 0, 0
+        self._decoder = json.JSONDecoder(parse_constant=_no_constant)
+
+    def ahead(self) -> str:
+        """The next character that is not blank, "" at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at].isspace():
+                self.number += self._text[self._at] == "\n"
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            line = next(self._lines, None)
+            if line is None:
+                return ""
+            self.number, self._text, self._at = line[0], _decoded(self._file, *line), 0
+
+    def take(self, character: str) -> bool:
+        """Whether `character` comes next; it is then passed over."""
+        found = self.ahead() == character
+        self._at += found
+        return found
+
+    def value(self) -> Any:
+        """The JSON value that comes next. Raises ValueError when there is none."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except RecursionError:
+                raise ValueError("nested too deeply") from None
+            except ValueError as error:
+                if not self._grow():
+                    raise ValueError(error.msg if isinstance(error, json.JSONDecodeError) else str(error)) from None
+                continue
+            self.number += self._text.count("\n", self._at, end)
+            self._at = end
+            return value
+
+    def _grow(self) -> bool:
+        """Twice as much text, since a value may go on in the lines that follow; False when there are none or it has grown too long."""
+        kept = [self._text[self._at :]]
+        want = 2 * len(kept[0])
+        while sum(map(len, kept)) < min(want, MAX_LINE_BYTES) and (line := next(self._lines, None)) is not None:
+            kept.append(_decoded(self._file, *line))
+        self._text, self._at = "".join(kept), 0
+        return len(kept) > 1
+
+
+def _cells(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    numbers: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for number, line in lines:
+            numbers.append(number)
+            yield _decoded(file, number, line)
+
+    table = csv.reader(texts(), strict=True)
+    header = [name.strip() for name in next(table)]
+    if len(set(header)) < len(header) or not all(header):
+        raise ValueError(f"{file}:{numbers[0]}: a .csv begins with the names of its columns, each of them once, not {header}")
+    while True:
+        numbers.clear()
+        try:
+            cells = next(table, None)
+        except csv.Error as error:
+            yield BadRow(f"{file}:{numbers[0]}", numbers[0], f"not CSV: {error}")
+            return
+        if cells is None:
+            return
+        number = numbers[0]
+        if cells and len(cells) != len(header):
+            yield BadRow(f"{file}:{number}", number, f"has {len(cells)} cells, but the header names {len(header)} columns")
+        elif cells:
+            yield _checked(file, number, {name: _cell(text) for name, text in zip(header, cells, strict=True) if text})
+
+
+def _cell(text: str) -> Any:
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _parquet(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{file}: reading Parquet needs the package pyarrow; install it, or save the rows as .jsonl") from error
+    if isinstance(stream.raw, gzip.GzipFile):
+        raise ValueError(f"{file}: a Parquet file is compressed inside; unpack it")
+    number = 0
+    try:
+        for batch in ParquetFile(stream).iter_batches(batch_size=PARQUET_ROWS):
+            for value in batch.to_pylist():
+                number += 1
+                yield _checked(file, number, _without_nulls(value))
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{file}: the Parquet file cannot be read after row {number}: {str(error).splitlines()[0]}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """Every struct of a Parquet column has all keys that any of them has: null stands for a key that is not there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _paragraphs(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+    kept: list[str] = []
+    first = 0
+    for number, line in chain(lines, [(0, b"")]):
+        text = _decoded(file, number, line).rstrip("\r\n")
+        if text.strip():
+            first = first if kept else number
+            kept.append(text)
+        elif kept:
+            yield _checked(file, first, {"text": "\n".join(kept)})
+            kept = []
+
+
+def _checked(file: Path, number: int, value: Any) -> Row | BadRow:
+    try:
+        return Row(f"{file}:{number}", number, _plain(value))
+    except ValueError as error:
+        return BadRow(f"{file}:{number}", number, str(error))
+
+
+def _an_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    try:
+        return plain_json(_an_object(value))
+    except PayloadError as error:
+        raise ValueError(str(error)) from None
+
+
+def _decoded(file: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}:{number}: {_undecodable(error)}") from None
+
+
+def _undecodable(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 text: byte {error.start + 1} of the line cannot be read; save the file as UTF-8"
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

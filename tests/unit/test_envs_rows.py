@@ -1,0 +1,174 @@
+"""Rows out of files of every form: what is read, where a row is said to be, and what is refused and how."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from burnish.envs.rows import MAX_LINE_BYTES, BadRow, Problems, Row, parse_object, read_rows, suffix_problem
+from burnish.envs.types import message_from_dict
+
+pytestmark = pytest.mark.unit
+
+BOM = b"\xef\xbb\xbf"
+ROWS: list[dict[str, Any]] = [{"text": "one", "n": 1}, {"text": "zwei ü 🙂", "n": 2}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def read(tmp_path: Path, name: str, content: str | bytes, prose: bool = False) -> list[tuple[int, Any]]:
+    """Each row's number, and its value or what is wrong with it."""
+    file = tmp_path / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    found = []
+    for row in read_rows(file, prose):
+        assert row.where == f"{file}:{row.number}"
+        found.append((row.number, row.value if isinstance(row, Row) else row.problem))
+    return found
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.ndjson", "a.json", "a.Jsonl.GZ", "a.parquet"])
+@pytest.mark.parametrize("mark", [b"", BOM])
+def test_lines_are_rows_whatever_the_suffix(tmp_path: Path, name: str, mark: bytes) -> None:
+    content = mark + LINES.replace("\n", "\r\n").encode()
+    packed = gzip.compress(content) if name.endswith("GZ") else content
+    assert read(tmp_path, name, packed) == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+def test_a_list_is_rows_however_it_is_laid_out(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.json", json.dumps(ROWS)) == [(1, ROWS[0]), (1, ROWS[1])]
+    assert read(tmp_path, "a.jsonl", BOM + json.dumps(ROWS, indent=2).encode()) == [(2, ROWS[0]), (6, ROWS[1])]
+    pretty = "\n".join(json.dumps(row, indent=1) for row in ROWS)
+    assert read(tmp_path, "a.json", pretty) == [(1, ROWS[0]), (5, ROWS[1])]
+    assert read(tmp_path, "a.json", "[]") == []
+
+
+def test_joined_files_have_a_mark_in_the_middle(tmp_path: Path) -> None:
+    assert [value["n"] for _, value in read(tmp_path, "a.jsonl", (BOM + LINES.encode()) * 2)] == [1, 2, 1, 2]
+
+
+def test_a_table_has_a_header_and_cells_that_may_span_lines(tmp_path: Path) -> None:
+    table = 'id,messages,note\n1,"[{""role"": ""user"", ""content"": ""2 + 2?""}]",\n\n2,plain,"two\nlines"\n3,short\n[x,"{y",z\n'
+    assert read(tmp_path, "a.csv", BOM + table.encode()) == [
+        (2, {"id": "1", "messages": [{"role": "user", "content": "2 + 2?"}]}),
+        (4, {"id": "2", "messages": "plain", "note": "two\nlines"}),
+        (6, "has 2 cells, but the header names 3 columns"),
+        (7, {"id": "[x", "messages": "{y", "note": "z"}),
+    ]
+    assert read(tmp_path, "a.csv", 'a\n"open\n') == [(2, "not CSV: unexpected end of data")]
+    with pytest.raises(ValueError, match=r"a\.csv:1: a \.csv begins with the names of its columns, each of them once, not \['a', 'a'\]"):
+        read(tmp_path, "a.csv", "a,a\n1,2\n")
+
+
+def test_a_parquet_file_is_rows_and_its_nulls_are_keys_left_out(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "name": "n"}]
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": messages, "id": 7}, {"messages": messages}]), file)
+    first, second = read_rows(file)
+    assert (first, second) == (Row(f"{file}:1", 1, {"messages": messages, "id": 7}), Row(f"{file}:2", 2, {"messages": messages}))
+    assert isinstance(first, Row) and message_from_dict(first.value["messages"][1]).name == "n"
+    with pytest.raises(ValueError, match=r"cut\.parquet: the Parquet file cannot be read after row 0"):
+        read(tmp_path, "cut.parquet", file.read_bytes()[:-30])
+
+
+def test_plain_text_is_paragraphs_where_documents_are_asked_for(tmp_path: Path) -> None:
+    text = BOM + b"one\r\nline two\r\n\r\n  \r\nthree\r\n"
+    assert read(tmp_path, "a.txt", text, prose=True) == [(1, {"text": "one\nline two"}), (5, {"text": "three"})]
+    assert read(tmp_path, "a.md", "", prose=True) == []
+    with pytest.raises(ValueError, match=r"a\.txt: rows are asked for, not plain text; they come from \.jsonl"):
+        read(tmp_path, "a.txt", text)
+    with pytest.raises(ValueError, match=r"a\.txt: begins with a JSON object; call it \.jsonl"):
+        read(tmp_path, "a.txt", LINES, prose=True)
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a", "a.txt.zip", "a.pdf", "a.csv.bz2"])
+def test_an_unknown_suffix_is_refused_by_name(name: str) -> None:
+    assert "is unknown; known are .jsonl, .ndjson, .json, .csv, .parquet, .txt, .text, .md" in (suffix_problem(name, prose=True) or "")
+    assert suffix_problem("data/Train.JSONL.gz") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"a"', "not JSON: Expecting ':' delimiter at character 5 of the line"),
+        (b'{"a": NaN}', "not JSON: NaN is no JSON number"),
+        (b'{"a": 1e999}', "a is inf, not a finite number"),
+        (b'{"a": {"b": "\\ud800"}}', "a.b holds a lone surrogate, which is no valid text"),
+        (b'{"a": "\xff"}', "not UTF-8 text: byte 8 of the line cannot be read; save the file as UTF-8"),
+        (b"[1]", "must be a JSON object, not list"),
+        (b"null", "must be a JSON object, not NoneType"),
+        (b"[" * 100_000, "not JSON: nested too deeply"),
+        (b'{"a":' * 100_000, "not JSON: nested too deeply"),
+        (b'{"a":' * 50 + b"1" + b"}" * 50, "a.a.a.a.a"),
+        (b"text", "not JSON: Expecting value at character 1 of the line"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: bytes, problem: str) -> None:
+    rows = read(tmp_path, "a.jsonl", b'{"n": 1}\n\n' + line + b'\n{"n": 2}')
+    assert [(number, value) for number, value in rows if number != 3] == [(1, {"n": 1}), (4, {"n": 2})]
+    assert rows[1][0] == 3 and rows[1][1].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "problem"),
+    [
+        ('[{"a": 1},\n{"a": 2}', 2, "the list does not end; the file is cut short"),
+        ('[{"a": 1}\n{"a": 2}]', 2, "not JSON: expecting ',' or ']', not '{'"),
+        ('[{"a": 1},\n{"a": }]', 2, "not JSON: Expecting value"),
+        ('[{"a": 1}]\n{"a": 2}', 2, "more follows after the end of the list; write one object per line"),
+        ("[" * 100_000, 1, "not JSON: nested too deeply"),
+    ],
+)
+def test_a_list_that_goes_wrong_ends_there(tmp_path: Path, content: str, line: int, problem: str) -> None:
+    assert read(tmp_path, "a.json", content)[-1] == (line, problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", LINES.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("a.jsonl", LINES.encode("utf-16-le"), "a.jsonl:1: holds a NUL byte"),
+        ("a.csv", b"a\n\xff\n", "a.csv:2: not UTF-8 text: byte 1 of the line"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-9], "the compressed file is damaged or cut short"),
+        ("a.jsonl.gz", gzip.compress(b"x")[:4] + b"\xff" * 40, "the compressed file is damaged or cut short"),
+        ("a.jsonl", b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}', "a.jsonl:1: the line is longer than 64 MiB"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, name, content)
+    assert says in str(caught.value) and str(tmp_path / name) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.jsonl: there is no such file"):
+        list(read_rows(tmp_path / "none.jsonl"))
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.jsonl: cannot be read: Is a directory"):
+        list(read_rows(tmp_path / "folder.jsonl"))
+
+
+def test_no_more_is_in_memory_than_is_read(tmp_path: Path) -> None:
+    """A generator: the first rows of a file come before its broken end is met."""
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES.encode() * 10_000)[:-9])
+    rows = read_rows(tmp_path / "a.jsonl.gz")
+    assert [next(rows) for _ in range(2)] == [Row(f"{tmp_path}/a.jsonl.gz:{i + 1}", i + 1, ROWS[i]) for i in range(2)]
+
+
+def test_problems_are_said_up_to_twenty_and_counted() -> None:
+    problems = Problems()
+    problems.check()
+    for i in range(31):
+        problems.add(f"a.jsonl:{i}: wrong")
+    with pytest.raises(ValueError, match=r"^a\.jsonl:0: wrong\n(.*\n){19}… and 11 more problems$"):
+        problems.check()
+
+
+def test_a_bad_row_is_a_value_of_its_own() -> None:
+    assert parse_object('{"a": [1, null]}') == {"a": [1, None]}
+    assert BadRow("a:1", 1, "x") != Row("a:1", 1, {})
