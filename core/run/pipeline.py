@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,7 @@ class Run:
     files: TaskFiles | None = None
     transcripts: list[TranscriptWriter] = field(default_factory=list)
     results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
+    examples: Mapping[Phase, Sequence[SupervisedExample]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,6 +88,8 @@ def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console
     """
     folder = open_run(path, config)
     console = console or Console()
+    with console.status("making the examples of the supervised phases"):  # all of them: a row that is unfit must not be met in the middle
+        examples = {phase: _examples(config, folder, phase, table) for phase, table in _supervised_phases(config).items()}
     with services_of(config, folder.path / "logs") as addresses:
         on_ray = any(address.startswith(RAY) for address in addresses.values())  # found on the cluster, so not before it is there
         if not on_ray:
@@ -96,6 +99,7 @@ def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console
                 check_services(config, addresses)
             say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
             with _started(config, folder, addresses, console) as current:
+                current.examples = examples
                 done = latest(folder.path) if resume else None
                 if resume and done is None:
                     folder.rewind(None)
@@ -180,7 +184,7 @@ def _resume(run: Run, done: CheckpointRecord) -> None:
 
 def _supervised(run: Run, phase: Phase, table: SupervisedConfig, first: int) -> None:
     """Cross-entropy through the same learner: continued pre-training, or supervised fine-tuning."""
-    examples = _examples(run, phase, table)
+    examples = run.examples[phase]
     order = run.seeds[f"{phase}.order"]
     with StepBar(run.console, phase.upper(), table.steps, first) as bar:
         for step in range(first, table.steps):
@@ -192,9 +196,14 @@ def _supervised(run: Run, phase: Phase, table: SupervisedConfig, first: int) -> 
     run.algo.sync()
 
 
-def _examples(run: Run, phase: Phase, table: SupervisedConfig) -> list[SupervisedExample]:
-    seed = data_seed(run.seeds, phase, run.config.train_seeds, table.examples)
-    return supervised_examples(phase, table, seed, run.base, run.config.engine.max_context)
+def _supervised_phases(config: RunConfig) -> dict[Phase, SupervisedConfig]:
+    tables = {phase: config.phase(phase) for phase in config.phases}
+    return {phase: table for phase, table in tables.items() if isinstance(table, SupervisedConfig)}
+
+
+def _examples(config: RunConfig, folder: RunFolder, phase: Phase, table: SupervisedConfig) -> list[SupervisedExample]:
+    seed = data_seed(folder.seeds(), phase, config.train_seeds, table.examples)
+    return supervised_examples(phase, table, seed, find_model(config.model), config.engine.max_context)
 
 
 def _reinforce(run: Run, first: int) -> None:

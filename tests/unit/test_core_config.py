@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.recipe.config import RunConfig, config_from_data, load_config, resolved
+from burnish.recipe.config import RunConfig, ServiceConfig, config_from_data, load_config, resolved
 from burnish.rewards.config import RewardConfig
 from burnish.rewards.terms import Term
 from burnish.trainer.phases.config import RFTPhaseConfig
@@ -67,6 +67,39 @@ def test_the_essential_recipe_is_a_whole_run(recipe: Callable[[str], Path]) -> N
     assert config.scorers == (RewardConfig(use="burnish/inspection-cost-v1"),)
     assert (config.scorers[0].name, config.scorers[0].weight) == ("inspection-cost", 1.0)
     assert config.success == "env"
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(recipe: Callable[[str], Path]) -> None:
+    file = recipe(ESSENTIAL)
+    plain = load_config(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_config(file) == plain
+    file.write_bytes("name = 'x'".encode("utf-16"))
+    with pytest.raises(ValueError, match="not UTF-8 text: byte 0 cannot be read"):
+        load_config(file)
+
+
+def test_the_path_of_a_services_file_may_hold_spaces() -> None:
+    assert ServiceConfig(tools="my team/shop tools.py").target == "my team/shop tools.py"
+    assert ServiceConfig(tools="my team/shop tools.py:bench").target.rpartition(":")[2] == "bench"
+    assert ServiceConfig(verifier="my team/checks.py:verdict").kind == "verifier"
+    assert ServiceConfig(environment="my team/lake.py:my-team/Lake-v0").kind == "environment"
+    for wrong in ("my team/checks:verdict", " checks.py:verdict", "checks.py"):
+        with pytest.raises(ValueError, match=r"verifier"):
+            ServiceConfig(verifier=wrong)
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ('[cpt]\nsteps = 1\ndata = "a.docx"', "r.toml: cpt.data: a.docx: the suffix '.docx' is unknown"),
+        ('[sft]\nsteps = 1\ndata = "a.txt"', "r.toml: sft.data: a.txt: rows are asked for, not plain text"),
+        ('[tasks]\ntrain = "a.md"\nheld_out = "b.JSONL.gz"', "r.toml: tasks.train: a.md: rows are asked for, not plain text"),
+    ],
+)
+def test_a_data_file_of_an_unknown_form_is_refused_by_its_name(recipe: Callable[[str], Path], table: str, line: str) -> None:
+    (found,) = problems(recipe(f"{ESSENTIAL}{table}\n"))
+    assert found.startswith(line)
 
 
 def test_without_multi_turn_rollouts_an_episode_is_one_turn(recipe: Callable[[str], Path]) -> None:

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from burnish.trainer.models import importing as models
 from burnish.trainer.models.folder import check_model_folder, count_parameters, read_record, stop_token_ids, write_model_folder
 from burnish.trainer.models.importing import ModelSize, import_model, list_models, new_model, resolve_model, verify_model
-from burnish.trainer.models.tokenizer import train_tokenizer
+from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
 
@@ -94,6 +98,42 @@ def test_the_chat_template_is_chatml_and_invents_no_system_message() -> None:
         "<|im_start|>user\nok?<|im_end|>\n<|im_start|>assistant\nmeasure(1)<|im_end|>\n<|im_start|>tool\n0.1<|im_end|>\n<|im_start|>assistant\n"
     )
     assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]) == [0, 1, 2]
+
+
+def word_tokenizer(special: list[str], begins_with: str | None = None, **named: str) -> PreTrainedTokenizerFast:
+    """A tokenizer in the manner of a family: its special tokens have the ids 1, 2, …, and `begins_with` is put before every text."""
+    words = Tokenizer(WordLevel({"x": 0, **{token: i for i, token in enumerate(special, 1)}}, unk_token="x"))
+    words.add_special_tokens(special)
+    if begins_with is not None:
+        before = (begins_with, special.index(begins_with) + 1)
+        words.post_processor = TemplateProcessing(single=f"{begins_with} $A", special_tokens=[before])
+    return PreTrainedTokenizerFast(tokenizer_object=words, **named)
+
+
+@pytest.mark.parametrize(
+    ("special", "begins_with", "named", "frame"),
+    [
+        # ChatML, ours included: <|im_end|> ends a turn, <|endoftext|> pads and ends a document
+        (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], None, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}, (1, 1)),
+        # SmolLM2: it names <|im_start|> as its begin token, and puts it before no text
+        (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], None, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}, (1, 1)),
+        # Llama 3: its own begin token, and an end of text that is not the end of a turn
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], "<|begin_of_text|>", {"eos_token": "<|eot_id|>"}, (1, 2)),
+        # Mistral: </s> ends everything; padding has nothing to do with it
+        (["<s>", "</s>", "<pad>"], "<s>", {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}, (1, 2)),
+        # a base model without a begin token
+        (["<eos>", "<pad>"], None, {"eos_token": "<eos>", "pad_token": "<pad>"}, (1, 1)),
+    ],
+)
+def test_documents_stand_between_the_models_own_tokens(
+    special: list[str], begins_with: str | None, named: dict[str, str], frame: tuple[int, int]
+) -> None:
+    assert document_frame(word_tokenizer(special, begins_with, **named)) == frame
+
+
+def test_a_tokenizer_without_an_end_of_text_frames_no_document() -> None:
+    with pytest.raises(ValueError, match="has no end-of-text token"):
+        document_frame(word_tokenizer(["<pad>"], pad_token="<pad>"))
 
 
 def test_a_tokenizer_needs_room_and_text() -> None:
