@@ -24,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from ..rpc.extras import require
 from ..rpc.payload import PayloadError, plain_json
 
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -325,11 +326,10 @@ def _cell(text: str) -> Any:
 
 
 def _parquet(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{file}: reading Parquet needs the package pyarrow; install it, or save the rows as .jsonl") from error
+    require(str(file), ["pyarrow"], "train")
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
     if isinstance(stream.raw, gzip.GzipFile):
         raise ValueError(f"{file}: a Parquet file is compressed inside; unpack it")
     number = 0

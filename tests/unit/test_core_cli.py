@@ -126,7 +126,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     module = types.ModuleType("burnish.run.pipeline")
     setattr(module, "run", run)  # noqa: B010
     monkeypatch.setitem(sys.modules, "burnish.run.pipeline", module)
-    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda config, run_dir=None: None)
+    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda config, run_dir=None, say=None: None)
     monkeypatch.setattr("burnish.recipe.plan.print_plan", lambda plan, console: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(RECIPE)
