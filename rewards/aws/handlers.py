@@ -23,14 +23,18 @@ from ..calling.caller import Caller, Fault
 from .rows import MAX_ANSWER_BYTES, BadAnswer, parse_answer
 
 CONNECT_S = 10.0
+AWAY = (401, 403, 404, 405, 407, 408, 429, 502, 503, 504)
+"""Statuses that speak of the way to an endpoint and of its load, and of no row."""
 _PYTHON = re.compile(r"(?P<module>[A-Za-z_][\w.]*|\S+\.py):(?P<name>[A-Za-z_]\w*)")
 _AWS = re.compile(r"arn:aws[\w-]*:lambda:\S+|lambda:[\w-]+(:[\w$-]+)?|[\w-]+")
 
 
 class Handler(Protocol):
-    """Something that answers an event. invalid: the kind of failure when its answer is not what the contract says."""
+    """Something that answers an event. invalid: the kind of failure when its answer is not what the contract says. answered: whether it
+    ever gave one that is."""
 
     invalid: FailureKind
+    answered: bool
 
     async def invoke(self, event: Any) -> Any:
         """The answer, as JSON data. Raises BadAnswer when it is no JSON, EpisodeFailure when there is none."""
@@ -107,6 +111,7 @@ class PythonHandler:
     """Calls a function of this process: an async one on the loop, any other in a thread. It gets a copy of the event."""
 
     invalid = FailureKind.REWARD_INVALID
+    answered = False
 
     def __init__(self, settings: HandlerSettings) -> None:
         self.settings = settings
@@ -140,6 +145,7 @@ class HttpHandler:
     """Posts the event as JSON. Belongs to one event loop. Raises ValueError when the token's variable is not set."""
 
     invalid = FailureKind.VERIFIER_INVALID
+    answered = False
 
     def __init__(self, settings: HandlerSettings) -> None:
         import httpx2
@@ -168,8 +174,7 @@ class HttpHandler:
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise self._failure(FailureKind.VERIFIER_ERROR, f"{type(error).__name__}: {error}") from error
         if not 200 <= status < 300:
-            passing = status in (429, 502, 503, 504)
-            kind = FailureKind.VERIFIER_UNAVAILABLE if passing else FailureKind.VERIFIER_ERROR
+            kind = FailureKind.VERIFIER_UNAVAILABLE if status in AWAY else FailureKind.VERIFIER_ERROR
             raise self._failure(kind, f"answered {status}: {body[:200].decode('utf-8', 'replace')}")
         return parse_answer(body)
 
@@ -190,6 +195,7 @@ class AwsHandler:
     """Invokes an AWS Lambda through boto3, with the credentials that boto3 finds. Raises ValueError when boto3 or a region is missing."""
 
     invalid = FailureKind.VERIFIER_INVALID
+    answered = False
 
     def __init__(self, settings: HandlerSettings) -> None:
         require_boto3(settings.target)

@@ -8,10 +8,11 @@ args = { handler = "my_rewards.py:lambda_handler" }     # or "https://…", or a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,9 +27,15 @@ from .rows import MAX_ANSWER_BYTES, BadAnswer, event_row, read_answer
 MAX_TIMEOUT_S = 900.0
 """A Lambda ends after 15 minutes."""
 MAX_CONCURRENCY = 100
+DEADLINE_S = 900.0
+GRACE_S = 30.0
 MAX_EVENT_BYTES = MAX_ANSWER_BYTES
-ALONE = (FailureKind.REWARD_ERROR, FailureKind.REWARD_INVALID, FailureKind.VERIFIER_ERROR, FailureKind.VERIFIER_INVALID)
-"""Failures of a handler that one row may have caused: what a policy writes must not cost the episodes it travels with."""
+ROWS_OWN = (FailureKind.REWARD_ERROR, FailureKind.REWARD_INVALID, FailureKind.VERIFIER_ERROR, FailureKind.VERIFIER_INVALID)
+"""Failures of a whole event that one of its rows may have caused: what a policy writes must not cost the episodes it travels with."""
+TRIED_ALONE = 4
+"""Rows of a failed event that are tried alone, one after the other, before the handler itself counts as broken."""
+
+T = TypeVar("T")
 
 _handlers: PerLoop[Handler] = PerLoop()
 
@@ -39,8 +46,10 @@ class LambdaOptions(BaseModel):
     handler: `module:handler` or `path.py:handler`, called `handler(event, context)`; a URL, which gets the event by POST; or the name
     or ARN of an AWS Lambda (`lambda:NAME:ALIAS` with an alias). envelope: "list" sends the bare list, "body" sends it as API Gateway
     does, as text under `body`; answers are read in both forms. chunk: episodes in one event at most. timeout_s: seconds one call may
-    take. concurrency: calls at once, in each process that scores. token_env: the environment variable with a URL's bearer token.
-    region, endpoint_url: of AWS, where boto3's own configuration is not meant.
+    take. concurrency: calls at once, in each process that scores. deadline_s: seconds for all events of one batch, their turns waited for
+    and rows sent again included; by default 900, or twice timeout_s where that is more. Episodes whose event is late fail, the others keep
+    their scores. token_env: the environment variable with a URL's bearer token. region, endpoint_url: of AWS, where boto3's own
+    configuration is not meant.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -50,6 +59,7 @@ class LambdaOptions(BaseModel):
     chunk: int = Field(default=16, ge=1, le=1000)
     timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIMEOUT_S)
     concurrency: int = Field(default=16, ge=1, le=MAX_CONCURRENCY)
+    deadline_s: float | None = Field(default=None, gt=0, le=2 * MAX_TIMEOUT_S)
     token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     region: str | None = None
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
@@ -70,16 +80,22 @@ class LambdaOptions(BaseModel):
         return self
 
     @property
+    def batch_s(self) -> float:
+        """Seconds for all events of one batch."""
+        return self.deadline_s if self.deadline_s is not None else max(DEADLINE_S, 2 * self.timeout_s)
+
+    @property
     def settings(self) -> HandlerSettings:
         """How the handler is called."""
         return HandlerSettings(self.handler, self.timeout_s, self.concurrency, self.token_env, self.region, self.endpoint_url)
 
 
-@reward("burnish/reward-lambda-v1", timeout_s=2 * MAX_TIMEOUT_S, level="batch", max_batch=256, max_concurrent=MAX_CONCURRENCY)
+@reward("burnish/reward-lambda-v1", timeout_s=2 * MAX_TIMEOUT_S + GRACE_S, level="batch", max_batch=256, max_concurrent=MAX_CONCURRENCY)
 async def reward_lambda(episodes: Sequence[RewardInput], *, options: LambdaOptions) -> list[Score | Failure]:
     """Score with a reward Lambda: a Python handler, a URL, or AWS.
 
-    One result per episode, in order. What is wrong with one row fails that episode; a handler that is late or away fails the event.
+    One result per episode, in order. What is wrong with one row fails that episode; a handler that is late or away fails the event, and
+    the episodes of other events keep their scores.
     Failures name handler and task: VERIFIER_* from a URL or AWS, REWARD_* from a Python handler.
     """
     handler = _handlers.get(options.settings, lambda: make_handler(options.settings))
@@ -91,10 +107,7 @@ async def reward_lambda(episodes: Sequence[RewardInput], *, options: LambdaOptio
             rows[id] = {**event_row(episode), "id": id}
         except PayloadError as error:
             results[id] = Failure(FailureKind.REWARD_ERROR, options.handler, f"the episode cannot be sent: {error}")
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_call(handler, chunk, options)) for chunk in chunks(rows, options.chunk)]
-    for task in tasks:
-        results |= task.result()
+    results |= await _Batch(handler, options).ask(rows)
     return [_of_task(results[id], episode.task.id) for id, episode in zip(ids, episodes, strict=True)]
 
 
@@ -127,17 +140,48 @@ def chunks(rows: Mapping[str, dict[str, Any]], size: int) -> Iterator[list[dict[
         yield chunk
 
 
-async def _call(handler: Handler, rows: list[dict[str, Any]], options: LambdaOptions) -> dict[str, Score | Failure]:
-    """What one event brings for each of its rows. When the handler fails on the event, each row is sent once more, alone."""
-    try:
-        return await _invoke(handler, rows, options)
-    except EpisodeFailure as error:
-        failure = error.failure
-    if len(rows) == 1 or failure.kind not in ALONE:
-        return {row["id"]: failure for row in rows}
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_call(handler, [row], options)) for row in rows]
-    return {id: result for task in tasks for id, result in task.result().items()}
+class _Batch:
+    """The events of one batch: all at once, then, where an event failed as a whole, its rows alone, if the handler is known to answer at
+    all. One that fails whatever it is asked is asked once per event."""
+
+    def __init__(self, handler: Handler, options: LambdaOptions) -> None:
+        self._handler = handler
+        self._options = options
+
+    async def ask(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, Score | Failure]:
+        """What the handler says of each row, within the batch's deadline; rows that have no answer by then are late."""
+        kind = FailureKind.REWARD_TIMEOUT if self._options.settings.kind == "python" else FailureKind.VERIFIER_TIMEOUT
+        late = Failure(kind, self._options.handler, f"no answer within the batch's {self._options.batch_s:g} s")
+        self._found: dict[str, Score | Failure] = dict.fromkeys(rows, late)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.batch_s):
+                events = list(chunks(rows, self._options.chunk))
+                failed = await self._all(self._event(event) for event in events)
+                if self._handler.answered:
+                    await self._all(self._alone(event) for event, lost in zip(events, failed, strict=True) if lost and len(event) > 1)
+        return self._found
+
+    async def _event(self, rows: list[dict[str, Any]]) -> bool:
+        """Ask about some rows; True when that failed as a whole, and one of them may be why."""
+        try:
+            self._found |= await _invoke(self._handler, rows, self._options)
+        except EpisodeFailure as error:
+            self._found |= {row["id"]: error.failure for row in rows}
+            return error.failure.kind in ROWS_OWN
+        self._handler.answered = True
+        return False
+
+    async def _alone(self, rows: list[dict[str, Any]]) -> None:
+        left = list(rows)
+        while left and len(rows) - len(left) < TRIED_ALONE:
+            if not await self._event([left.pop(0)]):  # the handler answers: what it cannot stand is some other row
+                await self._all(self._event([row]) for row in left)
+                return
+
+    async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+        return [task.result() for task in tasks]
 
 
 async def _invoke(handler: Handler, rows: list[dict[str, Any]], options: LambdaOptions) -> dict[str, Score | Failure]:

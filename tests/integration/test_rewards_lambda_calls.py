@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from tests.integration.http_stub import Reply, Request, Script, serve
 
-from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
 from burnish.rewards.aws.reward_lambda import LambdaOptions, reward_lambda
 from burnish.rewards.plugin import make_scorer
+from burnish.rewards.rubric import Rubric
 from burnish.rewards.types import RewardInput, Score
 
 pytestmark = pytest.mark.integration
@@ -176,6 +178,44 @@ async def test_an_episode_that_the_handler_cannot_stand_fails_alone() -> None:
     results = await over_http(script, [episode(n) for n in range(6)], chunk=3)
     assert [isinstance(result, Failure) for result in results] == [False, False, True, False, False, False]
     assert sorted(sizes) == [1, 1, 1, 3, 3], "three rows again, each alone, and once"
+
+
+@pytest.mark.parametrize("reply", [Reply({"message": "boom"}, 500), Reply({"message": "who?"}, 401), Reply([])])
+async def test_an_endpoint_that_never_answers_is_asked_once_per_event_and_attempt(reply: Reply) -> None:
+    with serve(lambda request, number: reply) as stub:
+        rubric = Rubric([(make_scorer("burnish/reward-lambda-v1", params={"handler": stub.url}), 1.0)], 0.0, retries=2, backoff_s=0.01)
+        results = await asyncio.gather(*(rubric.score(episode(n)) for n in range(16)), return_exceptions=True)
+    assert [type(result) for result in results] == [EpisodeFailure] * 16
+    assert [len(request.body) for request in stub.requests] == [16, 16, 16]
+
+
+async def test_an_endpoint_that_breaks_after_it_answered_is_tried_with_a_few_rows() -> None:
+    def script(request: Request, number: int) -> Reply:
+        return right(request) if number == 0 else Reply({"message": "boom"}, 500)
+
+    results = []
+    with serve(script) as stub:
+        for batch in ([episode(n) for n in range(16)], [episode(n) for n in range(16, 32)]):
+            results += await called(stub.url, batch)
+    assert len(values(results)) == 16
+    assert [len(request.body) for request in stub.requests] == [16, 16, 1, 1, 1, 1]
+
+
+async def test_scores_that_are_there_do_not_wait_for_an_event_that_is_late() -> None:
+    released = threading.Event()
+
+    def script(request: Request, number: int) -> Reply:
+        if request.body[0]["id"] == "train-2/0":
+            released.wait(30)
+        return right(request)
+
+    try:
+        results = await over_http(script, [episode(n) for n in range(6)], chunk=2, timeout_s=30, deadline_s=3.0)
+    finally:
+        released.set()
+    assert [isinstance(result, Failure) for result in results] == [False, False, True, True, False, False]
+    assert isinstance(results[2], Failure)
+    assert (results[2].kind, results[2].detail) == (FailureKind.VERIFIER_TIMEOUT, "task train-2: no answer within the batch's 3 s")
 
 
 async def test_a_handler_that_is_away_is_asked_once_per_event() -> None:
