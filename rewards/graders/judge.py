@@ -37,7 +37,7 @@ class JudgeSettings:
     base_url: of an OpenAI-compatible API, up to and with its version ("http://127.0.0.1:8000/v1"); None: OpenAI's own. api_key_env:
     the environment variable that holds the key; a server of one's own often needs none. timeout_s: seconds of one request. retries:
     further requests after 408, 409, 429, 5xx and lost connections, waiting longer each time. deadline_s: seconds of one judgement with
-    all its requests. max_concurrent: requests in flight.
+    all its requests and the wait for its turn. max_concurrent: judgements at work; more wait.
 
     Example: `JudgeSettings("http://127.0.0.1:8000/v1", timeout_s=30)`.
     """
@@ -104,11 +104,14 @@ class Judge:
 
     async def _ask(self, grader: ScoreModel | LabelModel, sample: Sample, item: Mapping[str, Any], rule: str) -> str:
         messages = judge_messages(grader.input, sample, item, rule)
+        waiting = True
         try:
-            async with self._slots, asyncio.timeout(self.settings.deadline_s):
+            async with asyncio.timeout(self.settings.deadline_s), self._slots:
+                waiting = False
                 return await self._complete(grader, messages)
         except TimeoutError:
-            detail = f"no judgement within {self.settings.deadline_s:g} s"
+            turn = f"; all of it went by waiting for a turn: {self.settings.max_concurrent} are judged at a time" if waiting else ""
+            detail = f"no judgement within {self.settings.deadline_s:g} s{turn}"
             raise _failure(FailureKind.VERIFIER_TIMEOUT, grader, detail) from None
 
     async def _complete(self, grader: ScoreModel | LabelModel, messages: list[dict[str, str]]) -> str:

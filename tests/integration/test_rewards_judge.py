@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -132,6 +133,27 @@ async def test_a_slow_judge_is_given_up() -> None:
     assert (await failure(RATE, slow, timeout_s=0.2)).kind is FailureKind.VERIFIER_TIMEOUT
     late = await failure(RATE, slow, timeout_s=0.3, retries=10, deadline_s=0.5)
     assert (late.kind, "within 0.5 s" in late.detail) == (FailureKind.VERIFIER_TIMEOUT, True)
+
+
+async def test_waiting_for_a_turn_counts_towards_the_deadline() -> None:
+    released = threading.Event()
+
+    def stuck(request: Any, number: int) -> Reply:
+        released.wait(30)
+        return says("1")
+
+    with serve(stuck) as stub:
+        params = {"grader": RATE, "base_url": f"{stub.url}/v1", "retries": 0, "deadline_s": 2.0, "max_concurrent": 1}
+        scorer = make_scorer("burnish/openai-grader-v1", params=params)
+        try:
+            late = await asyncio.gather(*(scorer.score(episode(answer)) for answer in "1234"), return_exceptions=True)
+        finally:
+            released.set()
+    details = [one.failure.detail for one in late if isinstance(one, EpisodeFailure)]
+    assert len(stub.requests) == 1
+    assert [("within 2 s" in one, "waiting for a turn: 1 are judged at a time" in one) for one in details] == [(True, False)] + [
+        (True, True)
+    ] * 3
 
 
 async def test_a_judge_that_is_not_there_is_a_failure() -> None:
