@@ -37,8 +37,9 @@ SHARE_ITEMS = 32  # after so many results, those go out while the next are worke
 class Limits:
     """What one service takes on.
 
-    max_deadline_s: longest deadline of an item, and the deadline of one that has none. max_in_flight: items at work on one stream;
-    more are refused with RESOURCE_EXHAUSTED. threads: sync functions running at a time; more wait, their deadlines ticking.
+    max_deadline_s: longest deadline of an item, and the deadline of one that has none. max_in_flight: items at work on one stream, and
+    unary calls at work; more are refused with RESOURCE_EXHAUSTED. While so many results wait for a client that does not read them, nothing
+    more of its stream is read. threads: sync functions running at a time; more wait, their deadlines ticking.
     """
 
     max_deadline_s: float = 600.0
@@ -62,8 +63,8 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
 
     @property
     def in_flight(self) -> int:
-        """Items and unary calls at work."""
-        return self._unary + sum(len(stream.items) for stream in self._streams)
+        """Items and unary calls at work, and results that their clients have not read yet."""
+        return self._unary + sum(len(stream.items) + stream.unread for stream in self._streams)
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run a sync function in a worker thread, `cancelled()` telling it when the awaiting task was cancelled."""
@@ -73,6 +74,8 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         """Serve one unary call; errors become gRPC statuses."""
         request_id = _request_id(context)
         context.set_trailing_metadata((("burnish-request-id", request_id),))
+        if self._unary >= self.limits.max_in_flight:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._unary} unary calls are in flight")
         remaining: float | None = context.time_remaining()  # type: ignore[no-untyped-call,unused-ignore]
         seconds = self.seconds(remaining or 0.0)
         deadline = asyncio.timeout(seconds)
@@ -142,8 +145,11 @@ class _Stream:
         self.items: dict[str, _Worker] = {}  # what is at work, by request_id
         self.todo: deque[Any] = deque()
         self._method = handler.method
+        self.unread = 0  # results made and not taken by the client
         self._outbox: list[tuple[str, Any]] = []
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
         self._draining = False
         self._loop = asyncio.get_running_loop()
         self._deadlines: Deadlines[_Worker] = Deadlines(self._loop, _Worker.expire)
@@ -165,6 +171,9 @@ class _Stream:
                     batch, self._outbox = self._outbox[:BATCH_ITEMS], self._outbox[BATCH_ITEMS:]
                     for message in self._messages(batch):
                         await context.write(message)
+                    self.unread -= len(batch)
+                    if self.unread < self.handler.limits.max_in_flight:
+                        self._room.set()
         finally:
             left = [self._reader, *(worker.task for worker in self.items.values())]
             for task in left:
@@ -184,6 +193,7 @@ class _Stream:
                 if self._draining:  # what was received is begun
                     await self._start_all(received)
                 raise
+            await self._room.wait()  # what a client does not read makes it wait with what it sends
 
     async def _start_all(self, received: float) -> None:
         """Have every item of `todo` make its first step. Those that wait afterwards are watched; the others are done."""
@@ -231,6 +241,9 @@ class _Stream:
     def answer(self, request_id: str, outcome: Any) -> None:
         """Send the result of an item: a response, or a Status."""
         self._outbox.append((request_id, outcome))
+        self.unread += 1
+        if self.unread >= self.handler.limits.max_in_flight:
+            self._room.clear()
         if not self._wake.is_set():
             self._wake.set()
 

@@ -84,6 +84,9 @@ class Server:
             # Calls wait here until Python accepts them, one at a time. From 1,000 on gRPC would by itself end some of them as CANCELLED.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # clients ask every ten seconds whether their server is there
+            ("grpc.keepalive_time_ms", 60_000),  # and so do servers: work for a client that is gone is let go
+            ("grpc.keepalive_timeout_ms", 20_000),
         )
         # Without so_reuseport=0 a second server would share the port silently and take half of the calls.
         self._server = grpc.aio.server(options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[_TokenCheck(token)] if token else [])
