@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Reward
+from ..rpc.pauses import growing_pause
 from .calling.caller import together
 from .terms import Term, standardised
 from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer, compares
@@ -19,6 +20,7 @@ from .types import GroupScorer, InvalidScore, RewardInput, Score, Scorer, compar
 T = TypeVar("T")
 
 ENV_PART = "env"
+MAX_BACKOFF_S = 60.0
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 
 Scored = tuple[Reward, dict[str, str]]
@@ -38,7 +40,7 @@ class Rubric:
     normalises and gates.
 
     Every part is recorded unweighted, as the scorer gave it: "env" and "env.<part>" from the environment, "<name>" and "<name>.<part>"
-    from a scorer. retries: further attempts after a scorer's failure, waiting backoff_s, then twice as long, and so on.
+    from a scorer. retries: further attempts after a scorer's failure, waiting backoff_s, then twice as long, and so on up to a minute.
     max_concurrent: calls in flight per scorer that has no limit of its own.
 
     `judge` scores one episode as soon as it ends; `score_group` adds what compares the attempts at one task and makes the totals. `score`
@@ -162,7 +164,7 @@ class Rubric:
                 if attempt == self._retries:
                     detail = f"{failure.detail} ({attempt + 1} attempts)" if attempt else failure.detail
                     raise EpisodeFailure(Failure(failure.kind, failure.culprit, detail)) from error
-            await asyncio.sleep(self._backoff_s * 2**attempt)
+            await asyncio.sleep(growing_pause(attempt, self._backoff_s, MAX_BACKOFF_S))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _shape(self, scores: Mapping[str, Score]) -> dict[str, float]:

@@ -9,9 +9,7 @@ ray:verdicts                                  the replicas that `burnish deploy-
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
 from dataclasses import dataclass, field, fields
 from urllib.parse import parse_qsl, urlencode
 
@@ -81,43 +79,13 @@ def check_address(address: str) -> None:
     Endpoint.parse(address)
 
 
-async def resolve(endpoint: Endpoint) -> tuple[Target, ...]:
-    """The replicas as of now. A name with several addresses gives a replica each.
-
-    Raises ValueError when a `ray:NAME` cannot be looked up from this process, and when it has no replicas.
-    """
-    loop = asyncio.get_running_loop()
-    if endpoint.ray_name:
-        from .ray_names import replica_addresses
-
-        addresses = await loop.run_in_executor(None, replica_addresses, endpoint.ray_name)
-        return tuple(Target(address) for address in addresses)
-    found: list[Target] = []
-    for place in endpoint.hosts:
-        found += await _resolve_host(place)
-    return tuple(dict.fromkeys(found))
-
-
 def is_dynamic(endpoint: Endpoint) -> bool:
     """Whether its replicas may come and go while clients use it."""
-    return bool(endpoint.ray_name) or any(not _is_literal(host) for host in endpoint.hosts)
+    return bool(endpoint.ray_name) or any(not is_literal(host) for host in endpoint.hosts)
 
 
-async def _resolve_host(place: str) -> list[Target]:
-    if _is_literal(place):
-        return [Target(place)]
-    host, _, port = place.rpartition(":")
-    try:
-        rows = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    except OSError:
-        return [Target(place)]  # gRPC asks again, and says what it found
-    addresses = [row[4][0] for row in rows if row[0] == socket.AF_INET]
-    if len(addresses) < 2:
-        return [Target(place)]
-    return [Target(f"{address}:{port}", host) for address in sorted(set(addresses))]
-
-
-def _is_literal(place: str) -> bool:
+def is_literal(place: str) -> bool:
+    """Whether a `host:port` says by itself where it is. Example: true of "127.0.0.1:1", "[::1]:1" and "localhost:1"."""
     host = place.rpartition(":")[0]
     return host == "localhost" or host.startswith("[") or host.replace(".", "").isdigit()
 

@@ -21,9 +21,11 @@ from .address import Endpoint, check_address
 from .background import Background, background
 from .errors import RpcTimeout
 from .methods import BatchedMethod, RequestT, ResponseT, method_of
-from .transport.channels import LOOP_GRACE_S, unary_blocking
-from .transport.replica import Call, Pin, StreamCounts
+from .transport.calls import Call, Line, Pin, StreamCounts
+from .transport.channels import LOOP_GRACE_S
+from .transport.mock import mounted
 from .transport.replicas import Replicas
+from .transport.unary import unary_blocking
 
 __all__ = ["BatchedClient", "Pin", "StreamCounts", "check_address", "unary_blocking"]
 
@@ -51,15 +53,15 @@ class BatchedClient(Generic[RequestT, ResponseT]):
         """The response. Raises RpcUnavailable, RpcTimeout or RpcRemoteError. Cancelling the await cancels the call on the server."""
         assert timeout_s > 0, "a call needs a positive deadline"
         home = background()
-        replicas = home.shared.get(self._key) or self._replicas(home)
+        line = self._line(home)
         loop = asyncio.get_running_loop()
         port = _port(loop, home)
         call = Call(request, timeout_s, port, loop.create_future())
-        port.post(replicas.submit, call)
+        port.post(line.submit, call)
         try:
             return cast(ResponseT, await call.future)
         except asyncio.CancelledError:
-            port.post(replicas.withdraw, call)
+            port.post(line.withdraw, call)
             raise
 
     def call_blocking(self, request: RequestT, timeout_s: float, pin: Pin | None = None) -> ResponseT:
@@ -67,27 +69,31 @@ class BatchedClient(Generic[RequestT, ResponseT]):
         assert timeout_s > 0, "a call needs a positive deadline"
         home = background()
         home.check_thread()
-        replicas = self._replicas(home)
+        line = self._line(home)
         future: Future[Any] = Future()
         call = Call(request, timeout_s, _THREAD, future, pin)
-        home.post(replicas.submit, call)
+        home.post(line.submit, call)
         try:
             return cast(ResponseT, future.result(timeout_s + LOOP_GRACE_S))
         except FutureTimeout:
             raise RpcTimeout(self._endpoint.shown, f"no answer within {timeout_s:g} s, and the client's own loop is stuck") from None
         finally:
             if not future.done():
-                home.post(replicas.withdraw, call)  # this thread was interrupted
+                home.post(line.withdraw, call)  # this thread was interrupted
 
     def counts(self) -> StreamCounts:
         """Traffic of the shared streams in this process."""
-        return self._replicas(background()).counts
+        return self._line(background()).counts
+
+    def _line(self, home: Background) -> Line:
+        """Where calls go: a mock at this address, or the replicas there."""
+        mock = mounted(self._endpoint.shown)
+        return mock.line(self.method) if mock is not None else self._replicas(home)
 
     def _replicas(self, home: Background) -> Replicas:
-        key = self._key
-        found = home.shared.get(key)
+        found = home.shared.get(self._key)
         if found is None:
-            found = home.shared.setdefault(key, Replicas(self._endpoint, self.method, self.connect_timeout_s, home))
+            found = home.shared.setdefault(self._key, Replicas(self._endpoint, self.method, self.connect_timeout_s, home))
         return cast(Replicas, found)
 
 

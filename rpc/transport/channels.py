@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
-from ..address import Endpoint, Target, resolve
-from ..background import background
+from ..address import Target
 from ..errors import RpcError, RpcRefused, RpcUnavailable, error_from
 from ..methods import MAX_MESSAGE_BYTES
 from ..security import ClientSecurity
-
-T = TypeVar("T")
 
 LOOP_GRACE_S = 5.0  # how much later than the call's deadline a blocked thread gives up on a background loop that does not answer
 LOOK_S = 0.3  # a TLS connection that takes longer is looked into
@@ -30,26 +25,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel must not inherit the backoff of one that broke
     ("grpc.enable_http_proxy", 0),
+    # A peer that is stopped or cut off keeps its connection: only an unanswered ping tells. gRPC by itself sends no more than two of them
+    # while nothing else travels, which is what strict servers allow.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
 )
-# For unary calls gRPC itself balances, leaves out what is unhealthy, and retries what never reached a server. A stream is one connection,
-# so those who hold it do the same for its items.
-UNARY_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": ""},
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-UNARY_OPTIONS: tuple[tuple[str, Any], ...] = (("grpc.service_config", json.dumps(UNARY_CONFIG)), ("grpc.enable_retries", 1))
 
 
 class _BearerToken(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in its stub alone
@@ -68,13 +48,15 @@ def token_metadata(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
-def open_channel(target: Target, security: ClientSecurity, unary: bool = False) -> grpc.aio.Channel:
-    """A channel to one target, for a stream or for unary calls. Raises RpcRefused when certificates or token cannot be read."""
-    options = [*CHANNEL_OPTIONS, *(UNARY_OPTIONS if unary else ())]
+def open_channel(target: Target, security: ClientSecurity) -> grpc.aio.Channel:
+    """A channel to one target. Raises RpcRefused when certificates or token cannot be read."""
+    options = [*CHANNEL_OPTIONS]
     try:
         token = security.token()
         interceptors: Any = [_BearerToken(token)] if token else []
         if not security.secure:
+            if target.authority:
+                options += [("grpc.default_authority", f"{target.authority}:{target.address.rpartition(':')[2]}")]
             return grpc.aio.insecure_channel(target.address, options=options, interceptors=interceptors)
         name = security.server_name or target.authority
         if name:
@@ -84,61 +66,37 @@ def open_channel(target: Target, security: ClientSecurity, unary: bool = False) 
         raise RpcRefused(target.address, str(error)) from error
 
 
-async def channel_ready(channel: grpc.aio.Channel, target: Target, security: ClientSecurity, timeout_s: float) -> None:
-    """Wait until the channel is connected, trying again meanwhile. Raises RpcUnavailable, or RpcRefused as soon as TLS fails."""
+async def channel_ready(
+    channel: grpc.aio.Channel, target: Target, security: ClientSecurity, timeout_s: float, patient: bool = True
+) -> None:
+    """Wait until the channel is connected, trying again meanwhile, unless `patient` is False.
+
+    Raises RpcUnavailable, or RpcRefused as soon as TLS fails.
+    """
     ready = asyncio.ensure_future(channel.channel_ready())
+    waits = {ready} if patient else {ready, asyncio.ensure_future(until_failure(channel))}
     try:
         async with asyncio.timeout(timeout_s):
-            while not (await asyncio.wait({ready}, timeout=LOOK_S if security.secure else None))[0]:
+            look_s = LOOK_S if security.secure else None
+            while not (done := (await asyncio.wait(waits, timeout=look_s, return_when=asyncio.FIRST_COMPLETED))[0]):
                 if reason := await diagnose(target, security):  # a server that is not there yet is worth waiting for, this is not
                     raise RpcRefused(target.address, reason)
+            if ready not in done:
+                reason = await diagnose(target, security) if security.secure else ""
+                raise RpcRefused(target.address, reason) if reason else RpcUnavailable(target.address, "could not connect again")
     except TimeoutError:
         raise RpcUnavailable(target.address, f"could not connect within {timeout_s:g} s; is the service running?") from None
     finally:
-        ready.cancel()
+        for one in waits:
+            one.cancel()
 
 
-def unary_blocking(address: str, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float) -> T:
-    """One unary call to the first replica that answers, connection included within `timeout_s` seconds.
-
-    `call` gets the channel and the seconds left. Raises RpcUnavailable, RpcRefused, RpcTimeout or RpcRemoteError.
-    """
-    endpoint = Endpoint.parse(address)
-
-    async def run() -> T:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        targets = await targets_of(endpoint)
-        for number, target in enumerate(targets):
-            last = number == len(targets) - 1
-            share = timeout_s if len(targets) == 1 else max(deadline - loop.time(), 0.001) / (len(targets) - number)
-            try:
-                return await _unary(endpoint, target, call, share)
-            except RpcUnavailable:
-                if last:
-                    raise
-        raise AssertionError("an endpoint has at least one target")
-
-    return background().run(run(), timeout_s + LOOP_GRACE_S)
-
-
-async def targets_of(endpoint: Endpoint) -> tuple[Target, ...]:
-    """The replicas as of now, at least one. Raises RpcUnavailable when there are none or they cannot be looked up."""
-    try:
-        return await resolve(endpoint)
-    except ValueError as error:
-        raise RpcUnavailable(endpoint.shown, str(error)) from error
-
-
-async def _unary(endpoint: Endpoint, target: Target, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float) -> T:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    async with open_channel(target, endpoint.security, unary=True) as channel:
-        await channel_ready(channel, target, endpoint.security, timeout_s)
-        try:
-            return await call(channel, max(deadline - loop.time(), 0.001))
-        except grpc.aio.AioRpcError as error:
-            raise await call_error(error, endpoint.shown, target, endpoint.security) from None
+async def until_failure(channel: grpc.aio.Channel) -> None:
+    """Return once a connection of the channel could not be made."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
 
 
 async def call_error(error: grpc.aio.AioRpcError, address: str, target: Target, security: ClientSecurity) -> RpcError:
