@@ -33,6 +33,7 @@ from .config import ServingConfig
 
 APP_NAME: Final = "burnish-chat"
 OBJECT_STORE_BYTES: Final = 80 * 2**20
+QUEUED_PER_SLOT: Final = 16
 POLL_S: Final = 0.2
 SILENCE_S: Final = 60.0
 CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
@@ -159,6 +160,7 @@ def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str)
         name="chat",
         ray_actor_options=resources,
         max_ongoing_requests=4 * options.max_concurrent,
+        max_queued_requests=QUEUED_PER_SLOT * options.max_concurrent,  # what comes then is told 503, and may come again
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=5.0,
     )

@@ -90,6 +90,8 @@ class RayFleet:
     def __init__(self, options: DeployOptions) -> None:
         self._options = options
         self._actors: dict[str, Any] = {}
+        self._loads: dict[str, int] = {}
+        self._unpublished: list[str] | None = None
         self._directory = ray.remote(Directory).options(name=options.name, namespace=NAMESPACE, num_cpus=0).remote()
         ray.get(self._directory.addresses.remote(), timeout=START_S)
 
@@ -115,27 +117,37 @@ class RayFleet:
     def loads(self) -> dict[str, int | None]:
         asked = {address: actor.load.remote() for address, actor in self._actors.items()}
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOAD_S)
-        return {address: self._load(answer) for address, answer in asked.items()}
+        return {address: self._load(address, answer) for address, answer in asked.items()}
 
-    def _load(self, answer: Any) -> int | None:
+    def _load(self, address: str, answer: Any) -> int | None:
         try:
-            return int(ray.get(answer, timeout=0.1))
+            self._loads[address] = int(ray.get(answer, timeout=0.1))
         except ray.exceptions.GetTimeoutError:
-            return 0  # alive and busy: what it has in flight is told next time
+            pass  # alive and busy: as it was
         except ray.exceptions.RayActorError:
             return None
+        return self._loads.get(address, 0)
 
     def stop(self, address: str) -> None:
         actor = self._actors.pop(address)
+        self._loads.pop(address, None)
         with contextlib.suppress(ray.exceptions.RayError):  # it is gone, or does not end in time: killed either way
             ray.get(actor.stop.remote(), timeout=STOP_S)
         ray.kill(actor)
 
     def publish(self, addresses: list[str]) -> None:
-        ray.get(self._directory.publish.remote(list(addresses)), timeout=LOAD_S)
+        self._unpublished = list(addresses)
+        with contextlib.suppress(ray.exceptions.GetTimeoutError):  # a directory that is late hears it with the next round
+            ray.get(self._directory.publish.remote(list(addresses)), timeout=LOAD_S)
+            self._unpublished = None
 
     def asked_to_stop(self) -> bool:
-        return bool(ray.get(self._directory.asked_to_stop.remote(), timeout=LOAD_S))
+        if self._unpublished is not None:
+            self.publish(self._unpublished)
+        try:
+            return bool(ray.get(self._directory.asked_to_stop.remote(), timeout=LOAD_S))
+        except ray.exceptions.GetTimeoutError:
+            return False  # replicas do not end because a directory is late
 
 
 def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:

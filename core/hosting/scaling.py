@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MAX_LOST = 5  # rounds in a row in which replicas died
+LEAVE_S = 3600.0  # longest that a replica on its way out keeps its sessions
 FULL_S = 30.0  # pause before another replica is tried where there was no room for it
 
 
@@ -64,7 +65,7 @@ class Fleet(Protocol):
         ...
 
     def loads(self) -> dict[str, int | None]:
-        """Items in flight of each; None for one that is gone."""
+        """Items in flight and sessions open, of each; None for one that is gone."""
         ...
 
     def stop(self, address: str) -> None:
@@ -111,7 +112,7 @@ class Deployment:
             self._fleet.stop(address)
         if gone:
             self._fleet.publish(self.addresses)
-        wanted = self._scaler.wanted(sum(load or 0 for load in loads.values()), now)
+        wanted = self._scaler.wanted(sum(loads.get(address) or 0 for address in self.addresses), now)
         self._grow(wanted, now)
         if len(self.addresses) > wanted:
             least = min(self.addresses, key=lambda address: loads.get(address) or 0)
@@ -119,12 +120,18 @@ class Deployment:
             self._fleet.publish(self.addresses)
             self._leaving[least] = now + self._leave_s
             self._say(f"{len(self.addresses)} replicas")
-        for address in [address for address, at in self._leaving.items() if at <= now]:
-            del self._leaving[address]
-            self._fleet.stop(address)
+        for address, at in list(self._leaving.items()):
+            if at <= now and (not loads.get(address) or now >= at + LEAVE_S):  # the sessions on it have ended
+                del self._leaving[address]
+                self._fleet.stop(address)
 
     def _grow(self, wanted: int, now: float) -> None:
         while len(self.addresses) < wanted and now >= self._full_until:
+            if self._leaving:  # not gone yet
+                self.addresses.append(self._leaving.popitem()[0])
+                self._fleet.publish(self.addresses)
+                self._say(f"{len(self.addresses)} replicas")
+                continue
             try:
                 self._add()
             except ValueError as error:

@@ -98,3 +98,31 @@ def test_what_is_wrong_is_one_line(cluster: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
         assert done.returncode != 0
         assert says in " ".join(done.stderr.split()), done.stderr
+
+
+def test_a_directory_that_is_late_ends_no_replica_and_hears_the_rest_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from burnish.hosting.ray_actors import Directory, RayFleet
+
+    late = True
+
+    class Method:
+        def __init__(self, function: Callable[..., object]) -> None:
+            self.remote = lambda *args: lambda: function(*args)
+
+    def get(answer: Callable[[], object], timeout: float) -> object:
+        if late:
+            raise ray.exceptions.GetTimeoutError("late")
+        return answer()
+
+    monkeypatch.setattr(ray, "get", get)
+    directory, fleet = Directory(), object.__new__(RayFleet)
+    fleet._unpublished = None
+    fleet._directory = type("Handle", (), {name: Method(getattr(directory, name)) for name in ("publish", "asked_to_stop")})()
+    fleet.publish(["h:1", "h:2"])
+    assert (fleet.asked_to_stop(), directory.addresses()) == (False, [])
+    late = False
+    assert (fleet.asked_to_stop(), directory.addresses()) == (False, ["h:1", "h:2"])
+    directory.ask_to_stop()
+    assert fleet.asked_to_stop()

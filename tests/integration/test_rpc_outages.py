@@ -26,7 +26,7 @@ from burnish.rewards.remote.service import Verifier, VerifierService
 from burnish.rewards.types import RewardInput, Score
 from burnish.rpc.batches import Limits
 from burnish.rpc.server import Server
-from burnish.v1 import tool_pb2, verifier_pb2, verifier_pb2_grpc
+from burnish.v1 import common_pb2, tool_pb2, verifier_pb2, verifier_pb2_grpc
 
 pytestmark = pytest.mark.integration
 
@@ -169,8 +169,9 @@ async def test_results_that_a_client_does_not_read_are_counted_and_bounded() -> 
         return large(episode)
 
     async with verifying(at_once, Limits(max_in_flight=256)) as service, grpc.aio.insecure_channel(service.address) as channel:  # type: ignore[attr-defined]
-        stream = verifier_pb2_grpc.VerifierServiceStub(channel).VerifyStream()
-        request = verifier_pb2.VerifyRequest(task={"id": "t" * 1000})
+        open_stream: Any = verifier_pb2_grpc.VerifierServiceStub(channel).VerifyStream
+        stream = open_stream()
+        request = verifier_pb2.VerifyRequest(task=common_pb2.Task(id="t" * 1000))
 
         async def write() -> None:
             for first in range(0, 100_000, 64):
@@ -199,7 +200,9 @@ async def test_unary_calls_are_limited_too() -> None:
 
     async with verifying(wait, Limits(max_in_flight=4)) as service, grpc.aio.insecure_channel(service.address) as channel:  # type: ignore[attr-defined]
         stub = verifier_pb2_grpc.VerifierServiceStub(channel)
-        calls = [asyncio.ensure_future(stub.Verify(verifier_pb2.VerifyRequest(task={"id": "t"}), timeout=WAIT_S)) for _ in range(6)]
+        calls = [
+            asyncio.ensure_future(stub.Verify(verifier_pb2.VerifyRequest(task=common_pb2.Task(id="t")), timeout=WAIT_S)) for _ in range(6)
+        ]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         while sum(call.done() for call in calls) < 2:
             await asyncio.sleep(0.01)

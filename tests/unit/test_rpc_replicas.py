@@ -174,36 +174,40 @@ async def test_an_answer_between_timeouts_and_a_last_replica_keep_it_in(monkeypa
     assert set(await scene.reached()) == {ONE, TWO}
 
 
-async def test_what_a_directory_cannot_say_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene(monkeypatch, ONE, TWO)
-    pins = [Pin() for _ in range(8)]
+async def sessions(scene: Scene, count: int) -> list[Pin]:
+    pins = [Pin() for _ in range(count)]
     for pin in pins:
         scene.end(await scene.call(pin))
-    assert Counter(pin.target for pin in pins) == {ONE: 4, TWO: 4}
-    scene.answer = RpcUnavailable("verifiers.test:1", "the name cannot be looked up")
+    return pins
+
+
+async def followed(scene: Scene, pins: list[Pin]) -> None:
+    """Calls of sessions go where their sessions are."""
     for pin in pins:
         call = await scene.call(pin)
         assert call.replica.target == pin.target
         scene.end(call)
+
+
+async def test_what_a_directory_cannot_say_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, ONE, TWO)
+    pins = await sessions(scene, 8)
+    assert Counter(pin.target for pin in pins) == {ONE: 4, TWO: 4}
+    scene.answer = RpcUnavailable("verifiers.test:1", "the name cannot be looked up")
+    await followed(scene, pins)
     assert set(await scene.reached()) == {ONE, TWO}
     assert scene.closed == []
 
 
 async def test_a_replica_that_is_named_no_more_keeps_its_sessions_and_gets_no_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch, ONE, TWO)
-    pins = [Pin() for _ in range(4)]
-    for pin in pins:
-        scene.end(await scene.call(pin))
+    pins = await sessions(scene, 4)
     scene.answer = (TWO, THREE)
     scene.end(await scene.call())
     assert set(await scene.reached()) == {TWO, THREE}
-    for pin in pins:
-        call = await scene.call(pin)
-        assert call.replica.target == pin.target
-        scene.end(call)
+    await followed(scene, pins)
     assert scene.closed == []
-    pins = [pin for pin in pins if pin.target != ONE]  # the sessions on it end
-    del pin, call
+    pins = [one for one in pins if one.target != ONE]  # the sessions on it end
     await scene.reached(2)
     assert scene.closed == [ONE]
 
