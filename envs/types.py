@@ -176,7 +176,9 @@ class Reward:
 
 Outcome = Reward | Failure
 
-Truncation = Literal["max_turns", "max_tokens", "context", "env"]
+Truncation = Literal["max_turns", "max_tokens", "context", "time", "env"]
+"""The limit that cut an episode short: turns; the tokens of the answer that ended it; the engine's context; the policy's seconds; or a
+limit of the environment's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ from ..envs.types import Message, Task
 class RewardInput:
     """One finished episode, as a reward plug-in or verifier sees it. Everything but messages is hidden from the policy.
 
+    Judge `answer`, not the last message: that is the tool's or the environment's when a limit cut the episode short.
+
     messages: the whole conversation, prompt included. env_reward: sum of the environment's step rewards; env_parts: what it said
     that sum is made of. metrics: numbers of the episode (`tool_calls`, `cost`, `turns`). data: the hidden truth, `task.data`
     with what the environment put into `info["data"]` on top. truncation: the limit the policy ran into
-    ("max_turns", "max_tokens", "context", "env"), or None.
+    ("max_turns", "max_tokens", "context", "time", "env"), or None.
 
     Example: `RewardInput("train-17/0", Task("train-17", 17), messages, 0.0, {}, {"cost": 3.0}, {"verdict": "scrap"}, None)`.
     """
@@ -35,13 +37,22 @@ class RewardInput:
     data: Mapping[str, Any] = field(default_factory=dict)
     truncation: str | None = None
 
+    @property
+    def answer(self) -> str | None:
+        """The policy's last words; None when the episode was cut short before it answered, so that it earned nothing by them.
+
+        Example: with `messages` of a question and `Message("assistant", "7")` it is "7"; with the tool's answer after that, None.
+        """
+        last = self.messages[-1] if self.messages else None
+        return last.text if last is not None and last.role == "assistant" and not last.tool_calls else None
+
 
 @dataclass(frozen=True, slots=True)
 class TurnInput:
     """One turn of a finished episode, as a reward plug-in of level "turn" sees it.
 
-    index: of the turn, counted from 0. messages: the conversation up to and including what the policy said in this turn. answer: what the
-    environment answered to it, tool results included; empty where the episode ended.
+    index: of the turn, counted from 0. messages: the conversation up to and including what the policy said in this turn. observation: what
+    the environment answered to it, tool results included; empty where the episode ended.
 
     Example: `TurnInput(episode, 0, (question, Message("assistant", "measure(part=17)")), (Message("tool", "0.02"),))`.
     """
@@ -49,7 +60,7 @@ class TurnInput:
     episode: RewardInput
     index: int
     messages: tuple[Message, ...]
-    answer: tuple[Message, ...] = ()
+    observation: tuple[Message, ...] = ()
 
     @property
     def message(self) -> Message:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from ..envs.failures import Failure
 from ..envs.types import Episode, EpisodeGroup, Task
-from .episode import EpisodeParts, Played, play_with_retries, reward_together
+from .conversation import EpisodeParts
+from .episode import Played, play_with_retries, reward_together
 
 Progress = Callable[[Episode], None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,8 +19,10 @@ class RolloutConfig(BaseModel):
     max_turns: assistant messages per episode; a recipe with `multi_turn_rollouts = true` defaults to 8.
     max_tokens_per_turn: tokens of one assistant message. temperature: of sampling in training and in sampled evaluation.
     describe_tools: put the tools' JSON schemas into the prompt; false when the environment's own messages explain them.
-    concurrency: episodes in flight per env runner. episode_timeout_s: seconds an episode may take before it fails; step_timeout_s:
-    seconds of one `reset` or `step` of the environment.
+    template_args: further variables of the model's chat template (`{ enable_thinking = false }`), in training and in serving alike.
+    concurrency: episodes in flight per env runner. episode_timeout_s: seconds that the policy may take in one episode, in all its turns
+    together; the episode is then cut short and rewarded as it is (truncation "time"). The environment's calls together, and the
+    episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`.
 
     Infrastructure failures only, never what the policy did: retries is how often an episode, or the scoring of one, is tried again;
     on_failure, by failure kind, is what then happens (`{ verifier_unavailable = "stop" }`), failure_action for all other kinds.
@@ -33,6 +35,7 @@ class RolloutConfig(BaseModel):
     max_tokens_per_turn: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     describe_tools: bool = True
+    template_args: dict[str, Any] = {}
     concurrency: int = Field(default=64, ge=1)
     episode_timeout_s: float = Field(default=300.0, gt=0)
     step_timeout_s: float = Field(default=30.0, gt=0)

@@ -1,6 +1,8 @@
-"""Building a trajectory token by token: what the engine saw and sampled, nothing else."""
+"""Building the trajectories of an episode token by token: what the engine saw and sampled, nothing else."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,16 +11,27 @@ from .engine.base import Generation
 
 
 class TrajectoryBuilder:
-    """Appends to one growing token sequence. Example: `builder = TrajectoryBuilder(prompt_ids); builder.sampled(generation)`."""
+    """Appends to one growing token sequence, until the next one is opened.
 
-    def __init__(self, prompt_ids: list[int]) -> None:
+    Example: `builder = TrajectoryBuilder(prompt_ids); builder.sampled(generation)`.
+    """
+
+    def __init__(self, prompt_ids: Sequence[int] = ()) -> None:
+        self._done: list[Trajectory] = []
+        self._trainable: list[bool] = []
+        self.open(prompt_ids)
+
+    def __len__(self) -> int:
+        """Tokens of the sequence that grows now."""
+        return len(self.token_ids)
+
+    def open(self, prompt_ids: Sequence[int]) -> None:
+        """Begin a sequence. One that holds nothing sampled is forgotten: there is nothing in it to learn."""
+        self._done = list(self.build())
         self.token_ids = list(prompt_ids)
         self._trainable = [False] * len(prompt_ids)
         self._logprobs = [0.0] * len(prompt_ids)
         self._versions = [-1] * len(prompt_ids)
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
 
     def sampled(self, generation: Generation) -> None:
         """Append what the policy sampled: trainable, with its log-probabilities and weight versions."""
@@ -35,7 +48,11 @@ class TrajectoryBuilder:
         self._logprobs += [0.0] * len(token_ids)
         self._versions += [-1] * len(token_ids)
 
-    def build(self) -> Trajectory:
+    def build(self) -> tuple[Trajectory, ...]:
+        """Every sequence that holds something sampled, in order."""
+        return (*self._done, self._current()) if any(self._trainable) else tuple(self._done)
+
+    def _current(self) -> Trajectory:
         return Trajectory(
             np.array(self.token_ids, np.int32),
             np.array(self._trainable, np.bool_),

@@ -16,13 +16,13 @@ from ..envs.registry import load_plugin
 from ..envs.types import Episode, EpisodeGroup, Task
 from ..rewards.build import make_rubric
 from ..rewards.config import RewardConfig
-from .chat import ChatFormat
 from .collect import collect
 from .config import RolloutConfig
+from .conversation import EpisodeParts
 from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
-from .episode import EpisodeParts
+from .renderers import TemplateRenderer
 from .weights import SyncReceipt, WeightSnapshot, sync_weights
 
 T = TypeVar("T")
@@ -83,11 +83,13 @@ class RolloutWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()
-        chat = ChatFormat(AutoTokenizer.from_pretrained(str(setup.model)))
+        renderer = TemplateRenderer(AutoTokenizer.from_pretrained(str(setup.model)), setup.rollout.template_args)
         rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
         self.engine = engine or make_engine(setup.engine, setup.model, name)
         threads = ThreadPoolExecutor(setup.rollout.concurrency + SPARE_THREADS, thread_name_prefix=f"{name}-env")
-        self._parts = EpisodeParts(setup.environment, setup.environment_args, self.engine, chat, rubric, setup.rollout, threads, setup.seed)
+        self._parts = EpisodeParts(
+            setup.environment, setup.environment_args, self.engine, renderer, rubric, setup.rollout, threads, setup.seed
+        )
         self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
         self._running: set[Future[None]] = set()
         self._pending = self._episodes = self._tokens = 0

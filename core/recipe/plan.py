@@ -101,7 +101,15 @@ def make_plan(config: RunConfig, run_dir: Path | None = None, say: Say = silent)
     phases += _evaluation(config, model)
     if config.tasks is not None:
         with_tools = config.environment == SINGLE_TURN and config.rollout.describe_tools
-        check_prompts(config.tasks, read_task_files(config.tasks), model.folder, config.engine.max_context, with_tools, say)
+        check_prompts(
+            config.tasks,
+            read_task_files(config.tasks),
+            model.folder,
+            config.engine.max_context,
+            config.rollout.template_args,
+            with_tools,
+            say,
+        )
     if on_gpu:  # the constants are those of a CPU
         phases = [PhasePlan(p.name, p.work, p.sampled_tokens, p.trained_tokens, None) for p in phases]
     return Plan(
@@ -131,7 +139,8 @@ def engine_tokens_per_second(parameters: int) -> float:
 def _supervised(config: RunConfig, phase: Phase, model: ModelFacts, say: Say) -> PhasePlan:
     table = config.phase(phase)
     assert isinstance(table, SupervisedConfig)
-    examples = supervised_examples(phase, table, 0, model.folder, config.engine.max_context, limit=SAMPLE, say=say)
+    args, longest = config.rollout.template_args, config.engine.max_context
+    examples = supervised_examples(phase, table, 0, model.folder, longest, args, limit=SAMPLE, say=say)
     length = sum(len(example.token_ids) for example in examples) / len(examples)
     example = "documents" if phase == "cpt" else "conversations"
     tokens = round(table.steps * table.batch * length)

@@ -203,7 +203,7 @@ def _supervised_phases(config: RunConfig) -> dict[Phase, SupervisedConfig]:
 
 def _examples(config: RunConfig, folder: RunFolder, phase: Phase, table: SupervisedConfig) -> list[SupervisedExample]:
     seed = data_seed(folder.seeds(), phase, config.train_seeds, table.examples)
-    return supervised_examples(phase, table, seed, find_model(config.model), config.engine.max_context)
+    return supervised_examples(phase, table, seed, find_model(config.model), config.engine.max_context, config.rollout.template_args)
 
 
 def _reinforce(run: Run, first: int) -> None:

@@ -15,14 +15,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...envs.failures import EpisodeFailure, Failure
 from ...envs.registry import did_you_mean
 from ...envs.rows import BadRow, read_rows
-from ...envs.types import Message, Task, message_from_dict
+from ...envs.types import Message, Task, Truncation, message_from_dict
 from ..types import GroupScorer, RewardInput, Score, Scorer, compares
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -42,7 +42,7 @@ class _Row(BaseModel):
     metrics: dict[str, Finite] = {}
     env_reward: Finite = 0.0
     env_parts: dict[str, Finite] = {}
-    truncation: Literal["max_turns", "max_tokens", "context", "env"] | None = None
+    truncation: Truncation | None = None
 
     @property
     def truth(self) -> dict[str, Any]:

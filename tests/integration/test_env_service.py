@@ -31,11 +31,12 @@ from burnish.envs.types import Message, Reward, Task
 from burnish.hosting.services import ServiceProcess
 from burnish.recipe.config import config_from_data
 from burnish.rewards.rubric import Rubric
-from burnish.rollout.chat import ChatFormat
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
-from burnish.rollout.episode import EpisodeParts, run_with_retries
+from burnish.rollout.episode import run_with_retries
+from burnish.rollout.renderers import TemplateRenderer
 from burnish.rpc.background import background
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES, RpcOverloaded, RpcRemoteError, RpcTimeout
@@ -503,7 +504,7 @@ def test_a_killed_server_is_a_failure_and_the_rollout_plays_again(tokenizer: Any
     with ThreadPoolExecutor(4) as threads:
         for retries in (0, 1):
             limits = RolloutConfig(max_turns=4, max_tokens_per_turn=16, retries=retries)
-            chat, args = ChatFormat(tokenizer), {"address": service.address}
+            chat, args = TemplateRenderer(tokenizer), {"address": service.address}
             parts = EpisodeParts("burnish/Remote-v0", args, engine, chat, Rubric([], 1.0), limits, threads, seed=3)
             outcome = asyncio.run(run_with_retries(parts, Task("train-0", 7), 0, 1.0)).outcome
             if isinstance(outcome, Failure):

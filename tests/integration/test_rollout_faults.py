@@ -27,11 +27,11 @@ from burnish.envs.types import EpisodeGroup, Message, Task
 from burnish.hosting.services import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.rubric import Rubric
-from burnish.rollout.chat import ChatFormat
 from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
-from burnish.rollout.episode import EpisodeParts
+from burnish.rollout.renderers import TemplateRenderer
 from burnish.trainer.loop import PolicyProgress, collect_batch
 from burnish.trainer.models.tokenizer import train_tokenizer
 from burnish.trainer.phases.config import RFTPhaseConfig
@@ -80,7 +80,7 @@ def books(address: str, retries: int = 1, deadline_s: float = 0.3) -> tuple[int,
     engine = ScriptedEngine([Reply([*tokenizer.encode("done", add_special_tokens=False), tokenizer.eos_token_id])])
     progress = PolicyProgress()
     with ThreadPoolExecutor(16) as threads:
-        fleet = LocalFleet(EpisodeParts(ENV_ID, {}, engine, ChatFormat(tokenizer), rubric, limits, threads, seed=3))
+        fleet = LocalFleet(EpisodeParts(ENV_ID, {}, engine, TemplateRenderer(tokenizer), rubric, limits, threads, seed=3))
         batch = collect_batch(fleet, progress, PHASE, limits, lambda at, count: [Task(f"train-{i}", i) for i in range(at, at + count)])
     progress.ledger.settle(batch.groups)
     progress.ledger.check()

@@ -98,7 +98,7 @@ async def test_each_level_is_called_with_what_it_judges(plugin: Any, asynchronou
     turns = await plugin(note(lambda given: 0.5 + given.index), "turn").score(episode())
     assert turns == Score(2.0, turns=(0.5, 1.5))
     seen.sort(key=lambda turn: turn.index)
-    assert [(turn.index, turn.message.text, turn.answer) for turn in seen] == [
+    assert [(turn.index, turn.message.text, turn.observation) for turn in seen] == [
         (0, "measure(17)", TALK[1:3]),
         (1, "scrap it", ()),
     ]

@@ -20,11 +20,12 @@ from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import Message, Reward, Task
 from burnish.rewards.rubric import Rubric
 from burnish.rewards.types import RewardInput, Score
-from burnish.rollout.chat import ChatFormat
 from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.conversation import EpisodeParts, request_seed
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
-from burnish.rollout.episode import EpisodeParts, request_seed, run_episode, run_with_retries
+from burnish.rollout.episode import run_episode, run_with_retries
+from burnish.rollout.renderers import TemplateRenderer
 from burnish.trainer.models.tokenizer import train_tokenizer
 from burnish.trainer.objectives.policy_update import policy_samples
 
@@ -41,16 +42,16 @@ class Echo(gymnasium.Env[Any, str]):
     most_open = 0
     lock = threading.Lock()
 
-    def __init__(self, fail_on: str = "", slow_s: float = 0.0, fail_closing: bool = False) -> None:
+    def __init__(self, fail_on: str = "", slow_s: float = 0.0, fail_closing: bool = False, says: str = "", tool: str = "") -> None:
         self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
-        self._fail_on, self._slow_s, self._fail_closing = fail_on, slow_s, fail_closing
+        self._fail_on, self._slow_s, self._fail_closing, self._says, self._tool = fail_on, slow_s, fail_closing, says, tool
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         with Echo.lock:
             Echo.open_now += 1
             Echo.most_open = max(Echo.most_open, Echo.open_now)
-        return (Message("user", "say measure"),), {}
+        return (Message("user", "say measure"),), {"tools": [{"function": {"name": "t", "description": self._tool}}]} if self._tool else {}
 
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         time.sleep(self._slow_s)
@@ -58,7 +59,7 @@ class Echo(gymnasium.Env[Any, str]):
             raise RuntimeError("the gauge is broken")
         done = action == "done"
         info = {"reward_parts": {"echo": 0.5}, "metrics": {"length": float(len(action))}}
-        return () if done else (Message("user", f"you said {action}"),), 0.5, done, False, info
+        return () if done else (Message("user", self._says or f"you said {action}"),), 0.5, done, False, info
 
     def close(self) -> None:
         with Echo.lock:
@@ -88,7 +89,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def parts(tokenizer: Any, threads: ThreadPoolExecutor, engine: ScriptedEngine, rubric: Rubric | None = None, **kw: Any) -> EpisodeParts:
     env_args = kw.pop("env_args", {})
     limits = RolloutConfig(max_turns=4, max_tokens_per_turn=16, **kw)
-    return EpisodeParts(ENV_ID, env_args, engine, ChatFormat(tokenizer), rubric or Rubric([], 1.0), limits, threads, seed=3)
+    return EpisodeParts(ENV_ID, env_args, engine, TemplateRenderer(tokenizer), rubric or Rubric([], 1.0), limits, threads, seed=3)
 
 
 def say(tokenizer: Any, *texts: str) -> list[Reply]:
@@ -146,6 +147,95 @@ def test_running_out_of_context_is_the_policys_doing_and_is_rewarded(tokenizer, 
     assert episode.reward is not None
     assert len(episode.trajectories[0]) <= 40
     assert episode.trajectories[0].trainable[-1], "an observation that nothing follows is left out"
+
+
+class Endless(ScriptedEngine):
+    """Says what it is told, until an answer that never ends."""
+
+    def __init__(self, replies: list[Reply]) -> None:
+        super().__init__(replies or [[0]], name="endless")
+        self.left = len(replies)
+
+    async def generate(self, request: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            await asyncio.Event().wait()
+        return await super().generate(request)
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_running_out_of_time_to_think_is_the_policys_doing_and_is_rewarded_once(tokenizer, threads, turns: int) -> None:
+    seen: list[RewardInput] = []
+
+    class Watch:
+        name = "watch"
+
+        async def score(self, episode: RewardInput) -> Score:
+            seen.append(episode)
+            return Score(0.25)
+
+    engine = Endless(say(tokenizer, "measure", "measure")[:turns])
+    shared = parts(tokenizer, threads, engine, Rubric([(Watch(), 1.0)], 1.0), episode_timeout_s=1.0, retries=2)
+    episode = asyncio.run(run_with_retries(shared, TASK, 0, 1.0))
+    assert (episode.truncation, episode.metrics["turns"]) == ("time", turns)
+    assert episode.reward is not None and episode.reward.total == 0.5 * turns + 0.25
+    assert len(seen) == 1 and seen[0].truncation == "time" and seen[0].answer is None
+    assert len(episode.trajectories) == (1 if turns else 0), "where nothing was sampled there is nothing to train on"
+
+
+def test_a_slow_environment_is_not_the_policys_doing(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure"))
+    slow = parts(tokenizer, threads, engine, env_args={"slow_s": 0.4}, episode_timeout_s=1.0, step_timeout_s=30.0)
+    failure = asyncio.run(run_episode(slow, TASK, 0, 1.0)).outcome
+    assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_TIMEOUT, f"{ENV_ID} step")
+    assert "of the 1 s that an environment may take" in failure.detail
+
+
+def test_a_judgement_that_never_comes_is_the_verifiers_doing(tokenizer, threads) -> None:
+    class Stuck:
+        name = "stuck"
+
+        async def score(self, episode: RewardInput) -> Score:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    stuck = parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "done")), Rubric([(Stuck(), 1.0)], 0.0), episode_timeout_s=1.0)
+    episode = asyncio.run(run_with_retries(stuck, TASK, 0, 1.0))
+    failure = episode.outcome
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.VERIFIER_TIMEOUT
+    assert failure.culprit == "rewards of episode train-0/0" and "no judgement within 1 s" in failure.detail
+
+
+def test_an_answer_that_ends_the_episode_cut_at_its_limit_says_so(tokenizer, threads) -> None:
+    done = tokenizer.encode("done", add_special_tokens=False)
+    cut = asyncio.run(run_episode(parts(tokenizer, threads, ScriptedEngine([done])), TASK, 0, 1.0))
+    assert cut.truncation == "max_tokens" and cut.reward is not None
+    short = ScriptedEngine([done], max_context=len(cut.trajectories[0]))
+    assert asyncio.run(run_episode(parts(tokenizer, threads, short), TASK, 0, 1.0)).truncation == "context"
+    whole = ScriptedEngine(say(tokenizer, "measure"))
+    assert asyncio.run(run_episode(parts(tokenizer, threads, whole), TASK, 0, 1.0)).truncation == "max_turns"
+
+
+@pytest.mark.parametrize("args", [{"says": "\ud800"}, {"tool": "\ud800"}])
+def test_what_cannot_be_rendered_fails_its_episode_and_no_other(tokenizer, threads, args: dict[str, str]) -> None:
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "measure")), env_args=args), TASK, 0, 1.0))
+    failure = episode.outcome
+    assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
+    assert "lone surrogate" in failure.detail
+
+
+def test_a_failed_episode_keeps_what_was_said_and_nothing_to_train_on(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "hello", "measure"))
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine, env_args={"fail_on": "meas"}), TASK, 0, 1.0))
+    assert [(message.role, message.text) for message in episode.messages] == [
+        ("user", "say measure"),
+        ("assistant", "hello"),
+        ("user", "you said hello"),
+        ("assistant", "measure"),
+    ]
+    assert (len(episode.turns), episode.trajectories, episode.metrics) == (2, (), {})
+    unjudged = parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "done")), Rubric([(Down(times=9), 1.0)], 0.0, backoff_s=0.0))
+    assert [message.text for message in asyncio.run(run_episode(unjudged, TASK, 0, 1.0)).messages] == ["say measure", "done"]
 
 
 def test_an_environment_that_raises_is_a_failure_that_names_it(tokenizer, threads) -> None:
@@ -268,7 +358,7 @@ def test_arrays_line_up() -> None:
     builder = TrajectoryBuilder([1, 7])
     builder.sampled(Generation(np.array([5, 2], np.int32), np.array([-0.5, -0.1], np.float32), np.array([3, 3], np.int32), "stop", 0.0))
     builder.observed([9])
-    built = builder.build()
+    (built,) = builder.build()
     assert built.token_ids.tolist() == [1, 7, 5, 2, 9]
     assert built.trainable.tolist() == [False, False, True, True, False]
     assert built.logprobs.tolist() == pytest.approx([0.0, 0.0, -0.5, -0.1, 0.0])

@@ -17,11 +17,12 @@ from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task
 from burnish.rewards.rubric import Rubric
 from burnish.rewards.terms import Term
 from burnish.rewards.types import RewardInput, Score, turns_of
-from burnish.rollout.chat import ChatFormat
 from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
-from burnish.rollout.episode import EpisodeParts, run_episode
+from burnish.rollout.episode import run_episode
+from burnish.rollout.renderers import TemplateRenderer
 from burnish.rollout.store.transcripts import transcript_of
 from burnish.trainer.models.tokenizer import train_tokenizer
 
@@ -87,7 +88,7 @@ def parts() -> Iterator[Any]:
         def make(rubric: Rubric, broken: tuple[int, ...] = ()) -> EpisodeParts:
             Numbered.broken = broken
             limits = RolloutConfig(max_turns=4, max_tokens_per_turn=16, retries=0)
-            return EpisodeParts(ENV_ID, {}, ScriptedEngine([reply]), ChatFormat(tokenizer), rubric, limits, threads, seed=3)
+            return EpisodeParts(ENV_ID, {}, ScriptedEngine([reply]), TemplateRenderer(tokenizer), rubric, limits, threads, seed=3)
 
         yield make
 

@@ -13,10 +13,11 @@ import pytest
 from burnish.envs.types import Message, Reward
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.rubric import Rubric
-from burnish.rollout.chat import ChatFormat
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
-from burnish.rollout.episode import EpisodeParts, run_episode
+from burnish.rollout.episode import run_episode
+from burnish.rollout.renderers import TemplateRenderer
 from burnish.trainer.data.task_files import task_row
 from burnish.trainer.data.tasks import row_tasks
 from burnish.trainer.models.tokenizer import train_tokenizer
@@ -55,7 +56,7 @@ def test_a_row_is_asked_answered_and_judged(tokenizer: Any, threads: ThreadPoolE
     engine = ScriptedEngine([Reply([*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id])])
     rubric = Rubric([(grader, 1.0), (handler, 0.5)], env_weight=0.0)
     parts = EpisodeParts(
-        "burnish/SingleTurn-v0", {}, engine, ChatFormat(tokenizer), rubric, RolloutConfig(max_tokens_per_turn=16), threads, seed=0
+        "burnish/SingleTurn-v0", {}, engine, TemplateRenderer(tokenizer), rubric, RolloutConfig(max_tokens_per_turn=16), threads, seed=0
     )
 
     episode = asyncio.run(run_episode(parts, task, 0, 1.0))

@@ -6,25 +6,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burnish.envs.types import Message, ToolCall
-from burnish.trainer.data.supervised import cpt_examples, sft_example, shuffled_batch
+from burnish.envs.types import Message
+from burnish.trainer.data.supervised import SupervisedExample, cpt_examples, sft_examples, shuffled_batch
 
 pytestmark = pytest.mark.unit
 
-TURN_END = 99
 
+class LetterRenderer:
+    """One id per character: `(` opens a message, `)` ends one, `>` asks for an answer, `t` stands for a tool. `forgetful` leaves out the
+    answers of earlier turns."""
 
-class LetterChat:
-    """One id per character; an answer ends with 99, each message is framed by 1 and an answer is opened by 2."""
+    append_only = True
+    stop_token_ids = (ord(")"),)
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        return [0] * len(tools) + self.continuation_ids(messages, after_stop=False)
+    def __init__(self, forgetful: bool = False) -> None:
+        self.forgetful = forgetful
 
-    def assistant_ids(self, text: str) -> list[int]:
-        return [*map(ord, text), TURN_END]
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        kept = [m for m in messages if not (self.forgetful and m.role == "assistant")]
+        return "t" * len(tools) + "".join(f">{m.text})" if m.role == "assistant" else f"({m.text})" for m in kept) + ">"
 
-    def continuation_ids(self, new_messages: Sequence[Message], after_stop: bool) -> list[int]:
-        return [*([3] if after_stop else []), *(i for m in new_messages for i in (1, *map(ord, m.text))), 2]
+    def answered(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        return f"{self.prompt(messages[:-1], tools)}{messages[-1].text})"
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[Any, Any]:
+        return np.array([ord(c) for c in text], np.int32), np.array([any(a <= i < b for a, b in spans) for i in range(len(text))])
 
 
 def test_each_document_is_an_example_of_its_own_with_every_token_predicted() -> None:
@@ -42,12 +48,25 @@ def test_a_long_document_is_cut_so_that_each_token_is_predicted_once() -> None:
         cpt_examples([[1]], 8, 0, 1)
 
 
+def letters(forgetful: bool = False) -> Any:
+    return LetterRenderer(forgetful)  # what examples are made with, and no more of a renderer
+
+
+def shown(example: SupervisedExample) -> tuple[str, str]:
+    return "".join(map(chr, example.token_ids)), "".join(map(chr, example.token_ids[example.trainable]))
+
+
+TALK = [Message("user", "a"), Message("assistant", "x"), Message("tool", "b"), Message("assistant", "y"), Message("tool", "c")]
+
+
 def test_a_conversation_trains_answers_with_their_end_of_turn_and_nothing_else() -> None:
-    messages = [Message("user", "a"), Message("assistant", "x"), Message("tool", "b"), Message("assistant", "y"), Message("tool", "c")]
-    example = sft_example(messages, LetterChat(), tools=({"name": "t"},))
-    a, b, x, y = map(ord, "abxy")
-    assert example.token_ids.tolist() == [0, 1, a, 2, x, TURN_END, 3, 1, b, 2, y, TURN_END]
-    assert example.token_ids[example.trainable].tolist() == [x, TURN_END, y, TURN_END]
+    (example,) = sft_examples(TALK, letters(), tools=({"name": "t"},))
+    assert shown(example) == ("t(a)>x)(b)>y)", "x)y)")
+
+
+def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer() -> None:
+    first, second = sft_examples(TALK, letters(forgetful=True))
+    assert (shown(first), shown(second)) == (("(a)>x)", "x)"), ("(a)(b)>y)", "y)"))
 
 
 @pytest.mark.parametrize(
@@ -56,13 +75,12 @@ def test_a_conversation_trains_answers_with_their_end_of_turn_and_nothing_else()
         ([Message("user", "a")], "no assistant message"),
         ([Message("assistant", "x")], "no other message precedes"),
         ([Message("user", "a"), Message("assistant", "x"), Message("assistant", "y")], "message 2 is an assistant's"),
-        ([Message("user", "a"), Message("assistant", "", (ToolCall("0", "t"),))], "structured tool calls"),
-        ([Message("user", "a" * 50), Message("assistant", "x")], "54 tokens long"),
+        ([Message("user", "a" * 50), Message("assistant", "x")], "55 tokens long"),
     ],
 )
 def test_conversations_that_cannot_be_imitated_are_refused(messages: list[Message], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        sft_example(messages, LetterChat(), max_tokens=20)
+        sft_examples(messages, letters(), max_tokens=20)
 
 
 def test_batches_visit_every_example_once_per_epoch_in_a_fresh_seeded_order() -> None:

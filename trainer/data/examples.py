@@ -5,17 +5,18 @@ A row that cannot be rendered, or is too long, is named by file and line (`sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...envs.rows import Problems
+from ...rollout.control_tokens import ControlTokens
+from ...rollout.renderers import TemplateRenderer, prompt_ids
 from ..models.tokenizer import document_frame
 from ..phases.config import Phase, SupervisedConfig, TasksConfig
 from .sources import conversations, documents
-from .supervised import ChatRenderer, SupervisedExample, cpt_examples, sft_example
+from .supervised import SupervisedExample, cpt_examples, sft_examples
 from .task_files import TaskFiles
 
 if TYPE_CHECKING:
@@ -35,42 +36,58 @@ def silent(text: str) -> None:
 
 
 def supervised_examples(
-    phase: Phase, table: SupervisedConfig, seed: int, model: Path, max_tokens: int, *, limit: int | None = None, say: Say = silent
+    phase: Phase,
+    table: SupervisedConfig,
+    seed: int,
+    model: Path,
+    max_tokens: int,
+    template_args: Mapping[str, Any],
+    *,
+    limit: int | None = None,
+    say: Say = silent,
 ) -> list[SupervisedExample]:
     """The examples of a `[cpt]` or `[sft]` table for the tokenizer of `model`, none longer than `max_tokens`.
 
-    limit: of those that are generated; a file is always read whole. Raises ValueError naming every row that cannot be read or rendered.
+    template_args: of the chat template. limit: of those that are generated; a file is always read whole. Raises ValueError naming every row
+    that cannot be read or rendered.
     """
     tokenizer = load_tokenizer(model)
     if phase == "cpt":
         begin, end = document_frame(tokenizer)
         ids = _tokenised(documents(table, seed, limit), tokenizer, say)
         return cpt_examples(ids, begin, end, max_tokens)
-    chat = _chat(tokenizer)
+    renderer = TemplateRenderer(tokenizer, template_args)
     examples, problems = list[SupervisedExample](), Problems()
     for talk in _counted(conversations(table, seed, limit), "sft: conversations rendered", say):
         try:
-            with _rendering():
-                examples.append(sft_example(talk.messages, chat, talk.tools, max_tokens))
+            examples += sft_examples(talk.messages, renderer, talk.tools, max_tokens)
         except ValueError as error:
             problems.add(f"{talk.where}: {error}")
     problems.check()
     return examples
 
 
-def check_prompts(table: TasksConfig, files: TaskFiles, model: Path, max_context: int, with_tools: bool, say: Say = silent) -> None:
-    """Render the prompt of every task. with_tools: the row's own tools are described in it, as `burnish/SingleTurn-v0` has them.
+def check_prompts(
+    table: TasksConfig,
+    files: TaskFiles,
+    model: Path,
+    max_context: int,
+    template_args: Mapping[str, Any],
+    with_tools: bool,
+    say: Say = silent,
+) -> None:
+    """Render the prompt of every task. template_args: of the chat template. with_tools: the row's own tools are described in it, as
+    `burnish/SingleTurn-v0` has them.
 
     Raises ValueError naming every row whose prompt cannot be rendered, or leaves no room for an answer within `max_context` tokens.
     What an environment adds to the prompt is not counted.
     """
-    chat, problems = _chat(load_tokenizer(model)), Problems()
+    renderer, problems = TemplateRenderer(load_tokenizer(model), template_args), Problems()
     for file, rows in ((table.train, files.train), (table.held_out, files.held_out)):
         for row in _counted(rows, f"{file}: prompts rendered", say):
             tools = row.data.get("tools", ()) if with_tools else ()
             try:
-                with _rendering():
-                    length = len(chat.prompt_ids(row.messages, tools))
+                length = len(prompt_ids(renderer, row.messages, tools))
             except ValueError as error:
                 problems.add(f"{file}:{row.line}: messages: {error}")
                 continue
@@ -87,27 +104,11 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(str(model), local_files_only=True)
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase) -> ChatRenderer:
-    from ...rollout.chat import ChatFormat
-
-    return ChatFormat(tokenizer)
-
-
-@contextmanager
-def _rendering() -> Iterator[None]:
-    """ValueError for whatever a chat template raises, which is a program of its own."""
-    try:
-        yield
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"the chat template does not render it: {type(error).__name__}: {error}") from error
-
-
 def _tokenised(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, say: Say) -> Iterator[list[int]]:
+    control = ControlTokens(tokenizer)
     rows = iter(texts)
     done = 0
-    while batch := list(islice(rows, BATCH)):
+    while batch := [control.broken(text) for text in islice(rows, BATCH)]:
         encoded: Any = tokenizer(batch, add_special_tokens=False)["input_ids"]
         yield from encoded
         done += len(batch)

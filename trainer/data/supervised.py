@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...envs.types import Bool, Int32, Message
+from ...rollout.renderers import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +26,6 @@ class SupervisedExample:
 
     def __post_init__(self) -> None:
         assert len(self.token_ids) == len(self.trainable), "token_ids and trainable differ in length"
-
-
-class ChatRenderer(Protocol):
-    """The incremental rendering that rollouts use (`burnish.rollout.chat.ChatFormat`): turns are appended, never re-rendered."""
-
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Ids of the conversation so far, up to where the assistant's answer begins."""
-        ...
-
-    def assistant_ids(self, text: str) -> list[int]:
-        """Ids of an answer as the policy samples it, the end-of-turn token included."""
-        ...
-
-    def continuation_ids(self, new_messages: Sequence[Message], after_stop: bool) -> list[int]:
-        """Ids that lead from an answer (ended by its stop token when `after_stop`) over new messages to the next answer."""
-        ...
 
 
 def cpt_examples(documents: Iterable[Sequence[int]], begin_id: int, end_id: int, chunk_tokens: int) -> list[SupervisedExample]:
@@ -59,36 +44,34 @@ def cpt_examples(documents: Iterable[Sequence[int]], begin_id: int, end_id: int,
     return examples
 
 
-def sft_example(
-    messages: Sequence[Message], chat: ChatRenderer, tools: Sequence[Mapping[str, Any]] = (), max_tokens: int | None = None
-) -> SupervisedExample:
-    """Supervised fine-tuning: the assistant's answers, their end-of-turn tokens included, are trained; the rest is context.
+def sft_examples(
+    messages: Sequence[Message], renderer: Renderer, tools: Sequence[Mapping[str, Any]] = (), max_tokens: int | None = None
+) -> list[SupervisedExample]:
+    """Supervised fine-tuning: the assistant's answers, their ends of turn included, are trained; the rest is context.
 
-    Rendered turn by turn as a rollout would, so training and sampling see the same tokens. What follows the last answer is left out.
-    Raises ValueError when no assistant message is there or one opens the conversation, when two answers follow each other, when a
-    tool call is not written in the text, or when the example is longer than `max_tokens`.
+    One example, whose tokens are those of the conversation rendered whole, up to its last answer. Under a template that rewrites earlier
+    turns it is one example for each stretch that it leaves as it is: an answer is trained as the policy will give it, after a history as
+    the policy will see it. What follows the last answer is left out.
+
+    Raises ValueError when no assistant message is there or one opens the conversation, when two answers follow each other, when the
+    template refuses the conversation, or when an example is longer than `max_tokens`.
     """
-    ids: list[int] = []
-    trainable: list[bool] = []
-    context: list[Message] = []
+    stretches: list[tuple[str, list[tuple[int, int]]]] = []
     for i, message in enumerate(messages):
         if message.role != "assistant":
-            context.append(message)
             continue
-        if not context:
+        if i == 0 or messages[i - 1].role == "assistant":
             raise ValueError(f"message {i} is an assistant's, but no other message precedes it since the last answer")
-        if message.tool_calls:
-            raise ValueError(f"message {i} carries structured tool calls; write them into its text in the policy's own format")
-        given = chat.continuation_ids(context, after_stop=True) if ids else chat.prompt_ids(context, tools)
-        answer = chat.assistant_ids(message.text)
-        ids += [*given, *answer]
-        trainable += [False] * len(given) + [True] * len(answer)
-        context = []
-    if not ids:
+        asked, answered = renderer.prompt(messages[:i], tools), renderer.answered(messages[: i + 1], tools)
+        spans = stretches.pop()[1] if stretches and asked.startswith(stretches[-1][0]) else []
+        stretches.append((answered, [*spans, (len(asked), len(answered))]))
+    if not stretches:
         raise ValueError("the conversation holds no assistant message, so there is nothing to imitate")
-    if max_tokens is not None and len(ids) > max_tokens:
-        raise ValueError(f"the conversation is {len(ids)} tokens long, more than the {max_tokens} allowed; shorten it or raise the limit")
-    return SupervisedExample(np.array(ids, dtype=np.int32), np.array(trainable, dtype=np.bool_))
+    examples = [SupervisedExample(*renderer.encode_spans(text, spans)) for text, spans in stretches]
+    longest = max(len(example.token_ids) for example in examples)
+    if max_tokens is not None and longest > max_tokens:
+        raise ValueError(f"the conversation is {longest} tokens long, more than the {max_tokens} allowed; shorten it or raise the limit")
+    return examples
 
 
 def shuffled_batch(size: int, batch_size: int, seed: int, position: int) -> NDArray[np.int64]:

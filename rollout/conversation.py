@@ -1,0 +1,225 @@
+"""A conversation between the policy and one fresh environment, token-in and token-out.
+
+Time is counted apart. What the engine takes is the policy's: when `episode_timeout_s` of it is spent, the episode is cut short, and
+rewarded as any other that ran into a limit. What the environment takes is the environment's: a call past `step_timeout_s`, or calls that
+take more than `episode_timeout_s` together, are a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ..envs.contract import ConversationEnv, StepInfo, make_env, reset_env, step_env
+from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
+from ..envs.types import Message, Task, Truncation, Turn
+from ..rewards.rubric import Rubric
+from .config import RolloutConfig
+from .engine.base import Engine, GenerateRequest, Generation
+from .renderers import Renderer
+from .trajectory import TrajectoryBuilder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EpisodeParts:
+    """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them."""
+
+    env_id: str
+    env_args: Mapping[str, Any]
+    engine: Engine
+    renderer: Renderer
+    rubric: Rubric
+    limits: RolloutConfig
+    threads: Executor
+    seed: int
+
+
+@dataclass
+class Talk:
+    """A conversation as it grows. What there is of it stays when it fails.
+
+    env_reward: sum of the steps' rewards. info: what the environment's infos amount to so far.
+    """
+
+    builder: TrajectoryBuilder = field(default_factory=TrajectoryBuilder)
+    messages: list[Message] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    env_reward: float = 0.0
+    info: StepInfo = field(default_factory=StepInfo)
+    truncation: Truncation | None = None
+
+
+@dataclass
+class _Clock:
+    """Seconds left of what one side of an episode may take."""
+
+    left: float
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.left -= time.monotonic() - started
+
+
+async def converse(parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:
+    """Hold the conversation of one episode, in `talk`. Raises EpisodeFailure for what the infrastructure causes."""
+    await _Episode(parts, task, attempt_id, temperature, talk).run()
+
+
+class _Episode:
+    """One conversation with its environment, its clocks and what has been rendered of it."""
+
+    def __init__(self, parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:
+        self.parts, self.task, self.id, self.temperature, self.talk = parts, task, attempt_id, temperature, talk
+        self.policy_clock, self.env_clock = _Clock(parts.limits.episode_timeout_s), _Clock(parts.limits.episode_timeout_s)
+        self.tools: Sequence[Mapping[str, Any]] = ()
+        self.shown = ""  # all that the policy has seen and said in the trajectory that grows now
+
+    async def run(self) -> None:
+        env = await self.call(self.make, "make")
+        try:
+            await self.talk_to(env)
+        except BaseException as error:
+            try:
+                await asyncio.shield(self.call(lambda: self.close(env), "close"))
+            except EpisodeFailure as closing:
+                error.add_note(str(closing))  # what ended the episode is why it failed, not what its remains did
+            raise
+        await asyncio.shield(self.call(lambda: self.close(env), "close"))
+
+    async def talk_to(self, env: ConversationEnv) -> None:
+        parts, talk = self.parts, self.talk
+        talk.messages += self.task.prompt
+        messages, talk.info = await self.call(lambda: reset_env(env, parts.env_id, self.task, self.id), "reset")
+        talk.messages += messages
+        self.tools = talk.info.tools if parts.limits.describe_tools else ()
+        if not self.prompted():
+            detail = f"the prompt of task {self.id} has {len(talk.builder)} tokens, engine.max_context is {parts.engine.max_context}"
+            raise EpisodeFailure(Failure(FailureKind.ENV_ERROR, parts.env_id, f"{detail}; raise it or shorten the prompt"))
+        while talk.truncation is None:
+            room = parts.engine.max_context - len(talk.builder)
+            generation = await self.generate(min(room, parts.limits.max_tokens_per_turn))
+            if generation is None:
+                talk.truncation = "time"
+                break
+            cut: Truncation | None = None
+            if generation.stop_reason == "length":
+                cut = "context" if room < parts.limits.max_tokens_per_turn else "max_tokens"
+            if await self.take_turn(env, generation):
+                talk.truncation = cut
+                break
+            if talk.truncation is None and len(talk.turns) == parts.limits.max_turns:
+                talk.truncation = "max_turns"
+            if talk.truncation is None and not self.prompted():
+                talk.truncation = "context"
+
+    async def take_turn(self, env: ConversationEnv, generation: Generation) -> bool:
+        """Give the environment what was sampled; whether that ended the episode."""
+        talk = self.talk
+        talk.builder.sampled(generation)
+        said = self.parts.renderer.read(generation.token_ids)
+        self.shown += said.shown
+        talk.messages.append(Message("assistant", said.text))
+        asked = time.monotonic()
+        try:
+            step = await self.call(lambda: step_env(env, self.parts.env_id, said.text), "step")
+        finally:
+            talk.turns.append(_turn(generation, time.monotonic() - asked))
+        talk.env_reward, talk.info = talk.env_reward + step.reward, talk.info.then(step.info)
+        if not step.terminated:
+            talk.messages += step.messages
+            talk.truncation = "env" if step.truncated else None
+        return step.terminated
+
+    def prompted(self) -> bool:
+        """Bring the context up to the next turn of the policy; False when it is too long to answer.
+
+        What is new is appended where the conversation, rendered whole, begins with all that was seen and said. Otherwise the template has
+        rewritten something of it, and a new trajectory begins.
+        """
+        talk, renderer, limit = self.talk, self.parts.renderer, self.parts.engine.max_context
+        with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
+            whole = renderer.prompt(talk.messages, self.tools)
+            if talk.turns and whole.startswith(self.shown):
+                new = renderer.encode_after_turn(whole[len(self.shown) :])
+                if len(talk.builder) + len(new) >= limit:
+                    return False  # an observation that nothing follows is left out
+                talk.builder.observed(new)
+            else:
+                talk.builder.open(renderer.encode(whole))
+        self.shown = whole
+        return len(talk.builder) < limit
+
+    async def generate(self, max_tokens: int) -> Generation | None:
+        """What the policy says next; None when its time is over."""
+        request_id = f"{self.id}/{len(self.talk.turns)}"
+        seed = request_seed(self.parts.seed, request_id)
+        stops = self.parts.renderer.stop_token_ids
+        request = GenerateRequest(request_id, list(self.talk.builder.token_ids), max_tokens, self.temperature, stops, seed)
+        limit = asyncio.timeout(self.policy_clock.left)
+        with self.policy_clock.running():
+            try:
+                async with limit:
+                    return await self.parts.engine.generate(request)
+            except TimeoutError:
+                if limit.expired():
+                    return None
+                raise
+
+    async def call(self, call: Callable[[], T], what: str) -> T:
+        """Run environment code in a thread. A call that overruns its deadline fails the episode; its thread is left behind."""
+        limits, clock = self.parts.limits, self.env_clock
+        seconds = min(limits.step_timeout_s, max(clock.left, 0.0))
+        overran = f"no answer within {seconds:.3g} s"
+        if seconds < limits.step_timeout_s:
+            overran += f", what was left of the {limits.episode_timeout_s:g} s that an environment may take in one episode"
+        with clock.running():
+            async with deadline(seconds, Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} {what}", overran)):
+                return await asyncio.get_running_loop().run_in_executor(self.parts.threads, call)
+
+    def make(self) -> ConversationEnv:
+        with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
+            return make_env(self.parts.env_id, **self.parts.env_args)
+
+    def close(self, env: ConversationEnv) -> None:
+        with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
+            env.close()
+
+
+class deadline:
+    """`asyncio.timeout` whose expiry is the given failure."""
+
+    def __init__(self, seconds: float, failure: Failure) -> None:
+        self._timeout = asyncio.timeout(seconds)
+        self._failure = failure
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError as expired:
+            raise EpisodeFailure(self._failure) from expired
+
+
+def request_seed(run_seed: int, request_id: str) -> int:
+    """A 31-bit sampling seed that depends on nothing but the run's seed and the request, whatever order requests arrive in."""
+    digest = hashlib.blake2b(f"{run_seed}:{request_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") & 0x7FFF_FFFF
+
+
+def _turn(generation: Generation, env_s: float) -> Turn:
+    g = generation
+    return Turn(g.token_ids, g.logprobs, g.policy_version, g.stop_reason, g.seconds, env_s)
