@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from benchmarks.measuring import TEXT, Measured
 
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 
 pytestmark = pytest.mark.slow
 

@@ -1,28 +1,20 @@
-"""Verifier, tool and environment services as programs: what `burnish serve-verifier`, `serve-tools` and `serve-env` run, and
-`ServiceProcess`, which runs one as a child that cannot be orphaned.
+"""Verifier, tool and environment services as programs: what `burnish serve-verifier`, `serve-tools` and `serve-env` run.
 
-`python -m burnish.hosting.services verifier module:name` is the program.
+`python -m burnish.hosting.services verifier module:name` is the program that `burnish.hosting.process` starts as a child.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import ctypes
 import importlib
 import json
 import logging
 import os
-import select
 import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from burnish.envs.contract import ENVS, make_env
@@ -34,6 +26,7 @@ from burnish.rewards.remote.service import VERIFIERS, Verifier, VerifierService
 from burnish.rpc.batches import Limits
 from burnish.rpc.security import ServerSecurity, is_loopback
 from burnish.rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
+from burnish.v1 import verifier_pb2
 
 log = logging.getLogger("burnish.hosting.services")
 
@@ -49,9 +42,9 @@ SECURITY_OPTIONS = {
 }
 INSECURE_HELP = "Listen on a non-loopback address without TLS, all the same."
 PR_SET_PDEATHSIG = 1
-READY_S = 60.0
 ENV_THREADS = 64
-STOP_S = 15.0  # longer than a server's own drain
+PROTOCOL: str = verifier_pb2.DESCRIPTOR.package
+"""What services speak, "burnish.v1": within one version of the contract, servers and clients of different versions of burnish agree."""
 
 
 def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
@@ -185,131 +178,6 @@ def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallb
         os._exit(1)  # an ordinary exit would wait for that thread
 
 
-class ServiceProcess:
-    """A verifier, tool or environment service in a process of its own: `start()`, use `address`, `stop()`.
-
-    It is killed by the kernel when this process dies, whatever the cause, and does not see the terminal's Ctrl-C: whoever started it
-    decides when it stops. Its output goes to `log`. kwargs: what an environment is made with; other services take none. arguments: further
-    options of the program, such as `--tls-cert`.
-
-    Example: `with ServiceProcess("verifier", "my_module:my_verifier", log=run_folder / "verifier.log") as service: service.address`.
-    """
-
-    def __init__(
-        self,
-        kind: ServiceKind,
-        target: str,
-        log: Path,
-        port: int = 0,
-        ready_s: float = READY_S,
-        kwargs: Mapping[str, Any] | None = None,
-        arguments: Sequence[str] = (),
-    ) -> None:
-        assert kind == "environment" or not kwargs, f"a {kind} service takes no kwargs"
-        self.kind = kind
-        self.target = target
-        self.kwargs = dict(kwargs or {})
-        self.log = log
-        self.port = port
-        self.ready_s = ready_s
-        self.arguments = tuple(arguments)
-        self.address = ""
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> str:
-        """Start it and wait until it listens; returns the address.
-
-        Raises ValueError with the last lines of its log when it ends or is silent for `ready_s` seconds.
-        """
-        assert not self.alive, "the service is already running"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        read, write = os.pipe()
-        try:
-            # The kernel ties "parent death" to the thread that forked, so all services are forked by one thread that lives on.
-            self._process = _spawner().submit(self._spawn, write).result(timeout=self.ready_s)
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
-        with open(read, "rb", buffering=0) as ready:
-            try:
-                line = _read_line(ready.fileno(), self.ready_s)
-            except BaseException:
-                self.stop(grace_s=0)
-                raise
-        if not line:
-            why = f"said nothing for {self.ready_s:g} s" if self.alive else f"ended with code {self._process.wait(STOP_S)}"
-            self.stop(grace_s=0)
-            raise ValueError(f"{self.kind} service {self.target!r} did not start: it {why}; the end of {self.log}:\n{_tail(self.log)}")
-        self.address = str(json.loads(line)["address"])
-        return self.address
-
-    def stop(self, grace_s: float = STOP_S) -> None:
-        """Ask it to drain and end, then kill it and its children after `grace_s` seconds. Harmless when it is not running."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None and grace_s > 0:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(grace_s)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(STOP_S)
-
-    def __enter__(self) -> ServiceProcess:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def _spawn(self, ready_fd: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "burnish.hosting.services", self.kind, self.target, "--port", str(self.port)]
-        command += ["--ready-fd", str(ready_fd), "--parent-pid", str(os.getpid()), *self.arguments]
-        command += ["--kwargs", json.dumps(self.kwargs)] if self.kwargs else []
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(ready_fd,), start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
-
-
-_spawners: dict[int, ThreadPoolExecutor] = {}
-_spawners_lock = threading.Lock()
-
-
-def _spawner() -> ThreadPoolExecutor:
-    with _spawners_lock:
-        return _spawners.setdefault(os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="burnish-spawner"))
-
-
-def _read_line(fd: int, timeout_s: float) -> bytes:
-    """The first line from a pipe, or nothing when it closes or stays silent."""
-    deadline = time.monotonic() + timeout_s
-    line = b""
-    while not line.endswith(b"\n"):
-        readable, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
-        chunk = os.read(fd, 4096) if readable else b""
-        if not chunk:
-            return b""
-        line += chunk
-    return line
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
-
-
 def _die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent dies."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -332,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--insecure", action="store_true", help=INSECURE_HELP)
     parser.add_argument("--ready-fd", type=int, help="write the ready line to this file descriptor instead of stdout")
     parser.add_argument("--parent-pid", type=int, help="die when this process, the parent, dies")
+    parser.add_argument("--check", action="store_true", help="load the target, print the protocol as a line of JSON, and end")
     options = parser.parse_args(arguments)
     if options.parent_pid is not None:
         _die_with_parent(options.parent_pid)
@@ -344,6 +213,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.close(options.ready_fd)
 
     try:
+        if options.check:
+            load_services(options.kind, options.target, options.kwargs)
+            print(json.dumps({"event": "loads", "protocol": PROTOCOL}))
+            return 0
         security = ServerSecurity(
             options.tls_cert, options.tls_key, options.tls_client_ca, options.token_env, options.token_file, options.insecure
         )

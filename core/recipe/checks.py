@@ -33,6 +33,9 @@ def file_problems(config: RunConfig) -> list[str]:
     if config.tasks is not None:
         files = {"train": config.tasks.train, "held_out": config.tasks.held_out}
         lines += [f"tasks.{key}: {path} is not a file" for key, path in files.items() if not Path(path).is_file()]
+    for name, service in config.services.items():
+        if service.python is not None and not Path(service.python).is_file():
+            lines.append(f"services.{name}.python: {service.python} is not a file")
     return lines
 
 

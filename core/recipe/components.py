@@ -11,9 +11,10 @@ from typing import Any
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module, load_function, look_here
 from burnish.envs.registry import did_you_mean, load_plugin
+from burnish.hosting.process import check_interpreter
 from burnish.hosting.services import load_environment
 from burnish.recipe.checks import service_references
-from burnish.recipe.config import RunConfig
+from burnish.recipe.config import RunConfig, ServiceConfig
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
 
 __all__ = ["check_components", "load_components", "load_function"]
@@ -102,6 +103,11 @@ def _generators(config: RunConfig) -> Iterator[str]:
 def _services(config: RunConfig) -> Iterator[str]:
     used = {name for entry in config.scorers for name in service_references(entry.verifier)}
     for name, service in config.services.items():
+        if service.verifier is not None and name not in used:
+            yield f"services.{name}: serves a verifier that no reward uses"
+        if service.python is not None:
+            yield from _served_elsewhere(name, service)
+            continue
         if service.environment is not None:
             yield from _served_environment(name, service.environment, service.kwargs)
             continue
@@ -109,8 +115,6 @@ def _services(config: RunConfig) -> Iterator[str]:
         if module and not _exists(module):
             what = "file" if module.endswith(".py") else "module"
             yield f"services.{name}.{service.kind}: there is no {what} {module}"
-        if service.verifier is not None and name not in used:
-            yield f"services.{name}: serves a verifier that no reward uses"
 
 
 def _served_environment(name: str, target: str, kwargs: dict[str, Any]) -> Iterator[str]:
@@ -121,6 +125,15 @@ def _served_environment(name: str, target: str, kwargs: dict[str, Any]) -> Itera
         yield f"services.{name}.environment: {error}"
     else:
         yield from _unfit(f"services.{name}.kwargs", factory, kwargs)
+
+
+def _served_elsewhere(name: str, service: ServiceConfig) -> Iterator[str]:
+    """What this interpreter could say of the target means nothing: it is asked of the one that will run it."""
+    assert service.python is not None and service.kind is not None
+    try:
+        check_interpreter(Path(service.python), service.kind, service.target, service.kwargs, service.start_timeout_s)
+    except ValueError as error:
+        yield f"services.{name}.python: {error}"
 
 
 def _exists(module: str) -> bool:

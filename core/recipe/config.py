@@ -72,7 +72,8 @@ class ServiceConfig(BaseModel):
     `module:namespace/Name-v0`, made with `kwargs`; a module also as the path of a `.py` file. burnish starts it as a process of its own and
     stops it with the run. address: where a service runs already: `host:port`, replicas as `host:port,host:port`, or `ray:NAME` for what
     `burnish deploy-verifier` runs. tls, and token_env or token_file: how to talk to that one. start_timeout_s: seconds until a service
-    that burnish starts must listen.
+    that burnish starts must listen. python: the interpreter that runs it, a path such as `.venv-judge/bin/python`, when the service needs
+    other packages than the run has; burnish must be installed there, its base is enough.
 
     Example: `[services.verdicts]` with `verifier = "my_team.checks:verdict"`.
     """
@@ -87,6 +88,7 @@ class ServiceConfig(BaseModel):
         description="namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0",
     )
     kwargs: dict[str, Any] = {}
+    python: str | None = Field(default=None, min_length=1, description="the path of an interpreter")
     address: str | None = Field(default=None, pattern=r"^[^\s?]+$", description="host:port, host:port,host:port or ray:NAME")
     tls: TlsConfig | None = None
     token_env: str = ""
@@ -101,8 +103,9 @@ class ServiceConfig(BaseModel):
             raise ValueError(f"needs exactly one of {kinds}, but has {' and '.join(given) or 'none'}")
         if self.kwargs and self.environment is None:
             raise ValueError("kwargs has no effect without environment; remove it")
-        if self.address is not None and "start_timeout_s" in self.model_fields_set:
-            raise ValueError("start_timeout_s has no effect with address: that service runs already")
+        idle = [key for key in ("start_timeout_s", "python") if key in self.model_fields_set]
+        if self.address is not None and idle:
+            raise ValueError(f"{idle[0]} has no effect with address: that service runs already")
         guarded = [key for key in ("tls", "token_env", "token_file") if key in self.model_fields_set]
         if self.address is None and guarded:
             raise ValueError(f"{guarded[0]} has no effect without address: a service that burnish starts listens on this machine only")

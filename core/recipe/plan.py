@@ -201,7 +201,8 @@ def _service_line(name: str, config: RunConfig) -> str:
     service = config.services[name]
     if service.address is not None:
         return f"{name}: uses the one running at {service.address}"
-    return f"{name}: starts {service.kind} {service.target} as a process"
+    by = f", run by {service.python}" if service.python is not None else ""
+    return f"{name}: starts {service.kind} {service.target} as a process{by}"
 
 
 def print_plan(plan: Plan, console: Console) -> None:

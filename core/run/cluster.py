@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.recipe.checks import SERVICE, is_remote, service_references
 from burnish.recipe.components import load_components
 from burnish.recipe.config import RunConfig
@@ -33,7 +33,12 @@ def services_of(config: RunConfig, logs: Path) -> Iterator[dict[str, str]]:
                 continue
             assert service.kind is not None, "a service has an address or a target"
             process = ServiceProcess(
-                service.kind, service.target, logs / f"{name}.log", ready_s=service.start_timeout_s, kwargs=service.kwargs
+                service.kind,
+                service.target,
+                logs / f"{name}.log",
+                ready_s=service.start_timeout_s,
+                kwargs=service.kwargs,
+                python=None if service.python is None else Path(service.python),
             )
             stack.callback(process.stop)
             addresses[name] = process.start()

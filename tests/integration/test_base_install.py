@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from burnish.cli.check import check
+from burnish.recipe.components import check_components
+from burnish.recipe.config import load_config
+from burnish.run.cluster import check_services, services_of
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +71,23 @@ def services(tmp_path: Path) -> Path:
     return file
 
 
+RECIPE = """
+name = "elsewhere"
+model = "m"
+environment = "burnish/Remote-v0"
+environment_args = { address = "service:world" }
+rewards = [{ verifier = "service:judge" }]
+
+[services.judge]
+verifier = "%(file)s:light"
+python = "%(python)s"
+
+[services.world]
+environment = "%(file)s:test/Light-v0"
+python = "%(python)s"
+"""
+
+
 def site_packages(python: Path) -> Path:
     (folder,) = python.parent.parent.glob("lib/python*/site-packages")
     return folder
@@ -106,3 +126,22 @@ def test_its_environment_is_an_environment(base_python: Path, services: Path) ->
 def test_its_tools_are_tools(base_python: Path, services: Path) -> None:
     with served(base_python, ["serve-tools", str(services)], services.parent) as address:
         assert "passed" in check(address, (), (), None, ())
+
+
+def test_a_recipe_starts_its_services_there(base_python: Path, services: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE % {"file": services, "python": base_python})
+    config = load_config(recipe)
+    check_components(config)  # as a dry run does
+    with services_of(config, tmp_path / "logs") as addresses:
+        check_services(config, addresses)
+        for address in addresses.values():
+            assert "passed" in check(address, (), (), None, ())
+
+
+def test_a_service_that_needs_more_than_is_there_is_refused(base_python: Path, services: Path, tmp_path: Path) -> None:
+    services.write_text("import torch\n" + SERVICES)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE % {"file": services, "python": base_python})
+    with pytest.raises(ValueError, match=r"services\.judge\.python: .* cannot serve this verifier: .*No module named 'torch'"):
+        check_components(load_config(recipe))

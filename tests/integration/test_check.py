@@ -15,7 +15,7 @@ from burnish.envs.checks.environment import check_environment
 from burnish.envs.checks.tool_service import check_tool_service
 from burnish.envs.contract import ENVS
 from burnish.envs.registry import load_plugin
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.rewards.checks.verifier import check_verifier, check_verifier_service
 from burnish.rewards.remote.service import Verifier
 from burnish.rewards.types import RewardInput

@@ -28,7 +28,7 @@ from burnish.envs.registry import load_plugin
 from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.types import Message, Reward, Task
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.recipe.config import config_from_data
 from burnish.rewards.rubric import Rubric
 from burnish.rollout.config import RolloutConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.envs.types import Message, Task
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput, Score
 

@@ -24,7 +24,7 @@ from burnish.envs.contract import ENVS, register_env
 from burnish.envs.failures import Failure
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import EpisodeGroup, Message, Task
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.rubric import Rubric
 from burnish.rollout.collect import collect

@@ -20,7 +20,7 @@ from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext
 from burnish.envs.types import Message, Task
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.service import Verifier, VerifierService
 from burnish.rewards.types import RewardInput, Score

@@ -20,7 +20,7 @@ import pytest
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.types import Message, Task
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput, Score
 

@@ -14,7 +14,8 @@ from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext
 from burnish.envs.types import Message, Task
-from burnish.hosting.services import ServiceKind, ServiceProcess
+from burnish.hosting.process import ServiceProcess
+from burnish.hosting.services import ServiceKind
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput
 

@@ -23,7 +23,8 @@ from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext, ToolRejected, ToolSet
 from burnish.envs.types import Message, Task
-from burnish.hosting.services import ServiceProcess, load_tools
+from burnish.hosting.process import ServiceProcess
+from burnish.hosting.services import load_tools
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.wire import to_request
 from burnish.rewards.types import RewardInput, Score
@@ -394,7 +395,7 @@ def test_a_taken_port_and_a_wrong_target_are_one_clear_line(puppet: str, tmp_pat
 
 def test_a_service_dies_with_whoever_started_it(tmp_path: Path) -> None:
     code = (
-        "import threading, time; from pathlib import Path; from burnish.hosting.services import ServiceProcess\n"
+        "import threading, time; from pathlib import Path; from burnish.hosting.process import ServiceProcess\n"
         f"service = ServiceProcess('tools', {str(TARGETS)!r}, Path({str(tmp_path / 'log')!r}))\n"
         "starter = threading.Thread(target=service.start); starter.start(); starter.join()\n"
         "print(service.pid, service.alive, flush=True); time.sleep(600)"

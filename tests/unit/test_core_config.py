@@ -171,6 +171,10 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
             '[services.a]\nenvironment = "lake"',
             "r.toml: services.a.environment: 'lake' must be namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0",
         ),
+        (
+            '[services.a]\naddress = "h:1"\npython = "python"',
+            "r.toml: services.a: python has no effect with address: that service runs already",
+        ),
         ('[services.a]\ntools = "m"\nkwargs = { a = 1 }', "r.toml: services.a: kwargs has no effect without environment; remove it"),
         ('[services.a]\nverifier = "module"', "r.toml: services.a.verifier: 'module' must be module:name, or path.py:name"),
         ("[sft]\nsteps = 3", 'r.toml: sft: needs exactly one of data = "PATH" and generate = "module:function"'),
