@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import select
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from burnish.cli.check import check
+from burnish.cli.scaffold import Kind
 from burnish.recipe.components import check_components
-from burnish.recipe.config import load_config
+from burnish.recipe.config import config_from_data, load_config
 from burnish.run.cluster import check_services, services_of
 
 pytestmark = pytest.mark.integration
@@ -57,11 +62,23 @@ def base_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=WAIT_S)
     python = folder / "bin" / "python"
+    pip_install(python, str(wheel))
+    return python
+
+
+@pytest.fixture(scope="module")
+def pytest_alone(base_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pytest, which is no part of the base."""
+    folder = tmp_path_factory.mktemp("pytest")
+    pip_install(base_python, "--target", str(folder), "pytest")
+    return folder
+
+
+def pip_install(python: Path, *what: str) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-    command = [*pip, "--constraint", str(ROOT / "constraints" / "cpu.txt"), str(wheel)]
+    command = [*pip, "--constraint", str(ROOT / "constraints" / "cpu.txt"), *what]
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     assert done.returncode == 0, done.stderr
-    return python
 
 
 @pytest.fixture
@@ -128,6 +145,17 @@ def test_its_tools_are_tools(base_python: Path, services: Path) -> None:
         assert "passed" in check(address, (), (), None, ())
 
 
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_what_new_writes_passes_its_tests_there(base_python: Path, pytest_alone: Path, tmp_path: Path, kind: Kind) -> None:
+    def run(*arguments: str, cwd: Path) -> None:
+        command, environment = [str(base_python), "-m", *arguments], {**os.environ, "PYTHONPATH": str(pytest_alone)}
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("burnish", "new", kind, "my-team/first", cwd=tmp_path)
+    run("pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / "my-team-first")
+
+
 def test_a_recipe_starts_its_services_there(base_python: Path, services: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE % {"file": services, "python": base_python})
@@ -145,3 +173,16 @@ def test_a_service_that_needs_more_than_is_there_is_refused(base_python: Path, s
     recipe.write_text(RECIPE % {"file": services, "python": base_python})
     with pytest.raises(ValueError, match=r"services\.judge\.python: .* cannot serve this verifier: .*No module named 'torch'"):
         check_components(load_config(recipe))
+
+
+def test_docs_install(base_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    found = dict(re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    Path("answers.py").write_text(found["python"])
+    Path(".venv-judge").symlink_to(base_python.parent.parent)
+    essential = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
+    config = config_from_data({**essential, **tomllib.loads(found["toml"])})
+    check_components(config)
+    with services_of(config, tmp_path / "logs") as addresses:
+        check_services(config, addresses)

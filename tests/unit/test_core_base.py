@@ -6,10 +6,11 @@ installs the wheel for real.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import distribution
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -62,7 +63,30 @@ WITHIN = {
 }
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 
-Burnish = Callable[..., "subprocess.CompletedProcess[str]"]
+ONLY_SOME = {
+    "check ray:judge": "ray:judge needs ray, which is not installed here: pip install 'burnish[train]'",
+    "rewards check burnish/reward-lambda-v1 --arg handler=lambda:f": (
+        "lambda:f is an AWS Lambda, which needs boto3 and botocore, which are not installed here: pip install 'burnish[aws]'"
+    ),
+    "rewards check burnish/openai-grader-v1 --arg file=grader.json": (
+        "a text_similarity grader needs rapidfuzz, which is not installed here: pip install 'burnish[graders]'"
+    ),
+    "rewards check burnish/openai-grader-v1 --arg file=judge.json --arg base_url=http://127.0.0.1:1": (
+        "a grader that asks a model needs openai, which is not installed here: pip install 'burnish[graders]'"
+    ),
+}
+GRADER = {"type": "text_similarity", "name": "alike", "input": "a", "reference": "b", "evaluation_metric": "fuzzy_match"}
+JUDGE = {"type": "score_model", "name": "judge", "model": "m", "input": [{"role": "user", "content": "?"}]}
+
+RUN_ALL = """
+import json, sys
+from typer.testing import CliRunner
+from burnish.cli.main import app
+results = [(line, CliRunner().invoke(app, line.split())) for line in sys.argv[1:]]
+print(json.dumps({line: [result.exit_code, result.stdout, result.stderr] for line, result in results}))
+"""
+
+Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def load_script(path: Path) -> ModuleType:
@@ -77,24 +101,41 @@ def load_script(path: Path) -> ModuleType:
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PYTHONPATH with burnish and what its base brings, for an interpreter without site-packages."""
     site, tree = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("tree")
-    for name in ("burnish", *load_script(ROOT / "constraints" / "freeze.py").closure("burnish", frozenset())):
-        installed = distribution(name)
-        tops = {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}
-        for top in tops:
-            if not top.startswith("__editable__") and not (site / top).exists():
-                (site / top).symlink_to(str(installed.locate_file(top)))
+    link_distributions("burnish", site)
     load_script(ROOT / "tests" / "lint.py").lay_out(tree)
     return f"{tree}{os.pathsep}{site}"
 
 
-@pytest.fixture
-def python(base: str, tmp_path: Path) -> Burnish:
+def link_distributions(root: str, site: Path) -> None:
+    """Fill `site` with links to a distribution and everything it needs."""
+    for name in (root, *load_script(ROOT / "constraints" / "freeze.py").closure(root, frozenset())):
+        installed = distribution(name)
+        for top in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
+            if not top.startswith("__editable__") and not (site / top).exists():
+                (site / top).symlink_to(str(installed.locate_file(top)))
+
+
+@pytest.fixture(scope="module")
+def python(base: str, tmp_path_factory: pytest.TempPathFactory) -> Python:
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "grader.json").write_text(json.dumps(GRADER))
+    (folder / "judge.json").write_text(json.dumps(JUDGE))
+
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": base, "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-S", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=50, check=False)
+        assert done.returncode == 0, done.stderr
+        return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def said(python: Python) -> Mapping[str, tuple[int, str, str]]:
+    """Exit code, stdout and stderr of every command line above."""
+    found = json.loads(python("-c", RUN_ALL, *WITHIN, *BEYOND, *ONLY_SOME).stdout.splitlines()[-1])
+    return {line: (code, out, err) for line, (code, out, err) in found.items()}
 
 
 def commands(group: TyperGroup, above: str = "") -> Iterator[str]:
@@ -113,44 +154,32 @@ def test_every_command_is_on_one_side() -> None:
 
 
 @pytest.mark.parametrize("line", WITHIN)
-def test_the_base_is_enough(python: Burnish, line: str) -> None:
-    done = python("-m", "burnish", *line.split())
-    assert done.returncode == 0, done.stderr
-    assert WITHIN[line] in done.stdout
+def test_the_base_is_enough(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
+    code, out, err = said[line]
+    assert code == 0, err
+    assert WITHIN[line] in out
 
 
 @pytest.mark.parametrize("line", BEYOND)
-def test_what_needs_more_says_what_to_install(python: Burnish, line: str) -> None:
-    done = python("-m", "burnish", *line.split())
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {BEYOND[line]}\n")
+def test_what_needs_more_says_what_to_install(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
+    assert said[line] == (2, "", f"error: {BEYOND[line]}\n")
 
 
-def test_every_module_for_authors_imports(python: Burnish) -> None:
+@pytest.mark.parametrize("line", ONLY_SOME)
+def test_what_only_some_use_says_what_to_install(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
+    code, _, err = said[line]
+    assert (code, err.count("\n")) == (2, 1)
+    assert ONLY_SOME[line] in err
+
+
+def test_the_package_runs_as_the_command(python: Python) -> None:
+    assert python("-m", "burnish", "--version").stdout.startswith("burnish ")
+    assert python("-m", "burnish", "--help").stdout.lstrip().startswith("Usage: python -m burnish [OPTIONS]")
+
+
+def test_every_module_for_authors_imports(python: Python) -> None:
     rooms = {"v1": "proto/gen/burnish/v1", "rpc": "rpc", "envs": "envs", "rewards": "rewards"}
     files = [(room, file.relative_to(ROOT / folder)) for room, folder in rooms.items() for file in (ROOT / folder).rglob("*.py")]
     modules = [".".join(["burnish", room, *file.with_suffix("").parts]).removesuffix(".__init__") for room, file in files]
     assert "burnish.rewards.graders.judge" in modules
-    done = python("-c", "\n".join(f"import {name}" for name in modules))
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    "line, says",
-    [
-        ("check ray:judge", "ray:judge needs ray, which is not installed here: pip install 'burnish[train]'"),
-        (
-            "rewards check burnish/reward-lambda-v1 --arg handler=lambda:f",
-            "lambda:f is an AWS Lambda, which needs boto3 and botocore, which are not installed here: pip install 'burnish[aws]'",
-        ),
-        (
-            "rewards check burnish/openai-grader-v1 --arg file=grader.json",
-            "a text_similarity grader needs rapidfuzz, which is not installed here: pip install 'burnish[graders]'",
-        ),
-    ],
-)
-def test_what_only_some_use_says_what_to_install(python: Burnish, tmp_path: Path, line: str, says: str) -> None:
-    grader = '{"type": "text_similarity", "name": "alike", "input": "a", "reference": "b", "evaluation_metric": "fuzzy_match"}'
-    (tmp_path / "grader.json").write_text(grader)
-    done = python("-m", "burnish", *line.split())
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and says in done.stderr
+    python("-c", "\n".join(f"import {name}" for name in modules))
