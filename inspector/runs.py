@@ -111,7 +111,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: must hold a JSON object, not {type(data).__name__}")

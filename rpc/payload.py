@@ -49,6 +49,17 @@ def utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether decoded JSON is nested more than `levels` arrays and objects deep; works on any depth."""
+    layer = [value]
+    for _ in range(levels + 1):
+        nested = [item for item in layer if isinstance(item, dict | list)]
+        if not nested:
+            return False
+        layer = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
 def _plain(value: Any, where: str, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise PayloadError(f"{where or 'the object'} is nested more than {MAX_DEPTH} levels deep")

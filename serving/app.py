@@ -11,9 +11,13 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..rpc.payload import deeper_than
+
 CHAT: Final = "/v1/chat/completions"
 ROUTES: Final = {CHAT: "POST", "/v1/models": "GET", "/health": "GET"}
 LARGEST_BODY: Final = 4 * 2**20
+MAX_DEPTH: Final = 64
+TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
 
 CHAT_FIELDS: Final = frozenset({
     "messages", "model", "n", "stream", "stream_options", "user",
@@ -64,8 +68,12 @@ def check_chat_request(body: bytes) -> tuple[str, str | None] | None:
     """
     try:
         request = json.loads(body)
+    except RecursionError:
+        return TOO_DEEP, None
     except ValueError as error:
         return f"the request is not valid JSON: {error}", None
+    if deeper_than(request, MAX_DEPTH):
+        return TOO_DEEP, None
     if not isinstance(request, dict):
         return "the request must be a JSON object", None
     unknown = sorted(key for key in request if key not in CHAT_FIELDS)

@@ -54,7 +54,20 @@ async def test_a_parameter_without_effect_is_an_error_that_names_it() -> None:
     assert "does not support the parameter 'tools'" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("body", "word"), [(b"{", "not valid JSON"), (b"[]", "must be a JSON object")])
+def nested(levels: int) -> bytes:
+    return b'{"messages": ' + b"[" * levels + b"]" * levels + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (nested(64), "nested more than 64 levels"),
+        (nested(900), "nested more than 64 levels"),
+        (nested(100_000), "nested more than 64 levels"),
+    ],
+)
 async def test_a_body_that_is_no_request_is_an_error(body: bytes, word: str) -> None:
     answer = await post(body)
     assert answer.status_code == 400

@@ -273,7 +273,7 @@ def _fsync(path: Path) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file} must hold a JSON object")
