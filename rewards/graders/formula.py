@@ -58,13 +58,13 @@ class Formula:
 
     def __init__(self, text: str, names: Collection[str]) -> None:
         self.text = text
-        self._tree = _parse(text)
+        self.tree = _parse(text)
         self._names = set(names)
-        self._check(self._tree, 0)
+        self._check(self.tree, 0)
 
     def __call__(self, values: Mapping[str, float]) -> float:
         try:
-            return self._value(self._tree, values)
+            return self._value(self.tree, values)
         except ZeroDivisionError:
             raise FormulaError(f"{self.text!r} divides by zero at {_shown(values)}") from None
         except OverflowError:

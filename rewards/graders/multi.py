@@ -16,14 +16,15 @@ from .text_similarity import compare_texts
 from .types import AnyGrader, LabelModel, Multi, ScoreModel, StringCheck, TextSimilarity
 
 UNREADABLE = "unreadable"
-"""The part that is 1 when the answer is not the JSON that a grader reads: the policy's doing, worth the grader's least."""
+"""The part that is 1 when the answer is not the JSON that a grader reads: the policy's doing, worth the least that can be had."""
 
 
 async def grade(grader: AnyGrader, sample: Sample, item: Mapping[str, Any], judge: Judge | None) -> Score:
     """The grader's value and parts.
 
     Raises MissingReference when the item lacks what a template needs, FormulaError when a formula has no value, EpisodeFailure when a
-    judge does not judge. An answer that is not the JSON a template reads is worth the least the grader gives, with the part `unreadable`.
+    judge does not judge. An answer that is not the JSON a template reads is worth the least the grader
+    gives, with the part `unreadable`; in several graders, the least of their formula.
     """
     if not isinstance(grader, Multi):
         return await _single(grader, sample, item, judge)
@@ -36,6 +37,8 @@ async def grade(grader: AnyGrader, sample: Sample, item: Mapping[str, Any], judg
     scores = {key: task.result() for key, task in tasks.items()}
     parts = {key: score.value for key, score in scores.items()}
     parts |= {f"{key}.{name}": value for key, score in scores.items() for name, value in score.parts.items()}
+    if any(UNREADABLE in score.parts for score in scores.values()):
+        return Score(grader.least, parts)
     return Score(formula({key: score.value for key, score in scores.items()}), parts)
 
 

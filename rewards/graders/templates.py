@@ -60,6 +60,11 @@ class Template:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_parts", tuple(_parts(self.text)))
 
+    @property
+    def reads_json(self) -> bool:
+        """Whether it refers to the answer as JSON, which an answer may fail to be."""
+        return any(not isinstance(part, str) and part[:2] == ("sample", "output_json") for part in self._parts)
+
     def fill(self, sample: Sample, item: Mapping[str, Any]) -> str:
         """The text with every reference replaced: strings as they are, everything else as JSON.
 

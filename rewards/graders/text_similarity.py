@@ -1,17 +1,18 @@
 """`text_similarity`: how alike two texts are, from 0 to 1. No metric needs more than the texts.
 
-fuzzy_match is rapidfuzz's ratio: twice the longest common subsequence of characters, over the sum of the lengths. bleu and gleu are
-sentence scores with n-grams up to 4, over words and punctuation marks as written. bleu takes n-grams up to the length of shorter texts,
-and smooths orders without a match as NIST's mteval does (1/2, 1/4, … of one match); gleu is the lesser of precision and recall over all
-n-grams. rouge_1 to rouge_5 and rouge_l are F1 scores over lower-case letters and digits, as in ROUGE-1.5.5 without stemming.
+fuzzy_match is rapidfuzz's ratio: twice the longest common subsequence of characters, over the sum of the lengths. bleu is sacrebleu's
+sentence score (Post, 2018; tokens as mteval-v13a has them, n-grams up to 4 or the length of shorter texts, exponential smoothing). gleu (Wu
+et al., 2016) is the lesser of precision and recall over all n-grams up to 4, over words and punctuation marks as written. rouge_1 to
+rouge_5 and rouge_l are F1 scores over lower-case letters and digits, as in ROUGE-1.5.5 without stemming.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from ..types import Score
 from .types import TextSimilarity
@@ -20,7 +21,7 @@ MAX_CHARS = 200_000
 """Only so much of a text is compared: more would take seconds, and no answer that a context holds is as long."""
 
 MAX_ORDER = 4
-"""The longest n-grams of bleu and gleu."""
+"""The longest n-grams of gleu."""
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _ROUGE_WORDS = re.compile(r"[a-z0-9]+")
@@ -47,26 +48,18 @@ def similarity(metric: str, text: str, reference: str) -> float:
 
         return float(fuzz.ratio(text, reference)) / 100
     if metric == "bleu":
-        return _bleu(_WORDS.findall(text), _WORDS.findall(reference))
+        return min(1.0, float(_sentence_bleu().sentence_score(text, [reference]).score) / 100)  # it rounds to just above 100
     if metric == "gleu":
         return _gleu(_WORDS.findall(text), _WORDS.findall(reference))
     words, wanted = _ROUGE_WORDS.findall(text.lower()), _ROUGE_WORDS.findall(reference.lower())
     return _rouge_l(words, wanted) if metric == "rouge_l" else _rouge_n(words, wanted, int(metric.removeprefix("rouge_")))
 
 
-def _bleu(words: Sequence[str], wanted: Sequence[str]) -> float:
-    if not set(words) & set(wanted):
-        return 0.0
-    order, unmatched, logs = min(MAX_ORDER, len(words)), 0, 0.0
-    for n in range(1, order + 1):
-        found = _ngrams(words, n)
-        shared: float = (found & _ngrams(wanted, n)).total()
-        if not shared:
-            unmatched += 1
-            shared = 0.5**unmatched
-        logs += math.log(shared / found.total())
-    brevity = min(0.0, 1 - len(wanted) / len(words))
-    return math.exp(brevity + logs / order)
+@cache
+def _sentence_bleu() -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(effective_order=True)
 
 
 def _gleu(words: Sequence[str], wanted: Sequence[str]) -> float:

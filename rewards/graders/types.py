@@ -6,8 +6,10 @@ grader = read_grader({"type": "string_check", "name": "exact", "operation": "eq"
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import keyword
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ...envs.registry import did_you_mean
+from .bounds import least
 from .formula import FUNCTIONS, Formula
 from .templates import Template
 
@@ -106,6 +109,8 @@ class TextSimilarity(_Named):
     def _metric_is_here(self) -> TextSimilarity:
         if self.evaluation_metric in NOT_HERE:
             raise ValueError(f"evaluation_metric {self.evaluation_metric!r} cannot be had: {NOT_HERE[self.evaluation_metric]}")
+        if self.evaluation_metric == "bleu" and importlib.util.find_spec("sacrebleu") is None:
+            raise ValueError("evaluation_metric 'bleu' needs sacrebleu, which is not installed: pip install 'burnish[graders]'")
         if self.evaluation_metric not in METRICS:
             raise ValueError(
                 f"evaluation_metric {self.evaluation_metric!r} is unknown{did_you_mean(self.evaluation_metric, list(METRICS))}"
@@ -173,7 +178,8 @@ SingleGrader = Annotated[StringCheck | TextSimilarity | ScoreModel | LabelModel 
 
 
 class Multi(_Named):
-    """Several graders, and the formula that makes one number of theirs."""
+    """Several graders, and the formula that makes one number of theirs. An answer that is not the JSON that one of them reads earns the
+    least that the formula can be worth."""
 
     type: Literal["multi"]
     graders: dict[str, SingleGrader] = Field(min_length=1, max_length=MAX_GRADERS)
@@ -184,8 +190,26 @@ class Multi(_Named):
         for key in self.graders:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key) or keyword.iskeyword(key) or key in FUNCTIONS:
                 raise ValueError(f"grader key {key!r} cannot be used in a formula; use letters, digits and _, and no function's name")
-        Formula(self.calculate_output, self.graders)
+        unbounded = not math.isfinite(self.least)
+        if unbounded and any(Template(text).reads_json for grader in self.graders.values() for text in _templates(grader)):
+            raise ValueError(
+                f"calculate_output {self.calculate_output!r} has no least value, which an answer that is not JSON is worth; bound what may "
+                "divide by 0, or be the logarithm of it, with max(…)"
+            )
         return self
+
+    @property
+    def least(self) -> float:
+        """The least that the formula can be worth (see `bounds`); what an answer that is not the JSON its graders read earns."""
+        ranges = {key: grader.range if isinstance(grader, ScoreModel) else (0.0, 1.0) for key, grader in self.graders.items()}
+        return least(Formula(self.calculate_output, self.graders), ranges)
+
+
+def _templates(grader: SingleGrader) -> Iterator[str]:
+    if isinstance(grader, ScoreModel | LabelModel):
+        yield from (text for message in grader.input for text in message.texts)
+    elif not isinstance(grader, Python):
+        yield from (grader.input, grader.reference)
 
 
 Grader = Annotated[StringCheck | TextSimilarity | ScoreModel | LabelModel | Python | Multi, Field(discriminator="type")]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from burnish.rewards.graders.bounds import least
 from burnish.rewards.graders.formula import MAX_CHARS, MAX_DEPTH, Formula, FormulaError
 
 pytestmark = pytest.mark.unit
@@ -91,3 +94,41 @@ def test_exponents_are_bounded() -> None:
 def test_what_is_no_formula(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Formula(text, VALUES)
+
+
+RANGES = {"a": (0.0, 1.0), "b": (-1.0, 2.0), "c": (1.0, 5.0)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.5 * a + 0.5 * (1 - b)", -0.5),
+        ("c - a - b", -2.0),
+        ("-b ^ 2", -4.0),
+        ("b ^ 2", 0.0),
+        ("b ^ 3", -1.0),
+        ("(1 + b) ^ 0.5", 0.0),
+        ("c ^ -2", 0.04),
+        ("2 ^ b", 0.5),
+        ("b * c", -5.0),
+        ("a / c", 0.0),
+        ("b / c", -1.0),
+        ("1 / a", 1.0),
+        ("1 / b", -math.inf),
+        ("log(c)", 0.0),
+        ("log(a)", -math.inf),
+        ("max(log(a), -3)", -3.0),
+        ("abs(b) + sqrt(c) + floor(a) + ceil(b)", 0.0),
+        ("min(a, b) + exp(b)", -1 + math.exp(-1)),
+        ("exp(1000 * c)", math.inf),
+    ],
+)
+def test_the_least_of_a_formula_over_the_ranges_of_its_names(text: str, expected: float) -> None:
+    assert least(Formula(text, RANGES), RANGES) == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_value_of_a_formula_lies_below_its_least() -> None:
+    for text in ("a * b - b / c", "(a - b) ^ 2 * c", "max(a, b) - min(b, c)", "b ^ 3 - a * b", "abs(a - c) * b"):
+        formula = Formula(text, RANGES)
+        grid = [{"a": i / 4, "b": -1 + 3 * j / 4, "c": 1 + k} for i in range(5) for j in range(5) for k in range(5)]
+        assert min(formula(values) for values in grid) >= least(formula, RANGES) - 1e-12

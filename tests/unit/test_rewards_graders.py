@@ -166,6 +166,18 @@ def test_multi_weighs_its_graders_and_keeps_their_parts() -> None:
     assert score(grader, "4 of 5") == Score(0.25, {"e": 0.0, "c": 0.5, "c.passed": 0.0})
 
 
+def test_an_answer_that_is_no_json_earns_the_least_of_the_whole_formula() -> None:
+    right = {**EXACT, "input": "{{sample.output_json.verdict}}", "reference": "pass"}
+    rude = {**EXACT, "operation": "like", "input": "{{sample.output_json.note}}", "reference": "idiot"}
+    grader = {"type": "multi", "name": "m", "graders": {"right": right, "rude": rude}, "calculate_output": "0.5*right + 0.5*(1-rude)"}
+    assert score(grader, '{"verdict": "pass", "note": "fine"}').value == 1.0
+    assert score(grader, '{"verdict": "scrap", "note": "you idiot"}').value == 0.0
+    garbage = score(grader, "garbage")  # 0.5 when each part is given its own least
+    assert garbage == Score(0.0, {"right": 0.0, "rude": 0.0, "right.unreadable": 1.0, "rude.unreadable": 1.0})
+    with pytest.raises(ValueError, match=r"'-\(1 / right\)' has no least value"):
+        read_grader({**grader, "calculate_output": "-(1 / right)"})
+
+
 def test_a_formula_without_a_value_is_a_failure_never_zero() -> None:
     grader = {"type": "multi", "name": "m", "graders": {"e": EXACT}, "calculate_output": "1 / e"}
     assert score(grader, "4").value == 1.0
