@@ -17,19 +17,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Generic, NotRequired, ParamSpec, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic, NotRequired, ParamSpec, Protocol, TypeVar
 
+import docstring_parser
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError, with_config
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses the standard library's before Python 3.12
 
+from ..rpc.background import background
 from ..rpc.payload import PayloadError, plain_json, utf8
+from .callables import doc_of, hints_of, is_async, written
 from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
 from .registry import did_you_mean
+
+LATE_S = 5.0  # how much longer an async tool is waited for that blocks the loop or swallows its cancellation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +88,7 @@ class Tool(Generic[P, R]):
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+        return is_async(self.function)
 
     def schema(self) -> dict[str, Any]:
         """The tool as an OpenAI function schema."""
@@ -123,10 +127,10 @@ def tool(function: Callable[P, R]) -> Tool[P, R]:
     """Make a tool of a sync or async function that returns the observation as a string. Its name is the function's.
 
     Every parameter needs an annotation that pydantic understands; one annotated `ToolContext` is filled in by burnish and hidden from
-    the policy. Descriptions come from the docstring: its text, and an `Args:` section per parameter. Raises ValueError when the
-    signature cannot be turned into a JSON schema.
+    the policy. Descriptions come from the docstring: its text, and what it says of each parameter (an `Args:` section, or the style of
+    NumPy or reStructuredText). Raises ValueError when the signature cannot be turned into a JSON schema.
     """
-    name = function.__name__
+    name = written(function).__name__
     hints = _hints(name, function)
     fields: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
@@ -152,9 +156,15 @@ def tool(function: Callable[P, R]) -> Tool[P, R]:
 
 
 class ToolSet:
-    """Tools that run in this process. Example: `ToolSet([measure, spec])`, or `ToolSet.from_module(module)`."""
+    """Tools that run in this process. Example: `ToolSet([measure, spec])`, or `ToolSet.from_module(module)`.
 
-    def __init__(self, tools: Sequence[Tool[..., Any]]) -> None:
+    deadline_s: seconds that one call of an async tool may take; a sync one cannot be interrupted, and is bounded by the step's deadline.
+    """
+
+    def __init__(self, tools: Sequence[Tool[..., Any]], deadline_s: float = 60.0) -> None:
+        if not deadline_s > 0:
+            raise ValueError(f"ToolSet: deadline_s must be a positive number of seconds, not {deadline_s!r}")
+        self._deadline_s = deadline_s
         self._tools: dict[str, Tool[..., Any]] = {}
         for one in tools:
             if not isinstance(one, Tool):
@@ -186,19 +196,40 @@ class ToolSet:
         return self._tools[name]
 
     def call(self, name: str, arguments: Mapping[str, Any], context: ToolContext) -> str:
-        """Run one tool in the calling thread (an async tool in an event loop of its own) and return its observation.
+        """Run one tool and return its observation: a sync one in the calling thread, an async one on the one event loop that all async
+        tools of this process share, so that a client which a tool keeps between calls stays usable.
 
-        Raises ToolRejected when the policy got the call wrong, EpisodeFailure TOOL_ERROR naming the tool on any other exception.
+        Raises ToolRejected when the policy got the call wrong, EpisodeFailure TOOL_TIMEOUT when an async tool takes longer than
+        `deadline_s`, TOOL_ERROR naming the tool on any other exception.
         """
         one = self.find(name)
         bound = one.bind(arguments, context)
         try:
-            text = asyncio.run(one.function(**bound)) if one.is_async else one.function(**bound)
+            text = self._call_async(one, bound) if one.is_async else one.function(**bound)
         except (ToolRejected, EpisodeFailure):
             raise
         except Exception as error:
             raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {name}", short_traceback(error))) from error
         return observation(name, text)
+
+    def _call_async(self, one: Tool[..., Any], bound: Mapping[str, Any]) -> Any:
+        try:
+            return background("tools").run(self._in_time(one, bound), self._deadline_s + LATE_S)
+        except TimeoutError as error:
+            detail = f"no answer within {self._deadline_s:g} s, and the event loop of async tools is blocked: one of them does not await"
+            raise EpisodeFailure(Failure(FailureKind.TOOL_TIMEOUT, f"tool {one.name}", detail)) from error
+
+    async def _in_time(self, one: Tool[..., Any], bound: Mapping[str, Any]) -> Any:
+        deadline = asyncio.timeout(self._deadline_s)
+        try:
+            async with deadline:
+                return await one.function(**bound)
+        except TimeoutError as error:
+            if deadline.expired():
+                failure = Failure(FailureKind.TOOL_TIMEOUT, f"tool {one.name}", f"no answer within {self._deadline_s:g} s")
+            else:
+                failure = Failure(FailureKind.TOOL_ERROR, f"tool {one.name}", short_traceback(error))
+            raise EpisodeFailure(failure) from error
 
 
 def observation(name: str, text: object) -> str:
@@ -216,7 +247,7 @@ def unknown_tool(name: str, known: list[str]) -> str:
 
 def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function, include_extras=True)
+        return hints_of(function)
     except NameError as error:
         message = f"tool {name!r}: an annotation cannot be resolved ({error}); import the type at module level, outside TYPE_CHECKING"
         raise ValueError(message) from error
@@ -250,17 +281,7 @@ def _schema(
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The description, and what a Google-style `Args:` section says of each parameter."""
-    text, _, section = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:\n")
-    about: dict[str, str] = {}
-    current = ""
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break
-        entry = re.match(r"^ {1,4}(\w+)(?: \([^)]*\))?:\s*(.*)$", line)
-        if entry:
-            current = entry[1]
-            about[current] = entry[2]
-        elif current and line.strip():
-            about[current] += " " + line.strip()
-    return text.strip(), about
+    """The description, and what the docstring says of each parameter; in Google's, NumPy's, reStructuredText's or Epydoc's style."""
+    read = docstring_parser.parse(doc_of(function))
+    about = {one.arg_name: " ".join(one.description.split()) for one in read.params if one.description}
+    return (read.description or "").strip(), about

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..envs.callables import doc_of
 from ..envs.registry import did_you_mean
+from .calling.processes import ISOLATIONS, Isolation
 
 RewardFunction = Callable[..., Any]
 
@@ -31,7 +32,8 @@ class RewardPlugin:
 
     level: what one call judges. timeout_s: seconds one call may take. max_concurrent: calls at once. cache: results kept for equal
     input, 0 for none. min_members: attempts that a group reward compares at least. max_batch, max_wait_s: how many episodes one call of
-    a batched reward gets at most, and how many seconds the first of them waits for the others.
+    a batched reward gets at most, and how many seconds the first of them waits for the others. isolation: whether a sync
+    function runs in a thread, or in a process that is killed when a call is late.
     """
 
     id: str
@@ -43,6 +45,7 @@ class RewardPlugin:
     min_members: int = 2
     max_batch: int = 64
     max_wait_s: float = 0.05
+    isolation: Isolation = "thread"
 
     @property
     def first_parameter(self) -> str:
@@ -52,11 +55,19 @@ class RewardPlugin:
     @property
     def doc(self) -> str:
         """The function's docstring, "" without one."""
-        return inspect.getdoc(self.function) or ""
+        return doc_of(self.function)
 
 
 def declare(
-    id: str, function: RewardFunction, *, timeout_s: float, level: str, max_concurrent: int, cache: bool | int, own: dict[str, Any]
+    id: str,
+    function: RewardFunction,
+    *,
+    timeout_s: float,
+    level: str,
+    max_concurrent: int,
+    cache: bool | int,
+    isolation: str,
+    own: dict[str, Any],
 ) -> RewardPlugin:
     """A plug-in from what `@reward` was given. own: the limits that belong to one level only, None where not given.
 
@@ -70,7 +81,11 @@ def declare(
     for key in given:
         if belongs[key] != level:
             raise ValueError(f"reward {id!r}: {key} has no effect on level {level!r}; it belongs to level {belongs[key]!r}")
-    plugin = RewardPlugin(id, function, timeout_s, known[0], max_concurrent, CACHE_SIZE if cache is True else int(cache), **given)
+    chosen = [name for name in ISOLATIONS if name == isolation]
+    if not chosen:
+        raise ValueError(f"reward {id!r}: isolation {isolation!r} is unknown{did_you_mean(str(isolation), list(ISOLATIONS))}")
+    kept = CACHE_SIZE if cache is True else int(cache)
+    plugin = RewardPlugin(id, function, timeout_s, known[0], max_concurrent, kept, isolation=chosen[0], **given)
     _check_limits(plugin)
     return plugin
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
+from ..envs.callables import hints_of
 from ..envs.registry import did_you_mean
 
 MODEL_PARAMETER = "options"
@@ -96,7 +97,7 @@ def type_name(annotation: Any) -> str:
 
 def _hints(id: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function, include_extras=True)
+        return hints_of(function)
     except NameError as error:
         raise ValueError(f"reward {id!r}: an annotation has no type ({error}); import it outside TYPE_CHECKING") from error
 

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ..envs.callables import source_of
 from ..envs.registry import ID_PATTERN, Registry, check_id
 from .calling.caller import MAX_ABANDONED_THREADS
+from .calling.processes import Isolation, reference
 from .calling.scorers import PluginGroupScorer, scorer_for
 from .declaration import Level, RewardFunction, RewardPlugin, declare
 from .options import check_options, option_parameters
@@ -41,7 +43,7 @@ F = TypeVar("F", bound=RewardFunction)
 REWARDS: Registry[RewardPlugin] = Registry("reward", "burnish.rewards")
 
 
-def reward(
+def reward(  # noqa: PLR0913  # the limits of a reward
     id: str,
     timeout_s: float = 10.0,
     *,
@@ -51,6 +53,7 @@ def reward(
     min_members: int | None = None,
     max_batch: int | None = None,
     max_wait_s: float | None = None,
+    isolation: Isolation = "thread",
 ) -> Callable[[F], F]:
     """Register a sync or async function as the reward `id`; the function itself is unchanged. What it is called with, by level:
 
@@ -64,22 +67,28 @@ def reward(
     Parameters beyond the first are the plug-in's options, given in the recipe; a single one, `options`, annotated with a pydantic model
     takes them as that model. A sync function runs in a thread, so it may block; an async one must not. timeout_s: seconds one call may
     take. max_concurrent: calls at once in each process that scores. cache: score equal input once, keeping 1024 results, or as many as
-    given.
+    given. isolation: "process" runs a sync function in worker processes (one per core, two at least, max_concurrent at most) that are
+    killed when a call is late: for what may hang, or hold the GIL as a regular expression that backtracks does.
 
-    Raises ValueError on a malformed id, a signature that does not fit the level, or a limit that makes no sense or has no effect.
+    Raises ValueError on a malformed id, a signature that does not fit the level, a limit that makes no sense or has no effect, or a
+    function that worker processes cannot have.
     """
     check_id(id, "reward")
     own = {"min_members": min_members, "max_batch": max_batch, "max_wait_s": max_wait_s}
 
     def plugin_of(function: RewardFunction) -> RewardPlugin:
-        return declare(id, function, timeout_s=timeout_s, level=level, max_concurrent=max_concurrent, cache=cache, own=own)
+        return declare(
+            id, function, timeout_s=timeout_s, level=level, max_concurrent=max_concurrent, cache=cache, isolation=isolation, own=own
+        )
 
     plugin_of(reward)  # limits that make no sense are the decorator's mistake, whatever it is put on
 
     def register(function: F) -> F:
         plugin = plugin_of(function)
         option_parameters(id, function, plugin.first_parameter)
-        REWARDS.register(id, plugin, f"{function.__module__}:{function.__qualname__}")
+        if isolation == "process":
+            reference("reward", id, function)
+        REWARDS.register(id, plugin, source_of(function))
         return function
 
     return register

@@ -1,7 +1,7 @@
-"""One background event loop per process, on a daemon thread: where every client of this process lives.
+"""Background event loops of this process, each on a daemon thread: one where every client lives, one where async tools run.
 
-Environment threads and other event loops hand their calls to it. It is made on first use inside the process that uses it (gRPC
-does not survive a fork) and taken down when the interpreter exits.
+Environment threads and other event loops hand their calls to them. A loop is made on first use inside the process that uses it (gRPC
+does not survive a fork) and taken down when the interpreter exits. Code that users wrote never runs on the loop of the clients.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ T = TypeVar("T")
 CLOSE_S = 2.0
 
 _lock = threading.Lock()
-_current: Background | None = None
+_current: dict[str, Background] = {}
 
 
 class Background:
     """An event loop running on its own thread. `shared` holds objects that live on the loop, by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "rpc") -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
         self.shared: dict[Any, Any] = {}
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._waking = False
-        self._thread = threading.Thread(target=self._run, name="burnish-rpc", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"burnish-{name}", daemon=True)
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -93,14 +93,14 @@ class Background:
         self.loop.close()
 
 
-def background() -> Background:
-    """The background loop of this process, started on first use."""
-    global _current
-    current = _current
+def background(name: str = "rpc") -> Background:
+    """The background loop of this process called `name`, started on first use."""
+    current = _current.get(name)
     if current is not None and current.pid == os.getpid():  # nearly always; without waiting for the lock
         return current
     with _lock:
-        if _current is None or _current.pid != os.getpid():
-            _current = Background()
-            atexit.register(_current.close)
-        return _current
+        current = _current.get(name)
+        if current is None or current.pid != os.getpid():
+            current = _current[name] = Background(name)
+            atexit.register(current.close)
+        return current

@@ -66,8 +66,18 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         """Items and unary calls at work, and results that their clients have not read yet."""
         return self._unary + sum(len(stream.items) + stream.unread for stream in self._streams)
 
+    @property
+    def able(self) -> bool:
+        """Whether it can serve: False while every worker thread is stuck in a function that does not return."""
+        return self._threads.able
+
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a sync function in a worker thread, `cancelled()` telling it when the awaiting task was cancelled."""
+        """Run a sync function in a worker thread, `cancelled()` telling it when the awaiting task was cancelled.
+
+        Raises Status UNAVAILABLE at once when every thread is stuck.
+        """
+        if not self._threads.able:
+            raise Status("UNAVAILABLE", f"all {self.limits.threads} worker threads are stuck in calls whose callers gave up")
         return await self._threads.run(function, *args)
 
     async def unary(self, request: RequestT, context: grpc.aio.ServicerContext[Any, Any]) -> ResponseT:

@@ -23,6 +23,7 @@ from .methods import MAX_MESSAGE_BYTES
 from .security import ServerSecurity
 
 MAX_PENDING_CALLS = 100_000
+HEALTH_S = 0.5  # how often services are asked whether they can still work
 
 
 class Service(Protocol):
@@ -38,6 +39,11 @@ class Service(Protocol):
     @property
     def in_flight(self) -> int:
         """Items and unary calls at work."""
+        ...
+
+    @property
+    def able(self) -> bool:
+        """Whether it has a thread left to work with; False while all are stuck in user code."""
         ...
 
     async def drain(self) -> None:
@@ -100,17 +106,31 @@ class Server:
         await self._server.start()
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._watcher = asyncio.create_task(self._watch())
         self.address = _join(self.options.host, port)
         return self.address
 
     async def stop(self) -> bool:
         """Turn unhealthy, finish what is at work within `drain_s`, cancel the rest. False when user code is stuck in a thread."""
+        self._watcher.cancel()
         await self._health.enter_graceful_shutdown()
         for service in self.services:
             await service.drain()
         await self._server.stop(self.options.drain_s)
         closed = [service.close() for service in self.services]  # every one of them
         return all(closed)
+
+    async def _watch(self) -> None:
+        """Say NOT_SERVING of a service that has no thread left, and of the whole server with it, until it has one again."""
+        said = {service.full_name: True for service in self.services}
+        while True:
+            await asyncio.sleep(HEALTH_S)
+            now = {service.full_name: service.able for service in self.services}
+            if now != said:
+                said = now
+                for name, able in (("", all(now.values())), *now.items()):
+                    status = health_pb2.HealthCheckResponse
+                    await self._health.set(name, status.SERVING if able else status.NOT_SERVING)
 
 
 async def serve_until_signal(services: Sequence[Service], options: ServerOptions, on_ready: Callable[[str], None]) -> bool:

@@ -23,13 +23,15 @@ def cancelled() -> bool:
 
 
 class _Job:
-    __slots__ = ("args", "context", "event", "function", "future")
+    __slots__ = ("args", "context", "event", "function", "future", "started", "stuck")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], future: asyncio.Future[Any]) -> None:
         self.function = function
         self.args = args
         self.future = future
         self.event = threading.Event()
+        self.started = False
+        self.stuck = False
         self.context = contextvars.copy_context()
         self.context.run(_cancelled.set, self.event)
 
@@ -40,11 +42,22 @@ class Threads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
         self._threads: list[threading.Thread] = []
+        self._stuck = 0
         self._in_flight = 0
         self._waking = False
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def stuck(self) -> int:
+        """Threads whose function goes on although its caller gave up."""
+        return self._stuck
+
+    @property
+    def able(self) -> bool:
+        """Whether a thread is left for further work: not every one is stuck."""
+        return self._stuck < self._limit
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a sync function in a thread, in the caller's context, `cancelled()` telling it when the awaiting task was cancelled."""
@@ -58,6 +71,9 @@ class Threads:
             return await job.future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             job.event.set()
+            if job.started:
+                job.stuck = True
+                self._stuck += 1
             raise
 
     def close(self, patience_s: float = 0.1) -> bool:
@@ -75,19 +91,20 @@ class Threads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if job.event.is_set():  # given up before it began
-                self._finish(job.future, None, None)
+            job.started = True  # before looking: either this thread sees that the caller gave up, or the caller that it began
+            if job.event.is_set():
+                self._finish(job, None, None)
                 continue
             try:
                 result = job.context.run(job.function, *job.args)
             except BaseException as error:
-                self._finish(job.future, None, error)
+                self._finish(job, None, error)
             else:
-                self._finish(job.future, result, None)
+                self._finish(job, result, None)
             del job
 
-    def _finish(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-        self._done.append((future, result, error))
+    def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
+        self._done.append((job, result, error))
         if not self._waking:
             self._waking = True
             assert self._loop is not None
@@ -97,8 +114,10 @@ class Threads:
     def _hand_over(self) -> None:
         self._waking = False  # before looking: whatever finishes from here on wakes the loop again
         while self._done:
-            future, result, error = self._done.popleft()
+            job, result, error = self._done.popleft()
+            future = job.future
             self._in_flight -= 1
+            self._stuck -= job.stuck
             if future.done():
                 continue
             if error is None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burnish.cli.models import table_lines
+from burnish.envs.callables import is_async, written
 from burnish.envs.checks.environment import check_environment as run_checks
 from burnish.envs.checks.environment import render
 from burnish.envs.contract import ENVS
@@ -51,7 +52,7 @@ def show_reward(id: str, plugins: Sequence[Path]) -> str:
     """What a reward is called with, its options, its limits, and what its author says about it."""
     _load(plugins)
     plugin = find_plugin(id)
-    kind = "async" if inspect.iscoroutinefunction(plugin.function) else "sync"
+    kind = "async" if is_async(plugin.function) else "sync"
     options = describe_options(plugin.id, plugin.function, plugin.first_parameter)
     rows = [(option.name, option.type, "required" if option.default is None else option.default, option.description) for option in options]
     limits = [f"timeout_s {plugin.timeout_s:g}", f"max_concurrent {plugin.max_concurrent}", f"cache {plugin.cache or 'off'}"]
@@ -60,7 +61,7 @@ def show_reward(id: str, plugins: Sequence[Path]) -> str:
     source = next(row.source for row in REWARDS.list() if row.id == id)
     lines = [
         f"{id}  (level {plugin.level}, {kind}, from {source})",
-        f"  {plugin.function.__name__}{inspect.signature(plugin.function)}",
+        f"  {written(plugin.function).__name__}{inspect.signature(plugin.function)}",
         f"  limits: {', '.join(limits)}",
         *(f"  {line}" for line in (table_lines(("option", "type", "default", ""), rows) if rows else ["no options"])),
         *(f"  {line}".rstrip() for line in ("", *plugin.doc.splitlines()) if plugin.doc),

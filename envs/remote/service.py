@@ -102,6 +102,10 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         """Episodes that are open: what a server of environments has on its hands, also between steps."""
         return len(self._sessions)
 
+    @property
+    def able(self) -> bool:
+        return self._handler.able
+
     async def drain(self) -> None:
         await self._handler.drain()
 

@@ -36,6 +36,10 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
     def in_flight(self) -> int:
         return self._handler.in_flight
 
+    @property
+    def able(self) -> bool:
+        return self._handler.able
+
     async def drain(self) -> None:
         await self._handler.drain()
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ...envs.callables import is_async
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.registry import did_you_mean, load_plugin
 from ...rpc.extras import require
@@ -123,7 +124,7 @@ class PythonHandler:
         async def call_async(event: Any) -> Any:
             return await function(event, self._context())
 
-        chosen = call_async if inspect.iscoroutinefunction(function) else call
+        chosen = call_async if is_async(function) else call
         self._caller = Caller(settings.target, chosen, {}, settings.timeout_s, settings.concurrency)
 
     async def invoke(self, event: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +12,10 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
+from ...envs.callables import is_async, written
 from ...envs.failures import EpisodeFailure, Failure, FailureKind, short_traceback
 from ..types import InvalidScore, RewardInput, Score, as_score, turns_of
+from .processes import Died, Raised, Reference, Unfit, Workers, worker_count
 from .threads import Worker, start
 
 T = TypeVar("T")
@@ -59,24 +60,36 @@ class _Job:
 
 
 class Caller:
-    """Calls one reward function with its options set: async ones on the loop, sync ones in a daemon thread.
+    """Calls one reward function with its options set: async ones on the loop, sync ones in a daemon thread, or in worker processes.
 
-    timeout_s: seconds one call may take, from when it starts. max_concurrent: calls at once; the rest wait their turn.
+    timeout_s: seconds one call may take, from when it starts. max_concurrent: calls at once; the rest wait their turn. isolated: where
+    worker processes find the function, to call it there.
     """
 
-    def __init__(self, id: str, function: Callable[..., Any], options: Mapping[str, Any], timeout_s: float, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        id: str,
+        function: Callable[..., Any],
+        options: Mapping[str, Any],
+        timeout_s: float,
+        max_concurrent: int,
+        isolated: Reference | None = None,
+    ) -> None:
         self.id = id
         self.timeout_s = timeout_s
         self._function = partial(function, **options)
         self._defined = _where_defined(function)
-        self._is_async = inspect.iscoroutinefunction(function)
-        self._slots = asyncio.Semaphore(max_concurrent)
+        self._is_async = is_async(function)
+        self._workers = Workers(isolated, options, worker_count(max_concurrent)) if isolated else None
+        self._slots = asyncio.Semaphore(self._workers.count if self._workers else max_concurrent)
         self._late: list[_Job] = []
 
     async def call(self, argument: Any) -> Any:
         """What the function returned. Raises Fault (its kind a REWARD_…), or the EpisodeFailure that the function raised."""
         async with self._slots:
             try:
+                if self._workers is not None:
+                    return await self._in_process(self._workers, argument)
                 return await (self._on_loop(argument) if self._is_async else self._in_thread(argument))
             except EpisodeFailure:
                 raise
@@ -84,6 +97,8 @@ class Caller:
                 raise Fault(FailureKind.REWARD_TIMEOUT, str(error)) from None
             except InvalidScore as error:
                 raise Fault(FailureKind.REWARD_INVALID, short_traceback(error)) from error
+            except Fault:
+                raise
             except Exception as error:
                 raise Fault(FailureKind.REWARD_ERROR, short_traceback(error)) from error
 
@@ -150,7 +165,10 @@ class Caller:
     async def _in_thread(self, argument: Any) -> Any:
         self._late = [job for job in self._late if not job.finished]
         if len(self._late) >= MAX_ABANDONED_THREADS:
-            raise _Late(f"{len(self._late)} earlier calls are still running past their deadline of {self.timeout_s:g} s")
+            raise _Late(
+                f"{len(self._late)} earlier calls are still running past their deadline of {self.timeout_s:g} s; "
+                'isolation = "process" would have stopped them'
+            )
         loop = asyncio.get_running_loop()
         job = _Job(partial(contextvars.copy_context().run, self._function, argument), loop, loop.create_future())
         worker = start(f"reward {self.id}", job.run)
@@ -168,6 +186,16 @@ class Caller:
         if isinstance(value, Exception):
             raise value
         raise RuntimeError(f"the reward function raised {type(value).__name__}: {value}") from value
+
+    async def _in_process(self, workers: Workers, argument: Any) -> Any:
+        try:
+            return await workers.call(argument, self.timeout_s)
+        except TimeoutError as error:
+            raise _Late(str(error)) from None
+        except InvalidScore as error:
+            raise Fault(FailureKind.REWARD_INVALID, str(error)) from None
+        except (Died, Raised, Unfit) as error:
+            raise Fault(FailureKind.REWARD_ERROR, str(error)) from None
 
     def _too_late(self, where: Sequence[str]) -> _Late:
         return _Late("\n".join([f"no answer within {self.timeout_s:g} s", *where]))
@@ -212,8 +240,8 @@ async def _contained(function: Callable[..., Any], argument: Any) -> Any:
 
 
 def _where_defined(function: Callable[..., Any]) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    name = getattr(function, "__qualname__", repr(function))
+    inner = written(function)
+    code, name = getattr(inner, "__code__", None), getattr(inner, "__qualname__", repr(function))
     return f"at {code.co_filename}:{code.co_firstlineno} in {name}" if code is not None else f"in {name}"
 
 

@@ -11,10 +11,12 @@ from ..types import InvalidScore, RewardInput, Score, Scorer, TurnInput, exact_s
 from .batches import Batcher
 from .cache import ScoreCache, content_key
 from .caller import Caller, Fault, together
+from .processes import reference
 
 
 def _caller(plugin: RewardPlugin, options: Mapping[str, Any]) -> Caller:
-    return Caller(plugin.id, plugin.function, options, plugin.timeout_s, plugin.max_concurrent)
+    isolated = reference("reward", plugin.id, plugin.function) if plugin.isolation == "process" else None
+    return Caller(plugin.id, plugin.function, options, plugin.timeout_s, plugin.max_concurrent, isolated)
 
 
 class EpisodeScorer:

@@ -4,7 +4,8 @@
     def short_answer(episode: RewardInput) -> Score:
         return Score(float(episode.messages[-1].text == episode.data["answer"]))
 
-`burnish serve-verifier module:short_answer` serves it. Sync functions run in worker threads, async ones on the server's event loop.
+`burnish serve-verifier module:short_answer` serves it. Sync functions run in worker threads, or with
+`isolation = "process"` in processes that can be killed; async ones run on the server's event loop.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from ...envs.callables import doc_of, is_async, source_of
 from ...envs.failures import short_traceback
 from ...envs.registry import Registry, check_id, did_you_mean
 from ...rpc.batches import BatchedHandler, Limits
@@ -24,6 +26,7 @@ from ...rpc.errors import Status
 from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.payload import PayloadError
 from ...v1 import verifier_pb2, verifier_pb2_grpc
+from ..calling.processes import ISOLATIONS, Died, Isolation, Raised, Unfit, Workers, reference, worker_count
 from ..plugin import as_score
 from ..types import InvalidScore, RewardInput, Score
 from .wire import from_request, to_response
@@ -34,33 +37,43 @@ F = TypeVar("F", bound=VerifierFunction)
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """A registered verifier function."""
+    """A registered verifier function. isolation: whether a sync one runs in a thread, or in a process that is killed
+    when a call is late."""
 
     id: str
     function: VerifierFunction
+    isolation: Isolation = "thread"
 
     @property
     def description(self) -> str:
         """First line of the function's docstring."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+        return doc_of(self.function).partition("\n")[0]
 
 
 VERIFIERS: Registry[Verifier] = Registry("verifier", "burnish.verifiers")
 
 
-def verifier(id: str) -> Callable[[F], Verifier]:
+def verifier(id: str, *, isolation: Isolation = "thread") -> Callable[[F], Verifier]:
     """Register a sync or async function `f(episode: RewardInput) -> Score | float | Mapping[str, float]` as the verifier `id`.
 
-    Raises ValueError on a malformed id or a signature that does not take exactly one episode.
+    isolation: "process" runs a sync function in worker processes (one per core, two at least) that are killed when a call is late: for
+    what may hang, or hold the GIL as a regular expression that backtracks does.
+
+    Raises ValueError on a malformed id, an unknown isolation, a signature that does not take exactly one episode, or a function that
+    worker processes cannot have.
     """
     check_id(id, "verifier")
+    if isolation not in ISOLATIONS:
+        raise ValueError(f"verifier {id!r}: isolation {isolation!r} is unknown{did_you_mean(str(isolation), list(ISOLATIONS))}")
 
     def register(function: F) -> Verifier:
         try:
             inspect.signature(function).bind(None)
         except TypeError:
-            raise ValueError(f"verifier {id!r}: {function.__qualname__} must take one argument, the episode (a RewardInput)") from None
-        return VERIFIERS.register(id, Verifier(id, function), f"{function.__module__}:{function.__qualname__}")
+            raise ValueError(f"verifier {id!r}: {source_of(function)} must take one argument, the episode (a RewardInput)") from None
+        if isolation == "process":
+            reference("verifier", id, function)
+        return VERIFIERS.register(id, Verifier(id, function, isolation), source_of(function))
 
     return register
 
@@ -74,8 +87,13 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         if not verifiers:
             raise ValueError("a verifier service needs at least one verifier")
         self._verifiers = {one.id: one for one in verifiers}
-        self._async = {one.id for one in verifiers if inspect.iscoroutinefunction(one.function)}
+        self._async = {one.id for one in verifiers if is_async(one.function)}
         self._handler = BatchedHandler(VERIFY, self._verify, limits)
+        self._workers = {
+            one.id: Workers(reference("verifier", one.id, one.function), {}, worker_count(self._handler.limits.threads))
+            for one in verifiers
+            if one.isolation == "process"
+        }
 
     def add_to(self, server: grpc.aio.Server) -> None:
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)
@@ -84,10 +102,16 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
     def in_flight(self) -> int:
         return self._handler.in_flight
 
+    @property
+    def able(self) -> bool:
+        return self._handler.able
+
     async def drain(self) -> None:
         await self._handler.drain()
 
     def close(self) -> bool:
+        for workers in self._workers.values():
+            workers.close()
         return self._handler.close()
 
     async def Describe(self, request: verifier_pb2.DescribeVerifiersRequest, context: Any) -> verifier_pb2.DescribeVerifiersResponse:
@@ -109,8 +133,14 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         try:
             if one.id in self._async:
                 result = await one.function(episode)
+            elif one.id in self._workers:
+                result = await self._workers[one.id].call(episode)
             else:
                 result = await self._handler.in_thread(one.function, episode)
+        except Status:
+            raise
+        except (Died, Raised, Unfit) as error:
+            raise Status("UNKNOWN", str(error)) from None
         except Exception as error:
             raise Status("UNKNOWN", short_traceback(error)) from error
         try:

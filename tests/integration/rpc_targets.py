@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def sync_puppet(episode: RewardInput) -> float:
             time.sleep(0.01)
         file.write_text("cancelled" if cancelled() else "finished")
     return episode.env_reward
+
+
+@verifier("test/backtrack-v1", isolation="process")
+def backtrack(episode: RewardInput) -> float:
+    """Holds the GIL for longer than anybody waits, given an answer of many a and a b."""
+    return float(re.match(r"(a+)+$", episode.messages[-1].text) is None)
 
 
 @tool

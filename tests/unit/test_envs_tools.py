@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -173,3 +175,45 @@ def test_tool_sets_refuse_doubles_plain_functions_and_empty_modules() -> None:
         ToolSet.from_module(module)
     module.measure, module._search = measure, search  # type: ignore[attr-defined]
     assert ToolSet.from_module(module).names == ["measure"]
+
+
+def test_async_tools_share_one_event_loop_so_that_a_client_survives_between_calls() -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @tool
+    async def ask(text: str) -> str:
+        """Ask through a client that belongs to the loop of its first use."""
+        loops.append(asyncio.get_running_loop())
+        return text if loops[0] is asyncio.get_running_loop() else "the client's loop is closed"
+
+    tools = ToolSet([ask])
+    assert [tools.call("ask", {"text": word}, CONTEXT) for word in ("a", "b")] == ["a", "b"]
+    assert not loops[0].is_closed()
+
+
+def test_an_async_tool_past_its_deadline_is_a_timeout_and_its_own_timeout_an_error() -> None:
+    @tool
+    async def hang() -> str:
+        """Never answer."""
+        await asyncio.Event().wait()
+        return ""
+
+    @tool
+    async def gives_up() -> str:
+        """Raise what a client raises."""
+        raise TimeoutError("the shop does not answer")
+
+    for name, kind, detail in (("hang", FailureKind.TOOL_TIMEOUT, "no answer within 0.05 s"), ("gives_up", FailureKind.TOOL_ERROR, "shop")):
+        with pytest.raises(EpisodeFailure, match=detail) as caught:
+            ToolSet([hang, gives_up], deadline_s=0.05).call(name, {}, CONTEXT)
+        assert (caught.value.failure.kind, caught.value.failure.culprit) == (kind, f"tool {name}")
+
+
+def test_a_partial_and_a_callable_object_are_tools() -> None:
+    def weigh(scale: str, part: int) -> str:
+        """Weigh a part."""
+        return f"{scale}: {part}"
+
+    made = tool(partial(weigh, "fine"))
+    assert (made.name, made.description, list(made.parameters["properties"])) == ("weigh", "Weigh a part.", ["part"])
+    assert ToolSet([made]).call("weigh", {"part": 3}, CONTEXT) == "fine: 3"

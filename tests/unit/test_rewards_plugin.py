@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -263,3 +264,24 @@ async def test_inspection_cost_needs_a_cost_and_sane_options() -> None:
     assert "neither 'cost' nor 'tool_calls'" in failure.detail
     with pytest.raises(ValueError, match="option 'cap'"):
         make_scorer("burnish/inspection-cost-v1", params={"cap": -1.0})
+
+
+async def test_a_partial_is_a_reward_with_the_options_that_are_left(plugin: Any) -> None:
+    def length(episode: RewardInput, *, limit: int, scale: float = 1.0) -> float:
+        """How long."""
+        return min(limit, len(episode.messages[-1].text)) * scale
+
+    assert (await plugin(partial(length, limit=3)).score(episode())).value == 3.0
+    assert (await plugin(partial(length, limit=3), params={"scale": 2}).score(episode())).value == 6.0
+    assert REWARDS.get("test/reward0-v1").doc == "How long."
+
+
+async def test_an_object_with_an_async_call_is_a_reward(plugin: Any) -> None:
+    class Judge:
+        """Judges."""
+
+        async def __call__(self, episode: RewardInput, *, worth: float = 0.5) -> float:
+            return worth
+
+    assert (await plugin(Judge(), params={"worth": 2.0}).score(episode())).value == 2.0
+    assert REWARDS.get("test/reward0-v1").doc == "Judges."

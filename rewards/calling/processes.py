@@ -1,0 +1,196 @@
+"""Sync handlers in processes of their own, which can be killed: what a hung call, or a regular expression that backtracks, needs.
+
+A thread cannot be stopped, and one that holds the GIL stops everything beside it. `isolation = "process"` runs a registered function in
+a few worker processes (pebble). A worker imports what registers the function and finds it by its id there, so neither code nor options
+with code in them travel; episodes do, pickled between a process and its own children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import multiprocessing
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from pebble import ProcessExpired, ProcessPool
+
+from ...envs.callables import is_async, written
+from ...envs.failures import EpisodeFailure, short_traceback
+from ...envs.registry import is_plugin_module, load_plugin
+from ..types import InvalidScore
+
+Isolation = Literal["thread", "process"]
+ISOLATIONS: tuple[Isolation, ...] = ("thread", "process")
+
+Kind = Literal["reward", "verifier"]
+
+PRELOAD = ["__main__", "burnish.rewards.plugin", "burnish.rewards.remote.service"]
+"""What workers share: they are forked from a server that has imported it, so that a killed one is replaced at once."""
+
+STOP_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where a worker finds a function: what to import, and the id under which that registers it.
+
+    Example: `Reference("reward", "my-team/format-v1", "my_rewards")`; file: of a plug-in, which imports by its path.
+    """
+
+    kind: Kind
+    id: str
+    module: str
+    file: str | None = None
+
+
+class Died(Exception):
+    """The worker process ended during the call: killed for memory, a crash of native code, `os._exit`."""
+
+
+class Unfit(Exception):
+    """The call cannot be made in another process; the text says why."""
+
+
+class Raised(Exception):
+    """The function raised; the text is what `short_traceback` makes of it there."""
+
+
+def reference(kind: Kind, id: str, function: Callable[..., Any]) -> Reference:
+    """How a worker finds `function`. Raises ValueError, in one line, when it cannot."""
+    inner = written(function)
+    module, name = inner.__module__, inner.__qualname__
+    if is_async(function):
+        raise ValueError(f'{kind} {id!r}: isolation = "process" is for sync functions; an async one runs on the event loop')
+    if module == "__main__" or "<locals>" in name:
+        where = "in __main__" if module == "__main__" else f"inside {name.partition('.<locals>')[0]}"
+        raise ValueError(
+            f'{kind} {id!r}: isolation = "process" needs a function that a worker can import, and {name} is defined {where}; '
+            "move it to the top level of a module or plug-in file"
+        )
+    file = getattr(sys.modules.get(module), "__file__", None) if is_plugin_module(module) else None
+    return Reference(kind, id, module, file)
+
+
+class Workers:
+    """Worker processes for one function with its options. Started by the first call; at most `count` calls run at once.
+
+    Example: `await Workers(reference("reward", plugin.id, plugin.function), {}, count=2).call(episode, timeout_s=0.5)`.
+    """
+
+    def __init__(self, where: Reference, options: Mapping[str, Any], count: int) -> None:
+        self.count = count
+        self._where = where
+        self._options = dict(options)
+        self._pool: ProcessPool | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    async def call(self, argument: Any, timeout_s: float | None = None) -> Any:
+        """What the function returned. A call past `timeout_s` seconds from its start, or cancelled, has its process killed and replaced.
+
+        Raises TimeoutError, Died, Unfit (the function or the argument cannot be had in a worker), Raised, and the
+        InvalidScore or EpisodeFailure that the function raised.
+        """
+        pool = await asyncio.to_thread(self._running) if self._pool is None else self._running()
+        job = pool.schedule(_call, args=[self._where, self._options, argument], timeout=timeout_s)
+        try:
+            how, value = await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        except Late:
+            raise TimeoutError(f"no answer within {timeout_s:g} s; its process was killed") from None
+        except ProcessExpired as error:
+            raise Died(f"its worker process ended during the call (exit code {error.exitcode})") from None
+        except Exception as error:  # pickling raises whatever an object's own methods do
+            raise Unfit(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
+        if how == "returned":
+            return value
+        if how == "failed":
+            raise EpisodeFailure(value)
+        raise {"invalid": InvalidScore, "raised": Raised, "unfit": Unfit}[how](value)
+
+    def close(self) -> None:
+        """Kill the workers. A later call starts new ones."""
+        with self._lock:
+            if self._pool is not None and self._pid == os.getpid():
+                _stop(self._pool)
+            self._pool = None
+
+    def _running(self) -> ProcessPool:
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():
+                context = multiprocessing.get_context("forkserver")
+                context.set_forkserver_preload(PRELOAD)
+                self._pool = ProcessPool(self.count, initializer=_prepare, initargs=[self._where], context=context)
+                self._pid = os.getpid()
+                weakref.finalize(self, _stop, self._pool)
+            return self._pool
+
+
+def worker_count(wanted: int) -> int:
+    """Processes for a function that may run `wanted` times at once: as many as there are cores and at least two, so that one that hangs
+    does not hold up the others."""
+    return max(1, min(wanted, max(2, os.cpu_count() or 1)))
+
+
+def _stop(pool: ProcessPool) -> None:
+    pool.stop()
+    with contextlib.suppress(TimeoutError):  # its threads are daemons
+        pool.join(STOP_S)  # a replacement that is just starting would complain about its parent on stderr
+
+
+# ------------------------------------------------------------------------------------------------------- inside a worker process
+
+_found: dict[Reference, Callable[..., Any] | str] = {}
+"""The functions of this worker, or why one cannot be had."""
+
+
+def _prepare(where: Reference) -> None:
+    """Before the worker takes calls: what importing costs is on no call's time."""
+    try:
+        _found[where] = _find(where)
+    except Exception as error:
+        _found[where] = f"a worker process cannot import it: {short_traceback(error)}"
+
+
+def _find(where: Reference) -> Callable[..., Any] | str:
+    if where.file is not None:
+        load_plugin(where.file)
+    else:
+        importlib.import_module(where.module)
+    if where.kind == "reward":
+        from ..plugin import REWARDS
+
+        plugin = REWARDS.loaded(where.id)
+    else:
+        from ..remote.service import VERIFIERS
+
+        plugin = VERIFIERS.loaded(where.id)  # type: ignore[assignment]
+    if plugin is None:
+        return f"a worker process imported {where.module} and found no {where.kind} {where.id!r} registered; register it there"
+    return plugin.function
+
+
+def _call(where: Reference, options: Mapping[str, Any], argument: Any) -> tuple[str, Any]:
+    """(how it ended, value): "returned" a result, "failed" a Failure, "invalid" or "raised" a traceback, "unfit" a reason."""
+    function = _found[where]
+    if isinstance(function, str):
+        return "unfit", function
+    try:
+        return "returned", partial(function, **options)(argument)
+    except EpisodeFailure as error:
+        return "failed", error.failure
+    except InvalidScore as error:
+        return "invalid", short_traceback(error)
+    except Exception as error:
+        return "raised", short_traceback(error)
