@@ -12,7 +12,7 @@ from .formula import Formula
 from .judge import Judge
 from .string_check import check_string
 from .templates import Sample, Template, UnreadableOutput
-from .text_similarity import compare_texts
+from .text_similarity import PACKAGES, compare_texts
 from .types import AnyGrader, LabelModel, Multi, ScoreModel, StringCheck, TextSimilarity
 
 UNREADABLE = "unreadable"
@@ -66,8 +66,9 @@ def require_packages(grader: AnyGrader) -> None:
     """Raise ValueError saying what to install when this grader needs a package that is not here."""
     if asks_a_judge(grader):
         require("a grader that asks a model", ["openai"], "graders")
-    if any(isinstance(member, TextSimilarity) for member in _members(grader)):
-        require("a text_similarity grader", ["rapidfuzz"], "graders")
+    for member in _members(grader):
+        if isinstance(member, TextSimilarity) and member.evaluation_metric in PACKAGES:
+            require("a text_similarity grader", [PACKAGES[member.evaluation_metric]], "graders")
 
 
 def _members(grader: AnyGrader) -> Iterable[object]:

@@ -23,6 +23,9 @@ MAX_CHARS = 200_000
 MAX_ORDER = 4
 """The longest n-grams of gleu."""
 
+PACKAGES = {"bleu": "sacrebleu", "fuzzy_match": "rapidfuzz", "rouge_l": "rapidfuzz"}
+"""What a metric is computed with, where it is not the arithmetic here."""
+
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _ROUGE_WORDS = re.compile(r"[a-z0-9]+")
 

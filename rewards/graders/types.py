@@ -6,7 +6,6 @@ grader = read_grader({"type": "string_check", "name": "exact", "operation": "eq"
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import keyword
 import math
@@ -109,8 +108,6 @@ class TextSimilarity(_Named):
     def _metric_is_here(self) -> TextSimilarity:
         if self.evaluation_metric in NOT_HERE:
             raise ValueError(f"evaluation_metric {self.evaluation_metric!r} cannot be had: {NOT_HERE[self.evaluation_metric]}")
-        if self.evaluation_metric == "bleu" and importlib.util.find_spec("sacrebleu") is None:
-            raise ValueError("evaluation_metric 'bleu' needs sacrebleu, which is not installed: pip install 'burnish[graders]'")
         if self.evaluation_metric not in METRICS:
             raise ValueError(
                 f"evaluation_metric {self.evaluation_metric!r} is unknown{did_you_mean(self.evaluation_metric, list(METRICS))}"

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.types import Message, Task
-from burnish.hosting.services import ServiceProcess
+from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.service import Verifier, VerifierService
 from burnish.rewards.types import RewardInput

@@ -12,7 +12,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.types import Message, Task
-from burnish.rewards.graders.multi import grade
+from burnish.rewards.graders.multi import grade, require_packages
 from burnish.rewards.graders.templates import MissingReference, Sample, Template
 from burnish.rewards.graders.text_similarity import similarity
 from burnish.rewards.graders.types import read_grader
@@ -81,6 +81,17 @@ CAT = ("the cat sat on the mat", "the cat sat on a mat")
 )
 def test_text_similarity_by_hand(metric: str, pair: tuple[str, str], expected: float) -> None:
     assert similarity(metric, *pair) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("metric", "package"), [("bleu", "sacrebleu"), ("rouge_l", "rapidfuzz"), ("rouge_2", None)])
+def test_a_metric_whose_package_is_missing_says_what_to_install(metric: str, package: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: None)
+    grader = read_grader({**CLOSE, "evaluation_metric": metric})
+    if package is None:
+        require_packages(grader)
+        return
+    with pytest.raises(ValueError, match=rf"needs {package}, which is not installed here: pip install 'burnish\[graders\]'"):
+        require_packages(grader)
 
 
 @pytest.mark.parametrize("metric", ["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_l"])
