@@ -3,7 +3,7 @@
     python benchmarks/packing.py [--model nano|135m] [--threads 2] [--repeats 3]
 
 padded: one row per trajectory through plain Hugging Face attention, logits everywhere. dense mask: packed like ours, with one
-`[N, N]` mask and SDPA, logits where trainable. packed: what the learner does. update: a whole `Learner.update_policy`.
+`[N, N]` mask and SDPA, logits where trainable. packed: what the learner does. update: a whole GRPO step of the learner.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task, Trajectory
+from burnish.trainer.batch import GroupBatch, TokenBatch, plain_batch
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.learner.packing import PackedBatch, pack, path_index
-from burnish.trainer.learner.policy_model import FlatBatch
-from burnish.trainer.objectives.losses import cross_entropy
+from burnish.trainer.objectives.advantages import grpo
+from burnish.trainer.objectives.objective import Objective
 
 NANO = LlamaConfig(
     vocab_size=1000, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8, tie_word_embeddings=True
@@ -55,9 +56,9 @@ def make_groups(groups: int, samples: int, prompt: int, continuation: int, vocab
     return made
 
 
-def padded(model: LlamaForCausalLM, batch: FlatBatch, rows: int = 16) -> int:
+def padded(model: LlamaForCausalLM, batch: TokenBatch, rows: int = 16) -> int:
     ids = torch.from_numpy(np.stack(batch.sequences).astype(np.int64))
-    mask = torch.from_numpy(np.stack(batch.trainable))
+    mask = torch.from_numpy(np.stack(batch.masks))
     for start in range(0, len(ids), rows):
         piece = ids[start : start + rows]
         logits = model(input_ids=piece, use_cache=False).logits[:, :-1].float()
@@ -66,7 +67,7 @@ def padded(model: LlamaForCausalLM, batch: FlatBatch, rows: int = 16) -> int:
     return ids.numel()
 
 
-def dense_mask(model: LlamaForCausalLM, batch: FlatBatch, packed: PackedBatch) -> int:
+def dense_mask(model: LlamaForCausalLM, batch: TokenBatch, packed: PackedBatch) -> int:
     n = len(packed.token_ids)
     allowed = torch.zeros(n, n, dtype=torch.bool)
     for i, segment in enumerate(packed.segments):
@@ -80,6 +81,13 @@ def dense_mask(model: LlamaForCausalLM, batch: FlatBatch, packed: PackedBatch) -
     logprobs = logits.log_softmax(-1).gather(-1, torch.from_numpy(packed.targets)[:, None])
     (-logprobs.sum() / batch.tokens).backward()
     return n
+
+
+def update(learner: Learner, groups: list[EpisodeGroup]) -> int:
+    batch = GroupBatch(tuple(groups))
+    measured = learner.forward_backward(batch.train(grpo(batch)), Objective())
+    learner.step()
+    return measured.packed_tokens
 
 
 def measure(run: Callable[[], int], repeats: int) -> tuple[float, int]:
@@ -108,24 +116,24 @@ def main() -> None:
         plain = LlamaForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
         learner = Learner(Path(folder), LearnerConfig(threads=options.threads, microbatch_tokens=options.microbatch_tokens), seed=0)
     trajectories = [episode.trajectories[0] for group in groups for episode in group.episodes]
-    batch = FlatBatch([t.token_ids for t in trajectories], [t.trainable for t in trajectories])
+    batch = plain_batch([(t.token_ids, t.trainable) for t in trajectories])
     # The dense mask grows with the square of the row: four groups at a time is kind to it.
-    fours = [pack(batch.sequences, batch.trainable, range(i, min(i + 32, len(trajectories)))) for i in range(0, len(trajectories), 32)]
+    fours = [pack(batch.sequences, batch.masks, range(i, min(i + 32, len(trajectories)))) for i in range(0, len(trajectories), 32)]
     ways: dict[str, Callable[[], int]] = {
         "padded": lambda: padded(plain, batch),
         "dense mask": lambda: sum(dense_mask(plain, batch, packed) for packed in fours),
-        "packed": lambda: learner.policy.accumulate(batch, lambda statistics, index: cross_entropy(statistics.logprobs)).packed_tokens,
-        "update": lambda: int(learner.update_policy(groups)["packed_tokens"]),
+        "packed": lambda: learner.policy.accumulate(batch, lambda statistics, index: -statistics.logprobs.mean()).packed_tokens,
+        "update": lambda: update(learner, groups),
     }
     size = plain.num_parameters() / 1e6
-    print(f"{size:.1f} M parameters, {len(trajectories)} trajectories, {batch.total} tokens, {batch.tokens} trainable")
+    print(f"{size:.1f} M parameters, {len(trajectories)} trajectories, {len(batch.mask)} tokens, {batch.tokens} trainable")
     base = 0.0
     for name, run in ways.items():
         seconds, tokens = measure(run, options.repeats)
         base = base or seconds
         print(
             f"{name:>10}: {seconds:7.2f} s  {tokens:6d} tokens computed  {tokens / seconds:7.0f} computed/s  "
-            f"{batch.total / seconds:7.0f} trajectory tokens/s  {base / seconds:4.2f}x"
+            f"{len(batch.mask) / seconds:7.0f} trajectory tokens/s  {base / seconds:4.2f}x"
         )
     print(f"peak memory of all of these: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 

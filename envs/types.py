@@ -159,14 +159,16 @@ class Trajectory:
 class Reward:
     """What the episode was worth: the total that trains, and every part unweighted.
 
-    turns: part -> its value for each turn, in the order of `Episode.turns`, of the parts that were judged turn by turn.
+    turns: part -> its value for each turn, in the order of `Episode.turns`, of the parts that were judged turn by turn. credit: what each
+    turn earned of the total, the weighted sum of those parts; the rest of the total was earned by the episode as a whole.
 
-    Example: `Reward(total=0.95, parts={"env": 0.0, "verdict.correct": 1.0, "cost": -0.5}, turns={"cost": (-0.2, -0.3)})`.
+    Example: `Reward(0.95, {"verdict": 1.0, "cost": -0.5}, turns={"cost": (-0.2, -0.3)}, credit=(-0.02, -0.03))`.
     """
 
     total: float
     parts: Mapping[str, float] = field(default_factory=dict)
     turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    credit: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         bad = [name for name, value in {"total": self.total, **self.parts}.items() if not math.isfinite(value)]
@@ -187,7 +189,7 @@ class Episode:
 
     Usually one trajectory; an agent that rewrites its history opens a further one whenever a call does not extend the previous.
     `truncation` is a limit the policy ran into: it is still rewarded. `metrics` are numbers worth averaging (turns, tool calls,
-    cost). `labels` name classes to compute recall over: "expected" and "predicted".
+    cost). `labels` name classes to compute recall over: "expected" and "predicted". `engine` is the one that sampled it.
 
     Example: `Episode(task, sample=0, trajectories=(trajectory,), messages=messages, outcome=Reward(1.0, {"env": 1.0}))`.
     """
@@ -201,6 +203,7 @@ class Episode:
     truncation: Truncation | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""What a reward function's signature says: what it is called with, and the options that a recipe may set.
+"""What a plug-in function's signature says: what it is called with, and the options that a recipe may set.
 
 Options are the parameters after the first, each checked by its annotation; or one parameter `options` annotated with a pydantic model,
 whose fields are then the options.
@@ -31,45 +31,44 @@ class OptionInfo:
     description: str
 
 
-def option_parameters(id: str, function: Callable[..., Any], first: str) -> dict[str, inspect.Parameter]:
+def option_parameters(what: str, function: Callable[..., Any], first: str) -> dict[str, inspect.Parameter]:
     """The parameters that hold options: all but the first. Raises ValueError when there is no first one, or an option has no name.
 
-    first: how the first parameter reads, `episode: RewardInput`.
+    what: whose parameters they are, as errors name it, `reward 'my-team/brief-v1'`. first: how the first one reads, `episode: RewardInput`.
     """
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
-        what = first.partition(":")[0]
-        raise ValueError(f"reward {id!r}: the function must take the {what} as its first parameter, def f({first})")
+        raise ValueError(f"{what}: the function must take the {first.partition(':')[0]} as its first parameter, def f({first})")
     options = parameters[1:]
     for parameter in options:
         if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
-            raise ValueError(f"reward {id!r}: option {parameter.name!r} must be a named parameter; options are checked by name")
+            raise ValueError(f"{what}: option {parameter.name!r} must be a named parameter; options are checked by name")
     return {parameter.name: parameter for parameter in options}
 
 
-def check_options(id: str, function: Callable[..., Any], first: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments to call the function with, as its annotations want them. Raises ValueError naming plug-in and option."""
-    parameters = option_parameters(id, function, first)
-    hints = _hints(id, function)
+def check_options(what: str, function: Callable[..., Any], first: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments to call the function with, as its annotations want them. Raises ValueError naming `what` and the option."""
+    parameters = option_parameters(what, function, first)
+    hints = _hints(what, function)
     model = _model(parameters, hints)
     if model is not None:
-        return {MODEL_PARAMETER: _check_model(id, model, given)}
+        return {MODEL_PARAMETER: _check_model(what, model, given)}
     for key in given:
         if key not in parameters:
-            raise ValueError(f"reward {id!r} has no option {key!r}{did_you_mean(key, list(parameters))}")
+            raise ValueError(f"{what} has no option {key!r}{did_you_mean(key, list(parameters))}")
     checked: dict[str, Any] = {}
     for key, parameter in parameters.items():
         if key in given:
-            checked[key] = _check_option(id, key, hints.get(key, Any), given[key])
+            checked[key] = _check_option(what, key, hints.get(key, Any), given[key])
         elif parameter.default is parameter.empty:
-            raise ValueError(f"reward {id!r} needs the option {key!r}")
+            raise ValueError(f"{what} needs the option {key!r}")
     return checked
 
 
-def describe_options(id: str, function: Callable[..., Any], first: str) -> tuple[OptionInfo, ...]:
+def describe_options(what: str, function: Callable[..., Any], first: str) -> tuple[OptionInfo, ...]:
     """Every option with its type and default. Raises ValueError when an annotation cannot be resolved."""
-    parameters = option_parameters(id, function, first)
-    hints = _hints(id, function)
+    parameters = option_parameters(what, function, first)
+    hints = _hints(what, function)
     model = _model(parameters, hints)
     if model is None:
         return tuple(
@@ -95,11 +94,11 @@ def type_name(annotation: Any) -> str:
     return str(annotation).replace("typing.", "").replace("collections.abc.", "")
 
 
-def _hints(id: str, function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(what: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return hints_of(function)
     except NameError as error:
-        raise ValueError(f"reward {id!r}: an annotation has no type ({error}); import it outside TYPE_CHECKING") from error
+        raise ValueError(f"{what}: an annotation has no type ({error}); import it outside TYPE_CHECKING") from error
 
 
 def _model(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]) -> type[BaseModel] | None:
@@ -108,29 +107,29 @@ def _model(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
     return hint if alone and isinstance(hint, type) and issubclass(hint, BaseModel) else None
 
 
-def _check_model(id: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
+def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
     known = [name for key, field in model.model_fields.items() for name in (field.alias or key, key)]
     if model.model_config.get("extra") != "allow":  # pydantic ignores unknown keys by default; an option must never be ignored
         for key in given:
             if key not in known:
-                raise ValueError(f"reward {id!r} has no option {key!r}{did_you_mean(key, list(dict.fromkeys(known)))}")
+                raise ValueError(f"{what} has no option {key!r}{did_you_mean(key, list(dict.fromkeys(known)))}")
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise ValueError("\n".join(_complaint(id, detail) for detail in error.errors(include_url=False))) from error
+        raise ValueError("\n".join(_complaint(what, detail) for detail in error.errors(include_url=False))) from error
 
 
-def _complaint(id: str, detail: ErrorDetails) -> str:
+def _complaint(what: str, detail: ErrorDetails) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "missing":
-        return f"reward {id!r} needs the option {place!r}"
+        return f"{what} needs the option {place!r}"
     if not place:
-        return f"reward {id!r}, options: {detail['msg']}"
-    return f"reward {id!r}, option {place!r}: {detail['msg']}, not {detail['input']!r}"
+        return f"{what}, options: {detail['msg']}"
+    return f"{what}, option {place!r}: {detail['msg']}, not {detail['input']!r}"
 
 
-def _check_option(id: str, key: str, hint: Any, value: Any) -> Any:
+def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"reward {id!r}, option {key!r}: {error.errors()[0]['msg']}, not {value!r}") from error
+        raise ValueError(f"{what}, option {key!r}: {error.errors()[0]['msg']}, not {value!r}") from error

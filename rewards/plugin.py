@@ -85,7 +85,7 @@ def reward(  # noqa: PLR0913  # the limits of a reward
 
     def register(function: F) -> F:
         plugin = plugin_of(function)
-        option_parameters(id, function, plugin.first_parameter)
+        option_parameters(f"reward {id!r}", function, plugin.first_parameter)
         if isolation == "process":
             reference("reward", id, function)
         REWARDS.register(id, plugin, source_of(function))
@@ -134,4 +134,4 @@ def default_name(id: str) -> str:
 
 def check_params(plugin: RewardPlugin, params: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the function's annotations want them. Raises ValueError naming the plug-in and the option."""
-    return check_options(plugin.id, plugin.function, plugin.first_parameter, params)
+    return check_options(f"reward {plugin.id!r}", plugin.function, plugin.first_parameter, params)

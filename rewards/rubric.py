@@ -199,7 +199,15 @@ class Rubric:
             labels = _merge_labels(given)
         except InvalidScore as error:
             return _failed(episode, str(error))
-        return Reward(total, parts, {name: score.turns for name, score in given.items() if score.turns}), labels
+        turns = {name: score.turns for name, score in given.items() if score.turns}
+        return Reward(total, parts, turns, self._credit(turns)), labels
+
+    def _credit(self, turns: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
+        """What each turn earned: of the scorers that judge turns and whose value is only weighed. What is clipped or normalised as a whole
+        belongs to no turn."""
+        rows = {name: values for name, values in turns.items() if self._terms[name].only_weighs}
+        longest = max(map(len, rows.values()), default=0)
+        return tuple(sum(self._terms[name].weight * values[i] for name, values in rows.items() if i < len(values)) for i in range(longest))
 
 
 def _call(scorer: Scorer, episode: RewardInput) -> Callable[[], Awaitable[Score]]:

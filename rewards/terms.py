@@ -56,6 +56,11 @@ class Term:
         gate = f", below {self.gate:g} the total is at most {self.cap or 0.0:g}" if self.gate is not None else ""
         return " ".join(words) + gate
 
+    @property
+    def only_weighs(self) -> bool:
+        """Whether the value goes into the total as it was given, times the weight."""
+        return self.clip is None and self.normalize is None
+
     def shaped(self, value: float) -> float:
         """The value clipped, and mapped by its range. Raises InvalidScore when it lies outside the range that was declared for it."""
         if self.clip is not None:

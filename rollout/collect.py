@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from ..envs.failures import Failure
 from ..envs.types import Episode, EpisodeGroup, Task
@@ -29,7 +30,7 @@ async def collect(
             return await play_with_retries(parts, task, sample, temperature)
 
     async def reward(played: Sequence[Played]) -> tuple[Episode, ...]:
-        episodes = await reward_together(rubric, played)
+        episodes = tuple(replace(episode, engine=parts.engine.name) for episode in await reward_together(rubric, played))
         for episode in episodes:
             if on_episode is not None:
                 on_episode(episode)

@@ -30,8 +30,9 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.observer = RolloutMetrics(f"rollout-{worker_index}")
         self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)
 
-    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
-        self.worker.submit(tasks, group_size, temperature)
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
+        """See `RolloutWorker.submit`."""
+        self.worker.submit(tasks, group_size, temperature, version)
 
     def sample(self, wait_s: float = 1.0, **kwargs: Any) -> list[EpisodeGroup]:
         """Groups finished since the last call; see `RolloutWorker.sample`."""

@@ -23,6 +23,10 @@ PARITY_BOUND = 2e-4
 """Largest |learner - engine| log-probability that passes in float32."""
 
 
+class StaleEngine(RuntimeError):
+    """An engine holds other weights than those that work was meant for: it was restarted, or missed an update. Sync it first."""
+
+
 class SyncProofError(RuntimeError):
     """An engine does not hold the weights it should. The run must stop: what it samples is not the policy that is trained."""
 

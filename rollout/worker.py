@@ -23,7 +23,7 @@ from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
 from .renderers import TemplateRenderer
-from .weights import SyncReceipt, WeightSnapshot, sync_weights
+from .weights import StaleEngine, SyncReceipt, WeightSnapshot, sync_weights
 
 T = TypeVar("T")
 
@@ -94,8 +94,13 @@ class RolloutWorker:
         self._running: set[Future[None]] = set()
         self._pending = self._episodes = self._tokens = 0
 
-    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
-        """Start `group_size` episodes of every task; returns at once."""
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
+        """Start `group_size` episodes of every task; returns at once.
+
+        version: the weights they are meant for; raises StaleEngine, and starts nothing, when the engine holds others.
+        """
+        if version is not None and self.engine.weight_version != version:
+            raise StaleEngine(f"{self.name} holds weights {self.engine.weight_version}, and episodes under {version} were asked for")
         self._pending += len(tasks) * group_size
         future = asyncio.run_coroutine_threadsafe(self._collect(list(tasks), group_size, temperature), self._loop)
         self._running.add(future)

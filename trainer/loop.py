@@ -1,101 +1,292 @@
-"""One step of reinforcement fine-tuning, engine- and cluster-agnostic: collect groups, choose what trains, update, prove the sync.
+"""The policy loop: tasks go to a fleet, groups of episodes come back, the learner steps on them, and the new weights go out.
 
-A `Fleet` runs episodes; a learner updates the policy. Both are Ray actors in production and plain objects in tests.
+One step, in order:
+    collect   takes tasks from the stream, waits for the fleet's groups, and puts another task in the place of each group that teaches
+              nothing, while the rest is still under way; ends when enough groups were kept, or no more may be tried
+    update    makes advantages and the batch, waits for the learner's gradients, has every engine prove its weights, lets the learner step
+    sync      hands the new weights to the fleet, which admits no episode under older ones
+
+A `Fleet` and a `PolicyLearner` are Ray actors in production and plain objects in tests; Ray is not imported here.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..envs.failures import Failure
-from ..envs.types import Episode, EpisodeGroup, Task
+from ..envs.types import EpisodeGroup, Task
 from ..rollout.config import RolloutConfig
 from ..rollout.store.ledger import DropReason, Ledger
+from ..rollout.weights import SyncReceipt
+from .batch import GroupBatch, TokenBatch
 from .data.tasks import TaskStream
+from .metrics import Collected, rollout_metrics
+from .objectives.measures import Measured, mismatch, prove_parity
+from .objectives.objective import Objective, objective_of
+from .objectives.registry import find_advantage
 from .phases.config import RFTPhaseConfig
 
-EQUAL_REWARDS = 1e-6
+EQUAL_TO_MAGNITUDE, EQUAL_TO_SPREAD = 2e-5, 1e-4
+"""Rewards of a group count as equal when they differ by less than these shares of their size, or of the spread of all rewards so far."""
 MIN_FOR_BUDGET = 64
-"""Episodes to issue before the error budget is judged: a share of very few says nothing."""
+"""Episodes to judge the error budget on: a share of very few says nothing."""
+BUDGET_STEPS = 4
+"""Steps that the error budget looks back on, this one included."""
+MAX_IDLE_STEPS = 5
+"""Steps in a row without a group to learn from after which there is nothing to learn."""
+MAX_SKIPPED = 2
+"""Updates in a row that are skipped because they are not finite, before one ends the run."""
 
 
 class Fleet(Protocol):
-    """Runs episodes under the current weights."""
+    """Runs episodes under the current weights. Every wait has a deadline that the fleet knows."""
 
-    def run(self, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
-        """Yield the group of every task, in the order they finish."""
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
+        """Start `group_size` episodes of each task; returns at once."""
         ...
+
+    def poll(self) -> list[EpisodeGroup]:
+        """Groups that finished since the last call; waits a moment for the first. Raises when nothing has finished for too long."""
+        ...
+
+    def sync(self, snapshot: Any) -> list[SyncReceipt]:
+        """Give every engine the weights that `PolicyLearner.snapshot` gave."""
+        ...
+
+
+class PolicyLearner(Protocol):
+    """The primitives of `trainer.learner.Learner`."""
+
+    @property
+    def version(self) -> int: ...
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured: ...
+    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured: ...
+    def step(self) -> dict[str, float]: ...
+    def discard(self) -> None: ...
+    def snapshot(self) -> Any: ...
 
 
 class ErrorBudgetSpent(RuntimeError):
     """More episodes failed than the recipe allows, or one failed in a way that stops the run."""
 
 
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a loop is told. success: the reward part reported as success. parity_bound: see `rollout.weights.check_parity`."""
+
+    phase: RFTPhaseConfig
+    limits: RolloutConfig
+    success: str
+    parity_bound: float
+
+
 @dataclass
 class PolicyProgress:
-    """Where a run of policy steps is: steps done, tasks taken from the stream, and the books."""
+    """Where a run of policy steps is: steps done, tasks taken from the stream, the books, and the lowest and highest reward so far.
+
+    idle, skipped: steps in a row that had nothing to learn from, or whose update was not finite.
+    """
 
     step: int = 0
     position: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    rewards: tuple[float, float] | None = None
+    idle: int = 0
+    skipped: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """Everything as JSON, for a checkpoint. `from_row` reads it back."""
+        own = {name: getattr(self, name) for name in ("step", "position", "rewards", "idle", "skipped")}
+        return {**own, "ledger": self.ledger.row()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> PolicyProgress:
+        """The inverse of `row`. Raises LedgerError when the stored books do not balance."""
+        rewards = row.get("rewards")
+        return cls(
+            row["step"],
+            row["position"],
+            Ledger.from_row(row["ledger"]),
+            None if rewards is None else (rewards[0], rewards[1]),
+            row.get("idle", 0),
+            row.get("skipped", 0),
+        )
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Groups to train on, everything that was sampled for them, and how many rounds it took."""
+class Step:
+    """What one step did. batch and measured: what was trained on and what was measured per token of it, None when nothing was."""
 
-    groups: tuple[EpisodeGroup, ...]
-    sampled: tuple[EpisodeGroup, ...]
-    rounds: int
+    metrics: Mapping[str, float]
+    collected: Collected
+    batch: TokenBatch | None = None
+    measured: Measured | None = None
+
+
+class PolicyLoop:
+    """Policy steps over a fleet and a learner.
+
+    on_group: called with every group as it finishes. Example: `PolicyLoop(fleet, learner, settings, stream).step().metrics["loss"]`.
+    """
+
+    def __init__(self, fleet: Fleet, learner: PolicyLearner, settings: LoopSettings, stream: TaskStream) -> None:
+        """Raises ValueError when the objective names an advantage that is unknown or misfit."""
+        objective = settings.phase.objective
+        self.fleet, self.learner, self.settings, self.stream = fleet, learner, settings, stream
+        self.advantage = find_advantage(objective.advantage, objective.advantage_args)
+        self.objective = objective_of(objective, settings.limits.temperature)
+        self.progress = PolicyProgress()
+        self.on_group: Callable[[EpisodeGroup], None] | None = None
+        self.proofs, self.parity_max = 0, 0.0
+        self._recent: deque[tuple[int, Counter[str]]] = deque(maxlen=BUDGET_STEPS)
+
+    def step(self) -> Step:
+        """One step. Raises ErrorBudgetSpent, and what fleet, learner and the sync proof raise."""
+        started = time.perf_counter()
+        collected = self._collect()
+        sampled_s = time.perf_counter() - started
+        metrics = {**rollout_metrics(collected, self.settings.phase.groups_per_step, self.settings.success), "rollout_seconds": sampled_s}
+        metrics["episodes_per_second"] = metrics["episodes"] / sampled_s
+        batch = measured = None
+        if collected.groups:
+            self.progress.idle = 0
+            updated, batch, measured = self._update(collected.groups)
+            metrics |= updated
+        else:
+            self.progress.idle += 1
+        self.progress.ledger.check()
+        self.progress.step += 1
+        metrics["step_seconds"] = time.perf_counter() - started
+        return Step(metrics, collected, batch, measured)
+
+    def sync(self) -> list[SyncReceipt]:
+        """Give the learner's weights to every engine."""
+        return self.fleet.sync(self.learner.snapshot())
 
     @property
-    def episodes(self) -> list[Episode]:
-        return [episode for group in self.sampled for episode in group.episodes]
+    def exhausted(self) -> bool:
+        """Whether for `MAX_IDLE_STEPS` steps no group had anything to teach: the task is solved, out of reach, or the policy collapsed."""
+        return self.progress.idle >= MAX_IDLE_STEPS
 
+    def _collect(self) -> Collected:
+        progress, phase, limits = self.progress, self.settings.phase, self.settings.limits
+        kept, sampled, dropped = list[EpisodeGroup](), list[EpisodeGroup](), Counter[str]()
+        tolerance_of = _tolerance(progress.rewards)
+        self._recent.append((0, Counter()))
+        under_way = self._issue(phase.groups_per_step)
+        to_try = phase.groups_per_step * phase.max_refills
+        while under_way:
+            for group in self.fleet.poll():
+                under_way -= 1
+                sampled.append(group)
+                self._count_failures(group)
+                stop_if_asked(group, limits)
+                reason = why_not(group, limits, tolerance_of)
+                if reason is None:
+                    kept.append(group)
+                else:
+                    dropped[reason] += 1
+                    progress.ledger.drop_group(group, reason)
+                    if to_try:
+                        to_try -= 1
+                        under_way += self._issue(1)
+                if self.on_group is not None:
+                    self.on_group(group)
+            self._check_budget()
+        kept.sort(key=lambda group: group.task.id)  # the order groups finish in must not decide the order of float sums
+        totals = [e.reward.total for group in sampled for e in group.rewarded if e.reward is not None]
+        if totals:
+            low, high = progress.rewards or (totals[0], totals[0])
+            progress.rewards = (min(low, *totals), max(high, *totals))
+        return Collected(tuple(kept), tuple(sampled), dropped)
 
-def collect_batch(
-    fleet: Fleet,
-    progress: PolicyProgress,
-    phase: RFTPhaseConfig,
-    limits: RolloutConfig,
-    stream: TaskStream,
-    on_group: Callable[[EpisodeGroup], None] | None = None,
-) -> Batch:
-    """Sample tasks of the stream until `phase.groups_per_step` groups can be learned from, in at most 1 + `max_refills` rounds.
-
-    Groups whose rewards are all equal teach nothing: they are dropped, and other tasks sampled in their place (dynamic sampling, DAPO,
-    arXiv 2503.14476). Every episode is entered in the ledger; those that train stay open until `settle`. Raises ErrorBudgetSpent.
-    """
-    kept: list[EpisodeGroup] = []
-    sampled: list[EpisodeGroup] = []
-    rounds = 0
-    while len(kept) < phase.groups_per_step and rounds <= phase.max_refills:
-        tasks = stream(progress.position, phase.groups_per_step - len(kept))
+    def _issue(self, count: int) -> int:
+        """Take tasks from the stream, enter them in the books, and start them."""
+        progress, size = self.progress, self.settings.phase.group_size
+        tasks = self.stream(progress.position, count)
         progress.position += len(tasks)
-        rounds += 1
         for task in tasks:
-            progress.ledger.issue(task.id, phase.group_size)
-        for group in fleet.run(tasks, phase.group_size, limits.temperature):
-            sampled.append(group)
-            stop_if_asked(group, limits)
-            reason = why_not(group, limits)
-            if reason is None:
-                kept.append(group)
-            else:
-                progress.ledger.drop_group(group, reason)
-            if on_group is not None:
-                on_group(group)
-        check_budget(progress.ledger, kept, limits)
-    kept.sort(key=lambda group: group.task.id)  # the order groups finish in must not decide the order of float sums
-    return Batch(tuple(kept), tuple(sampled), rounds)
+            progress.ledger.issue(task.id, size)
+        self.fleet.submit(tasks, size, self.settings.limits.temperature)
+        return len(tasks)
+
+    def _update(self, groups: tuple[EpisodeGroup, ...]) -> tuple[dict[str, float], TokenBatch, Measured]:
+        """One optimizer step on the groups, and the new weights on their way."""
+        progress, ledger = self.progress, self.progress.ledger
+        credited = GroupBatch(groups)
+        batch = credited.train(self.advantage(credited), self._weights(credited))
+        measured = self.learner.forward_backward(batch, self.objective)
+        try:
+            proofs = prove_parity(batch, measured.logprobs, self.learner.version, self.settings.parity_bound)
+            metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, self.learner.version)}
+        except BaseException:
+            self.learner.discard()  # nothing of this batch may reach a later step
+            raise
+        self.parity_max = max(self.parity_max, *(proof.max_difference for proof in proofs))
+        self.proofs += 1
+        metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
+        try:
+            stepped = self.learner.step()
+        except FloatingPointError:
+            progress.skipped += 1
+            if progress.skipped > MAX_SKIPPED:
+                raise
+            for group in groups:
+                ledger.drop_group(group, "non_finite")
+            return {**_named(metrics), "learner/updates_skipped": float(progress.skipped)}, batch, measured
+        progress.skipped = 0
+        ledger.settle(groups)
+        metrics |= {**stepped, "seconds": measured.seconds + stepped["seconds"]}
+        started = time.perf_counter()
+        receipts = self.sync()
+        after = {"sync_seconds": time.perf_counter() - started, "weight_version": float(receipts[0].version)}
+        return {**_named(metrics), **after}, batch, measured
+
+    def _weights(self, batch: GroupBatch) -> np.ndarray:
+        """1 for a full step. One that kept fewer groups than it should is that much smaller: the groups left out had nothing to say."""
+        share = min(1.0, len(batch.groups) / self.settings.phase.groups_per_step)
+        return np.where(batch.tokens.mask, np.float32(share), np.float32(0))
+
+    def _count_failures(self, group: EpisodeGroup) -> None:
+        episodes, failed = self._recent[-1]
+        failed.update(episode.outcome.kind.value for episode in group.episodes if isinstance(episode.outcome, Failure))
+        self._recent[-1] = (episodes + len(group.episodes), failed)
+
+    def _check_budget(self) -> None:
+        """Raise ErrorBudgetSpent when too large a share of the episodes of the last steps failed."""
+        limits = self.settings.limits
+        episodes, failed = 0, Counter[str]()
+        for count, kinds in self._recent:
+            episodes, failed = episodes + count, failed + kinds
+        if episodes >= MIN_FOR_BUDGET and failed.total() > limits.error_budget * episodes:
+            causes = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+            raise ErrorBudgetSpent(
+                f"{failed.total()} of the last {episodes} episodes failed, "
+                f"more than rollout.error_budget = {limits.error_budget:g} allows: {causes}"
+            )
 
 
-def why_not(group: EpisodeGroup, limits: RolloutConfig) -> DropReason | None:
+def run_tasks(fleet: Fleet, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
+    """The group of every task, in the order they finish. Raises what the fleet raises."""
+    fleet.submit(tasks, group_size, temperature)
+    left = len(tasks)
+    while left:
+        for group in fleet.poll():
+            left -= 1
+            yield group
+
+
+Tolerance = Callable[[Sequence[float]], float]
+"""The difference below which a group's rewards count as equal."""
+
+
+def why_not(group: EpisodeGroup, limits: RolloutConfig, tolerance_of: Tolerance | None = None) -> DropReason | None:
     """Why a group cannot be learned from, or None when it can."""
     failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure)]
     if any(limits.action_for(failure.kind) == "drop" for failure in failures):
@@ -103,7 +294,13 @@ def why_not(group: EpisodeGroup, limits: RolloutConfig) -> DropReason | None:
     rewards = [episode.reward.total for episode in group.rewarded if episode.reward is not None]
     if len(rewards) < 2 or not group.comparable:
         return "too_few"
-    return "zero_variance" if max(rewards) - min(rewards) < EQUAL_REWARDS else None
+    return "zero_variance" if max(rewards) - min(rewards) <= (tolerance_of or _tolerance(None))(rewards) else None
+
+
+def _tolerance(seen: tuple[float, float] | None) -> Tolerance:
+    """What rounding may make of equal rewards, given the lowest and highest reward of the steps before."""
+    spread = seen[1] - seen[0] if seen else 0.0
+    return lambda rewards: max(EQUAL_TO_MAGNITUDE * max(map(abs, rewards)), EQUAL_TO_SPREAD * spread)
 
 
 def stop_if_asked(group: EpisodeGroup, limits: RolloutConfig) -> None:
@@ -113,46 +310,5 @@ def stop_if_asked(group: EpisodeGroup, limits: RolloutConfig) -> None:
             raise ErrorBudgetSpent(f"episode {episode.id} failed and rollout.on_failure says stop: {episode.outcome}")
 
 
-def check_budget(ledger: Ledger, kept: Sequence[EpisodeGroup], limits: RolloutConfig) -> None:
-    """Raise ErrorBudgetSpent when the share of failed episodes exceeds the budget; `kept` are groups the ledger has not closed yet."""
-    open_failures = [e.outcome.kind.value for group in kept for e in group.episodes if isinstance(e.outcome, Failure)]
-    failed = ledger.masked + Counter(open_failures)
-    if ledger.issued >= MIN_FOR_BUDGET and failed.total() > limits.error_budget * ledger.issued:
-        causes = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
-        raise ErrorBudgetSpent(
-            f"{failed.total()} of {ledger.issued} episodes failed, "
-            f"more than rollout.error_budget = {limits.error_budget:g} allows: {causes}"
-        )
-
-
-def rollout_metrics(batch: Batch, success: str) -> dict[str, float]:
-    """What a step's episodes amount to: means over all rewarded episodes sampled, trained on or not."""
-    rewarded = [episode for episode in batch.episodes if episode.reward is not None]
-    metrics: dict[str, float] = {
-        "episodes": float(len(batch.episodes)),
-        "failed": float(len(batch.episodes) - len(rewarded)),
-        "groups_trained": float(len(batch.groups)),
-        "groups_sampled": float(len(batch.sampled)),
-        "rounds": float(batch.rounds),
-    }
-    if not rewarded:
-        return metrics
-    totals = np.array([episode.reward.total for episode in rewarded if episode.reward is not None])
-    metrics |= {"reward_mean": float(totals.mean()), "reward_std": float(totals.std())}
-    parts = _means([episode.reward.parts for episode in rewarded if episode.reward is not None])
-    metrics |= {f"reward/{name}": value for name, value in parts.items()}
-    if success in parts:
-        metrics["success"] = parts[success]
-    metrics |= {f"episode/{name}": value for name, value in _means([episode.metrics for episode in rewarded]).items()}
-    metrics["truncated"] = float(np.mean([episode.truncation is not None for episode in rewarded]))
-    predicted = [episode.labels["predicted"] for episode in rewarded if "predicted" in episode.labels]
-    metrics |= {f"predicted/{label}": predicted.count(label) / len(predicted) for label in sorted(set(predicted))}
-    turns = [turn for episode in rewarded for turn in episode.turns]
-    metrics["generate_seconds"] = float(np.mean([turn.generate_s for turn in turns])) if turns else 0.0
-    metrics["env_seconds"] = float(np.mean([turn.env_s for turn in turns])) if turns else 0.0
-    return metrics
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for row in rows for name in row})
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"learner/{name}": value for name, value in metrics.items()}

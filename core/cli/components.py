@@ -53,7 +53,7 @@ def show_reward(id: str, plugins: Sequence[Path]) -> str:
     _load(plugins)
     plugin = find_plugin(id)
     kind = "async" if is_async(plugin.function) else "sync"
-    options = describe_options(plugin.id, plugin.function, plugin.first_parameter)
+    options = describe_options(f"reward {plugin.id!r}", plugin.function, plugin.first_parameter)
     rows = [(option.name, option.type, "required" if option.default is None else option.default, option.description) for option in options]
     limits = [f"timeout_s {plugin.timeout_s:g}", f"max_concurrent {plugin.max_concurrent}", f"cache {plugin.cache or 'off'}"]
     limits += [f"min_members {plugin.min_members}"] if plugin.level == "group" else []

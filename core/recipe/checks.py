@@ -151,12 +151,8 @@ def _tasks(config: RunConfig) -> Iterator[str]:
 
 def _learner(config: RunConfig) -> Iterator[str]:
     phase = config.phases[-1]
-    optimizer, loss = config.learner.optimizer, config.learner.policy_loss
+    optimizer = config.learner.optimizer
     for key in ("lr", "warmup_steps", "schedule", "total_steps", "min_lr_ratio"):
         if key in optimizer.model_fields_set:
             use = f"write {phase}.{key}" if key in ("lr", "warmup_steps", "schedule") else 'write schedule = "cosine" in a phase'
             yield f"learner.optimizer.{key}: has no effect, every phase has its own schedule; {use}"
-    if "temperature" in loss.model_fields_set:
-        yield "learner.policy_loss.temperature: has no effect, the loss takes rollout.temperature; write that"
-    if config.rft is None and loss.model_fields_set:
-        yield "learner.policy_loss: has no effect without [rft]; remove it"

@@ -28,7 +28,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rpc.address import Endpoint
 from burnish.rpc.security import ClientSecurity
-from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.phases.config import (
     PHASES,
     CPTConfig,
@@ -39,6 +39,7 @@ from burnish.trainer.phases.config import (
     SFTConfig,
     SupervisedConfig,
     TasksConfig,
+    phase_optimizer,
 )
 
 MULTI_TURN_DEFAULT = 8
@@ -243,14 +244,8 @@ class RunConfig(BaseModel):
         return table
 
     def learner_for(self, phase: Phase) -> LearnerConfig:
-        """The learner's config in one phase: `[learner]` with the phase's learning rate and schedule, and the rollout's temperature."""
-        table = self.phase(phase)
-        own: dict[str, Any] = {"lr": table.lr, "warmup_steps": table.warmup_steps, "schedule": table.schedule}
-        if table.schedule == "cosine":
-            own["total_steps"] = table.steps
-        shared = {key: getattr(self.learner.optimizer, key) for key in ("betas", "eps", "weight_decay", "grad_clip")}
-        loss = self.learner.policy_loss.model_copy(update={"temperature": self.rollout.temperature})
-        return self.learner.model_copy(update={"optimizer": OptimizerConfig(**shared, **own), "policy_loss": loss})
+        """The learner's config in one phase: `[learner]` with the phase's learning rate and schedule."""
+        return self.learner.model_copy(update={"optimizer": phase_optimizer(self.learner.optimizer, self.phase(phase))})
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> RunConfig:

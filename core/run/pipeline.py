@@ -14,7 +14,6 @@ from rich.console import Console
 from burnish.cli.models import find_model
 from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.config import RunConfig
-from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.rpc.address import RAY
@@ -36,10 +35,11 @@ from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.evaluation.evaluate import evaluate
 from burnish.trainer.evaluation.statistics import compare
-from burnish.trainer.loop import PolicyProgress
+from burnish.trainer.loop import MAX_IDLE_STEPS, PolicyProgress, Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, resolve_checkpoint, save_checkpoint
 from burnish.trainer.models.folder import write_model_folder
 from burnish.trainer.phases.config import PHASES, Phase, RFTPhaseConfig, SupervisedConfig
+from burnish.trainer.phases.supervised import supervised_step
 
 STAGES: Mapping[Phase, Any] = {"cpt": "midtraining", "sft": "sft", "rft": "rft"}
 """The stage a model is in after each phase."""
@@ -120,7 +120,7 @@ def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str],
     files = read_task_files(config.tasks) if config.tasks else None
     settings = RFTConfig().rft(
         worker=worker_setup(config, base, addresses, seeds["rft.sampling"]),
-        learner=config.learner_for(config.phases[0]),
+        learner=config.learner,
         phase=config.rft or RFTPhaseConfig(),
         train_seeds=config.train_seeds,
         tasks=config.tasks,
@@ -175,7 +175,7 @@ def _resume(run: Run, done: CheckpointRecord) -> None:
     position = json.loads((state / "progress.json").read_text())
     if position.get("tasks") != run.tasks_digest:
         raise ValueError(f"{run.folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
-    run.algo.progress = PolicyProgress(position["step"], position["position"], Ledger.from_row(position["ledger"]))
+    run.algo.loop.progress = PolicyProgress.from_row(position)
     run.folder.rewind(_phase(done), done.step)
     if run.folder.evaluations_file.is_file():
         run.results |= {(record.phase, record.result.mode): record.result for record in read_evaluations(run.folder.evaluations_file)}
@@ -189,7 +189,7 @@ def _supervised(run: Run, phase: Phase, table: SupervisedConfig, first: int) -> 
     with StepBar(run.console, phase.upper(), table.steps, first) as bar:
         for step in range(first, table.steps):
             batch = [examples[i] for i in shuffled_batch(len(examples), table.batch, order, step)]
-            metrics = run.algo.learner_group.update_supervised(batch)
+            metrics = supervised_step(run.algo.learner_group, batch)
             run.folder.log_metrics(phase, step + 1, metrics)
             bar.advance(f"loss {metrics['loss']:.3f}  {metrics['tokens'] / metrics['seconds']:,.0f} tokens/s")
             _maybe_checkpoint(run, phase, step + 1, table.steps, table.checkpoint_every, metrics)
@@ -216,12 +216,25 @@ def _reinforce(run: Run, first: int) -> None:
             run.algo.train()
             metrics = dict(run.algo.last_metrics)
             run.folder.log_metrics("rft", step + 1, metrics)
-            run.folder.log_ledger(run.algo.progress.ledger.record("rft", step + 1))
-            _keep(run, "rft", step + 1, run.algo.last_batch.episodes, "train", "sampled")
+            run.folder.log_ledger(run.algo.loop.progress.ledger.record("rft", step + 1))
+            _keep(run, "rft", step + 1, run.algo.last_step.collected.episodes, "train", "sampled")
             bar.advance(_rft_line(metrics, groups))
-            _maybe_checkpoint(run, "rft", step + 1, table.steps, table.checkpoint_every, metrics)
+            last = run.algo.loop.exhausted
+            _maybe_checkpoint(run, "rft", step + 1, step + 1 if last else table.steps, table.checkpoint_every, metrics)
+            if last:
+                break
     run.algo.on_group = None
-    say(run.console, _proof_line(run.algo.proofs, run.algo.parity_max))
+    if run.algo.loop.exhausted:
+        say(run.console, _exhausted_line(run.algo.last_step))
+    say(run.console, _proof_line(run.algo.loop.proofs, run.algo.loop.parity_max))
+
+
+def _exhausted_line(step: Step) -> str:
+    reward, why = step.metrics.get("reward_mean", float("nan")), ", ".join(f"{n} {reason}" for reason, n in step.collected.dropped.items())
+    return (
+        f"training ended early: for {MAX_IDLE_STEPS} steps no group had anything to teach ({why} in the last, mean reward {reward:.2f}): "
+        "the task is solved, out of reach, or the policy has become a constant; see the last rollouts, and rewards that tell attempts apart"
+    )
 
 
 def _proof_line(proofs: int, worst: float) -> str:
@@ -249,7 +262,7 @@ def _maybe_checkpoint(run: Run, phase: Phase, step: int, steps: int, every: int,
 def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float], final: bool) -> None:
     import ray
 
-    learner, progress = run.algo.learner_group, run.algo.progress
+    learner, progress = run.algo.learner_group, run.algo.loop.progress
     weights = ray.get(learner.snapshot(), timeout=600).tensors
 
     def write_model(folder: Path) -> None:
@@ -259,7 +272,7 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)
         learner.save_to_path((folder / "learner").resolve())
-        position = {"step": progress.step, "position": progress.position, "ledger": progress.ledger.row(), "tasks": run.tasks_digest}
+        position = {**progress.row(), "tasks": run.tasks_digest}
         (folder / "progress.json").write_text(json.dumps(position))
 
     record = save_checkpoint(

@@ -13,7 +13,6 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import WorkerSetup
-from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.phases.config import RFTPhaseConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -46,8 +45,8 @@ def algo(ray_session: None, tiny_model: Path) -> Iterator[Any]:
         plugins=(str(PLUGIN),),
         seed=5,
     )
-    learner = LearnerConfig(optimizer=OptimizerConfig(lr=1e-2))
-    config = RFTConfig().rft(worker=worker, learner=learner, phase=RFTPhaseConfig(groups_per_step=8, group_size=8), success="digits")
+    phase = RFTPhaseConfig(groups_per_step=8, group_size=8, lr=1e-2)
+    config = RFTConfig().rft(worker=worker, phase=phase, success="digits")
     built = config.build_algo()
     yield built
     built.stop()
@@ -62,17 +61,17 @@ def test_a_policy_learns_and_every_step_proves_its_weights(algo: Any) -> None:
         assert metrics["learner/parity_max"] < 2e-4
         assert metrics["learner/stale_fraction"] == 0.0
         assert metrics["weight_version"] == step == algo.learner_group.version
-        algo.progress.ledger.check()
+        algo.loop.progress.ledger.check()
     assert rewards[-1] > rewards[0] + 0.1
 
 
 def test_saving_and_restoring_takes_over_weights_position_and_books(algo: Any, tmp_path: Path) -> None:
     saved = algo.save_to_path(str(tmp_path / "checkpoint"))
-    version, position, books = algo.learner_group.version, algo.progress.position, algo.progress.ledger.row()
+    version, position, books = algo.learner_group.version, algo.loop.progress.position, algo.loop.progress.ledger.row()
     algo.train()
     assert algo.learner_group.version == version + 1
     algo.restore_from_path(saved)
-    assert (algo.learner_group.version, algo.progress.position, algo.progress.ledger.row()) == (version, position, books)
+    assert (algo.learner_group.version, algo.loop.progress.position, algo.loop.progress.ledger.row()) == (version, position, books)
     algo.train()
     assert algo.last_metrics["learner/parity_max"] < 2e-4
 
@@ -85,13 +84,12 @@ def test_training_goes_on_when_a_runner_is_killed(algo: Any) -> None:
     algo.train()
     assert algo.fleet.restarts == 1
     assert algo.last_metrics["learner/parity_max"] < 2e-4
-    algo.progress.ledger.check()
+    algo.loop.progress.ledger.check()
 
 
 def test_skipping_one_sync_stops_the_run_and_names_the_engine(algo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = algo.sync
-    receipts = real()
-    monkeypatch.setattr(algo, "sync", lambda: receipts)
+    receipts = algo.sync()
+    monkeypatch.setattr(algo.loop, "sync", lambda: receipts)
     algo.train()  # updates, and does not sync
     with pytest.raises(SyncProofError, match=r"engine rollout-1: .* missed a weight update"):
         algo.train()

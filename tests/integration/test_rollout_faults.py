@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import grpc
 import gymnasium
 import pytest
 from tests.integration.certificates import Authority
+from tests.unit.scripted import ScriptedLearner
 
 from burnish.envs.contract import ENVS, register_env
 from burnish.envs.failures import Failure
@@ -32,7 +32,8 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.renderers import TemplateRenderer
-from burnish.trainer.loop import PolicyProgress, collect_batch
+from burnish.rollout.weights import PARITY_BOUND, SyncReceipt
+from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.models.tokenizer import train_tokenizer
 from burnish.trainer.phases.config import RFTPhaseConfig
 
@@ -57,17 +58,23 @@ class Once(gymnasium.Env[Any, str]):
         return (), 0.0, True, False, {}
 
 
-@dataclass
 class LocalFleet:
     """Runs groups in this process."""
 
-    parts: EpisodeParts
+    def __init__(self, parts: EpisodeParts) -> None:
+        self.parts, self.given = parts, list[tuple[list[Task], int, float]]()
 
-    def run(self, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
+        self.given.append((list(tasks), group_size, temperature))
+
+    def poll(self) -> list[EpisodeGroup]:
         async def every() -> list[EpisodeGroup]:
-            return [group async for group in collect(self.parts, tasks, group_size, temperature)]
+            return [group async for group in collect(self.parts, *self.given.pop())]
 
-        yield from asyncio.run(every())
+        return asyncio.run(every())
+
+    def sync(self, snapshot: int) -> list[SyncReceipt]:
+        return [SyncReceipt("scripted", snapshot, 1, 1, 0.0, 0.0)]
 
 
 def books(address: str, retries: int = 1, deadline_s: float = 0.3) -> tuple[int, dict[str, int], dict[str, int]]:
@@ -78,18 +85,17 @@ def books(address: str, retries: int = 1, deadline_s: float = 0.3) -> tuple[int,
     limits = RolloutConfig(max_tokens_per_turn=16, retries=retries, error_budget=1.0)
     rubric = Rubric([(RemoteVerifier("verdict", address, deadline_s=deadline_s), 1.0)], 0.0, retries=retries, backoff_s=0.3)
     engine = ScriptedEngine([Reply([*tokenizer.encode("done", add_special_tokens=False), tokenizer.eos_token_id])])
-    progress = PolicyProgress()
     with ThreadPoolExecutor(16) as threads:
         fleet = LocalFleet(EpisodeParts(ENV_ID, {}, engine, TemplateRenderer(tokenizer), rubric, limits, threads, seed=3))
-        batch = collect_batch(fleet, progress, PHASE, limits, lambda at, count: [Task(f"train-{i}", i) for i in range(at, at + count)])
-    progress.ledger.settle(batch.groups)
-    progress.ledger.check()
-    for episode in batch.episodes:
+        stream = lambda at, count: [Task(f"train-{i}", i) for i in range(at, at + count)]  # noqa: E731
+        loop = PolicyLoop(fleet, ScriptedLearner(), LoopSettings(PHASE, limits, "verdict", PARITY_BOUND), stream)
+        step = loop.step()
+    for episode in step.collected.episodes:
         if isinstance(episode.outcome, Failure):
             assert episode.reward is None and episode.outcome.culprit.startswith("verdict@127.0.0.1:")
         else:
             assert episode.outcome.parts["verdict"] == episode.sample, "a reward is what the verifier said"
-    ledger = progress.ledger
+    ledger = loop.progress.ledger
     assert ledger.issued == ISSUED == ledger.trained_count + ledger.masked.total() + ledger.dropped.total()
     return ledger.trained_count, dict(ledger.masked), dict(ledger.dropped)
 

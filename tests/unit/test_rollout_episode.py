@@ -26,8 +26,8 @@ from burnish.rollout.conversation import EpisodeParts, request_seed
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import run_episode, run_with_retries
 from burnish.rollout.renderers import TemplateRenderer
+from burnish.trainer.batch import GroupBatch
 from burnish.trainer.models.tokenizer import train_tokenizer
-from burnish.trainer.objectives.policy_update import policy_samples
 
 pytestmark = pytest.mark.unit
 
@@ -121,8 +121,10 @@ def test_what_trains_is_what_was_sampled_even_where_retokenising_would_differ(to
     from burnish.envs.types import EpisodeGroup
 
     other = replace(episode, sample=1, outcome=Reward(0.0))
-    samples = policy_samples([EpisodeGroup(TASK, (episode, other))], "grpo")
-    assert samples[0].trajectory is trajectory
+    batch = GroupBatch((EpisodeGroup(TASK, (episode, other)),)).tokens
+    assert batch.sequences[0].tolist() == trajectory.token_ids.tolist()
+    assert batch.sampler_logprobs[: len(trajectory)].tolist() == trajectory.logprobs.tolist()
+    assert batch.turn[: len(trajectory)][trajectory.trainable].tolist() == [0] * 8 + [1] * 5
 
 
 def test_an_episode_sums_rewards_and_keeps_the_last_metrics(tokenizer, threads) -> None:

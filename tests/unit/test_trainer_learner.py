@@ -12,10 +12,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory
-from burnish.rollout.weights import SyncProofError
+from burnish.rollout.weights import PARITY_BOUND, SyncProofError
+from burnish.trainer.batch import GroupBatch
 from burnish.trainer.data.supervised import SupervisedExample
-from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig, PolicyLossConfig
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
+from burnish.trainer.objectives.advantages import grpo, normalised
+from burnish.trainer.objectives.losses import LossInputs, LossOutputs, per_sequence
+from burnish.trainer.objectives.measures import mismatch, prove_parity
+from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
+from burnish.trainer.objectives.registry import loss
+from burnish.trainer.phases.supervised import example_batch, supervised_step
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +60,15 @@ def make_group(learner: Learner, outcomes: Sequence[Outcome], seed: int = 0, noi
     return EpisodeGroup(task, tuple(episodes))
 
 
+def update(learner: Learner, groups: Sequence[EpisodeGroup], objective: Objective | None = None) -> dict[str, float]:
+    """One GRPO step and what it reports."""
+    batch = GroupBatch(tuple(groups))
+    batch_with_credit = batch.train(grpo(batch))
+    measured = learner.forward_backward(batch_with_credit, objective or Objective())
+    metrics = measured.means(batch_with_credit) | mismatch(batch_with_credit, measured.logprobs, learner.version)
+    return metrics | learner.step() | {"tokens": batch_with_credit.tokens, "packed_tokens": measured.packed_tokens}
+
+
 def example(*tokens: int) -> SupervisedExample:
     return SupervisedExample(np.array(tokens, dtype=np.int32), np.arange(len(tokens)) > 0)
 
@@ -83,7 +99,7 @@ def test_an_update_raises_the_better_and_lowers_the_worse(folder: Path) -> None:
     learner = make_learner(folder)
     group = make_group(learner, [Reward(1.0), Reward(0.0)])
     better, worse = (episode.trajectories[0] for episode in group.episodes)
-    metrics = learner.update_policy([group])
+    metrics = update(learner, [group])
     after_better, after_worse = learner.logprobs([better, worse])
     assert after_better.sum() > better.logprobs.sum()
     assert after_worse.sum() < worse.logprobs.sum()
@@ -98,7 +114,7 @@ def test_the_gradient_is_the_token_mean_policy_gradient(folder: Path) -> None:
     config = LearnerConfig(threads=1, optimizer=OptimizerConfig(grad_clip=1e9))
     learner = make_learner(folder, config)
     group = make_group(learner, [Reward(1.0), Reward(0.0)])
-    learner.update_policy([group])
+    update(learner, [group])
     model = LlamaForCausalLM.from_pretrained(folder).eval()
     total = sum(int(e.trajectories[0].trainable.sum()) for e in group.episodes)
     # Advantages of (1, 0) are +1 and -1, and at ratio 1 the surrogate's gradient is A times that of the log-probability.
@@ -115,11 +131,11 @@ def test_the_gradient_is_the_token_mean_policy_gradient(folder: Path) -> None:
     "change", [{"microbatch_tokens": 12}, {"logit_rows": 2}, {"activation_checkpointing": True}], ids=lambda change: next(iter(change))
 )
 def test_how_the_work_is_cut_changes_nothing(folder: Path, change: dict[str, int]) -> None:
-    loss = PolicyLossConfig(kl_coef=0.1, entropy_coef=0.01)
-    whole = make_learner(folder, LearnerConfig(threads=1, policy_loss=loss))
-    cut = make_learner(folder, LearnerConfig.model_validate({"threads": 1, "policy_loss": loss, **change}))
+    objective = Objective(kl_coef=0.1, entropy_coef=0.01)
+    whole = make_learner(folder, LearnerConfig(threads=1))
+    cut = make_learner(folder, LearnerConfig.model_validate({"threads": 1, **change}))
     groups = [make_group(whole, [Reward(float(r)) for r in (0, 1, 1, 0)], seed, noise=0.3) for seed in range(3)]
-    expected, found = whole.update_policy(groups), cut.update_policy(groups)
+    expected, found = update(whole, groups, objective), update(cut, groups, objective)
     for key in ("loss", "entropy", "grad_norm", "parity_max", "mismatch_kl", "clip_fraction", "reference_kl"):
         assert found[key] == pytest.approx(expected[key], abs=2e-6), key
     for name, ours in gradient(cut).items():
@@ -129,8 +145,8 @@ def test_how_the_work_is_cut_changes_nothing(folder: Path, change: dict[str, int
 def test_a_failed_member_is_absent_not_zero(folder: Path) -> None:
     whole, masked = make_learner(folder), make_learner(folder)
     group = make_group(whole, [Reward(1.0), Reward(0.5), BROKEN])
-    whole.update_policy([dataclasses.replace(group, episodes=group.episodes[:2])])
-    masked.update_policy([group])
+    update(whole, [dataclasses.replace(group, episodes=group.episodes[:2])])
+    update(masked, [group])
     for name, tensor in whole.weights().items():
         np.testing.assert_array_equal(tensor, masked.weights()[name])
 
@@ -138,72 +154,146 @@ def test_a_failed_member_is_absent_not_zero(folder: Path) -> None:
 def test_what_is_reported_of_a_mismatch(folder: Path) -> None:
     learner = make_learner(folder)
     good, stale = make_group(learner, [Reward(1.0), Reward(0.0)], 1), make_group(learner, [Reward(1.0), Reward(0.0)], 2, noise=0.05)
-    metrics = learner.update_policy([good, stale])
+    metrics = update(learner, [good, stale])
     assert metrics["parity_max"] == pytest.approx(0.05, abs=1e-5)
     share = metrics["parity_mean"] / 0.05  # of the tokens that are off, each by a log-ratio of -0.05
     assert metrics["mismatch_kl"] == pytest.approx(share * (np.exp(-0.05) - 1 + 0.05), rel=1e-2)
 
 
-def test_an_engine_that_is_off_is_named_and_nothing_of_its_batch_is_applied(folder: Path) -> None:
-    learner, untouched = make_learner(folder), make_learner(folder)
+def test_an_engine_that_is_off_is_named(folder: Path) -> None:
+    learner = make_learner(folder)
     good, stale = make_group(learner, [Reward(1.0), Reward(0.0)], 1), make_group(learner, [Reward(1.0), Reward(0.0)], 2, noise=0.05)
-    engines = {e.id: name for group, name in ((good, "engine-0"), (stale, "engine-1")) for e in group.episodes}
+    named = [by_engine(group, name) for group, name in ((good, "engine-0"), (stale, "engine-1"))]
+    batch = GroupBatch(tuple(named)).tokens
+    logprobs = learner.score(batch).logprobs
     with pytest.raises(SyncProofError, match="engine-1"):
-        learner.update_policy([good, stale], engines)
-    assert learner.version == 0
-    metrics = learner.update_policy([good], engines)
-    assert metrics["parity_max/engine-0"] == pytest.approx(metrics["parity_max"], abs=1e-7)
-    assert metrics["parity_max"] < 1e-5
-    untouched.update_policy([good])
-    for name, tensor in untouched.weights().items():
-        np.testing.assert_array_equal(learner.weights()[name], tensor)
+        prove_parity(batch, logprobs, 0, PARITY_BOUND)
+    (proof,) = prove_parity(batch.select([0, 1]), logprobs[: batch.offsets[2]], 0, PARITY_BOUND)
+    assert proof.engine == "engine-0" and proof.max_difference < 1e-5
+    with pytest.raises(ValueError, match="does not say which engine sampled it"):
+        prove_parity(GroupBatch((good,)).tokens, logprobs[: batch.offsets[2]], 0, PARITY_BOUND)
 
 
-def test_an_update_that_raised_leaves_nothing_for_the_next(folder: Path) -> None:
+def by_engine(group: EpisodeGroup, engine: str) -> EpisodeGroup:
+    return dataclasses.replace(group, episodes=tuple(dataclasses.replace(episode, engine=engine) for episode in group.episodes))
+
+
+@pytest.mark.parametrize("how", ["discarded", "raised"])
+def test_a_pass_that_was_given_up_leaves_nothing_for_the_next(folder: Path, how: str) -> None:
     learner, untouched = make_learner(folder), make_learner(folder)
-    with pytest.raises(ValueError, match="t1/0 is missing from `engines`"):
-        learner.update_policy([make_group(learner, [Reward(1.0), Reward(0.0)], 1)], {"t2/0": "engine-0"})
+    batch = GroupBatch((make_group(learner, [Reward(1.0), Reward(0.0)], 1),))
+    trained = batch.train(grpo(batch))
+    if how == "discarded":
+        learner.forward_backward(trained, Objective())
+        learner.discard()
+    else:
+        calls = iter([1.0])
+
+        @loss("tests/breaks-v1", level="token")
+        def breaks_at_the_second_slice(inputs: LossInputs) -> LossOutputs:
+            return LossOutputs({"policy": inputs.logprobs * next(calls)})
+
+        learner.policy.logit_rows = 2
+        with pytest.raises((StopIteration, RuntimeError)):
+            learner.forward_backward(trained, Objective("tests/breaks-v1"))
+        learner.policy.logit_rows = 512
     for each in (learner, untouched):
-        each.update_supervised([example(1, 2, 3, 4)])
+        supervised_step(each, [example(1, 2, 3, 4)])
     for name, tensor in untouched.weights().items():
         np.testing.assert_array_equal(learner.weights()[name], tensor)
+
+
+def test_gradients_of_several_passes_add_up(folder: Path) -> None:
+    both, apart = make_learner(folder), make_learner(folder)
+    examples = [example(1, 2, 3, 4), example(1, 2, 9)]
+    supervised_step(both, examples)
+    whole = CROSS_ENTROPY.with_scale(example_batch(examples))
+    for part in ([0], [1]):
+        apart.forward_backward(whole.select(part), CROSS_ENTROPY)
+    apart.step()
+    for name, ours in gradient(apart).items():
+        torch.testing.assert_close(ours, gradient(both)[name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_loss_over_whole_sequences_gets_the_gradient_that_autograd_gives(folder: Path) -> None:
+    """GSPO's ratio of a whole sequence against a plain model with the loss written out."""
+    learner = make_learner(folder, LearnerConfig(threads=1, optimizer=OptimizerConfig(grad_clip=1e9), logit_rows=3, microbatch_tokens=12))
+    group = make_group(learner, [Reward(1.0), Reward(0.0), Reward(0.5)], noise=0.2)
+    batch = GroupBatch((group,))
+    trained = batch.train(grpo(batch))
+
+    def gspo(inputs: LossInputs) -> LossOutputs:
+        ratio = per_sequence(inputs.logprobs - inputs.old_logprobs, inputs.trajectory).exp()
+        return LossOutputs({"policy": -ratio * inputs.advantages}, {"ratio": ratio.detach()})
+
+    measured = learner.forward_backward(trained, Objective(gspo, aggregation="sequence", entropy_coef=0.01))
+    learner.step()
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    total = torch.zeros(())
+    for episode, advantage in zip(group.episodes, normalised(np.array([1.0, 0.0, 0.5])), strict=True):
+        t = episode.trajectories[0]
+        at = np.flatnonzero(t.trainable)
+        logp = model(torch.from_numpy(t.token_ids[None].astype(np.int64))).logits[0, at - 1].log_softmax(-1)
+        chosen, old = logp[np.arange(len(at)), t.token_ids[at]], torch.from_numpy(t.logprobs[at])
+        entropy = -(logp.exp() * logp).sum(-1).mean()
+        total = total + (-(chosen - old).mean().exp() * float(advantage) - 0.01 * entropy) / 3
+    total.backward()
+    assert measured.terms["loss"] == pytest.approx(total.item(), abs=1e-5)
+    for name, ours in gradient(learner).items():
+        torch.testing.assert_close(ours, model.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
+    assert measured.tokens["ratio"][trained.mask] == pytest.approx(np.exp(-0.2), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda inputs: inputs.logprobs, "must give LossOutputs, not Tensor"),
+        (lambda inputs: LossOutputs({"policy": inputs.logprobs.sum()}), "one value per token"),
+        (lambda inputs: LossOutputs({"policy": inputs.logprobs.detach()}), "does not depend on logprobs"),
+    ],
+)
+def test_a_loss_that_does_not_give_what_it_must_is_named(folder: Path, function: object, says: str) -> None:
+    learner = make_learner(folder)
+    batch = GroupBatch((make_group(learner, [Reward(1.0), Reward(0.0)]),))
+    with pytest.raises(ValueError, match=says):
+        learner.forward_backward(batch.train(grpo(batch)), Objective(function))  # type: ignore[arg-type]
 
 
 def test_versions_that_are_behind_are_counted(folder: Path) -> None:
     learner = make_learner(folder)
     group = make_group(learner, [Reward(1.0), Reward(0.0)])
-    learner.update_policy([group])
-    assert learner.update_policy([group])["stale_fraction"] == 1.0
+    update(learner, [group])
+    assert update(learner, [group])["stale_fraction"] == 1.0
 
 
 def test_the_reference_is_the_policy_at_the_phases_first_policy_update(folder: Path) -> None:
-    learner = make_learner(folder, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-2), policy_loss=PolicyLossConfig(kl_coef=0.1)))
+    learner, objective = make_learner(folder, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-2))), Objective(kl_coef=0.1)
     group = make_group(learner, [Reward(1.0), Reward(0.0)])
-    assert learner.update_policy([group])["reference_kl"] == pytest.approx(0.0, abs=1e-6)
-    assert learner.update_policy([group])["reference_kl"] > 1e-4
+    assert update(learner, [group], objective)["reference_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert update(learner, [group], objective)["reference_kl"] > 1e-4
     learner.begin_phase(OptimizerConfig(lr=1e-2))
-    assert learner.update_policy([group])["reference_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert update(learner, [group], objective)["reference_kl"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_supervised_loss_is_the_token_mean_and_falls(folder: Path) -> None:
     learner = make_learner(folder)
-    batch = [example(1, 2, 3, 4), example(1, 2, 9)]
-    before = learner.supervised_loss(batch)
-    metrics = learner.update_supervised(batch)
-    zeros = [(np.zeros(len(e.token_ids), np.float32), np.zeros(len(e.token_ids), np.int32)) for e in batch]
-    plain = [plain_logprobs(folder, Trajectory(e.token_ids, e.trainable, *zero)) for e, zero in zip(batch, zeros, strict=True)]
+    examples = [example(1, 2, 3, 4), example(1, 2, 9)]
+    before = learner.score(example_batch(examples)).terms["loss"]
+    metrics = supervised_step(learner, examples)
+    zeros = [(np.zeros(len(e.token_ids), np.float32), np.zeros(len(e.token_ids), np.int32)) for e in examples]
+    plain = [plain_logprobs(folder, Trajectory(e.token_ids, e.trainable, *zero)) for e, zero in zip(examples, zeros, strict=True)]
     assert before == pytest.approx(-torch.cat(plain).mean().item(), abs=1e-5)
     assert metrics["loss"] == pytest.approx(before, abs=1e-6)
     assert metrics["tokens"] == 5
-    assert learner.supervised_loss(batch) < before
+    assert learner.score(example_batch(examples)).terms["loss"] < before
 
 
 def test_nothing_to_train_on_is_refused(folder: Path) -> None:
     learner = make_learner(folder)
     with pytest.raises(ValueError, match="no trainable token"):
-        learner.update_policy([make_group(learner, [BROKEN, BROKEN])])
+        update(learner, [make_group(learner, [BROKEN, BROKEN])])
     with pytest.raises(ValueError, match="no trainable token"):
-        learner.update_supervised([])
+        supervised_step(learner, [])
 
 
 def test_what_is_not_finite_never_steps(folder: Path) -> None:
@@ -211,14 +301,14 @@ def test_what_is_not_finite_never_steps(folder: Path) -> None:
     group = make_group(learner, [Reward(1.0), Reward(0.0)])
     before = learner.weights()
     with pytest.raises(FloatingPointError, match="t0/0: the engine gave a log-probability that is not finite"):
-        learner.update_policy([make_group(learner, [Reward(1.0), Reward(0.0)], noise=np.nan)])
+        update(learner, [make_group(learner, [Reward(1.0), Reward(0.0)], noise=np.nan)])
     # A ratio of exp(200) overflows float32 under a negative advantage.
     with pytest.raises(FloatingPointError, match="update 1 was not applied"):
-        learner.update_policy([make_group(learner, [Reward(1.0), Reward(0.0)], noise=-200.0)])
+        update(learner, [make_group(learner, [Reward(1.0), Reward(0.0)], noise=-200.0)])
     assert learner.version == 0
     for name, tensor in learner.weights().items():
         np.testing.assert_array_equal(tensor, before[name])
-    assert learner.update_policy([group])["parity_max"] < 1e-5  # no gradient of the refused update is left over
+    assert update(learner, [group])["parity_max"] < 1e-5  # no gradient of the refused update is left over
 
 
 def test_weights_are_whole_contiguous_and_copies(folder: Path) -> None:
@@ -233,19 +323,19 @@ def test_weights_are_whole_contiguous_and_copies(folder: Path) -> None:
 
 def test_training_goes_on_bitwise_after_a_restore(folder: Path, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(lr=1e-2, warmup_steps=3, schedule="cosine", total_steps=10, weight_decay=0.1)
-    config = LearnerConfig(threads=1, policy_loss=PolicyLossConfig(kl_coef=0.1))
+    config, objective = LearnerConfig(threads=1), Objective(kl_coef=0.1)
     through, broken = make_learner(folder, config), make_learner(folder, config)
     groups = [make_group(through, [Reward(1.0), Reward(0.0), Reward(0.2)], seed) for seed in range(4)]
     for learner in (through, broken):
         learner.begin_phase(optimizer)
-    expected = [through.update_policy([group]) for group in groups]
+    expected = [update(through, [group], objective) for group in groups]
     for group in groups[:2]:
-        broken.update_policy([group])
+        update(broken, [group], objective)
     broken.save(tmp_path / "state")
     resumed = make_learner(folder, config)
     resumed.restore(tmp_path / "state")
     assert resumed.version == 2
-    found = [resumed.update_policy([group]) for group in groups[2:]]
+    found = [update(resumed, [group], objective) for group in groups[2:]]
     for ours, theirs in zip(found, expected[2:], strict=True):
         assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
     for name, tensor in through.weights().items():

@@ -1,34 +1,24 @@
-"""Losses, advantages, learning rates and learner settings against values computed by hand."""
+"""Losses, learning rates and learner settings against values computed by hand."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from burnish.trainer.learner.config import OptimizerConfig
 from burnish.trainer.learner.optimizer import learning_rate
-from burnish.trainer.objectives.advantages import ADVANTAGES, group_centred, group_normalised
-from burnish.trainer.objectives.losses import cross_entropy, is_clipped, k3, ppo_clip, token_statistics
+from burnish.trainer.objectives.losses import LossInputs, cross_entropy, k3, per_sequence, ppo_clip, token_statistics
 
 pytestmark = pytest.mark.unit
 
 
-def test_grpo_divides_by_the_population_deviation() -> None:
-    # mean 1/4, deviation sqrt(3)/4: the winner sqrt(3), the others -1/sqrt(3).
-    advantages = group_normalised(np.array([1.0, 0.0, 0.0, 0.0]))
-    np.testing.assert_allclose(advantages, [math.sqrt(3)] + [-1 / math.sqrt(3)] * 3, rtol=1e-5)
-
-
-def test_dr_grpo_keeps_a_small_difference_small() -> None:
-    np.testing.assert_allclose(group_centred(np.array([1.0, 0.0, 0.0, 0.0])), [0.75, -0.25, -0.25, -0.25])
-    np.testing.assert_allclose(group_centred(np.array([1.0, 0.98])), [0.01, -0.01], rtol=1e-9)
-
-
-@pytest.mark.parametrize("advantage", sorted(ADVANTAGES))
-@pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [0.7], []])
-def test_a_group_without_variance_teaches_exactly_nothing(advantage: str, rewards: list[float]) -> None:
-    assert ADVANTAGES[advantage](np.array(rewards)).tolist() == [0.0] * len(rewards)
+def inputs(logprobs: torch.Tensor, old: torch.Tensor | None = None, advantages: torch.Tensor | None = None) -> LossInputs:
+    """What a loss sees of tokens of one sequence each; whatever is not given is zero."""
+    n = len(logprobs)
+    zero, whole = torch.zeros(n), torch.zeros(n, dtype=torch.int32)
+    known = zero if old is None else old
+    given = zero if advantages is None else advantages
+    return LossInputs(logprobs, zero, known, known, None, given, torch.ones(n), torch.ones(n, dtype=torch.bool), whole, whole, whole, whole)
 
 
 def test_token_statistics_of_a_known_distribution() -> None:
@@ -63,17 +53,18 @@ def test_entropy_carries_a_gradient_only_when_asked() -> None:
 def test_ppo_clip_and_where_it_stops_the_gradient(ratio: float, advantage: float, loss: float, slope: float) -> None:
     old = torch.tensor([-1.0])
     logprobs = (old + math.log(ratio)).requires_grad_()
-    value = ppo_clip(logprobs, old, torch.tensor([advantage]), 0.2, 0.2)
-    value.sum().backward()
-    assert value.item() == pytest.approx(loss, rel=1e-5)
+    found = ppo_clip(inputs(logprobs, old, torch.tensor([advantage])), clip_low=0.2, clip_high=0.2)
+    found.terms["policy"].sum().backward()
+    assert found.terms["policy"].item() == pytest.approx(loss, rel=1e-5)
     assert logprobs.grad is not None and logprobs.grad.item() == pytest.approx(slope, abs=1e-5)
-    assert is_clipped(logprobs, old, torch.tensor([advantage]), 0.2, 0.2).item() == (slope == 0.0)
+    assert found.metrics["clip_fraction"].item() == (slope == 0.0)
+    assert found.metrics["ratio"].item() == pytest.approx(ratio, rel=1e-5)
 
 
 def test_the_upper_bound_may_be_wider_than_the_lower() -> None:
     logprobs = torch.log(torch.tensor([1.25, 0.75]))
-    loss = ppo_clip(logprobs, torch.zeros(2), torch.tensor([1.0, -1.0]), clip_low=0.2, clip_high=0.3)
-    torch.testing.assert_close(loss, torch.tensor([-1.25, 0.8]))
+    found = ppo_clip(inputs(logprobs, torch.zeros(2), torch.tensor([1.0, -1.0])), clip_low=0.2, clip_high=0.3)
+    torch.testing.assert_close(found.terms["policy"], torch.tensor([-1.25, 0.8]))
 
 
 def test_k3_averages_to_the_kl_divergence() -> None:
@@ -85,7 +76,15 @@ def test_k3_averages_to_the_kl_divergence() -> None:
 
 
 def test_cross_entropy_is_the_negative_logprob() -> None:
-    assert cross_entropy(torch.tensor([-0.5])).tolist() == [0.5]
+    assert cross_entropy(inputs(torch.tensor([-0.5]))).terms["cross_entropy"].tolist() == [0.5]
+
+
+def test_the_mean_of_a_sequence_stands_at_each_of_its_tokens() -> None:
+    values = torch.tensor([1.0, 3.0, 10.0], requires_grad=True)
+    means = per_sequence(values, torch.tensor([0, 0, 1], dtype=torch.int32))
+    assert means.tolist() == [2.0, 2.0, 10.0]
+    means.sum().backward()
+    assert values.grad is not None and values.grad.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_learning_rate_warms_up_then_follows_half_a_cosine() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...envs.types import Episode, EpisodeGroup, Task
 from ...rollout.store.records import EvaluationResult, Mode
-from ..loop import Fleet
+from ..loop import Fleet, run_tasks
 from .statistics import summarize
 
 
@@ -24,7 +24,7 @@ def evaluate(
     Raises ValueError when no episode got a reward or none has the part `success`.
     """
     episodes: list[Episode] = []
-    for group in fleet.run(tasks, 1, temperature if mode == "sampled" else 0.0):
+    for group in run_tasks(fleet, tasks, 1, temperature if mode == "sampled" else 0.0):
         episodes += group.episodes
         if on_group is not None:
             on_group(group)

@@ -43,26 +43,6 @@ class OptimizerConfig(BaseModel):
         return self
 
 
-class PolicyLossConfig(BaseModel):
-    """The reinforcement objective: clipped policy gradient over group-relative advantages, averaged over all trainable tokens.
-
-    advantage: "grpo" (Shao et al. 2024, arXiv 2402.03300), or "dr_grpo" (Liu et al. 2025, arXiv 2503.20783), which does not divide by
-    the group's deviation and so keeps small parts of the reward small. clip_low, clip_high: the ratio is clipped to [1 - clip_low,
-    1 + clip_high]. kl_coef: weight of the k3 estimate of KL(policy || reference); above 0 the learner keeps a frozen copy of the
-    weights as the reference. entropy_coef: weight of the entropy bonus. temperature: what the rollout sampled with, so that
-    ratios compare like with like.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    advantage: Literal["grpo", "dr_grpo"] = "grpo"
-    clip_low: UnitInterval = 0.2
-    clip_high: float = Field(default=0.2, ge=0)
-    kl_coef: float = Field(default=0.0, ge=0)
-    entropy_coef: float = Field(default=0.0, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-
-
 class LearnerConfig(BaseModel):
     """How updates are computed.
 
@@ -75,7 +55,6 @@ class LearnerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimizer: OptimizerConfig = OptimizerConfig()
-    policy_loss: PolicyLossConfig = PolicyLossConfig()
     microbatch_tokens: int = Field(default=4096, gt=0)
     logit_rows: int = Field(default=512, gt=0)
     threads: int = Field(default=2, gt=0)

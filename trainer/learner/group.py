@@ -5,14 +5,17 @@ There is one learner actor. Sharding a policy over several (FSDP2) is a matter o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 
-from ...envs.types import EpisodeGroup
-from ...rollout.weights import WeightSnapshot, snapshot
+from ...envs.registry import load_plugin
+from ...rollout.weights import WeightSnapshot
+from ..batch import TokenBatch
+from ..objectives.measures import Measured
+from ..objectives.objective import Objective
 from .config import LearnerConfig, OptimizerConfig
 
 T = TypeVar("T")
@@ -21,25 +24,30 @@ T = TypeVar("T")
 class LearnerActor:
     """`Learner` in a process of its own: vLLM patches torch globally, so engine and learner never share one."""
 
-    def __init__(self, model: str, config: LearnerConfig, seed: int) -> None:
+    def __init__(self, model: str, config: LearnerConfig, seed: int, plugins: Sequence[str]) -> None:
         from .learner import Learner
 
+        for plugin in plugins:
+            load_plugin(plugin)
         self._learner = Learner(Path(model), config, seed)
 
     def begin_phase(self, optimizer: OptimizerConfig) -> None:
         self._learner.begin_phase(optimizer)
 
-    def update_policy(self, groups: Sequence[EpisodeGroup], engines: Mapping[str, str], parity_bound: float) -> dict[str, float]:
-        return self._learner.update_policy(groups, engines, parity_bound)
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
+        return self._learner.forward_backward(batch, objective)
 
-    def update_supervised(self, batch: Sequence[Any]) -> dict[str, float]:
-        return self._learner.update_supervised(batch)
+    def score(self, batch: TokenBatch, temperature: float) -> Measured:
+        return self._learner.score(batch, temperature)
 
-    def supervised_loss(self, batch: Sequence[Any]) -> float:
-        return self._learner.supervised_loss(batch)
+    def step(self) -> dict[str, float]:
+        return self._learner.step()
+
+    def discard(self) -> None:
+        self._learner.discard()
 
     def snapshot(self) -> WeightSnapshot:
-        return snapshot(self._learner.version, self._learner.weights())
+        return self._learner.snapshot()
 
     def save(self, folder: str) -> None:
         self._learner.save(Path(folder))
@@ -57,40 +65,46 @@ class LearnerActor:
         return "Learner"
 
 
-class RFTLearnerGroup:
-    """Drives the learner actor; every call has a deadline and names the learner when it passes.
+class LearnerGroup:
+    """Drives the learner actor through the primitives of `Learner`; every call has a deadline and names the learner when it passes.
 
-    Raises TimeoutError, or the learner's own error.
+    plugins: files whose decorators register losses. timeout_s: seconds one call may take. Raises TimeoutError, or the learner's own error.
     """
 
     is_remote = True
 
-    def __init__(self, model: Path, config: LearnerConfig, seed: int, num_gpus: float, timeout_s: float) -> None:
+    def __init__(
+        self, model: Path, config: LearnerConfig, seed: int, num_gpus: float, timeout_s: float, plugins: Sequence[str] = ()
+    ) -> None:
         self._timeout_s = timeout_s
         threads = {"OMP_NUM_THREADS": str(config.threads)}
         options = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
-        self._actor = ray.remote(LearnerActor).options(**options).remote(str(model), config, seed)
+        self._actor = ray.remote(LearnerActor).options(**options).remote(str(model), config, seed, tuple(plugins))
         self.version = self._get(self._actor.version.options(name="learner.start").remote())
 
     def begin_phase(self, optimizer: OptimizerConfig) -> None:
         self._get(self._actor.begin_phase.remote(optimizer))
 
-    def update_policy(self, groups: Sequence[EpisodeGroup], engines: Mapping[str, str], parity_bound: float) -> dict[str, float]:
-        """One policy update, after every engine has proved its weights; see `Learner.update_policy`."""
-        update = self._actor.update_policy.options(name="learner.update_policy")
-        metrics: dict[str, float] = self._get(update.remote(groups, engines, parity_bound))
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
+        """See `Learner.forward_backward`."""
+        call = self._actor.forward_backward.options(name="learner.forward_backward")
+        measured: Measured = self._get(call.remote(batch, objective))
+        return measured
+
+    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
+        """See `Learner.score`."""
+        measured: Measured = self._get(self._actor.score.options(name="learner.score").remote(batch, temperature))
+        return measured
+
+    def step(self) -> dict[str, float]:
+        """See `Learner.step`."""
+        metrics: dict[str, float] = self._get(self._actor.step.options(name="learner.step").remote())
         self.version += 1
         return metrics
 
-    def update_supervised(self, batch: Sequence[Any]) -> dict[str, float]:
-        """One cross-entropy update; see `Learner.update_supervised`."""
-        metrics: dict[str, float] = self._get(self._actor.update_supervised.options(name="learner.update_supervised").remote(batch))
-        self.version += 1
-        return metrics
-
-    def supervised_loss(self, batch: Sequence[Any]) -> float:
-        loss: float = self._get(self._actor.supervised_loss.remote(batch))
-        return loss
+    def discard(self) -> None:
+        """See `Learner.discard`."""
+        self._get(self._actor.discard.remote())
 
     def snapshot(self) -> Any:
         """A reference to a `WeightSnapshot` of the current weights in Ray's object store."""

@@ -1,14 +1,19 @@
-"""The learner: one policy, one optimizer, updates from episode groups or from supervised examples. Plain torch, one process.
+"""The learner: one policy, one optimizer, and four primitives. Plain torch, one process.
 
-An update packs the batch into microbatches, accumulates gradients of one loss averaged over all trainable tokens of the batch, checks
-that everything is finite, clips and steps. What an update reports is measured under the weights before the step.
+    measured = learner.forward_backward(batch, objective)   # gradients are added up, over as many batches as one likes
+    learner.step()                                          # check that everything is finite, clip, step
+    learner.score(batch)                                    # log-probabilities without a gradient
+    learner.snapshot()                                      # the weights, for engines
+
+A batch is packed into microbatches, and its loss averaged as the objective says over the whole of it. What a pass reports is measured
+under the weights before the step.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...envs.types import Bool, EpisodeGroup, Float32, Int32, Trajectory
-from ...rollout.weights import PARITY_BOUND, SyncProofError
-from ..data.supervised import SupervisedExample
-from ..objectives.losses import TokenStatistics, cross_entropy
-from ..objectives.policy_update import PolicySample, policy_loss, policy_metrics, policy_samples, policy_tokens, prove_parity
+from ...envs.types import Float32, Trajectory
+from ...rollout.weights import WeightSnapshot, snapshot
+from ..batch import TokenBatch, plain_batch
+from ..objectives.losses import LossInputs, TokenStatistics
+from ..objectives.measures import Measured
+from ..objectives.objective import Objective, whole_loss
+from ..objectives.registry import Loss
 from .config import LearnerConfig, OptimizerConfig
 from .optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from .policy_model import FlatBatch, PolicyModel, Scores, load_policy_model
+from .policy_model import PolicyModel, Scores, load_policy_model
 from .state import load_model_tensors, model_tensors, read_state, read_tensors, rng_state, set_rng_state, write_state
 
 
@@ -49,73 +56,83 @@ class Learner:
         self.optimizer = make_optimizer(self.policy.model, optimizer)
         self.phase_step = 0
         self.reference: PolicyModel | None = None
+        self.discard()
 
-    def update_policy(
-        self, groups: Sequence[EpisodeGroup], engines: Mapping[str, str] | None = None, parity_bound: float = PARITY_BOUND
-    ) -> dict[str, float]:
-        """One optimizer step on the clipped policy gradient; the engine's log-probabilities are the old policy's.
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
+        """Add the gradient of the objective over the batch to what is there already, until `step` or `discard`.
 
-        `engines` maps episode ids to the engine that sampled them. With it, every engine must prove before the step that it sampled with
-        this learner's weights: same version, log-probabilities within `parity_bound`; `parity_max/<engine>` says how close.
-        With `kl_coef` above 0 the reference is the policy as it was before the phase's first policy update.
-
-        Returns loss, entropy (nats per token), grad_norm (before clipping), lr, tokens (trainable), packed_tokens (computed), seconds,
-        and of the trainable tokens: parity_max and parity_mean, |learner - engine| log-probability; mismatch_kl, k3 of the
-        same; clip_fraction; stale_fraction, sampled by another version than `version`; reference_kl where there is one.
-
-        Raises SyncProofError naming the engine whose proof fails, ValueError when there is nothing to train on, FloatingPointError
-        (before stepping) when loss or gradient are not finite.
+        With `kl_coef` above 0 the reference is the policy as it was before the phase's first such pass. Raises ValueError when there is
+        nothing to train on, or the loss does not give what it must; then nothing of this or earlier passes is kept.
         """
         started = time.perf_counter()
-        loss_config = self.config.policy_loss
-        samples = policy_samples(groups, loss_config.advantage)
-        batch = _flat([(s.trajectory.token_ids, s.trajectory.trainable) for s in samples], "these groups")
-        device = self.policy.device
+        _check(batch, "this batch")
+        batch, loss = objective.with_scale(batch), objective.resolved()
         reference = None
-        if loss_config.kl_coef > 0:
+        if objective.kl_coef > 0:
             self.reference = self.reference or self.policy.frozen_copy()
-            reference = self.reference.score(batch, loss_config.temperature).logprobs
-        tokens = policy_tokens(samples, reference)
+            reference = self.reference.score(batch, objective.temperature).logprobs
+        try:
+            run = _fused if loss.level == "token" else _whole
+            scores, terms, tokens = run(self.policy, batch, objective, loss, reference)
+        except BaseException:
+            self.discard()  # a pass that raised half-way must leave nothing in a later one
+            raise
+        self._losses.append(terms["loss"])
+        seconds = time.perf_counter() - started
+        return Measured(scores.logprobs.numpy(), scores.entropy.numpy(), tokens, terms, scores.packed_tokens, seconds)
 
-        def loss(statistics: TokenStatistics, index: Tensor) -> Tensor:
-            return policy_loss(statistics, tokens.at(index, device), loss_config)
-
-        self.optimizer.zero_grad(set_to_none=True)  # an update that raised half-way must leave nothing in this one
-        scores = self.policy.accumulate(batch, loss, loss_config.temperature, entropy_grad=loss_config.entropy_coef > 0)
-        at = batch.mask.nonzero().squeeze(-1)
-        metrics = policy_metrics(scores.logprobs[at], tokens.at(at, torch.device("cpu")), loss_config)
-        if engines is not None:
-            metrics |= self._prove(scores.logprobs, samples, engines, parity_bound)
-        versions = np.concatenate([s.trajectory.policy_version[s.trajectory.trainable] for s in samples])
-        metrics["stale_fraction"] = float((versions != self.version).mean())
-        return metrics | self._step(scores, batch, started)
-
-    def update_supervised(self, batch: Sequence[SupervisedExample]) -> dict[str, float]:
-        """One optimizer step on cross-entropy, averaged over the trainable tokens of the batch.
-
-        Returns loss, entropy, grad_norm, lr, tokens, packed_tokens and seconds; raises as `update_policy` does.
-        """
+    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
+        """Log-probabilities and entropies of the batch's trained tokens under the current weights, without an update."""
         started = time.perf_counter()
-        flat = _flat([(example.token_ids, example.trainable) for example in batch], "this batch")
-        self.optimizer.zero_grad(set_to_none=True)  # an update that raised half-way must leave nothing in this one
-        scores = self.policy.accumulate(flat, lambda statistics, index: cross_entropy(statistics.logprobs))
-        return self._step(scores, flat, started)
+        _check(batch, "this batch")
+        scores = self.policy.score(batch, temperature)
+        logprobs = scores.logprobs.numpy()
+        terms = {"loss": -float(logprobs[batch.mask].mean())}
+        return Measured(logprobs, scores.entropy.numpy(), {}, terms, scores.packed_tokens, time.perf_counter() - started)
 
-    def supervised_loss(self, batch: Sequence[SupervisedExample]) -> float:
-        """Mean cross-entropy over the batch's trainable tokens, without an update."""
-        flat = _flat([(example.token_ids, example.trainable) for example in batch], "this batch")
-        return -float(self.policy.score(flat, 1.0).logprobs[flat.mask].mean())
+    def step(self) -> dict[str, float]:
+        """Apply the gradients of the passes since the last step. Returns grad_norm (before clipping), lr, and seconds.
 
-    def logprobs(self, trajectories: Sequence[Trajectory]) -> list[Float32]:
+        Raises FloatingPointError, before anything is applied, when a loss or the gradient is not finite.
+        """
+        assert self._losses, "there is nothing to step on: call forward_backward first"
+        started = time.perf_counter()
+        trained = [parameter for parameter in self.policy.model.parameters() if parameter.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.optimizer_config.grad_clip))
+        losses = self._losses
+        if not (math.isfinite(sum(losses)) and math.isfinite(norm)):
+            self.discard()
+            raise FloatingPointError(
+                f"update {self.version + 1} was not applied: loss {sum(losses)}, gradient norm {norm}; "
+                "lower the learning rate, or look at the log-probabilities of this batch"
+            )
+        lr = learning_rate(self.optimizer_config, self.phase_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.discard()
+        self.version += 1
+        self.phase_step += 1
+        return {"grad_norm": norm, "lr": lr, "seconds": time.perf_counter() - started}
+
+    def discard(self) -> None:
+        """Forget the gradients of the passes since the last step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._losses: list[float] = []
+
+    def logprobs(self, trajectories: Sequence[Trajectory], temperature: float = 1.0) -> list[Float32]:
         """The current policy's log-probability of every trainable token, float32 `[N]` per trajectory, 0 elsewhere."""
-        flat = _flat([(t.token_ids, t.trainable) for t in trajectories], "these trajectories")
-        scored: Float32 = self.policy.score(flat, self.config.policy_loss.temperature).logprobs.numpy()
-        return np.split(scored, flat.offsets[1:-1])
+        batch = plain_batch([(t.token_ids, t.trainable) for t in trajectories])
+        return np.split(self.score(batch, temperature).logprobs, batch.offsets[1:-1])
 
     def weights(self) -> dict[str, Float32]:
         """Contiguous float32 copies of all weights under their `state_dict` names, tied ones (`lm_head.weight`) under each name."""
         state = self.policy.model.state_dict()
         return {name: np.array(tensor.detach().float().cpu().numpy(), order="C", copy=True) for name, tensor in state.items()}
+
+    def snapshot(self) -> WeightSnapshot:
+        """The weights of this version with their checksums."""
+        return snapshot(self.version, self.weights())
 
     def save(self, folder: Path) -> None:
         """Write everything that `restore` needs to go on exactly as if there had been no break. The folder must be new or empty."""
@@ -146,44 +163,95 @@ class Learner:
         self.version, self.phase_step = state["version"], state["phase_step"]
         set_rng_state(state["rng"], self.policy.device)
 
-    def _prove(self, logprobs: Tensor, samples: Sequence[PolicySample], engines: Mapping[str, str], bound: float) -> dict[str, float]:
-        try:
-            proofs = prove_parity(logprobs, samples, engines, self.version, bound)
-        except SyncProofError:
-            self.optimizer.zero_grad(set_to_none=True)  # nothing of this batch may reach a later step
-            raise
-        return {f"parity_max/{proof.engine}": proof.max_difference for proof in proofs}
 
-    def _step(self, scores: Scores, batch: FlatBatch, started: float) -> dict[str, float]:
-        """Check, clip, step; the metrics that every update has."""
-        trained = [parameter for parameter in self.policy.model.parameters() if parameter.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.optimizer_config.grad_clip))
-        if not (math.isfinite(scores.loss) and math.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(
-                f"update {self.version + 1} was not applied: loss {scores.loss}, gradient norm {norm}; "
-                "lower the learning rate, or look at the log-probabilities of this batch"
-            )
-        lr = learning_rate(self.optimizer_config, self.phase_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.version += 1
-        self.phase_step += 1
-        return {
-            "loss": scores.loss,
-            "entropy": float(scores.entropy[batch.mask].mean()),
-            "grad_norm": norm,
-            "lr": lr,
-            "tokens": float(batch.tokens),
-            "packed_tokens": float(scores.packed_tokens),
-            "seconds": time.perf_counter() - started,
-        }
+Pass = tuple[Scores, dict[str, float], dict[str, Float32]]
+"""What a pass found, its terms as they were minimised, and the loss's own values per token."""
 
 
-def _flat(sequences: Sequence[tuple[Int32, Bool]], what: str) -> FlatBatch:
-    batch = FlatBatch([token_ids for token_ids, _ in sequences], [trainable for _, trainable in sequences])
+def _fused(policy: PolicyModel, batch: TokenBatch, objective: Objective, loss: Loss, reference: Tensor | None) -> Pass:
+    """One pass: each slice of logits runs its own backward pass."""
+    found = _Found(batch)
+
+    def of_slice(statistics: TokenStatistics, index: Tensor) -> Tensor:
+        return found.add(objective, loss, _inputs(statistics, batch, index, reference), index)
+
+    scores = policy.accumulate(batch, of_slice, objective.temperature, loss.entropy or objective.entropy_coef > 0)
+    return scores, found.terms, found.tokens
+
+
+def _whole(policy: PolicyModel, batch: TokenBatch, objective: Objective, loss: Loss, reference: Tensor | None) -> Pass:
+    """Two passes: score everything, let the loss say how it depends on each log-probability, then run that gradient through slices.
+
+    The sum of `gradient x logprob` over slices has the gradient of the loss, for any loss, at the price of one more forward pass.
+    """
+    entropy_grad = loss.entropy or objective.entropy_coef > 0
+    scored, found = policy.score(batch, objective.temperature), _Found(batch)
+    at = torch.from_numpy(np.flatnonzero(batch.mask))
+    leaves = TokenStatistics(scored.logprobs[at].requires_grad_(), scored.entropy[at].requires_grad_(entropy_grad))
+    found.add(objective, loss, _inputs(leaves, batch, at, reference), at).backward()
+    slope, entropy_slope = torch.zeros(len(batch.mask)), torch.zeros(len(batch.mask))
+    for into, leaf in ((slope, leaves.logprobs), (entropy_slope, leaves.entropy)):
+        if leaf.grad is not None:
+            into[at] = leaf.grad
+
+    def of_slice(statistics: TokenStatistics, index: Tensor) -> Tensor:
+        value = (slope[index].to(statistics.logprobs.device) * statistics.logprobs).sum()
+        return value + (entropy_slope[index].to(value.device) * statistics.entropy).sum() if entropy_grad else value
+
+    scores = policy.accumulate(batch, of_slice, objective.temperature, entropy_grad)
+    scores.packed_tokens += scored.packed_tokens
+    return scores, found.terms, found.tokens
+
+
+class _Found:
+    """Adds up what a loss gives, slice by slice."""
+
+    def __init__(self, batch: TokenBatch) -> None:
+        assert batch.scale is not None
+        self._scale = torch.from_numpy(batch.scale)
+        self._size = len(batch.mask)
+        self.terms: dict[str, float] = {"loss": 0.0}
+        self.tokens: dict[str, Float32] = {}
+
+    def add(self, objective: Objective, loss: Loss, inputs: LossInputs, index: Tensor) -> Tensor:
+        """The scalar that the slice adds to the loss."""
+        outputs = whole_loss(loss, objective, inputs)
+        scale = self._scale[index].to(inputs.logprobs.device)
+        sums = {name: (values * scale).sum() for name, values in outputs.terms.items()}
+        total = sum(sums.values(), start=inputs.logprobs.new_zeros(()))
+        if not total.requires_grad:
+            raise ValueError(f"loss {loss.id!r} does not depend on logprobs, so it has no gradient; is something detached?")
+        for name, value in {"loss": total, **sums}.items():
+            self.terms[name] = self.terms.get(name, 0.0) + float(value.detach())
+        for name, values in outputs.metrics.items():
+            self.tokens.setdefault(name, np.zeros(self._size, np.float32))[index.numpy()] = values.detach().float().cpu().numpy()
+        return total
+
+
+def _inputs(statistics: TokenStatistics, batch: TokenBatch, index: Tensor, reference: Tensor | None) -> LossInputs:
+    """What the loss sees of the tokens at `index`, on the device of the statistics."""
+    at, device = index.numpy(), statistics.logprobs.device
+    sequence = batch.sequence[at]
+
+    def there(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return LossInputs(
+        logprobs=statistics.logprobs,
+        entropy=statistics.entropy,
+        old_logprobs=there(batch.old_logprobs[at]),
+        sampler_logprobs=there(batch.sampler_logprobs[at]),
+        reference_logprobs=None if reference is None else reference[index].to(device),
+        advantages=there(batch.advantages[at]),
+        weights=there(batch.weights[at]),
+        mask=there(batch.mask[at]),
+        turn=there(batch.turn[at]),
+        trajectory=there(sequence),
+        group=there(batch.group[sequence]),
+        policy_version=there(batch.policy_version[at]),
+    )
+
+
+def _check(batch: TokenBatch, what: str) -> None:
     if batch.tokens == 0:
-        raise ValueError(f"{what} hold no trainable token; nothing can be learned from them")
-    return batch
+        raise ValueError(f"{what} holds no trainable token; nothing can be learned from it")

@@ -7,55 +7,35 @@ each slice runs its own backward pass down to the hidden states before the next 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ...envs.types import Bool, Int32
+from ..batch import TokenBatch
 from ..objectives.losses import TokenStatistics, token_statistics
 from .attention import AttentionLayout, make_layout, use_packed_attention
 from .config import LearnerConfig
 from .packing import PackedBatch, microbatches
 
-TokenLoss = Callable[[TokenStatistics, Tensor], Tensor]
-"""(statistics of t predictions, int64 `[t]` flat index of each) -> loss of each, float32 `[t]`."""
+SliceLoss = Callable[[TokenStatistics, Tensor], Tensor]
+"""(statistics of t predictions, int64 `[t]` flat index of each) -> what they add to the loss, a scalar."""
 
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings by which an architecture changes its logits after the output layer."""
 
 
-class FlatBatch:
-    """Sequences laid end to end, so that per-token data of a whole batch is one array `[total]` with one index.
-
-    mask: bool `[total]`, what is trained. tokens: how many that is.
-    """
-
-    def __init__(self, sequences: Sequence[Int32], trainable: Sequence[Bool]) -> None:
-        self.sequences, self.trainable = sequences, trainable
-        self.offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(np.int64)
-        self.total = int(self.offsets[-1])
-        self.mask = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *trainable]))
-        self.tokens = int(self.mask.sum())
-
-    def index(self, packed: PackedBatch) -> Tensor:
-        """Flat index of each prediction of a microbatch, int64 `[T]`."""
-        return torch.from_numpy(self.offsets[packed.sequence] + packed.target_position)
-
-
 @dataclass(slots=True)
 class Scores:
-    """What a pass over a `FlatBatch` found, on the CPU: logprobs and entropy float32 `[total]`, 0 where not trained; the loss
-    (0 when only scoring); and how many tokens went through the body."""
+    """What a pass over a batch of N tokens found, on the CPU: logprobs and entropy float32 `[N]`, 0 where not trained, and how many
+    tokens went through the body."""
 
     logprobs: Tensor
     entropy: Tensor
-    loss: float = 0.0
     packed_tokens: int = 0
 
 
@@ -83,7 +63,7 @@ class PolicyModel:
         frozen.model = copy.deepcopy(self.model).eval().requires_grad_(False)
         return frozen
 
-    def score(self, batch: FlatBatch, temperature: float) -> Scores:
+    def score(self, batch: TokenBatch, temperature: float) -> Scores:
         """Log-probabilities and entropies of the batch's trainable tokens, without gradients."""
         scores = _no_scores(batch)
         with torch.inference_mode():
@@ -92,28 +72,26 @@ class PolicyModel:
                     self._record(scores, index, self._statistics(rows, targets, temperature, entropy_grad=False))
         return scores
 
-    def accumulate(self, batch: FlatBatch, loss: TokenLoss, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
-        """Add the gradient of the mean of `loss` over all trainable tokens of the batch to the parameters' `grad`."""
+    def accumulate(self, batch: TokenBatch, loss: SliceLoss, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
+        """Add the gradient of the sum of `loss` over all slices of trainable tokens to the parameters' `grad`."""
         scores = _no_scores(batch)
         for packed, hidden in self._bodies(batch, scores):
             grads = []
             for rows, index, targets in self._slices(batch, packed, hidden.detach()):
                 leaf = rows.requires_grad_()
                 statistics = self._statistics(leaf, targets, temperature, entropy_grad)
-                value = loss(statistics, index).sum() / batch.tokens
-                value.backward()
+                loss(statistics, index).backward()
                 assert leaf.grad is not None
                 grads.append(leaf.grad)
-                scores.loss += value.item()
                 self._record(scores, index, statistics)
             at = torch.from_numpy(packed.hidden_index).to(self.device)
             hidden.backward(torch.zeros_like(hidden).index_add_(0, at, torch.cat(grads)))
         return scores
 
-    def _bodies(self, batch: FlatBatch, scores: Scores) -> Iterator[tuple[PackedBatch, Tensor]]:
+    def _bodies(self, batch: TokenBatch, scores: Scores) -> Iterator[tuple[PackedBatch, Tensor]]:
         """Hidden states `[N, E]` of each microbatch."""
         body = self.model.base_model
-        for packed in microbatches(batch.sequences, batch.trainable, self.microbatch_tokens):
+        for packed in microbatches(batch.sequences, batch.masks, self.microbatch_tokens):
             layout: AttentionLayout = make_layout(packed.segments, self.device, self.dtype)
             ids, positions = (torch.from_numpy(array)[None].to(self.device) for array in (packed.token_ids, packed.position_ids))
             with self._autocast():
@@ -121,10 +99,10 @@ class PolicyModel:
             scores.packed_tokens += len(packed.token_ids)
             yield packed, out.last_hidden_state[0]
 
-    def _slices(self, batch: FlatBatch, packed: PackedBatch, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _slices(self, batch: TokenBatch, packed: PackedBatch, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(hidden states `[t, E]`, flat index `[t]`, targets `[t]`) of at most `logit_rows` predictions at a time."""
         at, targets = (torch.from_numpy(array).to(self.device) for array in (packed.hidden_index, packed.targets))
-        pieces = (torch.split(tensor, self.logit_rows) for tensor in (at, batch.index(packed), targets))
+        pieces = (torch.split(tensor, self.logit_rows) for tensor in (at, _flat_index(batch, packed), targets))
         for at_piece, index, target in zip(*pieces, strict=True):
             yield hidden.index_select(0, at_piece), index, target
 
@@ -141,8 +119,13 @@ class PolicyModel:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _no_scores(batch: FlatBatch) -> Scores:
-    return Scores(torch.zeros(batch.total), torch.zeros(batch.total))
+def _no_scores(batch: TokenBatch) -> Scores:
+    return Scores(torch.zeros(len(batch.mask)), torch.zeros(len(batch.mask)))
+
+
+def _flat_index(batch: TokenBatch, packed: PackedBatch) -> Tensor:
+    """Where each prediction of a microbatch lies in the batch, int64 `[T]`."""
+    return torch.from_numpy(batch.offsets[packed.sequence] + packed.target_position)
 
 
 def load_policy_model(path: Path, config: LearnerConfig) -> PolicyModel:

@@ -1,15 +1,19 @@
-"""Losses as plain functions of per-token log-probabilities, all float32 `[T]`.
+"""Losses: what is minimised, as values per token of given log-probabilities; and the estimates they are made of, all float32 `[n]`.
 
-They return the value per token; the learner sums and divides by the trainable tokens of the whole batch (token mean: Yu et al. 2025,
-DAPO, arXiv 2503.14476, section 3.3), however many microbatches it took.
+A loss gives one value per token and per term. What becomes of them is fixed by the objective: each is multiplied with the token's
+weight and its share of the whole batch (`scale`), so a batch may be split into microbatches and ranks in any way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .registry import loss
 
 
 class TokenStatistics(NamedTuple):
@@ -30,18 +34,62 @@ def token_statistics(logits: Tensor, targets: Tensor, temperature: float = 1.0, 
     return TokenStatistics(logp_TV.gather(-1, targets[:, None]).squeeze(-1), entropy)
 
 
-def ppo_clip(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """What a loss sees of n trained tokens, each entry `[n]`. For a loss of level "sequence" they are all that the batch holds, in order.
+
+    logprobs: of the policy that is trained, the one with a gradient; entropy: of its distributions, nats. old_logprobs: of the policy that
+    ratios compare with; sampler_logprobs: what the engine sampled with; reference_logprobs: of the frozen reference, or None.
+    advantages, weights: of the batch; the learner multiplies the result with the weights, so a loss only looks at them. mask: bool,
+    whether the token is trained, True for all. turn, trajectory, group: int32, which of them the token is of. policy_version: int32, the
+    weights that sampled it.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    old_logprobs: Tensor
+    sampler_logprobs: Tensor
+    reference_logprobs: Tensor | None
+    advantages: Tensor
+    weights: Tensor
+    mask: Tensor
+    turn: Tensor
+    trajectory: Tensor
+    group: Tensor
+    policy_version: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutputs:
+    """terms: what is minimised, by name, each `[n]`; their sum trains. metrics: further values per token `[n]`, averaged for the report.
+
+    Example: `LossOutputs({"policy": -ratio * inputs.advantages}, {"ratio": ratio})`.
+    """
+
+    terms: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@loss("burnish/ppo-clip-v1", level="token")
+def ppo_clip(inputs: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> LossOutputs:
     """PPO's clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, equation 7), negated: -min(r A, clip(r, 1 - low, 1 + high) A).
 
-    Two bounds rather than one: "clip-higher" of DAPO (arXiv 2503.14476, section 3.1).
+    Two bounds rather than one: "clip-higher" of DAPO (Yu et al. 2025, arXiv 2503.14476, section 3.1).
     """
-    ratio = torch.exp(logprobs - old_logprobs)
-    return -torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages)
+    ratio = torch.exp(inputs.logprobs - inputs.old_logprobs)
+    surrogate = torch.minimum(ratio * inputs.advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * inputs.advantages)
+    clipped = is_clipped(ratio.detach(), inputs.advantages, clip_low, clip_high)
+    return LossOutputs({"policy": -surrogate}, {"ratio": ratio.detach(), "clip_fraction": clipped.float()})
 
 
-def is_clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """Bool `[T]`: where the clip takes the gradient of `ppo_clip` away."""
-    ratio = torch.exp(logprobs - old_logprobs)
+@loss("burnish/cross-entropy-v1", level="token")
+def cross_entropy(inputs: LossInputs) -> LossOutputs:
+    """Negative log-likelihood of the tokens: supervised training."""
+    return LossOutputs({"cross_entropy": -inputs.logprobs})
+
+
+def is_clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    """Bool `[n]`: where the clip takes the gradient of `ppo_clip` away."""
     return ((advantages > 0) & (ratio > 1.0 + clip_high)) | ((advantages < 0) & (ratio < 1.0 - clip_low))
 
 
@@ -54,6 +102,14 @@ def k3(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
-def cross_entropy(logprobs: Tensor) -> Tensor:
-    """Negative log-likelihood of the target tokens."""
-    return -logprobs
+def per_sequence(values: Tensor, sequence: Tensor) -> Tensor:
+    """The mean of each sequence's values, at each of its tokens: float `[n]` and int32 `[n]` to float `[n]`, with the gradient.
+
+    For losses of level "sequence". Example: the length-normalised sequence ratio of GSPO (Zheng et al. 2025, arXiv 2507.18071) is
+    `per_sequence(inputs.logprobs - inputs.old_logprobs, inputs.trajectory).exp()`.
+    """
+    index = sequence.long()
+    count = int(index.max()) + 1 if len(index) else 0
+    sums = values.new_zeros(count).index_add(0, index, values)
+    sizes = torch.bincount(index, minlength=count).clamp(min=1)
+    return (sums / sizes)[index]

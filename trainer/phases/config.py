@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...envs.rows import suffix_problem
+from ..learner.config import OptimizerConfig
+from ..objectives.config import ObjectiveConfig
 
 Phase = Literal["cpt", "sft", "rft"]
 PHASES: tuple[Phase, ...] = ("cpt", "sft", "rft")
@@ -97,11 +99,11 @@ class SFTConfig(SupervisedConfig):
 
 
 class RFTPhaseConfig(BaseModel):
-    """The `[rft]` table: reinforcement fine-tuning with GRPO.
+    """The `[rft]` table: reinforcement fine-tuning on groups of episodes that are compared with each other.
 
     steps: optimizer steps. groups_per_step: tasks per step. group_size: episodes per task, whose rewards are compared with each other.
     lr, warmup_steps, schedule: as in the other phases. max_refills: further rounds of tasks a step may sample in place of groups whose
-    episodes all got the same reward, which teach nothing. checkpoint_every: steps between checkpoints.
+    episodes all got the same reward, which teach nothing. checkpoint_every: steps between checkpoints. objective: advantage and loss.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -114,13 +116,27 @@ class RFTPhaseConfig(BaseModel):
     schedule: Schedule = "constant"
     max_refills: int = Field(default=2, ge=0)
     checkpoint_every: int = Field(default=20, ge=1)
+    objective: ObjectiveConfig = ObjectiveConfig()
 
     @field_validator("group_size")
     @classmethod
     def _comparable(cls, value: int) -> int:
         if value < 2:
-            raise ValueError(f"must be at least 2, not {value}: GRPO compares the episodes of one task with each other")
+            raise ValueError(f"must be at least 2, not {value}: the episodes of one task are compared with each other")
         return value
+
+
+PHASE_OWNS = frozenset({"lr", "warmup_steps", "schedule", "total_steps", "min_lr_ratio"})
+"""What of an optimizer's settings belongs to a phase."""
+
+
+def phase_optimizer(shared: OptimizerConfig, phase: SupervisedConfig | RFTPhaseConfig) -> OptimizerConfig:
+    """The optimizer of a phase: the shared settings with the phase's rate, warm-up and schedule."""
+    own: dict[str, Any] = {"lr": phase.lr, "warmup_steps": phase.warmup_steps, "schedule": phase.schedule}
+    if phase.schedule == "cosine":
+        own["total_steps"] = phase.steps
+    kept = {key: getattr(shared, key) for key in OptimizerConfig.model_fields if key not in PHASE_OWNS}
+    return OptimizerConfig(**kept, **own)
 
 
 class TasksConfig(BaseModel):

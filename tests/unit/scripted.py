@@ -1,0 +1,39 @@
+"""Parts of a policy loop that do what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from burnish.trainer.batch import TokenBatch
+from burnish.trainer.objectives.measures import Measured
+from burnish.trainer.objectives.objective import Objective
+
+
+class ScriptedLearner:
+    """Counts its calls; its log-probabilities are the engine's. broken: numbers of the steps whose gradient is not finite."""
+
+    def __init__(self, broken: Sequence[int] = ()) -> None:
+        self.version, self.steps, self.broken, self.batches = 0, 0, broken, list[TokenBatch]()
+
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
+        self.batches.append(batch)
+        nothing = np.zeros(len(batch.mask), np.float32)
+        return Measured(batch.sampler_logprobs, nothing, {}, {"loss": 0.0}, len(batch.mask))
+
+    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
+        raise AssertionError("not called")
+
+    def step(self) -> dict[str, float]:
+        self.steps += 1
+        if self.steps in self.broken:
+            raise FloatingPointError("update was not applied")
+        self.version += 1
+        return {"grad_norm": 1.0, "lr": 0.1, "seconds": 0.0}
+
+    def discard(self) -> None:
+        pass
+
+    def snapshot(self) -> int:
+        return self.version

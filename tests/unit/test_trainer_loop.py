@@ -1,0 +1,216 @@
+"""One policy step over a scripted fleet: what trains, what is dropped and why, budgets, and books that balance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from tests.unit.scripted import ScriptedLearner
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory
+from burnish.rollout.config import RolloutConfig
+from burnish.rollout.weights import PARITY_BOUND, SyncReceipt
+from burnish.trainer.data.tasks import held_out_tasks, training_tasks
+from burnish.trainer.loop import ErrorBudgetSpent, LoopSettings, PolicyLoop, PolicyProgress, why_not
+from burnish.trainer.phases.config import RFTPhaseConfig
+
+pytestmark = pytest.mark.unit
+
+PHASE = RFTPhaseConfig(groups_per_step=2, group_size=2, max_refills=2)
+DOWN = Failure(FailureKind.VERIFIER_UNAVAILABLE, "verdict@127.0.0.1:1", "connection refused")
+STREAM = partial(training_tasks, (0, 1000), 0)
+
+
+def group(task: Task, *outcomes: Outcome, version: int = 0) -> EpisodeGroup:
+    ids, mask = np.array([5, 6, 7], np.int32), np.array([False, True, True])
+    said = Trajectory(ids, mask, np.array([0, -0.5, -0.5], np.float32), np.full(3, version, np.int32))
+    return EpisodeGroup(task, tuple(Episode(task, i, (said,), (), outcome, engine="rollout-1") for i, outcome in enumerate(outcomes)))
+
+
+class ScriptedFleet:
+    """Gives every task the outcomes that `script` says for its number in the stream, the latest first."""
+
+    def __init__(self, script: Callable[[int], tuple[Outcome, ...]]) -> None:
+        self.script, self.tasks, self.under_way, self.synced = script, list[Task](), list[Task](), list[int]()
+
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
+        self.tasks += tasks
+        self.under_way += tasks
+
+    def poll(self) -> list[EpisodeGroup]:
+        task = self.under_way.pop()
+        return [group(task, *self.script(int(task.id.removeprefix("train-"))), version=self.synced[-1] if self.synced else 0)]
+
+    def sync(self, snapshot: int) -> list[SyncReceipt]:
+        self.synced.append(snapshot)
+        return [SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0)]
+
+
+def make_loop(
+    script: Callable[[int], tuple[Outcome, ...]], phase: RFTPhaseConfig, limits: RolloutConfig | None = None, broken: Sequence[int] = ()
+) -> PolicyLoop:
+    settings = LoopSettings(phase, limits or RolloutConfig(), "verdict", PARITY_BOUND)
+    return PolicyLoop(ScriptedFleet(script), ScriptedLearner(broken), settings, STREAM)
+
+
+def varied(number: int) -> tuple[Outcome, ...]:
+    return Reward(1.0), Reward(0.0)
+
+
+def equal(number: int) -> tuple[Outcome, ...]:
+    return Reward(0.0), Reward(0.0)
+
+
+def test_groups_with_equal_rewards_are_dropped_and_replaced() -> None:
+    loop = make_loop(lambda n: equal(n) if n == 0 else varied(n), PHASE)
+    step = loop.step()
+    assert [g.task.id for g in step.collected.groups] == ["train-1", "train-2"]
+    assert (step.metrics["rounds"], loop.progress.position, step.metrics["groups_sampled"]) == (2, 3, 3)
+    assert (step.metrics["dropped/zero_variance"], dict(loop.progress.ledger.dropped)) == (1, {"zero_variance": 2})
+    assert loop.progress.ledger.trained_count == 4
+
+
+def test_another_task_takes_a_dropped_ones_place_while_the_rest_is_under_way() -> None:
+    loop = make_loop(lambda n: equal(n) if n == 1 else varied(n), PHASE)  # the fleet finishes the latest first: 1, then 2, then 0
+    seen = []
+    loop.on_group = lambda g: seen.append((g.task.id, len(loop.fleet.under_way)))  # type: ignore[attr-defined]
+    loop.step()
+    assert seen == [("train-1", 2), ("train-2", 1), ("train-0", 0)]
+
+
+def test_refilling_ends_when_nothing_can_be_learned() -> None:
+    loop = make_loop(equal, PHASE)
+    step = loop.step()
+    assert (step.collected.groups, step.batch, len(step.collected.sampled)) == ((), None, 6)
+    assert (loop.progress.idle, loop.exhausted) == (1, False)
+    for _ in range(4):
+        loop.step()
+    assert loop.exhausted and loop.learner.version == 0
+
+
+def test_a_step_that_kept_few_groups_is_that_much_smaller() -> None:
+    phase = RFTPhaseConfig(groups_per_step=4, group_size=2, max_refills=0)
+    loop = make_loop(lambda n: varied(n) if n == 2 else equal(n), phase)
+    batch = loop.step().batch
+    assert batch is not None
+    assert batch.weights[batch.mask].tolist() == [0.25] * batch.tokens
+    full = make_loop(varied, phase).step().batch
+    assert full is not None and full.weights[full.mask].tolist() == [1.0] * full.tokens
+
+
+def test_new_weights_go_out_after_each_update_and_only_then() -> None:
+    loop = make_loop(lambda n: varied(n) if n < 2 else equal(n), PHASE)
+    loop.sync()
+    loop.step()
+    loop.step()
+    assert loop.fleet.synced == [0, 1]  # type: ignore[attr-defined]
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted_before_it_ends_the_run() -> None:
+    loop = make_loop(varied, PHASE, broken=[1, 3, 4, 5])
+    assert loop.step().metrics["learner/updates_skipped"] == 1
+    assert dict(loop.progress.ledger.dropped) == {"non_finite": 4}
+    assert "learner/updates_skipped" not in loop.step().metrics
+    assert [loop.step().metrics["learner/updates_skipped"] for _ in range(2)] == [1, 2]
+    with pytest.raises(FloatingPointError):
+        loop.step()
+
+
+def test_a_failed_member_is_masked_and_the_rest_of_its_group_trains() -> None:
+    loop = make_loop(lambda n: (Reward(1.0), DOWN, Reward(0.0)), RFTPhaseConfig(groups_per_step=1, group_size=3))
+    loop.step()
+    assert (loop.progress.ledger.trained_count, dict(loop.progress.ledger.masked)) == (2, {"verifier_unavailable": 1})
+
+
+def test_progress_survives_its_row() -> None:
+    loop = make_loop(lambda n: varied(n) if n != 1 else (Reward(7.0), Reward(-3.0)), PHASE)
+    loop.step()
+    assert loop.progress.rewards == (-3.0, 7.0)
+    assert PolicyProgress.from_row(json.loads(json.dumps(loop.progress.row()))) == loop.progress
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kept"),
+    [
+        ([1.0, 1.000003], False),  # rounding of a float32 verifier
+        ([1.0] * 7 + [0.99999], False),
+        ([0.0, 1e-6], True),  # small rewards are rewards
+        ([1000.0, 1000.1], True),
+        ([1.0, 0.99], True),  # the price of one call
+    ],
+)
+def test_rewards_that_differ_by_rounding_count_as_equal(rewards: list[float], kept: bool) -> None:
+    assert (why_not(group(Task("t", 0), *map(Reward, rewards)), RolloutConfig()) is None) == kept
+
+
+def test_what_counts_as_equal_follows_the_spread_of_the_steps_before() -> None:
+    loop = make_loop(lambda n: (Reward(0.0), Reward(100.0)) if n < 2 else (Reward(0.0), Reward(0.005)), PHASE)
+    assert loop.step().metrics["groups_trained"] == 2
+    assert loop.step().metrics["groups_trained"] == 0
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "limits", "reason"),
+    [
+        ((Reward(1.0), Reward(0.0)), RolloutConfig(), None),
+        ((Reward(0.5), Reward(0.5)), RolloutConfig(), "zero_variance"),
+        ((Reward(1.0), DOWN), RolloutConfig(), "too_few"),
+        ((Reward(1.0), Reward(0.0), DOWN), RolloutConfig(failure_action="drop"), "failed_member"),
+        ((Reward(1.0), Reward(0.0), DOWN), RolloutConfig(on_failure={FailureKind.TOOL_ERROR: "drop"}), None),
+    ],
+)
+def test_why_a_group_cannot_be_learned_from(outcomes: tuple[Outcome, ...], limits: RolloutConfig, reason: str | None) -> None:
+    assert why_not(group(Task("t", 0), *outcomes), limits) == reason
+
+
+def test_a_group_too_small_for_what_compares_it_is_dropped() -> None:
+    two = replace(group(Task("train-0", 0), Reward(1.0), Reward(0.0), DOWN), comparable=False)
+    assert why_not(two, RolloutConfig()) == "too_few"
+
+
+def test_the_error_budget_stops_the_run_and_says_what_failed() -> None:
+    phase = RFTPhaseConfig(groups_per_step=16, group_size=8)
+    loop = make_loop(lambda n: (Reward(1.0), Reward(0.0), *(DOWN,) * 6), phase, RolloutConfig(error_budget=0.1))
+    with pytest.raises(ErrorBudgetSpent, match=r"48 of the last 64 episodes failed.*48 verifier_unavailable"):
+        loop.step()
+
+
+def test_an_outage_after_many_good_steps_spends_the_budget_too() -> None:
+    phase = RFTPhaseConfig(groups_per_step=16, group_size=2)
+    loop = make_loop(lambda n: varied(n) if n < 400 * 16 else (DOWN, DOWN), phase, RolloutConfig(error_budget=0.1))
+    for _ in range(400):
+        loop.step()
+    with pytest.raises(ErrorBudgetSpent, match=r"failed, more than rollout\.error_budget = 0\.1 allows: \d+ verifier_unavailable"):
+        loop.step()
+
+
+def test_a_failure_that_the_recipe_answers_with_stop_stops_at_once() -> None:
+    limits = RolloutConfig(on_failure={FailureKind.VERIFIER_UNAVAILABLE: "stop"})
+    with pytest.raises(ErrorBudgetSpent, match="verifier_unavailable in verdict@"):
+        make_loop(lambda n: (Reward(1.0), DOWN), PHASE, limits).step()
+
+
+def test_metrics_leave_failed_episodes_out_of_every_mean() -> None:
+    outcomes = (Reward(1.0, {"verdict": 1.0}), Reward(0.0, {"verdict": 0.0}), DOWN)
+    metrics = make_loop(lambda n: outcomes, RFTPhaseConfig(groups_per_step=1, group_size=3)).step().metrics
+    assert (metrics["reward_mean"], metrics["success"], metrics["failed"], metrics["episodes"]) == (0.5, 0.5, 1.0, 3.0)
+
+
+def test_the_task_stream_is_a_function_of_its_position() -> None:
+    whole = training_tasks((0, 10**9), 7, 0, 20)
+    assert training_tasks((0, 10**9), 7, 12, 8) == whole[12:]
+    assert len({task.seed for task in whole}) == 20
+
+
+def test_a_small_range_is_visited_in_epochs() -> None:
+    seeds = [task.seed for task in training_tasks((100, 105), 7, 0, 10)]
+    assert sorted(seeds[:5]) == sorted(seeds[5:]) == [100, 101, 102, 103, 104]
+
+
+def test_held_out_tasks_are_always_the_same() -> None:
+    assert [task.seed for task in held_out_tasks((50, 90), 3)] == [50, 51, 52]

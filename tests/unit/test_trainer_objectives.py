@@ -1,0 +1,165 @@
+"""Advantages per token, how losses average, and objectives of one's own: values by hand, and plug-ins as a user writes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory, Turn
+from burnish.trainer.batch import GroupBatch, TokenBatch, plain_batch
+from burnish.trainer.objectives.advantages import centred, dr_grpo, grpo, grpo_per_turn, normalised
+from burnish.trainer.objectives.config import ObjectiveConfig
+from burnish.trainer.objectives.objective import Objective, objective_of
+from burnish.trainer.objectives.registry import find_advantage, find_loss, full_id
+
+pytestmark = pytest.mark.unit
+
+DOWN = Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged")
+
+
+def episode(task: Task, sample: int, outcome: Outcome, turns: Sequence[int] = (2,)) -> Episode:
+    """One token of prompt, then turns of so many sampled tokens with one token of the environment between them."""
+    mask = [False]
+    for i, length in enumerate(turns):
+        mask += [False] * (i > 0) + [True] * length
+    trainable = np.array(mask)
+    n = len(mask)
+    said = Trajectory(np.arange(n, dtype=np.int32), trainable, np.where(trainable, -0.5, 0).astype(np.float32), np.zeros(n, np.int32))
+    sampled = [Turn(np.zeros(k, np.int32), np.zeros(k, np.float32), np.zeros(k, np.int32), "stop") for k in turns]
+    return Episode(task, sample, (said,), (), outcome, tuple(sampled))
+
+
+def groups(*rewards: Sequence[Outcome]) -> GroupBatch:
+    made = []
+    for g, outcomes in enumerate(rewards):
+        task = Task(f"t{g}", g)
+        made.append(EpisodeGroup(task, tuple(episode(task, i, outcome) for i, outcome in enumerate(outcomes))))
+    return GroupBatch(tuple(made))
+
+
+def test_grpo_divides_by_the_population_deviation() -> None:
+    # mean 1/4, deviation sqrt(3)/4: the winner sqrt(3), the others -1/sqrt(3).
+    values = normalised(np.array([1.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(values, [math.sqrt(3)] + [-1 / math.sqrt(3)] * 3, rtol=1e-5)
+
+
+def test_dr_grpo_keeps_a_small_difference_small() -> None:
+    np.testing.assert_allclose(centred(np.array([1.0, 0.0, 0.0, 0.0])), [0.75, -0.25, -0.25, -0.25])
+    np.testing.assert_allclose(centred(np.array([1.0, 0.98])), [0.01, -0.01], rtol=1e-9)
+
+
+@pytest.mark.parametrize("advantage", [normalised, centred])
+@pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [0.7], []])
+def test_a_group_without_variance_teaches_exactly_nothing(advantage, rewards: list[float]) -> None:
+    assert advantage(np.array(rewards)).tolist() == [0.0] * len(rewards)
+
+
+def test_every_trained_token_carries_the_advantage_of_its_episode_and_no_other() -> None:
+    batch = groups([Reward(1.0), DOWN, Reward(0.0)], [Reward(3.0), Reward(1.0)])
+    assert batch.rewards.tolist() == [1.0, 0.0, 3.0, 1.0]
+    assert batch.group.tolist() == [0, 0, 1, 1]
+    assert dr_grpo(batch).tolist() == [0, 0.5, 0.5, 0, -0.5, -0.5, 0, 1, 1, 0, -1, -1]
+    np.testing.assert_allclose(grpo(batch), [0, 1, 1, 0, -1, -1] * 2, rtol=1e-5)
+    trained = batch.train(dr_grpo(batch))
+    assert trained.group.tolist() == [0, 0, 1, 1] and trained.sequence.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert batch.group_means(batch.rewards).tolist() == [0.5, 0.5, 2.0, 2.0]
+
+
+def test_turns_are_told_apart_over_trajectories_too() -> None:
+    task = Task("t", 0)
+    one = episode(task, 0, Reward(1.0), turns=(2, 1, 3))
+    assert GroupBatch((EpisodeGroup(task, (one,)),)).tokens.turn.tolist() == [-1, 0, 0, -1, 1, -1, 2, 2, 2]
+    first, second = episode(task, 0, Reward(1.0), turns=(2,)), episode(task, 0, Reward(1.0), turns=(1, 3))
+    both = Episode(task, 0, (*first.trajectories, *second.trajectories), (), Reward(1.0), one.turns)
+    assert GroupBatch((EpisodeGroup(task, (both,)),)).tokens.turn.tolist() == [-1, 0, 0, -1, 1, -1, 2, 2, 2]
+
+
+def test_credit_per_turn_is_the_reward_to_go_less_that_of_the_others() -> None:
+    task = Task("t", 0)
+    # Totals 1.0 and 0.0. The first earns 0.2 in turn 0 and 0.3 in turn 1, and 0.5 at the end; to go: [1.0, 0.8]. The second has one turn.
+    members = (episode(task, 0, Reward(1.0, credit=(0.2, 0.3)), (1, 1)), episode(task, 1, Reward(0.0), (1,)))
+    batch = GroupBatch((EpisodeGroup(task, members),))
+    np.testing.assert_allclose(grpo_per_turn(batch), [0, 0.5, 0, 0.0, 0, -0.5], atol=1e-7)
+    plain = groups([Reward(1.0), Reward(0.0)])
+    np.testing.assert_allclose(grpo_per_turn(plain), dr_grpo(plain))
+
+
+def uneven() -> TokenBatch:
+    """Three sequences of 1, 3 and 0 trained tokens."""
+    masks = [[False, True], [False, True, True, True], [False]]
+    return plain_batch([(np.zeros(len(mask), np.int32), np.array(mask)) for mask in masks])
+
+
+@pytest.mark.parametrize(
+    ("objective", "scale"),
+    [
+        (Objective(), [0, 0.25, 0, 0.25, 0.25, 0.25, 0]),
+        (Objective(aggregation="sequence"), [0, 1 / 2, 0, 1 / 6, 1 / 6, 1 / 6, 0]),
+        (Objective(aggregation="constant", constant_tokens=10), [0, 0.05, 0, 0.05, 0.05, 0.05, 0]),
+    ],
+)
+def test_how_tokens_average(objective: Objective, scale: list[float]) -> None:
+    batch = objective.with_scale(uneven())
+    assert batch.scale is not None
+    np.testing.assert_allclose(batch.scale, scale, rtol=1e-6)
+    part = objective.with_scale(batch.select([1]))  # the denominator stays that of the whole batch
+    assert part.scale is not None
+    np.testing.assert_allclose(part.scale, scale[2:6], rtol=1e-6)
+
+
+OWN = """
+from burnish.trainer.objectives.losses import LossOutputs, per_sequence
+from burnish.trainer.objectives.registry import advantage, loss
+
+@advantage("own/best-of-group-v1")
+def best_of_group(batch, *, margin: float = 0.0):
+    return batch.per_token(batch.by_group(lambda rewards: (rewards >= rewards.max() - margin) - 0.5))
+
+@loss("own/gspo-v1", level="sequence", aggregation="sequence")
+def gspo(inputs, *, clip: float = 3e-4):
+    ratio = per_sequence(inputs.logprobs - inputs.old_logprobs, inputs.trajectory).exp()
+    return LossOutputs({"policy": -(ratio.clamp(1 - clip, 1 + clip) * inputs.advantages)})
+
+def bare(batch):
+    return batch.per_token(batch.rewards)
+"""
+
+
+def test_an_objective_of_ones_own_is_a_file_and_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    batch = groups([Reward(1.0), Reward(0.4)])
+    assert find_advantage(f"{file}:best_of_group", {})(batch).tolist() == [0, 0.5, 0.5, 0, -0.5, -0.5]
+    assert find_advantage("own/best-of-group-v1", {"margin": 1.0})(batch).tolist() == [0, 0.5, 0.5, 0, 0.5, 0.5]
+    assert find_advantage(f"{file}:bare", {})(batch)[1] == 1.0
+    found = find_loss(f"{file}:gspo", {"clip": 0.1})
+    assert (found.id, found.level, found.aggregation) == ("own/gspo-v1", "sequence", "sequence")
+    assert objective_of(ObjectiveConfig(loss=f"{file}:gspo"), 0.7) == Objective(f"{file}:gspo", temperature=0.7)
+    with pytest.raises(ValueError, match="is a loss, not an advantage"):
+        find_advantage("own/gspo-v1", {})
+    with pytest.raises(ValueError, match=r"loss '.*own.py:gspo' has no option 'clip_high'.*did you mean 'clip'"):
+        find_loss(f"{file}:gspo", {"clip_high": 0.1})
+
+
+def test_names_that_are_not_there_are_suggested() -> None:
+    assert full_id("dr_grpo") == "burnish/dr-grpo-v1"
+    with pytest.raises(ValueError, match="objective 'burnish/grop-v1' is unknown; did you mean 'burnish/grpo-v1'"):
+        find_advantage("grop", {})
+    with pytest.raises(ValueError, match="loss 'ppo_clip', option 'clip_low'"):
+        find_loss("ppo_clip", {"clip_low": "wide"})
+
+
+@pytest.mark.parametrize("values", [[1.0], [0, math.nan, 0, 0, 0, 0]])
+def test_advantages_that_do_not_fit_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="advantages"):
+        groups([Reward(1.0), Reward(0.0)]).train(values)
+
+
+def test_a_constant_needs_its_number() -> None:
+    with pytest.raises(ValueError, match="need each other"):
+        ObjectiveConfig(aggregation="constant")

@@ -1,0 +1,57 @@
+"""What a policy step sampled, and what that amounts to in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..envs.types import Episode, EpisodeGroup
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Groups to train on, in the order of their tasks, everything that was sampled for them, and why groups were left out."""
+
+    groups: tuple[EpisodeGroup, ...]
+    sampled: tuple[EpisodeGroup, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def episodes(self) -> list[Episode]:
+        return [episode for group in self.sampled for episode in group.episodes]
+
+
+def rollout_metrics(collected: Collected, groups_per_step: int, success: str) -> dict[str, float]:
+    """What a step's episodes amount to: means over all rewarded episodes sampled, trained on or not."""
+    rewarded = [episode for episode in collected.episodes if episode.reward is not None]
+    metrics: dict[str, float] = {
+        "episodes": float(len(collected.episodes)),
+        "failed": float(len(collected.episodes) - len(rewarded)),
+        "groups_trained": float(len(collected.groups)),
+        "groups_sampled": float(len(collected.sampled)),
+        "rounds": float(-(-len(collected.sampled) // groups_per_step)),
+        **{f"dropped/{reason}": float(count) for reason, count in sorted(collected.dropped.items())},
+    }
+    if not rewarded:
+        return metrics
+    totals = np.array([episode.reward.total for episode in rewarded if episode.reward is not None])
+    metrics |= {"reward_mean": float(totals.mean()), "reward_std": float(totals.std())}
+    parts = _means([episode.reward.parts for episode in rewarded if episode.reward is not None])
+    metrics |= {f"reward/{name}": value for name, value in parts.items()}
+    if success in parts:
+        metrics["success"] = parts[success]
+    metrics |= {f"episode/{name}": value for name, value in _means([episode.metrics for episode in rewarded]).items()}
+    metrics["truncated"] = float(np.mean([episode.truncation is not None for episode in rewarded]))
+    predicted = [episode.labels["predicted"] for episode in rewarded if "predicted" in episode.labels]
+    metrics |= {f"predicted/{label}": predicted.count(label) / len(predicted) for label in sorted(set(predicted))}
+    turns = [turn for episode in rewarded for turn in episode.turns]
+    metrics["generate_seconds"] = float(np.mean([turn.generate_s for turn in turns])) if turns else 0.0
+    metrics["env_seconds"] = float(np.mean([turn.env_s for turn in turns])) if turns else 0.0
+    return metrics
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for row in rows for name in row})
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

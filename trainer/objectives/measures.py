@@ -1,0 +1,66 @@
+"""What an update measured per token, and what is reported of it: means, maxima, and the proof that engines held the learner's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...envs.types import Float32
+from ...rollout.weights import SyncProof, check_parity
+from ..batch import TokenBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a pass over a `TokenBatch` found, on the CPU.
+
+    logprobs, entropy: float32 `[N]`, 0 where not trained. tokens: further values per token by name, float32 `[N]`, what the loss
+    reports (ratio, clip_fraction). terms: each term of the loss, and `loss`, their sum, as it was minimised. packed_tokens: how many
+    tokens were computed. seconds: of the pass.
+    """
+
+    logprobs: Float32
+    entropy: Float32
+    tokens: Mapping[str, Float32] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
+    packed_tokens: int = 0
+    seconds: float = 0.0
+
+    def means(self, batch: TokenBatch) -> dict[str, float]:
+        """loss, each further term as `loss/<name>` where there are several, entropy, and the means of `tokens` over the trained tokens."""
+        terms = {f"loss/{name}": value for name, value in self.terms.items() if name != "loss"} if len(self.terms) > 2 else {}
+        rows = {"entropy": self.entropy, **self.tokens}
+        return {"loss": self.terms["loss"], **terms, **{name: float(values[batch.mask].mean()) for name, values in rows.items()}}
+
+
+def mismatch(batch: TokenBatch, logprobs: Float32, version: int) -> dict[str, float]:
+    """How far the engines' log-probabilities are from the learner's, over the trained tokens.
+
+    parity_max and parity_mean: |learner - engine|. mismatch_kl: the k3 estimate of KL(engine || learner). stale_fraction: share of tokens
+    that were sampled by other weights than `version`.
+    """
+    ours, theirs = logprobs[batch.mask].astype(np.float64), batch.sampler_logprobs[batch.mask].astype(np.float64)
+    log_ratio = ours - theirs
+    return {
+        "parity_max": float(np.abs(log_ratio).max()),
+        "parity_mean": float(np.abs(log_ratio).mean()),
+        "mismatch_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
+        "stale_fraction": float((batch.policy_version[batch.mask] != version).mean()),
+    }
+
+
+def prove_parity(batch: TokenBatch, logprobs: Float32, version: int, bound: float) -> list[SyncProof]:
+    """The proof of the last weight sync, engine by engine; `logprobs` are the learner's, `[N]`, under weights `version`.
+
+    Raises SyncProofError (see `rollout.weights.check_parity`), ValueError when an episode does not say which engine sampled it.
+    """
+    if not all(batch.engines) or len(batch.engines) != len(batch.lengths):
+        raise ValueError("a trajectory does not say which engine sampled it, so no weight sync can be proved; set Episode.engine")
+    names = np.array(batch.engines)[batch.sequence]
+    proofs = []
+    for engine in dict.fromkeys(batch.engines):
+        at = batch.mask & (names == engine)
+        proofs.append(check_parity(engine, version, logprobs[at], batch.sampler_logprobs[at], batch.policy_version[at], bound))
+    return proofs

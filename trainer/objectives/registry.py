@@ -1,0 +1,135 @@
+"""Advantages and losses by name: what burnish brings, what a distribution lists under `burnish.objectives`, or a function of one's own.
+
+    @advantage("my-team/centred-v1")
+    def centred(batch: GroupBatch) -> np.ndarray:
+        return batch.per_token(batch.rewards - batch.group_means(batch.rewards))
+
+    @loss("my-team/reinforce-v1", level="token")
+    def reinforce(inputs: LossInputs) -> LossOutputs:
+        return LossOutputs({"policy": -inputs.advantages * inputs.logprobs})
+
+A recipe names them in `[rft.objective]`, by id or as `module:function`. Torch is not imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ...envs.named import load_function
+from ...envs.registry import Registry, check_id
+from ...rewards.options import check_options, option_parameters
+from .config import Aggregation
+
+if TYPE_CHECKING:
+    from .losses import LossOutputs
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Level = Literal["token", "sequence"]
+
+BATCH, INPUTS = "batch: GroupBatch", "inputs: LossInputs"
+"""How the first parameters of an advantage and of a loss read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """A registered advantage: `function(batch: GroupBatch, **options)` gives float `[N]`, a value per token of the batch."""
+
+    id: str
+    function: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A registered loss: `function(inputs: LossInputs, **options) -> LossOutputs`.
+
+    level: "token" when a token's loss depends on that token alone, so that slices can be computed one after the other in one pass;
+    "sequence" when it depends on others, so that all tokens are scored first: right for every loss, for one more forward pass.
+    aggregation: how it averages unless the recipe says otherwise. entropy: whether it needs the gradient of the entropies.
+    """
+
+    id: str
+    function: Callable[..., LossOutputs]
+    level: Level = "sequence"
+    aggregation: Aggregation = "token"
+    entropy: bool = False
+
+
+OBJECTIVES: Registry[Advantage | Loss] = Registry("objective", "burnish.objectives")
+
+
+def advantage(id: str) -> Callable[[F], F]:
+    """Register a function as the advantage `id`; the function itself is unchanged. Parameters beyond the first are its options.
+
+    Raises ValueError on a malformed id, or a signature without a first parameter.
+    """
+    check_id(id, "objective")
+
+    def register(function: F) -> F:
+        option_parameters(f"advantage {id!r}", function, BATCH)
+        OBJECTIVES.register(id, Advantage(id, function), _where(function))
+        return function
+
+    return register
+
+
+def loss(id: str, *, level: Level = "sequence", aggregation: Aggregation = "token", entropy: bool = False) -> Callable[[F], F]:
+    """Register a function as the loss `id`; the function itself is unchanged. Parameters beyond the first are its options; see `Loss`.
+
+    Raises ValueError on a malformed id, a signature without a first parameter, or an aggregation that needs a number of the recipe.
+    """
+    check_id(id, "objective")
+    if aggregation == "constant":
+        raise ValueError(f'loss {id!r}: aggregation "constant" needs constant_tokens, which a recipe gives; declare "token" or "sequence"')
+
+    def register(function: F) -> F:
+        option_parameters(f"loss {id!r}", function, INPUTS)
+        OBJECTIVES.register(id, Loss(id, function, level, aggregation, entropy), _where(function))
+        return function
+
+    return register
+
+
+def find_advantage(name: str, args: Mapping[str, Any], field: str = "rft.objective.advantage") -> Callable[[Any], Any]:
+    """The advantage `name` with its options set: a function of a `GroupBatch`. Raises ValueError when it is unknown or an option unfit."""
+    found = _find(name, field)
+    if isinstance(found, Loss):
+        raise ValueError(f"{field}: {name!r} is a loss, not an advantage")
+    function = found.function if isinstance(found, Advantage) else found
+    return _bound(function, check_options(f"advantage {name!r}", function, BATCH, args))
+
+
+def find_loss(name: str, args: Mapping[str, Any], field: str = "rft.objective.loss") -> Loss:
+    """The loss `name`, its function taking nothing but `LossInputs`. Raises ValueError when it is unknown or an option unfit."""
+    found = _find(name, field)
+    if isinstance(found, Advantage):
+        raise ValueError(f"{field}: {name!r} is an advantage, not a loss")
+    given = found if isinstance(found, Loss) else Loss(name, found)
+    options = check_options(f"loss {name!r}", given.function, INPUTS, args)
+    return Loss(given.id, _bound(given.function, options), given.level, given.aggregation, given.entropy)
+
+
+def full_id(name: str) -> str:
+    """`grpo` as burnish's own `burnish/grpo-v1`, anything else as it is. Example: `dr_grpo` gives `burnish/dr-grpo-v1`."""
+    return f"burnish/{name.replace('_', '-')}-v1" if name.isidentifier() else name
+
+
+def _find(name: str, field: str) -> Advantage | Loss | Callable[..., Any]:
+    if ":" not in name:
+        found = OBJECTIVES.get(full_id(name))
+        if not isinstance(found, Advantage | Loss):
+            raise ValueError(f"{field}: {name!r} is no objective; decorate the function its entry point names with @advantage or @loss")
+        return found
+    function = load_function(name, field)
+    declared = [OBJECTIVES.loaded(listing.id) for listing in OBJECTIVES.list()]
+    return next((one for one in declared if one is not None and one.function is function), function)
+
+
+def _bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    return lambda first: function(first, **options)
+
+
+def _where(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
