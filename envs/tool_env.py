@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
@@ -12,15 +13,19 @@ from gymnasium.error import ResetNeeded
 from .contract import ConversationEnv, Observation
 from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
 from .tool_calls import Malformed, parameter_names, tool_parser
+from .tool_sessions import OpenTools, open_tools
 from .tools import ToolContext, ToolRejected, Tools
 from .types import Message, Task, ToolCall
+
+log = logging.getLogger("burnish.envs")
 
 
 class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
     """Runs the tool calls in the policy's text and answers with `tool` messages; any other text goes to the wrapped environment.
 
     env: the conversation environment that judges final answers.
-    tools: a `ToolSet`, or a `RemoteToolSet`; shared between environments and not closed here.
+    tools: a `ToolSet`, `SessionTools` or a `RemoteToolSet`; shared between environments. A session of them is opened with each episode and
+    closed with the next one or the environment.
     parser: "pythonic" or "hermes" (see `tool_calls`).
     max_calls: tool calls per episode; further ones are answered with a request for the final answer.
 
@@ -46,6 +51,7 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
         self._parse = tool_parser(parser)
         self._max_calls = max_calls
         self._done = True
+        self._session: OpenTools | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         task: Task | None = (options or {}).get("task")
@@ -55,6 +61,8 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
         self._calls: list[dict[str, Any]] = []
         self._counts = {"tool_calls": 0.0, "tool_rejected": 0.0, "malformed_calls": 0.0}
         self._context = self._make_context((options or {}).get("episode_id") or uuid.uuid4().hex, seed, task.data if task else {})
+        self._close_session()
+        self._session = open_tools(self._tools, self._context)
         self._done = False
         return messages, {**self._with_calls(info), "tools": self._schemas}
 
@@ -74,6 +82,18 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
             answer = tuple(self._run(call) for call in parsed)
         return answer, 0.0, False, False, self._with_calls(self._heard)
 
+    def close(self) -> None:
+        self._close_session()
+        super().close()  # type: ignore[no-untyped-call]
+
+    def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                session.close()
+            except EpisodeFailure as failure:  # the episode is over, and its outcome does not depend on this
+                log.warning("closing the tools of episode %s: %s", self._context.episode_id, failure)
+
     def _run(self, parsed: ToolCall) -> Message:
         call = ToolCall(f"call_{len(self._calls)}", parsed.name, parsed.arguments)
         status, text = self._dispatch(call)
@@ -86,7 +106,8 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
         if self._counts["tool_calls"] >= self._max_calls:
             return "over_limit", f"Error: all {self._max_calls} tool calls are used; give your final answer."
         try:
-            text = self._tools.call(call.name, call.arguments, self._context)
+            assert self._session is not None, "a reset opens it"
+            text = self._session.call(call.name, call.arguments)
         except ToolRejected as rejection:
             return "rejected", f"Error: {rejection}"
         except EpisodeFailure:

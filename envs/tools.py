@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Generic, NotRequired, ParamSpec, Protocol, TypeVar
 
@@ -28,7 +29,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses the standard library's before Python 3.12
 
 from ..rpc.background import background
-from ..rpc.payload import PayloadError, plain_json, utf8
+from ..rpc.payload import PayloadError, plain_json, plain_value, utf8
 from .callables import doc_of, hints_of, is_async, written
 from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
 from .registry import did_you_mean
@@ -73,7 +74,8 @@ class Tools(Protocol):
 class Tool(Generic[P, R]):
     """A function with its JSON schema, still callable as the plain function it was. Made by `@tool`.
 
-    parameters: JSON schema of the arguments. context_parameter: the parameter annotated `ToolContext`, if there is one.
+    parameters: JSON schema of the arguments. context_parameter: the parameter annotated `ToolContext`, if there is one. is_method: it is a
+    method, which needs an object (see `tool_sessions`).
     """
 
     name: str
@@ -82,6 +84,14 @@ class Tool(Generic[P, R]):
     function: Callable[P, R]
     context_parameter: str | None
     _validator: TypeAdapter[dict[str, Any]] = field(repr=False)
+    is_method: bool = False
+
+    def __get__(self, owner: object, kind: type | None = None) -> Tool[..., R]:
+        """A method of an object is that object's tool."""
+        if owner is None or not self.is_method:
+            return self
+        method: Any = self.function
+        return replace(self, function=method.__get__(owner), is_method=False)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -124,7 +134,8 @@ class Tool(Generic[P, R]):
 
 
 def tool(function: Callable[P, R]) -> Tool[P, R]:
-    """Make a tool of a sync or async function that returns the observation as a string. Its name is the function's.
+    """Make a tool of a sync or async function, or of a method, that returns the observation: a string, or what JSON can carry, which the
+    policy reads as JSON. Its name is the function's.
 
     Every parameter needs an annotation that pydantic understands; one annotated `ToolContext` is filled in by burnish and hidden from
     the policy. Descriptions come from the docstring: its text, and what it says of each parameter (an `Args:` section, or the style of
@@ -135,7 +146,9 @@ def tool(function: Callable[P, R]) -> Tool[P, R]:
     fields: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     context_parameter = None
-    for parameter in inspect.signature(function).parameters.values():
+    named = list(inspect.signature(function).parameters.values())
+    is_method = bool(named) and named[0].name == "self" and "self" not in hints
+    for parameter in named[is_method:]:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ValueError(f"tool {name!r}: parameter {parameter.name!r} is {parameter.kind.description}; tools take named parameters")
         if parameter.name not in hints:
@@ -148,11 +161,11 @@ def tool(function: Callable[P, R]) -> Tool[P, R]:
         else:
             fields[parameter.name] = NotRequired[annotation]
             defaults[parameter.name] = parameter.default
-    if hints.get("return", str) is not str:
-        raise ValueError(f"tool {name!r} is annotated to return {hints['return']}; a tool returns the text the policy reads, as str")
+    if hints.get("return", str) is type(None):
+        raise ValueError(f"tool {name!r} is annotated to return nothing; a tool returns what the policy reads, as str or as JSON")
     description, about = _docstring(function)
     validator, parameters = _schema(name, fields, defaults, about)
-    return Tool(name, description, parameters, function, context_parameter, validator)
+    return Tool(name, description, parameters, function, context_parameter, validator, is_method)
 
 
 class ToolSet:
@@ -169,6 +182,8 @@ class ToolSet:
         for one in tools:
             if not isinstance(one, Tool):
                 raise ValueError(f"{one!r} is not a tool; decorate the function with @tool")
+            if one.is_method:
+                raise ValueError(f"tool {one.name!r} is a method: give the class to SessionTools (from burnish.envs.tool_sessions)")
             if one.name in self._tools:
                 raise ValueError(f"two tools are called {one.name!r}; rename one of the functions")
             self._tools[one.name] = one
@@ -232,12 +247,20 @@ class ToolSet:
             raise EpisodeFailure(failure) from error
 
 
-def observation(name: str, text: object) -> str:
-    """What a tool returned, as text the wire can carry. Raises EpisodeFailure TOOL_ERROR when it is not a string."""
-    if not isinstance(text, str):
-        detail = f"returned {type(text).__name__} instead of str; format the observation inside the tool"
-        raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {name}", detail))
-    return utf8(text)
+def observation(name: str, result: object) -> str:
+    """What a tool returned, as text the wire can carry: a string as it is, anything else that JSON has as JSON.
+
+    Raises EpisodeFailure TOOL_ERROR when it is neither; None is a forgotten return. Example: `observation("count", {"bolts": 3})` is
+    `'{"bolts": 3}'`.
+    """
+    if isinstance(result, str):
+        return utf8(result)
+    try:
+        if result is None:
+            raise PayloadError("returned None; return what the policy is to read")
+        return json.dumps(plain_value(result, "its result"), ensure_ascii=False)
+    except PayloadError as error:
+        raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {name}", f"{error}; a tool returns str or plain JSON")) from None
 
 
 def unknown_tool(name: str, known: list[str]) -> str:

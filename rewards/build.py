@@ -25,4 +25,4 @@ def make_reward(config: RewardConfig) -> Scorer | GroupScorer:
     from .remote.client import RemoteVerifier
 
     assert config.verifier is not None
-    return RemoteVerifier(config.name, config.verifier, deadline_s=config.deadline_s or VERIFIER_DEADLINE_S)
+    return RemoteVerifier(config.name, config.verifier, config.deadline_s or VERIFIER_DEADLINE_S, config.verifier_id or "")

@@ -14,9 +14,9 @@ class RewardConfig(BaseModel):
     """One scorer of the rubric: a reward plug-in (`use`) or a remote verifier (`verifier`).
 
     use: id of a reward plug-in, with its options in `args`. verifier: `service:NAME` of the recipe, or the `host:port` of one that runs.
-    weight: what its value counts in the total that trains; 0 only reports it. name: its part of the reward, by default the middle of
-    the id or the service's name; further parts read `name.part`. deadline_s: seconds one call of a verifier may take (a plug-in declares
-    its own limit in `@reward`).
+    verifier_id: which verifier of a server that has several ("my-team/right-v1"). weight: what its value counts in the total that trains;
+    0 only reports it. name: its part of the reward, by default the middle of the id or the service's name; further parts read `name.part`.
+    deadline_s: seconds one call of a verifier may take (a plug-in declares its own limit in `@reward`).
 
     Between a value and the total, in this order: clip: [low, high]. normalize: "minmax" maps range = [low, high] onto [0, 1], "group"
     standardises within the attempts at one task. weight, and the sum. gate: the value, as the scorer gave it, below which the total is
@@ -29,6 +29,7 @@ class RewardConfig(BaseModel):
 
     use: str | None = None
     verifier: str | None = None
+    verifier_id: str | None = None
     name: str = Field(default="", pattern=r"^[A-Za-z0-9_-]+$")
     weight: float = 1.0
     clip: tuple[float, float] | None = None
@@ -45,6 +46,10 @@ class RewardConfig(BaseModel):
             raise ValueError('needs exactly one of use = "namespace/name-v1" (a plug-in) and verifier = "service:NAME" or "host:port"')
         if self.use is not None and not ID_PATTERN.match(self.use):
             raise ValueError(f"use = {self.use!r} must read namespace/name-vN, for example 'my-team/reward-v1'")
+        if self.verifier_id is not None and self.verifier is None:
+            raise ValueError("verifier_id has no effect on a reward plug-in (use = …)")
+        if self.verifier_id is not None and not ID_PATTERN.match(self.verifier_id):
+            raise ValueError(f"verifier_id = {self.verifier_id!r} must read namespace/name-vN, for example 'my-team/right-v1'")
         if not self.name:  # frozen for everyone else; a default that follows from another field is filled in here
             object.__setattr__(self, "name", _default_name(self))
         if not self.name:
@@ -67,9 +72,9 @@ class RewardConfig(BaseModel):
 
 
 def _default_name(config: RewardConfig) -> str:
-    """A plug-in's part is called after the middle of its id, a service's after the service."""
-    if config.use is not None:
-        match = ID_PATTERN.match(config.use)
+    """A part is called after the middle of the id of its plug-in or verifier, or else after the service."""
+    if id := config.use or config.verifier_id:
+        match = ID_PATTERN.match(id)
         return match["name"].replace(".", "-") if match else ""
     verifier = config.verifier or ""
     return verifier.removeprefix("service:") if verifier.startswith("service:") else ""

@@ -26,6 +26,11 @@ def plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def plain_value(value: Any, what: str = "the value") -> Any:
+    """A copy of any JSON value, as `plain_json` makes one of an object. Raises PayloadError naming the first place that is none."""
+    return _plain(value, what, 0)
+
+
 def encode_json(value: Mapping[str, Any]) -> str:
     """The object as JSON text; an empty object as an empty string. Raises PayloadError as `plain_json` does."""
     return json.dumps(plain_json(value), separators=(",", ":")) if value else ""

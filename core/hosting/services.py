@@ -21,6 +21,7 @@ from burnish.envs.contract import ENVS, make_env
 from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote.tools import ToolService
+from burnish.envs.tool_sessions import SessionTools
 from burnish.envs.tools import ToolSet
 from burnish.rewards.remote.service import VERIFIERS, Verifier, VerifierService
 from burnish.rpc.batches import Limits
@@ -48,7 +49,8 @@ PROTOCOL: str = verifier_pb2.DESCRIPTOR.package
 
 
 def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
-    """Serve one verifier until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier.
+    """Serve verifiers until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier;
+    "module" or "path/to/file.py" serves all verifiers there.
 
     Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target, the port, the
     certificates or the token cannot be had.
@@ -57,7 +59,8 @@ def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: 
 
 
 def serve_tools(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
-    """Serve tools until SIGTERM or Ctrl-C. `target` is "module" or "path/to/file.py" (all its tools), or with ":name" a `ToolSet` there.
+    """Serve tools until SIGTERM or Ctrl-C. `target` is "module" or "path/to/file.py" (all its tools), or with ":name" a `ToolSet`, or a
+    class whose methods are tools, for those that keep state (see `burnish.envs.tool_sessions`).
 
     Prints the ready line. Raises ValueError when the target, the port, the certificates or the token cannot be had.
     """
@@ -86,7 +89,7 @@ def load_services(kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | No
     this kind."""
     match kind:
         case "verifier":
-            return [VerifierService([load_verifier(target)])]
+            return [VerifierService(load_verifiers(target))]
         case "tools":
             return [ToolService(load_tools(target))]
         case "environment":
@@ -131,13 +134,28 @@ def load_verifier(target: str) -> Verifier:
     return found
 
 
-def load_tools(target: str) -> ToolSet:
+def load_verifiers(target: str) -> list[Verifier]:
+    """The verifier that the target names, or all of a module's when it names none. Raises ValueError when there are none."""
+    module, name = _split(target)
+    if name or ID_PATTERN.match(target):
+        return [load_verifier(target)]
+    found = [value for key, value in vars(_import(module)).items() if isinstance(value, Verifier) and not key.startswith("_")]
+    if not found:
+        raise ValueError(f"{target!r} has no verifiers; decorate functions with @verifier (from burnish), or give {target}:name")
+    return found
+
+
+def load_tools(target: str) -> ToolSet | SessionTools:
     """Raises ValueError when the target does not exist or has no tools."""
     path, name = _split(target)
     module = _import(path)
     if not name:
         return ToolSet.from_module(module)
     found = _attribute(module, name, target)
+    if isinstance(found, type):
+        return SessionTools(found)
+    if isinstance(found, SessionTools):
+        return found
     if not isinstance(found, ToolSet):
         raise ValueError(f"{target!r} is a {type(found).__name__}, not a ToolSet; leave out ':{name}' to serve all tools of the module")
     return found

@@ -58,7 +58,7 @@ def check_services(config: RunConfig, addresses: Mapping[str, str]) -> None:
             RemoteToolSet(addresses[name]).check(CHECK_S)
     for entry in config.scorers:
         if entry.verifier is not None:
-            RemoteVerifier(entry.name, _resolved(entry.verifier, addresses)).check(CHECK_S)
+            RemoteVerifier(entry.name, _resolved(entry.verifier, addresses), verifier=entry.verifier_id or "").check(CHECK_S)
 
 
 @contextmanager

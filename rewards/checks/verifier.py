@@ -281,7 +281,10 @@ def _same(first: Sequence[Score], second: Sequence[Score], how: str) -> None:
 
 def _verdict(verdict: Verdict) -> str:
     code, response = verdict
-    return code_name(code) if code else f"score {response.score:g}, parts {dict(response.parts)}, labels {dict(response.labels)}"
+    if code:
+        return code_name(code)
+    turns = f", turns {list(response.turns)}" if response.turns else ""
+    return f"score {response.score:g}, parts {dict(response.parts)}, labels {dict(response.labels)}{turns}"
 
 
 def _latency(subject: _Subject, calls: int = 100, budget_s: float = 5.0) -> dict[str, float]:

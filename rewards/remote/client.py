@@ -13,7 +13,7 @@ from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.payload import PayloadError
 from ...v1 import verifier_pb2, verifier_pb2_grpc
 from ..types import InvalidScore, RewardInput, Score
-from .wire import from_response, to_request
+from .wire import check_turns, from_response, to_request
 
 CHECK_S = 10.0
 
@@ -45,7 +45,9 @@ class RemoteVerifier:
         """Raises EpisodeFailure: VERIFIER_UNAVAILABLE, VERIFIER_TIMEOUT, VERIFIER_ERROR (it raised), VERIFIER_INVALID (no finite score)."""
         try:
             request = to_request(episode, self.verifier)
-            return from_response(await self._client.call(request, self.deadline_s))
+            score = from_response(await self._client.call(request, self.deadline_s))
+            check_turns(score, episode)
+            return score
         except RpcError as error:
             raise self._failure(_kind(error), error.message) from error
         except InvalidScore as error:
@@ -64,7 +66,7 @@ class RemoteVerifier:
             raise ValueError(f"{where} speaks {answer.contract!r}; this burnish speaks {CONTRACT!r}")
         ids = [one.id for one in answer.verifiers]
         if not self.verifier and len(ids) != 1:
-            raise ValueError(f"{where} serves {', '.join(ids) or 'nothing'}; say which one to use")
+            raise ValueError(f"{where} serves {', '.join(ids) or 'nothing'}; say which one to use: verifier_id = …")
         if self.verifier and self.verifier not in ids:
             raise ValueError(f"{where} has no verifier {self.verifier!r}{did_you_mean(self.verifier, ids)}")
 

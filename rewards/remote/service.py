@@ -29,7 +29,7 @@ from ...v1 import verifier_pb2, verifier_pb2_grpc
 from ..calling.processes import ISOLATIONS, Died, Isolation, Raised, Unfit, Workers, reference, worker_count
 from ..plugin import as_score
 from ..types import InvalidScore, RewardInput, Score
-from .wire import from_request, to_response
+from .wire import check_turns, from_request, to_response
 
 VerifierFunction = Callable[[RewardInput], Any]
 F = TypeVar("F", bound=VerifierFunction)
@@ -88,7 +88,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
             raise ValueError("a verifier service needs at least one verifier")
         self._verifiers = {one.id: one for one in verifiers}
         self._async = {one.id for one in verifiers if is_async(one.function)}
-        self._handler = BatchedHandler(VERIFY, self._verify, limits)
+        self._handler = BatchedHandler(VERIFY, self.answer, limits)
         self._workers = {
             one.id: Workers(reference("verifier", one.id, one.function), {}, worker_count(self._handler.limits.threads))
             for one in verifiers
@@ -124,7 +124,8 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
     async def VerifyStream(self, request_iterator: AsyncIterator[verifier_pb2.VerifyStreamRequest], context: Any) -> None:  # type: ignore[override]
         await self._handler.stream(request_iterator, context)
 
-    async def _verify(self, request: verifier_pb2.VerifyRequest) -> verifier_pb2.VerifyResponse:
+    async def answer(self, request: verifier_pb2.VerifyRequest) -> verifier_pb2.VerifyResponse:
+        """The verdict on one request, however it came. Raises Status."""
         one = self._find(request.verifier)
         try:
             episode = from_request(request)
@@ -144,7 +145,9 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         except Exception as error:
             raise Status("UNKNOWN", short_traceback(error)) from error
         try:
-            return to_response(Score(result) if type(result) is float else as_score(result))
+            score = Score(result) if type(result) is float else as_score(result)
+            check_turns(score, episode)
+            return to_response(score)
         except InvalidScore as error:
             raise Status("DATA_LOSS", str(error)) from None
 

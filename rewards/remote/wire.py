@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ...envs.remote.wire import decode_object, encode_object, messages_from_wire, messages_into_wire, task_from_wire, task_into_wire
 from ...rpc.payload import utf8
 from ...v1 import verifier_pb2
-from ..types import InvalidScore, RewardInput, Score
+from ..types import InvalidScore, RewardInput, Score, turns_of
 
 
 def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyRequest:
@@ -45,20 +45,27 @@ def from_request(request: verifier_pb2.VerifyRequest) -> RewardInput:
 
 
 def to_response(score: Score) -> verifier_pb2.VerifyResponse:
-    """Raises InvalidScore when the score has values per turn, which the message cannot carry."""
-    if score.turns:
-        raise InvalidScore("a verifier cannot give values per turn; leave turns of the score empty")
+    """A score as the message that carries it."""
     response = verifier_pb2.VerifyResponse(score=score.value)
     if score.parts:
         response.parts.update(score.parts)
     if score.labels:
         response.labels.update({utf8(k): utf8(v) for k, v in score.labels.items()})
+    if score.turns:
+        response.turns.extend(score.turns)
     return response
 
 
 def from_response(response: verifier_pb2.VerifyResponse) -> Score:
     """Raises InvalidScore when a number is not finite: a server in any language may have sent it."""
-    return Score(response.score, _numbers(response.parts), dict(response.labels) if len(response.labels) else {})
+    labels = dict(response.labels) if len(response.labels) else {}
+    return Score(response.score, _numbers(response.parts), labels, tuple(response.turns) if len(response.turns) else ())
+
+
+def check_turns(score: Score, episode: RewardInput) -> None:
+    """Raise InvalidScore when a score has values per turn, and not one for each turn of the episode."""
+    if score.turns and len(score.turns) != (turns := len(turns_of(episode))):
+        raise InvalidScore(f"turns of the score has {len(score.turns)} values, the episode has {turns}")
 
 
 def _numbers(wire: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@
         ...                                # whatever is called at that address, RemoteVerifier included
     assert [call.method for call in mock.calls] == ["Verify"]
 
-`burnish.testing` has one for verifiers and one for tools that speak in scores and texts instead of messages.
+`burnish.testing.mock_verifier` and `mock_tools` answer with scores and texts instead of messages.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_whatever_a_verifier_is_asked_ends_in_a_finite_score_or_a_typed_error(re
     async def ask() -> None:
         service = VerifierService([Verifier("fuzz/last-v1", last_number)])
         try:
-            answer = await asyncio.wait_for(service._verify(request), WAIT_S)
+            answer = await asyncio.wait_for(service.answer(request), WAIT_S)
             assert math.isfinite(answer.score)
         except Status as status:
             assert status.code in ("INVALID_ARGUMENT", "NOT_FOUND", "UNKNOWN", "DATA_LOSS"), status.message
@@ -160,7 +160,7 @@ def test_whatever_a_tool_is_asked_ends_in_text_a_rejection_or_a_typed_error(requ
     async def ask() -> None:
         service = ToolService(ToolSet([count]))
         try:
-            answer = await asyncio.wait_for(service._call(request), WAIT_S)
+            answer = await asyncio.wait_for(service.answer(request), WAIT_S)
             assert answer.WhichOneof("outcome") in ("text", "rejected")
         except Status as status:
             assert status.code == "INVALID_ARGUMENT", status.message

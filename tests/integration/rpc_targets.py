@@ -89,3 +89,36 @@ def misbehave(how: str) -> str:
     if how == "reject":
         raise ToolRejected("not with this part")
     raise OSError("gauge is unplugged")
+
+
+class Counter:
+    """Tools that count, for the length of an episode. data: "file" hears of what happens, "broken" cannot be opened."""
+
+    def __init__(self, context: ToolContext) -> None:
+        if "broken" in context.data:
+            raise RuntimeError("no counter left")
+        self.file = Path(context.data["file"])
+        self.count = 0
+        self._note(f"opened {context.episode_id}")
+
+    @tool
+    def press(self, s: float = 0.0) -> dict[str, int]:
+        """Count one, and take s seconds."""
+        self.count += 1
+        self._note(f"pressed {self.count}")
+        until = time.monotonic() + s
+        while time.monotonic() < until and not cancelled():
+            time.sleep(0.01)
+        return {"count": self.count, "pid": os.getpid()}
+
+    @tool
+    async def read(self, *, context: ToolContext) -> str:
+        """Say the count."""
+        return f"{self.count} for {context.data.get('who', 'nobody')}"
+
+    def close(self) -> None:
+        self._note("closed")
+
+    def _note(self, text: str) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{text}\n")

@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.remote.tools import RemoteToolSet
-from burnish.envs.tools import ToolContext, ToolRejected, ToolSet
+from burnish.envs.tools import ToolContext, ToolRejected
 from burnish.envs.types import Message, Task
 from burnish.hosting.process import ServiceProcess
 from burnish.hosting.services import load_tools
@@ -269,7 +269,7 @@ def test_giving_up_reaches_user_code(kind: str, cause: str, puppet: str, sync_pu
 
 
 def test_remote_tools_behave_like_local_ones(tools: str) -> None:
-    local: ToolSet = load_tools(str(TARGETS))
+    local = load_tools(str(TARGETS))
     remote = RemoteToolSet(tools)
     assert remote.schemas() == local.schemas()
     calls: list[tuple[str, dict[str, Any]]] = [

@@ -159,6 +159,14 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
             "r.toml: rewards.0: deadline_s has no effect on a reward plug-in, which declares its limit as @reward(…, timeout_s=…)",
         ),
         (
+            '[[rewards]]\nverifier = "h:1"\nverifier_id = "right"',
+            "r.toml: rewards.0: verifier_id = 'right' must read namespace/name-vN, for example 'my-team/right-v1'",
+        ),
+        (
+            '[[rewards]]\nuse = "a/b-v1"\nverifier_id = "a/b-v1"',
+            "r.toml: rewards.0: verifier_id has no effect on a reward plug-in (use = …)",
+        ),
+        (
             '[[rewards]]\nverifier = "h:1"\nname = "v"\nargs = { a = 1 }',
             "r.toml: rewards.0: args has no effect on a verifier; options belong to a reward plug-in (use = …)",
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.hosting.services import load_tools, load_verifier
+from burnish.hosting.services import load_tools, load_verifier, load_verifiers
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +46,16 @@ def test_targets_are_found(plugin: Path) -> None:
     assert load_verifier("test/target-v1").id == "test/target-v1"
     assert load_tools(str(plugin)).names == ["add", "subtract"]
     assert load_tools(f"{plugin}:only_add").names == ["add"]
+
+
+def test_a_module_without_a_name_serves_all_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    decorated = '@verifier("test/{0}-v1")\ndef {0}(episode): return 1.0\n'
+    path.write_text("from burnish import verifier\n" + decorated.format("first") + decorated.format("second"))
+    assert [one.id for one in load_verifiers(str(path))] == ["test/first-v1", "test/second-v1"]
+    assert [one.id for one in load_verifiers(f"{path}:second")] == ["test/second-v1"]
+    with pytest.raises(ValueError, match="'json' has no verifiers; decorate functions with @verifier"):
+        load_verifiers("json")
 
 
 def test_wrong_targets_say_what_to_do(plugin: Path) -> None:

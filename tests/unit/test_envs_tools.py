@@ -58,8 +58,10 @@ def broken(kind: str) -> str:
     """Misbehaves in the way asked for."""
     if kind == "rejects":
         raise ToolRejected("part 17 has no such feature")
-    if kind == "returns a dict":
-        return {}  # type: ignore[return-value]
+    if kind == "returns nothing":
+        return None  # type: ignore[return-value]
+    if kind == "returns a set":
+        return {1}  # type: ignore[return-value]
     raise RuntimeError("database is locked")
 
 
@@ -132,13 +134,28 @@ def test_unknown_tool_names_the_tools_there_are() -> None:
 
 def test_a_tool_may_reject_and_anything_else_is_a_failure() -> None:
     assert rejection("broken", {"kind": "rejects"}) == "part 17 has no such feature"
-    for kind, detail in {"raises": "RuntimeError: database is locked", "returns a dict": "returned dict instead of str"}.items():
+    details = {
+        "raises": "RuntimeError: database is locked",
+        "returns nothing": "returned None; return what the policy is to read",
+        "returns a set": "its result is a set, which JSON does not have; a tool returns str or plain JSON",
+    }
+    for kind, detail in details.items():
         with pytest.raises(EpisodeFailure) as caught:
             TOOLS.call("broken", {"kind": kind}, CONTEXT)
         failure = caught.value.failure
         assert failure.kind == FailureKind.TOOL_ERROR
         assert failure.culprit == "tool broken"
         assert failure.detail.startswith(detail)
+
+
+@tool
+def stock(item: str) -> dict[str, Any]:
+    """What is there, as JSON."""
+    return {item: 3, "größe": [1.5, None, True], "nested": {"a": ()}}
+
+
+def test_what_is_no_text_is_read_as_json() -> None:
+    assert ToolSet([stock]).call("stock", {"item": "bolts"}, CONTEXT) == '{"bolts": 3, "größe": [1.5, null, true], "nested": {"a": []}}'
 
 
 def test_signatures_without_a_schema_are_refused() -> None:
@@ -148,8 +165,8 @@ def test_signatures_without_a_schema_are_refused() -> None:
     def variadic(*parts: int) -> str:
         return ""
 
-    def number(part: int) -> int:
-        return part
+    def silent(part: int) -> None:
+        pass
 
     def opaque(part: threading_lock) -> str:  # type: ignore[name-defined]  # noqa: F821
         return ""
@@ -157,7 +174,7 @@ def test_signatures_without_a_schema_are_refused() -> None:
     refused: list[tuple[Any, str]] = [
         (untyped, "needs a type annotation"),
         (variadic, "variadic"),
-        (number, "as str"),
+        (silent, "to return nothing"),
         (opaque, "cannot be resolved"),
     ]
     for function, says in refused:

@@ -12,7 +12,7 @@ import pytest
 from burnish.envs.types import Message, Task, TextPart, ToolCall
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.service import VERIFIERS, VerifierService, verifier
-from burnish.rewards.remote.wire import from_request, from_response, to_request, to_response
+from burnish.rewards.remote.wire import check_turns, from_request, from_response, to_request, to_response
 from burnish.rewards.types import InvalidScore, RewardInput, Score
 from burnish.rpc.payload import PayloadError
 from burnish.v1 import common_pb2, verifier_pb2
@@ -55,6 +55,19 @@ def test_a_score_survives_the_trip_and_nan_does_not_pass() -> None:
     for response in (verifier_pb2.VerifyResponse(score=math.nan), verifier_pb2.VerifyResponse(score=1.0, parts={"p": math.inf})):
         with pytest.raises(InvalidScore, match="finite"):
             from_response(response)
+
+
+def test_values_per_turn_travel_one_for_each_turn() -> None:
+    score = Score(0.5, turns=(1.0, 0.0))
+    assert from_response(to_response(score)) == score
+    said = (Message("user", "hi"), Message("assistant", "a"), Message("tool", "b"), Message("assistant", "c"))
+    two = RewardInput("e", Task("t", 0), said, 0.0)
+    check_turns(score, two)
+    check_turns(Score(0.5), two)
+    with pytest.raises(InvalidScore, match="turns of the score has 3 values, the episode has 2"):
+        check_turns(Score(0.5, turns=(1.0, 0.0, 1.0)), two)
+    with pytest.raises(InvalidScore, match="finite"):
+        from_response(verifier_pb2.VerifyResponse(score=1.0, turns=[math.inf]))
 
 
 def test_data_that_is_not_json_is_named() -> None:

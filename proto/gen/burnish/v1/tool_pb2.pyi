@@ -146,7 +146,8 @@ class CallRequest(_message.Message):
     task_data_json: _builtins.str
     session_id: _builtins.str
     """The session that the call belongs to, if any: made by the client, unique over all clients and for all time. It lives in one server
-    process; elsewhere, and once it is closed, calls are NOT_FOUND. What it was opened with (fields 3 to 5) holds for all its calls.
+    process; elsewhere, and once it is closed, calls are NOT_FOUND. What it was opened with (fields 3 to 5) holds for its calls, but that a
+    call may give other task_data_json.
     """
     call_id: _builtins.str
     """Names the call within its session. The same call again gets the answer that was given."""

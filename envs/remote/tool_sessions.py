@@ -1,0 +1,233 @@
+"""The sessions of a tool server: what is open for whom, and the answers that may be asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from ...rpc.errors import Status
+from ...v1 import tool_pb2
+from ..failures import EpisodeFailure
+from ..tool_sessions import LocalSession
+from .service import SessionLimits
+
+log = logging.getLogger("burnish.envs")
+T = TypeVar("T")
+
+REMEMBERED = 16
+"""Answered calls of a session that may be asked for again; one that is asked again follows on its failure."""
+
+Answer = tool_pb2.CallResponse | Status
+Guard = Callable[[Callable[[], T]], T]
+Run = Callable[[LocalSession, tool_pb2.CallRequest, Guard[str]], Awaitable[tool_pb2.CallResponse]]
+InThread = Callable[[Callable[[], object]], Coroutine[object, object, object]]
+
+
+class ToolSession:
+    """One session. Its calls are tasks of its own, which outlive whoever waits for them; its tools are closed once nothing uses them."""
+
+    def __init__(self, request: tool_pb2.CallRequest, turn: AbstractAsyncContextManager[object], now: float) -> None:
+        self.request = request
+        self.turn = turn
+        self.used = now
+        self.waiting = 0
+        self.tools: LocalSession | None = None
+        self.opened: asyncio.Task[Status | None]
+        self.answers: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._users = 0
+        self._discarded = False
+
+    def enter(self) -> None:
+        """Somebody uses the tools from here on. Raises Status CANCELLED once the session is closed."""
+        with self._lock:
+            if self._discarded:
+                raise Status("CANCELLED", f"session {self.request.session_id!r} was closed")
+            self._users += 1
+
+    def leave(self) -> bool:
+        """Somebody uses them no more; True when the caller is to call `close_tools`, being the last."""
+        with self._lock:
+            self._users -= 1
+            return self._discarded and not self._users
+
+    def guard(self, work: Callable[[], T]) -> T:
+        """Do work on the tools in this thread, which nobody can stop."""
+        self.enter()
+        try:
+            return work()
+        finally:
+            if self.leave():
+                self.close_tools()
+
+    def make(self, make: Callable[[tool_pb2.CallRequest], LocalSession]) -> None:
+        """Make the tools. Raises as `make` does."""
+        self.tools = make(self.request)
+
+    def discard(self) -> bool:
+        """Let nothing more begin, and cancel what is at work; True when the caller is to call `close_tools`."""
+        with self._lock:
+            first, self._discarded = not self._discarded, True
+            mine = first and not self._users
+        for task in self.answers.values():
+            task.cancel()
+        return mine
+
+    def close_tools(self) -> None:
+        """Have the tools let go of what they hold. Harmless when they were never made."""
+        tools, self.tools = self.tools, None
+        try:
+            if tools is not None:
+                tools.close()
+        except EpisodeFailure as error:
+            log.warning("session %s: %s", self.request.session_id, error)
+
+
+class ToolSessions:
+    """All sessions of a server. make: the tools of one session, from the request that opens it; called in a thread. run: calls one of them.
+    ordered: calls of one session follow each other."""
+
+    def __init__(
+        self, make: Callable[[tool_pb2.CallRequest], LocalSession], run: Run, in_thread: InThread, limits: SessionLimits, ordered: bool
+    ) -> None:
+        self.limits = limits
+        self._make = make
+        self._run = run
+        self._in_thread = in_thread
+        self._ordered = ordered
+        self._open: dict[str, ToolSession] = {}
+        self._closing: set[asyncio.Future[object]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def handle(self, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
+        """Open, call or close. Raises Status."""
+        match request.session_step:
+            case tool_pb2.SESSION_STEP_OPEN:
+                session = self._open.get(request.session_id) or self._begin(request)
+                refusal = await self._wait(session, session.opened)
+                if refusal is not None:
+                    raise Status(refusal.code, refusal.message)
+                return tool_pb2.CallResponse(text="")
+            case tool_pb2.SESSION_STEP_CLOSE:
+                closing = self._open.pop(request.session_id, None)
+                if closing is not None and closing.discard():
+                    await self._in_thread(closing.close_tools)
+                return tool_pb2.CallResponse(text="")
+            case _:
+                return await self._call(request)
+
+    def close(self) -> list[ToolSession]:
+        """Stop all of it; returns the sessions whose tools are to be closed."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        left = [session for session in self._open.values() if session.discard()]
+        self._open.clear()
+        return left
+
+    def _begin(self, request: tool_pb2.CallRequest) -> ToolSession:
+        if len(self._open) >= self.limits.max_sessions:
+            self._sweep()
+        if len(self._open) >= self.limits.max_sessions:
+            raise Status("RESOURCE_EXHAUSTED", f"{len(self._open)} sessions are open, as many as this server takes; close some of them")
+        turn = asyncio.Lock() if self._ordered else contextlib.nullcontext()
+        session = ToolSession(request, turn, asyncio.get_running_loop().time())
+        self._open[request.session_id] = session
+        session.opened = asyncio.create_task(self._make_tools(session))
+        if self._sweeper is None:
+            self._sweep()
+        return session
+
+    async def _make_tools(self, session: ToolSession) -> Status | None:
+        refusal: Status | None = None
+        try:
+            await self._in_thread(lambda: session.guard(lambda: session.make(self._make)))
+        except Status as status:
+            refusal = status
+        except EpisodeFailure as error:
+            refusal = Status("UNKNOWN", error.failure.detail)
+        if refusal is not None and self._open.get(session.request.session_id) is session:
+            del self._open[session.request.session_id]  # nothing has begun: it may be opened again
+        return refusal
+
+    async def _call(self, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
+        session = self._open.get(request.session_id)
+        if session is None:
+            why = f"it was never opened, was closed, or was idle for more than {self.limits.idle_s:g} s"
+            raise Status("NOT_FOUND", f"session {request.session_id!r} is not open here: {why}")
+        if not request.call_id:
+            raise Status("INVALID_ARGUMENT", "call_id must be set, and unique to this call within its session")
+        task = session.answers.get(request.call_id)
+        if task is None:
+            task = session.answers[request.call_id] = asyncio.create_task(self._work(session, request))
+            for old in [key for key, one in session.answers.items() if one.done()][:-REMEMBERED]:
+                del session.answers[old]
+        answer = await self._wait(session, task)
+        if isinstance(answer, Status):
+            raise Status(answer.code, answer.message)
+        return answer
+
+    async def _work(self, session: ToolSession, request: tool_pb2.CallRequest) -> Answer:
+        try:
+            refusal = await asyncio.shield(session.opened)
+            if refusal is not None:
+                return refusal
+            async with session.turn:
+                session.enter()
+                try:
+                    assert session.tools is not None, "an open session has tools"
+                    return await self._run(session.tools, request, session.guard)
+                finally:
+                    if session.leave():
+                        self._later(session)
+        except Status as status:
+            return status
+        except Exception as error:
+            log.error("session %s: the server failed", session.request.session_id, exc_info=error)
+            return Status("INTERNAL", f"{type(error).__name__}: {error}")
+
+    async def _wait(self, session: ToolSession, task: asyncio.Task[T]) -> T:
+        clock = asyncio.get_running_loop()
+        session.used = clock.time()
+        if not task.done():
+            session.waiting += 1
+            try:
+                await asyncio.wait({task})  # unlike awaiting it: who gives up does not cancel it for the others
+            finally:
+                session.waiting -= 1
+                session.used = clock.time()
+        if task.cancelled():
+            raise Status("CANCELLED", f"session {session.request.session_id!r} was closed")
+        return task.result()
+
+    def _later(self, session: ToolSession) -> None:
+        task = asyncio.ensure_future(self._in_thread(session.close_tools))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _sweep(self) -> None:
+        """Close the sessions that nobody asked anything for too long, and look again later as long as there are any."""
+        loop = asyncio.get_running_loop()
+        old = loop.time() - self.limits.idle_s
+        for session in [one for one in self._open.values() if not one.waiting and one.used < old]:
+            log.info("session %s: idle for more than %g s; closed", session.request.session_id, self.limits.idle_s)
+            del self._open[session.request.session_id]
+            if session.discard():
+                self._later(session)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = loop.call_later(self.limits.idle_s / 4, self._sweep) if self._open else None
+
+
+def close_all(sessions: Sequence[ToolSession]) -> None:
+    """Close the tools of sessions that were discarded."""
+    for session in sessions:
+        session.close_tools()
