@@ -20,7 +20,8 @@ from burnish.envs.remote.service import SessionLimits
 from burnish.envs.remote.tools import RemoteToolSession, RemoteToolSet, ToolService
 from burnish.envs.tool_sessions import SessionTools
 from burnish.envs.tools import ToolContext, ToolRejected
-from burnish.hosting.services import ServiceProcess, load_tools
+from burnish.hosting.process import ServiceProcess
+from burnish.hosting.services import load_tools
 from burnish.rpc.background import background
 from burnish.rpc.server import Server
 from burnish.v1 import tool_pb2, tool_pb2_grpc
