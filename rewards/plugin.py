@@ -5,7 +5,7 @@ the value), or a `Score`. What it raises, a hang, and a NaN are failures with th
 
     @reward("my-team/short-answer-v1")
     def short_answer(episode: RewardInput, *, limit: int = 200) -> float:
-        return 1.0 if len(episode.messages[-1].text) <= limit else 0.0
+        return 1.0 if episode.answer is not None and len(episode.answer) <= limit else 0.0
 
 A level says what one call judges: an episode, one turn of it (`level="turn"`), all attempts at one task against each other ("group"),
 or whatever is ready together ("batch").

@@ -54,5 +54,5 @@ def brief(episode: RewardInput) -> float:
 
 @verifier("first/shipped-v1")
 def shipped(episode: RewardInput) -> Score:
-    said = episode.messages[-1].text.strip().lower().rstrip(".")
+    said = (episode.answer or "").strip().lower().rstrip(".")  # None when it ran out of turns before it answered
     return Score(said == episode.data["answer"], labels={"expected": episode.data["answer"], "predicted": said[:10]})

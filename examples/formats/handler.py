@@ -8,9 +8,9 @@ def lambda_handler(event, context):
 
 
 def judge(sample: dict) -> dict:
-    expected = sample["metadata"]["reference_answer"]
+    expected, last = sample["metadata"]["reference_answer"], sample["messages"][-1]
     try:
-        answer = json.loads(sample["messages"][-1]["content"])
+        answer = json.loads(last["content"]) if last["role"] == "assistant" else None  # it was cut short before it answered
         form = isinstance(answer, dict) and set(answer) == {"ship", "reason"}
         verdict = isinstance(answer, dict) and answer.get("ship") is expected["ship"]
     except (ValueError, RecursionError):  # whatever the policy writes has a score

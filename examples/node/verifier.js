@@ -1,4 +1,4 @@
-// A verifier: is the last number in the last message the right one? `node verifier.js --port 50061`
+// A verifier: is the last number in the policy's answer the right one? `node verifier.js --port 50061`
 
 import { serve } from './burnish.js'
 import { verifierService } from './verifiers.js'
@@ -6,7 +6,7 @@ import { verifierService } from './verifiers.js'
 function verify(episode) {
   const expected = episode.data.answer
   if (!Number.isInteger(expected)) throw new TypeError(`data.answer must be a whole number, not ${expected}`)
-  const numbers = episode.messages.at(-1).content.match(/-?\d+/g) ?? []
+  const numbers = episode.answer?.match(/-?\d+/g) ?? [] // no answer, no number
   const predicted = numbers.at(-1) ?? 'none'
   return {
     score: predicted === String(expected) ? 1 : 0,

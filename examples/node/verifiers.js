@@ -34,12 +34,16 @@ export function verifierService(verifiers) {
   }
 }
 
-/** The fields of VerifyRequest, its JSON decoded: `data` is the hidden truth, `messages` the whole conversation. */
+/**
+ * The fields of VerifyRequest, its JSON decoded: `data` is the hidden truth, `messages` the whole conversation, `answer` the policy's last
+ * words, or null when the episode was cut short before it answered.
+ */
 function decodeEpisode(request) {
   return {
     ...request,
     task: { ...request.task, data: decodeJson('task.data_json', request.task?.data_json) },
     data: decodeJson('data_json', request.data_json),
     messages: request.messages.map(decodeMessage),
+    answer: request.answer ?? null,
   }
 }

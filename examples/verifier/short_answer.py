@@ -5,5 +5,6 @@ from burnish import RewardInput, Score, verifier
 
 @verifier("my-team/short-answer-v1")
 def short_answer(episode: RewardInput) -> Score:
-    said = episode.messages[-1].text.strip().splitlines()[-1] if episode.messages[-1].text.strip() else ""
+    lines = (episode.answer or "").strip().splitlines()
+    said = lines[-1] if lines else ""
     return Score(said == str(episode.data["answer"]), {"length": len(said)})

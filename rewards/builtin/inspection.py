@@ -18,8 +18,7 @@ def verdict(request: RewardInput) -> Score:
     made again from its seed, so nothing the policy or the environment says decides what is right.
     """
     part = make_part(request.task.seed, int(request.data["level"]))
-    last = request.messages[-1]
-    given = parse_verdict(last.text) if last.role == "assistant" else None
+    given = parse_verdict(request.answer) if request.answer is not None else None
     label = given is not None and given[0] == part.verdict
     correct = label and given is not None and given[1] in part.reasons
     labels = {"expected": part.verdict, "predicted": given[0] if given else NO_VERDICT}

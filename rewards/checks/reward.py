@@ -185,7 +185,8 @@ def _hostile_episodes(base: RewardInput) -> dict[str, RewardInput]:
         "no data": replace(base, data={}, task=replace(base.task, data={})),
         "no metrics": replace(base, metrics={}, env_parts={}),
         "other data": replace(base, data={key: ["unexpected", None, 1e308] for key in base.data}),
-        "a truncated episode": replace(base, truncation="max_tokens"),
+        "an answer cut at its limit": replace(base, truncation="max_tokens"),
+        "no answer, only a tool's": replace(base, messages=tuple(before), truncation="max_turns"),
     }
     return episodes
 

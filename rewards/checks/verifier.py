@@ -21,7 +21,6 @@ import grpc
 from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, Report, Skipped, percentiles, run_checks
 from ...envs.checks.services import check_health, check_reflection, expect_code, offers_stream, outcome_of_one, outcomes, quiet_server
 from ...envs.failures import EpisodeFailure, FailureKind
-from ...envs.types import Message
 from ...rpc.background import background
 from ...rpc.client import unary_blocking
 from ...rpc.errors import CODES, code_name
@@ -167,7 +166,7 @@ def _policy_text(subject: _Subject) -> str:
             raise Broken(f"{what} ends with {code_name(code)}; what the policy writes must be judged, or its episode is lost to training")
         if not math.isfinite(response.score):
             raise Broken(f"the answer {text[:40]!r} scores {response.score}, which is no finite number")
-    silent = replace(subject.episodes[0], messages=(Message("user", "Hello?"),), metrics={})
+    silent = replace(subject.episodes[0], messages=tuple(before), metrics={}, truncation="max_turns")
     code, _ = subject.verdicts([silent])[0]
     return f"{len(HOSTILE_TEXTS)} answers judged; an episode without an answer {'is judged too' if not code else f'is {code_name(code)}'}"
 

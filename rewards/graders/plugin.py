@@ -82,12 +82,13 @@ class GraderOptions(BaseModel):
         return JudgeSettings(self.base_url, self.api_key_env, self.timeout_s, self.retries, self.deadline_s, self.max_concurrent)
 
     def item_of(self, episode: RewardInput) -> dict[str, Any]:
-        """What `{{item.…}}` refers to: the task's data, `messages` up to the last answer, and the names that `item` adds.
+        """What `{{item.…}}` refers to: the task's data, `messages` up to the answer, and the names that `item` adds.
 
         Raises MissingReference when a path of `item` leads nowhere, PayloadError when the data is not plain JSON.
         """
         data = plain_json(episode.data)
-        base = {"messages": [message.to_dict() for message in episode.messages[: _last_answer(episode)]], **data}
+        asked = episode.messages if episode.answer is None else episode.messages[:-1]
+        base = {"messages": [message.to_dict() for message in asked], **data}
         added = {}
         for name, path in self._paths.items():
             try:
@@ -101,10 +102,11 @@ class GraderOptions(BaseModel):
 async def openai_grader(episode: RewardInput, *, options: GraderOptions) -> Score:
     """Grade with OpenAI grader JSON: string_check, text_similarity, score_model, label_model, multi.
 
-    The answer is the last assistant message. Raises EpisodeFailure: VERIFIER_* when a judge does not judge, REWARD_INVALID when a formula
-    has no value; and ValueError when the task's data lacks what the grader refers to.
+    An episode that was cut short before the policy answered is worth what an unreadable answer is, the grader's least.
+    Raises EpisodeFailure: VERIFIER_* when a judge does not judge, REWARD_INVALID when a formula has no value; and ValueError when the
+    task's data lacks what the grader refers to.
     """
-    sample = Sample(episode.messages[_last_answer(episode)].text)
+    sample = Sample(episode.answer)
     judge = _judges.get(options.settings, lambda: Judge(options.settings)) if asks_a_judge(options.loaded) else None
     try:
         return await grade(options.loaded, sample, options.item_of(episode), judge)
@@ -112,11 +114,3 @@ async def openai_grader(episode: RewardInput, *, options: GraderOptions) -> Scor
         raise EpisodeFailure(replace(error.failure, detail=f"task {episode.task.id}: {error.failure.detail}")) from error
     except FormulaError as error:
         raise EpisodeFailure(Failure(FailureKind.REWARD_INVALID, ID, f"task {episode.task.id}: {error}")) from error
-
-
-def _last_answer(episode: RewardInput) -> int:
-    """Position of the last assistant message. Raises ValueError without one."""
-    for i in reversed(range(len(episode.messages))):
-        if episode.messages[i].role == "assistant":
-            return i
-    raise ValueError("the episode has no assistant message to grade")

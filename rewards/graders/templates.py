@@ -34,9 +34,16 @@ class UnreadableOutput(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """What the policy wrote. Example: `Sample('{"x": 1}').output_json` is `{"x": 1}`."""
+    """What the policy answered, None when it never did. Example: `Sample('{"x": 1}').output_json` is `{"x": 1}`."""
 
-    output_text: str
+    answer: str | None
+
+    @property
+    def output_text(self) -> str:
+        """The answer. Raises UnreadableOutput when there is none."""
+        if self.answer is None:
+            raise UnreadableOutput("the episode was cut short before the policy answered")
+        return self.answer
 
     @cached_property
     def output_json(self) -> Any:

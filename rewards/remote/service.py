@@ -2,7 +2,7 @@
 
     @verifier("my-team/short-answer-v1")
     def short_answer(episode: RewardInput) -> Score:
-        return Score(float(episode.messages[-1].text == episode.data["answer"]))
+        return Score(episode.answer == episode.data["answer"])
 
 `burnish serve-verifier module:short_answer` serves it. Sync functions run in worker threads, or with
 `isolation = "process"` in processes that can be killed; async ones run on the server's event loop.

@@ -18,6 +18,7 @@ def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyR
         env_reward=episode.env_reward,
         data_json=encode_object("data", episode.data) if episode.data else "",
         truncation=episode.truncation,
+        answer=None if episode.answer is None else utf8(episode.answer),
     )
     # Filled in place: protobuf copies the messages that a constructor is given, and its maps are slow even when they stay empty.
     task_into_wire(episode.task, request.task)
@@ -30,7 +31,7 @@ def to_request(episode: RewardInput, verifier: str = "") -> verifier_pb2.VerifyR
 
 
 def from_request(request: verifier_pb2.VerifyRequest) -> RewardInput:
-    """Raises PayloadError when a field is missing or its JSON is not an object, naming the field."""
+    """Raises PayloadError when a field is missing or its JSON is not an object, naming the field. `answer` follows from the messages."""
     data_json = request.data_json
     return RewardInput(
         request.episode_id,

@@ -112,7 +112,7 @@ VERIFY_REQUESTS = from_bytes(verifier_pb2.VerifyRequest) | st.builds(
 
 def last_number(episode: RewardInput) -> float:
     """The environment's reward; raises on an episode without messages, as verifiers do."""
-    return episode.env_reward * len(episode.messages[-1].text)
+    return episode.env_reward * len(episode.answer or "")
 
 
 @given(VERIFY_REQUESTS)

@@ -6,5 +6,5 @@ from burnish.rewards.types import RewardInput
 
 @reward("tests/digits-v1")
 def digits(episode: RewardInput) -> float:
-    text = episode.messages[-1].text if episode.messages[-1].role == "assistant" else episode.messages[-2].text
+    text = episode.answer or ""
     return sum(character.isdigit() for character in text) / max(len(text), 1)

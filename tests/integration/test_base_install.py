@@ -40,7 +40,7 @@ from burnish.envs.builtin.arithmetic import Arithmetic
 @verifier("test/light-v1")
 def light(episode):
     assert find_spec("torch") is None
-    return 1.0 if "7" in episode.messages[-1].text else 0.0
+    return 1.0 if "7" in (episode.answer or "") else 0.0
 
 
 @tool

@@ -30,7 +30,7 @@ def double(x: int) -> str:
     return str(2 * x)
 @verifier("check-test/length-v1")
 def length(episode: RewardInput) -> float:
-    return min(1.0, len(episode.messages[-1].text) / 10)
+    return min(1.0, len(episode.answer or "") / 10)
 """
 
 MOODY = """
@@ -93,7 +93,7 @@ def test_what_depends_on_the_process_is_found(tmp_path: Path) -> None:
 
 
 def _choosy(episode: RewardInput) -> float:
-    return float(len(episode.messages[-1].text.split()[0]))
+    return float(len((episode.answer or "").split()[0]))
 
 
 _moody = itertools.count()

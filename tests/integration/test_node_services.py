@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,9 @@ def test_the_verifier_judges(start_node: StartNode) -> None:
     assert verify(remote, episode(reply="it is 7", answer=7)) == Score(1.0, {"brief": 1.0}, labels)
     assert verify(remote, episode(reply="6, no, 7", answer=7)) == Score(1.0, {"brief": 0.0}, labels)
     assert verify(remote, episode(reply="?", answer=7)) == Score(0.0, {"brief": 0.0}, {"expected": "7", "predicted": "none"})
+    only_the_tool = (Message("user", "3 + 4?"), Message("assistant", "add(3, 4)"), Message("tool", "7"))
+    cut = replace(episode(answer=7), messages=only_the_tool, truncation="max_turns")
+    assert verify(remote, cut) == Score(0.0, {"brief": 0.0}, {"expected": "7", "predicted": "none"})
     missing = failure(remote, episode(reply="7"))
     assert (missing.kind, missing.culprit) == (FailureKind.VERIFIER_ERROR, f"answer@{address}")
     assert missing.detail.startswith("TypeError: data.answer must be a whole number") and "verifier.js" in missing.detail

@@ -66,7 +66,7 @@ async def test_what_is_ready_together_is_one_call_and_every_result_finds_its_epi
 
     def judge(episodes: Sequence[RewardInput]) -> list[float]:
         sizes.append(len(episodes))
-        return [float(one.messages[-1].text) for one in episodes]
+        return [float(one.answer or "") for one in episodes]
 
     async def judge_async(episodes: Sequence[RewardInput]) -> list[float]:
         await asyncio.sleep(0)

@@ -83,7 +83,7 @@ async def test_a_group_is_cached_as_a_whole(cached: Any) -> None:
 
     def rank(episodes: Sequence[RewardInput]) -> list[float]:
         calls.append(len(episodes))
-        return [float(len(one.messages[-1].text)) for one in episodes]
+        return [float(len(one.answer or "")) for one in episodes]
 
     scorer = cached(rank, level="group")
     for _ in range(2):

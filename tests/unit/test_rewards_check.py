@@ -53,7 +53,7 @@ def test_every_built_in_reward_keeps_the_contract(id: str) -> None:
 
 async def async_length(episode: RewardInput) -> float:
     await asyncio.sleep(0)
-    return float(len(episode.messages[-1].text))
+    return float(len(episode.answer or ""))
 
 
 def turn_length(turn: TurnInput) -> float:
@@ -61,12 +61,12 @@ def turn_length(turn: TurnInput) -> float:
 
 
 def ranks(episodes: Sequence[RewardInput]) -> list[float]:
-    lengths = [len(one.messages[-1].text) for one in episodes]
+    lengths = [len(one.answer or "") for one in episodes]
     return [float(sum(other < mine for other in lengths)) for mine in lengths]
 
 
 def batch_length(episodes: Sequence[RewardInput]) -> list[float]:
-    return [float(len(one.messages[-1].text)) for one in episodes]
+    return [float(len(one.answer or "")) for one in episodes]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_shared_state_is_found(check: Any) -> None:
     current: list[str] = [""]
 
     def remembers(episode: RewardInput) -> float:
-        current[0] = episode.messages[-1].text
+        current[0] = episode.answer or ""
         time.sleep(0.002)
         return float(len(current[0]))
 
@@ -113,7 +113,7 @@ def test_a_ranking_that_depends_on_the_order_is_found(check: Any) -> None:
 
 def test_hostile_episodes_may_fail_with_a_type_but_must_be_in_time(check: Any) -> None:
     def fragile(episode: RewardInput) -> float:
-        return 1.0 / len(episode.messages[-1].text)
+        return 1.0 / len(episode.answer or "")
 
     report = check(fragile)
     assert report.passed
@@ -121,7 +121,7 @@ def test_hostile_episodes_may_fail_with_a_type_but_must_be_in_time(check: Any) -
     assert "masked, neither rewarded nor punished" in found(report, "hostile episodes").detail
 
     def slow_on_long(episode: RewardInput) -> float:
-        time.sleep(0.0 if len(episode.messages[-1].text) < 10_000 else 2.0)
+        time.sleep(0.0 if len(episode.answer or "") < 10_000 else 2.0)
         return 1.0
 
     report = check(slow_on_long, timeout_s=1.0)

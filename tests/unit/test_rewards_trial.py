@@ -28,7 +28,7 @@ class Options(BaseModel):
 @reward("trial-test/right-v1")
 def right(episode: RewardInput, *, worth: float = 1.0):
     """Whether the answer is the reference."""
-    return Score(worth * (episode.messages[-1].text == episode.data["reference_answer"]), {"length": len(episode.messages[-1].text)})
+    return Score(worth * (episode.answer == episode.data["reference_answer"]), {"length": len(episode.answer or "")})
 
 @reward("trial-test/turns-v1", level="turn")
 def turns(turn: TurnInput) -> float:
@@ -36,7 +36,7 @@ def turns(turn: TurnInput) -> float:
 
 @reward("trial-test/rank-v1", level="group", min_members=2)
 def rank(episodes):
-    lengths = [len(one.messages[-1].text) for one in episodes]
+    lengths = [len(one.answer or "") for one in episodes]
     return [sum(other < mine for other in lengths) for mine in lengths]
 
 @reward("trial-test/scaled-v1", level="batch", max_batch=8, cache=True)

@@ -138,6 +138,7 @@ class VerifyRequest(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     DATA_JSON_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     verifier: _builtins.str
     """Id of the verifier; may be empty when the server has only one."""
     episode_id: _builtins.str
@@ -146,7 +147,11 @@ class VerifyRequest(_message.Message):
     data_json: _builtins.str
     """The hidden truth."""
     truncation: _builtins.str
-    """The limit the policy ran into ("max_turns", "max_tokens", "context", "env"), if any."""
+    """The limit the policy ran into ("max_turns", "max_tokens", "context", "time", "env"), if any."""
+    answer: _builtins.str
+    """The policy's last words: the text of the last message, where the policy said it. Absent when the episode was cut short before the policy
+    answered; the last message is then a tool's or the environment's. Judge this, not the last message.
+    """
     @_builtins.property
     def task(self) -> _common_pb2.Task: ...
     @_builtins.property
@@ -169,13 +174,19 @@ class VerifyRequest(_message.Message):
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         data_json: _builtins.str = ...,
         truncation: _builtins.str | None = ...,
+        answer: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "task", b"task", "truncation", b"truncation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_truncation", b"_truncation", "answer", b"answer", "task", b"task", "truncation", b"truncation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "data_json", b"data_json", "env_parts", b"env_parts", "env_reward", b"env_reward", "episode_id", b"episode_id", "messages", b"messages", "metrics", b"metrics", "task", b"task", "truncation", b"truncation", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_truncation", b"_truncation", "answer", b"answer", "data_json", b"data_json", "env_parts", b"env_parts", "env_reward", b"env_reward", "episode_id", b"episode_id", "messages", b"messages", "metrics", b"metrics", "task", b"task", "truncation", b"truncation", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__answer: _TypeAlias = _typing.Literal["answer"]  # noqa: Y015
+    _WhichOneofArgType__answer: _TypeAlias = _typing.Literal["_answer", b"_answer"]  # noqa: Y015
     _WhichOneofReturnType__truncation: _TypeAlias = _typing.Literal["truncation"]  # noqa: Y015
     _WhichOneofArgType__truncation: _TypeAlias = _typing.Literal["_truncation", b"_truncation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer) -> _WhichOneofReturnType__answer | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__truncation) -> _WhichOneofReturnType__truncation | None: ...
 
 Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
