@@ -7,8 +7,9 @@ sampled. An `Episode` is one attempt at one `Task` and always ends in an `Outcom
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -238,11 +239,42 @@ class EpisodeGroup:
         return tuple(episode for episode in self.episodes if episode.reward is not None)
 
 
+MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
+
+_WRITE_INSTEAD = {
+    "function_call": 'write tool_calls: [{"type": "function", "function": {"name": …, "arguments": …}}]',
+    "functions": 'write tools: [{"type": "function", "function": {"name": …, "parameters": …}}]',
+    **dict.fromkeys(
+        ("reasoning_content", "reasoning", "thinking"),
+        "write it into content, as the model's chat template has it (<think>…</think> before the answer)",
+    ),
+}
+"""Keys of other dialects -> what is read instead."""
+
+
+def refuse_unread(row: Mapping[str, Any], read: Collection[str], where: str = "") -> None:
+    """Raise ValueError naming a key that is not among those `read`: what it says would be lost without a word.
+
+    A key that says nothing (null, or empty) is as good as absent. `where` prefixes the key.
+    """
+    for key, value in row.items():
+        if key not in read and value not in (None, "", [], {}):
+            place = f"{where}: {key}" if where else str(key)
+            remove = f"remove it (read are {', '.join(read)})"
+            raise ValueError(f"{place} is not read; {_WRITE_INSTEAD.get(key, remove)}")
+
+
 def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message:
-    """Read an OpenAI chat message; `where` prefixes the error. Raises ValueError naming the field that is wrong."""
+    """Read an OpenAI chat message; `where` prefixes the error. The role "developer" is a system message's.
+
+    Raises ValueError naming the field that is wrong, or that is not read.
+    """
     role, content = row.get("role"), row.get("content")
+    role = "system" if role == "developer" else role
     if role not in ROLES:
-        raise ValueError(f"{where}: role {role!r} is unknown; use one of {', '.join(ROLES)}")
+        hint = "; a function's answer has the role tool" if role == "function" else ""
+        raise ValueError(f"{where}: role {role!r} is unknown; use one of {', '.join(ROLES)}{hint}")
+    refuse_unread(row, MESSAGE_KEYS, where)
     rows = row.get("tool_calls") or ()
     if not isinstance(rows, list | tuple):
         raise ValueError(f"{where}: tool_calls must be a list, not {type(rows).__name__}")
@@ -267,7 +299,16 @@ def _tool_call_from_dict(row: Any, where: str) -> ToolCall:
     function = row.get("function") if isinstance(row, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise ValueError(f"{where}: a tool call needs function.name")
-    arguments = function.get("arguments", {})
+    if row.get("type", "function") != "function":
+        raise ValueError(f"{where}: type must be 'function', not {row['type']!r:.60}")
+    refuse_unread(row, ("id", "type", "function", "index"), where)  # the index of a call is its place in the list
+    refuse_unread(function, ("name", "arguments"), f"{where}.function")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):  # OpenAI's own form
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: function.arguments is no JSON: {error}") from None
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"{where}: function.arguments must be an object, not {type(arguments).__name__}")
-    return ToolCall(str(row.get("id", "")), function["name"], dict(arguments))
+        raise ValueError(f"{where}: function.arguments must be an object, or one as JSON text, not {type(arguments).__name__}")
+    return ToolCall(str(row.get("id") or ""), function["name"], dict(arguments))

@@ -18,7 +18,6 @@ from .records import JsonLines, Mode, first_error, read_json_lines
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
-MESSAGE_KEYS = {"role", "content", "tool_calls", "tool_call_id", "name"}
 
 
 class _Stored(BaseModel):
@@ -86,9 +85,6 @@ class Transcript(_Stored):
     def _are_messages(cls, messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         for i, message in enumerate(messages):
             message_from_dict(message, f"message {i}")
-            unknown = sorted(set(message) - MESSAGE_KEYS)
-            if unknown:
-                raise ValueError(f"message {i}: {unknown[0]!r} is no field of a message")
         return messages
 
     @model_validator(mode="after")

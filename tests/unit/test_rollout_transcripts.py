@@ -104,7 +104,7 @@ def changed(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"reward": None}, "either a reward or a failure"),
         ({"failure": {"kind": "tool_error", "culprit": "x", "detail": "y"}}, "either a reward or a failure"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 0: role 'robot' is unknown"),
-        ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, "'weight' is no field of a message"),
+        ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, "message 0: weight is not read"),
         ({"trainable_tokens": -1}, "trainable_tokens"),
         ({"task": None}, "task: Field required"),
     ],

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ...envs.named import load_function
 from ...envs.rows import BadRow, Problems, Row, read_rows
-from ...envs.types import Message, message_from_dict
+from ...envs.types import Message, message_from_dict, refuse_unread
 from ..phases.config import SupervisedConfig
 
 T = TypeVar("T")
@@ -64,6 +64,10 @@ def conversations(table: SupervisedConfig, seed: int, limit: int | None = None) 
     return _some(made, "sft", table)
 
 
+ROW_KEYS = ("messages", "tools", "id", "metadata")
+"""Of a conversation; the last two are notes of one's own, which nothing is made of."""
+
+
 def read_documents(file: Path) -> Iterator[str]:
     """The texts of a file: rows `{"text": …}`, or the paragraphs of plain text. Raises ValueError at the end, as `gathered` does."""
     return gathered(read_rows(file, prose=True), _text)
@@ -109,6 +113,7 @@ def _conversation(example: Any) -> Conversation:
     messages, tools = row.get("messages"), row.get("tools") or ()
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError("messages: must be a list of messages, at least one")
+    refuse_unread(row, ROW_KEYS)
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
         raise ValueError("tools: must be a list of JSON schemas")
     read = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))

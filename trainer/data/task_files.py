@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ...envs.rows import BadRow, Problems, read_rows, stem
-from ...envs.types import Message, Task, message_from_dict
+from ...envs.types import Message, Task, message_from_dict, refuse_unread
 from ..phases.config import TasksConfig
 
 MAX_ID_CHARS = 200
+OLD_KEYS = ("functions", "function_call")
+"""Of a row in OpenAI's earlier form. Data like any other would hide them from the policy."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def task_row(row: Mapping[str, Any], stem: str, number: int) -> TaskRow:
 
     stem: names a row that has no id, as `stem-number`. An id or tools that are null, and an empty list of tools, are as good as left out.
     """
+    refuse_unread(row, [key for key in row if key not in OLD_KEYS])
     data = {key: item for key, item in row.items() if key not in ("id", "messages")}
     if data.get("tools") in (None, []):
         data.pop("tools", None)
