@@ -68,6 +68,11 @@ class Renderer(Protocol):
         """Tokens that end an assistant turn."""
         ...
 
+    @property
+    def template_args(self) -> Mapping[str, Any]:
+        """Variables of the template beside the conversation's."""
+        ...
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The conversation as text, up to where the assistant begins to speak."""
         ...
@@ -117,8 +122,8 @@ class TemplateRenderer:
             raise ValueError("the tokenizer has no chat template; set tokenizer.chat_template in the model folder (ChatML works for most)")
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
-        self._args = dict(template_args or {})
-        _check_args(tokenizer.chat_template, self._args)
+        self.template_args = dict(template_args or {})
+        _check_args(tokenizer.chat_template, self.template_args)
         seen = Message("tool", PLACEHOLDER, tool_call_id="call_0", name="probe_tool")
         shown = {
             "system": self._shows([Message("system", PLACEHOLDER), _ASKED]),
@@ -195,9 +200,13 @@ class TemplateRenderer:
         given = self.request(messages, tools)
         rows = given.pop("messages")
         try:
-            return str(self._tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=generate, **given, **self._args))
+            return self._applied(rows, generate, given)
         except Exception as error:  # a template is a program of somebody else's, and says in its own ways what it does not take
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
+
+    def _applied(self, rows: list[Any], generate: bool, given: Mapping[str, Any]) -> str:
+        apply = self._tokenizer.apply_chat_template
+        return str(apply(rows, tokenize=False, add_generation_prompt=generate, **given, **self.template_args))
 
     def _decode(self, ids: list[int]) -> str:
         """Ids as text in the place they are sampled at: after a token, not at the beginning, where a decoder drops a space."""
@@ -222,12 +231,11 @@ class TemplateRenderer:
     def _shows(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> bool | None:
         """Whether the template shows the placeholder that these messages and tools hold; None when it refuses the conversation."""
         given: dict[str, Any] = {"tools": list(tools)} if tools else {}
-        rows = [message.to_dict() for message in messages]
         try:
-            text = self._tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True, **given, **self._args)
+            text = self._applied([message.to_dict() for message in messages], True, given)
         except Exception:  # a template is a program of somebody else's
             return None
-        return PLACEHOLDER in str(text)
+        return PLACEHOLDER in text
 
     def _grows(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the conversation, rendered at each turn, begins with what stood there before and what was said. True where refused."""

@@ -20,7 +20,7 @@ MAX_DEPTH: Final = 64
 TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
 
 CHAT_FIELDS: Final = frozenset({
-    "messages", "model", "n", "stream", "stream_options", "user",
+    "messages", "tools", "model", "n", "stream", "stream_options", "user",
     "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias",
     "max_tokens", "max_completion_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos",
     "logprobs", "top_logprobs", "return_token_ids", "skip_special_tokens", "add_generation_prompt", "continue_final_message",
@@ -41,24 +41,24 @@ class StrictChatApp:
             return
         path = scope["path"].rstrip("/") or "/"
         if path not in ROUTES:
-            await _refuse(send, 404, f"there is no {path}; the service has {', '.join(ROUTES)}")
+            await refuse(send, 404, f"there is no {path}; the service has {', '.join(ROUTES)}")
         elif scope["method"] != ROUTES[path]:
-            await _refuse(send, 405, f"{path} takes {ROUTES[path]}, not {scope['method']}")
+            await refuse(send, 405, f"{path} takes {ROUTES[path]}, not {scope['method']}")
         elif path != CHAT:
             await self._app(scope, receive, send)
         else:
             await self._chat(scope, receive, send)
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read_body(receive)
+        body = await read_body(receive)
         if body is None:
-            await _refuse(send, 413, f"the request is larger than {LARGEST_BODY // 2**20} MB")
+            await refuse(send, 413, f"the request is larger than {LARGEST_BODY // 2**20} MB")
             return
         problem = check_chat_request(body)
         if problem:
-            await _refuse(send, 400, problem[0], problem[1])
+            await refuse(send, 400, problem[0], problem[1])
             return
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, replay(body, receive), send)
 
 
 def check_chat_request(body: bytes) -> tuple[str, str | None] | None:
@@ -82,7 +82,7 @@ def check_chat_request(body: bytes) -> tuple[str, str | None] | None:
     return None
 
 
-async def _read_body(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     chunks: list[bytes] = []
     while True:
         message = await receive()
@@ -95,19 +95,19 @@ async def _read_body(receive: Receive) -> bytes | None:
             return b"".join(chunks)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """Hand the body on once, then whatever the client still sends: its disconnect ends the generation."""
     pending = [body]
 
-    async def replay() -> Message:
+    async def handed_on() -> Message:
         if pending:
             return {"type": "http.request", "body": pending.pop(), "more_body": False}
         return await receive()
 
-    return replay
+    return handed_on
 
 
-async def _refuse(send: Send, status: int, message: str, param: str | None = None) -> None:
+async def refuse(send: Send, status: int, message: str, param: str | None = None) -> None:
     error = {"message": message, "type": "invalid_request_error", "param": param, "code": status}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

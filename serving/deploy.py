@@ -30,6 +30,7 @@ from ..trainer.models.checkpoints import resolve_checkpoint
 from ..trainer.models.folder import read_record
 from .app import StrictChatApp
 from .config import ServingConfig
+from .rendering import RenderedChatApp
 
 APP_NAME: Final = "burnish-chat"
 OBJECT_STORE_BYTES: Final = 80 * 2**20
@@ -45,8 +46,13 @@ class ChatService:
     """One replica: an engine on the model and the strict application in front of it."""
 
     async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        from ..rollout.engine.vllm_openai import start_openai_app
+        from transformers import AutoTokenizer
 
+        from ..rollout.engine.vllm_openai import start_openai_app
+        from ..rollout.renderers import TemplateRenderer
+
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        self._renderer = TemplateRenderer(tokenizer, read_record(Path(model)).template_args)
         self._service = await start_openai_app(
             Path(model),
             name,
@@ -58,7 +64,7 @@ class ChatService:
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return StrictChatApp(self._service.asgi)
+        return StrictChatApp(RenderedChatApp(self._service.asgi, self._renderer))
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""

@@ -27,7 +27,14 @@ def export_checkpoint(checkpoint: str | Path, out: Path, models_dir: Path = Path
         for file in [*weight_files(source), source / WEIGHTS_INDEX]:
             if file.is_file():
                 shutil.copyfile(file, draft / file.name)
-        record = write_record(draft, name=out.name, stage=trained.stage, source=trained.source, parents=trained.parents)
+        record = write_record(
+            draft,
+            name=out.name,
+            stage=trained.stage,
+            source=trained.source,
+            parents=trained.parents,
+            template_args=trained.template_args,
+        )
         if record.weights_sha256 != trained.weights_sha256:
             raise ValueError(f"the weights in {source} are not those its burnish.json records; it was changed after it was written")
         verify_model(draft)

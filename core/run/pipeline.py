@@ -267,7 +267,8 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
 
     def write_model(folder: Path) -> None:
         name, source = f"{run.config.name}-{phase}", f"{run.name}/{phase}-{step}"
-        write_model_folder(weights, run.base, folder, name=name, stage=STAGES[phase], source=source)
+        args = run.config.rollout.template_args
+        write_model_folder(weights, run.base, folder, name=name, stage=STAGES[phase], source=source, template_args=args)
 
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)

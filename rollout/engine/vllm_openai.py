@@ -76,6 +76,7 @@ async def start_openai_app(
     config = json.loads((model / "config.json").read_text())
     context = context_length(config, max_context)
     arguments = ["--model", str(model), "--served-model-name", name, "--max-model-len", str(context), "--max-num-seqs", str(max_concurrent)]
+    arguments += ["--chat-template-content-format", "string"]  # as in training
     arguments += ["--disable-log-stats", "--disable-fastapi-docs", "--worker-extension-cls", f"{__name__}.{DieWithParent.__name__}"]
     if device == "cpu":
         cache = kv_cache_mb * 2**20 if kv_cache_mb else CONTEXTS_IN_CACHE * kv_cache_bytes(config, context)

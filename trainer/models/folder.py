@@ -46,7 +46,8 @@ class ModelRecord(BaseModel):
     """The `burnish.json` of a model folder.
 
     source: what it was made from, as a person typed it. weights_sha256: over all weight files in name order. parents: the models it was
-    trained from, oldest first. parameters: count, tied weights once.
+    trained from, oldest first. parameters: count, tied weights once. template_args: variables of the chat template that it was trained
+    with, and is served with.
 
     Example: `ModelRecord(name="nano", stage="none", source="new:nano seed=0", architecture="LlamaForCausalLM", parameters=3_486_976, …)`.
     """
@@ -61,6 +62,7 @@ class ModelRecord(BaseModel):
     parameters: int
     weights_sha256: str
     parents: tuple[Ancestor, ...] = ()
+    template_args: dict[str, Any] = {}
     created_by: str
     created_at: datetime
 
@@ -82,7 +84,15 @@ def read_record(folder: Path) -> ModelRecord:
         raise ValueError(f"{file} is not a valid model record: {where}: {first['msg']}") from error
 
 
-def write_record(folder: Path, *, name: str, stage: Stage, source: str, parents: tuple[Ancestor, ...] = ()) -> ModelRecord:
+def write_record(
+    folder: Path,
+    *,
+    name: str,
+    stage: Stage,
+    source: str,
+    parents: tuple[Ancestor, ...] = (),
+    template_args: Mapping[str, Any] | None = None,
+) -> ModelRecord:
     """Record a folder whose weights are in place; everything else about it is read from its files."""
     record = ModelRecord(
         name=name,
@@ -92,6 +102,7 @@ def write_record(folder: Path, *, name: str, stage: Stage, source: str, parents:
         parameters=count_parameters(folder),
         weights_sha256=weights_sha256(folder),
         parents=parents,
+        template_args=dict(template_args or {}),
         created_by=f"burnish {version('burnish')}",
         created_at=datetime.now(UTC),
     )
@@ -195,11 +206,13 @@ def write_model_folder(
     stage: Stage,
     source: str,
     parents: tuple[Ancestor, ...] | None = None,
+    template_args: Mapping[str, Any] | None = None,
 ) -> ModelRecord:
     """Write a policy's weights as a model folder with the config, tokenizer and template of `like`.
 
     weights: full `state_dict` names, as `Learner.weights()` gives them; `lm_head.weight` is left out where the config ties it to the
-    embedding. parents: None takes the lineage of `like` and `like` itself. `out` must not exist; use `atomic_folder` for durability.
+    embedding. parents: None takes the lineage of `like` and `like` itself. template_args: see `ModelRecord`. `out` must not
+    exist; use `atomic_folder` for durability.
     """
     from safetensors.numpy import save_file
 
@@ -215,7 +228,7 @@ def write_model_folder(
     dtypes = {str(value.dtype) for value in tensors.values()}
     if len(dtypes) == 1:
         (out / "config.json").write_text(json.dumps({**config, "dtype": dtypes.pop()}, indent=2) + "\n")
-    return write_record(out, name=name, stage=stage, source=source, parents=parents)
+    return write_record(out, name=name, stage=stage, source=source, parents=parents, template_args=template_args)
 
 
 MODEL_FILES = (

@@ -1,0 +1,62 @@
+"""Serving renders as training does: the model is asked what its rollouts asked it, token for token.
+
+vLLM renders the messages of a request by the model's template, whatever they hold. Before they reach it, they become what
+`rollout.renderers` gives the template: control tokens in them broken up, tools where the template has them, the template's variables and
+the ends of a turn those of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..envs.types import message_from_dict
+from ..rollout.renderers import Renderer
+from .app import CHAT, read_body, refuse, replay
+
+
+class RenderedChatApp:
+    """ASGI middleware between the strict application and vLLM's. What cannot be rendered is the client's error, status 400."""
+
+    def __init__(self, app: ASGIApp, renderer: Renderer) -> None:
+        self._app, self._renderer = app, renderer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = json.dumps(as_in_training(json.loads(await read_body(receive) or b"{}"), self._renderer)).encode()
+        except ValueError as error:
+            await refuse(send, 400, str(error), "messages")
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._app({**scope, "headers": headers}, replay(body, receive), send)
+
+
+def as_in_training(request: Mapping[str, Any], renderer: Renderer) -> dict[str, Any]:
+    """The request that makes vLLM render the messages as a rollout would, and stop where a rollout would.
+
+    Tools are rendered and nothing else: calls come back in the answer's text, as the policy writes them. Raises ValueError naming what of
+    the messages is wrong or not read.
+    """
+    rows, tools = request.get("messages"), request.get("tools") or ()
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError("messages must be a list of messages")
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise ValueError("tools must be a list of functions")
+    messages = [message_from_dict(row, f"messages[{i}]") for i, row in enumerate(rows)]
+    given = renderer.request(messages, tools)
+    made = {key: value for key, value in request.items() if key not in ("messages", "tools")} | given
+    if "tools" in given:
+        made["tool_choice"] = "none"
+    if renderer.template_args:
+        made["chat_template_kwargs"] = dict(renderer.template_args)
+    if not request.get("ignore_eos"):
+        own = request.get("stop_token_ids") or []
+        made["stop_token_ids"] = list(dict.fromkeys([*own, *renderer.stop_token_ids])) if isinstance(own, list) else own
+    return made
