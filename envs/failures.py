@@ -54,6 +54,11 @@ class Failure:
     def __str__(self) -> str:
         return f"{self.kind} in {self.culprit}: {self.detail}"
 
+    @property
+    def line(self) -> str:
+        """The failure on one line, without the places that follow. Example: `env_error in my/Env-v0: RuntimeError: the gauge broke`."""
+        return str(self).partition("\n")[0]
+
 
 class EpisodeFailure(Exception):
     """Carries a `Failure` up to the rollout, which retries or masks the episode."""

@@ -145,6 +145,7 @@ class PolicyLoop:
         self.on_group: Callable[[EpisodeGroup], None] | None = None
         self.proofs, self.parity_max = 0, 0.0
         self._recent: deque[tuple[int, Counter[str]]] = deque(maxlen=BUDGET_STEPS)
+        self._cause = ""  # of the last failure
 
     def step(self) -> Step:
         """One step. Raises ErrorBudgetSpent, and what fleet, learner and the sync proof raise."""
@@ -186,7 +187,6 @@ class PolicyLoop:
                 under_way -= 1
                 sampled.append(group)
                 self._count_failures(group)
-                stop_if_asked(group, limits)
                 reason = why_not(group, limits, tolerance_of)
                 if reason is None:
                     kept.append(group)
@@ -198,6 +198,7 @@ class PolicyLoop:
                         under_way += self._issue(1)
                 if self.on_group is not None:
                     self.on_group(group)
+                stop_if_asked(group, limits)
             self._check_budget()
         kept.sort(key=lambda group: group.task.id)  # the order groups finish in must not decide the order of float sums
         totals = [e.reward.total for group in sampled for e in group.rewarded if e.reward is not None]
@@ -255,7 +256,9 @@ class PolicyLoop:
 
     def _count_failures(self, group: EpisodeGroup) -> None:
         episodes, failed = self._recent[-1]
-        failed.update(episode.outcome.kind.value for episode in group.episodes if isinstance(episode.outcome, Failure))
+        failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure)]
+        failed.update(failure.kind.value for failure in failures)
+        self._cause = failures[-1].line if failures else self._cause
         self._recent[-1] = (episodes + len(group.episodes), failed)
 
     def _check_budget(self) -> None:
@@ -268,7 +271,8 @@ class PolicyLoop:
             causes = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
             raise ErrorBudgetSpent(
                 f"{failed.total()} of the last {episodes} episodes failed, "
-                f"more than rollout.error_budget = {limits.error_budget:g} allows: {causes}"
+                f"more than rollout.error_budget = {limits.error_budget:g} allows: {causes}; "
+                f"the last one: {self._cause}"
             )
 
 

@@ -211,9 +211,17 @@ def _reinforce(run: Run, first: int) -> None:
     assert table is not None
     groups = table.groups_per_step
     with StepBar(run.console, "RFT", table.steps, first) as bar:
-        run.algo.on_group = lambda group: bar.tick(f"group of task {group.task.id}")
+        finished: list[Episode] = []
+
+        def watch(group: EpisodeGroup) -> None:
+            finished.extend(group.episodes)
+            bar.tick(f"group of task {group.task.id}")
+
+        run.algo.on_group = watch
         for step in range(first, table.steps):
-            run.algo.train()
+            finished.clear()
+            with _kept_when_it_fails(run, "rft", step + 1, finished, "train", "sampled"):
+                run.algo.train()
             metrics = dict(run.algo.last_metrics)
             run.folder.log_metrics("rft", step + 1, metrics)
             run.folder.log_ledger(run.algo.loop.progress.ledger.record("rft", step + 1))
@@ -290,9 +298,12 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
     tasks = run.held_out
     wanted: dict[Mode, bool] = {"sampled": table.sampled, "greedy": table.greedy}
     for mode in [mode for mode, chosen in wanted.items() if chosen and (phase, mode) not in run.results]:
-        with StepBar(run.console, f"evaluate {phase} {mode}", len(tasks)) as bar:
+        finished: list[Episode] = []
+        title = f"evaluate {phase} {mode}"
+        with StepBar(run.console, title, len(tasks)) as bar, _kept_when_it_fails(run, phase, step, finished, "heldout", mode):
 
-            def count(_: EpisodeGroup, bar: StepBar = bar) -> None:
+            def count(group: EpisodeGroup, bar: StepBar = bar, finished: list[Episode] = finished) -> None:
+                finished.extend(group.episodes)
                 bar.advance("")
 
             result, episodes = evaluate(run.algo.fleet, tasks, mode, run.config.rollout.temperature, run.config.success, count)
@@ -303,6 +314,18 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
         run.results[(phase, mode)] = result
         _keep(run, phase, step, episodes, "heldout", mode)
         say(run.console, evaluation_line(phase, result, against))
+
+
+@contextmanager
+def _kept_when_it_fails(run: Run, phase: str, step: int, finished: list[Episode], split: Any, mode: Mode) -> Iterator[None]:
+    """Keep the transcripts of what had finished when an exception ends the block: they show why."""
+    try:
+        yield
+    except Exception as error:
+        _keep(run, phase, step, finished, split, mode)
+        if finished:
+            error.add_note(f"the transcripts of {len(finished)} episodes are kept: burnish rollouts {run.folder.path}")
+        raise
 
 
 def _keep(run: Run, phase: str, step: int, episodes: list[Episode], split: Any, mode: Mode) -> None:

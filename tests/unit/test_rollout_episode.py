@@ -26,6 +26,7 @@ from burnish.rollout.conversation import EpisodeParts, request_seed
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import run_episode, run_with_retries
 from burnish.rollout.renderers import TemplateRenderer
+from burnish.rollout.store.transcripts import transcript_of
 from burnish.trainer.batch import GroupBatch
 from burnish.trainer.models.tokenizer import train_tokenizer
 
@@ -224,6 +225,9 @@ def test_what_cannot_be_rendered_fails_its_episode_and_no_other(tokenizer, threa
     failure = episode.outcome
     assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
     assert "lone surrogate" in failure.detail
+    stored = transcript_of(episode, run="r", phase="rft", step=1)
+    assert stored.failure is not None and "lone surrogate" in stored.failure.detail
+    assert [message.text for message in stored.chat] == ["say measure", *(["measure", "\ud800"] if "says" in args else [])]
 
 
 def test_a_failed_episode_keeps_what_was_said_and_nothing_to_train_on(tokenizer, threads) -> None:

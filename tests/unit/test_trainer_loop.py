@@ -176,8 +176,17 @@ def test_a_group_too_small_for_what_compares_it_is_dropped() -> None:
 def test_the_error_budget_stops_the_run_and_says_what_failed() -> None:
     phase = RFTPhaseConfig(groups_per_step=16, group_size=8)
     loop = make_loop(lambda n: (Reward(1.0), Reward(0.0), *(DOWN,) * 6), phase, RolloutConfig(error_budget=0.1))
-    with pytest.raises(ErrorBudgetSpent, match=r"48 of the last 64 episodes failed.*48 verifier_unavailable"):
+    with pytest.raises(ErrorBudgetSpent, match=r"48 of the last 64 .*48 verifier_unavailable; the last one: verifier_unavailable in verd"):
         loop.step()
+
+
+def test_every_group_is_heard_of_before_what_it_holds_stops_the_run() -> None:
+    limits = RolloutConfig(on_failure={FailureKind.VERIFIER_UNAVAILABLE: "stop"})
+    loop, heard = make_loop(lambda n: (Reward(1.0), DOWN), PHASE, limits), list[str]()
+    loop.on_group = lambda group: heard.append(group.task.id)
+    with pytest.raises(ErrorBudgetSpent):
+        loop.step()
+    assert heard, "its transcript says why"
 
 
 def test_an_outage_after_many_good_steps_spends_the_budget_too() -> None:

@@ -105,10 +105,12 @@ def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "samp
     counts as a wrong prediction "". Raises ValueError when there is no rewarded episode, or the success part is missing or out of range.
     """
     scored = [(episode, episode.outcome) for episode in episodes if isinstance(episode.outcome, Reward)]
-    failures = Counter(str(episode.outcome.kind) for episode in episodes if isinstance(episode.outcome, Failure))
+    failed = [episode.outcome for episode in episodes if isinstance(episode.outcome, Failure)]
+    failures = Counter(str(failure.kind) for failure in failed)
     if not scored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items()) or "no episodes at all"
-        raise ValueError(f"nothing to evaluate: none of {len(episodes)} episodes has a reward ({kinds})")
+        cause = f"; the first one: {failed[0].line}" if failed else ""
+        raise ValueError(f"nothing to evaluate: none of {len(episodes)} episodes has a reward ({kinds}){cause}")
     by_task: defaultdict[str, list[float]] = defaultdict(list)
     for episode, reward in scored:
         by_task[episode.task.id].append(_success(episode, reward, success_part))
