@@ -26,7 +26,7 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
-from ..trainer.models.checkpoints import resolve_checkpoint
+from ..trainer.models.finding import find_model
 from ..trainer.models.folder import read_record
 from .app import StrictChatApp
 from .config import ServingConfig
@@ -115,7 +115,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     replica's own message when it does not answer within `ready_timeout_s`, having ended what was started.
     """
     options = ServingConfig.model_validate({**(config or ServingConfig()).model_dump(), "port": port, **({"name": name} if name else {})})
-    model = resolve_checkpoint(checkpoint)
+    model = find_model(checkpoint)
     served_name = options.name or read_record(model).name
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
     with _free_port(options.host, options.port) as free:

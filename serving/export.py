@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..trainer.models.checkpoints import resolve_checkpoint
+from ..trainer.models.finding import find_model
 from ..trainer.models.folder import ModelRecord, atomic_folder, copy_model_files, read_record, weight_files, write_record
 from ..trainer.models.importing import no_progress_bars, verify_model
 
@@ -20,7 +20,7 @@ def export_checkpoint(checkpoint: str | Path, out: Path, models_dir: Path = Path
     the lineage. It is verified as an import would be, and its logits on one probe sequence equal those of the checkpoint bit for bit.
     Raises ValueError when the checkpoint is not sound, `out` exists, or the copy does not behave like the original.
     """
-    source = resolve_checkpoint(checkpoint, models_dir)
+    source = find_model(checkpoint, models_dir)
     trained = read_record(source)
     with atomic_folder(out) as draft, no_progress_bars():
         copy_model_files(source, draft)

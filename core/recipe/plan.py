@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from burnish.cli.models import find_model
 from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
 from burnish.recipe.config import RunConfig
@@ -21,6 +20,7 @@ from burnish.rollout.engine.config import CPU_KV_CACHE_MB
 from burnish.run.folder import RUNS
 from burnish.trainer.data.examples import Say, check_prompts, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
+from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import count_parameters
 from burnish.trainer.phases.config import Phase, SupervisedConfig
 

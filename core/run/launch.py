@@ -24,8 +24,8 @@ def launch(
     """
     from rich.console import Console
 
-    from burnish.cli.models import find_model, is_source
     from burnish.recipe.plan import make_plan, print_plan
+    from burnish.trainer.models.finding import find_model, is_source
 
     if resume:
         run_dir = _run_to_resume(recipe, run_dir)

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from burnish.cli.models import find_model
 from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.config import RunConfig
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
@@ -36,7 +35,8 @@ from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.evaluation.evaluate import evaluate
 from burnish.trainer.evaluation.statistics import compare
 from burnish.trainer.loop import MAX_IDLE_STEPS, PolicyProgress, Step
-from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, resolve_checkpoint, save_checkpoint
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, save_checkpoint
+from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import write_model_folder
 from burnish.trainer.phases.config import PHASES, Phase, RFTPhaseConfig, SupervisedConfig
 from burnish.trainer.phases.supervised import supervised_step
@@ -337,7 +337,7 @@ def _keep(run: Run, phase: str, step: int, episodes: list[Episode], split: Any, 
 
 def evaluate_checkpoint(config: RunConfig, checkpoint: str) -> Results:
     """Measure a checkpoint on the recipe's held-out tasks, print the result, and return it; the run folder made for it keeps the rest."""
-    model = resolve_checkpoint(checkpoint)
+    model = find_model(checkpoint)
     config = config.model_copy(update={"model": str(model), "name": f"{config.name}-evaluation"})
     folder, console = create_run(config), Console()
     with services_of(config, folder.path / "logs") as addresses, ray_session(config), _started(config, folder, addresses, console) as run:

