@@ -1,4 +1,4 @@
-"""Functions that a recipe names in words: `module:function`, or `path/to/file.py:function`."""
+"""What is named in words: functions as `module:function` or `path/to/file.py:function`, environments as `module:namespace/Name-v0`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .registry import did_you_mean, load_plugin
+from .contract import ENVS
+from .registry import ID_PATTERN, did_you_mean, load_plugin
 
 
 def load_function(target: str, field: str) -> Callable[..., Any]:
@@ -23,6 +24,20 @@ def load_function(target: str, field: str) -> Callable[..., Any]:
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]
         raise ValueError(f"{field}: {module_name} has no function {name!r}{did_you_mean(name, known)}")
     return function  # type: ignore[no-any-return]
+
+
+def load_environment(target: str) -> str:
+    """The id of the environment that `namespace/Name-v0`, `module:namespace/Name-v0` or `file.py:namespace/Name-v0` names, loaded.
+
+    Raises ValueError when the target does not exist or registers no such environment.
+    """
+    module, _, id = target.rpartition(":")
+    if not ID_PATTERN.match(id):
+        raise ValueError(f"{target!r} names no environment; give namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0")
+    if module:
+        import_module(module, "environment")
+    ENVS.get(id)
+    return id
 
 
 def import_module(name: str, field: str) -> Any:

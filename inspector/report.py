@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ..rollout.store.records import EvaluationRecord, Mode
 from ..rollout.store.transcripts import Transcript
 from .charts import Whisker, line_chart, whisker_chart
-from .runs import Run, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
+from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
 from .terminal import call_text
 from .text import number, percent, printable
 
@@ -63,7 +63,7 @@ def write_report(run: Path) -> Path:
     return target
 
 
-def render_report(run: Run, transcripts: Iterable[Transcript]) -> str:
+def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
     """The page. transcripts are read once, and only held-out ones of the first and last evaluated phase are kept."""
     evaluated = phases_of(run.evaluations)
     ends = (evaluated[0], evaluated[-1]) if len(evaluated) > 1 else None
@@ -89,7 +89,7 @@ def render_report(run: Run, transcripts: Iterable[Transcript]) -> str:
     )  # fmt: skip
 
 
-def headline(run: Run) -> str | None:
+def headline(run: RecordedRun) -> str | None:
     """What the run achieved in one sentence, None before two phases were evaluated in one mode."""
     for mode in MODES:
         records = list(final_evaluations(run.evaluations, mode).values())
@@ -104,7 +104,7 @@ def headline(run: Run) -> str | None:
     return None
 
 
-def phase_rows(run: Run) -> list[EvaluationRecord]:
+def phase_rows(run: RecordedRun) -> list[EvaluationRecord]:
     """The last evaluation of each phase, sampled before greedy."""
     by_mode = [final_evaluations(run.evaluations, mode) for mode in MODES]
     return [records[phase] for phase in phases_of(run.evaluations) for records in by_mode if phase in records]
@@ -155,7 +155,7 @@ def _gain(before: Transcript, after: Transcript) -> float:
     return after.reward.total - before.reward.total
 
 
-def _whiskers(run: Run) -> list[Whisker]:
+def _whiskers(run: RecordedRun) -> list[Whisker]:
     return [
         Whisker(
             f"{record.phase.upper()} {record.result.mode}",
@@ -169,7 +169,7 @@ def _whiskers(run: Run) -> list[Whisker]:
     ]
 
 
-def _curves(run: Run, phase: str) -> list[Curve]:
+def _curves(run: RecordedRun, phase: str) -> list[Curve]:
     curves = []
     for name, points in sorted(series_of(run.metrics, phase).items(), key=lambda item: (_rank(item[0]), item[0])):
         svg = line_chart(name, points)
@@ -183,7 +183,7 @@ def _rank(name: str) -> int:
     return next((i for i, wanted in enumerate(SHOWN_FIRST) if wanted in words), len(SHOWN_FIRST))
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: RecordedRun) -> list[tuple[str, str]]:
     """What the head of the page names: recipe, model, environment, seed, time taken, packages."""
     packages = run.versions.get("packages", {})
     named = [("Recipe", run.config.get("name")), ("Model", run.config.get("model")), ("Environment", run.config.get("environment"))]
@@ -193,7 +193,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in named if value is not None]
 
 
-def _duration(run: Run) -> str | None:
+def _duration(run: RecordedRun) -> str | None:
     if len(run.metrics) < 2:
         return None
     times = [row.time for row in run.metrics]

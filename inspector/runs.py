@@ -23,7 +23,7 @@ class MetricRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RecordedRun:
     """A run folder, all but its transcripts (`read_run_transcripts` streams those)."""
 
     path: Path
@@ -39,10 +39,10 @@ class Run:
         return self.path.name
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RecordedRun:
     """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read."""
     path = check_run(path)
-    return Run(
+    return RecordedRun(
         path,
         _read_object(path / "config.json"),
         _read_object(path / "versions.json"),

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from burnish.cli.arguments import parse_arguments
 from burnish.envs.checks.conformance import Report, render
 from burnish.envs.checks.environment import check_environment
 from burnish.envs.checks.tool_service import check_tool_service
@@ -18,7 +19,6 @@ from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module
 from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin
 from burnish.envs.tools import Tool, ToolSet
-from burnish.recipe.overrides import parse_arguments
 from burnish.rewards.checks.reward import check_reward
 from burnish.rewards.checks.trial import read_episodes
 from burnish.rewards.checks.verifier import check_verifier, check_verifier_service

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from burnish.cli.arguments import parse_arguments
 from burnish.cli.models import table_lines
 from burnish.envs.callables import is_async, written
 from burnish.envs.checks.environment import check_environment as run_checks
@@ -16,7 +17,6 @@ from burnish.envs.checks.environment import render
 from burnish.envs.contract import ENVS
 from burnish.envs.registry import Listing, load_plugin
 from burnish.inspector.text import printable
-from burnish.recipe.overrides import parse_arguments
 from burnish.rewards.checks.reward import check_reward as check_plugin
 from burnish.rewards.checks.trial import Trial, read_episodes, try_rows
 from burnish.rewards.options import describe_options

@@ -59,9 +59,9 @@ def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
         arg: ArgOption = None,
     ) -> None:
         needs_training(command_name)
+        from burnish.cli.arguments import parse_arguments
         from burnish.hosting.ray_actors import DeployOptions, deploy
         from burnish.hosting.scaling import Scale
-        from burnish.recipe.overrides import parse_arguments
         from burnish.rpc.security import ServerSecurity
 
         if arg and kind != "environment":

@@ -244,9 +244,9 @@ def serve_env(
     insecure: InsecureOption = False,
 ) -> None:
     """Serve an environment over gRPC."""
+    from burnish.cli.arguments import parse_arguments
     from burnish.envs.remote.service import SessionLimits
     from burnish.hosting import services
-    from burnish.recipe.overrides import parse_arguments
     from burnish.rpc.security import ServerSecurity
     from burnish.rpc.server import ServerOptions
 
@@ -378,9 +378,9 @@ def env_baseline(
 ) -> None:
     """Train an ordinary PPO agent on the environment below the text: is it learnable, and how well can one do?"""
     needs_training("env baseline")
+    from burnish.cli.arguments import parse_arguments
     from burnish.cli.baseline import BaselinePlan, run_baseline
     from burnish.envs.registry import load_plugin
-    from burnish.recipe.overrides import parse_arguments
 
     for file in plugin or ():
         load_plugin(file)

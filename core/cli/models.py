@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from burnish.cli.arguments import parse_arguments
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.components import load_function
-from burnish.recipe.overrides import parse_arguments
 from burnish.trainer.data.sources import read_documents
 from burnish.trainer.models.finding import default_model_name, list_models
 from burnish.trainer.models.folder import ModelRecord, Stage

@@ -67,7 +67,7 @@ class Directory:
         return self._stop
 
 
-class Replica:
+class ReplicaActor:
     """One server."""
 
     async def start(self, folder: str, deployed: DeployOptions, options: ServerOptions) -> str:
@@ -84,8 +84,8 @@ class Replica:
         return await self._server.stop()
 
 
-class RayFleet:
-    """Replicas as Ray actors; a `Fleet` of `Deployment`."""
+class RayReplicaPool:
+    """Replicas as Ray actors; the `ReplicaPool` of a `Deployment`."""
 
     def __init__(self, options: DeployOptions) -> None:
         self._options = options
@@ -99,7 +99,7 @@ class RayFleet:
         options = self._options
         if ray.available_resources().get("CPU", 0.0) < options.cpus:
             raise ValueError(f"the cluster has no {options.cpus:g} CPUs free for another replica (--cpus)")
-        actor = ray.remote(Replica).options(num_cpus=options.cpus, max_restarts=0).remote()
+        actor = ray.remote(ReplicaActor).options(num_cpus=options.cpus, max_restarts=0).remote()
         server = ServerOptions(host=_host(options), security=options.security)
         try:
             address = str(ray.get(actor.start.remote(os.getcwd(), options, server), timeout=START_S))
@@ -164,13 +164,13 @@ def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
             raise ValueError(
                 f"the name {options.name!r} is taken on this cluster; `burnish undeploy {options.name}`, or give another --name"
             )
-        fleet = RayFleet(options)
-        deployment = Deployment(fleet, options.scale, lambda text: say(f"{options.name}: {text}"))
+        pool = RayReplicaPool(options)
+        deployment = Deployment(pool, options.scale, lambda text: say(f"{options.name}: {text}"))
         try:
             deployment.start()
             say(json.dumps({"event": "ready", "address": f"ray:{options.name}", "replicas": deployment.addresses, "pid": os.getpid()}))
             sys.stdout.flush()
-            while not fleet.asked_to_stop():
+            while not pool.asked_to_stop():
                 time.sleep(POLL_S)
                 deployment.step()
         finally:

@@ -57,7 +57,7 @@ class Scaler:
         return max(count for _, count in self._enough)
 
 
-class Fleet(Protocol):
+class ReplicaPool(Protocol):
     """Where replicas run. A replica is known by its address."""
 
     def start(self) -> str:
@@ -82,8 +82,8 @@ class Fleet(Protocol):
 class Deployment:
     """The replicas of one service. Call `step` about once a second, and `stop` at the end."""
 
-    def __init__(self, fleet: Fleet, scale: Scale, say: Callable[[str], None], leave_s: float = 3.0) -> None:
-        self._fleet = fleet
+    def __init__(self, pool: ReplicaPool, scale: Scale, say: Callable[[str], None], leave_s: float = 3.0) -> None:
+        self._pool = pool
         self._scale = scale
         self._scaler = Scaler(scale)
         self._say = say
@@ -101,7 +101,7 @@ class Deployment:
     def step(self, now: float | None = None) -> None:
         """Replace what is gone, and follow the load. Raises RuntimeError when replicas keep dying."""
         now = time.monotonic() if now is None else now
-        loads = self._fleet.loads()
+        loads = self._pool.loads()
         gone = [address for address in self.addresses if loads.get(address) is None]
         self._lost = self._lost + 1 if gone else 0
         if self._lost > MAX_LOST:
@@ -109,27 +109,27 @@ class Deployment:
         for address in gone:
             self._say(f"replica {address} is gone; starting another")
             self.addresses.remove(address)
-            self._fleet.stop(address)
+            self._pool.stop(address)
         if gone:
-            self._fleet.publish(self.addresses)
+            self._pool.publish(self.addresses)
         wanted = self._scaler.wanted(sum(loads.get(address) or 0 for address in self.addresses), now)
         self._grow(wanted, now)
         if len(self.addresses) > wanted:
             least = min(self.addresses, key=lambda address: loads.get(address) or 0)
             self.addresses.remove(least)
-            self._fleet.publish(self.addresses)
+            self._pool.publish(self.addresses)
             self._leaving[least] = now + self._leave_s
             self._say(f"{len(self.addresses)} replicas")
         for address, at in list(self._leaving.items()):
             if at <= now and (not loads.get(address) or now >= at + LEAVE_S):  # the sessions on it have ended
                 del self._leaving[address]
-                self._fleet.stop(address)
+                self._pool.stop(address)
 
     def _grow(self, wanted: int, now: float) -> None:
         while len(self.addresses) < wanted and now >= self._full_until:
             if self._leaving:  # not gone yet
                 self.addresses.append(self._leaving.popitem()[0])
-                self._fleet.publish(self.addresses)
+                self._pool.publish(self.addresses)
                 self._say(f"{len(self.addresses)} replicas")
                 continue
             try:
@@ -142,12 +142,12 @@ class Deployment:
 
     def stop(self) -> None:
         """End every replica, each finishing what it has."""
-        self._fleet.publish([])
+        self._pool.publish([])
         for address in [*self.addresses, *self._leaving]:
-            self._fleet.stop(address)
+            self._pool.stop(address)
         self.addresses, self._leaving = [], {}
 
     def _add(self) -> None:
-        self.addresses.append(self._fleet.start())
-        self._fleet.publish(self.addresses)
+        self.addresses.append(self._pool.start())
+        self._pool.publish(self.addresses)
         self._say(f"{len(self.addresses)} {'replica' if len(self.addresses) == 1 else 'replicas'}")

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from burnish.envs.contract import ENVS, make_env
+from burnish.envs.contract import make_env
+from burnish.envs.named import load_environment
 from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote.tools import ToolService
@@ -108,17 +109,6 @@ def environment_service(
     except Exception as error:
         raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
     return EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
-
-
-def load_environment(target: str) -> str:
-    """The id of the environment, loaded. Raises ValueError when the target does not exist or registers no such environment."""
-    module, _, id = target.rpartition(":")
-    if not ID_PATTERN.match(id):
-        raise ValueError(f"{target!r} names no environment; give namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0")
-    if module:
-        _import(module)
-    ENVS.get(id)
-    return id
 
 
 def load_verifier(target: str) -> Verifier:

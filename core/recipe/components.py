@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from burnish.envs.contract import ENVS
-from burnish.envs.named import import_module, load_function, look_here
+from burnish.envs.named import import_module, load_environment, load_function, look_here
 from burnish.envs.registry import did_you_mean, load_plugin
 from burnish.hosting.process import check_interpreter
-from burnish.hosting.services import load_environment
 from burnish.recipe.checks import service_references
 from burnish.recipe.config import RunConfig, ServiceConfig
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin

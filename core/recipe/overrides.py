@@ -60,17 +60,6 @@ def parse_override(text: str) -> Override:
     return Override(text, path, parsed["value"] if list(parsed) == ["value"] else value.strip())
 
 
-def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """`--arg key=value` options as keyword arguments. Raises ValueError without a key or `=`, or when a key has dots."""
-    arguments: dict[str, Any] = {}
-    for text in texts:
-        override = parse_override(text)
-        if len(override.path) != 1:
-            raise ValueError(f"--arg {text}: must read key=value; give a table as key={{a = 1}}")
-        arguments[override.path[0]] = override.value
-    return arguments
-
-
 def problem_lines(error: ValidationError, model: type[BaseModel], source: str, overrides: Sequence[Override] = ()) -> list[str]:
     """One line per problem: `recipe.toml: dotted.field: what is wrong`; what an override brought in names the override instead."""
     lines: list[str] = []
