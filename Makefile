@@ -15,7 +15,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MODEL=smollm2: a real pretrained one)
-	$(VENV)/bin/burnish demo --model $(MODEL)
+	$(VENV)/bin/burnish demo --model $(MODEL) --platform $(PLATFORM)
 
 test: lint  ## the checks, then the unit, fuzz and integration tests
 	$(RUN) pytest tests/unit

@@ -17,7 +17,9 @@ import pytest
 from rich.console import Console
 
 from burnish.cli.demo import RECIPES, DemoModel, provide_model
-from burnish.recipe.config import RunConfig, load_config, resolved
+from burnish.recipe.config import RunConfig
+from burnish.recipe.load import config_data, load_config
+from burnish.recipe.resolve import resolve
 from burnish.rollout.store.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
 from burnish.run.folder import RunFolder, create_run, differences, open_run
 from burnish.run.pipeline import Results, run
@@ -73,10 +75,10 @@ def continued_folder_of(model: DemoModel, seed: int) -> Path:
 def train(config: RunConfig, recipe: Path, path: Path) -> None:
     """Begin or continue this run, unless it is complete already."""
     if not path.exists():
-        create_run(config, recipe, path)
-        run(config, path)
-    elif not open_run(path, config).report.is_file():
-        run(config, path, resume=True)
+        create_run(resolve(config), recipe, path)
+        run(resolve(config), path)
+    elif not open_run(path, resolve(config)).report.is_file():
+        run(resolve(config), path, resume=True)
 
 
 def continue_sft(config: RunConfig, recipe: Path, trained: RunFolder, out: Path) -> None:
@@ -181,8 +183,8 @@ def evaluations(folder: RunFolder) -> Results:
 def part(model: DemoModel, found: Sequence[tuple[int, Learned]]) -> str:
     table, gains, curves, changed = [], [], [], set()
     for seed, one in found:
-        recipe = resolved(load_config(RECIPES[model], [f"seed={seed}"]))
-        changed |= set(differences(recipe, resolved(one.folder.config())))
+        recipe = config_data(load_config(RECIPES[model], [f"seed={seed}"]))
+        changed |= set(differences(recipe, dict(one.folder.recipe().record)))
         phases: list[Phase] = [phase for phase in ("cpt", "sft", "rft") if (phase, "sampled") in one.results]
         table += [line(seed, phase, one.results, phase) for phase in phases]
         if one.continued is not None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
     from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
     from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task, ToolCall, Trajectory, Turn
-    from burnish.recipe.config import RunConfig, load_config
+    from burnish.recipe.config import RunConfig
+    from burnish.recipe.load import load_config
+    from burnish.recipe.resolve import ResolvedRun, resolve
     from burnish.rewards.plugin import REWARDS, reward
     from burnish.rewards.remote.service import verifier
     from burnish.rewards.rubric import Rubric
@@ -31,6 +33,7 @@ _HOME = {
     "Reward": "envs.types",
     "RewardInput": "rewards.types",
     "Rubric": "rewards.rubric",
+    "ResolvedRun": "recipe.resolve",
     "RunConfig": "recipe.config",
     "Score": "rewards.types",
     "Task": "envs.types",
@@ -41,8 +44,9 @@ _HOME = {
     "Trajectory": "envs.types",
     "Turn": "envs.types",
     "TurnInput": "rewards.types",
-    "load_config": "recipe.config",
+    "load_config": "recipe.load",
     "make_env": "envs.contract",
+    "resolve": "recipe.resolve",
     "reward": "rewards.plugin",
     "tool": "envs.tools",
     "verifier": "rewards.remote.service",
@@ -57,6 +61,7 @@ __all__ = [
     "Failure",
     "FailureKind",
     "Message",
+    "ResolvedRun",
     "Reward",
     "RewardInput",
     "Rubric",
@@ -72,6 +77,7 @@ __all__ = [
     "TurnInput",
     "load_config",
     "make_env",
+    "resolve",
     "reward",
     "tool",
     "verifier",

@@ -148,7 +148,10 @@ def _start_ray(options: ServingConfig) -> bool:
             raise ValueError("this Ray session already serves an application; stop it before serving another")
         return False
     gpus = 1 if options.device == "cuda" else 0
+    if gpus and not _gpu_here():  # Ray would take our word for it, and vLLM fail minutes later
+        raise ValueError("device cuda: torch sees no GPU on this machine; use --device cpu")
     ray.init(
+        address="local",  # also where RAY_ADDRESS names a cluster
         num_cpus=options.threads,
         num_gpus=gpus,
         object_store_memory=OBJECT_STORE_BYTES,
@@ -157,6 +160,12 @@ def _start_ray(options: ServingConfig) -> bool:
         logging_level=logging.ERROR,
     )
     return True
+
+
+def _gpu_here() -> bool:
+    import torch
+
+    return torch.cuda.device_count() > 0
 
 
 def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str) -> None:
@@ -195,9 +204,10 @@ def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str)
 
 
 def is_ready(url: str) -> bool:
-    """Whether `/health` answers 200."""
+    """Whether `/health` answers 200. Asked directly: a proxy that the environment names does not know this machine's ports."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        with direct.open(f"{url}/health", timeout=5) as answer:
             return bool(answer.status == HTTPStatus.OK)
     except (OSError, HTTPException):  # URLError is an OSError
         return False

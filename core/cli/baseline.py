@@ -9,7 +9,6 @@ from typing import Any
 
 from burnish.envs.contract import make_env
 from burnish.envs.text.adapter import GymnasiumText
-from burnish.recipe.config import RunConfig
 from burnish.trainer.evaluation.baseline import (
     Act,
     AgentEnv,
@@ -22,10 +21,8 @@ from burnish.trainer.evaluation.baseline import (
     report_lines,
     write_demonstrations,
 )
-from burnish.trainer.phases.config import EvaluationConfig
+from burnish.trainer.phases.config import HELD_OUT_SEEDS, TRAIN_SEEDS
 
-TRAIN_SEEDS: tuple[int, int] = RunConfig.model_fields["train_seeds"].default
-HELD_OUT: tuple[int, int] = EvaluationConfig().seeds
 TRIES = 10
 """Episodes played per demonstration asked for, before giving up on an agent that does not reach the threshold."""
 
@@ -55,7 +52,7 @@ def run_baseline(id: str, args: Mapping[str, Any], plan: BaselinePlan, say: Call
     text = _text_environment(id, args)
     env = AgentEnv(text.native_env(), TRAIN_SEEDS)
     _check(id, plan, text, env)
-    seeds = range(HELD_OUT[0], HELD_OUT[0] + plan.tasks)
+    seeds = range(HELD_OUT_SEEDS[0], HELD_OUT_SEEDS[0] + plan.tasks)
     chance = measure("random", list(play(env, text, random_agent(env.action_space, plan.seed), seeds)))
 
     from burnish.trainer.evaluation.ppo_baseline import PPOBaseline  # imports Ray and torch

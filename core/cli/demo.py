@@ -13,7 +13,8 @@ from rich.table import Table
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message
 from burnish.inspector.terminal import Selection, print_rollouts
-from burnish.recipe.config import RunConfig
+from burnish.recipe.load import load_config
+from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rollout.store.records import EvaluationRecord, read_evaluations
 from burnish.run.display import say
 from burnish.run.folder import RunFolder
@@ -30,14 +31,18 @@ ASKED_SEED = 1_000_000_007
 MAX_ASKED_TURNS = 8
 
 
-def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
-    """Make or import the model, run its recipe, then export, serve and ask the result. Prints what happened and what to try next."""
+def demo(model: DemoModel, platform: str | None = None, models_dir: Path = Path("models")) -> None:
+    """Make or import the model, run its recipe, then export, serve and ask the result. Prints what happened and what to try next.
+
+    platform: "auto", "cpu" or "gpu", instead of the recipe's own.
+    """
     console = Console()
     recipe = RECIPES[model]
     if not recipe.is_file():
         raise ValueError(f"{recipe} is not here; run the demo in a checkout of burnish")
+    resolve(load_config(recipe, platform=platform))  # what this machine cannot do is said before a model is made
     provide_model(model, models_dir, console)
-    run = launch(recipe)
+    run = launch(recipe, platform=platform)
     assert run is not None
     records = read_evaluations(run.evaluations_file)
     console.print(result_table(records))
@@ -47,7 +52,7 @@ def demo(model: DemoModel, models_dir: Path = Path("models")) -> None:
         console.rule(f"held-out inspections after {phase}")
         print_rollouts(run.path, Selection(phase=phase, split="heldout", mode="sampled", limit=2), console)
     exported = _export(run, console)
-    _ask(exported, run.config(), console)
+    _ask(exported, run.recipe(), console)
     _next_steps(run, exported, recipe, console)
 
 
@@ -108,19 +113,20 @@ def _export(run: RunFolder, console: Console) -> Path:
     return out
 
 
-def _ask(model: Path, config: RunConfig, console: Console) -> None:
+def _ask(model: Path, recipe: ResolvedRun, console: Console) -> None:
     """Serve the model and let the official `openai` client inspect one held-out part with it, as the run's environment put it."""
-    from openai import OpenAI
+    from openai import DefaultHttpxClient, OpenAI
 
+    from burnish.serving.config import ServingConfig
     from burnish.serving.deploy import start_serving
 
     with console.status("starting the chat service"):
-        service = start_serving(model, port=0)
+        service = start_serving(model, port=0, config=ServingConfig(device=recipe.engine.resolved_device))
     with service:
         say(console, f"serving {service.name} at {service.url}/v1")
-        client = OpenAI(base_url=f"{service.url}/v1", api_key="none", timeout=120.0)
+        client = OpenAI(base_url=f"{service.url}/v1", api_key="none", timeout=120.0, http_client=DefaultHttpxClient(trust_env=False))
         # the run's tool service has ended; the environment has the same tools in itself
-        env = make_env(config.environment, **{name: value for name, value in config.environment_args.items() if name != "tools"})
+        env = make_env(recipe.environment.id, **{name: value for name, value in recipe.environment.args.items() if name != "tools"})
         new, _ = env.reset(seed=ASKED_SEED)
         conversation: list[Message] = list(new)
         for _ in range(MAX_ASKED_TURNS):

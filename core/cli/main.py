@@ -23,6 +23,10 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
 ]
+PlatformOption = Annotated[
+    Literal["auto", "cpu", "gpu"] | None,
+    typer.Option(help="Instead of the recipe's own platform; auto is gpu where torch sees one.", show_default=False),
+]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
 RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -104,6 +108,7 @@ def run(
     set_: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.")] = False,
     plugin: PluginOption = None,
+    platform: PlatformOption = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-DATE-TIME.")
     ] = None,
@@ -116,16 +121,18 @@ def run(
         needs_engine("run")
     from burnish.run.launch import launch
 
-    launch(recipe, overrides=set_ or (), plugins=plugin or (), run_dir=run_dir, resume=resume, dry_run=dry_run)
+    launch(recipe, overrides=set_ or (), plugins=plugin or (), platform=platform, run_dir=run_dir, resume=resume, dry_run=dry_run)
 
 
 @app.command()
-def demo(model: Annotated[Literal["nano", "smollm2"], typer.Option(help="The model to start from.")] = "nano") -> None:
+def demo(
+    model: Annotated[Literal["nano", "smollm2"], typer.Option(help="The model to start from.")] = "nano", platform: PlatformOption = None
+) -> None:
     """The whole way in minutes: train, evaluate, export and serve a small model on quality inspection."""
     needs_engine("demo")
     from burnish.cli.demo import demo as run_demo
 
-    run_demo(model)
+    run_demo(model, platform)
 
 
 @app.command()
@@ -134,13 +141,15 @@ def evaluate(
     recipe: RecipeArgument,
     set_: SetOption = None,
     plugin: PluginOption = None,
+    platform: PlatformOption = None,
 ) -> None:
     """Measure a checkpoint on the held-out tasks of a recipe."""
     needs_engine("evaluate")
-    from burnish.recipe.config import load_config
+    from burnish.recipe.load import load_config
+    from burnish.recipe.resolve import resolve
     from burnish.run.pipeline import evaluate_checkpoint
 
-    evaluate_checkpoint(load_config(recipe, set_ or (), plugin or ()), checkpoint)
+    evaluate_checkpoint(resolve(load_config(recipe, set_ or (), plugin or (), platform)), checkpoint)
 
 
 @app.command()

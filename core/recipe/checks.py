@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from burnish.envs.registry import did_you_mean
+from burnish.recipe.config import RunConfig
+from burnish.recipe.platforms import DEVICES
+from burnish.recipe.services import SERVICE, service_references
 from burnish.rpc.address import RAY
 
-if TYPE_CHECKING:
-    from burnish.recipe.config import RunConfig
-
-SERVICE = "service:"
 REMOTE_ENVIRONMENT = "burnish/Remote-v0"
 SINGLE_TURN = "burnish/SingleTurn-v0"
 
 
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
-    checks = (_turns, _context, _rewards, _success, _services, _seeds, _tasks, _learner)
+    checks = (_turns, _context, _rewards, _success, _services, _seeds, _tasks, _learner, _devices)
     return [line for check in checks for line in check(config)]
 
 
@@ -37,23 +35,6 @@ def file_problems(config: RunConfig) -> list[str]:
         if service.python is not None and not Path(service.python).is_file():
             lines.append(f"services.{name}.python: {service.python} is not a file")
     return lines
-
-
-def service_references(value: Any) -> Iterator[str]:
-    """The names in every `service:NAME` string inside plain data."""
-    if isinstance(value, str) and value.startswith(SERVICE):
-        yield value.removeprefix(SERVICE)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from service_references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from service_references(item)
-
-
-def is_remote(config: RunConfig) -> bool:
-    """Whether the environment is one behind gRPC."""
-    return config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT
 
 
 def _turns(config: RunConfig) -> Iterator[str]:
@@ -110,7 +91,7 @@ def _services(config: RunConfig) -> Iterator[str]:
         for name in service_references(entry.verifier):
             if kinds.get(name, "verifier") != "verifier":
                 yield f"rewards.{entry.name}: {SERVICE}{name} serves {_a(kinds[name])}, not a verifier"
-    wanted = "environment" if is_remote(config) else "tools"
+    wanted = "environment" if config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT else "tools"
     for key, value in config.environment_args.items():
         for name in service_references(value):
             if kinds.get(name, wanted) != wanted:
@@ -156,3 +137,22 @@ def _learner(config: RunConfig) -> Iterator[str]:
         if key in optimizer.model_fields_set:
             use = f"write {phase}.{key}" if key in ("lr", "warmup_steps", "schedule") else 'write schedule = "cosine" in a phase'
             yield f"learner.optimizer.{key}: has no effect, every phase has its own schedule; {use}"
+
+
+def _devices(config: RunConfig) -> Iterator[str]:
+    """What a platform's devices rule out. What the machine has is another matter: see `placement.py`."""
+    assert config.platform != "auto", "the platform is chosen where a config is read"
+    device, resources, engine = DEVICES[config.platform], config.resources, config.engine
+    for field, asked in (("engine.device", engine.device), ("learner.device", config.learner.device)):
+        if asked not in ("auto", device):
+            yield f"{field}: {asked} is not what platform {config.platform} computes on; remove it and choose the platform"
+    if config.platform == "cpu":
+        for key in ("learner_gpus", "engine_gpus"):
+            if getattr(resources, key) is not None:
+                yield f"resources.{key}: has no effect on platform cpu; write it in [gpu.resources]"
+        return
+    share = resources.engine_gpus
+    if share is not None and engine.gpus > 1:
+        yield f"resources.engine_gpus: has no effect with tensor_parallel = {engine.gpus}, which takes whole GPUs; remove one of them"
+    if share is not None and engine.gpu_memory_fraction is not None and engine.gpu_memory_fraction > share:
+        yield f"engine.gpu_memory_fraction: {engine.gpu_memory_fraction:g} is more than resources.engine_gpus = {share:g}; lower it"

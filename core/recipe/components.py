@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,47 +12,47 @@ from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module, load_environment, load_function, look_here
 from burnish.envs.registry import did_you_mean, load_plugin
 from burnish.hosting.process import check_interpreter
-from burnish.recipe.checks import service_references
-from burnish.recipe.config import RunConfig, ServiceConfig
+from burnish.recipe.resolve import ResolvedRun
+from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
+from burnish.trainer.phases.config import SupervisedConfig
 
 __all__ = ["check_components", "load_components", "load_function"]
 
 
-def load_components(config: RunConfig) -> str:
+def load_components(run: ResolvedRun) -> str:
     """Import the recipe's plug-ins and the module of a `module:namespace/Name-v0` environment; return the environment's id.
 
     Every process of a run that makes environments or rewards calls this first. Raises ValueError naming what does not import.
     """
-    for plugin in config.plugins:
+    for plugin in run.plugins:
         load_plugin(plugin)
-    module, _, id = config.environment.rpartition(":")
-    if module:
-        import_module(module, "environment")
-    return id
+    if run.environment.module:
+        import_module(run.environment.module, "environment")
+    return run.environment.id
 
 
-def check_components(config: RunConfig) -> None:
+def check_components(run: ResolvedRun) -> None:
     """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit, or a row of
     the tasks is."""
     problems: list[str] = []
     for check in (_environment, _rewards, _tasks, _generators, _services):
-        problems += check(config)
+        problems += check(run)
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def _environment(config: RunConfig) -> Iterator[str]:
+def _environment(run: ResolvedRun) -> Iterator[str]:
     try:
-        factory = ENVS.get(load_components(config))
+        factory = ENVS.get(load_components(run))
     except ValueError as error:
         yield str(error)
         return
-    yield from _unfit("environment_args", factory, config.environment_args)
+    yield from _unfit("environment_args", factory, run.environment.args)
 
 
-def _rewards(config: RunConfig) -> Iterator[str]:
-    for entry in config.scorers:
+def _rewards(run: ResolvedRun) -> Iterator[str]:
+    for entry in run.rewards:
         if entry.use is not None:
             try:
                 plugin = find_plugin(entry.use)
@@ -60,48 +60,50 @@ def _rewards(config: RunConfig) -> Iterator[str]:
             except ValueError as error:
                 yield f"rewards.{entry.name}: {error}"
             else:
-                yield from _comparisons(config, entry.name, plugin)
+                yield from _comparisons(run, entry.name, plugin)
 
 
-def _comparisons(config: RunConfig, name: str, plugin: RewardPlugin) -> Iterator[str]:
+def _comparisons(run: ResolvedRun, name: str, plugin: RewardPlugin) -> Iterator[str]:
     """What a reward that compares the attempts at one task needs of the rest of the recipe."""
     if plugin.level != "group":
         return
-    if config.rft is not None and config.rft.group_size < plugin.min_members:
-        yield f"rewards.{name}: compares at least {plugin.min_members} attempts, but rft.group_size is {config.rft.group_size}; raise it"
-    if config.success.partition(".")[0] == name:
+    if run.rft is not None and run.rft.group_size < plugin.min_members:
+        yield f"rewards.{name}: compares at least {plugin.min_members} attempts, but rft.group_size is {run.rft.group_size}; raise it"
+    if run.success.partition(".")[0] == name:
         yield f"success: {name!r} compares attempts with each other, but an evaluation has one per task; choose another part"
 
 
-def _tasks(config: RunConfig) -> Iterator[str]:
-    if config.tasks is None:
+def _tasks(run: ResolvedRun) -> Iterator[str]:
+    files = run.tasks.files
+    if files is None:
         return
     from burnish.trainer.data.task_files import read_task_files
 
     try:
-        rows = len(read_task_files(config.tasks).held_out)
+        rows = len(read_task_files(files).held_out)
     except ValueError as error:
         yield str(error)
         return
-    if "tasks" in config.evaluation.model_fields_set and config.evaluation.tasks > rows:
-        yield f"evaluation.tasks: {config.evaluation.tasks}, but {config.tasks.held_out} holds only {rows} rows; lower it or leave it out"
+    if "tasks" in run.evaluation.model_fields_set and run.evaluation.tasks > rows:
+        yield f"evaluation.tasks: {run.evaluation.tasks}, but {files.held_out} holds only {rows} rows; lower it or leave it out"
 
 
-def _generators(config: RunConfig) -> Iterator[str]:
-    for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
-        if table is None or table.generate is None:
+def _generators(run: ResolvedRun) -> Iterator[str]:
+    for phase in run.phases:
+        table = phase.table
+        if not isinstance(table, SupervisedConfig) or table.generate is None:
             continue
         try:
-            function = load_function(table.generate, f"{phase}.generate")
+            function = load_function(table.generate, f"{phase.name}.generate")
         except ValueError as error:
             yield str(error)
         else:
-            yield from _unfit(f"{phase}.args", function, table.args, positional=2)
+            yield from _unfit(f"{phase.name}.args", function, table.args, positional=2)
 
 
-def _services(config: RunConfig) -> Iterator[str]:
-    used = {name for entry in config.scorers for name in service_references(entry.verifier)}
-    for name, service in config.services.items():
+def _services(run: ResolvedRun) -> Iterator[str]:
+    used = {name for entry in run.rewards for name in service_references(entry.verifier)}
+    for name, service in run.services.items():
         if service.verifier is not None and name not in used:
             yield f"services.{name}: serves a verifier that no reward uses"
         if service.python is not None:
@@ -116,7 +118,7 @@ def _services(config: RunConfig) -> Iterator[str]:
             yield f"services.{name}.{service.kind}: there is no {what} {module}"
 
 
-def _served_environment(name: str, target: str, kwargs: dict[str, Any]) -> Iterator[str]:
+def _served_environment(name: str, target: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
     """It is loaded here only to be checked: the service has a process of its own."""
     try:
         factory = ENVS.get(load_environment(target))
@@ -145,7 +147,7 @@ def _exists(module: str) -> bool:
         return False
 
 
-def _unfit(field: str, function: Callable[..., Any], args: dict[str, Any], positional: int = 0) -> Iterator[str]:
+def _unfit(field: str, function: Callable[..., Any], args: Mapping[str, Any], positional: int = 0) -> Iterator[str]:
     """Keyword arguments that `function` does not take, and ones it needs and does not get."""
     parameters = list(inspect.signature(function).parameters.values())[positional:]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

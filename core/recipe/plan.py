@@ -6,23 +6,22 @@ every turn is counted at its full length. They do not replace a look at the firs
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from burnish.recipe import machine
 from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
-from burnish.recipe.config import RunConfig
-from burnish.rollout.engine.config import CPU_KV_CACHE_MB
-from burnish.run.folder import RUNS
+from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
+from burnish.recipe.services import ServiceConfig
+from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
 from burnish.trainer.data.examples import Say, check_prompts, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.finding import find_model
-from burnish.trainer.models.folder import count_parameters
-from burnish.trainer.phases.config import Phase, SupervisedConfig
+from burnish.trainer.phases.config import SupervisedConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,25 +36,6 @@ START_S = 45.0
 """Seconds to start Ray and load an engine."""
 SAMPLE = 32
 """Examples that a generator makes to show how long they are; files are read and rendered whole."""
-BYTES_PER_PARAMETER = {"learner": 16, "engine": 4}
-"""Learner: float32 weights, gradient and two Adam moments. Engine: float32 weights."""
-PROCESS_MB = {"learner": 700, "engine": 1500, "ray": 900}
-"""Memory of the processes themselves, libraries included."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """Dimensions of a model folder. embedding: parameters of the vocabulary matrix."""
-
-    folder: Path
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-
-    @property
-    def embedding(self) -> int:
-        return self.vocabulary * self.hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +51,15 @@ class PhasePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `burnish run --dry-run` shows. memory_mb: by part."""
+    """What `burnish run --dry-run` shows. memory_mb: by role. warnings: what will work, but not well, or not from here."""
 
-    config: RunConfig
+    run: ResolvedRun
     model: ModelFacts
-    device: str
     phases: tuple[PhasePlan, ...]
     memory_mb: Mapping[str, int]
     services: tuple[str, ...]
     run_folder: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -88,45 +68,53 @@ class Plan:
         return sum(known) + START_S if len(known) == len(self.phases) else None
 
 
-def make_plan(config: RunConfig, run_dir: Path | None = None, say: Say = silent) -> Plan:
+def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, *, need_weights: bool = False) -> Plan:
     """Check that every part of the recipe is there and estimate the run. Loads plug-ins, but no model, and starts nothing.
 
+    need_weights: whether a model folder without its weights will not do; a plan is made from its `config.json`.
     Every row of every data file is rendered; `say` is told how far that is. Raises ValueError when the model, the environment, a reward,
-    a generator, a data file or a row is missing or unfit.
+    a generator, a data file or a row is missing or unfit, or when the model cannot be spread over the GPUs of an engine.
     """
-    check_components(config)
-    model = model_facts(find_model(config.model))
-    on_gpu = config.engine.resolved_device == "cuda" or config.learner.device.startswith("cuda")
-    phases = [_supervised(config, phase, model, say) if phase != "rft" else _rft(config, model) for phase in config.phases]
-    phases += _evaluation(config, model)
-    if config.tasks is not None:
-        with_tools = config.environment == SINGLE_TURN and config.rollout.describe_tools
-        check_prompts(
-            config.tasks,
-            read_task_files(config.tasks),
-            model.folder,
-            config.engine.max_context,
-            config.rollout.template_args,
-            with_tools,
-            say,
-        )
-    if on_gpu:  # the constants are those of a CPU
+    check_components(run)
+    model = model_facts(find_model(run.model, need_weights=need_weights))
+    _check_heads(run, model)
+    phases = [_supervised(run, phase, model, say) if phase.name != "rft" else _rft(run, model) for phase in run.phases]
+    phases += _evaluation(run, model)
+    if run.tasks.files is not None:
+        with_tools = run.environment.id == SINGLE_TURN and run.rollout.describe_tools
+        files, longest, args = run.tasks.files, run.engine.max_context, run.rollout.template_args
+        check_prompts(files, read_task_files(files), model.folder, longest, args, with_tools, say)
+    if run.platform == "gpu":  # the constants are those of a CPU
         phases = [PhasePlan(p.name, p.work, p.sampled_tokens, p.trained_tokens, None) for p in phases]
     return Plan(
-        config=config,
+        run=run,
         model=model,
-        device="GPU" if on_gpu else "CPU",
         phases=tuple(phases),
-        memory_mb=_memory(config, model),
-        services=tuple(_service_line(name, config) for name in config.services),
-        run_folder=str(run_dir or RUNS / f"{config.name}-YYYYmmdd-HHMMSS"),
+        memory_mb=memory_mb(model, run),
+        services=tuple(_service_line(name, service) for name, service in run.services.items()),
+        run_folder=str(run_dir or RUNS / f"{run.name}-YYYYmmdd-HHMMSS"),
+        warnings=tuple(_warnings(run, model)),
     )
 
 
-def model_facts(folder: Path) -> ModelFacts:
-    """Read a model's dimensions from its files."""
-    shape = json.loads((folder / "config.json").read_text())
-    return ModelFacts(folder, count_parameters(folder), shape["num_hidden_layers"], shape["hidden_size"], shape["vocab_size"])
+def _check_heads(run: ResolvedRun, model: ModelFacts) -> None:
+    """vLLM gives every GPU as many attention heads, and as many key-value heads, or copies of one where there are fewer of them."""
+    gpus = run.engine.gpus
+    if model.heads % gpus or (model.kv_heads % gpus and gpus % model.kv_heads):
+        fitting = [n for n in range(1, model.heads + 1) if not (model.heads % n or (model.kv_heads % n and n % model.kv_heads))]
+        raise ValueError(
+            f"engine.tensor_parallel: {gpus} GPUs cannot share {model.heads} attention heads and {model.kv_heads} key-value heads of "
+            f"{model.folder.name}; choose one of {', '.join(map(str, fitting))}"
+        )
+
+
+def _warnings(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
+    if run.platform == "cpu" and not machine.this_machine().bfloat16:
+        for field, dtype in (("engine.dtype", run.engine.resolved_dtype), ("learner.dtype", run.learner.dtype)):
+            if dtype != "float32":
+                yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has no instructions for it"
+    if not model.weights_here:
+        yield f"{model.folder} has no weights: the sizes follow from its config.json, and a run needs them"
 
 
 def engine_tokens_per_second(parameters: int) -> float:
@@ -136,69 +124,58 @@ def engine_tokens_per_second(parameters: int) -> float:
     return float(fast * (parameters / small) ** exponent)
 
 
-def _supervised(config: RunConfig, phase: Phase, model: ModelFacts, say: Say) -> PhasePlan:
-    table = config.phase(phase)
+def _supervised(run: ResolvedRun, phase: PhaseRun, model: ModelFacts, say: Say) -> PhasePlan:
+    table = phase.table
     assert isinstance(table, SupervisedConfig)
-    args, longest = config.rollout.template_args, config.engine.max_context
-    examples = supervised_examples(phase, table, 0, model.folder, longest, args, limit=SAMPLE, say=say)
+    args, longest = run.rollout.template_args, run.engine.max_context
+    examples = supervised_examples(phase.name, table, 0, model.folder, longest, args, limit=SAMPLE, say=say)
     length = sum(len(example.token_ids) for example in examples) / len(examples)
-    example = "documents" if phase == "cpt" else "conversations"
+    example = "documents" if phase.name == "cpt" else "conversations"
     tokens = round(table.steps * table.batch * length)
     work = (
         f"{table.steps} steps x {table.batch} {example} of about {length:.0f} tokens, lr {table.lr:g}, from {table.data or table.generate}"
     )
-    return PhasePlan(phase, work, 0, tokens, 6 * model.parameters * tokens / LEARNER_FLOPS)
+    return PhasePlan(phase.name, work, 0, tokens, 6 * model.parameters * tokens / LEARNER_FLOPS)
 
 
-def _rft(config: RunConfig, model: ModelFacts) -> PhasePlan:
-    table = config.rft
+def _rft(run: ResolvedRun, model: ModelFacts) -> PhasePlan:
+    table = run.rft
     assert table is not None
     episodes = table.steps * table.groups_per_step * table.group_size
-    sampled, whole = episodes * _sampled_per_episode(config), episodes * _context_per_episode(config)
+    sampled, whole = episodes * _sampled_per_episode(run), episodes * _context_per_episode(run)
     size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
-    turns = f"up to {config.rollout.max_turns} turns" if config.rollout.max_turns > 1 else "1 turn"
-    work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {config.tasks.train}" if config.tasks else "")
+    turns = f"up to {run.rollout.max_turns} turns" if run.rollout.max_turns > 1 else "1 turn"
+    work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {run.tasks.files.train}" if run.tasks.files else "")
     learning = 8 * model.parameters * whole / LEARNER_FLOPS  # 6 to train, 2 for the log-probabilities that prove the sync
-    syncing = table.steps * model.parameters * SYNC_S_PER_PARAMETER * config.resources.env_runners
+    syncing = table.steps * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
     return PhasePlan("rft", work, sampled, whole, sampled / engine_tokens_per_second(model.parameters) + learning + syncing)
 
 
-def _evaluation(config: RunConfig, model: ModelFacts) -> list[PhasePlan]:
-    table = config.evaluation
-    times = table.before + table.after * len(config.phases)
+def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
+    table = run.evaluation
+    times = table.before + table.after * len(run.phases)
     if not times:
         return []
     modes = [mode for mode in ("sampled", "greedy") if getattr(table, mode)]
-    count = table.tasks if config.tasks is None else min(table.tasks, len(read_task_files(config.tasks).held_out))
-    tokens = times * len(modes) * count * _sampled_per_episode(config)
-    work = f"{times} times {count} held-out tasks, {' and '.join(modes)}" + (f", from {config.tasks.held_out}" if config.tasks else "")
+    files = run.tasks.files
+    count = table.tasks if files is None else min(table.tasks, len(read_task_files(files).held_out))
+    tokens = times * len(modes) * count * _sampled_per_episode(run)
+    work = f"{times} times {count} held-out tasks, {' and '.join(modes)}" + (
+        f", from {run.tasks.files.held_out}" if run.tasks.files else ""
+    )
     return [PhasePlan("evaluation", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters))]
 
 
-def _sampled_per_episode(config: RunConfig) -> int:
-    return config.rollout.max_turns * config.rollout.max_tokens_per_turn
+def _sampled_per_episode(run: ResolvedRun) -> int:
+    return run.rollout.max_turns * run.rollout.max_tokens_per_turn
 
 
-def _context_per_episode(config: RunConfig) -> int:
+def _context_per_episode(run: ResolvedRun) -> int:
     """Sampled tokens and as many from prompt and environment, within the context."""
-    return min(config.engine.max_context, 2 * _sampled_per_episode(config))
+    return min(run.engine.max_context, 2 * _sampled_per_episode(run))
 
 
-def _memory(config: RunConfig, model: ModelFacts) -> dict[str, int]:
-    learner = config.learner
-    per_token = model.layers * model.hidden * (4 if learner.activation_checkpointing else 68)  # bytes of float32 activations
-    activations = learner.microbatch_tokens * per_token + learner.logit_rows * model.vocabulary * 4 * 3
-    engine = BYTES_PER_PARAMETER["engine"] * (model.parameters + 2 * model.embedding)  # tied matrices are packed once more
-    runners, cache = config.resources.env_runners, config.engine.kv_cache_mb or CPU_KV_CACHE_MB
-    return {
-        "learner": round((BYTES_PER_PARAMETER["learner"] * model.parameters + activations) / 1e6) + PROCESS_MB["learner"],
-        f"{runners} engine{'s' if runners > 1 else ''}": runners * (round(engine / 1e6) + cache + PROCESS_MB["engine"]),
-        "Ray and its object store": PROCESS_MB["ray"] + config.resources.object_store_mb,
-    }
-
-
-def _service_line(name: str, config: RunConfig) -> str:
-    service = config.services[name]
+def _service_line(name: str, service: ServiceConfig) -> str:
     if service.address is not None:
         return f"{name}: uses the one running at {service.address}"
     by = f", run by {service.python}" if service.python is not None else ""
@@ -210,22 +187,23 @@ def print_plan(plan: Plan, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    config, model = plan.config, plan.model
+    run, model, environment = plan.run, plan.model, plan.run.environment
     facts = Table.grid(padding=(0, 2))
-    rewards = [f"{entry.name} ({entry.use or entry.verifier}) {entry.term.description}" for entry in config.scorers]
-    if config.environment_weight:
-        rewards.insert(0, f"env x {config.environment_weight:g}")
-    total = sum(plan.memory_mb.values())
+    rewards = [f"{entry.name} ({entry.use or entry.verifier}) {entry.term.description}" for entry in run.rewards]
+    if environment.weight:
+        rewards.insert(0, f"env x {environment.weight:g}")
+    where = f"{run.platform.upper()}, {run.placement.engines} env runner(s), Ray {run.placement.ray_address or 'started here'}"
     for key, value in {
-        "run": config.name,
+        "run": run.name,
         "model": f"{model.folder.name}, {model.parameters / 1e6:.1f} M parameters, {model.layers} layers, {model.folder}",
-        "environment": f"{config.environment} {config.environment_args or ''}",
+        "environment": f"{environment.id} {dict(environment.args) or ''}",
         "reward": ", ".join(rewards),
-        "success": config.success,
+        "success": run.success,
         "services": "\n".join(plan.services) or "none",
-        "runs on": f"{plan.device}, {config.resources.env_runners} env runner(s), Ray {config.resources.ray_address or 'started here'}",
-        "memory": f"about {total / 1000:.1f} GB: " + ", ".join(f"{name} {mb / 1000:.1f}" for name, mb in plan.memory_mb.items()),
+        "runs on": "\n".join([where, *run.placement.lines()]),
+        "memory": _memory_line(plan),
         "goes to": plan.run_folder,
+        **({"but": "\n".join(plan.warnings)} if plan.warnings else {}),
     }.items():
         facts.add_row(f"[bold]{key}[/bold]", _plain(value))
     phases = Table("phase", "work", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -237,6 +215,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     phases.add_row("[bold]all[/bold]", "with start-up", "", "", f"[bold]{_duration(plan.seconds)}[/bold]")
     console.print(facts)
     console.print(phases)
+
+
+def _memory_line(plan: Plan) -> str:
+    parts = ", ".join(f"{name} {mb / 1000:.1f}" for name, mb in plan.memory_mb.items())
+    if plan.run.platform == "gpu":  # of different devices: a sum would say nothing
+        return f"expected, in GB: {parts}"
+    return f"about {sum(plan.memory_mb.values()) / 1000:.1f} GB: {parts}"
 
 
 def _plain(text: str) -> str:

@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from burnish.hosting.process import ServiceProcess
-from burnish.recipe.checks import SERVICE, is_remote, service_references
-from burnish.recipe.components import load_components
-from burnish.recipe.config import RunConfig
-from burnish.rollout.worker import WorkerSetup
+from burnish.recipe.placement import Placement, cluster_problem
+from burnish.recipe.resolve import ResolvedRun
+from burnish.recipe.services import ServiceConfig, service_references, with_addresses
 
 CHECK_S = 10.0
 """Seconds a service may take to answer before a run starts."""
 
 
 @contextmanager
-def services_of(config: RunConfig, logs: Path) -> Iterator[dict[str, str]]:
+def services_of(services: Mapping[str, ServiceConfig], logs: Path) -> Iterator[dict[str, str]]:
     """Start the recipe's services and yield the address of each by name; those that run already are passed through."""
     with ExitStack() as stack:
         addresses = {}
-        for name, service in config.services.items():
+        for name, service in services.items():
             if service.address is not None:
                 addresses[name] = service.full_address
                 continue
@@ -45,42 +44,51 @@ def services_of(config: RunConfig, logs: Path) -> Iterator[dict[str, str]]:
         yield addresses
 
 
-def check_services(config: RunConfig, addresses: Mapping[str, str]) -> None:
+def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
     """Ask every service that the recipe uses whether it answers. Raises ValueError naming the first that does not."""
     from burnish.envs.remote.env import RemoteEnv
     from burnish.envs.remote.tools import RemoteToolSet
     from burnish.rewards.remote.client import RemoteVerifier
 
-    if is_remote(config):
-        RemoteEnv(**_resolved(config.environment_args, addresses)).check(CHECK_S)
+    if run.environment.is_remote:
+        RemoteEnv(**with_addresses(run.environment.args, addresses)).check(CHECK_S)
     else:
-        for name in service_references(config.environment_args):
+        for name in service_references(run.environment.args):
             RemoteToolSet(addresses[name]).check(CHECK_S)
-    for entry in config.scorers:
+    for entry in run.rewards:
         if entry.verifier is not None:
-            RemoteVerifier(entry.name, _resolved(entry.verifier, addresses), verifier=entry.verifier_id or "").check(CHECK_S)
+            RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(CHECK_S)
 
 
 @contextmanager
-def ray_session(config: RunConfig) -> Iterator[None]:
-    """A Ray cluster to run on: the one at `resources.ray_address`, or one of our own that ends with the run."""
+def ray_session(placement: Placement) -> Iterator[None]:
+    """A Ray cluster to run on: the one at `resources.ray_address`, or one of our own that ends with the run.
+
+    Raises ValueError when there is no such cluster, or it has not the GPUs that the run asks for.
+    """
     import ray
 
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default from its next release on
-    resources = config.resources
-    if resources.ray_address is not None:
-        ray.init(address=resources.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+    if placement.ray_address is not None:
+        try:
+            ray.init(address=placement.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ValueError(f"resources.ray_address: no Ray cluster answers at {placement.ray_address}: {error}") from error
     else:
         ray.init(
+            address="local",  # also where RAY_ADDRESS names a cluster: a recipe says so itself if it means that one
             # Engine and learner work in turns, so both may use every core: Ray's count of CPUs only has to admit them.
-            num_cpus=(resources.cpus or os.cpu_count() or 1) + resources.env_runners + 1,
-            object_store_memory=resources.object_store_mb * 1024 * 1024,
+            num_cpus=(placement.cpus or os.cpu_count() or 1) + placement.engines + 1,
+            object_store_memory=placement.object_store_mb * 1024 * 1024,
             include_dashboard=True,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     try:
+        problem = cluster_problem(placement, [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]])
+        if problem is not None:  # Ray would wait for them without end
+            raise ValueError(problem)
         yield
     finally:
         with uninterrupted():
@@ -142,33 +150,14 @@ def dashboard_url() -> str:
     return f"http://{url}" if url else ""
 
 
-def worker_setup(config: RunConfig, model: Path, addresses: Mapping[str, str], seed: int) -> WorkerSetup:
-    """What every env runner is built from: the recipe with its services resolved to addresses."""
-    id = load_components(config)
-    module = config.environment.rpartition(":")[0]
-    rewards = tuple(
-        entry.model_copy(update={"verifier": _resolved(entry.verifier, addresses)}) if entry.verifier else entry for entry in config.scorers
-    )
-    return WorkerSetup(
-        model=model.resolve(),
-        environment=id,
-        environment_args=_resolved(config.environment_args, addresses),
-        environment_weight=config.environment_weight,
-        rewards=rewards,
-        rollout=config.rollout,
-        engine=config.engine,
-        plugins=tuple(str(Path(plugin).resolve()) for plugin in config.plugins),
-        modules=(module,) if module else (),
-        seed=seed,
-    )
+def request_resources(settings: Any, placement: Placement) -> None:
+    """Ask for what each role takes of the cluster, in RLlib's own words. settings: an `RFTConfig`.
 
-
-def _resolved(value: Any, addresses: Mapping[str, str]) -> Any:
-    """Plain data with every `service:NAME` replaced by that service's address."""
-    if isinstance(value, str):
-        return addresses[value.removeprefix(SERVICE)] if value.startswith(SERVICE) else value
-    if isinstance(value, Mapping):
-        return {key: _resolved(item, addresses) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_resolved(item, addresses) for item in value]
-    return value
+    RLlib places each env runner as one actor, so several GPUs of an engine are always of one node.
+    """
+    settings.env_runners(
+        num_env_runners=placement.engines,
+        num_gpus_per_env_runner=placement.engine_gpus,
+        custom_resources_per_env_runner=dict(placement.engine_resources),
+    )
+    settings.learners(num_gpus_per_learner=placement.learner_gpus)

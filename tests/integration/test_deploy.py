@@ -103,7 +103,7 @@ def test_what_is_wrong_is_one_line(cluster: str) -> None:
 def test_a_directory_that_is_late_ends_no_replica_and_hears_the_rest_later(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from burnish.hosting.ray_actors import Directory, RayFleet
+    from burnish.hosting.ray_actors import Directory, RayReplicaPool
 
     late = True
 
@@ -117,7 +117,7 @@ def test_a_directory_that_is_late_ends_no_replica_and_hears_the_rest_later(monke
         return answer()
 
     monkeypatch.setattr(ray, "get", get)
-    directory, fleet = Directory(), object.__new__(RayFleet)
+    directory, fleet = Directory(), object.__new__(RayReplicaPool)
     fleet._unpublished = None
     fleet._directory = type("Handle", (), {name: Method(getattr(directory, name)) for name in ("publish", "asked_to_stop")})()
     fleet.publish(["h:1", "h:2"])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.recipe.config import config_from_data
+from burnish.recipe.load import config_from_data
 
 pytestmark = pytest.mark.integration
 

@@ -29,7 +29,8 @@ from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.types import Message, Reward, Task
 from burnish.hosting.process import ServiceProcess
-from burnish.recipe.config import config_from_data
+from burnish.recipe.load import config_from_data
+from burnish.recipe.resolve import resolve
 from burnish.rewards.rubric import Rubric
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.conversation import EpisodeParts
@@ -585,11 +586,11 @@ def test_a_recipe_starts_and_checks_its_environment_service(tmp_path: Path) -> N
         "environment_args": {"address": "service:sums"},
         "services": {"sums": {"environment": "burnish/Arithmetic-v0", "kwargs": {"max_operand": 20}}},
     }
-    config = config_from_data(recipe)
-    with services_of(config, tmp_path) as addresses:
-        check_services(config, addresses)
+    run = resolve(config_from_data(recipe))
+    with services_of(run.services, tmp_path) as addresses:
+        check_services(run, addresses)
         asked = [RemoteEnv(addresses["sums"]).reset(seed=seed)[0][0].text for seed in range(20)]
     assert any(len(number) == 2 for text in asked for number in text.split()), "the kwargs of the service count"
-    wrong = config_from_data({**recipe, "environment_args": {"address": "service:sums", "environment": "burnish/Sums-v0"}})
-    with services_of(wrong, tmp_path) as addresses, pytest.raises(ValueError, match="has no environment 'burnish/Sums-v0'"):
+    wrong = resolve(config_from_data({**recipe, "environment_args": {"address": "service:sums", "environment": "burnish/Sums-v0"}}))
+    with services_of(wrong.services, tmp_path) as addresses, pytest.raises(ValueError, match="has no environment 'burnish/Sums-v0'"):
         check_services(wrong, addresses)

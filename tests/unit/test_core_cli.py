@@ -16,7 +16,7 @@ import burnish
 from burnish.cli.errors import report
 from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
-from burnish.recipe.config import RunConfig
+from burnish.recipe.resolve import ResolvedRun
 
 pytestmark = pytest.mark.unit
 
@@ -117,15 +117,15 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """The command with a stand-in for planning and for the pipeline; gives what the pipeline was called with, and sets what it raises."""
     seen: dict[str, Any] = {"raises": None}
 
-    def run(config: RunConfig, run_dir: Path, *, resume: bool) -> None:
-        seen.update(config=config, run_dir=run_dir, resume=resume)
+    def run(recipe: ResolvedRun, run_dir: Path, *, resume: bool) -> None:
+        seen.update(recipe=recipe, run_dir=run_dir, resume=resume)
         if seen["raises"] is not None:
             raise seen["raises"]
 
     module = types.ModuleType("burnish.run.pipeline")
     setattr(module, "run", run)  # noqa: B010
     monkeypatch.setitem(sys.modules, "burnish.run.pipeline", module)
-    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda config, run_dir=None, say=None: None)
+    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda recipe, run_dir=None, say=None, need_weights=False: None)
     monkeypatch.setattr("burnish.recipe.plan.print_plan", lambda plan, console: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(RECIPE)
@@ -135,12 +135,12 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_path: Path) -> None:
     result = burnish_command("run", "r.toml", "--set", "rft.steps=3", "--run-dir", "here")
     assert result.exit_code == 0, result.stderr
-    assert (pipeline["run_dir"], pipeline["resume"], pipeline["config"].rft.steps) == (Path("here"), False, 3)
+    assert (pipeline["run_dir"], pipeline["resume"], pipeline["recipe"].rft.steps) == (Path("here"), False, 3)
     assert json.loads(Path("here/config.json").read_text())["rft"]["steps"] == 3
     assert burnish_command("run", "r.toml", "--set", "rft.steps=3", "--run-dir", "here").exit_code == 2  # never overwritten
 
     assert burnish_command("run", "here", "--resume").exit_code == 0
-    assert (pipeline["resume"], pipeline["config"].rft.steps) == (True, 3)
+    assert (pipeline["resume"], pipeline["recipe"].rft.steps) == (True, 3)
     other = burnish_command("run", "r.toml", "--resume", "--run-dir", "here")
     assert other.exit_code == 2
     assert "cannot resume, the config is another: rft.steps: 3 -> 100" in other.stderr
@@ -148,7 +148,7 @@ def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_pa
 
 def test_a_dry_run_starts_nothing(pipeline: dict[str, Any], tmp_path: Path) -> None:
     assert burnish_command("run", "r.toml", "--dry-run").exit_code == 0
-    assert "config" not in pipeline
+    assert "recipe" not in pipeline
     assert not (tmp_path / "runs").exists()
 
 

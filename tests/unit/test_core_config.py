@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from burnish.recipe.config import RunConfig, ServiceConfig, config_from_data, load_config, resolved
+from burnish.recipe.config import RunConfig
+from burnish.recipe.load import config_data, config_from_data, load_config
+from burnish.recipe.resolve import resolve
+from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rewards.terms import Term
 from burnish.trainer.phases.config import RFTPhaseConfig
@@ -291,7 +294,7 @@ def test_what_shapes_a_reward_reads_back_equal(recipe: Callable[[str], Path], tm
     keys = 'clip = [0.0, 8.0]\nnormalize = "minmax"\nrange = [0, 10]\ngate = 0.5\ncap = -1.0\n'
     config = load_config(recipe(ESSENTIAL + f'[[rewards]]\nuse = "my-team/x-v1"\n{keys}'))
     assert config.rewards[0].term == Term(1.0, (0.0, 8.0), "minmax", (0.0, 10.0), 0.5, -1.0)
-    (tmp_path / "config.json").write_text(json.dumps(resolved(config)))
+    (tmp_path / "config.json").write_text(json.dumps(config_data(config)))
     assert load_config(tmp_path) == config
 
 
@@ -370,31 +373,31 @@ def test_the_value_of_an_override_cannot_smuggle_in_other_keys(recipe: Callable[
 def test_the_resolved_config_reads_back_equal(recipe: Callable[[str], Path], tmp_path: Path, text: str) -> None:
     config = load_config(recipe(text), ["rollout.on_failure.env_error=stop"])
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(resolved(config)))
+    file.write_text(json.dumps(config_data(config)))
     again = load_config(file)
     assert again == config
-    assert resolved(again) == resolved(config)
+    assert config_data(again) == config_data(config)
     assert load_config(tmp_path) == config  # a run folder stands for its config.json
-    assert resolved(config)["rollout"]["retries"] == 2, "defaults are written out"
+    assert config_data(config)["rollout"]["retries"] == 2, "defaults are written out"
 
 
 def test_the_resolved_config_still_knows_what_was_said(recipe: Callable[[str], Path], tmp_path: Path) -> None:
     """A default that was written out does not count as said: else `learner.optimizer.lr` would be refused on reading back."""
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(resolved(load_config(recipe(ESSENTIAL)))))
+    file.write_text(json.dumps(config_data(load_config(recipe(ESSENTIAL)))))
     assert load_config(file, ["rft.steps=7"]).learner.optimizer.model_fields_set == set()
 
 
-def test_each_phase_gets_a_learner_with_its_own_schedule(recipe: Callable[[str], Path]) -> None:
+def test_each_phase_gets_an_optimizer_with_its_own_schedule(recipe: Callable[[str], Path]) -> None:
     overrides = [
         "sft.steps=40", "sft.generate=m:f", "sft.lr=1e-3", "sft.schedule=cosine", "sft.warmup_steps=4", "rft.lr=2e-5",
         "learner.optimizer.weight_decay=0.1", "rollout.temperature=0.8",
     ]  # fmt: skip
-    config = load_config(recipe(ESSENTIAL), overrides)
-    sft, rft = config.learner_for("sft"), config.learner_for("rft")
-    assert (sft.optimizer.lr, sft.optimizer.schedule, sft.optimizer.warmup_steps, sft.optimizer.total_steps) == (1e-3, "cosine", 4, 40)
-    assert (rft.optimizer.lr, rft.optimizer.schedule, rft.optimizer.total_steps) == (2e-5, "constant", None)
-    assert sft.optimizer.weight_decay == rft.optimizer.weight_decay == 0.1
+    run = resolve(load_config(recipe(ESSENTIAL), overrides))
+    sft, rft = run.phase("sft").optimizer, run.phase("rft").optimizer
+    assert (sft.lr, sft.schedule, sft.warmup_steps, sft.total_steps) == (1e-3, "cosine", 4, 40)
+    assert (rft.lr, rft.schedule, rft.total_steps) == (2e-5, "constant", None)
+    assert sft.weight_decay == rft.weight_decay == 0.1
 
 
 def test_configs_are_frozen_and_checked_in_python_too(recipe: Callable[[str], Path]) -> None:
@@ -402,7 +405,7 @@ def test_configs_are_frozen_and_checked_in_python_too(recipe: Callable[[str], Pa
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
     with pytest.raises(ValueError, match="no reward gives a part 'verdict'"):
-        RunConfig(name="x", model="m", environment="a/B-v0", success="verdict")
+        resolve(RunConfig(name="x", model="m", environment="a/B-v0", success="verdict"))
 
 
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("recipes/*.toml")), ids=lambda file: file.stem)

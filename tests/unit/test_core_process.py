@@ -11,7 +11,9 @@ import pytest
 from burnish.hosting.process import check_interpreter
 from burnish.hosting.services import PROTOCOL
 from burnish.recipe.components import check_components
-from burnish.recipe.config import RunConfig, config_from_data
+from burnish.recipe.config import RunConfig
+from burnish.recipe.load import config_from_data
+from burnish.recipe.resolve import resolve
 
 pytestmark = pytest.mark.unit
 
@@ -101,8 +103,8 @@ def test_the_dry_run_asks_the_interpreter_and_not_this_one(tmp_path: Path, monke
     (elsewhere / "only_there.py").write_text(VERIFIER)
     monkeypatch.chdir(tmp_path)
     program(tmp_path, f'PYTHONPATH={elsewhere} exec {sys.executable} "$@"')
-    check_components(config("python", "only_there:judge"))
+    check_components(resolve(config("python", "only_there:judge")))
     with pytest.raises(ValueError) as caught:
-        check_components(config("python", "only_there:juge"))
+        check_components(resolve(config("python", "only_there:juge")))
     expected = "services.judge.python: python cannot serve this verifier: 'only_there:juge': there is no 'juge'; did you mean 'judge'?"
     assert str(caught.value) == expected

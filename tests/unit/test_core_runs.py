@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from burnish.recipe.config import RunConfig, config_from_data, resolved
+from burnish.recipe.load import config_data, config_from_data
+from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, LedgerRow, read_json_lines
 from burnish.run.cluster import without_line
 from burnish.run.folder import RunFolder, create_run, data_seed, derive_seeds, open_run, versions
@@ -18,18 +19,19 @@ from burnish.run.folder import RunFolder, create_run, data_seed, derive_seeds, o
 pytestmark = pytest.mark.unit
 
 RECIPE = 'name = "demo"\nmodel = "m"\nenvironment = "a/B-v0"\nseed = 7\n'
+WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "seed": 7}
 
 
 @pytest.fixture
-def config() -> RunConfig:
-    return config_from_data({"name": "demo", "model": "m", "environment": "a/B-v0", "seed": 7})
+def recipe() -> ResolvedRun:
+    return resolve(config_from_data(WHAT))
 
 
 @pytest.fixture
-def run(config: RunConfig, tmp_path: Path) -> RunFolder:
-    recipe = tmp_path / "demo.toml"
-    recipe.write_text(RECIPE)
-    return create_run(config, recipe, root=tmp_path / "runs")
+def run(recipe: ResolvedRun, tmp_path: Path) -> RunFolder:
+    file = tmp_path / "demo.toml"
+    file.write_text(RECIPE)
+    return create_run(recipe, file, root=tmp_path / "runs")
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -41,31 +43,31 @@ def evaluation(phase: str, step: int) -> EvaluationRecord:
     return EvaluationRecord(phase=phase, step=step, result=result)
 
 
-def test_a_new_run_records_what_it_is(run: RunFolder, config: RunConfig) -> None:
+def test_a_new_run_records_what_it_is(run: RunFolder, recipe: ResolvedRun) -> None:
     assert run.path.parent.name == "runs"
     assert run.path.name.startswith("demo-2")
-    assert json.loads(run.config_file.read_text()) == resolved(config)
+    assert json.loads(run.config_file.read_text()) == recipe.record == config_data(config_from_data(WHAT))
     assert run.recipe_file.read_text() == RECIPE
-    assert run.config() == config
+    assert run.recipe() == recipe
     assert run.seeds() == derive_seeds(7)
     assert json.loads(run.versions_file.read_text())["packages"].keys() >= {"burnish", "ray", "torch", "pydantic"}
     assert run.transcripts.is_dir() and run.checkpoints.is_dir()
 
 
-def test_a_folder_with_something_in_it_is_refused(config: RunConfig, run: RunFolder, tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_refused(recipe: ResolvedRun, run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not empty and a run never overwrites; .* continue it with `burnish run .* --resume`"):
-        create_run(config, run_dir=run.path)
+        create_run(recipe, run_dir=run.path)
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"other is not empty and a run never overwrites; give another --run-dir$"):
-        create_run(config, run_dir=other)
+        create_run(recipe, run_dir=other)
     assert (other / "notes.txt").read_text() == "mine"
 
 
-def test_an_empty_folder_may_be_used(config: RunConfig, tmp_path: Path) -> None:
+def test_an_empty_folder_may_be_used(recipe: ResolvedRun, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    assert create_run(config, run_dir=tmp_path / "mine").config() == config
+    assert create_run(recipe, run_dir=tmp_path / "mine").recipe() == recipe
 
 
 def test_metrics_are_rows_of_finite_floats(run: RunFolder) -> None:
@@ -111,9 +113,9 @@ def test_logging_goes_on_after_a_line_torn_by_a_kill(run: RunFolder) -> None:
     assert [row["step"] for row in rows(run.metrics_file)] == [1, 2]
 
 
-def test_resume_takes_the_same_config_only(run: RunFolder, config: RunConfig) -> None:
-    assert open_run(run.path, config) == run
-    changed = config_from_data({"name": "demo", "model": "m", "environment": "a/B-v0", "seed": 8, "rft": {"steps": 3}})
+def test_resume_takes_the_same_config_only(run: RunFolder, recipe: ResolvedRun) -> None:
+    assert open_run(run.path, recipe) == run
+    changed = resolve(config_from_data({**WHAT, "seed": 8, "rft": {"steps": 3}}))
     differences = r"rft\.steps: 100 -> 3; seed: 7 -> 8; resume with `burnish run"
     with pytest.raises(ValueError, match=rf"cannot resume, the config is another: {differences}"):
         open_run(run.path, changed)

@@ -15,7 +15,7 @@ from burnish.cli.main import app
 from burnish.cli.scaffold import Component, Kind, parse_name, render
 from burnish.envs.contract import is_gymnasium_id
 from burnish.envs.registry import ID_PATTERN
-from burnish.recipe.config import load_config
+from burnish.recipe.load import load_config
 
 pytestmark = pytest.mark.unit
 

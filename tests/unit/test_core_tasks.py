@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from burnish.recipe.components import check_components
-from burnish.recipe.config import config_from_data, load_config, resolved
+from burnish.recipe.load import config_data, config_from_data, load_config
+from burnish.recipe.resolve import resolve
 
 pytestmark = pytest.mark.unit
 
@@ -29,14 +30,14 @@ def recipe(files: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
 
 def problems(data: dict[str, Any]) -> str:
     with pytest.raises(ValueError) as caught:
-        check_components(config_from_data(data, "r.toml"))
+        check_components(resolve(config_from_data(data, "r.toml")))
     return str(caught.value)
 
 
 def test_a_recipe_on_files_is_accepted_and_survives_its_run_folder(files: dict[str, str], tmp_path: Path) -> None:
     config = config_from_data(recipe(files))
-    check_components(config)
-    (tmp_path / "config.json").write_text(json.dumps(resolved(config)))
+    check_components(resolve(config))
+    (tmp_path / "config.json").write_text(json.dumps(config_data(config)))
     assert load_config(tmp_path) == config
 
 

@@ -16,7 +16,7 @@ from burnish.envs.checks.environment import check_environment, render
 from burnish.envs.contract import make_env
 from burnish.envs.registry import load_plugin
 from burnish.envs.types import Message, Task
-from burnish.recipe.config import config_from_data, load_config
+from burnish.recipe.load import config_from_data, load_config
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput, Score
 
@@ -88,8 +88,8 @@ def test_the_recipe_finds_its_parts_in_a_fresh_process() -> None:
     # The module registers first/… once per process; here another test has loaded it as a plug-in already.
     code = (
         "from burnish.recipe.components import check_components\n"
-        "from burnish.recipe.config import load_config\n"
-        "check_components(load_config('examples/first/recipe.toml'))"
+        "from burnish import load_config, resolve\n"
+        "check_components(resolve(load_config('examples/first/recipe.toml')))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert result.returncode == 0, result.stderr

@@ -14,7 +14,8 @@ import pytest
 from burnish.cli.main import app
 from burnish.envs.types import Message
 from burnish.recipe.components import check_components
-from burnish.recipe.config import config_from_data, load_config
+from burnish.recipe.load import config_from_data, load_config
+from burnish.recipe.resolve import resolve
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput, Score
 from burnish.trainer.data.task_files import read_task_files
@@ -45,7 +46,7 @@ def scores(answer: str) -> tuple[Score, Score]:
 
 def test_the_recipe_finds_all_its_parts() -> None:
     config = load_config("examples/formats/recipe.toml")
-    check_components(config)
+    check_components(resolve(config))
     assert [entry.name for entry in config.scorers] == ["openai-grader", "reward-lambda"]
 
 

@@ -18,6 +18,7 @@ from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.engine.gate import Gate
 from burnish.rollout.engine.layout import check_tensors, checkpoint_shapes
+from burnish.rollout.engine.vllm_process import engine_arguments
 
 pytestmark = pytest.mark.unit
 
@@ -33,9 +34,11 @@ def request(prompt: list[int] | None = None, max_tokens: int = 8, request_id: st
     ("options", "message"),
     [
         ({"device": "cpu", "gpu_memory_fraction": 0.5}, "gpu_memory_fraction: no effect on device 'cpu'"),
-        ({"device": "cpu", "backend": "vllm-async", "weight_transfer": "nccl"}, "weight_transfer: no effect on device 'cpu'"),
+        ({"device": "cpu", "weight_transfer": "nccl"}, "weight_transfer: no learner sends weights that way yet"),
+        ({"device": "cpu", "tensor_parallel": 2}, "tensor_parallel: no effect on device 'cpu'"),
         ({"device": "cuda", "threads": 2, "kv_cache_mb": 64}, "threads, kv_cache_mb: no effect on device 'cuda'"),
-        ({"device": "cuda", "weight_transfer": "ipc"}, "weight_transfer: no effect on backend 'vllm-inprocess'"),
+        ({"device": "cuda", "backend": "vllm-async", "weight_transfer": "ipc"}, "weight_transfer: no learner sends weights that way yet"),
+        ({"device": "cuda", "backend": "vllm-inprocess", "tensor_parallel": 2}, "tensor_parallel: 2 needs backend = 'vllm-async'"),
         ({"device": "cpu", "log_level": "debug"}, "log_level: no effect without log_file"),
         ({"device": "cpu", "block_size": 16}, "block_size: 16 is not a multiple of 32"),
         ({"backend": "sglang"}, "backend"),
@@ -51,7 +54,15 @@ def test_options_without_effect_and_mistakes_are_errors(options: dict[str, objec
 def test_defaults_follow_the_device() -> None:
     assert EngineConfig(device="cpu").resolved_dtype == "float32"
     assert EngineConfig(device="cuda").resolved_dtype == "bfloat16"
-    assert EngineConfig(device="cuda", backend="vllm-async", weight_transfer="nccl").resolved_device == "cuda"
+    assert EngineConfig(device="cuda").resolved_backend == "vllm-inprocess"
+    assert EngineConfig(device="cuda", tensor_parallel=2).resolved_backend == "vllm-async"
+
+
+def test_a_model_over_several_gpus_takes_a_process_for_each(tmp_path: Path) -> None:
+    one = engine_arguments(EngineConfig(device="cuda", gpu_memory_fraction=0.45), tmp_path)
+    two = engine_arguments(EngineConfig(device="cuda", tensor_parallel=2), tmp_path)
+    assert (one["tensor_parallel_size"], one["distributed_executor_backend"], one["gpu_memory_utilization"]) == (1, "uni", 0.45)
+    assert (two["tensor_parallel_size"], two["distributed_executor_backend"]) == (2, "mp")
 
 
 def test_config_and_fake_import_neither_torch_nor_vllm() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.recipe.config import ServiceConfig
+from burnish.recipe.services import ServiceConfig
 from burnish.rpc.address import Endpoint, is_dynamic, shown_address
 from burnish.rpc.security import ClientSecurity, ServerSecurity, read_token
 

@@ -60,7 +60,7 @@ class PPOBaseline:
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         if self._started_ray:
-            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         register_env(ENV_NAME, lambda context: make(context.vector_index))
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks this small gain nothing from two, and lose much where the cores are busy

@@ -188,6 +188,27 @@ def count_parameters(folder: Path) -> int:
     return sum(int(np.prod(shape)) for shape in shapes.values())
 
 
+def parameters_of(config: Mapping[str, Any]) -> int:
+    """Parameters of a supported architecture by its `config.json` alone, tied weights once.
+
+    Example: a Llama of 32 layers, 4,096 hidden units, 32 heads, 11,008 intermediate units and 32,000 tokens has 6,738,415,616.
+    """
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    queries, keys = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+    layer = hidden * (2 * queries + 2 * keys) + 3 * hidden * config["intermediate_size"] + 2 * hidden
+    match config["architectures"][0]:
+        case "Qwen2ForCausalLM":
+            layer += queries + 2 * keys  # biases of q, k and v
+        case "Qwen3ForCausalLM":
+            layer += 2 * head_dim  # norms of q and k
+        case _:
+            layer += (queries + 2 * keys + hidden) if config.get("attention_bias") else 0
+            layer += (2 * config["intermediate_size"] + hidden) if config.get("mlp_bias") else 0
+    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+    return int(config["num_hidden_layers"] * layer + embeddings + hidden)
+
+
 def weights_sha256(folder: Path) -> str:
     """SHA-256 over the names and bytes of all weight files, in name order."""
     digest = hashlib.sha256()

@@ -36,6 +36,10 @@ SeedRange = Annotated[tuple[int, int], AfterValidator(_check_range)]
 """Task seeds as a half-open range `[first, end)`."""
 
 
+TRAIN_SEEDS: SeedRange = (0, 1_000_000_000)
+HELD_OUT_SEEDS: SeedRange = (1_000_000_000, 2_000_000_000)
+
+
 class SupervisedConfig(BaseModel):
     """The `[cpt]` table (plain text, every token trains) and the `[sft]` table (conversations, assistant tokens train).
 
@@ -170,7 +174,7 @@ class EvaluationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tasks: int = Field(default=200, ge=1)
-    seeds: SeedRange = (1_000_000_000, 2_000_000_000)
+    seeds: SeedRange = HELD_OUT_SEEDS
     sampled: bool = True
     greedy: bool = True
     before: bool = True

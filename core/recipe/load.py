@@ -1,0 +1,141 @@
+"""Reading a recipe: a TOML file, its overrides and the platform's tables become a checked `RunConfig`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from burnish.recipe import machine
+from burnish.recipe.checks import cross_problems, file_problems
+from burnish.recipe.config import RunConfig
+from burnish.recipe.overrides import Override, parse_override
+from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
+from burnish.recipe.problems import Source, inner_model, is_model, problem_lines
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = (), platform: str | None = None
+) -> RunConfig:
+    """Read a recipe (`*.toml`), or the `config.json` of a run folder, and apply overrides such as `"rft.lr=1e-5"`.
+
+    plugins: files to load beside those that the recipe names. platform: "auto", "cpu" or "gpu", instead of the recipe's own; "auto" is
+    gpu where torch sees one on this machine. Overrides count after the platform's tables, those of `cpu.…` and `gpu.…` within them.
+
+    Raises ValueError with one line per problem, each naming the file or override, the dotted field, and what is wrong with it.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "config.json"
+    parsed = [parse_override(text) for text in overrides]
+    data = _read(file)
+    if plugins:
+        data["plugins"] = [*data.get("plugins", []), *(str(plugin) for plugin in plugins)]
+    if platform is not None:
+        data["platform"] = platform
+    return config_from_data(data, str(path), parsed)
+
+
+def config_from_data(data: dict[str, Any], source: str = "config", overrides: Sequence[Override] = ()) -> RunConfig:
+    """A checked config from plain data, as TOML gives it: types are exact, nothing is coerced. Raises ValueError like `load_config`.
+
+    The tables of the other platform are checked too, each for itself, so that a recipe for both is right for both.
+    """
+    early = [override for override in overrides if override.path[0] in ("platform", *PLATFORMS)]
+    late = [override for override in overrides if override not in early]
+    for override in early:
+        override.apply(data, source)
+    problems = [Source(source, early).name(line) for line in overlay_problems(data)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    asked = data.get("platform", "auto")
+    platform = _platform(asked)
+    here = laid_over(data, platform)
+    if asked not in ("auto", *PLATFORMS):
+        here["platform"] = asked  # for the config to refuse
+    for override in late:
+        override.apply(here, source)
+    origin = Source(source, overrides, data.get(platform, {}), platform)
+    config, problems = _config(here, origin)
+    for other in PLATFORMS:
+        if other != platform and other in data:
+            problems += _other_platform(data, other, source, early, late)
+    if config is not None and not problems:
+        problems = [origin.name(line) for line in (*cross_problems(config), *file_problems(config))]
+    if problems or config is None:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    return config
+
+
+def config_data(config: RunConfig) -> dict[str, Any]:
+    """The config with every default written out, as plain JSON data; `load_config` reads it back to an equal config."""
+    return config.model_dump(mode="json")
+
+
+def _platform(asked: Any) -> Platform:
+    for platform in PLATFORMS:
+        if asked == platform:
+            return platform
+    return "gpu" if machine.this_machine().gpus else "cpu"
+
+
+def _config(data: Mapping[str, Any], origin: Source) -> tuple[RunConfig | None, list[str]]:
+    try:
+        text = json.dumps(data, default=str)  # TOML's dates become strings, which no field takes
+        return RunConfig.model_validate_json(text, strict=True), []
+    except ValidationError as error:
+        return None, problem_lines(error, RunConfig, origin)
+
+
+def _other_platform(data: Mapping[str, Any], platform: Platform, source: str, early: list[Override], late: list[Override]) -> list[str]:
+    """What is wrong with the tables of the platform that was not chosen, each field for itself; overrides were meant for the other."""
+    there = laid_over(data, platform)
+    kept = [override for override in late if override.path[0] not in OVERLAID]
+    for override in kept:
+        override.apply(there, source)
+    lines = _config(there, Source(source, [*early, *kept], data[platform], platform))[1]
+    return [f"{line} (on platform {platform})" if f" {platform}." not in line else line for line in lines]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        near = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        raise ValueError(f"recipe {file} does not exist" + (f"; {file.parent} has {', '.join(near)}" if near else ""))
+    try:
+        text = file.read_bytes().decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
+        if file.suffix == ".json":
+            return without_defaults(json.loads(text), RunConfig)
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file}: not valid TOML: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from error
+
+
+def without_defaults(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Config data without the values that are defaults anyway, so that "was this set?" has the answer the recipe gave."""
+    kept: dict[str, Any] = {}
+    plain = model.model_construct().model_dump(mode="json", warnings=False) if data else {}
+    for key, value in data.items():
+        field = model.model_fields.get(key)
+        if field is not None and not field.is_required() and key in plain and plain[key] == value:
+            continue
+        inner = inner_model(field.annotation) if field else None
+        if inner is not None and isinstance(value, dict):
+            direct = is_model(field.annotation) if field else False
+            kept[key] = without_defaults(value, inner) if direct else {name: _pruned(item, inner) for name, item in value.items()}
+        elif inner is not None and isinstance(value, list):
+            kept[key] = [_pruned(item, inner) for item in value]
+        else:
+            kept[key] = value
+    return kept
+
+
+def _pruned(item: Any, model: type[BaseModel]) -> Any:
+    return without_defaults(item, model) if isinstance(item, dict) else item

@@ -1,0 +1,43 @@
+"""What the machine that burnish is started on has: asked once, where a recipe's platform is chosen and its demands are checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""CPU flags of which one says that products of bfloat16 numbers are computed in hardware; without, they are slower than float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """gpus: those that torch can use. bfloat16: whether the CPU computes in bfloat16. Example: `Machine(gpus=2)`."""
+
+    gpus: int
+    bfloat16: bool = True
+
+
+def this_machine() -> Machine:
+    """Ask. Torch is imported only where it is built for GPUs; nothing is started on one."""
+    return Machine(_gpus(), _bfloat16())
+
+
+def _gpus() -> int:
+    try:
+        build = version("torch")
+    except PackageNotFoundError:  # the light base: environments, rewards and services
+        return 0
+    if build.endswith("+cpu"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _bfloat16() -> bool:
+    if not CPU_INFO.is_file():
+        return True
+    flags = {flag for line in CPU_INFO.read_text().splitlines() if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return bool(flags & BFLOAT16_FLAGS)

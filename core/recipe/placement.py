@@ -1,0 +1,136 @@
+"""Which process of a run takes which share of a cluster: the requests that go to Ray, and whether they can be met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from burnish.recipe.config import RunConfig
+from burnish.recipe.machine import Machine
+from burnish.recipe.platforms import Platform
+
+SHARE_FOR_VLLM = 0.9
+"""Of the memory of its share of a GPU, what an engine takes: vLLM's own default for a whole one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the processes of a run go, and what each asks of Ray.
+
+    ray_address: a running cluster, None for one of our own with `cpus` CPUs (None: all) and an object store of `object_store_mb`.
+    engines: env runners, each with an engine. learner_gpus, engine_gpus: GPUs of the learner and of each engine; a fraction is a share of
+    one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
+    of each engine.
+
+    Example: `Placement("gpu", engines=2, learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2).gpus == 5.0`.
+    """
+
+    platform: Platform
+    ray_address: str | None = None
+    cpus: int | None = None
+    object_store_mb: int = 1024
+    engines: int = 1
+    learner_gpus: float = 0.0
+    engine_gpus: float = 0.0
+    tensor_parallel: int = 1
+    engine_resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> float:
+        """Of all processes together."""
+        return self.learner_gpus + self.engines * self.engine_gpus
+
+    def lines(self) -> list[str]:
+        """Who gets which GPU, a role a line; empty on CPUs."""
+        if self.platform == "cpu":
+            return []
+        each = " each" if self.engines > 1 else ""
+        spread = f" of one node, tensor parallel {self.tensor_parallel}" if self.tensor_parallel > 1 else ""
+        also = "".join(f", {amount:g} {name}" for name, amount in self.engine_resources.items())
+        return [
+            f"learner: {_gpus(self.learner_gpus)}",
+            f"{self.engines} engine{'s' if self.engines > 1 else ''}: {_gpus(self.engine_gpus)}{each}{spread}{also}",
+        ]
+
+
+def placement_of(config: RunConfig, machine: Machine) -> Placement:
+    """The placement of a config whose platform is chosen.
+
+    What the config leaves open are whole GPUs, unless the run starts its own Ray on a machine with a single one: then the learner has half
+    of it, and the engines the other half between them.
+    """
+    assert config.platform != "auto", "the platform is chosen where a config is read"
+    resources = config.resources
+    learner_gpus, engine_gpus = resources.learner_gpus, resources.engine_gpus
+    alone = machine.gpus == 1 and resources.ray_address is None and config.engine.gpus == 1
+    if config.platform == "cpu":
+        learner_gpus = engine_gpus = 0.0
+    elif alone and learner_gpus is None and engine_gpus is None:
+        learner_gpus, engine_gpus = 0.5, round(0.5 / resources.env_runners, 4)
+    return Placement(
+        config.platform,
+        resources.ray_address,
+        resources.cpus,
+        resources.object_store_mb,
+        resources.env_runners,
+        learner_gpus=1.0 if learner_gpus is None else learner_gpus,
+        engine_gpus=float(config.engine.gpus) if engine_gpus is None else engine_gpus,
+        tensor_parallel=config.engine.gpus,
+        engine_resources=resources.engine_resources,
+    )
+
+
+def machine_problems(placement: Placement, machine: Machine) -> Iterator[str]:
+    """Why a run that starts its own Ray cannot run on this machine."""
+    if placement.ray_address is not None or placement.platform == "cpu":
+        return
+    if machine.gpus == 0:
+        yield (
+            "platform: gpu, but torch sees no GPU on this machine; choose --platform cpu, or name a cluster that has some in "
+            "resources.ray_address"
+        )
+    elif not fits(placement, [float(machine.gpus)]):
+        yield (
+            f"resources: {'; '.join(placement.lines())}: this machine has {machine.gpus} GPU{'s' if machine.gpus > 1 else ''}; lower "
+            "env_runners or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a cluster in ray_address"
+        )
+
+
+def cluster_problem(placement: Placement, nodes: Sequence[float]) -> str | None:
+    """Why a running cluster with so many GPUs on each node cannot hold a run, or None when it can."""
+    if placement.platform == "cpu" or fits(placement, nodes):
+        return None
+    where = f"the cluster at {placement.ray_address}" if placement.ray_address is not None else "the Ray started here"
+    has = ", ".join(f"{gpus:g}" for gpus in nodes) or "none"
+    return f"resources: {'; '.join(placement.lines())}: {where} has no room, GPUs by node: {has}"
+
+
+def fits(placement: Placement, nodes: Sequence[float]) -> bool:
+    """Whether nodes with so many GPUs hold the learner and every engine: whole GPUs of one node, or a share of a single one.
+
+    Example: one GPU holds a learner of 0.5 and one engine of 0.5, but not two engines of 0.6.
+    """
+    free = [[1.0] * int(gpus) for gpus in nodes]
+    asked = sorted([placement.learner_gpus, *[placement.engine_gpus] * placement.engines], reverse=True)
+    return all(_take(free, gpus) for gpus in asked)
+
+
+def _take(free: list[list[float]], gpus: float) -> bool:
+    if gpus >= 1:
+        for node in free:
+            whole = [i for i, left in enumerate(node) if left == 1.0][: int(gpus)]
+            if len(whole) == int(gpus):
+                for i in whole:
+                    node[i] = 0.0
+                return True
+        return False
+    for node in free:
+        for i, left in enumerate(node):
+            if left + 1e-9 >= gpus:
+                node[i] = left - gpus
+                return True
+    return False
+
+
+def _gpus(count: float) -> str:
+    return f"{count:g} of a GPU" if count < 1 else f"{count:g} GPU{'s' if count > 1 else ''}"

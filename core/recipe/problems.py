@@ -1,0 +1,119 @@
+"""Turning what is wrong with a recipe into lines a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from burnish.envs.registry import did_you_mean
+from burnish.recipe.overrides import Override, kind_of
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the values of a recipe came from, so that a problem is named where it was written.
+
+    file: the recipe. overrides: `--set`s on top of it. overlay: the tables below `[platform]` that were laid over it.
+
+    Example: `Source("r.toml", overlay={"engine": {"threads": 0}}, platform="cpu").name("engine.threads: is 0")` is
+    `"r.toml: cpu.engine.threads: is 0"`.
+    """
+
+    file: str
+    overrides: Sequence[Override] = ()
+    overlay: Mapping[str, Any] = field(default_factory=dict)
+    platform: str = ""
+
+    def name(self, line: str) -> str:
+        """A line `field: what is wrong` with where the field was written before it."""
+        where = line.partition(": ")[0]
+        for override in reversed(self.overrides):
+            path = override.path[1:] if override.path[0] == self.platform else override.path
+            if f"{where}.".startswith(".".join(path) + "."):
+                return f"--set {override.text}: {line}"
+        return f"{self.file}: {self.platform}.{line}" if self._overlaid(where) else f"{self.file}: {line}"
+
+    def _overlaid(self, where: str) -> bool:
+        here: Any = self.overlay
+        for key in where.split("."):
+            if not isinstance(here, Mapping) or key not in here:
+                return False
+            here = here[key]
+        return not isinstance(here, Mapping)
+
+
+def problem_lines(error: ValidationError, model: type[BaseModel], source: Source) -> list[str]:
+    """One line per problem: `recipe.toml: dotted.field: what is wrong`, named as `Source.name` does."""
+    lines: list[str] = []
+    for detail in error.errors(include_url=False):
+        where = tuple(part for part in detail["loc"] if part != "[key]")
+        dotted = ".".join(str(part) for part in where)
+        lines += [source.name(f"{dotted}: {message}" if dotted else message) for message in _explain(detail, where, model).split("\n")]
+    return list(dict.fromkeys(lines))
+
+
+def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> str:
+    kind, value = detail["type"], detail["input"]
+    context = detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        owner = model_at(model, where[:-1])
+        return f"unknown key{did_you_mean(str(where[-1]), list(owner.model_fields)) if owner else ''}"
+    if kind == "missing":
+        owner = model_at(model, where[:-1])
+        field = owner.model_fields.get(str(where[-1])) if owner else None
+        return "is required" + (f": {field.description}" if field and field.description else "")
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "string_pattern_mismatch":
+        owner = model_at(model, where[:-1])
+        field = owner.model_fields.get(str(where[-1])) if owner else None
+        form = field.description if field and field.description else f"of the form {context['pattern']}"
+        return f"{value!r} must be {form}"
+    if kind in ("literal_error", "enum"):
+        choices = re.findall(r"'([^']*)'", str(context["expected"]))
+        close = did_you_mean(value, choices) if isinstance(value, str) else ""
+        close = close if "did you mean" in close else ""
+        return f"{value!r} is unknown{close}" if close and len(choices) > 6 else f"{value!r} must be {context['expected']}{close}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"must be a table, not {kind_of(value)} {value!r}"
+    message = detail["msg"].removeprefix("Input should be ")
+    return f"must be {message}, not {kind_of(value)} {value!r}" if message != detail["msg"] else f"{message} (got {value!r})"
+
+
+def model_at(model: type[BaseModel] | None, where: Location) -> type[BaseModel] | None:
+    """The config class of the table at a location. Names of services and numbers of list items lead to the class of the item."""
+    skip = False
+    for part in where:
+        if skip:
+            skip = False
+            continue
+        field = model.model_fields.get(str(part)) if model else None
+        if field is None:
+            return None
+        model = inner_model(field.annotation)
+        skip = not is_model(field.annotation)
+    return model
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether a field is one table (or None), and not a list or mapping of tables."""
+    options = [annotation, *get_args(annotation)] if type(None) in get_args(annotation) else [annotation]
+    return any(isinstance(option, type) and issubclass(option, BaseModel) for option in options)
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The config class somewhere inside a field's type, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for option in get_args(annotation):
+        found = inner_model(option)
+        if found is not None:
+            return found
+    return None

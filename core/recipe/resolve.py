@@ -1,0 +1,170 @@
+"""One `resolve(recipe) -> ResolvedRun`: what a run does, in pieces that the parts of burnish already own.
+
+Everything after it (plan, pipeline, cluster, demo, a loop of one's own) reads the `ResolvedRun` or one of its pieces, never the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.recipe import machine
+from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
+from burnish.recipe.config import RunConfig
+from burnish.recipe.load import config_data, config_from_data, without_defaults
+from burnish.recipe.placement import SHARE_FOR_VLLM, Placement, machine_problems, placement_of
+from burnish.recipe.platforms import Platform
+from burnish.recipe.services import ServiceConfig, with_addresses
+from burnish.rewards.config import RewardConfig
+from burnish.rollout.config import RolloutConfig
+from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.worker import WorkerSetup
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.phases.config import EvaluationConfig, Phase, RFTPhaseConfig, SeedRange, SupervisedConfig, TasksConfig, phase_optimizer
+
+RUNS = Path("runs")
+"""Where run folders go."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSpec:
+    """The environment by its id, the module that registers it ("" when none has to be imported), what it is made with, where strings
+    `service:NAME` stand for addresses, and what its own reward counts."""
+
+    id: str
+    module: str
+    args: Mapping[str, Any]
+    weight: float
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is one behind gRPC."""
+        return self.id == REMOTE_ENVIRONMENT
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSource:
+    """Where tasks come from: a range of seeds, or files that count instead. Supervised examples are made from the seeds either way."""
+
+    train_seeds: SeedRange
+    files: TasksConfig | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRun:
+    """One phase: its name, its table, and the optimizer with the phase's own rate and schedule."""
+
+    name: Phase
+    table: SupervisedConfig | RFTPhaseConfig
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRun:
+    """A recipe with every default filled in, every part in the form that its owner takes, on a platform that is known.
+
+    model: as the recipe names it; `find_model` gives the folder. rewards: every scorer of the rubric, the short form written out. success:
+    the part of the reward that is reported as success. phases: those that run, in order. keep_checkpoints: how many stay, beside the last
+    of each phase. placement: who takes what of the cluster. record: the recipe as plain JSON data, what a run folder's `config.json` holds.
+
+    Example: `resolve(load_config("recipes/arithmetic.toml")).phase("rft").optimizer.lr`.
+    """
+
+    name: str
+    model: str
+    seed: int
+    platform: Platform
+    environment: EnvironmentSpec
+    plugins: tuple[str, ...]
+    rewards: tuple[RewardConfig, ...]
+    success: str
+    services: Mapping[str, ServiceConfig]
+    tasks: TaskSource
+    phases: tuple[PhaseRun, ...]
+    evaluation: EvaluationConfig
+    rollout: RolloutConfig
+    engine: EngineConfig
+    learner: LearnerConfig
+    placement: Placement
+    keep_checkpoints: int
+    record: Mapping[str, Any]
+
+    def phase(self, name: Phase) -> PhaseRun:
+        """A phase that runs."""
+        found = [phase for phase in self.phases if phase.name == name]
+        assert found, f"phase {name} is not in this recipe"
+        return found[0]
+
+    @property
+    def rft(self) -> RFTPhaseConfig | None:
+        """The table of reinforcement fine-tuning, None when it is no phase of this run."""
+        return next((phase.table for phase in self.phases if isinstance(phase.table, RFTPhaseConfig)), None)
+
+    def worker_setup(self, model: Path, addresses: Mapping[str, str], seed: int) -> WorkerSetup:
+        """What every env runner is built from, once the model's folder and the services' addresses are known. seed: of all sampling."""
+        return WorkerSetup(
+            model=model.resolve(),
+            environment=self.environment.id,
+            environment_args=with_addresses(self.environment.args, addresses),
+            environment_weight=self.environment.weight,
+            rewards=tuple(
+                entry.model_copy(update={"verifier": with_addresses(entry.verifier, addresses)}) if entry.verifier else entry
+                for entry in self.rewards
+            ),
+            rollout=self.rollout,
+            engine=self.engine,
+            plugins=tuple(str(Path(plugin).resolve()) for plugin in self.plugins),
+            modules=(self.environment.module,) if self.environment.module else (),
+            seed=seed,
+        )
+
+
+def resolve(config: RunConfig) -> ResolvedRun:
+    """Everything that follows from a recipe, on the platform that it names or that this machine suggests.
+
+    Raises ValueError, one line per problem, when its tables contradict each other or this machine lacks the GPUs that it asks for.
+    """
+    if config.platform == "auto":  # made in Python, not read
+        config = config_from_data(without_defaults(config_data(config), RunConfig))
+    assert config.platform != "auto"
+    here = machine.this_machine()
+    placement = placement_of(config, here)
+    problems = [*cross_problems(config), *machine_problems(placement, here)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    module, _, id = config.environment.rpartition(":")
+    return ResolvedRun(
+        name=config.name,
+        model=config.model,
+        seed=config.seed,
+        platform=config.platform,
+        environment=EnvironmentSpec(id, module, config.environment_args, config.environment_weight),
+        plugins=config.plugins,
+        rewards=config.scorers,
+        success=config.success,
+        services=config.services,
+        tasks=TaskSource(config.train_seeds, config.tasks),
+        phases=tuple(_phase(config, name) for name in config.phases),
+        evaluation=config.evaluation,
+        rollout=config.rollout,
+        engine=_engine(config.engine, placement),
+        learner=config.learner,
+        placement=placement,
+        keep_checkpoints=config.keep_checkpoints,
+        record=config_data(config),
+    )
+
+
+def _phase(config: RunConfig, name: Phase) -> PhaseRun:
+    table = getattr(config, name)
+    assert isinstance(table, SupervisedConfig | RFTPhaseConfig)
+    return PhaseRun(name, table, phase_optimizer(config.learner.optimizer, table))
+
+
+def _engine(engine: EngineConfig, placement: Placement) -> EngineConfig:
+    """On a share of a GPU, the engine takes its share of the memory."""
+    if not 0 < placement.engine_gpus < 1 or engine.gpu_memory_fraction is not None:
+        return engine
+    return engine.model_copy(update={"gpu_memory_fraction": round(SHARE_FOR_VLLM * placement.engine_gpus, 4)})

@@ -1,0 +1,43 @@
+"""What a recipe says about the machines that it runs on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ResourcesConfig(BaseModel):
+    """The `[resources]` table: the Ray cluster that the run uses, and what each role takes of it.
+
+    env_runners: processes that generate episodes, each with an engine of its own. ray_address: a cluster that runs already ("auto" finds
+    it); None starts one on this machine, with `cpus` CPUs (None: all) and an object store of `object_store_mb`.
+    engine_resources: further Ray resources that each engine takes. On nodes started with `--resources='{"engine_slot": 2}'`,
+    `engine_resources = { engine_slot = 1 }` keeps engines to two a node, and to these nodes.
+
+    GPUs only. learner_gpus: the share of a GPU that the learner takes, a whole one when left out. engine_gpus: the share that each engine
+    takes; left out, as many whole GPUs as `engine.tensor_parallel`, all on one node. Where both are left out and this machine has a single
+    GPU, they share it, one half for the learner. Shares below 1 put learner and engines on one GPU, where an engine takes nine tenths of
+    its share of the memory unless `engine.gpu_memory_fraction` says otherwise.
+    """
+
+    model_config = STRICT
+
+    env_runners: int = Field(default=1, ge=1)
+    ray_address: str | None = None
+    cpus: int | None = Field(default=None, ge=1)
+    object_store_mb: int = Field(default=1024, ge=128)
+    engine_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    learner_gpus: float | None = Field(default=None, gt=0, le=1)
+    engine_gpus: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _local_or_cluster(self) -> ResourcesConfig:
+        idle = [key for key in ("cpus", "object_store_mb") if key in self.model_fields_set]
+        if self.ray_address is not None and idle:
+            raise ValueError(f"{' and '.join(idle)} has no effect with ray_address: the running cluster has its own; remove one of them")
+        if self.ray_address is None and self.engine_resources:
+            raise ValueError("engine_resources: a cluster that is started here offers none; say which cluster does in ray_address")
+        return self
