@@ -25,7 +25,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from ...envs.callables import is_async, written
 from ...envs.failures import EpisodeFailure, short_traceback
-from ...envs.registry import is_plugin_module, load_plugin
+from ...envs.registry import Registry, is_plugin_module, load_plugin
 from ..types import InvalidScore
 
 Isolation = Literal["thread", "process"]
@@ -33,7 +33,12 @@ ISOLATIONS: tuple[Isolation, ...] = ("thread", "process")
 
 Kind = Literal["reward", "verifier"]
 
-PRELOAD = ["__main__", "burnish.rewards.plugin", "burnish.rewards.remote.service"]
+REGISTRIES: Mapping[Kind, tuple[str, str]] = {
+    "reward": ("burnish.rewards.plugin", "REWARDS"),
+    "verifier": ("burnish.rewards.remote.service", "VERIFIERS"),
+}
+"""Module and name of what a worker finds a function in: named, since these modules stand above this one."""
+PRELOAD = ["__main__", *(module for module, _ in REGISTRIES.values())]
 """What workers share: they are forked from a server that has imported it, so that a killed one is replaced at once."""
 
 STOP_S = 2.0
@@ -168,17 +173,13 @@ def _find(where: Reference) -> Callable[..., Any] | str:
         load_plugin(where.file)
     else:
         importlib.import_module(where.module)
-    if where.kind == "reward":
-        from ..plugin import REWARDS
-
-        plugin = REWARDS.loaded(where.id)
-    else:
-        from ..remote.service import VERIFIERS
-
-        plugin = VERIFIERS.loaded(where.id)  # type: ignore[assignment]
+    module, name = REGISTRIES[where.kind]
+    registry: Registry[Any] = getattr(importlib.import_module(module), name)
+    plugin = registry.loaded(where.id)
     if plugin is None:
         return f"a worker process imported {where.module} and found no {where.kind} {where.id!r} registered; register it there"
-    return plugin.function
+    function: Callable[..., Any] = plugin.function
+    return function
 
 
 def _call(where: Reference, options: Mapping[str, Any], argument: Any) -> tuple[str, Any]:

@@ -84,7 +84,7 @@ def whole_loss(loss: Loss, objective: Objective, inputs: LossInputs) -> LossOutp
     """
     from .losses import LossOutputs, k3
 
-    outputs = loss.function(inputs)
+    outputs: LossOutputs = loss.function(inputs)
     if not isinstance(outputs, LossOutputs):
         raise ValueError(f"loss {loss.id!r} must give LossOutputs, not {type(outputs).__name__}")
     for name, values in {**outputs.terms, **outputs.metrics}.items():

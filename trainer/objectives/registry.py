@@ -15,15 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ...envs.named import load_function
 from ...envs.registry import Registry, check_id
 from ...rewards.options import check_options, option_parameters
 from .config import Aggregation
-
-if TYPE_CHECKING:
-    from .losses import LossOutputs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,7 +48,7 @@ class Loss:
     """
 
     id: str
-    function: Callable[..., LossOutputs]
+    function: Callable[..., Any]
     level: Level = "sequence"
     aggregation: Aggregation = "token"
     entropy: bool = False
