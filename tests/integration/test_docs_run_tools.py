@@ -13,7 +13,7 @@ from burnish.envs.registry import load_plugin
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext
 from burnish.hosting.process import ServiceProcess
-from burnish.recipe.config import config_from_data
+from burnish.recipe.load import config_from_data
 
 pytestmark = pytest.mark.integration
 
