@@ -7,7 +7,8 @@ Messages are the new ones only. `reset` returns the prompt, at least one message
 may `reset` when the task came from a file with a prompt of its own (`Task.prompt`), which then precedes what `reset` returns.
 `terminated` says the task is over, `truncated` that a limit of the environment was hit; both are rewarded as the environment says.
 Whatever the policy writes is an ordinary observation or a reward, never an exception. `options` may hold "task" (a `Task`) and
-"episode_id" (unique to this attempt, for tools and logs); an environment is free to use neither.
+"episode_id" (unique to this attempt, for tools and logs) and "tool_parser" (the id of the parser that fits the model's chat template, see
+`tool_calls`); an environment is free to use none of them.
 
 Keys of `info`, all optional, other keys are left alone:
 
@@ -190,12 +191,15 @@ class StepResult:
     info: StepInfo
 
 
-def reset_env(env: ConversationEnv, env_id: str, task: Task, episode_id: str | None = None) -> tuple[Observation, StepInfo]:
-    """Reset `env` for `task` and check what it returns.
+def reset_env(
+    env: ConversationEnv, env_id: str, task: Task, episode_id: str | None = None, tool_parser: str | None = None
+) -> tuple[Observation, StepInfo]:
+    """Reset `env` for `task` and check what it returns. tool_parser: what reads calls as the model's chat template writes them.
 
     Raises EpisodeFailure ENV_ERROR naming `env_id` when the environment raises or breaks the contract.
     """
-    options = {"task": task} if episode_id is None else {"task": task, "episode_id": episode_id}
+    given = {"task": task, "episode_id": episode_id, "tool_parser": tool_parser}
+    options = {key: value for key, value in given.items() if value is not None}
     with boundary(FailureKind.ENV_ERROR, env_id):
         result = env.reset(seed=task.seed, options=options)
     return read_reset(result, env_id, asked=bool(task.prompt))

@@ -23,6 +23,9 @@ ID_PATTERN = re.compile(r"^(?P<namespace>[A-Za-z0-9][A-Za-z0-9_.-]*)/(?P<name>[A
 
 PLUGIN_MODULE = "burnish_plugin_"
 
+FAMILY = "/*"
+"""How an entry point is named that makes every component of its namespace: `vllm/*` is called with `vllm/kimi_k2-v1`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -59,6 +62,7 @@ class Registry(Generic[T]):
         if id in self._loaded:
             return self._loaded[id]
         offers = [entry for entry in self._entry_points if entry.name == id]
+        offers = offers or [entry for entry in self._entry_points if entry.name == f"{id.partition('/')[0]}{FAMILY}"]
         if not offers:
             raise ValueError(self._unknown(id))
         if len(offers) > 1:
@@ -82,6 +86,9 @@ class Registry(Generic[T]):
     def _load(self, id: str, entry: EntryPoint) -> T:
         try:
             component: T = entry.load()
+            if entry.name.endswith(FAMILY):
+                check_id(id, self.kind)
+                component = component(id)  # type: ignore[operator]  # a family's entry point makes its members
         except Exception as error:
             where = f"{_distribution(entry)} failed to load from {entry.value}"
             raise ValueError(f"{self.kind} {id!r} of {where}: {type(error).__name__}: {error}") from error

@@ -1,9 +1,11 @@
 """Reads tool calls out of what the policy wrote.
 
-Two formats: `pythonic`, `measure(17, "bore")` or `[measure(17, "bore"), spec("bore")]`, and `hermes`,
-`<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>`. Text before a call is thinking aloud and is
-ignored. Text without a call is a final answer. Text that tries to call a tool and fails is `Malformed`, with a reason to tell the
-policy. Nothing here raises on any text: whatever the policy writes is its own doing.
+Two formats are read here: `pythonic`, `measure(17, "bore")`, several on lines of their own or in a list, and `hermes`,
+`<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>`. Others are found by id: `vllm/kimi_k2-v1` is
+the parser that vLLM calls kimi_k2 (see `rollout/engine/vllm_tools.py`), and a distribution lists its own under `burnish.tool_parsers`.
+
+Text around calls is thinking aloud and is ignored. Text without a call is a final answer. Text that tries to call a tool and fails is
+`Malformed`, with a reason to tell the policy. Nothing here raises on any text: whatever the policy writes is its own doing.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .registry import did_you_mean
+from .registry import ID_PATTERN, Registry, did_you_mean
 from .spaces import is_text
 from .types import ToolCall
 
@@ -25,8 +27,10 @@ MAX_CALLS = 32
 MAX_DEPTH = 16
 
 _LINE_START = re.compile(r"^[ \t]*(?:\[[ \t]*)?([A-Za-z_][A-Za-z0-9_]{0,63})[ \t]*\(", re.MULTILINE)
+_NEXT_CALL = re.compile(r"[ \t]*[,;][ \t]*([A-Za-z_][A-Za-z0-9_]{0,63})[ \t]*\(")
 _WHOLE_CALL = re.compile(r"\[?\s*[A-Za-z_][A-Za-z0-9_]{0,63}\s*\(.*\)\s*\]?", re.DOTALL)
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
+_BRACKET = re.compile(r"""[()\[\]{}]|\"(?:[^"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'""", re.DOTALL)
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -41,9 +45,12 @@ Parsed = tuple[ToolCall, ...] | Malformed
 
 
 class ToolParser(Protocol):
-    """Reads calls of the tools in `parameters` (tool name -> its parameter names in order) out of `text`."""
+    """Reads calls of `tools` (OpenAI function schemas) out of `text`. Raises nothing on any text."""
 
-    def __call__(self, text: str, parameters: Mapping[str, Sequence[str]]) -> Parsed: ...
+    def __call__(self, text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed: ...
+
+
+TOOL_PARSERS: Registry[ToolParser] = Registry("tool-call parser", "burnish.tool_parsers")
 
 
 class _Unreadable(Exception):
@@ -58,14 +65,64 @@ def parse_tool_calls(text: str, tools: Sequence[Mapping[str, Any]], parser: str 
 
     Example: `parse_tool_calls('measure(17, "bore")', tools)` is `(ToolCall("call_0", "measure", {"part": 17, "feature": "bore"}),)`.
     """
-    return tool_parser(parser)(text, parameter_names(tools))
+    return find_parser(parser)(text, tools)
 
 
-def tool_parser(name: str) -> ToolParser:
-    """The parser called `name`. Raises ValueError when there is none."""
-    if name not in PARSERS:
-        raise ValueError(f"tool-call parser {name!r} is unknown{did_you_mean(name, list(PARSERS))}")
-    return PARSERS[name]
+def find_parser(name: str) -> ToolParser:
+    """The parser with this id; a bare name is burnish's own, `hermes` for `burnish/hermes-v1`. Raises ValueError when there is none."""
+    return TOOL_PARSERS.get(parser_id(name))
+
+
+def parser_id(name: str) -> str:
+    """Example: `parser_id("hermes")` is `"burnish/hermes-v1"`; an id stays what it is."""
+    return name if "/" in name else f"burnish/{name}-v1"
+
+
+TEMPLATE_MARKS: Sequence[tuple[Sequence[str], str]] = (
+    (("<tool_call>", "<function="), "vllm/qwen3_coder-v1"),
+    (("<tool_call>", "<arg_key>"), "vllm/glm45-v1"),
+    (("<minimax:tool_call>",), "vllm/minimax_m2-v1"),
+    (("<tool_call>",), "burnish/hermes-v1"),
+    (("<｜tool▁calls▁begin｜>", "```json"), "vllm/deepseek_v3-v1"),
+    (("<｜tool▁calls▁begin｜>",), "vllm/deepseek_v31-v1"),
+    (("<|tool_calls_section_begin|>",), "vllm/kimi_k2-v1"),
+    (("<|python_start|>",), "vllm/llama4_pythonic-v1"),
+    (('{"name": function name, "parameters":',), "vllm/llama3_json-v1"),
+    (("[TOOL_CALLS]",), "vllm/mistral-v1"),
+    (("functools[",), "vllm/phi4_mini_json-v1"),
+)
+"""Texts in a chat template that show how it writes a tool call, and what reads that; the first line whose texts are all there counts."""
+
+
+def parser_of_template(chat_template: str | None) -> str | None:
+    """The id of the parser for calls as this chat template writes them, or None when it shows none.
+
+    Example: Qwen3's template tells the policy to write `<tool_call>` around JSON: "burnish/hermes-v1".
+    """
+    text = chat_template or ""
+    return next((parser for marks, parser in TEMPLATE_MARKS if all(mark in text for mark in marks)), None)
+
+
+def check_agreement(reads: object, template_parser: str | None) -> None:
+    """Raise ValueError when tools are described in one format and read in another: every call would end its episode as an answer.
+
+    reads: the id of the parser that the environment says it has (`info["data"]["tool_parser"]`), None when it says nothing. A parser of
+    somebody's own is taken to fit.
+    """
+    known = {parser for _, parser in TEMPLATE_MARKS} | {"burnish/pythonic-v1"}
+    if template_parser is None or not isinstance(reads, str) or _format(reads) not in {_format(one) for one in known}:
+        return
+    if _format(reads) != _format(template_parser):
+        raise ValueError(
+            f"the model's chat template has tools called in the format of {template_parser}, and the environment reads {reads}: no call "
+            f'would be seen; make its ToolEnv with parser = "auto" or "{template_parser}", or set rollout.describe_tools = false and '
+            "explain the tools in the environment's own words"
+        )
+
+
+def _format(id: str) -> str:
+    match = ID_PATTERN.match(id)
+    return match["name"] if match else id
 
 
 def parameter_names(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
@@ -74,20 +131,57 @@ def parameter_names(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, 
     return {function["name"]: tuple(function.get("parameters", {}).get("properties", {})) for function in functions}
 
 
-def parse_pythonic(text: str, parameters: Mapping[str, Sequence[str]]) -> Parsed:
-    """Calls written as Python: one call, or a list of calls, with literal arguments, as the last thing in the text.
+def parse_pythonic(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+    """Calls written as Python with literal arguments: each at the start of a line, several on a line, or a list of them.
 
-    A line that starts like a call of a known tool is one. A call of an unknown tool is recognised when it is the whole text.
+    A line that starts like a call of a known tool is one, whatever stands after its closing parenthesis. A call of an unknown tool is
+    recognised when it is the whole text, or a whole line after a call.
     """
-    for match in _LINE_START.finditer(text):
-        if match[1] in parameters:
-            code = text[match.start() :]
-            fence = _FENCE.search(code)
-            return _read_pythonic(code[: fence.start()] if fence else code, parameters)
+    parameters = parameter_names(tools)
+    calls: list[ToolCall] = []
+    match = next((found for found in _LINE_START.finditer(text) if found[1] in parameters), None)
+    while match is not None:
+        if match[1] not in parameters:
+            if _is_call(line := _line_at(text, match.start())):
+                return Malformed(_unknown_tool(match[1], parameters))
+            match = _LINE_START.search(text, match.start() + len(line))
+            continue
+        start = match.end() - len(match[0].lstrip(" \t,;"))
+        end = _closing(text, start)
+        read = _read_pythonic(text[start : start + MAX_CALL_CHARS + 1 if end is None else end], parameters)
+        if isinstance(read, Malformed):
+            return read
+        calls += read
+        if len(calls) > MAX_CALLS:
+            return Malformed(f"more than {MAX_CALLS} tool calls at once")
+        assert end is not None, "what is not closed cannot be read"
+        match = _NEXT_CALL.match(text, end) or _LINE_START.search(text, end)
+    if calls:
+        return tuple(ToolCall(f"call_{i}", call.name, call.arguments) for i, call in enumerate(calls))
     whole = _FENCE.sub("", text).strip() if len(text) <= MAX_CALL_CHARS else ""
-    if _WHOLE_CALL.fullmatch(whole) and not isinstance(calls := _read_pythonic(whole, None), Malformed):
-        return Malformed(_unknown_tool(calls[0].name, parameters))
+    if _is_call(whole):
+        return Malformed(_unknown_tool(whole.lstrip("[ \t\n").partition("(")[0].strip(), parameters))
     return ()
+
+
+def _line_at(text: str, start: int) -> str:
+    end = text.find("\n", start)
+    return text[start : len(text) if end < 0 else end]
+
+
+def _is_call(text: str) -> bool:
+    """Whether this is a call, or a list of them, of any tool with literal arguments and nothing else."""
+    return len(text) <= MAX_CALL_CHARS and bool(_WHOLE_CALL.fullmatch(text)) and not isinstance(_read_pythonic(text, None), Malformed)
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brackets that open first at `start` are closed, strings left out; None when they are not, or too far away."""
+    depth = 0
+    for token in _BRACKET.finditer(text, start, start + MAX_CALL_CHARS + 1):
+        depth += 1 if token[0] in "([{" else -1 if token[0] in ")]}" else 0
+        if depth == 0 and token[0] in ")]}":
+            return token.end()
+    return None
 
 
 def _read_pythonic(code: str, parameters: Mapping[str, Sequence[str]] | None) -> Parsed:
@@ -103,7 +197,7 @@ def _read_pythonic(code: str, parameters: Mapping[str, Sequence[str]] | None) ->
     except _Unreadable as error:
         return Malformed(str(error))
     except SyntaxError as error:
-        return Malformed(f"the tool call is not valid ({error.msg}); write tool(name=value), or a list of calls, and nothing after it")
+        return Malformed(f"the tool call is not valid ({error.msg}); write tool(name=value), or a list of calls")
     except (ValueError, RecursionError, MemoryError):  # a lone surrogate; nesting that the parser refuses
         return Malformed("the tool call holds characters or nesting that cannot be read")
 
@@ -150,8 +244,13 @@ def _literal(node: ast.expr, depth: int = 0) -> Any:
     raise _Unreadable("arguments must be plain values: text, numbers, true or false, lists")
 
 
-def parse_hermes(text: str, parameters: Mapping[str, Sequence[str]]) -> Parsed:
-    """Calls written as JSON objects between `<tool_call>` and `</tool_call>`; the text around them is ignored."""
+def parse_hermes(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+    """Calls written as JSON objects between `<tool_call>` and `</tool_call>`; the text around them is ignored.
+
+    Arguments are an object, the same as a JSON string (OpenAI's form), or a list in the order of the tool's parameters; the keys `id` and
+    `type` are left alone.
+    """
+    parameters = parameter_names(tools)
     blocks = text.split(_OPEN, MAX_CALLS + 1)[1:]
     if not blocks:
         return Malformed(f"{_CLOSE} without {_OPEN}") if _CLOSE in text else ()
@@ -169,22 +268,55 @@ def _read_hermes(block: str, index: int, parameters: Mapping[str, Sequence[str]]
         raise _Unreadable(f"{_OPEN} is not closed by {_CLOSE}")
     if len(code) > MAX_CALL_CHARS:
         raise _Unreadable(f"the tool call is longer than {MAX_CALL_CHARS} characters")
+    row = _json(code)
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+        raise _Unreadable('write {"name": "<tool>", "arguments": {…}}')
+    if unknown := sorted(row.keys() - {"name", "arguments", "id", "type"}):
+        raise _Unreadable(f'key {_short(unknown[0])} is not known; write {{"name": "<tool>", "arguments": {{…}}}}')
+    name = row["name"]
+    if name not in parameters:
+        raise _Unreadable(_unknown_tool(name, parameters))
+    arguments = row.get("arguments")
+    return ToolCall(f"call_{index}", name, _arguments(name, {} if arguments is None else arguments, parameters[name]))
+
+
+def _arguments(name: str, given: Any, names: Sequence[str]) -> dict[str, Any]:
+    if isinstance(given, str):
+        given = _json(given) if given.strip() else {}
+    if isinstance(given, list):
+        if len(given) > len(names):
+            raise _Unreadable(f"{name} takes {len(names)} arguments ({', '.join(names)}), not {len(given)}")
+        given = dict(zip(names, given, strict=False))
+    if not isinstance(given, dict):
+        raise _Unreadable(f"arguments of {name} must be an object")
+    plain: dict[str, Any] = _json_value(given)
+    return plain
+
+
+def _json(code: str) -> Any:
     try:
-        row = json.loads(code)
+        return json.loads(code)
     except json.JSONDecodeError as error:
         raise _Unreadable(f"the tool call is not valid JSON ({error.msg} at character {error.pos})") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; nesting
         raise _Unreadable("the tool call holds a number or nesting that cannot be read") from error
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-        raise _Unreadable('write {"name": "<tool>", "arguments": {…}}')
-    if unknown := sorted(row.keys() - {"name", "arguments"}):
-        raise _Unreadable(f'key {_short(unknown[0])} is not known; write {{"name": "<tool>", "arguments": {{…}}}}')
-    if row["name"] not in parameters:
-        raise _Unreadable(_unknown_tool(row["name"], parameters))
-    arguments = row.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise _Unreadable(f"arguments of {row['name']} must be an object")
-    return ToolCall(f"call_{index}", row["name"], _json_value(arguments))
+
+
+def checked_calls(found: Sequence[tuple[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Parsed:
+    """Calls that another parser read, as (tool, arguments), held to the same rules as those read here. For parsers of other formats.
+
+    Example: `checked_calls([("measure", '{"part": 17}')], tools)` is `(ToolCall("call_0", "measure", {"part": 17}),)`.
+    """
+    parameters = parameter_names(tools)
+    if len(found) > MAX_CALLS:
+        return Malformed(f"more than {MAX_CALLS} tool calls at once")
+    try:
+        for name, _ in found:
+            if name not in parameters:
+                raise _Unreadable(_unknown_tool(name, parameters))
+        return tuple(ToolCall(f"call_{i}", name, _arguments(name, given, parameters[name])) for i, (name, given) in enumerate(found))
+    except _Unreadable as error:
+        return Malformed(str(error))
 
 
 def _json_value(value: Any, depth: int = 0) -> Any:
@@ -219,6 +351,3 @@ def _unknown_tool(name: str, parameters: Mapping[str, Sequence[str]]) -> str:
 
 def _short(text: str) -> str:
     return ascii(text if len(text) <= 64 else text[:61] + "...")
-
-
-PARSERS: Mapping[str, ToolParser] = {"pythonic": parse_pythonic, "hermes": parse_hermes}

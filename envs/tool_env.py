@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import uuid
-from collections.abc import Mapping
-from typing import Any, SupportsFloat
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium
 from gymnasium.error import ResetNeeded
 
 from .contract import ConversationEnv, Observation
 from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
-from .tool_calls import Malformed, parameter_names, tool_parser
+from .tool_calls import Malformed, ToolParser, find_parser, parser_id
 from .tool_sessions import OpenTools, open_tools
 from .tools import ToolContext, ToolRejected, Tools
 from .types import Message, Task, ToolCall
 
 log = logging.getLogger("burnish.envs")
+
+AUTO = "auto"
+
+T = TypeVar("T")
 
 
 class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
@@ -26,13 +34,17 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
     env: the conversation environment that judges final answers.
     tools: a `ToolSet`, `SessionTools` or a `RemoteToolSet`; shared between environments. A session of them is opened with each episode and
     closed with the next one or the environment.
-    parser: "pythonic" or "hermes" (see `tool_calls`).
+    parser: "pythonic", "hermes", or the id of another (see `tool_calls`). "auto" is the one that fits the model's chat template, as the
+    rollout says at reset, and "pythonic" where nobody says or the template shows none.
     max_calls: tool calls per episode; further ones are answered with a request for the final answer.
 
-    A turn with tool calls has reward 0. A call the tool refuses, one too many, and text that cannot be read as a call are ordinary
+    The calls of a turn (32 at most) run side by side, each in a thread, unless the tools keep state; they are
+    answered in their order. A turn with tool calls has
+    reward 0. A call the tool refuses, one too many, and text that cannot be read as a call are ordinary
     observations. `info` carries the tools' schemas at reset; metrics `tool_calls` (calls run), `tool_rejected` (of those, refused by
     the tool, and calls beyond max_calls) and `malformed_calls`; and `data["tool_calls"]`, all calls so far as
-    `{"name", "arguments", "status"}` with status "ok", "rejected" or "over_limit".
+    `{"name", "arguments", "status"}` with status "ok", "rejected" or "over_limit"; and, at reset,
+    `data["tool_parser"]`, the id of the parser.
 
     The wrapped environment may have two optional methods: `tool_context() -> ToolContext | Mapping` says what tools get to know (a
     mapping is laid over the task's data), and `on_tool_result(call, text) -> info | None` hears of every result (to count costs, say;
@@ -41,14 +53,15 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
     Raises EpisodeFailure TOOL_ERROR when a tool fails, ValueError on an unknown parser.
     """
 
-    def __init__(self, env: ConversationEnv, tools: Tools, parser: str = "pythonic", max_calls: int = 32) -> None:
+    def __init__(self, env: ConversationEnv, tools: Tools, parser: str = AUTO, max_calls: int = 32) -> None:
         super().__init__(env)
         if max_calls < 0:
             raise ValueError(f"ToolEnv: max_calls must be at least 0, not {max_calls}")
         self._tools = tools
         self._schemas = tools.schemas()
-        self._parameters = parameter_names(self._schemas)
-        self._parse = tool_parser(parser)
+        self._parser = parser
+        if parser != AUTO:
+            find_parser(parser)
         self._max_calls = max_calls
         self._done = True
         self._session: OpenTools | None = None
@@ -60,16 +73,18 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
         messages, info = self.env.reset(seed=seed, options=options)
         self._calls: list[dict[str, Any]] = []
         self._counts = {"tool_calls": 0.0, "tool_rejected": 0.0, "malformed_calls": 0.0}
+        self._use_parser((options or {}).get("tool_parser"))
         self._context = self._make_context((options or {}).get("episode_id") or uuid.uuid4().hex, seed, task.data if task else {})
         self._close_session()
         self._session = open_tools(self._tools, self._context)
         self._done = False
-        return messages, {**self._with_calls(info), "tools": self._schemas}
+        info = self._with_calls(info)
+        return messages, {**info, "data": {**info["data"], "tool_parser": self._parser_id}, "tools": self._schemas}
 
     def step(self, action: str) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         if self._done:
             raise ResetNeeded("ToolEnv: the episode is over; call reset() before step()")
-        parsed = self._parse(action, self._parameters)
+        parsed = self._parse(action, self._schemas)
         if parsed == ():
             messages, reward, terminated, truncated, info = self.env.step(action)
             self._done = terminated or truncated
@@ -79,7 +94,7 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
             self._counts["malformed_calls"] += 1
             answer: Observation = (Message("tool", f"Error: {parsed.reason}."),)
         else:
-            answer = tuple(self._run(call) for call in parsed)
+            answer = self._run(parsed)
         return answer, 0.0, False, False, self._with_calls(self._heard)
 
     def close(self) -> None:
@@ -94,20 +109,29 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
             except EpisodeFailure as failure:  # the episode is over, and its outcome does not depend on this
                 log.warning("closing the tools of episode %s: %s", self._context.episode_id, failure)
 
-    def _run(self, parsed: ToolCall) -> Message:
-        call = ToolCall(f"call_{len(self._calls)}", parsed.name, parsed.arguments)
-        status, text = self._dispatch(call)
-        self._calls.append({"name": call.name, "arguments": dict(call.arguments), "status": status})
-        self._counts["tool_calls"] += status != "over_limit"
-        self._counts["tool_rejected"] += status != "ok"
-        return Message("tool", text, tool_call_id=call.id, name=call.name)
+    def _use_parser(self, of_template: str | None) -> None:
+        self._parser_id = parser_id(self._parser if self._parser != AUTO else of_template or "pythonic")
+        self._parse: ToolParser = find_parser(self._parser_id)
 
-    def _dispatch(self, call: ToolCall) -> tuple[str, str]:
-        if self._counts["tool_calls"] >= self._max_calls:
-            return "over_limit", f"Error: all {self._max_calls} tool calls are used; give your final answer."
+    def _run(self, parsed: Sequence[ToolCall]) -> Observation:
+        calls = [ToolCall(f"call_{len(self._calls) + i}", call.name, call.arguments) for i, call in enumerate(parsed)]
+        left = max(0, self._max_calls - int(self._counts["tool_calls"]))
+        over = ("over_limit", f"Error: all {self._max_calls} tool calls are used; give your final answer.")
+        assert self._session is not None, "a reset opens it"
+        allowed = [partial(self._dispatch, self._session, call) for call in calls[:left]]
+        answered = [call() for call in allowed] if self._session.ordered else _side_by_side(allowed)
+        answered += [over] * len(calls[left:])
+        for call, (status, text) in zip(calls, answered, strict=True):
+            self._calls.append({"name": call.name, "arguments": dict(call.arguments), "status": status})
+            self._counts["tool_calls"] += status != "over_limit"
+            self._counts["tool_rejected"] += status != "ok"
+            if status == "ok" and self.env.has_wrapper_attr("on_tool_result"):
+                self._heard.update(self.env.get_wrapper_attr("on_tool_result")(call, text) or {})
+        return tuple(Message("tool", text, tool_call_id=call.id, name=call.name) for call, (_, text) in zip(calls, answered, strict=True))
+
+    def _dispatch(self, session: OpenTools, call: ToolCall) -> tuple[str, str]:
         try:
-            assert self._session is not None, "a reset opens it"
-            text = self._session.call(call.name, call.arguments)
+            text = session.call(call.name, call.arguments)
         except ToolRejected as rejection:
             return "rejected", f"Error: {rejection}"
         except EpisodeFailure:
@@ -116,8 +140,6 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
             raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {call.name}", short_traceback(error))) from error
         if not isinstance(text, str):
             raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {call.name}", f"returned {type(text).__name__} instead of str"))
-        if self.env.has_wrapper_attr("on_tool_result"):
-            self._heard.update(self.env.get_wrapper_attr("on_tool_result")(call, text) or {})
         return "ok", text
 
     def _make_context(self, episode_id: str, seed: int, data: Mapping[str, Any]) -> ToolContext:
@@ -129,3 +151,29 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
     def _with_calls(self, info: Mapping[str, Any]) -> dict[str, Any]:
         calls = [dict(call) for call in self._calls]
         return {**info, "metrics": {**self._counts, **info.get("metrics", {})}, "data": {**info.get("data", {}), "tool_calls": calls}}
+
+
+def _side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """What all return, in order, each from a thread of its own. Raises what the first one to fail raised, without waiting for the others.
+
+    Bounded by whoever waits for the step: a call that never returns keeps its thread, which keeps no process alive.
+    """
+    if len(calls) < 2:
+        return [call() for call in calls]
+    ended: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
+
+    def work(i: int, call: Callable[[], T]) -> None:
+        try:
+            ended.put((i, call()))
+        except BaseException as error:
+            ended.put((i, error))
+
+    for i, call in enumerate(calls):
+        threading.Thread(target=copy_context().run, args=(work, i, call), name=f"burnish-tool-{i}", daemon=True).start()
+    found: dict[int, T] = {}
+    while len(found) < len(calls):
+        i, result = ended.get()
+        if isinstance(result, BaseException):
+            raise result
+        found[i] = result
+    return [found[i] for i in range(len(calls))]

@@ -28,6 +28,11 @@ from .tools import Tool, ToolContext, Tools, ToolSet
 class OpenTools(Protocol):
     """The tools of one episode."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether calls must follow each other in their order, as the tools keep state; otherwise those of one turn run side by side."""
+        ...
+
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run one tool. Raises as `Tools.call` does."""
         ...
@@ -38,9 +43,10 @@ class OpenTools(Protocol):
 
 
 class LocalSession:
-    """Tools of this process with the context of one episode. on_close: what their object has to do in the end."""
+    """Tools of this process with the context of one episode. on_close: what their object has to do in the end. ordered: see `OpenTools`."""
 
-    def __init__(self, tools: Tools, context: ToolContext, on_close: Callable[[], object] | None = None) -> None:
+    def __init__(self, tools: Tools, context: ToolContext, on_close: Callable[[], object] | None = None, ordered: bool = False) -> None:
+        self.ordered = ordered
         self.tools = tools
         self.context = context
         self._on_close = on_close
@@ -101,7 +107,7 @@ class SessionTools:
             except Exception as error:
                 raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"{culprit}.close", short_traceback(error))) from error
 
-        return LocalSession(ToolSet([one.__get__(made) for one in self._tools.values()]), context, close)
+        return LocalSession(ToolSet([one.__get__(made) for one in self._tools.values()]), context, close, ordered=True)
 
     def call(self, name: str, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """One call by itself, on an object of its own."""

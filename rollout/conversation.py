@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ..envs.contract import ConversationEnv, StepInfo, make_env, reset_env, step_env
 from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
+from ..envs.tool_calls import check_agreement
 from ..envs.types import Message, Task, Truncation, Turn
 from ..rewards.rubric import Rubric
 from .config import RolloutConfig
@@ -30,7 +31,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EpisodeParts:
-    """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them."""
+    """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them.
+
+    tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none.
+    """
 
     env_id: str
     env_args: Mapping[str, Any]
@@ -40,6 +44,7 @@ class EpisodeParts:
     limits: RolloutConfig
     threads: Executor
     seed: int
+    tool_parser: str | None = None
 
 
 @dataclass
@@ -101,7 +106,8 @@ class _Episode:
     async def talk_to(self, env: ConversationEnv) -> None:
         parts, talk = self.parts, self.talk
         talk.messages += self.task.prompt
-        messages, talk.info = await self.call(lambda: reset_env(env, parts.env_id, self.task, self.id), "reset")
+        messages, talk.info = await self.call(lambda: reset_env(env, parts.env_id, self.task, self.id, parts.tool_parser), "reset")
+        check_agreement(talk.info.data.get("tool_parser"), parts.tool_parser)
         talk.messages += messages
         self.tools = talk.info.tools if parts.limits.describe_tools else ()
         if not self.prompted():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..envs.registry import load_plugin
+from ..envs.tool_calls import parser_of_template
 from ..envs.types import Episode, EpisodeGroup, Task
 from ..rewards.build import make_rubric
 from ..rewards.config import RewardConfig
@@ -83,12 +84,14 @@ class RolloutWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()
-        renderer = TemplateRenderer(AutoTokenizer.from_pretrained(str(setup.model)), setup.rollout.template_args)
+        tokenizer = AutoTokenizer.from_pretrained(str(setup.model))
+        renderer = TemplateRenderer(tokenizer, setup.rollout.template_args)
+        tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
         rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
         self.engine = engine or make_engine(setup.engine, setup.model, name)
         threads = ThreadPoolExecutor(setup.rollout.concurrency + SPARE_THREADS, thread_name_prefix=f"{name}-env")
         self._parts = EpisodeParts(
-            setup.environment, setup.environment_args, self.engine, renderer, rubric, setup.rollout, threads, setup.seed
+            setup.environment, setup.environment_args, self.engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser
         )
         self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
         self._running: set[Future[None]] = set()

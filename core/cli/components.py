@@ -56,6 +56,7 @@ def show_reward(id: str, plugins: Sequence[Path]) -> str:
     options = describe_options(f"reward {plugin.id!r}", plugin.function, plugin.first_parameter)
     rows = [(option.name, option.type, "required" if option.default is None else option.default, option.description) for option in options]
     limits = [f"timeout_s {plugin.timeout_s:g}", f"max_concurrent {plugin.max_concurrent}", f"cache {plugin.cache or 'off'}"]
+    limits += [f"isolation {plugin.isolation}"] if plugin.isolation == "process" else []
     limits += [f"min_members {plugin.min_members}"] if plugin.level == "group" else []
     limits += [f"max_batch {plugin.max_batch}", f"max_wait_s {plugin.max_wait_s:g}"] if plugin.level == "batch" else []
     source = next(row.source for row in REWARDS.list() if row.id == id)

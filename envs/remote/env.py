@@ -70,6 +70,7 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
         given = dict(options or {})
         task: Task | None = given.pop("task", None)
         attempt_id: str | None = given.pop("episode_id", None)
+        given.pop("tool_parser", None)  # no peer names what is loaded: the service says which parser it has
         if given:
             raise ValueError(f"burnish/Remote-v0: options {', '.join(map(repr, given))} cannot be sent; a task and an episode_id can")
         if seed is None:

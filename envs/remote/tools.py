@@ -89,6 +89,7 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
             tools=rows,
             sessions=True,
             idle_timeout_s=self._sessions.limits.idle_s,
+            ordered=isinstance(self._tools, SessionTools),
         )
 
     async def Call(self, request: tool_pb2.CallRequest, context: Any) -> tool_pb2.CallResponse:
@@ -177,7 +178,7 @@ class RemoteToolSet:
         self.deadline_s = deadline_s
         self._client = BatchedClient(address, CALL)
         self._schemas: list[dict[str, Any]] | None = None
-        self._has_sessions = False
+        self._has_sessions = self._ordered = False
 
     def schemas(self) -> list[dict[str, Any]]:
         """The tools as OpenAI function schemas, asked of the service once.
@@ -218,7 +219,8 @@ class RemoteToolSet:
         answer = unary_blocking(self.address, _ask, timeout_s)
         if answer.contract != CONTRACT:
             raise RpcRemoteError(self.address, f"it speaks {answer.contract!r}; this burnish speaks {CONTRACT!r}", CODES["INTERNAL"])
-        self._schemas, self._has_sessions = [_schema(self.address, row) for row in answer.tools], answer.sessions
+        self._schemas = [_schema(self.address, row) for row in answer.tools]
+        self._has_sessions, self._ordered = answer.sessions, answer.ordered
 
     def _request(self, name: str, arguments: Mapping[str, Any]) -> tool_pb2.CallRequest:
         known = [schema["function"]["name"] for schema in self.schemas()]
@@ -274,6 +276,10 @@ class RemoteToolSession:
         self._pin = Pin()
         self._calls = itertools.count()
         self._lock = threading.Lock()
+
+    @property
+    def ordered(self) -> bool:
+        return self._tools._ordered
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run one tool. Raises as `RemoteToolSet.call` does."""

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 
-from burnish.envs.tool_calls import MAX_CALL_CHARS, MAX_CALLS, Malformed, parse_tool_calls
+from burnish.envs.tool_calls import (
+    MAX_CALL_CHARS,
+    MAX_CALLS,
+    TOOL_PARSERS,
+    Malformed,
+    Parsed,
+    check_agreement,
+    checked_calls,
+    parse_tool_calls,
+    parser_of_template,
+)
 from burnish.envs.types import ToolCall
 
 pytestmark = pytest.mark.unit
@@ -30,6 +43,10 @@ MEASURE = ToolCall("call_0", "measure", {"part": 17, "feature": "bore"})
         '<think>measure it</think>\n[measure(part=17, feature="bore")]',
         '```python\nmeasure(17, "bore")\n```\nThat is my call.',
         'measure(\n  17,\n  "bore",\n)',
+        'measure(17, "bore") and then I will see',
+        'measure(17, "bore")\n\nThat is my call (the bore matters).',
+        'measure(17, "bore"); I hope that (part of it) helps',
+        'measure(17, "bore")\nSummary (short)',
     ],
 )
 def test_pythonic_forms_of_one_call(text: str) -> None:
@@ -43,6 +60,30 @@ def test_pythonic_list_keeps_order_and_numbers_the_calls() -> None:
         ToolCall("call_1", "measure", {"part": 1, "feature": "bore"}),
         ToolCall("call_2", "stop", {}),
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'spec("bore")\nmeasure(1, "bore")\nstop()',
+        'First:\nspec("bore")\nthen\n  measure(1, "bore")  # the bore\nand\nstop()\nDone.',
+        'spec("bore"); measure(1, "bore"), stop()',
+        '```\nspec("bore")\n```\n```\nmeasure(1, "bore")\nstop()\n```',
+        '[spec("bore")]\n[measure(1, "bore"), stop()]',
+    ],
+)
+def test_several_calls_on_lines_of_their_own_or_beside_each_other(text: str) -> None:
+    assert parse_tool_calls(text, TOOLS) == (
+        ToolCall("call_0", "spec", {"feature": "bore"}),
+        ToolCall("call_1", "measure", {"part": 1, "feature": "bore"}),
+        ToolCall("call_2", "stop", {}),
+    )
+
+
+@pytest.mark.parametrize("text", ["measure(1, ')]')", 'measure(1, "a\\")")', "measure(1, [{'k': ')'}])\nok )"])
+def test_brackets_inside_text_do_not_close_a_call(text: str) -> None:
+    parsed = parse_tool_calls(text, TOOLS)
+    assert not isinstance(parsed, Malformed) and len(parsed) == 1 and parsed[0].arguments["part"] == 1
 
 
 def test_pythonic_literals_become_json_values() -> None:
@@ -73,8 +114,9 @@ def test_pythonic_text_without_a_call_is_an_answer(text: str) -> None:
     [
         ('measure(17, "bore"', "was never closed"),
         ("measure(17, bore)", "bore is not a value; put text in quotes"),
-        ('measure(17, "bore") and then I will see', "nothing after it"),
-        ('measure(1, "bore")\nspec("bore")', "a list of calls"),
+        ('measure(17, "bore")\ninspect("bore")', "there is no tool 'inspect'"),
+        ('measure(17, "bore")\nspec("bore"', "was never closed"),
+        ("stop()\n" * (MAX_CALLS + 1), f"more than {MAX_CALLS} tool calls"),
         ('measure(1, "bore", 3)', "measure takes 2 arguments (part, feature), not 3"),
         ("measure(1, part=2)", "'part' is given twice"),
         ("measure(part=1, part=2)", "'part' is given twice"),
@@ -120,12 +162,86 @@ def test_hermes_calls_with_text_around_them() -> None:
 
 
 @pytest.mark.parametrize(
+    "block",
+    [
+        '{"id": "call_9", "type": "function", "name": "measure", "arguments": {"part": 17, "feature": "bore"}}',
+        '{"name": "measure", "arguments": "{\\"part\\": 17, \\"feature\\": \\"bore\\"}"}',
+        '{"name": "measure", "arguments": [17, "bore"]}',
+    ],
+)
+def test_hermes_forms_of_one_call(block: str) -> None:
+    assert parse_tool_calls(f"<tool_call>{block}</tool_call>", TOOLS, "hermes") == (MEASURE,)
+    assert parse_tool_calls('<tool_call>{"name": "stop", "arguments": null}</tool_call>', TOOLS, "hermes") == (
+        ToolCall("call_0", "stop", {}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "parser"),
+    [
+        (None, None),
+        ("{{ messages }}", None),
+        ('return a json object within <tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>', "burnish/hermes-v1"),
+        ("<tool_call>\n<function=example_function_name>", "vllm/qwen3_coder-v1"),
+        ("<tool_call>{function-name}<arg_key>", "vllm/glm45-v1"),
+        ("{{ '<|tool_calls_section_begin|>' }}", "vllm/kimi_k2-v1"),
+        ("[TOOL_CALLS]", "vllm/mistral-v1"),
+        ('{"name": function name, "parameters": dictionary', "vllm/llama3_json-v1"),
+    ],
+)
+def test_the_parser_that_a_chat_template_calls_for(template: str | None, parser: str | None) -> None:
+    assert parser_of_template(template) == parser
+
+
+def test_a_parser_that_sees_no_call_of_the_template_is_refused() -> None:
+    check_agreement("burnish/hermes-v1", "burnish/hermes-v1")
+    check_agreement("vllm/hermes-v1", "burnish/hermes-v1")
+    check_agreement("burnish/pythonic-v1", None)
+    check_agreement("my-team/hermes-with-notes-v1", "burnish/hermes-v1")
+    check_agreement(None, "burnish/hermes-v1")
+    with pytest.raises(
+        ValueError, match=r"format of burnish/hermes-v1, and the environment reads burnish/pythonic-v1: no call would be seen"
+    ):
+        check_agreement("burnish/pythonic-v1", "burnish/hermes-v1")
+
+
+def test_a_parser_of_ones_own_by_id() -> None:
+    def shout(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+        return checked_calls([("stop", "{}")] if text == "STOP!" else [], tools)
+
+    TOOL_PARSERS.register("test/shout-v1", shout, "here")
+    try:
+        assert parse_tool_calls("STOP!", TOOLS, "test/shout-v1") == (ToolCall("call_0", "stop", {}),)
+        assert parse_tool_calls("stop", TOOLS, "test/shout-v1") == ()
+    finally:
+        TOOL_PARSERS._loaded.pop("test/shout-v1")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([("measure", '{"part": 17, "feature": "bore"}')], (MEASURE,)),
+        ([("measure", {"part": 17, "feature": "bore"})], (MEASURE,)),
+        ([("mesure", "{}")], "there is no tool 'mesure'; did you mean 'measure'?"),
+        ([("measure", '{"part": NaN}')], "an argument is not a finite number"),
+        ([("measure", "{")], "not valid JSON"),
+        ([("stop", "{}")] * 33, "more than 32 tool calls"),
+    ],
+)
+def test_what_other_parsers_read_is_held_to_the_same_rules(found: list[tuple[str, Any]], expected: Any) -> None:
+    parsed = checked_calls(found, TOOLS)
+    assert expected in parsed.reason if isinstance(parsed, Malformed) else parsed == expected
+
+
+@pytest.mark.parametrize(
     ("block", "reason"),
     [
         ('{"name": "spec"', "not valid JSON"),
         ('"spec"', 'write {"name"'),
         ('{"arguments": {}}', 'write {"name"'),
-        ('{"name": "spec", "arguments": [1]}', "arguments of spec must be an object"),
+        ('{"name": "spec", "arguments": [1, 2]}', "spec takes 1 arguments (feature), not 2"),
+        ('{"name": "spec", "arguments": 1}', "arguments of spec must be an object"),
+        ('{"name": "spec", "arguments": "{"}', "not valid JSON"),
         ('{"name": "spec", "args": {}}', "key 'args' is not known"),
         ('{"name": "spek", "arguments": {}}', "did you mean 'spec'?"),
         ('{"name": "spec", "arguments": {"feature": NaN}}', "not a finite number"),
@@ -149,7 +265,7 @@ def test_hermes_unbalanced_tags_are_malformed() -> None:
 
 
 def test_unknown_parser_is_a_users_mistake() -> None:
-    with pytest.raises(ValueError, match=r"'hermez' is unknown; did you mean 'hermes'\?"):
+    with pytest.raises(ValueError, match=r"'burnish/hermez-v1' is unknown; did you mean 'burnish/hermes-v1'\?"):
         parse_tool_calls("", TOOLS, "hermez")
 
 
@@ -163,8 +279,10 @@ def test_unknown_parser_is_a_users_mistake() -> None:
         " " * 1_000_000,
         "a(" * 300_000,
         "measure(\n" * 50_000,
+        "stop()\n" + "a(\n" * 100_000,
+        "stop()\n" + "a(1)" * 100_000,
     ],
 )
 def test_huge_and_deeply_nested_text_neither_raises_nor_hangs(text: str, parser: str) -> None:
     parsed = parse_tool_calls(text, TOOLS, parser)
-    assert parsed == () or isinstance(parsed, Malformed)
+    assert isinstance(parsed, Malformed) or parsed in ((), (ToolCall("call_0", "stop", {}),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from burnish.envs.contract import Observation, step_env
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.tool_env import ToolEnv
+from burnish.envs.tool_sessions import SessionTools
 from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
 from burnish.envs.types import Message, Task, ToolCall
 
@@ -70,7 +72,7 @@ def test_an_episode_with_a_call_and_a_verdict() -> None:
     messages, info = env.reset(seed=7)
     assert messages == (Message("user", "Inspect."),)
     assert [schema["function"]["name"] for schema in info["tools"]] == ["measure", "broken"]
-    assert info["data"] == {"truth": "scrap", "tool_calls": []}
+    assert info["data"] == {"truth": "scrap", "tool_calls": [], "tool_parser": "burnish/pythonic-v1"}
     assert info["metrics"] == {"tool_calls": 0.0, "tool_rejected": 0.0, "malformed_calls": 0.0, "cost": 0.0}
 
     messages, reward, terminated, truncated, info = env.step('[measure(17, "bore"), measure(17, "pin")]')
@@ -177,7 +179,7 @@ def test_hermes_parser_by_name() -> None:
     env.reset(seed=1)
     messages, *_ = env.step('<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>')
     assert messages[0].text == "bore of 17: 3 over"
-    with pytest.raises(ValueError, match="parser 'xml' is unknown; known are pythonic, hermes"):
+    with pytest.raises(ValueError, match="tool-call parser 'burnish/xml-v1' is unknown"):
         made(parser="xml")
 
 
@@ -188,3 +190,64 @@ def test_infos_of_earlier_steps_are_not_changed_by_later_ones() -> None:
     env.step('measure(17, "pin")')
     assert len(early["data"]["tool_calls"]) == 1
     assert early["metrics"]["tool_calls"] == 1.0
+
+
+def test_calls_of_one_turn_run_side_by_side_and_are_answered_in_their_order() -> None:
+    both = threading.Barrier(2)
+
+    @tool
+    def meet(name: str) -> str:
+        """Wait for the other call."""
+        both.wait(60)
+        return f"met as {name}"
+
+    env = ToolEnv(Verdicts(), ToolSet([meet]))
+    env.reset(seed=1)
+    messages, *_, info = env.step('meet("a")\nmeet("b")')  # one after the other, the first would wait for ever
+    assert [message.text for message in messages] == ["met as a", "met as b"]
+    assert [call["arguments"]["name"] for call in info["data"]["tool_calls"]] == ["a", "b"]
+    assert [text for _, text in env.unwrapped.heard] == ["met as a", "met as b"]  # type: ignore[attr-defined]
+
+
+def test_a_failing_call_fails_the_turn_without_waiting_for_the_others() -> None:
+    release = threading.Event()
+
+    @tool
+    def hang() -> str:
+        """Wait for ever."""
+        release.wait(60)
+        return "late"
+
+    env = ToolEnv(Verdicts(), ToolSet([hang, broken]))
+    env.reset(seed=1)
+    with pytest.raises(EpisodeFailure, match="the gauge fell off"):
+        env.step("hang()\nbroken()")
+    assert not release.is_set()
+    release.set()
+
+
+def test_the_parser_is_the_one_of_the_chat_template_unless_the_environment_has_its_own() -> None:
+    hermes = '<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>'
+    env = made()
+    _, info = env.reset(seed=1, options={"tool_parser": "burnish/hermes-v1"})
+    assert info["data"]["tool_parser"] == "burnish/hermes-v1"
+    assert env.step(hermes)[0][0].text == "bore of 17: 3 over"  # an answer without a call, for the pythonic parser
+    _, info = made(parser="pythonic").reset(seed=1, options={"tool_parser": "burnish/hermes-v1"})
+    assert info["data"]["tool_parser"] == "burnish/pythonic-v1"
+
+
+def test_calls_on_an_object_of_the_episode_follow_each_other() -> None:
+    class Shelf:
+        def __init__(self, context: ToolContext) -> None:
+            self.taken: list[int] = []
+
+        @tool
+        def take(self, item: int) -> str:
+            """Take an item."""
+            self.taken.append(item)
+            return f"{self.taken}"
+
+    env = ToolEnv(Verdicts(), SessionTools(Shelf))
+    env.reset(seed=1)
+    messages, *_ = env.step("take(1)\ntake(2)\ntake(3)")
+    assert [message.text for message in messages] == ["[1]", "[1, 2]", "[1, 2, 3]"]

@@ -17,6 +17,8 @@ import pytest
 from burnish.envs.contract import ENVS, register_env
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.spaces import MessagesSpace, UnicodeText
+from burnish.envs.tool_env import ToolEnv
+from burnish.envs.tools import ToolSet, tool
 from burnish.envs.types import Message, Reward, Task
 from burnish.rewards.rubric import Rubric
 from burnish.rewards.types import RewardInput, Score
@@ -370,3 +372,38 @@ def test_arrays_line_up() -> None:
     assert built.logprobs.tolist() == pytest.approx([0.0, 0.0, -0.5, -0.1, 0.0])
     assert built.policy_version.tolist() == [-1, -1, 3, 3, -1]
     assert built.prompt_length == 2
+
+
+def tool_env(parser: str = "auto") -> ToolEnv:
+    @tool
+    def look(part: int) -> str:
+        """Look at a part."""
+        return f"part {part} is fine"
+
+    return ToolEnv(Echo(), ToolSet([look]), parser=parser)
+
+
+@pytest.fixture
+def tools_id() -> Iterator[str]:
+    id = "tests/EchoTools-v0"
+    register_env(id, tool_env)
+    yield id
+    ENVS._loaded.pop(id)
+
+
+async def test_tools_are_called_in_the_format_of_the_chat_template(tokenizer, threads, tools_id) -> None:
+    call = '<tool_call>{"name": "look", "arguments": {"part": 3}}</tool_call>'
+    engine = ScriptedEngine([Reply([*awkward(tokenizer, call), tokenizer.eos_token_id]), *say(tokenizer, "done")], max_context=4096)
+    made = parts(tokenizer, threads, engine, describe_tools=False)
+    made = replace(
+        made, env_id=tools_id, tool_parser="burnish/hermes-v1", limits=made.limits.model_copy(update={"max_tokens_per_turn": 256})
+    )
+    episode = await run_episode(made, TASK, 0, 1.0)
+    assert [message.text for message in episode.messages if message.role == "tool"] == ["part 3 is fine"], episode.outcome
+    assert (episode.metrics["tool_calls"], episode.metrics["malformed_calls"]) == (1.0, 0.0)
+
+
+async def test_a_parser_that_would_see_no_call_of_the_template_ends_the_run(tokenizer, threads, tools_id) -> None:
+    made = parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "done")), env_args={"parser": "pythonic"})
+    with pytest.raises(ValueError, match="in the format of burnish/hermes-v1, and the environment reads burnish/pythonic-v1"):
+        await run_episode(replace(made, env_id=tools_id, tool_parser="burnish/hermes-v1"), TASK, 0, 1.0)

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from burnish.v1 import common_pb2 as burnish_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62urnish/v1/tool.proto\x12\nburnish.v1\x1a\x17\x62urnish/v1/common.proto\"\x16\n\x14\x44\x65scribeToolsRequest\"\x90\x01\n\x15\x44\x65scribeToolsResponse\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12#\n\x05tools\x18\x03 \x03(\x0b\x32\x14.burnish.v1.ToolInfo\x12\x10\n\x08sessions\x18\x04 \x01(\x08\x12\x16\n\x0eidle_timeout_s\x18\x05 \x01(\x01\"F\n\x08ToolInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xc6\x01\n\x0b\x43\x61llRequest\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x12\n\nepisode_id\x18\x03 \x01(\t\x12\x11\n\ttask_seed\x18\x04 \x01(\x03\x12\x16\n\x0etask_data_json\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x07 \x01(\t\x12-\n\x0csession_step\x18\x08 \x01(\x0e\x32\x17.burnish.v1.SessionStep\"M\n\x0c\x43\x61llResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08rejected\x18\x02 \x01(\tH\x00\x12\x0e\n\x04json\x18\x03 \x01(\tH\x00\x42\t\n\x07outcome\"\x8b\x01\n\x08\x43\x61llItem\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12*\n\x07request\x18\x03 \x01(\x0b\x32\x17.burnish.v1.CallRequestH\x00\x12$\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x12.burnish.v1.CancelH\x00\x42\x06\n\x04kind\"}\n\nCallResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x08response\x18\x02 \x01(\x0b\x32\x18.burnish.v1.CallResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.burnish.v1.ErrorH\x00\x42\t\n\x07outcome\"8\n\x11\x43\x61llStreamRequest\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.burnish.v1.CallItem\"=\n\x12\x43\x61llStreamResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.burnish.v1.CallResult*Z\n\x0bSessionStep\x12\x1c\n\x18SESSION_STEP_UNSPECIFIED\x10\x00\x12\x15\n\x11SESSION_STEP_OPEN\x10\x01\x12\x16\n\x12SESSION_STEP_CLOSE\x10\x02\x32\xea\x01\n\x0bToolService\x12O\n\x08\x44\x65scribe\x12 .burnish.v1.DescribeToolsRequest\x1a!.burnish.v1.DescribeToolsResponse\x12\x39\n\x04\x43\x61ll\x12\x17.burnish.v1.CallRequest\x1a\x18.burnish.v1.CallResponse\x12O\n\nCallStream\x12\x1d.burnish.v1.CallStreamRequest\x1a\x1e.burnish.v1.CallStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62urnish/v1/tool.proto\x12\nburnish.v1\x1a\x17\x62urnish/v1/common.proto\"\x16\n\x14\x44\x65scribeToolsRequest\"\xa1\x01\n\x15\x44\x65scribeToolsResponse\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12#\n\x05tools\x18\x03 \x03(\x0b\x32\x14.burnish.v1.ToolInfo\x12\x10\n\x08sessions\x18\x04 \x01(\x08\x12\x16\n\x0eidle_timeout_s\x18\x05 \x01(\x01\x12\x0f\n\x07ordered\x18\x06 \x01(\x08\"F\n\x08ToolInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xc6\x01\n\x0b\x43\x61llRequest\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x12\n\nepisode_id\x18\x03 \x01(\t\x12\x11\n\ttask_seed\x18\x04 \x01(\x03\x12\x16\n\x0etask_data_json\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x07 \x01(\t\x12-\n\x0csession_step\x18\x08 \x01(\x0e\x32\x17.burnish.v1.SessionStep\"M\n\x0c\x43\x61llResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08rejected\x18\x02 \x01(\tH\x00\x12\x0e\n\x04json\x18\x03 \x01(\tH\x00\x42\t\n\x07outcome\"\x8b\x01\n\x08\x43\x61llItem\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12*\n\x07request\x18\x03 \x01(\x0b\x32\x17.burnish.v1.CallRequestH\x00\x12$\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x12.burnish.v1.CancelH\x00\x42\x06\n\x04kind\"}\n\nCallResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x08response\x18\x02 \x01(\x0b\x32\x18.burnish.v1.CallResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.burnish.v1.ErrorH\x00\x42\t\n\x07outcome\"8\n\x11\x43\x61llStreamRequest\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.burnish.v1.CallItem\"=\n\x12\x43\x61llStreamResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.burnish.v1.CallResult*Z\n\x0bSessionStep\x12\x1c\n\x18SESSION_STEP_UNSPECIFIED\x10\x00\x12\x15\n\x11SESSION_STEP_OPEN\x10\x01\x12\x16\n\x12SESSION_STEP_CLOSE\x10\x02\x32\xea\x01\n\x0bToolService\x12O\n\x08\x44\x65scribe\x12 .burnish.v1.DescribeToolsRequest\x1a!.burnish.v1.DescribeToolsResponse\x12\x39\n\x04\x43\x61ll\x12\x17.burnish.v1.CallRequest\x1a\x18.burnish.v1.CallResponse\x12O\n\nCallStream\x12\x1d.burnish.v1.CallStreamRequest\x1a\x1e.burnish.v1.CallStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'burnish.v1.tool_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONSTEP']._serialized_start=975
-  _globals['_SESSIONSTEP']._serialized_end=1065
+  _globals['_SESSIONSTEP']._serialized_start=992
+  _globals['_SESSIONSTEP']._serialized_end=1082
   _globals['_DESCRIBETOOLSREQUEST']._serialized_start=62
   _globals['_DESCRIBETOOLSREQUEST']._serialized_end=84
   _globals['_DESCRIBETOOLSRESPONSE']._serialized_start=87
-  _globals['_DESCRIBETOOLSRESPONSE']._serialized_end=231
-  _globals['_TOOLINFO']._serialized_start=233
-  _globals['_TOOLINFO']._serialized_end=303
-  _globals['_CALLREQUEST']._serialized_start=306
-  _globals['_CALLREQUEST']._serialized_end=504
-  _globals['_CALLRESPONSE']._serialized_start=506
-  _globals['_CALLRESPONSE']._serialized_end=583
-  _globals['_CALLITEM']._serialized_start=586
-  _globals['_CALLITEM']._serialized_end=725
-  _globals['_CALLRESULT']._serialized_start=727
-  _globals['_CALLRESULT']._serialized_end=852
-  _globals['_CALLSTREAMREQUEST']._serialized_start=854
-  _globals['_CALLSTREAMREQUEST']._serialized_end=910
-  _globals['_CALLSTREAMRESPONSE']._serialized_start=912
-  _globals['_CALLSTREAMRESPONSE']._serialized_end=973
-  _globals['_TOOLSERVICE']._serialized_start=1068
-  _globals['_TOOLSERVICE']._serialized_end=1302
+  _globals['_DESCRIBETOOLSRESPONSE']._serialized_end=248
+  _globals['_TOOLINFO']._serialized_start=250
+  _globals['_TOOLINFO']._serialized_end=320
+  _globals['_CALLREQUEST']._serialized_start=323
+  _globals['_CALLREQUEST']._serialized_end=521
+  _globals['_CALLRESPONSE']._serialized_start=523
+  _globals['_CALLRESPONSE']._serialized_end=600
+  _globals['_CALLITEM']._serialized_start=603
+  _globals['_CALLITEM']._serialized_end=742
+  _globals['_CALLRESULT']._serialized_start=744
+  _globals['_CALLRESULT']._serialized_end=869
+  _globals['_CALLSTREAMREQUEST']._serialized_start=871
+  _globals['_CALLSTREAMREQUEST']._serialized_end=927
+  _globals['_CALLSTREAMRESPONSE']._serialized_start=929
+  _globals['_CALLSTREAMRESPONSE']._serialized_end=990
+  _globals['_TOOLSERVICE']._serialized_start=1085
+  _globals['_TOOLSERVICE']._serialized_end=1319
 # @@protoc_insertion_point(module_scope)

@@ -73,6 +73,7 @@ class DescribeToolsResponse(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ORDERED_FIELD_NUMBER: _builtins.int
     contract: _builtins.str
     """"burnish.v1": the contract. A client refuses any other."""
     server_version: _builtins.str
@@ -81,6 +82,10 @@ class DescribeToolsResponse(_message.Message):
     """Whether this server has sessions. A client opens none where it is false."""
     idle_timeout_s: _builtins.float
     """Seconds without a call after which a session is closed."""
+    ordered: _builtins.bool
+    """Whether the calls of a session must follow each other in their order, as its tools keep state. Otherwise those of one turn are sent
+    together.
+    """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolInfo]: ...
     def __init__(
@@ -91,10 +96,11 @@ class DescribeToolsResponse(_message.Message):
         tools: _abc.Iterable[Global___ToolInfo] | None = ...,
         sessions: _builtins.bool = ...,
         idle_timeout_s: _builtins.float = ...,
+        ordered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "idle_timeout_s", b"idle_timeout_s", "server_version", b"server_version", "sessions", b"sessions", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "idle_timeout_s", b"idle_timeout_s", "ordered", b"ordered", "server_version", b"server_version", "sessions", b"sessions", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

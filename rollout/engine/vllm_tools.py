@@ -1,0 +1,106 @@
+"""vLLM's own tool parsers, behind the registry of tool parsers: `vllm/kimi_k2-v1` is the one that vLLM calls kimi_k2.
+
+They are made for servers: they want a tokenizer and a request in OpenAI's types, and give back text that they cannot read as the model's
+answer. Here they get a vocabulary in which every marker has an id, and an answer that still holds one of the format's markers is a call
+that could not be read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...envs.registry import ID_PATTERN, did_you_mean
+from ...envs.tool_calls import Malformed, Parsed, ToolParser, checked_calls
+from ...rpc.extras import require
+
+
+class _Vocabulary(dict[str, int]):
+    """Has every token: which ids markers have matters to streams only, and whole texts are read here."""
+
+    def __missing__(self, token: str) -> int:
+        self[token] = len(self)
+        return self[token]
+
+    def get(self, token: str, default: Any = None) -> int:
+        return self[token]
+
+    def __contains__(self, token: object) -> bool:
+        return True
+
+
+class _Tokenizer:
+    """As much of a tokenizer as parsers of whole texts ask for."""
+
+    all_special_tokens: Sequence[str] = ()
+    all_special_ids: Sequence[int] = ()
+    chat_template = None
+    eos_token_id = 0
+    eos_token = bos_token = ""
+
+    def __init__(self) -> None:
+        self.vocab = _Vocabulary()
+
+    def get_vocab(self) -> _Vocabulary:
+        return self.vocab
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
+        return self.vocab[tokens] if isinstance(tokens, str) else [self.vocab[token] for token in tokens]
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [self.vocab[text]]
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return ""
+
+
+def vllm_parser(id: str) -> ToolParser:
+    """The parser `vllm/<name>-v1`. Raises ValueError when vLLM is missing or has none of that name."""
+    match = ID_PATTERN.match(id)
+    assert match, f"{id!r} is no component id"
+    require(f"tool-call parser {id}", ["vllm"], "cpu", "gpu")
+    from vllm.tool_parsers import ToolParserManager
+
+    known = ToolParserManager.list_registered()
+    if match["name"] not in known:
+        raise ValueError(f"vLLM has no tool parser {match['name']!r}{did_you_mean(match['name'], known)}")
+    made = ToolParserManager.get_tool_parser(match["name"])
+
+    def parse(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+        return _parse(made, text, tools)
+
+    try:
+        parse("hello", [])
+    except NotImplementedError:
+        raise ValueError(f"vLLM's tool parser {match['name']!r} does not read whole texts") from None
+    return parse
+
+
+def _parse(made: Any, text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    request = ChatCompletionRequest(
+        model="policy", messages=[{"role": "user", "content": ""}], tools=[dict(tool) for tool in tools] or None
+    )
+    parser = made(_Tokenizer(), request.tools)
+    try:
+        found = parser.extract_tool_calls(text, request)
+    except NotImplementedError:
+        raise
+    except Exception as error:  # what the policy wrote is its own doing, whatever a parser makes of it
+        return Malformed(f"the tool call cannot be read ({type(error).__name__})")
+    if found.tools_called:
+        return checked_calls([(call.function.name, call.function.arguments) for call in found.tool_calls], tools)
+    if any(mark in text for mark in _marks(parser)):
+        return Malformed("the tool call cannot be read; write it exactly as the tools' description says")
+    return ()
+
+
+def _marks(parser: Any) -> set[str]:
+    """The texts with which this format begins a call. Parsers keep them in attributes named so, and there is no list of them."""
+    names = itertools.chain(vars(parser), *(vars(kind) for kind in type(parser).__mro__))
+    values = {
+        getattr(parser, name, None) for name in names if "token" in name and ("start" in name or "begin" in name or name == "bot_token")
+    }
+    return {value for value in values if isinstance(value, str) and len(value) > 3}

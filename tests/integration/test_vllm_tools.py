@@ -1,0 +1,76 @@
+"""vLLM's tool parsers behind the registry: formats that burnish does not read itself, held to its rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from burnish.envs.tool_calls import TEMPLATE_MARKS, Malformed, find_parser, parse_tool_calls
+from burnish.envs.types import ToolCall
+
+pytestmark = pytest.mark.integration
+
+MEASURE = ToolCall("call_0", "measure", {"part": 17, "feature": "bore"})
+PROPERTIES = {"part": {"type": "integer"}, "feature": {"type": "string"}}
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": "measure", "description": "", "parameters": {"type": "object", "properties": PROPERTIES}}}
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", 'Look.<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>'),
+        (
+            "qwen3_coder",
+            "<tool_call>\n<function=measure>\n<parameter=part>\n17\n</parameter>\n"
+            "<parameter=feature>\nbore\n</parameter>\n</function>\n</tool_call>",
+        ),
+        (
+            "glm45",
+            "<tool_call>measure\n<arg_key>part</arg_key>\n<arg_value>17</arg_value>\n"
+            "<arg_key>feature</arg_key>\n<arg_value>bore</arg_value>\n</tool_call>",
+        ),
+        (
+            "kimi_k2",
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.measure:0<|tool_call_argument_begin|>"
+            '{"part": 17, "feature": "bore"}<|tool_call_end|><|tool_calls_section_end|>',
+        ),
+        (
+            "deepseek_v3",
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>measure\n"
+            '```json\n{"part": 17, "feature": "bore"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        ),
+        ("llama3_json", '{"name": "measure", "parameters": {"part": 17, "feature": "bore"}}'),
+    ],
+)
+def test_a_call_in_the_format_of_another_family(name: str, text: str) -> None:
+    assert parse_tool_calls(text, TOOLS, f"vllm/{name}-v1") == (MEASURE,)
+    assert parse_tool_calls("scrap: the bore is too large", TOOLS, f"vllm/{name}-v1") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<tool_call>{"name": "measure"</tool_call>', "cannot be read"),  # vLLM gives this back as an answer
+        ('<tool_call>{"name": "mesure", "arguments": {}}</tool_call>', "there is no tool 'mesure'; did you mean 'measure'?"),
+        ('<tool_call>{"name": "measure", "arguments": {"part": NaN}}</tool_call>', "not a finite number"),
+    ],
+)
+def test_an_attempt_that_fails_is_malformed_never_an_answer(text: str, reason: str) -> None:
+    parsed = parse_tool_calls(text, TOOLS, "vllm/hermes-v1")
+    assert isinstance(parsed, Malformed)
+    assert reason in parsed.reason
+
+
+def test_every_parser_that_a_chat_template_calls_for_is_there() -> None:
+    for _, parser in TEMPLATE_MARKS:
+        assert callable(find_parser(parser))
+
+
+def test_a_name_that_vllm_has_not_is_one_line() -> None:
+    with pytest.raises(ValueError, match="vLLM has no tool parser 'hermez'; did you mean 'hermes'"):
+        find_parser("vllm/hermez-v1")
+    with pytest.raises(ValueError, match="does not read whole texts"):
+        find_parser("vllm/openai-v1")
