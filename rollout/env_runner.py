@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from ..envs.spaces import MessagesSpace, UnicodeText
-from ..envs.types import EpisodeGroup, Task
+from ..envs.types import EpisodeGroup, Float32, Task
 from .observe import RolloutMetrics
 from .weights import SyncReceipt, WeightSnapshot
 from .worker import Progress, RolloutWorker, WorkerSetup
@@ -46,6 +47,9 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.observer.synced(receipt)
         return receipt
 
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
+        return self.worker.score(sequences)
+
     def weight_version(self) -> int:
         return self.worker.weight_version
 
@@ -70,6 +74,10 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
 
     def stop(self) -> None:
         self.worker.close()
+
+    def pid(self) -> int:
+        """Of the process, which a restart changes."""
+        return os.getpid()
 
     def ping(self) -> str:
         return "pong"

@@ -1,26 +1,54 @@
 """Weights on their way from the learner to the engines, and the proof that they arrived.
 
-Two independent checks. The manifest: a checksum of every tensor, made by the learner and compared where the tensors are received.
-Parity: learner and engine must give this step's own tokens the same log-probabilities. Measured in float32 on CPU the two agree to
-5e-5, while an engine that missed an update at learning rate 3e-6 is off by a median of 8e-4; the bound lies between.
+Three checks, for three ways of going wrong:
+    arrival    the engine answers for the version and for a checksum of every tensor, taken as its loader consumes them
+    effect     the engine scores a fixed probe as the learner does: what was loaded is what it computes with
+    use        the tokens of every step were sampled under the right version, and got about the log-probabilities that the learner gives
+               them; this mismatch is a metric, and fatal only when it lasts
+
+Log-probabilities are judged by mean and quantile, never by a maximum: that grows with the number of tokens.
 """
 
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from ..envs.failures import EpisodeFailure
 from ..envs.types import Float32, Int32
 from .engine.base import Engine
+from .engine.layout import checksum
 
-PARITY_BOUND = 2e-4
-"""Largest |learner - engine| log-probability that passes in float32."""
+QUANTILE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class ParityBound:
+    """How far learner and engine may be apart: mean and 90 % quantile of |learner - engine| over tokens, each token's difference in units
+    of max(1, -log p), since rounding grows with the size of the number.
+
+    Example: `PARITY_BOUNDS["float32"]`.
+    """
+
+    mean: float
+    quantile: float
+
+    def at(self, temperature: float) -> ParityBound:
+        """The bound for log-probabilities at a sampling temperature: dividing logits by it multiplies their differences."""
+        factor = 1.0 / min(temperature, 1.0)
+        return ParityBound(self.mean * factor, self.quantile * factor)
+
+
+PARITY_BOUNDS: Mapping[str, ParityBound] = MappingProxyType(
+    {"float32": ParityBound(5e-5, 1.5e-4), "bfloat16": ParityBound(0.03, 0.08), "float16": ParityBound(0.005, 0.015)}
+)
+"""By the coarser dtype of learner and engine. What equal weights give was measured for float32 and bfloat16 (docs/design.md); float16 is
+taken from its precision relative to theirs."""
 
 
 class StaleEngine(RuntimeError):
@@ -63,23 +91,23 @@ class SyncReceipt:
 
 @dataclass(frozen=True, slots=True)
 class SyncProof:
-    """Learner and engine agree: over how many tokens, and how far apart they were at most and on average (in nats).
+    """How far learner and engine are apart: over how many tokens, the largest difference, and mean and 90 % quantile in the units of
+    `ParityBound`.
 
-    Example: `SyncProof("engine-0", 3, tokens=1024, max_difference=3.1e-5, mean_difference=2e-6, bound=2e-4)`.
+    Example: `SyncProof("engine-0", 3, 1024, max_difference=3.1e-5, mean=2e-6, quantile=5e-6, bound=PARITY_BOUNDS["float32"])`.
     """
 
     engine: str
     version: int
     tokens: int
     max_difference: float
-    mean_difference: float
-    bound: float
+    mean: float
+    quantile: float
+    bound: ParityBound
 
-
-def checksum(array: np.ndarray) -> str:
-    """Type, shape and CRC-32 of the contents: `float32[256,64]:1a2b3c4d`. About 0.14 s for 0.5 GB."""
-    contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]:{zlib.crc32(contents.data):08x}"
+    @property
+    def holds(self) -> bool:
+        return self.mean <= self.bound.mean and self.quantile <= self.bound.quantile
 
 
 def snapshot(version: int, tensors: Mapping[str, np.ndarray]) -> WeightSnapshot:
@@ -87,38 +115,41 @@ def snapshot(version: int, tensors: Mapping[str, np.ndarray]) -> WeightSnapshot:
     return WeightSnapshot(version, tensors, {name: checksum(array) for name, array in tensors.items()})
 
 
-def verify_manifest(weights: WeightSnapshot, engine: str) -> None:
-    """Raise SyncProofError naming the engine and the tensors that are missing, unannounced, or not as they were sent."""
-    manifest, tensors = weights.manifest, weights.tensors
-    missing, extra = sorted(manifest.keys() - tensors.keys()), sorted(tensors.keys() - manifest.keys())
-    changed = sorted(name for name, array in tensors.items() if name in manifest and checksum(array) != manifest[name])
+def verify_manifest(weights: WeightSnapshot, loaded: Mapping[str, str], engine: str) -> None:
+    """Raise SyncProofError naming the engine and the tensors that it did not load, loaded unannounced, or loaded otherwise than sent.
+
+    loaded: `checksum` of every tensor as the engine's loader consumed it.
+    """
+    manifest = weights.manifest
+    missing, extra = sorted(manifest.keys() - loaded.keys()), sorted(loaded.keys() - manifest.keys())
+    changed = sorted(name for name, sum_ in loaded.items() if manifest.get(name, sum_) != sum_)
     kinds = {"missing": missing, "unannounced": extra, "changed": changed}
     found = [f"{kind} {', '.join(names[:5])}" for kind, names in kinds.items() if names]
     if found:
         raise SyncProofError(
-            f"engine {engine}: the weights of version {weights.version} did not arrive as the learner sent them ({'; '.join(found)}); "
-            "nothing was loaded. Check the memory and transport between them, then restore the last checkpoint"
+            f"engine {engine}: the weights of version {weights.version} were not loaded as the learner sent them ({'; '.join(found)}). "
+            "Check the memory and transport between them, then resume from the last checkpoint"
         )
 
 
 async def sync_weights(engine: Engine, weights: WeightSnapshot) -> SyncReceipt:
-    """Give `engine` the snapshot: verify, pause, start, update, finish, resume.
+    """Give `engine` the snapshot: pause, start, update, finish, verify what was loaded, resume.
 
-    An error before anything is loaded leaves the engine serving what it had. Once the update has started, the engine resumes only if it
-    finished; otherwise it stays closed, and its requests fail instead of being sampled from unknown weights.
+    The engine resumes only with a whole and verified update; otherwise it stays closed, and its requests fail instead of being sampled
+    from unknown weights.
 
-    Raises SyncProofError when the tensors are not those of the manifest, ValueError when they are not the whole model, EpisodeFailure
-    when the engine cannot do its work.
+    Raises SyncProofError when what it loaded is not what was sent, ValueError when that is not the whole model, EpisodeFailure when the
+    engine cannot do its work.
     """
-    verify_manifest(weights, engine.name)
     started = time.perf_counter()
     await engine.pause_generation()
     drained = time.perf_counter()
     try:
         await engine.start_weight_update()
         await engine.update_weights(weights.tensors.items())
-        await engine.finish_weight_update(weights.version)
-    except BaseException:
+        verify_manifest(weights, await engine.finish_weight_update(weights.version), engine.name)
+    except BaseException as error:
+        await engine.refuse_generation(f"{type(error).__name__}: {error}")
         with suppress(EpisodeFailure):  # it refuses to resume, which fails the requests held back instead of leaving them to time out
             await engine.resume_generation()
         raise
@@ -129,37 +160,57 @@ async def sync_weights(engine: Engine, weights: WeightSnapshot) -> SyncReceipt:
     return SyncReceipt(engine.name, weights.version, len(weights.tensors), size, drained - started, time.perf_counter() - started)
 
 
-def check_parity(
-    engine: str, version: int, learner_logprobs: Float32, engine_logprobs: Float32, versions: Int32, bound: float = PARITY_BOUND
+def compare_logprobs(
+    engine: str, version: int, learner_logprobs: Float32, engine_logprobs: Float32, versions: Int32, bound: ParityBound
 ) -> SyncProof:
-    """Prove that `engine` sampled with the learner's weights of `version`.
+    """How far `engine` is from the learner's weights of `version`; whether that is near enough is `SyncProof.holds`.
 
-    learner_logprobs, engine_logprobs: float `[N]` of the same sampled tokens, under the weights before this step's update.
-    versions: int32 `[N]`, what the engine says it sampled each token with.
+    learner_logprobs, engine_logprobs: float `[N]` of the same tokens, under the weights before this step's update. versions: int32 `[N]`,
+    what the engine says it sampled each token with.
 
-    bound: largest difference of a token with a probability of at least 1/e. Rounding grows with the size of the number, so a less
-    probable token may differ by `bound` times its -log p.
-
-    Raises SyncProofError when a version differs, a log-probability is not finite, a difference is larger, or there is no token.
+    Raises SyncProofError for what admits of no degree: another version, a log-probability that is not finite, no token at all.
     """
     assert learner_logprobs.shape == engine_logprobs.shape == versions.shape, "one entry per token in each array"
     tokens = len(versions)
     if tokens == 0:
-        raise SyncProofError(f"engine {engine}: this step has no token of version {version} from it, so nothing is proved")
+        raise SyncProofError(f"engine {engine}: there is no token of version {version} from it, so nothing is proved")
     strangers = sorted({int(v) for v in np.unique(versions)} - {version})
     if strangers:
         raise SyncProofError(
             f"engine {engine}: {int((versions != version).sum())} of {tokens} tokens were sampled by version "
             f"{', '.join(map(str, strangers[:5]))} and not by {version}; it missed a weight update. Sync it before it generates"
         )
-    with np.errstate(invalid="ignore"):  # -inf minus -inf is NaN, and a violation below
-        difference = np.abs(learner_logprobs.astype(np.float64) - engine_logprobs.astype(np.float64))
-    beyond = ~(np.isfinite(difference) & (difference <= bound * np.maximum(1.0, -learner_logprobs)))
-    worst = float(difference.max())
-    if beyond.any():
-        raise SyncProofError(
-            f"engine {engine}: log-probabilities of {tokens} tokens of version {version} differ from the learner's by up to {worst:.3g} "
-            f"(bound {bound:g}, {int(beyond.sum())} tokens beyond it). It samples from other weights than those trained: "
-            "stop the run, check that every tensor reaches the engine, and resume from the last checkpoint"
-        )
-    return SyncProof(engine, version, tokens, worst, float(difference.mean()), bound)
+    ours, theirs = learner_logprobs.astype(np.float64), engine_logprobs.astype(np.float64)
+    infinite = int((~(np.isfinite(ours) & np.isfinite(theirs))).sum())
+    if infinite:
+        raise SyncProofError(f"engine {engine}: {infinite} of {tokens} log-probabilities of version {version} are not finite")
+    difference = np.abs(ours - theirs)
+    relative = difference / np.maximum(1.0, -ours)
+    return SyncProof(
+        engine, version, tokens, float(difference.max()), float(relative.mean()), float(np.quantile(relative, QUANTILE)), bound
+    )
+
+
+def check_parity(
+    engine: str,
+    version: int,
+    learner_logprobs: Float32,
+    engine_logprobs: Float32,
+    versions: Int32,
+    bound: ParityBound = PARITY_BOUNDS["float32"],
+) -> SyncProof:
+    """`compare_logprobs`, and SyncProofError when they are too far apart."""
+    proof = compare_logprobs(engine, version, learner_logprobs, engine_logprobs, versions, bound)
+    if not proof.holds:
+        raise SyncProofError(too_far(proof))
+    return proof
+
+
+def too_far(proof: SyncProof) -> str:
+    """What to say of an engine that is too far from the learner."""
+    return (
+        f"engine {proof.engine}: log-probabilities of {proof.tokens} tokens of version {proof.version} differ from the learner's by "
+        f"{proof.mean:.2g} on average and {proof.quantile:.2g} at the 90 % quantile (at most {proof.bound.mean:g} and "
+        f"{proof.bound.quantile:g} under equal weights). It computes with other weights than those trained: "
+        "stop the run, check that every tensor reaches the engine, and resume from the last checkpoint"
+    )

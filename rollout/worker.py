@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ..envs.registry import load_plugin
 from ..envs.tool_calls import parser_of_template
-from ..envs.types import Episode, EpisodeGroup, Task
+from ..envs.types import Episode, EpisodeGroup, Float32, Task
 from ..rewards.build import make_rubric
 from ..rewards.config import RewardConfig
 from .collect import collect
@@ -137,6 +137,10 @@ class RolloutWorker:
         """Give the engine new weights once nothing is in flight; see `sync_weights`."""
         return self._call(sync_weights(self.engine, snapshot), timeout_s)
 
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
+        """The engine's log-probabilities; see `Engine.score`, whose own deadline holds."""
+        return self._call(self.engine.score(sequences), None)
+
     @property
     def weight_version(self) -> int:
         return self.engine.weight_version
@@ -153,7 +157,7 @@ class RolloutWorker:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10.0)
 
-    def _call(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    def _call(self, work: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     async def _settled(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ..envs.types import EpisodeGroup, Task
+from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.weights import StaleEngine, SyncReceipt
 
 POLL_S = 1.0
@@ -146,6 +146,20 @@ class RayFleet:
         receipts = [self._receive(runner, call) for runner, call in calls]
         (self._version,) = {receipt.version for receipt in receipts}
         return receipts
+
+    def score(self, sequences: Sequence[Int32]) -> dict[str, list[Float32]]:
+        """See `loop.Fleet.score`. Raises FleetError when a runner does not answer within `sync_s`."""
+        rows = [ids.tolist() for ids in sequences]
+        calls = [(runner, runner.actor.score.options(name="rollout.score").remote(rows)) for runner in self._runners]
+        found = {}
+        for runner, call in calls:
+            try:
+                found[runner.name] = ray.get(call, timeout=self.limits.sync_s)
+            except (GetTimeoutError, RayActorError) as error:
+                raise FleetError(f"{runner.name} did not score the probe of the weight sync within {self.limits.sync_s:g} s") from error
+            except RayTaskError as error:
+                raise error.cause from error
+        return found
 
     def stop(self) -> None:
         """Drop what is under way and waiting."""

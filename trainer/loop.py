@@ -20,14 +20,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..envs.failures import Failure
-from ..envs.types import EpisodeGroup, Task
+from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.config import RolloutConfig
 from ..rollout.store.ledger import DropReason, Ledger
-from ..rollout.weights import SyncReceipt
+from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofError, SyncReceipt, too_far
 from .batch import GroupBatch, TokenBatch
 from .data.tasks import TaskStream
 from .metrics import Collected, rollout_metrics
-from .objectives.measures import Measured, mismatch, prove_parity
+from .objectives.measures import Measured, check_probe, compare_engines, mismatch, probe_of
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
 from .phases.config import RFTPhaseConfig
@@ -40,6 +40,8 @@ BUDGET_STEPS = 4
 """Steps that the error budget looks back on, this one included."""
 MAX_IDLE_STEPS = 5
 """Steps in a row without a group to learn from after which there is nothing to learn."""
+MAX_APART = 3
+"""Steps in a row in which an engine's sampled tokens may be too far from the learner's log-probabilities, before it ends the run."""
 MAX_SKIPPED = 2
 """Updates in a row that are skipped because they are not finite, before one ends the run."""
 
@@ -57,6 +59,10 @@ class Fleet(Protocol):
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
         """Give every engine the weights that `PolicyLearner.snapshot` gave."""
+        ...
+
+    def score(self, sequences: Sequence[Int32]) -> Mapping[str, Sequence[Float32]]:
+        """What each engine gives every token but the first of each sequence: by name, float32 `[length - 1]` per sequence."""
         ...
 
 
@@ -78,19 +84,20 @@ class ErrorBudgetSpent(RuntimeError):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What a loop is told. success: the reward part reported as success. parity_bound: see `rollout.weights.check_parity`."""
+    """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner."""
 
     phase: RFTPhaseConfig
     limits: RolloutConfig
     success: str
-    parity_bound: float
+    parity: ParityBound = PARITY_BOUNDS["float32"]
 
 
 @dataclass
 class PolicyProgress:
     """Where a run of policy steps is: steps done, tasks taken from the stream, the books, and the lowest and highest reward so far.
 
-    idle, skipped: steps in a row that had nothing to learn from, or whose update was not finite.
+    idle, skipped, apart: steps in a row that had nothing to learn from, whose update was not finite, or in which an engine's
+    log-probabilities were too far from the learner's.
     """
 
     step: int = 0
@@ -99,10 +106,11 @@ class PolicyProgress:
     rewards: tuple[float, float] | None = None
     idle: int = 0
     skipped: int = 0
+    apart: int = 0
 
     def row(self) -> dict[str, Any]:
         """Everything as JSON, for a checkpoint. `from_row` reads it back."""
-        own = {name: getattr(self, name) for name in ("step", "position", "rewards", "idle", "skipped")}
+        own = {name: getattr(self, name) for name in ("step", "position", "rewards", "idle", "skipped", "apart")}
         return {**own, "ledger": self.ledger.row()}
 
     @classmethod
@@ -116,6 +124,7 @@ class PolicyProgress:
             None if rewards is None else (rewards[0], rewards[1]),
             row.get("idle", 0),
             row.get("skipped", 0),
+            row.get("apart", 0),
         )
 
 
@@ -143,7 +152,8 @@ class PolicyLoop:
         self.objective = objective_of(objective, settings.limits.temperature)
         self.progress = PolicyProgress()
         self.on_group: Callable[[EpisodeGroup], None] | None = None
-        self.proofs, self.parity_max = 0, 0.0
+        self.probe: TokenBatch | None = None
+        self.proofs: list[SyncProof] = []
         self._recent: deque[tuple[int, Counter[str]]] = deque(maxlen=BUDGET_STEPS)
         self._cause = ""  # of the last failure
 
@@ -167,8 +177,19 @@ class PolicyLoop:
         return Step(metrics, collected, batch, measured)
 
     def sync(self) -> list[SyncReceipt]:
-        """Give the learner's weights to every engine."""
-        return self.fleet.sync(self.learner.snapshot())
+        """Give the learner's weights to every engine, and have each prove that it computes with them, once there is a `probe` for that.
+
+        Raises SyncProofError naming the engine that does not.
+        """
+        receipts, version = self.fleet.sync(self.learner.snapshot()), self.learner.version
+        for receipt in receipts:
+            if receipt.version != version:
+                raise SyncProofError(f"engine {receipt.engine} took over version {receipt.version}, and the learner is at {version}")
+        if self.probe is not None:
+            ours, probe = self.learner.score(self.probe).logprobs, self.probe
+            scored = self.fleet.score(probe.sequences)
+            self.proofs += [check_probe(probe, ours, name, rows, version, self.settings.parity) for name, rows in scored.items()]
+        return receipts
 
     @property
     def exhausted(self) -> bool:
@@ -224,13 +245,12 @@ class PolicyLoop:
         batch = credited.train(self.advantage(credited), self._weights(credited))
         measured = self.learner.forward_backward(batch, self.objective)
         try:
-            proofs = prove_parity(batch, measured.logprobs, self.learner.version, self.settings.parity_bound)
+            self._judge(batch, measured)
             metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, self.learner.version)}
         except BaseException:
             self.learner.discard()  # nothing of this batch may reach a later step
             raise
-        self.parity_max = max(self.parity_max, *(proof.max_difference for proof in proofs))
-        self.proofs += 1
+        self.probe = self.probe or probe_of(batch.sequences)
         metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
         try:
             stepped = self.learner.step()
@@ -248,6 +268,14 @@ class PolicyLoop:
         receipts = self.sync()
         after = {"sync_seconds": time.perf_counter() - started, "weight_version": float(receipts[0].version)}
         return {**_named(metrics), **after}, batch, measured
+
+    def _judge(self, batch: TokenBatch, measured: Measured) -> None:
+        """Raise SyncProofError for tokens of other weights at once, and for log-probabilities too far apart when that lasts."""
+        bound = self.settings.parity.at(self.settings.limits.temperature)
+        apart = [one for one in compare_engines(batch, measured.logprobs, self.learner.version, bound) if not one.holds]
+        self.progress.apart = self.progress.apart + 1 if apart else 0
+        if self.progress.apart >= MAX_APART:
+            raise SyncProofError(f"for {self.progress.apart} steps, {too_far(apart[0])}")
 
     def _weights(self, batch: GroupBatch) -> np.ndarray:
         """1 for a full step. One that kept fewer groups than it should is that much smaller: the groups left out had nothing to say."""

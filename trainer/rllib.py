@@ -22,7 +22,7 @@ from ray.rllib.utils.from_config import NotProvided
 
 from ..envs.types import EpisodeGroup
 from ..rollout.env_runner import LLMEnvRunner
-from ..rollout.weights import PARITY_BOUND, SyncReceipt
+from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
 from ..rollout.worker import WorkerSetup
 from .data.task_files import read_task_files
 from .data.tasks import TaskStream, row_tasks, training_tasks
@@ -33,9 +33,6 @@ from .loop import LoopSettings, PolicyLoop, PolicyProgress, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
 from .phases.config import PHASE_OWNS, RFTPhaseConfig, TasksConfig, phase_optimizer
-
-PARITY_BOUNDS = {"float32": PARITY_BOUND, "bfloat16": 0.15, "float16": 0.05}
-"""Largest |learner - engine| log-probability of a token under equal weights, by the coarser dtype of the two."""
 
 
 class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
@@ -119,13 +116,14 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     def loop_settings(self) -> LoopSettings:
         """What the policy loop is told."""
         assert self.worker_setup is not None
-        return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity_bound)
+        return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity)
 
     @property
-    def parity_bound(self) -> float:
-        """How far learner and engine may differ in the log-probability of one token, given their dtypes."""
+    def parity(self) -> ParityBound:
+        """How far learner and engine may be apart: as the coarser of their dtypes says."""
         assert self.worker_setup is not None
-        return max(PARITY_BOUNDS[self.worker_setup.engine.resolved_dtype], PARITY_BOUNDS[self.learner_setup.dtype])
+        dtypes = (self.worker_setup.engine.resolved_dtype, self.learner_setup.dtype)
+        return max((PARITY_BOUNDS[dtype] for dtype in dtypes), key=lambda bound: bound.mean)
 
 
 class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped

@@ -15,6 +15,7 @@ from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
+from burnish.rollout.weights import SyncProof
 from burnish.rpc.address import RAY
 from burnish.run.cluster import (
     check_services,
@@ -232,7 +233,7 @@ def _reinforce(run: Run, table: RFTPhaseConfig, first: int) -> None:
     run.algo.on_group = None
     if run.algo.loop.exhausted:
         say(run.console, _exhausted_line(run.algo.last_step))
-    say(run.console, _proof_line(run.algo.loop.proofs, run.algo.loop.parity_max))
+    say(run.console, _proof_line(run.algo.loop.proofs))
 
 
 def _exhausted_line(step: Step) -> str:
@@ -243,10 +244,14 @@ def _exhausted_line(step: Step) -> str:
     )
 
 
-def _proof_line(proofs: int, worst: float) -> str:
+def _proof_line(proofs: Sequence[SyncProof]) -> str:
     if not proofs:
         return "no step trained, so no sync was proved"
-    return f"sync proof held at all {proofs} steps that trained; largest log-probability difference {worst:.1e}"
+    mean, quantile = max(proof.mean for proof in proofs), max(proof.quantile for proof in proofs)
+    return (
+        f"sync proof held at all {len(proofs)} weight syncs; log-probabilities of the probe differed by at most {mean:.1e} on average, "
+        f"{quantile:.1e} at the 90 % quantile"
+    )
 
 
 def _rft_line(metrics: Mapping[str, float], groups: int) -> str:

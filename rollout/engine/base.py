@@ -6,7 +6,7 @@ an engine on GPUs and an engine on this laptop's CPU are driven alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from ...envs.types import Float32, Int32, StopReason
 class GenerateRequest:
     """One call of the policy.
 
-    prompt_token_ids: the whole context so far, exactly as sampled and appended. seed: None lets the engine draw one.
+    prompt_token_ids: the whole context so far, exactly as sampled and appended. seed: None lets the engine draw one. score_prompt: give the
+    log-probabilities of the prompt's own tokens too.
     Sampling is from the untruncated distribution (top-p 1, no top-k): anything else would bias the policy ratio.
 
     Example: `GenerateRequest("train-17/0/1", [1, 5, 9], max_tokens=32, temperature=1.0, stop_token_ids=(2,), seed=7)`.
@@ -31,6 +32,7 @@ class GenerateRequest:
     temperature: float
     stop_token_ids: tuple[int, ...]
     seed: int | None = None
+    score_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,21 @@ class Engine(Protocol):
         """Load tensors under their Hugging Face `state_dict` names, `lm_head.weight` of tied models included."""
         ...
 
-    async def finish_weight_update(self, version: int) -> None:
-        """Clear caches made under the old weights, then answer to `version`."""
+    async def finish_weight_update(self, version: int) -> Mapping[str, str]:
+        """Clear caches made under the old weights, then answer to `version`.
+
+        Returns the checksum (`layout.checksum`) of every tensor, taken as it was loaded.
+        """
+        ...
+
+    async def refuse_generation(self, reason: str) -> None:
+        """Fail every request until a whole weight update: what the engine holds is not known."""
         ...
 
     async def resume_generation(self) -> None: ...
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
+        """Log-probabilities, at temperature 1, of every token but the first given those before it: float32 `[length - 1]` per sequence."""
+        ...
 
     async def close(self) -> None: ...

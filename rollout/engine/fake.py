@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...envs.failures import EpisodeFailure, FailureKind
+from ...envs.types import Float32
 from .base import GenerateRequest, Generation
 from .gate import Gate
-from .layout import Shapes, check_request, check_tensors
+from .layout import Shapes, check_request, check_tensors, checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class ScriptedEngine:
         self._gate.require_updating()
         self._received |= dict(tensors)
 
-    async def finish_weight_update(self, version: int) -> None:
+    async def finish_weight_update(self, version: int) -> Mapping[str, str]:
         self._gate.require_updating()
         if self._shapes is not None:
             try:
@@ -116,6 +117,15 @@ class ScriptedEngine:
                 raise
         self.weights = self._received
         self._gate.finish(version)
+        return {name: checksum(array) for name, array in self.weights.items()}
+
+    async def refuse_generation(self, reason: str) -> None:
+        self._gate.fail(reason)
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
+        """-0.5 for every token."""
+        async with self._gate.admitted(self._timeout_s):
+            return [np.full(len(ids) - 1, -0.5, np.float32) for ids in sequences]
 
     async def resume_generation(self) -> None:
         self._gate.resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def check_tensors(received: Mapping[str, np.ndarray], expected: Shapes, engine: 
             f"weight update of engine {engine}: {len(received)} tensors received, {len(expected)} expected ({'; '.join(problems)}); "
             "send the learner's whole state_dict, lm_head.weight of tied models included"
         )
+
+
+def checksum(array: np.ndarray) -> str:
+    """Type, shape and CRC-32 of the contents: `float32[256,64]:1a2b3c4d`. About 0.14 s for 0.5 GB."""
+    contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]:{zlib.crc32(contents.data):08x}"
 
 
 def check_request(request: GenerateRequest, max_context: int, vocab_size: int) -> None:

@@ -8,17 +8,19 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ...envs.failures import EpisodeFailure, FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import EngineConfig
+from .layout import checksum
 from .vllm_base import WARM_UP, VLLMEngine, sampling_params
 from .vllm_process import engine_arguments, prepare_process
 
@@ -34,19 +36,14 @@ class AsyncEngine(VLLMEngine):
     `AsyncLLM` lives on an event loop of its own, in a thread, so that one engine serves any number of callers' loops. If one of its
     processes dies, everything in flight and every later call raises EpisodeFailure ENGINE_LOST.
 
-    Weights pass through a safetensors file in shared memory that vLLM's workers load (`reload_weights`), on CPU and CUDA alike.
-
-    With `weight_transfer` set, vLLM's native transfer takes its place: the learner's process drives `NCCLTrainerWeightTransferEngine` or
-    `IPCTrainerWeightTransferEngine` (vllm.distributed.weight_transfer) with a client whose calls end in `init_weight_transfer_engine`,
-    `start_weight_update`, `receive_weights` and `finish_weight_update` here. This native path needs CUDA and has never been run: it is
-    written against vLLM 0.32's sources.
+    Weights pass through a safetensors file in shared memory that vLLM's workers load (`reload_weights`), on CPU and CUDA alike; the path
+    on CUDA was never run.
 
     The constructor blocks until the engine has answered a first request; it raises EpisodeFailure when that fails.
     """
 
     def __init__(self, config: EngineConfig, model_path: Path, name: str) -> None:
         super().__init__(config, model_path, name)
-        self._native = config.weight_transfer is not None
         self._llm: Any = None
         self._end: str | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="burnish-engine-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
@@ -78,63 +75,19 @@ class AsyncEngine(VLLMEngine):
     async def close(self) -> None:
         await asyncio.to_thread(self._discard)
 
-    async def start_weight_update(self) -> None:
-        await super().start_weight_update()
-        if self._native:
-            await self._call(self._vllm().start_weight_update(), self._config.update_timeout_s, "the start of a weight update")
-
-    async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-        if self._native:
-            raise ValueError(f"engine {self.name} takes weights over {self._config.weight_transfer}; send them with receive_weights")
-        await super().update_weights(tensors)
-
-    async def finish_weight_update(self, version: int) -> None:
-        if not self._native:
-            return await super().finish_weight_update(version)
-        self._gate.require_updating()
-        try:
-            self._vllm()
-            await self._call(self._finish_native(version), self._config.update_timeout_s, "the end of a weight update")
-        except BaseException as error:
-            self._gate.fail(f"{type(error).__name__}: {error}")
-            raise
-        self._gate.finish(version)
-
-    async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Join the learner's transfer group; `init_info` is what vLLM's trainer-side engine sends. CUDA only, never run."""
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        request = WeightTransferInitRequest(init_info=init_info)
-        await self._call(self._vllm().init_weight_transfer_engine(request), self._config.update_timeout_s, "joining the weight transfer")
-
-    async def receive_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive one chunk that the learner sends at the same time; `update_info` describes it. CUDA only, never run."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        self._gate.require_updating()
-        request = WeightTransferUpdateRequest(update_info=update_info)
-        try:
-            await self._call(self._vllm().update_weights(request), self._config.update_timeout_s, "receiving weights")
-        except BaseException as error:
-            self._gate.fail(f"{type(error).__name__}: {error}")
-            raise
-
     async def _submit(self, request_id: str, request: GenerateRequest) -> Any:
         self._vllm()
         return await self._await(self._collect(request_id, request))
 
-    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> None:
+    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
         self._vllm()
-        await self._await(self._reload(tensors, version))
+        return await self._await(self._reload(tensors, version))
 
     async def _start(self) -> None:
-        from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = engine_arguments(self._config, self._model_path)
-        if self._config.weight_transfer is not None:
-            arguments["weight_transfer_config"] = WeightTransferConfig(backend=self._config.weight_transfer)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         await self._llm.update_weight_version("0")
 
@@ -150,20 +103,19 @@ class AsyncEngine(VLLMEngine):
         outputs = self._vllm().generate(tokens_input(request.prompt_token_ids), sampling_params(request), request_id)
         return [output async for output in outputs][-1]  # the final one is the only one
 
-    async def _reload(self, tensors: dict[str, np.ndarray], version: int) -> None:
+    async def _reload(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
         folder = self._scratch / f"version-{version}"
         folder.mkdir()
         try:
             save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / "model.safetensors")
             await self._vllm().collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            with safe_open(folder / "model.safetensors", framework="np") as file:  # what vLLM's workers read
+                loaded = {name: checksum(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  (no mapping)
         finally:
             shutil.rmtree(folder)
         await self._reset_cache()
         await self._llm.update_weight_version(str(version))
-
-    async def _finish_native(self, version: int) -> None:
-        await self._llm.finish_weight_update(weight_version=str(version))
-        await self._reset_cache()
+        return loaded
 
     async def _reset_cache(self) -> None:
         if not await self._llm.reset_prefix_cache():

@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ...envs.failures import EpisodeFailure, FailureKind
+from ...envs.types import Float32
 from .base import GenerateRequest, Generation
 from .config import EngineConfig
 from .gate import Gate
@@ -79,8 +80,8 @@ class VLLMEngine(ABC):
                 raise ValueError(f"weight update of engine {self.name}: {name} arrived twice")
             self._received[name] = array
 
-    async def finish_weight_update(self, version: int) -> None:
-        """Load what was collected, forget the KV cache made under the old weights, and answer to `version`.
+    async def finish_weight_update(self, version: int) -> Mapping[str, str]:
+        """Load what was collected, forget the KV cache made under the old weights, and answer to `version`; checksums of what was loaded.
 
         Raises ValueError when a tensor is missing, unknown or misshapen; the engine then refuses to generate until a whole update.
         """
@@ -88,11 +89,27 @@ class VLLMEngine(ABC):
         received, self._received = self._received, {}
         try:
             check_tensors(received, self._expected, self.name)
-            await self._within(self._load(received, version), self._config.update_timeout_s, f"weights of version {version} not loaded")
+            load = self._load(received, version)
+            loaded = await self._within(load, self._config.update_timeout_s, f"weights of version {version} not loaded")
         except BaseException as error:
             self._gate.fail(f"{type(error).__name__}: {error}")
             raise
         self._gate.finish(version)
+        return loaded
+
+    async def refuse_generation(self, reason: str) -> None:
+        self._gate.fail(reason)
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
+        """All sequences together. Raises ValueError for one that cannot be served, EpisodeFailure otherwise."""
+        asked = [GenerateRequest(f"score-{i}", list(ids), 1, 0.0, (), score_prompt=True) for i, ids in enumerate(sequences)]
+        for request in asked:
+            check_request(request, self.max_context, self._vocab_size)
+        timeout_s = self._config.request_timeout_s
+        async with self._gate.admitted(timeout_s):
+            answers = asyncio.gather(*(self._submit(f"{one.request_id}#{next(self._serial)}", one) for one in asked))
+            outputs = await self._within(answers, timeout_s, f"{len(asked)} sequences not scored")
+        return [_prompt_logprobs(one, output) for one, output in zip(asked, outputs, strict=True)]
 
     async def resume_generation(self) -> None:
         self._gate.resume()
@@ -105,8 +122,11 @@ class VLLMEngine(ABC):
         """Run one request to vLLM's final `RequestOutput`; abort it inside the engine when cancelled."""
 
     @abstractmethod
-    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> None:
-        """Load a complete set of tensors, reset the prefix cache, and label what is sampled from now on with `version`."""
+    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
+        """Load a complete set of tensors, reset the prefix cache, and label what is sampled from now on with `version`.
+
+        Returns the checksum of every tensor, taken as it was loaded.
+        """
 
     def _learn_model(self, model_config: Any) -> None:
         """Read the vocabulary and the list of tensors from vLLM's `ModelConfig` and the checkpoint."""
@@ -148,11 +168,19 @@ def sampling_params(request: GenerateRequest) -> Any:
         ignore_eos=True,
         seed=request.seed,
         logprobs=0,
+        prompt_logprobs=0 if request.score_prompt else None,
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
+
+
+def _prompt_logprobs(request: GenerateRequest, output: Any) -> Float32:
+    """float32 `[tokens - 1]` from vLLM's per-position tables; nothing precedes the first token."""
+    given, ids = output.prompt_logprobs, request.prompt_token_ids
+    assert given is not None and len(given) == len(ids), "vLLM gave no log-probability for each token of the prompt"
+    return np.array([table[token].logprob for table, token in zip(given[1:], ids[1:], strict=True)], np.float32)
 
 
 def register_model_class(architectures: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import atexit
 import json
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from ...envs.failures import FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import CPU_THREADS, EngineConfig
+from .layout import checksum
 from .vllm_base import WARM_UP, VLLMEngine, register_model_class, sampling_params
 from .vllm_process import engine_arguments, prepare_process
 
@@ -93,17 +94,17 @@ class InProcessEngine(VLLMEngine):
             self._commands.put(_Abort(request_id))
             raise
 
-    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> None:
-        def load(llm: Any) -> None:
-            import torch
-
-            weights = ((tensor, torch.from_numpy(array)) for tensor, array in tensors.items())
-            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
+        def load(llm: Any) -> Mapping[str, str]:
+            consumed: dict[str, str] = {}
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _consumed(tensors, consumed)})
             if not llm.reset_prefix_cache():
                 raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
             llm.engine_core.set_weight_version(str(version))
+            return consumed
 
-        await asyncio.wrap_future(self._put(_Call(load, _running_future())))
+        loaded: Mapping[str, str] = await asyncio.wrap_future(self._put(_Call(load, _running_future())))
+        return loaded
 
     def _put_generate(self, request_id: str, request: GenerateRequest) -> Future[Any]:
         return self._put(_Generate(request_id, request, _running_future()))
@@ -183,6 +184,15 @@ class InProcessEngine(VLLMEngine):
             if isinstance(command, _Generate | _Call):
                 replies.append(command.reply)
         return replies
+
+
+def _consumed(tensors: Mapping[str, np.ndarray], checksums: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """The tensors for vLLM's loader, each with its checksum noted as the loader asks for it."""
+    import torch
+
+    for name, array in tensors.items():
+        checksums[name] = checksum(array)
+        yield name, torch.from_numpy(array)
 
 
 def _build(config: EngineConfig, model_path: Path) -> Any:

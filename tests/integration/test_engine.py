@@ -17,7 +17,7 @@ import pytest
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.rollout.engine import Engine, EngineConfig, make_engine
 from burnish.rollout.engine.base import GenerateRequest, Generation
-from burnish.rollout.weights import SyncProofError, WeightSnapshot, check_parity, snapshot, sync_weights
+from burnish.rollout.weights import PARITY_BOUNDS, SyncProofError, WeightSnapshot, check_parity, snapshot, sync_weights
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -78,6 +78,15 @@ def reference_logprobs(reference: Any, prompt: list[int], generation: Generation
     return torch.log_softmax(logits, -1).gather(1, ids[0, len(prompt) :, None])[:, 0].numpy()
 
 
+def forward_logprobs(reference: Any, ids: list[int]) -> np.ndarray:
+    import torch
+
+    tokens = torch.tensor([ids])
+    with torch.no_grad():
+        logits = reference(tokens).logits[0, :-1]
+    return torch.log_softmax(logits, -1).gather(1, tokens[0, 1:, None])[:, 0].numpy()
+
+
 async def test_logprobs_are_those_of_the_checkpoint(engine: Engine, reference: Any) -> None:
     generation = await engine.generate(request())
     assert len(generation.token_ids) == 24
@@ -104,7 +113,8 @@ async def test_temperature_is_part_of_the_distribution(engine: Engine, reference
     for temperature in (0.7, 1.5):
         generation = await engine.generate(request(temperature=temperature))
         expected = reference_logprobs(reference, PROMPT, generation, temperature)
-        check_parity(engine.name, 2, expected, generation.logprobs, generation.policy_version)
+        bound = PARITY_BOUNDS["float32"].at(temperature)
+        check_parity(engine.name, 2, expected, generation.logprobs, generation.policy_version, bound)
 
 
 async def test_greedy_takes_the_most_likely_token(engine: Engine, reference: Any) -> None:
@@ -226,11 +236,26 @@ async def test_a_tensor_lost_inside_the_engine_breaks_parity(
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_load", load_with_a_stale_tensor)
-        await sync_weights(engine, new_weights(reference, 12))
-    generation = await engine.generate(request())
-    expected = reference_logprobs(reference, PROMPT, generation)
-    with pytest.raises(SyncProofError, match="engine-under-test: log-probabilities of 24 tokens of version 12 differ"):
-        check_parity(engine.name, 12, expected, generation.logprobs, generation.policy_version)
+        with pytest.raises(SyncProofError, match=f"version 12 were not loaded as the learner sent them .changed {lost}"):
+            await sync_weights(engine, new_weights(reference, 12))
+    with pytest.raises(EpisodeFailure, match=f"engine_error in engine-under-test.*{lost}"):
+        await engine.generate(request())
+    await sync_weights(engine, new_weights(reference, 12))
+
+
+async def test_the_probe_tells_equal_weights_from_stale_ones(engine: Engine, reference: Any) -> None:
+    """`score` is what a Hugging Face forward pass gives; a sync that the engine only claims to have made is found by it."""
+    weights = new_weights(reference, 20)
+    await sync_weights(engine, weights)
+    sequences = [PROMPT, PROMPT[::-1][:20]]
+    for scored, ids in zip(await engine.score(sequences), sequences, strict=True):
+        expected = forward_logprobs(reference, ids)
+        versions = np.full(len(expected), 20, np.int32)
+        assert check_parity(engine.name, 20, expected, scored, versions).tokens == len(ids) - 1
+    new_weights(reference, 21)  # the learner goes on alone
+    (scored, _), versions = await engine.score(sequences), np.full(len(PROMPT) - 1, 20, np.int32)
+    with pytest.raises(SyncProofError, match="computes with other weights than those trained"):
+        check_parity(engine.name, 20, forward_logprobs(reference, PROMPT), scored, versions)
 
 
 async def test_a_skipped_sync_is_noticed_by_the_tags_and_by_the_numbers(engine: Engine, reference: Any) -> None:

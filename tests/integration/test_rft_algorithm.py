@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +52,7 @@ def algo(ray_session: None, tiny_model: Path) -> Iterator[Any]:
         seed=5,
     )
     phase = RFTPhaseConfig(groups_per_step=8, group_size=8, lr=1e-2)
-    config = RFTConfig().rft(worker=worker, phase=phase, success="digits")
+    config = RFTConfig().fault_tolerance(max_num_env_runner_restarts=10).rft(worker=worker, phase=phase, success="digits")
     built = config.build_algo()
     yield built
     built.stop()
@@ -58,7 +64,7 @@ def test_a_policy_learns_and_every_step_proves_its_weights(algo: Any) -> None:
         algo.train()
         metrics = algo.last_metrics
         rewards.append(metrics["reward_mean"])
-        assert metrics["learner/parity_max"] < 2e-4
+        assert metrics["learner/parity_mean"] < 5e-5
         assert metrics["learner/stale_fraction"] == 0.0
         assert metrics["weight_version"] == step == algo.learner_group.version
         algo.loop.progress.ledger.check()
@@ -73,18 +79,67 @@ def test_saving_and_restoring_takes_over_weights_position_and_books(algo: Any, t
     algo.restore_from_path(saved)
     assert (algo.learner_group.version, algo.loop.progress.position, algo.loop.progress.ledger.row()) == (version, position, books)
     algo.train()
-    assert algo.last_metrics["learner/parity_max"] < 2e-4
+    assert algo.last_metrics["learner/parity_mean"] < 5e-5
 
 
-def test_training_goes_on_when_a_runner_is_killed(algo: Any) -> None:
+def pid_of(algo: Any) -> int:
+    import ray
+
+    (runner,) = algo.fleet.runners.values()
+    for _ in range(120):
+        try:
+            pid: int = ray.get(runner.pid.remote(), timeout=120)
+            return pid
+        except ray.exceptions.ActorUnavailableError:  # it is being restarted
+            time.sleep(1.0)
+    raise AssertionError("the runner did not come back")
+
+
+def test_training_goes_on_when_a_runner_is_killed_between_two_steps(algo: Any) -> None:
     import ray
 
     (runner,) = algo.fleet.runners.values()
     ray.kill(runner, no_restart=False)
-    algo.train()
+    algo.train()  # RLlib's own recovery, which would ask the learner for an RLModule, runs in here too
     assert algo.fleet.restarts == 1
-    assert algo.last_metrics["learner/parity_max"] < 2e-4
+    assert algo.last_metrics["learner/stale_fraction"] == 0.0
     algo.loop.progress.ledger.check()
+
+
+def test_a_runner_that_was_restarted_never_plays_with_the_weights_it_was_built_from(algo: Any) -> None:
+    """Between training and evaluation it dies and comes back: it refuses tasks until it has the learner's weights."""
+    from burnish.trainer.data.tasks import held_out_tasks
+    from burnish.trainer.loop import run_tasks
+
+    os.kill(pid_of(algo), signal.SIGKILL)
+    pid_of(algo)  # back, with the weights of the model folder
+    groups = list(run_tasks(algo.fleet, held_out_tasks((2000, 3000), 8), 1, 0.0))
+    versions = {int(version) for group in groups for turn in group.episodes[0].turns for version in turn.policy_version}
+    assert len(groups) == 8 and versions == {algo.learner_group.version}
+
+
+def test_a_runner_that_hangs_is_replaced(algo: Any) -> None:
+    algo.fleet.limits = dataclasses.replace(algo.fleet.limits, answer_s=20.0)
+    before, hung = algo.fleet.restarts, pid_of(algo)
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        algo.train()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGCONT)
+    assert algo.fleet.restarts == before + 1 and pid_of(algo) != hung
+    assert algo.last_metrics["learner/stale_fraction"] == 0.0
+    algo.loop.progress.ledger.check()
+
+
+def test_a_runner_that_is_slow_is_waited_for(algo: Any) -> None:
+    """One that misses RLlib's own probe of its health is neither restarted nor asked for anything else."""
+    algo.fleet.limits = dataclasses.replace(algo.fleet.limits, answer_s=120.0)
+    before, slow = algo.fleet.restarts, pid_of(algo)
+    os.kill(slow, signal.SIGSTOP)
+    threading.Timer(3.0, os.kill, (slow, signal.SIGCONT)).start()
+    algo.train()
+    assert algo.fleet.restarts == before and pid_of(algo) == slow
 
 
 def test_skipping_one_sync_stops_the_run_and_names_the_engine(algo: Any, monkeypatch: pytest.MonkeyPatch) -> None:

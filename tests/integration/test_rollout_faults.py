@@ -23,7 +23,7 @@ from tests.unit.scripted import ScriptedLearner
 from burnish.envs.contract import ENVS, register_env
 from burnish.envs.failures import Failure
 from burnish.envs.spaces import MessagesSpace, UnicodeText
-from burnish.envs.types import EpisodeGroup, Message, Task
+from burnish.envs.types import EpisodeGroup, Float32, Int32, Message, Task
 from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.rubric import Rubric
@@ -32,7 +32,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.renderers import TemplateRenderer
-from burnish.rollout.weights import PARITY_BOUND, SyncReceipt
+from burnish.rollout.weights import SyncReceipt
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.models.tokenizer import train_tokenizer
 from burnish.trainer.phases.config import RFTPhaseConfig
@@ -76,6 +76,9 @@ class LocalFleet:
     def sync(self, snapshot: int) -> list[SyncReceipt]:
         return [SyncReceipt("scripted", snapshot, 1, 1, 0.0, 0.0)]
 
+    def score(self, sequences: Sequence[Int32]) -> dict[str, list[Float32]]:
+        return {"scripted": asyncio.run(self.parts.engine.score([ids.tolist() for ids in sequences]))}
+
 
 def books(address: str, retries: int = 1, deadline_s: float = 0.3) -> tuple[int, dict[str, int], dict[str, int]]:
     """Trained, masked and dropped after one step against the verifier at `address`, whose ledger balances and whose failures are none."""
@@ -88,7 +91,7 @@ def books(address: str, retries: int = 1, deadline_s: float = 0.3) -> tuple[int,
     with ThreadPoolExecutor(16) as threads:
         fleet = LocalFleet(EpisodeParts(ENV_ID, {}, engine, TemplateRenderer(tokenizer), rubric, limits, threads, seed=3))
         stream = lambda at, count: [Task(f"train-{i}", i) for i in range(at, at + count)]  # noqa: E731
-        loop = PolicyLoop(fleet, ScriptedLearner(), LoopSettings(PHASE, limits, "verdict", PARITY_BOUND), stream)
+        loop = PolicyLoop(fleet, ScriptedLearner(), LoopSettings(PHASE, limits, "verdict"), stream)
         step = loop.step()
     for episode in step.collected.episodes:
         if isinstance(episode.outcome, Failure):

@@ -12,18 +12,18 @@ from burnish.trainer.objectives.objective import Objective
 
 
 class ScriptedLearner:
-    """Counts its calls; its log-probabilities are the engine's. broken: numbers of the steps whose gradient is not finite."""
+    """Counts its calls; its log-probabilities are the engine's, less `off`. broken: numbers of the steps whose gradient is not finite."""
 
     def __init__(self, broken: Sequence[int] = ()) -> None:
-        self.version, self.steps, self.broken, self.batches = 0, 0, broken, list[TokenBatch]()
+        self.version, self.steps, self.broken, self.batches, self.off = 0, 0, broken, list[TokenBatch](), 0.0
 
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         self.batches.append(batch)
         nothing = np.zeros(len(batch.mask), np.float32)
-        return Measured(batch.sampler_logprobs, nothing, {}, {"loss": 0.0}, len(batch.mask))
+        return Measured(batch.sampler_logprobs - np.float32(self.off), nothing, {}, {"loss": 0.0}, len(batch.mask))
 
     def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
-        raise AssertionError("not called")
+        return Measured(np.full(len(batch.mask), -0.5, np.float32), np.zeros(len(batch.mask), np.float32))
 
     def step(self) -> dict[str, float]:
         self.steps += 1

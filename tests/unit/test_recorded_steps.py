@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish.envs.types import EpisodeGroup, Task
+from burnish.envs.types import EpisodeGroup, Float32, Int32, Task
 from burnish.rewards.config import RewardConfig
 from burnish.rewards.plugin import REWARDS, reward
 from burnish.rewards.types import RewardInput
@@ -25,7 +25,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
-from burnish.rollout.weights import SyncReceipt, WeightSnapshot
+from burnish.rollout.weights import ParityBound, SyncReceipt, WeightSnapshot
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.learner.config import LearnerConfig
@@ -94,6 +94,9 @@ class OneWorker:
     def sync(self, snapshot: WeightSnapshot) -> list[SyncReceipt]:
         return [self.worker.update_weights(snapshot, 10.0)]
 
+    def score(self, sequences: Sequence[Int32]) -> dict[str, list[Float32]]:
+        return {"rollout-1": self.worker.score([ids.tolist() for ids in sequences])}
+
 
 def play(model: Path, phase: RFTPhaseConfig, learning: dict[str, Any], temperature: float) -> dict[str, Any]:
     """Metrics of every step, and sum and norm of every weight after the last."""
@@ -108,7 +111,7 @@ def play(model: Path, phase: RFTPhaseConfig, learning: dict[str, Any], temperatu
         config = LearnerConfig.model_validate({"threads": 1, **learning})
         learner = Learner(model, config.model_copy(update={"optimizer": phase_optimizer(config.optimizer, phase)}), seed=3)
         # The script's log-probabilities are nobody's, so no bound holds for their distance from the learner's.
-        settings = LoopSettings(phase, limits, "even-digits", parity_bound=math.inf)
+        settings = LoopSettings(phase, limits, "even-digits", ParityBound(math.inf, math.inf))
         loop = PolicyLoop(OneWorker(worker), learner, settings, partial(training_tasks, (0, 1000), 7))
         loop.sync()
         rows = []

@@ -12,14 +12,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory
-from burnish.rollout.weights import PARITY_BOUND, SyncProofError
+from burnish.rollout.weights import PARITY_BOUNDS
 from burnish.trainer.batch import GroupBatch
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.objectives.advantages import grpo, normalised
 from burnish.trainer.objectives.losses import LossInputs, LossOutputs, per_sequence
-from burnish.trainer.objectives.measures import mismatch, prove_parity
+from burnish.trainer.objectives.measures import compare_engines, mismatch
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
 from burnish.trainer.objectives.registry import loss
 from burnish.trainer.phases.supervised import example_batch, supervised_step
@@ -166,12 +166,11 @@ def test_an_engine_that_is_off_is_named(folder: Path) -> None:
     named = [by_engine(group, name) for group, name in ((good, "engine-0"), (stale, "engine-1"))]
     batch = GroupBatch(tuple(named)).tokens
     logprobs = learner.score(batch).logprobs
-    with pytest.raises(SyncProofError, match="engine-1"):
-        prove_parity(batch, logprobs, 0, PARITY_BOUND)
-    (proof,) = prove_parity(batch.select([0, 1]), logprobs[: batch.offsets[2]], 0, PARITY_BOUND)
-    assert proof.engine == "engine-0" and proof.max_difference < 1e-5
+    fine, off = compare_engines(batch, logprobs, 0, PARITY_BOUNDS["float32"])
+    assert (fine.engine, fine.holds, off.engine, off.holds) == ("engine-0", True, "engine-1", False)
+    assert fine.max_difference < 1e-5
     with pytest.raises(ValueError, match="does not say which engine sampled it"):
-        prove_parity(GroupBatch((good,)).tokens, logprobs[: batch.offsets[2]], 0, PARITY_BOUND)
+        compare_engines(GroupBatch((good,)).tokens, logprobs[: batch.offsets[2]], 0, PARITY_BOUNDS["float32"])
 
 
 def by_engine(group: EpisodeGroup, engine: str) -> EpisodeGroup:

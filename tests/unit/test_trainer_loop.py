@@ -12,9 +12,9 @@ import pytest
 from tests.unit.scripted import ScriptedLearner
 
 from burnish.envs.failures import Failure, FailureKind
-from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory
+from burnish.envs.types import Episode, EpisodeGroup, Float32, Int32, Outcome, Reward, Task, Trajectory
 from burnish.rollout.config import RolloutConfig
-from burnish.rollout.weights import PARITY_BOUND, SyncReceipt
+from burnish.rollout.weights import SyncProofError, SyncReceipt
 from burnish.trainer.data.tasks import held_out_tasks, training_tasks
 from burnish.trainer.loop import ErrorBudgetSpent, LoopSettings, PolicyLoop, PolicyProgress, why_not
 from burnish.trainer.phases.config import RFTPhaseConfig
@@ -37,6 +37,7 @@ class ScriptedFleet:
 
     def __init__(self, script: Callable[[int], tuple[Outcome, ...]]) -> None:
         self.script, self.tasks, self.under_way, self.synced = script, list[Task](), list[Task](), list[int]()
+        self.off, self.behind, self.scored = 0.0, 0, 0
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
         self.tasks += tasks
@@ -48,13 +49,17 @@ class ScriptedFleet:
 
     def sync(self, snapshot: int) -> list[SyncReceipt]:
         self.synced.append(snapshot)
-        return [SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0)]
+        return [SyncReceipt("rollout-1", snapshot + self.behind, 1, 1, 0.0, 0.0)]
+
+    def score(self, sequences: Sequence[Int32]) -> dict[str, list[Float32]]:
+        self.scored += 1
+        return {"rollout-1": [np.full(len(ids) - 1, -0.5 - self.off, np.float32) for ids in sequences]}
 
 
 def make_loop(
     script: Callable[[int], tuple[Outcome, ...]], phase: RFTPhaseConfig, limits: RolloutConfig | None = None, broken: Sequence[int] = ()
 ) -> PolicyLoop:
-    settings = LoopSettings(phase, limits or RolloutConfig(), "verdict", PARITY_BOUND)
+    settings = LoopSettings(phase, limits or RolloutConfig(), "verdict")
     return PolicyLoop(ScriptedFleet(script), ScriptedLearner(broken), settings, STREAM)
 
 
@@ -109,6 +114,39 @@ def test_new_weights_go_out_after_each_update_and_only_then() -> None:
     loop.step()
     loop.step()
     assert loop.fleet.synced == [0, 1]  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_computes_with_other_weights_fails_the_probe_after_a_sync() -> None:
+    loop = make_loop(varied, PHASE)
+    loop.sync()
+    assert loop.fleet.scored == 0  # type: ignore[attr-defined]  # nothing to probe with before the first batch
+    loop.step()
+    assert [(proof.engine, proof.version, proof.mean) for proof in loop.proofs] == [("rollout-1", 1, 0.0)]
+    loop.fleet.off = 0.001  # type: ignore[attr-defined]
+    with pytest.raises(SyncProofError, match=r"engine rollout-1: log-probabilities of 8 tokens of version 2 differ"):
+        loop.step()
+
+
+def test_an_engine_that_did_not_take_over_is_named() -> None:
+    loop = make_loop(varied, PHASE)
+    loop.fleet.behind = -1  # type: ignore[attr-defined]
+    with pytest.raises(SyncProofError, match="engine rollout-1 took over version -1, and the learner is at 0"):
+        loop.sync()
+
+
+def test_a_mismatch_of_sampled_tokens_ends_the_run_only_when_it_lasts() -> None:
+    loop = make_loop(varied, PHASE)
+    learner = loop.learner
+    loop.sync()
+    for off, apart in ((0.01, 1), (0.01, 2), (0.0, 0), (0.01, 1), (0.01, 2)):
+        learner.off = off  # type: ignore[attr-defined]
+        step = loop.step()
+        assert loop.progress.apart == apart
+        assert step.metrics["learner/parity_mean"] == pytest.approx(off, abs=1e-6)
+    version = learner.version
+    with pytest.raises(SyncProofError, match="for 3 steps, engine rollout-1: log-probabilities"):
+        loop.step()
+    assert learner.version == version
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted_before_it_ends_the_run() -> None:

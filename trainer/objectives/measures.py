@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...envs.types import Float32
-from ...rollout.weights import SyncProof, check_parity
-from ..batch import TokenBatch
+from ...envs.types import Float32, Int32
+from ...rollout.weights import ParityBound, SyncProof, check_parity, compare_logprobs
+from ..batch import TokenBatch, plain_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +51,35 @@ def mismatch(batch: TokenBatch, logprobs: Float32, version: int) -> dict[str, fl
     }
 
 
-def prove_parity(batch: TokenBatch, logprobs: Float32, version: int, bound: float) -> list[SyncProof]:
-    """The proof of the last weight sync, engine by engine; `logprobs` are the learner's, `[N]`, under weights `version`.
+def compare_engines(batch: TokenBatch, logprobs: Float32, version: int, bound: ParityBound) -> list[SyncProof]:
+    """How far each engine's log-probabilities of its own tokens are from the learner's, `[N]`, under weights `version`.
 
-    Raises SyncProofError (see `rollout.weights.check_parity`), ValueError when an episode does not say which engine sampled it.
+    Raises SyncProofError when tokens were sampled by other weights (`rollout.weights.compare_logprobs`), ValueError when an episode does
+    not say which engine sampled it.
     """
     if not all(batch.engines) or len(batch.engines) != len(batch.lengths):
         raise ValueError("a trajectory does not say which engine sampled it, so no weight sync can be proved; set Episode.engine")
     names = np.array(batch.engines)[batch.sequence]
-    proofs = []
+    found = []
     for engine in dict.fromkeys(batch.engines):
         at = batch.mask & (names == engine)
-        proofs.append(check_parity(engine, version, logprobs[at], batch.sampler_logprobs[at], batch.policy_version[at], bound))
-    return proofs
+        found.append(compare_logprobs(engine, version, logprobs[at], batch.sampler_logprobs[at], batch.policy_version[at], bound))
+    return found
+
+
+PROBE_SEQUENCES, PROBE_TOKENS = 4, 48
+
+
+def probe_of(sequences: Sequence[Int32]) -> TokenBatch:
+    """A few short sequences to compare engines and learner on: the heads of the first ones given, every token but the first trained."""
+    heads = [np.asarray(ids[:PROBE_TOKENS], np.int32) for ids in sequences if len(ids) > 1][:PROBE_SEQUENCES]
+    return plain_batch([(ids, np.arange(len(ids)) > 0) for ids in heads])
+
+
+def check_probe(probe: TokenBatch, learner: Float32, engine: str, scored: Sequence[Float32], version: int, bound: ParityBound) -> SyncProof:
+    """The proof that `engine` computes with the learner's weights; `learner` float32 `[N]`, `scored` float32 `[length - 1]` a sequence.
+
+    Raises SyncProofError when it does not.
+    """
+    theirs = np.concatenate(scored)
+    return check_parity(engine, version, learner[probe.mask], theirs, np.full(len(theirs), version, np.int32), bound)
