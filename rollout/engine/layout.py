@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 
 from .base import GenerateRequest
 
@@ -27,6 +26,8 @@ def checkpoint_shapes(model_path: Path, tied: bool) -> dict[str, tuple[int, ...]
     A tied model's `lm_head.weight` is listed too, for engines keep a copy of their own. Raises ValueError when the folder has no
     safetensors or the tied embedding cannot be found.
     """
+    from safetensors import safe_open
+
     files = sorted(Path(model_path).glob("*.safetensors"))
     if not files:
         raise ValueError(f"{model_path} has no *.safetensors file; import the model first (burnish models import)")
