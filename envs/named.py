@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 from .contract import ENVS
 from .registry import ID_PATTERN, did_you_mean, load_plugin
 
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py", re.DOTALL)
+
 
 def load_function(target: str, field: str) -> Callable[..., Any]:
     """The function that `module:function` or `file.py:function` names. Raises ValueError naming the field, and what is missing."""
-    module_name, _, name = target.partition(":")
-    if not module_name or not name:
+    module_name, _, name = target.rpartition(":")
+    if not _MODULE.fullmatch(module_name) or not name.isidentifier():
         raise ValueError(f"{field}: {target!r} must read module:function or file.py:function")
     module = import_module(module_name, field)
     function = getattr(module, name, None)

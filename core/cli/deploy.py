@@ -25,6 +25,7 @@ PemOption = Annotated[str, typer.Option(metavar="PEM", help="As for `burnish ser
 TokenEnvOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the token, on each node.", show_default=False)]
 TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token, on every node.", show_default=False)]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="What an environment is made with.")]
+AllowArgOption = Annotated[list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set.")]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond one machine without TLS, all the same.")]
 
 
@@ -57,6 +58,7 @@ def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
         token_file: TokenFileOption = "",
         insecure: InsecureOption = False,
         arg: ArgOption = None,
+        allow_arg: AllowArgOption = None,
     ) -> None:
         needs_training(command_name)
         from burnish.cli.arguments import parse_arguments
@@ -64,14 +66,13 @@ def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
         from burnish.hosting.scaling import Scale
         from burnish.rpc.security import ServerSecurity
 
-        if arg and kind != "environment":
-            raise ValueError(f"--arg has no effect on {kind}: only environments are made with arguments")
+        if (arg or allow_arg) and kind != "environment":
+            raise ValueError(f"{'--arg' if arg else '--allow-arg'} has no effect on {kind}: only environments are made with arguments")
         security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
         scale = Scale.parse(replicas, in_flight, calm_s)
-        deploy(
-            DeployOptions(kind, target, name or default_name(target), scale, host, cpus, ray_address, security, parse_arguments(arg or ())),
-            typer.echo,
-        )
+        kwargs, allowed = parse_arguments(arg or ()), tuple(allow_arg or ())
+        named = name or default_name(target)
+        deploy(DeployOptions(kind, target, named, scale, host, cpus, ray_address, security, kwargs, allowed), typer.echo)
 
     return command
 

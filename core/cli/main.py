@@ -240,6 +240,9 @@ def serve_env(
         typer.Argument(metavar="TARGET", help="An id of `burnish env list`, module:ns/Name-v0 or path.py:ns/Name-v0.", show_default=False),
     ],
     arg: ArgOption = None,
+    allow_arg: Annotated[
+        list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set. Default: none.")
+    ] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 0,
     idle_s: Annotated[float, typer.Option("--idle-s", help="Seconds without a call after which an episode is closed.")] = 600.0,
@@ -261,7 +264,7 @@ def serve_env(
 
     security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
     where, limits = ServerOptions(host, port, security=security), SessionLimits(idle_s, max_sessions)
-    services.serve_environment(target, parse_arguments(arg or ()), where, sessions=limits, threads=threads)
+    services.serve_environment(target, parse_arguments(arg or ()), where, sessions=limits, threads=threads, allowed=allow_arg or ())
 
 
 deploy_commands.register(app)

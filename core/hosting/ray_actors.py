@@ -33,8 +33,12 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeployOptions:
-    """What to run and how. host: what replicas listen on; "" is loopback on a cluster of one node, and each node's own address on a larger
-    one. cpus: of each replica. ray_address: a running cluster, "auto" to find one, "local" to start one here. kwargs: of an environment."""
+    """What to run and how.
+
+    host: what replicas listen on; "" is loopback on a cluster of one node, and each node's own address on a larger one. cpus: of each
+    replica. ray_address: a running cluster, "auto" to find one, "local" to start one here. kwargs: of an environment; allowed: which of
+    them clients may set.
+    """
 
     kind: ServiceKind
     target: str
@@ -45,6 +49,7 @@ class DeployOptions:
     ray_address: str = "auto"
     security: ServerSecurity = dataclasses.field(default_factory=ServerSecurity)
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
 
 
 class Directory:
@@ -73,7 +78,7 @@ class ReplicaActor:
     async def start(self, folder: str, deployed: DeployOptions, options: ServerOptions) -> str:
         os.chdir(folder)  # where modules and files of the target are
         host = options.host or ray.util.get_node_ip_address()
-        services = load_services(deployed.kind, deployed.target, deployed.kwargs)
+        services = load_services(deployed.kind, deployed.target, deployed.kwargs, deployed.allowed)
         self._server = Server(services, dataclasses.replace(options, host=host))
         return await self._server.start()
 
@@ -157,7 +162,7 @@ def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
     """
     if not NAME.match(options.name):
         raise ValueError(f"name {options.name!r} must be made of letters, digits, '.', '_' and '-'")
-    load_services(options.kind, options.target, options.kwargs)  # here first: what is wrong with it is one clear line
+    load_services(options.kind, options.target, options.kwargs, options.allowed)  # here first: what is wrong with it is one clear line
     with ray_cluster(options.ray_address):
         options.security.check_host(_host(options) or "every node's own address")
         if _find(options.name) is not None:

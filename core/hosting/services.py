@@ -75,30 +75,37 @@ def serve_environment(
     on_ready: ReadyCallback = print_ready,
     sessions: SessionLimits | None = None,
     threads: int = ENV_THREADS,
+    allowed: Sequence[str] = (),
 ) -> None:
     """Serve one environment until SIGTERM or Ctrl-C. `target` is a registered id, or "module:namespace/Name-v0" or
-    "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with. threads: resets and steps
-    running at a time; 0 runs them on the event loop.
+    "path/to/file.py:namespace/Name-v0" for one that importing it registers; kwargs are what it is made with; allowed, which of
+    them clients may set. threads: resets and steps running at a time; 0 runs them on the event loop.
 
     Prints the ready line. Raises ValueError when the target, a kwarg, the port, the certificates or the token cannot be had.
     """
-    _serve([environment_service(target, kwargs, sessions, threads)], options or ServerOptions(), on_ready)
+    _serve([environment_service(target, kwargs, sessions, threads, allowed)], options or ServerOptions(), on_ready)
 
 
-def load_services(kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | None = None) -> list[Service]:
-    """What a server of this kind hosts; kwargs are those of an environment. Raises ValueError when the target does not exist or is not of
-    this kind."""
+def load_services(kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | None = None, allowed: Sequence[str] = ()) -> list[Service]:
+    """What a server of this kind hosts; kwargs and allowed are those of an environment.
+
+    Raises ValueError when the target does not exist or is not of this kind.
+    """
     match kind:
         case "verifier":
             return [VerifierService(load_verifiers(target))]
         case "tools":
             return [ToolService(load_tools(target))]
         case "environment":
-            return [environment_service(target, kwargs)]
+            return [environment_service(target, kwargs, allowed=allowed)]
 
 
 def environment_service(
-    target: str, kwargs: Mapping[str, Any] | None = None, sessions: SessionLimits | None = None, threads: int = ENV_THREADS
+    target: str,
+    kwargs: Mapping[str, Any] | None = None,
+    sessions: SessionLimits | None = None,
+    threads: int = ENV_THREADS,
+    allowed: Sequence[str] = (),
 ) -> EnvironmentService:
     """See `serve_environment`. Raises ValueError when the target or a kwarg cannot be had."""
     id, given = load_environment(target), dict(kwargs or {})
@@ -108,7 +115,7 @@ def environment_service(
         raise
     except Exception as error:
         raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
-    return EnvironmentService([ServedEnvironment(id, given)], sessions, Limits(threads=threads or 1), inline=threads == 0)
+    return EnvironmentService([ServedEnvironment(id, given, tuple(allowed))], sessions, Limits(threads=threads or 1), inline=threads == 0)
 
 
 def load_verifier(target: str) -> Verifier:
@@ -201,6 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("kind", choices=("verifier", "tools", "environment"))
     parser.add_argument("target", help="module:name or path.py:name of a verifier; module or path.py of tools; id of an environment")
     parser.add_argument("--kwargs", type=json.loads, default={}, help="what an environment is made with, as a JSON object")
+    parser.add_argument("--allow-arg", action="append", default=[], help="an argument of an environment that clients may set")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     for name, text in SECURITY_OPTIONS.items():
@@ -235,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "tools":
                 serve_tools(options.target, where, on_ready)
             case _:
-                serve_environment(options.target, options.kwargs, where, on_ready)
+                serve_environment(options.target, options.kwargs, where, on_ready, allowed=options.allow_arg)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -18,7 +18,7 @@ SINGLE_TURN = "burnish/SingleTurn-v0"
 
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
-    checks = (_turns, _context, _rewards, _success, _services, _seeds, _tasks, _learner, _devices)
+    checks = (_turns, _context, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _devices)
     return [line for check in checks for line in check(config)]
 
 
@@ -97,6 +97,13 @@ def _services(config: RunConfig) -> Iterator[str]:
             if kinds.get(name, wanted) != wanted:
                 hint = f'; write environment = "{REMOTE_ENVIRONMENT}" to play in it' if kinds[name] == "environment" else ""
                 yield f"environment_args.{key}: {SERVICE}{name} serves {_a(kinds[name])}, not {_a(wanted)}{hint}"
+
+
+def _sent_arguments(config: RunConfig) -> Iterator[str]:
+    if is_remote(config) and config.environment_args.get("kwargs"):
+        for name in service_references(config.environment_args.get("address")):
+            if name in config.services and config.services[name].kind == "environment":
+                yield f"environment_args.kwargs: a service lets no client set what it is made with; write services.{name}.kwargs"
 
 
 def _a(kind: str) -> str:

@@ -33,19 +33,26 @@ CLOSE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ServedEnvironment:
-    """A registered environment and the arguments it is made with, over which a client may lay its own.
+    """A registered environment and the arguments it is made with. allowed: those that a client may set instead, to plain values
+    (`client_kwargs`); none unless named.
 
-    Raises ValueError when the id is unknown or an argument is no plain JSON.
+    Raises ValueError when the id is unknown, an argument is no plain JSON, or an allowed one is none of the environment's.
 
-    Example: `ServedEnvironment("burnish/Arithmetic-v0", {"max_operand": 20})`.
+    Example: `ServedEnvironment("burnish/Arithmetic-v0", {"max_operand": 20}, allowed=("max_operand",))`.
     """
 
     id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        ENVS.get(self.id)
+        parameters = inspect.signature(ENVS.get(self.id)).parameters
         encode_json(self.kwargs)
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            return
+        for name in self.allowed:
+            if name not in parameters:
+                raise ValueError(f"environment {self.id!r} has no argument {name!r} to allow{did_you_mean(name, list(parameters))}")
 
     def describe(self) -> environment_pb2.EnvironmentInfo:
         """Its id, the first line of its docstring, and its arguments."""
@@ -187,7 +194,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         if len(self._sessions) >= self._limits.max_sessions:
             raise Status("RESOURCE_EXHAUSTED", f"{len(self._sessions)} episodes are open, as many as this server takes; close some of them")
         served = self._find(request.environment)
-        session = Session(served.id, served.kwargs, request, asyncio.get_running_loop().time())
+        session = Session(served.id, served.kwargs, served.allowed, request, asyncio.get_running_loop().time())
         self._sessions[request.episode_id] = session
         if self._sweeper is None:
             self._sweep()

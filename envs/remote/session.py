@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ...rpc.errors import Status
@@ -13,6 +13,7 @@ from ...rpc.payload import PayloadError
 from ...v1 import environment_pb2
 from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step
 from ..failures import EpisodeFailure, short_traceback
+from .client_kwargs import check_client_kwargs
 from .wire import decode_object, info_into_wire, info_to_wire, messages_into_wire, messages_to_wire, task_from_wire
 
 log = logging.getLogger("burnish.envs")
@@ -29,8 +30,13 @@ class Session:
     discards the session while one of them is busy leaves it to that one to close the environment.
     """
 
-    def __init__(self, env_id: str, kwargs: Mapping[str, Any], request: environment_pb2.ResetRequest, now: float) -> None:
-        """Raises Status INVALID_ARGUMENT when the request cannot be read. now: seconds, of the clock that tells idleness."""
+    def __init__(
+        self, env_id: str, kwargs: Mapping[str, Any], allowed: Collection[str], request: environment_pb2.ResetRequest, now: float
+    ) -> None:
+        """Raises Status INVALID_ARGUMENT when the request cannot be read, or sets what its client may not set.
+
+        allowed: the arguments that clients may set. now: seconds, of the clock that tells idleness.
+        """
         self.episode_id = request.episode_id
         self.request = request
         self.used = now
@@ -41,12 +47,14 @@ class Session:
         self.answer: asyncio.Future[Answer]
         self._env_id = env_id
         try:
-            self._kwargs = {**kwargs, **decode_object("kwargs_json", request.kwargs_json)}
+            given = decode_object("kwargs_json", request.kwargs_json)
             self._options: dict[str, Any] = {"episode_id": request.attempt_id or request.episode_id}
             if request.HasField("task"):
                 self._options["task"] = task_from_wire(request.task)
         except PayloadError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from None
+        check_client_kwargs(env_id, given, allowed)
+        self._kwargs = {**kwargs, **given}
         self._env: ConversationEnv | None = None
         self._lock = threading.Lock()
         self._busy = self._discarded = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, SupportsFloat
 
@@ -16,6 +17,7 @@ from .spaces import Unreadable, Words, action_words, describe_space, numbers_in
 
 MAX_DESCRIBED_NUMBERS = 256
 ID = "burnish/Gymnasium-v0"
+VERSIONED = re.compile(r"-v\d+\Z")
 
 NativeEnv = gymnasium.Env[Any, Any]
 Describe = Callable[[Any, NativeEnv], str]
@@ -98,6 +100,8 @@ class GymnasiumText(gymnasium.Env[Observation, str]):
             raise ValueError(f"{ID}: max_turns must be at least 1, not {max_turns}")
         if isinstance(success, str) and success != "terminated":
             raise ValueError(f'{ID}: success must be a return, such as 1.0, or "terminated", not {success!r}')
+        if not VERSIONED.search(env_id):
+            raise ValueError(f"{ID}: env_id {env_id!r} names no version, so it would be another one some day; write it as Name-v1")
         self._env_id, self._env_kwargs, self._max_turns = env_id, env_kwargs or {}, max_turns
         self._success, self._native = success, native
         self._world = Seeded(self._make, callable(self._env_kwargs), max_turns, None)

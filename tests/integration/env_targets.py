@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class Puppet(gymnasium.Env[Any, str]):
     """Counts its steps and does what it is told.
 
     "end", "truncate"; "raise"; "nan"; "set", a datum that is no JSON; "sleep SECONDS", until told to stop. file: gets a line for
-    whatever happens to the environment.
+    whatever happens to the environment; relative to the folder for temporary files.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
@@ -28,7 +29,7 @@ class Puppet(gymnasium.Env[Any, str]):
     def __init__(self, file: str = "", broken: bool = False) -> None:
         if broken:
             raise OSError("no bench")
-        self._file = Path(file) if file else None
+        self._file = Path(tempfile.gettempdir(), file) if file else None
         self._note("made")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -1,6 +1,8 @@
 // A verifier and an environment that behave or misbehave as they are asked, over the example's own files; served by the tests.
 
 import { appendFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { serve } from './burnish.js'
@@ -27,7 +29,7 @@ async function verify({ data, env_reward, messages, task }, signal) {
 class Puppet {
   constructor({ file, broken }, signal) {
     if (broken) throw new Error('no bench')
-    this.note = (what) => file && appendFileSync(file, `${what}\n`)
+    this.note = (what) => file && appendFileSync(resolve(tmpdir(), file), `${what}\n`)
     this.signal = signal
     this.note('made')
   }

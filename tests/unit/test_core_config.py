@@ -438,3 +438,9 @@ def test_tools_are_no_environment_and_an_environment_no_tools(recipe: Callable[[
         "r.toml: environment_args.tools: service:sums serves an environment, not tools; "
         'write environment = "burnish/Remote-v0" to play in it'
     ]
+
+
+def test_what_a_started_service_is_made_with_stands_in_its_own_table(recipe: Callable[[str], Path]) -> None:
+    sent = REMOTE.replace('"service:sums" }', '"service:sums", kwargs = { max_operand = 9 } }')
+    says = "r.toml: environment_args.kwargs: a service lets no client set what it is made with; write services.sums.kwargs"
+    assert problems(recipe(sent)) == [says]

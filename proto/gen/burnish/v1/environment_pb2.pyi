@@ -122,7 +122,9 @@ class ResetRequest(_message.Message):
     attempt_id: _builtins.str
     """What tools, rewards and logs call this attempt; runs may repeat it."""
     kwargs_json: _builtins.str
-    """Arguments of the environment, laid over those of the server."""
+    """Arguments of the environment, laid over those of the server: only ones that the server allows its clients to set, to plain values.
+    Whatever else is sent is INVALID_ARGUMENT.
+    """
     @_builtins.property
     def task(self) -> _common_pb2.Task:
         """The problem to attempt, when it comes from a dataset or a training run."""
