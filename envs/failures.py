@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ..rpc.urls import without_secrets
+
 
 class FailureKind(StrEnum):
     """Infrastructure causes that end an episode."""
@@ -42,7 +44,8 @@ class FailureKind(StrEnum):
 class Failure:
     """Why an episode has no reward.
 
-    kind: the cause. culprit: the id or address of the part that failed. detail: one or a few lines for a person.
+    kind: the cause. culprit: the id or address of the part that failed. detail: one or a few lines for a person. Secrets in URLs are taken
+    out of both.
 
     Example: `Failure(FailureKind.VERIFIER_TIMEOUT, "verdicts@127.0.0.1:50051", "no answer within 5.0 s (2 attempts)")`.
     """
@@ -50,6 +53,13 @@ class Failure:
     kind: FailureKind
     culprit: str
     detail: str
+
+    def __post_init__(self) -> None:
+        for name in (
+            "culprit",
+            "detail",
+        ):  # failures are stored and shown; an error of somebody's library may quote a URL with its password
+            object.__setattr__(self, name, without_secrets(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.kind} in {self.culprit}: {self.detail}"

@@ -16,7 +16,8 @@ from urllib.parse import parse_qsl, urlencode
 from .security import ClientSecurity, is_loopback
 
 RAY = "ray:"
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*)|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,16 @@ class Endpoint:
         security = _security(address, query)
         if place.startswith(RAY):
             name = place.removeprefix(RAY)
-            if not NAME.match(name):
-                raise ValueError(f"address {address!r} must read ray:NAME, for example ray:verdicts")
+            if not NAME.fullmatch(name):
+                raise ValueError(f"address {place!r} must read ray:NAME, for example ray:verdicts")
+            _check_token(place, (), security)
             return Endpoint((), name, security)
         hosts = tuple(place.split(","))
         for host in hosts:
-            _check_host_port(address, host)
+            _check_host_port(host)
         if len(set(hosts)) != len(hosts):
-            raise ValueError(f"address {address!r} names a replica twice")
-        has_token = bool(security.token_env or security.token_file)
-        if has_token and not security.secure and not all(is_loopback(host.rpartition(":")[0]) for host in hosts):
-            raise ValueError(f"address {address!r}: without TLS the token would travel in the clear; give ca, or tls = true")
+            raise ValueError(f"address {place!r} names a replica twice")
+        _check_token(place, hosts, security)
         return Endpoint(hosts, "", security)
 
     @property
@@ -90,16 +90,26 @@ def is_literal(place: str) -> bool:
     return host == "localhost" or host.startswith("[") or host.replace(".", "").isdigit()
 
 
-def _check_host_port(address: str, place: str) -> None:
+def _check_host_port(place: str) -> None:
     host, _, port = place.rpartition(":")
-    plain = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
-    if not host or not port.isdigit() or not 0 < int(port) < 65536 or (":" in plain and plain == host) or any(c.isspace() for c in host):
-        raise ValueError(f"address {address!r} must read host:port, for example 127.0.0.1:50051")
+    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        shown = place if "@" not in place else f"…@{place.rpartition('@')[2]}"  # what stands before it may be a password
+        raise ValueError(f"address {shown!r} must read host:port, for example 127.0.0.1:50051")
+
+
+def _check_token(place: str, hosts: tuple[str, ...], security: ClientSecurity) -> None:
+    """Refuse a token that would travel in the clear: without TLS, to anything but addresses of this machine. `ray:NAME` may be anywhere."""
+    local = bool(hosts) and all(is_loopback(host.rpartition(":")[0]) for host in hosts)
+    if (security.token_env or security.token_file) and not security.secure and not local:
+        raise ValueError(f"address {place!r}: without TLS the token would travel in the clear; give ca, or tls = true")
 
 
 def _security(address: str, query: str) -> ClientSecurity:
     try:
-        given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        try:
+            given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        except ValueError:  # its message would repeat what may be a secret
+            raise ValueError("what follows the ? must read name=value, with & between several") from None
         known = {one.name for one in fields(ClientSecurity)}
         unknown = sorted(set(given) - known)
         if unknown:
@@ -107,4 +117,4 @@ def _security(address: str, query: str) -> ClientSecurity:
         tls = given.pop("tls", "") == "1"
         return ClientSecurity(tls=tls, **given)
     except ValueError as error:
-        raise ValueError(f"address {address!r}: {error}") from None
+        raise ValueError(f"address {shown_address(address)!r}: {error}") from None

@@ -79,13 +79,13 @@ class ClientSecurity:
 
 @dataclass(frozen=True, slots=True)
 class ServerSecurity:
-    """Whom a server lets in. What it accepts:
+    """Whom a server lets in. What it needs:
 
     | listens on | needs |
     |---|---|
     | loopback (127.0.0.1, ::1, localhost) | nothing; certificate and token are used when given |
-    | any other address | cert and key. Without a token or client_ca, whoever reaches the port may call |
-    | any other address, insecure=True | nothing: calls, and a token if there is one, travel in the clear |
+    | any other address | cert and key, and a token or client_ca: the way is encrypted, and clients prove who they are |
+    | any other address, insecure=True | a token: TLS ends before this server, in a proxy or a mesh |
 
     cert, key: PEM files of the server's certificate; they turn TLS on. client_ca: PEM file of the authority whose certificates clients
     must show (mutual TLS). token_env, token_file: where the bearer token is that every call but a health check must carry.
@@ -110,16 +110,17 @@ class ServerSecurity:
 
     def check_host(self, host: str) -> None:
         """Raise ValueError, one line, when a server may not listen on `host` like this."""
-        if self.insecure or self.cert or is_loopback(host):
+        if is_loopback(host):
             return
-        if self.token_env or self.token_file:
-            why = "without TLS the token would travel in the clear"
-        else:
-            why = "without TLS anybody in between reads the calls, and anybody may call"
-        raise ValueError(
-            f"host {host!r} is not loopback: {why}; give a certificate and its key (--tls-cert, --tls-key), listen on 127.0.0.1 or ::1, "
-            "or say --insecure"
-        )
+        missing, why = [], []
+        if not self.token_env and not self.token_file and not self.client_ca:
+            missing.append("a token (--token-file, --token-env) or the CA of its clients (--tls-client-ca)")
+            why.append("whoever reaches the port may call")
+        if not self.cert and not self.insecure:
+            missing.append("a certificate and its key (--tls-cert, --tls-key), or --insecure where TLS ends before this server")
+            why.append("calls can be read on the way, and the token would travel in the clear")
+        if missing:
+            raise ValueError(f"host {host!r} is not loopback: {'; '.join(why)}. Give {', and '.join(missing)}, or listen on 127.0.0.1")
 
     def token(self) -> str:
         """The bearer token, empty when none is configured. Raises ValueError when it cannot be read."""

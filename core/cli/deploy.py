@@ -26,7 +26,7 @@ TokenEnvOption = Annotated[str, typer.Option(metavar="NAME", help="Environment v
 TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token, on every node.", show_default=False)]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="What an environment is made with.")]
 AllowArgOption = Annotated[list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set.")]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond one machine without TLS, all the same.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond one machine without TLS, which ends before the replicas.")]
 
 
 def register(app: typer.Typer) -> None:

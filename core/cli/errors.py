@@ -7,6 +7,9 @@ import subprocess
 import sys
 import traceback
 
+from burnish.inspector.text import printable
+from burnish.rpc.urls import without_secrets
+
 USER_ERROR = 2
 RUN_FAILED = 1
 INTERRUPTED = 130
@@ -26,7 +29,7 @@ def report(error: BaseException) -> int:
     """
     cause = original(error)
     if debugging():
-        traceback.print_exception(error)
+        sys.stderr.write(_harmless("".join(traceback.format_exception(error))))
     if isinstance(cause, KeyboardInterrupt):
         _say("interrupted", error, colour="33")
         return INTERRUPTED
@@ -62,6 +65,11 @@ def _text(error: BaseException) -> str:
 
 
 def _say(text: str, error: BaseException, colour: str = "31") -> None:
-    lines = "\n".join([text, *getattr(error, "__notes__", ())])
+    lines = _harmless("\n".join([text, *getattr(error, "__notes__", ())]))
     red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     sys.stderr.write(f"\x1b[{colour}m{lines}\x1b[0m\n" if red else f"{lines}\n")
+
+
+def _harmless(text: str) -> str:
+    """What a service, a model folder or a model said may stand in an error: nothing of it steers the terminal, no password is shown."""
+    return printable(without_secrets(text))

@@ -10,6 +10,7 @@ from typing import get_args
 
 from burnish.cli.arguments import parse_arguments
 from burnish.envs.registry import did_you_mean
+from burnish.inspector.text import printable
 from burnish.recipe.components import load_function
 from burnish.trainer.data.sources import read_documents
 from burnish.trainer.models.finding import default_model_name, list_models
@@ -66,7 +67,8 @@ def list_lines(models_dir: Path) -> list[str]:
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, two spaces between them."""
+    """Columns as wide as their widest cell, two spaces between them. Cells may hold what a model folder says of itself."""
+    rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
 

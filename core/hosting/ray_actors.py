@@ -160,7 +160,7 @@ def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
 
     Raises ValueError when the target is wrong, the name is taken, or the listed security does not allow the addresses.
     """
-    if not NAME.match(options.name):
+    if not NAME.fullmatch(options.name):
         raise ValueError(f"name {options.name!r} must be made of letters, digits, '.', '_' and '-'")
     load_services(options.kind, options.target, options.kwargs, options.allowed)  # here first: what is wrong with it is one clear line
     with ray_cluster(options.ray_address):

@@ -24,10 +24,12 @@ from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, S
 from burnish.envs.remote.tools import ToolService
 from burnish.envs.tool_sessions import SessionTools
 from burnish.envs.tools import ToolSet
+from burnish.inspector.text import printable
 from burnish.rewards.remote.service import VERIFIERS, Verifier, VerifierService
 from burnish.rpc.batches import Limits
 from burnish.rpc.security import ServerSecurity, is_loopback
 from burnish.rpc.server import ServerOptions, Service, print_ready, ready_line, serve_until_signal
+from burnish.rpc.urls import without_secrets
 from burnish.v1 import verifier_pb2
 
 log = logging.getLogger("burnish.hosting.services")
@@ -42,7 +44,7 @@ SECURITY_OPTIONS = {
     "token-env": "Environment variable with the token that calls must carry.",
     "token-file": "File with the token that calls must carry.",
 }
-INSECURE_HELP = "Listen on a non-loopback address without TLS, all the same."
+INSECURE_HELP = "Listen beyond loopback without TLS, which ends before this server; a token is needed all the same."
 PR_SET_PDEATHSIG = 1
 ENV_THREADS = 64
 PROTOCOL: str = verifier_pb2.DESCRIPTOR.package
@@ -181,10 +183,22 @@ def _attribute(module: Any, name: str, target: str) -> Any:
     return getattr(module, name)
 
 
+class _Formatter(logging.Formatter):
+    """Clients' ids and texts stand in these lines: nothing in them begins a line, steers a terminal, or is a secret in a URL."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return without_secrets(printable(super().formatMessage(record)).replace("\n", "\\n"))
+
+    def formatException(self, ei: Any) -> str:
+        return without_secrets(printable(super().formatException(ei)))
+
+
 def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallback) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if options.security.insecure and not is_loopback(options.host) and not options.security.cert:
-        log.warning("listening on %s without TLS: calls, and tokens, can be read on the way", options.host)
+        log.warning("listening on %s without TLS: whoever sits between it and where TLS ends reads calls and tokens", options.host)
     clean = asyncio.run(serve_until_signal(services, options, lambda address: on_ready(address, services)))
     if not clean:
         log.warning("a sync function did not return; ending the process without it")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import DEVICES
 from burnish.recipe.services import SERVICE, service_references
 from burnish.rpc.address import RAY
+from burnish.rpc.urls import secrets_in
 
 REMOTE_ENVIRONMENT = "burnish/Remote-v0"
 SINGLE_TURN = "burnish/SingleTurn-v0"
@@ -35,6 +37,19 @@ def file_problems(config: RunConfig) -> list[str]:
         if service.python is not None and not Path(service.python).is_file():
             lines.append(f"services.{name}.python: {service.python} is not a file")
     return lines
+
+
+def secret_problems(value: Any, field: str = "") -> Iterator[str]:
+    """Secrets in the URLs of plain data: a recipe is stored with its run. The lines do not repeat them."""
+    if isinstance(value, str):
+        for secret in secrets_in(value):
+            yield f"{field}: holds {secret} in a URL, and a recipe is stored with its run; give it by token_env, token_file or api_key_env"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from secret_problems(item, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from secret_problems(item, f"{field}.{i}")
 
 
 def _turns(config: RunConfig) -> Iterator[str]:
@@ -100,7 +115,7 @@ def _services(config: RunConfig) -> Iterator[str]:
 
 
 def _sent_arguments(config: RunConfig) -> Iterator[str]:
-    if is_remote(config) and config.environment_args.get("kwargs"):
+    if config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT and config.environment_args.get("kwargs"):
         for name in service_references(config.environment_args.get("address")):
             if name in config.services and config.services[name].kind == "environment":
                 yield f"environment_args.kwargs: a service lets no client set what it is made with; write services.{name}.kwargs"

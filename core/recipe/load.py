@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from burnish.recipe import machine
-from burnish.recipe.checks import cross_problems, file_problems
+from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
@@ -59,6 +59,9 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
         here["platform"] = asked  # for the config to refuse
     for override in late:
         override.apply(here, source)
+    secrets = dict.fromkeys([*secret_problems(data), *secret_problems(here)])
+    if secrets:
+        raise ValueError("\n".join(f"{source}: {line}" for line in secrets))
     origin = Source(source, overrides, data.get(platform, {}), platform)
     config, problems = _config(here, origin)
     for other in PLATFORMS:

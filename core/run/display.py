@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from burnish.inspector.text import printable
 from burnish.rollout.store.records import Comparison, EvaluationResult
 
 PLAIN_EVERY_S = 15.0
@@ -17,8 +18,8 @@ PLAIN_EVERY_S = 15.0
 
 
 def say(console: Console, text: str) -> None:
-    """One line, nothing in it interpreted as markup."""
-    console.print(escape(text), highlight=False)
+    """One line, nothing in it interpreted as markup or by the terminal."""
+    console.print(escape(printable(text)), highlight=False)
 
 
 class StepBar:
@@ -40,12 +41,12 @@ class StepBar:
     def advance(self, note: str) -> None:
         """One step is done."""
         self._done += 1
-        self._progress.update(self._task, completed=self._done, rate=self._rate(), note=escape(note))
+        self._progress.update(self._task, completed=self._done, rate=self._rate(), note=escape(printable(note)))
         self._say_plainly(note)
 
     def tick(self, note: str) -> None:
         """Something happened within a step."""
-        self._progress.update(self._task, note=escape(note))
+        self._progress.update(self._task, note=escape(printable(note)))
 
     def __enter__(self) -> Self:
         self._progress.start()

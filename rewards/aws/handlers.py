@@ -20,6 +20,7 @@ from ...envs.callables import is_async
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.registry import did_you_mean, load_plugin
 from ...rpc.extras import require
+from ...rpc.urls import without_secrets
 from ..calling.caller import Caller, Fault
 from .rows import MAX_ANSWER_BYTES, BadAnswer, parse_answer
 
@@ -153,7 +154,7 @@ class HttpHandler:
 
         self.settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
-        token = env_token(settings.token_env)
+        self._token = token = env_token(settings.token_env) or ""
         self._client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s)),
@@ -176,7 +177,8 @@ class HttpHandler:
                 raise self._failure(FailureKind.VERIFIER_ERROR, f"{type(error).__name__}: {error}") from error
         if not 200 <= status < 300:
             kind = FailureKind.VERIFIER_UNAVAILABLE if status in AWAY else FailureKind.VERIFIER_ERROR
-            raise self._failure(kind, f"answered {status}: {body[:200].decode('utf-8', 'replace')}")
+            said = without_secrets(body[:2000].decode("utf-8", "replace"), self._token)
+            raise self._failure(kind, f"answered {status}: {said:.200}")
         return parse_answer(body)
 
     async def _post(self, event: Any) -> tuple[int, bytes]:
@@ -189,6 +191,7 @@ class HttpHandler:
             return response.status_code, bytes(body)
 
     def _failure(self, kind: FailureKind, detail: str) -> EpisodeFailure:
+        detail = without_secrets(detail, self._token)  # a server may answer with what it was sent
         return EpisodeFailure(Failure(kind, self.settings.target, detail))
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...rpc.payload import PayloadError
+from ...rpc.urls import check_url
 from ..calling.per_loop import PerLoop
 from ..plugin import reward
 from ..types import RewardInput, Score
@@ -74,8 +75,11 @@ class LambdaOptions(BaseModel):
         if kind == "python":
             load_handler(self.handler)
         elif kind == "http":
+            check_url(self.handler, "token" if self.token_env else None)
             env_token(self.token_env)
         else:
+            if self.endpoint_url is not None:
+                check_url(self.endpoint_url, "signature with its session token")
             require_boto3(self.handler)
         return self
 

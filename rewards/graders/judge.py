@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...rpc.security import is_loopback
+from ...rpc.urls import check_url, without_secrets
 from ..types import Score
 from .templates import Sample, Template
 from .text_similarity import with_threshold
@@ -57,7 +58,11 @@ class JudgeSettings:
         return self.base_url is not None and is_loopback(urlsplit(self.base_url).hostname or "")
 
     def api_key(self) -> str:
-        """Raises ValueError when a variable is named and not set, or when OpenAI's own API would be asked without a key."""
+        """Raises ValueError when a variable is named and not set, when OpenAI's own API would be asked without a key, or when the key would
+        travel in the clear."""
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL", "")  # where the client asks
+        if url:
+            check_url(url, "key" if self.api_key_env else None)
         if self.api_key_env is None:
             if self.base_url is None:
                 raise ValueError("a judge needs base_url (an OpenAI-compatible API) or api_key_env (the variable with OpenAI's key)")
@@ -76,17 +81,23 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings) -> None:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+        from openai import AsyncOpenAI
 
         self.settings = settings
         self._slots = asyncio.Semaphore(settings.max_concurrent)
+        key = settings.api_key()
+        self._secret = key if settings.api_key_env else ""
+        timeout = httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s))
         self._client: AsyncOpenAI = AsyncOpenAI(
-            api_key=settings.api_key(),
+            api_key=key,
             base_url=settings.base_url,
-            timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s)),
+            timeout=timeout,
             max_retries=settings.retries,
-            # a proxy that the environment names is for other machines, and knows nothing of this one's ports
-            http_client=DefaultAsyncHttpxClient(trust_env=False) if settings.is_here else None,
+            # The client of one's own does not follow redirects: episodes with their hidden truth go where the recipe says, nowhere else. A
+            # proxy that the environment names is for other machines, and knows nothing of this one's ports.
+            http_client=httpx2.AsyncClient(
+                timeout=timeout, limits=httpx2.Limits(max_connections=settings.max_concurrent), trust_env=not settings.is_here
+            ),
         )
 
     async def score(self, grader: ScoreModel, sample: Sample, item: Mapping[str, Any]) -> Score:
@@ -134,17 +145,23 @@ class Judge:
             detail = f"no answer within {self.settings.timeout_s:g} s"
             raise _failure(FailureKind.VERIFIER_TIMEOUT, grader, detail) from error
         except openai.APIConnectionError as error:
-            raise _failure(FailureKind.VERIFIER_UNAVAILABLE, grader, f"cannot be reached: {error.__cause__ or error}") from error
+            raise _failure(
+                FailureKind.VERIFIER_UNAVAILABLE, grader, f"cannot be reached: {self._shown(str(error.__cause__ or error))}"
+            ) from error
         except openai.APIStatusError as error:
             overloaded = error.status_code == 429 or error.status_code >= 500
             kind = FailureKind.VERIFIER_UNAVAILABLE if overloaded else FailureKind.VERIFIER_ERROR
-            raise _failure(kind, grader, f"answered {error.status_code}: {error.message:.200}") from error
+            raise _failure(kind, grader, f"answered {error.status_code}: {self._shown(error.message):.200}") from error
         except (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
             detail = f"its answer is no chat completion: {type(error).__name__}: {error!s:.200}"
             raise _failure(FailureKind.VERIFIER_INVALID, grader, detail) from error
         if not isinstance(text, str):
             raise _failure(FailureKind.VERIFIER_INVALID, grader, "its answer holds no text")
-        return text
+        return self._shown(text)
+
+    def _shown(self, text: str) -> str:
+        """What a judge answered, for failures: it may quote the key that it was sent."""
+        return without_secrets(text, self._secret)
 
 
 def judge_messages(messages: Sequence[JudgeMessage], sample: Sample, item: Mapping[str, Any], rule: str) -> list[dict[str, str]]:

@@ -197,3 +197,27 @@ async def test_a_formula_over_judge_and_text() -> None:
     score, _ = await graded(grader, lambda r, n: says("bad" if "strict" in r.body["messages"][0]["content"] else "0.5"))
     assert score.value == 0.25
     assert score.parts == {"exact": 1.0, "rate": 0.5, "sort": 0.0, "sort.label.good": 0.0, "sort.label.bad": 1.0}
+
+
+async def test_a_key_neither_travels_in_the_clear_nor_comes_back_in_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "s3cret-key")
+
+    def tells(request: Any, number: int) -> Reply:
+        return Reply({"error": {"message": f"{'x' * 195} wrong key {request.headers['authorization']}"}}, 401)
+
+    said = await failure(RATE, tells, api_key_env="JUDGE_KEY")
+    assert "answered 401" in said.detail and "s3cret" not in said.detail and "s3c" not in said.detail
+    for options in ({"base_url": "http://judge.example/v1"}, {"base_url": "https://me:s3cret@judge.example/v1"}):
+        with pytest.raises(ValueError, match=r"in the clear|a user name or password") as caught:
+            make_scorer("burnish/openai-grader-v1", params={"grader": RATE, "api_key_env": "JUDGE_KEY", **options})
+        assert "s3cret" not in str(caught.value)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://judge.example/v1")
+    with pytest.raises(ValueError, match="the key would travel in the clear"):
+        make_scorer("burnish/openai-grader-v1", params={"grader": RATE, "api_key_env": "JUDGE_KEY"})
+
+
+async def test_a_judge_cannot_send_an_episode_elsewhere() -> None:
+    with serve(lambda request, number: says("1")) as elsewhere:
+        moved = Reply(b"", 307, {"Location": f"{elsewhere.url}/v1/chat/completions"})
+        assert (await failure(RATE, lambda request, number: moved)).kind is FailureKind.VERIFIER_ERROR
+        assert elsewhere.requests == []

@@ -301,3 +301,30 @@ async def test_as_a_plug_in_episodes_travel_together() -> None:
         scores = await asyncio.gather(*(scorer.score(episode(n)) for n in range(16)))
         assert [score.value for score in scores] == [1.0] * 16
         assert sorted(len(request.body) for request in stub.requests) == [8, 8]
+
+
+async def test_a_token_neither_travels_in_the_clear_nor_comes_back_in_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REWARD_TOKEN", "s3cret-token")
+
+    def tells(request: Request, number: int) -> Reply:
+        return Reply(f"{'x' * 195} {request.headers['authorization']}".encode(), 500)
+
+    failure = only_failure(await over_http(tells, token_env="REWARD_TOKEN"))
+    assert "answered 500" in failure.detail and "s3c" not in failure.detail
+    for handler in ("http://reward.example/score", "https://me:s3cret@reward.example/", "https://reward.example/?code=s3cret"):
+        with pytest.raises(ValueError, match=r"in the clear|the URL holds") as caught:
+            await called(handler, token_env="REWARD_TOKEN")
+        assert "s3cret" not in str(caught.value)
+    with pytest.raises(ValueError, match="its session token would travel in the clear"):
+        await called("lambda:score", region="eu-west-1", endpoint_url="http://aws.example")
+
+
+async def test_a_url_cannot_send_an_episode_elsewhere() -> None:
+    with serve(right_anyhow) as elsewhere:
+        moved = Reply(b"", 307, {"Location": elsewhere.url})
+        assert only_failure(await over_http(lambda request, number: moved)).kind is FailureKind.VERIFIER_ERROR
+        assert elsewhere.requests == []
+
+
+def right_anyhow(request: Request, number: int) -> Reply:
+    return right(request)

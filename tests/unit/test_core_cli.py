@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import burnish
 from burnish.cli.errors import report
 from burnish.cli.main import app
+from burnish.cli.models import table_lines
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.recipe.resolve import ResolvedRun
+from burnish.run.display import say
 
 pytestmark = pytest.mark.unit
 
@@ -230,3 +234,22 @@ def test_a_new_model_needs_exactly_one_source_of_text() -> None:
     result = burnish_command("models", "new", "x")
     assert result.exit_code == 2
     assert result.stderr == "error: a new model needs text for its tokenizer: give either --text FILE or --generate module:function\n"
+
+
+def test_an_error_neither_steers_the_terminal_nor_shows_a_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "the service answers \x1b]0;owned\x07\u202e from https://me:s3cret@h/x?token=s3cret"
+    for debug in ("0", "1"):
+        monkeypatch.setenv("BURNISH_DEBUG", debug)
+        report(ValueError(said))
+        shown = capsys.readouterr().err
+        assert "\\x1b]0;owned\\x07\\u202e from https://…@h/x?token=…" in shown
+        assert "s3cret" not in shown and "\x1b" not in shown
+
+
+def test_what_a_run_and_a_table_say_steers_no_terminal() -> None:
+    out = io.StringIO()
+    say(Console(file=out), "best constant \x1b[2Jpass")
+    assert out.getvalue() == "best constant \\x1b[2Jpass\n"
+    assert table_lines(("name",), [["nano\x1b[2J\nother"]])[1] == "nano\\x1b[2J\\nother"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -444,3 +445,25 @@ def test_what_a_started_service_is_made_with_stands_in_its_own_table(recipe: Cal
     sent = REMOTE.replace('"service:sums" }', '"service:sums", kwargs = { max_operand = 9 } }')
     says = "r.toml: environment_args.kwargs: a service lets no client set what it is made with; write services.sums.kwargs"
     assert problems(recipe(sent)) == [says]
+
+
+@pytest.mark.parametrize("place", ["environment_args.feed", "rewards.0.args.handler", "services.a.kwargs.deep.0", "resources.ray_address"])
+def test_a_secret_in_a_url_never_gets_into_a_run(place: str, tmp_path: Path) -> None:
+    data: dict[str, Any] = {
+        "name": "n",
+        "model": "m",
+        "environment": "burnish/Arithmetic-v0",
+        "environment_args": {"feed": "x"},
+        "rewards": [{"use": "burnish/reward-lambda-v1", "args": {"handler": "x"}}],
+        "services": {"a": {"environment": "burnish/Arithmetic-v0", "kwargs": {"deep": ["x"]}}},
+        "resources": {"ray_address": "x"},
+    }
+    for url in ("https://me:s3cret@h/x", "see https://h/x?api_key=s3cret there", "ray://s3cret@h:1"):
+        *way, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+        here: Any = data
+        for part in way:
+            here = here[part]
+        here[last] = url
+        with pytest.raises(ValueError, match=f"r.toml: {place}: holds .* in a URL, and a recipe is stored with its run") as caught:
+            config_from_data(data, "r.toml")
+        assert "s3cret" not in str(caught.value)

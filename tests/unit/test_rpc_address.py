@@ -31,6 +31,11 @@ def test_an_address_is_read_and_written_alike(address: str) -> None:
         ("ray:", "must read ray:NAME"),
         ("h:1?cacert=x", "'cacert' is unknown"),
         ("h:1?token_env=T", "the token would travel in the clear"),
+        ("ray:verdicts?token_env=T", "the token would travel in the clear"),
+        ("127.0.0.1:1,h:1?token_file=/t", "the token would travel in the clear"),
+        ("unix:/run/x:1", "must read host:port"),
+        ("dns:///h:1", "must read host:port"),
+        ("ray:a\n", "must read ray:NAME"),
         ("h:1?ca=/c.pem&cert=/x.pem", "key is missing"),
         ("h:1?server_name=x", "no effect without TLS"),
         ("h:1?ca=/c&token_env=T&token_file=/t", "not both"),
@@ -39,6 +44,13 @@ def test_an_address_is_read_and_written_alike(address: str) -> None:
 def test_what_is_wrong_with_an_address_is_said(address: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Endpoint.parse(address)
+
+
+@pytest.mark.parametrize("address", ["h:1?token=s3cret", "h:1?s3cret", "me:s3cret@h:1", "s3cret@h:1", "h:1?password=s3cret&tls=1"])
+def test_a_secret_in_an_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Endpoint.parse(address)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_only_names_and_deployments_change_over_time() -> None:
@@ -60,10 +72,18 @@ def test_a_recipe_names_files_and_every_process_finds_them(tmp_path: Path, monke
 def test_what_servers_accept() -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
         ServerSecurity().check_host(host)
-    for accepted in (ServerSecurity("c", "k"), ServerSecurity("c", "k", token_env="T"), ServerSecurity(insecure=True)):
+    guarded = (ServerSecurity("c", "k", token_env="T"), ServerSecurity("c", "k", "ca"), ServerSecurity(token_file="t", insecure=True))
+    for accepted in guarded:
         accepted.check_host("0.0.0.0")
-    with pytest.raises(ValueError, match="without TLS the token would travel in the clear"):
+    with pytest.raises(ValueError, match="the token would travel in the clear"):
         ServerSecurity(token_env="T").check_host("10.0.0.5")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.5", "h.example", "0", "127.1.example"])
+def test_no_server_beyond_loopback_lets_in_whoever_reaches_it(host: str) -> None:
+    for unguarded in (ServerSecurity(), ServerSecurity("c", "k"), ServerSecurity(insecure=True)):
+        with pytest.raises(ValueError, match=r"is not loopback: whoever reaches the port may call.*--token-file"):
+            unguarded.check_host(host)
 
 
 def test_tokens_are_read_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,68 @@
+"""Secrets in URLs: found, refused, and not repeated."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.envs.failures import EpisodeFailure, Failure, FailureKind, boundary
+from burnish.rpc.urls import check_url, secrets_in, without_secrets
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:s3cret@h/x", "https://…@h/x"),
+        ("redis://:s3cret@h:1", "redis://…@h:1"),
+        ("ray://s3cret@h:1", "ray://…@h:1"),
+        ("GET https://h/x?code=s3cret&n=2 failed", "GET https://h/x?code=…&n=2 failed"),
+        ("https://h/?n=1&X-Amz-Signature=s3cret", "https://h/?n=1&X-Amz-Signature=…"),
+        ("https://h/?api_key=s3cret#top", "https://h/?api_key=…#top"),
+        ("https://a:s3cret@h and http://b:s3cret@i", "https://…@h and http://…@i"),
+        ("https://h/x?n=1&postcode=2&tokens=3", "https://h/x?n=1&postcode=2&tokens=3"),
+        ("mail me@h.example, code=1", "mail me@h.example, code=1"),
+        ("h:1?ca=/c&key=/k", "h:1?ca=/c&key=/k"),
+    ],
+)
+def test_what_is_secret_in_a_text(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+    assert bool(list(secrets_in(text))) == (text != shown)
+    assert "s3cret" not in " ".join(secrets_in(text))
+
+
+def test_a_secret_that_is_known_is_taken_out_wherever_it_stands() -> None:
+    assert without_secrets("you sent Bearer abc", "abc", "") == "you sent Bearer …"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://[::1]/x", "http://localhost/x", "https://h.example/x", "HTTPS://h/x"])
+def test_a_token_may_go_where_nobody_reads_it(url: str) -> None:
+    check_url(url, "token")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h.example/x", "http://10.0.0.5/x", "http://127.0.0.1.h.example/", "http://localhost@h/", "http://"]
+)
+def test_a_token_never_goes_in_the_clear(url: str) -> None:
+    with pytest.raises(ValueError, match=r"in the clear|holds a user name"):
+        check_url(url, "token")
+    if "@" not in url:
+        check_url(url, None)
+
+
+@given(st.text(st.characters(exclude_characters="/?#@\"'<> ", exclude_categories=["Z", "C"]), min_size=4))
+def test_no_password_is_ever_shown(password: str) -> None:
+    text = f"https://user:{password}@h/x"
+    assert without_secrets(text) == "https://…@h/x"
+    with pytest.raises(ValueError, match="a user name or password"):
+        check_url(text, None)
+
+
+def test_a_failure_shows_no_secret_of_a_url_that_somebodys_library_quotes() -> None:
+    with pytest.raises(EpisodeFailure) as caught, boundary(FailureKind.ENV_ERROR, "https://me:s3cret@h"):
+        raise RuntimeError("cannot read https://me:s3cret@h/x?token=s3cret")
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.failure.detail.startswith("RuntimeError: cannot read https://…@h/x?token=…\n")
+    assert Failure(FailureKind.ENV_ERROR, "a@127.0.0.1:1", "plain").culprit == "a@127.0.0.1:1"
