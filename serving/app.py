@@ -1,20 +1,27 @@
 """What stands in front of the model: a small, strict part of the OpenAI API.
 
 The application behind it (vLLM's) accepts many more routes than a chat service needs and ignores request fields that it does not know.
-Here only the chat routes exist, and a field that would have no effect is an error of the client's, said so with status 400.
+Here only the chat routes exist, and a field that would have no effect is an error of the client's, said so with status 400. What a
+request asks to be fetched (images, sound, files) is refused: a client does not have this server call out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
-from typing import Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..rpc.payload import deeper_than
+from ..rpc.security import read_token
 
 CHAT: Final = "/v1/chat/completions"
-ROUTES: Final = {CHAT: "POST", "/v1/models": "GET", "/health": "GET"}
+HEALTH: Final = "/health"
+ROUTES: Final = {CHAT: "POST", "/v1/models": "GET", HEALTH: "GET"}
 LARGEST_BODY: Final = 4 * 2**20
 MAX_DEPTH: Final = 64
 TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
@@ -28,11 +35,50 @@ CHAT_FIELDS: Final = frozenset({
 """Request fields that the service honours. `user` only names the caller and changes no answer."""
 
 
-class StrictChatApp:
-    """ASGI middleware that lets through the chat routes and honoured fields only."""
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """The keys that let a request in, as SHA-256 digests: neither a key nor anything it could be read from is kept, sent or logged.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Without any, every request is let in. Example: `ApiKeys.read("", "keys.txt").let_in(b"Bearer sk-1")`.
+    """
+
+    digests: tuple[bytes, ...] = ()
+
+    @staticmethod
+    def read(env: str, file: str) -> ApiKeys:
+        """The key in the environment variable, or the keys in the file, one a line. Raises ValueError when none is fit."""
+        if env:
+            where, keys = f"environment variable {env}", [read_token(env, "")]
+        elif file:
+            where = f"file {file}"
+            try:
+                keys = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"API keys: {where} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+        else:
+            return ApiKeys()
+        if not keys or not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+            raise ValueError(f"API keys: {where} must hold one key a line, printable ASCII without spaces")
+        return ApiKeys(tuple(_digest(key.encode()) for key in keys))
+
+    def let_in(self, authorization: bytes) -> bool:
+        """Whether the value of an `Authorization` header is that of a key. Takes the same time whatever it is."""
+        kind, _, key = authorization.partition(b" ")
+        found = False
+        for digest in self.digests:
+            found |= hmac.compare_digest(digest, _digest(key.strip()))
+        return not self.digests or (found and kind.lower() == b"bearer")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class StrictChatApp:
+    """ASGI middleware that lets through requests with a key, the chat routes and honoured fields only. `/health` needs no key."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys = ApiKeys()) -> None:
+        self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,7 +86,9 @@ class StrictChatApp:
                 await self._app(scope, receive, send)
             return
         path = scope["path"].rstrip("/") or "/"
-        if path not in ROUTES:
+        if path != HEALTH and not self._keys.let_in(dict(scope["headers"]).get(b"authorization", b"")):
+            await refuse(send, 401, "this service needs an API key: send it as Authorization: Bearer KEY", code="invalid_api_key")
+        elif path not in ROUTES:
             await refuse(send, 404, f"there is no {path}; the service has {', '.join(ROUTES)}")
         elif scope["method"] != ROUTES[path]:
             await refuse(send, 405, f"{path} takes {ROUTES[path]}, not {scope['method']}")
@@ -79,7 +127,17 @@ def check_chat_request(body: bytes) -> tuple[str, str | None] | None:
     unknown = sorted(key for key in request if key not in CHAT_FIELDS)
     if unknown:
         return f"this service does not support the parameter {unknown[0]!r}; it has {', '.join(sorted(CHAT_FIELDS))}", unknown[0]
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and not _only_text(message.get("content")):
+            return 'messages may hold text only: a part of a content reads {"type": "text", "text": …}; nothing is fetched', "messages"
     return None
+
+
+def _only_text(content: Any) -> bool:
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return content is None or isinstance(content, str)
 
 
 async def read_body(receive: Receive) -> bytes | None:
@@ -107,9 +165,10 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return handed_on
 
 
-async def refuse(send: Send, status: int, message: str, param: str | None = None) -> None:
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": status}
+async def refuse(send: Send, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code or status}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

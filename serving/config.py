@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..rpc.security import is_loopback
 
 
 class ServingConfig(BaseModel):
     """How a checkpoint is served.
 
-    host: the address to listen on; loopback unless changed. port: 0 takes a free one. name: the model name clients ask for, the
+    host: the address to listen on; loopback unless changed, and any other one needs API keys. api_key_env, api_key_file: the environment
+    variable with the key, or the file with one key a line, that requests must carry as `Authorization: Bearer KEY`. tls_cert, tls_key: PEM
+    files of the server's certificate; they turn https on. insecure: beyond loopback without TLS, which then ends in front of this server.
+    port: 0 takes a free one. name: the model name clients ask for, the
     folder's recorded name when None. max_context: longest prompt and answer together, in tokens; None takes what the model was made for,
     at most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may
     take. request_timeout_s: how long one answer may take.
@@ -22,6 +27,11 @@ class ServingConfig(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    api_key_env: str = ""
+    api_key_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    insecure: bool = False
     name: str | None = Field(default=None, min_length=1)
     device: Literal["cpu", "cuda"] = "cpu"
     max_context: int | None = Field(default=None, gt=0)
@@ -30,3 +40,33 @@ class ServingConfig(BaseModel):
     threads: int = Field(default=1, gt=0)
     ready_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ServingConfig:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError(f"https needs both a certificate and its key; the {'key' if self.tls_cert else 'certificate'} is missing")
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("give the API keys by environment variable or by file, not both")
+        if is_loopback(self.host):
+            return self
+        if not self.api_key_env and not self.api_key_file:
+            raise ValueError(
+                f"host {self.host!r} is not loopback: whoever reaches the port could use the model; give --api-key-file or --api-key-env, "
+                "or listen on 127.0.0.1"
+            )
+        if not self.tls_cert and not self.insecure:
+            raise ValueError(
+                f"host {self.host!r} is not loopback: without TLS the API key would travel in the clear; give --tls-cert and --tls-key, or "
+                "--insecure where TLS ends in front of this server"
+            )
+        return self
+
+
+def serving_options(config: ServingConfig, **changes: Any) -> ServingConfig:
+    """The config with changes, checked again. Raises ValueError, one line, for what contradicts itself or is not guarded."""
+    try:
+        return ServingConfig.model_validate({**config.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise ValueError(f"{where}{first['ctx']['error'] if first['type'] == 'value_error' else first['msg']}") from None

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -28,8 +29,8 @@ from starlette.types import ASGIApp
 
 from ..trainer.models.finding import find_model
 from ..trainer.models.folder import read_record
-from .app import StrictChatApp
-from .config import ServingConfig
+from .app import ApiKeys, StrictChatApp
+from .config import ServingConfig, serving_options
 from .rendering import RenderedChatApp
 
 APP_NAME: Final = "burnish-chat"
@@ -45,7 +46,7 @@ CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
 class ChatService:
     """One replica: an engine on the model and the strict application in front of it."""
 
-    async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, model: str, name: str, config: ServingConfig, keys: ApiKeys) -> None:  # type: ignore[misc]  # Serve awaits it
         from transformers import AutoTokenizer
 
         from ..rollout.engine.vllm_openai import start_openai_app
@@ -53,6 +54,7 @@ class ChatService:
 
         tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
         self._renderer = TemplateRenderer(tokenizer, read_record(Path(model)).template_args)
+        self._keys = keys
         self._service = await start_openai_app(
             Path(model),
             name,
@@ -64,7 +66,7 @@ class ChatService:
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return StrictChatApp(RenderedChatApp(self._service.asgi, self._renderer))
+        return StrictChatApp(RenderedChatApp(self._service.asgi, self._renderer), self._keys)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
@@ -111,18 +113,19 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     """Serve a checkpoint (a run, a checkpoint folder, a model folder or a model's name) and return once it answers.
 
     port: 0 takes a free one. name: what clients ask for, the model's recorded name when None. config: everything else.
-    Raises ValueError when the checkpoint is not sound, the port is taken, or this Ray already serves something; RuntimeError with the
-    replica's own message when it does not answer within `ready_timeout_s`, having ended what was started.
+    Raises ValueError when the checkpoint is not sound, the API keys cannot be read, the port is taken, or this Ray already serves
+    something; RuntimeError with the replica's own message when it does not answer within `ready_timeout_s`, having ended what was started.
     """
-    options = ServingConfig.model_validate({**(config or ServingConfig()).model_dump(), "port": port, **({"name": name} if name else {})})
+    options = serving_options(config or ServingConfig(), port=port, **({"name": name} if name else {}))
+    keys = ApiKeys.read(options.api_key_env, options.api_key_file)
     model = find_model(checkpoint)
     served_name = options.name or read_record(model).name
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
     with _free_port(options.host, options.port) as free:
         owns_ray = _start_ray(options)
-    url = f"http://{options.host}:{free}"
+    url = _url(options, free)
     try:
-        _deploy(model, served_name, options, free, url)
+        _deploy(model, served_name, options, keys, free, url)
     except BaseException:
         _stop(owns_ray)
         raise
@@ -168,7 +171,12 @@ def _gpu_here() -> bool:
     return torch.cuda.device_count() > 0
 
 
-def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str) -> None:
+def _url(options: ServingConfig, port: int) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"{'https' if options.tls_cert else 'http'}://{host}:{port}"
+
+
+def _deploy(model: Path, name: str, options: ServingConfig, keys: ApiKeys, port: int, url: str) -> None:
     resources: dict[str, Any] = {"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0}
     deployment = serve.deployment(
         ChatService,
@@ -180,13 +188,20 @@ def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str)
         health_check_period_s=5.0,
     )
     serve.start(
-        http_options=serve.HTTPOptions(host=options.host, port=port, request_timeout_s=options.request_timeout_s), proxy_location="HeadOnly"
+        http_options=serve.HTTPOptions(
+            host=options.host,
+            port=port,
+            request_timeout_s=options.request_timeout_s,
+            ssl_certfile=options.tls_cert or None,
+            ssl_keyfile=options.tls_key or None,
+        ),
+        proxy_location="HeadOnly",
     )
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            serve.run(deployment.bind(str(model), name, options), name=APP_NAME, route_prefix="/")
+            serve.run(deployment.bind(str(model), name, options, keys), name=APP_NAME, route_prefix="/")
         except BaseException as error:
             failure.append(error)
 
@@ -204,8 +219,14 @@ def _deploy(model: Path, name: str, options: ServingConfig, port: int, url: str)
 
 
 def is_ready(url: str) -> bool:
-    """Whether `/health` answers 200. Asked directly: a proxy that the environment names does not know this machine's ports."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Whether `/health` answers 200.
+
+    Asked directly: a proxy that the environment names does not know this machine's ports. The certificate may be made out to another name
+    than the one that is listened on: it is not checked, and nothing is sent.
+    """
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked))
     try:
         with direct.open(f"{url}/health", timeout=5) as answer:
             return bool(answer.status == HTTPStatus.OK)

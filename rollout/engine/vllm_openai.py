@@ -75,7 +75,8 @@ async def start_openai_app(
 
     config = json.loads((model / "config.json").read_text())
     context = context_length(config, max_context)
-    arguments = ["--model", str(model), "--served-model-name", name, "--max-model-len", str(context), "--max-num-seqs", str(max_concurrent)]
+    # With =: a name that begins with a dash, out of a model folder's record, must not be an option of its own.
+    arguments = [f"--model={model}", f"--served-model-name={name}", "--max-model-len", str(context), "--max-num-seqs", str(max_concurrent)]
     arguments += ["--chat-template-content-format", "string"]  # as in training
     arguments += ["--disable-log-stats", "--disable-fastapi-docs", "--worker-extension-cls", f"{__name__}.{DieWithParent.__name__}"]
     if device == "cpu":

@@ -12,7 +12,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from burnish.rollout.engine.vllm_openai import context_length, kv_cache_bytes
-from burnish.serving.app import LARGEST_BODY, StrictChatApp
+from burnish.serving.app import LARGEST_BODY, ApiKeys, StrictChatApp
+from burnish.serving.config import ServingConfig, serving_options
 from burnish.serving.export import export_checkpoint
 from burnish.trainer.models.folder import read_record
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -83,6 +84,90 @@ async def test_only_the_chat_routes_exist() -> None:
     assert (await client().get("/health")).status_code == 200
     assert (await client().post("/tokenize")).status_code == 404
     assert (await client().get("/v1/chat/completions")).status_code == 405
+
+
+KEYS = ("sk-first", "sk-second")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> httpx.AsyncClient:
+    file = tmp_path / "keys"
+    file.write_text("\n".join(KEYS) + "\n\n")
+    app = StrictChatApp(echo, ApiKeys.read("", str(file)))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "Bearer", "Bearer ", "Bearer sk-firs", "Bearer sk-first2", "Basic sk-first", "sk-first", "Bearer é"]
+)
+async def test_without_a_key_nothing_is_read_and_nothing_is_told(guarded: httpx.AsyncClient, given: str | None) -> None:
+    headers = {} if given is None else {b"Authorization": given.encode()}
+    for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/nowhere"), ("DELETE", "/v1/models")):
+        answer = await guarded.request(method, path, headers=headers, content=b"" if method == "GET" else b"{")
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        error = answer.json()["error"]
+        assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", None, "invalid_api_key")
+        assert not any(key in answer.text for key in KEYS)
+    assert (await guarded.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("given", ["Bearer sk-first", "Bearer sk-second", "bearer sk-first"])
+async def test_each_key_lets_in(guarded: httpx.AsyncClient, given: str) -> None:
+    assert (await guarded.get("/v1/models", headers={"Authorization": given})).status_code == 200
+
+
+def test_keys_are_read_and_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNISH_TEST_KEY", "sk-third")
+    keys = ApiKeys.read("BURNISH_TEST_KEY", "")
+    assert keys.let_in(b"Bearer sk-third") and not keys.let_in(b"Bearer sk-first")
+    assert "sk-third" not in repr(keys)
+    file = tmp_path / "keys"
+    for content, says in ((None, "cannot be read"), ("\n", "one key a line"), ("two words", "one key a line"), ("né", "one key a line")):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(ValueError, match=says) as caught:
+            ApiKeys.read("", str(file))
+        assert "two words" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "whoever reaches the port could use the model; give --api-key-file"),
+        ({"tls_cert": "c", "tls_key": "k"}, "whoever reaches the port could use the model; give --api-key-file"),
+        ({"insecure": True}, "whoever reaches the port could use the model; give --api-key-file"),
+        ({"api_key_file": "f"}, "the API key would travel in the clear; give --tls-cert"),
+        ({"api_key_file": "f", "api_key_env": "E"}, "not both"),
+        ({"tls_cert": "c"}, "the key is missing"),
+    ],
+)
+def test_no_chat_service_beyond_loopback_is_open(given: dict[str, Any], says: str) -> None:
+    for host in ("0.0.0.0", "::", "10.0.0.5", "h.example"):
+        with pytest.raises(ValueError, match=says):
+            serving_options(ServingConfig(), host=host, **given)
+    serving_options(ServingConfig(), host="0.0.0.0", api_key_file="f", tls_cert="c", tls_key="k")
+    serving_options(ServingConfig(), host="0.0.0.0", api_key_env="E", insecure=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/"}}],
+        [{"type": "text", "text": "look"}, {"type": "audio_url", "audio_url": {"url": "file:///etc/passwd"}}],
+        [{"image_url": "http://127.0.0.1:1/"}],
+        ["text"],
+        {"type": "image_url"},
+    ],
+)
+async def test_a_client_cannot_have_anything_fetched(content: Any) -> None:
+    answer = await post({"model": "m", "messages": [{"role": "user", "content": content}]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
+
+
+async def test_messages_of_text_parts_pass() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert (await post({"model": "m", "messages": [{"role": "user", "content": parts}, {"role": "assistant"}]})).status_code == 200
 
 
 def test_the_context_is_what_the_model_was_made_for_at_most() -> None:
