@@ -12,9 +12,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from .address import Endpoint
 from .client import unary_blocking
 from .errors import CODES
 from .methods import BatchedMethod
+from .transport.channels import token_metadata
 
 OK = 0
 OWN_SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
@@ -28,7 +30,9 @@ def services_at(address: str, timeout_s: float = 10.0) -> list[str]:
 
     async def ask(channel: grpc.aio.Channel, left_s: float) -> list[str]:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=left_s)  # type: ignore[no-untyped-call,unused-ignore]
+        call: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([request]), timeout=left_s, metadata=_token(address)
+        )  # type: ignore[no-untyped-call,unused-ignore]
         async for answer in call:
             return [service.name for service in answer.list_services_response.service]
         return []
@@ -74,13 +78,18 @@ def exchange(address: str, method: BatchedMethod[Any, Any], items: Sequence[Any]
         open_stream: Any = channel.stream_stream(
             method.path, request_serializer=method.items.SerializeToString, response_deserializer=method.results.FromString
         )
-        call = open_stream(iter([method.items(items=items)]), timeout=left_s)
+        call = open_stream(iter([method.items(items=items)]), timeout=left_s, metadata=_token(address))
         results: list[Any] = []
         async for message in call:
             results += message.results
         return results
 
     return unary_blocking(address, ask, timeout_s)
+
+
+def _token(address: str) -> tuple[tuple[str, str], ...]:
+    """What a stream must carry; unary calls get it from their channel."""
+    return token_metadata(Endpoint.parse(address).security.token())
 
 
 def outcome_of(result: Any) -> tuple[int, Any]:

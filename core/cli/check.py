@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from burnish.rewards.checks.verifier import check_verifier, check_verifier_servi
 from burnish.rewards.plugin import REWARDS, find_plugin
 from burnish.rewards.remote.service import VERIFIERS
 from burnish.rewards.types import RewardInput
-from burnish.rpc.errors import RpcError
+from burnish.rpc.address import Endpoint, shown_address
+from burnish.rpc.errors import RpcError, RpcRefused
 from burnish.rpc.probe import services_at
+from burnish.rpc.security import ClientSecurity
 
 ADDRESS = re.compile(r"^(ray:[\w.-]+|[^\s/?]+:\d{1,5})(\?\S*)?$")
 MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
@@ -37,11 +39,13 @@ REGISTRIES: tuple[Registry[Any], ...] = (ENVS, REWARDS, VERIFIERS)
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the user gives the suites. args: an environment's or a reward's arguments; for tools, `data` of a task. sample: a file of
-    conversations that rewards and verifiers can judge. replies: texts that mean something to an environment."""
+    conversations that rewards and verifiers can judge. replies: texts that mean something to an environment. security: how to talk to the
+    service at an address."""
 
     args: Mapping[str, Any]
     sample: Path | None = None
     replies: tuple[str, ...] = ()
+    security: ClientSecurity = field(default_factory=ClientSecurity)
 
     def episodes(self, grouped: bool = False) -> list[RewardInput]:
         """Raises ValueError naming the rows of the sample that are unfit."""
@@ -60,16 +64,24 @@ class Suite:
     uses: frozenset[str]
 
 
-def check(target: str, args: Sequence[str], plugins: Sequence[Path], sample: Path | None, replies: Sequence[str]) -> str:
+def check(
+    target: str,
+    args: Sequence[str],
+    plugins: Sequence[Path],
+    sample: Path | None,
+    replies: Sequence[str],
+    security: ClientSecurity | None = None,
+) -> str:
     """The reports on everything that `target` names: an id, a plug-in file, a module, or the address of a service.
 
     Raises ValueError holding the reports when a check failed, and one that says what there is when nothing is found.
     """
     for plugin in plugins:
         load_plugin(plugin)
-    given = Given(parse_arguments(args), sample, tuple(replies))
+    given = Given(parse_arguments(args), sample, tuple(replies), security or ClientSecurity())
     found = suites(target, given)
-    said = {"--arg": bool(args), "--sample": sample is not None, "--reply": bool(replies)}
+    said = {"--arg": bool(given.args), "--sample": given.sample is not None, "--reply": bool(given.replies)}
+    said["--token-env, --token-file or --tls-…"] = given.security != ClientSecurity()
     idle = [option for option, used in said.items() if used and not any(option in suite.uses for suite in found)]
     if idle:
         raise ValueError(f"{' and '.join(idle)} has no effect on the checks of {target}")
@@ -135,20 +147,43 @@ def _suite(registry: Registry[Any], id: str, given: Given) -> Suite:
     return Suite(lambda: check_verifier(VERIFIERS.get(id), given.episodes()), frozenset({"--sample"}))
 
 
-def _by_address(address: str, given: Given) -> Suite:
+def _by_address(target: str, given: Given) -> Suite:
     """Ask by reflection what listens there."""
+    address, shown = _guarded(target, given.security), shown_address(target)
     try:
         names = services_at(address)
+    except RpcRefused as error:
+        hint = "--token-env NAME or --token-file FILE for a token, --tls-ca PEM for its certificate"
+        raise ValueError(f"{shown}: {error.message} (`burnish check` takes {hint})") from error
     except RpcError as error:
-        raise ValueError(f"{address} does not say what it is: {error.message}") from error
+        raise ValueError(f"{shown} does not say what it is: {error.message}") from error
+    uses = frozenset({"--arg", "--token-env, --token-file or --tls-…"})
     named = str(given.args.get("verifier", ""))
     for name in names:
         match name:
             case "burnish.v1.VerifierService":
-                return Suite(lambda: check_verifier_service(address, named, given.episodes()), frozenset({"--arg", "--sample"}))
+                _only(given.args, "verifier", f"the verifier at {shown}")
+                return Suite(lambda: check_verifier_service(address, named, given.episodes()), uses | {"--sample"})
             case "burnish.v1.ToolService":
-                return Suite(partial(check_tool_service, address, given.args.get("data")), frozenset({"--arg"}))
+                _only(given.args, "data", f"the tools at {shown}")
+                return Suite(partial(check_tool_service, address, given.args.get("data")), uses)
             case "burnish.v1.EnvironmentService" if any(row.id == REMOTE_ENV for row in ENVS.list()):
-                check_it = partial(check_environment, REMOTE_ENV, {"address": address, **given.args}, replies=given.replies)
-                return Suite(check_it, frozenset({"--arg", "--reply"}))
-    raise ValueError(f"{address} serves {', '.join(names) or 'nothing'}; checked are verifier, tool and environment services of burnish.v1")
+                check_it = partial(check_environment, REMOTE_ENV, {**given.args, "address": address}, replies=given.replies)
+                return Suite(check_it, uses | {"--reply"})
+    raise ValueError(f"{shown} serves {', '.join(names) or 'nothing'}; checked are verifier, tool and environment services of burnish.v1")
+
+
+def _guarded(target: str, security: ClientSecurity) -> str:
+    """The address with how to talk to it. Raises ValueError when both the target and the options say how, or the address is malformed."""
+    endpoint = Endpoint.parse(target)
+    if security == ClientSecurity():
+        return target
+    if endpoint.security != ClientSecurity():
+        raise ValueError(f"{shown_address(target)}: say how to talk to it behind the ? or by options, not both")
+    return str(Endpoint.parse(str(replace(endpoint, security=security.absolute()))))
+
+
+def _only(args: Mapping[str, Any], known: str, what: str) -> None:
+    for key in args:
+        if key != known:
+            raise ValueError(f"--arg {key}: the checks of {what} take only {known}; a token is given by --token-env or --token-file")

@@ -40,7 +40,7 @@ TokenEnvOption = Annotated[
     str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
 ]
 TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, all the same.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, which ends before this server.")]
 ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
 
 
@@ -161,15 +161,25 @@ def serve(
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
     max_context: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")] = None,
+    api_key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the API key.", show_default=False)] = "",
+    api_key_file: Annotated[
+        str, typer.Option(metavar="FILE", help="File with the API keys that requests must carry, one a line.", show_default=False)
+    ] = "",
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    insecure: InsecureOption = False,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible chat endpoint."""
     needs_engine("serve")
-    from burnish.serving.config import ServingConfig
+    from burnish.inspector.text import printable
+    from burnish.serving.config import ServingConfig, serving_options
     from burnish.serving.deploy import start_serving
 
-    config = ServingConfig(host=host, device=device, threads=threads, max_context=max_context)
+    engine = {"device": device, "threads": threads, "max_context": max_context}
+    guard = {"api_key_env": api_key_env, "api_key_file": api_key_file, "tls_cert": tls_cert, "tls_key": tls_key, "insecure": insecure}
+    config = serving_options(ServingConfig(), host=host, **engine, **guard)
     with start_serving(checkpoint, port, name, config) as service:
-        typer.echo(f"serving {service.name} at {service.url}/v1 (Ctrl-C stops it)")
+        typer.echo(f"serving {printable(service.name)} at {service.url}/v1 (Ctrl-C stops it)")
         service.wait()
 
 
@@ -285,11 +295,23 @@ def check(
     reply: Annotated[
         list[str] | None, typer.Option("--reply", metavar="TEXT", help="A reply that means something to an environment.")
     ] = None,
+    token_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the token that a service wants.", show_default=False)
+    ] = "",
+    token_file: Annotated[str, typer.Option(metavar="FILE", help="File with the token that a service wants.", show_default=False)] = "",
+    tls_ca: Annotated[
+        str, typer.Option(metavar="PEM", help="The CA that signed a service's certificate; turns TLS on.", show_default=False)
+    ] = "",
+    tls_cert: Annotated[str, typer.Option(metavar="PEM", help="This client's own certificate (mutual TLS).", show_default=False)] = "",
+    tls_key: Annotated[str, typer.Option(metavar="PEM", help="The key of that certificate.", show_default=False)] = "",
 ) -> None:
     """Does it keep its contract? An environment, a reward, a verifier, tools, or a service that runs."""
     from burnish.cli.check import check as run_suites
+    from burnish.inspector.text import printable
+    from burnish.rpc.security import ClientSecurity
 
-    typer.echo(run_suites(target, arg or (), plugin or (), sample, reply or ()))
+    security = ClientSecurity(tls_ca, tls_cert, tls_key, token_env=token_env, token_file=token_file)
+    typer.echo(printable(run_suites(target, arg or (), plugin or (), sample, reply or (), security)))
 
 
 @app.command()

@@ -15,7 +15,8 @@ from typing import Any
 from burnish.hosting.process import ServiceProcess
 from burnish.recipe.placement import Placement, cluster_problem
 from burnish.recipe.resolve import ResolvedRun
-from burnish.recipe.services import ServiceConfig, service_references, with_addresses
+from burnish.recipe.services import SERVICE, ServiceConfig, service_references, with_addresses
+from burnish.rpc.address import RAY
 
 CHECK_S = 10.0
 """Seconds a service may take to answer before a run starts."""
@@ -44,19 +45,36 @@ def services_of(services: Mapping[str, ServiceConfig], logs: Path) -> Iterator[d
         yield addresses
 
 
-def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
-    """Ask every service that the recipe uses whether it answers. Raises ValueError naming the first that does not."""
+def check_running_services(run: ResolvedRun) -> None:
+    """Ask the services that run already, once, as a dry run does. Raises ValueError naming the first that does not answer.
+
+    Those that burnish starts with the run are not there yet, and `ray:NAME` is looked up once the run belongs to the cluster.
+    """
+    addresses = {name: service.full_address for name, service in run.services.items() if service.address is not None}
+    check_services(run, {name: address for name, address in addresses.items() if not address.startswith(RAY)}, all_there=False)
+
+
+def check_services(run: ResolvedRun, addresses: Mapping[str, str], all_there: bool = True) -> None:
+    """Ask every service that the recipe uses whether it answers. Raises ValueError naming the first that does not.
+
+    all_there: False leaves out those that have no address here, and `ray:NAME`.
+    """
     from burnish.envs.remote.env import RemoteEnv
     from burnish.envs.remote.tools import RemoteToolSet
     from burnish.rewards.remote.client import RemoteVerifier
 
+    def there(value: Any) -> bool:
+        return all_there or (not str(value).startswith(RAY) and all(name in addresses for name in service_references(value)))
+
     if run.environment.is_remote:
-        RemoteEnv(**with_addresses(run.environment.args, addresses)).check(CHECK_S)
+        if there(run.environment.args.get("address")):
+            RemoteEnv(**with_addresses(run.environment.args, addresses)).check(CHECK_S)
     else:
         for name in service_references(run.environment.args):
-            RemoteToolSet(addresses[name]).check(CHECK_S)
+            if there(SERVICE + name):
+                RemoteToolSet(addresses[name]).check(CHECK_S)
     for entry in run.rewards:
-        if entry.verifier is not None:
+        if entry.verifier is not None and there(entry.verifier):
             RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(CHECK_S)
 
 

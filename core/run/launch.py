@@ -28,6 +28,7 @@ def launch(
     from rich.console import Console
 
     from burnish.recipe.plan import make_plan, print_plan
+    from burnish.run.cluster import check_running_services
     from burnish.trainer.models.finding import find_model, is_source
 
     if resume:
@@ -45,6 +46,7 @@ def launch(
         plan = make_plan(run, run_dir, status.update, need_weights=not dry_run)
     print_plan(plan, console)
     if dry_run:
+        check_running_services(run)
         return None
     folder = open_run(run_dir, run) if resume and run_dir is not None else create_run(run, recipe, run_dir)
     _run_pipeline(run, folder, resume)

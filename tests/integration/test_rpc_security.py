@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.certificates import Authority, Pair
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext
@@ -18,6 +23,7 @@ from burnish.hosting.process import ServiceProcess
 from burnish.hosting.services import ServiceKind
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput
+from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.integration
 
@@ -139,6 +145,8 @@ def test_a_server_that_cannot_be_secure_does_not_start(files: Files, tmp_path: P
     for arguments, says in (
         (("--host", "0.0.0.0"), "is not loopback"),
         (("--host", "0.0.0.0", "--token-file", files.token), "the token would travel in the clear"),
+        (("--host", "0.0.0.0", *tls(files.server)), "whoever reaches the port may call"),
+        (("--host", "0.0.0.0", "--insecure"), "whoever reaches the port may call"),
         (("--tls-cert", files.server.cert), "the key is missing"),
         (("--tls-cert", files.server.cert, "--tls-key", "/nowhere.key"), "/nowhere.key cannot be read"),
         (("--tls-client-ca", files.ca), "no effect without TLS"),
@@ -147,3 +155,83 @@ def test_a_server_that_cannot_be_secure_does_not_start(files: Files, tmp_path: P
         with pytest.raises(ValueError, match="did not start") as caught:
             ServiceProcess("verifier", f"{TARGETS}:puppet", tmp_path / "log", arguments=arguments).start()
         assert says in str(caught.value)
+
+
+def burnish_command(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+TIDY = """
+from burnish import RewardInput, tool, verifier
+@tool
+def double(x: int) -> str:
+    '''Twice a number.'''
+    return str(2 * x)
+@verifier("check-test/tidy-v1")
+def tidy(episode: RewardInput) -> float:
+    return min(1.0, len(episode.messages[-1].text) / 10)
+"""
+
+
+def test_a_guarded_service_is_checked_with_a_token(files: Files, tmp_path: Path) -> None:
+    file = tmp_path / "tidy.py"
+    file.write_text(TIDY)
+    kinds: dict[ServiceKind, str] = {"verifier": f"{file}:tidy", "tools": str(file)}
+    for kind, target in kinds.items():
+        with ServiceProcess(kind, target, tmp_path / "log", arguments=("--token-file", files.token)) as service:
+            code, said = burnish_command("check", service.address, "--token-file", files.token)
+            assert code == 0, said
+
+
+def test_what_a_check_lacks_is_named(start: Start, files: Files) -> None:
+    for kind in ("verifier", "tools"):
+        address = start("--token-file", files.token, kind=kind)
+        for given, says in (
+            ([], "carries no token; configure token_env or token_file (`burnish check` takes --token-env NAME or --token-file FILE"),
+            (["--token-file", files.wrong_token], "the token is wrong"),
+            (["--token-file", "/nowhere"], "token: file /nowhere cannot be read"),
+            (["--token-file", files.token, "--arg", f"token_file={files.token}"], "--arg token_file: the checks of"),
+        ):
+            code, said = burnish_command("check", address, *given)
+            assert (code, says in said) == (2, True), said
+    code, said = burnish_command("check", "burnish/Arithmetic-v0", "--token-file", files.token)
+    assert (code, "has no effect on the checks of burnish/Arithmetic-v0" in said) == (2, True)
+    code, said = burnish_command("check", "h.example:1", "--token-file", files.token)
+    assert (code, "the token would travel in the clear" in said) == (2, True)
+
+
+def test_a_dry_run_asks_what_runs_already(start: Start, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    new_model(["two plus two is four"] * 20, tmp_path / "models" / "tiny", ModelSize(hidden=32, layers=1, heads=1, intermediate=32))
+    verifier, tools = start("--token-file", files.token), start("--token-file", files.token, kind="tools")
+
+    def dry_run(**services: dict[str, str]) -> tuple[int, str]:
+        recipe: dict[str, Any] = {
+            "name": "x",
+            "model": "tiny",
+            "environment": "burnish/QualityInspection-v0",
+            "environment_args": {"tools": "service:t"},
+        }
+        recipe |= {"multi_turn_rollouts": True, "rewards": [{"verifier": "service:v"}], "rollout": {"max_tokens_per_turn": 16}}
+        recipe |= {"services": {"v": {"address": verifier, "token_file": files.token}, "t": {"address": tools, "token_file": files.token}}}
+        recipe["services"] |= services
+        Path("r.json").write_text(json.dumps(recipe))
+        return burnish_command("run", "r.json", "--dry-run")
+
+    code, said = dry_run()
+    assert code == 0, said
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        for services, says in (
+            ({"v": {"address": f"127.0.0.1:{dead.getsockname()[1]}"}}, "verifier 'v' at 127.0.0.1"),
+            ({"v": {"address": verifier, "token_file": files.wrong_token}}, "the token is wrong"),
+            ({"v": {"address": verifier}}, "the call carries no token"),
+            ({"v": {"address": verifier, "token_file": "/nowhere"}}, "token: file /nowhere cannot be read"),
+            ({"t": {"address": tools, "token_file": files.wrong_token}}, "the token is wrong"),
+            ({"t": {"address": verifier, "token_file": files.token}}, "tool service at 127.0.0.1"),
+        ):
+            code, said = dry_run(**services)
+            assert (code, says in said) == (2, True), said
+    started = dry_run(v={"verifier": f"{TARGETS}:puppet"}, t={"tools": "burnish.envs.builtin.inspection.service"})
+    assert started[0] == 0, started[1]
