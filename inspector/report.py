@@ -58,7 +58,9 @@ def write_report(run: Path) -> Path:
     target = run / "report.html"
     page = render_report(read_run(run), read_run_transcripts(run))
     partial = target.with_name(".report.html.partial")
-    partial.write_text(page, encoding="utf-8")
+    partial.unlink(missing_ok=True)  # a link of that name, in a run folder of somebody else's, would be written through
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(page)
     partial.replace(target)
     return target
 

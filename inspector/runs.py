@@ -42,10 +42,13 @@ class RecordedRun:
 def read_run(path: Path) -> RecordedRun:
     """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read."""
     path = check_run(path)
+    versions = _read_object(path / "versions.json")
+    if not isinstance(versions.get("packages", {}), dict):
+        raise ValueError(f"{path / 'versions.json'}: packages must be a JSON object")
     return RecordedRun(
         path,
         _read_object(path / "config.json"),
-        _read_object(path / "versions.json"),
+        versions,
         _read_object(path / "seeds.json"),
         tuple(read_metrics(path / "metrics.jsonl")),
         tuple(read_evaluations(file) if (file := path / "evaluations.jsonl").is_file() else ()),
@@ -54,10 +57,14 @@ def read_run(path: Path) -> RecordedRun:
 
 
 def check_run(path: Path) -> Path:
-    """The resolved folder of a run. Raises ValueError when it holds none."""
+    """The resolved folder of a run. Raises ValueError when it holds none, or a file in it is a link to somewhere else."""
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} is not a run folder (it has no config.json); give a folder under runs/")
-    return path.resolve()
+    home = path.resolve()
+    for file in (*home.glob("*.json*"), home / "transcripts", *home.glob("transcripts/*.jsonl")):
+        if file.is_symlink() and not file.resolve().is_relative_to(home):
+            raise ValueError(f"{file} is a link that leads out of the folder; what is shown of a run must be its own")
+    return home
 
 
 def read_metrics(path: Path) -> Iterator[MetricRow]:

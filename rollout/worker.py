@@ -84,7 +84,7 @@ class RolloutWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()
-        tokenizer = AutoTokenizer.from_pretrained(str(setup.model))
+        tokenizer = AutoTokenizer.from_pretrained(str(setup.model), trust_remote_code=False)
         renderer = TemplateRenderer(tokenizer, setup.rollout.template_args)
         tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
         rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)

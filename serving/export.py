@@ -48,7 +48,7 @@ def _compare_forward(source: Path, copy: Path) -> None:
 
     logits = []
     for folder in (source, copy):
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto").eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype="auto").eval()
         ids = torch.tensor([PROBE_IDS]) % model.config.vocab_size
         with torch.no_grad():
             logits.append(model(ids).logits)

@@ -190,3 +190,16 @@ def test_every_make_target_has_a_help_line() -> None:
     documented = set(re.findall(r"^([a-z]+):[^#\n]*## ", text, re.MULTILINE))
     assert set(phony[1].split()) == documented
     assert {"demo", "test", "bench", "lint", "clean", "help"} <= documented
+
+
+def test_no_model_is_loaded_with_code_of_its_own() -> None:
+    """Left unsaid, transformers asks on the terminal whether to run the code that a model folder brings."""
+    calls = [
+        (file.relative_to(ROOT), node.lineno, {keyword.arg for keyword in node.keywords})
+        for room in ("core", "rollout", "trainer", "serving")
+        for file in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained"
+    ]
+    assert calls
+    assert [call for call in calls if "trust_remote_code" not in call[2]] == []

@@ -101,7 +101,7 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+    return AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
 
 
 def _tokenised(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, say: Say) -> Iterator[list[int]]:

@@ -135,7 +135,9 @@ def load_policy_model(path: Path, config: LearnerConfig) -> PolicyModel:
     """
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} is not a model folder (config.json is missing); `burnish models list` shows those there are")
-    model, info = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, output_loading_info=True, local_files_only=True, trust_remote_code=False
+    )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             names = ", ".join(sorted(map(str, info[kind]))[:3])

@@ -104,6 +104,9 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
 
     Raises ValueError when a line other than a torn last one is not valid, or when a recorded folder is missing.
     """
+    for file in (run / JOURNAL, run / FOLDER):
+        if file.is_symlink() and not file.resolve().is_relative_to(run.resolve()):
+            raise ValueError(f"{file} is a link that leads out of the folder; give the run that it belongs to")
     kept: dict[str, CheckpointRecord] = {}
     for number, line in enumerate(_complete_lines(run / JOURNAL), start=1):
         try:

