@@ -1,19 +1,25 @@
 """vLLM's own tool parsers, behind the registry of tool parsers: `vllm/kimi_k2-v1` is the one that vLLM calls kimi_k2.
 
 They are made for servers: they want a tokenizer and a request in OpenAI's types, and give back text that they cannot read as the model's
-answer. Here they get a vocabulary in which every marker has an id, and an answer that still holds one of the format's markers is a call
-that could not be read.
+answer. Here they get a vocabulary in which every marker has an id, and an answer that still holds the mark of a call is a call that
+could not be read.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...envs.registry import ID_PATTERN, did_you_mean
 from ...envs.tool_calls import Malformed, Parsed, ToolParser, checked_calls
 from ...rpc.extras import require
+
+CALL_MARKS = (
+    *("<tool_call>", "<tool_calls>", "<function=", "<function_call>", "<start_function_call>", "[TOOL_CALLS]", "functools["),
+    *("<|tool_calls_section_begin|>", "<|tool_call_begin|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<|python_tag|>"),
+    *("<minimax:tool_call>", "<dots_function_call>", "<longcat_tool_call>"),
+)
+"""What calls begin with in the formats of these parsers: an answer that holds one is a call that could not be read."""
 
 
 class _Vocabulary(dict[str, int]):
@@ -90,17 +96,8 @@ def _parse(made: Any, text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
         raise
     except Exception as error:  # what the policy wrote is its own doing, whatever a parser makes of it
         return Malformed(f"the tool call cannot be read ({type(error).__name__})")
-    if found.tools_called:
+    if found.tool_calls:
         return checked_calls([(call.function.name, call.function.arguments) for call in found.tool_calls], tools)
-    if any(mark in text for mark in _marks(parser)):
+    if found.tools_called or any(mark in text for mark in CALL_MARKS):
         return Malformed("the tool call cannot be read; write it exactly as the tools' description says")
     return ()
-
-
-def _marks(parser: Any) -> set[str]:
-    """The texts with which this format begins a call. Parsers keep them in attributes named so, and there is no list of them."""
-    names = itertools.chain(vars(parser), *(vars(kind) for kind in type(parser).__mro__))
-    values = {
-        getattr(parser, name, None) for name in names if "token" in name and ("start" in name or "begin" in name or name == "bot_token")
-    }
-    return {value for value in values if isinstance(value, str) and len(value) > 3}

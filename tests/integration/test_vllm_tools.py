@@ -64,6 +64,12 @@ def test_an_attempt_that_fails_is_malformed_never_an_answer(text: str, reason: s
     assert reason in parsed.reason
 
 
+@pytest.mark.parametrize("name", ["kimi_k2", "deepseek_v3", "mistral", "glm45"])
+def test_a_mark_without_a_call_is_malformed_in_every_format(name: str) -> None:
+    marks = {"kimi_k2": "<|tool_calls_section_begin|>", "deepseek_v3": "<｜tool▁calls▁begin｜>", "mistral": "[TOOL_CALLS]"}
+    assert isinstance(parse_tool_calls(f"Well. {marks.get(name, '<tool_call>')} oops", TOOLS, f"vllm/{name}-v1"), Malformed)
+
+
 def test_every_parser_that_a_chat_template_calls_for_is_there() -> None:
     for _, parser in TEMPLATE_MARKS:
         assert callable(find_parser(parser))
