@@ -127,11 +127,12 @@ def _ask(model: Path, recipe: ResolvedRun, console: Console) -> None:
         client = OpenAI(base_url=f"{service.url}/v1", api_key="none", timeout=120.0, http_client=DefaultHttpxClient(trust_env=False))
         # the run's tool service has ended; the environment has the same tools in itself
         env = make_env(recipe.environment.id, **{name: value for name, value in recipe.environment.args.items() if name != "tools"})
-        new, _ = env.reset(seed=ASKED_SEED)
+        new, info = env.reset(seed=ASKED_SEED)
+        tools: Any = {"tools": list(info["tools"])} if recipe.rollout.describe_tools and info.get("tools") else {}
         conversation: list[Message] = list(new)
         for _ in range(MAX_ASKED_TURNS):
             rows: list[Any] = [message.to_dict() for message in conversation]
-            answer = client.chat.completions.create(model=service.name, messages=rows, temperature=0.0, max_tokens=48)
+            answer = client.chat.completions.create(model=service.name, messages=rows, temperature=0.0, max_tokens=48, **tools)
             text = answer.choices[0].message.content or ""
             conversation.append(Message("assistant", text))
             new, _, terminated, truncated, _ = env.step(text)

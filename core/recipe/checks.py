@@ -20,7 +20,7 @@ SINGLE_TURN = "burnish/SingleTurn-v0"
 
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
-    checks = (_turns, _context, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _devices)
+    checks = (_turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _devices)
     return [line for check in checks for line in check(config)]
 
 
@@ -71,6 +71,15 @@ def _context(config: RunConfig) -> Iterator[str]:
         yield (
             f"engine.max_context: {context} tokens cannot hold max_turns x max_tokens_per_turn = {rollout.max_turns} x "
             f"{rollout.max_tokens_per_turn} = {sampled} sampled tokens and a prompt; raise it or lower rollout.max_tokens_per_turn"
+        )
+
+
+def _time(config: RunConfig) -> Iterator[str]:
+    call, episode = config.engine.request_timeout_s, config.rollout.episode_timeout_s
+    if call < episode:
+        yield (
+            f"engine.request_timeout_s: {call:g} s would fail a slow answer before rollout.episode_timeout_s = {episode:g} s cuts it short "
+            "and rewards it; raise it, or lower rollout.episode_timeout_s"
         )
 
 

@@ -224,6 +224,11 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
             "engine.max_context: 512 tokens cannot hold max_turns x max_tokens_per_turn = 8 x 64 = 512 sampled tokens and a prompt; "
             "raise it or lower rollout.max_tokens_per_turn",
         ),
+        (
+            ["rollout.episode_timeout_s=600"],
+            "engine.request_timeout_s: 300 s would fail a slow answer before rollout.episode_timeout_s = 600 s cuts it short and rewards "
+            "it; raise it, or lower rollout.episode_timeout_s",
+        ),
         (["success=verdct.correct"], "success: no reward gives a part 'verdct.correct'; did you mean 'verdict'?"),
         (["rewards.1.name=verdict"], "rewards: 2 of them are called 'verdict'; give each another name = \"…\""),
         (

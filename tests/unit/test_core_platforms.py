@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from burnish.envs.builtin.inspection.corpus import vocabulary
 from burnish.envs.contract import ENVS
@@ -27,6 +28,7 @@ from burnish.rewards.plugin import REWARDS
 from burnish.rewards.remote.service import VERIFIERS
 from burnish.run.cluster import request_resources
 from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
 
 pytestmark = pytest.mark.unit
 
@@ -79,8 +81,9 @@ def seven_b(tmp_path: Path) -> Path:
     folder = tmp_path / "seven-b"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(SEVEN_B))
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    Tokenizer(models.WordLevel({"?": 0}, unk_token="?")).save(str(folder / "tokenizer.json"))
+    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    words.add_special_tokens([MESSAGE_START, MESSAGE_END])
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=MESSAGE_END, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
     return folder
 
 

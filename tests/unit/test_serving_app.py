@@ -15,7 +15,7 @@ from burnish.rollout.engine.vllm_openai import context_length, kv_cache_bytes
 from burnish.serving.app import LARGEST_BODY, ApiKeys, StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
 from burnish.serving.export import export_checkpoint
-from burnish.trainer.models.folder import read_record
+from burnish.trainer.models.folder import read_record, write_record
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
@@ -190,6 +190,8 @@ def test_an_export_is_the_model_without_the_training_state(tmp_path: Path) -> No
     checkpoint = tmp_path / "rft-3"
     shutil.copytree(tmp_path / "models" / "tiny", checkpoint / "model")
     (checkpoint / "trainer").mkdir()
+    args = {"enable_thinking": False}
+    write_record(checkpoint / "model", name="tiny", stage="rft", source="test", template_args=args)
     exported = export_checkpoint(checkpoint, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "config.json",
@@ -201,7 +203,7 @@ def test_an_export_is_the_model_without_the_training_state(tmp_path: Path) -> No
         "burnish.json",
     }
     assert exported.weights_sha256 == record.weights_sha256
-    assert read_record(tmp_path / "out").name == "out"
+    assert (read_record(tmp_path / "out").name, read_record(tmp_path / "out").template_args) == ("out", args)
 
 
 def test_an_export_of_weights_that_changed_is_refused(tmp_path: Path) -> None:
