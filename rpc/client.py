@@ -53,7 +53,7 @@ class BatchedClient(Generic[RequestT, ResponseT]):
         """The response. Raises RpcUnavailable, RpcTimeout or RpcRemoteError. Cancelling the await cancels the call on the server."""
         assert timeout_s > 0, "a call needs a positive deadline"
         home = background()
-        line = self._line(home)
+        line: Line = (home.shared.get(self._key) if not mounted else None) or self._line(home)  # nearly always the first
         loop = asyncio.get_running_loop()
         port = _port(loop, home)
         call = Call(request, timeout_s, port, loop.create_future())
@@ -87,7 +87,7 @@ class BatchedClient(Generic[RequestT, ResponseT]):
 
     def _line(self, home: Background) -> Line:
         """Where calls go: a mock at this address, or the replicas there."""
-        mock = mounted(self._endpoint.shown)
+        mock = mounted.get(self._endpoint.shown)
         return mock.line(self.method) if mock is not None else self._replicas(home)
 
     def _replicas(self, home: Background) -> Replicas:

@@ -5,6 +5,7 @@ print(render(check_tool_service("127.0.0.1:50052", {"shelf": {"bolts": 3}})))
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +25,14 @@ UNARY = "/burnish.v1.ToolService/Call"
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What the checks work on. streams: whether the service offers the stream."""
+    """What the checks work on. streams, sessions: whether the service has them."""
 
     address: str
     data: Mapping[str, Any]
     calls: tuple[Call, ...]
     call_s: float
     streams: bool
+    sessions: bool
 
     def request(self, call: Call) -> tool_pb2.CallRequest:
         return tool_pb2.CallRequest(
@@ -60,7 +62,7 @@ def check_tool_service(
     remote = RemoteToolSet(address, call_s)
     remote.check(call_s)
     drawn = [call for schema in remote.schemas() for call in drawn_calls(schema)]
-    subject = _Subject(address, dict(data or {}), (*calls, *drawn), call_s, offers_stream(address, CALL, call_s))
+    subject = _Subject(address, dict(data or {}), (*calls, *drawn), call_s, offers_stream(address, CALL, call_s), remote.has_sessions)
     checks = run_checks(CHECKS, subject, deadline_s, "the service waits without a deadline, or leaves a stream open")
     report = check_tools(remote, data, calls, name=f"tools at {address}", deadline_s=deadline_s)
     return Report(report.subject, (*checks, *report.checks), report.latency_ms)
@@ -98,10 +100,36 @@ def _garbage(subject: _Subject) -> str:
     return f"malformed fields are INVALID_ARGUMENT, bytes that are no message {code_name(code)}"
 
 
+def _sessions(subject: _Subject) -> str:
+    if not subject.sessions:
+        raise Skipped("the service has no sessions; every call is sent once")
+    ways = {"unary": subject.unary, **({"on the stream": subject.streamed} if subject.streams else {})}
+    for how, ask in ways.items():
+        session = uuid.uuid4().hex
+        call = subject.request(subject.calls[0])
+        call.session_id, call.call_id = session, "0"
+        opening, closing = subject.request(subject.calls[0]), tool_pb2.CallRequest(session_id=session)
+        opening.session_id, opening.session_step = session, tool_pb2.SESSION_STEP_OPEN
+        closing.session_step = tool_pb2.SESSION_STEP_CLOSE
+        expect_code("NOT_FOUND", ask(call)[0], f"a call in a session that was never opened, {how}")
+        for request, what in ((opening, "opening a session"), (opening, "opening it again")):
+            if code := ask(request)[0]:
+                raise Broken(f"{what}, {how}, gives {code_name(code)}")
+        first, again = ask(call), ask(call)
+        if first != again:
+            raise Broken(f"a call with the same call_id, {how}: first {_said(first)}, then {_said(again)}; nothing may happen twice")
+        for what in ("closing a session", "closing it again"):
+            if code := ask(closing)[0]:
+                raise Broken(f"{what}, {how}, gives {code_name(code)}")
+        expect_code("NOT_FOUND", ask(call)[0], f"a call in a session that was closed, {how}")
+    return "opened, called twice with one id and one answer, and closed"
+
+
 CHECKS: Mapping[str, Callable[[_Subject], str]] = {
     "reflection": _reflection,
     "health": _health,
     "unary and stream": _unary_and_stream,
+    "sessions": _sessions,
     "garbage": _garbage,
 }
 

@@ -166,7 +166,8 @@ def _unguarded(work: Callable[[], str]) -> str:
 class RemoteToolSet:
     """The tools of a service, with the interface of a local `ToolSet`. Picklable; every process makes its own connection.
 
-    deadline_s: seconds one call may take, reconnecting and waiting for a free session included.
+    deadline_s: seconds one call may take, reconnecting and waiting for a free session included. has_sessions: whether the service has
+    sessions, known once it was asked for its schemas.
 
     Example: `ToolEnv(Orders(), RemoteToolSet("127.0.0.1:50052", deadline_s=5.0))`.
     """
@@ -178,7 +179,7 @@ class RemoteToolSet:
         self.deadline_s = deadline_s
         self._client = BatchedClient(address, CALL)
         self._schemas: list[dict[str, Any]] | None = None
-        self._has_sessions = self._ordered = False
+        self.has_sessions = self._ordered = False
 
     def schemas(self) -> list[dict[str, Any]]:
         """The tools as OpenAI function schemas, asked of the service once.
@@ -220,7 +221,7 @@ class RemoteToolSet:
         if answer.contract != CONTRACT:
             raise RpcRemoteError(self.address, f"it speaks {answer.contract!r}; this burnish speaks {CONTRACT!r}", CODES["INTERNAL"])
         self._schemas = [_schema(self.address, row) for row in answer.tools]
-        self._has_sessions, self._ordered = answer.sessions, answer.ordered
+        self.has_sessions, self._ordered = answer.sessions, answer.ordered
 
     def _request(self, name: str, arguments: Mapping[str, Any]) -> tool_pb2.CallRequest:
         known = [schema["function"]["name"] for schema in self.schemas()]
@@ -285,7 +286,7 @@ class RemoteToolSession:
         """Run one tool. Raises as `RemoteToolSet.call` does."""
         tools = self._tools
         request = tools._request(name, arguments)
-        if not tools._has_sessions:
+        if not tools.has_sessions:
             return tools.call(name, arguments, self._context)
         deadline = time.monotonic() + tools.deadline_s
         try:

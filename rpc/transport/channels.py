@@ -25,10 +25,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel must not inherit the backoff of one that broke
     ("grpc.enable_http_proxy", 0),
-    # A peer that is stopped or cut off keeps its connection: only an unanswered ping tells. gRPC by itself sends no more than two of them
-    # while nothing else travels, which is what strict servers allow.
+    # A peer that is stopped or cut off keeps its connection: only an unanswered ping tells. While nothing else travels, gRPC sends no more
+    # than one a minute, which is what strict servers bear.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # otherwise a minute, whatever the line above says
 )
 
 

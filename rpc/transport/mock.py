@@ -28,7 +28,8 @@ from .calls import Call, StreamCounts
 
 Answer = Callable[[str, Any], Any]
 
-_mounted: dict[str, MockTransport] = {}
+mounted: dict[str, MockTransport] = {}
+"""The mocks that are entered now, by their address without its security."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,13 @@ class MockTransport:
 
     def __enter__(self) -> MockTransport:
         place = shown_address(self.address)
-        if place in _mounted:
+        if place in mounted:
             raise ValueError(f"{place} is mocked already; give the second mock an address of its own")
-        _mounted[place] = self
+        mounted[place] = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        del _mounted[shown_address(self.address)]
+        del mounted[shown_address(self.address)]
 
     def line(self, method: BatchedMethod[Any, Any]) -> MockLine:
         """Where calls of a batched method go."""
@@ -136,11 +137,6 @@ class MockChannel:
             raise NotImplementedError(f"{path}: a mock has no stream of its own; call the method through burnish's client")
 
         return call
-
-
-def mounted(place: str) -> MockTransport | None:
-    """The mock at an address, given without its security; None when there is none."""
-    return _mounted.get(place) if _mounted else None
 
 
 def mock_channel(mock: MockTransport) -> grpc.aio.Channel:

@@ -41,9 +41,9 @@ class Owner(Protocol):
 class Replica:
     """The connection to one target.
 
-    state: "idle", "connecting", "open" or "closing". unary: the server has no stream. calls: what was given to it and is not settled, by
-    id. pins: the sessions that it has. retry_at: when to try again after `failures` in a row. missed: calls that timed out since it last
-    gave an answer. ejected: takes no new calls until it answers again; ejections: how often in a row that was so.
+    state: "idle", "connecting" or "open". unary: the server has no stream. calls: what was given to it and is not settled, by
+    id. pins: the sessions that it has. retry_at: when to try again after `failures` in a row. missed: calls that timed out
+    since its last result. ejected: takes no new calls until it answers again; ejections: how often in a row that was so.
     """
 
     link: Link

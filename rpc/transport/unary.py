@@ -32,7 +32,7 @@ def unary_blocking(address: str, call: Callable[[grpc.aio.Channel, float], Await
     endpoint = Endpoint.parse(address)
 
     async def run() -> T:
-        mock = mounted(endpoint.shown)
+        mock = mounted.get(endpoint.shown)
         if mock is not None:
             return await _ask(mock_channel(mock), endpoint, Target(endpoint.shown), call, timeout_s)
         loop = asyncio.get_running_loop()

@@ -74,6 +74,15 @@ async def test_of_a_stopped_replica_few_calls_are_lost_and_it_comes_back(pair: l
         await asyncio.sleep(0.02)
 
 
+async def test_a_call_at_a_server_that_stopped_ends_before_a_long_deadline(pair: list[ServiceProcess]) -> None:
+    remote = RemoteVerifier("pid", pair[0].address, deadline_s=300.0)
+    assert isinstance(await outcome(remote), Score)
+    os.kill(pair[0].pid or 0, signal.SIGSTOP)
+    began = time.monotonic()
+    assert await outcome(remote) is FailureKind.VERIFIER_UNAVAILABLE
+    assert time.monotonic() - began < 60.0, "pings are answered, or not sent"
+
+
 def test_a_step_of_a_session_whose_replica_died_fails_at_once(tmp_path: Path) -> None:
     target = f"{TESTS / 'env_targets.py'}:test/Puppet-v0"
     worlds = [ServiceProcess("environment", target, tmp_path / f"{i}.log", kwargs={"file": str(tmp_path / f"{i}.did")}) for i in range(2)]
