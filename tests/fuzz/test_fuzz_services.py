@@ -150,20 +150,25 @@ CALL_REQUESTS = from_bytes(tool_pb2.CallRequest) | st.builds(
     tool=st.sampled_from(["", "count", "cuont"]),
     arguments_json=JSON
     | st.sampled_from(['{"item": "a"}', '{"item": 1, "times": "x"}', '{"item": "\\ud800"}', '{"item": "a", "times": 1e400}']),
-    task_data_json=JSON,
+    task_data_json=JSON | st.just(""),
     task_seed=st.integers(-(2**63), 2**63 - 1),
+    session_id=st.sampled_from(["", "s", "t"]),
+    call_id=st.sampled_from(["", "0", "1"]),
+    session_step=st.integers(0, 3),
 )
 
 
-@given(CALL_REQUESTS)
-def test_whatever_a_tool_is_asked_ends_in_text_a_rejection_or_a_typed_error(request: tool_pb2.CallRequest) -> None:
+@given(st.lists(CALL_REQUESTS, min_size=1, max_size=8))
+def test_whatever_tools_are_asked_ends_in_text_a_rejection_or_a_typed_error(requests: list[tool_pb2.CallRequest]) -> None:
     async def ask() -> None:
-        service = ToolService(ToolSet([count]))
-        try:
-            answer = await asyncio.wait_for(service.answer(request), WAIT_S)
-            assert answer.WhichOneof("outcome") in ("text", "rejected")
-        except Status as status:
-            assert status.code == "INVALID_ARGUMENT", status.message
+        service = ToolService(ToolSet([count]), sessions=SessionLimits(max_sessions=1))
+        for request in requests:
+            try:
+                answer = await asyncio.wait_for(service.answer(request), WAIT_S)
+                assert answer.WhichOneof("outcome") in ("text", "rejected")
+            except Status as status:
+                allowed = ("INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED") if request.session_id else ("INVALID_ARGUMENT",)
+                assert status.code in allowed, status.message
         assert service.close()
 
     asyncio.run(ask())
