@@ -23,7 +23,7 @@ from burnish.recipe.resolve import resolve
 from burnish.rollout.store.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
 from burnish.run.folder import RunFolder, create_run, differences, open_run
 from burnish.run.pipeline import Results, run
-from burnish.trainer.evaluation.statistics import compare
+from burnish.trainer.evaluation.comparison import compare
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.phases.config import Phase
 
@@ -226,7 +226,7 @@ def line(seed: int, name: str, results: Results, phase: Phase) -> str:
 
 def compared(difference: Comparison) -> str:
     low, high = difference.low, difference.high
-    return f"{difference.difference:+.1%} [{low:+.1%}, {high:+.1%}] | {difference.p_value:.4f} | {difference.n}"
+    return f"{difference.difference:+.1%} [{low:+.1%}, {high:+.1%}] | {difference.significance} | {difference.n}"
 
 
 def curve(seed: int, steps: Sequence[dict[str, float]]) -> str:

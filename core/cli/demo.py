@@ -100,7 +100,7 @@ def gain_lines(records: Sequence[EvaluationRecord]) -> list[str]:
         if record.against:
             earlier, gain = list(record.against.items())[-1]
             points = f"{100 * gain.difference:+.1f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
-            lines.append(f"{record.phase} over {earlier}, {record.result.mode}: {points}, p = {gain.p_value:.4f}, {gain.n} parts")
+            lines.append(f"{record.phase} over {earlier}, {record.result.mode}: {points}, {gain.significance}, {gain.n} parts")
     return lines
 
 

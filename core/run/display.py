@@ -67,16 +67,23 @@ class StepBar:
 
 
 def evaluation_line(phase: str, result: EvaluationResult, against: Mapping[str, Comparison]) -> str:
-    """One evaluation on one line: success with its interval, recall, turns and cost, and the gain over the phase before."""
-    parts = [f"after {phase} ({result.mode}): success {result.success:.1%} [{result.success_low:.0%}, {result.success_high:.0%}]"]
+    """One evaluation on one line: success with its interval and n, beside the best constant policy; recall, turns, cost, and the change
+    since the phase before."""
+    n = len(result.task_success)
+    interval = f"[{result.success_low:.0%}, {result.success_high:.0%}]"
+    parts = [f"after {phase} ({result.mode}, n = {n}): success {result.success:.1%} {interval}"]
+    if result.best_constant is not None:
+        parts.append(f"best constant policy {result.best_constant.success:.1%} ({result.best_constant.label})")
     if result.macro_recall is not None:
         parts.append(f"macro-recall {result.macro_recall:.1%}")
     parts.append(f"turns {result.turns:.1f}")
     if result.cost is not None:
         parts.append(f"cost {result.cost:.2f}")
     if against:
-        earlier, comparison = list(against.items())[-1]
-        parts.append(f"{comparison.difference:+.1%} against {earlier} (p = {comparison.p_value:.4f}, n = {comparison.n})")
+        earlier, gain = list(against.items())[-1]
+        parts.append(f"{gain.difference:+.1%} against {earlier} ({gain.significance}, n = {gain.n})")
+    elif n < 2:
+        parts.append("one task compares nothing")
     if result.failures:
         parts.append("failed: " + ", ".join(f"{count} {kind}" for kind, count in result.failures.items()))
     return ", ".join(parts)

@@ -33,8 +33,8 @@ from burnish.trainer.data.examples import supervised_examples
 from burnish.trainer.data.supervised import SupervisedExample, shuffled_batch
 from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
+from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.evaluation.evaluate import evaluate
-from burnish.trainer.evaluation.statistics import compare
 from burnish.trainer.loop import MAX_IDLE_STEPS, PolicyProgress, Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
@@ -309,13 +309,13 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
                 finished.extend(group.episodes)
                 bar.advance("")
 
-            result, episodes = evaluate(run.algo.fleet, tasks, mode, run.recipe.rollout.temperature, run.recipe.success, count)
-        against = {
-            earlier: compare(before, result, run.recipe.seed) for (earlier, its_mode), before in run.results.items() if its_mode == mode
-        }
+            temperature, success = run.recipe.rollout.temperature, run.recipe.success
+            result, episodes = evaluate(run.algo.fleet, tasks, mode, temperature, success, count, table.error_budget)
+        _keep(run, phase, step, episodes, "heldout", mode)
+        earlier = {name: before for (name, its_mode), before in run.results.items() if its_mode == mode}
+        against = comparisons(earlier, result, run.recipe.seed)
         run.folder.log_evaluation(EvaluationRecord(phase=phase, step=step, against=against, result=result))
         run.results[(phase, mode)] = result
-        _keep(run, phase, step, episodes, "heldout", mode)
         say(run.console, evaluation_line(phase, result, against))
 
 

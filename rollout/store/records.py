@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ...envs.rows import json_object
 
 Mode = Literal["sampled", "greedy"]
+Test = Literal["sign test", "sign-flip test", "bootstrap"]
 
 
 class JsonLines:
@@ -109,7 +110,8 @@ class EvaluationResult:
     mode: how it sampled. success_part: the reward part that counts as success. episodes, rewarded: attempted, and without failure.
     success: mean over tasks of the task's mean success, with its 95 % Wilson interval [success_low, success_high].
     task_success: task id -> mean success of its samples, what two evaluations are paired by.
-    reward: mean total; parts: mean of each part, unweighted; metrics: mean of each metric over the episodes that report it.
+    reward: mean total; parts: mean of each part, unweighted, 0 where an episode lacks it; metrics: mean of each metric over the episodes
+    that report it.
     confusion: expected label -> predicted label -> episodes; "" is a missing prediction. Empty when the task has no labels.
     recall, macro_recall, best_constant: from the confusion; None without labels.
     turns, tokens: mean number of turns and of sampled tokens. failures: kind -> episodes. truncations: limit -> episodes.
@@ -179,8 +181,8 @@ _RESULT = TypeAdapter(EvaluationResult)
 class Comparison:
     """After minus before over n paired tasks.
 
-    difference: of the means; [low, high]: its 95 % percentile interval. p_value: one-sided, for "after is not better".
-    unpaired: tasks that only one side has a reward for, left out.
+    difference: of the means; [low, high]: its 95 % interval. p_value: one-sided, for "after is not better"; p_worse: one-sided, for "after
+    is not worse". unpaired: tasks that only one side has a reward for, left out. test: what gave the p-values.
     """
 
     difference: float
@@ -189,6 +191,21 @@ class Comparison:
     p_value: float
     n: int
     unpaired: int = 0
+    p_worse: float | None = None
+    test: Test = "bootstrap"
+
+    @property
+    def significance(self) -> str:
+        """In words: of a gain, how likely one as large is by chance; of a fall, how likely such a fall is.
+
+        Example: "one-sided p = 0.0312, sign test", "a fall, one-sided p = 0.0059, sign test".
+        """
+        if self.difference == 0:
+            return "no difference"
+        fell = self.difference < 0
+        p = self.p_worse if fell else self.p_value
+        said = "" if p is None else f"one-sided p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'}, {self.test}"
+        return ", ".join(part for part in ("a fall" if fell else "", said) if part)
 
 
 class EvaluationRecord(BaseModel):

@@ -267,8 +267,8 @@ def test_the_report_shows_the_figures(run: Path) -> None:
         in text
     )
     for expected in (
-        "burnish/QualityInspection-v0", "ray 2.60.0", "1 min 15 s", "71.2 % \N{EN DASH} 91.2 %",
-        "+41.2 points against sft +30.0 to +50.0, p = 0.0004, 2 tasks",
+        "burnish/QualityInspection-v0", "ray 2.60.0", "1 min 15 s", "71.2 % \N{EN DASH} 91.2 %, n = 2",
+        "+41.2 points against sft +30.0 to +50.0, one-sided p = 0.0004, bootstrap, n = 2",
         "66.7 %", "62.5 % · 50.0 %", "1 of 4", "zero_variance 6", "1 missing", "tool_timeout", "largest gain", "reward_mean",
     ):  # fmt: skip
         assert expected in text, expected

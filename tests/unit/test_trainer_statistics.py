@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from burnish.envs.failures import Failure, FailureKind
-from burnish.envs.types import Episode, Message, Outcome, Reward, Task, Trajectory, Turn
-from burnish.trainer.evaluation import statistics
-from burnish.trainer.evaluation.statistics import BestConstant, EvaluationResult, compare, paired_bootstrap, summarize, wilson_interval
+from burnish.envs.types import Episode, EpisodeGroup, Message, Outcome, Reward, Task, Trajectory, Turn
+from burnish.rollout.store.records import BestConstant, EvaluationResult
+from burnish.trainer.evaluation import comparison, statistics
+from burnish.trainer.evaluation.comparison import agresti_min_interval, compare, comparisons, paired_bootstrap, paired_test
+from burnish.trainer.evaluation.evaluate import evaluate
+from burnish.trainer.evaluation.statistics import EvaluationFailed, summarize, wilson_interval
 
 pytestmark = pytest.mark.unit
 
@@ -65,7 +70,7 @@ def test_paired_bootstrap_depends_on_its_seed_only(monkeypatch: pytest.MonkeyPat
     generator = np.random.default_rng(0)
     before, after = generator.random(50), generator.random(50)
     once = paired_bootstrap(before, after, seed=5, resamples=200)
-    monkeypatch.setattr(statistics, "CHUNK", 50 * 7)  # seven resamples at a time
+    monkeypatch.setattr(comparison, "CHUNK", 50 * 7)  # seven resamples at a time
     assert paired_bootstrap(before, after, seed=5, resamples=200) == once
     assert paired_bootstrap(before, after, seed=6, resamples=200) != once
 
@@ -96,6 +101,57 @@ def test_recall_and_the_best_constant_policy() -> None:
     assert statistics.best_constant(counts) == BestConstant("rework", 0.6, 1 / 3)
     tie = statistics.confusion([("b", "b"), ("a", "a")])
     assert statistics.best_constant(tie).label == "a"
+
+
+def test_few_tasks_say_no_more_than_they_can() -> None:
+    """Five wins of five: one in 32 by chance, where a bootstrap would say 0.0001; and the interval keeps its width."""
+    five = paired_test([0.0] * 5, [1.0] * 5)
+    assert (five.difference, five.p_value, five.p_worse, five.n, five.test) == (1.0, 1 / 32, 1.0, 5, "sign test")
+    assert (five.low, five.high) == (pytest.approx(5 / 7 - 1.96 * math.sqrt(6 - 25 / 7) / 7, abs=1e-4), 1.0)
+    assert five.significance == "one-sided p = 0.0312, sign test"
+    two = paired_test([0.0, 0.0], [1.0, 1.0])
+    assert two.p_value == 1 / 4
+
+
+def test_the_sign_test_counts_only_tasks_that_changed_whatever_their_number() -> None:
+    """Of 200 tasks 8 were won and 2 lost: P(at least 8 of 10) = (45 + 10 + 1) / 1024."""
+    before, after = [0.0] * 8 + [1.0] * 192, [1.0] * 8 + [0.0] * 2 + [1.0] * 190
+    result = paired_test(before, after)
+    assert (result.difference, result.n, result.test) == (pytest.approx(0.03), 200, "sign test")
+    assert (result.p_value, result.p_worse) == (pytest.approx(56 / 1024), pytest.approx(1 - 11 / 1024))
+    assert paired_test([0.5, 0.0, 0.2], [0.75, 0.25, 0.45]).p_value == 1 / 8, "graded values that moved alike"
+    assert paired_test([0.0] * 1200, [1.0] * 1200).significance == "one-sided p < 0.0001, sign test"
+
+
+def test_a_fall_is_called_one() -> None:
+    fall = paired_test([1.0] * 7 + [0.0], [0.0] * 7 + [1.0])
+    assert (fall.difference, fall.p_value, fall.p_worse) == (-0.75, pytest.approx(255 / 256), pytest.approx(9 / 256))
+    assert fall.significance == "a fall, one-sided p = 0.0352, sign test"
+    same = paired_test([1.0, 0.0], [1.0, 0.0])
+    assert (same.difference, same.p_value, same.p_worse, same.significance) == (0.0, 1.0, 1.0, "no difference")
+    assert fall.high < 0 < paired_test([1.0, 1.0], [0.0, 0.0]).high, "two tasks do not prove a fall"
+
+
+def test_graded_values_of_few_tasks_are_judged_by_every_flip_of_their_signs() -> None:
+    """Changes of +3, +2 and -1 tenths: of 8 ways to sign them, 2 sum to at least +4 (+++ and ++-), 7 to at most +4."""
+    result = paired_test([0.1, 0.2, 0.5], [0.4, 0.4, 0.4])
+    assert (result.p_value, result.p_worse, result.test) == (2 / 8, 7 / 8, "sign-flip test")
+    deviation = math.sqrt((0.3**2 + 0.2**2 + 0.1**2 - 3 * (0.4 / 3) ** 2) / 2)
+    assert result.low == pytest.approx(0.4 / 3 - 4.302653 * deviation / math.sqrt(3))
+
+
+def test_graded_values_of_many_tasks_are_resampled() -> None:
+    before = np.random.default_rng(0).random(60)
+    result = paired_test(before, np.minimum(before + np.random.default_rng(1).random(60) / 3, 1.0), seed=4)
+    assert (result.test, result.p_value) == ("bootstrap", 1 / 10_001)
+    assert result == paired_bootstrap(before, np.minimum(before + np.random.default_rng(1).random(60) / 3, 1.0), seed=4)
+
+
+def test_the_interval_of_agresti_and_min_by_hand() -> None:
+    """94 pairs, of which 16 were won and 4 lost; half an observation more in each of four cells."""
+    low, high = agresti_min_interval(16, 4, 94)
+    centre, half = 12 / 96, 1.959964 * math.sqrt(21 - 144 / 96) / 96
+    assert (low, high) == (pytest.approx(centre - half), pytest.approx(centre + half))
 
 
 def test_summary_of_an_evaluation() -> None:
@@ -138,9 +194,11 @@ def test_a_task_without_labels_has_no_recall() -> None:
 
 def test_summaries_that_make_no_sense_are_refused() -> None:
     failed = episode("t1", Failure(FailureKind.ENGINE_LOST, "engine-0", "gone"))
-    with pytest.raises(ValueError, match="none of 1 episodes has a reward \\(1 engine_lost\\)"):
+    with pytest.raises(EvaluationFailed, match=r"1 of 1 episodes failed \(1 engine_lost\); the first: engine_lost in engine-0: gone"):
         summarize([failed], "verdict")
-    with pytest.raises(ValueError, match="no reward part 'verdct' to call success; did you mean 'verdict'"):
+    with pytest.raises(EvaluationFailed, match="there are no episodes"):
+        summarize([], "verdict")
+    with pytest.raises(ValueError, match="none of 1 episodes has a reward part 'verdct'; did you mean 'verdict'"):
         summarize([episode("t1", 1.0)], "verdct")
     with pytest.raises(ValueError, match="lies between 0 and 1"):
         summarize([episode("t1", -0.5)], "verdict")
@@ -154,6 +212,60 @@ def test_compare_pairs_by_task() -> None:
     before = summarize([episode("t1", 0.0), episode("t2", 0.0), episode("t3", 1.0)], "verdict")
     after = summarize([episode("t4", 1.0), episode("t2", 1.0), episode("t1", 0.0)], "verdict")
     result = compare(before, after)
-    assert (result.difference, result.n, result.unpaired) == (0.5, 2, 2)
+    assert (result.difference, result.p_value, result.n, result.unpaired) == (0.5, 0.5, 2, 2)
     with pytest.raises(ValueError, match="different mode"):
         compare(before, summarize([episode("t1", 1.0)], "verdict", "greedy"))
+
+
+def test_fewer_than_two_shared_tasks_compare_nothing() -> None:
+    one, other = summarize([episode("t1", 0.0)], "verdict"), summarize([episode("t1", 1.0)], "verdict")
+    assert comparisons({"base": one}, other) == {}
+    wide = summarize([episode("t1", 0.0), episode("t2", 0.0)], "verdict")
+    assert list(comparisons({"base": one, "sft": wide}, wide)) == ["sft"]
+
+
+def test_an_evaluation_of_which_too_much_failed_is_no_result() -> None:
+    lost = [episode(f"f{i}", Failure(FailureKind.VERIFIER_UNAVAILABLE, "verdicts", "connection refused")) for i in range(2)]
+    good = [episode(f"t{i}", 1.0) for i in range(18)]
+    assert summarize([*good, *lost], "verdict", error_budget=0.1).failures == {"verifier_unavailable": 2}
+    says = r"no result: 2 of 19 .* more than evaluation\.error_budget = 0\.1 allows \(2 verifier_unavailable\); the first: .*refused"
+    with pytest.raises(EvaluationFailed, match=says):
+        summarize([*good[1:], *lost], "verdict", error_budget=0.1)
+
+
+class Replay:
+    """A fleet that has these episodes; counts how many were asked for."""
+
+    def __init__(self, episodes: list[Episode]) -> None:
+        self.episodes, self.given = episodes, 0
+
+    def run(self, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
+        for one in self.episodes:
+            self.given += 1
+            yield EpisodeGroup(one.task, (one,))
+
+
+def parts(task: str, **values: float) -> Episode:
+    return episode(task, Reward(0.0, {"env": 0.0, **{f"env.{name}": value for name, value in values.items()}}))
+
+
+def test_an_episode_that_lacks_a_part_has_none_of_it() -> None:
+    """An environment that gives `won` on its last step only: the episode that was cut short is one that was not won."""
+    episodes = [parts("t1", won=1.0), parts("t2"), parts("t3", won=0.0), parts("t4")]
+    result, _ = evaluate(Replay(episodes), [], "sampled", 1.0, "env.won")
+    assert (result.success, result.parts["env.won"]) == (0.25, 0.25)
+    assert result.task_success == {"t1": 1.0, "t2": 0.0, "t3": 0.0, "t4": 0.0}
+
+
+def test_what_is_wrong_with_the_part_called_success_is_said_as_soon_as_it_shows() -> None:
+    seen: list[str] = []
+    replay = Replay([parts(f"t{i}", won=1.5 if i == 2 else 1.0) for i in range(200)])
+    with pytest.raises(ValueError, match=r"success: reward part 'env.won' of episode t2/0 is 1.5; .* lies between 0 and 1"):
+        evaluate(replay, [], "sampled", 1.0, "env.won", lambda group: seen.append(group.task.id))
+    assert (replay.given, seen) == (3, ["t0", "t1", "t2"]), "what was played was handed over all the same"
+    replay = Replay([parts(f"t{i}", won=1.0) for i in range(200)])
+    with pytest.raises(
+        ValueError, match=r"none of 32 episodes has a reward part 'env.one'; did you mean 'env.won'\?.*declares it: reward_parts"
+    ):
+        evaluate(replay, [], "sampled", 1.0, "env.one")
+    assert replay.given == 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...envs.types import Episode, EpisodeGroup, Task
+from ...envs.types import Episode, EpisodeGroup, Reward, Task
 from ...rollout.store.records import EvaluationResult, Mode
 from ..loop import Fleet, run_tasks
-from .statistics import summarize
+from .statistics import SuccessWatch, summarize
 
 
 def evaluate(
@@ -17,16 +17,22 @@ def evaluate(
     temperature: float,
     success: str,
     on_group: Callable[[EpisodeGroup], None] | None = None,
+    error_budget: float = 1.0,
 ) -> tuple[EvaluationResult, list[Episode]]:
     """One episode per task, sampled at `temperature` or greedy, and what they amount to.
 
     The same task is sampled with the same random numbers whatever the weights, so that evaluations can be compared task by task.
-    Raises ValueError when no episode got a reward or none has the part `success`.
+    on_group: called with each as it finishes, so that episodes can be kept whatever comes of the evaluation.
+    Raises EvaluationFailed when too many episodes failed, ValueError as soon as the part `success` turns out missing or out of range.
     """
     episodes: list[Episode] = []
+    watch = SuccessWatch(success)
     for group in run_tasks(fleet, tasks, 1, temperature if mode == "sampled" else 0.0):
         episodes += group.episodes
         if on_group is not None:
             on_group(group)
+        for episode in group.episodes:
+            if isinstance(episode.outcome, Reward):
+                watch.value(episode, episode.outcome)
     episodes.sort(key=lambda episode: episode.task.seed)
-    return summarize(episodes, success, mode), episodes
+    return summarize(episodes, success, mode, error_budget), episodes

@@ -1,7 +1,7 @@
-"""What may be believed about an evaluation: recall per label, the best constant policy, intervals, and paired comparisons.
+"""What may be believed about an evaluation: success with its interval, recall per label, and the best constant policy.
 
 A single success figure misleads: a policy that never says "pass" can score 63 %. So success stands beside macro-recall and the best
-constant policy, and two policies are compared on the same held-out tasks.
+constant policy, and two policies are compared on the same held-out tasks (`comparison`).
 """
 
 from __future__ import annotations
@@ -11,59 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ...envs.failures import Failure
 from ...envs.registry import did_you_mean
 from ...envs.types import Episode, Reward
-from ...rollout.store.records import BestConstant, Comparison, EvaluationResult, Mode
+from ...rollout.store.records import BestConstant, EvaluationResult, Mode
 
-__all__ = ["BestConstant", "Comparison", "EvaluationResult", "compare", "paired_bootstrap", "summarize"]
-
-CHUNK = 2_000_000  # indices drawn at a time: 16 MB, whatever the number of tasks
 Z_95 = 1.959964  # standard normal quantile of 0.975
 
 
-def paired_bootstrap(before: ArrayLike, after: ArrayLike, seed: int = 0, resamples: int = 10_000) -> Comparison:
-    """Bootstrap the mean of after - before, both `[n]` over the same tasks in the same order, drawing tasks with replacement.
-
-    The p-value is (1 + resamples with a mean difference <= 0) / (1 + resamples), so it is never zero. Efron and Tibshirani (1993),
-    An Introduction to the Bootstrap, chapters 13 and 16; used for systems on one test set by Koehn (2004).
-    Raises ValueError on different lengths, fewer than two tasks, or values that are not finite.
-    """
-    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if old.ndim != 1 or old.shape != new.shape:
-        raise ValueError(f"a paired comparison needs one value per task on both sides; got shapes {old.shape} and {new.shape}")
-    n = len(old)
-    if n < 2:
-        raise ValueError(f"a paired comparison needs at least two tasks, got {n}")
-    differences = new - old
-    if not np.isfinite(differences).all():
-        raise ValueError("a paired comparison needs finite values; leave failed episodes out instead")
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    chunk = max(1, CHUNK // n)
-    for start in range(0, resamples, chunk):
-        stop = min(start + chunk, resamples)
-        means[start:stop] = differences[generator.integers(0, n, size=(stop - start, n))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    # Summing equal and opposite differences may leave 1e-17 instead of 0, which counts as "not better".
-    not_better = int((means <= 1e-12).sum())
-    return Comparison(float(differences.mean()), float(low), float(high), (1 + not_better) / (1 + resamples), n)
-
-
-def compare(before: EvaluationResult, after: EvaluationResult, seed: int = 0) -> Comparison:
-    """Paired bootstrap of success over the tasks that both evaluations scored.
-
-    Raises ValueError when the two differ in mode or success part, or share fewer than two tasks.
-    """
-    for what, old, new in (("mode", before.mode, after.mode), ("success part", before.success_part, after.success_part)):
-        if old != new:
-            raise ValueError(f"evaluations of a different {what} cannot be compared: {old!r} and {new!r}")
-    shared = sorted(before.task_success.keys() & after.task_success.keys())
-    unpaired = len(before.task_success.keys() ^ after.task_success.keys())
-    result = paired_bootstrap([before.task_success[task] for task in shared], [after.task_success[task] for task in shared], seed)
-    return Comparison(result.difference, result.low, result.high, result.p_value, result.n, unpaired)
+class EvaluationFailed(RuntimeError):
+    """So many episodes of an evaluation failed that those left say nothing about the policy."""
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -98,22 +56,23 @@ def best_constant(counts: Mapping[str, Mapping[str, int]]) -> BestConstant:
     return BestConstant(label, sizes[label] / sum(sizes.values()), 1 / len(sizes))
 
 
-def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "sampled") -> EvaluationResult:
+def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "sampled", error_budget: float = 1.0) -> EvaluationResult:
     """Summarise the episodes of one evaluation; failed ones are counted by kind and take no part in any mean.
 
-    success_part names a reward part whose values lie in [0, 1]. An episode that has an "expected" label but no "predicted" one
-    counts as a wrong prediction "". Raises ValueError when there is no rewarded episode, or the success part is missing or out of range.
+    success_part names a reward part whose values lie in [0, 1]; an episode that lacks a part which others have has 0 of it. An episode
+    that has an "expected" label but no "predicted" one counts as a wrong prediction "".
+
+    Raises EvaluationFailed when no episode has a reward, or a share of them above `error_budget` failed; ValueError when the success part
+    is missing or out of range.
     """
     scored = [(episode, episode.outcome) for episode in episodes if isinstance(episode.outcome, Reward)]
-    failed = [episode.outcome for episode in episodes if isinstance(episode.outcome, Failure)]
-    failures = Counter(str(failure.kind) for failure in failed)
-    if not scored:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items()) or "no episodes at all"
-        cause = f"; the first one: {failed[0].line}" if failed else ""
-        raise ValueError(f"nothing to evaluate: none of {len(episodes)} episodes has a reward ({kinds}){cause}")
+    failures = Counter(str(episode.outcome.kind) for episode in episodes if isinstance(episode.outcome, Failure))
+    _check_failures(episodes, failures, error_budget)
+    watch = SuccessWatch(success_part)
     by_task: defaultdict[str, list[float]] = defaultdict(list)
     for episode, reward in scored:
-        by_task[episode.task.id].append(_success(episode, reward, success_part))
+        by_task[episode.task.id].append(watch.value(episode, reward))
+    watch.check()
     task_success = {task: math.fsum(values) / len(values) for task, values in by_task.items()}
     success = math.fsum(task_success.values()) / len(task_success)
     low, high = wilson_interval(success, len(task_success))
@@ -132,7 +91,7 @@ def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "samp
         turns=float(np.mean([len(episode.turns) for episode in rewarded])),
         tokens=float(np.mean([sum(int(t.trainable.sum()) for t in episode.trajectories) for episode in rewarded])),
         task_success=task_success,
-        parts=_means(reward.parts for _, reward in scored),
+        parts=_means_of_parts([reward.parts for _, reward in scored]),
         metrics=_means(episode.metrics for episode in rewarded),
         confusion=counts,
         recall=recall,
@@ -143,13 +102,62 @@ def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "samp
     )
 
 
-def _success(episode: Episode, reward: Reward, part: str) -> float:
-    if part not in reward.parts:
-        raise ValueError(f"episode {episode.id} has no reward part {part!r} to call success{did_you_mean(part, sorted(reward.parts))}")
-    value = reward.parts[part]
-    if not 0 <= value <= 1:
-        raise ValueError(f"reward part {part!r} of episode {episode.id} is {value}; a part that counts as success lies between 0 and 1")
-    return float(value)
+class SuccessWatch:
+    """The values of the part that is called success, one episode after the other: what is wrong with it is said as soon as it shows.
+
+    An episode that lacks the part has 0 of it: an environment may give it on its last step only, which an episode that was cut short never
+    reached. But when none of the first `LOOKED_AT` episodes has it, it is misspelt, or given so rarely that it must be declared.
+
+    Example: `SuccessWatch("verdict.correct").value(episode, reward)` is 1.0.
+    """
+
+    LOOKED_AT = 32
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._seen = 0
+        self._found = False
+        self._names: set[str] = set()
+
+    def value(self, episode: Episode, reward: Reward) -> float:
+        """Success of one episode. Raises ValueError when it lies outside [0, 1], and as `check` does once enough were looked at."""
+        self._seen += 1
+        self._names |= reward.parts.keys()
+        self._found = self._found or self._part in reward.parts
+        if self._seen == self.LOOKED_AT:
+            self.check()
+        value = reward.parts.get(self._part, 0.0)
+        if not 0 <= value <= 1:
+            what = f"reward part {self._part!r} of episode {episode.id} is {value}"
+            raise ValueError(f"success: {what}; a part that counts as success lies between 0 and 1")
+        return float(value)
+
+    def check(self) -> None:
+        """Raise ValueError when no episode so far has the part."""
+        if not self._found:
+            what = f"none of {self._seen} episodes has a reward part {self._part!r}{did_you_mean(self._part, sorted(self._names))}"
+            kind, _, name = self._part.partition(".")
+            fix = f'; an environment that gives it only now and then declares it: reward_parts = ("{name}",)' if kind == "env" else ""
+            raise ValueError(f"success: {what}{fix}")
+
+
+def _check_failures(episodes: Sequence[Episode], failures: Mapping[str, int], error_budget: float) -> None:
+    failed = [episode.outcome for episode in episodes if isinstance(episode.outcome, Failure)]
+    if len(failed) < len(episodes) and len(failed) <= error_budget * len(episodes):
+        return
+    if not episodes:
+        raise EvaluationFailed("nothing was evaluated: there are no episodes")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items())
+    limit = "" if len(failed) == len(episodes) else f", more than evaluation.error_budget = {error_budget:g} allows"
+    raise EvaluationFailed(
+        f"this evaluation is no result: {len(failed)} of {len(episodes)} episodes failed{limit} ({kinds}); the first: {failed[0].line}"
+    )
+
+
+def _means_of_parts(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each part, 0 in the rows that lack it."""
+    names = sorted({name for row in rows for name in row})
+    return {name: math.fsum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}
 
 
 def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

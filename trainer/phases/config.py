@@ -169,6 +169,8 @@ class EvaluationConfig(BaseModel):
     seeds: the held-out range, which no training task may come from.
     sampled: one episode per task at the rollout's temperature. greedy: one episode per task at temperature 0.
     before: measure the model the first phase starts from; after: measure after every phase.
+    error_budget: share of an evaluation's episodes that may fail (of the infrastructure) before it is no result and ends the run, which
+    resumes with it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -179,6 +181,7 @@ class EvaluationConfig(BaseModel):
     greedy: bool = True
     before: bool = True
     after: bool = True
+    error_budget: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _measures_something(self) -> EvaluationConfig:
