@@ -170,7 +170,7 @@ def write_page() -> None:
 
 `make bench` wrote this page. Each phase is measured on the same held-out parts, which no phase trains on. Success is the gRPC verifier's
 verdict (right label and right reason). Sampled is at temperature 1, greedy at 0. "Best constant" is the success of the best policy that
-always says the same. Gains are paired over the held-out parts (10,000 bootstrap resamples, one-sided p).
+always says the same. Gains are paired over the held-out parts (exact sign test, one-sided p).
 
 {chr(10).join(parts)}"""
     TABLE.write_text(text, encoding="utf-8")

@@ -13,12 +13,15 @@ Whatever the policy writes is an ordinary observation or a reward, never an exce
 Keys of `info`, all optional, other keys are left alone:
 
     tools         at reset: OpenAI function schemas of the tools the policy may call
-    reward_parts  str -> float, what this step's reward is made of; summed over the episode, as rewards are
+    reward_parts  str -> float, what this step's reward is made of; summed over the episode, as rewards are (see below)
     metrics       str -> float, numbers of the episode so far worth averaging in reports (tool_calls, cost)
     labels        str -> str, classes to compute recall over ("expected", "predicted")
     data          str -> JSON value, hidden truth for rewards and verifiers; laid over `Task.data`; the policy never sees it
 
 A later value of a metric, label or datum replaces the earlier one.
+
+A part that is not given with every step is declared: an attribute `reward_parts = ("won",)` of the environment names it, and it is 0 until
+it is given. So an episode that a limit cut short, before the step that would have given it, has 0 of it instead of no such part.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, overload
 
@@ -202,7 +205,19 @@ def reset_env(
     options = {key: value for key, value in given.items() if value is not None}
     with boundary(FailureKind.ENV_ERROR, env_id):
         result = env.reset(seed=task.seed, options=options)
-    return read_reset(result, env_id, asked=bool(task.prompt))
+    messages, info = read_reset(result, env_id, asked=bool(task.prompt))
+    return messages, with_declared_parts(env, env_id, info)
+
+
+def with_declared_parts(env: ConversationEnv, env_id: str, info: StepInfo) -> StepInfo:
+    """What `reset` said, the reward parts that the environment declares at 0 where they are not given yet.
+
+    Raises EpisodeFailure ENV_ERROR when the attribute `reward_parts` is no tuple or list of names.
+    """
+    declared = env.get_wrapper_attr("reward_parts") if env.has_wrapper_attr("reward_parts") else ()
+    if not isinstance(declared, tuple | list) or not all(isinstance(name, str) for name in declared):
+        _breach(env_id, f"its attribute reward_parts must be a tuple of names, not {declared!r:.80}")
+    return replace(info, reward_parts={**dict.fromkeys(declared, 0.0), **info.reward_parts}) if declared else info
 
 
 def step_env(env: ConversationEnv, env_id: str, text: str) -> StepResult:

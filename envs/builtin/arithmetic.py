@@ -27,6 +27,7 @@ class Arithmetic(gymnasium.Env[Observation, str]):
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it on the instance
     observation_space = MessagesSpace()
     action_space = UnicodeText()
+    reward_parts = ("correct",)
 
     def __init__(self, max_operand: int = 9, operations: Sequence[str] = ("+", "-")) -> None:
         if max_operand < 1:

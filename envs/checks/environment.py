@@ -24,7 +24,7 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from ..contract import ENVS, INFO_KEYS, ConversationEnv, StepInfo, StepResult, make_env, read_reset, read_step
+from ..contract import ENVS, INFO_KEYS, ConversationEnv, StepInfo, StepResult, make_env, read_reset, read_step, with_declared_parts
 from ..failures import short_traceback
 from ..named import import_module
 from ..registry import is_plugin_module
@@ -131,6 +131,25 @@ def _info(subject: _Subject) -> str:
                 raise Broken(f'info["tools"] holds {dict(tool)!r:.80}, which is no OpenAI function schema')
         keys |= raw.keys()
     return f"keys: {', '.join(sorted(map(str, keys))) or 'none'}"
+
+
+def _reward_parts(subject: _Subject) -> str:
+    """An episode may be cut short after any step: what is reported as success must exist then, too."""
+    whole, cut = list[set[str]](), list[set[str]]()
+    for seed in subject.seeds:
+        env = subject.make()
+        (_, start), *steps = _play(env, seed, subject.replies)
+        infos = [with_declared_parts(env, "reset", start), *(step.info for step in steps)]
+        whole.append({name for info in infos for name in info.reward_parts})
+        cut.append({name for info in infos[:2] for name in info.reward_parts})
+    late = sorted(name for name in set.union(*whole) if not all(name in names for names in cut))
+    if late:
+        names = "".join(f'"{name}", ' for name in late).rstrip()
+        raise Broken(
+            f"an episode that a limit cuts short after its first step has no part {late[0]!r}; declare what is not given with every step, "
+            f"by an attribute reward_parts = ({names}) of the environment: it is 0 until it is given"
+        )
+    return f"{', '.join(sorted(set.union(*whole))) or 'none'}; also when an episode is cut short"
 
 
 def _determinism(subject: _Subject) -> str:
@@ -285,6 +304,7 @@ CHECKS: Mapping[str, Callable[[_Subject], str]] = {
     "gymnasium": _gymnasium,
     "five-tuple": _five_tuple,
     "info": _info,
+    "reward parts": _reward_parts,
     "determinism": _determinism,
     "seeds differ": _seeds_differ,
     "hostile text": _hostile_text,

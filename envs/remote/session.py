@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ...rpc.errors import Status
 from ...rpc.payload import PayloadError
 from ...v1 import environment_pb2
-from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step
+from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step, with_declared_parts
 from ..failures import EpisodeFailure, short_traceback
 from .client_kwargs import check_client_kwargs
 from .wire import decode_object, info_into_wire, info_to_wire, messages_into_wire, messages_to_wire, task_from_wire
@@ -112,6 +112,7 @@ class Session:
         env, seed, task = self._env, self.request.seed, self._options.get("task")
         raw = _user_code(lambda: env.reset(seed=seed, options=self._options))
         messages, info = _checked(lambda: read_reset(raw, self._env_id, asked=bool(task and task.prompt)))
+        info = _checked(lambda: with_declared_parts(env, self._env_id, info))
         return _encoded(
             lambda: environment_pb2.EpisodeResponse(
                 reset=environment_pb2.ResetResponse(messages=messages_to_wire(messages), info=info_to_wire(info), environment=self._env_id)

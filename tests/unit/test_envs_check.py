@@ -8,11 +8,13 @@ from typing import Any
 
 import gymnasium
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from burnish.envs.builtin.arithmetic import Arithmetic
 from burnish.envs.checks.environment import CHECKS, Check, Report, check_environment, render
 from burnish.envs.contract import ENVS, make_env, register_env
+from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.tool_env import ToolEnv
 from burnish.envs.tools import ToolSet, tool
 from burnish.envs.types import Message
@@ -47,6 +49,38 @@ def test_every_built_in_environment_keeps_the_contract(id: str) -> None:
 @pytest.mark.parametrize("id", BUILT_IN)
 def test_gymnasiums_checker_is_content(id: str) -> None:
     check_env(make_env(id))
+
+
+class Guess(gymnasium.Env[Any, str]):
+    """Three guesses; whether it was right is said with the last one only."""
+
+    observation_space, action_space = MessagesSpace(), UnicodeText()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.left, self.secret = 3, str(self.np_random.integers(5))
+        return (Message("user", f"Guess. A hint: {self.secret}"),), {}
+
+    def step(self, action: str) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ResetNeeded("the episode is over")
+        won = action == self.secret
+        over = won or self.left == 0
+        return (() if over else (Message("user", "No."),)), float(won), over, False, {"reward_parts": {"won": float(won)}} if over else {}
+
+
+def test_a_part_that_an_episode_cut_short_would_lack_is_found() -> None:
+    report = check_environment(Guess)
+    assert [check.name for check in report.checks if check.status == "fail"] == ["reward parts"]
+    assert 'declare what is not given with every step, by an attribute reward_parts = ("won",)' in found(report, "reward parts").detail
+
+    class Declared(Guess):
+        reward_parts = ("won",)
+
+    report = check_environment(Declared)
+    assert report.passed, render(report)
+    assert found(report, "reward parts").detail == "won; also when an episode is cut short"
 
 
 def test_a_tool_environment_made_by_hand_passes() -> None:

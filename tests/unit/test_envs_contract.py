@@ -160,6 +160,17 @@ def test_reset_env_hands_over_seed_task_and_episode() -> None:
     assert info.data == {"seed": 9, "options": {"task": task, "episode_id": "t-9/0"}}
 
 
+def test_declared_reward_parts_are_zero_until_they_are_given() -> None:
+    """So an episode that is cut short before the step that would give one has it all the same; wrappers hide nothing."""
+    env = make_env("burnish/Arithmetic-v0")
+    _, start = reset_env(gymnasium.Wrapper(env), "burnish/Arithmetic-v0", Task("t", 3))
+    assert start.reward_parts == {"correct": 0.0}
+    assert start.then(StepInfo(reward_parts={"correct": 1.0})).reward_parts == {"correct": 1.0}
+    setattr(env, "reward_parts", "correct")  # noqa: B010
+    with pytest.raises(EpisodeFailure, match=r"reward_parts must be a tuple of names, not 'correct'"):
+        reset_env(env, "burnish/Arithmetic-v0", Task("t", 3))
+
+
 def test_step_env_returns_a_checked_step() -> None:
     env = Echo((ASK, np.float64(0.5), np.bool_(False), False, {"metrics": {"cost": 2}}))
     assert step_env(env, "test/Echo-v0", "hi") == StepResult(ASK, 0.5, False, False, StepInfo(metrics={"cost": 2.0}))
