@@ -157,10 +157,12 @@ def _composite(space: spaces.Space[Any]) -> Words | None:
     leaves: dict[str, Words] = {}
     for name, leaf in _leaf_spaces(space):
         words = action_words(leaf)
-        if words is None:
+        if words is None or name in leaves:  # 1 and "1", or "a.b" beside a: {b: …}, have one name for two parts
             return None
         leaves[name] = words
-    lines = {name: re.compile(rf"^[\s*`-]*{re.escape(name)}[*`]*[ \t]*[:=][ \t]*(.*)$", re.MULTILINE | re.IGNORECASE) for name in leaves}
+    # names are read in any case, unless some differ in nothing else
+    case = re.IGNORECASE if len({name.casefold() for name in leaves}) == len(leaves) else re.NOFLAG
+    lines = {name: re.compile(rf"^[\s*`-]*{re.escape(name)}[*`]*[ \t]*[:=][ \t]*(.*)$", re.MULTILINE | case) for name in leaves}
 
     def read(text: str) -> Any:
         values: dict[str, Any] = {}
@@ -216,5 +218,10 @@ def _numbers(array: np.ndarray[Any, Any]) -> str:
     if array.ndim > 1:
         return "[" + ",\n ".join(_numbers(row) for row in array) + "]"
     if array.ndim == 0:
-        return f"{array.item():.4g}" if array.dtype.kind == "f" else str(array.item())
+        return _number(array.item()) if array.dtype.kind == "f" else str(array.item())
     return "[" + ", ".join(_numbers(number) for number in array) + "]"
+
+
+def _number(value: float) -> str:
+    """Four significant digits, and all of those before the decimal point, as far as a float has them."""
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"

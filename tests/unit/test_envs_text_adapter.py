@@ -233,6 +233,23 @@ def test_actions_with_parts_are_a_line_for_each() -> None:
     assert action["arm"]["angle"].tolist() == [0.5, -1.0] and action["arm"]["hold"].tolist() == [1, 0]
 
 
+def test_parts_whose_names_differ_only_in_case_are_read_as_they_are_written() -> None:
+    space = spaces.Dict({"x": spaces.Discrete(3), "X": spaces.Discrete(3)})
+    assert read_parts(space)("x: 1\nX: 2") == {"x": 1, "X": 2}
+    assert isinstance(read_parts(space)("x: 1"), Unreadable)
+    assert read_parts(spaces.Dict({"Gear": spaces.Discrete(3)}))("GEAR = 2") == {"Gear": 2}, "any case where it cannot be mistaken"
+    with pytest.raises(ValueError, match="have no reader"):
+        read_parts(spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(100001.0, "100001"), (-12345.6, "-12346"), (9999.97, "10000"), (999.97, "1000"), (0.00012345, "0.0001234"), (3.4e38, "3.4e+38")],
+)
+def test_large_numbers_are_said_in_full(value: float, words: str) -> None:
+    assert describe_space(spaces.Box(-np.inf, np.inf, (), np.float64), np.array(value)) == words
+
+
 def test_a_missing_doubled_or_misread_part_makes_the_reply_unreadable() -> None:
     space = spaces.Dict(gear=spaces.Discrete(3), angle=spaces.Box(0, 1, (1,)))
     read = read_parts(space)

@@ -160,9 +160,13 @@ def report_lines(rows: Sequence[Measured]) -> list[str]:
         share = "" if row.success is None else f"{row.success:.1%}"
         between = "" if row.success_interval is None else f"{row.success_interval[0]:.1%} to {row.success_interval[1]:.1%}"
         low, high = row.return_interval
-        cells.append((row.agent, f"{row.mean_return:.3g}", f"{low:.3g} to {high:.3g}", share, between, f"{row.mean_steps:.1f}"))
+        cells.append((row.agent, _figure(row.mean_return), f"{_figure(low)} to {_figure(high)}", share, between, f"{row.mean_steps:.1f}"))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def expert(episode: Played, threshold: float | None) -> bool:
