@@ -28,7 +28,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from ..trainer.models.finding import find_model
-from ..trainer.models.folder import read_record
+from ..trainer.models.folder import recorded
 from .app import ApiKeys, StrictChatApp
 from .config import ServingConfig, serving_options
 from .rendering import RenderedChatApp
@@ -119,7 +119,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     options = serving_options(config or ServingConfig(), port=port, **({"name": name} if name else {}))
     keys = ApiKeys.read(options.api_key_env, options.api_key_file)
     model = find_model(checkpoint)
-    served_name = options.name or read_record(model).name
+    served_name = options.name or model_name(model)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
     with _free_port(options.host, options.port) as free:
         owns_ray = _start_ray(options)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..trainer.models.finding import find_model
-from ..trainer.models.folder import ModelRecord, atomic_folder, copy_model_files, read_record, weight_files, write_record
+from ..trainer.models.folder import ModelRecord, atomic_folder, copy_model_files, record_of, weight_files, write_record
 from ..trainer.models.importing import no_progress_bars, verify_model
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -21,7 +21,7 @@ def export_checkpoint(checkpoint: str | Path, out: Path, models_dir: Path = Path
     Raises ValueError when the checkpoint is not sound, `out` exists, or the copy does not behave like the original.
     """
     source = find_model(checkpoint, models_dir)
-    trained = read_record(source)
+    trained = record_of(source)
     with atomic_folder(out) as draft, no_progress_bars():
         copy_model_files(source, draft)
         for file in [*weight_files(source), source / WEIGHTS_INDEX]:

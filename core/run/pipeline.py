@@ -35,10 +35,12 @@ from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.evaluation.evaluate import evaluate
+from burnish.trainer.learner.probe import check_saved, probe_loss
 from burnish.trainer.loop import MAX_IDLE_STEPS, PolicyProgress, Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import write_model_folder
+from burnish.trainer.models.importing import no_progress_bars
 from burnish.trainer.phases.config import PHASES, Phase, RFTPhaseConfig, SupervisedConfig
 from burnish.trainer.phases.supervised import supervised_step
 
@@ -275,11 +277,14 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
 
     learner, progress = run.algo.learner_group, run.algo.loop.progress
     weights = ray.get(learner.snapshot(), timeout=600).tensors
+    (probed,) = learner.foreach_learner(probe_loss)
 
     def write_model(folder: Path) -> None:
         name, source = f"{run.recipe.name}-{phase}", f"{run.name}/{phase}-{step}"
         args = run.recipe.rollout.template_args
         write_model_folder(weights, run.base, folder, name=name, stage=STAGES[phase], source=source, template_args=args)
+        with no_progress_bars():
+            check_saved(folder, probed)
 
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)

@@ -12,13 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from burnish.trainer.learner.config import LearnerConfig
+from burnish.trainer.learner.learner import Learner
+from burnish.trainer.learner.probe import SavedModelError, check_saved, probe_loss, saved_loss
 from burnish.trainer.models import importing as models
-from burnish.trainer.models.folder import count_parameters, read_record, stop_token_ids, write_model_folder
+from burnish.trainer.models.folder import (
+    SUPPORTED_ARCHITECTURES,
+    Ancestor,
+    count_parameters,
+    read_record,
+    record_of,
+    stop_token_ids,
+    ties_embeddings,
+    write_model_folder,
+)
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
@@ -241,6 +254,58 @@ def test_a_missing_template_can_be_given(copy: Path, tiny: Path, tmp_path: Path)
     (copy / "chat_template.jinja").unlink()
     import_model(copy, tmp_path / "out", chat_template=tiny / "chat_template.jinja")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == (tiny / "chat_template.jinja").read_text()
+
+
+def test_any_hugging_face_folder_is_a_model(copy: Path, tmp_path: Path) -> None:
+    """Without `burnish.json`: what is trained from it gets a lineage made of its files."""
+    before = record_of(copy)
+    assert (before.name, before.stage, before.source, before.parents) == ("copy", "post-trained", str(copy), ())
+    from safetensors.numpy import load_file
+
+    out = tmp_path / "trained"
+    record = write_model_folder(load_file(copy / "model.safetensors"), copy, out, name="t", stage="rft", source="r/rft-1")
+    assert record.parents == (Ancestor(name="copy", stage="post-trained", weights_sha256=before.weights_sha256),)
+    assert not (copy / "burnish.json").exists(), "a folder that is only read is left as it is"
+    verify_model(out)
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED_ARCHITECTURES)
+def test_where_a_config_does_not_say_whether_weights_are_tied_the_architecture_does(architecture: str) -> None:
+    default = CONFIG_MAPPING[architecture.removesuffix("ForCausalLM").lower()]()
+    assert ties_embeddings({}) is default.tie_word_embeddings is False
+    assert ties_embeddings({"tie_word_embeddings": True})
+
+
+def test_an_output_layer_of_its_own_is_saved(tmp_path: Path) -> None:
+    """A config that says nothing of tying: `lm_head` belongs to the model, and the saved one scores as the learner does."""
+    base, out = untied(tmp_path / "base"), tmp_path / "out"
+    learner = Learner(base, LearnerConfig(), seed=0)
+    write_model_folder(learner.weights(), base, out, name="o", stage="sft", source="x")
+    check_saved(out, probe_loss(learner))
+    assert saved_loss(out) == pytest.approx(probe_loss(learner).loss, abs=1e-5)
+
+
+def test_a_saved_model_that_is_not_what_was_trained_is_found(tmp_path: Path) -> None:
+    base, out = untied(tmp_path / "base"), tmp_path / "out"
+    learner = Learner(base, LearnerConfig(), seed=0)
+    weights = learner.weights()
+    write_model_folder({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, base, out, name="o", stage="sft", source="x")
+    with pytest.raises(
+        SavedModelError, match=r"is not the one that was trained: on a probe its loss is \d\.\d{4}, the learner's \d\.\d{4}"
+    ):
+        check_saved(out, probe_loss(learner))
+
+
+def untied(folder: Path) -> Path:
+    """A Llama whose output layer is its own, and whose config leaves that to the architecture, as Llama 2's does."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 280}
+    model = LlamaForCausalLM(LlamaConfig(**shape, initializer_range=0.2))
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def test_an_import_does_not_overwrite(tiny: Path, tmp_path: Path) -> None:

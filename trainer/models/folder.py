@@ -1,8 +1,8 @@
 """A model folder: what burnish reads, trains, serves and exports.
 
 It is an ordinary Hugging Face folder (`config.json`, `tokenizer.json` with a chat template, `*.safetensors`, `generation_config.json`)
-plus `burnish.json`, the record of where it came from. Nothing here imports torch: a folder is checked by its files, and the folder of
-a trained policy is written from numpy arrays. Loading a model for real is `trainer.models.verify_model`.
+plus, when burnish made it, `burnish.json`, the record of where it came from. Nothing here imports torch: a folder is checked by its files,
+and the folder of a trained policy is written from numpy arrays. Loading a model for real is `trainer.models.verify_model`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,26 @@ def write_record(
     template_args: Mapping[str, Any] | None = None,
 ) -> ModelRecord:
     """Record a folder whose weights are in place; everything else about it is read from its files."""
-    record = ModelRecord(
+    record = _described(folder, name, stage, source, parents)
+    (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def record_of(folder: Path) -> ModelRecord:
+    """The record of a model folder. One without `burnish.json`, as every other tool writes them, is described from its files, as an import
+    would: any folder that `check_model_folder` takes is a model. Raises ValueError when there is a `burnish.json` that is not sound."""
+    if (folder / RECORD_FILE).is_file():
+        return read_record(folder)
+    return _described(folder, model_name(folder), "post-trained", str(folder), ())
+
+
+def model_name(folder: Path) -> str:
+    """What a model folder is called: by its record, or else as the folder is."""
+    return read_record(folder).name if (folder / RECORD_FILE).is_file() else folder.resolve().name
+
+
+def _described(folder: Path, name: str, stage: Stage, source: str, parents: tuple[Ancestor, ...]) -> ModelRecord:
+    return ModelRecord(
         name=name,
         stage=stage,
         source=source,
@@ -106,8 +125,6 @@ def write_record(
         created_by=f"burnish {version('burnish')}",
         created_at=datetime.now(UTC),
     )
-    (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
-    return record
 
 
 def check_model_folder(folder: Path, need_template: bool = True, need_weights: bool = True) -> None:
@@ -159,6 +176,11 @@ def check_architecture(config: Mapping[str, Any], where: str) -> None:
     names = config.get("architectures") or ["(none)"]
     if names[0] not in SUPPORTED_ARCHITECTURES:
         raise ValueError(f"{where}: architecture {names[0]} is not supported; supported are {', '.join(SUPPORTED_ARCHITECTURES)}")
+
+
+def ties_embeddings(config: Mapping[str, Any]) -> bool:
+    """Whether the output layer is the embedding. Every supported architecture keeps them apart where its config does not say."""
+    return bool(config.get("tie_word_embeddings", False))
 
 
 def has_chat_template(folder: Path) -> bool:
@@ -254,9 +276,9 @@ def write_model_folder(
 
     config = read_json(like / "config.json")
     if parents is None:
-        base = read_record(like)
+        base = record_of(like)
         parents = (*base.parents, base.as_ancestor)
-    tied = {"lm_head.weight"} if config.get("tie_word_embeddings", True) else set()
+    tied = {"lm_head.weight"} if ties_embeddings(config) else set()
     out.mkdir(parents=True)
     copy_model_files(like, out)
     tensors = {key: np.ascontiguousarray(value) for key, value in weights.items() if key not in tied}
