@@ -290,7 +290,7 @@ def check(
     arg: ArgOption = None,
     plugin: PluginOption = None,
     sample: Annotated[
-        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations (*.jsonl) that a reward or verifier can judge.")
+        Path | None, typer.Option("--sample", metavar="FILE", help="Rows of conversations that a reward or verifier can judge.")
     ] = None,
     reply: Annotated[
         list[str] | None, typer.Option("--reply", metavar="TEXT", help="A reply that means something to an environment.")
@@ -354,7 +354,7 @@ def models_import(
 def models_new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
     text: Annotated[
-        list[Path] | None, typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or .jsonl rows with 'text'.")
+        list[Path] | None, typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or rows with 'text'.")
     ] = None,
     generate: Annotated[str | None, typer.Option(help="module:function that makes the text instead.")] = None,
     arg: ArgOption = None,
@@ -455,7 +455,7 @@ def rewards_check(
 @rewards_app.command("try")
 def rewards_try(
     id: RewardArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl file, one conversation per line.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of rows, one conversation each.", show_default=False)],
     arg: ArgOption = None,
     plugin: PluginOption = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write every score or failure to this .jsonl file.")] = None,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzz.made_up import JSON, spoiled
 
-from burnish.envs.rows import parse_object
+from burnish.envs.rows import Row, parse_object, read_rows
 from burnish.envs.types import Task
 from burnish.rewards.aws.rows import BadAnswer, event_row, parse_answer, read_answer
 from burnish.rewards.types import RewardInput, Score
@@ -51,6 +56,13 @@ ENVELOPE = st.one_of(GOOD, st.lists(SCORED, max_size=4)).flatmap(
 )
 
 
+def table(rows: list[list[str]]) -> bytes:
+    """Rows of cells as CSV."""
+    out = io.StringIO()
+    csv.writer(out).writerows([["id", "messages"], *rows])
+    return out.getvalue().encode("utf-8", "surrogatepass")
+
+
 @given(st.one_of(spoiled(ROWS).map(json.dumps), JSON.map(json.dumps), st.text(max_size=40)))
 def test_any_line_is_a_row_or_refused(line: str) -> None:
     try:
@@ -64,6 +76,37 @@ def test_any_line_is_a_row_or_refused(line: str) -> None:
     event = event_row(RewardInput("t/0", Task("t", 0), row.messages, 0.0, data=row.data))
     assert json.loads(json.dumps(event)) == event
     assert event.get("reference_answer") == event["metadata"].get("reference_answer") == row.data.get("reference_answer")
+
+
+@given(
+    st.sampled_from(["a.jsonl", "a.json", "a.ndjson", "a.JSONL.gz", "a.csv", "a.parquet", "a.txt", "a.md.gz"]),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    st.one_of(
+        st.lists(st.one_of(spoiled(ROWS), JSON).map(json.dumps), max_size=4).map(lambda lines: "\n".join(lines).encode()),
+        st.lists(st.one_of(ROWS, JSON), max_size=4).map(lambda rows: json.dumps(rows, indent=1).encode()),
+        st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size=4).map(table),
+        st.binary(max_size=60),
+    ),
+    st.integers(0, 200),
+    st.booleans(),
+)
+def test_any_file_is_rows_or_refused(name: str, mark: bytes, content: bytes, cut: int, prose: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        content = (mark + content)[: cut or None]
+        file.write_bytes(gzip.compress(content)[: -3 if cut % 5 == 1 else None] if name.endswith("gz") else content)
+        rows: list[Row] = []
+        try:
+            for row in read_rows(file, prose):
+                assert row.where == f"{file}:{row.number}" and row.number > 0
+                if isinstance(row, Row):
+                    rows.append(row)
+                else:
+                    assert row.problem and "\n" not in row.problem
+        except ValueError as error:
+            assert str(file) in str(error)
+        for row in rows:
+            assert plain_json(row.value) == row.value
 
 
 @given(spoiled(ENVELOPE))

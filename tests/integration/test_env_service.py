@@ -23,7 +23,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from burnish.envs.checks.environment import CHECKS, check_environment, render
-from burnish.envs.contract import ConversationEnv, make_env, read_reset, read_step
+from burnish.envs.contract import ConversationEnv, make_env, read_reset, read_step, with_declared_parts
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.registry import load_plugin
 from burnish.envs.remote.env import RemoteEnv
@@ -171,7 +171,8 @@ def test_a_served_environment_keeps_the_contract_and_plays_as_the_local_one(id: 
             here, there = make_env(id), make_env("burnish/Remote-v0", **remote)
             for env in (here, there):
                 env.action_space.seed(seed)
-            assert read_reset(there.reset(seed=seed), "there") == read_reset(here.reset(seed=seed), "here")
+            messages, info = read_reset(here.reset(seed=seed), "here")
+            assert read_reset(there.reset(seed=seed), "there") == (messages, with_declared_parts(here, "here", info))
             over = False
             for text in (*REPLIES.get(id, ["3"]), "", "what? \ud800"):
                 if not over:

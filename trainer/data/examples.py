@@ -101,7 +101,9 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
+    tokenizer.model_max_length = int(1e9)  # what is too long is named by us, with its row; transformers would warn of the first one
+    return tokenizer
 
 
 def load_renderer(model: Path, template_args: Mapping[str, Any]) -> TemplateRenderer:
