@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Message, Outcome, Reward, Task, Trajectory, Turn
 from burnish.rollout.store.records import BestConstant, EvaluationResult
+from burnish.rollout.weights import SyncReceipt
 from burnish.trainer.evaluation import comparison, statistics
 from burnish.trainer.evaluation.comparison import agresti_min_interval, compare, comparisons, paired_bootstrap, paired_test
 from burnish.trainer.evaluation.evaluate import evaluate
@@ -234,15 +235,24 @@ def test_an_evaluation_of_which_too_much_failed_is_no_result() -> None:
 
 
 class Replay:
-    """A fleet that has these episodes; counts how many were asked for."""
+    """A fleet that has these episodes, and counts how many were fetched."""
 
     def __init__(self, episodes: list[Episode]) -> None:
         self.episodes, self.given = episodes, 0
 
-    def run(self, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
-        for one in self.episodes:
-            self.given += 1
-            yield EpisodeGroup(one.task, (one,))
+    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
+        assert (list(tasks), group_size) == ([one.task for one in self.episodes], 1)
+
+    def poll(self) -> list[EpisodeGroup]:
+        self.given += 1
+        one = self.episodes[self.given - 1]
+        return [EpisodeGroup(one.task, (one,))]
+
+    def sync(self, snapshot: Any) -> list[SyncReceipt]:
+        raise AssertionError("an evaluation sends no weights")
+
+    def evaluate(self, success: str, on_group: Callable[[EpisodeGroup], None] | None = None) -> EvaluationResult:
+        return evaluate(self, [one.task for one in self.episodes], "sampled", 1.0, success, on_group)[0]
 
 
 def parts(task: str, **values: float) -> Episode:
@@ -252,7 +262,7 @@ def parts(task: str, **values: float) -> Episode:
 def test_an_episode_that_lacks_a_part_has_none_of_it() -> None:
     """An environment that gives `won` on its last step only: the episode that was cut short is one that was not won."""
     episodes = [parts("t1", won=1.0), parts("t2"), parts("t3", won=0.0), parts("t4")]
-    result, _ = evaluate(Replay(episodes), [], "sampled", 1.0, "env.won")
+    result = Replay(episodes).evaluate("env.won")
     assert (result.success, result.parts["env.won"]) == (0.25, 0.25)
     assert result.task_success == {"t1": 1.0, "t2": 0.0, "t3": 0.0, "t4": 0.0}
 
@@ -261,11 +271,11 @@ def test_what_is_wrong_with_the_part_called_success_is_said_as_soon_as_it_shows(
     seen: list[str] = []
     replay = Replay([parts(f"t{i}", won=1.5 if i == 2 else 1.0) for i in range(200)])
     with pytest.raises(ValueError, match=r"success: reward part 'env.won' of episode t2/0 is 1.5; .* lies between 0 and 1"):
-        evaluate(replay, [], "sampled", 1.0, "env.won", lambda group: seen.append(group.task.id))
+        replay.evaluate("env.won", lambda group: seen.append(group.task.id))
     assert (replay.given, seen) == (3, ["t0", "t1", "t2"]), "what was played was handed over all the same"
     replay = Replay([parts(f"t{i}", won=1.0) for i in range(200)])
     with pytest.raises(
         ValueError, match=r"none of 32 episodes has a reward part 'env.one'; did you mean 'env.won'\?.*declares it: reward_parts"
     ):
-        evaluate(replay, [], "sampled", 1.0, "env.one")
+        replay.evaluate("env.one")
     assert replay.given == 32

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..data.supervised import SupervisedExample
+from ...envs.types import Int32
+from ..batch import plain_batch
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -32,16 +33,15 @@ class ProbeLoss:
     dtype: str
 
 
-def probe(vocabulary: int) -> SupervisedExample:
-    """One sequence of tokens from all over the vocabulary, the same in every process."""
-    ids = np.random.default_rng(vocabulary).integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
-    return SupervisedExample(ids, np.arange(PROBE_TOKENS) > 0)
+def probe(vocabulary: int) -> Int32:
+    """Token ids from all over the vocabulary, int32 `[PROBE_TOKENS]`, the same in every process."""
+    return np.random.default_rng(vocabulary).integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
 
 
 def probe_loss(learner: Learner) -> ProbeLoss:
     """How the learner scores the probe. A function of a learner, for `LearnerGroup.foreach_learner`."""
-    example = probe(int(learner.policy.model.config.vocab_size))
-    return ProbeLoss(learner.supervised_loss([example]), learner.config.dtype)
+    batch = plain_batch([(probe(int(learner.policy.model.config.vocab_size)), np.arange(PROBE_TOKENS) > 0)])
+    return ProbeLoss(learner.score(batch).terms["loss"], learner.config.dtype)
 
 
 def saved_loss(folder: Path) -> float:
@@ -50,7 +50,7 @@ def saved_loss(folder: Path) -> float:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    ids = torch.from_numpy(probe(int(model.config.vocab_size)).token_ids).long()[None]
+    ids = torch.from_numpy(probe(int(model.config.vocab_size))).long()[None]
     with torch.inference_mode():
         return float(model(input_ids=ids, labels=ids).loss)
 
