@@ -53,7 +53,8 @@ class ChatService:
         from ..rollout.renderers import TemplateRenderer
 
         tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        self._renderer = TemplateRenderer(tokenizer, read_record(Path(model)).template_args)
+        record = recorded(Path(model))
+        self._renderer = TemplateRenderer(tokenizer, record.template_args if record is not None else {})
         self._keys = keys
         self._service = await start_openai_app(
             Path(model),
@@ -119,7 +120,8 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     options = serving_options(config or ServingConfig(), port=port, **({"name": name} if name else {}))
     keys = ApiKeys.read(options.api_key_env, options.api_key_file)
     model = find_model(checkpoint)
-    served_name = options.name or model_name(model)
+    record = recorded(model)
+    served_name = options.name or (record.name if record is not None else model.name)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
     with _free_port(options.host, options.port) as free:
         owns_ray = _start_ray(options)

@@ -49,7 +49,7 @@ def saved_loss(folder: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
     ids = torch.from_numpy(probe(int(model.config.vocab_size))).long()[None]
     with torch.inference_mode():
         return float(model(input_ids=ids, labels=ids).loss)

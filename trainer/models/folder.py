@@ -94,25 +94,31 @@ def write_record(
     template_args: Mapping[str, Any] | None = None,
 ) -> ModelRecord:
     """Record a folder whose weights are in place; everything else about it is read from its files."""
-    record = _described(folder, name, stage, source, parents)
+    record = _described(folder, name, stage, source, parents, template_args)
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
     return record
 
 
+def recorded(folder: Path) -> ModelRecord | None:
+    """What `burnish.json` says of a model folder, None for one without, as every other tool writes them. Raises ValueError as
+    `read_record` does when it is not sound."""
+    return read_record(folder) if (folder / RECORD_FILE).is_file() else None
+
+
 def record_of(folder: Path) -> ModelRecord:
-    """The record of a model folder. One without `burnish.json`, as every other tool writes them, is described from its files, as an import
-    would: any folder that `check_model_folder` takes is a model. Raises ValueError when there is a `burnish.json` that is not sound."""
-    if (folder / RECORD_FILE).is_file():
-        return read_record(folder)
-    return _described(folder, model_name(folder), "post-trained", str(folder), ())
+    """The record of a model folder; of one without, what its files say, as an import would: any folder that `check_model_folder` takes is
+    a model."""
+    return recorded(folder) or _described(folder, folder.resolve().name, "post-trained", str(folder))
 
 
-def model_name(folder: Path) -> str:
-    """What a model folder is called: by its record, or else as the folder is."""
-    return read_record(folder).name if (folder / RECORD_FILE).is_file() else folder.resolve().name
-
-
-def _described(folder: Path, name: str, stage: Stage, source: str, parents: tuple[Ancestor, ...]) -> ModelRecord:
+def _described(
+    folder: Path,
+    name: str,
+    stage: Stage,
+    source: str,
+    parents: tuple[Ancestor, ...] = (),
+    template_args: Mapping[str, Any] | None = None,
+) -> ModelRecord:
     return ModelRecord(
         name=name,
         stage=stage,
