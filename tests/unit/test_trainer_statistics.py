@@ -251,6 +251,9 @@ class Replay:
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
         raise AssertionError("an evaluation sends no weights")
 
+    def score(self, *probe: Any, **options: Any) -> Any:
+        raise AssertionError("an evaluation proves no sync")
+
     def evaluate(self, success: str, on_group: Callable[[EpisodeGroup], None] | None = None) -> EvaluationResult:
         return evaluate(self, [one.task for one in self.episodes], "sampled", 1.0, success, on_group)[0]
 
