@@ -25,7 +25,7 @@ from burnish.run.folder import RunFolder, create_run, differences, open_run
 from burnish.run.pipeline import Results, run
 from burnish.trainer.evaluation.comparison import compare
 from burnish.trainer.models.checkpoints import list_checkpoints
-from burnish.trainer.phases.config import Phase
+from burnish.trainer.phases.common import Phase
 
 pytestmark = pytest.mark.slow
 

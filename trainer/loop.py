@@ -27,10 +27,10 @@ from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofEr
 from .batch import GroupBatch, TokenBatch
 from .data.tasks import TaskStream
 from .metrics import Collected, rollout_metrics
+from .objectives.config import ObjectiveConfig
 from .objectives.measures import Measured, check_probe, compare_engines, mismatch, probe_of
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
-from .phases.config import RFTPhaseConfig
 
 EQUAL_TO_MAGNITUDE, EQUAL_TO_SPREAD = 2e-5, 1e-4
 """Rewards of a group count as equal when they differ by less than these shares of their size, or of the spread of all rewards so far."""
@@ -82,11 +82,24 @@ class ErrorBudgetSpent(RuntimeError):
     """More episodes failed than the recipe allows, or one failed in a way that stops the run."""
 
 
+class GroupedPhase(Protocol):
+    """What a loop reads of a phase's table (`phases.rft.RFTPhaseConfig`)."""
+
+    @property
+    def groups_per_step(self) -> int: ...
+    @property
+    def group_size(self) -> int: ...
+    @property
+    def max_refills(self) -> int: ...
+    @property
+    def objective(self) -> ObjectiveConfig: ...
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner."""
 
-    phase: RFTPhaseConfig
+    phase: GroupedPhase
     limits: RolloutConfig
     success: str
     parity: ParityBound = PARITY_BOUNDS["float32"]

@@ -24,6 +24,7 @@ from ..envs.types import EpisodeGroup
 from ..rollout.env_runner import LLMEnvRunner
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
 from ..rollout.worker import WorkerSetup
+from .data.config import TasksConfig
 from .data.task_files import read_task_files
 from .data.tasks import TaskStream, row_tasks, training_tasks
 from .fleet import FleetLimits, RayFleet, raise_why_runners_died
@@ -32,7 +33,8 @@ from .learner.group import LearnerGroup
 from .loop import LoopSettings, PolicyLoop, PolicyProgress, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
-from .phases.config import PHASE_OWNS, RFTPhaseConfig, TasksConfig, phase_optimizer
+from .phases.common import PHASE_OWNS, phase_optimizer
+from .phases.rft import RFTPhaseConfig
 
 
 class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped

@@ -21,7 +21,7 @@ from burnish.trainer.evaluation.baseline import (
     report_lines,
     write_demonstrations,
 )
-from burnish.trainer.phases.config import HELD_OUT_SEEDS, TRAIN_SEEDS
+from burnish.trainer.phases.common import HELD_OUT_SEEDS, TRAIN_SEEDS
 
 TRIES = 10
 """Episodes played per demonstration asked for, before giving up on an agent that does not reach the threshold."""

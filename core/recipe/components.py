@@ -15,7 +15,7 @@ from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
-from burnish.trainer.phases.config import SupervisedConfig
+from burnish.trainer.phases.supervised import SupervisedConfig
 
 __all__ = ["check_components", "load_components", "load_function"]
 

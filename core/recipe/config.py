@@ -24,18 +24,12 @@ from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
+from burnish.trainer.data.config import TasksConfig
+from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.learner.config import LearnerConfig
-from burnish.trainer.phases.config import (
-    PHASES,
-    TRAIN_SEEDS,
-    CPTConfig,
-    EvaluationConfig,
-    Phase,
-    RFTPhaseConfig,
-    SeedRange,
-    SFTConfig,
-    TasksConfig,
-)  # fmt: skip
+from burnish.trainer.phases.common import PHASES, TRAIN_SEEDS, Phase, SeedRange
+from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.supervised import CPTConfig, SFTConfig
 
 MULTI_TURN_DEFAULT = 8
 

@@ -21,7 +21,7 @@ from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.finding import find_model
-from burnish.trainer.phases.config import SupervisedConfig
+from burnish.trainer.phases.supervised import SupervisedConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

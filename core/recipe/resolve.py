@@ -21,8 +21,12 @@ from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
+from burnish.trainer.data.config import TasksConfig
+from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
-from burnish.trainer.phases.config import EvaluationConfig, Phase, RFTPhaseConfig, SeedRange, SupervisedConfig, TasksConfig, phase_optimizer
+from burnish.trainer.phases.common import Phase, SeedRange, phase_optimizer
+from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.supervised import SupervisedConfig
 
 RUNS = Path("runs")
 """Where run folders go."""

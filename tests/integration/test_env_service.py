@@ -22,6 +22,7 @@ import grpc
 import pytest
 from gymnasium.error import ResetNeeded
 
+from burnish.cluster import check_services, services_of
 from burnish.envs.checks.environment import CHECKS, check_environment, render
 from burnish.envs.contract import ConversationEnv, make_env, read_reset, read_step, with_declared_parts
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
@@ -44,7 +45,6 @@ from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES, RpcOverloaded, RpcRemoteError, RpcTimeout
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.server import Server
-from burnish.run.cluster import check_services, services_of
 from burnish.v1 import common_pb2, environment_pb2, environment_pb2_grpc
 
 pytestmark = pytest.mark.integration

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import ray
 
+from burnish.cluster import request_resources
 from burnish.recipe.placement import Placement, cluster_problem
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
-from burnish.run.cluster import request_resources
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.rllib import RFT, RFTConfig
 

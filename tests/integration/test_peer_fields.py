@@ -47,12 +47,12 @@ from burnish.rpc.background import background
 from burnish.rpc.errors import RpcError
 from burnish.rpc.methods import CONTRACT
 from burnish.rpc.server import Server
+from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.data.sources import read_conversations
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.models.folder import check_model_folder, read_record
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
-from burnish.trainer.phases.config import TasksConfig
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

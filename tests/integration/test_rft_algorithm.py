@@ -19,7 +19,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import WorkerSetup
-from burnish.trainer.phases.config import RFTPhaseConfig
+from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

@@ -35,7 +35,7 @@ from burnish.rollout.renderers import TemplateRenderer
 from burnish.rollout.weights import SyncReceipt
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.models.tokenizer import train_tokenizer
-from burnish.trainer.phases.config import RFTPhaseConfig
+from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = pytest.mark.integration
 

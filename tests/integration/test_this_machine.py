@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tests.integration.http_stub import Reply, serve
 
+from burnish.cluster import ray_session
 from burnish.envs.types import Message, Task
 from burnish.recipe.placement import Placement
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
-from burnish.run.cluster import ray_session
 from burnish.serving.config import ServingConfig
 from burnish.serving.deploy import _start_ray, is_ready
 

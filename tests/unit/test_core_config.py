@@ -15,7 +15,7 @@ from burnish.recipe.resolve import resolve
 from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rewards.terms import Term
-from burnish.trainer.phases.config import RFTPhaseConfig
+from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
 

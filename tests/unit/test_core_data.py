@@ -9,7 +9,7 @@ import pytest
 
 from burnish.envs.types import Message
 from burnish.trainer.data.sources import Conversation, conversations, documents
-from burnish.trainer.phases.config import CPTConfig, SFTConfig
+from burnish.trainer.phases.supervised import CPTConfig, SFTConfig
 
 pytestmark = pytest.mark.unit
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from burnish.cluster import request_resources
 from burnish.envs.builtin.inspection.corpus import vocabulary
 from burnish.envs.contract import ENVS
 from burnish.recipe.load import config_data, config_from_data, load_config
@@ -26,7 +27,6 @@ from burnish.recipe.platforms import Platform, laid_over
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.plugin import REWARDS
 from burnish.rewards.remote.service import VERIFIERS
-from burnish.run.cluster import request_resources
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from burnish.cluster import without_line
 from burnish.recipe.load import config_data, config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
+from burnish.recipe.seeds import data_seed, derive_seeds
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, LedgerRow, read_json_lines
-from burnish.run.cluster import without_line
-from burnish.run.folder import RunFolder, create_run, data_seed, derive_seeds, open_run, versions
+from burnish.run.folder import RunFolder, create_run, open_run, versions
 
 pytestmark = pytest.mark.unit
 

@@ -33,7 +33,8 @@ from burnish.trainer.learner.learner import Learner
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.config import ObjectiveConfig
-from burnish.trainer.phases.config import RFTPhaseConfig, phase_optimizer
+from burnish.trainer.phases.common import phase_optimizer
+from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
 

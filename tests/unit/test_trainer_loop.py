@@ -17,7 +17,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.weights import SyncProofError, SyncReceipt
 from burnish.trainer.data.tasks import held_out_tasks, training_tasks
 from burnish.trainer.loop import ErrorBudgetSpent, LoopSettings, PolicyLoop, PolicyProgress, why_not
-from burnish.trainer.phases.config import RFTPhaseConfig
+from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
 

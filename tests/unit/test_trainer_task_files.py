@@ -10,9 +10,9 @@ import pytest
 
 from burnish.envs.rows import parse_object
 from burnish.envs.types import Message, TextPart
+from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.data.task_files import TaskFiles, TaskRow, read_task_files, task_row
 from burnish.trainer.data.tasks import row_tasks
-from burnish.trainer.phases.config import TasksConfig
 
 pytestmark = pytest.mark.unit
 

@@ -14,7 +14,9 @@ from ...envs.rows import Problems
 from ...rollout.control_tokens import ControlTokens
 from ...rollout.renderers import TemplateRenderer, prompt_ids
 from ..models.tokenizer import document_frame
-from ..phases.config import Phase, SupervisedConfig, TasksConfig
+from ..phases.common import Phase
+from ..phases.supervised import SupervisedConfig
+from .config import TasksConfig
 from .sources import conversations, documents
 from .supervised import SupervisedExample, cpt_examples, sft_examples
 from .task_files import TaskFiles

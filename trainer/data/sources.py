@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ...envs.named import load_function
 from ...envs.rows import BadRow, Problems, Row, read_rows
 from ...envs.types import Message, message_from_dict, refuse_unread
-from ..phases.config import SupervisedConfig
+from ..phases.supervised import SupervisedConfig
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...envs.rows import BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, message_from_dict, refuse_unread
-from ..phases.config import TasksConfig
+from .config import TasksConfig
 
 MAX_ID_CHARS = 200
 OLD_KEYS = ("functions", "function_call")

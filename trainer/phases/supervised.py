@@ -1,13 +1,80 @@
-"""Supervised training: cross-entropy through the learner's primitives, for continued pre-training and fine-tuning alike."""
+"""Supervised phases: continued pre-training on documents, fine-tuning on conversations; cross-entropy through the learner's primitives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..batch import TokenBatch, plain_batch
-from ..data.supervised import SupervisedExample
+from ..data.config import readable
+from ..data.supervised import SupervisedExample, shuffled_batch
 from ..loop import PolicyLearner
 from ..objectives.objective import CROSS_ENTROPY
+from .common import PhaseStep, Schedule
+
+
+class SupervisedConfig(BaseModel):
+    """The `[cpt]` table (plain text, every token trains) and the `[sft]` table (conversations, assistant tokens train).
+
+    steps: optimizer steps. batch: examples per step: conversations, or, for cpt, documents (one longer than `engine.max_context` tokens is
+    cut into several). lr: peak learning rate, reached after warmup_steps; schedule: "constant", or "cosine" down to zero at the last
+    step. checkpoint_every: steps between checkpoints.
+    data: path of a file of rows (`{"text": …}` for cpt, `{"messages": […]}` for sft; `envs.rows` lists the forms) or, for cpt, of a text
+    file with one document per paragraph. generate: instead of a file, `module:function` called as `function(seed, count, **args)`, giving
+    texts (cpt) or conversations (sft). count: how many it makes, seen again once all were; None is steps x batch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    steps: int = Field(ge=1)
+    batch: int = Field(default=32, ge=1)
+    lr: float = Field(gt=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Schedule = "constant"
+    checkpoint_every: int = Field(default=200, ge=1)
+    data: str | None = None
+    generate: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
+    args: dict[str, Any] = {}
+    count: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SupervisedConfig:
+        if (self.data is None) == (self.generate is None):
+            raise ValueError('needs exactly one of data = "PATH" and generate = "module:function"')
+        if self.data is not None:
+            idle = [key for key in ("args", "count") if key in self.model_fields_set]
+            if idle:
+                raise ValueError(f"{' and '.join(idle)} has no effect on data = …; it belongs to generate = …")
+        return self
+
+    @property
+    def examples(self) -> int:
+        """How many texts or conversations to generate."""
+        return self.count or self.steps * self.batch
+
+
+class CPTConfig(SupervisedConfig):
+    """The `[cpt]` table: continued pre-training."""
+
+    lr: float = Field(default=1e-3, gt=0, le=1)
+
+    @field_validator("data")
+    @classmethod
+    def _documents(cls, value: str | None) -> str | None:
+        return value if value is None else readable(value, prose=True)
+
+
+class SFTConfig(SupervisedConfig):
+    """The `[sft]` table: supervised fine-tuning."""
+
+    lr: float = Field(default=3e-4, gt=0, le=1)
+
+    @field_validator("data")
+    @classmethod
+    def _conversations(cls, value: str | None) -> str | None:
+        return value if value is None else readable(value)
 
 
 def example_batch(examples: Sequence[SupervisedExample]) -> TokenBatch:
@@ -26,3 +93,14 @@ def supervised_step(learner: PolicyLearner, examples: Sequence[SupervisedExample
     stepped = learner.step()
     counts = {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
     return {**measured.means(batch), **stepped, **counts, "seconds": measured.seconds + stepped["seconds"]}
+
+
+def supervised_steps(
+    learner: PolicyLearner, table: SupervisedConfig, examples: Sequence[SupervisedExample], order: int, first: int = 0
+) -> Iterator[PhaseStep]:
+    """The phase from step `first` (0 is its beginning) to its end, a step at a time. order: the seed that examples are shuffled with."""
+    for step in range(first, table.steps):
+        metrics = supervised_step(learner, [examples[i] for i in shuffled_batch(len(examples), table.batch, order, step)])
+        rate = metrics["packed_tokens"] / metrics["seconds"]
+        line = f"loss {metrics['loss']:.3f}  {rate:,.0f} tokens/s, {metrics['tokens'] / metrics['packed_tokens']:.0%} of them trained"
+        yield PhaseStep(step + 1, metrics, line, last=step + 1 == table.steps)

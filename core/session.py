@@ -1,0 +1,198 @@
+"""A training session: the parts of a recipe put to work, for a loop of one's own.
+
+    with session("recipes/nano-inspection.toml") as s:
+        for _ in range(60):
+            batch = GroupBatch(tuple(s.rollouts(24)))
+            s.forward_backward(batch.train(my_advantages(batch)), Objective(my_loss))
+            s.step()
+            s.sync()
+        print(s.evaluate())
+
+`burnish run` drives the same session through the recipe's phases (`run/pipeline.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.cluster import check_services, ray_session, request_resources, services_of, uninterrupted, without_line
+from burnish.envs.types import Episode, EpisodeGroup, Task
+from burnish.recipe.load import load_config
+from burnish.recipe.resolve import ResolvedRun, resolve
+from burnish.recipe.seeds import derive_seeds
+from burnish.rollout.store.records import EvaluationResult, Mode
+from burnish.rollout.weights import SyncReceipt
+from burnish.rpc.address import RAY
+from burnish.trainer.batch import TokenBatch
+from burnish.trainer.data.task_files import TaskFiles, read_task_files
+from burnish.trainer.data.tasks import held_out_tasks
+from burnish.trainer.evaluation.evaluate import evaluate
+from burnish.trainer.learner.probe import check_saved, probe_loss
+from burnish.trainer.loop import PolicyLoop, run_tasks
+from burnish.trainer.models.finding import find_model
+from burnish.trainer.models.folder import write_model_folder
+from burnish.trainer.models.importing import no_progress_bars
+from burnish.trainer.objectives.measures import Measured
+from burnish.trainer.objectives.objective import Objective
+from burnish.trainer.phases.rft import RFTPhaseConfig
+
+SNAPSHOT_S = 600.0
+"""Seconds that fetching the weights may take."""
+
+
+@dataclass
+class Session:
+    """Engines that play the recipe's environment, and a learner of its model, both under way.
+
+    recipe: what was asked for. base: the model folder it started from. algo: the RLlib algorithm that holds fleet, learner and loop.
+    files: the tasks of `[tasks]`, None where seeds make them. position: how many training tasks were taken.
+    """
+
+    recipe: ResolvedRun
+    base: Path
+    seeds: Mapping[str, int]
+    algo: Any
+    files: TaskFiles | None = None
+    position: int = 0
+
+    @property
+    def loop(self) -> PolicyLoop:
+        """burnish's own policy loop over this session: `session.loop.step()` is one step of `burnish run`."""
+        loop: PolicyLoop = self.algo.loop
+        return loop
+
+    @property
+    def learner(self) -> Any:
+        """The learner's primitives (`trainer.learner.learner.Learner`), in a process of their own."""
+        return self.algo.learner_group
+
+    @property
+    def version(self) -> int:
+        """How many updates made the learner's weights."""
+        return int(self.learner.version)
+
+    @property
+    def objective(self) -> Objective:
+        """The objective that the recipe names."""
+        return self.loop.objective
+
+    @property
+    def held_out(self) -> list[Task]:
+        """The tasks that every evaluation measures."""
+        table = self.recipe.evaluation
+        return self.files.held_out_tasks(table.tasks) if self.files else held_out_tasks(table.seeds, table.tasks)
+
+    def rollouts(self, tasks: int, group_size: int | None = None) -> list[EpisodeGroup]:
+        """Play the next `tasks` training tasks, `group_size` episodes each (the recipe's, unless given), under the engines' weights.
+
+        The groups in the order of their tasks. An episode that failed is in its group with a `Failure` as outcome. Raises what the fleet
+        raises when nothing finishes for too long.
+        """
+        size = group_size or self.loop.settings.phase.group_size
+        chosen = self.loop.stream(self.position, tasks)
+        self.position += len(chosen)
+        groups = {group.task.id: group for group in run_tasks(self.algo.fleet, chosen, size, self.recipe.rollout.temperature)}
+        return [groups[task.id] for task in chosen]
+
+    def forward_backward(self, batch: TokenBatch, objective: Objective | None = None) -> Measured:
+        """Add the gradient of the objective (the recipe's, unless given) over the batch; see `Learner.forward_backward`.
+
+        A loss given as a function must be importable in the learner's process, or defined in the program that is run.
+        """
+        measured: Measured = self.learner.forward_backward(batch, objective or self.objective)
+        return measured
+
+    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
+        """The learner's log-probabilities of the batch's trained tokens, without a gradient."""
+        measured: Measured = self.learner.score(batch, temperature)
+        return measured
+
+    def step(self) -> dict[str, float]:
+        """Apply the gradients since the last step; see `Learner.step`. The engines keep their weights until `sync`."""
+        metrics: dict[str, float] = self.learner.step()
+        return metrics
+
+    def sync(self) -> list[SyncReceipt]:
+        """Give the learner's weights to every engine, and prove that they arrived; see `PolicyLoop.sync`."""
+        return self.loop.sync()
+
+    def evaluate(
+        self, mode: Mode = "sampled", on_group: Callable[[EpisodeGroup], None] | None = None
+    ) -> tuple[EvaluationResult, list[Episode]]:
+        """Play the held-out tasks once each, under the engines' weights. Raises SyncProofError when those are not the learner's."""
+        recipe, budget = self.recipe, self.recipe.evaluation.error_budget
+        return evaluate(self.algo.fleet, self.held_out, mode, recipe.rollout.temperature, recipe.success, on_group, budget, self.version)
+
+    def save_model(self, folder: Path, name: str, stage: Any = "rft", source: str = "a loop of one's own") -> None:
+        """Write the learner's weights as a model folder that `burnish serve` and `model = "…"` take, and score a probe with it.
+
+        The folder must be new. Raises SavedModelError when the saved model does not score as the learner does.
+        """
+        import ray
+
+        weights = ray.get(self.learner.snapshot(), timeout=SNAPSHOT_S).tensors
+        (probed,) = self.learner.foreach_learner(probe_loss)
+        args = self.recipe.rollout.template_args
+        write_model_folder(weights, self.base, folder, name=name, stage=stage, source=source, template_args=args)
+        with no_progress_bars():
+            check_saved(folder, probed)
+
+
+@contextmanager
+def session(recipe: str | Path | ResolvedRun, overrides: Sequence[str] = (), logs: Path | None = None) -> Iterator[Session]:
+    """Start what a recipe names: its services, Ray, engines and learner; end them all on the way out, whatever happened.
+
+    recipe: the path of a TOML file, with overrides such as `"rft.lr=1e-5"`, or one that is resolved. logs: where services write their
+    output, a folder that is removed afterwards unless given. Raises ValueError for what the user can put right.
+    """
+    run = recipe if isinstance(recipe, ResolvedRun) else resolve(load_config(recipe, overrides))
+    with (
+        tempfile.TemporaryDirectory(prefix="burnish-session-") as scratch,
+        parts_of(run, logs or Path(scratch)) as addresses,
+        session_over(run, addresses, derive_seeds(run.seed)) as started,
+    ):
+        yield started
+
+
+@contextmanager
+def parts_of(recipe: ResolvedRun, logs: Path) -> Iterator[Mapping[str, str]]:
+    """The recipe's services and Ray, and the services' addresses by name. Raises ValueError naming a service that does not answer."""
+    with services_of(recipe.services, logs) as addresses:
+        on_ray = any(address.startswith(RAY) for address in addresses.values())  # found on the cluster, so not before it is there
+        if not on_ray:
+            check_services(recipe, addresses)
+        with ray_session(recipe.placement):
+            if on_ray:
+                check_services(recipe, addresses)
+            yield addresses
+
+
+@contextmanager
+def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mapping[str, int]) -> Iterator[Session]:
+    """A session where services and Ray are under way."""
+    from burnish.trainer.rllib import RFTConfig
+
+    base = find_model(recipe.model)
+    files = read_task_files(recipe.tasks.files) if recipe.tasks.files else None
+    settings = RFTConfig().rft(
+        worker=recipe.worker_setup(base, addresses, seeds["rft.sampling"]),
+        learner=recipe.learner,
+        phase=recipe.rft or RFTPhaseConfig(),
+        train_seeds=recipe.tasks.train_seeds,
+        tasks=recipe.tasks.files,
+        success=recipe.success,
+    )
+    request_resources(settings, recipe.placement)
+    # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.
+    with without_line(b"has constructor arguments in the object store"):
+        algo = settings.build_algo()
+    try:
+        yield Session(recipe, base, seeds, algo, files)
+    finally:
+        with uninterrupted():
+            algo.stop()
