@@ -164,13 +164,13 @@ class TemplateRenderer:
         return text[:end]
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def encode_after_turn(self, text: str) -> list[int]:
         return self.encode(self._turn_end + text)[1:]  # a special token splits the text, as in the whole
 
     def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[Int32, Bool]:
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         inside = [any(start <= a and b <= end and a < end for start, end in spans) for a, b in encoded["offset_mapping"]]
         return np.array(encoded["input_ids"], np.int32), np.array(inside, np.bool_)
 
