@@ -339,6 +339,8 @@ def why_not(group: EpisodeGroup, limits: RolloutConfig, tolerance_of: Tolerance 
     rewards = [episode.reward.total for episode in group.rewarded if episode.reward is not None]
     if len(rewards) < 2 or not group.comparable:
         return "too_few"
+    if not any(trajectory.trainable.any() for episode in group.rewarded for trajectory in episode.trajectories):
+        return "no_tokens"
     return "zero_variance" if max(rewards) - min(rewards) <= (tolerance_of or _tolerance(None))(rewards) else None
 
 

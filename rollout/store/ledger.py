@@ -11,10 +11,10 @@ from ...envs.failures import Failure, FailureKind
 from ...envs.types import Episode, EpisodeGroup
 from .records import LedgerRow
 
-DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "non_finite"]
+DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "no_tokens", "non_finite"]
 """Why a finished episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded, or fewer than a
-group reward compares; a member of its group failed and the recipe drops such groups; the step had enough groups already; or the update
-that it was part of was not finite."""
+group reward compares; a member of its group failed and the recipe drops such groups; the step had enough groups already; its policy
+ran out of time before it had said anything in any of them; or the update that it was part of was not finite."""
 
 
 class LedgerError(AssertionError):

@@ -206,6 +206,13 @@ def test_why_a_group_cannot_be_learned_from(outcomes: tuple[Outcome, ...], limit
     assert why_not(group(Task("t", 0), *outcomes), limits) == reason
 
 
+def test_a_group_whose_policy_said_nothing_trains_nothing() -> None:
+    silent = replace(
+        group(Task("t", 0), Reward(1.0), Reward(0.0)), episodes=tuple(Episode(Task("t", 0), i, (), (), Reward(i)) for i in (0, 1))
+    )
+    assert why_not(silent, RolloutConfig()) == "no_tokens"
+
+
 def test_a_group_too_small_for_what_compares_it_is_dropped() -> None:
     two = replace(group(Task("train-0", 0), Reward(1.0), Reward(0.0), DOWN), comparable=False)
     assert why_not(two, RolloutConfig()) == "too_few"

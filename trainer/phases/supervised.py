@@ -101,6 +101,6 @@ def supervised_steps(
     """The phase from step `first` (0 is its beginning) to its end, a step at a time. order: the seed that examples are shuffled with."""
     for step in range(first, table.steps):
         metrics = supervised_step(learner, [examples[i] for i in shuffled_batch(len(examples), table.batch, order, step)])
-        rate = metrics["packed_tokens"] / metrics["seconds"]
-        line = f"loss {metrics['loss']:.3f}  {rate:,.0f} tokens/s, {metrics['tokens'] / metrics['packed_tokens']:.0%} of them trained"
+        computed, trained = (metrics[name] / metrics["seconds"] for name in ("packed_tokens", "tokens"))
+        line = f"loss {metrics['loss']:.3f}  {computed:,.0f} packed tokens/s, {trained:,.0f} trained"
         yield PhaseStep(step + 1, metrics, line, last=step + 1 == table.steps)
