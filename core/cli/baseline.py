@@ -12,8 +12,8 @@ from burnish.envs.text.adapter import GymnasiumText
 from burnish.trainer.evaluation.baseline import (
     Act,
     AgentEnv,
-    Measured,
-    Played,
+    AgentEpisode,
+    AgentResult,
     expert,
     measure,
     play,
@@ -43,7 +43,7 @@ class BaselinePlan:
     seed: int = 0
 
 
-def run_baseline(id: str, args: Mapping[str, Any], plan: BaselinePlan, say: Callable[[str], None]) -> list[Measured]:
+def run_baseline(id: str, args: Mapping[str, Any], plan: BaselinePlan, say: Callable[[str], None]) -> list[AgentResult]:
     """Train, report and write, saying a line per iteration; returns what the random agent and PPO reached on held-out seeds.
 
     Raises ValueError before anything is trained when the environment is no `GymnasiumText`, its numbers do not suit PPO, or
@@ -97,7 +97,7 @@ def _check(id: str, plan: BaselinePlan, text: GymnasiumText, env: AgentEnv) -> N
 
 
 def _demonstrate(plan: BaselinePlan, out: Path, text: GymnasiumText, env: AgentEnv, act: Act) -> str:
-    shown: list[Played] = []
+    shown: list[AgentEpisode] = []
     tried = 0
     for episode in play(env, text, act, _training_seeds(plan.demonstrations * TRIES)):
         tried += 1

@@ -24,7 +24,7 @@ from ...rpc.urls import without_secrets
 from ...v1 import environment_pb2, environment_pb2_grpc
 from ..contract import ENVS
 from ..registry import did_you_mean
-from .session import Answer, Session
+from .session import Answer, EpisodeSession
 
 log = logging.getLogger("burnish.envs")
 
@@ -98,7 +98,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         self._limits = sessions or SessionLimits()
         self._inline = inline
         self._handler = BatchedHandler(EPISODE, self._handle, limits)
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, EpisodeSession] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -189,13 +189,13 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
             session.answer = self._start(self._work(session, lambda: session.play(action)))
         return await self._outcome(session, session.answer)
 
-    def _open(self, request: environment_pb2.ResetRequest) -> Session:
+    def _open(self, request: environment_pb2.ResetRequest) -> EpisodeSession:
         if len(self._sessions) >= self._limits.max_sessions:
             self._sweep()
         if len(self._sessions) >= self._limits.max_sessions:
             raise Status("RESOURCE_EXHAUSTED", f"{len(self._sessions)} episodes are open, as many as this server takes; close some of them")
         served = self._find(request.environment)
-        session = Session(served.id, served.kwargs, served.allowed, request, asyncio.get_running_loop().time())
+        session = EpisodeSession(served.id, served.kwargs, served.allowed, request, asyncio.get_running_loop().time())
         self._sessions[request.episode_id] = session
         if self._sweeper is None:
             self._sweep()
@@ -220,7 +220,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         assert done.done(), "inline work awaits nothing"
         return done
 
-    async def _begin(self, session: Session) -> Answer:
+    async def _begin(self, session: EpisodeSession) -> Answer:
         outcome = await self._work(session, session.begin)
         if isinstance(outcome, Status):  # nothing has begun: the same reset may be tried again
             if self._sessions.get(session.episode_id) is session:
@@ -229,7 +229,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
                 self._later(session)
         return outcome
 
-    async def _work(self, session: Session, work: Callable[[], environment_pb2.EpisodeResponse]) -> Answer:
+    async def _work(self, session: EpisodeSession, work: Callable[[], environment_pb2.EpisodeResponse]) -> Answer:
         try:
             return session.run(work) if self._inline else await self._handler.in_thread(session.run, work)
         except Status as status:
@@ -238,7 +238,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
             log.error("%s: the server failed", session.episode_id, exc_info=error)
             return Status("INTERNAL", f"{type(error).__name__}: {error}")
 
-    async def _outcome(self, session: Session, answer: asyncio.Future[Answer]) -> environment_pb2.EpisodeResponse:
+    async def _outcome(self, session: EpisodeSession, answer: asyncio.Future[Answer]) -> environment_pb2.EpisodeResponse:
         clock = asyncio.get_running_loop()
         session.used = clock.time()
         if not answer.done():
@@ -255,7 +255,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
             raise Status(outcome.code, outcome.message)
         return outcome
 
-    def _abandon(self, session: Session) -> bool:
+    def _abandon(self, session: EpisodeSession) -> bool:
         """Let the session do nothing more and tell user code at work for it; True when its environment is to be closed here."""
         mine = session.discard()
         session.answer.cancel()
@@ -274,13 +274,13 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
             self._sweeper.cancel()
         self._sweeper = loop.call_later(self._limits.idle_s / 4, self._sweep) if self._sessions else None
 
-    def _later(self, session: Session) -> None:
+    def _later(self, session: EpisodeSession) -> None:
         task = asyncio.create_task(self._handler.in_thread(_close_all, [session]))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
 
-def _close_all(sessions: Sequence[Session]) -> None:
+def _close_all(sessions: Sequence[EpisodeSession]) -> None:
     for session in sessions:
         try:
             session.close_env()

@@ -23,7 +23,7 @@ Answer = environment_pb2.EpisodeResponse | Status
 """What a call ended with; an error is kept and given again like a response."""
 
 
-class Session:
+class EpisodeSession:
     """An episode from its reset to its close. What reads or sets the order of steps runs on the server's event loop.
 
     `begin`, `play` and `close_env` work on the environment, in threads, never two at a time: `run` does the first two, and whoever

@@ -40,7 +40,7 @@ class _Shared(Generic[T]):
 class ScoreCache(Generic[T]):
     """The last `size` results by key, least recently used first to go. Failures are not kept, nor what `keep` refuses: they may pass.
 
-    Example: `await ScoreCache(1024).once(key, lambda: score(episode))`.
+    Example: `await ScoreCache(1024).once([episode], lambda: score(episode))`.
     """
 
     def __init__(self, size: int, keep: Callable[[T], bool] = lambda result: True) -> None:
@@ -49,9 +49,11 @@ class ScoreCache(Generic[T]):
         self._done: OrderedDict[bytes, T] = OrderedDict()
         self._flying: dict[bytes, _Shared[T]] = {}
 
-    async def once(self, key: bytes | None, compute: Callable[[], Awaitable[T]]) -> T:
-        """The result for `key`, computed unless it is known or on its way. Raises what `compute` raises, for everyone who waits for it."""
-        if key is None or self._size == 0:
+    async def once(self, episodes: Sequence[RewardInput], compute: Callable[[], Awaitable[T]]) -> T:
+        """The result for what these episodes hold, computed unless it is known or on its way. Raises what `compute` raises, for everyone
+        who waits for it."""
+        key = content_key(episodes) if self._size else None
+        if key is None:
             return await compute()
         if key in self._done:
             self._done.move_to_end(key)

@@ -9,7 +9,7 @@ from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ..declaration import RewardPlugin
 from ..types import InvalidScore, RewardInput, Score, Scorer, TurnInput, exact_sum, turns_of
 from .batches import Batcher
-from .cache import ScoreCache, content_key
+from .cache import ScoreCache
 from .caller import Caller, Fault, together
 from .processes import reference
 
@@ -27,14 +27,11 @@ class EpisodeScorer:
         self.max_concurrent = plugin.max_concurrent
         self._caller = _caller(plugin, options)
         self._cache: ScoreCache[Score] = ScoreCache(plugin.cache)
-        self._cached = plugin.cache > 0
 
     async def score(self, episode: RewardInput) -> Score:
         """Raises EpisodeFailure: REWARD_TIMEOUT, REWARD_ERROR or REWARD_INVALID with the plug-in's id as culprit."""
         try:
-            if self._cached:
-                return await self._cache.once(content_key([episode]), lambda: self._judge(episode))
-            return await self._judge(episode)
+            return await self._cache.once([episode], lambda: self._judge(episode))
         except Fault as fault:
             raise EpisodeFailure(self._caller.failure(fault, episode.task.id)) from fault
 
@@ -87,13 +84,10 @@ class BatchScorer:
         self._caller = _caller(plugin, options)
         self._batcher = Batcher(self._judge, plugin.max_batch, plugin.max_wait_s, plugin.max_concurrent)
         self._cache: ScoreCache[Score] = ScoreCache(plugin.cache)
-        self._cached = plugin.cache > 0
 
     async def score(self, episode: RewardInput) -> Score:
         """Raises EpisodeFailure as `EpisodeScorer.score` does; a call that fails as a whole fails every episode of its batch."""
-        if self._cached:
-            return await self._cache.once(content_key([episode]), lambda: self._batcher.submit(episode))
-        return await self._batcher.submit(episode)
+        return await self._cache.once([episode], lambda: self._batcher.submit(episode))
 
     async def _judge(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
         try:
@@ -113,7 +107,6 @@ class PluginGroupScorer:
         self.min_members = plugin.min_members
         self._caller = _caller(plugin, options)
         self._cache: ScoreCache[Sequence[Score | Failure]] = ScoreCache(plugin.cache, keep=_whole)
-        self._cached = plugin.cache > 0
 
     async def score_group(self, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
         """Raises EpisodeFailure when the call fails as a whole; otherwise an item that cannot be judged is a failure of its own."""
@@ -122,9 +115,7 @@ class PluginGroupScorer:
             few = Fault(FailureKind.REWARD_INVALID, f"{len(episodes)} members, but it compares at least {self.min_members}")
             raise EpisodeFailure(self._caller.failure(few, task))
         try:
-            if self._cached:
-                return await self._cache.once(content_key(episodes), lambda: self._judge(episodes))
-            return await self._judge(episodes)
+            return await self._cache.once(episodes, lambda: self._judge(episodes))
         except Fault as fault:
             raise EpisodeFailure(self._caller.failure(fault, task)) from fault
 

@@ -140,7 +140,7 @@ async def test_the_least_recently_used_goes_first() -> None:
             made.append(key)
             return key
 
-        return await cache.once(bytes([key]), compute)
+        return await cache.once([episode(str(key))], compute)
 
     for key in (1, 2, 1, 3, 1, 2):
         assert await get(key) == key
@@ -158,7 +158,7 @@ async def test_one_who_gives_up_does_not_take_the_result_from_the_others() -> No
             ended.set()
         return 5
 
-    first, second = (asyncio.create_task(cache.once(b"k", compute)) for _ in range(2))
+    first, second = (asyncio.create_task(cache.once([episode("k")], compute)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.sleep(0)
@@ -167,10 +167,10 @@ async def test_one_who_gives_up_does_not_take_the_result_from_the_others() -> No
 
     release.clear()
     ended.clear()
-    last = asyncio.create_task(cache.once(b"other", compute))
+    last = asyncio.create_task(cache.once([episode("other")], compute))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     last.cancel()
     await asyncio.wait_for(ended.wait(), 5)
     release.set()
-    assert await cache.once(b"other", compute) == 5, "what nobody waited for was ended, and is computed anew"
+    assert await cache.once([episode("other")], compute) == 5, "what nobody waited for was ended, and is computed anew"

@@ -17,7 +17,7 @@ from burnish.envs.text.adapter import GymnasiumText
 from burnish.trainer.data.sources import read_conversations
 from burnish.trainer.evaluation.baseline import (
     AgentEnv,
-    Played,
+    AgentEpisode,
     conversation,
     expert,
     measure,
@@ -118,7 +118,7 @@ def test_what_ppo_cannot_take_is_refused() -> None:
 
 
 def test_measuring_by_hand() -> None:
-    episodes = [Played(i, (1,) * 3, value, True, value >= 3) for i, value in enumerate((3.0, 1.0, 3.0, 1.0))]
+    episodes = [AgentEpisode(i, (1,) * 3, value, True, value >= 3) for i, value in enumerate((3.0, 1.0, 3.0, 1.0))]
     row = measure("PPO", episodes)
     assert (row.mean_return, row.success, row.mean_steps, row.episodes) == (2.0, 0.5, 3.0, 4)
     half = 1.959964 * np.sqrt(4 / 3) / 2  # standard deviation with n - 1, over the root of n
@@ -128,7 +128,7 @@ def test_measuring_by_hand() -> None:
         "     mean return  95 % interval  success  95 % interval   steps",
         "PPO  2            0.868 to 3.13  50.0%    15.0% to 85.0%  3.0",
     ]
-    silent = measure("x", [Played(0, (), 1.0, True, None), Played(1, (), 1.0, True, None)])
+    silent = measure("x", [AgentEpisode(0, (), 1.0, True, None), AgentEpisode(1, (), 1.0, True, None)])
     assert (silent.success, silent.success_interval, silent.return_interval) == (None, None, (1.0, 1.0))
     with pytest.raises(ValueError, match="at least two episodes, got 1"):
         measure("x", episodes[:1])
@@ -158,7 +158,7 @@ def test_demonstrations_speak_the_adapters_words(tmp_path: Path) -> None:
 
 
 def test_only_good_episodes_are_experts() -> None:
-    good, bad = Played(0, (), 2.0, True, True), Played(0, (), 1.0, True, False)
+    good, bad = AgentEpisode(0, (), 2.0, True, True), AgentEpisode(0, (), 1.0, True, False)
     assert [expert(e, None) for e in (good, bad)] == [True, False]
     assert [expert(e, 1.0) for e in (good, bad)] == [True, True]
     assert [expert(e, 1.5) for e in (good, bad)] == [True, False]

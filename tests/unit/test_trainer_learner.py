@@ -19,7 +19,7 @@ from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.objectives.advantages import grpo, normalised
 from burnish.trainer.objectives.losses import LossInputs, LossOutputs, per_sequence
-from burnish.trainer.objectives.measures import compare_engines, mismatch
+from burnish.trainer.objectives.measures import compare_engines, mismatch, per_trajectory
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
 from burnish.trainer.objectives.registry import loss
 from burnish.trainer.phases.supervised import example_batch, supervised_step
@@ -256,6 +256,22 @@ def test_a_loss_that_does_not_give_what_it_must_is_named(folder: Path, function:
     batch = GroupBatch((make_group(learner, [Reward(1.0), Reward(0.0)]),))
     with pytest.raises(ValueError, match=says):
         learner.forward_backward(batch.train(grpo(batch)), Objective(function))  # type: ignore[arg-type]
+
+
+def test_what_was_measured_of_a_token_goes_back_to_its_episode(folder: Path) -> None:
+    learner = make_learner(folder)
+    group = make_group(learner, [Reward(1.0), Reward(0.0)], noise=0.1)
+    batch = GroupBatch((group,))
+    trained = batch.train(grpo(batch))
+    rows = per_trajectory(trained, learner.forward_backward(trained, Objective()))
+    for row, episode, advantage in zip(rows, group.episodes, (1.0, -1.0), strict=True):
+        trajectory, at = episode.trajectories[0], episode.trajectories[0].trainable
+        assert {len(values) for values in row.values()} == {len(trajectory)}
+        assert row["mask"].tolist() == at.astype(float).tolist()
+        assert row["advantage"][at] == pytest.approx(advantage, rel=1e-5)
+        assert row["sampler_logprobs"].tolist() == trajectory.logprobs.tolist()
+        assert row["logprobs"][at] - row["sampler_logprobs"][at] == pytest.approx(-0.1, abs=1e-5)
+        assert row["ratio"][at] == pytest.approx(np.exp(-0.1), rel=1e-4)
 
 
 def test_versions_that_are_behind_are_counted(folder: Path) -> None:

@@ -27,10 +27,10 @@ Act = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class AgentEpisode:
     """One episode of an agent: its actions as the native environment takes them, the return, and how it ended.
 
-    Example: `Played(17, (2, 2, 1), 1.0, True, True)`.
+    Example: `AgentEpisode(17, (2, 2, 1), 1.0, True, True)`.
     """
 
     seed: int
@@ -41,10 +41,10 @@ class Played:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class AgentResult:
     """What an agent reached on held-out seeds, with 95 % intervals. success is None where the environment does not say what success is.
 
-    Example: `Measured("PPO", 200, 0.98, (0.96, 1.0), 0.98, (0.95, 0.99), 6.2)`.
+    Example: `AgentResult("PPO", 200, 0.98, (0.96, 1.0), 0.98, (0.95, 0.99), 6.2)`.
     """
 
     agent: str
@@ -118,7 +118,7 @@ def plain_actions(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], Callable
     raise ValueError(f"actions of {space} cannot be sampled by PPO")
 
 
-def play(env: AgentEnv, text: GymnasiumText, act: Act, seeds: Sequence[int]) -> Iterator[Played]:
+def play(env: AgentEnv, text: GymnasiumText, act: Act, seeds: Sequence[int]) -> Iterator[AgentEpisode]:
     """An episode of the agent for each seed; `text` says what success is."""
     for seed in seeds:
         observation, actions, total = env.start(seed), list[Any](), 0.0
@@ -128,7 +128,7 @@ def play(env: AgentEnv, text: GymnasiumText, act: Act, seeds: Sequence[int]) -> 
             actions.append(env.native_action(action))
             observation, reward, terminated, truncated, _ = env.step(action)
             total += reward
-        yield Played(seed, tuple(actions), total, terminated, text.succeeded(total, terminated))
+        yield AgentEpisode(seed, tuple(actions), total, terminated, text.succeeded(total, terminated))
 
 
 def random_agent(space: spaces.Space[Any], seed: int = 0) -> Act:
@@ -137,7 +137,7 @@ def random_agent(space: spaces.Space[Any], seed: int = 0) -> Act:
     return lambda observation: space.sample()
 
 
-def measure(agent: str, episodes: Sequence[Played]) -> Measured:
+def measure(agent: str, episodes: Sequence[AgentEpisode]) -> AgentResult:
     """Means over at least two episodes. The interval of the return is normal (mean +- 1.96 standard errors), that of success Wilson's.
 
     Raises ValueError on fewer than two episodes.
@@ -150,10 +150,10 @@ def measure(agent: str, episodes: Sequence[Played]) -> Measured:
     success = sum(known) / len(known) if known else None
     interval = wilson_interval(success, len(known)) if success is not None else None
     steps = float(np.mean([len(episode.actions) for episode in episodes]))
-    return Measured(agent, len(episodes), mean, (mean - half, mean + half), success, interval, steps)
+    return AgentResult(agent, len(episodes), mean, (mean - half, mean + half), success, interval, steps)
 
 
-def report_lines(rows: Sequence[Measured]) -> list[str]:
+def report_lines(rows: Sequence[AgentResult]) -> list[str]:
     """A table for a terminal, one agent a line."""
     cells = [("", "mean return", "95 % interval", "success", "95 % interval", "steps")]
     for row in rows:
@@ -169,12 +169,12 @@ def _figure(value: float) -> str:
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
-def expert(episode: Played, threshold: float | None) -> bool:
+def expert(episode: AgentEpisode, threshold: float | None) -> bool:
     """Whether an episode is fit to be shown: its return is at or above the threshold, or without one, it succeeded."""
     return bool(episode.success) if threshold is None else episode.episode_return >= threshold
 
 
-def conversation(text: GymnasiumText, episode: Played) -> list[Message]:
+def conversation(text: GymnasiumText, episode: AgentEpisode) -> list[Message]:
     """The episode as the language policy would have had it: prompt, replies in the adapter's words, answers.
 
     Raises ValueError when the text environment does not give the same return for the same actions.
@@ -196,7 +196,7 @@ def conversation(text: GymnasiumText, episode: Played) -> list[Message]:
     return talk
 
 
-def write_demonstrations(text: GymnasiumText, episodes: Sequence[Played], out: Path) -> None:
+def write_demonstrations(text: GymnasiumText, episodes: Sequence[AgentEpisode], out: Path) -> None:
     """Write a `{"messages": […]}` line per episode, as `[sft] data = …` reads it. Raises ValueError as `conversation` does."""
     lines = [json.dumps({"messages": [message.to_dict() for message in conversation(text, episode)]}) for episode in episodes]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -83,3 +83,24 @@ def check_probe(probe: TokenBatch, learner: Float32, engine: str, scored: Sequen
     """
     theirs = np.concatenate(scored)
     return check_parity(engine, version, learner[probe.mask], theirs, np.full(len(theirs), version, np.int32), bound)
+
+
+def per_trajectory(batch: TokenBatch, measured: Measured) -> list[dict[str, Float32]]:
+    """What was measured of each sequence of the batch, to be stored or shown with its episode: arrays of its length by name.
+
+    mask (0 or 1), advantage, weight, sampler_logprobs, logprobs (the learner's, before the step), entropy, policy_version, turn, and what
+    the loss reports (ratio, clip_fraction). Sequences are in the order of the batch: groups, their rewarded episodes, their trajectories.
+    """
+    columns = {
+        "mask": batch.mask,
+        "advantage": batch.advantages,
+        "weight": batch.weights,
+        "sampler_logprobs": batch.sampler_logprobs,
+        "logprobs": measured.logprobs,
+        "entropy": measured.entropy,
+        "policy_version": batch.policy_version,
+        "turn": batch.turn,
+        **measured.tokens,
+    }
+    pieces = {name: np.split(values.astype(np.float32, copy=False), batch.offsets[1:-1]) for name, values in columns.items()}
+    return [{name: rows[m] for name, rows in pieces.items()} for m in range(len(batch.lengths))]

@@ -1,0 +1,57 @@
+"""The RLlib config: what it is told is what it does. No Ray session is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from burnish.rollout.config import RolloutConfig
+from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.weights import PARITY_BOUNDS
+from burnish.rollout.worker import WorkerSetup
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.phases.common import phase_optimizer
+from burnish.trainer.phases.rft import RFTPhaseConfig
+
+pytestmark = pytest.mark.integration
+
+WORKER = WorkerSetup(Path("nowhere"), "burnish/Arithmetic-v0", rollout=RolloutConfig(temperature=0.7))
+
+
+def test_what_a_second_call_leaves_out_keeps_the_value_it_had() -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    phase = RFTPhaseConfig(steps=7, lr=3e-4)
+    config = RFTConfig().rft(worker=WORKER, phase=phase, success="verdict", learner_timeout_s=5.0).rft(train_seeds=(0, 9))
+    assert (config.worker_setup, config.rft_phase, config.success_part, config.learner_timeout_s) == (WORKER, phase, "verdict", 5.0)
+    assert config.train_seeds == (0, 9)
+    assert config.rft(tasks=None).task_files is None
+
+
+def test_rate_and_temperature_are_those_of_phase_and_rollout() -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    phase = RFTPhaseConfig(steps=7, lr=3e-4, warmup_steps=2, schedule="cosine")
+    config = RFTConfig().rft(worker=WORKER, phase=phase)
+    assert config.loop_settings().limits.temperature == 0.7
+    optimizer = phase_optimizer(OptimizerConfig(weight_decay=0.1), phase)
+    assert (optimizer.lr, optimizer.warmup_steps, optimizer.schedule, optimizer.total_steps) == (3e-4, 2, "cosine", 7)
+    assert optimizer.weight_decay == 0.1
+
+
+def test_a_rate_that_the_phase_would_override_is_refused(tiny_model: Path) -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    worker = WorkerSetup(tiny_model, "burnish/Arithmetic-v0")
+    config = RFTConfig().rft(worker=worker, learner=LearnerConfig(optimizer=OptimizerConfig(lr=1e-2)))
+    with pytest.raises(ValueError, match=r"learner\.optimizer\.lr has no effect: it is the phase's; set RFTPhaseConfig\(lr=…\)"):
+        config.validate()
+
+
+def test_the_bound_of_the_proof_is_that_of_the_coarser_side() -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    fine = RFTConfig().rft(worker=WORKER)
+    rough = RFTConfig().rft(worker=WorkerSetup(Path("x"), "a/B-v0", engine=EngineConfig(dtype="bfloat16")))
+    assert fine.parity == PARITY_BOUNDS["float32"] and rough.parity == PARITY_BOUNDS["bfloat16"]
