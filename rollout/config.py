@@ -44,6 +44,11 @@ class RolloutConfig(BaseModel):
     on_failure: dict[FailureKind, FailureAction] = {}
     error_budget: float = Field(default=0.1, ge=0, le=1)
 
+    @property
+    def sampled_tokens(self) -> int:
+        """The most tokens that the policy may sample in one episode."""
+        return self.max_turns * self.max_tokens_per_turn
+
     def action_for(self, kind: FailureKind) -> FailureAction:
         """What a failure of `kind` leads to once its retries are spent."""
         return self.on_failure.get(kind, self.failure_action)

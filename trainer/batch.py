@@ -76,10 +76,20 @@ class TokenBatch:
         """The number of the sequence that each token is of: int32 `[N]`."""
         return np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
 
+    def tokens_of(self, sequences: ArrayLike) -> Int64:
+        """Where the tokens of some of the sequences are, by number, in the order given: int64 `[n]`."""
+        spans = (np.arange(self.offsets[m], self.offsets[m + 1]) for m in np.asarray(sequences, np.int64))
+        return np.concatenate([np.zeros(0, np.int64), *spans])
+
+    def minibatches(self, count: int, seed: int) -> list[Int64]:
+        """The sequences in `count` parts of whole groups, shuffled by `seed`; fewer parts where there are fewer groups."""
+        groups = np.random.default_rng(seed).permutation(np.unique(self.group))
+        parts = np.array_split(groups, min(count, len(groups)))
+        return [np.flatnonzero(np.isin(self.group, part)) for part in parts]
+
     def select(self, sequences: ArrayLike) -> TokenBatch:
         """The batch of some of the sequences, by number, in the order given. A `scale` keeps its values: it is of the whole batch."""
-        chosen = np.asarray(sequences, np.int64)
-        at = np.concatenate([np.zeros(0, np.int64), *(np.arange(self.offsets[m], self.offsets[m + 1]) for m in chosen)])
+        chosen, at = np.asarray(sequences, np.int64), self.tokens_of(sequences)
         return TokenBatch(
             token_ids=self.token_ids[at],
             lengths=self.lengths[chosen],
@@ -120,8 +130,9 @@ def plain_batch(sequences: Sequence[tuple[Int32, Bool]]) -> TokenBatch:
 class GroupBatch:
     """Groups of episodes as an advantage sees them: E rewarded episodes in order, whose trajectories make N tokens.
 
-    Members that failed are absent, not zero. rewards: float64 `[E]`, the totals. group: int64 `[E]`, the number of each episode's group.
-    tokens: the batch without advantages yet.
+    Members that failed are absent, not zero. token_rewards: float `[N]`, what single tokens earned beside the totals (a KL penalty), None
+    for nothing; outside the mask it does not count. rewards: float64 `[E]`, the totals and what the episode's tokens earned. group: int64
+    `[E]`, the number of each episode's group. tokens: the batch without advantages yet.
 
     Example of an advantage, reward minus the group's mean: `batch.per_token(batch.rewards - batch.group_means(batch.rewards))`.
 
@@ -129,6 +140,7 @@ class GroupBatch:
     """
 
     groups: tuple[EpisodeGroup, ...]
+    token_rewards: Float32 | None = None
     episodes: tuple[Episode, ...] = field(init=False)
     rewards: Float64 = field(init=False)
     group: Int64 = field(init=False)
@@ -141,10 +153,11 @@ class GroupBatch:
         rows = [(e, g, episode, t) for e, (g, episode) in enumerate(members) for t in range(len(episode.trajectories))]
         set_ = object.__setattr__  # frozen for everyone else
         set_(self, "episodes", tuple(episode for _, episode in members))
-        set_(self, "rewards", np.array([e.reward.total for e in self.episodes if e.reward is not None], np.float64))
         set_(self, "group", np.array([g for g, _ in members], np.int64))
         set_(self, "tokens", _tokens([(g, episode, t) for _, g, episode, t in rows]))
         set_(self, "episode", np.repeat(np.array([e for e, *_ in rows], np.int64), self.tokens.lengths))
+        totals = np.array([e.reward.total for e in self.episodes if e.reward is not None], np.float64)
+        set_(self, "rewards", totals if self.token_rewards is None else totals + self.sums(self.token_rewards))
 
     def by_group(self, function: Callable[[Float64], ArrayLike]) -> Float64:
         """`function` of each group's rewards, float64 `[members]`, laid out as `rewards` are: float64 `[E]`."""
@@ -160,6 +173,25 @@ class GroupBatch:
         sums, counts = (np.bincount(self.group, w, minlength=len(self.groups)) for w in (given, np.ones_like(given)))
         means: Float64 = (sums / np.maximum(counts, 1))[self.group]
         return means
+
+    def sums(self, values: ArrayLike) -> Float64:
+        """The sum of `[N]` over each episode's trained tokens: float64 `[E]`."""
+        trained = np.where(self.tokens.mask, np.asarray(values, np.float64), 0.0)
+        return np.bincount(self.episode, trained, minlength=len(self.episodes)).astype(np.float64)
+
+    def to_go(self) -> Float64:
+        """What is still to be earned at each trained token, itself included: the episode's reward less what its tokens before it earned.
+
+        float64 `[N]`, 0 outside the mask. Without token_rewards, the episode's reward at each of its tokens.
+        """
+        rewards = np.where(self.tokens.mask, self.rewards[self.episode], 0.0)
+        if self.token_rewards is None:
+            return rewards
+        earned = np.where(self.tokens.mask, self.token_rewards.astype(np.float64), 0.0)
+        running = np.cumsum(earned) - earned
+        starts = np.searchsorted(self.episode, np.arange(len(self.episodes)))
+        before = running - running[np.minimum(starts, max(len(running) - 1, 0))][self.episode] if len(running) else running
+        return np.where(self.tokens.mask, rewards - before, 0.0)
 
     def per_token(self, values: ArrayLike) -> Float32:
         """A value per episode, `[E]`, at each of its trained tokens: float32 `[N]`."""

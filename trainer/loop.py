@@ -3,7 +3,8 @@
 One step, in order:
     collect   takes tasks from the stream, waits for the fleet's groups, and puts another task in the place of each group that teaches
               nothing, while the rest is still under way; ends when enough groups were kept, or no more may be tried
-    update    makes advantages and the batch, waits for the learner's gradients, has every engine prove its weights, lets the learner step
+    update    makes advantages and the batch, waits for the learner's gradients, has every engine prove its weights, lets the learner step;
+              once, or for each of several minibatches and epochs, with what the learner scored before the first as the old policy
     sync      hands the new weights to the fleet, which admits no episode under older ones
 
 A `Fleet` and a `PolicyLearner` are Ray actors in production and plain objects in tests; Ray is not imported here.
@@ -14,8 +15,9 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,13 +26,15 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.config import RolloutConfig
 from ..rollout.store.ledger import DropReason, Ledger
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofError, SyncReceipt, too_far
-from .batch import GroupBatch, TokenBatch
+from .batch import Int64, TokenBatch
 from .data.tasks import TaskStream
 from .metrics import Collected, rollout_metrics
 from .objectives.config import ObjectiveConfig
-from .objectives.measures import Measured, check_probe, compare_engines, mismatch, probe_of
+from .objectives.measures import Measured, check_probe, compare_engines, joined, mismatch, probe_of
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
+from .objectives.shaping import shaped, without_cut_short
+from .updates import UpdatedPhase, credit, parts
 
 EQUAL_TO_MAGNITUDE, EQUAL_TO_SPREAD = 2e-5, 1e-4
 """Rewards of a group count as equal when they differ by less than these shares of their size, or of the spread of all rewards so far."""
@@ -72,7 +76,7 @@ class PolicyLearner(Protocol):
     @property
     def version(self) -> int: ...
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured: ...
-    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured: ...
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured: ...
     def step(self) -> dict[str, float]: ...
     def discard(self) -> None: ...
     def snapshot(self) -> Any: ...
@@ -82,15 +86,15 @@ class ErrorBudgetSpent(RuntimeError):
     """More episodes failed than the recipe allows, or one failed in a way that stops the run."""
 
 
-class GroupedPhase(Protocol):
+class GroupedPhase(UpdatedPhase, Protocol):
     """What a loop reads of a phase's table (`phases.rft.RFTPhaseConfig`)."""
 
-    @property
-    def groups_per_step(self) -> int: ...
     @property
     def group_size(self) -> int: ...
     @property
     def max_refills(self) -> int: ...
+    @property
+    def equal_groups(self) -> Literal["drop", "keep"]: ...
     @property
     def objective(self) -> ObjectiveConfig: ...
 
@@ -158,11 +162,11 @@ class PolicyLoop:
     """
 
     def __init__(self, fleet: Fleet, learner: PolicyLearner, settings: LoopSettings, stream: TaskStream) -> None:
-        """Raises ValueError when the objective names an advantage that is unknown or misfit."""
-        objective = settings.phase.objective
+        """Raises ValueError when the objective names an advantage that is unknown or misfit, or what does not fit the limits."""
+        objective = settings.phase.objective.within(settings.limits.sampled_tokens)
         self.fleet, self.learner, self.settings, self.stream = fleet, learner, settings, stream
         self.advantage = find_advantage(objective.advantage, objective.advantage_args)
-        self.objective = objective_of(objective, settings.limits.temperature)
+        self.asked, self.objective = objective, objective_of(objective, settings.limits.temperature, settings.phase.updates)
         self.progress = PolicyProgress()
         self.on_group: Callable[[EpisodeGroup], None] | None = None
         self.probe: TokenBatch | None = None
@@ -217,16 +221,20 @@ class PolicyLoop:
         under_way = self._issue(phase.groups_per_step)
         to_try = phase.groups_per_step * phase.max_refills
         while under_way:
-            for group in self.fleet.poll():
+            for finished in self.fleet.poll():
+                group = shaped(finished, self.asked.overlong)
                 under_way -= 1
                 sampled.append(group)
                 self._count_failures(group)
-                reason = why_not(group, limits, tolerance_of)
+                learned, cut_short = without_cut_short(group, self.asked.overlong)
+                for episode in cut_short:
+                    progress.ledger.drop(episode, "cut_short")
+                reason = why_not(learned, limits, tolerance_of, phase.equal_groups == "keep")
                 if reason is None:
-                    kept.append(group)
+                    kept.append(learned)
                 else:
                     dropped[reason] += 1
-                    progress.ledger.drop_group(group, reason)
+                    progress.ledger.drop_group(learned, reason)
                     if to_try:
                         to_try -= 1
                         under_way += self._issue(1)
@@ -252,31 +260,48 @@ class PolicyLoop:
         return len(tasks)
 
     def _update(self, groups: tuple[EpisodeGroup, ...]) -> tuple[dict[str, float], TokenBatch, Measured]:
-        """One optimizer step on the groups, and the new weights on their way."""
-        progress, ledger = self.progress, self.progress.ledger
-        credited = GroupBatch(groups)
-        batch = credited.train(self.advantage(credited), self._weights(credited))
-        measured = self.learner.forward_backward(batch, self.objective)
-        try:
-            self._judge(batch, measured)
-            metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, self.learner.version)}
-        except BaseException:
-            self.learner.discard()  # nothing of this batch may reach a later step
-            raise
-        self.probe = self.probe or probe_of(batch.sequences)
-        metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
-        try:
-            stepped = self.learner.step()
-        except FloatingPointError:
-            progress.skipped += 1
-            if progress.skipped > MAX_SKIPPED:
-                raise
-            for group in groups:
+        """The step's optimizer updates on the groups, and the new weights on their way."""
+        progress, ledger, version = self.progress, self.progress.ledger, self.learner.version
+        limits, phase = self.settings.limits, self.settings.phase
+        score = partial(self.learner.score, temperature=limits.temperature)
+        batch, scored, kl = credit(groups, self.advantage, self.asked, phase, score)
+        if scored is not None:
+            self._judge(batch, scored)
+        passes, stepped, trained = list[tuple[Int64, Measured]](), list[dict[str, float]](), set[int]()
+        for part, at in parts(batch, phase, progress.step):
+            found = self.learner.forward_backward(part, self.objective)
+            passes.append((at, found))
+            if scored is None:
+                try:
+                    self._judge(batch, found)
+                except BaseException:
+                    self.learner.discard()  # nothing of this batch may reach a later step
+                    raise
+            self.probe = self.probe or probe_of(batch.sequences)
+            try:
+                stepped.append(self.learner.step())
+            except FloatingPointError:
+                progress.skipped += 1
+                if progress.skipped > MAX_SKIPPED:
+                    raise
+            else:
+                progress.skipped = 0
+                trained |= set(part.group.tolist())
+        measured = passes[0][1] if scored is None else joined(batch, scored, passes)
+        measured = measured if kl is None else replace(measured, tokens={**measured.tokens, "reference_kl": kl})
+        metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, version)}
+        metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens), "updates": float(len(stepped))}
+        if len(stepped) < len(passes):
+            metrics["updates_skipped"] = float(max(progress.skipped, len(passes) - len(stepped)))
+        for number, group in enumerate(groups):
+            if number in trained:
+                ledger.settle((group,))
+            else:
                 ledger.drop_group(group, "non_finite")
-            return {**_named(metrics), "learner/updates_skipped": float(progress.skipped)}, batch, measured
-        progress.skipped = 0
-        ledger.settle(groups)
-        metrics |= {**stepped, "seconds": measured.seconds + stepped["seconds"]}
+        if not stepped:
+            return _named(metrics), batch, measured
+        metrics |= {name: float(np.mean([row[name] for row in stepped])) for name in stepped[-1]}
+        metrics["seconds"] = measured.seconds + sum(row["seconds"] for row in stepped)
         started = time.perf_counter()
         receipts = self.sync()
         after = {"sync_seconds": time.perf_counter() - started, "weight_version": float(receipts[0].version)}
@@ -289,11 +314,6 @@ class PolicyLoop:
         self.progress.apart = self.progress.apart + 1 if apart else 0
         if self.progress.apart >= MAX_APART:
             raise SyncProofError(f"for {self.progress.apart} steps, {too_far(apart[0])}")
-
-    def _weights(self, batch: GroupBatch) -> np.ndarray:
-        """1 for a full step. One that kept fewer groups than it should is that much smaller: the groups left out had nothing to say."""
-        share = min(1.0, len(batch.groups) / self.settings.phase.groups_per_step)
-        return np.where(batch.tokens.mask, np.float32(share), np.float32(0))
 
     def _count_failures(self, group: EpisodeGroup) -> None:
         episodes, failed = self._recent[-1]
@@ -331,8 +351,10 @@ Tolerance = Callable[[Sequence[float]], float]
 """The difference below which a group's rewards count as equal."""
 
 
-def why_not(group: EpisodeGroup, limits: RolloutConfig, tolerance_of: Tolerance | None = None) -> DropReason | None:
-    """Why a group cannot be learned from, or None when it can."""
+def why_not(
+    group: EpisodeGroup, limits: RolloutConfig, tolerance_of: Tolerance | None = None, equal_teach: bool = False
+) -> DropReason | None:
+    """Why a group cannot be learned from, or None when it can. equal_teach: whether one whose rewards are all equal can."""
     failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure)]
     if any(limits.action_for(failure.kind) == "drop" for failure in failures):
         return "failed_member"
@@ -341,6 +363,8 @@ def why_not(group: EpisodeGroup, limits: RolloutConfig, tolerance_of: Tolerance 
         return "too_few"
     if not any(trajectory.trainable.any() for episode in group.rewarded for trajectory in episode.trajectories):
         return "no_tokens"
+    if equal_teach:
+        return None
     return "zero_variance" if max(rewards) - min(rewards) <= (tolerance_of or _tolerance(None))(rewards) else None
 
 

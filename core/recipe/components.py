@@ -15,6 +15,7 @@ from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
+from burnish.trainer.objectives.registry import find_advantage, find_loss
 from burnish.trainer.phases.supervised import SupervisedConfig
 
 __all__ = ["check_components", "load_components", "load_function"]
@@ -33,10 +34,10 @@ def load_components(run: ResolvedRun) -> str:
 
 
 def check_components(run: ResolvedRun) -> None:
-    """Raise ValueError, one line per problem, when an environment, reward, generator or service module is unknown or misfit, or a row of
-    the tasks is."""
+    """Raise ValueError, one line per problem, when an environment, reward, objective, generator or service module is unknown or misfit, or
+    a row of the tasks is."""
     problems: list[str] = []
-    for check in (_environment, _rewards, _tasks, _generators, _services):
+    for check in (_environment, _rewards, _objective, _tasks, _generators, _services):
         problems += check(run)
     if problems:
         raise ValueError("\n".join(problems))
@@ -61,6 +62,20 @@ def _rewards(run: ResolvedRun) -> Iterator[str]:
                 yield f"rewards.{entry.name}: {error}"
             else:
                 yield from _comparisons(run, entry.name, plugin)
+
+
+def _objective(run: ResolvedRun) -> Iterator[str]:
+    if run.rft is None:
+        return
+    objective = run.rft.objective
+    for check in (
+        lambda: find_advantage(objective.advantage, objective.advantage_args),
+        lambda: find_loss(objective.loss, objective.loss_args),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            yield str(error)
 
 
 def _comparisons(run: ResolvedRun, name: str, plugin: RewardPlugin) -> Iterator[str]:

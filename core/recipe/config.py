@@ -104,6 +104,9 @@ class RunConfig(BaseModel):
             object.__setattr__(self, "rft", RFTPhaseConfig())
         if self.multi_turn_rollouts and "max_turns" not in self.rollout.model_fields_set:
             object.__setattr__(self, "rollout", self.rollout.model_copy(update={"max_turns": MULTI_TURN_DEFAULT}))
+        if self.rft is not None:
+            written_out = self.rft.objective.within(self.rollout.sampled_tokens)
+            object.__setattr__(self, "rft", self.rft.model_copy(update={"objective": written_out}))
         return self
 
     @property

@@ -122,7 +122,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def without_defaults(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Config data without the values that are defaults anyway, so that "was this set?" has the answer the recipe gave."""
+    """Config data without the values that are defaults anyway, so that "was this set?" has the answer the recipe gave.
+
+    A table that names its algorithm keeps every value: one that equals a default may be what the recipe says against the algorithm's own.
+    """
+    if data.get("algorithm") is not None and "algorithm" in model.model_fields:
+        return data
     kept: dict[str, Any] = {}
     plain = model.model_construct().model_dump(mode="json", warnings=False) if data else {}
     for key, value in data.items():

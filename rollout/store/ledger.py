@@ -11,10 +11,11 @@ from ...envs.failures import Failure, FailureKind
 from ...envs.types import Episode, EpisodeGroup
 from .records import LedgerRow
 
-DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "no_tokens", "non_finite"]
+DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "no_tokens", "non_finite", "cut_short"]
 """Why a finished episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded, or fewer than a
 group reward compares; a member of its group failed and the recipe drops such groups; the step had enough groups already; its policy
-ran out of time before it had said anything in any of them; or the update that it was part of was not finite."""
+ran out of time before it had said anything in any of them; the update that it was part of was not finite; or a limit cut it short and the
+recipe masks such episodes."""
 
 
 class LedgerError(AssertionError):

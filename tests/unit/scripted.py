@@ -22,7 +22,7 @@ class ScriptedLearner:
         nothing = np.zeros(len(batch.mask), np.float32)
         return Measured(batch.sampler_logprobs - np.float32(self.off), nothing, {}, {"loss": 0.0}, len(batch.mask))
 
-    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
         return Measured(np.full(len(batch.mask), -0.5, np.float32), np.zeros(len(batch.mask), np.float32))
 
     def step(self) -> dict[str, float]:

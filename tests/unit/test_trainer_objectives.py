@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,18 @@ import pytest
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory, Turn
 from burnish.trainer.batch import GroupBatch, TokenBatch, plain_batch
-from burnish.trainer.objectives.advantages import centred, dr_grpo, grpo, grpo_per_turn, normalised
+from burnish.trainer.objectives.advantages import (
+    best_of,
+    centred,
+    dr_grpo,
+    grpo,
+    grpo_per_turn,
+    left_out,
+    normalised,
+    pass_at_k,
+    reinforce_pp,
+    rloo,
+)
 from burnish.trainer.objectives.config import ObjectiveConfig
 from burnish.trainer.objectives.objective import Objective, objective_of
 from burnish.trainer.objectives.registry import find_advantage, find_loss, full_id
@@ -160,6 +172,77 @@ def test_advantages_that_do_not_fit_are_refused(values: list[float]) -> None:
         groups([Reward(1.0), Reward(0.0)]).train(values)
 
 
-def test_a_constant_needs_its_number() -> None:
-    with pytest.raises(ValueError, match="need each other"):
-        ObjectiveConfig(aggregation="constant")
+def test_a_constant_is_a_number_of_the_recipe_or_the_most_an_episode_may_sample() -> None:
+    with pytest.raises(ValueError, match="constant_tokens has no effect"):
+        ObjectiveConfig(constant_tokens=8)
+    assert ObjectiveConfig(aggregation="constant").within(96).constant_tokens == 96
+    assert ObjectiveConfig(aggregation="constant", constant_tokens=8).within(96).constant_tokens == 8
+
+
+def test_leave_one_out_compares_with_the_others() -> None:
+    # 1 against the mean of (0, 0), 0 against that of (1, 0); and 3 - 1, 1 - 3.
+    batch = groups([Reward(1.0), Reward(0.0), Reward(0.0)], [Reward(3.0), Reward(1.0)])
+    assert rloo(batch)[batch.tokens.mask].tolist() == [1, 1, -0.5, -0.5, -0.5, -0.5, 2, 2, -2, -2]
+    assert left_out(np.array([4.0])).tolist() == [0.0]
+
+
+def test_reinforce_pp_is_normalised_over_the_tokens_of_the_batch() -> None:
+    # Tokens of rewards 1, 1, 0, 0 and 3, 3, 0, 0: mean 1, variance (0 + 1 + 4 + 1) / 4 = 1.5.
+    batch = groups([Reward(1.0), Reward(0.0)], [Reward(3.0), Reward(0.0)])
+    values = reinforce_pp(batch)[batch.tokens.mask]
+    np.testing.assert_allclose(values, np.array([0, 0, -1, -1, 2, 2, -1, -1]) / math.sqrt(1.5), atol=1e-5)
+    # Less each group's mean: 0.5, -0.5 and 1.5, -1.5: mean 0, variance (0.25 + 2.25) / 2 = 1.25.
+    values = reinforce_pp(batch, baseline="group")[batch.tokens.mask]
+    np.testing.assert_allclose(values, np.array([0.5, 0.5, -0.5, -0.5, 1.5, 1.5, -1.5, -1.5]) / math.sqrt(1.25), rtol=1e-5)
+    assert not reinforce_pp(groups([Reward(1.0), Reward(1.0)])).any()
+
+
+def test_pass_at_k_pays_for_raising_the_best_of_k() -> None:
+    # The only success of four is the best of any two it is in; a failure never raises anything.
+    assert best_of(np.array([1.0, 0.0, 0.0, 0.0]), 2).tolist() == [1.0, 0.0, 0.0, 0.0]
+    # Two successes of three: the other one is among k - 1 = 1 others half of the time.
+    assert best_of(np.array([1.0, 1.0, 0.0]), 2).tolist() == [0.5, 0.5, 0.0]
+    assert best_of(np.array([1.0, 1.0, 0.0]), 3).tolist() == [0.0, 0.0, 0.0]
+    # 3 against a random one of (1, 0): (2 + 3) / 2; 1 against (3, 0): (0 + 1) / 2.
+    assert best_of(np.array([3.0, 1.0, 0.0]), 2).tolist() == [2.5, 0.5, 0.0]
+    batch = groups([Reward(1.0), Reward(0.0), DOWN])
+    assert pass_at_k(batch, k=3)[batch.tokens.mask].tolist() == [1, 1, 0, 0]  # two are left: the best of two
+    with pytest.raises(ValueError, match="'k': must be from 2 to the group size, 3, not 4"):
+        pass_at_k(batch, k=4)
+
+
+ADVANTAGES = (grpo, dr_grpo, rloo, reinforce_pp, partial(reinforce_pp, baseline="group"), partial(pass_at_k, k=2), grpo_per_turn)
+
+
+@pytest.mark.parametrize("advantage", ADVANTAGES)
+def test_what_is_masked_changes_nothing_baselines_included(advantage) -> None:
+    told = groups([Reward(1.0), DOWN, Reward(0.0), Reward(0.5)], [Reward(3.0), Reward(1.0), DOWN])
+    bare = groups([Reward(1.0), Reward(0.0), Reward(0.5)], [Reward(3.0), Reward(1.0)])
+    assert advantage(told).tolist() == advantage(bare).tolist()
+    paid = np.where(bare.tokens.mask, np.float32(0.25), np.float32(0))
+    loud = np.where(bare.tokens.mask, paid, np.float32(99))  # outside the mask, token rewards do not count
+    assert advantage(GroupBatch(bare.groups, loud)).tolist() == advantage(GroupBatch(bare.groups, paid)).tolist()
+
+
+def test_what_tokens_earn_is_part_of_the_reward() -> None:
+    task = Task("t", 0)
+    members = (episode(task, 0, Reward(1.0), (2, 1)), episode(task, 1, Reward(0.0), (1,)))
+    earned = np.array([9, -0.25, -0.5, 9, -0.125, 9, -0.5], np.float32)  # 9 where nothing is trained
+    batch = GroupBatch((EpisodeGroup(task, members),), earned)
+    assert batch.rewards.tolist() == [0.125, -0.5]
+    assert batch.to_go().tolist() == [0, 0.125, 0.375, 0, 0.875, 0, -0.5]
+    assert dr_grpo(batch)[batch.tokens.mask].tolist() == [0.3125, 0.3125, 0.3125, -0.3125]
+    # Turn 0: 0.125 against -0.5; only one got to turn 1.
+    assert grpo_per_turn(batch)[batch.tokens.mask].tolist() == [0.3125, 0.3125, 0.0, -0.3125]
+
+
+def test_minibatches_are_whole_groups_and_each_is_in_one() -> None:
+    batch = groups(*([Reward(1.0), Reward(0.0)] for _ in range(5))).tokens
+    parts = batch.minibatches(2, seed=3)
+    assert sorted(len(part) for part in parts) == [4, 6]
+    assert sorted(m for part in parts for m in part) == list(range(10))
+    assert all(len(set(part) & {2 * g, 2 * g + 1}) in (0, 2) for part in parts for g in range(5))
+    assert [part.tolist() for part in batch.minibatches(2, seed=3)] == [part.tolist() for part in parts]
+    assert len(batch.minibatches(8, seed=0)) == 5
+    at = batch.tokens_of([2, 0])
+    assert at.tolist() == [6, 7, 8, 0, 1, 2] and batch.select([2, 0]).mask.tolist() == batch.mask[at].tolist()

@@ -37,8 +37,8 @@ class LearnerActor:
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         return self._learner.forward_backward(batch, objective)
 
-    def score(self, batch: TokenBatch, temperature: float) -> Measured:
-        return self._learner.score(batch, temperature)
+    def score(self, batch: TokenBatch, temperature: float, reference: bool) -> Measured:
+        return self._learner.score(batch, temperature, reference)
 
     def step(self) -> dict[str, float]:
         return self._learner.step()
@@ -91,9 +91,9 @@ class LearnerGroup:
         measured: Measured = self._get(call.remote(batch, objective))
         return measured
 
-    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
         """See `Learner.score`."""
-        measured: Measured = self._get(self._actor.score.options(name="learner.score").remote(batch, temperature))
+        measured: Measured = self._get(self._actor.score.options(name="learner.score").remote(batch, temperature, reference))
         return measured
 
     def step(self) -> dict[str, float]:

@@ -61,7 +61,7 @@ class Learner:
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         """Add the gradient of the objective over the batch to what is there already, until `step` or `discard`.
 
-        With `kl_coef` above 0 the reference is the policy as it was before the phase's first such pass. Raises ValueError when there is
+        With `kl_coef` above 0 the reference is the policy as it was when the phase first asked for one. Raises ValueError when there is
         nothing to train on, or the loss does not give what it must; then nothing of this or earlier passes is kept.
         """
         started = time.perf_counter()
@@ -69,8 +69,7 @@ class Learner:
         batch, loss = objective.with_scale(batch), objective.resolved()
         reference = None
         if objective.kl_coef > 0:
-            self.reference = self.reference or self.policy.frozen_copy()
-            reference = self.reference.score(batch, objective.temperature).logprobs
+            reference = self._reference().score(batch, objective.temperature).logprobs
         try:
             run = _fused if loss.level == "token" else _whole
             scores, terms, tokens = run(self.policy, batch, objective, loss, reference)
@@ -81,11 +80,14 @@ class Learner:
         seconds = time.perf_counter() - started
         return Measured(scores.logprobs.numpy(), scores.entropy.numpy(), tokens, terms, scores.packed_tokens, seconds)
 
-    def score(self, batch: TokenBatch, temperature: float = 1.0) -> Measured:
-        """Log-probabilities and entropies of the batch's trained tokens under the current weights, without an update."""
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
+        """Log-probabilities and entropies of the batch's trained tokens under the current weights, without an update.
+
+        reference: under the phase's reference instead, which is the policy as it is now when there was none.
+        """
         started = time.perf_counter()
         _check(batch, "this batch")
-        scores = self.policy.score(batch, temperature)
+        scores = (self._reference() if reference else self.policy).score(batch, temperature)
         logprobs = scores.logprobs.numpy()
         terms = {"loss": -float(logprobs[batch.mask].mean())}
         return Measured(logprobs, scores.entropy.numpy(), {}, terms, scores.packed_tokens, time.perf_counter() - started)
@@ -119,6 +121,10 @@ class Learner:
         """Forget the gradients of the passes since the last step."""
         self.optimizer.zero_grad(set_to_none=True)
         self._losses: list[float] = []
+
+    def _reference(self) -> PolicyModel:
+        self.reference = self.reference or self.policy.frozen_copy()
+        return self.reference
 
     def logprobs(self, trajectories: Sequence[Trajectory], temperature: float = 1.0) -> list[Float32]:
         """The current policy's log-probability of every trainable token, float32 `[N]` per trajectory, 0 elsewhere."""

@@ -1,6 +1,9 @@
-"""Advantages: how much better each episode did than its fellows, as a value per token of the batch."""
+"""Advantages: how much better each episode did than its fellows, as a value per token of the batch. docs/algorithms.md has the formulas."""
 
 from __future__ import annotations
+
+from math import comb
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +29,22 @@ def centred(rewards: Float64) -> Float64:
     return values
 
 
+def left_out(rewards: Float64) -> Float64:
+    """r less the mean of the others of the group `[G]`; zeros for a group of one. `[1, 0, 0]` gives `[1, -0.5, -0.5]`."""
+    return centred(rewards) * (len(rewards) / max(len(rewards) - 1, 1))
+
+
+def best_of(rewards: Float64, k: int) -> Float64:
+    """By how much each of a group's rewards `[G]` raises the best of k, averaged over all sets of k - 1 others; k <= G.
+
+    The best of k - 1 others is the j-th smallest of all G - 1 with probability C(j - 1, k - 2) / C(G - 1, k - 1).
+    """
+    others = len(rewards) - 1
+    chance = np.array([comb(j, k - 2) for j in range(others)], np.float64) / comb(others, k - 1)
+    gains = [np.maximum(reward - np.sort(np.delete(rewards, i)), 0.0) @ chance for i, reward in enumerate(rewards)]
+    return np.array(gains, np.float64)
+
+
 @advantage("burnish/grpo-v1")
 def grpo(batch: GroupBatch, *, eps: float = 1e-6) -> Float32:
     """GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1.2): each group's rewards with mean 0 and deviation 1."""
@@ -42,12 +61,44 @@ def dr_grpo(batch: GroupBatch) -> Float32:
     return batch.per_token(batch.by_group(centred))
 
 
+@advantage("burnish/rloo-v1")
+def rloo(batch: GroupBatch) -> Float32:
+    """RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740, section 2.2): the reward less the mean of the group's others."""
+    return batch.per_token(batch.by_group(left_out))
+
+
+@advantage("burnish/reinforce-pp-v1")
+def reinforce_pp(batch: GroupBatch, *, baseline: Literal["batch", "group"] = "batch", eps: float = 1e-6) -> Float32:
+    """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262): the reward to go, with mean 0 and deviation 1 over the trained tokens of the batch.
+
+    baseline: "group" takes the mean of each group's rewards away first, the paper's REINFORCE++-baseline.
+    """
+    mask = batch.tokens.mask
+    values = batch.to_go() if baseline == "batch" else (batch.rewards - batch.group_means(batch.rewards))[batch.episode]
+    trained = values[mask]
+    spread = trained.std() if len(trained) and np.ptp(trained) else 0.0
+    scaled = (values - trained.mean()) / (spread + eps) if spread else np.zeros_like(values)
+    return np.where(mask, scaled, 0.0).astype(np.float32)
+
+
+@advantage("burnish/pass-at-k-v1")
+def pass_at_k(batch: GroupBatch, *, k: int) -> Float32:
+    """For the best of k attempts instead of the mean (Walder and Karkhanis 2025, arXiv 2505.15201): what each adds to k - 1 others.
+
+    A group of which fewer than k members ended in a reward counts with as many as there are. Raises ValueError unless 2 <= k <= group size.
+    """
+    size = max((len(group.episodes) for group in batch.groups), default=k)
+    if not 2 <= k <= size:
+        raise ValueError(f"advantage 'pass_at_k', option 'k': must be from 2 to the group size, {size}, not {k}")
+    return batch.per_token(batch.by_group(lambda rewards: best_of(rewards, min(k, len(rewards))) if len(rewards) > 1 else 0.0 * rewards))
+
+
 @advantage("burnish/grpo-per-turn-v1")
 def grpo_per_turn(batch: GroupBatch) -> Float32:
     """Credit per turn: what a turn and those after it earned, less the mean of that over the group's episodes that got as far.
 
     The reward to go of turn t is the sum of `Reward.credit` from t on and of what the total holds beside the credit, which is earned at
-    the end. With no reward judged turn by turn, every turn gets the Dr. GRPO advantage of its episode.
+    the end. With no reward judged turn by turn, every turn gets the Dr. GRPO advantage of its episode among those that got as far.
     """
     to_go = [_reward_to_go(batch, e) for e in range(len(batch.episodes))]
     values = [np.zeros(len(returns)) for returns in to_go]
@@ -64,9 +115,13 @@ def _reward_to_go(batch: GroupBatch, e: int) -> Float64:
     """float64 `[turns]` of episode number `e`."""
     reward = batch.episodes[e].reward
     assert reward is not None
-    turn = batch.tokens.turn[batch.episode == e]
-    credit = np.zeros(max(int(turn.max(initial=-1)) + 1, len(reward.credit)))
-    credit[: len(reward.credit)] = reward.credit
+    of_episode = batch.episode == e
+    turn = batch.tokens.turn[of_episode]
+    earned = np.zeros(max(int(turn.max(initial=-1)) + 1, len(reward.credit)))
+    earned[: len(reward.credit)] = reward.credit
+    if batch.token_rewards is not None:
+        trained = turn >= 0
+        np.add.at(earned, turn[trained], batch.token_rewards[of_episode][trained].astype(np.float64))
     at_the_end = reward.total - sum(reward.credit)
-    to_go: Float64 = np.cumsum(credit[::-1])[::-1] + at_the_end
+    to_go: Float64 = np.cumsum(earned[::-1])[::-1] + at_the_end
     return to_go

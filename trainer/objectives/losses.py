@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...envs.types import Float32
 from .registry import loss
 
 
@@ -82,6 +83,40 @@ def ppo_clip(inputs: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.
     return LossOutputs({"policy": -surrogate}, {"ratio": ratio.detach(), "clip_fraction": clipped.float()})
 
 
+@loss("burnish/importance-v1", level="token")
+def importance(inputs: LossInputs) -> LossOutputs:
+    """The policy gradient with plain importance sampling, -r A: unbiased for the old policy's samples, with nothing to bound r."""
+    ratio = torch.exp(inputs.logprobs - inputs.old_logprobs)
+    return LossOutputs({"policy": -ratio * inputs.advantages}, {"ratio": ratio.detach()})
+
+
+@loss("burnish/cispo-v1", level="token")
+def cispo(inputs: LossInputs, *, clip_low: float = 1.0, clip_high: float = 3.0) -> LossOutputs:
+    """CISPO (MiniMax-M1 2025, arXiv 2506.13585, section 3.1): -stop(clip(r, 1 - low, 1 + high)) A log pi.
+
+    The weight is clipped, not the gradient: every token goes on to teach, however far it has moved. A clip_low of 1 bounds nothing.
+    """
+    ratio = torch.exp(inputs.logprobs - inputs.old_logprobs).detach()
+    weight = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return LossOutputs(
+        {"policy": -weight * inputs.advantages * inputs.logprobs}, {"ratio": ratio, "clip_fraction": (weight != ratio).float()}
+    )
+
+
+@loss("burnish/gspo-v1", level="sequence", aggregation="sequence")
+def gspo(inputs: LossInputs, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> LossOutputs:
+    """GSPO (Zheng et al. 2025, arXiv 2507.18071), in its token form: PPO's clip of the sequence's ratio, the exp of its mean log-ratio.
+
+    The value of every token is the sequence's; its gradient is the token's own, so advantages may differ within a sequence. Where they do
+    not, it is the gradient of the sequence's loss.
+    """
+    ratio = per_sequence((inputs.logprobs - inputs.old_logprobs).detach(), inputs.trajectory).exp()
+    s = ratio * torch.exp(inputs.logprobs - inputs.logprobs.detach())
+    surrogate = torch.minimum(s * inputs.advantages, s.clamp(1.0 - clip_low, 1.0 + clip_high) * inputs.advantages)
+    clipped = is_clipped(ratio, inputs.advantages, clip_low, clip_high)
+    return LossOutputs({"policy": -surrogate}, {"ratio": ratio, "clip_fraction": clipped.float()})
+
+
 @loss("burnish/cross-entropy-v1", level="token")
 def cross_entropy(inputs: LossInputs) -> LossOutputs:
     """Negative log-likelihood of the tokens: supervised training."""
@@ -93,13 +128,44 @@ def is_clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: fl
     return ((advantages > 0) & (ratio > 1.0 + clip_high)) | ((advantages < 0) & (ratio < 1.0 - clip_low))
 
 
-def k3(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """Schulman's k3 estimate (http://joschu.net/blog/kl-approx.html) of KL(p || q) at tokens sampled from p: q/p - 1 - log(q/p).
+def k1(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """log p - log q at tokens sampled from p: an unbiased estimate of KL(p || q), of either sign. Its gradient is zero on average."""
+    return logprobs - other_logprobs
 
-    `logprobs` is log p, `other_logprobs` log q. Unbiased, never negative.
-    """
+
+def k2(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """(log p - log q)^2 / 2: a biased estimate of KL(p || q) whose gradient is, on average, that of KL(p || q)."""
+    return 0.5 * (logprobs - other_logprobs).square()
+
+
+def k3(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p): an unbiased estimate of KL(p || q) that is never negative. Its gradient is, on average, that of KL(q || p)."""
     log_ratio = other_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
+
+
+KL_ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
+"""Schulman's estimates (http://joschu.net/blog/kl-approx.html) of KL(p || q) per token: (log p, log q) `[n]` -> `[n]`."""
+
+
+def kl_of(kind: str, logprobs: Float32, other_logprobs: Float32) -> Float32:
+    """An estimate of `KL_ESTIMATES` for arrays: float32 `[N]`."""
+    found: Float32 = KL_ESTIMATES[kind](torch.from_numpy(logprobs), torch.from_numpy(other_logprobs)).numpy()
+    return found
+
+
+def correction_weights(kind: str, log_ratio: Tensor, trajectory: Tensor, low: float, high: float) -> Tensor:
+    """What a token's loss is multiplied with for log_ratio = log pi_old - log pi_sampler, `[n]` to `[n]`, without a gradient.
+
+    "truncate": min(ratio, high), TIS (Yao et al. 2025). "mask": the ratio where it is from low to high, else 0, IcePop (Ling team 2025,
+    arXiv 2510.18855). "sequence_mask": 1 for all tokens of a sequence whose geometric mean ratio is from low to high, else 0.
+    """
+    given = log_ratio.detach()
+    if kind == "truncate":
+        return given.exp().clamp(max=high)
+    ratio = per_sequence(given, trajectory).exp() if kind == "sequence_mask" else given.exp()
+    inside = (ratio >= low) & (ratio <= high)
+    return inside.to(ratio.dtype) if kind == "sequence_mask" else torch.where(inside, ratio, torch.zeros_like(ratio))
 
 
 def per_sequence(values: Tensor, sequence: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...envs.types import Float32, Int32
 from ...rollout.weights import ParityBound, SyncProof, check_parity, compare_logprobs
-from ..batch import TokenBatch, plain_batch
+from ..batch import Int64, TokenBatch, plain_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,20 @@ class Measured:
         terms = {f"loss/{name}": value for name, value in self.terms.items() if name != "loss"} if len(self.terms) > 2 else {}
         rows = {"entropy": self.entropy, **self.tokens}
         return {"loss": self.terms["loss"], **terms, **{name: float(values[batch.mask].mean()) for name, values in rows.items()}}
+
+
+def joined(batch: TokenBatch, scored: Measured, passes: Sequence[tuple[Int64, Measured]]) -> Measured:
+    """One report of a step of several updates: log-probabilities and entropies as they were before the first, what the loss gave each
+    token in the last pass over it, and the mean of the terms. passes: where each minibatch's tokens are in the batch, and what it found.
+    """
+    tokens: dict[str, Float32] = {}
+    for at, found in passes:
+        for name, values in found.tokens.items():
+            tokens.setdefault(name, np.zeros(len(batch.mask), np.float32))[at] = values
+    terms = {name: float(np.mean([found.terms.get(name, 0.0) for _, found in passes])) for name in passes[0][1].terms}
+    all_found = [scored, *(found for _, found in passes)]
+    packed, seconds = sum(found.packed_tokens for found in all_found), sum(found.seconds for found in all_found)
+    return Measured(scored.logprobs, scored.entropy, tokens, terms, packed, seconds)
 
 
 def mismatch(batch: TokenBatch, logprobs: Float32, version: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...envs.types import Float32
 from ..batch import TokenBatch
-from .config import Aggregation, ObjectiveConfig
+from .config import KL, Aggregation, Correction, ObjectiveConfig
 from .registry import Loss, find_loss
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ class Objective:
     """What `Learner.forward_backward` minimises.
 
     loss: a name that `find_loss` knows, or a function of `LossInputs` (then computed as level "sequence"). temperature: what the engine
-    sampled with, so that log-probabilities compare like with like. The rest is as in `ObjectiveConfig`.
+    sampled with, so that log-probabilities compare like with like. kl_coef: of a KL in the loss. correction acts between the ratios of
+    `band`. own_old: whether the old policy is the one that is trained, as it is now, instead of the batch's `old_logprobs`: what a step of
+    one update with a correction needs. The rest is as in `ObjectiveConfig`.
 
     Example: `Objective("ppo_clip", {"clip_high": 0.28}, kl_coef=0.01)`, or `Objective(my_loss, aggregation="sequence")`.
     """
@@ -37,10 +39,15 @@ class Objective:
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
     temperature: float = 1.0
+    kl: KL = "k3"
+    correction: Correction = "none"
+    band: tuple[float, float] = (0.0, float("inf"))
+    own_old: bool = False
 
     def resolved(self) -> Loss:
-        """The loss, with options set. Raises ValueError when it is unknown or an option unfit."""
-        return find_loss(self.loss, self.args) if isinstance(self.loss, str) else Loss(self.loss.__qualname__, self.loss)
+        """The loss, with options set, of level "sequence" where the correction is. Raises ValueError when it is unknown or misfit."""
+        found = find_loss(self.loss, self.args) if isinstance(self.loss, str) else Loss(self.loss.__qualname__, self.loss)
+        return replace(found, level="sequence") if self.correction == "sequence_mask" else found
 
     def scale(self, batch: TokenBatch, aggregation: Aggregation) -> Float32:
         """What each token's loss is multiplied with, float32 `[N]`: its weight over the denominator of the whole batch.
@@ -70,20 +77,34 @@ CROSS_ENTROPY = Objective("cross_entropy")
 """Supervised training: the mean negative log-likelihood of the trained tokens."""
 
 
-def objective_of(config: ObjectiveConfig, temperature: float) -> Objective:
-    """The objective that a recipe's table asks for."""
+def objective_of(config: ObjectiveConfig, temperature: float, updates: int = 1) -> Objective:
+    """The objective that a recipe's table asks for. updates: of one step, as in `RFTPhaseConfig`."""
+    correction = config.correction or "none"
     return Objective(
-        config.loss, config.loss_args, config.aggregation, config.constant_tokens, config.kl_coef, config.entropy_coef, temperature
+        config.loss,
+        config.loss_args,
+        config.aggregation,
+        config.constant_tokens,
+        config.kl_coef if config.kl_in != "reward" else 0.0,
+        config.entropy_coef,
+        temperature,
+        config.kl or "k3",
+        correction,
+        config.band,
+        own_old=correction != "none" and updates == 1,
     )
 
 
 def whole_loss(loss: Loss, objective: Objective, inputs: LossInputs) -> LossOutputs:
-    """The loss with the terms that the objective adds: `kl` when there is a reference, `entropy` when it has a weight.
+    """The loss, corrected for what sampled its tokens, with the terms that the objective adds: `kl` when there is a reference, `entropy`
+    when it has a weight. Those two are of the policy itself, and are not corrected.
 
     Raises ValueError when the loss gives something other than `LossOutputs` with a value per token.
     """
-    from .losses import LossOutputs, k3
+    from .losses import KL_ESTIMATES, LossOutputs, correction_weights
 
+    if objective.own_old:
+        inputs = replace(inputs, old_logprobs=inputs.logprobs.detach())
     outputs: LossOutputs = loss.function(inputs)
     if not isinstance(outputs, LossOutputs):
         raise ValueError(f"loss {loss.id!r} must give LossOutputs, not {type(outputs).__name__}")
@@ -93,9 +114,21 @@ def whole_loss(loss: Loss, objective: Objective, inputs: LossInputs) -> LossOutp
                 f"loss {loss.id!r}: {name} must have one value per token, {tuple(inputs.logprobs.shape)}, not {tuple(values.shape)}"
             )
     terms, metrics = dict(outputs.terms), dict(outputs.metrics)
+    if objective.correction != "none":
+        log_ratio = inputs.old_logprobs - inputs.sampler_logprobs
+        weights = correction_weights(objective.correction, log_ratio, inputs.trajectory, *objective.band)
+        terms = {name: values * weights for name, values in terms.items()}
+        metrics["correction"] = weights
     if inputs.reference_logprobs is not None:
-        kl = k3(inputs.logprobs, inputs.reference_logprobs)
+        kl = KL_ESTIMATES[objective.kl](inputs.logprobs, inputs.reference_logprobs)
         terms["kl"], metrics["reference_kl"] = objective.kl_coef * kl, kl.detach()
     if objective.entropy_coef > 0:
         terms["entropy"] = -objective.entropy_coef * inputs.entropy
     return LossOutputs(terms, metrics)
+
+
+def token_kl(kind: KL, logprobs: Float32, other_logprobs: Float32) -> Float32:
+    """Each token's estimate of KL(policy || other), float32 `[N]`, of arrays: for a KL in the reward."""
+    from .losses import kl_of
+
+    return kl_of(kind, logprobs, other_logprobs)

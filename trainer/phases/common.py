@@ -35,10 +35,12 @@ HELD_OUT_SEEDS: SeedRange = (1_000_000_000, 2_000_000_000)
 
 
 class Scheduled(Protocol):
-    """A phase's table, as far as its optimizer goes."""
+    """A phase's table, as far as its optimizer goes. updates: of the optimizer, in each of its steps."""
 
     @property
     def steps(self) -> int: ...
+    @property
+    def updates(self) -> int: ...
     @property
     def lr(self) -> float: ...
     @property
@@ -52,10 +54,10 @@ PHASE_OWNS = frozenset({"lr", "warmup_steps", "schedule", "total_steps", "min_lr
 
 
 def phase_optimizer(shared: OptimizerConfig, phase: Scheduled) -> OptimizerConfig:
-    """The optimizer of a phase: the shared settings with the phase's rate, warm-up and schedule."""
-    own: dict[str, Any] = {"lr": phase.lr, "warmup_steps": phase.warmup_steps, "schedule": phase.schedule}
+    """The optimizer of a phase: the shared settings with the phase's rate, warm-up and schedule, which count its updates."""
+    own: dict[str, Any] = {"lr": phase.lr, "warmup_steps": phase.warmup_steps * phase.updates, "schedule": phase.schedule}
     if phase.schedule == "cosine":
-        own["total_steps"] = phase.steps
+        own["total_steps"] = phase.steps * phase.updates
     kept = {key: getattr(shared, key) for key in OptimizerConfig.model_fields if key not in PHASE_OWNS}
     return OptimizerConfig(**kept, **own)
 

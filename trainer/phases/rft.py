@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
 from ..objectives.config import ObjectiveConfig
+from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, refuse_ppo, written_out
 from .common import PhaseStep, Schedule
 
 
 class RFTPhaseConfig(BaseModel):
     """The `[rft]` table: reinforcement fine-tuning on groups of episodes that are compared with each other.
 
-    steps: optimizer steps. groups_per_step: tasks per step. group_size: episodes per task, whose rewards are compared with each other.
-    lr, warmup_steps, schedule: as in the other phases. max_refills: further rounds of tasks a step may sample in place of groups whose
-    episodes all got the same reward, which teach nothing. checkpoint_every: steps between checkpoints. objective: advantage and loss.
+    algorithm: a name that stands for values of this table and of `objective`, see `docs/algorithms.md`; None leaves each to itself.
+    steps: policy steps. groups_per_step: tasks per step. group_size: episodes per task, whose rewards are compared with each other.
+    minibatches, epochs: a step's groups are split into minibatches, each of which makes an optimizer update, epochs times over; ratios
+    then compare with the policy at the start of the step. With one of each they compare with what the engine sampled with.
+    lr, warmup_steps, schedule: as in the other phases, in policy steps. max_refills: further rounds of tasks a step may sample in place of
+    groups that are dropped. equal_groups: whether groups whose episodes all got the same reward are dropped ("drop"), since advantages
+    within a group are zero there, or trained on ("keep"). checkpoint_every: steps between checkpoints. objective: advantage and loss.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    algorithm: Algorithm | None = None
     steps: int = Field(default=100, ge=1)
     groups_per_step: int = Field(default=16, ge=1)
     group_size: int = 8
+    minibatches: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1, ge=1)
     lr: float = Field(default=1e-5, gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = "constant"
     max_refills: int = Field(default=2, ge=0)
+    equal_groups: Literal["drop", "keep"] = "drop"
     checkpoint_every: int = Field(default=20, ge=1)
     objective: ObjectiveConfig = ObjectiveConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_out(cls, data: Any) -> Any:
+        return written_out(data) if isinstance(data, dict) else data
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _without_critic(cls, value: Any) -> Any:
+        return refuse_ppo(value)
 
     @field_validator("group_size")
     @classmethod
@@ -37,6 +57,24 @@ class RFTPhaseConfig(BaseModel):
         if value < 2:
             raise ValueError(f"must be at least 2, not {value}: the episodes of one task are compared with each other")
         return value
+
+    @model_validator(mode="after")
+    def _effective(self) -> RFTPhaseConfig:
+        if self.minibatches > self.groups_per_step:
+            raise ValueError(f"minibatches = {self.minibatches} is more than groups_per_step = {self.groups_per_step}; lower it")
+        bounds = CLIPS.get(plain_name(self.objective.loss), ())
+        idle = [name for name in bounds if name in self.objective.loss_args]
+        if idle and not bounds_act(self.updates, self.objective.correction or "none"):
+            raise ValueError(
+                f"objective.loss_args.{idle[0]} has no effect with one update a step and a correction: the ratio that it bounds is 1; "
+                'raise minibatches or epochs, or write objective.correction = "none"'
+            )
+        return self
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates of one step."""
+        return self.minibatches * self.epochs
 
 
 def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig, first: int = 0) -> Iterator[PhaseStep]:

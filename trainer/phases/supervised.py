@@ -50,6 +50,11 @@ class SupervisedConfig(BaseModel):
         return self
 
     @property
+    def updates(self) -> int:
+        """Optimizer updates of one step."""
+        return 1
+
+    @property
     def examples(self) -> int:
         """How many texts or conversations to generate."""
         return self.count or self.steps * self.batch
