@@ -7,13 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""CPU flags of which one says that products of bfloat16 numbers are computed in hardware; without, they are slower than float32."""
+BFLOAT16_FLAGS = frozenset({"avx512f", "avx512_bf16", "amx_bf16", "bf16"})
+"""CPU flags of which one says that bfloat16 is not slower than float32: instructions for it, or vectors to convert it on the way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """gpus: those that torch can use. bfloat16: whether the CPU computes in bfloat16. Example: `Machine(gpus=2)`."""
+    """gpus: those that torch can use. bfloat16: whether its CPU is fit for bfloat16. Example: `Machine(gpus=2)`."""
 
     gpus: int
     bfloat16: bool = True

@@ -113,7 +113,7 @@ def _warnings(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
     if run.platform == "cpu" and not machine.this_machine().bfloat16:
         for field, dtype in (("engine.dtype", run.engine.resolved_dtype), ("learner.dtype", run.learner.dtype)):
             if dtype != "float32":
-                yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has no instructions for it"
+                yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has neither AVX-512 nor instructions for it"
     if (model.folder / "tokenizer.json").is_file() and not load_renderer(model.folder, run.rollout.template_args).append_only:
         yield "the chat template rewrites earlier turns: a turn that does not extend the one before trains as a sequence of its own"
     if not model.weights_here:

@@ -72,7 +72,10 @@ class EngineConfig(BaseModel):
         device = self.resolved_device
         without_effect = [name for name in (ONLY_ON_CUDA if device == "cpu" else ONLY_ON_CPU) if getattr(self, name) is not None]
         if without_effect:
-            raise ValueError(f"{', '.join(without_effect)}: no effect on device {device!r}; remove it or choose the other device")
+            other = "gpu" if device == "cpu" else "cpu"
+            raise ValueError(
+                f"{', '.join(without_effect)}: no effect on device {device!r}; remove it, or in a recipe write it in [{other}.engine]"
+            )
         if self.weight_transfer is not None:
             raise ValueError("weight_transfer: no learner sends weights that way yet; remove it, and they pass through shared memory")
         if self.backend == "vllm-inprocess" and self.gpus > 1:

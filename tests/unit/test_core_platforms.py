@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tomllib
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from burnish.cluster import request_resources
 from burnish.envs.builtin.inspection.corpus import vocabulary
 from burnish.envs.contract import ENVS
 from burnish.recipe.load import config_data, config_from_data, load_config
-from burnish.recipe.machine import Machine
+from burnish.recipe.machine import Machine, this_machine
 from burnish.recipe.placement import Placement, cluster_problem, fits
 from burnish.recipe.plan import Plan, make_plan, print_plan
 from burnish.recipe.platforms import Platform, laid_over
@@ -116,6 +117,25 @@ def shown(plan: Plan) -> str:
     screen = io.StringIO()
     print_plan(plan, Console(width=240, file=screen))
     return screen.getvalue()
+
+
+# The machine
+
+
+@pytest.mark.parametrize(("build", "gpus"), [("2.13.0+cpu", 0), ("2.13.0", 2), ("2.13.0+cu130", 2)])
+def test_torch_is_asked_for_gpus_only_where_it_is_built_for_them(monkeypatch: pytest.MonkeyPatch, build: str, gpus: int) -> None:
+    torch = types.ModuleType("torch")
+    setattr(torch, "cuda", types.SimpleNamespace(device_count=lambda: 2))  # noqa: B010
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr("burnish.recipe.machine.version", lambda name: build)
+    assert this_machine().gpus == gpus
+
+
+@pytest.mark.parametrize(("flags", "fit"), [("sse avx2 fma", False), ("avx2 avx512f", True), ("avx2 amx_bf16", True)])
+def test_a_cpu_is_fit_for_bfloat16_by_its_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, fit: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512f_is_no_flag_here\n")
+    monkeypatch.setattr("burnish.recipe.machine.CPU_INFO", tmp_path / "cpuinfo")
+    assert this_machine().bfloat16 == fit
 
 
 # Every recipe that ships, on both platforms
@@ -261,7 +281,7 @@ def test_a_run_folder_keeps_the_platform_it_began_on(tmp_path: Path, machine: Ca
         ({"cpu": 2}, ["r.toml: cpu: must be a table, such as [cpu.engine]"]),
         (
             {"engine": {"threads": 2}, "gpu": {"learner": {"dtype": "bfloat16"}}},
-            ["r.toml: engine: threads: no effect on device 'cuda'; remove it or choose the other device (on platform gpu)"],
+            ["r.toml: engine: threads: no effect on device 'cuda'; remove it, or in a recipe write it in [cpu.engine] (on platform gpu)"],
         ),
         ({"platform": "tpu"}, ["r.toml: platform: 'tpu' must be 'auto', 'cpu' or 'gpu'; did you mean 'gpu'?"]),
     ],
@@ -292,7 +312,8 @@ def test_problems_are_named_where_they_were_written(machine: Callable[..., None]
         (2, {"engine": {"gpu_memory_fraction": 0.9}, "resources": {"engine_gpus": 0.5}}, "r.toml: engine.gpu_memory_fraction: 0.9 is more "
                 "than resources.engine_gpus = 0.5; lower it"),
         (2, {"resources": {"learner_gpus": 2}}, "r.toml: resources.learner_gpus: must be less than or equal to 1, not integer 2"),
-        (2, {"engine": {"threads": 2}}, "r.toml: engine: threads: no effect on device 'cuda'; remove it or choose the other device"),
+        (2, {"engine": {"threads": 2}}, "r.toml: engine: threads: no effect on device 'cuda'; remove it, or in a recipe write it in "
+                "[cpu.engine]"),
         (2, {"engine": {"weight_transfer": "nccl"}}, "r.toml: engine: weight_transfer: no learner sends weights that way yet; remove it, "
                 "and they pass through shared memory"),
     ],
@@ -311,7 +332,7 @@ def test_what_cannot_work_on_gpus(machine: Callable[..., None], gpus: int, more:
         ),
         (
             {"engine": {"tensor_parallel": 2}},
-            "r.toml: engine: tensor_parallel: no effect on device 'cpu'; remove it or choose the other device",
+            "r.toml: engine: tensor_parallel: no effect on device 'cpu'; remove it, or in a recipe write it in [gpu.engine]",
         ),
         ({"resources": {"engine_gpus": 1}}, "r.toml: resources.engine_gpus: has no effect on platform cpu; write it in [gpu.resources]"),
         (
@@ -346,7 +367,7 @@ def test_bfloat16_on_a_cpu_without_it_is_a_warning(tiny: Path, machine: Callable
     assert make_plan(recipe("cpu", model=str(tiny))).warnings == ()
     warnings = make_plan(recipe("cpu", **asked)).warnings
     assert [line.partition(":")[0] for line in warnings] == ["engine.dtype", "learner.dtype"]
-    assert warnings[0].endswith("bfloat16 is many times slower than float32 on this CPU, which has no instructions for it")
+    assert warnings[0].endswith("bfloat16 is many times slower than float32 on this CPU, which has neither AVX-512 nor instructions for it")
 
 
 # Room on a cluster
