@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from burnish.envs.builtin.inspection.corpus import vocabulary
 from burnish.rollout.store.records import read_evaluations, read_ledger
 from burnish.rollout.store.transcripts import read_transcripts
-from burnish.trainer.models.checkpoints import list_checkpoints
+from burnish.trainer.models.checkpoints import list_checkpoints, save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -79,9 +80,18 @@ object_store_mb = 128
 """
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model whose tokenizer knows the words of the task."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    new_model(vocabulary(0, 300), folder, ModelSize(hidden=64, layers=2, heads=2, intermediate=128, vocab_size=400, max_position=256))
+    return folder
+
+
+def start(arguments: list[str], log: Path, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "burnish.cli.main", *arguments]
     with log.open("wb") as out:
-        return subprocess.Popen([sys.executable, "-m", "burnish.cli.main", *arguments], stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, cwd=folder)
 
 
 def wait_for_step(run: Path, phase: str, step: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 240.0) -> None:
@@ -102,9 +112,7 @@ def left_behind(parent: int, children: list[psutil.Process]) -> list[str]:
     return [" ".join(process.cmdline())[:120] for process in alive if process.is_running() and process.pid != parent]
 
 
-def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    new_model(vocabulary(0, 300), model, ModelSize(hidden=64, layers=2, heads=2, intermediate=128, vocab_size=400, max_position=256))
+def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: Path, model: Path) -> None:
     recipe, run, log = tmp_path / "small.toml", tmp_path / "run", tmp_path / "log"
     recipe.write_text(RECIPE.format(model=model))
 
@@ -141,9 +149,9 @@ def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: 
     ]
 
 
-def test_an_unreachable_verifier_is_one_line_and_a_code(tmp_path: Path, tiny_model: Path) -> None:
+def test_an_unreachable_verifier_is_one_line_and_a_code(tmp_path: Path, model: Path) -> None:
     recipe = tmp_path / "down.toml"
-    text = RECIPE.format(model=tiny_model).replace('verifier = "burnish.rewards.builtin.inspection:verdict"', 'address = "127.0.0.1:9"')
+    text = RECIPE.format(model=model).replace('verifier = "burnish.rewards.builtin.inspection:verdict"', 'address = "127.0.0.1:9"')
     recipe.write_text(text[: text.index("[sft]")] + text[text.index("[rft]") :])
     done = subprocess.run(
         [sys.executable, "-m", "burnish.cli.main", "run", str(recipe), "--run-dir", str(tmp_path / "run")],
@@ -152,3 +160,17 @@ def test_an_unreachable_verifier_is_one_line_and_a_code(tmp_path: Path, tiny_mod
     assert done.returncode == 2
     assert "error: verifier 'verdict' at 127.0.0.1:9 does not answer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_latest_checkpoint_of_a_run_is_measured(tmp_path: Path, model: Path) -> None:
+    recipe, run, log = tmp_path / "small.toml", tmp_path / "run", tmp_path / "log"
+    recipe.write_text(RECIPE.format(model=model))
+    for step in (1, 2):
+        save_checkpoint(
+            run, "rft", step, write_model=lambda folder: shutil.copytree(model, folder), write_trainer_state=lambda folder: folder.mkdir()
+        )
+    process = start(["evaluate", str(run), str(recipe), "--set", "evaluation.tasks=4", "--set", "evaluation.greedy=false"], log, tmp_path)
+    assert process.wait(timeout=500) == 0, log.read_text()[-3000:]
+    (made,) = (tmp_path / "runs").glob("small-evaluation-*")
+    assert json.loads((made / "config.json").read_text())["model"] == str((run / "checkpoints" / "rft-2" / "model").resolve())
+    assert [(r.phase, r.result.mode, r.result.episodes) for r in read_evaluations(made / "evaluations.jsonl")] == [("base", "sampled", 4)]
