@@ -16,7 +16,7 @@ from burnish.inspector.terminal import Selection, print_rollouts
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rollout.store.records import EvaluationRecord, read_evaluations
-from burnish.run.display import say
+from burnish.run.display import new_console, say
 from burnish.run.folder import RunFolder
 from burnish.run.launch import launch
 from burnish.trainer.models.finding import find_model
@@ -36,7 +36,7 @@ def demo(model: DemoModel, platform: str | None = None, models_dir: Path = Path(
 
     platform: "auto", "cpu" or "gpu", instead of the recipe's own.
     """
-    console = Console()
+    console = new_console()
     recipe = RECIPES[model]
     if not recipe.is_file():
         raise ValueError(f"{recipe} is not here; run the demo in a checkout of burnish")

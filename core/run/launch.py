@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.run.folder import RunFolder, create_run, open_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def launch(
@@ -25,10 +29,9 @@ def launch(
     platform: "auto", "cpu" or "gpu", instead of the recipe's own. dry_run: only check, and show the plan, for which a model's weights need
     not be there. Raises ValueError for whatever the user can put right. Ctrl-C passes through, with a note that says how to resume.
     """
-    from rich.console import Console
-
     from burnish.cluster import check_running_services
     from burnish.recipe.plan import make_plan, print_plan
+    from burnish.run.display import new_console
     from burnish.trainer.models.finding import find_model, is_source
 
     if resume:
@@ -38,7 +41,7 @@ def launch(
     run = resolve(load_config(recipe, overrides, plugins, platform))
     if resume and run_dir is not None:
         open_run(run_dir, run)  # before the plan: a run that cannot resume says so at once
-    console = Console()
+    console = new_console()
     if not dry_run and is_source(run.model):
         console.print(f"looking for model {run.model} (imported on first use)", markup=False)
         find_model(run.model, may_import=True)
@@ -49,8 +52,23 @@ def launch(
         check_running_services(run)
         return None
     folder = open_run(run_dir, run) if resume and run_dir is not None else create_run(run, recipe, run_dir)
-    _run_pipeline(run, folder, resume)
+    _run_pipeline(run, folder, resume, console)
+    say_what_next(folder, console)
     return folder
+
+
+def say_what_next(folder: RunFolder, console: Console) -> None:
+    """What a run that has ended leaves: its report, its transcripts, the policy to serve, and a doubt where there is one."""
+    from burnish.rollout.store.records import read_evaluations
+    from burnish.run.display import constant_line, say
+
+    records = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
+    doubt = constant_line(records[-1].result) if records else None
+    if doubt is not None:
+        say(console, doubt)
+    say(console, f"report:       {folder.report}")
+    say(console, f"transcripts:  burnish rollouts {folder.path} --order worst")
+    say(console, f"serve it:     burnish serve {folder.path}")
 
 
 def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
@@ -61,11 +79,11 @@ def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
     raise ValueError(f"--resume needs the run: `burnish run RUN_FOLDER --resume`, or `burnish run {recipe} --resume --run-dir RUN_FOLDER`")
 
 
-def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool) -> None:
+def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool, console: Console) -> None:
     from burnish.run.pipeline import run as run_pipeline
 
     try:
-        run_pipeline(run, folder.path, resume=resume)
+        run_pipeline(run, folder.path, resume=resume, console=console)
     except BaseException as error:
         error.add_note(f"the run is in {folder.path}; continue it with `{folder.resume_command}`")
         raise

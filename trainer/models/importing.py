@@ -368,13 +368,16 @@ def _check_chat_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> li
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """transformers draws a bar for every file it reads or writes; ours are the only ones a user should see."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, unasked = logging.is_progress_bar_enabled(), gguf.tqdm
     logging.disable_progress_bar()
+    gguf.tqdm = logging.tqdm  # the one place that draws a bar without asking whether bars are wanted
     try:
         yield
     finally:
+        gguf.tqdm = unasked
         if shown:
             logging.enable_progress_bar()
 
