@@ -16,11 +16,12 @@ class RewardConfig(BaseModel):
     use: id of a reward plug-in, with its options in `args`. verifier: `service:NAME` of the recipe, or the `host:port` of one that runs.
     verifier_id: which verifier of a server that has several ("my-team/right-v1"). weight: what its value counts in the total that trains;
     0 only reports it. name: its part of the reward, by default the middle of the id or the service's name; further parts read `name.part`.
-    deadline_s: seconds one call of a verifier may take (a plug-in declares its own limit in `@reward`).
+    args: options of the plug-in. deadline_s: seconds one call of a verifier may take (a plug-in declares its own limit in `@reward`).
 
-    Between a value and the total, in this order: clip: [low, high]. normalize: "minmax" maps range = [low, high] onto [0, 1], "group"
-    standardises within the attempts at one task. weight, and the sum. gate: the value, as the scorer gave it, below which the total is
-    at most cap (0 unless given). What is recorded stays as the scorer gave it.
+    Between a value and the total there are, in this order, clip, normalize, weight, the sum and gate. What is recorded stays as the scorer
+    gave it. clip: the value is kept within [low, high]. normalize: "minmax" maps `range` onto [0, 1], "group" standardises within the
+    attempts at one task. range: [low, high] of the value, for "minmax". gate: the value, as the scorer gave it, below which the total is at
+    most `cap`. cap: of a gate, 0 when left out.
 
     Example: `[[rewards]]` with `verifier = "service:verdicts"`, `name = "verdict"`, `weight = 1.0`, `deadline_s = 5`, `gate = 0.5`.
     """

@@ -24,9 +24,10 @@ class RolloutConfig(BaseModel):
     together; the episode is then cut short and rewarded as it is (truncation "time"). The environment's calls together, and the
     episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`.
 
-    Infrastructure failures only, never what the policy did: retries is how often an episode, or the scoring of one, is tried again;
-    on_failure, by failure kind, is what then happens (`{ verifier_unavailable = "stop" }`), failure_action for all other kinds.
-    error_budget: share of the episodes issued so far that may fail before the run stops.
+    The rest is about infrastructure failures, never about what the policy did. retries: how often an episode, or the scoring of one, is
+    tried again. failure_action: what happens then: "mask" keeps the episode out of the loss and trains on the rest of its group, "drop"
+    drops the whole group, "stop" ends the run. on_failure: the same by failure kind (`{ verifier_unavailable = "stop" }`).
+    error_budget: share of the episodes of the last four steps that may fail before the run stops.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

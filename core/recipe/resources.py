@@ -10,14 +10,15 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ResourcesConfig(BaseModel):
-    """The `[resources]` table: the Ray cluster that the run uses, and what each role takes of it.
+    """The `[resources]` table: the Ray cluster that the run uses, and what each role takes of it. GPUs are for platform gpu only.
 
     env_runners: processes that generate episodes, each with an engine of its own. ray_address: a cluster that runs already ("auto" finds
-    it); None starts one on this machine, with `cpus` CPUs (None: all) and an object store of `object_store_mb`.
+    it); left out, one is started on this machine and ends with the run. cpus: of the one that is started, all when left out.
+    object_store_mb: shared memory of the one that is started; weights pass through it.
     engine_resources: further Ray resources that each engine takes. On nodes started with `--resources='{"engine_slot": 2}'`,
     `engine_resources = { engine_slot = 1 }` keeps engines to two a node, and to these nodes.
 
-    GPUs only. learner_gpus: the share of a GPU that the learner takes, a whole one when left out. engine_gpus: the share that each engine
+    learner_gpus: the share of a GPU that the learner takes, a whole one when left out. engine_gpus: the share that each engine
     takes; left out, as many whole GPUs as `engine.tensor_parallel`, all on one node. Where both are left out and this machine has a single
     GPU, they share it, one half for the learner. Shares below 1 put learner and engines on one GPU, where an engine takes nine tenths of
     its share of the memory unless `engine.gpu_memory_fraction` says otherwise.

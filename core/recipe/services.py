@@ -21,10 +21,10 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TlsConfig(BaseModel):
-    """How a client makes sure of a service, and proves who it is: paths of PEM files.
+    """How a client makes sure of the service at an address, and proves who it is: paths of PEM files. The empty table is TLS too.
 
-    ca: the authority that signed the service's certificate; without it the system's authorities count. cert, key: this client's own
-    (mutual TLS). server_name: the name in the service's certificate, when it is not the host of the address.
+    ca: the authority that signed the service's certificate; without it the system's authorities count. cert: this client's own
+    certificate (mutual TLS). key: of that certificate. server_name: the name in the service's certificate, when it is not the host of the address.
     """
 
     model_config = STRICT
@@ -38,11 +38,13 @@ class TlsConfig(BaseModel):
 class ServiceConfig(BaseModel):
     """A `[services.NAME]` table, referred to as `service:NAME`.
 
-    tools: a module of `@tool` functions, verifier: a `module:name` made with `@verifier`, environment: an id, or a
-    `module:namespace/Name-v0`, made with `kwargs`; a module also as the path of a `.py` file. burnish starts it as a process of its own and
-    stops it with the run. address: where a service runs already: `host:port`, replicas as `host:port,host:port`, or `ray:NAME` for what
-    `burnish deploy-verifier` runs. tls, and token_env or token_file: how to talk to that one. start_timeout_s: seconds until a service
-    that burnish starts must listen. python: the interpreter that runs it, a path such as `.venv-judge/bin/python`, when the service needs
+    One of four keys says what it is. burnish starts the first three as processes of their own and stops them with the run; a module may be
+    the path of a `.py` file. tools: a module of `@tool` functions, or `module:name` of a `ToolSet` or a class with `@tool` methods.
+    verifier: a `module:name` made with `@verifier`. environment: an id, or a `module:namespace/Name-v0`. address: where a service runs
+    already: `host:port`, replicas as `host:port,host:port`, or `ray:NAME` for what `burnish deploy-verifier` runs.
+
+    kwargs: what the environment is made with. token_env: the environment variable that holds the token for an address. token_file: the
+    file that holds it. start_timeout_s: seconds until a service that burnish starts must listen. python: the interpreter that runs it, a path such as `.venv-judge/bin/python`, when the service needs
     other packages than the run has; burnish must be installed there, its base is enough.
 
     Example: `[services.verdicts]` with `verifier = "my_team.checks:verdict"`.

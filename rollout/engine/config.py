@@ -29,19 +29,19 @@ class EngineConfig(BaseModel):
 
     backend: "vllm-inprocess" runs vLLM on a thread of the calling process; "vllm-async" runs it in processes of its own. Left out, the
     latter where one model is spread over several GPUs, which needs it, and the former otherwise.
-    device: "auto" takes the device that the installed vLLM was built for.
+    device: "auto" takes the device that the installed vLLM was built for; in a recipe it follows from the platform.
     max_context: tokens of a sequence, prompt and sampled together. max_num_seqs: sequences decoded at once; more wait.
     dtype: of weights and activations; float32 on CPU and bfloat16 on CUDA when left out.
     block_size: tokens per KV block (32 on CPU, vLLM's choice on CUDA when left out). prefix_caching: share the KV of equal prefixes.
 
-    CPU only. kv_cache_mb: memory for the KV cache, 512 when left out. threads: OpenMP threads, 1 when left out.
-    CUDA only. gpu_memory_fraction: share of the device that vLLM may use. tensor_parallel: GPUs of one node that the model is spread over,
-    1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"), and refused:
+    kv_cache_mb: CPU only; memory for the KV cache, 512 when left out. threads: CPU only; OpenMP threads, 1 when left out.
+    gpu_memory_fraction: CUDA only; share of the device that vLLM may use. tensor_parallel: CUDA only; GPUs of one node that the model is
+    spread over, 1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"), and refused:
     no learner sends that way yet. Weights pass through shared memory.
 
-    start_timeout_s, request_timeout_s, drain_timeout_s, update_timeout_s: seconds for starting, one call of `generate`, finishing what
-    is in flight before a weight update, and each step of the update.
-    log_level, log_file: what vLLM may log, and where; without a file, only errors are shown, on stderr.
+    start_timeout_s: seconds for starting. request_timeout_s: seconds of one call of `generate`. drain_timeout_s: seconds to finish what is
+    in flight before a weight update. update_timeout_s: seconds of each step of the update.
+    log_level: what vLLM may log into the file. log_file: where vLLM logs; without it, only errors are shown, on stderr.
 
     An option without effect on the chosen backend and device is an error.
     """

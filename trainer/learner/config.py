@@ -13,8 +13,9 @@ class OptimizerConfig(BaseModel):
     """AdamW (Loshchilov and Hutter, 2019) and its learning rate, for one phase of training.
 
     lr: the peak. warmup_steps: updates over which the rate rises linearly from lr / warmup_steps. schedule: "constant", or
-    "cosine" down to `min_lr_ratio * lr` at `total_steps` updates of the phase. weight_decay acts on matrices, not on norms or
-    biases. grad_clip: largest global L2 norm of the gradient.
+    "cosine" down to `min_lr_ratio * lr` at `total_steps` updates of the phase. total_steps: of the phase, for "cosine". min_lr_ratio: of
+    the last rate to the peak, for "cosine". betas: decay of the two moments. eps: added to the root of the second. weight_decay: of
+    matrices, not of norms or biases, decoupled from the gradient. grad_clip: largest global L2 norm of the gradient.
 
     Example: `OptimizerConfig(lr=1e-4, warmup_steps=10)`.
     """
@@ -48,7 +49,7 @@ class LearnerConfig(BaseModel):
 
     microbatch_tokens: packed tokens per forward and backward pass; bounds the memory of activations and changes no result (a
     single longer sequence makes a microbatch of its own). logit_rows: rows of vocabulary-sized logits alive at a time. threads: CPU
-    threads of this process. dtype: what matrix products compute in; weights and optimizer state are always float32.
+    threads of this process. device: where it computes; in a recipe it follows from the platform. dtype: what matrix products compute in; weights and optimizer state are always float32.
     activation_checkpointing: recompute layers in the backward pass, for less memory and about a third more time.
     """
 

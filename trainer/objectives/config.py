@@ -61,17 +61,18 @@ class OverlongConfig(BaseModel):
 class ObjectiveConfig(BaseModel):
     """The `[rft.objective]` table: which episodes were better than others (advantage), and what is minimised for that (loss).
 
-    advantage, loss: a name (`burnish/grpo-v1`, or `grpo` for what burnish brings), or a function of one's own as `module:function` or
-    `file.py:function`; advantage_args and loss_args are their options.
+    advantage: a name (`burnish/grpo-v1`, or `grpo` for what burnish brings), or a function of one's own as `module:function` or
+    `file.py:function`. loss: likewise. advantage_args: options of the advantage. loss_args: options of the loss.
     aggregation: the mean over all trained tokens of the batch ("token"), over its sequences of each one's mean ("sequence"), or the sum
-    over the number of sequences times `constant_tokens` ("constant"); None is what the loss declares. constant_tokens: None is the most
-    that an episode may sample.
+    over the number of sequences times `constant_tokens` ("constant"); left out, it is what the loss declares. constant_tokens: tokens that
+    each sequence counts for, with "constant"; left out, the most that an episode may sample.
     kl_coef: weight of KL(policy || reference); above 0 the learner keeps a frozen copy of the weights as the reference. kl: its estimate
-    per token, None is k3. kl_in: whether it is added to the "loss" (None) or taken from the "reward", where advantages see it.
+    per token, k3 when left out. kl_in: whether it is added to the "loss", which it is when left out, or taken from the "reward", where
+    advantages see it.
     entropy_coef: weight of the entropy that is taken from the loss.
     correction: for engines whose probabilities are not the learner's: every token's loss is weighted with pi_old / pi_sampler, cut at
     correction_high ("truncate"), or set to 0 where it lies outside correction_low and correction_high ("mask"); or sequences are left out
-    whose mean ratio lies outside ("sequence_mask"). None is "truncate" where a step makes several updates, and "none" otherwise.
+    whose mean ratio lies outside ("sequence_mask"). Left out, it is "truncate" where a step makes several updates, and "none" otherwise.
     overlong: what becomes of episodes that ran long.
 
     Example: `[rft.objective]` with `advantage = "dr_grpo"` and `loss = "my_team/losses.py:gspo"`. `docs/algorithms.md` has every formula.
