@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench lint proto install clean
+.PHONY: help demo test fuzz bench lint docs proto install clean
 
 help:  ## show this list
 	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
@@ -30,6 +30,9 @@ bench: $(INSTALLED)  ## the benchmarks and the long learning runs behind the com
 
 lint: $(INSTALLED)  ## ruff, mypy --strict and the one-way imports between rooms
 	$(VENV)/bin/python tests/lint.py
+
+docs: $(INSTALLED)  ## write the reference of the recipe, docs/recipe.md, again from the code
+	$(VENV)/bin/burnish recipe > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
 
 proto: $(INSTALLED)  ## generate the Python stubs of proto/burnish/v1 again, and check that the contract still holds
 	$(VENV)/bin/python proto/generate.py

@@ -24,10 +24,10 @@ class RolloutConfig(BaseModel):
     together; the episode is then cut short and rewarded as it is (truncation "time"). The environment's calls together, and the
     episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`.
 
-    The rest is about infrastructure failures, never about what the policy did. retries: how often an episode, or the scoring of one, is
-    tried again. failure_action: what happens then: "mask" keeps the episode out of the loss and trains on the rest of its group, "drop"
-    drops the whole group, "stop" ends the run. on_failure: the same by failure kind (`{ verifier_unavailable = "stop" }`).
-    error_budget: share of the episodes of the last four steps that may fail before the run stops.
+    What follows a failure of the infrastructure, never of the policy, is said by the keys from retries on. retries: how often an episode,
+    or the scoring of one, is tried again. failure_action: what happens then: "mask" keeps the episode out of the loss and trains on the
+    rest of its group, "drop" drops the whole group, "stop" ends the run. on_failure: the same by failure kind (`{ verifier_unavailable =
+    "stop" }`). error_budget: share of the episodes of the last four steps that may fail before the run stops.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -125,6 +125,18 @@ def run(
 
 
 @app.command()
+def recipe(
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="Only one table, such as rft or rewards.", show_default=False)
+    ] = None,
+) -> None:
+    """Print every table and key that a recipe may have, as docs/recipe.md has them."""
+    from burnish.recipe.reference import recipe_page
+
+    typer.echo(recipe_page(table), nl=False)
+
+
+@app.command()
 def demo(
     model: Annotated[Literal["nano", "smollm2"], typer.Option(help="The model to start from.")] = "nano", platform: PlatformOption = None
 ) -> None:

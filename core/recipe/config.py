@@ -37,16 +37,16 @@ MULTI_TURN_DEFAULT = 8
 class RunConfig(BaseModel):
     """A whole recipe.
 
-    name: of the run. model: a run or a checkpoint to go on from, a model folder, a name under `models/`, or a source that `burnish models
-    import` takes. platform: "cpu", "gpu", or "auto", which is gpu where torch sees one on this machine; it chooses between the tables
-    `[cpu.…]` and `[gpu.…]` of a recipe (see `platforms.py`), which a config holds no more. environment: an id of `burnish env list`, or
-    `module:namespace/Name-v0` for one that importing `module` registers with Gymnasium. environment_args: what it is made with; in it a
-    string `service:NAME` becomes the address of that service. environment_weight: what the environment's own reward counts in the total.
-    reward_function: an id of a reward plug-in, or several, each with weight 1; `[[rewards]]` is the long form. success: the part of the
-    reward that is reported as success; it lies in [0, 1]. multi_turn_rollouts: whether the policy speaks more than once per episode.
-    train_seeds: the range that training tasks come from, `[first, last + 1]`; `[tasks]` names files that they come from instead.
-    keep_checkpoints: how many stay on disk, beside the last of each phase. plugins: Python files that register environments, rewards and
-    objectives. seed: of everything random.
+    name: of the run and its folder. model: a run or a checkpoint to go on from, a model folder, a name under `models/`, or a source that
+    `burnish models import` takes. platform: "cpu", "gpu", or "auto", which is gpu where torch sees one on this machine; it chooses between
+    the tables `[cpu.…]` and `[gpu.…]` of a recipe, which are laid over the others (docs/gpus.md) and which a config holds no more.
+    environment: an id of `burnish env list`, or `module:namespace/Name-v0` for one that importing `module` registers with Gymnasium.
+    environment_args: what it is made with; in it a string `service:NAME` becomes the address of that service. environment_weight: what the
+    environment's own reward counts in the total. reward_function: an id of a reward plug-in, or several, each with weight 1; `[[rewards]]`
+    is the long form. success: the part of the reward that is reported as success; it lies in [0, 1]. multi_turn_rollouts: whether the
+    policy speaks more than once per episode. train_seeds: the range that training tasks come from, `[first, last + 1]`; `[tasks]` names
+    files that they come from instead. keep_checkpoints: how many stay on disk, beside the last of each phase. plugins: Python files that
+    register environments, rewards and objectives. seed: of everything random.
 
     What the tables must agree on is checked where a config is read (`load_config`) or resolved (`resolve`).
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +20,16 @@ from burnish.envs.registry import did_you_mean
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import OVERLAID
 from burnish.recipe.problems import inner_model, is_model
-from burnish.trainer.phases.config import PHASE_OWNS
+from burnish.trainer.phases.common import PHASE_OWNS
 
 HEAD = """\
 # Every table and key of a recipe
 
 `make docs` writes this page out of the code that reads recipes, and `burnish recipe` prints it; `burnish recipe rft` prints one table.
 
-A recipe is one TOML file. What it leaves out has the default given here; – is no value. `--set rft.lr=1e-5` overrides one key for one run. What a
-recipe misspells, and what would have no effect, is refused with the key's name. Paths are relative to the folder that burnish is started in.
-A run keeps the recipe, every default written out, in its `config.json`.
+A recipe is one TOML file. What it leaves out has the default given here; – is no value. `--set rft.lr=1e-5` overrides one key for one run.
+What a recipe misspells, and what would have no effect, is refused with the key's name. Paths are relative to the folder that burnish is
+started in. A run keeps the recipe, every default written out, in its `config.json`.
 """
 OVERLAY = "Also below `[cpu]` and `[gpu]`, where it counts on that platform ([gpus.md](gpus.md))."
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -57,7 +57,7 @@ class Table:
     def markdown(self) -> str:
         rows = [f"| `{key.name}` | {_cell(key.type)} | {_cell(key.default)} | {_cell(key.text)} |" for key in self.keys]
         head = ["| key | type | default | what it does |", "|---|---|---|---|"]
-        return "\n".join([f"## {self.heading}", "", self.text, "", *head, *rows]) + "\n"
+        return "\n".join([f"## {self.heading}", "", _cell(self.text), "", *head, *rows]) + "\n"
 
 
 def recipe_page(table: str | None = None) -> str:
@@ -88,8 +88,8 @@ def _tables(model: type[BaseModel], name: str, heading: str) -> Iterator[Table]:
         elif not (name == "learner.optimizer" and key in PHASE_OWNS):  # refused there: every phase has its own
             keys.append(Key(key, _type(schema["properties"][key]), _default(model, key), said[key]))
     yield Table(name, heading, _summary(model, name), tuple(keys))
-    for table, name, heading in inner:
-        yield from _tables(table, name, heading)
+    for below in inner:
+        yield from _tables(*below)
 
 
 def _inner(above: str, key: str, table: type[BaseModel], annotation: Any) -> tuple[type[BaseModel], str, str]:
@@ -102,10 +102,13 @@ def _inner(above: str, key: str, table: type[BaseModel], annotation: Any) -> tup
 
 
 def _summary(model: type[BaseModel], name: str) -> str:
-    first = _paragraphs(model)[0].rstrip(".").rstrip()
-    words = re.sub(r"^The `\[[^]]*\]` table: ", "", first) if not re.fullmatch(r"(The|A) `\[[^]]*\]` table", first) else ""
-    about = f"{words[0].upper()}{words[1:]}." if words else ""
-    return " ".join(part for part in (about, OVERLAY if name in OVERLAID else "") if part)
+    """The docstring's first sentence, without the table's name, and what stands before the keys of a paragraph."""
+    first, *rest = _paragraphs(model)
+    about = re.sub(r"^The `\[[^]]*\]` table(: |\.$)", "", first)
+    begins = _begins(model.model_fields)
+    leads = [paragraph[: found.start()].strip() for paragraph in rest if (found := begins.search(paragraph))]
+    said = [f"{about[:1].upper()}{about[1:]}", *leads, OVERLAY if name in OVERLAID else ""]
+    return " ".join(sentence for sentence in said if sentence)
 
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
@@ -116,7 +119,7 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
     said: dict[str, str] = {}
     for cls in model.__mro__:
         if cls is not BaseModel and issubclass(cls, BaseModel):
-            for key, text in _sentences(cls, set(model.model_fields)):
+            for key, text in _sentences(cls, _begins(model.model_fields)):
                 said.setdefault(key, text)
     missing = [key for key, field in model.model_fields.items() if key not in said and inner_model(field.annotation) is None]
     if missing:
@@ -124,9 +127,13 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
     return said
 
 
-def _sentences(cls: type[BaseModel], keys: set[str]) -> Iterator[tuple[str, str]]:
+def _begins(keys: Iterable[str]) -> re.Pattern[str]:
+    """Where a sentence about keys begins: `key: ` or `key, other_key: ` behind another sentence's end."""
     names = "|".join(sorted(map(re.escape, keys), key=len, reverse=True))
-    begins = re.compile(rf"(?:^|(?<=[.;)] ))((?:{names})(?:, (?:{names}))*): ")
+    return re.compile(rf"(?:^|(?<=[.;)] ))((?:{names})(?:, (?:{names}))*): ")
+
+
+def _sentences(cls: type[BaseModel], begins: re.Pattern[str]) -> Iterator[tuple[str, str]]:
     for paragraph in _paragraphs(cls):
         parts = begins.split(paragraph)
         for named, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -154,7 +161,7 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"list of {_type(schema['items'])}"
     if kind == "object":
         return "table"
-    bounds = " ".join(f"{sign} {schema[bound]:g}" for bound, sign in BOUNDS.items() if bound in schema)
+    bounds = " ".join(f"{sign} {_toml(schema[bound])}" for bound, sign in BOUNDS.items() if bound in schema)
     return f"{kind} {bounds}".strip()
 
 
@@ -163,7 +170,7 @@ def _default(model: type[BaseModel], key: str) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    if value is None:
+    if value is None or value == "":
         return "–"
     return f"`{_toml(value)}`"
 
@@ -174,9 +181,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, float):
-        return f"{value:g}" if value != int(value) else f"{value:.1f}"
+        return f"{value:g}" if value != int(value) else f"{value:.1f}"  # no infinity: the configs allow none
     return f"{value:_}" if isinstance(value, int) and not isinstance(value, bool) else json.dumps(value)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", text.replace("|", "\\|"))

@@ -24,7 +24,8 @@ class TlsConfig(BaseModel):
     """How a client makes sure of the service at an address, and proves who it is: paths of PEM files. The empty table is TLS too.
 
     ca: the authority that signed the service's certificate; without it the system's authorities count. cert: this client's own
-    certificate (mutual TLS). key: of that certificate. server_name: the name in the service's certificate, when it is not the host of the address.
+    certificate (mutual TLS). key: of that certificate. server_name: the name in the service's certificate, when it is not the host of the
+    address.
     """
 
     model_config = STRICT
@@ -36,7 +37,7 @@ class TlsConfig(BaseModel):
 
 
 class ServiceConfig(BaseModel):
-    """A `[services.NAME]` table, referred to as `service:NAME`.
+    """The `[services.NAME]` table: a service that the run uses, referred to as `service:NAME`.
 
     One of four keys says what it is. burnish starts the first three as processes of their own and stops them with the run; a module may be
     the path of a `.py` file. tools: a module of `@tool` functions, or `module:name` of a `ToolSet` or a class with `@tool` methods.
@@ -44,8 +45,9 @@ class ServiceConfig(BaseModel):
     already: `host:port`, replicas as `host:port,host:port`, or `ray:NAME` for what `burnish deploy-verifier` runs.
 
     kwargs: what the environment is made with. token_env: the environment variable that holds the token for an address. token_file: the
-    file that holds it. start_timeout_s: seconds until a service that burnish starts must listen. python: the interpreter that runs it, a path such as `.venv-judge/bin/python`, when the service needs
-    other packages than the run has; burnish must be installed there, its base is enough.
+    file that holds it. start_timeout_s: seconds until a service that burnish starts must listen. python: the interpreter that runs it, a
+    path such as `.venv-judge/bin/python`, when the service needs other packages than the run has; burnish must be installed there, its
+    base is enough.
 
     Example: `[services.verdicts]` with `verifier = "my_team.checks:verdict"`.
     """

@@ -95,15 +95,6 @@ def _clock_time(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-def supervised_note(metrics: Mapping[str, float]) -> str:
-    """What a supervised step says: how many tokens a second were computed, and how many of a step's tokens were learned from.
-
-    A conversation with a short answer is mostly prompt: of its packed tokens few are trained.
-    """
-    packed, trained = metrics["packed_tokens"], metrics["tokens"]
-    return f"loss {metrics['loss']:.3f}  {packed / metrics['seconds']:,.0f} tokens/s  {trained:,.0f} of {packed:,.0f} tokens trained"
-
-
 def evaluation_line(phase: str, result: EvaluationResult, against: Mapping[str, Comparison]) -> str:
     """One evaluation on one line: success with its interval and n, beside the best constant policy; recall, turns, cost, and the change
     since the phase before."""

@@ -20,7 +20,7 @@ from burnish.recipe.resolve import PhaseRun, ResolvedRun
 from burnish.recipe.seeds import data_seed
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
-from burnish.run.display import StepBar, evaluation_line, say
+from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.session import Session, parts_of, session_over
 from burnish.trainer.data.examples import supervised_examples
@@ -74,7 +74,7 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     engines have ended when this returns.
     """
     folder = open_run(path, recipe)
-    console = console or Console()
+    console = console or new_console()
     with console.status("making the examples of the supervised phases"):  # all of them: a row that is unfit must not be met in the middle
         examples = _examples(recipe, folder)
     with parts_of(recipe, folder.path / "logs") as addresses:
@@ -140,6 +140,9 @@ def _train(run: Run, phase: PhaseRun, first: int) -> None:
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
             _keep(run, phase.name, did.step, did.episodes, "train", "sampled")
             bar.advance(did.line)
+            failed = failures_line(did.step, did.episodes)
+            if failed is not None:
+                say(run.console, failed)
             if did.last or did.step % table.checkpoint_every == 0:
                 _checkpoint(run, phase.name, did.step, did.metrics, final=did.last)
             if did.last:
@@ -264,7 +267,7 @@ def evaluate_checkpoint(recipe: ResolvedRun, checkpoint: str) -> Results:
     """Measure a checkpoint on the recipe's held-out tasks, print the result, and return it; the run folder made for it keeps the rest."""
     model, name = str(find_model(checkpoint)), f"{recipe.name}-evaluation"
     recipe = replace(recipe, model=model, name=name, record={**recipe.record, "model": model, "name": name})
-    folder, console = create_run(recipe), Console()
+    folder, console = create_run(recipe), new_console()
     with parts_of(recipe, folder.path / "logs") as addresses, _started(recipe, folder, addresses, console) as run:
         _evaluate(run, "base", 0)
         say(console, f"transcripts: burnish rollouts {folder.path}")

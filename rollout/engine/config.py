@@ -36,8 +36,8 @@ class EngineConfig(BaseModel):
 
     kv_cache_mb: CPU only; memory for the KV cache, 512 when left out. threads: CPU only; OpenMP threads, 1 when left out.
     gpu_memory_fraction: CUDA only; share of the device that vLLM may use. tensor_parallel: CUDA only; GPUs of one node that the model is
-    spread over, 1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"), and refused:
-    no learner sends that way yet. Weights pass through shared memory.
+    spread over, 1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"),
+    and refused: no learner sends that way yet. Weights pass through shared memory.
 
     start_timeout_s: seconds for starting. request_timeout_s: seconds of one call of `generate`. drain_timeout_s: seconds to finish what is
     in flight before a weight update. update_timeout_s: seconds of each step of the update.

@@ -55,6 +55,7 @@ WITHIN = {
     "rewards check burnish/inspection-cost-v1": "passed",
     "check burnish/Arithmetic-v0": "passed",
     "new verifier my-team/first": "wrote my-team-first",
+    "recipe rft": "groups_per_step",
     "rollouts --help": "RUN",
     "rewards try --help": "FILE",
     "serve-verifier --help": "TARGET",

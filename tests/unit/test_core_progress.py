@@ -12,7 +12,7 @@ from rich.console import Console
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Reward, Task
 from burnish.rollout.store.records import BestConstant, EvaluationRecord, EvaluationResult
-from burnish.run.display import StepBar, constant_line, failures_line, new_console, say, supervised_note
+from burnish.run.display import StepBar, constant_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder
 from burnish.run.launch import say_what_next
 
@@ -74,11 +74,6 @@ def test_tables_in_logs_are_wider_than_80_columns(monkeypatch: pytest.MonkeyPatc
     assert new_console().width == 160
     monkeypatch.setenv("COLUMNS", "100")
     assert new_console().width == 100
-
-
-def test_a_supervised_step_says_computed_and_trained_tokens() -> None:
-    note = supervised_note({"loss": 0.25, "tokens": 64.0, "packed_tokens": 6400.0, "seconds": 2.0})
-    assert note == "loss 0.250  3,200 tokens/s  64 of 6,400 tokens trained"
 
 
 def test_an_outage_is_a_line_in_its_step() -> None:

@@ -18,9 +18,9 @@ def readable(path: str, prose: bool = False) -> str:
 class TasksConfig(BaseModel):
     """The `[tasks]` table: tasks out of files instead of seeds.
 
-    train, held_out: files of rows (`.jsonl` or another form that `envs.rows` reads), each
-    `{"messages": […], "reference_answer": …}`. No row of held_out may be in train.
-    The environment gets each as `options["task"]`, after its prompt was put to the policy; `burnish/SingleTurn-v0` adds nothing to it.
+    The environment gets each row as `options["task"]`, after its prompt was put to the policy; `burnish/SingleTurn-v0` adds nothing to it.
+    train: a file of rows `{"messages": […], "reference_answer": …}` (docs/formats.md). held_out: another one, of which no row may be in
+    train.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -49,8 +49,9 @@ class LearnerConfig(BaseModel):
 
     microbatch_tokens: packed tokens per forward and backward pass; bounds the memory of activations and changes no result (a
     single longer sequence makes a microbatch of its own). logit_rows: rows of vocabulary-sized logits alive at a time. threads: CPU
-    threads of this process. device: where it computes; in a recipe it follows from the platform. dtype: what matrix products compute in; weights and optimizer state are always float32.
-    activation_checkpointing: recompute layers in the backward pass, for less memory and about a third more time.
+    threads of this process. device: where it computes; in a recipe it follows from the platform. dtype: what matrix products compute in;
+    weights and optimizer state are always float32. activation_checkpointing: recompute layers in the backward pass, for less memory and
+    about a third more time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

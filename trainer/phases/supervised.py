@@ -16,14 +16,15 @@ from .common import PhaseStep, Schedule
 
 
 class SupervisedConfig(BaseModel):
-    """The `[cpt]` table (plain text, every token trains) and the `[sft]` table (conversations, assistant tokens train).
+    """A phase of supervised training.
 
     steps: optimizer steps. batch: examples per step: conversations, or, for cpt, documents (one longer than `engine.max_context` tokens is
-    cut into several). lr: peak learning rate, reached after warmup_steps; schedule: "constant", or "cosine" down to zero at the last
-    step. checkpoint_every: steps between checkpoints.
-    data: path of a file of rows (`{"text": …}` for cpt, `{"messages": […]}` for sft; `envs.rows` lists the forms) or, for cpt, of a text
-    file with one document per paragraph. generate: instead of a file, `module:function` called as `function(seed, count, **args)`, giving
-    texts (cpt) or conversations (sft). count: how many it makes, seen again once all were; None is steps x batch.
+    cut into several). lr: peak learning rate. warmup_steps: steps over which the rate rises to the peak. schedule: "constant", or "cosine"
+    down to zero at the last step. checkpoint_every: steps between checkpoints, beside the one after the last.
+    data: path of a file of rows (`{"text": …}` for cpt, `{"messages": […]}` for sft; docs/formats.md lists the forms) or, for cpt, of a
+    text file with one document per paragraph. generate: instead of a file, `module:function` called as `function(seed, count, **args)`,
+    giving texts (cpt) or conversations (sft). args: further arguments of that function. count: how many it makes, seen again once all
+    were; left out, steps x batch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -61,7 +62,7 @@ class SupervisedConfig(BaseModel):
 
 
 class CPTConfig(SupervisedConfig):
-    """The `[cpt]` table: continued pre-training."""
+    """The `[cpt]` table: continued pre-training on documents, of which every token is learned."""
 
     lr: float = Field(default=1e-3, gt=0, le=1)
 
@@ -72,7 +73,7 @@ class CPTConfig(SupervisedConfig):
 
 
 class SFTConfig(SupervisedConfig):
-    """The `[sft]` table: supervised fine-tuning."""
+    """The `[sft]` table: supervised fine-tuning on conversations, of which the assistant's tokens are learned."""
 
     lr: float = Field(default=3e-4, gt=0, le=1)
 
