@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -98,6 +99,15 @@ def test_an_answer_honours_max_tokens_temperature_and_seed(client: openai.OpenAI
     hot: dict[str, Any] = {"max_tokens": 24, "temperature": 2.0}
     assert ask(client, **hot, seed=1) == ask(client, **hot, seed=1)
     assert ask(client, **hot, seed=1) != ask(client, **hot, seed=2)
+
+
+def test_the_client_of_the_page_gets_an_answer(service: ServingHandle, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
+    (ask,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ask.py").write_text(ask.replace("http://127.0.0.1:8000", service.url))
+    done = subprocess.run([sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n")
 
 
 def test_n_answers_come_back(client: openai.OpenAI) -> None:

@@ -1,0 +1,173 @@
+"""Every page: its links lead somewhere, its commands exist, its Python and TOML are well-formed, and its lists are those of the code.
+
+What the pages say to paste is run by the other tests called test_docs_*. What no test runs stands in `NOT_RUN`, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from burnish.cli.main import app
+from burnish.recipe.load import config_from_data
+from burnish.serving.app import CHAT_FIELDS, ROUTES
+from burnish.trainer.models.folder import SUPPORTED_ARCHITECTURES
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ESSENTIAL = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
+
+RUN_BY = {
+    "README.md": ["test_first_example.py", "test_first_example_service.py", "test_docs_all_pages.py"],
+    "bring-an-environment.md": ["test_docs_pages.py"],
+    "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
+    "formats.md": ["test_formats_example.py"],
+    "gpus.md": ["test_core_platforms.py"],
+    "other-languages.md": ["test_docs_pages.py"],
+    "run-tools.md": ["test_docs_run_tools.py"],
+    "scale-services.md": ["test_docs_scale_services.py", "test_docs_all_pages.py"],
+    "serving.md": ["test_serving.py"],
+    "test-with-remote-services.md": ["test_docs_testing.py"],
+    "watch-a-run.md": ["test_docs_all_pages.py"],
+    "write-a-reward.md": ["test_docs_write_a_reward.py"],
+}
+"""By page, the tests that run its blocks. Their names are looked for, so that a test that goes takes its page along."""
+
+NOT_RUN = {
+    "chat-templates.md": "one table, read here as a recipe",
+    "gymnasium-environments.md": "an hour of PPO; tests/integration/test_baseline.py trains for less",
+    "install.md": "downloads packages; tests/integration/test_base_install.py installs it, test_core_services.py another interpreter",
+    "run-a-verifier.md": "its servers and recipes are those of test_rpc_security.py, test_deploy.py and test_core_services.py",
+    "security.md": "needs certificates of a host; test_rpc_security.py and test_serve_ingress.py make their own",
+}
+
+
+def blocks(page: Path, language: str | None = None) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if language is None or kind == language]
+
+
+def named(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\(docs/([\w-]+\.md)\)", PAGES[0].read_text()))
+    assert linked == {page.name for page in PAGES[1:]}, "link the page in the README's tables"
+
+
+def test_every_page_with_something_to_paste_is_run_or_says_why_not() -> None:
+    with_blocks = {page.name for page in PAGES if blocks(page)}
+    assert with_blocks <= RUN_BY.keys() | NOT_RUN.keys(), f"say in {__file__} which tests run the page's blocks, or why none does"
+    assert not RUN_BY.keys() & NOT_RUN.keys()
+    tests = {file.name for folder in ("unit", "integration") for file in (ROOT / "tests" / folder).glob("test_*.py")}
+    assert {name for names in RUN_BY.values() for name in names} <= tests
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_python_and_toml_are_well_formed(page: Path) -> None:
+    for text in blocks(page, "python"):
+        ast.parse(text)
+    for text in blocks(page, "toml"):
+        tomllib.loads(text)
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """Every `burnish …` of the page's blocks, as arguments."""
+    for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if kind in ("", "bash", "sh"):
+            for line in text.replace("\\\n", " ").splitlines():
+                found = re.match(r"(?:[A-Z_a-z]+=\S+ )*(?:\.venv/bin/)?burnish (.*)", line)
+                if found:
+                    yield shlex.split(found[1].replace("; \\", " "), comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_and_their_options_exist(page: Path) -> None:
+    root = typer.main.get_command(app)
+    for arguments in command_lines(page):
+        group: Any = root
+        context = group.make_context("burnish", list(arguments))
+        while isinstance(group, TyperGroup):
+            name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+            assert command is not None, arguments
+            context = command.make_context(name, list(rest), parent=context)  # raises on an option or argument that it has not
+            group = command
+
+
+def between(page: str, mark: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text().partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0]
+    return re.findall(r"`([^`]+)`", text)
+
+
+def test_the_page_on_serving_lists_what_the_endpoint_takes() -> None:
+    assert between("serving.md", "fields") == sorted(CHAT_FIELDS)
+    for path, method in ROUTES.items():
+        assert f"| `{method} {path}` |" in (ROOT / "docs" / "serving.md").read_text()
+
+
+def test_the_page_on_what_is_not_supported_says_what_the_code_says() -> None:
+    assert between("not-supported.md", "architectures") == list(SUPPORTED_ARCHITECTURES)
+    source = (ROOT / "trainer" / "learner" / "policy_model.py").read_text()  # read, not imported: it imports torch
+    changes = re.search(r"^LOGIT_CHANGES = \((.*)\)$", source, re.MULTILINE)
+    assert changes is not None
+    assert between("not-supported.md", "logits") == [name.strip('"') for name in changes[1].split(", ")]
+
+
+def test_the_recipes_of_pages_that_no_other_test_reads_are_recipes() -> None:
+    (services,) = blocks(ROOT / "docs" / "scale-services.md", "toml")
+    config = config_from_data({**ESSENTIAL, **tomllib.loads(services)})
+    assert config.services["answer"].address == "ray:answer"
+    inspection = next(text for text in blocks(ROOT / "README.md", "toml") if 'name = "inspection"' in text)
+    assert config_from_data(tomllib.loads(inspection)).scorers[1].verifier == "service:verdict"
+    (template,) = blocks(ROOT / "docs" / "chat-templates.md", "toml")
+    assert config_from_data({**ESSENTIAL, **tomllib.loads(template)}).rollout.template_args == {"enable_thinking": False}
+
+
+def test_two_lines_of_pandas_read_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "inspection-20260101-120000"
+    (run / "transcripts").mkdir(parents=True)
+    rows = [
+        {"phase": "sft", "step": 1, "time": 1.0, "loss": 2.0},
+        {"phase": "rft", "step": 1, "time": 2.0, "reward_mean": 0.25, "success": 0.5, "learner/entropy": 1.5},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    episodes = [
+        {"step": 1, "split": "train", "reward": {"total": 0.5, "parts": {"env": 0.5}}},
+        {"step": 1, "split": "train", "reward": None},
+    ]
+    (run / "transcripts" / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in episodes))
+    metrics, transcripts = blocks(ROOT / "docs" / "watch-a-run.md", "python")
+    said = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=55, check=True).stdout
+        for code in (metrics, transcripts)
+    ]
+    assert said[0].split() == ["reward_mean", "success", "learner/entropy", "step", "1", "0.25", "0.5", "1.5"]
+    assert said[1].split() == ["mean", "count", "step", "1", "0.5", "1"]
