@@ -16,6 +16,7 @@ from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import Source, inner_model, is_model, problem_lines
+from burnish.trainer.phases.common import PHASE_OWNS
 
 
 def load_config(
@@ -75,8 +76,11 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
 
 
 def config_data(config: RunConfig) -> dict[str, Any]:
-    """The config with every default written out, as plain JSON data; `load_config` reads it back to an equal config."""
-    return config.model_dump(mode="json")
+    """The config with every default written out, as plain JSON data; `load_config` reads it back to an equal config.
+
+    The shared optimizer's rate and schedule are left out: no recipe may set them, and every phase has its own.
+    """
+    return config.model_dump(mode="json", exclude={"learner": {"optimizer": set(PHASE_OWNS)}})
 
 
 def _platform(asked: Any) -> Platform:

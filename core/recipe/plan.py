@@ -1,20 +1,22 @@
 """What a run is about to do, before it does it: phases, sizes, memory and time, where things go, and whether every part is there.
 
-The estimates are a simple model with constants measured on two AVX2 cores in float32. They are upper bounds of the steps themselves:
-every turn is counted at its full length. They do not replace a look at the first steps of a run.
+Times are said twice. "At most" is a simple model with constants measured on two AVX2 cores in float32, an upper bound of the steps
+themselves: every turn is counted at its full length, and most end sooner. "About" is what an earlier run of the same model in the same
+environment took on this machine, where there is one. Neither replaces a look at the first steps of a run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.recipe import machine
 from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
+from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
@@ -40,18 +42,22 @@ SAMPLE = 32
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """One phase: what it does in words, its tokens sampled and trained, and seconds; None where nothing measured applies."""
+    """One phase: what it does in words, its tokens sampled and trained, and its episodes; the seconds that it takes at most, and about, by
+    an earlier run. None where nothing measured applies."""
 
     name: str
     work: str
     sampled_tokens: int
     trained_tokens: int
     seconds: float | None
+    episodes: int = 0
+    about_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `burnish run --dry-run` shows. memory_mb: by role. warnings: what will work, but not well, or not from here."""
+    """What `burnish run --dry-run` shows. memory_mb: by role. warnings: what will work, but not well, or not from here. measured_in: the
+    run whose rates give the times that it will take about."""
 
     run: ResolvedRun
     model: ModelFacts
@@ -60,12 +66,17 @@ class Plan:
     services: tuple[str, ...]
     run_folder: str
     warnings: tuple[str, ...] = ()
+    measured_in: Path | None = None
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run, or None when a phase has no estimate."""
-        known = [phase.seconds for phase in self.phases if phase.seconds is not None]
-        return sum(known) + START_S if len(known) == len(self.phases) else None
+        """Of the whole run at most, or None when a phase has no bound."""
+        return _whole([phase.seconds for phase in self.phases])
+
+    @property
+    def about_s(self) -> float | None:
+        """Of the whole run about, or None when a phase was not measured before."""
+        return _whole([phase.about_s for phase in self.phases])
 
 
 def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, *, need_weights: bool = False) -> Plan:
@@ -86,7 +97,10 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
         files, longest, args = run.tasks.files, run.engine.max_context, run.rollout.template_args
         check_prompts(files, read_task_files(files), model.folder, longest, args, with_tools, say)
     if run.platform == "gpu":  # the constants are those of a CPU
-        phases = [PhasePlan(p.name, p.work, p.sampled_tokens, p.trained_tokens, None) for p in phases]
+        phases = [replace(phase, seconds=None) for phase in phases]
+    rates = earlier_rates(run, RUNS)
+    if rates is not None:
+        phases = [replace(phase, about_s=_about(phase, rates)) for phase in phases]
     return Plan(
         run=run,
         model=model,
@@ -95,7 +109,22 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
         services=tuple(_service_line(name, service) for name, service in run.services.items()),
         run_folder=str(run_dir or RUNS / f"{run.name}-YYYYmmdd-HHMMSS"),
         warnings=tuple(_warnings(run, model)),
+        measured_in=rates.run if rates is not None else None,
     )
+
+
+def _whole(seconds: list[float | None]) -> float | None:
+    known = [one for one in seconds if one is not None]
+    return sum(known) + START_S if len(known) == len(seconds) else None
+
+
+def _about(phase: PhasePlan, rates: Rates) -> float | None:
+    """Seconds of a phase at the rates of an earlier run, None where that run has none."""
+    if phase.name == "evaluation":
+        return phase.episodes / rates.episodes_per_second if rates.episodes_per_second else None
+    if phase.name == "rft":
+        return phase.episodes * rates.seconds_per_episode if rates.seconds_per_episode else None
+    return phase.trained_tokens / rates.tokens_per_second[phase.name] if phase.name in rates.tokens_per_second else None
 
 
 def _check_heads(run: ResolvedRun, model: ModelFacts) -> None:
@@ -151,7 +180,8 @@ def _rft(run: ResolvedRun, model: ModelFacts) -> PhasePlan:
     work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {run.tasks.files.train}" if run.tasks.files else "")
     learning = 8 * model.parameters * whole / LEARNER_FLOPS  # 6 to train, 2 for the log-probabilities that prove the sync
     syncing = table.steps * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
-    return PhasePlan("rft", work, sampled, whole, sampled / engine_tokens_per_second(model.parameters) + learning + syncing)
+    seconds = sampled / engine_tokens_per_second(model.parameters) + learning + syncing
+    return PhasePlan("rft", work, sampled, whole, seconds, episodes)
 
 
 def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
@@ -162,11 +192,12 @@ def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
     modes = [mode for mode in ("sampled", "greedy") if getattr(table, mode)]
     files = run.tasks.files
     count = table.tasks if files is None else min(table.tasks, len(read_task_files(files).held_out))
-    tokens = times * len(modes) * count * _sampled_per_episode(run)
+    episodes = times * len(modes) * count
+    tokens = episodes * _sampled_per_episode(run)
     work = f"{times} times {count} held-out tasks, {' and '.join(modes)}" + (
         f", from {run.tasks.files.held_out}" if run.tasks.files else ""
     )
-    return [PhasePlan("evaluation", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters))]
+    return [PhasePlan("evaluation", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters), episodes)]
 
 
 def _sampled_per_episode(run: ResolvedRun) -> int:
@@ -210,14 +241,24 @@ def print_plan(plan: Plan, console: Console) -> None:
     }.items():
         facts.add_row(f"[bold]{key}[/bold]", _plain(value))
     phases = Table("phase", "work", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("sampled", "trained", "at most"):
+    for heading in ("sampled", "trained", "about", "at most"):
         phases.add_column(heading, justify="right")
     for phase in plan.phases:
         sampled, trained = _tokens(phase.sampled_tokens), _tokens(phase.trained_tokens)
-        phases.add_row(phase.name, _plain(phase.work), sampled, trained, _duration(phase.seconds))
-    phases.add_row("[bold]all[/bold]", "with start-up", "", "", f"[bold]{_duration(plan.seconds)}[/bold]")
+        phases.add_row(phase.name, _plain(phase.work), sampled, trained, _duration(phase.about_s, "–"), _duration(phase.seconds))
+    whole = (f"[bold]{_duration(plan.about_s, '–')}[/bold]", f"[bold]{_duration(plan.seconds)}[/bold]")
+    phases.add_row("[bold]all[/bold]", "with start-up", "", "", *whole)
     console.print(facts)
     console.print(phases)
+    console.print(_plain(_times_line(plan)), style="dim", soft_wrap=True)
+
+
+def _times_line(plan: Plan) -> str:
+    """Where the two times come from."""
+    bound = "at most: every turn at its full length, on idle cores" if plan.seconds is not None else "at most: known for CPUs only"
+    if plan.measured_in is not None:
+        return f"about: at the rates of {plan.measured_in}, the same model in the same environment; {bound}"
+    return f"about: not known, no run of this model in this environment is below {RUNS}/; the bar of the first steps will say. {bound}"
 
 
 def _memory_line(plan: Plan) -> str:
@@ -237,7 +278,7 @@ def _tokens(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
 
 
-def _duration(seconds: float | None) -> str:
+def _duration(seconds: float | None, unknown: str = "not measured") -> str:
     if seconds is None:
-        return "not measured"
+        return unknown
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -132,6 +132,14 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
     [
         ("modle = 1", "r.toml: modle: unknown key; did you mean 'model'?"),
         ("[rollout]\nmax_turn = 3", "r.toml: rollout.max_turn: unknown key; did you mean 'max_turns'?"),
+        (
+            '[cpt]\nsteps = 3\ngenerate = "m:f"\nwarmup_steps = 20\nschedule = "cosine"',
+            'r.toml: cpt: warmup_steps = 20 leaves none of 3 steps to schedule = "cosine"; lower it',
+        ),
+        (
+            '[rft]\nsteps = 3\nwarmup_steps = 3\nschedule = "cosine"',
+            'r.toml: rft: warmup_steps = 3 leaves none of 3 steps to schedule = "cosine"; lower it',
+        ),
         ("[learner.optimizer]\nbeta = 1", "r.toml: learner.optimizer.beta: unknown key; did you mean 'betas'?"),
         ('[services.a]\ntools = "m"\nadress = "x"', "r.toml: services.a.adress: unknown key; did you mean 'address'?"),
         ('[[rewards]]\nuse = "a/b-v1"\nwieght = 2', "r.toml: rewards.0.wieght: unknown key; did you mean 'weight'?"),
@@ -392,6 +400,12 @@ def test_the_resolved_config_still_knows_what_was_said(recipe: Callable[[str], P
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config_data(load_config(recipe(ESSENTIAL)))))
     assert load_config(file, ["rft.steps=7"]).learner.optimizer.model_fields_set == set()
+
+
+def test_a_written_config_shows_one_learning_rate_for_each_phase(recipe: Callable[[str], Path]) -> None:
+    data = config_data(load_config(recipe(ESSENTIAL), ["rft.lr=3e-5"]))
+    assert set(data["learner"]["optimizer"]) == {"betas", "eps", "weight_decay", "grad_clip"}
+    assert data["rft"]["lr"] == 3e-5
 
 
 def test_each_phase_gets_an_optimizer_with_its_own_schedule(recipe: Callable[[str], Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,43 @@ def test_what_the_chat_template_cannot_do_is_known_before_anything_starts(model:
     template.write_text("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n\n' }}{% endfor %}")
     with pytest.raises(ValueError, match=r"ends the assistant's turn with .*, which is no special token"):
         make_plan(recipe(model))
+
+
+def test_an_earlier_run_of_the_same_model_says_how_long_it_takes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most: 3 x 4 x 2 episodes of 50 tokens and more. About: what an episode took in the latest run that was alike, and readable."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("part one two\n\npart one two three four")
+    more: dict[str, Any] = {
+        "cpt": {"steps": 10, "batch": 5, "data": "text.txt"},
+        "rft": {"steps": 3, "groups_per_step": 4, "group_size": 2},
+        "rollout": {"max_tokens_per_turn": 50},
+        "engine": {"max_context": 300},
+        "evaluation": {"tasks": 7, "greedy": False},
+    }
+    run = recipe(model, **more)
+    assert make_plan(run).about_s is None
+    played = [{"phase": "rft", "step": i, "time": 1.0, "step_seconds": 6.0 + i, "episodes_per_second": 5.0} for i in (1, 2, 3)]
+    learned = [{"phase": "cpt", "step": i, "time": 1.0, "packed_tokens": 100.0, "seconds": 0.5} for i in (1, 2)]
+
+    def leave(name: str, rows: list[dict[str, Any]], at: int, **changed: Any) -> None:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        record = {**run.record, "rft": {**run.record["rft"], "groups_per_step": 2}, **changed}
+        (folder / "config.json").write_text(json.dumps(record))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.utime(folder / "config.json", (at, at))
+
+    leave("other", played, 4, environment="burnish/Taxi-v0")
+    leave("broken", [{"phase": "rft"}], 3)
+    leave("alike", [*learned, *played], 2)
+    leave("older", [{**played[0], "step_seconds": 999.0}], 1)
+    plan = make_plan(run)
+    assert plan.measured_in == Path("runs/alike")
+    cpt, rft, evaluation = plan.phases
+    assert cpt.about_s == pytest.approx(300 / 200)
+    assert rft.about_s == pytest.approx(3 * 4 * 2 * 8.0 / (2 * 2))  # 8 s, the median step, were 2 x 2 episodes
+    assert evaluation.about_s == pytest.approx(3 * 7 / 5.0)
+    assert plan.about_s == pytest.approx(45 + 1.5 + 48 + 4.2)
+    screen = io.StringIO()
+    print_plan(plan, Console(width=160, file=screen))
+    assert "about: at the rates of runs/alike" in screen.getvalue()

@@ -24,7 +24,9 @@ class OverlongConfig(BaseModel):
 
     action: "none"; "penalty" takes up to `penalty` from the reward of an episode that sampled more than `tokens - buffer` tokens, in
     proportion to how many, and all of it at `tokens`; "mask" keeps those that a limit cut short out of the step, and out of its baselines.
-    tokens: None is the most that an episode may sample, `rollout.max_turns x rollout.max_tokens_per_turn`. buffer: None is a fifth of it.
+    tokens: at which all of the penalty is taken; left out, the most that an episode may sample, `rollout.max_turns x
+    rollout.max_tokens_per_turn`. buffer: tokens before that over which it grows; left out, a fifth of them. penalty: what is taken at
+    most; left out, 1.
 
     Example: `overlong = { action = "penalty", tokens = 512, buffer = 128 }`.
     """
@@ -73,9 +75,11 @@ class ObjectiveConfig(BaseModel):
     correction: for engines whose probabilities are not the learner's: every token's loss is weighted with pi_old / pi_sampler, cut at
     correction_high ("truncate"), or set to 0 where it lies outside correction_low and correction_high ("mask"); or sequences are left out
     whose mean ratio lies outside ("sequence_mask"). Left out, it is "truncate" where a step makes several updates, and "none" otherwise.
+    correction_low: left out, 0.5 for "mask" and 0.99 for "sequence_mask". correction_high: left out, 2 for "truncate", 5 for "mask" and
+    1.01 for "sequence_mask".
     overlong: what becomes of episodes that ran long.
 
-    Example: `[rft.objective]` with `advantage = "dr_grpo"` and `loss = "my_team/losses.py:gspo"`. `docs/algorithms.md` has every formula.
+    Example: `[rft.objective]` with `advantage = "dr_grpo"` and `loss = "my_team/losses.py:gspo"`. docs/algorithms.md has every formula.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

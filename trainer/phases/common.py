@@ -49,6 +49,12 @@ class Scheduled(Protocol):
     def schedule(self) -> Schedule: ...
 
 
+def check_warmup(table: Scheduled) -> None:
+    """Raise ValueError when the rate would still rise where it has to fall."""
+    if table.schedule == "cosine" and table.warmup_steps >= table.steps:
+        raise ValueError(f'warmup_steps = {table.warmup_steps} leaves none of {table.steps} steps to schedule = "cosine"; lower it')
+
+
 PHASE_OWNS = frozenset({"lr", "warmup_steps", "schedule", "total_steps", "min_lr_ratio"})
 """What of an optimizer's settings belongs to a phase."""
 

@@ -10,19 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
 from ..objectives.config import ObjectiveConfig
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, refuse_ppo, written_out
-from .common import PhaseStep, Schedule
+from .common import PhaseStep, Schedule, check_warmup
 
 
 class RFTPhaseConfig(BaseModel):
     """The `[rft]` table: reinforcement fine-tuning on groups of episodes that are compared with each other.
 
-    algorithm: a name that stands for values of this table and of `objective`, see `docs/algorithms.md`; None leaves each to itself.
+    algorithm: a name that stands for values of this table and of `objective`; left out, each stands for itself.
     steps: policy steps. groups_per_step: tasks per step. group_size: episodes per task, whose rewards are compared with each other.
-    minibatches, epochs: a step's groups are split into minibatches, each of which makes an optimizer update, epochs times over; ratios
-    then compare with the policy at the start of the step. With one of each they compare with what the engine sampled with.
-    lr, warmup_steps, schedule: as in the other phases, in policy steps. max_refills: further rounds of tasks a step may sample in place of
-    groups that are dropped. equal_groups: whether groups whose episodes all got the same reward are dropped ("drop"), since advantages
-    within a group are zero there, or trained on ("keep"). checkpoint_every: steps between checkpoints. objective: advantage and loss.
+    minibatches: parts that a step's groups are split into, each of which makes an optimizer update. epochs: how many times over. Ratios
+    compare with the policy at the start of the step, or, with one of each, with what the engine sampled with.
+    lr: peak learning rate. warmup_steps: policy steps over which the rate rises to the peak. schedule: "constant", or "cosine" down to zero
+    at the last step. max_refills: further rounds of tasks a step may sample in place of groups that are dropped. equal_groups: whether
+    groups whose episodes all got the same reward are dropped ("drop"), since advantages within a group are zero there, or trained on
+    ("keep"). checkpoint_every: steps between checkpoints, beside the one after the last. objective: advantage and loss.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -60,6 +61,7 @@ class RFTPhaseConfig(BaseModel):
 
     @model_validator(mode="after")
     def _effective(self) -> RFTPhaseConfig:
+        check_warmup(self)
         if self.minibatches > self.groups_per_step:
             raise ValueError(f"minibatches = {self.minibatches} is more than groups_per_step = {self.groups_per_step}; lower it")
         bounds = CLIPS.get(plain_name(self.objective.loss), ())

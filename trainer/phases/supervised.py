@@ -12,7 +12,7 @@ from ..data.config import readable
 from ..data.supervised import SupervisedExample, shuffled_batch
 from ..loop import PolicyLearner
 from ..objectives.objective import CROSS_ENTROPY
-from .common import PhaseStep, Schedule
+from .common import PhaseStep, Schedule, check_warmup
 
 
 class SupervisedConfig(BaseModel):
@@ -48,6 +48,7 @@ class SupervisedConfig(BaseModel):
             idle = [key for key in ("args", "count") if key in self.model_fields_set]
             if idle:
                 raise ValueError(f"{' and '.join(idle)} has no effect on data = …; it belongs to generate = …")
+        check_warmup(self)
         return self
 
     @property
