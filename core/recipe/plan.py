@@ -23,6 +23,7 @@ from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.finding import find_model
+from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.supervised import SupervisedConfig
 
 if TYPE_CHECKING:
@@ -178,10 +179,16 @@ def _rft(run: ResolvedRun, model: ModelFacts) -> PhasePlan:
     size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
     turns = f"up to {run.rollout.max_turns} turns" if run.rollout.max_turns > 1 else "1 turn"
     work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {run.tasks.files.train}" if run.tasks.files else "")
-    learning = 8 * model.parameters * whole / LEARNER_FLOPS  # 6 to train, 2 for the log-probabilities that prove the sync
+    learning = _flops_per_parameter(table) * model.parameters * whole / LEARNER_FLOPS
     syncing = table.steps * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
     seconds = sampled / engine_tokens_per_second(model.parameters) + learning + syncing
     return PhasePlan("rft", work, sampled, whole, seconds, episodes)
+
+
+def _flops_per_parameter(table: RFTPhaseConfig) -> int:
+    """Of a token: 2 forward and 4 backward in each epoch, 2 for the log-probabilities that prove the sync, and 2 for each policy that
+    scores it beside that: the old one of several updates, the reference of a KL."""
+    return 6 * table.epochs + 2 + 2 * (table.updates > 1) + 2 * (table.objective.kl_coef > 0)
 
 
 def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:

@@ -13,27 +13,19 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from tests.unit.one_step import made_the_better_more_likely, make_policy, played
 from tests.unit.scripted import ScriptedLearner
 from tests.unit.test_core_plan import model as plan_model
 from tests.unit.test_core_plan import recipe
-from tests.unit.test_recorded_steps import REWARD, SIZE, TEXTS, OneWorker, even_digits, scripted
 from tests.unit.test_trainer_loop import ScriptedFleet, equal, group, make_loop, varied
 
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.recipe.load import config_data, config_from_data, load_config
-from burnish.recipe.plan import make_plan
-from burnish.rewards.config import RewardConfig
-from burnish.rewards.plugin import REWARDS, reward
+from burnish.recipe.plan import LEARNER_FLOPS, make_plan
 from burnish.rollout.config import RolloutConfig
-from burnish.rollout.engine.config import EngineConfig
-from burnish.rollout.engine.fake import ScriptedEngine
-from burnish.rollout.weights import ParityBound
-from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.learner.config import LearnerConfig
-from burnish.trainer.learner.learner import Learner
 from burnish.trainer.loop import LoopSettings, PolicyLoop
-from burnish.trainer.models.importing import new_model
 from burnish.trainer.objectives.config import ObjectiveConfig, OverlongConfig
 from burnish.trainer.objectives.objective import objective_of
 from burnish.trainer.objectives.presets import PRESETS, Algorithm
@@ -144,6 +136,14 @@ def test_what_contradicts_or_has_no_effect_is_refused(rft: dict[str, Any], says:
 def test_a_recipe_that_names_it_is_planned(name: str, plan_model: Path) -> None:
     plan = make_plan(recipe(plan_model, rft={"algorithm": name, "steps": 3}))
     assert plan.phases[0].name == "rft"
+
+
+def test_a_plan_counts_every_pass_over_the_tokens(plan_model: Path) -> None:
+    more = {"epochs": 2, "objective": {"kl_coef": 0.1}}
+    once, twice = (make_plan(recipe(plan_model, rft={"steps": 3, **rft})).phases[0] for rft in ({}, more))
+    assert once.seconds is not None and twice.seconds is not None
+    # 6 for the second epoch, 2 for the old policy, 2 for the reference; the model has 420 parameters.
+    assert twice.seconds - once.seconds == pytest.approx(10 * 420 * once.trained_tokens / LEARNER_FLOPS)
 
 
 def test_a_plan_names_what_is_wrong_with_an_objective(plan_model: Path) -> None:
@@ -271,30 +271,8 @@ def test_masked_episodes_leave_no_trace_in_the_baseline_and_are_in_the_books() -
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("models") / "recorded"
-    new_model(TEXTS, folder, SIZE)
-    yield folder
+    yield make_policy(tmp_path_factory.mktemp("models") / "recorded")
     torch.set_flush_denormal(False)  # a learner sets it for its whole process
-
-
-def played(policy: Path, phase: RFTPhaseConfig) -> tuple[PolicyLoop, Any]:
-    """A step over the scripted engine of the recorded steps."""
-    if REWARDS.loaded(REWARD) is None:
-        reward(REWARD)(even_digits)
-    limits = RolloutConfig(max_tokens_per_turn=12, concurrency=16)
-    setup = WorkerSetup(
-        policy, "burnish/Arithmetic-v0", rewards=(RewardConfig(use=REWARD),), rollout=limits, engine=EngineConfig(max_context=128), seed=5
-    )
-    worker = RolloutWorker(setup, "rollout-1", engine=ScriptedEngine(scripted, max_context=128))
-    try:
-        config = LearnerConfig(threads=1, microbatch_tokens=256, logit_rows=64)
-        learner = Learner(policy, config.model_copy(update={"optimizer": phase_optimizer(config.optimizer, phase)}), seed=3)
-        settings = LoopSettings(phase, limits, "even-digits", ParityBound(math.inf, math.inf))
-        loop = PolicyLoop(OneWorker(worker), learner, settings, partial(training_tasks, (0, 1000), 7))
-        loop.sync()
-        return loop, loop.step()
-    finally:
-        worker.close()
 
 
 EXTRA: dict[str, dict[str, Any]] = {
@@ -312,11 +290,7 @@ EXTRA: dict[str, dict[str, Any]] = {
 def test_a_step_makes_what_was_better_more_likely(rft: dict[str, Any], policy: Path) -> None:
     phase = RFTPhaseConfig.model_validate({"groups_per_step": 4, "group_size": 4, "lr": 3e-4, **rft})
     loop, step = played(policy, phase)
-    assert step.batch is not None and step.measured is not None
-    mask, advantages = step.batch.mask, step.batch.advantages
-    moved = loop.learner.score(step.batch).logprobs - step.measured.logprobs
-    assert float((advantages * moved)[mask].sum()) > 0
-    assert moved[mask & (advantages > 0)].mean() > moved[mask & (advantages <= 0)].mean()
+    assert made_the_better_more_likely(loop, step)
     assert loop.learner.version == phase.updates == step.metrics["learner/updates"]
     assert all(math.isfinite(value) for value in step.metrics.values())
 

@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ESSENTIAL = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
 
 RUN_BY = {
+    "algorithms.md": ["test_docs_algorithms.py"],
     "README.md": ["test_first_example.py", "test_first_example_service.py", "test_docs_all_pages.py"],
     "bring-an-environment.md": ["test_docs_pages.py"],
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from burnish.trainer.objectives.losses import (
     gspo,
     importance,
     k3,
+    kl_of,
     per_sequence,
     ppo_clip,
     token_statistics,
@@ -163,6 +165,12 @@ def test_kl_estimates_by_hand_and_on_average() -> None:
     p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.4, 0.4, 0.2])
     for name in ("k1", "k3"):
         torch.testing.assert_close((p * KL_ESTIMATES[name](p.log(), q.log())).sum(), (p * (p / q).log()).sum())
+
+
+def test_kl_of_arrays_that_may_not_be_written() -> None:
+    ours, theirs = np.array([-0.5, 0.0], np.float32), np.array([-1.0, 0.0], np.float32)
+    ours.flags.writeable = theirs.flags.writeable = False
+    assert kl_of("k1", ours, theirs).tolist() == [0.5, 0.0]
 
 
 def slope_at(p: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -63,7 +63,7 @@ def dr_grpo(batch: GroupBatch) -> Float32:
 
 @advantage("burnish/rloo-v1")
 def rloo(batch: GroupBatch) -> Float32:
-    """RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740, section 2.2): the reward less the mean of the group's others."""
+    """RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740): the reward less the mean of the group's others."""
     return batch.per_token(batch.by_group(left_out))
 
 
