@@ -70,11 +70,12 @@ class _Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        started = time.monotonic()
+        now = asyncio.get_running_loop().time  # the clock of the deadlines that are set to what is left
+        started = now()
         try:
             yield
         finally:
-            self.left -= time.monotonic() - started
+            self.left -= now() - started
 
 
 async def converse(parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:

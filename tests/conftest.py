@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TIERS = ("unit", "integration", "fuzz")
-UNIT_TIMEOUT_S = 60.0
+UNIT_TIMEOUT_S = 200.0
 
 
 def pytest_configure() -> None:

@@ -150,7 +150,8 @@ def worker_count(wanted: int) -> int:
 
 def _stop(pool: ProcessPool) -> None:
     pool.stop()
-    with contextlib.suppress(TimeoutError):  # its threads are daemons
+    # Its threads are daemons; on one of them, where the collector may happen to run this, there is nothing to wait for.
+    with contextlib.suppress(TimeoutError, RuntimeError):
         pool.join(STOP_S)  # a replacement that is just starting would complain about its parent on stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -96,12 +95,13 @@ class Gate:
             )
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        end = time.monotonic() + timeout_s
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
         while not condition():
-            left = end - time.monotonic()
+            left = end - loop.time()
             if left <= 0:
                 return False
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = loop.create_future()
             self._waiters.add(waiter)
             try:
                 await asyncio.wait({waiter}, timeout=left)

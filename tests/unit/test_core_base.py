@@ -125,7 +125,7 @@ def python(base: str, tmp_path_factory: pytest.TempPathFactory) -> Python:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": base, "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-S", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=50, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150, check=False)
         assert done.returncode == 0, done.stderr
         return done
 

@@ -34,7 +34,7 @@ def burnish_command(*args: str) -> Result:
 
 
 def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150).stdout
 
 
 def test_help_imports_nothing_heavy() -> None:

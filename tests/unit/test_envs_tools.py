@@ -220,9 +220,12 @@ def test_an_async_tool_past_its_deadline_is_a_timeout_and_its_own_timeout_an_err
         """Raise what a client raises."""
         raise TimeoutError("the shop does not answer")
 
-    for name, kind, detail in (("hang", FailureKind.TOOL_TIMEOUT, "no answer within 0.05 s"), ("gives_up", FailureKind.TOOL_ERROR, "shop")):
+    for name, deadline_s, kind, detail in (
+        ("hang", 0.05, FailureKind.TOOL_TIMEOUT, "no answer within 0.05 s"),
+        ("gives_up", 60.0, FailureKind.TOOL_ERROR, "shop"),
+    ):
         with pytest.raises(EpisodeFailure, match=detail) as caught:
-            ToolSet([hang, gives_up], deadline_s=0.05).call(name, {}, CONTEXT)
+            ToolSet([hang, gives_up], deadline_s=deadline_s).call(name, {}, CONTEXT)
         assert (caught.value.failure.kind, caught.value.failure.culprit) == (kind, f"tool {name}")
 
 

@@ -91,5 +91,5 @@ def test_the_recipe_finds_its_parts_in_a_fresh_process() -> None:
         "from burnish import load_config, resolve\n"
         "check_components(resolve(load_config('examples/first/recipe.toml')))"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     assert result.returncode == 0, result.stderr

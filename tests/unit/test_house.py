@@ -35,7 +35,7 @@ def package_folders() -> dict[str, Path]:
 def heavy_after(code: str) -> list[str]:
     """Which of the heavy packages a fresh interpreter has imported after running `code`."""
     report = f"\nimport sys\nprint('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, timeout=50, check=False)
+    result = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, timeout=150, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()[-1].split()[1:]
 

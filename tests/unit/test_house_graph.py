@@ -36,7 +36,9 @@ def imports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     spec.loader.exec_module(lint)
     lint.lay_out(tree)
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", GRAPH], cwd=tree, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", GRAPH], cwd=tree, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout)
     return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.unit.clock import patient_loop
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
@@ -181,18 +182,20 @@ async def test_whatever_it_raises_is_an_error_with_its_line(plugin: Any, level: 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("level", LEVELS)
 async def test_a_hang_times_out_and_says_where(plugin: Any, level: str, asynchronous: bool) -> None:
-    release = threading.Event()
+    release, loop = threading.Event(), patient_loop()
 
     def hangs(_: Any) -> Any:
+        loop.pass_time(60)
         release.wait(30)
 
     async def waits(_: Any) -> Any:
-        await asyncio.sleep(30)
+        loop.pass_time(60)
+        await asyncio.Event().wait()
 
-    failure = await failure_of(plugin(waits if asynchronous else hangs, level, timeout_s=0.05))
+    failure = await failure_of(plugin(waits if asynchronous else hangs, level, timeout_s=60))
     release.set()
     assert (failure.kind, failure.culprit) == (FailureKind.REWARD_TIMEOUT, "test/level0-v1")
-    assert failure.detail.startswith("task train-17: ") and "no answer within 0.05 s" in failure.detail
+    assert failure.detail.startswith("task train-17: ") and "no answer within 60 s" in failure.detail
     assert f"in {'waits' if asynchronous else 'hangs'}" in failure.detail
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.rewards.plugin import reward
 from burnish.rewards.types import Score
 
-@reward("isolated/answer-v1", timeout_s=0.5, isolation="process")
+@reward("isolated/brief-v1", timeout_s=0.3, isolation="process")
+@reward("isolated/answer-v1", timeout_s=2.0, isolation="process")
 def answer(episode, *, scale: float = 1.0):
     text = episode.messages[-1].text
     if text == "backtrack":
@@ -58,35 +59,34 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file.write_text(PLUGIN)
     load_plugin(file)
     yield file
-    REWARDS._loaded.pop("isolated/answer-v1")
+    for id in ("isolated/answer-v1", "isolated/brief-v1"):
+        REWARDS._loaded.pop(id)
 
 
 async def test_a_regular_expression_that_backtracks_is_killed_and_delays_nobody(plugin: Path) -> None:
     scorer = make_scorer("isolated/answer-v1")
     before = await scorer.score(episode("warm"))
-    started, waits, loop_late = time.monotonic(), list[float](), list[float]()
+    others = 0
     catastrophe = asyncio.create_task(scorer.score(episode("backtrack")))
     while not catastrophe.done():
-        at = time.monotonic()
-        await asyncio.sleep(0.01)
-        loop_late.append(time.monotonic() - at - 0.01)
-        at = time.monotonic()
         assert (await scorer.score(episode("other"))).value == 5.0
-        waits.append(time.monotonic() - at)
-    seconds = time.monotonic() - started
-    with pytest.raises(EpisodeFailure, match=r"no answer within 0\.5 s; its process was killed") as caught:
+        others += 1
+    with pytest.raises(EpisodeFailure, match=r"no answer within 2 s; its process was killed") as caught:
         await catastrophe
     assert (caught.value.failure.kind, caught.value.failure.culprit) == (FailureKind.REWARD_TIMEOUT, "isolated/answer-v1")
     assert before.value == 4.0
-    # The bar is 1 s and 0.2 s on a machine of one's own; here others work too, and without isolation neither would ever end.
-    assert seconds < 10 and max(waits) < 5 and max(loop_late) < 5
+    assert others > 1, "without a process of its own, the expression lets no other call run before it has ended, which is never"
 
 
 async def test_capacity_comes_back_however_many_calls_hang(plugin: Path) -> None:
-    scorer = make_scorer("isolated/answer-v1")
+    scorer = make_scorer("isolated/brief-v1")
     hung = await asyncio.gather(*(scorer.score(episode("backtrack")) for _ in range(2 * worker_count(64))), return_exceptions=True)
     assert all(isinstance(one, EpisodeFailure) and one.failure.kind is FailureKind.REWARD_TIMEOUT for one in hung), hung
-    assert (await scorer.score(episode("four"))).value == 4.0
+    async with asyncio.timeout(60):
+        while True:  # a machine that is busy may take longer than 0.3 s even for this
+            with contextlib.suppress(EpisodeFailure):
+                assert (await scorer.score(episode("four"))).value == 4.0
+                break
 
 
 async def test_what_goes_wrong_in_a_worker_is_told_apart(plugin: Path) -> None:

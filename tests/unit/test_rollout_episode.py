@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from tests.unit.clock import patient_loop
 
 from burnish.envs.contract import ENVS, register_env
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
@@ -45,9 +46,11 @@ class Echo(gymnasium.Env[Any, str]):
     most_open = 0
     lock = threading.Lock()
 
-    def __init__(self, fail_on: str = "", slow_s: float = 0.0, fail_closing: bool = False, says: str = "", tool: str = "") -> None:
+    def __init__(
+        self, fail_on: str = "", before: Callable[[], Any] = int, fail_closing: bool = False, says: str = "", tool: str = ""
+    ) -> None:
         self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
-        self._fail_on, self._slow_s, self._fail_closing, self._says, self._tool = fail_on, slow_s, fail_closing, says, tool
+        self._fail_on, self._before, self._fail_closing, self._says, self._tool = fail_on, before, fail_closing, says, tool
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -57,7 +60,7 @@ class Echo(gymnasium.Env[Any, str]):
         return (Message("user", "say measure"),), {"tools": [{"function": {"name": "t", "description": self._tool}}]} if self._tool else {}
 
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        time.sleep(self._slow_s)
+        self._before()
         if self._fail_on and self._fail_on in action:
             raise RuntimeError("the gauge is broken")
         done = action == "done"
@@ -164,6 +167,7 @@ class Endless(ScriptedEngine):
     async def generate(self, request: Any) -> Any:
         self.left -= 1
         if self.left < 0:
+            patient_loop().pass_time(600)
             await asyncio.Event().wait()
         return await super().generate(request)
 
@@ -180,7 +184,7 @@ def test_running_out_of_time_to_think_is_the_policys_doing_and_is_rewarded_once(
             return Score(0.25)
 
     engine = Endless(say(tokenizer, "measure", "measure")[:turns])
-    shared = parts(tokenizer, threads, engine, Rubric([(Watch(), 1.0)], 1.0), episode_timeout_s=1.0, retries=2)
+    shared = parts(tokenizer, threads, engine, Rubric([(Watch(), 1.0)], 1.0), episode_timeout_s=600, retries=2)
     episode = asyncio.run(run_with_retries(shared, TASK, 0, 1.0))
     assert (episode.truncation, episode.metrics["turns"]) == ("time", turns)
     assert episode.reward is not None and episode.reward.total == 0.5 * turns + 0.25
@@ -188,12 +192,12 @@ def test_running_out_of_time_to_think_is_the_policys_doing_and_is_rewarded_once(
     assert len(episode.trajectories) == (1 if turns else 0), "where nothing was sampled there is nothing to train on"
 
 
-def test_a_slow_environment_is_not_the_policys_doing(tokenizer, threads) -> None:
-    engine = ScriptedEngine(say(tokenizer, "measure"))
-    slow = parts(tokenizer, threads, engine, env_args={"slow_s": 0.4}, episode_timeout_s=1.0, step_timeout_s=30.0)
-    failure = asyncio.run(run_episode(slow, TASK, 0, 1.0)).outcome
+async def test_a_slow_environment_is_not_the_policys_doing(tokenizer, threads) -> None:
+    engine, spent = ScriptedEngine(say(tokenizer, "measure")), partial(patient_loop().pass_time, 400)
+    slow = parts(tokenizer, threads, engine, env_args={"before": spent}, episode_timeout_s=1000.0, step_timeout_s=30_000.0)
+    failure = (await run_episode(slow, TASK, 0, 1.0)).outcome
     assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_TIMEOUT, f"{ENV_ID} step")
-    assert "of the 1 s that an environment may take" in failure.detail
+    assert "of the 1000 s that an environment may take" in failure.detail
 
 
 def test_a_judgement_that_never_comes_is_the_verifiers_doing(tokenizer, threads) -> None:
@@ -201,14 +205,15 @@ def test_a_judgement_that_never_comes_is_the_verifiers_doing(tokenizer, threads)
         name = "stuck"
 
         async def score(self, episode: RewardInput) -> Score:
+            patient_loop().pass_time(600)
             await asyncio.Event().wait()
             raise AssertionError
 
-    stuck = parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "done")), Rubric([(Stuck(), 1.0)], 0.0), episode_timeout_s=1.0)
+    stuck = parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "done")), Rubric([(Stuck(), 1.0)], 0.0), episode_timeout_s=600)
     episode = asyncio.run(run_with_retries(stuck, TASK, 0, 1.0))
     failure = episode.outcome
     assert isinstance(failure, Failure) and failure.kind is FailureKind.VERIFIER_TIMEOUT
-    assert failure.culprit == "rewards of episode train-0/0" and "no judgement within 1 s" in failure.detail
+    assert failure.culprit == "rewards of episode train-0/0" and "no judgement within 600 s" in failure.detail
 
 
 def test_an_answer_that_ends_the_episode_cut_at_its_limit_says_so(tokenizer, threads) -> None:
@@ -265,12 +270,20 @@ def test_an_environment_that_cannot_close_is_a_failure_and_hides_no_earlier_one(
     assert failure.culprit == ENV_ID and detail in failure.detail
 
 
-def test_an_environment_past_its_deadline_is_a_timeout(tokenizer, threads) -> None:
-    engine = ScriptedEngine(say(tokenizer, "measure"))
-    slow = parts(tokenizer, threads, engine, env_args={"slow_s": 0.5}, step_timeout_s=0.05)
-    failure = asyncio.run(run_episode(slow, TASK, 0, 1.0)).outcome
+async def test_an_environment_past_its_deadline_is_a_timeout(tokenizer, threads) -> None:
+    engine, release, loop = ScriptedEngine(say(tokenizer, "measure")), threading.Event(), patient_loop()
+
+    def hang() -> None:
+        loop.pass_time(60)
+        release.wait(30)
+
+    slow = parts(tokenizer, threads, engine, env_args={"before": hang}, step_timeout_s=60)
+    try:
+        failure = (await run_episode(slow, TASK, 0, 1.0)).outcome
+    finally:
+        release.set()
     assert isinstance(failure, Failure) and failure.kind is FailureKind.ENV_TIMEOUT
-    assert failure.culprit == f"{ENV_ID} step" and "0.05 s" in failure.detail
+    assert failure.culprit == f"{ENV_ID} step" and "60 s" in failure.detail
 
 
 def test_an_engine_failure_is_retried_with_a_fresh_environment(tokenizer, threads) -> None:
