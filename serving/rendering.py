@@ -58,5 +58,5 @@ def as_in_training(request: Mapping[str, Any], renderer: Renderer) -> dict[str, 
         made["chat_template_kwargs"] = dict(renderer.template_args)
     if not request.get("ignore_eos"):
         own = request.get("stop_token_ids") or []
-        made["stop_token_ids"] = list(dict.fromkeys([*own, *renderer.stop_token_ids])) if isinstance(own, list) else own
+        made["stop_token_ids"] = [*own, *(id for id in renderer.stop_token_ids if id not in own)] if isinstance(own, list) else own
     return made

@@ -1,4 +1,4 @@
-"""Chat templates of five families, written by hand in their manner, and tokenizers to go with them."""
+"""Chat templates of eight families, written by hand in their manner, and tokenizers to go with them."""
 
 from __future__ import annotations
 
@@ -81,6 +81,52 @@ MISTRAL = (
     "{% endfor %}"
 )
 
+PHI = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' and tools %}"
+    "{{ '<|system|>' + message.content + '<|tool|>' }}{{ tools | tojson }}{{ '<|/tool|><|end|>' }}"
+    "{% elif loop.first and tools %}"
+    "{{ '<|system|><|tool|>' }}{{ tools | tojson }}{{ '<|/tool|><|end|><|' + message.role + '|>' + message.content + '<|end|>' }}"
+    "{% else %}{{ '<|' + message.role + '|>' + message.content }}"
+    "{% if message.tool_calls %}{{ '<|tool_call|>' }}"
+    "{% for call in message.tool_calls %}{{ call.function | tojson }}{% endfor %}{{ '<|/tool_call|>' }}{% endif %}"
+    "{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+DEEPSEEK = (
+    "{% set ns = namespace(system='') %}"
+    "{% for message in messages if message.role == 'system' %}{% set ns.system = ns.system + message.content %}{% endfor %}"
+    "{{ bos_token + ns.system }}"
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}{{ '<｜User｜>' + message.content }}"
+    "{% elif message.role == 'assistant' %}{{ '<｜Assistant｜>' }}"
+    "{% if '</think>' in message.content %}{{ message.content.split('</think>')[-1] }}{% else %}{{ message.content }}{% endif %}"
+    "{% for call in message.tool_calls or [] %}"
+    "{{ '<｜tool▁calls▁begin｜>' if loop.first }}"
+    "{{ '<｜tool▁call▁begin｜>function<｜tool▁sep｜>' + call.function.name + '\n```json\n' }}"
+    "{{ call.function.arguments | tojson }}{{ '\n```<｜tool▁call▁end｜>' }}"
+    "{{ '<｜tool▁calls▁end｜>' if loop.last }}{% endfor %}"
+    "{{ eos_token }}"
+    "{% elif message.role == 'tool' %}{{ '<｜tool▁output▁begin｜>' + message.content + '<｜tool▁output▁end｜>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+
+GRANITE = (
+    "{% if messages[0].role != 'system' %}"
+    "{{ '<|start_of_role|>system<|end_of_role|>You are a helpful assistant.<|end_of_text|>\n' }}{% endif %}"
+    "{% if tools %}{{ '<|start_of_role|>tools<|end_of_role|>' }}{{ tools | tojson(indent=4) }}{{ '<|end_of_text|>\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{% set role = 'tool_response' if message.role == 'tool' else message.role %}"
+    "{{ '<|start_of_role|>' + role + '<|end_of_role|>' }}"
+    "{% if message.tool_calls %}{{ '<|tool_call|>[' }}"
+    "{% for call in message.tool_calls %}{{ call.function | tojson }}{% endfor %}{{ ']' }}{% endif %}"
+    "{{ message.content + '<|end_of_text|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+
 FAMILIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "chatml": (CHATML, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|endoftext|>", "<|im_end|>"),
     "llama3": (
@@ -92,6 +138,37 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "qwen3": (QWEN3, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|endoftext|>", "<|im_end|>"),
     "gemma": (GEMMA, ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>"),
     "mistral": (MISTRAL, ("<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>"),
+    "phi": (
+        PHI,
+        (
+            *("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+            *("<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>"),
+        ),
+        "<|endoftext|>",
+        "<|endoftext|>",
+    ),
+    "deepseek": (
+        DEEPSEEK,
+        (
+            *(
+                "<｜begin▁of▁sentence｜>",
+                "<｜end▁of▁sentence｜>",
+                "<｜User｜>",
+                "<｜Assistant｜>",
+                "<｜tool▁calls▁begin｜>",
+                "<｜tool▁calls▁end｜>",
+            ),
+            *("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"),
+        ),
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+    ),
+    "granite": (
+        GRANITE,
+        ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>"),
+        "<|end_of_text|>",
+        "<|end_of_text|>",
+    ),
 }
 """Family -> its template, its special tokens (only begin and end have a name, as in the models'), begin, and end of sequence."""
 

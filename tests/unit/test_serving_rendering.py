@@ -83,6 +83,7 @@ async def test_an_answer_stops_where_a_rollout_would() -> None:
     hello = [{"role": "user", "content": "hi"}]
     assert (await ask(served(tokenizer), hello)).json()["request"]["stop_token_ids"] == ends
     assert (await ask(served(tokenizer), hello, stop_token_ids=[5])).json()["request"]["stop_token_ids"] == [5, *ends]
+    assert (await ask(served(tokenizer), hello, stop_token_ids=[[]])).json()["request"]["stop_token_ids"] == [[], *ends], "vLLM's to refuse"
     assert "stop_token_ids" not in (await ask(served(tokenizer), hello, ignore_eos=True)).json()["request"]
 
 
