@@ -17,6 +17,7 @@ from burnish.recipe.placement import Placement, cluster_problem
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import SERVICE, ServiceConfig, service_references, with_addresses
 from burnish.rpc.address import RAY
+from burnish.rpc.local_ray import start_local_ray
 
 CHECK_S = 10.0
 """Seconds a service may take to answer before a run starts."""
@@ -94,8 +95,7 @@ def ray_session(placement: Placement) -> Iterator[None]:
         except ConnectionError as error:
             raise ValueError(f"resources.ray_address: no Ray cluster answers at {placement.ray_address}: {error}") from error
     else:
-        ray.init(
-            address="local",  # also where RAY_ADDRESS names a cluster: a recipe says so itself if it means that one
+        start_local_ray(  # also where RAY_ADDRESS names a cluster: a recipe says so itself if it means that one
             # Engine and learner work in turns, so both may use every core: Ray's count of CPUs only has to admit them.
             num_cpus=(placement.cpus or os.cpu_count() or 1) + placement.engines + 1,
             object_store_memory=placement.object_store_mb * 1024 * 1024,

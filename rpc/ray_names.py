@@ -1,4 +1,4 @@
-"""Where the replicas of `ray:NAME` are: the one place of this room that imports ray, and only when such an address is used."""
+"""Where the replicas of `ray:NAME` are. Imports ray only when such an address is used."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
+from ..rpc.local_ray import start_local_ray
 from ..trainer.models.finding import find_model
 from ..trainer.models.folder import recorded
 from .app import ApiKeys, StrictChatApp
@@ -155,8 +156,7 @@ def _start_ray(options: ServingConfig) -> bool:
     gpus = 1 if options.device == "cuda" else 0
     if gpus and not _gpu_here():  # Ray would take our word for it, and vLLM fail minutes later
         raise ValueError("device cuda: torch sees no GPU on this machine; use --device cpu")
-    ray.init(
-        address="local",  # also where RAY_ADDRESS names a cluster
+    start_local_ray(
         num_cpus=options.threads,
         num_gpus=gpus,
         object_store_memory=OBJECT_STORE_BYTES,

@@ -20,6 +20,7 @@ import ray
 from burnish.hosting.scaling import Deployment, Scale
 from burnish.hosting.services import ServiceKind, load_services
 from burnish.rpc.address import NAME
+from burnish.rpc.local_ray import start_local_ray
 from burnish.rpc.ray_names import NAMESPACE
 from burnish.rpc.security import ServerSecurity
 from burnish.rpc.server import Server, ServerOptions
@@ -202,9 +203,12 @@ def ray_cluster(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    quiet = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **local)
+        if address == "local":
+            start_local_ray(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        else:
+            ray.init(address=address, **quiet)
     except ConnectionError as error:
         raise ValueError(
             f"no Ray cluster at {address!r}: start one with `ray start --head`, or give --ray-address local for one on this machine"

@@ -19,7 +19,8 @@ from burnish.rpc.batches import cancelled
 class Puppet(gymnasium.Env[Any, str]):
     """Counts its steps and does what it is told.
 
-    "end", "truncate"; "raise"; "nan"; "set", a datum that is no JSON; "sleep SECONDS", until told to stop. file: gets a line for
+    "end", "truncate"; "raise"; "nan"; "set", a datum that is no JSON; "sleep SECONDS" or "hold NAME", for
+    as long as there is no file called NAME.go beside `file`, both until told to stop. file: gets a line for
     whatever happens to the environment; relative to the folder for temporary files.
     """
 
@@ -49,9 +50,10 @@ class Puppet(gymnasium.Env[Any, str]):
             raise RuntimeError("the gauge is broken")
         if word == "set":
             data["truth"] = {1, 2}
-        if word == "sleep":
-            until = time.monotonic() + float(rest)
-            while time.monotonic() < until and not cancelled():
+        if word in ("sleep", "hold"):
+            until = time.monotonic() + (float(rest) if word == "sleep" else float("inf"))
+            go = self._file.with_name(f"{rest}.go") if self._file is not None and word == "hold" else None
+            while time.monotonic() < until and not cancelled() and not (go and go.exists()):
                 time.sleep(0.01)
             self._note("cancelled" if cancelled() else "slept")
         reward = float("nan") if word == "nan" else 0.25

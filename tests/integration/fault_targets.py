@@ -26,7 +26,7 @@ async def steady(episode: RewardInput) -> float:
 @verifier("faults/slow-v1")
 async def slow(episode: RewardInput) -> float:
     """Takes ten times the deadline for attempt 0."""
-    await asyncio.sleep(3.0 if number(episode) == 0 else 0.0)
+    await asyncio.sleep(20.0 if number(episode) == 0 else 0.0)
     return number(episode)
 
 

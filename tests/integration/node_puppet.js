@@ -1,8 +1,8 @@
 // A verifier and an environment that behave or misbehave as they are asked, over the example's own files; served by the tests.
 
-import { appendFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { serve } from './burnish.js'
@@ -29,7 +29,8 @@ async function verify({ data, env_reward, messages, task }, signal) {
 class Puppet {
   constructor({ file, broken }, signal) {
     if (broken) throw new Error('no bench')
-    this.note = (what) => file && appendFileSync(resolve(tmpdir(), file), `${what}\n`)
+    this.file = resolve(tmpdir(), file)
+    this.note = (what) => file && appendFileSync(this.file, `${what}\n`)
     this.signal = signal
     this.note('made')
   }
@@ -48,6 +49,10 @@ class Puppet {
     if (word === 'raise') throw new Error('the gauge is broken')
     if (word === 'sleep') {
       for (const until = Date.now() + 1000 * rest; Date.now() < until && !this.signal.aborted; ) await sleep(10)
+      this.note(this.signal.aborted ? 'cancelled' : 'slept')
+    }
+    if (word === 'hold') {
+      while (!existsSync(join(dirname(this.file), `${rest}.go`)) && !this.signal.aborted) await sleep(10)
       this.note(this.signal.aborted ? 'cancelled' : 'slept')
     }
     return {

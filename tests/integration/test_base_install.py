@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTALL_S = 280
 LARGEST_BYTES = 150e6
 HEAVY = ("openai", "ray", "rapidfuzz", "torch", "transformers", "vllm")
-WAIT_S = 60.0
+WAIT_S = 120.0
 SERVICES = '''
 from importlib.util import find_spec
 

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.integration
 TARGETS = Path(__file__).with_name("env_targets.py")
 PUPPET = f"{TARGETS}:test/Puppet-v0"
 ALLOWED = ("--allow-arg", "file", "--allow-arg", "broken")
-WAIT_S = 30.0
+WAIT_S = 120.0
 REPLIES = {"burnish/FrozenLake-v0": ["down", "right"], "burnish/QualityInspection-v0": ['spec("bore")', "scrap: bore", "scrap bore"]}
 SUBJECTS = ("burnish/Arithmetic-v0", "burnish/FrozenLake-v0", "burnish/QualityInspection-v0")
 
@@ -297,10 +297,12 @@ def test_a_step_past_its_deadline_goes_on_and_its_answer_can_be_asked_for(either
     file = tmp_path / "log"
     caller = Caller(either, kwargs_json=f'{{"file": "{named(file)}"}}')
     caller.reset()
-    with pytest.raises(RpcTimeout, match=r"within 0\.2 s"):
-        caller.step(0, "sleep 1.0", timeout_s=0.2)
+    while "step 1" not in lines(file):  # on a busy machine a call may have passed its deadline before it arrives
+        with pytest.raises(RpcTimeout, match=r"within 0\.5 s"):
+            caller.step(0, "hold log", timeout_s=0.5)
     assert "step 0 is still at work" in caller.refused("FAILED_PRECONDITION", 1, "b")
-    assert caller.step(0, "sleep 1.0").messages[0].text == "1: sleep 1.0"
+    (tmp_path / "log.go").touch()
+    assert caller.step(0, "hold log").messages[0].text == "1: hold log"
     assert caller.step(1, "b").messages[0].text == "2: b"
     assert lines(file) == ["made", "step 1", "slept", "step 2"]
 
@@ -332,10 +334,11 @@ def test_a_lost_connection_costs_no_step(either: str, tmp_path: Path) -> None:
     env.reset(seed=0)
     (connection,) = env._client._replicas(background())._replicas
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(env.step, "sleep 0.5")
+        waiting = pool.submit(env.step, "hold log")
         wait_until(lambda: "step 1" in lines(file), "the step")
         assert connection._runner is not None
         background().loop.call_soon_threadsafe(connection._runner.cancel)
+        (tmp_path / "log.go").touch()
         assert waiting.result(WAIT_S)[4]["metrics"] == {"steps": 1.0}
     assert lines(file) == ["made", "step 1", "slept"]
     assert env._client.counts().connections >= 2
@@ -361,11 +364,11 @@ def test_every_fault_is_a_typed_failure_with_name_and_address(puppet: str) -> No
         env.reset(seed=0)
         env.step("again")
 
-    brief = RemoteEnv(puppet, deadline_s=0.3)
+    brief = RemoteEnv(puppet, deadline_s=2.0)
     brief.reset(seed=0)
     late = failure(brief, "sleep 60")
     assert (late.kind, late.culprit) == (FailureKind.ENV_TIMEOUT, f"test/Puppet-v0@{puppet}")
-    assert re.match(r"step: no (answer|result) within 0\.\d+ s$", late.detail)
+    assert re.match(r"step: no (answer|result) within [\d.]+ s$", late.detail)
     brief.close()
 
     refused: dict[str, dict[str, Any]] = {"'fil' is not for clients to set": {"fil": 1}, "OSError: no bench": {"broken": True}}
@@ -445,17 +448,17 @@ def test_a_service_that_answers_nonsense_is_a_typed_failure() -> None:
 
 def test_sessions_expire_when_nobody_asks(tmp_path: Path) -> None:
     used, idle = tmp_path / "used", tmp_path / "idle"
-    with serving(SessionLimits(idle_s=0.8)) as address:
+    with serving(SessionLimits(idle_s=3.0)) as address:
         kept, left = (Caller(address, kwargs_json=f'{{"file": "{named(file)}"}}') for file in (used, idle))
         kept.reset()
         left.reset()
-        kept.step(0, "sleep 1.5")  # someone waits: not idle
+        kept.step(0, "sleep 4.5")  # someone waits: not idle
         wait_until(lambda: lines(idle) == ["made", "closed"], "the end of the idle episode")
-        assert "was idle for more than 0.8 s" in left.refused("NOT_FOUND", 0, "a")
+        assert "was idle for more than 3 s" in left.refused("NOT_FOUND", 0, "a")
         assert kept.step(1, "a").messages[0].text == "2: a"
         env = RemoteEnv(address)
         env.reset(seed=0)
-        time.sleep(1.5)
+        time.sleep(4.5)
         assert failure(env, "a").detail.startswith("step: episode ")
     assert lines(used)[-1] == "closed", "a server that stops closes what is open"
 
@@ -466,10 +469,10 @@ def test_the_number_of_sessions_is_bounded() -> None:
         first.reset()
         second.reset()
         with pytest.raises(RpcOverloaded, match="2 episodes are open, as many as this server takes"):
-            third.reset(timeout_s=0.5)
+            third.reset(timeout_s=2.0)
         first.close()
         third.reset()
-        brief = RemoteEnv(address, deadline_s=0.5)
+        brief = RemoteEnv(address, deadline_s=2.0)
         with pytest.raises(EpisodeFailure, match=r"reset: .* 2 episodes are open") as failed:
             brief.reset(seed=0)
         assert failed.value.failure.kind == FailureKind.ENV_TIMEOUT
@@ -527,7 +530,7 @@ def test_a_killed_server_is_a_failure_and_the_rollout_plays_again(tokenizer: Any
 
 def test_a_server_that_is_down_is_named_and_closing_does_not_wait_for_it(tmp_path: Path) -> None:
     with ServiceProcess("environment", PUPPET, tmp_path / "log") as service:
-        env = RemoteEnv(service.address, deadline_s=1.0)
+        env = RemoteEnv(service.address, deadline_s=5.0)
         env.check()
         env.reset(seed=0)
     down = failure(env, "hello")
@@ -535,7 +538,7 @@ def test_a_server_that_is_down_is_named_and_closing_does_not_wait_for_it(tmp_pat
     assert "could not connect" in down.detail
     started = time.monotonic()
     env.close()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 4.0
     with pytest.raises(ValueError, match=f"environment service at {service.address} does not answer"):
         env.check(timeout_s=0.3)
 

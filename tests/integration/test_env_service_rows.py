@@ -14,7 +14,7 @@ from burnish.rpc.server import Server
 
 pytestmark = pytest.mark.integration
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def test_a_served_environment_may_leave_the_asking_to_the_row() -> None:

@@ -60,7 +60,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 MARK = "burnish_canary"
 HOST = "127.66.66.66"
 WATCHED = ("import", "open", "exec", "socket.", "subprocess.", "os.", "pickle.", "ctypes.", "sqlite3.", "urllib.", "shutil.", "glob.")
-CALL_S = 30.0
+CALL_S = 120.0
 REFUSALS = (ValueError, OSError, EpisodeFailure, RpcError, ToolRejected, grpc.RpcError)
 """How a peer's nonsense may end."""
 

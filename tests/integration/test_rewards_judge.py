@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.integration.http_stub import Reply, Script, serve
+from tests.unit.clock import PatientLoop
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
@@ -135,7 +136,7 @@ async def test_a_slow_judge_is_given_up() -> None:
     assert (late.kind, "within 0.5 s" in late.detail) == (FailureKind.VERIFIER_TIMEOUT, True)
 
 
-async def test_waiting_for_a_turn_counts_towards_the_deadline() -> None:
+def test_waiting_for_a_turn_counts_towards_the_deadline() -> None:
     released = threading.Event()
 
     def stuck(request: Any, number: int) -> Reply:
@@ -145,8 +146,13 @@ async def test_waiting_for_a_turn_counts_towards_the_deadline() -> None:
     with serve(stuck) as stub:
         params = {"grader": RATE, "base_url": f"{stub.url}/v1", "retries": 0, "deadline_s": 2.0, "max_concurrent": 1}
         scorer = make_scorer("burnish/openai-grader-v1", params=params)
+
+        async def all_at_once() -> list[Any]:
+            return await asyncio.gather(*(scorer.score(episode(answer)) for answer in "1234"), return_exceptions=True)
+
         try:
-            late = await asyncio.gather(*(scorer.score(episode(answer)) for answer in "1234"), return_exceptions=True)
+            with asyncio.Runner(loop_factory=PatientLoop) as runner:  # where the four begin at the same time, and end at the same
+                late = runner.run(all_at_once())
         finally:
             released.set()
     details = [one.failure.detail for one in late if isinstance(one, EpisodeFailure)]

@@ -19,6 +19,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import WorkerSetup
+from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -32,7 +33,7 @@ def ray_session() -> Iterator[None]:
 
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=200 * 2**20)
+    start_local_ray(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=200 * 2**20)
     yield
     ray.shutdown()
 

@@ -31,7 +31,7 @@ from burnish.v1 import common_pb2, tool_pb2, verifier_pb2, verifier_pb2_grpc
 pytestmark = pytest.mark.integration
 
 TESTS = Path(__file__).resolve().parent
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 def episode(**data: Any) -> RewardInput:
@@ -62,7 +62,7 @@ async def test_of_a_stopped_replica_few_calls_are_lost_and_it_comes_back(pair: l
     assert isinstance(await outcome(patient), Score)
     os.kill(stopped, signal.SIGSTOP)
     try:
-        brief = RemoteVerifier("pid", address, deadline_s=2.0)
+        brief = RemoteVerifier("pid", address, deadline_s=4.0)
         results = [await outcome(brief) for _ in range(8)]
     finally:
         os.kill(stopped, signal.SIGCONT)
@@ -80,7 +80,7 @@ async def test_a_call_at_a_server_that_stopped_ends_before_a_long_deadline(pair:
     os.kill(pair[0].pid or 0, signal.SIGSTOP)
     began = time.monotonic()
     assert await outcome(remote) is FailureKind.VERIFIER_UNAVAILABLE
-    assert time.monotonic() - began < 60.0, "pings are answered, or not sent"
+    assert time.monotonic() - began < 150.0, "pings are answered, or not sent"
 
 
 def test_a_step_of_a_session_whose_replica_died_fails_at_once(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_step_of_a_session_whose_replica_died_fails_at_once(tmp_path: Path) ->
                 env.step("end")
             except EpisodeFailure as error:
                 failures.append(error.failure)
-        assert time.monotonic() - began < 20.0
+        assert time.monotonic() - began < 60.0
         (lost,) = failures
         assert (lost.kind, lost.culprit) == (FailureKind.ENV_ERROR, f"test/Puppet-v0@{address}")
         assert f"replica {worlds[0].address}" in lost.detail

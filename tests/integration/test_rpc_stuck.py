@@ -24,7 +24,7 @@ from burnish.rpc.server import Server
 pytestmark = pytest.mark.integration
 
 TARGETS = Path(__file__).with_name("rpc_targets.py")
-WAIT_S = 60.0
+WAIT_S = 120.0
 EPISODE = RewardInput("e/0", Task("e", 17), (Message("assistant", "pass"),), 1.0)
 BACKTRACK = RewardInput("e/1", Task("e", 17), (Message("assistant", "a" * 64 + "b"),), 1.0)
 
@@ -55,7 +55,7 @@ def test_a_server_whose_threads_are_all_stuck_says_so_refuses_at_once_and_recove
     try:
         with grpc.insecure_channel(address) as channel:
             wait_for_health(channel, health_pb2.HealthCheckResponse.SERVING)
-            late = RemoteVerifier("hang", address, deadline_s=0.5)
+            late = RemoteVerifier("hang", address, deadline_s=2.0)
             assert {failure_of(late, EPISODE)[0] for _ in range(2)} == {FailureKind.VERIFIER_TIMEOUT}
             wait_for_health(channel, health_pb2.HealthCheckResponse.NOT_SERVING)
             patient = RemoteVerifier("hang", address, deadline_s=WAIT_S)
@@ -73,7 +73,7 @@ def test_a_server_whose_threads_are_all_stuck_says_so_refuses_at_once_and_recove
 
 def test_a_verifier_in_processes_survives_calls_that_backtrack(tmp_path: Path) -> None:
     with ServiceProcess("verifier", f"{TARGETS}:backtrack", tmp_path / "log") as service, grpc.insecure_channel(service.address) as channel:
-        patient, late = RemoteVerifier("b", service.address, deadline_s=WAIT_S), RemoteVerifier("b", service.address, deadline_s=0.5)
+        patient, late = RemoteVerifier("b", service.address, deadline_s=WAIT_S), RemoteVerifier("b", service.address, deadline_s=2.0)
         assert asyncio.run(patient.score(EPISODE)).value == 1.0
 
         async def both() -> list[object]:

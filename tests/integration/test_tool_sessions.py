@@ -29,7 +29,7 @@ from burnish.v1 import tool_pb2, tool_pb2_grpc
 pytestmark = pytest.mark.integration
 
 TARGETS = Path(__file__).with_name("rpc_targets.py")
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 def context(file: Path, episode: str = "e/0", **data: Any) -> ToolContext:
@@ -137,7 +137,7 @@ def test_a_session_whose_server_died_is_a_failure_at_once(tmp_path: Path) -> Non
         began = time.monotonic()
         with pytest.raises(EpisodeFailure) as caught:
             session.call("press", {})
-        assert time.monotonic() - began < 20.0
+        assert time.monotonic() - began < 60.0
         service.stop()
         service.port = int(service.address.rpartition(":")[2])
         service.start()
@@ -151,7 +151,7 @@ def test_a_session_whose_server_died_is_a_failure_at_once(tmp_path: Path) -> Non
 async def test_sessions_are_bounded_and_expire(tmp_path: Path) -> None:
     loaded = load_tools(f"{TARGETS}:Counter")
     assert isinstance(loaded, SessionTools)
-    server = Server([ToolService(loaded, sessions=SessionLimits(idle_s=0.5, max_sessions=1))])
+    server = Server([ToolService(loaded, sessions=SessionLimits(idle_s=3.0, max_sessions=1))])
     async with grpc.aio.insecure_channel(await server.start()) as channel:
         stub = tool_pb2_grpc.ToolServiceStub(channel)
 

@@ -15,20 +15,24 @@ class Unary:
     """data_json says what to do: "" scores, "wait" waits until cancelled and then says so on the next call, "busy" refuses twice."""
 
     def __init__(self) -> None:
+        self.waited = 0
         self.cancelled = 0
         self.refused = 0
 
     async def Verify(self, request: verifier_pb2.VerifyRequest, context: Any) -> verifier_pb2.VerifyResponse:
         if "wait" in request.data_json:
+            self.waited += 1
             try:
-                await asyncio.sleep(60)
+                await asyncio.sleep(600)
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
         if "busy" in request.data_json and self.refused < 2:
             self.refused += 1
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "come back later")
-        return verifier_pb2.VerifyResponse(score=request.env_reward, parts={"cancelled": self.cancelled, "refused": self.refused})
+        return verifier_pb2.VerifyResponse(
+            score=request.env_reward, parts={"waited": self.waited, "cancelled": self.cancelled, "refused": self.refused}
+        )
 
 
 async def main() -> None:

@@ -18,6 +18,8 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space, unbatch, unsquash_action
 from ray.tune.registry import register_env
 
+from ...rpc.local_ray import start_local_ray
+
 ENV_NAME = "burnish-baseline"
 
 
@@ -60,7 +62,7 @@ class PPOBaseline:
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         if self._started_ray:
-            ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            start_local_ray(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         register_env(ENV_NAME, lambda context: make(context.vector_index))
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks this small gain nothing from two, and lose much where the cores are busy
