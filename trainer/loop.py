@@ -114,7 +114,7 @@ class PolicyProgress:
     """Where a run of policy steps is: steps done, tasks taken from the stream, the books, and the lowest and highest reward so far.
 
     idle, skipped, apart: steps in a row that had nothing to learn from, whose update was not finite, or in which an engine's
-    log-probabilities were too far from the learner's.
+    log-probabilities were too far from the learner's. recent: episodes, and failures by kind, of the steps that the error budget looks at.
     """
 
     step: int = 0
@@ -124,11 +124,12 @@ class PolicyProgress:
     idle: int = 0
     skipped: int = 0
     apart: int = 0
+    recent: deque[tuple[int, Counter[str]]] = field(default_factory=lambda: deque(maxlen=BUDGET_STEPS))
 
     def row(self) -> dict[str, Any]:
         """Everything as JSON, for a checkpoint. `from_row` reads it back."""
         own = {name: getattr(self, name) for name in ("step", "position", "rewards", "idle", "skipped", "apart")}
-        return {**own, "ledger": self.ledger.row()}
+        return {**own, "ledger": self.ledger.row(), "recent": [[episodes, dict(failed)] for episodes, failed in self.recent]}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> PolicyProgress:
@@ -142,6 +143,7 @@ class PolicyProgress:
             row.get("idle", 0),
             row.get("skipped", 0),
             row.get("apart", 0),
+            deque([(episodes, Counter(failed)) for episodes, failed in row.get("recent", ())], maxlen=BUDGET_STEPS),
         )
 
 
@@ -171,7 +173,6 @@ class PolicyLoop:
         self.on_group: Callable[[EpisodeGroup], None] | None = None
         self.probe: TokenBatch | None = None
         self.proofs: list[SyncProof] = []
-        self._recent: deque[tuple[int, Counter[str]]] = deque(maxlen=BUDGET_STEPS)
         self._cause = ""  # of the last failure
 
     def step(self) -> Step:
@@ -217,7 +218,7 @@ class PolicyLoop:
         progress, phase, limits = self.progress, self.settings.phase, self.settings.limits
         kept, sampled, dropped = list[EpisodeGroup](), list[EpisodeGroup](), Counter[str]()
         tolerance_of = _tolerance(progress.rewards)
-        self._recent.append((0, Counter()))
+        progress.recent.append((0, Counter()))
         under_way = self._issue(phase.groups_per_step)
         to_try = phase.groups_per_step * phase.max_refills
         while under_way:
@@ -242,6 +243,7 @@ class PolicyLoop:
                     self.on_group(group)
                 stop_if_asked(group, limits)
             self._check_budget()
+        self._check_anything_came(sampled)
         kept.sort(key=lambda group: group.task.id)  # the order groups finish in must not decide the order of float sums
         totals = [e.reward.total for group in sampled for e in group.rewarded if e.reward is not None]
         if totals:
@@ -316,17 +318,17 @@ class PolicyLoop:
             raise SyncProofError(f"for {self.progress.apart} steps, {too_far(apart[0])}")
 
     def _count_failures(self, group: EpisodeGroup) -> None:
-        episodes, failed = self._recent[-1]
+        episodes, failed = self.progress.recent[-1]
         failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure)]
         failed.update(failure.kind.value for failure in failures)
         self._cause = failures[-1].line if failures else self._cause
-        self._recent[-1] = (episodes + len(group.episodes), failed)
+        self.progress.recent[-1] = (episodes + len(group.episodes), failed)
 
     def _check_budget(self) -> None:
         """Raise ErrorBudgetSpent when too large a share of the episodes of the last steps failed."""
         limits = self.settings.limits
         episodes, failed = 0, Counter[str]()
-        for count, kinds in self._recent:
+        for count, kinds in self.progress.recent:
             episodes, failed = episodes + count, failed + kinds
         if episodes >= MIN_FOR_BUDGET and failed.total() > limits.error_budget * episodes:
             causes = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
@@ -334,6 +336,17 @@ class PolicyLoop:
                 f"{failed.total()} of the last {episodes} episodes failed, "
                 f"more than rollout.error_budget = {limits.error_budget:g} allows: {causes}; "
                 f"the last one: {self._cause}"
+            )
+
+    def _check_anything_came(self, sampled: Sequence[EpisodeGroup]) -> None:
+        """Raise ErrorBudgetSpent when every episode of the step failed, few as they may be: nothing was learned of the policy."""
+        failed = Counter(
+            episode.outcome.kind.value for group in sampled for episode in group.episodes if isinstance(episode.outcome, Failure)
+        )
+        if self.settings.limits.error_budget < 1 and failed.total() == sum(len(group.episodes) for group in sampled):
+            causes = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+            raise ErrorBudgetSpent(
+                f"all {failed.total()} episodes of step {self.progress.step + 1} failed: {causes}; one of them: {self._cause}"
             )
 
 

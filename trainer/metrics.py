@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..envs.failures import Failure
 from ..envs.types import Episode, EpisodeGroup
 
 
@@ -24,8 +26,13 @@ class Collected:
 
 
 def rollout_metrics(collected: Collected, groups_per_step: int, success: str) -> dict[str, float]:
-    """What a step's episodes amount to: means over all rewarded episodes sampled, trained on or not."""
+    """What a step's episodes amount to: means over all rewarded episodes sampled, trained on or not.
+
+    An episode that lacks a part which others have has 0 of it, as in an evaluation (`evaluation.statistics.summarize`); success, too.
+    `failed/KIND` counts the failures of a kind.
+    """
     rewarded = [episode for episode in collected.episodes if episode.reward is not None]
+    failures = Counter(str(episode.outcome.kind) for episode in collected.episodes if isinstance(episode.outcome, Failure))
     metrics: dict[str, float] = {
         "episodes": float(len(collected.episodes)),
         "failed": float(len(collected.episodes) - len(rewarded)),
@@ -33,15 +40,16 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
         "groups_sampled": float(len(collected.sampled)),
         "rounds": float(-(-len(collected.sampled) // groups_per_step)),
         **{f"dropped/{reason}": float(count) for reason, count in sorted(collected.dropped.items())},
+        **{f"failed/{kind}": float(count) for kind, count in sorted(failures.items())},
     }
     if not rewarded:
         return metrics
     totals = np.array([episode.reward.total for episode in rewarded if episode.reward is not None])
     metrics |= {"reward_mean": float(totals.mean()), "reward_std": float(totals.std())}
-    parts = _means([episode.reward.parts for episode in rewarded if episode.reward is not None])
+    rows = [episode.reward.parts for episode in rewarded if episode.reward is not None]
+    parts = {name: float(np.mean([row.get(name, 0.0) for row in rows])) for name in sorted({name for row in rows for name in row})}
     metrics |= {f"reward/{name}": value for name, value in parts.items()}
-    if success in parts:
-        metrics["success"] = parts[success]
+    metrics["success"] = parts.get(success, 0.0)
     metrics |= {f"episode/{name}": value for name, value in _means([episode.metrics for episode in rewarded]).items()}
     metrics["truncated"] = float(np.mean([episode.truncation is not None for episode in rewarded]))
     predicted = [episode.labels["predicted"] for episode in rewarded if "predicted" in episode.labels]

@@ -16,8 +16,9 @@ from burnish.envs.types import Episode, EpisodeGroup, Float32, Int32, Outcome, R
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.weights import SyncProofError, SyncReceipt
 from burnish.trainer.data.tasks import held_out_tasks, training_tasks
+from burnish.trainer.evaluation.statistics import summarize
 from burnish.trainer.loop import ErrorBudgetSpent, LoopSettings, PolicyLoop, PolicyProgress, why_not
-from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.rft import RFTPhaseConfig, rft_steps
 
 pytestmark = pytest.mark.unit
 
@@ -166,9 +167,9 @@ def test_a_failed_member_is_masked_and_the_rest_of_its_group_trains() -> None:
 
 
 def test_progress_survives_its_row() -> None:
-    loop = make_loop(lambda n: varied(n) if n != 1 else (Reward(7.0), Reward(-3.0)), PHASE)
+    loop = make_loop(lambda n: (Reward(7.0), Reward(-3.0), DOWN), RFTPhaseConfig(groups_per_step=2, group_size=3))
     loop.step()
-    assert loop.progress.rewards == (-3.0, 7.0)
+    assert (loop.progress.rewards, list(loop.progress.recent)) == ((-3.0, 7.0), [(6, {"verifier_unavailable": 2})])
     assert PolicyProgress.from_row(json.loads(json.dumps(loop.progress.row()))) == loop.progress
 
 
@@ -234,6 +235,23 @@ def test_every_group_is_heard_of_before_what_it_holds_stops_the_run() -> None:
     assert heard, "its transcript says why"
 
 
+def test_the_error_budget_remembers_the_steps_before_a_resume() -> None:
+    phase = RFTPhaseConfig(groups_per_step=8, group_size=4)
+    loop = make_loop(lambda n: (*varied(n), *varied(n)) if n < 8 else (Reward(1.0), Reward(0.0), DOWN, DOWN), phase)
+    loop.step()
+    resumed = make_loop(lambda n: (Reward(1.0), Reward(0.0), DOWN, DOWN), phase)
+    resumed.progress = PolicyProgress.from_row(json.loads(json.dumps(loop.progress.row())))
+    for each in (loop, resumed):
+        with pytest.raises(ErrorBudgetSpent, match="16 of the last 64 episodes failed"):
+            each.step()
+
+
+def test_a_step_of_failures_only_says_their_cause_however_few_they_are() -> None:
+    with pytest.raises(ErrorBudgetSpent, match=r"all 12 episodes of step 1 failed: 12 verifier_unavailable; one of them: verifier_unava"):
+        make_loop(lambda n: (DOWN, DOWN), PHASE).step()
+    assert make_loop(lambda n: (DOWN, DOWN), PHASE, RolloutConfig(error_budget=1.0)).step().metrics["failed"] == 12
+
+
 def test_an_outage_after_many_good_steps_spends_the_budget_too() -> None:
     phase = RFTPhaseConfig(groups_per_step=16, group_size=2)
     loop = make_loop(lambda n: varied(n) if n < 400 * 16 else (DOWN, DOWN), phase, RolloutConfig(error_budget=0.1))
@@ -253,6 +271,22 @@ def test_metrics_leave_failed_episodes_out_of_every_mean() -> None:
     outcomes = (Reward(1.0, {"verdict": 1.0}), Reward(0.0, {"verdict": 0.0}), DOWN)
     metrics = make_loop(lambda n: outcomes, RFTPhaseConfig(groups_per_step=1, group_size=3)).step().metrics
     assert (metrics["reward_mean"], metrics["success"], metrics["failed"], metrics["episodes"]) == (0.5, 0.5, 1.0, 3.0)
+
+
+def test_an_episode_without_a_part_that_others_have_has_none_of_it_as_in_an_evaluation() -> None:
+    outcomes = (Reward(1.0, {"env.won": 1.0}), Reward(0.0), Reward(0.0), DOWN)
+    settings = LoopSettings(RFTPhaseConfig(groups_per_step=1, group_size=4), RolloutConfig(), "env.won")
+    step = PolicyLoop(ScriptedFleet(lambda n: outcomes), ScriptedLearner(), settings, STREAM).step()
+    assert step.metrics["success"] == step.metrics["reward/env.won"] == pytest.approx(1 / 3)
+    assert summarize(step.collected.episodes, "env.won").parts == {"env.won": pytest.approx(1 / 3)}
+
+
+def test_the_line_of_a_step_names_the_most_frequent_failure() -> None:
+    slow = Failure(FailureKind.ENV_TIMEOUT, "env", "30 s")
+    loop = make_loop(lambda n: (*varied(n), slow, DOWN, DOWN), RFTPhaseConfig(groups_per_step=1, group_size=5))
+    (step,) = rft_steps(loop, loop.step, RFTPhaseConfig(steps=1, groups_per_step=1, group_size=5))
+    assert step.line.endswith("3 of 5 episodes failed, most often verifier_unavailable")
+    assert (step.metrics["failed/verifier_unavailable"], step.metrics["failed/env_timeout"]) == (2, 1)
 
 
 def test_the_task_stream_is_a_function_of_its_position() -> None:
