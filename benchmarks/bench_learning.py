@@ -184,7 +184,7 @@ def part(model: DemoModel, found: Sequence[tuple[int, Learned]]) -> str:
     table, gains, curves, changed = [], [], [], set()
     for seed, one in found:
         recipe = config_data(load_config(RECIPES[model], [f"seed={seed}"]))
-        changed |= set(differences(recipe, dict(one.folder.recipe().record)))
+        changed |= {str(change) for change in differences(recipe, dict(one.folder.recipe().record))}
         phases: list[Phase] = [phase for phase in ("cpt", "sft", "rft") if (phase, "sampled") in one.results]
         table += [line(seed, phase, one.results, phase) for phase in phases]
         if one.continued is not None:

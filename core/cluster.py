@@ -18,9 +18,7 @@ from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import SERVICE, ServiceConfig, service_references, with_addresses
 from burnish.rpc.address import RAY
 from burnish.rpc.local_ray import start_local_ray
-
-CHECK_S = 10.0
-"""Seconds a service may take to answer before a run starts."""
+from burnish.rpc.signals import keep_sigterm
 
 
 @contextmanager
@@ -69,14 +67,16 @@ def check_services(run: ResolvedRun, addresses: Mapping[str, str], all_there: bo
 
     if run.environment.is_remote:
         if there(run.environment.args.get("address")):
-            RemoteEnv(**with_addresses(run.environment.args, addresses)).check(CHECK_S)
+            RemoteEnv(**with_addresses(run.environment.args, addresses)).check(run.limits.check_s)
     else:
         for name in service_references(run.environment.args):
             if there(SERVICE + name):
-                RemoteToolSet(addresses[name]).check(CHECK_S)
+                RemoteToolSet(addresses[name]).check(run.limits.check_s)
     for entry in run.rewards:
         if entry.verifier is not None and there(entry.verifier):
-            RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(CHECK_S)
+            RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(
+                run.limits.check_s
+            )
 
 
 @contextmanager
@@ -89,20 +89,8 @@ def ray_session(placement: Placement) -> Iterator[None]:
 
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default from its next release on
-    if placement.ray_address is not None:
-        try:
-            ray.init(address=placement.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise ValueError(f"resources.ray_address: no Ray cluster answers at {placement.ray_address}: {error}") from error
-    else:
-        start_local_ray(  # also where RAY_ADDRESS names a cluster: a recipe says so itself if it means that one
-            # Engine and learner work in turns, so both may use every core: Ray's count of CPUs only has to admit them.
-            num_cpus=(placement.cpus or os.cpu_count() or 1) + placement.engines + 1,
-            object_store_memory=placement.object_store_mb * 1024 * 1024,
-            include_dashboard=True,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    with keep_sigterm():
+        _start_ray(placement)
     try:
         problem = cluster_problem(placement, [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]])
         if problem is not None:  # Ray would wait for them without end
@@ -113,17 +101,39 @@ def ray_session(placement: Placement) -> Iterator[None]:
             ray.shutdown()
 
 
+def _start_ray(placement: Placement) -> None:
+    import ray
+
+    if placement.ray_address is not None:
+        try:
+            ray.init(address=placement.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ValueError(f"resources.ray_address: no Ray cluster answers at {placement.ray_address}: {error}") from error
+    else:
+        if placement.worker_niceness is not None:
+            os.environ["RAY_worker_niceness"] = str(placement.worker_niceness)  # noqa: SIM112  # as Ray spells it
+        start_local_ray(  # also where RAY_ADDRESS names a cluster: a recipe says so itself if it means that one
+            # Engine and learner work in turns, so both may use every core: Ray's count of CPUs only has to admit them.
+            num_cpus=(placement.cpus or os.cpu_count() or 1) + placement.engines + 1,
+            object_store_memory=placement.object_store_mb * 1024 * 1024,
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C while things are being ended, so that a second one cannot leave processes behind."""
+    """Hold back Ctrl-C and SIGTERM while things are being ended, so that a second one cannot leave processes behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

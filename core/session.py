@@ -41,9 +41,6 @@ from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
-SNAPSHOT_S = 600.0
-"""Seconds that fetching the weights may take."""
-
 
 @dataclass
 class Session:
@@ -128,6 +125,15 @@ class Session:
         recipe, budget = self.recipe, self.recipe.evaluation.error_budget
         return evaluate(self.algo.fleet, self.held_out, mode, recipe.rollout.temperature, recipe.success, on_group, budget, self.version)
 
+    def restart_learner(self) -> None:
+        """Put a learner of the base model in the place of one that died or hangs. What was under way in the fleet is dropped.
+
+        The engines keep their weights until the next `sync`.
+        """
+        self.learner.shutdown()
+        self.algo.fleet.stop()
+        self.algo.learner_group = self.loop.learner = self.algo.config.build_learner_group()
+
     def save_model(self, folder: Path, name: str, stage: Any = "rft", source: str = "a loop of one's own") -> None:
         """Write the learner's weights as a model folder that `burnish serve` and `model = "…"` take, and score a probe with it.
 
@@ -135,7 +141,7 @@ class Session:
         """
         import ray
 
-        weights = ray.get(self.learner.snapshot(), timeout=SNAPSHOT_S).tensors
+        weights = ray.get(self.learner.snapshot(), timeout=self.recipe.limits.sync_s).tensors
         (probed,) = self.learner.foreach_learner(probe_loss)
         args = self.recipe.rollout.template_args
         write_model_folder(weights, self.base, folder, name=name, stage=stage, source=source, template_args=args)
@@ -175,10 +181,12 @@ def parts_of(recipe: ResolvedRun, logs: Path) -> Iterator[Mapping[str, str]]:
 @contextmanager
 def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mapping[str, int]) -> Iterator[Session]:
     """A session where services and Ray are under way."""
+    from burnish.trainer.fleet import FleetLimits
     from burnish.trainer.rllib import RFTConfig
 
     base = find_model(recipe.model)
     files = read_task_files(recipe.tasks.files) if recipe.tasks.files else None
+    limits = recipe.limits
     settings = RFTConfig().rft(
         worker=recipe.worker_setup(base, addresses, seeds["rft.sampling"]),
         learner=recipe.learner,
@@ -186,6 +194,8 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
         train_seeds=recipe.tasks.train_seeds,
         tasks=recipe.tasks.files,
         success=recipe.success,
+        fleet=FleetLimits(recipe.rollout.concurrency, limits.stall_s, limits.answer_s, limits.sync_s, limits.restart_s),
+        learner_timeout_s=limits.learner_s,
     )
     request_resources(settings, recipe.placement)
     # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.

@@ -28,6 +28,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from ..rpc.local_ray import start_local_ray
+from ..rpc.signals import keep_sigterm
 from ..trainer.models.finding import find_model
 from ..trainer.models.folder import recorded
 from .app import ApiKeys, StrictChatApp
@@ -156,14 +157,15 @@ def _start_ray(options: ServingConfig) -> bool:
     gpus = 1 if options.device == "cuda" else 0
     if gpus and not _gpu_here():  # Ray would take our word for it, and vLLM fail minutes later
         raise ValueError("device cuda: torch sees no GPU on this machine; use --device cpu")
-    start_local_ray(
-        num_cpus=options.threads,
-        num_gpus=gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with keep_sigterm():
+        start_local_ray(
+            num_cpus=options.threads,
+            num_gpus=gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     return True
 
 

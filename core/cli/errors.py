@@ -7,12 +7,14 @@ import subprocess
 import sys
 import traceback
 
+from burnish.cli.signals import terminated
 from burnish.inspector.text import printable
 from burnish.rpc.urls import without_secrets
 
 USER_ERROR = 2
 RUN_FAILED = 1
 INTERRUPTED = 130
+TERMINATED = 143
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
@@ -24,15 +26,15 @@ def debugging() -> bool:
 def report(error: BaseException) -> int:
     """Say on stderr what went wrong, and return the exit code.
 
-    2: something the user can change (ValueError, a missing file, a port in use). 130: Ctrl-C. 1: the run failed. An exception that is
-    none of those is a fault in burnish and says so. Notes added to the exception (`add_note`) follow as lines of their own.
+    2: something the user can change (ValueError, a missing file, a port in use). 130: Ctrl-C. 143: SIGTERM. 1: the run failed. An exception
+    that is none of those is a fault in burnish and says so. Notes added to the exception (`add_note`) follow as lines of their own.
     """
     cause = original(error)
     if debugging():
         sys.stderr.write(_harmless("".join(traceback.format_exception(error))))
     if isinstance(cause, KeyboardInterrupt):
-        _say("interrupted", error, colour="33")
-        return INTERRUPTED
+        _say("terminated" if terminated() else "interrupted", error, colour="33")
+        return TERMINATED if terminated() else INTERRUPTED
     if isinstance(cause, USER_ERRORS) and not isinstance(cause, UnicodeError):
         _say(f"error: {_text(cause)}", error)
         return USER_ERROR

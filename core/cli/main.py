@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typer.core import TyperGroup
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import scaffold_command
 from burnish.cli.needs import needs_engine, needs_training
+from burnish.cli.signals import end_on_sigterm
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 CheckpointArgument = Annotated[
@@ -481,13 +481,9 @@ def rewards_try(
         raise typer.Exit(1)
 
 
-def _on_sigterm(signum: int, frame: Any) -> None:
-    raise SystemExit(128 + signum)  # so that whatever was started is ended on the way out, as after Ctrl-C
-
-
 def main() -> None:
     """Entry point of the `burnish` command."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    end_on_sigterm()
     app()
 
 

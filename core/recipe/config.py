@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from burnish.envs.registry import ID_PATTERN
+from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.resources import ResourcesConfig
 from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
@@ -77,6 +78,7 @@ class RunConfig(BaseModel):
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    limits: LimitsConfig = LimitsConfig()
 
     @field_validator("reward_function", mode="before")
     @classmethod

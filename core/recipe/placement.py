@@ -17,7 +17,8 @@ SHARE_FOR_VLLM = 0.9
 class Placement:
     """Where the processes of a run go, and what each asks of Ray.
 
-    ray_address: a running cluster, None for one of our own with `cpus` CPUs (None: all) and an object store of `object_store_mb`.
+    ray_address: a running cluster, None for one of our own with `cpus` CPUs (None: all), an object store of `object_store_mb`, and worker
+    processes of a niceness (None: Ray's own).
     engines: env runners, each with an engine. learner_gpus, engine_gpus: GPUs of the learner and of each engine; a fraction is a share of
     one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
     of each engine.
@@ -29,6 +30,7 @@ class Placement:
     ray_address: str | None = None
     cpus: int | None = None
     object_store_mb: int = 1024
+    worker_niceness: int | None = None
     engines: int = 1
     learner_gpus: float = 0.0
     engine_gpus: float = 0.0
@@ -72,6 +74,7 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
         resources.ray_address,
         resources.cpus,
         resources.object_store_mb,
+        resources.worker_niceness,
         resources.env_runners,
         learner_gpus=1.0 if learner_gpus is None else learner_gpus,
         engine_gpus=float(config.engine.gpus) if engine_gpus is None else engine_gpus,

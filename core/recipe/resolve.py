@@ -13,6 +13,7 @@ from typing import Any
 from burnish.recipe import machine
 from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
 from burnish.recipe.config import RunConfig
+from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.load import config_data, config_from_data, without_defaults
 from burnish.recipe.placement import SHARE_FOR_VLLM, Placement, machine_problems, placement_of
 from burnish.recipe.platforms import Platform
@@ -91,6 +92,7 @@ class ResolvedRun:
     rollout: RolloutConfig
     engine: EngineConfig
     learner: LearnerConfig
+    limits: LimitsConfig
     placement: Placement
     keep_checkpoints: int
     record: Mapping[str, Any]
@@ -155,6 +157,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
         rollout=config.rollout,
         engine=_engine(config.engine, placement),
         learner=config.learner,
+        limits=config.limits,
         placement=placement,
         keep_checkpoints=config.keep_checkpoints,
         record=config_data(config),

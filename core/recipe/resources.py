@@ -17,6 +17,8 @@ class ResourcesConfig(BaseModel):
     object_store_mb: shared memory of the one that is started; weights pass through it.
     engine_resources: further Ray resources that each engine takes. On nodes started with `--resources='{"engine_slot": 2}'`,
     `engine_resources = { engine_slot = 1 }` keeps engines to two a node, and to these nodes.
+    worker_niceness: of the processes on the cluster that is started, from 0 to 19; beside other work on the machine, a lower one gets them
+    more of it. Left out, it is Ray's own, 15, or what the environment variable RAY_worker_niceness says.
 
     learner_gpus: the share of a GPU that the learner takes, a whole one when left out. engine_gpus: the share that each engine
     takes; left out, as many whole GPUs as `engine.tensor_parallel`, all on one node. Where both are left out and this machine has a single
@@ -30,13 +32,14 @@ class ResourcesConfig(BaseModel):
     ray_address: str | None = None
     cpus: int | None = Field(default=None, ge=1)
     object_store_mb: int = Field(default=1024, ge=128)
+    worker_niceness: int | None = Field(default=None, ge=0, le=19)
     engine_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     learner_gpus: float | None = Field(default=None, gt=0, le=1)
     engine_gpus: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _local_or_cluster(self) -> ResourcesConfig:
-        idle = [key for key in ("cpus", "object_store_mb") if key in self.model_fields_set]
+        idle = [key for key in ("cpus", "object_store_mb", "worker_niceness") if key in self.model_fields_set]
         if self.ray_address is not None and idle:
             raise ValueError(f"{' and '.join(idle)} has no effect with ray_address: the running cluster has its own; remove one of them")
         if self.ray_address is None and self.engine_resources:

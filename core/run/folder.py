@@ -13,17 +13,17 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
-from burnish.rollout.store.records import EvaluationRecord, JsonLines, LedgerRow, read_json_lines
+from burnish.rollout.store.records import EvaluationRecord, JsonLines, LedgerRow, read_evaluations
 from burnish.trainer.phases.common import PHASES, Phase
 
 PACKAGES = (
@@ -103,14 +103,41 @@ class RunFolder:
         """Append the ledger's counts after one step to `ledger.jsonl`."""
         _append(self.ledger_file, row.to_row())
 
-    def rewind(self, phase: Phase | None, step: int = 0) -> None:
-        """Drop the rows of metrics, evaluations and ledger that lie after `step` of `phase`, or all: what a resumed run does again."""
-        position = {name: i for i, name in enumerate((None, "base", *PHASES))}
-        for file in (self.metrics_file, self.evaluations_file, self.ledger_file):
-            rows = [row for _, row in read_json_lines(file)] if file.is_file() else []
-            kept = [row for row in rows if (position[row["phase"]], row["step"]) <= (position[phase], step)]
-            if len(kept) < len(rows):
-                _write(file, "".join(json.dumps(row) + "\n" for row in kept))
+    def rewind(self, phase: Phase | Literal["base"], step: int = 0) -> None:
+        """Drop what lies after `step` of `phase`, which a resumed run does again: rows of metrics, ledger and evaluations, transcripts.
+
+        Held-out transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
+        """
+        position = {name: i for i, name in enumerate(("base", *PHASES))}
+        end = (position[phase], step)
+
+        def done(row: Mapping[str, Any]) -> bool:
+            return (position[row["phase"]], row["step"]) <= end
+
+        for file in (self.metrics_file, self.ledger_file, self.evaluations_file):
+            _keep_rows(file, done)
+        recorded = read_evaluations(self.evaluations_file) if self.evaluations_file.is_file() else []
+        evaluated = {(record.phase, record.step, record.result.mode) for record in recorded}
+
+        def happened(row: Mapping[str, Any]) -> bool:
+            return (row["phase"], row["step"], row["mode"]) in evaluated if row["split"] == "heldout" else done(row)
+
+        for file in sorted(self.transcripts.glob("*.jsonl")):
+            _keep_rows(file, happened)
+
+    def differences(self, run: ResolvedRun) -> Iterator[Difference]:
+        """Every field in which `run` is another than this folder's."""
+        return differences(json.loads(self.config_file.read_text()), run.record)
+
+    def refuse(self, changed: Sequence[Difference]) -> None:
+        """Raise ValueError naming the fields that may not be others on resume, if there are any."""
+        if changed:
+            said = "; ".join(map(str, changed))
+            raise ValueError(f"{self.path} cannot resume, the config is another: {said}; resume with `{self.resume_command}`")
+
+    def take_over(self, run: ResolvedRun) -> None:
+        """Let `run` be what this folder is a run of from now on; see `resume.changes`."""
+        _write(self.config_file, _pretty(run.record))
 
     def recipe(self) -> ResolvedRun:
         """What this run does."""
@@ -151,26 +178,36 @@ def create_run(run: ResolvedRun, recipe: Path | None = None, run_dir: Path | Non
 def open_run(path: Path, run: ResolvedRun | None = None) -> RunFolder:
     """An existing run, to resume or to look at.
 
-    run: what is about to be continued; it must be what the run began with. Raises ValueError when the folder holds no run,
-    or naming every field that differs.
+    run: what is about to be continued; it must be what the folder says (see `resume.changes`). Raises ValueError when the folder holds no
+    run, or naming every field that differs.
     """
     folder = RunFolder(path)
     if not folder.config_file.is_file():
         raise ValueError(f"{path} is not a run folder (it has no config.json); start a run with `burnish run RECIPE`")
     if run is not None:
-        changed = list(differences(json.loads(folder.config_file.read_text()), run.record))
-        if changed:
-            raise ValueError(f"{path} cannot resume, the config is another: {'; '.join(changed)}; resume with `{folder.resume_command}`")
+        folder.refuse(list(folder.differences(run)))
     return folder
 
 
-def differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
-    """Each leaf of two pieces of JSON data that differs, as `a.b: 1 -> 2`."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field that two configs have different values of. As text: `rft.steps: 100 -> 200`."""
+
+    field: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {json.dumps(self.old)} -> {json.dumps(self.new)}"
+
+
+def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
+    """Each leaf of two pieces of JSON data that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from differences(old.get(key), new.get(key), f"{field}.{key}" if field else key)
     elif old != new:
-        yield f"{field}: {json.dumps(old)} -> {json.dumps(new)}"
+        yield Difference(field, old, new)
 
 
 def versions() -> dict[str, Any]:
@@ -182,6 +219,23 @@ def versions() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), "packages": packages}
+
+
+def _keep_rows(file: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the rows that are not to be kept, and an unfinished last line, from a file that nobody has open; whole or not at all."""
+    if not file.is_file():
+        return
+    draft, dropped = file.with_name(f".{file.name}.tmp"), False
+    with file.open("rb") as lines, draft.open("wb") as kept:
+        for line in lines:
+            if line.endswith(b"\n") and keep(json.loads(line)):
+                kept.write(line)
+            else:
+                dropped = True
+    if dropped:
+        draft.replace(file)
+    else:
+        draft.unlink()
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.run.folder import RunFolder, create_run, open_run
+from burnish.run.folder import Difference, RunFolder, create_run, open_run
+from burnish.run.resume import changes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,9 +39,9 @@ def launch(
         run_dir = _run_to_resume(recipe, run_dir)
     elif recipe.is_dir():
         raise ValueError(f"{recipe} is a folder; give a recipe (*.toml), or --resume to continue the run in it")
-    run = resolve(load_config(recipe, overrides, plugins, platform))
+    run, changed = resolve(load_config(recipe, overrides, plugins, platform)), list[Difference]()
     if resume and run_dir is not None:
-        open_run(run_dir, run)  # before the plan: a run that cannot resume says so at once
+        changed = changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
     console = new_console()
     if not dry_run and is_source(run.model):
         console.print(f"looking for model {run.model} (imported on first use)", markup=False)
@@ -51,7 +52,13 @@ def launch(
     if dry_run:
         check_running_services(run)
         return None
-    folder = open_run(run_dir, run) if resume and run_dir is not None else create_run(run, recipe, run_dir)
+    if resume and run_dir is not None:
+        folder = open_run(run_dir)
+        folder.take_over(run)
+    else:
+        folder = create_run(run, recipe, run_dir)
+    for change in changed:
+        console.print(f"resumes with another setting, {change}", markup=False, highlight=False)
     _run_pipeline(run, folder, resume, console)
     say_what_next(folder, console)
     return folder

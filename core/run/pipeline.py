@@ -7,17 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
-from burnish.cluster import (
-    dashboard_url,
-    session_logs,
-)
+from burnish.cluster import dashboard_url, session_logs
+from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
 from burnish.recipe.seeds import data_seed
+from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
@@ -26,6 +25,7 @@ from burnish.session import Session, parts_of, session_over
 from burnish.trainer.data.examples import supervised_examples
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.evaluation.comparison import comparisons
+from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.loop import PolicyProgress, Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
@@ -34,18 +34,23 @@ from burnish.trainer.phases.common import PHASES, Phase, PhaseStep
 from burnish.trainer.phases.rft import RFTPhaseConfig, ending_lines, rft_steps
 from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
 
+Split = Literal["train", "heldout"]
+
 STAGES: Mapping[Phase, Any] = {"cpt": "midtraining", "sft": "sft", "rft": "rft"}
 """The stage a model is in after each phase."""
 
 
 @dataclass
 class Run:
-    """A run under way: its session and folder, and what was measured so far. examples: of every supervised phase."""
+    """A run under way: its session and folder, and what was measured so far.
+
+    transcripts: the files that they go to. examples: of every supervised phase.
+    """
 
     session: Session
     folder: RunFolder
     console: Console
-    transcripts: list[TranscriptWriter] = field(default_factory=list)
+    transcripts: Sequence[Path] = ()
     results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
     examples: Mapping[Phase, Sequence[SupervisedExample]] = field(default_factory=dict)
 
@@ -82,9 +87,9 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
         with _started(recipe, folder, addresses, console) as current:
             current.examples = examples
             done = latest(folder.path) if resume else None
-            if resume and done is None:
-                folder.rewind(None)
-            _phases(current, done)
+            if resume:
+                _resume(current, done)
+            _with_another_learner(current, done)
             results = current.results
     from burnish.inspector.report import write_report
 
@@ -99,27 +104,43 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
     with ExitStack() as stack:
         with console.status("starting engines and learner"):
             session = stack.enter_context(session_over(recipe, addresses, folder.seeds()))
-        writers = [stack.enter_context(TranscriptWriter(file)) for file in (folder.transcripts / "episodes.jsonl", shown_at)]
-        yield Run(session, folder, console, writers)
+        yield Run(session, folder, console, (folder.transcripts / "episodes.jsonl", shown_at))
+
+
+def _with_another_learner(run: Run, done: CheckpointRecord | None) -> None:
+    """The phases from a checkpoint on. A learner that dies or hangs is started once more, from what this run saved last."""
+    try:
+        _phases(run, done)
+    except LearnerLost as lost:
+        done = latest(run.folder.path)
+        say(run.console, f"{lost}; it is started once more, from {done.name if done else 'the beginning of training'}")
+        run.session.restart_learner()
+        _resume(run, done)
+        _phases(run, done)
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
-    if done is not None:
-        _resume(run, done)
-    elif run.recipe.evaluation.before:
+    if done is None and run.recipe.evaluation.before:
         _evaluate(run, "base", 0)
     for phase in run.recipe.phases:
         if done is not None and PHASES.index(phase.name) < PHASES.index(_phase(done)):
             continue
-        if done is None or done.phase != phase.name or not done.final:
-            _train(run, phase, done.step if done is not None and done.phase == phase.name else 0)
+        at = done.step if done is not None and done.phase == phase.name else 0
+        if at == 0 or not _ended(run, phase, at):
+            at = _train(run, phase, at)
         if run.recipe.evaluation.after:
-            _evaluate(run, phase.name, phase.table.steps)
+            _evaluate(run, phase.name, at)
 
 
-def _train(run: Run, phase: PhaseRun, first: int) -> None:
-    """Take the steps of a phase: show, store and keep what each did, and save checkpoints on the way."""
-    session, table = run.session, phase.table
+def _ended(run: Run, phase: PhaseRun, step: int) -> bool:
+    """Whether a phase has nothing left to do after a step: it took all of its own, or found nothing more to learn from."""
+    return step >= phase.table.steps or (isinstance(phase.table, RFTPhaseConfig) and run.session.loop.exhausted)
+
+
+def _train(run: Run, phase: PhaseRun, first: int) -> int:
+    """Take the steps of a phase: show, store and keep what each did, and save checkpoints on the way. Returns the last step's number."""
+    session, table, at = run.session, phase.table, first
+    run.results = {key: result for key, result in run.results.items() if key[0] != phase.name}  # measured before its end moved
     if first == 0:
         session.learner.begin_phase(phase.optimizer)
     with StepBar(run.console, phase.name.upper(), table.steps, first) as bar:
@@ -131,10 +152,11 @@ def _train(run: Run, phase: PhaseRun, first: int) -> None:
 
         session.loop.on_group = watch
         steps = _steps(run, phase, first)
-        for at in range(first, table.steps):
+        while not _ended(run, phase, at):
             finished.clear()
             with _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
                 did = next(steps)
+            at = did.step
             run.folder.log_metrics(phase.name, did.step, did.metrics)
             if isinstance(table, RFTPhaseConfig):
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
@@ -145,8 +167,6 @@ def _train(run: Run, phase: PhaseRun, first: int) -> None:
                 say(run.console, failed)
             if did.last or did.step % table.checkpoint_every == 0:
                 _checkpoint(run, phase.name, did.step, did.metrics, final=did.last)
-            if did.last:
-                break
     session.loop.on_group = None
     if isinstance(table, SupervisedConfig):
         session.loop.probe = probe_of([example.token_ids for example in run.examples[phase.name]])
@@ -154,6 +174,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> None:
     else:
         for line in ending_lines(session.loop, getattr(session.algo, "last_step", None)):
             say(run.console, line)
+    return at
 
 
 def _steps(run: Run, phase: PhaseRun, first: int) -> Iterator[PhaseStep]:
@@ -173,19 +194,24 @@ def _phase(record: CheckpointRecord) -> Phase:
     return next(phase for phase in PHASES if phase == record.phase)
 
 
-def _resume(run: Run, done: CheckpointRecord) -> None:
-    """Take over the learner's state and the position in the task stream from a checkpoint."""
-    state = done.trainer_state(run.folder.path)
-    run.session.learner.restore_from_path(state / "learner")
-    run.session.sync()
-    position = json.loads((state / "progress.json").read_text())
-    if position.get("tasks") != run.tasks_digest:
-        raise ValueError(f"{run.folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
-    run.session.loop.progress = PolicyProgress.from_row(position)
-    run.folder.rewind(_phase(done), done.step)
-    if run.folder.evaluations_file.is_file():
-        run.results |= {(record.phase, record.result.mode): record.result for record in read_evaluations(run.folder.evaluations_file)}
-    say(run.console, f"resumed from {done.name}")
+def _resume(run: Run, done: CheckpointRecord | None) -> None:
+    """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
+    session, folder = run.session, run.folder
+    if done is None:
+        session.loop.progress = PolicyProgress()
+        folder.rewind("base")
+    else:
+        state = done.trainer_state(folder.path)
+        position = json.loads((state / "progress.json").read_text())
+        if position.get("tasks") != run.tasks_digest:
+            raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
+        session.learner.restore_from_path(state / "learner")
+        session.loop.progress = PolicyProgress.from_row(position)
+        folder.rewind(_phase(done), done.step)
+    session.sync()
+    recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
+    run.results = {(record.phase, record.result.mode): record.result for record in recorded}
+    say(run.console, f"resumed from {done.name if done else 'the beginning of training'}")
 
 
 def _examples(recipe: ResolvedRun, folder: RunFolder) -> dict[Phase, list[SupervisedExample]]:
@@ -245,22 +271,33 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
 
 
 @contextmanager
-def _kept_when_it_fails(run: Run, phase: str, step: int, finished: list[Episode], split: Any, mode: Mode) -> Iterator[None]:
-    """Keep the transcripts of what had finished when an exception ends the block: they show why."""
+def _kept_when_it_fails(run: Run, phase: str, step: int, finished: list[Episode], split: Split, mode: Mode) -> Iterator[None]:
+    """Keep the transcripts of what had finished when an exception ends the block, and their failures in the books: they show why."""
     try:
         yield
     except Exception as error:
         _keep(run, phase, step, finished, split, mode)
+        if split == "train" and phase == "rft":
+            run.folder.log_ledger(_books_of(run, finished).record(phase, step))
         if finished:
             error.add_note(f"the transcripts of {len(finished)} episodes are kept: burnish rollouts {run.folder.path}")
         raise
 
 
-def _keep(run: Run, phase: str, step: int, episodes: Sequence[Episode], split: Any, mode: Mode) -> None:
-    for episode in episodes:
-        stored = transcript_of(episode, run=run.name, phase=phase, step=step, split=split, mode=mode)
-        for writer in run.transcripts:
-            writer.write(stored)
+def _books_of(run: Run, finished: Sequence[Episode]) -> Ledger:
+    """The books of a step that was broken off: what failed counts as masked, and the rest of what was kept or under way stays open."""
+    ledger = run.session.loop.progress.ledger
+    for episode in finished:
+        if isinstance(episode.outcome, Failure) and episode.id in ledger.open:
+            ledger.mask(episode, episode.outcome.kind)
+    return ledger
+
+
+def _keep(run: Run, phase: str, step: int, episodes: Sequence[Episode], split: Split, mode: Mode) -> None:
+    for file in run.transcripts:
+        with TranscriptWriter(file) as writer:
+            for episode in episodes:
+                writer.write(transcript_of(episode, run=run.name, phase=phase, step=step, split=split, mode=mode))
 
 
 def evaluate_checkpoint(recipe: ResolvedRun, checkpoint: str) -> Results:

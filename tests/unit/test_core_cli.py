@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import types
@@ -18,8 +19,10 @@ import burnish
 from burnish.cli.errors import report
 from burnish.cli.main import app
 from burnish.cli.models import table_lines
+from burnish.cli.signals import end_on_sigterm
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.recipe.resolve import ResolvedRun
+from burnish.rpc.signals import keep_sigterm
 from burnish.run.display import say
 
 pytestmark = pytest.mark.unit
@@ -145,9 +148,16 @@ def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_pa
 
     assert burnish_command("run", "here", "--resume").exit_code == 0
     assert (pipeline["resume"], pipeline["recipe"].rft.steps) == (True, 3)
-    other = burnish_command("run", "r.toml", "--resume", "--run-dir", "here")
+    other = burnish_command("run", "r.toml", "--resume", "--run-dir", "here", "--set", "seed=9")
     assert other.exit_code == 2
-    assert "cannot resume, the config is another: rft.steps: 3 -> 100" in other.stderr
+    assert "cannot resume, the config is another: seed: 0 -> 9; resume with" in other.stderr
+    assert "rft.steps" not in other.stderr, "more steps are no reason"
+    assert json.loads(Path("here/config.json").read_text())["rft"]["steps"] == 3, "a resume that was refused changes nothing"
+    more = burnish_command("run", "here", "--resume", "--set", "rft.steps=5", "--set", "limits.stall_s=900.0")
+    assert (more.exit_code, pipeline["recipe"].rft.steps) == (0, 5), more.stderr
+    assert "resumes with another setting, limits.stall_s: 600.0 -> 900.0\nresumes with another setting, rft.steps: 3 -> 5\n" in more.stdout
+    config = json.loads(Path("here/config.json").read_text())
+    assert (config["rft"]["steps"], config["limits"]["stall_s"]) == (5, 900.0)
 
 
 def test_a_dry_run_starts_nothing(pipeline: dict[str, Any], tmp_path: Path) -> None:
@@ -161,6 +171,32 @@ def test_ctrl_c_says_how_to_resume(pipeline: dict[str, Any]) -> None:
     result = burnish_command("run", "r.toml", "--run-dir", "here")
     assert result.exit_code == 130
     assert result.stderr == "interrupted\nthe run is in here; continue it with `burnish run here --resume`\n"
+
+
+def test_sigterm_ends_a_run_like_ctrl_c_with_a_code_of_its_own(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.cli.signals._received", set())
+    before = signal.getsignal(signal.SIGTERM)
+    end_on_sigterm()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    pipeline["raises"] = KeyboardInterrupt()  # Ray raises a plain one where the handler's was raised inside of it
+    result = burnish_command("run", "r.toml", "--run-dir", "here")
+    assert result.exit_code == 143
+    assert result.stderr == "terminated\nthe run is in here; continue it with `burnish run here --resume`\n"
+
+
+def test_a_library_that_takes_sigterm_gives_it_back() -> None:
+    handler, other = (lambda *_: None), (lambda *_: None)
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with keep_sigterm():
+            signal.signal(signal.SIGTERM, other)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_failed_run_names_the_culprit_and_how_to_resume(pipeline: dict[str, Any]) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from burnish.cluster import without_line
+from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_data, config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import data_seed, derive_seeds
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, LedgerRow, read_json_lines
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, LedgerRow, read_json_lines
+from burnish.rollout.store.transcripts import Transcript, TranscriptWriter, read_transcripts, transcript_of
 from burnish.run.folder import RunFolder, create_run, open_run, versions
+from burnish.run.resume import changes
+from burnish.trainer.models.checkpoints import CheckpointRecord
 
 pytestmark = pytest.mark.unit
 
@@ -102,8 +107,9 @@ def test_rewind_drops_what_a_resumed_run_does_again(run: RunFolder) -> None:
     assert [row["phase"] for row in rows(run.evaluations_file)] == ["base", "sft"]
     run.rewind("sft", 1)
     assert [(row["phase"], row["step"]) for row in rows(run.metrics_file)] == [("sft", 1)]
-    run.rewind(None)
-    assert [rows(file) for file in (run.metrics_file, run.ledger_file, run.evaluations_file)] == [[], [], []]
+    run.rewind("base")
+    assert [rows(file) for file in (run.metrics_file, run.ledger_file)] == [[], []]
+    assert [row["phase"] for row in rows(run.evaluations_file)] == ["base"], "the model that training begins with is the same again"
 
 
 def test_logging_goes_on_after_a_line_torn_by_a_kill(run: RunFolder) -> None:
@@ -114,12 +120,96 @@ def test_logging_goes_on_after_a_line_torn_by_a_kill(run: RunFolder) -> None:
     assert [row["step"] for row in rows(run.metrics_file)] == [1, 2]
 
 
+def stored(phase: str, step: int, split: Any, mode: Any = "sampled") -> Transcript:
+    return transcript_of(
+        Episode(Task(f"{split}-{step}", 1), 0, (), (), Reward(1.0)), run="r", phase=phase, step=step, split=split, mode=mode
+    )
+
+
+def test_rewind_drops_the_transcripts_of_what_is_done_again(run: RunFolder) -> None:
+    run.log_evaluation(evaluation("base", 0))
+    run.log_evaluation(evaluation("sft", 2))
+    kept = [stored("base", 0, "heldout"), stored("sft", 2, "heldout"), stored("rft", 1, "train")]
+    broken_off = [stored("base", 0, "heldout", "greedy"), stored("sft", 2, "heldout", "greedy")]
+    with TranscriptWriter(run.transcripts / "episodes.jsonl") as writer:
+        for transcript in (*kept, *broken_off, stored("rft", 2, "train"), stored("rft", 2, "heldout")):
+            writer.write(transcript)
+    with (run.transcripts / "episodes.jsonl").open("a") as file:
+        file.write('{"schema": 1, "ru')  # a kill in the middle of a line
+    run.rewind("rft", 1)
+    assert list(read_transcripts(run.transcripts)) == kept
+    assert [file.name for file in run.transcripts.iterdir()] == ["episodes.jsonl"]
+    run.rewind("base")
+    assert list(read_transcripts(run.transcripts)) == kept[:1]
+
+
 def test_resume_takes_the_same_config_only(run: RunFolder, recipe: ResolvedRun) -> None:
     assert open_run(run.path, recipe) == run
-    changed = resolve(config_from_data({**WHAT, "seed": 8, "rft": {"steps": 3}}))
-    differences = r"rft\.steps: 100 -> 3; seed: 7 -> 8; resume with `burnish run"
-    with pytest.raises(ValueError, match=rf"cannot resume, the config is another: {differences}"):
-        open_run(run.path, changed)
+    changed = resolve(config_from_data({**WHAT, "seed": 8, "rft": {"lr": 3e-5}}))
+    differences = r"rft\.lr: 1e-05 -> 3e-05; seed: 7 -> 8; resume with `burnish run"
+    for check in (changes, open_run):
+        with pytest.raises(ValueError, match=rf"cannot resume, the config is another: {differences}"):
+            check(run.path, changed)
+
+
+SFT = {"steps": 4, "lr": 1e-4, "generate": "a.b:c", "count": 9}
+
+
+def saved(run: RunFolder, phase: str, step: int, idle: int = 0) -> None:
+    """A checkpoint, as far as a resume's settings look at it."""
+    record = CheckpointRecord(phase=phase, step=step, created_at=datetime.now(UTC))
+    record.trainer_state(run.path).mkdir(parents=True)
+    (record.trainer_state(run.path) / "progress.json").write_text(json.dumps({"idle": idle}))
+    with JsonLines(run.path / "checkpoints.jsonl") as lines:
+        lines.append(record.model_dump(mode="json"))
+
+
+def said_of(tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: tuple[str, int] | None, idle: int = 0) -> list[str]:
+    run = create_run(resolve(config_from_data({**WHAT, **before})), run_dir=tmp_path / "run")
+    if at is not None:
+        saved(run, *at, idle)
+    return [str(change) for change in changes(run.path, resolve(config_from_data({**WHAT, **after})))]
+
+
+@pytest.mark.parametrize("at", [None, ("sft", 4), ("rft", 2), ("rft", 3)])
+def test_a_run_may_resume_with_more_steps_and_other_limits(tmp_path: Path, at: tuple[str, int] | None) -> None:
+    before = {"sft": SFT, "rft": {"steps": 3}}
+    after = {"sft": SFT, "rft": {"steps": 8}, "limits": {"stall_s": 900.0}, "keep_checkpoints": 4}
+    expected = ["keep_checkpoints: 2 -> 4", "limits.stall_s: 600.0 -> 900.0", "rft.steps: 3 -> 8"]
+    assert said_of(tmp_path, before, after, at) == expected
+
+
+def test_a_supervised_phase_under_way_may_go_on_for_longer(tmp_path: Path) -> None:
+    assert said_of(tmp_path, {"sft": SFT}, {"sft": {**SFT, "steps": 6}}, ("sft", 4)) == ["sft.steps: 4 -> 6"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "at", "idle", "why"),
+    [
+        ({"rft": {"steps": 5}}, {"rft": {"steps": 3}}, ("rft", 2), 0, r"the config is another: rft\.steps: 5 -> 3"),
+        (
+            {"sft": SFT, "rft": {}},
+            {"sft": {**SFT, "steps": 6}, "rft": {}},
+            ("rft", 1),
+            0,
+            r"sft\.steps: 4 -> 6: sft has ended, and rft went on",
+        ),
+        (
+            {"rft": {"steps": 5, "schedule": "cosine"}},
+            {"rft": {"steps": 6, "schedule": "cosine"}},
+            ("rft", 2),
+            0,
+            "a cosine schedule that was",
+        ),
+        ({"sft": {**SFT, "count": None}}, {"sft": {**SFT, "count": None, "steps": 6}}, ("sft", 2), 0, "generated for its steps"),
+        ({"rft": {"steps": 9}}, {"rft": {"steps": 12}}, ("rft", 7), 5, "it ended early, at step 7, because nothing was left to learn from"),
+    ],
+)
+def test_more_steps_that_cannot_be_are_refused(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: tuple[str, int], idle: int, why: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"cannot resume.*{why}"):
+        said_of(tmp_path, before, after, at, idle)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

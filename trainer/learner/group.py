@@ -21,6 +21,10 @@ from .config import LearnerConfig, OptimizerConfig
 T = TypeVar("T")
 
 
+class LearnerLost(RuntimeError):
+    """The learner died, or did not answer in time. What it held is gone with it; another can go on from a checkpoint."""
+
+
 class LearnerActor:
     """`Learner` in a process of its own: vLLM patches torch globally, so engine and learner never share one."""
 
@@ -68,7 +72,8 @@ class LearnerActor:
 class LearnerGroup:
     """Drives the learner actor through the primitives of `Learner`; every call has a deadline and names the learner when it passes.
 
-    plugins: files whose decorators register losses. timeout_s: seconds one call may take. Raises TimeoutError, or the learner's own error.
+    plugins: files whose decorators register losses. timeout_s: seconds one call may take, its start included.
+    Raises LearnerLost when it dies or does not answer in time, or the learner's own error.
     """
 
     is_remote = True
@@ -107,8 +112,10 @@ class LearnerGroup:
         self._get(self._actor.discard.remote())
 
     def snapshot(self) -> Any:
-        """A reference to a `WeightSnapshot` of the current weights in Ray's object store."""
-        return self._actor.snapshot.options(name="learner.snapshot").remote()
+        """A reference to a `WeightSnapshot` of the current weights in Ray's object store, where it is when this returns."""
+        reference = self._actor.snapshot.options(name="learner.snapshot").remote()
+        self._get(self._actor.version.remote())  # in order, so it is made: a learner that does not make it is not taken for its engines
+        return reference
 
     def save_to_path(self, path: str | Path | None = None, **rllib: Any) -> str:
         """Save the learner's whole state under `path`, which must be new or empty.
@@ -144,6 +151,9 @@ class LearnerGroup:
         try:
             return ray.get(reference, timeout=self._timeout_s)
         except ray.exceptions.GetTimeoutError as error:
-            raise TimeoutError(f"the learner did not answer within {self._timeout_s:g} s") from error
+            raise LearnerLost(f"the learner did not answer within {self._timeout_s:g} s") from error
+        except ray.exceptions.RayActorError as error:
+            last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+            raise LearnerLost(f"the learner died: {last}") from error
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error

@@ -120,10 +120,5 @@ def _line(metrics: Mapping[str, float], groups: int) -> str:
     parts.append(f"{metrics['episodes_per_second']:.0f} episodes/s")
     parts.append(f"{metrics['groups_trained']:.0f}/{groups} groups")
     if metrics["failed"]:
-        parts.append(f"{metrics['failed']:.0f} of {metrics['episodes']:.0f} episodes failed, most often {_most_frequent_failure(metrics)}")
+        parts.append(f"{metrics['failed']:.0f} failed")
     return "  ".join(parts)
-
-
-def _most_frequent_failure(metrics: Mapping[str, float]) -> str:
-    kinds = {name.removeprefix("failed/"): count for name, count in metrics.items() if name.startswith("failed/")}
-    return max(kinds, key=lambda kind: kinds[kind])

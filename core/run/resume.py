@@ -1,0 +1,62 @@
+"""Which settings may be others when a run resumes: more steps of a phase that can go on, and what no result depends on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from burnish.recipe.resolve import ResolvedRun
+from burnish.run.folder import Difference, RunFolder, open_run
+from burnish.trainer.loop import MAX_IDLE_STEPS
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest
+from burnish.trainer.phases.common import PHASES
+from burnish.trainer.phases.supervised import SupervisedConfig
+
+FREE = ("limits", "keep_checkpoints")
+"""Tables and keys that a run may resume with other values of: they decide how long it waits and what it keeps, not what it computes."""
+
+
+def changes(path: Path, run: ResolvedRun) -> list[Difference]:
+    """The settings of `run` that are others than those the run in folder `path` began with, all of which may be.
+
+    Raises ValueError naming those that may not: everything that decides what has been computed so far.
+    """
+    folder = open_run(path)
+    found = list(folder.differences(run))
+    more_steps = [one for one in found if _raises_steps(one)]
+    folder.refuse([one for one in found if one not in more_steps and one.field.partition(".")[0] not in FREE])
+    done = latest(path)
+    for change in more_steps:
+        problem = _why_no_more(folder, run, change.field.removesuffix(".steps"), done)
+        if problem is not None:
+            raise ValueError(f"{path} cannot resume with {change}: {problem}")
+    return found
+
+
+def _raises_steps(change: Difference) -> bool:
+    steps_of_a_phase = change.field in {f"{phase}.steps" for phase in PHASES}
+    return steps_of_a_phase and change.old is not None and change.new is not None and change.new > change.old
+
+
+def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: CheckpointRecord | None) -> str | None:
+    """Why a phase cannot get more steps, None when it can. done: the checkpoint that the run resumes from."""
+    names = [str(name) for name in PHASES]
+    if done is None or names.index(phase) > names.index(done.phase):
+        return None  # it begins after the resume
+    if phase != done.phase:
+        return f"{phase} has ended, and {done.phase} went on from it"
+    table = next(one.table for one in run.phases if one.name == phase)
+    if table.schedule != "constant":
+        return f"{phase} is at step {done.step} of a {table.schedule} schedule that was laid out over all of its steps"
+    if isinstance(table, SupervisedConfig):
+        return _why_no_more_examples(table)
+    progress = json.loads((done.trainer_state(folder.path) / "progress.json").read_text())
+    if progress["idle"] >= MAX_IDLE_STEPS:
+        return f"it ended early, at step {done.step}, because nothing was left to learn from"
+    return None
+
+
+def _why_no_more_examples(table: SupervisedConfig) -> str | None:
+    if table.generate is not None and table.count is None:
+        return "its examples were generated for its steps, and others would have been made for more; a recipe that gives `count` can go on"
+    return None
