@@ -244,7 +244,8 @@ class PolicyLoop:
                 stop_if_asked(group, limits)
             self._check_budget()
         self._check_anything_came(sampled)
-        kept.sort(key=lambda group: group.task.id)  # the order groups finish in must not decide the order of float sums
+        for groups in (kept, sampled):  # the order they finish in must not decide the order of float sums
+            groups.sort(key=lambda group: group.task.id)
         totals = [e.reward.total for group in sampled for e in group.rewarded if e.reward is not None]
         if totals:
             low, high = progress.rewards or (totals[0], totals[0])

@@ -208,6 +208,7 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
         session.learner.restore_from_path(state / "learner")
         session.loop.progress = PolicyProgress.from_row(position)
         folder.rewind(_phase(done), done.step)
+        prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
     run.results = {(record.phase, record.result.mode): record.result for record in recorded}

@@ -1,0 +1,165 @@
+"""Whole runs of the pipeline in this process, over a scripted engine and without Ray, each in a fork that may be killed at a moment.
+
+    python scripted_run.py RECIPE.toml FOLDER MOMENT …      a MOMENT is EVENT:N, or "whole"
+
+For each moment, the run in FOLDER/MOMENT is killed when EVENT happens for the N-th time, and then resumed until it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from tests.unit.test_recorded_steps import REWARD, OneWorker, even_digits, scripted
+
+from burnish.recipe.load import load_config
+from burnish.recipe.resolve import ResolvedRun, resolve
+from burnish.rewards.plugin import reward
+from burnish.rollout.engine.fake import ScriptedEngine
+from burnish.rollout.store.transcripts import TranscriptWriter
+from burnish.rollout.weights import ParityBound
+from burnish.rollout.worker import RolloutWorker
+from burnish.run import pipeline
+from burnish.run.folder import RunFolder, create_run, open_run
+from burnish.session import Session
+from burnish.trainer.data.tasks import training_tasks
+from burnish.trainer.learner.learner import Learner
+from burnish.trainer.loop import LoopSettings, PolicyLoop, Step
+from burnish.trainer.phases.rft import RFTPhaseConfig
+
+happened: Counter[str] = Counter()
+killed_at = ("", 0)
+
+
+def event(name: str) -> None:
+    """Count an event, and die when it is the one."""
+    happened[name] += 1
+    if (name, happened[name]) == killed_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watched(owner: Any, name: str, called: str, before: bool = False) -> None:
+    """Make each call of a function an event, before it or after it."""
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if before:
+            event(called)
+        result = real(*args, **kwargs)
+        if not before:
+            event(called)
+        return result
+
+    setattr(owner, name, call)
+
+
+class LocalLearner(Learner):
+    """A learner under the names that its Ray group has."""
+
+    def save_to_path(self, path: Path) -> None:
+        self.save(path)
+
+    def restore_from_path(self, path: Path) -> None:
+        self.restore(path)
+
+    def foreach_learner(self, function: Callable[[Learner], Any]) -> list[Any]:
+        return [function(self)]
+
+
+class LocalAlgorithm:
+    """What a session asks of RLlib's algorithm."""
+
+    last_step: Step
+
+    def __init__(self, recipe: ResolvedRun, worker: RolloutWorker, learner: LocalLearner) -> None:
+        self.fleet, self.learner_group = OneWorker(worker), learner
+        settings = LoopSettings(recipe.rft or RFTPhaseConfig(), recipe.rollout, recipe.success, ParityBound(math.inf, math.inf))
+        self.loop = PolicyLoop(self.fleet, learner, settings, partial(training_tasks, recipe.tasks.train_seeds, 7))
+        self.loop.sync()
+
+    def train(self) -> None:
+        self.last_step = self.loop.step()
+
+
+@contextlib.contextmanager
+def local_session(recipe: ResolvedRun, addresses: Any, seeds: Any) -> Iterator[Session]:
+    model = Path(recipe.model)
+    engine = ScriptedEngine(scripted, max_context=recipe.engine.max_context)
+    worker = RolloutWorker(recipe.worker_setup(model, {}, seeds["rft.sampling"]), "rollout-1", engine=engine)
+    try:
+        yield Session(recipe, model, seeds, LocalAlgorithm(recipe, worker, LocalLearner(model, recipe.learner, 3)))
+    finally:
+        worker.close()
+
+
+def play(recipe: Path, folder: Path) -> None:
+    run = resolve(load_config(recipe))
+    resume = folder.is_dir()
+    made = open_run(folder, run) if resume else create_run(run, run_dir=folder)
+    pipeline.session_logs = lambda: folder.parent / "shown"  # type: ignore[assignment]
+    pipeline.run(run, made.path, resume=resume)
+
+
+def in_a_fork(work: Callable[[], None]) -> int:
+    """Exit status of a child that does it: negative is the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def prepare() -> None:
+    """Put local parts in the place of Ray's, and make events of what a run does."""
+    reward(REWARD)(even_digits)
+    pipeline.parts_of = lambda recipe, logs: contextlib.nullcontext({})  # type: ignore[assignment]
+    pipeline.session_over = local_session
+    pipeline.dashboard_url = lambda: ""  # type: ignore[assignment]
+    ray.get = lambda value, timeout: value
+    watched(OneWorker, "poll", "polled")
+    watched(LocalLearner, "step", "updated")
+    watched(RunFolder, "log_metrics", "metrics")
+    watched(RunFolder, "log_ledger", "ledger")
+    watched(TranscriptWriter, "write", "transcript")
+    watched(Session, "save_model", "model-written")
+    watched(LocalLearner, "save", "state-written")
+    watched(pipeline, "save_checkpoint", "checkpoint")
+    watched(pipeline, "prune", "pruned")
+    watched(RunFolder, "log_evaluation", "evaluation-due", before=True)
+    watched(RunFolder, "log_evaluation", "evaluation")
+
+
+def main() -> None:
+    global killed_at
+    recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    prepare()
+    ended = {}
+    for moment in sys.argv[3:]:
+        run = folder / moment.replace(":", "-")
+        if moment != "whole":
+            name, _, count = moment.partition(":")
+            killed_at = (name, int(count))
+            status = in_a_fork(partial(play, recipe, run))
+            killed_at = ("", 0)
+            assert status == -signal.SIGKILL, f"{moment} never happened: {status}"
+        ended[moment] = in_a_fork(partial(play, recipe, run))
+    print(json.dumps(ended))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""kill -9 of the driver at any moment, then `--resume`: the same run comes out, with no task skipped or repeated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.test_recorded_steps import REWARD
+
+from burnish.rollout.store.records import read_json_lines
+from burnish.rollout.store.transcripts import read_transcripts
+from burnish.trainer.models.checkpoints import latest, list_checkpoints
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+PROGRAM = Path(__file__).with_name("scripted_run.py")
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """
+name = "killed"
+model = "{model}"
+environment = "burnish/Arithmetic-v0"
+success = "env"
+reward_function = "{reward}"
+
+[sft]
+steps = 3
+batch = 2
+lr = 1e-3
+checkpoint_every = 2
+data = "{data}"
+
+[rft]
+steps = 5
+groups_per_step = 2
+group_size = 3
+max_refills = 1
+lr = 1e-3
+checkpoint_every = 2
+
+[rollout]
+max_tokens_per_turn = 6
+
+[engine]
+max_context = 128
+
+[learner]
+threads = 1
+
+[evaluation]
+tasks = 3
+"""
+MOMENTS = (
+    "transcript:2",  # in the first evaluation, of which nothing is recorded yet
+    "updated:1",  # before there is any checkpoint
+    "model-written:1",  # during the first checkpoint
+    "checkpoint:2",  # between the last checkpoint of a phase and its evaluation
+    "evaluation-due:4",  # with the transcripts of an evaluation written, and the evaluation not
+    "polled:13",  # in a rollout: two evaluations of three tasks before training, two after sft
+    "ledger:2",  # between its books and its transcripts
+    "transcript:27",  # between the transcripts of a step
+    "state-written:3",  # during a checkpoint of reinforcement
+    "ledger:5",  # in the last step
+)
+
+
+def steady(value: Any) -> Any:
+    """A row of a run without what the clock says."""
+    if not isinstance(value, dict):
+        return value
+    return {key: steady(item) for key, item in value.items() if key != "time" and not key.endswith(("seconds", "per_second"))}
+
+
+def what_came_of(run: Path) -> dict[str, Any]:
+    """Everything that a run leaves, but for times."""
+    files = ("metrics.jsonl", "ledger.jsonl", "evaluations.jsonl")
+    left: dict[str, Any] = {name: [steady(row) for _, row in read_json_lines(run / name)] for name in files}
+    still = {"run": "", "turns": (), "metrics": {}}
+    transcripts = [transcript.model_copy(update=still) for transcript in read_transcripts(run / "transcripts")]
+    left["transcripts"] = sorted(transcripts, key=lambda one: (one.phase, one.step, one.split, one.mode, one.task, one.sample))
+    left["checkpoints"] = [(record.name, record.final) for record in list_checkpoints(run)]
+    last = latest(run)
+    assert last is not None and not list((run / "checkpoints").glob(".*"))
+    left["weights"] = {file.name: file.read_bytes() for file in sorted(last.model(run).glob("*.safetensors"))}
+    return left
+
+
+def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(tiny_model: Path, tmp_path: Path) -> None:
+    data, recipe = tmp_path / "data.jsonl", tmp_path / "killed.toml"
+    talk = [{"role": "user", "content": "part 1 bore"}, {"role": "assistant", "content": "pass"}]
+    data.write_text("".join(json.dumps({"messages": [{**talk[0], "content": f"part {i} bore"}, talk[1]]}) + "\n" for i in range(5)))
+    recipe.write_text(RECIPE.format(model=tiny_model, data=data, reward=REWARD))
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(PROGRAM), str(recipe), str(runs), "whole", *MOMENTS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0}, (done.stdout + done.stderr)[-4000:]
+    whole = what_came_of(runs / "whole")
+    assert [(row["phase"], row["step"]) for row in whole["metrics.jsonl"]] == [("sft", i) for i in (1, 2, 3)] + [
+        ("rft", i) for i in range(1, 6)
+    ]
+    for moment in MOMENTS:
+        found = what_came_of(runs / moment.replace(":", "-"))
+        for what, value in whole.items():
+            assert found[what] == value, f"{what}, killed at {moment}"
