@@ -153,7 +153,13 @@ class LearnerGroup:
         except ray.exceptions.GetTimeoutError as error:
             raise LearnerLost(f"the learner did not answer within {self._timeout_s:g} s") from error
         except ray.exceptions.RayActorError as error:
-            last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-            raise LearnerLost(f"the learner died: {last}") from error
+            raise LearnerLost(f"the learner died: {_why_dead(error)}") from error
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
+
+
+def _why_dead(error: ray.exceptions.RayActorError) -> str:
+    """What Ray says of a dead actor in a few words: a paragraph of guesses where its process ended, a traceback where it raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ended = "worker process has died" in str(error) or not lines
+    return "its process ended; it was killed, perhaps for want of memory" if ended else lines[-1]

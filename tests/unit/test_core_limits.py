@@ -1,0 +1,80 @@
+"""Every limit of a wait that a recipe names reaches who waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import cluster
+from burnish.recipe.load import config_from_data
+from burnish.recipe.resolve import ResolvedRun, resolve
+
+pytestmark = pytest.mark.unit
+
+WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "rollout": {"concurrency": 7}}
+SECONDS = {"check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "learner_s": 6.0}
+
+
+def resolved(**more: Any) -> ResolvedRun:
+    return resolve(config_from_data({**WHAT, "limits": SECONDS, **more}))
+
+
+def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from burnish import session
+    from burnish.trainer.fleet import FleetLimits
+    from burnish.trainer.rllib import RFTConfig
+
+    class Seen(Exception):
+        pass
+
+    def build(config: RFTConfig) -> None:
+        assert config.fleet_limits == FleetLimits(concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0)
+        assert config.learner_timeout_s == 6.0
+        raise Seen
+
+    monkeypatch.setattr(RFTConfig, "build_algo", build)
+    monkeypatch.setattr(session, "find_model", lambda model: tmp_path)
+    with pytest.raises(Seen), session.session_over(resolved(), {}, {"rft.sampling": 1}):
+        pass
+
+
+def test_services_are_asked_and_started_with_the_recipes_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from burnish.rewards.remote.client import RemoteVerifier
+
+    asked: list[float] = []
+    monkeypatch.setattr(RemoteVerifier, "check", lambda self, timeout_s: asked.append(timeout_s))
+    run = resolved(
+        services={"v": {"verifier": "my.module:verdict", "start_timeout_s": 8.0}}, rewards=[{"verifier": "service:v", "name": "verdict"}]
+    )
+    cluster.check_services(run, {"v": "127.0.0.1:1"})
+    assert asked == [1.0]
+
+    class Process:
+        def __init__(self, *args: Any, ready_s: float, **kwargs: Any) -> None:
+            asked.append(ready_s)
+
+        def start(self) -> str:
+            return "127.0.0.1:1"
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(cluster, "ServiceProcess", Process)
+    with cluster.services_of(run.services, tmp_path) as addresses:
+        assert (addresses, asked) == ({"v": "127.0.0.1:1"}, [1.0, 8.0])
+
+
+def test_niceness_reaches_rays_node_and_only_one_that_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    import ray
+
+    monkeypatch.setenv("RAY_worker_niceness", "15")
+    monkeypatch.setattr(ray, "init", lambda **options: None)
+    for niceness, told in ((None, "15"), (3, "3")):
+        cluster._start_ray(resolved(resources={} if niceness is None else {"worker_niceness": niceness}).placement)
+        assert os.environ["RAY_worker_niceness"] == told  # noqa: SIM112  # as Ray spells it
+    with pytest.raises(ValueError, match="worker_niceness has no effect with ray_address"):
+        resolved(resources={"worker_niceness": 3, "ray_address": "auto"})
