@@ -102,11 +102,17 @@ def local_session(recipe: ResolvedRun, addresses: Any, seeds: Any) -> Iterator[S
         worker.close()
 
 
+def instead(**parts: Any) -> None:
+    """Give the pipeline other parts than its own."""
+    for name, part in parts.items():
+        setattr(pipeline, name, part)
+
+
 def play(recipe: Path, folder: Path) -> None:
     run = resolve(load_config(recipe))
     resume = folder.is_dir()
     made = open_run(folder, run) if resume else create_run(run, run_dir=folder)
-    pipeline.session_logs = lambda: folder.parent / "shown"  # type: ignore[assignment]
+    instead(session_logs=lambda: folder.parent / "shown")
     pipeline.run(run, made.path, resume=resume)
 
 
@@ -127,9 +133,7 @@ def in_a_fork(work: Callable[[], None]) -> int:
 def prepare() -> None:
     """Put local parts in the place of Ray's, and make events of what a run does."""
     reward(REWARD)(even_digits)
-    pipeline.parts_of = lambda recipe, logs: contextlib.nullcontext({})  # type: ignore[assignment]
-    pipeline.session_over = local_session
-    pipeline.dashboard_url = lambda: ""  # type: ignore[assignment]
+    instead(parts_of=lambda recipe, logs: contextlib.nullcontext({}), session_over=local_session, dashboard_url=lambda: "")
     ray.get = lambda value, timeout: value
     watched(OneWorker, "poll", "polled")
     watched(LocalLearner, "step", "updated")
