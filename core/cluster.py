@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from burnish.recipe.services import SERVICE, ServiceConfig, service_references, 
 from burnish.rpc.address import RAY
 from burnish.rpc.local_ray import start_local_ray
 from burnish.rpc.signals import keep_sigterm
+
+KILL_S = 60.0
+"""Seconds for a node to kill a process of its own, the start of the process that does it included."""
 
 
 @contextmanager
@@ -120,6 +123,42 @@ def _start_ray(placement: Placement) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+Process = tuple[str, int, str]
+"""A process of the cluster: the id of its node, its number there, and when it was born, since numbers are used again."""
+
+
+def this_process(_: Any = None) -> Process:
+    """The process that calls this."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), os.getpid(), _born(os.getpid())
+
+
+def kill_processes(processes: Sequence[Process]) -> None:
+    """Kill processes of the cluster, on whichever node they are: `ray.kill` asks a process to end, and one that hangs does not hear it.
+
+    Those that have ended are none; a node that does not answer within `KILL_S` keeps its own.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    kill = ray.remote(num_cpus=0, max_retries=0)(_kill)
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node, _, _ in processes]
+    calls = [kill.options(scheduling_strategy=at).remote(pid, born) for at, (_, pid, born) in zip(there, processes, strict=True)]
+    ray.wait(calls, num_returns=len(calls), timeout=KILL_S)
+
+
+def _kill(pid: int, born: str) -> None:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        if _born(pid) == born:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _born(pid: int) -> str:
+    """In ticks since the machine started, as Linux counts."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
 @contextmanager

@@ -20,7 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.cluster import check_services, ray_session, request_resources, services_of, uninterrupted, without_line
+from burnish.cluster import (
+    Process,
+    check_services,
+    kill_processes,
+    ray_session,
+    request_resources,
+    services_of,
+    this_process,
+    uninterrupted,
+    without_line,
+)
 from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
@@ -47,7 +57,8 @@ class Session:
     """Engines that play the recipe's environment, and a learner of its model, both under way.
 
     recipe: what was asked for. base: the model folder it started from. algo: the RLlib algorithm that holds fleet, learner and loop.
-    files: the tasks of `[tasks]`, None where seeds make them. position: how many training tasks were taken.
+    files: the tasks of `[tasks]`, None where seeds make them. position: how many training tasks were taken. learners: the learner's
+    processes.
     """
 
     recipe: ResolvedRun
@@ -56,6 +67,7 @@ class Session:
     algo: Any
     files: TaskFiles | None = None
     position: int = 0
+    learners: Sequence[Process] = ()
 
     @property
     def loop(self) -> PolicyLoop:
@@ -131,8 +143,10 @@ class Session:
         The engines keep their weights until the next `sync`.
         """
         self.learner.shutdown()
+        kill_processes(self.learners)
         self.algo.fleet.stop()
         self.algo.learner_group = self.loop.learner = self.algo.config.build_learner_group()
+        self.learners = self.learner.foreach_learner(this_process)
 
     def save_model(self, folder: Path, name: str, stage: Any = "rft", source: str = "a loop of one's own") -> None:
         """Write the learner's weights as a model folder that `burnish serve` and `model = "…"` take, and score a probe with it.
@@ -202,7 +216,7 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
     with without_line(b"has constructor arguments in the object store"):
         algo = settings.build_algo()
     try:
-        yield Session(recipe, base, seeds, algo, files)
+        yield Session(recipe, base, seeds, algo, files, learners=algo.learner_group.foreach_learner(this_process))
     finally:
         with uninterrupted():
             algo.stop()
