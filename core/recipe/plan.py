@@ -282,7 +282,7 @@ def _plain(text: str) -> str:
 def _tokens(count: int) -> str:
     if not count:
         return "–"
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k" if count >= 1e3 else str(count)
 
 
 def _duration(seconds: float | None, unknown: str = "not measured") -> str:
