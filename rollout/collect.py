@@ -15,18 +15,24 @@ Progress = Callable[[Episode], None]
 
 
 async def collect(
-    parts: EpisodeParts, tasks: Sequence[Task], group_size: int, temperature: float, on_episode: Progress | None = None
+    parts: EpisodeParts,
+    tasks: Sequence[Task],
+    group_size: int,
+    temperature: float,
+    on_episode: Progress | None = None,
+    slots: asyncio.Semaphore | None = None,
 ) -> AsyncIterator[EpisodeGroup]:
     """Run `group_size` episodes of every task, `limits.concurrency` at a time, and yield each group as soon as it is whole.
+
+    slots: places that this shares with other collections of the same worker, instead of `limits.concurrency` of its own.
 
     Failed episodes are part of their group, with their `Failure` as outcome. Where rewards compare the episodes of a group, they are
     given, and `on_episode` is called, when its last member has ended. Closing the iterator cancels what is in flight.
     """
-    slots = asyncio.Semaphore(parts.limits.concurrency)
-    rubric = parts.rubric
+    places, rubric = slots or asyncio.Semaphore(parts.limits.concurrency), parts.rubric
 
     async def play(task: Task, sample: int) -> Played:
-        async with slots:
+        async with places:
             return await play_with_retries(parts, task, sample, temperature)
 
     async def reward(played: Sequence[Played]) -> tuple[Episode, ...]:

@@ -47,8 +47,9 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.observer.synced(receipt)
         return receipt
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
-        return self.worker.score(sequences)
+    def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[Float32]:
+        """See `RolloutWorker.score`."""
+        return self.worker.score(sequences, version)
 
     def weight_version(self) -> int:
         return self.worker.weight_version

@@ -7,7 +7,7 @@ import importlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,9 @@ from .renderers import TemplateRenderer
 from .weights import StaleEngine, SyncReceipt, WeightSnapshot, sync_weights
 
 T = TypeVar("T")
+
+CANCEL_S = 60.0
+"""Seconds that episodes in flight may take to end when they are cancelled."""
 
 SPARE_THREADS = 8
 """Threads beyond one per episode, so that a few environment calls past their deadline do not hold up the rest."""
@@ -94,7 +97,8 @@ class RolloutWorker:
             setup.environment, setup.environment_args, self.engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser
         )
         self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
-        self._running: set[Future[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(setup.rollout.concurrency)
         self._pending = self._episodes = self._tokens = 0
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
@@ -102,12 +106,9 @@ class RolloutWorker:
 
         version: the weights they are meant for; raises StaleEngine, and starts nothing, when the engine holds others.
         """
-        if version is not None and self.engine.weight_version != version:
-            raise StaleEngine(f"{self.name} holds weights {self.engine.weight_version}, and episodes under {version} were asked for")
+        self._check_version(version)
         self._pending += len(tasks) * group_size
-        future = asyncio.run_coroutine_threadsafe(self._collect(list(tasks), group_size, temperature), self._loop)
-        self._running.add(future)
-        future.add_done_callback(self._running.discard)
+        asyncio.run_coroutine_threadsafe(self._collect(list(tasks), group_size, temperature), self._loop)
 
     def sample(self, wait_s: float) -> list[EpisodeGroup]:
         """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection."""
@@ -126,9 +127,7 @@ class RolloutWorker:
 
     def cancel(self) -> None:
         """Stop all episodes in flight and forget finished groups that were not fetched."""
-        for future in list(self._running):
-            future.cancel()
-        self._call(self._settled(), 60.0)
+        self._call(self._ended(), CANCEL_S)
         while not self._groups.empty():
             self._groups.get_nowait()
         self._pending = 0
@@ -137,9 +136,14 @@ class RolloutWorker:
         """Give the engine new weights once nothing is in flight; see `sync_weights`."""
         return self._call(sync_weights(self.engine, snapshot), timeout_s)
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
-        """The engine's log-probabilities; see `Engine.score`, whose own deadline holds."""
+    def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[Float32]:
+        """The engine's log-probabilities; see `Engine.score`, whose own deadline holds. Raises StaleEngine as `submit` does."""
+        self._check_version(version)
         return self._call(self.engine.score(sequences), None)
+
+    def _check_version(self, version: int | None) -> None:
+        if version is not None and self.engine.weight_version != version:
+            raise StaleEngine(f"{self.name} holds weights {self.engine.weight_version}, and work under {version} was asked for")
 
     @property
     def weight_version(self) -> int:
@@ -160,18 +164,26 @@ class RolloutWorker:
     def _call(self, work: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
-    async def _settled(self) -> None:
-        while any(not future.done() for future in self._running):
-            await asyncio.sleep(0.01)
+    async def _ended(self) -> None:
+        """Cancel every collection, and wait until each has closed its environments."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _collect(self, tasks: list[Task], group_size: int, temperature: float) -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        self._running.add(this)
         try:
-            async for group in collect(self._parts, tasks, group_size, temperature, self._note):
+            async for group in collect(self._parts, tasks, group_size, temperature, self._note, self._slots):
                 self._groups.put(group)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self._groups.put(error)
+        finally:
+            self._running.discard(this)
 
     def _note(self, episode: Episode) -> None:
         self._episodes += 1

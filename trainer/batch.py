@@ -250,11 +250,11 @@ def _tokens(rows: Sequence[tuple[int, Episode, int]]) -> TokenBatch:
 def _turns(rows: Sequence[tuple[int, Episode, int]]) -> list[Int32]:
     """The turn of every token of each row. A turn is trained in one trajectory only, so an episode's turns follow each other."""
     found: list[Int32] = []
-    before: dict[str, int] = {}
+    after = 0
     for _, episode, t in rows:
-        trajectory, first = episode.trajectories[t], before.get(episode.id, 0)
+        trajectory, first = episode.trajectories[t], after if t else 0  # an episode's trajectories stand together
         turn = _runs(trajectory) if not episode.turns else _by_length(episode, trajectory, first)
-        before[episode.id] = int(turn.max(initial=first - 1)) + 1
+        after = int(turn.max(initial=first - 1)) + 1 if episode.turns else first + int(turn.max(initial=-1)) + 1
         found.append(np.where(turn >= 0, turn + (0 if episode.turns else first), -1).astype(np.int32))
     return found
 

@@ -3,7 +3,8 @@
 What may go wrong with a runner, and what becomes of it:
     it dies          Ray restarts it; it gets the current weights, and the tasks that it still owed, again
     it hangs         it does not answer a call within `answer_s`: it is killed, and then as above
-    it is slow       it answers, but its episodes take long: nothing, until no group has finished anywhere for `stall_s`
+    its engine dies  the runner lives, and every episode fails at once: it is killed, and then as above
+    it is slow       it answers, but its episodes take long: nothing, until no episode has ended anywhere for `stall_s`
     it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
     it stays away    it is not back within `restart_s`, or was restarted too often: FleetError, which ends the run
 """
@@ -12,21 +13,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.weights import StaleEngine, SyncReceipt
+
+T = TypeVar("T")
 
 POLL_S = 1.0
 """Seconds one call of `sample` waits for a finished group."""
 START_PING_S = 60.0
 AHEAD = 2
 """Episodes given to a runner for each that it can run at once, so that it never waits for more."""
+TRIES = 2
+"""How often a runner is asked for what must not fail, being brought back in between."""
 
 
 class FleetError(RuntimeError):
@@ -37,8 +43,8 @@ class FleetError(RuntimeError):
 class FleetLimits:
     """Seconds that the fleet waits, and episodes that a runner runs at once.
 
-    stall_s: without a finished group anywhere, until the run stops. answer_s: for a runner's answer to one call. sync_s: for one weight
-    update, draining the engine included. restart_s: for a runner that died.
+    stall_s: without a finished episode anywhere, until the run stops; more than one may take with all its retries. answer_s: for a
+    runner's answer to one call. sync_s: for one weight update, draining the engine included. restart_s: for a runner that died.
     """
 
     concurrency: int = 64
@@ -77,6 +83,12 @@ class _Runner:
     def calls(self) -> list[tuple[Any, float]]:
         return [*self.submitted, *([self.sampling] if self.sampling else [])]
 
+    def is_late(self) -> bool:
+        """Whether a call is past its deadline. An answer that only was not read yet is not late."""
+        late = [call for call, deadline in self.calls if time.monotonic() > deadline]
+        answered, _ = ray.wait(late, num_returns=len(late), timeout=0) if late else ([], [])
+        return len(answered) < len(late)
+
 
 class RayFleet:
     """Hands tasks to the runners that have room for them, gathers finished groups, and sends out weights.
@@ -89,7 +101,7 @@ class RayFleet:
         self.restarts = 0
         self._runners = [_Runner(index, actor) for index, actor in runners.items()]
         self._waiting: deque[_Work] = deque()
-        self._last = time.monotonic()
+        self._last, self._ended = time.monotonic(), 0
         self._snapshot: Any = None
         self._version: int | None = None
 
@@ -104,7 +116,15 @@ class RayFleet:
         return bool(self._waiting) or any(runner.owed for runner in self._runners)
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
-        """Start `group_size` episodes of each task on whichever runner has room first."""
+        """Start `group_size` episodes of each task on whichever runner has room first.
+
+        Raises ValueError for a task whose id is under way already: its groups could not be told apart.
+        """
+        known = {work.task.id for work in self._waiting} | {id for runner in self._runners for id in runner.owed}
+        for task in tasks:
+            if task.id in known:
+                raise ValueError(f"task {task.id} is under way already; give each attempt at a task an id of its own")
+            known.add(task.id)
         if not self.busy:
             self._last = time.monotonic()
         self._waiting.extend(_Work(task, group_size, temperature) for task in tasks)
@@ -113,8 +133,11 @@ class RayFleet:
     def poll(self) -> list[EpisodeGroup]:
         """Groups that finished since the last call, waiting up to `POLL_S` for the first.
 
-        Raises FleetError when nothing has finished for `stall_s` seconds or a runner stays away; what broke a runner's own work passes.
+        Raises FleetError when nothing is under way, nothing has finished for `stall_s` seconds, or a runner stays away; what broke a
+        runner's own work passes.
         """
+        if not self.busy:
+            raise FleetError("no task is under way, so no group can finish")
         found: list[EpisodeGroup] = []
         for runner in self._runners:
             if runner.owed and runner.sampling is None:
@@ -126,15 +149,27 @@ class RayFleet:
             for call in dict.fromkeys([*ready, *more]):
                 found += self._answered(calls[call], call)
         for runner in self._runners:
-            if any(time.monotonic() > deadline for _, deadline in runner.calls):
+            if runner.is_late():
                 self._replace(runner)
         self._hand_out()
         if found:
             self._last = time.monotonic()
-        elif self.busy and time.monotonic() - self._last > self.limits.stall_s:
+        elif self.busy and time.monotonic() - self._last > self.limits.stall_s and not self._some_episode_ended():
             owing = ", ".join(f"{runner.name} owes {len(runner.owed)} groups" for runner in self._runners if runner.owed)
-            raise FleetError(f"no group finished for {self.limits.stall_s:g} s: {owing}")
+            raise FleetError(f"no episode finished for {self.limits.stall_s:g} s: {owing}")
         return found
+
+    def _some_episode_ended(self) -> bool:
+        """Whether an episode ended since this was last asked, though no group is whole yet."""
+        calls = [runner.actor.progress.remote() for runner in self._runners if runner.owed]
+        try:
+            ended = sum(progress.episodes for progress in ray.get(calls, timeout=self.limits.answer_s))
+        except (RayError, GetTimeoutError):
+            return True  # of a runner that does not answer, the deadlines of its calls tell
+        if ended == self._ended:
+            return False
+        self._ended, self._last = ended, time.monotonic()
+        return True
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
         """Send a snapshot (a reference in Ray's object store) to every runner; all have it when this returns.
@@ -143,23 +178,19 @@ class RayFleet:
         """
         self._snapshot = snapshot
         calls = [(runner, self._send(runner)) for runner in self._runners]
-        receipts = [self._receive(runner, call) for runner, call in calls]
+        receipts = [self._insist(runner, call, self._send, "did not take new weights") for runner, call in calls]
         (self._version,) = {receipt.version for receipt in receipts}
         return receipts
 
     def score(self, sequences: Sequence[Int32]) -> dict[str, list[Float32]]:
-        """See `loop.Fleet.score`. Raises FleetError when a runner does not answer within `sync_s`."""
+        """See `loop.Fleet.score`. A runner that died since the weights went out gets them again first; FleetError when it stays away."""
         rows = [ids.tolist() for ids in sequences]
-        calls = [(runner, runner.actor.score.options(name="rollout.score").remote(rows)) for runner in self._runners]
-        found = {}
-        for runner, call in calls:
-            try:
-                found[runner.name] = ray.get(call, timeout=self.limits.sync_s)
-            except (GetTimeoutError, RayActorError) as error:
-                raise FleetError(f"{runner.name} did not score the probe of the weight sync within {self.limits.sync_s:g} s") from error
-            except RayTaskError as error:
-                raise error.cause from error
-        return found
+
+        def ask(runner: _Runner) -> Any:
+            return runner.actor.score.options(name="rollout.score").remote(rows, self._version)
+
+        calls = [(runner, ask(runner)) for runner in self._runners]
+        return {runner.name: self._insist(runner, call, ask, "did not score the probe of the weight sync") for runner, call in calls}
 
     def stop(self) -> None:
         """Drop what is under way and waiting."""
@@ -167,7 +198,8 @@ class RayFleet:
         calls = [runner.actor.cancel.remote() for runner in self._runners if runner.owed]
         for runner in self._runners:
             runner.owed, runner.sampling, runner.submitted = {}, None, []
-        ray.wait(calls, num_returns=len(calls), timeout=self.limits.answer_s) if calls else None
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=self.limits.answer_s)
 
     def _hand_out(self) -> None:
         """Give waiting tasks to the runners with the fewest episodes, as long as they have room."""
@@ -194,30 +226,32 @@ class RayFleet:
         runner.sampling = (call, time.monotonic() + POLL_S + self.limits.answer_s)
 
     def _answered(self, runner: _Runner, call: Any) -> Iterator[EpisodeGroup]:
-        """The groups of an answer that the runner still owed; a runner that died or is stale is brought back."""
+        """The groups of an answer that the runner still owed; a runner that died, is stale or has lost its engine is brought back."""
         if call not in [known for known, _ in runner.calls]:
             return  # the runner was replaced meanwhile, and what it owed was submitted again
-        is_sample = runner.sampling is not None and runner.sampling[0] == call
-        if is_sample:
+        if runner.sampling is not None and runner.sampling[0] == call:
             runner.sampling = None
         else:
             runner.submitted = [one for one in runner.submitted if one[0] != call]
         try:
             groups = ray.get(call, timeout=self.limits.answer_s) or []
-        except RayActorError:
+        except RayTaskError as error:
+            if not isinstance(error.cause, StaleEngine):
+                raise error.cause from error
             self._bring_back(runner)
             return
-        except RayTaskError as error:
-            if isinstance(error.cause, StaleEngine):
-                self._bring_back(runner)
-                return
-            raise error.cause from error
+        except (RayError, GetTimeoutError):  # it died, or its node did with the answer
+            self._bring_back(runner)
+            return
+        lost = {group.task.id for group in groups if _engine_is_lost(group)}
         for group in groups:
-            if runner.owed.pop(group.task.id, None) is not None:
+            if group.task.id not in lost and runner.owed.pop(group.task.id, None) is not None:
                 yield group  # others were finished by an earlier life of the runner
+        if lost & runner.owed.keys():
+            self._replace(runner)
 
     def _replace(self, runner: _Runner) -> None:
-        """Kill a runner that does not answer; Ray starts it anew."""
+        """Kill a runner that does not answer, or whose engine is gone; Ray starts it anew."""
         ray.kill(runner.actor, no_restart=False)
         self._bring_back(runner)
 
@@ -226,33 +260,38 @@ class RayFleet:
         runner.sampling, runner.submitted = None, []
         self._await(runner)
         if self._snapshot is not None:
-            self._receive(runner, self._send(runner))
-        work = list(runner.owed.values())
-        ray.get(runner.actor.cancel.remote(), timeout=self.limits.answer_s)  # a stale one may have begun some of it
-        self._submit(runner, work)
+            self._insist(runner, self._send(runner), self._send, "did not take the weights")
+        # A stale one may have begun some of what it owes.
+        self._insist(runner, runner.actor.cancel.remote(), lambda one: one.actor.cancel.remote(), "did not drop its work")
+        self._submit(runner, list(runner.owed.values()))
+        self._last = time.monotonic()
 
     def _send(self, runner: _Runner) -> Any:
         return runner.actor.update_weights.options(name="rollout.update_weights").remote(self._snapshot, self.limits.sync_s)
 
-    def _receive(self, runner: _Runner, call: Any) -> SyncReceipt:
-        """The receipt of one runner; one that died or hangs is brought back once, and gets the weights then."""
-        try:
-            receipt: SyncReceipt = ray.get(call, timeout=self.limits.sync_s)
-            return receipt
-        except RayTaskError as error:
-            raise error.cause from error
-        except GetTimeoutError:
-            ray.kill(runner.actor, no_restart=False)
-        except RayActorError:
-            pass
-        self._await(runner)
-        try:
-            receipt = ray.get(self._send(runner), timeout=self.limits.sync_s)
-            return receipt
-        except RayTaskError as error:
-            raise error.cause from error
-        except (GetTimeoutError, RayActorError) as error:
-            raise FleetError(f"{runner.name} did not take new weights within {self.limits.sync_s:g} s, twice") from error
+    def _insist(self, runner: _Runner, call: Any, again: Callable[[_Runner], Any], what: str) -> Any:
+        """The answer of a call that must not fail: when the runner died, hangs, is stale or lost its engine, it is made once more after the
+        runner was brought back. Raises FleetError when that fails too, and what else broke the call."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                return ray.get(call, timeout=self.limits.sync_s)
+            except RayTaskError as error:
+                if not isinstance(error.cause, StaleEngine | TimeoutError) and not _lost(error.cause):
+                    raise error.cause from error
+                cause, alive = error.cause, not isinstance(error.cause, StaleEngine)
+            except GetTimeoutError as error:
+                cause, alive = error, True
+            except RayError as error:
+                cause, alive = error, False
+            if attempt == TRIES:
+                raise FleetError(f"{runner.name} {what} within {self.limits.sync_s:g} s, {TRIES} times: {cause}") from cause
+            if alive:
+                ray.kill(runner.actor, no_restart=False)
+            self._await(runner)
+            if self._snapshot is not None and again != self._send:
+                ray.get(self._send(runner), timeout=self.limits.sync_s)
+            call = again(runner)
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def _await(self, runner: _Runner) -> None:
         """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`."""
@@ -266,6 +305,18 @@ class RayFleet:
                 if time.monotonic() > deadline:
                     raise FleetError(f"{runner.name} died and did not come back within {self.limits.restart_s:g} s: {error}") from error
                 time.sleep(1.0)
+
+
+def _lost(error: object) -> bool:
+    """Whether an engine is gone, or answers no more."""
+    kinds = (FailureKind.ENGINE_LOST, FailureKind.ENGINE_TIMEOUT)
+    return isinstance(error, EpisodeFailure) and error.failure.kind in kinds
+
+
+def _engine_is_lost(group: EpisodeGroup) -> bool:
+    """Whether every member failed because there is no engine any more."""
+    outcomes = [episode.outcome for episode in group.episodes]
+    return all(isinstance(outcome, Failure) and outcome.kind is FailureKind.ENGINE_LOST for outcome in outcomes)
 
 
 def raise_why_runners_died(group: Any, error: Exception) -> NoReturn:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -63,6 +63,10 @@ class Fleet(Protocol):
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
         """Give every engine the weights that `PolicyLearner.snapshot` gave."""
+        ...
+
+    def stop(self) -> None:
+        """Drop what is under way."""
         ...
 
     def score(self, sequences: Sequence[Int32]) -> Mapping[str, Sequence[Float32]]:
@@ -351,14 +355,19 @@ class PolicyLoop:
             )
 
 
-def run_tasks(fleet: Fleet, tasks: Sequence[Task], group_size: int, temperature: float) -> Iterator[EpisodeGroup]:
-    """The group of every task, in the order they finish. Raises what the fleet raises."""
+def run_tasks(fleet: Fleet, tasks: Sequence[Task], group_size: int, temperature: float) -> Generator[EpisodeGroup, None, None]:
+    """The group of every task, in the order they finish. Raises what the fleet raises; whoever stops early leaves nothing under way."""
+    left = {task.id for task in tasks}
     fleet.submit(tasks, group_size, temperature)
-    left = len(tasks)
-    while left:
-        for group in fleet.poll():
-            left -= 1
-            yield group
+    try:
+        while left:
+            for group in fleet.poll():
+                if group.task.id in left:
+                    left.remove(group.task.id)
+                    yield group
+    finally:
+        if left:
+            fleet.stop()
 
 
 Tolerance = Callable[[Sequence[float]], float]

@@ -67,6 +67,9 @@ class LocalFleet:
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
         self.given.append((list(tasks), group_size, temperature))
 
+    def stop(self) -> None:
+        self.given.clear()
+
     def poll(self) -> list[EpisodeGroup]:
         async def every() -> list[EpisodeGroup]:
             return [group async for group in collect(self.parts, *self.given.pop())]

@@ -89,6 +89,9 @@ class OneWorker:
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
         self.worker.submit(tasks, group_size, temperature)
 
+    def stop(self) -> None:
+        self.worker.cancel()
+
     def poll(self) -> list[EpisodeGroup]:
         return self.worker.sample(10.0)
 

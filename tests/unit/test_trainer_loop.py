@@ -44,6 +44,9 @@ class ScriptedFleet:
         self.tasks += tasks
         self.under_way += tasks
 
+    def stop(self) -> None:
+        self.under_way.clear()
+
     def poll(self) -> list[EpisodeGroup]:
         task = self.under_way.pop()
         return [group(task, *self.script(int(task.id.removeprefix("train-"))), version=self.synced[-1] if self.synced else 0)]

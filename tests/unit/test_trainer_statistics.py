@@ -243,6 +243,9 @@ class Replay:
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
         assert (list(tasks), group_size) == ([one.task for one in self.episodes], 1)
 
+    def stop(self) -> None:
+        pass
+
     def poll(self) -> list[EpisodeGroup]:
         self.given += 1
         one = self.episodes[self.given - 1]

@@ -1,0 +1,167 @@
+"""The fleet over runners that do what they are told: deadlines, lost engines, tasks that must not be mixed up. Ray is faked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task
+from burnish.rollout.weights import SyncReceipt
+from burnish.rollout.worker import Progress
+from burnish.trainer import fleet as fleets
+from burnish.trainer.fleet import FleetError, FleetLimits, RayFleet
+from burnish.trainer.loop import run_tasks
+
+pytestmark = pytest.mark.integration
+
+LOST = Failure(FailureKind.ENGINE_LOST, "rollout-1", "out of memory")
+
+
+@dataclass(eq=False)
+class Call:
+    """A reference: what `ray.get` gives, or raises."""
+
+    value: Any = None
+    ready: bool = True
+
+
+class FakeRay:
+    def __init__(self) -> None:
+        self.killed: list[Any] = []
+
+    def get(self, call: Any, timeout: float) -> Any:
+        calls = call if isinstance(call, list) else [call]
+        for one in calls:
+            if isinstance(one.value, Exception):
+                raise one.value
+        return [one.value for one in call] if isinstance(call, list) else call.value
+
+    def wait(self, calls: Sequence[Call], num_returns: int, timeout: float) -> tuple[list[Call], list[Call]]:
+        return [call for call in calls if call.ready], [call for call in calls if not call.ready]
+
+    def kill(self, actor: Any, no_restart: bool) -> None:
+        self.killed.append(actor)
+        actor.die()
+
+
+def group(task: Task, size: int, outcome: Outcome) -> EpisodeGroup:
+    return EpisodeGroup(task, tuple(Episode(task, i, (), (), outcome) for i in range(size)))
+
+
+@dataclass(eq=False)
+class Actor:
+    """A runner that finishes what it was given when it is asked. outcomes: what its lives give every episode, one life after another."""
+
+    outcomes: list[Outcome] = field(default_factory=lambda: [Reward(1.0)])
+    ready: bool = True
+    given: list[Task] = field(default_factory=list)
+    received: list[Any] = field(default_factory=list)
+    ended: int = 0
+
+    def die(self) -> None:
+        self.given.clear()
+        self.outcomes = self.outcomes[1:] or self.outcomes
+
+    def __getattr__(self, name: str) -> Any:
+        methods: dict[str, Callable[..., Any]] = {
+            "submit": lambda tasks, size, temperature, version: self.given.extend(tasks),
+            "sample": self._sample,
+            "update_weights": self._update_weights,
+            "cancel": self.given.clear,
+            "ping": lambda: "pong",
+            "progress": lambda: Progress(self.ended, 0, 0),
+        }
+        if name not in methods:
+            raise AttributeError(name)
+        call = methods[name]
+        remote = lambda *given: Call(call(*given), self.ready or name != "sample")  # noqa: E731
+        return SimpleNamespace(remote=remote, options=lambda name: SimpleNamespace(remote=remote))
+
+    def _update_weights(self, snapshot: int, timeout_s: float) -> SyncReceipt:
+        self.received.append(snapshot)
+        return SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0)
+
+    def _sample(self, wait_s: float) -> list[EpisodeGroup]:
+        done, self.given[:] = list(self.given) if self.ready else [], self.given if not self.ready else []
+        return [group(task, 2, self.outcomes[0]) for task in done]
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setattr(fleets, "ray", fake)
+    return fake
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+    ticks = itertools.count(0.0, step_s)
+    monkeypatch.setattr("burnish.trainer.fleet.time.monotonic", lambda: next(ticks))
+
+
+TASKS = [Task(f"t{i}", i) for i in range(4)]
+
+
+def test_an_answer_that_was_only_not_read_yet_is_not_late(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, 100.0)  # every look at the clock is past every deadline, as after another runner's long restart
+    fleet = RayFleet({1: Actor(), 2: Actor()}, FleetLimits(answer_s=60.0))
+    assert {group.task.id for group in run_tasks(fleet, TASKS, 2, 1.0)} == {task.id for task in TASKS}
+    assert ray.killed == [] and fleet.restarts == 0
+
+
+def test_a_runner_that_does_not_answer_is_replaced_and_plays_what_it_owed(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = Actor(ready=False)
+    hung.die = lambda: setattr(hung, "ready", True)  # type: ignore[method-assign]
+    fleet = RayFleet({1: hung}, FleetLimits(answer_s=60.0))
+    fleet.sync(7)
+    clock(monkeypatch, 30.0)
+    assert len(list(run_tasks(fleet, TASKS, 2, 1.0))) == 4
+    assert ray.killed == [hung] and fleet.restarts == 1 and hung.received == [7, 7]
+
+
+def test_a_runner_whose_engine_is_gone_is_replaced_and_its_episodes_played_again(ray: FakeRay) -> None:
+    broken = Actor(outcomes=[LOST, Reward(1.0)])
+    fleet = RayFleet({1: broken}, FleetLimits())
+    fleet.sync(3)
+    groups = list(run_tasks(fleet, TASKS, 2, 1.0))
+    assert all(episode.reward is not None for one in groups for episode in one.episodes)
+    assert ray.killed == [broken] and broken.received == [3, 3]
+
+
+def test_whoever_stops_early_leaves_nothing_for_the_next(ray: FakeRay) -> None:
+    fleet = RayFleet({1: Actor()}, FleetLimits(concurrency=1))
+    running = run_tasks(fleet, TASKS, 2, 1.0)
+    next(running)
+    running.close()
+    assert not fleet.busy
+    assert [group.task.id for group in run_tasks(fleet, [Task("other", 9)], 2, 1.0)] == ["other"]
+
+
+def test_one_task_is_not_under_way_twice(ray: FakeRay) -> None:
+    fleet = RayFleet({1: Actor()}, FleetLimits())
+    fleet.submit(TASKS, 2, 1.0)
+    with pytest.raises(ValueError, match="task t0 is under way already"):
+        fleet.submit(TASKS[:1], 2, 1.0)
+
+
+def test_asking_for_nothing_is_an_error_and_no_endless_wait(ray: FakeRay) -> None:
+    with pytest.raises(FleetError, match="no task is under way"):
+        RayFleet({1: Actor()}, FleetLimits()).poll()
+
+
+def test_a_fleet_in_which_no_episode_ends_stops(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = Actor()
+    silent._sample = lambda wait_s: []  # type: ignore[method-assign]
+    clock(monkeypatch, 400.0)
+    fleet = RayFleet({1: silent}, FleetLimits(stall_s=600.0, answer_s=1e9))
+    fleet.submit(TASKS, 2, 1.0)
+    silent.ended = 1
+    assert fleet.poll() == []  # an episode ended, so it goes on
+    with pytest.raises(FleetError, match="no episode finished for 600 s: rollout-1 owes 4 groups"):
+        for _ in range(5):
+            fleet.poll()
