@@ -227,4 +227,5 @@ def request_resources(settings: Any, placement: Placement) -> None:
         num_gpus_per_env_runner=placement.engine_gpus,
         custom_resources_per_env_runner=dict(placement.engine_resources),
     )
-    settings.learners(num_gpus_per_learner=placement.learner_gpus)
+    several = {"num_learners": placement.learners, "num_cpus_per_learner": 1} if placement.learners > 1 else {}
+    settings.learners(num_gpus_per_learner=placement.learner_gpus, **several)

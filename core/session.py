@@ -156,7 +156,7 @@ class Session:
         import ray
 
         weights = ray.get(self.learner.snapshot(), timeout=self.recipe.limits.sync_s).tensors
-        (probed,) = self.learner.foreach_learner(probe_loss)
+        probed, *_ = self.learner.foreach_learner(probe_loss)
         args = self.recipe.rollout.template_args
         write_model_folder(weights, self.base, folder, name=name, stage=stage, source=source, template_args=args)
         with no_progress_bars():

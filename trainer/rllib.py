@@ -106,7 +106,8 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         worker, learner = self.worker_setup, self.learner_setup
         assert worker is not None
         learner = learner.model_copy(update={"optimizer": phase_optimizer(learner.optimizer, self.rft_phase)})
-        return LearnerGroup(worker.model, learner, worker.seed, self.num_gpus_per_learner, self.learner_timeout_s, worker.plugins)
+        gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
+        return LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count)
 
     def task_stream(self) -> TaskStream:
         """The tasks to train on, from a position on."""

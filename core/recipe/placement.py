@@ -19,7 +19,8 @@ class Placement:
 
     ray_address: a running cluster, None for one of our own with `cpus` CPUs (None: all), an object store of `object_store_mb`, and worker
     processes of a niceness (None: Ray's own).
-    engines: env runners, each with an engine. learner_gpus, engine_gpus: GPUs of the learner and of each engine; a fraction is a share of
+    engines: env runners, each with an engine. learners: processes that share the policy. learner_gpus, engine_gpus: GPUs of each learner
+    and of each engine; a fraction is a share of
     one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
     of each engine.
 
@@ -36,11 +37,12 @@ class Placement:
     engine_gpus: float = 0.0
     tensor_parallel: int = 1
     engine_resources: Mapping[str, float] = field(default_factory=dict)
+    learners: int = 1
 
     @property
     def gpus(self) -> float:
         """Of all processes together."""
-        return self.learner_gpus + self.engines * self.engine_gpus
+        return self.learners * self.learner_gpus + self.engines * self.engine_gpus
 
     def lines(self) -> list[str]:
         """Who gets which GPU, a role a line; empty on CPUs."""
@@ -50,7 +52,7 @@ class Placement:
         spread = f" of one node, tensor parallel {self.tensor_parallel}" if self.tensor_parallel > 1 else ""
         also = "".join(f", {amount:g} {name}" for name, amount in self.engine_resources.items())
         return [
-            f"learner: {_gpus(self.learner_gpus)}",
+            f"learner: {_gpus(self.learner_gpus)}" if self.learners == 1 else f"{self.learners} learners: {_gpus(self.learner_gpus)} each",
             f"{self.engines} engine{'s' if self.engines > 1 else ''}: {_gpus(self.engine_gpus)}{each}{spread}{also}",
         ]
 
@@ -64,7 +66,7 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
     assert config.platform != "auto", "the platform is chosen where a config is read"
     resources = config.resources
     learner_gpus, engine_gpus = resources.learner_gpus, resources.engine_gpus
-    alone = machine.gpus == 1 and resources.ray_address is None and config.engine.gpus == 1
+    alone = machine.gpus == 1 and resources.ray_address is None and config.engine.gpus == 1 and resources.learners == 1
     if config.platform == "cpu":
         learner_gpus = engine_gpus = 0.0
     elif alone and learner_gpus is None and engine_gpus is None:
@@ -80,6 +82,7 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
         engine_gpus=float(config.engine.gpus) if engine_gpus is None else engine_gpus,
         tensor_parallel=config.engine.gpus,
         engine_resources=resources.engine_resources,
+        learners=resources.learners,
     )
 
 
@@ -95,7 +98,8 @@ def machine_problems(placement: Placement, machine: Machine) -> Iterator[str]:
     elif not fits(placement, [float(machine.gpus)]):
         yield (
             f"resources: {'; '.join(placement.lines())}: this machine has {machine.gpus} GPU{'s' if machine.gpus > 1 else ''}; lower "
-            "env_runners or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a cluster in ray_address"
+            f"{'learners, ' if placement.learners > 1 else ''}env_runners or engine.tensor_parallel, share GPUs with learner_gpus and "
+            "engine_gpus below 1, or name a cluster in ray_address"
         )
 
 
@@ -109,12 +113,12 @@ def cluster_problem(placement: Placement, nodes: Sequence[float]) -> str | None:
 
 
 def fits(placement: Placement, nodes: Sequence[float]) -> bool:
-    """Whether nodes with so many GPUs hold the learner and every engine: whole GPUs of one node, or a share of a single one.
+    """Whether nodes with so many GPUs hold every learner and every engine: whole GPUs of one node, or a share of a single one.
 
     Example: one GPU holds a learner of 0.5 and one engine of 0.5, but not two engines of 0.6.
     """
     free = [[1.0] * int(gpus) for gpus in nodes]
-    asked = sorted([placement.learner_gpus, *[placement.engine_gpus] * placement.engines], reverse=True)
+    asked = sorted([*[placement.learner_gpus] * placement.learners, *[placement.engine_gpus] * placement.engines], reverse=True)
     return all(_take(free, gpus) for gpus in asked)
 
 

@@ -19,9 +19,10 @@ from burnish.recipe.components import check_components
 from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
-from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
+from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent, supervised_examples
 from burnish.trainer.data.task_files import read_task_files
+from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.supervised import SupervisedConfig
@@ -242,6 +243,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "success": run.success,
         "services": "\n".join(plan.services) or "none",
         "runs on": "\n".join([where, *run.placement.lines()]),
+        **({"learns": _adapters_line(run.learner.lora, model)} if run.learner.lora is not None else {}),
         "memory": _memory_line(plan),
         "goes to": plan.run_folder,
         **({"but": "\n".join(plan.warnings)} if plan.warnings else {}),
@@ -266,6 +268,14 @@ def _times_line(plan: Plan) -> str:
     if plan.measured_in is not None:
         return f"about: at the rates of {plan.measured_in}, the same model in the same environment; {bound}"
     return f"about: not known, no run of this model in this environment is below {RUNS}/; the bar of the first steps will say. {bound}"
+
+
+def _adapters_line(lora: LoRAConfig, model: ModelFacts) -> str:
+    count = adapter_parameters(model, lora)
+    return (
+        f"adapters of rank {lora.rank}, {count / 1e6:.1f} M parameters ({count / model.parameters:.1%} of the model's); "
+        "engines and checkpoints get the model with the adapters merged into it"
+    )
 
 
 def _memory_line(plan: Plan) -> str:

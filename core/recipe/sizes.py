@@ -3,7 +3,10 @@
 The memory of a role is the sum of, in bytes:
 
 - learner: `parameters x 16` (float32 weights, gradient and the two moments of AdamW); `x 4` more for the frozen reference that
-  `kl_coef > 0` keeps; with bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations
+  `kl_coef > 0` keeps; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer that has
+  one, and `parameters x 4` for the base. With several learners, each has its slice of all that, and `x 8` (weights and gradient) of one
+  decoder layer and two vocabulary matrices (embedding and output layer) while they compute. With bfloat16 products `x 2` more for the
+  copy of the weights that autocast makes; activations
   `microbatch_tokens x layers x hidden x 34 x bytes / 2`, where 34 are the bytes of one token in one layer at 16 bit without attention
   scores (Korthikanti et al. 2022, arXiv 2205.05198), or `x 4 x bytes / 4` when layers are recomputed; logits
   `logit_rows x vocabulary x 4 x 3` (float32 logits, their softmax and gradient).
@@ -12,7 +15,8 @@ The memory of a role is the sum of, in bytes:
   `gpu_memory_fraction` gives it more. With tensor parallelism each GPU holds its part of both. On a CPU, vLLM packs matrices, and the
   vocabulary's once more for a tied model, which costs two of those on top.
 
-Beside these there are, on a CPU, the processes themselves, libraries included. None of this was compared with a run on GPUs.
+Beside these there are, on a CPU, the processes themselves, libraries included. None of this was compared with a run on GPUs, and of
+several learners only the arithmetic was checked.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any
 
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.engine.config import CPU_KV_CACHE_MB, EngineConfig
-from burnish.trainer.learner.config import LearnerConfig
+from burnish.trainer.learner.config import LearnerConfig, LoRAConfig
 from burnish.trainer.models.folder import count_parameters, parameters_of, weight_files
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -38,8 +42,8 @@ PROCESS_MB = {"learner": 700, "engine": 1500, "ray": 900}
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Dimensions of a model folder. embedding: parameters of the vocabulary matrix. weights_here: whether the weights were counted, or the
-    parameters follow from `config.json`."""
+    """Dimensions of a model folder. embedding: parameters of the vocabulary matrix. intermediate: width of the layers between attentions.
+    weights_here: whether the weights were counted, or the parameters follow from `config.json`."""
 
     folder: Path
     parameters: int
@@ -49,6 +53,7 @@ class ModelFacts:
     heads: int
     kv_heads: int
     head_dim: int
+    intermediate: int
     weights_here: bool = True
 
     @property
@@ -70,17 +75,33 @@ def model_facts(folder: Path) -> ModelFacts:
         heads,
         shape.get("num_key_value_heads") or heads,
         shape.get("head_dim") or shape["hidden_size"] // heads,
+        shape["intermediate_size"],
         here,
     )
 
 
-def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool) -> int:
-    """Weights, optimizer, activations and logits of the learner, see above. reference: whether it keeps a frozen copy of the weights."""
+def adapter_parameters(model: ModelFacts, lora: LoRAConfig) -> int:
+    """Parameters of the adapters: `rank x (inputs + outputs)` of every layer that gets one."""
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    ends = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": queries} | dict.fromkeys(
+        ("gate_proj", "up_proj", "down_proj"), model.intermediate
+    )
+    return model.layers * lora.rank * sum(model.hidden + ends[target] for target in lora.targets)
+
+
+def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, learners: int = 1) -> int:
+    """Weights, optimizer, activations and logits of each learner, see above. reference: whether what is trained is kept a second time."""
     bytes_per_number = BYTES[learner.dtype]
-    per_parameter = TRAINED_BYTES + (4 if reference else 0) + (2 if learner.dtype == "bfloat16" else 0)
+    trained = model.parameters if learner.lora is None else adapter_parameters(model, learner.lora)
+    frozen = 0 if learner.lora is None else 4 * model.parameters
+    held = (TRAINED_BYTES + (4 if reference else 0)) * trained + frozen
+    if learners > 1:
+        layer = max(0, model.parameters - model.embedding) // model.layers
+        held = held // learners + 8 * (layer + 2 * model.embedding)
+    cast = 2 * model.parameters if learner.dtype == "bfloat16" else 0
     per_token = model.layers * model.hidden * (1 if learner.activation_checkpointing else ACTIVATIONS_PER_BYTE) * bytes_per_number
     logits = learner.logit_rows * model.vocabulary * 4 * 3
-    return per_parameter * model.parameters + learner.microbatch_tokens * per_token + logits
+    return held + cast + learner.microbatch_tokens * per_token + logits
 
 
 def engine_bytes(model: ModelFacts, engine: EngineConfig) -> int:
@@ -97,16 +118,18 @@ def engine_bytes(model: ModelFacts, engine: EngineConfig) -> int:
 def memory_mb(model: ModelFacts, run: ResolvedRun) -> dict[str, int]:
     """Expected memory by role, in MB: of this machine on CPUs; on GPUs of each GPU of the role."""
     placement = run.placement
-    learner = round(learner_bytes(model, run.learner, run.rft is not None and run.rft.objective.kl_coef > 0) / 1e6)
+    reference, learners = run.rft is not None and run.rft.objective.kl_coef > 0, placement.learners
+    learner = round(learner_bytes(model, run.learner, reference, learners) / 1e6)
+    whose = "learner" if learners == 1 else f"{learners} learners"
     count, each = placement.engines, round(engine_bytes(model, run.engine) / 1e6)
     name = f"{count} engine{'s' if count > 1 else ''}"
     if placement.platform == "cpu":
         return {
-            "learner": learner + PROCESS_MB["learner"],
+            whose: learners * (learner + PROCESS_MB["learner"]),
             name: count * (each + PROCESS_MB["engine"]),
             "Ray and its object store": PROCESS_MB["ray"] + placement.object_store_mb,
         }
     return {
-        "learner's GPU": learner,
+        "learner's GPU" if learners == 1 else "each GPU of a learner": learner,
         "each GPU of an engine": each,
     }

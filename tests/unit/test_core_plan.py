@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
     """A folder that reads like a model of 32 x 10 + 100 parameters whose tokenizer gives one token per word and speaks ChatML."""
     folder = tmp_path / "models" / "tiny"
     folder.mkdir(parents=True)
-    shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "num_attention_heads": 4}
+    shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "num_attention_heads": 4, "intermediate_size": 24}
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **shape}))
     words = Tokenizer(models.WordLevel({"?": 0, "part": 1, MESSAGE_START: 2, MESSAGE_END: 3}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -290,6 +290,27 @@ def test_problems_are_named_where_they_were_written(machine: Callable[..., None]
     assert refused(**more) == lines
 
 
+def test_several_learners_share_what_one_would_hold(seven_b: Path, machine: Callable[..., None]) -> None:
+    run = recipe(model=str(seven_b), learner={"microbatch_tokens": 1024}, resources={"ray_address": "auto", "learners": 4})
+    asked = Asked(run.placement)
+    assert (asked.learner["num_learners"], asked.learner["num_gpus_per_learner"], run.placement.gpus) == (4, 1, 5)
+    layer = (6_738_415_616 - 32000 * 4096) // 32
+    passes = 1024 * 32 * 4096 * 68 + 512 * 32000 * 12
+    plan = make_plan(run)
+    assert plan.memory_mb["each GPU of a learner"] == round((4 * 6_738_415_616 + 8 * (layer + 2 * 32000 * 4096) + passes) / 1e6)
+    assert "4 learners: 1 GPU each" in shown(plan)
+
+
+def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., None]) -> None:
+    lora = {"rank": 8, "targets": ["q_proj", "down_proj"]}
+    run = recipe(model=str(seven_b), learner={"lora": lora, "microbatch_tokens": 1024}, resources={"ray_address": "auto"})
+    trained = 32 * 8 * (4096 + 4096 + 4096 + 11008)
+    passes = 1024 * 32 * 4096 * 68 + 512 * 32000 * 12
+    plan = make_plan(run)
+    assert plan.memory_mb["learner's GPU"] == round((16 * trained + 4 * 6_738_415_616 + passes) / 1e6)
+    assert "adapters of rank 8, 6.0 M parameters (0.1% of the model's)" in shown(plan)
+
+
 # What cannot work
 
 
@@ -311,6 +332,11 @@ def test_problems_are_named_where_they_were_written(machine: Callable[..., None]
                 "tensor_parallel = 2, which takes whole GPUs; remove one of them"),
         (2, {"engine": {"gpu_memory_fraction": 0.9}, "resources": {"engine_gpus": 0.5}}, "r.toml: engine.gpu_memory_fraction: 0.9 is more "
                 "than resources.engine_gpus = 0.5; lower it"),
+        (2, {"resources": {"learners": 2, "learner_gpus": 0.5}}, "r.toml: resources: learner_gpus = 0.5 does not fit learners = 2: each "
+                "needs a GPU of its own"),
+        (2, {"resources": {"learners": 2}}, "resources: 2 learners: 1 GPU each; 1 engine: 1 GPU: this machine has 2 GPUs; lower learners, "
+                "env_runners or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a cluster in "
+                "ray_address"),
         (2, {"resources": {"learner_gpus": 2}}, "r.toml: resources.learner_gpus: must be less than or equal to 1, not integer 2"),
         (2, {"engine": {"threads": 2}}, "r.toml: engine: threads: no effect on device 'cuda'; remove it, or in a recipe write it in "
                 "[cpu.engine]"),
@@ -381,6 +407,8 @@ def test_bfloat16_on_a_cpu_without_it_is_a_warning(tiny: Path, machine: Callable
         (Placement("gpu", learner_gpus=0.4, engine_gpus=0.6, engines=2), [2.0], True),
         (Placement("gpu", learner_gpus=1.0, engine_gpus=0.6, engines=2), [2.0], False),
         (Placement("gpu", learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2), [3.0], True),
+        (Placement("gpu", learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2, learners=2), [3.0], False),
+        (Placement("gpu", learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2, learners=2), [3.0, 1.0], True),
         (Placement("gpu", learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2), [1.0, 2.0], True),
         (Placement("gpu", learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2), [1.0, 1.0, 1.0], False),
         (Placement("gpu", learner_gpus=1.0, engine_gpus=4.0, tensor_parallel=4, engines=2), [8.0], False),

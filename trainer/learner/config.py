@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,6 +44,29 @@ class OptimizerConfig(BaseModel):
         return self
 
 
+LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LORA_TARGETS: tuple[LoRATarget, ...] = get_args(LoRATarget)
+
+
+class LoRAConfig(BaseModel):
+    """The `[learner.lora]` table: low-rank adapters (Hu et al. 2021, arXiv 2106.09685) are trained, and the model itself stays as it is.
+
+    A layer W becomes `W + (alpha / rank) B A` with A `[rank, in]` and B `[out, rank]`. There is no dropout: ratios compare the distribution
+    that was sampled. Adapters usually want a learning rate about ten times that of full training.
+
+    rank: rows of A, and columns of B. alpha: over rank, what B A is multiplied with. targets: the linear layers of each decoder layer that
+    get an adapter; left out, all of them.
+
+    Example: `LoRAConfig(rank=8, alpha=16, targets=("q_proj", "v_proj"))`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    targets: tuple[LoRATarget, ...] = Field(default=LORA_TARGETS, min_length=1)
+
+
 class LearnerConfig(BaseModel):
     """How updates are computed.
 
@@ -51,7 +74,7 @@ class LearnerConfig(BaseModel):
     single longer sequence makes a microbatch of its own). logit_rows: rows of vocabulary-sized logits alive at a time. threads: CPU
     threads of this process. device: where it computes; in a recipe it follows from the platform. dtype: what matrix products compute in;
     weights and optimizer state are always float32. activation_checkpointing: recompute layers in the backward pass, for less memory and
-    about a third more time.
+    about a third more time. lora: adapters that are trained instead of the whole model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,3 +86,4 @@ class LearnerConfig(BaseModel):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     dtype: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: bool = False
+    lora: LoRAConfig | None = None

@@ -1,15 +1,19 @@
 """The learner group: Ray actors around `Learner`, behind the interface that RLlib's `Algorithm` expects of one.
 
-There is one learner actor. Sharding a policy over several (FSDP2) is a matter of this file and of `Learner`'s process group.
+One actor has the policy alone; several share it (`ranks.py`), and a batch is split between them by whole groups (`shares.py`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import ray
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ...envs.registry import load_plugin
 from ...rollout.weights import WeightSnapshot
@@ -17,8 +21,19 @@ from ..batch import TokenBatch
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
 from .config import LearnerConfig, OptimizerConfig
+from .shares import check_trainable, merged, shares
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
+
+    from .learner import Learner
 
 T = TypeVar("T")
+
+PLACE_S: Final = 600.0
+"""Seconds that a cluster has to make room for several learners."""
+FOLLOW_S: Final = 60.0
+"""Seconds that learners have to answer after one of them failed. What fails at one alone leaves the others waiting for it inside a pass."""
 
 
 class LearnerLost(RuntimeError):
@@ -28,12 +43,34 @@ class LearnerLost(RuntimeError):
 class LearnerActor:
     """`Learner` in a process of its own: vLLM patches torch globally, so engine and learner never share one."""
 
-    def __init__(self, model: str, config: LearnerConfig, seed: int, plugins: Sequence[str]) -> None:
+    def __init__(self, rank: int, ranks: int, timeout_s: float) -> None:
+        self._rank, self._ranks, self._timeout_s = rank, ranks, timeout_s
+        self._store: TCPStore | None = None
+        self._learner: Learner  # once started
+
+    def listen(self, alone: bool) -> tuple[str, int]:
+        """Open the meeting point of all ranks, for this machine alone or on the address that Ray uses: host and port."""
+        from .ranks import listen
+
+        host = "127.0.0.1" if alone else ray.util.get_node_ip_address()
+        self._store = listen(host, self._ranks, self._timeout_s)
+        return host, self._store.port
+
+    def start(self, model: str, config: LearnerConfig, seed: int, plugins: Sequence[str], meeting: tuple[str, int] | None) -> int:
+        """Load the model, with the other ranks where there are any; the learner's version."""
         from .learner import Learner
+        from .ranks import Ranks, join
 
         for plugin in plugins:
             load_plugin(plugin)
-        self._learner = Learner(Path(model), config, seed)
+        ranks = Ranks()
+        if meeting is not None:
+            ranks = join(*meeting, self._rank, self._ranks, config.device, self._timeout_s, self._store)
+        self._learner = Learner(Path(model), config, seed, ranks)
+        return self._learner.version
+
+    def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
 
     def begin_phase(self, optimizer: OptimizerConfig) -> None:
         self._learner.begin_phase(optimizer)
@@ -66,70 +103,88 @@ class LearnerActor:
         return function(self._learner)
 
     def __repr__(self) -> str:
-        return "Learner"
+        return "Learner" if self._ranks == 1 else f"Learner {self._rank}"
 
 
 class LearnerGroup:
-    """Drives the learner actor through the primitives of `Learner`; every call has a deadline and names the learner when it passes.
+    """Drives the learners through the primitives of `Learner`; every call has a deadline and names the learner when it passes.
 
-    plugins: files whose decorators register losses. timeout_s: seconds one call may take, its start included.
-    Raises LearnerLost when it dies or does not answer in time, or the learner's own error.
+    num_gpus: of each learner. timeout_s: seconds one call may take, its start included. plugins: files whose decorators register losses.
+    learners: processes that share the policy, placed together. Raises LearnerLost when one dies or does not answer in time, or a learner's
+    own error; when one of several fails alone, all are ended, because the others wait for it.
     """
 
     is_remote = True
 
     def __init__(
-        self, model: Path, config: LearnerConfig, seed: int, num_gpus: float, timeout_s: float, plugins: Sequence[str] = ()
+        self,
+        model: Path,
+        config: LearnerConfig,
+        seed: int,
+        num_gpus: float,
+        timeout_s: float,
+        plugins: Sequence[str] = (),
+        learners: int = 1,
     ) -> None:
         self._timeout_s = timeout_s
+        self._group = _place(learners, num_gpus)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
-        options = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
-        self._actor = ray.remote(LearnerActor).options(**options).remote(str(model), config, seed, tuple(plugins))
-        self.version = self._get(self._actor.version.options(name="learner.start").remote())
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
+        if self._group is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
+        actor = ray.remote(LearnerActor).options(**options)
+        self._actors = [actor.remote(rank, learners, timeout_s) for rank in range(learners)]
+        meeting = None
+        if learners > 1:
+            for plugin in plugins:  # an objective's averaging is asked for here, before the batch is split
+                load_plugin(plugin)
+            nodes = self._all("node")
+            meeting = self._get([self._actors[0].listen.remote(len(set(nodes)) == 1)])[0]
+        self.version: int = self._all("start", str(model), config, seed, tuple(plugins), meeting)[0]
 
     def begin_phase(self, optimizer: OptimizerConfig) -> None:
-        self._get(self._actor.begin_phase.remote(optimizer))
+        self._all("begin_phase", optimizer)
 
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         """See `Learner.forward_backward`."""
-        call = self._actor.forward_backward.options(name="learner.forward_backward")
-        measured: Measured = self._get(call.remote(batch, objective))
-        return measured
+        return self._measured("forward_backward", batch if len(self._actors) == 1 else objective.with_scale(batch), objective)
 
     def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
         """See `Learner.score`."""
-        measured: Measured = self._get(self._actor.score.options(name="learner.score").remote(batch, temperature, reference))
-        return measured
+        found = self._measured("score", batch, temperature, reference)
+        return replace(found, terms={"loss": -float(found.logprobs[batch.mask].mean())})
 
     def step(self) -> dict[str, float]:
         """See `Learner.step`."""
-        metrics: dict[str, float] = self._get(self._actor.step.options(name="learner.step").remote())
+        metrics: dict[str, float] = self._all("step")[0]
         self.version += 1
         return metrics
 
     def discard(self) -> None:
         """See `Learner.discard`."""
-        self._get(self._actor.discard.remote())
+        self._all("discard")
 
     def snapshot(self) -> Any:
         """A reference to a `WeightSnapshot` of the current weights in Ray's object store, where it is when this returns."""
-        reference = self._actor.snapshot.options(name="learner.snapshot").remote()
-        self._get(self._actor.version.remote())  # in order, so it is made: a learner that does not make it is not taken for its engines
-        return reference
+        first, *others = self._call("snapshot")
+        self._get(others)  # empty ones, of learners that take part
+        self._all("version")  # in order, so it is made: a learner that does not make it is not taken for its engines
+        return first
 
     def save_to_path(self, path: str | Path | None = None, **rllib: Any) -> str:
         """Save the learner's whole state under `path`, which must be new or empty.
 
-        RLlib's own options (a file system, a pickle or msgpack format) do not apply: the state is safetensors and JSON on this node.
+        RLlib's own options (a file system, a pickle or msgpack format) do not apply: the state is safetensors and JSON on the first
+        learner's node.
         """
         assert path is not None
-        self._get(self._actor.save.remote(str(path)))
+        self._all("save", str(path))
         return str(path)
 
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Take over the state that `save_to_path` wrote."""
-        self._get(self._actor.restore.remote(str(path)))
-        self.version = self._get(self._actor.version.remote())
+        """Take over the state that `save_to_path` wrote, with any number of learners. Each of them reads the folder."""
+        self._all("restore", str(path))
+        self.version = self._all("version")[0]
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib asks for weights to push to its runners; ours travel as snapshots instead."""
@@ -139,23 +194,81 @@ class LearnerGroup:
         """See `get_state`."""
 
     def foreach_learner(self, func: Callable[..., T], **kwargs: Any) -> list[T]:
-        return [self._get(self._actor.apply.remote(func))]
+        """What `func` gives of each learner. It is called on all at once, so it may use the learner's passes, with the same batch."""
+        return self._all("apply", func)
 
     def load_module_state(self, **kwargs: Any) -> None:
         raise ValueError("a burnish policy is loaded from the model folder of the config, not from an RLModule checkpoint")
 
     def shutdown(self) -> None:
-        ray.kill(self._actor)
+        """End the learners and give back what they took of the cluster."""
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
 
-    def _get(self, reference: Any) -> Any:
-        try:
-            return ray.get(reference, timeout=self._timeout_s)
-        except ray.exceptions.GetTimeoutError as error:
-            raise LearnerLost(f"the learner did not answer within {self._timeout_s:g} s") from error
-        except ray.exceptions.RayActorError as error:
-            raise LearnerLost(f"the learner died: {_why_dead(error)}") from error
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+    def _measured(self, method: str, batch: TokenBatch, *arguments: Any) -> Measured:
+        """A pass over the batch: split, computed by each learner, and put together again."""
+        if len(self._actors) == 1:
+            alone: Measured = self._all(method, batch, *arguments)[0]
+            return alone
+        check_trainable(batch)
+        parts = shares(batch, len(self._actors))
+        named = f"learner.{method}"
+        calls = [
+            getattr(actor, method).options(name=named).remote(batch.select(part), *arguments)
+            for actor, part in zip(self._actors, parts, strict=True)
+        ]
+        return merged(batch, parts, self._get(calls))
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return self._get(self._call(method, *arguments))
+
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(actor, method).options(name=f"learner.{method}").remote(*arguments) for actor in self._actors]
+
+    def _get(self, calls: Sequence[Any]) -> list[Any]:
+        """Every answer, or the first error, where a death counts before what the others say of it. Learners that do not answer soon after
+        an error are ended with the rest: they wait for the one that failed."""
+        deadline, waiting, errors = time.monotonic() + self._timeout_s, list(calls), list[Exception]()
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                break
+            try:
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                errors.append(error)
+                deadline = min(deadline, time.monotonic() + FOLLOW_S)
+        if errors and waiting:
+            self.shutdown()
+        for first in sorted(errors, key=lambda error: not isinstance(error, ray.exceptions.RayActorError)):
+            if isinstance(first, ray.exceptions.RayActorError):
+                raise LearnerLost(f"the learner died: {_why_dead(first)}") from first
+            raise (first.cause if isinstance(first, ray.exceptions.RayTaskError) else first) from first
+        if waiting:
+            raise LearnerLost(f"the learner did not answer within {self._timeout_s:g} s")
+        answers: list[Any] = ray.get(list(calls))
+        return answers
+
+
+def _place(learners: int, num_gpus: float) -> PlacementGroup | None:
+    """Room for all learners at once, close together; None where there is one, or where a group of the caller's has it (Ray Tune).
+
+    Raises TimeoutError when the cluster does not have it.
+    """
+    if learners == 1 or get_current_placement_group() is not None:
+        return None
+    each = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
+    group = placement_group([each] * learners, strategy="PACK", name="learners")
+    try:
+        ray.get(group.ready(), timeout=PLACE_S)
+    except ray.exceptions.GetTimeoutError as error:
+        remove_placement_group(group)
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
+        raise TimeoutError(f"the cluster has no room for {learners} learners of {asked} each; lower resources.learners") from error
+    return group
 
 
 def _why_dead(error: ray.exceptions.RayActorError) -> str:

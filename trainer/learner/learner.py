@@ -1,4 +1,4 @@
-"""The learner: one policy, one optimizer, and four primitives. Plain torch, one process.
+"""The learner: one policy, one optimizer, and four primitives. Plain torch, in one process or in several that share the policy.
 
     measured = learner.forward_backward(batch, objective)   # gradients are added up, over as many batches as one likes
     learner.step()                                          # check that everything is finite, clip, step
@@ -7,13 +7,16 @@
 
 A batch is packed into microbatches, and its loss averaged as the objective says over the whole of it. What a pass reports is measured
 under the weights before the step.
+
+Over several ranks (`ranks.py`) every rank has a `Learner`, all are called alike, and each is given its own share of a batch that has its
+`scale`. What a pass returns is of the rank's share (`shares.merged` puts it together); `step` tells every rank the same.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +27,35 @@ from torch import Tensor
 from ...envs.types import Float32, Trajectory
 from ...rollout.weights import WeightSnapshot, snapshot
 from ..batch import TokenBatch, plain_batch
+from ..models.folder import weights_sha256
 from ..objectives.losses import LossInputs, TokenStatistics
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective, whole_loss
 from ..objectives.registry import Loss
-from .config import LearnerConfig, OptimizerConfig
+from .config import LearnerConfig, LoRAConfig, OptimizerConfig
 from .optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .policy_model import PolicyModel, Scores, load_policy_model
-from .state import load_model_tensors, model_tensors, read_state, read_tensors, rng_state, set_rng_state, write_state
+from .ranks import Ranks, clip_gradients, gathered, whole
+from .shares import check_trainable
+from .state import load_tensors, model_tensors, read_state, read_tensors, rng_state, set_rng_state, write_state
+
+WEIGHTS, ADAPTER = "weights", "adapter_model"
+"""Files of a saved state: all weights, or the adapters only."""
 
 
 class Learner:
     """Owns the policy's weights. Not thread-safe; sets this process's torch threads and random seed.
 
     `version` counts updates of any kind since the weights were loaded. A phase (`begin_phase`) has an optimizer and a learning rate
-    schedule of its own.
+    schedule of its own. ranks: this process among those that hold the policy; alone, unless given.
     """
 
-    def __init__(self, model_path: Path, config: LearnerConfig, seed: int) -> None:
+    def __init__(self, model_path: Path, config: LearnerConfig, seed: int, ranks: Ranks | None = None) -> None:
         torch.set_num_threads(config.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(seed)
-        self.config = config
-        self.policy: PolicyModel = load_policy_model(model_path, config)
+        self.config, self.base, self.ranks = config, model_path, ranks or Ranks()
+        self.policy: PolicyModel = load_policy_model(model_path, config, self.ranks)
         self.version = 0
         self.begin_phase(config.optimizer)
 
@@ -55,7 +64,7 @@ class Learner:
         self.optimizer_config = optimizer
         self.optimizer = make_optimizer(self.policy.model, optimizer)
         self.phase_step = 0
-        self.reference: PolicyModel | None = None
+        self.reference: dict[str, Tensor] | None = None
         self.discard()
 
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
@@ -65,11 +74,12 @@ class Learner:
         nothing to train on, or the loss does not give what it must; then nothing of this or earlier passes is kept.
         """
         started = time.perf_counter()
-        _check(batch, "this batch")
+        self._check(batch)
+        assert batch.scale is not None or self.ranks.size == 1, "the share of a rank needs the scale of the whole batch"
         batch, loss = objective.with_scale(batch), objective.resolved()
         reference = None
         if objective.kl_coef > 0:
-            reference = self._reference().score(batch, objective.temperature).logprobs
+            reference = self._scores(batch, objective.temperature, reference=True).logprobs
         try:
             run = _fused if loss.level == "token" else _whole
             scores, terms, tokens = run(self.policy, batch, objective, loss, reference)
@@ -86,10 +96,10 @@ class Learner:
         reference: under the phase's reference instead, which is the policy as it is now when there was none.
         """
         started = time.perf_counter()
-        _check(batch, "this batch")
-        scores = (self._reference() if reference else self.policy).score(batch, temperature)
+        self._check(batch)
+        scores = self._scores(batch, temperature, reference)
         logprobs = scores.logprobs.numpy()
-        terms = {"loss": -float(logprobs[batch.mask].mean())}
+        terms = {"loss": -float(logprobs[batch.mask].sum()) / max(batch.tokens, 1)}
         return Measured(logprobs, scores.entropy.numpy(), {}, terms, scores.packed_tokens, time.perf_counter() - started)
 
     def step(self) -> dict[str, float]:
@@ -99,13 +109,12 @@ class Learner:
         """
         assert self._losses, "there is nothing to step on: call forward_backward first"
         started = time.perf_counter()
-        trained = [parameter for parameter in self.policy.model.parameters() if parameter.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.optimizer_config.grad_clip))
-        losses = self._losses
-        if not (math.isfinite(sum(losses)) and math.isfinite(norm)):
+        norm = clip_gradients(self.policy.trained.values(), self.optimizer_config.grad_clip)
+        loss = self.ranks.sum(sum(self._losses))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             self.discard()
             raise FloatingPointError(
-                f"update {self.version + 1} was not applied: loss {sum(losses)}, gradient norm {norm}; "
+                f"update {self.version + 1} was not applied: loss {loss}, gradient norm {norm}; "
                 "lower the learning rate, or look at the log-probabilities of this batch"
             )
         lr = learning_rate(self.optimizer_config, self.phase_step)
@@ -122,9 +131,12 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self._losses: list[float] = []
 
-    def _reference(self) -> PolicyModel:
-        self.reference = self.reference or self.policy.frozen_copy()
-        return self.reference
+    def _scores(self, batch: TokenBatch, temperature: float, reference: bool) -> Scores:
+        if not reference:
+            return self.policy.score(batch, temperature)
+        self.reference = self.reference or self.policy.trained_copy()
+        with self.policy.holding(self.reference):
+            return self.policy.score(batch, temperature)
 
     def logprobs(self, trajectories: Sequence[Trajectory], temperature: float = 1.0) -> list[Float32]:
         """The current policy's log-probability of every trainable token, float32 `[N]` per trajectory, 0 elsewhere."""
@@ -132,9 +144,21 @@ class Learner:
         return np.split(self.score(batch, temperature).logprobs, batch.offsets[1:-1])
 
     def weights(self) -> dict[str, Float32]:
-        """Contiguous float32 copies of all weights under their `state_dict` names, tied ones (`lm_head.weight`) under each name."""
+        """Contiguous float32 copies of all weights under their `state_dict` names, tied ones (`lm_head.weight`) under each name; adapters
+        are merged into their layers. Of several ranks, all must call it, and the first gets them, the others an empty dict."""
+        found = {}
+        for name, tensor in self._whole_tensors():
+            if self.ranks.first:
+                found[name] = np.array(tensor.float().cpu().numpy(), order="C", copy=True)
+        return found
+
+    def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
         state = self.policy.model.state_dict()
-        return {name: np.array(tensor.detach().float().cpu().numpy(), order="C", copy=True) for name, tensor in state.items()}
+        if self.config.lora is None:
+            return ((name, whole(tensor.detach())) for name, tensor in state.items())
+        from .lora import merged_tensors  # peft takes seconds to import
+
+        return merged_tensors(state, self.config.lora)
 
     def snapshot(self) -> WeightSnapshot:
         """The weights of this version with their checksums."""
@@ -142,10 +166,9 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write everything that `restore` needs to go on exactly as if there had been no break. The folder must be new or empty."""
-        model = self.policy.model
-        tensors = {"weights": model_tensors(model), "optimizer": optimizer_tensors(self.optimizer, model)}
+        named = {WEIGHTS: model_tensors(self.policy.model), "optimizer": optimizer_tensors(self.optimizer, self.policy.model)}
         if self.reference is not None:
-            tensors["reference"] = model_tensors(self.reference.model)
+            named["reference"] = self.reference
         state: dict[str, Any] = {
             "version": self.version,
             "phase_step": self.phase_step,
@@ -153,21 +176,52 @@ class Learner:
             "reference": self.reference is not None,
             "rng": rng_state(self.policy.device),
         }
-        write_state(folder, tensors, state)
+        texts = {}
+        if (lora := self.config.lora) is not None:
+            from .lora import adapter_config, to_peft
+
+            del named[WEIGHTS]
+            named[ADAPTER] = {to_peft(name): parameter for name, parameter in self.policy.trained.items()}
+            state |= {"lora": lora.model_dump(mode="json"), "base": weights_sha256(self.base)}
+            texts["adapter_config.json"] = adapter_config(lora)
+        tensors = {file: gathered(of_file, self.ranks) for file, of_file in named.items()}
+        if self.ranks.first:
+            write_state(folder, tensors, state, texts)
 
     def restore(self, folder: Path) -> None:
-        """Take over a state that `save` wrote, the phase's optimizer settings included. Raises ValueError when it does not fit."""
+        """Take over a state that `save` wrote, with any number of ranks, the phase's optimizer settings included. Every rank reads it.
+
+        Raises ValueError when it does not fit.
+        """
         state = read_state(folder)
-        model = self.policy.model
-        weights, moments = read_tensors(folder, "weights"), read_tensors(folder, "optimizer")
-        load_model_tensors(model, weights, folder)
+        model, own = self.policy.model, model_tensors(self.policy.model)
+        if (lora := self.config.lora) is not None or state.get("lora"):
+            _check_same_adapters(folder, state, lora, self.base)
+            from .lora import to_peft
+
+            own = {to_peft(name): parameter.detach() for name, parameter in self.policy.trained.items()}
+        weights, moments = read_tensors(folder, WEIGHTS if lora is None else ADAPTER), read_tensors(folder, "optimizer")
+        load_tensors(own, weights, folder)
         self.begin_phase(OptimizerConfig(**state["optimizer"]))
         load_optimizer_tensors(self.optimizer, model, moments)
         if state["reference"]:
-            self.reference = self.policy.frozen_copy()
-            load_model_tensors(self.reference.model, read_tensors(folder, "reference"), folder)
+            self.reference = self.policy.trained_copy()
+            load_tensors(self.reference, read_tensors(folder, "reference"), folder)
         self.version, self.phase_step = state["version"], state["phase_step"]
         set_rng_state(state["rng"], self.policy.device)
+
+    def _check(self, batch: TokenBatch) -> None:
+        if self.ranks.size == 1:  # a share of a batch may be empty
+            check_trainable(batch)
+
+
+def _check_same_adapters(folder: Path, state: Mapping[str, Any], lora: LoRAConfig | None, base: Path) -> None:
+    """Raise ValueError unless the adapters in `folder` are of this form, and of this base."""
+    mine = None if lora is None else lora.model_dump(mode="json")
+    if state.get("lora") != mine:
+        raise ValueError(f"{folder} was saved with learner.lora = {state.get('lora')}, and this learner has {mine}; use the same")
+    if state["base"] != weights_sha256(base):
+        raise ValueError(f"{folder} holds adapters of another model than {base}; give the model that they were trained on")
 
 
 Pass = tuple[Scores, dict[str, float], dict[str, Float32]]
@@ -194,7 +248,8 @@ def _whole(policy: PolicyModel, batch: TokenBatch, objective: Objective, loss: L
     scored, found = policy.score(batch, objective.temperature), _Found(batch)
     at = torch.from_numpy(np.flatnonzero(batch.mask))
     leaves = TokenStatistics(scored.logprobs[at].requires_grad_(), scored.entropy[at].requires_grad_(entropy_grad))
-    found.add(objective, loss, _inputs(leaves, batch, at, reference), at).backward()
+    if len(at):
+        found.add(objective, loss, _inputs(leaves, batch, at, reference), at).backward()
     slope, entropy_slope = torch.zeros(len(batch.mask)), torch.zeros(len(batch.mask))
     for into, leaf in ((slope, leaves.logprobs), (entropy_slope, leaves.entropy)):
         if leaf.grad is not None:
@@ -256,8 +311,3 @@ def _inputs(statistics: TokenStatistics, batch: TokenBatch, index: Tensor, refer
         group=there(batch.group[sequence]),
         policy_version=there(batch.policy_version[at]),
     )
-
-
-def _check(batch: TokenBatch, what: str) -> None:
-    if batch.tokens == 0:
-        raise ValueError(f"{what} holds no trainable token; nothing can be learned from it")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import OptimizerConfig
+from .ranks import laid_out_as
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
@@ -40,11 +41,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`. Raises ValueError when a tensor belongs to no parameter or differs in shape."""
+    """The inverse of `optimizer_tensors`, from whole tensors. Raises ValueError when one belongs to no parameter or differs in shape."""
     parameters = dict(model.named_parameters())
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(":")
         parameter = parameters.get(name)
         if parameter is None or tensor.shape not in ((), parameter.shape):
             raise ValueError(f"optimizer state {full_name!r} {tuple(tensor.shape)} is of another model than the one it is restored into")
-        optimizer.state[parameter][key] = tensor.to(parameter.device)
+        optimizer.state[parameter][key] = laid_out_as(parameter, tensor) if tensor.shape else tensor.to(parameter.device)

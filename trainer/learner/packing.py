@@ -101,6 +101,12 @@ def pack(sequences: Sequence[Int32], trainable: Sequence[Bool], chosen: Sequence
     )
 
 
+def no_predictions() -> PackedBatch:
+    """A microbatch that asks for nothing: what a rank computes while others still have something to do, so that all do as many passes."""
+    one, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
+    return PackedBatch(one, one, (Segment(0, 1),), none, none, none, none)
+
+
 def common_prefix(a: NDArray[np.integer], b: NDArray[np.integer]) -> int:
     """Length of the longest common prefix of two token arrays."""
     n = min(len(a), len(b))

@@ -6,13 +6,13 @@ each slice runs its own backward pass down to the hidden states before the next 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -20,7 +20,11 @@ from ..batch import TokenBatch
 from ..objectives.losses import TokenStatistics, token_statistics
 from .attention import AttentionLayout, make_layout, use_packed_attention
 from .config import LearnerConfig
-from .packing import PackedBatch, microbatches
+from .packing import PackedBatch, microbatches, no_predictions
+from .ranks import Ranks, gathered_weight, shard
+
+Head = Callable[[Tensor], Tensor]
+"""The output layer: hidden states `[t, E]` to logits `[t, V]`."""
 
 SliceLoss = Callable[[TokenStatistics, Tensor], Tensor]
 """(statistics of t predictions, int64 `[t]` flat index of each) -> what they add to the loss, a scalar."""
@@ -40,15 +44,25 @@ class Scores:
 
 
 class PolicyModel:
-    """A Hugging Face causal language model with packed passes. Dropout is off: ratios compare the distribution that was sampled."""
+    """A Hugging Face causal language model with packed passes. Dropout is off: ratios compare the distribution that was sampled.
 
-    def __init__(self, model: PreTrainedModel, config: LearnerConfig) -> None:
+    With several ranks each holds a slice of the weights; they must call the same methods in the same order, each with its own sequences.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: LearnerConfig, ranks: Ranks | None = None) -> None:
         changed = [name for name in LOGIT_CHANGES if getattr(model.config, name, None) not in {None, 1.0}]
         if changed:
             raise ValueError(f"{type(model).__name__} sets {changed[0]}, which the learner does not compute; train a model without it")
         use_packed_attention(model)
-        self.model = model.to(config.device).eval()
+        self.ranks = ranks or Ranks()
         self.device = torch.device(config.device)
+        if config.lora is not None:
+            from .lora import add_adapters  # peft takes seconds to import
+
+            add_adapters(model, config.lora)
+        if self.ranks.size > 1:
+            shard(model, self.ranks, self.device)
+        self.model = model.to(config.device).eval()
         self.dtype = getattr(torch, config.dtype)
         self.microbatch_tokens, self.logit_rows = config.microbatch_tokens, config.logit_rows
         if config.activation_checkpointing:
@@ -57,46 +71,67 @@ class PolicyModel:
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True  # what transformers asks for; its children stay in eval mode
 
-    def frozen_copy(self) -> PolicyModel:
-        """The policy as it is now, no longer trained."""
-        frozen = copy.copy(self)
-        frozen.model = copy.deepcopy(self.model).eval().requires_grad_(False)
-        return frozen
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, tied ones once: all of them, or those of the adapters."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def trained_copy(self) -> dict[str, Tensor]:
+        """What is trained as it is now: all that tells this policy from a later one."""
+        return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the context this is the policy that `trained_copy` gave `tensors` of, which hold the other's values meanwhile."""
+        self._exchange(tensors)
+        try:
+            yield
+        finally:
+            self._exchange(tensors)
+
+    @torch.no_grad()
+    def _exchange(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            own = parameter.detach().clone()
+            parameter.copy_(tensors[name])
+            tensors[name].copy_(own)
 
     def score(self, batch: TokenBatch, temperature: float) -> Scores:
         """Log-probabilities and entropies of the batch's trainable tokens, without gradients."""
         scores = _no_scores(batch)
-        with torch.inference_mode():
+        with torch.no_grad(), self._head() as head:
             for packed, hidden in self._bodies(batch, scores):
                 for rows, index, targets in self._slices(batch, packed, hidden):
-                    self._record(scores, index, self._statistics(rows, targets, temperature, entropy_grad=False))
+                    self._record(scores, index, self._statistics(head, rows, targets, temperature, entropy_grad=False))
         return scores
 
     def accumulate(self, batch: TokenBatch, loss: SliceLoss, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
         """Add the gradient of the sum of `loss` over all slices of trainable tokens to the parameters' `grad`."""
         scores = _no_scores(batch)
-        for packed, hidden in self._bodies(batch, scores):
-            grads = []
-            for rows, index, targets in self._slices(batch, packed, hidden.detach()):
-                leaf = rows.requires_grad_()
-                statistics = self._statistics(leaf, targets, temperature, entropy_grad)
-                loss(statistics, index).backward()
-                assert leaf.grad is not None
-                grads.append(leaf.grad)
-                self._record(scores, index, statistics)
-            at = torch.from_numpy(packed.hidden_index).to(self.device)
-            hidden.backward(torch.zeros_like(hidden).index_add_(0, at, torch.cat(grads)))
+        with self._head() as head:
+            for packed, hidden in self._bodies(batch, scores):
+                grads = [hidden.new_zeros(0, hidden.shape[1])]
+                for rows, index, targets in self._slices(batch, packed, hidden.detach()):
+                    leaf = rows.requires_grad_()
+                    statistics = self._statistics(head, leaf, targets, temperature, entropy_grad)
+                    loss(statistics, index).backward()
+                    assert leaf.grad is not None
+                    grads.append(leaf.grad)
+                    self._record(scores, index, statistics)
+                at = torch.from_numpy(packed.hidden_index).to(self.device)
+                hidden.backward(torch.zeros_like(hidden).index_add_(0, at, torch.cat(grads)))
         return scores
 
     def _bodies(self, batch: TokenBatch, scores: Scores) -> Iterator[tuple[PackedBatch, Tensor]]:
-        """Hidden states `[N, E]` of each microbatch."""
+        """Hidden states `[N, E]` of each microbatch, as many on every rank: those that run out compute one that asks for nothing."""
         body = self.model.base_model
-        for packed in microbatches(batch.sequences, batch.masks, self.microbatch_tokens):
+        own = list(microbatches(batch.sequences, batch.masks, self.microbatch_tokens))
+        for packed in [*own, *[no_predictions()] * (self.ranks.most(len(own)) - len(own))]:
             layout: AttentionLayout = make_layout(packed.segments, self.device, self.dtype)
             ids, positions = (torch.from_numpy(array)[None].to(self.device) for array in (packed.token_ids, packed.position_ids))
             with self._autocast():
                 out = body(input_ids=ids, position_ids=positions, use_cache=False, packed_layout=layout)
-            scores.packed_tokens += len(packed.token_ids)
+            scores.packed_tokens += len(packed.token_ids) if len(packed.targets) else 0
             yield packed, out.last_hidden_state[0]
 
     def _slices(self, batch: TokenBatch, packed: PackedBatch, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -106,9 +141,12 @@ class PolicyModel:
         for at_piece, index, target in zip(*pieces, strict=True):
             yield hidden.index_select(0, at_piece), index, target
 
-    def _statistics(self, rows: Tensor, targets: Tensor, temperature: float, entropy_grad: bool) -> TokenStatistics:
+    def _head(self) -> AbstractContextManager[Head]:
+        return gathered_weight(self.model.get_output_embeddings())
+
+    def _statistics(self, head: Head, rows: Tensor, targets: Tensor, temperature: float, entropy_grad: bool) -> TokenStatistics:
         with self._autocast():
-            logits: Tensor = self.model.get_output_embeddings()(rows)
+            logits = head(rows)
         return token_statistics(logits, targets, temperature, entropy_grad)
 
     def _record(self, scores: Scores, index: Tensor, statistics: TokenStatistics) -> None:
@@ -128,8 +166,8 @@ def _flat_index(batch: TokenBatch, packed: PackedBatch) -> Tensor:
     return torch.from_numpy(batch.offsets[packed.sequence] + packed.target_position)
 
 
-def load_policy_model(path: Path, config: LearnerConfig) -> PolicyModel:
-    """Load a Hugging Face model folder in float32.
+def load_policy_model(path: Path, config: LearnerConfig, ranks: Ranks | None = None) -> PolicyModel:
+    """Load a Hugging Face model folder in float32. Every rank loads the whole of it, and then keeps its slice.
 
     Raises ValueError when the folder holds no model, or one whose weights are incomplete or left over.
     """
@@ -142,4 +180,4 @@ def load_policy_model(path: Path, config: LearnerConfig) -> PolicyModel:
         if info.get(kind):
             names = ", ".join(sorted(map(str, info[kind]))[:3])
             raise ValueError(f"the weights in {path} do not fit its config.json: {kind.replace('_', ' ')} {names}")
-    return PolicyModel(model, config)
+    return PolicyModel(model, config, ranks)

@@ -1,9 +1,12 @@
 """A learner's state on disk: tensors as safetensors, everything else as JSON, no pickle; a folder is complete or does not exist.
 
-- weights.safetensors: parameters and persistent buffers under their Hugging Face names, tied ones once
+- weights.safetensors: parameters and persistent buffers under their Hugging Face names, tied ones once; or, where adapters are trained,
+  adapter_model.safetensors and adapter_config.json in their place: a folder that peft loads over the base model
 - optimizer.safetensors: AdamW moments and step counts, `<parameter>:<state>`
-- reference.safetensors: the frozen reference policy, when a KL penalty uses one
+- reference.safetensors: what is trained, as it is in the reference policy, when a KL penalty uses one
 - state.json: version, the phase's step and optimizer settings, random state
+
+Tensors are whole, however many ranks had slices of them, so a state can be taken over by another number of ranks.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .ranks import laid_out_as
+
 FORMAT = 1
 
 
-def write_state(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Write one `<name>.safetensors` per entry and `state.json`, beside `folder`, then rename.
+def write_state(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], texts: Mapping[str, str] | None = None
+) -> None:
+    """Write one `<name>.safetensors` per entry of `tensors`, the files of `texts`, and `state.json`, beside `folder`, then rename.
 
     Raises ValueError when `folder` holds something already.
     """
@@ -35,6 +42,8 @@ def write_state(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state
         partial.mkdir()
         for name, group in tensors.items():
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, partial / f"{name}.safetensors")
+        for name, text in (texts or {}).items():
+            (partial / name).write_text(text)
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
         for file in partial.iterdir():
             _flush(file)
@@ -70,15 +79,14 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()} | buffers
 
 
-def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copy `tensors` into the model in place. Raises ValueError naming a tensor that is missing, left over or of another shape."""
-    own = model_tensors(model)
+def load_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Copy whole `tensors` into `own`, in place. Raises ValueError naming one that is missing, left over or of another shape."""
     wrong = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
     if wrong:
         raise ValueError(f"the weights in {where} are of another model: {wrong[0]!r} does not match ({len(wrong)} such tensors)")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(laid_out_as(tensor, tensors[name]))
 
 
 def rng_state(device: torch.device) -> dict[str, str]:
