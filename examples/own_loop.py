@@ -52,11 +52,10 @@ def collect(run: Session, tasks: int) -> list[EpisodeGroup]:
     return kept
 
 
-def batch_of(groups: Sequence[EpisodeGroup], wanted: int) -> TokenBatch:
-    """What the learner takes. A batch of fewer groups than wanted is a smaller step: its tokens weigh that much less."""
+def batch_of(groups: Sequence[EpisodeGroup]) -> TokenBatch:
+    """What the learner takes."""
     batch = GroupBatch(tuple(groups))
-    share = min(1.0, len(groups) / wanted)
-    return batch.train(advantages(batch), np.full(len(batch.tokens.mask), share))
+    return batch.train(advantages(batch))
 
 
 def train(run: Session, steps: int, tasks: int) -> None:
@@ -68,8 +67,8 @@ def train(run: Session, steps: int, tasks: int) -> None:
         if not groups:
             print(f"step {step}: every group got equal rewards, so there is nothing to learn from")
             continue
-        measured = run.forward_backward(batch_of(groups, tasks), objective)
-        stepped = run.step()
+        measured = run.forward_backward(batch_of(groups), objective)
+        stepped = run.learner.step(scale=min(1.0, len(groups) / tasks))  # fewer groups than wanted make a smaller step
         run.sync()  # raises unless every engine proves that it computes with the new weights
         rewards = [episode.reward.total for group in groups for episode in group.rewarded if episode.reward is not None]
         print(

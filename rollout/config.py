@@ -22,7 +22,8 @@ class RolloutConfig(BaseModel):
     template_args: further variables of the model's chat template (`{ enable_thinking = false }`), in training and in serving alike.
     concurrency: episodes in flight per env runner. episode_timeout_s: seconds that the policy may take in one episode, in all its turns
     together; the episode is then cut short and rewarded as it is (truncation "time"). The environment's calls together, and the
-    episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`.
+    episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`,
+    and of `close`, which gets at least one and whose failure is logged.
 
     What follows a failure of the infrastructure, never of the policy, is said by the keys from retries on. retries: how often an episode,
     or the scoring of one, is tried again. failure_action: what happens then: "mask" keeps the episode out of the loss and trains on the

@@ -2,19 +2,22 @@
 
 Time is counted apart. What the engine takes is the policy's: when `episode_timeout_s` of it is spent, the episode is cut short, and
 rewarded as any other that ran into a limit. What the environment takes is the environment's: a call past `step_timeout_s`, or calls that
-take more than `episode_timeout_s` together, are a failure.
+take more than `episode_timeout_s` together, are a failure. Closing has time of its own, and whether it works loses no episode.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ..envs.contract import ConversationEnv, StepInfo, make_env, reset_env, step_env
 from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
@@ -27,6 +30,11 @@ from .renderers import Renderer
 from .trajectory import TrajectoryBuilder
 
 T = TypeVar("T")
+
+MIN_CLOSE_S = 1.0
+"""Seconds that an environment has to close at the least, however short its steps must be."""
+
+log = logging.getLogger("burnish.rollout.conversation")
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,13 @@ class _Episode:
         try:
             await self.talk_to(env)
         except BaseException as error:
-            try:
-                await asyncio.shield(self.call(lambda: self.close(env), "close"))
-            except EpisodeFailure as closing:
-                error.add_note(str(closing))  # what ended the episode is why it failed, not what its remains did
+            unclosed = await asyncio.shield(self.close(env))
+            if unclosed is not None:
+                error.add_note(str(unclosed))  # what ended the episode is why it failed, not what its remains did
             raise
-        await asyncio.shield(self.call(lambda: self.close(env), "close"))
+        unclosed = await asyncio.shield(self.close(env))
+        if unclosed is not None:
+            log.warning("episode %s ended well, and its environment did not close: %s", self.id, unclosed)
 
     async def talk_to(self, env: ConversationEnv) -> None:
         parts, talk = self.parts, self.talk
@@ -178,11 +187,15 @@ class _Episode:
         with self.policy_clock.running():
             try:
                 async with limit:
-                    return await self.parts.engine.generate(request)
+                    generation = await self.parts.engine.generate(request)
             except TimeoutError:
                 if limit.expired():
                     return None
                 raise
+        if not np.isfinite(generation.logprobs).all():
+            what = f"request {request_id}: a log-probability that is not finite"
+            raise EpisodeFailure(Failure(FailureKind.ENGINE_ERROR, self.parts.engine.name, what))
+        return generation
 
     async def call(self, call: Callable[[], T], what: str) -> T:
         """Run environment code in a thread. A call that overruns its deadline fails the episode; its thread is left behind."""
@@ -199,7 +212,18 @@ class _Episode:
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
             return make_env(self.parts.env_id, **self.parts.env_args)
 
-    def close(self, env: ConversationEnv) -> None:
+    async def close(self, env: ConversationEnv) -> EpisodeFailure | None:
+        """Close the environment, whatever time it has spent before; what went wrong, or None."""
+        seconds = max(self.parts.limits.step_timeout_s, MIN_CLOSE_S)
+        late = Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} close", f"no answer within {seconds:.3g} s")
+        try:
+            async with deadline(seconds, late):
+                await asyncio.get_running_loop().run_in_executor(self.parts.threads, self.close_now, env)
+        except EpisodeFailure as failure:
+            return failure
+        return None
+
+    def close_now(self, env: ConversationEnv) -> None:
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
             env.close()
 

@@ -12,6 +12,7 @@ A `Fleet` and a `PolicyLearner` are Ray actors in production and plain objects i
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -34,10 +35,10 @@ from .objectives.measures import Measured, check_probe, compare_engines, joined,
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
 from .objectives.shaping import shaped, without_cut_short
-from .updates import UpdatedPhase, credit, parts
+from .updates import UpdatedPhase, credit, parts, share
 
-EQUAL_TO_MAGNITUDE, EQUAL_TO_SPREAD = 2e-5, 1e-4
-"""Rewards of a group count as equal when they differ by less than these shares of their size, or of the spread of all rewards so far."""
+EQUAL = 2e-5
+"""Rewards of a group count as equal when they differ by no more than this share of the largest: what rounding may make of equal ones."""
 MIN_FOR_BUDGET = 64
 """Episodes to judge the error budget on: a share of very few says nothing."""
 BUDGET_STEPS = 4
@@ -47,7 +48,7 @@ MAX_IDLE_STEPS = 5
 MAX_APART = 3
 """Steps in a row in which an engine's sampled tokens may be too far from the learner's log-probabilities, before it ends the run."""
 MAX_SKIPPED = 2
-"""Updates in a row that are skipped because they are not finite, before one ends the run."""
+"""Steps in a row in which an update is skipped because it is not finite, before another ends the run."""
 
 
 class Fleet(Protocol):
@@ -81,7 +82,7 @@ class PolicyLearner(Protocol):
     def version(self) -> int: ...
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured: ...
     def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured: ...
-    def step(self) -> dict[str, float]: ...
+    def step(self, scale: float = 1.0) -> dict[str, float]: ...
     def discard(self) -> None: ...
     def snapshot(self) -> Any: ...
 
@@ -115,16 +116,15 @@ class LoopSettings:
 
 @dataclass
 class PolicyProgress:
-    """Where a run of policy steps is: steps done, tasks taken from the stream, the books, and the lowest and highest reward so far.
+    """Where a run of policy steps is: steps done, tasks taken from the stream, and the books.
 
-    idle, skipped, apart: steps in a row that had nothing to learn from, whose update was not finite, or in which an engine's
+    idle, skipped, apart: steps in a row that had nothing to learn from, in which an update was not finite, or in which an engine's
     log-probabilities were too far from the learner's. recent: episodes, and failures by kind, of the steps that the error budget looks at.
     """
 
     step: int = 0
     position: int = 0
     ledger: Ledger = field(default_factory=Ledger)
-    rewards: tuple[float, float] | None = None
     idle: int = 0
     skipped: int = 0
     apart: int = 0
@@ -132,18 +132,16 @@ class PolicyProgress:
 
     def row(self) -> dict[str, Any]:
         """Everything as JSON, for a checkpoint. `from_row` reads it back."""
-        own = {name: getattr(self, name) for name in ("step", "position", "rewards", "idle", "skipped", "apart")}
+        own = {name: getattr(self, name) for name in ("step", "position", "idle", "skipped", "apart")}
         return {**own, "ledger": self.ledger.row(), "recent": [[episodes, dict(failed)] for episodes, failed in self.recent]}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> PolicyProgress:
         """The inverse of `row`. Raises LedgerError when the stored books do not balance."""
-        rewards = row.get("rewards")
         return cls(
             row["step"],
             row["position"],
             Ledger.from_row(row["ledger"]),
-            None if rewards is None else (rewards[0], rewards[1]),
             row.get("idle", 0),
             row.get("skipped", 0),
             row.get("apart", 0),
@@ -221,7 +219,6 @@ class PolicyLoop:
     def _collect(self) -> Collected:
         progress, phase, limits = self.progress, self.settings.phase, self.settings.limits
         kept, sampled, dropped = list[EpisodeGroup](), list[EpisodeGroup](), Counter[str]()
-        tolerance_of = _tolerance(progress.rewards)
         progress.recent.append((0, Counter()))
         under_way = self._issue(phase.groups_per_step)
         to_try = phase.groups_per_step * phase.max_refills
@@ -234,7 +231,7 @@ class PolicyLoop:
                 learned, cut_short = without_cut_short(group, self.asked.overlong)
                 for episode in cut_short:
                     progress.ledger.drop(episode, "cut_short")
-                reason = why_not(learned, limits, tolerance_of, phase.equal_groups == "keep")
+                reason = why_not(learned, limits, phase.equal_groups == "keep")
                 if reason is None:
                     kept.append(learned)
                 else:
@@ -250,10 +247,6 @@ class PolicyLoop:
         self._check_anything_came(sampled)
         for groups in (kept, sampled):  # the order they finish in must not decide the order of float sums
             groups.sort(key=lambda group: group.task.id)
-        totals = [e.reward.total for group in sampled for e in group.rewarded if e.reward is not None]
-        if totals:
-            low, high = progress.rewards or (totals[0], totals[0])
-            progress.rewards = (min(low, *totals), max(high, *totals))
         return Collected(tuple(kept), tuple(sampled), dropped)
 
     def _issue(self, count: int) -> int:
@@ -275,7 +268,8 @@ class PolicyLoop:
         if scored is not None:
             self._judge(batch, scored)
         passes, stepped, trained = list[tuple[Int64, Measured]](), list[dict[str, float]](), set[int]()
-        for part, at in parts(batch, phase, progress.step):
+        left, skipped = parts(batch, phase, progress.step), 0
+        for part, at in left:
             found = self.learner.forward_backward(part, self.objective)
             passes.append((at, found))
             if scored is None:
@@ -286,20 +280,20 @@ class PolicyLoop:
                     raise
             self.probe = self.probe or probe_of(batch.sequences)
             try:
-                stepped.append(self.learner.step())
+                stepped.append(self.learner.step(share(len(groups), phase)))
             except FloatingPointError:
-                progress.skipped += 1
-                if progress.skipped > MAX_SKIPPED:
+                if progress.skipped >= MAX_SKIPPED:
                     raise
-            else:
-                progress.skipped = 0
-                trained |= set(part.group.tolist())
+                skipped = 1 + sum(1 for _ in left)  # the rest of the step is left out with it
+                break
+            trained |= set(part.group.tolist())
+        progress.skipped = progress.skipped + 1 if skipped else 0
         measured = passes[0][1] if scored is None else joined(batch, scored, passes)
         measured = measured if kl is None else replace(measured, tokens={**measured.tokens, "reference_kl": kl})
         metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, version)}
         metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens), "updates": float(len(stepped))}
-        if len(stepped) < len(passes):
-            metrics["updates_skipped"] = float(max(progress.skipped, len(passes) - len(stepped)))
+        if skipped:  # what was not finite is why, and has no place in a row of numbers
+            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)} | {"updates_skipped": float(skipped)}
         for number, group in enumerate(groups):
             if number in trained:
                 ledger.settle((group,))
@@ -370,13 +364,7 @@ def run_tasks(fleet: Fleet, tasks: Sequence[Task], group_size: int, temperature:
             fleet.stop()
 
 
-Tolerance = Callable[[Sequence[float]], float]
-"""The difference below which a group's rewards count as equal."""
-
-
-def why_not(
-    group: EpisodeGroup, limits: RolloutConfig, tolerance_of: Tolerance | None = None, equal_teach: bool = False
-) -> DropReason | None:
+def why_not(group: EpisodeGroup, limits: RolloutConfig, equal_teach: bool = False) -> DropReason | None:
     """Why a group cannot be learned from, or None when it can. equal_teach: whether one whose rewards are all equal can."""
     failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure)]
     if any(limits.action_for(failure.kind) == "drop" for failure in failures):
@@ -388,13 +376,7 @@ def why_not(
         return "no_tokens"
     if equal_teach:
         return None
-    return "zero_variance" if max(rewards) - min(rewards) <= (tolerance_of or _tolerance(None))(rewards) else None
-
-
-def _tolerance(seen: tuple[float, float] | None) -> Tolerance:
-    """What rounding may make of equal rewards, given the lowest and highest reward of the steps before."""
-    spread = seen[1] - seen[0] if seen else 0.0
-    return lambda rewards: max(EQUAL_TO_MAGNITUDE * max(map(abs, rewards)), EQUAL_TO_SPREAD * spread)
+    return "zero_variance" if max(rewards) - min(rewards) <= EQUAL * max(map(abs, rewards)) else None
 
 
 def stop_if_asked(group: EpisodeGroup, limits: RolloutConfig) -> None:

@@ -50,7 +50,7 @@ def credit(
     if objective.kl_in == "reward":
         kl = token_kl(objective.kl or "k3", old, score(credited.tokens, reference=True).logprobs)
         credited = GroupBatch(groups, np.float32(-objective.kl_coef) * kl)
-    batch = credited.train(advantage(credited), _weights(credited, phase))
+    batch = credited.train(advantage(credited))
     return replace(batch, old_logprobs=old), scored, kl
 
 
@@ -64,10 +64,10 @@ def parts(batch: TokenBatch, phase: UpdatedPhase, step: int) -> Iterator[tuple[T
             yield batch.select(sequences), batch.tokens_of(sequences)
 
 
-def _weights(batch: GroupBatch, phase: UpdatedPhase) -> Float32:
-    """1 for a full step. One that kept fewer groups than it should is that much smaller: the groups left out had nothing to say.
+def share(kept: int, phase: UpdatedPhase) -> float:
+    """What the learning rate of a step's updates is scaled by: 1 for a full step. One that kept fewer groups than it should moves that much
+    less: the groups left out had nothing to say. Weights could not do that, AdamW's step is the same however small all gradients are.
 
     With fewer groups than minibatches, fewer updates are made, each of one group, and that makes the step smaller too.
     """
-    share = min(1.0, max(len(batch.groups), phase.minibatches) / phase.groups_per_step)
-    return np.where(batch.tokens.mask, np.float32(share), np.float32(0))
+    return min(1.0, max(kept, phase.minibatches) / phase.groups_per_step)

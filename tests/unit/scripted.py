@@ -12,21 +12,27 @@ from burnish.trainer.objectives.objective import Objective
 
 
 class ScriptedLearner:
-    """Counts its calls; its log-probabilities are the engine's, less `off`. broken: numbers of the steps whose gradient is not finite."""
+    """Counts its calls; its log-probabilities are the engine's, less `off`. broken: numbers of the steps whose gradient is not finite.
+
+    scales: what each step's learning rate was scaled by.
+    """
 
     def __init__(self, broken: Sequence[int] = ()) -> None:
         self.version, self.steps, self.broken, self.batches, self.off = 0, 0, broken, list[TokenBatch](), 0.0
+        self.scales = list[float]()
 
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         self.batches.append(batch)
         nothing = np.zeros(len(batch.mask), np.float32)
-        return Measured(batch.sampler_logprobs - np.float32(self.off), nothing, {}, {"loss": 0.0}, len(batch.mask))
+        loss = float("nan") if self.steps + 1 in self.broken else 0.0
+        return Measured(batch.sampler_logprobs - np.float32(self.off), nothing, {"ratio": nothing + 1}, {"loss": loss}, len(batch.mask))
 
     def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
         return Measured(np.full(len(batch.mask), -0.5, np.float32), np.zeros(len(batch.mask), np.float32))
 
-    def step(self) -> dict[str, float]:
+    def step(self, scale: float = 1.0) -> dict[str, float]:
         self.steps += 1
+        self.scales.append(scale)
         if self.steps in self.broken:
             raise FloatingPointError("update was not applied")
         self.version += 1

@@ -215,7 +215,7 @@ def test_fewer_groups_than_minibatches_make_fewer_updates() -> None:
     loop.step()
     learner: Any = loop.learner
     assert learner.steps == 1
-    assert learner.batches[0].weights[learner.batches[0].mask].tolist() == [0.5] * 4  # one of the two groups of a minibatch
+    assert learner.scales == [0.5]  # one of the two groups of a minibatch
 
 
 def test_a_kl_in_the_reward_is_seen_by_the_advantage() -> None:
@@ -267,6 +267,20 @@ def test_masked_episodes_leave_no_trace_in_the_baseline_and_are_in_the_books() -
     assert step.batch is not None and step.batch.advantages[step.batch.mask].tolist() == [0.5, 0.5, -0.5, -0.5]
     assert (loop.progress.ledger.trained_count, dict(loop.progress.ledger.dropped)) == (2, {"cut_short": 1})
     assert step.metrics["episodes"] == 3
+
+
+def test_pass_at_k_takes_as_many_as_the_mask_leaves_and_no_more_than_a_group_has() -> None:
+    def phase(k: int) -> RFTPhaseConfig:
+        objective = ObjectiveConfig(advantage="pass_at_k", advantage_args={"k": k}, overlong=OverlongConfig(action="mask"))
+        return RFTPhaseConfig(groups_per_step=1, group_size=3, objective=objective)
+
+    loop = loop_of(phase(3))
+    loop.fleet.poll = lambda: [cut(int(loop.fleet.under_way.pop().id.removeprefix("train-")))]  # type: ignore[attr-defined,method-assign]
+    batch = loop.step().batch
+    assert batch is not None and batch.advantages[batch.mask].tolist() == [1, 1, 0, 0]  # the best of the two that are left
+    for k in (1, 4):
+        with pytest.raises(ValueError, match=f"advantage_args.k: must be from 2 to group_size = 3, not {k}"):
+            phase(k)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -47,8 +48,15 @@ class Echo(gymnasium.Env[Any, str]):
     lock = threading.Lock()
 
     def __init__(
-        self, fail_on: str = "", before: Callable[[], Any] = int, fail_closing: bool = False, says: str = "", tool: str = ""
+        self,
+        fail_on: str = "",
+        before: Callable[[], Any] = int,
+        fail_closing: bool = False,
+        says: str = "",
+        tool: str = "",
+        closed: Callable[[], Any] = int,
     ) -> None:
+        self._closed = closed
         self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
         self._fail_on, self._before, self._fail_closing, self._says, self._tool = fail_on, before, fail_closing, says, tool
 
@@ -70,6 +78,7 @@ class Echo(gymnasium.Env[Any, str]):
     def close(self) -> None:
         with Echo.lock:
             Echo.open_now -= 1
+        self._closed()
         if self._fail_closing:
             raise RuntimeError("the door is stuck")
 
@@ -261,13 +270,45 @@ def test_an_environment_that_raises_is_a_failure_that_names_it(tokenizer, thread
     assert episode.reward is None and episode.trajectories == ()
 
 
-@pytest.mark.parametrize(("fail_on", "detail"), [("", "the door is stuck"), ("meas", "the gauge is broken")])
-def test_an_environment_that_cannot_close_is_a_failure_and_hides_no_earlier_one(tokenizer, threads, fail_on: str, detail: str) -> None:
+def test_an_environment_that_cannot_close_loses_no_episode_and_hides_no_failure(tokenizer, threads, caplog) -> None:
     engine = ScriptedEngine(say(tokenizer, "measure", "done"))
-    args = {"fail_on": fail_on, "fail_closing": True}
+    episode = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, env_args={"fail_closing": True}), TASK, 0, 1.0))
+    assert episode.reward is not None and len(engine.requests) == 2
+    assert "train-0/0" in caplog.text and "the door is stuck" in caplog.text
+    engine, args = ScriptedEngine(say(tokenizer, "measure")), {"fail_on": "meas", "fail_closing": True}
     failure = asyncio.run(run_episode(parts(tokenizer, threads, engine, env_args=args), TASK, 0, 1.0)).outcome
-    assert isinstance(failure, Failure) and failure.kind is FailureKind.ENV_ERROR
-    assert failure.culprit == ENV_ID and detail in failure.detail
+    assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
+    assert "the gauge is broken" in failure.detail
+
+
+async def test_an_environment_whose_time_is_spent_is_closed_before_the_episode_ends(tokenizer, threads) -> None:
+    engine, release, closed, loop = ScriptedEngine(say(tokenizer, "measure")), threading.Event(), threading.Event(), patient_loop()
+
+    def hang() -> None:
+        loop.pass_time(400)
+        release.wait(30)
+
+    def close() -> None:
+        time.sleep(0.1)  # no time is left of the environment's own, and it takes some
+        closed.set()
+
+    args = {"before": hang, "closed": close}
+    slow = parts(tokenizer, threads, engine, env_args=args, episode_timeout_s=300, step_timeout_s=600)
+    try:
+        failure = (await run_episode(slow, TASK, 0, 1.0)).outcome
+        assert closed.is_set()
+    finally:
+        release.set()
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.ENV_TIMEOUT and "what was left" in failure.detail
+
+
+def test_a_log_probability_that_is_not_finite_is_a_failure_of_the_engine(tokenizer, threads) -> None:
+    (said,) = say(tokenizer, "done")
+    engine = ScriptedEngine([Reply(said.token_ids, [float("nan")] * len(said.token_ids)), said])
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine), TASK, 0, 1.0))
+    assert isinstance(episode.outcome, Failure) and episode.trajectories == ()
+    assert (episode.outcome.kind, episode.outcome.culprit) == (FailureKind.ENGINE_ERROR, "scripted")
+    assert asyncio.run(run_with_retries(parts(tokenizer, threads, engine, retries=1), TASK, 0, 1.0)).reward is not None
 
 
 async def test_an_environment_past_its_deadline_is_a_timeout(tokenizer, threads) -> None:

@@ -214,6 +214,18 @@ def test_gradients_of_several_passes_add_up(folder: Path) -> None:
         torch.testing.assert_close(ours, gradient(both)[name], atol=1e-6, rtol=1e-4)
 
 
+def test_a_step_at_a_quarter_of_the_rate_moves_a_quarter_as_far(folder: Path) -> None:
+    moved = []
+    for scale in (1.0, 0.25):
+        learner = make_learner(folder)
+        before = learner.weights()
+        learner.forward_backward(example_batch([example(1, 2, 3, 4)]), CROSS_ENTROPY)
+        assert learner.step(scale)["lr"] == 1e-3 * scale
+        moved.append(np.concatenate([(learner.weights()[name] - was).ravel() for name, was in before.items()]))
+    assert np.abs(moved[0]).max() > 9e-4
+    np.testing.assert_allclose(moved[1], 0.25 * moved[0], atol=1e-6)
+
+
 def test_a_loss_over_whole_sequences_gets_the_gradient_that_autograd_gives(folder: Path) -> None:
     """GSPO's ratio of a whole sequence against a plain model with the loss written out."""
     learner = make_learner(folder, LearnerConfig(threads=1, optimizer=OptimizerConfig(grad_clip=1e9), logit_rows=3, microbatch_tokens=12))

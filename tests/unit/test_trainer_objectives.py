@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ from burnish.trainer.objectives.advantages import (
     rloo,
 )
 from burnish.trainer.objectives.config import ObjectiveConfig
+from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.objectives.objective import Objective, objective_of
-from burnish.trainer.objectives.registry import find_advantage, find_loss, full_id
+from burnish.trainer.objectives.registry import find_advantage, find_loss, full_id, loss
 
 pytestmark = pytest.mark.unit
 
@@ -158,6 +160,40 @@ def test_an_objective_of_ones_own_is_a_file_and_a_line(tmp_path: Path) -> None:
         find_loss(f"{file}:gspo", {"clip_high": 0.1})
 
 
+class Scaled:
+    def __call__(self, inputs: Any, by: float = 1.0) -> Any:
+        return by * inputs
+
+
+def test_a_loss_given_as_a_function_takes_its_options_and_is_what_it_was_registered_as() -> None:
+    def entropic(inputs: Any, by: float = 1.0) -> Any:
+        return by * inputs
+
+    def plain(inputs: Any, by: float = 1.0) -> Any:
+        return by * inputs
+
+    loss("tests/entropic-v1", level="token", aggregation="sequence", entropy=True)(entropic)
+    for given in (entropic, partial(entropic, by=3.0)):
+        found = Objective(given, {"by": 2.0}).resolved()
+        assert (found.id, found.level, found.aggregation, found.entropy) == ("tests/entropic-v1", "token", "sequence", True)
+        assert found.function(5.0) == 10.0
+    assert Objective(partial(entropic, by=3.0)).resolved().function(5.0) == 15.0
+    for given, name in ((plain, "plain"), (partial(plain, by=3.0), "plain"), (Scaled(), "Scaled.__call__")):
+        found = Objective(given, {"by": 2.0}).resolved()
+        assert found.id.endswith(name) and (found.level, found.function(5.0)) == ("sequence", 10.0)
+    with pytest.raises(ValueError, match="has no option 'bye'"):
+        Objective(plain, {"bye": 2.0})
+    with pytest.raises(ValueError, match="is an advantage, not a loss"):
+        Objective(grpo)  # type: ignore[arg-type]
+
+
+def test_a_probe_leaves_an_engine_room_for_one_more_token() -> None:
+    ids = np.arange(60, dtype=np.int32)
+    assert probe_of([ids[:40], ids[:12], ids[:1]]).lengths.tolist() == [39, 12]
+    assert probe_of([ids]).lengths.tolist() == [48]
+    assert probe_of([ids[:2]]).tokens == 1
+
+
 def test_names_that_are_not_there_are_suggested() -> None:
     assert full_id("dr_grpo") == "burnish/dr-grpo-v1"
     with pytest.raises(ValueError, match="objective 'burnish/grop-v1' is unknown; did you mean 'burnish/grpo-v1'"):
@@ -207,8 +243,8 @@ def test_pass_at_k_pays_for_raising_the_best_of_k() -> None:
     assert best_of(np.array([3.0, 1.0, 0.0]), 2).tolist() == [2.5, 0.5, 0.0]
     batch = groups([Reward(1.0), Reward(0.0), DOWN])
     assert pass_at_k(batch, k=3)[batch.tokens.mask].tolist() == [1, 1, 0, 0]  # two are left: the best of two
-    with pytest.raises(ValueError, match="'k': must be from 2 to the group size, 3, not 4"):
-        pass_at_k(batch, k=4)
+    with pytest.raises(ValueError, match="'k': must be at least 2, not 1"):
+        pass_at_k(batch, k=1)
 
 
 ADVANTAGES = (grpo, dr_grpo, rloo, reinforce_pp, partial(reinforce_pp, baseline="group"), partial(pass_at_k, k=2), grpo_per_turn)

@@ -62,11 +62,11 @@ class Refusing(Learner):
         self.last = int(batch.token_ids.sum())
         return super().forward_backward(batch, objective)
 
-    def step(self) -> dict[str, float]:
+    def step(self, scale: float = 1.0) -> dict[str, float]:
         if self.last in self.refused:
             self.discard()
             raise FloatingPointError("not applied")
-        return super().step()
+        return super().step(scale)
 
 
 @dataclass

@@ -81,8 +81,8 @@ class LearnerActor:
     def score(self, batch: TokenBatch, temperature: float, reference: bool) -> Measured:
         return self._learner.score(batch, temperature, reference)
 
-    def step(self) -> dict[str, float]:
-        return self._learner.step()
+    def step(self, scale: float) -> dict[str, float]:
+        return self._learner.step(scale)
 
     def discard(self) -> None:
         self._learner.discard()
@@ -154,9 +154,9 @@ class LearnerGroup:
         found = self._measured("score", batch, temperature, reference)
         return replace(found, terms={"loss": -float(found.logprobs[batch.mask].mean())})
 
-    def step(self) -> dict[str, float]:
+    def step(self, scale: float = 1.0) -> dict[str, float]:
         """See `Learner.step`."""
-        metrics: dict[str, float] = self._all("step")[0]
+        metrics: dict[str, float] = self._all("step", scale)[0]
         self.version += 1
         return metrics
 

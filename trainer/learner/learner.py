@@ -102,9 +102,10 @@ class Learner:
         terms = {"loss": -float(logprobs[batch.mask].sum()) / max(batch.tokens, 1)}
         return Measured(logprobs, scores.entropy.numpy(), {}, terms, scores.packed_tokens, time.perf_counter() - started)
 
-    def step(self) -> dict[str, float]:
+    def step(self, scale: float = 1.0) -> dict[str, float]:
         """Apply the gradients of the passes since the last step. Returns grad_norm (before clipping), lr, and seconds.
 
+        scale: of this step's learning rate. AdamW divides the size of gradients out, so a smaller step is one at a smaller rate.
         Raises FloatingPointError, before anything is applied, when a loss or the gradient is not finite.
         """
         assert self._losses, "there is nothing to step on: call forward_backward first"
@@ -117,7 +118,7 @@ class Learner:
                 f"update {self.version + 1} was not applied: loss {loss}, gradient norm {norm}; "
                 "lower the learning rate, or look at the log-probabilities of this batch"
             )
-        lr = learning_rate(self.optimizer_config, self.phase_step)
+        lr = scale * learning_rate(self.optimizer_config, self.phase_step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()

@@ -38,15 +38,18 @@ class Measured:
 def joined(batch: TokenBatch, scored: Measured, passes: Sequence[tuple[Int64, Measured]]) -> Measured:
     """One report of a step of several updates: log-probabilities and entropies as they were before the first, what the loss gave each
     token in the last pass over it, and the mean of the terms. passes: where each minibatch's tokens are in the batch, and what it found.
+    Of a step that ended before every minibatch had its pass, values per token are left out: they would be those of some tokens only.
     """
     tokens: dict[str, Float32] = {}
+    passed = np.zeros(len(batch.mask), bool)
     for at, found in passes:
+        passed[at] = True
         for name, values in found.tokens.items():
             tokens.setdefault(name, np.zeros(len(batch.mask), np.float32))[at] = values
     terms = {name: float(np.mean([found.terms.get(name, 0.0) for _, found in passes])) for name in passes[0][1].terms}
     all_found = [scored, *(found for _, found in passes)]
     packed, seconds = sum(found.packed_tokens for found in all_found), sum(found.seconds for found in all_found)
-    return Measured(scored.logprobs, scored.entropy, tokens, terms, packed, seconds)
+    return Measured(scored.logprobs, scored.entropy, tokens if passed.all() else {}, terms, packed, seconds)
 
 
 def mismatch(batch: TokenBatch, logprobs: Float32, version: int) -> dict[str, float]:
@@ -85,8 +88,12 @@ PROBE_SEQUENCES, PROBE_TOKENS = 4, 48
 
 
 def probe_of(sequences: Sequence[Int32]) -> TokenBatch:
-    """A few short sequences to compare engines and learner on: the heads of the first ones given, every token but the first trained."""
-    heads = [np.asarray(ids[:PROBE_TOKENS], np.int32) for ids in sequences if len(ids) > 1][:PROBE_SEQUENCES]
+    """A few short sequences to compare engines and learner on: the heads of the first ones given, every token but the first trained.
+
+    Heads are shorter than the longest sequence: that fits an engine's context, which has room for one more token where it scores.
+    """
+    length = min(PROBE_TOKENS, max(2, max(map(len, sequences)) - 1))
+    heads = [np.asarray(ids[:length], np.int32) for ids in sequences if len(ids) > 1][:PROBE_SEQUENCES]
     return plain_batch([(ids, np.arange(len(ids)) > 0) for ids in heads])
 
 

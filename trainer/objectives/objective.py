@@ -14,7 +14,7 @@ import numpy as np
 from ...envs.types import Float32
 from ..batch import TokenBatch
 from .config import KL, Aggregation, Correction, ObjectiveConfig
-from .registry import Loss, find_loss
+from .registry import Loss, find_loss, loss_of
 
 if TYPE_CHECKING:
     from .losses import LossInputs, LossOutputs
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Objective:
     """What `Learner.forward_backward` minimises.
 
-    loss: a name that `find_loss` knows, or a function of `LossInputs` (then computed as level "sequence"). temperature: what the engine
+    loss: a name that `find_loss` knows, or a function of `LossInputs`, which becomes a `Loss`: with what it was registered with, if it was,
+    and of level "sequence" otherwise. args: its options; a function takes them at once. temperature: what the engine
     sampled with, so that log-probabilities compare like with like. kl_coef: of a KL in the loss. correction acts between the ratios of
     `band`. own_old: whether the old policy is the one that is trained, as it is now, instead of the batch's `old_logprobs`: what a step of
     one update with a correction needs. The rest is as in `ObjectiveConfig`.
@@ -32,7 +33,7 @@ class Objective:
     Example: `Objective("ppo_clip", {"clip_high": 0.28}, kl_coef=0.01)`, or `Objective(my_loss, aggregation="sequence")`.
     """
 
-    loss: str | Callable[..., LossOutputs] = "ppo_clip"
+    loss: str | Loss | Callable[..., LossOutputs] = "ppo_clip"
     args: Mapping[str, Any] = field(default_factory=dict)
     aggregation: Aggregation | None = None
     constant_tokens: int | None = None
@@ -44,9 +45,15 @@ class Objective:
     band: tuple[float, float] = (0.0, float("inf"))
     own_old: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.loss, str | Loss):  # here, where it is registered and annotated: a learner may know it by its code alone
+            object.__setattr__(self, "loss", find_loss(loss_of(self.loss), self.args))
+            object.__setattr__(self, "args", {})
+
     def resolved(self) -> Loss:
         """The loss, with options set, of level "sequence" where the correction is. Raises ValueError when it is unknown or misfit."""
-        found = find_loss(self.loss, self.args) if isinstance(self.loss, str) else Loss(self.loss.__qualname__, self.loss)
+        assert isinstance(self.loss, str | Loss)
+        found = find_loss(self.loss, self.args)
         return replace(found, level="sequence") if self.correction == "sequence_mask" else found
 
     def scale(self, batch: TokenBatch, aggregation: Aggregation) -> Float32:

@@ -14,9 +14,10 @@ A recipe names them in `[rft.objective]`, by id or as `module:function`. Torch i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from ...envs.callables import source_of, written
 from ...envs.named import load_function
 from ...envs.registry import Registry, check_id
 from ...rewards.options import check_options, option_parameters
@@ -98,14 +99,29 @@ def find_advantage(name: str, args: Mapping[str, Any], field: str = "rft.objecti
     return _bound(function, check_options(f"advantage {name!r}", function, BATCH, args))
 
 
-def find_loss(name: str, args: Mapping[str, Any], field: str = "rft.objective.loss") -> Loss:
-    """The loss `name`, its function taking nothing but `LossInputs`. Raises ValueError when it is unknown or an option unfit."""
-    found = _find(name, field)
+def find_loss(loss: str | Loss, args: Mapping[str, Any], field: str = "rft.objective.loss") -> Loss:
+    """The loss, by its name or as `loss_of` gave it, its function taking nothing but `LossInputs`.
+
+    Raises ValueError when it is unknown or an option unfit.
+    """
+    name = loss if isinstance(loss, str) else loss.id
+    found = _find(loss, field) if isinstance(loss, str) else loss
     if isinstance(found, Advantage):
         raise ValueError(f"{field}: {name!r} is an advantage, not a loss")
     given = found if isinstance(found, Loss) else Loss(name, found)
     options = check_options(f"loss {name!r}", given.function, INPUTS, args)
-    return Loss(given.id, _bound(given.function, options), given.level, given.aggregation, given.entropy)
+    return replace(given, function=_bound(given.function, options))
+
+
+def loss_of(function: Callable[..., Any]) -> Loss:
+    """A function, a partial of one, or an object with `__call__` as a loss: with what it was registered with, if it was.
+
+    Raises ValueError when it is registered as an advantage.
+    """
+    found = _declared(function)
+    if isinstance(found, Advantage):
+        raise ValueError(f"{found.id!r} is an advantage, not a loss")
+    return found or Loss(source_of(function), function)
 
 
 def full_id(name: str) -> str:
@@ -120,8 +136,14 @@ def _find(name: str, field: str) -> Advantage | Loss | Callable[..., Any]:
             raise ValueError(f"{field}: {name!r} is no objective; decorate the function its entry point names with @advantage or @loss")
         return found
     function = load_function(name, field)
-    declared = [OBJECTIVES.loaded(listing.id) for listing in OBJECTIVES.list()]
-    return next((one for one in declared if one is not None and one.function is function), function)
+    return _declared(function) or function
+
+
+def _declared(function: Callable[..., Any]) -> Advantage | Loss | None:
+    """What a function was registered as; a partial of it is still that, with some options set."""
+    loaded = [OBJECTIVES.loaded(listing.id) for listing in OBJECTIVES.list()]
+    found = next((one for one in loaded if one is not None and one.function in (function, written(function))), None)
+    return None if found is None else replace(found, function=function)
 
 
 def _bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[Any], Any]:

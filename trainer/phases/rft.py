@@ -64,6 +64,9 @@ class RFTPhaseConfig(BaseModel):
         check_warmup(self)
         if self.minibatches > self.groups_per_step:
             raise ValueError(f"minibatches = {self.minibatches} is more than groups_per_step = {self.groups_per_step}; lower it")
+        k = self.objective.advantage_args.get("k")
+        if plain_name(self.objective.advantage) == "pass_at_k" and isinstance(k, int) and not 2 <= k <= self.group_size:
+            raise ValueError(f"objective.advantage_args.k: must be from 2 to group_size = {self.group_size}, not {k}")
         bounds = CLIPS.get(plain_name(self.objective.loss), ())
         idle = [name for name in bounds if name in self.objective.loss_args]
         if idle and not bounds_act(self.updates, self.objective.correction or "none"):
