@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from burnish import cluster
+from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
 
@@ -78,3 +81,9 @@ def test_niceness_reaches_rays_node_and_only_one_that_is_started(monkeypatch: py
         assert os.environ["RAY_worker_niceness"] == told  # noqa: SIM112  # as Ray spells it
     with pytest.raises(ValueError, match="worker_niceness has no effect with ray_address"):
         resolved(resources={"worker_niceness": 3, "ray_address": "auto"})
+
+
+def test_docs_the_page_shows_every_limit_with_its_default() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "resume.md").read_text()
+    (table,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert tomllib.loads(table) == {"limits": LimitsConfig().model_dump()}

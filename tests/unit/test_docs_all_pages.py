@@ -39,6 +39,7 @@ RUN_BY = {
     "formats.md": ["test_formats_example.py"],
     "gpus.md": ["test_core_platforms.py"],
     "other-languages.md": ["test_docs_pages.py"],
+    "resume.md": ["test_core_limits.py"],
     "run-tools.md": ["test_docs_run_tools.py"],
     "scale-services.md": ["test_docs_scale_services.py", "test_docs_all_pages.py"],
     "serving.md": ["test_serving.py"],
