@@ -119,7 +119,7 @@ class Deployment:
             self.addresses.remove(least)
             self._pool.publish(self.addresses)
             self._leaving[least] = now + self._leave_s
-            self._say(f"{len(self.addresses)} replicas")
+            self._say_how_many()
         for address, at in list(self._leaving.items()):
             if at <= now and (not loads.get(address) or now >= at + LEAVE_S):  # the sessions on it have ended
                 del self._leaving[address]
@@ -130,7 +130,7 @@ class Deployment:
             if self._leaving:  # not gone yet
                 self.addresses.append(self._leaving.popitem()[0])
                 self._pool.publish(self.addresses)
-                self._say(f"{len(self.addresses)} replicas")
+                self._say_how_many()
                 continue
             try:
                 self._add()
@@ -150,4 +150,7 @@ class Deployment:
     def _add(self) -> None:
         self.addresses.append(self._pool.start())
         self._pool.publish(self.addresses)
+        self._say_how_many()
+
+    def _say_how_many(self) -> None:
         self._say(f"{len(self.addresses)} {'replica' if len(self.addresses) == 1 else 'replicas'}")

@@ -76,13 +76,13 @@ def test_a_replica_that_leaves_is_unpublished_before_it_ends() -> None:
 
 def test_a_replica_that_leaves_keeps_its_sessions_and_may_be_taken_back() -> None:
     shop = Shop()
-    deployment, _ = made(shop, 1, 8)
+    deployment, said = made(shop, 1, 8)
     shop.load["h:1"] = 25
     deployment.step(0)
     shop.load |= {"h:1": 6, "h:2": 3, "h:3": 1}
     deployment.step(31)
     deployment.step(32)
-    assert shop.published[-1] == ["h:1"]
+    assert (shop.published[-1], said[-1]) == (["h:1"], "1 replica")
     deployment.step(60)
     assert sorted(shop.load) == ["h:1", "h:2", "h:3"], "sessions are open on all of them"
     shop.load["h:3"] = 0
