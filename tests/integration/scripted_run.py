@@ -1,6 +1,6 @@
 """Whole runs of the pipeline in this process, over a scripted engine and without Ray, each in a fork that may be killed at a moment.
 
-    python scripted_run.py RECIPE.toml FOLDER MOMENT …      a MOMENT is EVENT:N, or "whole"
+    python -m tests.integration.scripted_run RECIPE.toml FOLDER MOMENT …      a MOMENT is EVENT:N, or "whole"
 
 For each moment, the run in FOLDER/MOMENT is killed when EVENT happens for the N-th time, and then resumed until it ends.
 """

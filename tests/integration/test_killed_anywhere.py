@@ -17,7 +17,7 @@ from burnish.trainer.models.checkpoints import latest, list_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-PROGRAM = Path(__file__).with_name("scripted_run.py")
+PROGRAM = "tests.integration.scripted_run"
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 name = "killed"
@@ -95,7 +95,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(tiny_mod
     recipe.write_text(RECIPE.format(model=tiny_model, data=data, reward=REWARD))
     runs = tmp_path / "runs"
     runs.mkdir()
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(PROGRAM), str(recipe), str(runs), "whole", *MOMENTS]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", PROGRAM, str(recipe), str(runs), "whole", *MOMENTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0}, (done.stdout + done.stderr)[-4000:]
