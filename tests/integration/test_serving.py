@@ -35,11 +35,12 @@ def children(of: int | None = None) -> set[psutil.Process]:
 
 
 def engines_among(processes: set[psutil.Process]) -> set[psutil.Process]:
-    """The processes that carry vLLM's title. Ones that have ended since they were listed are none."""
+    """The processes that carry vLLM's title, or, where it could not set one, were spawned as its engine is. Ones that have ended since they
+    were listed are none."""
     found = set()
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            if "VLLM" in process.name():
+            if "VLLM" in process.name() or any("multiprocessing.spawn" in argument for argument in process.cmdline()):
                 found.add(process)
     return found
 
