@@ -27,7 +27,7 @@ from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
 
 VOCAB, STEPS, BREAK = 41, 10, 6
 """Steps are broken off after BREAK of them: the state is saved, and a new learner takes it over."""
-WAIT_S = 200.0
+WAIT_S = 500.0
 
 
 def sequence_ratio(inputs: LossInputs) -> LossOutputs:

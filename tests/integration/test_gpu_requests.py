@@ -63,6 +63,19 @@ def test_learner_and_engine_see_the_gpus_they_were_given(three_gpus: None, tiny_
         algo.stop()
 
 
+def test_two_learners_see_a_gpu_each(three_gpus: None, tiny_model: Path) -> None:
+    """They compute on the CPU here, over gloo: what is looked at is which GPU each process was given."""
+    algo = config(tiny_model, Placement("gpu", learner_gpus=1.0, engine_gpus=1.0, learners=2)).build_algo()
+    try:
+        assert ray.available_resources().get("GPU", 0.0) == 0.0
+        first, second = algo.learner_group.foreach_learner(visible)
+        (engine,) = algo.env_runner_group.foreach_env_runner(visible, local_env_runner=False)
+        assert (len(first), len(second), len({*first, *second, *engine})) == (1, 1, 3)
+    finally:
+        algo.stop()
+    assert not [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+
+
 def test_under_tune_the_bundles_of_the_placement_group_are_the_same(tiny_model: Path) -> None:
     placement = Placement("gpu", engines=2, learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2)
     group = RFT.default_resource_request(config(tiny_model, placement))

@@ -23,7 +23,7 @@ from burnish.trainer.learner.probe import probe_loss
 from burnish.trainer.objectives.losses import LossInputs, LossOutputs
 from burnish.trainer.objectives.objective import Objective
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 CLOSE = 1e-5
 RANKS = {1: [*CASES], 2: [*CASES], 3: ["grpo"]}

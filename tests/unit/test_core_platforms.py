@@ -28,6 +28,7 @@ from burnish.recipe.platforms import Platform, laid_over
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.plugin import REWARDS
 from burnish.rewards.remote.service import VERIFIERS
+from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
 
@@ -227,6 +228,15 @@ def test_a_platforms_tables_lie_over_the_recipes_own() -> None:
         "platform": "gpu",
     }
     assert laid_over(data, "cpu")["engine"] == {"device": "cpu", "max_num_seqs": 8, "max_context": 512}
+
+
+def test_the_tables_of_the_page_on_learners_are_planned(seven_b: Path, machine: Callable[..., None]) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "learners.md").read_text(), re.DOTALL)
+    tables = tomllib.loads("\n".join(blocks))
+    run = resolve(config_from_data({**BASE, "platform": "gpu", "model": str(seven_b), "resources": {"ray_address": "auto"}, **tables}))
+    assert run.placement.learners == 4
+    assert run.learner.lora == LoRAConfig(rank=16, alpha=32, targets=("q_proj", "v_proj"))
+    assert "4 learners: 1 GPU each" in shown(make_plan(run))
 
 
 def test_auto_is_gpu_where_torch_sees_one(machine: Callable[..., None]) -> None:

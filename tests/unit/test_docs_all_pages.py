@@ -38,7 +38,7 @@ RUN_BY = {
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
     "formats.md": ["test_formats_example.py"],
     "gpus.md": ["test_core_platforms.py"],
-    "learners.md": ["test_learner_ranks.py"],
+    "learners.md": ["test_core_platforms.py"],
     "other-languages.md": ["test_docs_pages.py"],
     "resume.md": ["test_core_limits.py"],
     "run-tools.md": ["test_docs_run_tools.py"],
