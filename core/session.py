@@ -121,9 +121,10 @@ class Session:
         measured: Measured = self.learner.score(batch, temperature)
         return measured
 
-    def step(self) -> dict[str, float]:
-        """Apply the gradients since the last step; see `Learner.step`. The engines keep their weights until `sync`."""
-        metrics: dict[str, float] = self.learner.step()
+    def step(self, scale: float = 1.0) -> dict[str, float]:
+        """Apply the gradients since the last step, at `scale` times the learning rate; see `Learner.step`. The engines keep their weights
+        until `sync`."""
+        metrics: dict[str, float] = self.learner.step(scale)
         return metrics
 
     def sync(self) -> list[SyncReceipt]:

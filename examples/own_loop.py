@@ -68,7 +68,7 @@ def train(run: Session, steps: int, tasks: int) -> None:
             print(f"step {step}: every group got equal rewards, so there is nothing to learn from")
             continue
         measured = run.forward_backward(batch_of(groups), objective)
-        stepped = run.learner.step(scale=min(1.0, len(groups) / tasks))  # fewer groups than wanted make a smaller step
+        stepped = run.step(scale=min(1.0, len(groups) / tasks))  # fewer groups than wanted make a smaller step
         run.sync()  # raises unless every engine proves that it computes with the new weights
         rewards = [episode.reward.total for group in groups for episode in group.rewarded if episode.reward is not None]
         print(
