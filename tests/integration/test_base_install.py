@@ -178,7 +178,8 @@ def test_a_service_that_needs_more_than_is_there_is_refused(base_python: Path, s
 
 def test_docs_install(base_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "install.md").read_text()
-    found = dict(re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = {kind: next(text for its_kind, text in blocks if its_kind == kind) for kind in ("python", "toml")}
     monkeypatch.chdir(tmp_path)
     Path("answers.py").write_text(found["python"])
     Path(".venv-judge").symlink_to(base_python.parent.parent)
