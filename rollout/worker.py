@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..envs.named import import_module
 from ..envs.registry import load_plugin
 from ..envs.tool_calls import parser_of_template
 from ..envs.types import Episode, EpisodeGroup, Float32, Task
@@ -39,7 +39,8 @@ SPARE_THREADS = 8
 class WorkerSetup:
     """What a rollout worker is built from: the policy to start with, the environment, the rewards, and the limits.
 
-    plugins: files, and modules: importable names, whose decorators register environments and rewards. seed: of all sampling.
+    plugins: files, and modules: importable names or paths of `.py` files, whose decorators register environments and rewards. seed: of all
+    sampling.
 
     Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
     """
@@ -83,7 +84,7 @@ class RolloutWorker:
         for plugin in setup.plugins:
             load_plugin(plugin)
         for module in setup.modules:
-            importlib.import_module(module)
+            import_module(module, "environment")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()

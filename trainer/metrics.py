@@ -52,7 +52,9 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
     metrics["success"] = parts.get(success, 0.0)
     metrics |= {f"episode/{name}": value for name, value in _means([episode.metrics for episode in rewarded]).items()}
     metrics["truncated"] = float(np.mean([episode.truncation is not None for episode in rewarded]))
-    predicted = [episode.labels["predicted"] for episode in rewarded if "predicted" in episode.labels]
+    known = {episode.labels["expected"] for episode in rewarded if "expected" in episode.labels}
+    said = [episode.labels["predicted"] for episode in rewarded if "predicted" in episode.labels]
+    predicted = [label if label in known else "other" for label in said]  # what a policy makes up names no metric
     metrics |= {f"predicted/{label}": predicted.count(label) / len(predicted) for label in sorted(set(predicted))}
     turns = [turn for episode in rewarded for turn in episode.turns]
     metrics["generate_seconds"] = float(np.mean([turn.generate_s for turn in turns])) if turns else 0.0

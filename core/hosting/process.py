@@ -20,6 +20,7 @@ from typing import Any
 from burnish.hosting.services import PROTOCOL, ServiceKind
 
 READY_S = 60.0
+END_S = 2.0
 STOP_S = 15.0  # longer than a server's own drain
 
 
@@ -87,6 +88,8 @@ class ServiceProcess:
                 self.stop(grace_s=0)
                 raise
         if not line:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)  # one that ended has closed its pipe a moment before
             why = f"said nothing for {self.ready_s:g} s" if self.alive else f"ended with code {self._process.wait(STOP_S)}"
             self.stop(grace_s=0)
             raise ValueError(f"{self.kind} service {self.target!r} did not start: it {why}; the end of {self.log}:\n{_tail(self.log)}")

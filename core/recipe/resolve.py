@@ -122,9 +122,14 @@ class ResolvedRun:
             rollout=self.rollout,
             engine=self.engine,
             plugins=tuple(str(Path(plugin).resolve()) for plugin in self.plugins),
-            modules=(self.environment.module,) if self.environment.module else (),
+            modules=(_absolute(self.environment.module),) if self.environment.module else (),
             seed=seed,
         )
+
+
+def _absolute(module: str) -> str:
+    """A module's name as it is, the path of a `.py` file in full: workers may start elsewhere."""
+    return str(Path(module).resolve()) if module.endswith(".py") else module
 
 
 def resolve(config: RunConfig) -> ResolvedRun:

@@ -99,3 +99,18 @@ def test_work_for_other_weights_is_refused(worker: tuple[RolloutWorker, Scripted
     with pytest.raises(StaleEngine):
         player.score([[1, 2]], version=3)
     assert player.progress.pending == 0
+
+
+def test_an_environment_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    size = ModelSize(hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, max_position=128)
+    new_model(["say done"] * 20, tmp_path / "model", size)
+    lines = ["from burnish.envs import register_env", "from burnish.envs.builtin.arithmetic import Arithmetic"]
+    (tmp_path / "mine.py").write_text("\n".join([*lines, "register_env('mine/Sums-v0', Arithmetic)"]))
+    setup = WorkerSetup(tmp_path / "model", "mine/Sums-v0", engine=EngineConfig(max_context=128), modules=(str(tmp_path / "mine.py"),))
+    player = RolloutWorker(setup, "rollout-1", engine=ScriptedEngine([[5, 6]], max_context=128))
+    try:
+        player.submit([Task("t", 1)], 1, 1.0)
+        (group,) = player.sample(30.0)
+        assert group.episodes[0].reward is not None
+    finally:
+        player.close()
