@@ -540,6 +540,9 @@ def test_code_that_comes_with_a_model_is_neither_run_nor_passed_on(honest_model:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": f"{watch.folder}/{MARK}", "peft_type": "LORA"}))
     for name in ("config.json", "tokenizer_config.json"):
         (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **AUTO_MAP}))
+    with watch.over("a model with an adapter"), pytest.raises(ValueError, match="holds an adapter"):
+        import_model(folder, tmp_path / "imported")
+    (folder / "adapter_config.json").unlink()
     with watch.over("a model with code"):
         import_model(folder, tmp_path / "imported")
     assert not (tmp_path / "ran").exists()

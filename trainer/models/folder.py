@@ -133,6 +133,12 @@ def _described(
     )
 
 
+def check_no_adapter(folder: Path) -> None:
+    """Raise ValueError for a folder with an adapter: transformers would load it into whatever base model its file names."""
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"model folder {folder} holds an adapter (adapter_config.json); merge it into its base model and take that")
+
+
 def check_model_folder(folder: Path, need_template: bool = True, need_weights: bool = True) -> None:
     """Check a folder by its files alone, without loading a model.
 
@@ -142,6 +148,7 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
     if not folder.is_dir():
         raise ValueError(f"model folder {folder} does not exist")
     check_links(folder)
+    check_no_adapter(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")

@@ -30,6 +30,7 @@ from .folder import (
     check_architecture,
     check_links,
     check_model_folder,
+    check_no_adapter,
     read_json,
     read_record,
     stop_token_ids,
@@ -254,6 +255,7 @@ def download_hub(model_id: str) -> Path:
 def _check_source_files(folder: Path, template_given: bool) -> None:
     """Refuse by name, before anything is loaded, what transformers would report at length."""
     check_links(folder)
+    check_no_adapter(folder)
     _check_indices(folder)
     if list(folder.glob("*.safetensors")) or not list(folder.glob("pytorch_model*.bin")):
         check_model_folder(folder, need_template=not template_given)
