@@ -8,7 +8,7 @@ from typing import Any
 from .extras import require
 
 ATTEMPTS = 3
-_LATE = "timed out during startup"
+_LATE = ("timed out during startup", "Timed out waiting for file")  # of the node, and of its control service
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def start_local_ray(**options: Any) -> Any:
         try:
             return ray.init(address="local", **options)
         except Exception as error:  # Ray has no class of its own for this
-            if attempt == ATTEMPTS or _LATE not in str(error):
+            if attempt == ATTEMPTS or not any(words in str(error) for words in _LATE):
                 raise
             _log.warning("Ray did not start within its 30 s (attempt %d of %d): %s", attempt, ATTEMPTS, error)
             ray.shutdown()

@@ -16,6 +16,7 @@ import torch
 from tests.integration.rank_targets import CASES, STEPS, WAIT_S, Played, batch_of, played
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.group import LearnerGroup, LearnerLost
 from burnish.trainer.learner.learner import Learner
@@ -80,8 +81,8 @@ def test_several_ranks_equal_one_over_ten_steps(runs: dict[int, dict[str, Played
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(
-        address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+    start_local_ray(
+        num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )  # fmt: skip
     yield
