@@ -1,6 +1,6 @@
 """Does it really learn? The demo's recipes on several run seeds; the nano model also beside continuing SFT for the wall time RFT took.
 
-`make bench` runs it (about 45 minutes for nano and 55 for SmolLM2 on two cores) and writes `docs/learning.md`, whatever comes out; then
+`make bench` runs it (about 90 minutes for nano and 55 for SmolLM2 on two cores) and writes `docs/learning.md`, whatever comes out; then
 it holds the figures to what the demo promises. Runs stay in `build/learning`: one that was interrupted goes on, one that is complete is
 not run again; remove the folder to measure anew after a change of the code. BURNISH_BENCH_SET overrides fields of the recipes
 ("engine.threads=1 learner.threads=1" suits a machine whose cores have other work); the page names them.
@@ -29,7 +29,8 @@ from burnish.trainer.phases.common import Phase
 
 pytestmark = pytest.mark.slow
 
-SEEDS: dict[DemoModel, tuple[int, ...]] = {"nano": (1, 2, 3), "smollm2": (1, 2)}
+SEEDS: dict[DemoModel, tuple[int, ...]] = {"nano": (1, 2, 3, 4, 5, 6, 7, 8), "smollm2": (1, 2)}
+CONTINUED = (1, 2, 3)  # the nano seeds whose SFT is also continued
 RUNS = Path("build/learning")
 TABLE = Path("docs/learning.md")
 OVERRIDES = os.environ.get("BURNISH_BENCH_SET", "").split()
@@ -115,11 +116,10 @@ def test_nano_gets_better_by_reinforcement_and_by_more_than_continued_sft() -> N
     provide_model("nano", Path("models"), Console())
     broken = []
     for seed in SEEDS["nano"]:
-        one = learned("nano", seed, beside_sft=True)
+        one = learned("nano", seed, beside_sft=seed in CONTINUED)
         write_page()
-        sft, rft, lead = one.results[("sft", "sampled")], one.results[("rft", "sampled")], one.lead()
-        assert lead is not None
-        broken += [f"seed {seed}: {promise}" for promise, kept in nano_promises(sft, rft, one.gain(), lead).items() if not kept]
+        sft, rft = one.results[("sft", "sampled")], one.results[("rft", "sampled")]
+        broken += [f"seed {seed}: {promise}" for promise, kept in nano_promises(sft, rft, one.gain(), one.lead()).items() if not kept]
     assert not broken, broken
 
 
@@ -134,7 +134,7 @@ def test_smollm2_gets_better_by_reinforcement() -> None:
     assert not broken, broken
 
 
-def nano_promises(sft: EvaluationResult, rft: EvaluationResult, gain: Comparison, lead: Comparison) -> dict[str, bool]:
+def nano_promises(sft: EvaluationResult, rft: EvaluationResult, gain: Comparison, lead: Comparison | None) -> dict[str, bool]:
     """What the demo promises of one run, and whether it was kept."""
     assert rft.cost is not None and sft.cost is not None and rft.macro_recall is not None and sft.macro_recall is not None
     assert rft.best_constant is not None
@@ -146,7 +146,7 @@ def nano_promises(sft: EvaluationResult, rft: EvaluationResult, gain: Comparison
         "and ends 15 points above the best constant policy": rft.success >= rft.best_constant.success + 0.15
         and rft.macro_recall >= rft.best_constant.macro_recall + 0.15,
         "inspection cost falls": rft.cost < sft.cost,
-        "RFT beats more SFT": lead.difference > 0,
+        "RFT beats more SFT": lead is None or lead.difference > 0,
     }
 
 

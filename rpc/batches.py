@@ -184,6 +184,8 @@ class _Stream:
                     self.unread -= len(batch)
                     if self.unread < self.handler.limits.max_in_flight:
                         self._room.set()
+            if self._draining:  # a client whose write meets the end of the stream is not told by gRPC how it ended
+                await context.write(self._method.results(stopping=True))
         finally:
             left = [self._reader, *(worker.task for worker in self.items.values())]
             for task in left:

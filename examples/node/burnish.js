@@ -127,6 +127,7 @@ export function batched(handle) {
     let scheduled = false
     let full = false
     let ended = false
+    let stopping = false
     let gone = false
 
     const flush = () => {
@@ -138,6 +139,7 @@ export function batched(handle) {
       }
       if (ended && !running.size && !results.length) {
         openStreams.delete(drain)
+        if (stopping) call.write({ stopping: true })
         call.end()
       }
     }
@@ -150,9 +152,13 @@ export function batched(handle) {
       soon()
     }
     const refuse = (requestId, status, message) => answer(requestId, { error: { code: grpc.status[status], message } })
-    const drain = () => {
+    const end = () => {
       ended = true
       soon()
+    }
+    const drain = () => {
+      stopping = true
+      end()
     }
 
     const take = async (item) => {
@@ -170,7 +176,7 @@ export function batched(handle) {
 
     openStreams.add(drain)
     call.on('data', (message) => ended || message.items.forEach(take))
-    call.on('end', drain)
+    call.on('end', end)
     call.on('error', () => {}) // the client went away; 'cancelled' says so too
     call.on('cancelled', () => {
       gone = true

@@ -107,6 +107,8 @@ class StreamExchange:
                     call = self._calls.pop(result.request_id, None)
                     if call is not None:  # else it was withdrawn meanwhile
                         self._settled(call, outcome_of(link.address, result))
+                if message.stopping:
+                    return Ended(RpcUnavailable(link.address, CLOSED), clean=True)
         except grpc.aio.AioRpcError as error:
             error = await self._uncovered(error, stream, channel)
             if error.code() is grpc.StatusCode.OK:

@@ -1,0 +1,75 @@
+"""The batched stream's client side against a stand-in for gRPC's call object, for orders of events that no real server can be made to give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from burnish.rpc.address import Target
+from burnish.rpc.methods import VERIFY
+from burnish.rpc.security import ClientSecurity
+from burnish.rpc.transport.calls import Call, Ended, Link, StreamCounts
+from burnish.rpc.transport.stream import StreamExchange
+
+
+class CoveredUp:
+    """A server that ends its stream while a write is on its way: gRPC then says INTERNAL of the stream, for good, whatever the server said.
+    What the server sent before is still read."""
+
+    def __init__(self, last: list[Any]) -> None:
+        self._last = last
+
+    def __call__(self, *_: object, **__: object) -> CoveredUp:
+        return self
+
+    def stream_stream(self, *_: object) -> CoveredUp:
+        return self
+
+    async def write(self, _: bytes) -> None:
+        raise self._error()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await asyncio.sleep(0.01)
+        for message in self._last:
+            yield message
+        raise self._error()
+
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.INTERNAL
+
+    async def details(self) -> str:
+        return "Internal error from Core"
+
+    def cancel(self) -> bool:
+        return True
+
+    def get_state(self) -> grpc.ChannelConnectivity:
+        return grpc.ChannelConnectivity.IDLE
+
+    def _error(self) -> grpc.aio.AioRpcError:
+        md = grpc.aio.Metadata
+        return grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, md(), md(), "Internal error from Core", "")
+
+
+class Unheard:
+    def deliver(self, future: Any, result: Any) -> None:
+        raise AssertionError("the replica's owner delivers")
+
+
+@pytest.mark.parametrize(("last", "clean"), [([VERIFY.results(stopping=True)], True), ([], False)])
+def test_a_server_that_said_it_stops_has_begun_nothing_else_however_the_stream_ends(last: list[Any], clean: bool) -> None:
+    async def run() -> Ended:
+        link = Link("mine", Target("127.0.0.1:1"), VERIFY, ClientSecurity(), "me", StreamCounts())
+        call = Call(VERIFY.request(), 1.0, Unheard(), None)
+        call.request_id, call.deadline = "me-0", asyncio.get_running_loop().time() + 1
+        exchange = StreamExchange(link, {call.request_id: call}, lambda *_: None)
+        exchange.send(call)
+        ended = await exchange.run(CoveredUp(last))  # type: ignore[arg-type]
+        assert call.sent
+        return ended
+
+    assert asyncio.run(asyncio.wait_for(run(), 10)).clean == clean
