@@ -1,4 +1,4 @@
-"""The batched stream's client side against a stand-in for gRPC's call object, for orders of events that no real server can be made to give."""
+"""The client side of a stream against a stand-in for gRPC's call object: orders of events that no real server can be made to give."""
 
 from __future__ import annotations
 
