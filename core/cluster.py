@@ -47,26 +47,24 @@ def services_of(services: Mapping[str, ServiceConfig], logs: Path) -> Iterator[d
         yield addresses
 
 
-def check_running_services(run: ResolvedRun) -> None:
-    """Ask the services that run already, once, as a dry run does. Raises ValueError naming the first that does not answer.
-
-    Those that burnish starts with the run are not there yet, and `ray:NAME` is looked up once the run belongs to the cluster.
-    """
-    addresses = {name: service.full_address for name, service in run.services.items() if service.address is not None}
-    check_services(run, {name: address for name, address in addresses.items() if not address.startswith(RAY)}, all_there=False)
+def on_ray(run: ResolvedRun) -> list[str]:
+    """The services that are found on the cluster, `ray:NAME`, and so not before the run belongs to it."""
+    given = [run.environment.args.get("address"), *(entry.verifier for entry in run.rewards)]
+    return sorted({str(one) for one in (*given, *(service.address for service in run.services.values())) if str(one).startswith(RAY)})
 
 
-def check_services(run: ResolvedRun, addresses: Mapping[str, str], all_there: bool = True) -> None:
-    """Ask every service that the recipe uses whether it answers. Raises ValueError naming the first that does not.
+def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
+    """Ask every service that the recipe uses whether it answers, but those that have no address here, and `ray:NAME` without a cluster.
 
-    all_there: False leaves out those that have no address here, and `ray:NAME`.
+    Raises ValueError naming the first that does not.
     """
     from burnish.envs.remote.env import RemoteEnv
     from burnish.envs.remote.tools import RemoteToolSet
     from burnish.rewards.remote.client import RemoteVerifier
 
     def there(value: Any) -> bool:
-        return all_there or (not str(value).startswith(RAY) and all(name in addresses for name in service_references(value)))
+        known = all(name in addresses for name in service_references(value))
+        return known and (not str(with_addresses(value, addresses)).startswith(RAY) or _is_on_cluster())
 
     if run.environment.is_remote:
         if there(run.environment.args.get("address")):
@@ -80,6 +78,12 @@ def check_services(run: ResolvedRun, addresses: Mapping[str, str], all_there: bo
             RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(
                 run.limits.check_s
             )
+
+
+def _is_on_cluster() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 @contextmanager

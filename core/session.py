@@ -24,6 +24,7 @@ from burnish.cluster import (
     Process,
     check_services,
     kill_processes,
+    on_ray,
     ray_session,
     request_resources,
     services_of,
@@ -33,12 +34,13 @@ from burnish.cluster import (
 )
 from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.load import load_config
+from burnish.recipe.rehearsal import rehearse
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.records import EvaluationResult, Mode
 from burnish.rollout.weights import SyncReceipt
-from burnish.rpc.address import RAY
 from burnish.trainer.batch import TokenBatch
+from burnish.trainer.data.examples import Say, silent
 from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.evaluation.evaluate import evaluate
@@ -181,16 +183,40 @@ def session(recipe: str | Path | ResolvedRun, overrides: Sequence[str] = (), log
 
 
 @contextmanager
-def parts_of(recipe: ResolvedRun, logs: Path) -> Iterator[Mapping[str, str]]:
-    """The recipe's services and Ray, and the services' addresses by name. Raises ValueError naming a service that does not answer."""
+def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent) -> Iterator[Mapping[str, str]]:
+    """The recipe's services and Ray, and the services' addresses by name, once an episode has been rehearsed with them.
+
+    say: told how that went. Raises ValueError naming a service that does not answer, or what does not fit (see `rehearse`).
+    """
+    by_name = on_ray(recipe)
     with services_of(recipe.services, logs) as addresses:
-        on_ray = any(address.startswith(RAY) for address in addresses.values())  # found on the cluster, so not before it is there
-        if not on_ray:
-            check_services(recipe, addresses)
+        if not by_name:
+            _try(recipe, addresses, say)
         with ray_session(recipe.placement):
-            if on_ray:
-                check_services(recipe, addresses)
+            if by_name:
+                _try(recipe, addresses, say)
             yield addresses
+
+
+def try_parts(recipe: ResolvedRun, say: Say = silent) -> None:
+    """What a dry run does with the parts of a recipe: start its services, ask all, rehearse one episode, and end them again.
+
+    No Ray is started: with services that are found on it nothing is rehearsed. Raises ValueError like `parts_of`.
+    """
+    by_name = on_ray(recipe)
+    with tempfile.TemporaryDirectory(prefix="burnish-dry-run-") as logs, services_of(recipe.services, Path(logs)) as addresses:
+        if not by_name:
+            _try(recipe, addresses, say)
+            return
+        check_services(recipe, addresses)
+        say(f"not rehearsed: {', '.join(by_name)} is looked up once the run belongs to the cluster, and an episode is rehearsed then")
+
+
+def _try(recipe: ResolvedRun, addresses: Mapping[str, str], say: Say) -> None:
+    check_services(recipe, addresses)
+    seen = rehearse(recipe, addresses)
+    for line in (seen.line, *seen.notes):
+        say(line)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from .conversation import EpisodeParts
 from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
-from .renderers import TemplateRenderer
+from .renderers import Renderer, TemplateRenderer
 from .weights import StaleEngine, SyncReceipt, WeightSnapshot, sync_weights
 
 T = TypeVar("T")
@@ -66,6 +66,27 @@ class Progress:
     pending: int
 
 
+def episode_parts(setup: WorkerSetup, make: Callable[[Renderer], Engine], threads: Executor) -> EpisodeParts:
+    """What the episodes of one process share. make: the engine, once everything else of the setup is known to be there.
+
+    Raises ValueError when the setup cannot be built.
+    """
+    from transformers import AutoTokenizer
+
+    for plugin in setup.plugins:
+        load_plugin(plugin)
+    for module in setup.modules:
+        import_module(module, "environment")
+    tokenizer = AutoTokenizer.from_pretrained(str(setup.model), trust_remote_code=False)
+    renderer = TemplateRenderer(tokenizer, setup.rollout.template_args)
+    tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
+    rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
+    engine = make(renderer)
+    return EpisodeParts(
+        setup.environment, setup.environment_args, engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser
+    )
+
+
 class RolloutWorker:
     """Runs episodes in the background: `submit` tasks, fetch finished groups with `sample`.
 
@@ -76,27 +97,14 @@ class RolloutWorker:
     def __init__(
         self, setup: WorkerSetup, name: str, on_episode: Callable[[Episode], None] | None = None, engine: Engine | None = None
     ) -> None:
-        from transformers import AutoTokenizer
-
         self.name = name
-        self._setup = setup
         self._on_episode = on_episode
-        for plugin in setup.plugins:
-            load_plugin(plugin)
-        for module in setup.modules:
-            import_module(module, "environment")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()
-        tokenizer = AutoTokenizer.from_pretrained(str(setup.model), trust_remote_code=False)
-        renderer = TemplateRenderer(tokenizer, setup.rollout.template_args)
-        tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
-        rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
-        self.engine = engine or make_engine(setup.engine, setup.model, name)
         threads = ThreadPoolExecutor(setup.rollout.concurrency + SPARE_THREADS, thread_name_prefix=f"{name}-env")
-        self._parts = EpisodeParts(
-            setup.environment, setup.environment_args, self.engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser
-        )
+        self._parts = episode_parts(setup, lambda renderer: engine or make_engine(setup.engine, setup.model, name), threads)
+        self.engine = self._parts.engine
         self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
         self._running: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(setup.rollout.concurrency)

@@ -106,7 +106,7 @@ def options(
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml), or with --resume a run folder.", show_default=False)],
     set_: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, rehearse an episode, and stop.")] = False,
     plugin: PluginOption = None,
     platform: PlatformOption = None,
     run_dir: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,13 @@ def launch(
 ) -> RunFolder | None:
     """Run a recipe, or continue a run; returns its folder. Everything that can be checked is checked before a folder is made.
 
-    platform: "auto", "cpu" or "gpu", instead of the recipe's own. dry_run: only check, and show the plan, for which a model's weights need
-    not be there. Raises ValueError for whatever the user can put right. Ctrl-C passes through, with a note that says how to resume.
+    platform: "auto", "cpu" or "gpu", instead of the recipe's own. dry_run: only check, show the plan, for which a model's weights need not
+    be there, and rehearse an episode (see `rehearse`). Raises ValueError for whatever the user can put right. Ctrl-C passes through, with
+    a note that says how to resume.
     """
-    from burnish.cluster import check_running_services
     from burnish.recipe.plan import make_plan, print_plan
-    from burnish.run.display import new_console
+    from burnish.run.display import new_console, say
+    from burnish.session import try_parts
     from burnish.trainer.models.finding import find_model, is_source
 
     if resume:
@@ -50,7 +52,8 @@ def launch(
         plan = make_plan(run, run_dir, status.update, need_weights=not dry_run)
     print_plan(plan, console)
     if dry_run:
-        check_running_services(run)
+        with console.status("rehearsing an episode with the recipe's environment, rewards and services"):
+            try_parts(run, partial(say, console))
         return None
     if resume and run_dir is not None:
         folder = open_run(run_dir)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     console = console or new_console()
     with console.status("making the examples of the supervised phases"):  # all of them: a row that is unfit must not be met in the middle
         examples = _examples(recipe, folder)
-    with parts_of(recipe, folder.path / "logs") as addresses:
+    with parts_of(recipe, folder.path / "logs", partial(say, console)) as addresses:
         say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
         with _started(recipe, folder, addresses, console) as current:
             current.examples = examples
@@ -306,7 +307,10 @@ def evaluate_checkpoint(recipe: ResolvedRun, checkpoint: str) -> Results:
     model, name = str(find_model(checkpoint)), f"{recipe.name}-evaluation"
     recipe = replace(recipe, model=model, name=name, record={**recipe.record, "model": model, "name": name})
     folder, console = create_run(recipe), new_console()
-    with parts_of(recipe, folder.path / "logs") as addresses, _started(recipe, folder, addresses, console) as run:
+    with (
+        parts_of(recipe, folder.path / "logs", partial(say, console)) as addresses,
+        _started(recipe, folder, addresses, console) as run,
+    ):
         _evaluate(run, "base", 0)
         say(console, f"transcripts: burnish rollouts {folder.path}")
         return run.results

@@ -214,13 +214,14 @@ def test_a_dry_run_asks_what_runs_already(start: Start, files: Files, tmp_path: 
             "environment_args": {"tools": "service:t"},
         }
         recipe |= {"multi_turn_rollouts": True, "rewards": [{"verifier": "service:v"}], "rollout": {"max_tokens_per_turn": 16}}
+        recipe |= {"engine": {"max_context": 2048}}
         recipe |= {"services": {"v": {"address": verifier, "token_file": files.token}, "t": {"address": tools, "token_file": files.token}}}
         recipe["services"] |= services
         Path("r.json").write_text(json.dumps(recipe))
         return burnish_command("run", "r.json", "--dry-run")
 
     code, said = dry_run()
-    assert code == 0, said
+    assert (code, "rehearsed task heldout-1000000000: prompt " in said) == (0, True), said
     with socket.socket() as dead:
         dead.bind(("127.0.0.1", 0))
         for services, says in (

@@ -134,6 +134,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setitem(sys.modules, "burnish.run.pipeline", module)
     monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda recipe, run_dir=None, say=None, need_weights=False: None)
     monkeypatch.setattr("burnish.recipe.plan.print_plan", lambda plan, console: None)
+    monkeypatch.setattr("burnish.session.try_parts", lambda recipe, say: say("rehearsed"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(RECIPE)
     return seen
@@ -160,8 +161,9 @@ def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_pa
     assert (config["rft"]["steps"], config["limits"]["stall_s"]) == (5, 900.0)
 
 
-def test_a_dry_run_starts_nothing(pipeline: dict[str, Any], tmp_path: Path) -> None:
-    assert burnish_command("run", "r.toml", "--dry-run").exit_code == 0
+def test_a_dry_run_rehearses_and_starts_no_run(pipeline: dict[str, Any], tmp_path: Path) -> None:
+    done = burnish_command("run", "r.toml", "--dry-run")
+    assert (done.exit_code, done.stdout) == (0, "rehearsed\n")
     assert "recipe" not in pipeline
     assert not (tmp_path / "runs").exists()
 

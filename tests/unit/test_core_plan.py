@@ -8,36 +8,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tests.unit.paper_model import HIDDEN, VOCABULARY, write_paper_model
 
 from burnish.recipe.load import config_from_data
 from burnish.recipe.plan import engine_tokens_per_second, make_plan, print_plan
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
+from burnish.trainer.models.tokenizer import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.unit
-
-HIDDEN, VOCABULARY = 32, 10
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder that reads like a model of 32 x 10 + 100 parameters whose tokenizer gives one token per word and speaks ChatML."""
-    folder = tmp_path / "models" / "tiny"
-    folder.mkdir(parents=True)
-    shape = {"num_hidden_layers": 2, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "num_attention_heads": 4, "intermediate_size": 24}
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **shape}))
-    words = Tokenizer(models.WordLevel({"?": 0, "part": 1, MESSAGE_START: 2, MESSAGE_END: 3}, unk_token="?"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.add_special_tokens([MESSAGE_START, MESSAGE_END])
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=MESSAGE_END, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
-    save_file({"embed": np.zeros((VOCABULARY, HIDDEN), np.float32), "w": np.zeros(100, np.float32)}, folder / "model.safetensors")
-    return folder
+    return write_paper_model(tmp_path / "models" / "tiny")
 
 
 def recipe(model: Path | str, **more: Any) -> ResolvedRun:

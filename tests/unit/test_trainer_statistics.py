@@ -199,7 +199,7 @@ def test_summaries_that_make_no_sense_are_refused() -> None:
         summarize([failed], "verdict")
     with pytest.raises(EvaluationFailed, match="there are no episodes"):
         summarize([], "verdict")
-    with pytest.raises(ValueError, match="none of 1 episodes has a reward part 'verdct'; did you mean 'verdict'"):
+    with pytest.raises(ValueError, match="the episode has no reward part 'verdct'; did you mean 'verdict'"):
         summarize([episode("t1", 1.0)], "verdct")
     with pytest.raises(ValueError, match="lies between 0 and 1"):
         summarize([episode("t1", -0.5)], "verdict")

@@ -135,10 +135,13 @@ class SuccessWatch:
     def check(self) -> None:
         """Raise ValueError when no episode so far has the part."""
         if not self._found:
-            what = f"none of {self._seen} episodes has a reward part {self._part!r}{did_you_mean(self._part, sorted(self._names))}"
+            none = f"none of {self._seen} episodes has a" if self._seen > 1 else "the episode has no"
             kind, _, name = self._part.partition(".")
-            fix = f'; an environment that gives it only now and then declares it: reward_parts = ("{name}",)' if kind == "env" else ""
-            raise ValueError(f"success: {what}{fix}")
+            close, fix = did_you_mean(self._part, sorted(self._names)), "what gives it must give it with every episode, as 0 at the least"
+            if kind == "env":
+                fix = f'an environment that gives it only now and then declares it: reward_parts = ("{name}",)'
+            then = f" {fix[0].upper()}{fix[1:]}" if close.endswith("?") else f"; {fix}"
+            raise ValueError(f"success: {none} reward part {self._part!r}{close}{then if name else ''}")
 
 
 def _check_failures(episodes: Sequence[Episode], failures: Mapping[str, int], error_budget: float) -> None:
