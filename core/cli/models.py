@@ -1,21 +1,21 @@
-"""What `burnish models …` does around `burnish.trainer.models.importing`."""
+"""What `burnish models …` does around `burnish.trainer.models`, and what it says."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from burnish.cli.arguments import parse_arguments
 from burnish.envs.registry import did_you_mean
 from burnish.inspector.text import printable
 from burnish.recipe.components import load_function
 from burnish.trainer.data.sources import read_documents
-from burnish.trainer.models.finding import default_model_name, list_models
-from burnish.trainer.models.folder import ModelRecord, Stage
+from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models
 from burnish.trainer.models.importing import import_model, new_model
+from burnish.trainer.models.manifest import STAGES, Ancestor, Manifest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,76 @@ def new_named(name: str, source: TextSource, size: str, seed: int, models_dir: P
     return _made(new_model(source.texts(seed), models_dir / _checked(name), size, seed), models_dir)
 
 
-def import_named(source: str, name: str | None, stage: str | None, chat_template: Path | None, models_dir: Path) -> str:
+def import_named(
+    source: str, name: str | None, stage: str | None, chat_template: Path | None, licence: str | None, models_dir: Path
+) -> str:
     """Import `source` as `models_dir/name` and say what it is."""
-    stages: list[Stage] = list(get_args(Stage))
-    known = [known for known in stages if known == stage]
+    known = [known for known in STAGES if known == stage]
     if stage is not None and not known:
-        raise ValueError(f"--stage {stage!r} is unknown{did_you_mean(stage, list(stages))}")
+        raise ValueError(f"--stage {stage!r} is unknown{did_you_mean(stage, list(STAGES))}")
     out = models_dir / _checked(name or default_model_name(source))
-    return _made(import_model(source, out, stage=known[0] if known else None, chat_template=chat_template), models_dir)
+    manifest = import_model(source, out, stage=known[0] if known else None, chat_template=chat_template, licence=licence)
+    return "\n".join([_made(manifest, models_dir), *_same_lines(manifest, models_dir)])
+
+
+def export_line(model: str, out: Path, models_dir: Path) -> str:
+    """Export a model and say what was written."""
+    from burnish.trainer.models.exporting import export_folder
+
+    manifest = export_folder(model, out, models_dir)
+    return printable(f"exported {manifest.name} ({manifest.stage}, {manifest.parameters / 1e6:.1f} M parameters) to {out}")
+
+
+def delete_named(name: str, models_dir: Path) -> str:
+    """Remove `models_dir/name` and say what is gone."""
+    manifest = delete_model(name, models_dir)
+    return printable(f"removed {models_dir / name} ({DIGEST}{manifest.digest[:12]})")
 
 
 def list_lines(models_dir: Path) -> list[str]:
-    rows = [(folder.name, record.stage, f"{record.parameters / 1e6:.1f} M", record.source) for folder, record in list_models(models_dir)]
+    rows = [
+        (folder.name, manifest.stage, f"{manifest.parameters / 1e6:.1f} M", manifest.digest[:12], manifest.source)
+        for folder, manifest in list_models(models_dir)
+    ]
     if not rows:
         return [f"no models in {models_dir}/; make one with `burnish models new` or `burnish models import`"]
-    return table_lines(("name", "stage", "parameters", "source"), rows)
+    return table_lines(("name", "stage", "parameters", "sha256", "source"), rows)
+
+
+def show_lines(model: str, models_dir: Path) -> list[str]:
+    """What a model's manifest says, as it says it. Its files are not read: `burnish models check` does that."""
+    folder = find_model(model, models_dir, need_weights=False)
+    manifest = read_manifest(folder)
+    facts = [("folder", str(folder)), ("digest", f"{DIGEST}{manifest.digest}"), ("tokenizer", f"{DIGEST}{manifest.tokenizer_sha256}")]
+    said = manifest.model_dump(mode="json", exclude={"files", "lineage", "parents", "training", "metrics", "format"})
+    facts += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in said.items()]
+    if (training := manifest.training) is not None:
+        facts.append(("trained by", f"{training.run}, step {training.step} of {training.phase} ({training.kind})"))
+        facts.append(("recipe", f"{DIGEST}{training.recipe_sha256}"))
+        facts += [("data", f"{use.source}, {_count(use.examples)}{DIGEST}{use.sha256 or 'none'}") for use in training.data]
+    facts += [(f"metric {name}", f"{value:.6g}") for name, value in sorted(manifest.metrics.items())]
+    facts += [(f"file {name}", f"{DIGEST}{digest}") for name, digest in sorted(manifest.files.items())]
+    return table_lines(("", ""), facts)[1:]
+
+
+def lineage_lines(model: str, models_dir: Path) -> list[str]:
+    """A model, and below it what it was made from, each indented below what was made of it."""
+    manifest = read_manifest(find_model(model, models_dir, need_weights=False))
+    known = {ancestor.digest: ancestor for ancestor in manifest.lineage}
+    lines: list[str] = []
+
+    def add(one: Ancestor, depth: int, above: frozenset[str]) -> None:
+        lines.append(f"{'  ' * depth}{one.name}  {one.stage}  {DIGEST}{one.digest[:12]}  {one.source}")
+        for parent in one.parents:
+            if parent not in above:  # a manifest from elsewhere may claim that it descends from itself
+                add(known[parent], depth + 1, above | {parent})
+
+    add(manifest.as_ancestor, 0, frozenset({manifest.digest}))
+    return [printable(line).replace("\n", "\\n") for line in lines]
+
+
+def _count(examples: int | None) -> str:
+    return "" if examples is None else f"{examples:,} examples, "
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -73,9 +128,15 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
 
 
-def _made(record: ModelRecord, models_dir: Path) -> str:
-    size = f"{record.parameters / 1e6:.1f} M parameters"
-    return f"{models_dir / record.name}: {record.architecture}, {size}, stage {record.stage}, from {record.source}"
+def _made(manifest: Manifest, models_dir: Path) -> str:
+    what = f"{manifest.architecture}, {manifest.parameters / 1e6:.1f} M parameters, stage {manifest.stage}"
+    return printable(f"{models_dir / manifest.name}: {what}, {DIGEST}{manifest.digest[:12]}, from {manifest.source}")
+
+
+def _same_lines(manifest: Manifest, models_dir: Path) -> list[str]:
+    """Where the same model is already, under other names."""
+    same = [folder.name for folder, other in list_models(models_dir) if other.digest == manifest.digest and folder.name != manifest.name]
+    return [f"it is the same model as {', '.join(same)}"] if same else []
 
 
 def _checked(name: str) -> str:

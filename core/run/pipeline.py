@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 
@@ -24,12 +24,14 @@ from burnish.run.display import StepBar, evaluation_line, failures_line, new_con
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.session import Session, parts_of, session_over
 from burnish.trainer.data.examples import supervised_examples
-from burnish.trainer.data.supervised import SupervisedExample
+from burnish.trainer.data.supervised import SupervisedExample, examples_sha256
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.loop import PolicyProgress, Step
-from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune, save_checkpoint
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
+from burnish.trainer.models.folder import Origin, manifest_of
+from burnish.trainer.models.manifest import DataUse, Stage, Training, json_sha256
 from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.phases.common import PHASES, Phase, PhaseStep
 from burnish.trainer.phases.rft import RFTPhaseConfig, ending_lines, rft_steps
@@ -37,7 +39,7 @@ from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
 
 Split = Literal["train", "heldout"]
 
-STAGES: Mapping[Phase, Any] = {"cpt": "midtraining", "sft": "sft", "rft": "rft"}
+STAGES: Mapping[Phase, Stage] = {"cpt": "mid-training", "sft": "sft", "rft": "rft"}
 """The stage a model is in after each phase."""
 
 
@@ -231,7 +233,7 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     learner, progress = run.session.learner, run.session.loop.progress
 
     def write_model(folder: Path) -> None:
-        run.session.save_model(folder, f"{run.recipe.name}-{phase}", STAGES[phase], f"{run.name}/{phase}-{step}")
+        run.session.save_model(folder, _origin(run, phase, step, metrics))
 
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -245,6 +247,30 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     prune(run.folder.path, run.recipe.keep_checkpoints)
     if final:
         say(run.console, f"checkpoint {record.folder(run.folder.path)}")
+
+
+def _origin(run: Run, phase: Phase, step: int, metrics: Mapping[str, float]) -> Origin:
+    """What the manifest of a checkpoint says: it was made by this phase, from the last checkpoint of the phase before, or from the base."""
+    earlier = [one for one in list_checkpoints(run.folder.path) if one.final and one.phase != phase]
+    parent = manifest_of(earlier[-1].model(run.folder.path) if earlier else run.session.base)
+    training = Training(
+        run=run.name, phase=phase, kind=phase, step=step, recipe_sha256=json_sha256(run.recipe.record), data=_data_uses(run, phase)
+    )
+    name, source = f"{run.recipe.name}-{phase}", f"{run.name}/{phase}-{step}"
+    return Origin(name=name, stage=STAGES[phase], source=source, parents=(parent,), training=training, metrics=metrics)
+
+
+def _data_uses(run: Run, phase: Phase) -> tuple[DataUse, ...]:
+    table = run.recipe.phase(phase).table
+    if isinstance(table, SupervisedConfig):
+        examples = run.examples[phase]
+        return (DataUse(source=table.data or table.generate or "", sha256=examples_sha256(examples), examples=len(examples)),)
+    tasks = run.recipe.tasks
+    if tasks.files is not None:
+        return (
+            DataUse(source=tasks.files.train, sha256=run.tasks_digest, examples=len(run.session.files.train) if run.session.files else 0),
+        )
+    return (DataUse(source=f"{run.recipe.environment.id}, seeds {tasks.train_seeds[0]} to {tasks.train_seeds[1] - 1}"),)
 
 
 def _evaluate(run: Run, phase: str, step: int) -> None:

@@ -51,8 +51,9 @@ from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.data.sources import read_conversations
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.checkpoints import list_checkpoints
-from burnish.trainer.models.folder import check_model_folder, read_record
+from burnish.trainer.models.folder import check_model_folder
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
+from burnish.trainer.models.manifest import read_manifest
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -527,7 +528,7 @@ def test_no_field_of_a_model_folder_reaches_out(honest_model: Path, watch: Watch
             shutil.copytree(honest_model, folder)
             (folder / name).write_text(json.dumps(hostile_value))
             with watch.over(f"{name} {where}"):
-                read_record(folder)
+                read_manifest(folder)
                 check_model_folder(folder)
                 import_model(folder, tmp_path / "imported" / f"m{number}")
             shutil.rmtree(folder)

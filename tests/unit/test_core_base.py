@@ -36,7 +36,7 @@ BEYOND = {
     "demo": ENGINE.format("demo"),
     "evaluate runs/x recipe.toml": ENGINE.format("evaluate"),
     "serve runs/x": ENGINE.format("serve"),
-    "export runs/x out": TRAIN.format("export"),
+    "models export runs/x out": TRAIN.format("models export"),
     "models import org/model": TRAIN.format("models import"),
     "models new small --text a.txt": TRAIN.format("models new"),
     "env baseline burnish/CartPole-v0": TRAIN.format("env baseline"),
@@ -48,6 +48,9 @@ BEYOND = {
 WITHIN = {
     "--help": "serve-verifier",
     "models list": "no models in models/",
+    "models show --help": "MODEL",
+    "models lineage --help": "MODEL",
+    "models delete --help": "NAME",
     "env list": "burnish/QualityInspection-v0",
     "env check burnish/Arithmetic-v0": "passed",
     "rewards list": "burnish/openai-grader-v1",

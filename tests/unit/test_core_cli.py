@@ -28,7 +28,7 @@ from burnish.run.display import say
 pytestmark = pytest.mark.unit
 
 HEAVY = ("torch", "ray", "vllm", "transformers", "grpc", "numpy", "pydantic", "rich", "gymnasium")
-COMMANDS = ("run", "check", "demo", "models", "serve", "serve-verifier", "serve-tools", "rollouts", "evaluate", "export", "env", "rewards")
+COMMANDS = ("run", "check", "demo", "models", "serve", "serve-verifier", "serve-tools", "rollouts", "evaluate", "env", "rewards")
 RECIPE = 'name = "x"\nmodel = "m"\nenvironment = "burnish/Arithmetic-v0"\n'
 
 

@@ -14,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 from burnish.rollout.engine.vllm_openai import context_length, kv_cache_bytes
 from burnish.serving.app import LARGEST_BODY, ApiKeys, StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
-from burnish.serving.export import export_checkpoint
-from burnish.trainer.models.folder import read_record, write_record
+from burnish.trainer.models.exporting import export_folder
+from burnish.trainer.models.folder import Origin, write_manifest
 from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.models.manifest import read_manifest
 
 pytestmark = pytest.mark.unit
 
@@ -191,8 +192,8 @@ def test_an_export_is_the_model_without_the_training_state(tmp_path: Path) -> No
     shutil.copytree(tmp_path / "models" / "tiny", checkpoint / "model")
     (checkpoint / "trainer").mkdir()
     args = {"enable_thinking": False}
-    write_record(checkpoint / "model", name="tiny", stage="rft", source="test", template_args=args)
-    exported = export_checkpoint(checkpoint, tmp_path / "out")
+    write_manifest(checkpoint / "model", Origin(name="tiny", stage="rft", source="test", template_args=args))
+    exported = export_folder(checkpoint, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "config.json",
         "generation_config.json",
@@ -201,9 +202,10 @@ def test_an_export_is_the_model_without_the_training_state(tmp_path: Path) -> No
         "chat_template.jinja",
         "model.safetensors",
         "burnish.json",
+        "README.md",
     }
-    assert exported.weights_sha256 == record.weights_sha256
-    assert (read_record(tmp_path / "out").name, read_record(tmp_path / "out").template_args) == ("out", args)
+    assert exported.digest == record.digest
+    assert (read_manifest(tmp_path / "out").name, read_manifest(tmp_path / "out").template_args) == ("out", args)
 
 
 def test_an_export_of_weights_that_changed_is_refused(tmp_path: Path) -> None:
@@ -212,5 +214,5 @@ def test_an_export_of_weights_that_changed_is_refused(tmp_path: Path) -> None:
     new_model(["some text"], tmp_path / "b", size, seed=1)
     shutil.copyfile(tmp_path / "b" / "model.safetensors", tmp_path / "a" / "model.safetensors")
     with pytest.raises(ValueError, match="changed after it was written"):
-        export_checkpoint(tmp_path / "a", tmp_path / "out")
+        export_folder(tmp_path / "a", tmp_path / "out")
     assert not (tmp_path / "out").exists()

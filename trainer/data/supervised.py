@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,6 +73,16 @@ def sft_examples(
     if max_tokens is not None and longest > max_tokens:
         raise ValueError(f"the conversation is {longest} tokens long, more than the {max_tokens} allowed; shorten it or raise the limit")
     return examples
+
+
+def examples_sha256(examples: Iterable[SupervisedExample]) -> str:
+    """SHA-256 over the tokens of examples and which of them are trained, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(len(example.token_ids).to_bytes(8, "little"))
+        digest.update(example.token_ids.astype("<i4").tobytes())
+        digest.update(example.trainable.tobytes())
+    return digest.hexdigest()
 
 
 def shuffled_batch(size: int, batch_size: int, seed: int, position: int) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from ...envs.types import Float32, Trajectory
 from ...rollout.weights import WeightSnapshot, snapshot
 from ..batch import TokenBatch, plain_batch
-from ..models.folder import weights_sha256
+from ..models.manifest import weights_sha256
 from ..objectives.losses import LossInputs, TokenStatistics
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective, whole_loss

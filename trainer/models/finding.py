@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import re
+import shutil
+import uuid
 from pathlib import Path
 
 from ...envs.registry import did_you_mean
 from .checkpoints import FOLDER, JOURNAL, latest
-from .folder import ModelRecord, check_model_folder, read_record
+from .folder import check_model_folder
 from .importing import import_model
+from .manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_digests
+from .sources import is_url
 
 MODELS = Path("models")
+DIGEST = "sha256:"
+SHORTEST_DIGEST = 8
 
 
 def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool = False, need_weights: bool = True) -> Path:
     """The model folder that a path, a name or a source stands for.
 
     A run folder means its latest checkpoint; a checkpoint folder, with or without `/model`, itself; then there are model folders, names
-    under `models_dir`, and sources (`is_source`), which are looked up under the name that their import gives them and imported first when
-    `may_import`. need_weights: whether a folder without its weight files will not do.
+    under `models_dir`, `sha256:DIGEST` (its first 8 characters or more) for the one there that has it, and sources (`is_source`), which are
+    looked up under the name that their import gives them and imported first when `may_import`. `…@sha256:DIGEST` after any of these holds
+    what was found to that digest. need_weights: whether a folder without its weight files will not do.
 
     Example: `find_model("runs/demo-20260101-120000")` is `…/checkpoints/rft-40/model`.
 
-    Raises ValueError when it is none of these, a source that is not here and may not be imported, or a folder that is not sound.
+    Raises ValueError when it is none of these, a source that is not here and may not be imported, a folder that is not sound, or another
+    model than the digest says.
     """
+    name, at, digest = str(model).rpartition(f"@{DIGEST}")
+    if at:
+        folder = find_model(name, models_dir, may_import=may_import, need_weights=need_weights)
+        return _held_to(folder, _checked_digest(digest))
+    if str(model).startswith(DIGEST):
+        return _by_digest(_checked_digest(str(model).removeprefix(DIGEST)), models_dir)
     given = Path(model).expanduser()
     for folder in (given, models_dir / model):
         if folder.is_dir():
@@ -35,6 +49,37 @@ def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool
     known = sorted(path.parent.name for path in models_dir.glob("*/config.json")) if models_dir.is_dir() else []
     hint = did_you_mean(str(model), known) or "; make one with `burnish models new` or `burnish models import`"
     raise ValueError(f"model {str(model)!r} is neither a folder nor a model in {models_dir}/{hint}")
+
+
+def verified_model(model: str | Path, models_dir: Path = MODELS) -> Path:
+    """`find_model`, with every file held to the digests of its manifest, where it has one: what reads a model's weights begins here."""
+    folder = find_model(model, models_dir)
+    verify_digests(folder)
+    return folder
+
+
+def _checked_digest(digest: str) -> str:
+    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_DIGEST},64}}", digest):
+        raise ValueError(f"{DIGEST}{digest} must be {SHORTEST_DIGEST} to 64 characters of a digest, as `burnish models list` shows it")
+    return digest
+
+
+def _held_to(folder: Path, digest: str) -> Path:
+    manifest = own_manifest(folder)
+    if manifest is None or not manifest.digest.startswith(digest):
+        found = "has no manifest" if manifest is None else f"is {DIGEST}{manifest.digest[:12]}"
+        raise ValueError(f"model folder {folder} {found}, not {DIGEST}{digest}; give the model that is meant")
+    return folder
+
+
+def _by_digest(digest: str, models_dir: Path) -> Path:
+    found = [folder for folder, manifest in list_models(models_dir) if manifest.digest.startswith(digest)]
+    if not found:
+        raise ValueError(f"no model in {models_dir}/ has a digest that begins with {digest}; `burnish models list` shows them")
+    check_model_folder(found[0])  # several with one beginning: the same model under several names, or too short a digest
+    if len({read_manifest(folder).digest for folder in found}) > 1:
+        raise ValueError(f"{DIGEST}{digest} is the beginning of several models: {', '.join(f.name for f in found)}; give more of it")
+    return found[0].resolve()
 
 
 def _model_below(folder: Path) -> Path:
@@ -59,8 +104,9 @@ def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
 
 def is_source(model: str) -> bool:
     """Whether a model reads like something to import rather than a folder or a name."""
+    model = model.partition(f"@{DIGEST}")[0]
     local = model.startswith((".", "/", "~")) or Path(model).is_dir()
-    return model.startswith("pypi:") or model.endswith(".gguf") or (model.count("/") == 1 and not local)
+    return model.startswith("pypi:") or is_url(model) or model.endswith(".gguf") or (model.count("/") == 1 and not local)
 
 
 def default_model_name(source: str) -> str:
@@ -69,6 +115,24 @@ def default_model_name(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", last.removesuffix(".gguf").lower()).strip("-.")
 
 
-def list_models(models_dir: Path = MODELS) -> list[tuple[Path, ModelRecord]]:
-    """Every recorded model under `models_dir`, by name."""
-    return [(file.parent, read_record(file.parent)) for file in sorted(models_dir.glob("*/burnish.json"))]
+def list_models(models_dir: Path = MODELS) -> list[tuple[Path, Manifest]]:
+    """Every model with a manifest under `models_dir`, by name. A folder that a copy or a removal is under way in is none."""
+    files = sorted(models_dir.glob(f"*/{MANIFEST_FILE}"))
+    return [(file.parent, read_manifest(file.parent)) for file in files if not file.parent.name.startswith(".")]
+
+
+def delete_model(name: str, models_dir: Path = MODELS) -> Manifest:
+    """Remove the model of this name under `models_dir`; what its manifest said. It is gone under its name before its files go.
+
+    Raises ValueError when there is no such model, or a folder of that name that no manifest says is one.
+    """
+    folder = models_dir / name
+    if Path(name).name != name or not (folder / MANIFEST_FILE).is_file():
+        known = [other.name for other, _ in list_models(models_dir)]
+        hint = did_you_mean(name, known) or "; `burnish models list` shows those that are"
+        raise ValueError(f"{name!r} is no model in {models_dir}/ that burnish made{hint}")
+    manifest = read_manifest(folder)
+    doomed = models_dir / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+    return manifest

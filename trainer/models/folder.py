@@ -1,133 +1,92 @@
 """A model folder: what burnish reads, trains, serves and exports.
 
 It is an ordinary Hugging Face folder (`config.json`, `tokenizer.json` with a chat template, `*.safetensors`, `generation_config.json`)
-plus, when burnish made it, `burnish.json`, the record of where it came from. Nothing here imports torch: a folder is checked by its files,
-and the folder of a trained policy is written from numpy arrays. Loading a model for real is `trainer.models.verify_model`.
+plus, when burnish made it, its manifest (`manifest.py`) and its card. Nothing here imports torch: a folder is checked by its files, and the
+folder of a trained policy is written from numpy arrays. Loading a model for real is `verify_model` (`importing.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-RECORD_FILE = "burnish.json"
+from .card import model_card
+from .manifest import CARD_FILE, MANIFEST_FILE, Manifest, Stage, Training, digests_of, lineage_of, own_manifest
+
 WEIGHTS_FILE = "model.safetensors"
-
-Stage = Literal["none", "pretraining", "midtraining", "sft", "post-trained", "rft"]
-"""How far a model's training has come; "none" is a random initialisation."""
+WEIGHTS_INDEX = f"{WEIGHTS_FILE}.index.json"
 
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Decoder-only architectures with full causal attention: what packing in the learner assumes."""
 
 
-class Ancestor(BaseModel):
-    """One earlier model in a lineage. Example: `Ancestor(name="nano", stage="none", weights_sha256="9f…")`."""
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a model's files do not say of it.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: what it was made from, as a person typed it, or the checkpoint's name. parents: what it was made from directly, None where that
+    is what its tokenizer and config are taken from; their lineages go on in this one. licence: that of the parents, unless given. The rest
+    is as in `Manifest`.
 
-    name: str
-    stage: Stage
-    weights_sha256: str
-
-
-class ModelRecord(BaseModel):
-    """The `burnish.json` of a model folder.
-
-    source: what it was made from, as a person typed it. weights_sha256: over all weight files in name order. parents: the models it was
-    trained from, oldest first. parameters: count, tied weights once. template_args: variables of the chat template that it was trained
-    with, and is served with.
-
-    Example: `ModelRecord(name="nano", stage="none", source="new:nano seed=0", architecture="LlamaForCausalLM", parameters=3_486_976, …)`.
+    Example: `Origin(name="rft-40", stage="rft", source="inspection/rft-40", parents=(read_manifest(base),))`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[1] = 1
     name: str
     stage: Stage
     source: str
-    architecture: str
-    parameters: int
-    weights_sha256: str
-    parents: tuple[Ancestor, ...] = ()
-    template_args: dict[str, Any] = {}
-    created_by: str
-    created_at: datetime
-
-    @property
-    def as_ancestor(self) -> Ancestor:
-        return Ancestor(name=self.name, stage=self.stage, weights_sha256=self.weights_sha256)
+    parents: Sequence[Manifest] | None = None
+    training: Training | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    licence: str | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_record(folder: Path) -> ModelRecord:
-    """The record of a model folder. Raises ValueError when `burnish.json` is missing or does not fit the schema."""
-    file = folder / RECORD_FILE
-    if not file.is_file():
-        raise ValueError(f"{folder} has no {RECORD_FILE}; bring the model in with `burnish models import {folder}`")
-    try:
-        return ModelRecord.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{file} is not a valid model record: {where}: {first['msg']}") from error
+def write_manifest(folder: Path, origin: Origin) -> Manifest:
+    """Write manifest and card of a folder whose other files are in place, and digest those."""
+    manifest = _described(folder, origin)
+    store_manifest(folder, manifest)
+    return manifest
 
 
-def write_record(
-    folder: Path,
-    *,
-    name: str,
-    stage: Stage,
-    source: str,
-    parents: tuple[Ancestor, ...] = (),
-    template_args: Mapping[str, Any] | None = None,
-) -> ModelRecord:
-    """Record a folder whose weights are in place; everything else about it is read from its files."""
-    record = _described(folder, name, stage, source, parents, template_args)
-    (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
-    return record
+def store_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest that is known, and its card."""
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    (folder / CARD_FILE).write_text(model_card(manifest))
 
 
-def recorded(folder: Path) -> ModelRecord | None:
-    """What `burnish.json` says of a model folder, None for one without, as every other tool writes them. Raises ValueError as
-    `read_record` does when it is not sound."""
-    return read_record(folder) if (folder / RECORD_FILE).is_file() else None
-
-
-def record_of(folder: Path) -> ModelRecord:
-    """The record of a model folder; of one without, what its files say, as an import would: any folder that `check_model_folder` takes is
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a model folder; of one without, what its files say, as an import would: any folder that `check_model_folder` takes is
     a model."""
-    return recorded(folder) or _described(folder, folder.resolve().name, "post-trained", str(folder))
+    return own_manifest(folder) or _described(folder, Origin(name=folder.resolve().name, stage="post-training", source=str(folder)))
 
 
-def _described(
-    folder: Path,
-    name: str,
-    stage: Stage,
-    source: str,
-    parents: tuple[Ancestor, ...] = (),
-    template_args: Mapping[str, Any] | None = None,
-) -> ModelRecord:
-    return ModelRecord(
-        name=name,
-        stage=stage,
-        source=source,
+def _described(folder: Path, origin: Origin) -> Manifest:
+    parents = origin.parents or ()
+    inherited = {parent.licence for parent in parents}
+    return Manifest(
+        name=origin.name,
+        stage=origin.stage,
+        source=origin.source,
         architecture=str(read_json(folder / "config.json")["architectures"][0]),
         parameters=count_parameters(folder),
-        weights_sha256=weights_sha256(folder),
-        parents=parents,
-        template_args=dict(template_args or {}),
+        files=digests_of(folder),
+        parents=tuple(dict.fromkeys(parent.digest for parent in parents)),
+        lineage=lineage_of(parents),
+        training=origin.training,
+        metrics=dict(origin.metrics),
+        licence=origin.licence or (inherited.pop() if len(inherited) == 1 else None),
+        template_args=dict(origin.template_args),
         created_by=f"burnish {version('burnish')}",
         created_at=datetime.now(UTC),
     )
@@ -165,7 +124,7 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
         raise ValueError(f"model folder {folder} has no *.safetensors: {hint}")
     for file in files:
         tensor_shapes(file)
-    index = folder / f"{WEIGHTS_FILE}.index.json"
+    index = folder / WEIGHTS_INDEX
     if index.is_file():
         missing = sorted(set(read_json(index)["weight_map"].values()) - {file.name for file in files})
         if missing:
@@ -257,40 +216,15 @@ def parameters_of(config: Mapping[str, Any]) -> int:
     return int(config["num_hidden_layers"] * layer + embeddings + hidden)
 
 
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all weight files, in name order."""
-    digest = hashlib.sha256()
-    for file in weight_files(folder):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def write_model_folder(
-    weights: Mapping[str, np.ndarray],
-    like: Path,
-    out: Path,
-    *,
-    name: str,
-    stage: Stage,
-    source: str,
-    parents: tuple[Ancestor, ...] | None = None,
-    template_args: Mapping[str, Any] | None = None,
-) -> ModelRecord:
+def write_model_folder(weights: Mapping[str, np.ndarray], like: Path, out: Path, origin: Origin) -> Manifest:
     """Write a policy's weights as a model folder with the config, tokenizer and template of `like`.
 
     weights: full `state_dict` names, as `Learner.weights()` gives them; `lm_head.weight` is left out where the config ties it to the
-    embedding. parents: None takes the lineage of `like` and `like` itself. template_args: see `ModelRecord`. `out` must not
-    exist; use `atomic_folder` for durability.
+    embedding. `out` must not exist; use `atomic_folder` for durability.
     """
     from safetensors.numpy import save_file
 
     config = read_json(like / "config.json")
-    if parents is None:
-        base = record_of(like)
-        parents = (*base.parents, base.as_ancestor)
     tied = {"lm_head.weight"} if ties_embeddings(config) else set()
     out.mkdir(parents=True)
     copy_model_files(like, out)
@@ -299,7 +233,7 @@ def write_model_folder(
     dtypes = {str(value.dtype) for value in tensors.values()}
     if len(dtypes) == 1:
         (out / "config.json").write_text(json.dumps({**config, "dtype": dtypes.pop()}, indent=2) + "\n")
-    return write_record(out, name=name, stage=stage, source=source, parents=parents, template_args=template_args)
+    return write_manifest(out, origin if origin.parents is not None else replace(origin, parents=(manifest_of(like),)))
 
 
 MODEL_FILES = (
@@ -313,11 +247,11 @@ MODEL_FILES = (
     "vocab.json",
     "merges.txt",
 )
-"""Everything of a model folder but its weights and its record."""
+"""Everything of a model folder but its weights, manifest and card."""
 
 
 def copy_model_files(source: Path, out: Path) -> None:
-    """Copy config, tokenizer and template (no weights, no record)."""
+    """Copy config, tokenizer and template (no weights, no manifest)."""
     for name in MODEL_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)

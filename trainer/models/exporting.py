@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Final
 
-from ..trainer.models.finding import find_model
-from ..trainer.models.folder import ModelRecord, atomic_folder, copy_model_files, record_of, weight_files, write_record
-from ..trainer.models.importing import no_progress_bars, verify_model
+from .finding import MODELS, verified_model
+from .folder import WEIGHTS_INDEX, atomic_folder, copy_model_files, manifest_of, store_manifest, weight_files
+from .importing import no_progress_bars, verify_model
+from .manifest import Manifest, digests_of
 
-WEIGHTS_INDEX = "model.safetensors.index.json"
-PROBE_IDS = list(range(3, 35))
+PROBE_IDS: Final = list(range(3, 35))
 
 
-def export_checkpoint(checkpoint: str | Path, out: Path, models_dir: Path = Path("models")) -> ModelRecord:
+def export_folder(checkpoint: str | Path, out: Path, models_dir: Path = MODELS) -> Manifest:
     """Write a checkpoint (a run, a checkpoint folder, a model folder or a model's name) to `out` without the training state.
 
-    `out` holds `config.json`, the tokenizer with its chat template, `generation_config.json`, `*.safetensors` and the `burnish.json` with
-    the lineage. It is verified as an import would be, and its logits on one probe sequence equal those of the checkpoint bit for bit.
+    `out` holds `config.json`, the tokenizer with its chat template, `generation_config.json`, `*.safetensors`, and the manifest with the
+    lineage: it is the same model, digest included. Trained adapters are merged into it already. It is verified as an import would be, and
+    its logits on one probe sequence equal those of the checkpoint bit for bit.
     Raises ValueError when the checkpoint is not sound, `out` exists, or the copy does not behave like the original.
     """
-    source = find_model(checkpoint, models_dir)
-    trained = record_of(source)
+    source = verified_model(checkpoint, models_dir)
+    trained = manifest_of(source)
     with atomic_folder(out) as draft, no_progress_bars():
         copy_model_files(source, draft)
         for file in [*weight_files(source), source / WEIGHTS_INDEX]:
             if file.is_file():
                 shutil.copyfile(file, draft / file.name)
-        record = write_record(
-            draft,
-            name=out.name,
-            stage=trained.stage,
-            source=trained.source,
-            parents=trained.parents,
-            template_args=trained.template_args,
-        )
-        if record.weights_sha256 != trained.weights_sha256:
-            raise ValueError(f"the weights in {source} are not those its burnish.json records; it was changed after it was written")
+        manifest = trained.model_copy(update={"name": out.name, "files": digests_of(draft)})
+        store_manifest(draft, manifest)
         verify_model(draft)
         _compare_forward(source, draft)
-    return record
+    return manifest
 
 
 def _compare_forward(source: Path, copy: Path) -> None:

