@@ -18,7 +18,7 @@ class Played:
     """An episode that has ended and was judged by itself; what it is worth may still depend on the rest of its group.
 
     judged: what the rubric's single scorers said, or why there is no reward. talk: the conversation, as far as it came when it failed.
-    seconds: from the start until it was judged.
+    seconds: from the start until it was judged. judge_s: of those, what the single scorers took, waiting for their turn included.
     """
 
     task: Task
@@ -26,6 +26,7 @@ class Played:
     judged: Judged | Failure
     talk: Talk
     seconds: float = 0.0
+    judge_s: float = 0.0
 
     def episode(self, outcome: Outcome, labels: Mapping[str, str]) -> Episode:
         """The episode with its outcome; `labels` are those of the scorers. A failed one keeps what was said, and nothing to train on."""
@@ -34,8 +35,8 @@ class Played:
         if isinstance(outcome, Failure):
             return said
         sampled = sum(len(turn.token_ids) for turn in talk.turns)
-        metrics = {**talk.info.metrics, "turns": float(len(talk.turns)), "tokens": float(sampled), "seconds": self.seconds}
-        return replace(said, trajectories=talk.builder.build(), metrics=metrics, labels={**talk.info.labels, **labels})
+        own = {"turns": float(len(talk.turns)), "tokens": float(sampled), "seconds": self.seconds, "judge_seconds": self.judge_s}
+        return replace(said, trajectories=talk.builder.build(), metrics={**talk.info.metrics, **own}, labels={**talk.info.labels, **labels})
 
 
 async def run_episode(parts: EpisodeParts, task: Task, sample: int, temperature: float, attempt: int = 0) -> Episode:
@@ -54,11 +55,13 @@ async def play_episode(parts: EpisodeParts, task: Task, sample: int, temperature
     late = Failure(FailureKind.VERIFIER_TIMEOUT, f"rewards of episode {attempt_id}", f"no judgement within {seconds:g} s")
     try:
         await converse(parts, task, attempt_id, temperature, talk)
+        ended = time.monotonic()
         async with deadline(seconds, late):
-            judged: Judged | Failure = await parts.rubric.judge(_seen(task, attempt_id, talk))
+            judged = await parts.rubric.judge(_seen(task, attempt_id, talk))
     except EpisodeFailure as error:
-        judged = error.failure
-    return Played(task, sample, judged, talk, time.monotonic() - started)
+        return Played(task, sample, error.failure, talk, time.monotonic() - started)
+    now = time.monotonic()
+    return Played(task, sample, judged, talk, now - started, now - ended)
 
 
 async def reward_together(rubric: Rubric, played: Sequence[Played]) -> tuple[Episode, ...]:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import models_command, scaffold_command
+from burnish.cli import probe as probe_command
 from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.signals import end_on_sigterm
 
@@ -162,6 +163,9 @@ def evaluate(
     from burnish.run.pipeline import evaluate_checkpoint
 
     evaluate_checkpoint(resolve(load_config(recipe, set_ or (), plugin or (), platform)), checkpoint)
+
+
+probe_command.register(app)
 
 
 @app.command()
