@@ -27,7 +27,8 @@ class TokenBatch:
     sampler_logprobs: float32 `[N]`, what the engine sampled with. old_logprobs: float32 `[N]`, of the policy that ratios compare with.
     policy_version: int32 `[N]`, the weights that sampled each token. turn: int32 `[N]`, of the episode. group: int32 `[M]`.
     engines: M names, "" where no engine sampled. scale: float32 `[N]`, what each token's loss is multiplied with, when it was
-    computed for a larger batch that this one is a part of.
+    computed for a larger batch that this one is a part of. values, returns: float32 `[N]`, what a critic expected at each token, and what
+    it is to learn; None without one.
 
     Outside the mask, log-probabilities, advantages and weights are 0, and policy_version and turn are -1.
 
@@ -46,6 +47,8 @@ class TokenBatch:
     group: Int32
     engines: tuple[str, ...] = ()
     scale: Float32 | None = None
+    values: Float32 | None = None
+    returns: Float32 | None = None
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
@@ -103,6 +106,8 @@ class TokenBatch:
             group=self.group[chosen],
             engines=tuple(self.engines[m] for m in chosen) if self.engines else (),
             scale=None if self.scale is None else self.scale[at],
+            values=None if self.values is None else self.values[at],
+            returns=None if self.returns is None else self.returns[at],
         )
 
 
@@ -131,7 +136,8 @@ class GroupBatch:
     """Groups of episodes as an advantage sees them: E rewarded episodes in order, whose trajectories make N tokens.
 
     Members that failed are absent, not zero. token_rewards: float `[N]`, what single tokens earned beside the totals (a KL penalty), None
-    for nothing; outside the mask it does not count. rewards: float64 `[E]`, the totals and what the episode's tokens earned. group: int64
+    for nothing; outside the mask it does not count. values: float32 `[N]`, what a critic expects the episode still to earn just before each
+    trained token, None without a critic. rewards: float64 `[E]`, the totals and what the episode's tokens earned. group: int64
     `[E]`, the number of each episode's group. tokens: the batch without advantages yet.
 
     Example of an advantage, reward minus the group's mean: `batch.per_token(batch.rewards - batch.group_means(batch.rewards))`.
@@ -141,6 +147,7 @@ class GroupBatch:
 
     groups: tuple[EpisodeGroup, ...]
     token_rewards: Float32 | None = None
+    values: Float32 | None = None
     episodes: tuple[Episode, ...] = field(init=False)
     rewards: Float64 = field(init=False)
     group: Int64 = field(init=False)

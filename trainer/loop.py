@@ -35,7 +35,7 @@ from .objectives.measures import Measured, check_probe, compare_engines, joined,
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
 from .objectives.shaping import shaped, without_cut_short
-from .updates import UpdatedPhase, credit, parts, share
+from .updates import UpdatedPhase, credit, expectations, parts, share
 
 EQUAL = 2e-5
 """Rewards of a group count as equal when they differ by no more than this share of the largest: what rounding may make of equal ones."""
@@ -290,7 +290,7 @@ class PolicyLoop:
         progress.skipped = progress.skipped + 1 if skipped else 0
         measured = passes[0][1] if scored is None else joined(batch, scored, passes)
         measured = measured if kl is None else replace(measured, tokens={**measured.tokens, "reference_kl": kl})
-        metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, version)}
+        metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, version), **expectations(batch)}
         metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens), "updates": float(len(stepped))}
         if skipped:  # what was not finite is why, and has no place in a row of numbers
             metrics = {name: value for name, value in metrics.items() if math.isfinite(value)} | {"updates_skipped": float(skipped)}

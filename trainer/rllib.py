@@ -107,7 +107,10 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         assert worker is not None
         learner = learner.model_copy(update={"optimizer": phase_optimizer(learner.optimizer, self.rft_phase)})
         gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
-        return LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count)
+        group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count)
+        if self.rft_phase.critic is not None:
+            group.begin_phase(learner.optimizer, self.rft_phase.critic)
+        return group
 
     def task_stream(self) -> TaskStream:
         """The tasks to train on, from a position on."""

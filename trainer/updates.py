@@ -14,6 +14,8 @@ import numpy as np
 
 from ..envs.types import EpisodeGroup, Float32
 from .batch import GroupBatch, Int64, TokenBatch
+from .learner.config import CriticConfig
+from .objectives.advantages import beyond_expected
 from .objectives.config import ObjectiveConfig
 from .objectives.measures import Measured
 from .objectives.objective import token_kl
@@ -30,6 +32,8 @@ class UpdatedPhase(Protocol):
     def epochs(self) -> int: ...
     @property
     def updates(self) -> int: ...
+    @property
+    def critic(self) -> CriticConfig | None: ...
 
 
 def credit(
@@ -42,16 +46,35 @@ def credit(
     """The batch with advantages and the old policy's log-probabilities; what the learner gave its tokens, where it was asked; and each
     token's KL estimate, float32 `[N]`, where the reward pays for it.
 
-    score: `PolicyLearner.score` at the temperature that was sampled with.
+    score: `PolicyLearner.score` at the temperature that was sampled with; with a critic it gives the critic's values too.
     """
     credited = GroupBatch(groups)
-    scored = score(credited.tokens) if phase.updates > 1 else None
-    old, kl = credited.tokens.old_logprobs if scored is None else scored.logprobs, None
+    found = score(credited.tokens) if phase.updates > 1 or phase.critic is not None else None
+    scored = found if phase.updates > 1 else None
+    old, kl, paid = credited.tokens.old_logprobs if scored is None else scored.logprobs, None, None
+    values = None if found is None or phase.critic is None else found.tokens["value"]
     if objective.kl_in == "reward":
         kl = token_kl(objective.kl or "k3", old, score(credited.tokens, reference=True).logprobs)
-        credited = GroupBatch(groups, np.float32(-objective.kl_coef) * kl)
-    batch = credited.train(advantage(credited))
-    return replace(batch, old_logprobs=old), scored, kl
+        paid = np.float32(-objective.kl_coef) * kl
+    if values is not None or paid is not None:
+        credited = GroupBatch(groups, paid, values)
+    batch = replace(credited.train(advantage(credited)), old_logprobs=old)
+    if values is not None and phase.critic is not None:
+        returns = beyond_expected(credited, phase.critic.lam) + values
+        batch = replace(batch, values=values, returns=np.where(batch.mask, returns, 0.0).astype(np.float32))
+    return batch, scored, kl
+
+
+def expectations(batch: TokenBatch) -> dict[str, float]:
+    """How well the critic knew what would be earned, over the trained tokens: the means of its values and of the returns, and
+    value_explained, the share of the returns' variance that it foresaw (1: all; 0: none; below: worse than a constant). Empty without one.
+    """
+    if batch.values is None or batch.returns is None:
+        return {}
+    values, returns = batch.values[batch.mask].astype(np.float64), batch.returns[batch.mask].astype(np.float64)
+    spread = float(returns.var())
+    explained = {"value_explained": 1.0 - float((returns - values).var()) / spread} if spread > 0 else {}
+    return {"value": float(values.mean()), "return": float(returns.mean()), **explained}
 
 
 def parts(batch: TokenBatch, phase: UpdatedPhase, step: int) -> Iterator[tuple[TokenBatch, Int64]]:

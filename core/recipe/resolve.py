@@ -24,7 +24,7 @@ from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
-from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
 from burnish.trainer.phases.common import Phase, SeedRange, phase_optimizer
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.supervised import SupervisedConfig
@@ -64,6 +64,11 @@ class PhaseRun:
     name: Phase
     table: SupervisedConfig | RFTPhaseConfig
     optimizer: OptimizerConfig
+
+    @property
+    def critic(self) -> CriticConfig | None:
+        """The critic that the learner makes for it, if any."""
+        return self.table.critic if isinstance(self.table, RFTPhaseConfig) else None
 
 
 @dataclass(frozen=True, slots=True)

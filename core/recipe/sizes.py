@@ -4,7 +4,7 @@ The memory of a role is the sum of, in bytes:
 
 - learner: `parameters x 16` (float32 weights, gradient and the two moments of AdamW); `x 4` more for the frozen reference that
   `kl_coef > 0` keeps; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer that has
-  one, and `parameters x 4` for the base. With several learners, each has its slice of all that, and `x 8` (weights and gradient) of one
+  one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model without its output layer, `x 16` again. With several learners, each has its slice of all that, and `x 8` (weights and gradient) of one
   decoder layer and two vocabulary matrices (embedding and output layer) while they compute. With bfloat16 products `x 2` more for the
   copy of the weights that autocast makes; activations
   `microbatch_tokens x layers x hidden x 34 x bytes / 2`, where 34 are the bytes of one token in one layer at 16 bit without attention
@@ -89,16 +89,17 @@ def adapter_parameters(model: ModelFacts, lora: LoRAConfig) -> int:
     return model.layers * lora.rank * sum(model.hidden + ends[target] for target in lora.targets)
 
 
-def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, learners: int = 1) -> int:
-    """Weights, optimizer, activations and logits of each learner, see above. reference: whether what is trained is kept a second time."""
+def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, learners: int = 1, critic: bool = False) -> int:
+    """Weights, optimizer, activations and logits of each learner, see above. reference: whether what is trained is kept a second time.
+    critic: whether there is a value model beside it."""
     bytes_per_number = BYTES[learner.dtype]
     trained = model.parameters if learner.lora is None else adapter_parameters(model, learner.lora)
     frozen = 0 if learner.lora is None else 4 * model.parameters
-    held = (TRAINED_BYTES + (4 if reference else 0)) * trained + frozen
+    held = (TRAINED_BYTES + (4 if reference else 0)) * trained + frozen + (TRAINED_BYTES * model.parameters if critic else 0)
     if learners > 1:
         layer = max(0, model.parameters - model.embedding) // model.layers
         held = held // learners + 8 * (layer + 2 * model.embedding)
-    cast = 2 * model.parameters if learner.dtype == "bfloat16" else 0
+    cast = 2 * model.parameters * (2 if critic else 1) if learner.dtype == "bfloat16" else 0
     per_token = model.layers * model.hidden * (1 if learner.activation_checkpointing else ACTIVATIONS_PER_BYTE) * bytes_per_number
     logits = learner.logit_rows * model.vocabulary * 4 * 3
     return held + cast + learner.microbatch_tokens * per_token + logits
@@ -119,7 +120,8 @@ def memory_mb(model: ModelFacts, run: ResolvedRun) -> dict[str, int]:
     """Expected memory by role, in MB: of this machine on CPUs; on GPUs of each GPU of the role."""
     placement = run.placement
     reference, learners = run.rft is not None and run.rft.objective.kl_coef > 0, placement.learners
-    learner = round(learner_bytes(model, run.learner, reference, learners) / 1e6)
+    critic = run.rft is not None and run.rft.critic is not None
+    learner = round(learner_bytes(model, run.learner, reference, learners, critic) / 1e6)
     whose = "learner" if learners == 1 else f"{learners} learners"
     count, each = placement.engines, round(engine_bytes(model, run.engine) / 1e6)
     name = f"{count} engine{'s' if count > 1 else ''}"

@@ -145,7 +145,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
     session, table, at = run.session, phase.table, first
     run.results = {key: result for key, result in run.results.items() if key[0] != phase.name}  # measured before its end moved
     if first == 0:
-        session.learner.begin_phase(phase.optimizer)
+        session.learner.begin_phase(phase.optimizer, phase.critic)
     with StepBar(run.console, phase.name.upper(), table.steps, first) as bar:
         finished: list[Episode] = []
 

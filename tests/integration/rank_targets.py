@@ -17,7 +17,7 @@ import numpy as np
 
 from burnish.envs.types import Float32
 from burnish.trainer.batch import TokenBatch, plain_batch
-from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
+from burnish.trainer.learner.config import CriticConfig, LearnerConfig, LoRAConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.learner.ranks import Ranks, join, listen
 from burnish.trainer.learner.shares import merged, shares
@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "grpo": ("grpo", "tied", {}),
     "sequence": ("sequence", "tied", {}),
     "adapters": ("grpo", "tied", {"lora": LoRAConfig(rank=4, alpha=8)}),
+    "critic": ("grpo", "tied", {}),
 }
 """By name: the objective, the model's folder, and what else the learner is told."""
 
@@ -75,13 +76,25 @@ def batch_of(step: int, groups: bool) -> TokenBatch:
     n = len(plain.mask)
     old = np.where(plain.mask, np.log(1 / VOCAB) + rng.normal(0, 0.1, n), 0).astype(np.float32)
     advantages = np.where(plain.mask, rng.normal(0, 1, n), 0).astype(np.float32)
-    return dataclasses.replace(plain, advantages=advantages, old_logprobs=old, sampler_logprobs=old, group=np.array(group, np.int32))
+    expected, earned = (np.where(plain.mask, rng.normal(0, 1, n), 0).astype(np.float32) for _ in range(2))
+    return dataclasses.replace(
+        plain,
+        advantages=advantages,
+        old_logprobs=old,
+        sampler_logprobs=old,
+        group=np.array(group, np.int32),
+        values=expected,
+        returns=earned,
+    )
 
 
 def learner_of(case: str, models: Path, ranks: Ranks) -> tuple[Learner, Objective]:
     objective, model, change = CASES[case]
     config = LearnerConfig(threads=1, microbatch_tokens=40, optimizer=OptimizerConfig(lr=1e-3, grad_clip=0.5, weight_decay=0.1), **change)
-    return Learner(models / model, config, 0, ranks), OBJECTIVES[objective]
+    learner = Learner(models / model, config, 0, ranks)
+    if case == "critic":
+        learner.begin_phase(config.optimizer, CriticConfig())
+    return learner, OBJECTIVES[objective]
 
 
 def play(case: str, models: Path, out: Path, ranks: Ranks) -> None:

@@ -42,6 +42,7 @@ def played(policy: Path, phase: RFTPhaseConfig) -> tuple[PolicyLoop, Step]:
     try:
         config = LearnerConfig(threads=1, microbatch_tokens=256, logit_rows=64)
         learner = Learner(policy, config.model_copy(update={"optimizer": phase_optimizer(config.optimizer, phase)}), seed=3)
+        learner.begin_phase(phase_optimizer(config.optimizer, phase), phase.critic)
         settings = LoopSettings(phase, limits, "even-digits", ParityBound(math.inf, math.inf))
         loop = PolicyLoop(OneWorker(worker), learner, settings, partial(training_tasks, (0, 1000), 7))
         loop.sync()

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.unit
 
 plan_model = plan_model  # a fixture
 NAMES = sorted(PRESETS)
+PLAIN_CRITIC = {"lr": None, "lam": 1.0, "clip": 0.2, "warmup_updates": 0}
 ARITHMETIC = {"name": "a", "model": "nano", "environment": "burnish/Arithmetic-v0", "rollout": {"max_tokens_per_turn": 50}}
 
 
@@ -60,6 +61,7 @@ def test_every_name_has_a_preset() -> None:
         ("cispo", {"minibatches": 4, "loss": "cispo", "loss_args": {"clip_low": 1.0, "clip_high": 3.0}}),
         ("rloo", {"minibatches": 1, "advantage": "rloo", "loss": "importance", "loss_args": {}, "constant_tokens": 50}),
         ("reinforce_pp", {"minibatches": 4, "advantage": "reinforce_pp", "loss": "ppo_clip", "equal_groups": "keep"}),
+        ("ppo", {"minibatches": 4, "advantage": "gae", "loss": "ppo_clip", "equal_groups": "keep", "critic": PLAIN_CRITIC}),
     ],
 )
 def test_a_name_is_written_out(name: str, wanted: dict[str, Any]) -> None:
@@ -105,7 +107,7 @@ def test_what_the_recipe_says_goes_before_the_name() -> None:
     [
         ({"algorithm": "gspo", "objective": {"loss": "ppo_clip"}}, 'objective.loss = "ppo_clip" contradicts algorithm = "gspo"'),
         ({"algorithm": "rloo", "objective": {"advantage": "grpo"}}, 'objective.advantage = "grpo" contradicts algorithm = "rloo"'),
-        ({"algorithm": "ppo"}, '"ppo" needs a critic, which the learner does not train; "reinforce_pp" is'),
+        ({"algorithm": "ppo", "objective": {"advantage": "grpo"}}, 'objective.advantage = "grpo" contradicts algorithm = "ppo"'),
         ({"algorithm": "grop"}, "rft.algorithm: 'grop' "),
         ({"minibatches": 20}, "minibatches = 20 is more than groups_per_step = 16"),
         (
@@ -307,6 +309,7 @@ def test_a_step_makes_what_was_better_more_likely(rft: dict[str, Any], policy: P
     assert made_the_better_more_likely(loop, step)
     assert loop.learner.version == phase.updates == step.metrics["learner/updates"]
     assert all(math.isfinite(value) for value in step.metrics.values())
+    assert ("learner/value_explained" in step.metrics) == ("learner/critic_grad_norm" in step.metrics) == (phase.critic is not None)
 
 
 def test_the_objective_of_a_step_says_what_its_updates_need() -> None:

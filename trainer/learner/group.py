@@ -20,7 +20,7 @@ from ...rollout.weights import WeightSnapshot
 from ..batch import TokenBatch
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
-from .config import LearnerConfig, OptimizerConfig
+from .config import CriticConfig, LearnerConfig, OptimizerConfig
 from .shares import check_trainable, merged, shares
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class LearnerActor:
     def node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
-    def begin_phase(self, optimizer: OptimizerConfig) -> None:
-        self._learner.begin_phase(optimizer)
+    def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None) -> None:
+        self._learner.begin_phase(optimizer, critic)
 
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         return self._learner.forward_backward(batch, objective)
@@ -142,8 +142,9 @@ class LearnerGroup:
             meeting = self._get([self._actors[0].listen.remote(len(set(nodes)) == 1)])[0]
         self.version: int = self._all("start", str(model), config, seed, tuple(plugins), meeting)[0]
 
-    def begin_phase(self, optimizer: OptimizerConfig) -> None:
-        self._all("begin_phase", optimizer)
+    def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
+        """See `Learner.begin_phase`."""
+        self._all("begin_phase", optimizer, critic)
 
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         """See `Learner.forward_backward`."""

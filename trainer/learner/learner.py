@@ -32,7 +32,8 @@ from ..objectives.losses import LossInputs, TokenStatistics
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective, whole_loss
 from ..objectives.registry import Loss
-from .config import LearnerConfig, LoRAConfig, OptimizerConfig
+from .config import CriticConfig, LearnerConfig, LoRAConfig, OptimizerConfig
+from .critic import Critic
 from .optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .policy_model import PolicyModel, Scores, load_policy_model
 from .ranks import Ranks, clip_gradients, gathered, whole
@@ -59,9 +60,13 @@ class Learner:
         self.version = 0
         self.begin_phase(config.optimizer)
 
-    def begin_phase(self, optimizer: OptimizerConfig) -> None:
-        """Start a phase: fresh optimizer state, learning-rate schedule from its beginning, no reference policy yet."""
+    def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
+        """Start a phase: fresh optimizer state, learning-rate schedule from its beginning, no reference policy yet, and a new critic where
+        one is asked for."""
         self.optimizer_config = optimizer
+        self.critic: Critic | None = None
+        if critic is not None:
+            self.critic = Critic(critic, optimizer, self._whole_tensors(), self.policy.model.config, self.config, self.ranks)
         self.optimizer = make_optimizer(self.policy.model, optimizer)
         self.phase_step = 0
         self.reference: dict[str, Tensor] | None = None
@@ -83,6 +88,8 @@ class Learner:
         try:
             run = _fused if loss.level == "token" else _whole
             scores, terms, tokens = run(self.policy, batch, objective, loss, reference)
+            if self.critic is not None and batch.returns is not None:
+                tokens["value_loss"] = self.critic.backward(batch)
         except BaseException:
             self.discard()  # a pass that raised half-way must leave nothing in a later one
             raise
@@ -93,17 +100,20 @@ class Learner:
     def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
         """Log-probabilities and entropies of the batch's trained tokens under the current weights, without an update.
 
-        reference: under the phase's reference instead, which is the policy as it is now when there was none.
+        reference: under the phase's reference instead, which is the policy as it is now when there was none. A critic's estimates are in
+        `tokens` as "value".
         """
         started = time.perf_counter()
         self._check(batch)
         scores = self._scores(batch, temperature, reference)
         logprobs = scores.logprobs.numpy()
         terms = {"loss": -float(logprobs[batch.mask].sum()) / max(batch.tokens, 1)}
-        return Measured(logprobs, scores.entropy.numpy(), {}, terms, scores.packed_tokens, time.perf_counter() - started)
+        tokens = {} if self.critic is None or reference else {"value": self.critic.values(batch)}
+        return Measured(logprobs, scores.entropy.numpy(), tokens, terms, scores.packed_tokens, time.perf_counter() - started)
 
     def step(self, scale: float = 1.0) -> dict[str, float]:
-        """Apply the gradients of the passes since the last step. Returns grad_norm (before clipping), lr, and seconds.
+        """Apply the gradients of the passes since the last step. Returns grad_norm (before clipping), lr, and seconds; with a critic
+        critic_grad_norm too.
 
         scale: of this step's learning rate. AdamW divides the size of gradients out, so a smaller step is one at a smaller rate.
         Raises FloatingPointError, before anything is applied, when a loss or the gradient is not finite.
@@ -111,26 +121,36 @@ class Learner:
         assert self._losses, "there is nothing to step on: call forward_backward first"
         started = time.perf_counter()
         norm = clip_gradients(self.policy.trained.values(), self.optimizer_config.grad_clip)
-        loss = self.ranks.sum(sum(self._losses))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.discard()
-            raise FloatingPointError(
-                f"update {self.version + 1} was not applied: loss {loss}, gradient norm {norm}; "
-                "lower the learning rate, or look at the log-probabilities of this batch"
-            )
+        found = {"policy": (self.ranks.sum(sum(self._losses)), norm)}
+        if self.critic is not None:
+            found["critic"] = self.critic.gradient()
+        for whose, (loss, size) in found.items():
+            if not (math.isfinite(loss) and math.isfinite(size)):
+                self.discard()
+                raise FloatingPointError(
+                    f"update {self.version + 1} was not applied: loss {loss}, gradient norm {size} of the {whose}; "
+                    "lower the learning rate, or look at the log-probabilities of this batch"
+                )
         lr = scale * learning_rate(self.optimizer_config, self.phase_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        metrics = {"grad_norm": norm, "lr": lr}
+        if self.critic is not None:
+            metrics["critic_grad_norm"] = found["critic"][1]
+            self.critic.step(lr / self.optimizer_config.lr)
+        if self.critic is None or self.phase_step >= self.critic.config.warmup_updates:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
         self.discard()
         self.version += 1
         self.phase_step += 1
-        return {"grad_norm": norm, "lr": lr, "seconds": time.perf_counter() - started}
+        return {**metrics, "seconds": time.perf_counter() - started}
 
     def discard(self) -> None:
         """Forget the gradients of the passes since the last step."""
         self.optimizer.zero_grad(set_to_none=True)
         self._losses: list[float] = []
+        if self.critic is not None:
+            self.critic.discard()
 
     def _scores(self, batch: TokenBatch, temperature: float, reference: bool) -> Scores:
         if not reference:
@@ -170,11 +190,14 @@ class Learner:
         named = {WEIGHTS: model_tensors(self.policy.model), "optimizer": optimizer_tensors(self.optimizer, self.policy.model)}
         if self.reference is not None:
             named["reference"] = self.reference
+        if self.critic is not None:
+            named |= self.critic.tensors()
         state: dict[str, Any] = {
             "version": self.version,
             "phase_step": self.phase_step,
             "optimizer": self.optimizer_config.model_dump(),
             "reference": self.reference is not None,
+            "critic": None if self.critic is None else self.critic.config.model_dump(),
             "rng": rng_state(self.policy.device),
         }
         texts = {}
@@ -203,7 +226,10 @@ class Learner:
             own = {to_peft(name): parameter.detach() for name, parameter in self.policy.trained.items()}
         weights, moments = read_tensors(folder, WEIGHTS if lora is None else ADAPTER), read_tensors(folder, "optimizer")
         load_tensors(own, weights, folder)
-        self.begin_phase(OptimizerConfig(**state["optimizer"]))
+        critic = state.get("critic")
+        self.begin_phase(OptimizerConfig(**state["optimizer"]), None if critic is None else CriticConfig(**critic))
+        if self.critic is not None:
+            self.critic.load(folder)
         load_optimizer_tensors(self.optimizer, model, moments)
         if state["reference"]:
             self.reference = self.policy.trained_copy()

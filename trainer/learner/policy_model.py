@@ -29,6 +29,9 @@ Head = Callable[[Tensor], Tensor]
 SliceLoss = Callable[[TokenStatistics, Tensor], Tensor]
 """(statistics of t predictions, int64 `[t]` flat index of each) -> what they add to the loss, a scalar."""
 
+RowStatistics = Callable[[Tensor, Tensor, float, bool], TokenStatistics]
+"""(output rows `[t, V]`, targets `[t]`, temperature, whether entropies carry a gradient) -> what is known of each target."""
+
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings by which an architecture changes its logits after the output layer."""
 
@@ -46,15 +49,18 @@ class Scores:
 class PolicyModel:
     """A Hugging Face causal language model with packed passes. Dropout is off: ratios compare the distribution that was sampled.
 
+    statistics: what is made of a row of its output layer: log-probability and entropy, unless it is another kind of model.
     With several ranks each holds a slice of the weights; they must call the same methods in the same order, each with its own sequences.
     """
 
-    def __init__(self, model: PreTrainedModel, config: LearnerConfig, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: LearnerConfig, ranks: Ranks | None = None, statistics: RowStatistics = token_statistics
+    ) -> None:
         changed = [name for name in LOGIT_CHANGES if getattr(model.config, name, None) not in {None, 1.0}]
         if changed:
             raise ValueError(f"{type(model).__name__} sets {changed[0]}, which the learner does not compute; train a model without it")
         use_packed_attention(model)
-        self.ranks = ranks or Ranks()
+        self.ranks, self._of_rows = ranks or Ranks(), statistics
         self.device = torch.device(config.device)
         if config.lora is not None:
             from .lora import add_adapters  # peft takes seconds to import
@@ -147,7 +153,7 @@ class PolicyModel:
     def _statistics(self, head: Head, rows: Tensor, targets: Tensor, temperature: float, entropy_grad: bool) -> TokenStatistics:
         with self._autocast():
             logits = head(rows)
-        return token_statistics(logits, targets, temperature, entropy_grad)
+        return self._of_rows(logits, targets, temperature, entropy_grad)
 
     def _record(self, scores: Scores, index: Tensor, statistics: TokenStatistics) -> None:
         scores.logprobs[index] = statistics.logprobs.detach().cpu()

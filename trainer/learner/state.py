@@ -4,6 +4,7 @@
   adapter_model.safetensors and adapter_config.json in their place: a folder that peft loads over the base model
 - optimizer.safetensors: AdamW moments and step counts, `<parameter>:<state>`
 - reference.safetensors: what is trained, as it is in the reference policy, when a KL penalty uses one
+- critic.safetensors, critic_optimizer.safetensors: the same of the critic, where there is one
 - state.json: version, the phase's step and optimizer settings, random state
 
 Tensors are whole, however many ranks had slices of them, so a state can be taken over by another number of ranks.

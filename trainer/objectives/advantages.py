@@ -124,3 +124,56 @@ def _reward_to_go(batch: GroupBatch, e: int) -> Float64:
     at_the_end = reward.total - sum(reward.credit)
     to_go: Float64 = np.cumsum(earned[::-1])[::-1] + at_the_end
     return to_go
+
+
+@advantage("burnish/gae-v1")
+def gae(batch: GroupBatch, *, lam: float = 0.95, normalise: bool = True, eps: float = 1e-8) -> Float32:
+    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16), undiscounted, over an episode's trained tokens.
+
+    normalise: to mean 0 and deviation 1 over the trained tokens of the batch. Raises ValueError where there is no critic, or lam is not
+    in [0, 1].
+    """
+    if not 0 <= lam <= 1:
+        raise ValueError(f"advantage 'gae', option 'lam': must be from 0 to 1, not {lam}")
+    values, mask = beyond_expected(batch, lam), batch.tokens.mask
+    if normalise and mask.any():
+        values = (values - values[mask].mean()) / (values[mask].std() + eps)
+    return np.where(mask, values, 0.0).astype(np.float32)
+
+
+def beyond_expected(batch: GroupBatch, lam: float) -> Float64:
+    """sum over k of lam^k delta_(t+k), where delta_t = earned_t + V_(t+1) - V_t: float64 `[N]`, 0 outside the mask.
+
+    The next token is the next that is trained, whoever spoke in between; after the last one nothing more is expected, also where a limit
+    cut the episode short: its reward is that of what there is. With lam = 1 it is what was earned from t on, less V_t.
+    """
+    if batch.values is None:
+        raise ValueError("advantage 'gae' needs a critic: write algorithm = \"ppo\", or add a table [rft.critic]")
+    earned, found = token_earnings(batch), np.zeros(len(batch.episode))
+    for e in range(len(batch.episodes)):
+        at = np.flatnonzero((batch.episode == e) & batch.tokens.mask)
+        expected = np.append(batch.values[at].astype(np.float64), 0.0)
+        deltas, following = earned[at] + expected[1:] - expected[:-1], 0.0
+        for i in range(len(at) - 1, -1, -1):
+            following = found[at[i]] = deltas[i] + lam * following
+    return found
+
+
+def token_earnings(batch: GroupBatch) -> Float64:
+    """What each trained token earned, float64 `[N]`: the credit of a turn at its last token, the rest of the episode's reward at the
+    episode's last, and `token_rewards` where they are. An episode's tokens earn its reward together."""
+    earned = np.zeros(len(batch.episode))
+    for e, episode in enumerate(batch.episodes):
+        at = np.flatnonzero((batch.episode == e) & batch.tokens.mask)
+        if not len(at):
+            continue
+        assert episode.reward is not None
+        turns, left = batch.tokens.turn[at], episode.reward.total
+        for turn, value in enumerate(episode.reward.credit):
+            if len(of_turn := at[turns == turn]):
+                earned[of_turn[-1]] += value
+                left -= value
+        earned[at[-1]] += left
+    if batch.token_rewards is not None:
+        earned += np.where(batch.tokens.mask, batch.token_rewards.astype(np.float64), 0.0)
+    return earned

@@ -121,6 +121,7 @@ def per_trajectory(batch: TokenBatch, measured: Measured) -> list[dict[str, Floa
         "entropy": measured.entropy,
         "policy_version": batch.policy_version,
         "turn": batch.turn,
+        **({} if batch.values is None or batch.returns is None else {"value": batch.values, "return": batch.returns}),
         **measured.tokens,
     }
     pieces = {name: np.split(values.astype(np.float32, copy=False), batch.offsets[1:-1]) for name, values in columns.items()}

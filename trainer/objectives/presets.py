@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-Algorithm = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"]
+Algorithm = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "ppo"]
 
 MINIBATCHES = 4
 """Updates of a step for algorithms whose bounds act on what the earlier updates of the same step did."""
@@ -64,17 +64,18 @@ PRESETS: Mapping[Algorithm, Preset] = {
         {"aggregation": "token"},
         IN_REWARD,
     ),
+    "ppo": Preset(
+        "gae",
+        "ppo_clip",
+        {"clip_low": 0.2, "clip_high": 0.2},
+        {"minibatches": MINIBATCHES, "equal_groups": "keep", "critic": {}},
+        {"aggregation": "token"},
+        IN_REWARD,
+    ),
 }
 """By name; `docs/algorithms.md` says where each comes from, and what differs from there."""
 
 Data = dict[str, Any]
-
-
-def refuse_ppo(name: Any) -> Any:
-    """Raises ValueError for the one name that users may look for and that is not there."""
-    if name == "ppo":
-        raise ValueError('"ppo" needs a critic, which the learner does not train; "reinforce_pp" is PPO\'s clip without one')
-    return name
 
 
 def written_out(data: Data) -> Data:

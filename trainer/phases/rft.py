@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
 from ..objectives.config import ObjectiveConfig
-from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, refuse_ppo, written_out
+from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
 from .common import PhaseStep, Schedule, check_warmup
 
 
@@ -24,6 +25,7 @@ class RFTPhaseConfig(BaseModel):
     at the last step. max_refills: further rounds of tasks a step may sample in place of groups that are dropped. equal_groups: whether
     groups whose episodes all got the same reward are dropped ("drop"), since advantages within a group are zero there, or trained on
     ("keep"). checkpoint_every: steps between checkpoints, beside the one after the last. objective: advantage and loss.
+    critic: a model of what episodes earn, which the advantage "gae" and those of one's own may ask (`GroupBatch.values`); left out, none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -41,16 +43,12 @@ class RFTPhaseConfig(BaseModel):
     equal_groups: Literal["drop", "keep"] = "drop"
     checkpoint_every: int = Field(default=20, ge=1)
     objective: ObjectiveConfig = ObjectiveConfig()
+    critic: CriticConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _written_out(cls, data: Any) -> Any:
         return written_out(data) if isinstance(data, dict) else data
-
-    @field_validator("algorithm", mode="before")
-    @classmethod
-    def _without_critic(cls, value: Any) -> Any:
-        return refuse_ppo(value)
 
     @field_validator("group_size")
     @classmethod
@@ -67,6 +65,7 @@ class RFTPhaseConfig(BaseModel):
         k = self.objective.advantage_args.get("k")
         if plain_name(self.objective.advantage) == "pass_at_k" and isinstance(k, int) and not 2 <= k <= self.group_size:
             raise ValueError(f"objective.advantage_args.k: must be from 2 to group_size = {self.group_size}, not {k}")
+        self._check_critic()
         bounds = CLIPS.get(plain_name(self.objective.loss), ())
         idle = [name for name in bounds if name in self.objective.loss_args]
         if idle and not bounds_act(self.updates, self.objective.correction or "none"):
@@ -75,6 +74,13 @@ class RFTPhaseConfig(BaseModel):
                 'raise minibatches or epochs, or write objective.correction = "none"'
             )
         return self
+
+    def _check_critic(self) -> None:
+        advantage = plain_name(self.objective.advantage)
+        if advantage == "gae" and self.critic is None:
+            raise ValueError('objective.advantage = "gae" needs a critic: write algorithm = "ppo", or add a table [rft.critic]')
+        if self.critic is not None and advantage != "gae" and advantage.isidentifier():  # burnish's own
+            raise ValueError(f'critic has no effect with objective.advantage = "{advantage}"; remove the table, or use "gae"')
 
     @property
     def updates(self) -> int:
