@@ -4,9 +4,9 @@ The memory of a role is the sum of, in bytes:
 
 - learner: `parameters x 16` (float32 weights, gradient and the two moments of AdamW); `x 4` more for the frozen reference that
   `kl_coef > 0` keeps; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer that has
-  one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model without its output layer, `x 16` again. With several learners, each has its slice of all that, and `x 8` (weights and gradient) of one
-  decoder layer and two vocabulary matrices (embedding and output layer) while they compute. With bfloat16 products `x 2` more for the
-  copy of the weights that autocast makes; activations
+  one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model, `x 16` again. With several learners, each has its
+  slice of all that, and `x 8` (weights and gradient) of one decoder layer and two vocabulary matrices (embedding and output layer) while
+  they compute. With bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations
   `microbatch_tokens x layers x hidden x 34 x bytes / 2`, where 34 are the bytes of one token in one layer at 16 bit without attention
   scores (Korthikanti et al. 2022, arXiv 2205.05198), or `x 4 x bytes / 4` when layers are recomputed; logits
   `logit_rows x vocabulary x 4 x 3` (float32 logits, their softmax and gradient).

@@ -128,7 +128,7 @@ def _reward_to_go(batch: GroupBatch, e: int) -> Float64:
 
 @advantage("burnish/gae-v1")
 def gae(batch: GroupBatch, *, lam: float = 0.95, normalise: bool = True, eps: float = 1e-8) -> Float32:
-    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16), undiscounted, over an episode's trained tokens.
+    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16), over trained tokens, not discounted.
 
     normalise: to mean 0 and deviation 1 over the trained tokens of the batch. Raises ValueError where there is no critic, or lam is not
     in [0, 1].
