@@ -210,6 +210,10 @@ class ToolSet:
             raise ToolRejected(unknown_tool(name, self.names))
         return self._tools[name]
 
+    def reads_context(self, name: str) -> bool:
+        """Whether a tool gets to know the task it is called in."""
+        return self.find(name).context_parameter is not None
+
     def call(self, name: str, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Run one tool and return its observation: a sync one in the calling thread, an async one on the one event loop that all async
         tools of this process share, so that a client which a tool keeps between calls stays usable.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any
 from burnish.cli.arguments import parse_arguments
 from burnish.envs.checks.conformance import Report, render
 from burnish.envs.checks.environment import check_environment
+from burnish.envs.checks.playing import Played, play
 from burnish.envs.checks.tool_service import check_tool_service
 from burnish.envs.checks.tools import check_tools
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module
 from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin
+from burnish.envs.remote.tools import RemoteToolSet
+from burnish.envs.tool_calls import Malformed, parse_tool_calls
 from burnish.envs.tools import Tool, ToolSet
+from burnish.rewards.checks.played import episode_of
 from burnish.rewards.checks.reward import check_reward
 from burnish.rewards.checks.trial import read_episodes
 from burnish.rewards.checks.verifier import check_verifier, check_verifier_service
@@ -39,17 +44,20 @@ REGISTRIES: tuple[Registry[Any], ...] = (ENVS, REWARDS, VERIFIERS)
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the user gives the suites. args: an environment's or a reward's arguments; for tools, `data` of a task. sample: a file of
-    conversations that rewards and verifiers can judge. replies: texts that mean something to an environment. security: how to talk to the
-    service at an address."""
+    conversations that rewards and verifiers can judge. replies: texts that mean something to an environment, and calls that mean something
+    to tools. security: how to talk to the service at an address. played: episodes in an environment that stands in the same file."""
 
     args: Mapping[str, Any]
     sample: Path | None = None
     replies: tuple[str, ...] = ()
     security: ClientSecurity = field(default_factory=ClientSecurity)
+    played: tuple[Played, ...] = ()
 
     def episodes(self, grouped: bool = False) -> list[RewardInput]:
-        """Raises ValueError naming the rows of the sample that are unfit."""
-        rows = read_episodes(self.sample, grouped) if self.sample is not None else []
+        """Those of the sample, or else those that were played. Raises ValueError naming the rows of the sample that are unfit."""
+        if self.sample is None:
+            return [episode_of(one, i) for i, one in enumerate(self.played)]
+        rows = read_episodes(self.sample, grouped)
         bad = [f"{where}: {row}" for where, row in rows if isinstance(row, str)]
         if bad:
             raise ValueError("\n".join(bad))
@@ -87,7 +95,7 @@ def check(
         raise ValueError(f"{' and '.join(idle)} has no effect on the checks of {target}")
     reports = [suite.run() for suite in found]
     text = "\n".join(render(report) for report in reports)
-    failed = [report.subject for report in reports if not report.passed]
+    failed = [report.subject for report in reports if report.failed]
     if failed:
         raise ValueError(f"{', '.join(failed)} does not keep the contract\n{text}")
     return text
@@ -119,6 +127,7 @@ def _by_id(id: str, given: Given) -> list[Suite]:
 def _by_module(module: str, target: str, given: Given) -> list[Suite]:
     """Everything that importing the module registered, and its tools; the argument `data` is for the tools."""
     others = replace(given, args={key: value for key, value in given.args.items() if key != "data"})
+    others = replace(others, played=_played(module, others))
     found = [
         _suite(registry, row.id, others)
         for registry in REGISTRIES
@@ -127,11 +136,29 @@ def _by_module(module: str, target: str, given: Given) -> list[Suite]:
     ]
     tools = [value for key, value in vars(sys.modules[module]).items() if isinstance(value, Tool) and not key.startswith("_")]
     if tools:
-        check_them = partial(check_tools, ToolSet(tools), given.args.get("data"), name=f"tools of {target}")
-        found.append(Suite(check_them, frozenset({"--arg"})))
+        data = given.args.get("data") or next((one.tool_data for one in others.played), None)
+        those = ToolSet(tools)
+        check_them = partial(check_tools, those, data, _calls(given, those.schemas()), name=f"tools of {target}")
+        found.append(Suite(check_them, frozenset({"--arg", "--reply"})))
     if not found:
         raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools")
     return found
+
+
+def _played(module: str, given: Given) -> tuple[Played, ...]:
+    """Episodes of the first environment that the module registers: what its rewards, verifiers and tools are made for, more likely than
+    not. None where it cannot be played, which the checks of the environment itself say."""
+    ids = [row.id for row in ENVS.list() if row.source.partition(":")[0] in (module, *_submodules(module))]
+    for id in ids[:1]:
+        with suppress(Exception):
+            return tuple(play(id, given.args, given.replies))
+    return ()
+
+
+def _calls(given: Given, schemas: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The replies that are calls of these tools."""
+    read = [parse_tool_calls(text, schemas) for text in given.replies]
+    return [(call.name, call.arguments) for calls in read if not isinstance(calls, Malformed) for call in calls]
 
 
 def _submodules(module: str) -> Iterator[str]:
@@ -166,7 +193,10 @@ def _by_address(target: str, given: Given) -> Suite:
                 return Suite(lambda: check_verifier_service(address, named, given.episodes()), uses | {"--sample"})
             case "burnish.v1.ToolService":
                 _only(given.args, "data", f"the tools at {shown}")
-                return Suite(partial(check_tool_service, address, given.args.get("data")), uses)
+                check_them = lambda: check_tool_service(  # noqa: E731
+                    address, given.args.get("data"), _calls(given, RemoteToolSet(address).schemas())
+                )
+                return Suite(check_them, uses | {"--reply"})
             case "burnish.v1.EnvironmentService" if any(row.id == REMOTE_ENV for row in ENVS.list()):
                 check_it = partial(check_environment, REMOTE_ENV, {**given.args, "address": address}, replies=given.replies)
                 return Suite(check_it, uses | {"--reply"})

@@ -43,7 +43,7 @@ def check_environment(id: str, args: Sequence[str], plugins: Sequence[Path]) -> 
     """The report of the conformance checks. Raises ValueError holding it when one failed."""
     _load(plugins)
     report = run_checks(id, parse_arguments(args))
-    if not report.passed:
+    if report.failed:
         raise ValueError(f"environment {id} does not keep the contract\n{render(report)}")
     return render(report)
 
@@ -78,7 +78,7 @@ def check_reward(id: str, args: Sequence[str], plugins: Sequence[Path], sample: 
     if bad:
         raise ValueError("\n".join(bad))
     report = check_plugin(id, parse_arguments(args), [row for _, row in rows if isinstance(row, RewardInput)])
-    if not report.passed:
+    if report.failed:
         raise ValueError(f"reward {id} does not keep the contract\n{render(report)}")
     return render(report)
 

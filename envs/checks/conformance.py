@@ -14,7 +14,8 @@ import numpy as np
 
 from ..failures import short_traceback
 
-Status = Literal["pass", "fail", "skip"]
+Status = Literal["pass", "fail", "skip", "need"]
+"""need: the check needs to be given something to look at, and says what; neither a fault nor a proof that there is none."""
 S = TypeVar("S")
 
 HOSTILE_TEXTS = (
@@ -62,8 +63,19 @@ class Report:
     latency_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def failed(self) -> bool:
+        """Whether a fault was found."""
+        return any(check.status == "fail" for check in self.checks)
+
+    @property
     def passed(self) -> bool:
-        return all(check.status != "fail" for check in self.checks)
+        """Whether there is no fault, as far as checks apply, and every check had what it needs to look at."""
+        return all(check.status in ("pass", "skip") for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """Example: "needs a sample"."""
+        return "FAILED" if self.failed else "passed" if self.passed else "needs a sample"
 
 
 class Broken(Exception):
@@ -72,6 +84,10 @@ class Broken(Exception):
 
 class Skipped(Exception):
     """The check does not apply; the text says why."""
+
+
+class NeedsSample(Exception):
+    """Made-up input does not suit the subject, which may be no fault of it; the text says what to give."""
 
 
 def run_checks(checks: Mapping[str, Callable[[S], str]], subject: S, deadline_s: float, waits: str) -> tuple[Check, ...]:
@@ -87,6 +103,8 @@ def _run(check: Callable[[S], str], title: str, subject: S, deadline_s: float, w
             found.append(Check(title, "pass", check(subject)))
         except Skipped as reason:
             found.append(Check(title, "skip", str(reason)))
+        except NeedsSample as reason:
+            found.append(Check(title, "need", str(reason)))
         except Broken as reason:
             found.append(Check(title, "fail", str(reason)))
         except Exception as error:
@@ -106,8 +124,8 @@ def percentiles(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def render(report: Report) -> str:
     """The report as text for a terminal."""
     width = max(len(check.name) for check in report.checks)
-    marks = {"pass": "ok  ", "fail": "FAIL", "skip": "skip"}
-    lines = [f"{report.subject}: {'passed' if report.passed else 'FAILED'}"]
+    marks = {"pass": "ok  ", "fail": "FAIL", "skip": "skip", "need": "need"}
+    lines = [f"{report.subject}: {report.verdict}"]
     for check in report.checks:
         first, *rest = check.detail.splitlines() or [""]
         lines += [f"  {marks[check.status]}  {check.name:<{width}}  {first}".rstrip(), *(f"{'':{width + 10}}{line}" for line in rest)]

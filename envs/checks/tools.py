@@ -12,16 +12,16 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from ..failures import EpisodeFailure, short_traceback
+from ..failures import EpisodeFailure, FailureKind, short_traceback
 from ..tools import ToolContext, ToolRejected, Tools, ToolSet
-from .conformance import HOSTILE_TEXTS, Broken, Check, Report, Skipped, percentiles, run_checks
+from .conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, percentiles, run_checks
 from .schema_samples import sample
 
 Call = tuple[str, Mapping[str, Any]]
@@ -54,6 +54,10 @@ def drawn_calls(schema: Mapping[str, Any]) -> Iterator[Call]:
         yield function["name"], sample(parameters, seed)
 
 
+class _Raised(Broken):
+    """A tool raised."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Subject:
     """What the checks work on: tools, the data of a task, and calls that mean something or at least fit the schemas."""
@@ -65,6 +69,10 @@ class _Subject:
     def context(self, episode: str, seed: int = 0) -> ToolContext:
         return ToolContext(f"check-{episode}", seed, copy.deepcopy(dict(self.data)))
 
+    def may_lack_data(self, name: str) -> bool:
+        """Whether a tool may fail for want of a task's data: none was given, and it gets to know the task, or who knows."""
+        return not self.data and not (isinstance(self.tools, ToolSet) and name in self.tools.names and not self.tools.reads_context(name))
+
     def answer(self, call: Call, context: ToolContext) -> str:
         """What the policy would read. Raises Broken when the tool fails instead of answering or rejecting."""
         name, arguments = call
@@ -73,8 +81,8 @@ class _Subject:
         except ToolRejected as rejection:
             return f"rejected: {rejection}"
         except EpisodeFailure as error:
-            hint = "" if self.data else "\nif it needs the data of a task, give some (`--arg data={...}`)"
-            raise Broken(f"{_shown(call)} fails: {error.failure.detail}{hint}") from None
+            fault = _Raised if error.failure.kind is FailureKind.TOOL_ERROR else Broken
+            raise fault(f"{_shown(call)} fails: {error.failure.detail}") from None
         except Exception as error:
             raise Broken(f"{_shown(call)} raises: {short_traceback(error)}") from error
 
@@ -95,8 +103,8 @@ def check_tools(
         checks += run_checks(ANSWER_CHECKS, subject, deadline_s, waits)
     else:
         checks += tuple(Check(title, "skip", "it needs calls that are answered") for title in ANSWER_CHECKS)
-    healthy = all(check.status != "fail" for check in checks)
-    return Report(name, checks, _latency(subject) if healthy else {})
+    report = Report(name, checks)
+    return replace(report, latency_ms=_latency(subject)) if report.passed else report
 
 
 def _schemas(subject: _Subject) -> str:
@@ -121,9 +129,22 @@ def _schemas(subject: _Subject) -> str:
 
 
 def _calls(subject: _Subject) -> str:
-    answers = [subject.answer(call, subject.context("calls")) for call in subject.calls]
-    refused = sum(answer.startswith("rejected: ") for answer in answers)
-    return f"{len(answers)} calls that fit the schemas: {len(answers) - refused} answered, {refused} rejected"
+    answers = list[tuple[Call, str]]()
+    for call in subject.calls:
+        try:
+            answers.append((call, subject.answer(call, subject.context("calls"))))
+        except _Raised as reason:
+            if subject.may_lack_data(call[0]):
+                raise NeedsSample(f"{reason}\nif it needs the data of a task, give some: --arg 'data={{…}}'") from None
+            raise
+    answered = [call[0] for call, answer in answers if not answer.startswith("rejected: ")]
+    counts = f"{len(answers)} calls that fit the schemas: {len(answered)} answered, {len(answers) - len(answered)} rejected"
+    for call, answer in answers:
+        if call[0] not in answered:
+            data = "" if subject.data else ", or the data of a task: --arg 'data={…}'"
+            form = f"{call[0]}({', '.join(f'{key}=…' for key in call[1])})"
+            raise NeedsSample(f"{counts}\n{_shown(call)} is {answer:.200}\ngive a call that means something: --reply '{form}'{data}")
+    return counts
 
 
 def _hostile_arguments(subject: _Subject) -> str:

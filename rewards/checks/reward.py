@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Report, Skipped, percentiles, run_checks
+from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, percentiles, run_checks
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.types import Message, Task
 from ..calling.scorers import PluginGroupScorer, scorer_for
@@ -55,12 +55,14 @@ Result = Score | Failure
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What the checks work on. cases: what is judged together, one episode each unless the reward compares a group."""
+    """What the checks work on. cases: what is judged together, one episode each unless the reward compares a group.
+    made_up: they know nothing of what this reward is for."""
 
     plugin: RewardPlugin
     params: Mapping[str, Any]
     options: Mapping[str, Any]
     cases: tuple[Case, ...]
+    made_up: bool
 
     def judge(self, cases: Sequence[Case], one_by_one: bool = False) -> list[tuple[Result, ...]]:
         """What one fresh scorer says about copies of the cases, all at once or one after the other."""
@@ -103,11 +105,16 @@ def check_reward(
     options = check_params(plugin, params or {})
     # Without its cache: it would hide what differs. Without waiting for a batch to fill: that is no time of the function's.
     plain = replace(plugin, cache=0, max_wait_s=min(plugin.max_wait_s, 0.01))
-    subject = _Subject(plain, dict(params or {}), options, _cases(plugin, episodes))
+    subject = _Subject(plain, dict(params or {}), options, _cases(plugin, episodes), not episodes)
     limit_s = deadline_s or max(CHECK_S, 3 * plugin.timeout_s)
-    checks = run_checks(CHECKS, subject, limit_s, "the function waits without a deadline, or ignores its cancellation")
-    healthy = all(check.status != "fail" for check in checks)
-    return Report(id, checks, _latency(subject) if healthy else {})
+    waits = "the function waits without a deadline, or ignores its cancellation"
+    checks = run_checks(CHECKS, subject, limit_s, waits)
+    if checks[-1].status == "need":
+        checks += tuple(Check(title, "skip", "it needs scores to look at") for title in SCORE_CHECKS)
+    else:
+        checks += run_checks(SCORE_CHECKS, subject, limit_s, waits)
+    report = Report(id, checks)
+    return replace(report, latency_ms=_latency(subject)) if report.passed else report
 
 
 def _cases(plugin: RewardPlugin, episodes: Sequence[RewardInput]) -> tuple[Case, ...]:
@@ -139,6 +146,8 @@ def _options(subject: _Subject) -> str:
 
 def _scores(subject: _Subject) -> str:
     found = subject.judge(subject.cases)
+    if subject.made_up:
+        _suited(found)
     _scored(found)
     values = [result.value for case in found for result in case if isinstance(result, Score)]
     return f"{len(values)} episodes: {', '.join(f'{value:g}' for value in values[:8])}{', …' if len(values) > 8 else ''}"
@@ -211,6 +220,8 @@ def _order(subject: _Subject) -> str:
 CHECKS: Mapping[str, Callable[[_Subject], str]] = {
     "options": _options,
     "scores": _scores,
+}
+SCORE_CHECKS: Mapping[str, Callable[[_Subject], str]] = {
     "determinism": _determinism,
     "input untouched": _untouched,
     "hostile episodes": _hostile,
@@ -219,12 +230,19 @@ CHECKS: Mapping[str, Callable[[_Subject], str]] = {
 }
 
 
+def _suited(found: Sequence[tuple[Result, ...]]) -> None:
+    """Raise NeedsSample when the function raised: the made-up episodes may lack what it reads."""
+    for result in (result for case in found for result in case):
+        if isinstance(result, Failure) and result.kind is FailureKind.REWARD_ERROR:
+            raise NeedsSample(f"{result}\nif the made-up episodes do not suit it, give some that do: --sample FILE.jsonl")
+
+
 def _scored(found: Sequence[tuple[Result, ...]]) -> list[tuple[Score, ...]]:
     scores = []
     for case in found:
         for result in case:
             if isinstance(result, Failure):
-                raise Broken(f"{result}\nif the made-up episodes do not suit it, give some that do (`--sample FILE.jsonl`)")
+                raise Broken(str(result))
         scores.append(tuple(result for result in case if isinstance(result, Score)))
     return scores
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, Report, Skipped, percentiles, run_checks
+from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, percentiles, run_checks
 from ...envs.checks.services import check_health, check_reflection, expect_code, offers_stream, outcome_of_one, outcomes, quiet_server
 from ...envs.failures import EpisodeFailure, FailureKind
 from ...rpc.background import background
@@ -44,13 +44,15 @@ Verdict = tuple[int, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What the checks work on. verifier: the id to ask for, empty when the service has only one. streams: whether it offers the stream."""
+    """What the checks work on. verifier: the id to ask for, empty when the service has only one. streams: whether it offers the stream.
+    made_up: the episodes know nothing of what this verifier is for."""
 
     address: str
     verifier: str
     episodes: tuple[RewardInput, ...]
     call_s: float
     streams: bool
+    made_up: bool
 
     def request(self, episode: RewardInput) -> verifier_pb2.VerifyRequest:
         return to_request(episode, self.verifier)
@@ -105,7 +107,8 @@ def check_verifier_service(address: str, verifier: str = "", episodes: Sequence[
     """
     RemoteVerifier("check", address, verifier=verifier).check()
     call_s = deadline_s / 3
-    subject = _Subject(address, verifier, tuple(episodes or sample_episodes()), call_s, offers_stream(address, VERIFY, call_s))
+    streams = offers_stream(address, VERIFY, call_s)
+    subject = _Subject(address, verifier, tuple(episodes or sample_episodes()), call_s, streams, not episodes)
     waits = "the service waits without a deadline, or leaves a stream open"
     checks = run_checks(SERVICE_CHECKS, subject, deadline_s, waits)
     judged = checks[-1].status == "pass"
@@ -113,8 +116,8 @@ def check_verifier_service(address: str, verifier: str = "", episodes: Sequence[
         checks += run_checks(VERDICT_CHECKS, subject, deadline_s, waits)
     else:
         checks += tuple(Check(title, "skip", "it needs scores to look at") for title in VERDICT_CHECKS)
-    healthy = all(check.status != "fail" for check in checks)
-    return Report(f"{verifier or 'verifier'} at {address}", checks, _latency(subject) if healthy else {})
+    report = Report(f"{verifier or 'verifier'} at {address}", checks)
+    return replace(report, latency_ms=_latency(subject)) if report.passed else report
 
 
 def _describe(subject: _Subject) -> str:
@@ -136,7 +139,13 @@ def _health(subject: _Subject) -> str:
 
 
 def _scores(subject: _Subject) -> str:
-    values = [score.value for score in _scored(subject, subject.episodes)]
+    try:
+        values = [score.value for score in subject.scores(subject.episodes)]
+    except EpisodeFailure as error:
+        if subject.made_up and error.failure.kind is FailureKind.VERIFIER_ERROR:
+            fix = "if the made-up episodes do not suit it, give some that do: --sample FILE.jsonl"
+            raise NeedsSample(f"{error.failure}\n{fix}") from None
+        raise Broken(str(error.failure)) from None
     return f"{len(values)} episodes: {', '.join(f'{value:g}' for value in values[:8])}"
 
 
@@ -264,12 +273,7 @@ def _scored(subject: _Subject, episodes: Sequence[RewardInput], at_once: bool = 
     try:
         return subject.scores(episodes, at_once)
     except EpisodeFailure as error:
-        hint = (
-            "\nif the made-up episodes do not suit it, give some that do (`--sample FILE.jsonl`)"
-            if error.failure.kind is FailureKind.VERIFIER_ERROR
-            else ""
-        )
-        raise Broken(f"{error.failure}{hint}") from None
+        raise Broken(str(error.failure)) from None
 
 
 def _same(first: Sequence[Score], second: Sequence[Score], how: str) -> None:

@@ -63,7 +63,7 @@ def test_its_python_runs() -> None:
     ("title", "checks"),
     [
         ("Environments", list(environments.CHECKS)),
-        ("Rewards", list(rewards.CHECKS)),
+        ("Rewards", [*rewards.CHECKS, *rewards.SCORE_CHECKS]),
         ("Verifiers", [*verifier_check.SERVICE_CHECKS, *verifier_check.VERDICT_CHECKS]),
         ("Tools", [*tools_check.CHECKS, *tools_check.ANSWER_CHECKS]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from burnish.cli.main import app
 from burnish.envs.checks.conformance import Report, render
 from burnish.envs.checks.schema_samples import sample
 from burnish.envs.checks.tools import check_tools
-from burnish.envs.tools import Tool, ToolContext, ToolSet, tool
+from burnish.envs.tools import Tool, ToolContext, ToolRejected, ToolSet, tool
 
 pytestmark = pytest.mark.unit
 
@@ -82,9 +83,89 @@ def test_samples_fit_their_schema() -> None:
     [
         ("burnish/inspection-verdict-v1", ["--reply", "hello"], "--reply"),
         ("burnish/Arithmetic-v0", ["--sample", "answers.jsonl"], "--sample"),
-        ("burnish.envs.builtin.inspection.service", ["--sample", "answers.jsonl", "--reply", "hello"], "--sample and --reply"),
+        ("burnish.envs.builtin.inspection.service", ["--sample", "answers.jsonl"], "--sample"),
     ],
 )
 def test_an_option_without_effect_is_refused(target: str, options: list[str], idle: str) -> None:
     done = CliRunner().invoke(app, ["check", target, *options])
     assert (done.exit_code, done.stderr) == (2, f"error: {idle} has no effect on the checks of {target}\n")
+
+
+PLUGIN = """
+import gymnasium
+from burnish import Message, RewardInput, ToolContext, ToolRejected, reward, tool, verifier
+{environment}
+
+@tool
+def count(item: str, *, context: ToolContext) -> str:
+    "Count what is left of an item."
+    if item not in context.data["shelf"]:
+        raise ToolRejected("there is no shelf for it")
+    return str(context.data["shelf"][item])
+
+@reward("check-test/{name}-v1")
+def priced(episode: RewardInput) -> float:
+    return float(episode.data["price"])
+
+@verifier("check-test/{name}-verdict-v1")
+def priced_verdict(episode: RewardInput) -> float:
+    return float(episode.data["price"])
+"""
+ENVIRONMENT = """
+from burnish.envs import register_env
+from burnish.envs.spaces import MessagesSpace, UnicodeText
+from burnish.envs.tool_env import ToolEnv
+from burnish.envs.tools import ToolSet
+
+class Shelf(gymnasium.Env):
+    observation_space, action_space = MessagesSpace(), UnicodeText()
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        price = int(self.np_random.integers(100))
+        return (Message("user", f"What do {price} bolts cost?"),), {"data": {"price": price}}
+    def step(self, action):
+        return (), 0.0, True, False, {}
+    def tool_context(self):
+        return {"shelf": {"part 7": 3}}
+
+@register_env("check-test/Shelf-v0")
+def make():
+    return ToolEnv(Shelf(), ToolSet([count]))
+"""
+
+
+def test_what_needs_data_that_nobody_gave_is_no_fault_and_no_pass(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(PLUGIN.format(environment="", name="bare"))
+    done = CliRunner().invoke(app, ["check", str(tmp_path / "bare.py")])
+    assert done.exit_code == 0, done.output
+    for line in ("check-test/bare-v1: needs a sample", "check-test/bare-verdict-v1: needs a sample", "bare.py: needs a sample"):
+        assert line in done.stdout
+    assert "KeyError: 'price'" in done.stdout and "give some that do: --sample FILE.jsonl" in done.stdout
+    assert "KeyError: 'shelf'" in done.stdout and "give some: --arg 'data={…}'" in done.stdout
+    given = ["--arg", "data={shelf = {bolts = 3}}", "--reply", "count(item='bolts')"]
+    done = CliRunner().invoke(app, ["check", str(tmp_path / "bare.py"), *given])
+    assert "bare.py: passed" in done.stdout, done.output
+
+
+def test_an_environment_in_the_same_file_gives_what_rewards_verifiers_and_tools_need(tmp_path: Path) -> None:
+    (tmp_path / "whole.py").write_text(PLUGIN.format(environment=ENVIRONMENT, name="whole"))
+    done = CliRunner().invoke(app, ["check", str(tmp_path / "whole.py")])
+    assert done.exit_code == 0, done.output
+    states = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if line and not line.startswith(" ")]
+    assert states == ["passed"] * 4, done.stdout
+
+
+def test_tools_of_which_no_call_is_answered_have_shown_nothing() -> None:
+    @tool
+    def choosy(item: str) -> str:
+        """Knows one item."""
+        if item != "M8":
+            raise ToolRejected("there is none")
+        return "3"
+
+    report = check_tools(ToolSet([choosy]))
+    assert (report.verdict, report.failed, report.passed) == ("needs a sample", False, False)
+    assert status(report, "calls")[1].endswith(
+        "give a call that means something: --reply 'choosy(item=…)', or the data of a task: --arg 'data={…}'"
+    )
+    assert check_tools(ToolSet([choosy]), calls=[("choosy", {"item": "M8"})]).passed
