@@ -11,7 +11,7 @@ import pytest
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.finding import default_model_name, find_model, is_source, list_models
 from burnish.trainer.models.folder import check_model_folder
-from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.models.importing import ModelSize, import_model, new_model
 
 pytestmark = pytest.mark.unit
 
@@ -107,3 +107,28 @@ def test_sources_are_told_from_names(source: str, name: str) -> None:
     assert is_source(source)
     assert default_model_name(source) == name
     assert not any(is_source(local) for local in ("nano", "./a/b", "/a/b", "~/a"))
+
+
+def test_a_path_that_leads_nowhere_is_a_missing_path_and_no_hub_id(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, tmp_path / "runs" / "demo")
+    (tmp_path / "file.gguf").write_bytes(b"GGUF")
+    here = f"there is no such folder below {tmp_path}"
+    for model, says in (
+        ("./missing", here),
+        ("../missing/model", here),
+        ("runs/demp", f"{here}; did you mean 'demo'?"),
+        ("runs/demo/x/y", here),
+        (str(tmp_path / "missing"), "there is no such folder"),
+        ("~/missing-model", "there is no such folder"),
+        ("./fiel.gguf", f"there is no such file below {tmp_path}; did you mean 'file.gguf'?"),
+    ):
+        for may_import in (False, True):
+            with pytest.raises(ValueError) as caught:
+                find_model(model, tmp_path / "models", may_import=may_import)
+            assert str(caught.value).startswith(f"model {model!r}: {says}")
+    with pytest.raises(ValueError, match=r"\./file\.gguf is not here yet; a run imports it first"):
+        find_model("./file.gguf", tmp_path / "models")
+    with pytest.raises(ValueError, match="runs/demp does not exist; give a folder"):
+        import_model("runs/demp", tmp_path / "out")
+    assert is_source("owner/name"), "there is no folder owner here"

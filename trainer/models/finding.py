@@ -12,7 +12,7 @@ from .checkpoints import FOLDER, JOURNAL, latest
 from .folder import check_model_folder
 from .importing import import_model
 from .manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_digests
-from .sources import is_url
+from .sources import reads_as_path
 
 MODELS = Path("models")
 DIGEST = "sha256:"
@@ -46,6 +46,8 @@ def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool
             return folder.resolve()
     if is_source(str(model)):
         return _imported(str(model), models_dir, may_import)
+    if "/" in str(model):
+        raise ValueError(_no_such("folder", str(model)))
     known = sorted(path.parent.name for path in models_dir.glob("*/config.json")) if models_dir.is_dir() else []
     hint = did_you_mean(str(model), known) or "; make one with `burnish models new` or `burnish models import`"
     raise ValueError(f"model {str(model)!r} is neither a folder nor a model in {models_dir}/{hint}")
@@ -95,6 +97,8 @@ def _model_below(folder: Path) -> Path:
 def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
     folder = models_dir / default_model_name(source)
     if not folder.is_dir():
+        if reads_as_path(source) and not Path(source).expanduser().is_file():
+            raise ValueError(_no_such("file", source))
         if not may_import:
             raise ValueError(f"model {source} is not here yet; a run imports it first, or do it now: `burnish models import {source}`")
         import_model(source, folder)
@@ -102,11 +106,19 @@ def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
     return folder.resolve()
 
 
+def _no_such(kind: str, path: str) -> str:
+    """What to say of a path that leads nowhere: from where it was looked for, and what is there that reads like it."""
+    where = Path(path).expanduser()
+    beside = sorted(one.name for one in where.parent.iterdir()) if where.parent.is_dir() else []
+    hint = did_you_mean(where.name, beside) if beside else ""
+    close = hint if "did you mean" in hint else ""
+    return f"model {path!r}: there is no such {kind}{'' if where.is_absolute() else f' below {Path.cwd()}'}{close}"
+
+
 def is_source(model: str) -> bool:
     """Whether a model reads like something to import rather than a folder or a name."""
     model = model.partition(f"@{DIGEST}")[0]
-    local = model.startswith((".", "/", "~")) or Path(model).is_dir()
-    return model.startswith("pypi:") or is_url(model) or model.endswith(".gguf") or (model.count("/") == 1 and not local)
+    return model.endswith(".gguf") or not reads_as_path(model)
 
 
 def default_model_name(source: str) -> str:

