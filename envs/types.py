@@ -190,7 +190,8 @@ class Episode:
 
     Usually one trajectory; an agent that rewrites its history opens a further one whenever a call does not extend the previous.
     `truncation` is a limit the policy ran into: it is still rewarded. `metrics` are numbers worth averaging (turns, tool calls,
-    cost). `labels` name classes to compute recall over: "expected" and "predicted". `engine` is the one that sampled it.
+    cost). `labels` name classes to compute recall over: "expected" and "predicted". `engine` is the one that sampled it. `tools` are the
+    schemas that the prompt described.
 
     Example: `Episode(task, sample=0, trajectories=(trajectory,), messages=messages, outcome=Reward(1.0, {"env": 1.0}))`.
     """
@@ -205,6 +206,7 @@ class Episode:
     metrics: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def id(self) -> str:

@@ -74,18 +74,19 @@ def select(transcripts: Iterable[Transcript], selection: Selection) -> list[Tran
     return chosen
 
 
-def print_rollouts(run: Path, selection: Selection, console: Console | None = None) -> None:
-    """Print the chosen transcripts of a run. Raises ValueError when `run` is no run folder or nothing matches."""
+def print_rollouts(run: Path, selection: Selection, console: Console | None = None, *, tools: bool = False) -> None:
+    """Print the chosen transcripts of a run. tools: with the tools that their prompts describe. Raises ValueError when `run` is no run
+    folder or nothing matches."""
     console = console or Console()
     for transcript in select(read_run_transcripts(run), selection):
-        console.print(render(transcript))
+        console.print(render(transcript, tools=tools))
 
 
-def render(transcript: Transcript) -> RenderableType:
+def render(transcript: Transcript, *, tools: bool = False) -> RenderableType:
     """One transcript as a panel. All text of the model, tools and environment is plain: rich markup and escape codes show as written."""
     where = f"{transcript.phase} step {transcript.step} · {transcript.split} · {transcript.mode}"
     title = Text.assemble((printable(transcript.episode), "bold"), f"  seed {transcript.seed} · ", printable(where))
-    body: list[RenderableType] = []
+    body: list[RenderableType] = list(_described(transcript)) if tools else []
     for message in transcript.chat:
         body.extend(_message(message))
     body.append(Text())
@@ -98,6 +99,14 @@ def call_text(call: ToolCall) -> str:
     """A tool call as one would write it in Python. Example: `measure(part=17, feature="bore")`."""
     arguments = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in call.arguments.items())
     return printable(f"{call.name}({arguments})")
+
+
+def _described(transcript: Transcript) -> Iterator[RenderableType]:
+    """What the prompt says of tools, beside the messages: each schema as the chat template gets it."""
+    described = transcript.tools or ()
+    yield Text("tools" if described else "the prompt describes no tools", style="magenta")
+    for tool in described:
+        yield Padding(Text(printable(json.dumps(tool, ensure_ascii=False))), (0, 0, 0, 2))
 
 
 def _message(message: Message) -> Iterator[RenderableType]:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class EpisodeParts:
 class Talk:
     """A conversation as it grows. What there is of it stays when it fails.
 
-    env_reward: sum of the steps' rewards. info: what the environment's infos amount to so far.
+    env_reward: sum of the steps' rewards. info: what the environment's infos amount to so far. tools: those that the prompt describes.
     """
 
     builder: TrajectoryBuilder = field(default_factory=TrajectoryBuilder)
@@ -67,6 +67,7 @@ class Talk:
     turns: list[Turn] = field(default_factory=list)
     env_reward: float = 0.0
     info: StepInfo = field(default_factory=StepInfo)
+    tools: tuple[Mapping[str, Any], ...] = ()
     truncation: Truncation | None = None
 
 
@@ -97,7 +98,6 @@ class _Episode:
     def __init__(self, parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:
         self.parts, self.task, self.id, self.temperature, self.talk = parts, task, attempt_id, temperature, talk
         self.policy_clock, self.env_clock = _Clock(parts.limits.episode_timeout_s), _Clock(parts.limits.episode_timeout_s)
-        self.tools: Sequence[Mapping[str, Any]] = ()
         self.shown = ""  # all that the policy has seen and said in the trajectory that grows now
 
     async def run(self) -> None:
@@ -119,7 +119,7 @@ class _Episode:
         messages, talk.info = await self.call(lambda: reset_env(env, parts.env_id, self.task, self.id, parts.tool_parser), "reset")
         check_agreement(talk.info.data.get("tool_parser"), parts.tool_parser)
         talk.messages += messages
-        self.tools = talk.info.tools if parts.limits.describe_tools else ()
+        talk.tools = talk.info.tools if parts.limits.describe_tools else ()
         if not self.prompted():
             detail = f"the prompt of task {self.id} has {len(talk.builder)} tokens, engine.max_context is {parts.engine.max_context}"
             raise EpisodeFailure(Failure(FailureKind.ENV_ERROR, parts.env_id, f"{detail}; raise it or shorten the prompt"))
@@ -166,7 +166,7 @@ class _Episode:
         """
         talk, renderer, limit = self.talk, self.parts.renderer, self.parts.engine.max_context
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
-            whole = renderer.prompt(talk.messages, self.tools)
+            whole = renderer.prompt(talk.messages, talk.tools)
             if talk.turns and whole.startswith(self.shown):
                 new = renderer.encode_after_turn(whole[len(self.shown) :])
                 if len(talk.builder) + len(new) >= limit:

@@ -322,16 +322,17 @@ def rollouts(
     phase: Annotated[str | None, typer.Option(help="base, cpt, sft or rft.")] = None,
     step: Annotated[int | None, typer.Option(help="Step of the phase.")] = None,
     episode: Annotated[str | None, typer.Option(help="Id of one episode, such as train-17/0.")] = None,
-    split: Annotated[str | None, typer.Option(help="train or evaluation.")] = None,
+    split: Annotated[str | None, typer.Option(help="train or heldout.")] = None,
     mode: Annotated[str | None, typer.Option(help="sampled or greedy.")] = None,
     failed: Annotated[bool | None, typer.Option("--failed/--rewarded", help="Only failed, or only rewarded episodes.")] = None,
     order: Annotated[Literal["latest", "best", "worst"], typer.Option(help="Which to show first.")] = "latest",
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    prompt: Annotated[bool, typer.Option("--prompt", help="Show the tools, too, that the prompt describes.")] = False,
 ) -> None:
     """Print transcripts of a run."""
     from burnish.inspector.terminal import Selection, print_rollouts
 
-    print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit))
+    print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit), tools=prompt)
 
 
 @env_app.command("list")

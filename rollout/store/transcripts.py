@@ -53,14 +53,16 @@ class StoredTurn(_Stored):
 
 
 class Transcript(_Stored):
-    """One episode as stored. A row has the lowest schema that can hold it: 2 when its reward has values per turn, else 1.
+    """One episode as stored. A row has the lowest schema that can hold it: 3 when its prompt describes tools, 2 when its reward has values
+    per turn, else 1.
 
     run: name of the run folder. phase, step: where in the run. split: "train", or "heldout" for an evaluation; mode: how it sampled.
     episode: task id and sample, "train-17/0". seed: the task's. Exactly one of reward and failure is set.
-    messages: OpenAI chat messages. trainable_tokens: sampled tokens over all turns; context_tokens: tokens of all trajectories.
+    messages: OpenAI chat messages. tools: OpenAI function schemas that the prompt describes. trainable_tokens: sampled tokens over all
+    turns; context_tokens: tokens of all trajectories.
     """
 
-    schema_version: Literal[1, 2] = Field(default=1, alias="schema")
+    schema_version: Literal[1, 2, 3] = Field(default=1, alias="schema")
     run: str
     phase: str
     step: Count
@@ -71,6 +73,7 @@ class Transcript(_Stored):
     seed: int
     sample: Count
     messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None = None
     reward: StoredReward | None = None
     failure: StoredFailure | None = None
     truncation: Truncation | None = None
@@ -91,6 +94,8 @@ class Transcript(_Stored):
     def _one_outcome(self) -> Self:
         if (self.reward is None) == (self.failure is None):
             raise ValueError("an episode has either a reward or a failure")
+        if self.tools and self.schema_version < 3:
+            raise ValueError("tools belong to schema 3")
         per_turn = self.reward.turns or {} if self.reward else {}
         if per_turn and self.schema_version == 1:
             raise ValueError("reward.turns belongs to schema 2")
@@ -112,7 +117,7 @@ def transcript_of(
     failed, reward = episode.outcome, episode.reward
     try:
         return Transcript(
-            schema=2 if reward and reward.turns else 1,
+            schema=3 if episode.tools else 2 if reward and reward.turns else 1,
             run=run,
             phase=phase,
             step=step,
@@ -123,6 +128,7 @@ def transcript_of(
             seed=episode.task.seed,
             sample=episode.sample,
             messages=tuple(message.to_dict() for message in episode.messages),
+            tools=tuple(dict(tool) for tool in episode.tools) or None,
             reward=_stored_reward(reward) if reward else None,
             failure=StoredFailure(kind=failed.kind, culprit=failed.culprit, detail=failed.detail) if isinstance(failed, Failure) else None,
             truncation=episode.truncation,

@@ -166,6 +166,24 @@ def test_values_per_turn_print_beside_their_part() -> None:
     assert "brief -0.5 (-0.2, -0.3 by turn)  env 0" in out.getvalue()
 
 
+def test_what_the_prompt_says_of_tools_is_shown_where_it_is_asked_for() -> None:
+    count = {"type": "function", "function": {"name": "count", "description": "Counts \x1b[31mbolts."}}
+    shown = transcript(tools=(count,), schema_version=3)
+
+    def text(**how: bool) -> str:
+        out = io.StringIO()
+        Console(file=out, width=160).print(render(shown, **how))
+        return out.getvalue()
+
+    assert "Counts" not in text()
+    assert '{"type": "function", "function": {"name": "count", "description": "Counts \\u001b[31mbolts."}}' in text(tools=True)
+
+
+def test_a_failed_episode_shows_what_was_said_before(run: Path) -> None:
+    text = printed(run, Selection(failed=True))
+    assert text.index("assistant") < text.index("failed: tool_timeout in gauge:")
+
+
 @pytest.mark.parametrize("color", [False, True])
 def test_model_text_cannot_steer_the_terminal(run: Path, color: bool) -> None:
     text = printed(run, Selection(), color)

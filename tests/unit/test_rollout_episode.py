@@ -455,6 +455,13 @@ async def test_tools_are_called_in_the_format_of_the_chat_template(tokenizer, th
     episode = await run_episode(made, TASK, 0, 1.0)
     assert [message.text for message in episode.messages if message.role == "tool"] == ["part 3 is fine"], episode.outcome
     assert (episode.metrics["tool_calls"], episode.metrics["malformed_calls"]) == (1.0, 0.0)
+    assert episode.tools == (), "the prompt described none"
+    made = replace(
+        made,
+        engine=ScriptedEngine(say(tokenizer, "done"), max_context=4096),
+        limits=made.limits.model_copy(update={"describe_tools": True}),
+    )
+    assert [tool["function"]["name"] for tool in (await run_episode(made, TASK, 0, 1.0)).tools] == ["look"]
 
 
 async def test_a_parser_that_would_see_no_call_of_the_template_ends_the_run(tokenizer, threads, tools_id) -> None:

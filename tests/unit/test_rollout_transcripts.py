@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def test_values_per_turn_are_stored_under_a_schema_of_their_own(tmp_path: Path) 
     assert list(read_transcripts(file)) == [plain, per_turn]
 
 
+def test_the_tools_that_the_prompt_describes_are_stored_under_a_schema_of_their_own(tmp_path: Path) -> None:
+    tools = ({"type": "function", "function": {"name": "count", "description": "Counts.", "parameters": {"type": "object"}}},)
+    stored = transcript_of(dataclasses.replace(episode(Reward(0.5)), tools=tools), run="demo", phase="rft", step=7)
+    with TranscriptWriter(tmp_path / "t.jsonl") as writer:
+        writer.write(stored)
+    row = json.loads((tmp_path / "t.jsonl").read_bytes())
+    assert (row["schema"], row["tools"]) == (3, list(tools))
+    assert list(read_transcripts(tmp_path / "t.jsonl")) == [stored]
+
+
 def test_each_row_is_one_line_of_ascii(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     with TranscriptWriter(file) as writer:
@@ -97,9 +108,10 @@ def changed(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 3}, "schema"),
+        ({"schema": 4}, "schema"),
         ({"reward": {"total": 0.0, "parts": {}, "turns": {"cost": [0.0]}}}, "reward.turns belongs to schema 2"),
         ({"schema": 2, "reward": {"total": 0.0, "parts": {}, "turns": {"cost": [0.0, 1.0]}}}, "cost has 2 values, the episode has 1 turns"),
+        ({"tools": [{"type": "function"}]}, "tools belong to schema 3"),
         ({"colour": "red"}, "colour"),
         ({"reward": None}, "either a reward or a failure"),
         ({"failure": {"kind": "tool_error", "culprit": "x", "detail": "y"}}, "either a reward or a failure"),
