@@ -13,9 +13,12 @@ from burnish.envs.registry import did_you_mean
 from burnish.inspector.text import printable
 from burnish.recipe.components import load_function
 from burnish.trainer.data.sources import read_documents
-from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models
+from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models, verified_model
 from burnish.trainer.models.importing import import_model, new_model
-from burnish.trainer.models.manifest import STAGES, Ancestor, Manifest, read_manifest
+from burnish.trainer.models.manifest import STAGES, Ancestor, Manifest, own_manifest, read_manifest
+
+SHOWN_TENSORS = 10
+"""Of two models, the tensors that differ most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,57 @@ def import_named(
     return "\n".join([_made(manifest, models_dir), *_same_lines(manifest, models_dir)])
 
 
-def export_line(model: str, out: Path, models_dir: Path) -> str:
+def export_line(model: str, out: Path, format: str, models_dir: Path) -> str:
     """Export a model and say what was written."""
-    from burnish.trainer.models.exporting import export_folder
+    from burnish.trainer.models.bedrock import export_bedrock
+    from burnish.trainer.models.exporting import export_folder, export_gguf
 
-    manifest = export_folder(model, out, models_dir)
+    write = {"folder": export_folder, "gguf": export_gguf, "bedrock": export_bedrock}[format]
+    manifest = write(model, out, models_dir)
     return printable(f"exported {manifest.name} ({manifest.stage}, {manifest.parameters / 1e6:.1f} M parameters) to {out}")
+
+
+def compare_lines(model: str, other: str, models_dir: Path) -> list[str]:
+    """What differs between two models, and the tensors that differ most."""
+    from burnish.trainer.models.comparing import compare_models
+
+    found = compare_models(model, other, models_dir)
+    moved = sorted((change for change in found.tensors if change.relative), key=lambda change: -change.relative)
+    facts = list(found.facts)
+    lines = table_lines(("what", found.first.name, found.second.name), facts) if facts else ["manifests say the same"]
+    lines += ["", f"weights: {len(moved)} of {len(found.tensors)} tensors differ, by {found.relative:.3g} of their norm together"]
+    for one, names in ((found.first, found.only_first), (found.second, found.only_second)):
+        lines += [f"only in {one.name}: {name}" for name in names]
+    if moved:
+        most = [(change.name, f"{change.relative:.3g}") for change in moved[:SHOWN_TENSORS]]
+        lines += table_lines(("tensor", "relative difference"), most)
+    return [printable(line) for line in lines]
+
+
+def merge_named(model: str, other: str, name: str, method: str, weight: float, base: str | None, models_dir: Path) -> str:
+    """Merge two models as `models_dir/name` and say what it is."""
+    from burnish.trainer.models.merging import merge_models, method_called
+
+    out = models_dir / _checked(name)
+    return _made(merge_models(model, other, out, method=method_called(method), weight=weight, base=base, models_dir=models_dir), models_dir)
+
+
+def check_model(model: str, layout: str, models_dir: Path) -> str:
+    """Say that a model is sound, or raise ValueError with what is wrong, a line each."""
+    from burnish.trainer.models.bedrock import bedrock_problems
+    from burnish.trainer.models.importing import no_progress_bars, verify_model
+
+    if layout == "bedrock":
+        problems = list(bedrock_problems(Path(model)))
+        if problems:
+            raise ValueError("\n".join(f"{model}: {problem}" for problem in problems))
+        return printable(f"{model} has the layout of Bedrock's custom model import")
+    folder = verified_model(model, models_dir)
+    with no_progress_bars():
+        verify_model(folder)
+    manifest = own_manifest(folder)
+    digest = f"{DIGEST}{manifest.digest}, every file as recorded" if manifest is not None else "no manifest"
+    return printable(f"{folder} is sound: {digest}; tokenizer, chat template and a forward pass work")
 
 
 def delete_named(name: str, models_dir: Path) -> str:

@@ -32,6 +32,9 @@ def register(app: typer.Typer) -> None:
         "new": new,
         "import": import_model,
         "export": export,
+        "compare": compare,
+        "merge": merge,
+        "check": check,
         "delete": delete,
     }
     for name, command in commands.items():
@@ -101,14 +104,53 @@ def import_model(
 def export(
     model: CheckpointArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write, which must not exist.", show_default=False)],
-    format: Annotated[Literal["folder"], typer.Option(help="folder: a clean Hugging Face folder.")] = "folder",
+    format: Annotated[
+        Literal["folder", "gguf", "bedrock"],
+        typer.Option(help="A Hugging Face folder, a GGUF file, or what Bedrock's custom model import takes."),
+    ] = "folder",
     models_dir: ModelsOption = MODELS,
 ) -> None:
     """Take a model elsewhere, without the state of its training."""
     needs_training("models export")
     from burnish.cli.models import export_line
 
-    typer.echo(export_line(model, out, models_dir))
+    typer.echo(export_line(model, out, format, models_dir))
+
+
+def compare(model: CheckpointArgument, other: OtherArgument, models_dir: ModelsOption = MODELS) -> None:
+    """What is different between two models: weights tensor by tensor, manifests, and what was measured."""
+    needs_training("models compare")
+    from burnish.cli.models import compare_lines
+
+    typer.echo("\n".join(compare_lines(model, other, models_dir)))
+
+
+def merge(
+    model: CheckpointArgument,
+    other: OtherArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/ of the merge.", show_default=False)],
+    method: Annotated[str, typer.Option(help="linear, slerp or task-arithmetic.")] = "linear",
+    weight: Annotated[float, typer.Option(help="The other's share; of task-arithmetic, the factor of both differences.")] = 0.5,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What both were made from, for task-arithmetic.")] = None,
+    models_dir: ModelsOption = MODELS,
+) -> None:
+    """Merge two checkpoints of one base into a model. Measure it before you use it."""
+    needs_training("models merge")
+    from burnish.cli.models import merge_named
+
+    typer.echo(merge_named(model, other, name, method, weight, base, models_dir))
+
+
+def check(
+    model: CheckpointArgument,
+    layout: Annotated[Literal["burnish", "bedrock"], typer.Option(help="What the folder must be fit for.")] = "burnish",
+    models_dir: ModelsOption = MODELS,
+) -> None:
+    """Hold a model to its digests, its tokenizer and a forward pass, or a folder to what Bedrock's custom model import takes."""
+    needs_training("models check")
+    from burnish.cli.models import check_model
+
+    typer.echo(check_model(model, layout, models_dir))
 
 
 def delete(

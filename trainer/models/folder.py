@@ -257,6 +257,13 @@ def copy_model_files(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
+def copy_weights(source: Path, out: Path) -> None:
+    """Copy the weight files, and the index of several."""
+    for file in [*weight_files(source), source / WEIGHTS_INDEX]:
+        if file.is_file():
+            shutil.copyfile(file, out / file.name)
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out` that becomes `out` when the block ends well, and disappears when it raises.

@@ -27,6 +27,7 @@ from .folder import (
     store_manifest,
     write_manifest,
 )
+from .gguf_file import split_as_read
 from .manifest import Manifest, Stage, verify_digests
 from .sources import CODE_KEYS, Fetched, check_source_files, fetch, is_clean
 from .tokenizer import train_tokenizer
@@ -197,6 +198,7 @@ def _load(found: Fetched, source: str) -> tuple[PreTrainedModel, PreTrainedToken
     if missing:
         raise ValueError(f"{source} lacks {len(missing)} weights that its config asks for, {missing[0]} first; copy or download it again")
     if found.gguf:
+        split_as_read(found.folder / found.gguf, tokenizer)
         _forget_gguf(model)
     elif getattr(model.config, "quantization_config", None) is not None:
         raise ValueError(f"{source} holds quantised weights, which cannot be trained; import the unquantised model")
