@@ -7,7 +7,7 @@
     .txt  .text  .md                     paragraphs (an empty line between them), each as {"text": …}; only where documents are asked for
 
 Rows are told apart by their content, not by which of their suffixes the file has. Text is UTF-8, with or without a byte-order mark.
-Files are streamed: memory holds a row, not the file.
+Files are streamed: memory holds a row, not the file. A compressed file that unpacks to far more than text does is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,9 @@ from ..rpc.payload import PayloadError, plain_json
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 PROSE_SUFFIXES: Final = (".txt", ".text", ".md")
 MAX_LINE_BYTES: Final = 64 << 20
+MAX_RATIO: Final = 250
+FREE_BYTES: Final = 1 << 30
+"""A compressed file may unpack to so much, or to so many times its size. Text stays well below 100; zeros reach 1,000."""
 MAX_PROBLEMS: Final = 20
 PARQUET_ROWS: Final = 1024
 """Rows of a Parquet file that are in memory at once."""
@@ -185,14 +190,22 @@ def _opened(file: Path) -> Iterator[BufferedReader[Any]]:
 
 def _lines(file: Path, stream: BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
     """Numbered lines, their byte-order marks removed: joined files have one in the middle."""
-    number = 0
+    number, length, most = 0, 0, _most_bytes(stream)
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
+        length += len(line)
+        if length > most:
+            raise ValueError(f"{file}:{number}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself")
         if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
         if b"\0" in line:
             raise ValueError(f"{file}:{number}: holds a NUL byte, so it is no UTF-8 text; save it as UTF-8")
         yield number, line.removeprefix(_BOM)
+
+
+def _most_bytes(stream: BufferedReader[Any]) -> float:
+    packed = stream.raw
+    return max(FREE_BYTES, MAX_RATIO * os.fstat(packed.fileno()).st_size) if isinstance(packed, gzip.GzipFile) else math.inf
 
 
 def _first(lines: Iterator[tuple[int, bytes]]) -> tuple[int, bytes | None]:
@@ -297,7 +310,10 @@ def _cells(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
             yield _decoded(file, number, line)
 
     table = csv.reader(texts(), strict=True)
-    header = [name.strip() for name in next(table)]
+    try:
+        header = [name.strip() for name in next(table)]
+    except csv.Error as error:
+        raise ValueError(f"{file}:{numbers[0]}: the names of the columns are not CSV: {error}") from None
     if len(set(header)) < len(header) or not all(header):
         raise ValueError(f"{file}:{numbers[0]}: a .csv begins with the names of its columns, each of them once, not {header}")
     while True:
@@ -334,12 +350,26 @@ def _parquet(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
         raise ValueError(f"{file}: a Parquet file is compressed inside; unpack it")
     number = 0
     try:
-        for batch in ParquetFile(stream).iter_batches(batch_size=PARQUET_ROWS):
-            for value in batch.to_pylist():
+        table = ParquetFile(stream)
+        names = table.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ValueError(f"{file}: a column's name stands there twice: {', '.join(names)}")
+        for batch in table.iter_batches(batch_size=PARQUET_ROWS):
+            for row in _parquet_rows(file, batch, number + 1):
                 number += 1
-                yield _checked(file, number, _without_nulls(value))
+                yield row
     except (ArrowException, OSError) as error:
         raise ValueError(f"{file}: the Parquet file cannot be read after row {number}: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_rows(file: Path, batch: Any, first: int) -> list[Row | BadRow]:
+    """The rows of a batch; where a value is none that Python has (a date past the year 9999, bytes in a text), its row is named."""
+    try:
+        return [_checked(file, number, _without_nulls(value)) for number, value in enumerate(batch.to_pylist(), first)]
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows > 1:
+            return [row for i in range(batch.num_rows) for row in _parquet_rows(file, batch.slice(i, 1), first + i)]
+        return [BadRow(f"{file}:{first}", first, f"a value cannot be read: {error}")]
 
 
 def _without_nulls(value: Any) -> Any:

@@ -76,6 +76,47 @@ def test_a_parquet_file_is_rows_and_its_nulls_are_keys_left_out(tmp_path: Path) 
         read(tmp_path, "cut.parquet", file.read_bytes()[:-30])
 
 
+def text_of(data: bytes) -> Any:
+    """A column of text that holds whatever bytes, as a file by another program may."""
+    offsets = (0).to_bytes(4, "little") + len(data).to_bytes(4, "little")
+    return pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(data)])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        text_of(b"\xff"),
+        pyarrow.array([2**30], pyarrow.date32()),
+        pyarrow.array([2**62], pyarrow.duration("s")),
+        pyarrow.array([1], pyarrow.timestamp("us", tz="Nowhere/Land")),
+    ],
+    ids=["bytes that are no text", "a date past the year 9999", "a long duration", "an unknown time zone"],
+)
+def test_a_cell_of_a_parquet_file_that_python_cannot_hold_is_a_bad_row(tmp_path: Path, cell: Any) -> None:
+    file = tmp_path / "a.parquet"
+    fine = pyarrow.nulls(1, cell.type)
+    cells = pyarrow.chunked_array([fine, cell, fine]).combine_chunks()
+    pyarrow.parquet.write_table(pyarrow.table({"n": [1, 2, 3], "cell": cells}), file)
+    first, second, third = read_rows(file)
+    assert (first, third) == (Row(f"{file}:1", 1, {"n": 1}), Row(f"{file}:3", 3, {"n": 3}))
+    assert isinstance(second, BadRow) and second.where == f"{file}:2" and second.problem.startswith("a value cannot be read: ")
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"]), file)
+    with pytest.raises(ValueError, match=r"a\.parquet: a column's name stands there twice: a, a"):
+        list(read_rows(file))
+
+
+def test_a_small_file_that_unpacks_to_far_more_than_text_does_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.envs.rows.FREE_BYTES", 1 << 16)
+    bomb = gzip.compress((LINES + "\n" * 2**22).encode())
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz:\d+: the compressed file unpacks to more than 250 times its size"):
+        read(tmp_path, "a.jsonl.gz", bomb)
+    assert len(read(tmp_path, "b.jsonl.gz", gzip.compress(LINES.encode() * 1000))) == 2000
+
+
 def test_plain_text_is_paragraphs_where_documents_are_asked_for(tmp_path: Path) -> None:
     text = BOM + b"one\r\nline two\r\n\r\n  \r\nthree\r\n"
     assert read(tmp_path, "a.txt", text, prose=True) == [(1, {"text": "one\nline two"}), (5, {"text": "three"})]
@@ -136,6 +177,9 @@ def test_a_list_that_goes_wrong_ends_there(tmp_path: Path, content: str, line: i
         ("a.csv", b"a\n\xff\n", "a.csv:2: not UTF-8 text: byte 1 of the line"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-9], "the compressed file is damaged or cut short"),
         ("a.jsonl.gz", gzip.compress(b"x")[:4] + b"\xff" * 40, "the compressed file is damaged or cut short"),
+        ("a.csv", b'"a"b,c\n1,2\n', "a.csv:1: the names of the columns are not CSV: ',' expected after"),
+        ("a.csv", b'"a\n', "a.csv:1: the names of the columns are not CSV: unexpected end of data"),
+        ("a.csv", b"a\rb\r1\r", "a.csv:1: the names of the columns are not CSV: new-line character seen"),
         ("a.jsonl", b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}', "a.jsonl:1: the line is longer than 64 MiB"),
     ],
 )
