@@ -23,7 +23,7 @@ from .conversation import EpisodeParts
 from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
-from .renderers import Renderer, TemplateRenderer
+from .renderers import Renderer, TemplateRenderer, load_tokenizer
 from .weights import StaleEngine, SyncReceipt, WeightSnapshot, sync_weights
 
 T = TypeVar("T")
@@ -71,13 +71,11 @@ def episode_parts(setup: WorkerSetup, make: Callable[[Renderer], Engine], thread
 
     Raises ValueError when the setup cannot be built.
     """
-    from transformers import AutoTokenizer
-
     for plugin in setup.plugins:
         load_plugin(plugin)
     for module in setup.modules:
         import_module(module, "environment")
-    tokenizer = AutoTokenizer.from_pretrained(str(setup.model), trust_remote_code=False)
+    tokenizer = load_tokenizer(setup.model)
     renderer = TemplateRenderer(tokenizer, setup.rollout.template_args)
     tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
     rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)

@@ -49,14 +49,11 @@ class ChatService:
     """One replica: an engine on the model and the strict application in front of it."""
 
     async def __init__(self, model: str, name: str, config: ServingConfig, keys: ApiKeys) -> None:  # type: ignore[misc]  # Serve awaits it
-        from transformers import AutoTokenizer
-
         from ..rollout.engine.vllm_openai import start_openai_app
-        from ..rollout.renderers import TemplateRenderer
+        from ..rollout.renderers import TemplateRenderer, load_tokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
         manifest = own_manifest(Path(model))
-        self._renderer = TemplateRenderer(tokenizer, manifest.template_args if manifest is not None else {})
+        self._renderer = TemplateRenderer(load_tokenizer(Path(model)), manifest.template_args if manifest is not None else {})
         self._keys = keys
         self._service = await start_openai_app(
             Path(model),

@@ -29,7 +29,8 @@ from typing import Any
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.engine.config import CPU_KV_CACHE_MB, EngineConfig
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig
-from burnish.trainer.models.folder import count_parameters, parameters_of, weight_files
+from burnish.trainer.models.config_file import parameters_of
+from burnish.trainer.models.folder import count_parameters, weight_files
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TRAINED_BYTES = 16

@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 from burnish.cli.main import app
 from burnish.recipe.load import config_from_data
 from burnish.serving.app import CHAT_FIELDS, ROUTES
-from burnish.trainer.models.folder import SUPPORTED_ARCHITECTURES
+from burnish.trainer.models.config_file import SUPPORTED_ARCHITECTURES
 
 pytestmark = pytest.mark.unit
 

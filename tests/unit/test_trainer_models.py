@@ -22,13 +22,12 @@ from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.learner.probe import SavedModelError, check_saved, probe_loss, saved_loss
 from burnish.trainer.models import importing as models
+from burnish.trainer.models.config_file import SUPPORTED_ARCHITECTURES, ties_embeddings
 from burnish.trainer.models.folder import (
-    SUPPORTED_ARCHITECTURES,
     Origin,
     count_parameters,
     manifest_of,
     stop_token_ids,
-    ties_embeddings,
     write_model_folder,
 )
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...envs.rows import Problems
 from ...rollout.control_tokens import ControlTokens
-from ...rollout.renderers import TemplateRenderer, prompt_ids
+from ...rollout.renderers import TemplateRenderer, load_tokenizer, prompt_ids
 from ..models.tokenizer import document_frame
 from ..phases.common import Phase
 from ..phases.supervised import SupervisedConfig
@@ -97,15 +97,6 @@ def check_prompts(
                 fix = "shorten it or raise engine.max_context"
                 problems.add(f"{file}:{row.line}: messages: the prompt is {length} tokens long, engine.max_context is {max_context}; {fix}")
     problems.check()
-
-
-def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
-    tokenizer.model_max_length = int(1e9)  # what is too long is named by us, with its row; transformers would warn of the first one
-    return tokenizer
 
 
 def load_renderer(model: Path, template_args: Mapping[str, Any]) -> TemplateRenderer:

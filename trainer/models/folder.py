@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 
 from .card import model_card
+from .config_file import check_config, ties_embeddings
 from .manifest import CARD_FILE, MANIFEST_FILE, Manifest, Stage, Training, digests_of, lineage_of, own_manifest
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS_FILE}.index.json"
-
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Decoder-only architectures with full causal attention: what packing in the learner assumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +104,12 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
     """
     if not folder.is_dir():
         raise ValueError(f"model folder {folder} does not exist")
-    check_links(folder)
-    check_no_adapter(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
-    check_architecture(read_json(config), str(folder))
+    check_links(folder)
+    check_no_adapter(folder)
+    check_config(read_json(config), f"model folder {folder}")
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"model folder {folder} has no tokenizer.json; save its fast tokenizer next to the weights")
     if need_template and not has_chat_template(folder):
@@ -126,33 +124,32 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
         tensor_shapes(file)
     index = folder / WEIGHTS_INDEX
     if index.is_file():
-        missing = sorted(set(read_json(index)["weight_map"].values()) - {file.name for file in files})
+        missing = sorted({*index_names(index)} - {file.name for file in files})
         if missing:
             raise ValueError(f"model folder {folder} lacks the weight file {missing[0]} that its index names; copy the folder again")
 
 
-def check_links(folder: Path) -> None:
-    """Raise ValueError when a file of the folder is a link to somewhere else: what a folder shows must be its own.
+def index_names(index: Path) -> list[str]:
+    """The files that an index of weights names, once per tensor. Raises ValueError when it is no such index."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index} must hold a weight_map of tensors' names to file names; copy or download the model again")
+    return list(names.values())
 
-    A snapshot of the hub's cache, whose files are links into the cache's folder of that model, is whole with that folder.
+
+def check_links(folder: Path) -> None:
+    """Raise ValueError when a file of the folder is a link to somewhere else, since what a folder shows must be its own, or no file that
+    can be read to its end (a pipe, a device).
+
+    A snapshot of the hub's cache, whose files are links into the `blobs` of that model, is whole with them.
     """
     home = folder.resolve()
-    within = home.parent.parent if home.parent.name == "snapshots" else home
+    within = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
     for file in sorted(folder.rglob("*")):
-        if file.is_symlink() and not file.resolve().is_relative_to(within):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in within):
             raise ValueError(f"{file} is a link that leads out of the folder; copy the file there, if it is meant")
-
-
-def check_architecture(config: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError unless the config names one supported architecture."""
-    names = config.get("architectures") or ["(none)"]
-    if names[0] not in SUPPORTED_ARCHITECTURES:
-        raise ValueError(f"{where}: architecture {names[0]} is not supported; supported are {', '.join(SUPPORTED_ARCHITECTURES)}")
-
-
-def ties_embeddings(config: Mapping[str, Any]) -> bool:
-    """Whether the output layer is the embedding. Every supported architecture keeps them apart where its config does not say."""
-    return bool(config.get("tie_word_embeddings", False))
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ValueError(f"{file} is a pipe or a device, not a file; remove it")
 
 
 def has_chat_template(folder: Path) -> bool:
@@ -170,13 +167,16 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         eos = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
         if eos is not None:
-            return tuple(int(id) for id in (eos if isinstance(eos, list) else [eos]))
+            ids = eos if isinstance(eos, list) else [eos]
+            if not all(type(id) is int for id in ids):
+                raise ValueError(f"{folder / name}: eos_token_id is {eos!r}; it must be a token's id, or a list of ids")
+            return tuple(ids)
     raise ValueError(f"model folder {folder} names no eos_token_id in generation_config.json or config.json; generation would never stop")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder in name order."""
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(file for file in folder.glob("*.safetensors") if file.is_file())
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -193,27 +193,6 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 def count_parameters(folder: Path) -> int:
     shapes = {name: shape for file in weight_files(folder) for name, shape in tensor_shapes(file).items()}
     return sum(int(np.prod(shape)) for shape in shapes.values())
-
-
-def parameters_of(config: Mapping[str, Any]) -> int:
-    """Parameters of a supported architecture by its `config.json` alone, tied weights once.
-
-    Example: a Llama of 32 layers, 4,096 hidden units, 32 heads, 11,008 intermediate units and 32,000 tokens has 6,738,415,616.
-    """
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    head_dim = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
-    layer = hidden * (2 * queries + 2 * keys) + 3 * hidden * config["intermediate_size"] + 2 * hidden
-    match config["architectures"][0]:
-        case "Qwen2ForCausalLM":
-            layer += queries + 2 * keys  # biases of q, k and v
-        case "Qwen3ForCausalLM":
-            layer += 2 * head_dim  # norms of q and k
-        case _:
-            layer += (queries + 2 * keys + hidden) if config.get("attention_bias") else 0
-            layer += (2 * config["intermediate_size"] + hidden) if config.get("mlp_bias") else 0
-    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
-    return int(config["num_hidden_layers"] * layer + embeddings + hidden)
 
 
 def write_model_folder(weights: Mapping[str, np.ndarray], like: Path, out: Path, origin: Origin) -> Manifest:

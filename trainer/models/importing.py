@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.registry import did_you_mean
+from ...rollout.renderers import load_tokenizer
+from .config_file import check_architecture
 from .folder import (
     Origin,
     atomic_folder,
-    check_architecture,
     check_model_folder,
     stop_token_ids,
     store_manifest,
@@ -200,8 +201,6 @@ def _load(found: Fetched, source: str) -> tuple[PreTrainedModel, PreTrainedToken
     if found.gguf:
         split_as_read(found.folder / found.gguf, tokenizer)
         _forget_gguf(model)
-    elif getattr(model.config, "quantization_config", None) is not None:
-        raise ValueError(f"{source} holds quantised weights, which cannot be trained; import the unquantised model")
     return model, tokenizer
 
 
@@ -243,10 +242,10 @@ def verify_model(folder: Path) -> None:
 
 def _verify(folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     check_model_folder(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
     for text in ROUND_TRIP_TEXTS:
         back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), clean_up_tokenization_spaces=False)
         if back != text:

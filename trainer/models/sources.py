@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from ...rpc.urls import secrets_in
-from .folder import MODEL_FILES, WEIGHTS_INDEX, check_links, check_model_folder, check_no_adapter, read_json
+from .config_file import check_config
+from .folder import MODEL_FILES, WEIGHTS_INDEX, check_links, check_model_folder, check_no_adapter, index_names, read_json
 from .manifest import CARD_FILE, FILE_NAME, MANIFEST_FILE, WEIGHTS_SUFFIX, Manifest
 
 DOWNLOAD_TIMEOUT_S: Final = 900.0
@@ -192,15 +193,16 @@ def check_source_files(folder: Path, template_given: bool) -> None:
     _check_indices(folder)
     if list(folder.glob(f"*{WEIGHTS_SUFFIX}")) or not list(folder.glob("pytorch_model*.bin")):
         check_model_folder(folder, need_template=not template_given)
-    elif not (folder / "config.json").is_file():
+        return
+    if not (folder / "config.json").is_file():
         raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
+    check_config(read_json(folder / "config.json"), f"model folder {folder}")
 
 
 def _check_indices(folder: Path) -> None:
     for index in sorted(folder.glob("*.index.json")):
-        names = read_json(index).get("weight_map", {})
-        for name in names.values() if isinstance(names, dict) else ():
-            if not isinstance(name, str) or Path(name).name != name:
+        for name in index_names(index):
+            if Path(name).name != name:
                 raise ValueError(f"{index} names the file {name!r}, which is not in its folder; copy or download the model again")
 
 

@@ -1,0 +1,151 @@
+"""The files of a model folder, whoever made it: what they may say, and that each fault of one is a line that names it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.recipe.sizes import model_facts
+from burnish.rollout.renderers import load_tokenizer
+from burnish.trainer.models.config_file import MODEL_TYPES, check_config
+from burnish.trainer.models.folder import check_links, check_model_folder, stop_token_ids
+from burnish.trainer.models.importing import ModelSize, import_model, new_model
+
+pytestmark = pytest.mark.unit
+
+SIZE = ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=64)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_model(["some text to train on"], folder, SIZE)
+    return folder
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+SPECULATORS = {"algorithms": [{"proposal_methods": [{"speculative_tokens": 1}]}], "verifier": {"name_or_path": "someone/else"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"speculators_config": SPECULATORS, "speculators_model_type": "eagle3"}, "speculators_config names another model"),
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation is 'someone/kernel', which may name code to fetch"),
+        ({"attn_implementation": {"": "someone/kernel"}}, "which may name code to fetch"),
+        ({"_attn_implementation": "flash_attention_2"}, "_attn_implementation is 'flash_attention_2'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config says that the weights are quantised"),
+        ({"model_type": "medusa"}, "model_type is 'medusa'; LlamaForCausalLM is 'llama'"),
+        ({"model_type": ["llama"]}, "model_type is ['llama']"),
+        ({"architectures": "LlamaForCausalLM"}, "architecture LlamaForCausalLM is not supported"),
+        ({"architectures": 5}, "architecture 5 is not supported"),
+        ({"architectures": ["LlamaForCausalLM", "EagleModel"]}, "is not supported"),
+        ({"num_attention_heads": 0}, "num_attention_heads: Input should be greater than 0 (got 0)"),
+        ({"num_attention_heads": 7}, "hidden_size 32 is no multiple of 7 heads"),
+        ({"hidden_size": 10**30}, "hidden_size: Input should be less than 2147483648"),
+        ({"vocab_size": "many"}, "vocab_size: Input should be a valid integer"),
+        ({"num_hidden_layers": None}, "num_hidden_layers: Input should be a valid integer"),
+        ({"head_dim": [1]}, "head_dim: Input should be a valid integer"),
+    ],
+)
+def test_a_config_that_names_code_or_another_model_or_no_size_is_refused(copy: Path, tmp_path: Path, changes: Any, says: str) -> None:
+    """transformers and vLLM follow such a name: vLLM asked the hub for "someone/else", and loads it in place of the folder's model."""
+    edit(copy / "config.json", **({"head_dim": None} if "num_attention_heads" in changes else {}), **changes)
+    for refuse in (lambda: check_model_folder(copy), lambda: import_model(copy, tmp_path / "imported")):
+        with pytest.raises(ValueError) as caught:
+            refuse()
+        assert says in str(caught.value) and str(copy) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"])
+def test_a_config_without_a_size_is_refused(copy: Path, key: str) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    del config[key]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"config.json: {key}: Field required"):
+        check_model_folder(copy)
+
+
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
+def test_the_model_type_of_an_architecture_is_that_of_transformers(architecture: str) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[MODEL_TYPES[architecture]] == architecture
+
+
+def test_what_models_come_with_is_taken(copy: Path) -> None:
+    extra = {"attn_implementation": None, "_attn_implementation": "sdpa", "_name_or_path": "x", "rope_theta": 1e4, "pretraining_tp": 1}
+    edit(copy / "config.json", **extra)
+    check_model_folder(copy)
+    assert model_facts(copy).hidden == 32
+
+
+@pytest.mark.parametrize("eos", [{}, "x", [None], 1.5, True])
+def test_an_end_of_sequence_that_is_no_id_is_refused(copy: Path, eos: Any) -> None:
+    edit(copy / "generation_config.json", eos_token_id=eos)
+    with pytest.raises(ValueError, match=r"generation_config\.json: eos_token_id is .*; it must be a token's id"):
+        stop_token_ids(copy)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none_is_refused(copy: Path, index: str, tmp_path: Path) -> None:
+    (copy / "model.safetensors.index.json").write_text(index)
+    for refuse in (lambda: check_model_folder(copy), lambda: import_model(copy, tmp_path / "imported")):
+        with pytest.raises(ValueError, match=r"index\.json must hold a weight_map"):
+            refuse()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("tokenizer.json", "{}"), ("tokenizer.json", ""), ("tokenizer_config.json", '{"a":' * 5000), ("tokenizer_config.json", "[]")],
+)
+def test_a_tokenizer_that_cannot_be_read_is_a_line_that_names_it(copy: Path, name: str, text: str) -> None:
+    (copy / name).write_text(text)
+    with pytest.raises(ValueError, match=f"the tokenizer of {copy} cannot be loaded: "):
+        load_tokenizer(copy)
+
+
+def test_a_pipe_or_a_folder_among_the_weights_is_no_weight_file(copy: Path) -> None:
+    """Opening a pipe waits for its other end for ever."""
+    weights = copy / "model.safetensors"
+    os.mkfifo(copy / "model-00002.safetensors")
+    with pytest.raises(ValueError, match=r"model-00002\.safetensors is a pipe or a device, not a file"):
+        check_model_folder(copy)
+    (copy / "model-00002.safetensors").unlink()
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(ValueError, match="its weights are missing"):
+        check_model_folder(copy)
+
+
+def test_a_snapshot_of_the_hub_is_whole_with_its_blobs_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
+    """A folder of somebody's that happens to lie in one called snapshots does not reach what lies beside that."""
+    cache = tmp_path / "models--a--b"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / "0123"
+    shutil.copytree(tiny, snapshot)
+    shutil.move(snapshot / "config.json", cache / "blobs" / "abcd")
+    (snapshot / "config.json").symlink_to(Path("../../blobs/abcd"))
+    check_links(snapshot)
+    (cache / "secret.txt").write_text("mine")
+    (snapshot / "chat_template.jinja").unlink()
+    (snapshot / "chat_template.jinja").symlink_to(cache / "secret.txt")
+    with pytest.raises(ValueError, match="is a link that leads out of the folder"):
+        check_links(snapshot)
+
+
+def test_the_config_is_checked_whole(tiny: Path) -> None:
+    check_config(json.loads((tiny / "config.json").read_text()), "here")
