@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
-from burnish.recipe.overrides import Override, parse_override
+from burnish.recipe.overrides import Override, kind_of, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import Source, inner_model, is_model, problem_lines
 from burnish.trainer.phases.common import PHASE_OWNS
@@ -34,8 +34,9 @@ def load_config(
         file = file / "config.json"
     parsed = [parse_override(text) for text in overrides]
     data = _read(file)
-    if plugins:
-        data["plugins"] = [*data.get("plugins", []), *(str(plugin) for plugin in plugins)]
+    named = data.get("plugins", [])
+    if plugins and isinstance(named, list):  # anything else is for the config to refuse
+        data["plugins"] = [*named, *(str(plugin) for plugin in plugins)]
     if platform is not None:
         data["platform"] = platform
     return config_from_data(data, str(path), parsed)
@@ -114,15 +115,15 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"recipe {file} does not exist" + (f"; {file.parent} has {', '.join(near)}" if near else ""))
     try:
         text = file.read_bytes().decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
-        if file.suffix == ".json":
-            return without_defaults(json.loads(text), RunConfig)
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file}: not valid TOML: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from error
+        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # both parsers' own errors, numbers of thousands of digits, nesting
+        form = "JSON" if file.suffix == ".json" else "TOML"
+        raise ValueError(f"{file}: not valid {form}: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: must hold a JSON object, not a {kind_of(data)}")
+    return without_defaults(data, RunConfig) if file.suffix == ".json" else data
 
 
 def without_defaults(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

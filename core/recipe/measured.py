@@ -38,17 +38,18 @@ def earlier_rates(run: ResolvedRun, runs: Path) -> Rates | None:
         try:
             config = json.loads(file.read_bytes())
             rows = list(read_metrics(file.with_name("metrics.jsonl"))) if _alike(config, run.record) else []
-        except (OSError, ValueError, RecursionError):
+            if rows:
+                return _rates(file.parent, config, rows)
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, ArithmeticError):  # it may be anybody's
             continue
-        if rows:
-            return _rates(file.parent, config, rows)
     return None
 
 
 def _alike(config: Any, record: Mapping[str, Any]) -> bool:
     def what_decides(data: Mapping[str, Any]) -> Iterator[Any]:
         yield from (data.get(key) for key in ("model", "platform", "environment", "environment_args"))
-        yield from (data.get("rollout", {}).get(key) for key in ("max_turns", "max_tokens_per_turn"))
+        rollout = data.get("rollout")
+        yield from (rollout.get(key) if isinstance(rollout, Mapping) else None for key in ("max_turns", "max_tokens_per_turn"))
 
     return isinstance(config, Mapping) and list(what_decides(config)) == list(what_decides(record))
 

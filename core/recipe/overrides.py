@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.envs.registry import did_you_mean
+from burnish.rpc.payload import utf8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,16 @@ def parse_override(text: str) -> Override:
     """`a.b=value`: the value is read as TOML, and taken as a plain string when it is not TOML. Raises ValueError without a key or `=`."""
     key, equals, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
+    if utf8(text) != text:
+        raise ValueError(f"--set {text!r}: is not UTF-8 text")
     if not equals or not all(path):
         raise ValueError(f"--set {text}: must read key=value or table.key=value, for example --set rft.steps=50")
     try:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return Override(text, path, value.strip())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--set {text[:60]}…: its value cannot be read: {error}") from None
     return Override(text, path, parsed["value"] if list(parsed) == ["value"] else value.strip())
 
 

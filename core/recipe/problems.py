@@ -15,6 +15,9 @@ from burnish.recipe.overrides import Override, kind_of
 
 Location = tuple[str | int, ...]
 
+MAX_SHOWN = 200
+"""Characters of a value that a problem repeats."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -75,16 +78,23 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
         owner = model_at(model, where[:-1])
         field = owner.model_fields.get(str(where[-1])) if owner else None
         form = field.description if field and field.description else f"of the form {context['pattern']}"
-        return f"{value!r} must be {form}"
+        return f"{_shown(value)} must be {form}"
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
         close = did_you_mean(value, choices) if isinstance(value, str) else ""
         close = close if "did you mean" in close else ""
-        return f"{value!r} is unknown{close}" if close and len(choices) > 6 else f"{value!r} must be {context['expected']}{close}"
+        shown = _shown(value)
+        return f"{shown} is unknown{close}" if close and len(choices) > 6 else f"{shown} must be {context['expected']}{close}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"must be a table, not {kind_of(value)} {value!r}"
-    message = detail["msg"].removeprefix("Input should be ")
-    return f"must be {message}, not {kind_of(value)} {value!r}" if message != detail["msg"] else f"{message} (got {value!r})"
+        return f"must be a table, not {kind_of(value)} {_shown(value)}"
+    message, shown = detail["msg"].removeprefix("Input should be "), _shown(value)
+    return f"must be {message}, not {kind_of(value)} {shown}" if message != detail["msg"] else f"{message} (got {shown})"
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written, the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def model_at(model: type[BaseModel] | None, where: Location) -> type[BaseModel] | None:

@@ -346,6 +346,35 @@ def test_files_that_are_not_there_are_named(recipe: Callable[[str], Path], tmp_p
         load_config(tmp_path / "nope.toml")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("config.json", "[]", "config.json: must hold a JSON object, not a list"),
+        ("config.json", "[" * 100_000, "config.json: not valid JSON: "),
+        ("config.json", '{"seed": ' + "9" * 5000 + "}", "config.json: not valid JSON: "),
+        ("r.toml", "a = " + "[" * 5000, "r.toml: not valid TOML: "),
+        ("r.toml", "seed = " + "9" * 5000, "r.toml: not valid TOML: "),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_a_line_that_names_it(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError) as caught:
+        load_config(tmp_path / name)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_override_that_cannot_be_read_is_refused_and_a_long_value_is_cut(recipe: Callable[[str], Path]) -> None:
+    assert problems(recipe(ESSENTIAL), "name=" + "[" * 5000)[0].startswith("--set name=[[[")
+    assert problems(recipe(ESSENTIAL), "seed=\ud800") == ["--set 'seed=\\ud800': is not UTF-8 text"]
+    (line,) = problems(recipe(ESSENTIAL), f"seed={'x' * 100_000}")
+    assert "seed: must be a valid integer, not string 'xxx" in line.split(": ", 1)[1] and line.endswith("…")
+
+
+def test_plugins_that_are_no_list_are_refused_beside_those_of_the_command_line(recipe: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="plugins: must be a valid array, not integer 1"):
+        load_config(recipe(f"plugins = 1\n{ESSENTIAL}"), plugins=["x.py"])
+
+
 def test_overrides_are_toml_values_and_otherwise_strings(recipe: Callable[[str], Path]) -> None:
     overrides = ["rft.steps=3", "rft.lr=1e-6", "model=models/big", 'name="x"', "environment_args={level = 2}", "evaluation.greedy=false"]
     config = load_config(recipe(ESSENTIAL), overrides)

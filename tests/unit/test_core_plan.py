@@ -231,6 +231,10 @@ def test_an_earlier_run_of_the_same_model_says_how_long_it_takes(model: Path, tm
 
     leave("other", played, 4, environment="burnish/Taxi-v0")
     leave("broken", [{"phase": "rft"}], 3)
+    leave("without-rates", [{"phase": "rft", "step": 1, "time": 1.0}], 5)
+    leave("in-no-time", [{**learned[0], "seconds": 0.0}], 6)
+    leave("no-table", played, 7, rft=3)
+    leave("no-rollout", played, 8, rollout=[3])
     leave("alike", [*learned, *played], 2)
     leave("older", [{**played[0], "step_seconds": 999.0}], 1)
     plan = make_plan(run)

@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted([*ROOT.glob("recipes/*.toml"), *ROOT.glob("examples/**/recipe.toml")])
 SEVEN_B = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 4096,
-    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False,
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False,
 }  # fmt: skip
 BASE = {"name": "p", "model": "m", "environment": "burnish/Arithmetic-v0"}
 

@@ -8,10 +8,13 @@ Backends: gloo on CPU, nccl on CUDA. Only tensors travel between ranks, nothing 
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 
 import torch
 import torch.distributed as dist
@@ -54,17 +57,29 @@ class Ranks:
 
 
 def listen(host: str, size: int, timeout_s: float) -> TCPStore:
-    """The meeting point of `size` ranks on a free port of this machine, `store.port`. The process that holds it is rank 0."""
-    return TCPStore(host, 0, size, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    """The meeting point of `size` ranks on a free port of this machine, `store.port`, at this address of it alone. The process that holds
+    it is rank 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family, backlog=size)  # left to itself, a store listens on every address
+    port = listener.getsockname()[1]
+    limit = timedelta(seconds=timeout_s)
+    return TCPStore(host, port, size, is_master=True, timeout=limit, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def join(host: str, port: int, rank: int, size: int, device: str, timeout_s: float, store: TCPStore | None = None) -> Ranks:
     """Take part as `rank` of `size`; returns when all did. store: what `listen` gave, at the first rank. timeout_s: how long a rank waits
-    for the others, here and in every pass."""
+    for the others, here and in every pass. On this machine alone, ranks on CPUs reach each other over loopback."""
+    if ip_address(host).is_loopback:
+        os.environ["GLOO_SOCKET_IFNAME"] = _loopback()  # or gloo listens where this machine's name leads
     limit = timedelta(seconds=timeout_s)
     store = store or TCPStore(host, port, size, is_master=False, timeout=limit)
     dist.init_process_group(BACKENDS[torch.device(device).type], store=store, rank=rank, world_size=size, timeout=limit)
     return Ranks(rank, size)
+
+
+def _loopback() -> str:
+    """What this machine calls its loopback interface: lo, or lo0."""
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, device: torch.device) -> None:
