@@ -12,16 +12,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ..envs.types import Bool, Int32, Message, ToolCall
 from .control_tokens import ControlTokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "PLACEHOLDER"
 _ASKED = Message("user", "question")
@@ -290,21 +286,6 @@ def _check_args(template: Any, args: Mapping[str, Any]) -> None:
             raise ValueError(f"template_args.{name}: is given to the template with every conversation; remove it")
         if not re.search(rf"\b{re.escape(name)}\b", source):
             raise ValueError(f"template_args.{name}: has no effect, the model's chat template has no such variable; remove it")
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder: its files alone, and no code that may come with them. Raises ValueError when it cannot be read."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and its parsers raise many kinds for one cause
-        said = str(error).strip().splitlines()
-        raise ValueError(
-            f"the tokenizer of {folder} cannot be loaded: {type(error).__name__}: {said[0] if said else 'no detail'}"
-        ) from error
-    tokenizer.model_max_length = int(1e9)  # what is too long is named by us, with its row; transformers would warn of the first one
-    return tokenizer
 
 
 def with_tools_in_text(

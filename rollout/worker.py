@@ -23,7 +23,8 @@ from .conversation import EpisodeParts
 from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
-from .renderers import Renderer, TemplateRenderer, load_tokenizer
+from .renderers import Renderer, TemplateRenderer
+from .tokenizer import load_tokenizer
 from .weights import StaleEngine, SyncReceipt, WeightSnapshot, sync_weights
 
 T = TypeVar("T")

@@ -50,7 +50,8 @@ class ChatService:
 
     async def __init__(self, model: str, name: str, config: ServingConfig, keys: ApiKeys) -> None:  # type: ignore[misc]  # Serve awaits it
         from ..rollout.engine.vllm_openai import start_openai_app
-        from ..rollout.renderers import TemplateRenderer, load_tokenizer
+        from ..rollout.renderers import TemplateRenderer
+        from ..rollout.tokenizer import load_tokenizer
 
         manifest = own_manifest(Path(model))
         self._renderer = TemplateRenderer(load_tokenizer(Path(model)), manifest.template_args if manifest is not None else {})

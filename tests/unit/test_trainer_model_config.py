@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from burnish.recipe.sizes import model_facts
-from burnish.rollout.renderers import load_tokenizer
+from burnish.rollout.tokenizer import load_tokenizer
 from burnish.trainer.models.config_file import MODEL_TYPES, check_config
 from burnish.trainer.models.folder import check_links, check_model_folder, stop_token_ids
 from burnish.trainer.models.importing import ModelSize, import_model, new_model

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...envs.rows import Problems
 from ...rollout.control_tokens import ControlTokens
-from ...rollout.renderers import TemplateRenderer, load_tokenizer, prompt_ids
+from ...rollout.renderers import TemplateRenderer, prompt_ids
+from ...rollout.tokenizer import load_tokenizer
 from ..models.tokenizer import document_frame
 from ..phases.common import Phase
 from ..phases.supervised import SupervisedConfig

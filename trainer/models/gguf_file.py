@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .folder import read_json, stop_token_ids, ties_embeddings
+from .config_file import ties_embeddings
+from .folder import read_json, stop_token_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.registry import did_you_mean
-from ...rollout.renderers import load_tokenizer
+from ...rollout.tokenizer import load_tokenizer
 from .config_file import check_architecture
 from .folder import (
     Origin,
