@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..rollout.store.records import EvaluationRecord, LedgerRow, Mode, read_evaluations, read_json_lines, read_ledger
+from ..rollout.store.records import (
+    AlarmRow,
+    EvaluationRecord,
+    LedgerRow,
+    Mode,
+    read_alarms,
+    read_evaluations,
+    read_json_lines,
+    read_ledger,
+)
 from ..rollout.store.transcripts import Transcript, read_transcripts
 
 
@@ -33,6 +42,7 @@ class RecordedRun:
     metrics: tuple[MetricRow, ...]
     evaluations: tuple[EvaluationRecord, ...]
     ledger: tuple[LedgerRow, ...]
+    alarms: tuple[AlarmRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,6 +63,7 @@ def read_run(path: Path) -> RecordedRun:
         tuple(read_metrics(path / "metrics.jsonl")),
         tuple(read_evaluations(file) if (file := path / "evaluations.jsonl").is_file() else ()),
         tuple(read_ledger(file) if (file := path / "ledger.jsonl").is_file() else ()),
+        tuple(read_alarms(file) if (file := path / "alarms.jsonl").is_file() else ()),
     )
 
 
@@ -101,6 +112,12 @@ def series_of(rows: Iterable[MetricRow], phase: str) -> dict[str, list[tuple[int
             for name, value in row.values.items():
                 by_metric.setdefault(name, {})[row.step] = value
     return {name: sorted(values.items()) for name, values in by_metric.items()}
+
+
+def series_rows(rows: Iterable[MetricRow], phase: str, steps: int) -> list[dict[str, float]]:
+    """The metrics of each step of one phase up to `steps`, ascending; of a step taken again after a resume, the later row."""
+    found = {row.step: row.values for row in rows if row.phase == phase and row.step <= steps}
+    return [found[step] for step in sorted(found)]
 
 
 def final_evaluations(records: Sequence[EvaluationRecord], mode: Mode) -> dict[str, EvaluationRecord]:

@@ -20,7 +20,7 @@ SINGLE_TURN = "burnish/SingleTurn-v0"
 
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
-    checks = (_turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _devices)
+    checks = (_turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _guards, _devices)
     return [line for check in checks for line in check(config)]
 
 
@@ -168,6 +168,16 @@ def _learner(config: RunConfig) -> Iterator[str]:
         if key in optimizer.model_fields_set:
             use = f"write {phase}.{key}" if key in ("lr", "warmup_steps", "schedule") else 'write schedule = "cosine" in a phase'
             yield f"learner.optimizer.{key}: has no effect, every phase has its own schedule; {use}"
+
+
+def _guards(config: RunConfig) -> Iterator[str]:
+    given = sorted(config.guards.model_fields_set)
+    if given and config.rft is None:
+        yield f"guards.{given[0]}: has no effect without [rft], whose steps the guards watch; remove it"
+    elif config.rft is not None and config.rft.objective.kl_coef == 0:
+        for key in ("kl", "kl_max"):
+            if key in given and config.guards.kl != "off":
+                yield f"guards.{key}: no KL to a reference is measured with rft.objective.kl_coef = 0; raise that, or remove this"
 
 
 def _devices(config: RunConfig) -> Iterator[str]:

@@ -27,6 +27,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
+from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.phases.common import PHASES, TRAIN_SEEDS, Phase, SeedRange
 from burnish.trainer.phases.rft import RFTPhaseConfig
@@ -77,6 +78,7 @@ class RunConfig(BaseModel):
     engine: EngineConfig = EngineConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    guards: GuardsConfig = GuardsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     limits: LimitsConfig = LimitsConfig()
 

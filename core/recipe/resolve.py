@@ -24,6 +24,7 @@ from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
+from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
 from burnish.trainer.phases.common import Phase, SeedRange, phase_optimizer
 from burnish.trainer.phases.rft import RFTPhaseConfig
@@ -94,6 +95,7 @@ class ResolvedRun:
     tasks: TaskSource
     phases: tuple[PhaseRun, ...]
     evaluation: EvaluationConfig
+    guards: GuardsConfig
     rollout: RolloutConfig
     engine: EngineConfig
     learner: LearnerConfig
@@ -164,6 +166,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
         tasks=TaskSource(config.train_seeds, config.tasks),
         phases=tuple(_phase(config, name) for name in config.phases),
         evaluation=config.evaluation,
+        guards=config.guards,
         rollout=config.rollout,
         engine=_engine(config.engine, placement),
         learner=config.learner,

@@ -2,7 +2,7 @@
 
 runs/NAME-YYYYmmdd-HHMMSS/
   config.json  recipe.toml  versions.json  seeds.json
-  metrics.jsonl  evaluations.jsonl  ledger.jsonl  transcripts/  checkpoints/  report.html
+  metrics.jsonl  evaluations.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  checkpoints/  report.html
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
-from burnish.rollout.store.records import EvaluationRecord, JsonLines, LedgerRow, read_evaluations
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, JsonLines, LedgerRow, read_evaluations
 from burnish.trainer.phases.common import PHASES, Phase
 
 PACKAGES = (
@@ -71,6 +71,10 @@ class RunFolder:
         return self.path / "ledger.jsonl"
 
     @property
+    def alarms_file(self) -> Path:
+        return self.path / "alarms.jsonl"
+
+    @property
     def transcripts(self) -> Path:
         return self.path / "transcripts"
 
@@ -103,8 +107,12 @@ class RunFolder:
         """Append the ledger's counts after one step to `ledger.jsonl`."""
         _append(self.ledger_file, row.to_row())
 
+    def log_alarm(self, row: AlarmRow) -> None:
+        """Append what a guard found to `alarms.jsonl`."""
+        _append(self.alarms_file, row.to_row())
+
     def rewind(self, phase: Phase | Literal["base"], step: int = 0) -> None:
-        """Drop what lies after `step` of `phase`, which a resumed run does again: rows of metrics, ledger and evaluations, transcripts.
+        """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.
 
         Held-out transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
         """
@@ -114,7 +122,7 @@ class RunFolder:
         def done(row: Mapping[str, Any]) -> bool:
             return (position[row["phase"]], row["step"]) <= end
 
-        for file in (self.metrics_file, self.ledger_file, self.evaluations_file):
+        for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.alarms_file):
             _keep_rows(file, done)
         recorded = read_evaluations(self.evaluations_file) if self.evaluations_file.is_file() else []
         evaluated = {(record.phase, record.step, record.result.mode) for record in recorded}

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -20,12 +20,14 @@ from burnish.recipe.seeds import data_seed
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
+from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.session import Session, parts_of, session_over
 from burnish.trainer.data.examples import supervised_examples
 from burnish.trainer.data.supervised import SupervisedExample, examples_sha256
 from burnish.trainer.evaluation.comparison import comparisons
+from burnish.trainer.guards import Watch
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.loop import PolicyProgress, Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
@@ -47,7 +49,8 @@ STAGES: Mapping[Phase, Stage] = {"cpt": "mid-training", "sft": "sft", "rft": "rf
 class Run:
     """A run under way: its session and folder, and what was measured so far.
 
-    transcripts: the files that they go to. examples: of every supervised phase.
+    transcripts: the files that they go to. examples: of every supervised phase. watch: the guards over reinforcement, once it has begun;
+    remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
     """
 
     session: Session
@@ -56,6 +59,9 @@ class Run:
     transcripts: Sequence[Path] = ()
     results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
     examples: Mapping[Phase, Sequence[SupervisedExample]] = field(default_factory=dict)
+    watch: Watch | None = None
+    remembered: Mapping[str, Any] | None = None
+    rolled_back: int = 0
 
     @property
     def recipe(self) -> ResolvedRun:
@@ -113,13 +119,31 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
 def _with_another_learner(run: Run, done: CheckpointRecord | None) -> None:
     """The phases from a checkpoint on. A learner that dies or hangs is started once more, from what this run saved last."""
     try:
-        _phases(run, done)
+        _with_roll_backs(run, done)
     except LearnerLost as lost:
         done = latest(run.folder.path)
         say(run.console, f"{lost}; it is started once more, from {done.name if done else 'the beginning of training'}")
         run.session.restart_learner()
         _resume(run, done)
-        _phases(run, done)
+        _with_roll_backs(run, done)
+
+
+def _with_roll_backs(run: Run, done: CheckpointRecord | None) -> None:
+    """The phases from a checkpoint on. Where a guard sends the run back, it goes on from what it saved last, with the tasks that come after
+    those it had taken: the same ones would lead to the same place."""
+    while True:
+        try:
+            _phases(run, done)
+            return
+        except RollBack as back:
+            run.rolled_back += 1
+            if run.rolled_back > run.recipe.guards.roll_backs:
+                raise GuardStop(f"{back}; the run went back {run.rolled_back - 1} times already (guards.roll_backs)") from back
+            done, position = latest(run.folder.path), run.session.loop.progress.position
+            run.session.algo.fleet.stop()
+            _resume(run, done)
+            run.session.loop.progress.position = position
+            run.folder.log_alarm(row_of("rft", back.alarm))  # its row went with those of the steps that are taken back
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
@@ -168,6 +192,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             failed = failures_line(did.step, did.episodes)
             if failed is not None:
                 say(run.console, failed)
+            heed(run.folder, run.console, phase.name, did.alarms)
             if did.last or did.step % table.checkpoint_every == 0:
                 _checkpoint(run, phase.name, did.step, did.metrics, final=did.last)
     session.loop.on_group = None
@@ -190,7 +215,8 @@ def _steps(run: Run, phase: PhaseRun, first: int) -> Iterator[PhaseStep]:
         did: Step = session.algo.last_step
         return did
 
-    return rft_steps(session.loop, train, phase.table, first)
+    run.watch = watch_over(run.recipe, run.folder, first, run.remembered)
+    return rft_steps(session.loop, train, phase.table, run.watch, first)
 
 
 def _phase(record: CheckpointRecord) -> Phase:
@@ -200,6 +226,7 @@ def _phase(record: CheckpointRecord) -> Phase:
 def _resume(run: Run, done: CheckpointRecord | None) -> None:
     """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
     session, folder = run.session, run.folder
+    run.remembered = None
     if done is None:
         session.loop.progress = PolicyProgress()
         folder.rewind("base")
@@ -209,7 +236,7 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
         if position.get("tasks") != run.tasks_digest:
             raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
         session.learner.restore_from_path(state / "learner")
-        session.loop.progress = PolicyProgress.from_row(position)
+        session.loop.progress, run.remembered = PolicyProgress.from_row(position), position.get("guards")
         folder.rewind(_phase(done), done.step)
         prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
     session.sync()
@@ -238,7 +265,8 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)
         learner.save_to_path((folder / "learner").resolve())
-        position = {**progress.row(), "tasks": run.tasks_digest}
+        watched = run.watch.row() if run.watch is not None else None
+        position = {**progress.row(), "tasks": run.tasks_digest, "guards": watched}
         (folder / "progress.json").write_text(json.dumps(position))
 
     record = save_checkpoint(

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...envs.rows import json_object
 
+Row = TypeVar("Row", bound=BaseModel)
 Mode = Literal["sampled", "greedy"]
 Test = Literal["sign test", "sign-flip test", "bootstrap"]
 
@@ -267,13 +268,37 @@ class LedgerRow(BaseModel):
         return {"schema": 1, **self.model_dump()}
 
 
+class AlarmRow(BaseModel):
+    """One line of alarms.jsonl: a guard that found something in a step, in words, and what was done: "warn", "stop" or "roll_back"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: str
+    step: int = Field(ge=0)
+    guard: str
+    action: str
+    text: str
+
+    def to_row(self) -> dict[str, Any]:
+        return {"schema": 1, **self.model_dump()}
+
+
+def read_alarms(path: Path) -> list[AlarmRow]:
+    """Every alarm of a run in the order they were raised. Raises ValueError with file and line."""
+    return _read_rows(path, AlarmRow)
+
+
 def read_ledger(path: Path) -> list[LedgerRow]:
     """The ledger after every step. Raises ValueError with file and line."""
+    return _read_rows(path, LedgerRow)
+
+
+def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
     rows = []
     for where, row in read_json_lines(path):
         _check_schema(where, row)
         try:
-            rows.append(LedgerRow.model_validate(row))
+            rows.append(kind.model_validate(row))
         except ValidationError as error:
             raise ValueError(f"{where}: {first_error(error)}") from error
     return rows

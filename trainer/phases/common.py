@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import AfterValidator
 
 from ...envs.types import Episode
+from ..guards import Alarm
 from ..learner.config import OptimizerConfig
 
 Phase = Literal["cpt", "sft", "rft"]
@@ -70,11 +71,12 @@ def phase_optimizer(shared: OptimizerConfig, phase: Scheduled) -> OptimizerConfi
 
 @dataclass(frozen=True)
 class PhaseStep:
-    """What one step of a phase did: its number, from 1; what was measured; a line for a person; the episodes it played; and whether it was
-    the phase's last."""
+    """What one step of a phase did: its number, from 1; what was measured; a line for a person; whether it was the phase's last; the
+    episodes it played; and what the guards say of it."""
 
     step: int
     metrics: Mapping[str, float]
     line: str
     last: bool
     episodes: Sequence[Episode] = ()
+    alarms: Sequence[Alarm] = ()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..guards import Watch
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
 from ..objectives.config import ObjectiveConfig
@@ -88,15 +89,17 @@ class RFTPhaseConfig(BaseModel):
         return self.minibatches * self.epochs
 
 
-def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig, first: int = 0) -> Iterator[PhaseStep]:
+def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig, watch: Watch, first: int = 0) -> Iterator[PhaseStep]:
     """The phase from step `first` (0 is its beginning) until its end, or until nothing is left to learn, a step at a time.
 
-    train: takes one step of the loop, `loop.step` or a frame around it.
+    train: takes one step of the loop, `loop.step` or a frame around it. watch: the guards, with what they remember of the steps before.
     """
     for step in range(first, table.steps):
         did = train()
+        alarms = watch.after(step + 1, did.metrics, did.collected.episodes)
+        line = "  ".join(filter(None, [_line(did.metrics, table.groups_per_step), watch.note()]))
         last = step + 1 == table.steps or loop.exhausted
-        yield PhaseStep(step + 1, did.metrics, _line(did.metrics, table.groups_per_step), last, did.collected.episodes)
+        yield PhaseStep(step + 1, did.metrics, line, last, did.collected.episodes, alarms)
         if last:
             return
 

@@ -1,0 +1,72 @@
+"""A guard that is answered with "roll_back": the run goes on from its last checkpoint with other tasks, and not for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.unit.test_recorded_steps import REWARD
+
+from burnish.inspector.report import write_report
+from burnish.inspector.runs import read_run
+from burnish.rollout.store.transcripts import read_transcripts
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """
+name = "guarded"
+model = "{model}"
+environment = "burnish/Arithmetic-v0"
+reward_function = "{reward}"
+rft = {{ steps = 5, groups_per_step = 2, group_size = 3, max_refills = 1, lr = 1e-3, checkpoint_every = 2 }}
+rollout = {{ max_tokens_per_turn = 6 }}
+engine = {{ max_context = 128 }}
+learner = {{ threads = 1 }}
+evaluation = {{ tasks = 2, before = false, after = false }}
+
+[guards]
+drift = "roll_back"
+roll_backs = 2
+"""
+
+
+def guarded(model: Path, folder: Path, how: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    recipe = folder / "guarded.toml"
+    recipe.write_text(RECIPE.format(model=model, reward=REWARD))
+    command = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-m",
+        "tests.integration.guarded_run",
+        str(recipe),
+        str(folder / "run"),
+        how,
+    ]
+    return folder / "run", subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_run_goes_back_once_and_on_with_other_tasks(tiny_model: Path, tmp_path: Path) -> None:
+    path, done = guarded(tiny_model, tmp_path, "once")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "step 3: guard drift: planted" in done.stdout and "resumed from rft-2" in done.stdout
+    run = read_run(path)
+    assert [row.step for row in run.metrics] == [1, 2, 3, 4, 5]
+    assert [(row.step, row.guard, row.action, row.text) for row in run.alarms] == [(3, "drift", "roll_back", "planted")]
+    assert run.ledger[-1].missing == 0
+    by_step: dict[int, set[int]] = {}
+    for transcript in read_transcripts(path / "transcripts"):
+        by_step.setdefault(transcript.step, set()).add(int(transcript.task.removeprefix("train-")))
+    assert min(by_step[3]) - max(by_step[2]) > 2, "the tasks of the step that was taken back are not taken again"
+    write_report(path)
+    assert "What the guards found" in (path / "report.html").read_text()
+
+
+def test_a_run_that_would_go_back_for_ever_stops(tiny_model: Path, tmp_path: Path) -> None:
+    path, done = guarded(tiny_model, tmp_path, "always")
+    assert done.returncode != 0
+    assert "GuardStop: step 3: guard drift: planted; the run went back 2 times already" in done.stderr
+    assert [row.step for row in read_run(path).metrics][-1] == 3

@@ -1,0 +1,203 @@
+"""Guards: each rule in the case it is for and in none beside it; what is said once, remembered, and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from burnish.envs.types import Episode, Message, Reward, Task
+from burnish.inspector.runs import read_run
+from burnish.recipe.load import config_from_data
+from burnish.recipe.resolve import resolve
+from burnish.run.alarms import GuardStop, RollBack, heed
+from burnish.run.folder import create_run
+from burnish.trainer.answers import Answers, answers_of, constant, spread_phrase
+from burnish.trainer.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, Seen, Watch
+
+pytestmark = pytest.mark.unit
+
+LIMITS = GuardsConfig()
+WHAT = {"name": "g", "model": "nano", "environment": "burnish/Arithmetic-v0", "platform": "cpu"}
+
+
+def episode(task: int, said: str, prompt: str | None = None, success: float = 0.0, labels: Mapping[str, str] | None = None) -> Episode:
+    messages = (Message("user", prompt or f"task {task}"), Message("assistant", said))
+    return Episode(Task(f"t-{task}", task), 0, (), messages, Reward(success, {"ok": success}), labels=labels or {})
+
+
+def step(**metrics: float) -> dict[str, float]:
+    plain = {
+        "episodes": 64.0,
+        "failed": 0.0,
+        "success": 0.4,
+        "reward_mean": 0.4,
+        "reward_std": 0.5,
+        "groups_trained": 8.0,
+        "learner/entropy": 0.2,
+    }
+    return {**plain, **metrics}
+
+
+def found(rows: Sequence[Mapping[str, float]], first: Sequence[Answers] = (), last: Sequence[Answers] = ()) -> dict[str, str]:
+    seen = Seen(rows, first, last)
+    return {name: text for name, rule in RULES.items() if (text := rule(seen, LIMITS)) is not None}
+
+
+def ramp(name: str, before: float, after: float, **others: tuple[float, float]) -> list[dict[str, float]]:
+    """12 steps at one value and 12 at another, with a little noise; further metrics likewise, "/" written as "__"."""
+    moving = {name: (before, after), **{key.replace("__", "/"): ends for key, ends in others.items()}}
+    wobble = (0.0, 0.01, -0.01)
+    return [step(**{key: ends[i >= 12] + wobble[i % 3] for key, ends in moving.items()}) for i in range(24)]
+
+
+def test_a_quiet_run_raises_nothing() -> None:
+    assert found([step()] * 30) == {}
+    assert found(ramp("success", 0.4, 0.7, reward_mean=(0.4, 0.7), episode__tokens=(20, 60))) == {}, (
+        "it got better: longer answers may be why"
+    )
+
+
+def test_what_one_step_tells() -> None:
+    assert found([step(), step(**{"learner/updates_skipped": 2.0})]) == {"non_finite": "2 update(s) were not finite and left out"}
+    assert found([step(**{"learner/reference_kl": 0.7})])["kl"].startswith(
+        "KL to the reference is 0.7 nats per token, above guards.kl_max = 0.5"
+    )
+    assert found([step(groups_trained=0.0)]) == {}
+    assert found([step(groups_trained=0.0)] * 2) == {"empty": "no group taught anything for 2 steps"}
+
+
+def test_entropy_is_compared_with_the_start() -> None:
+    def entropies(*values: float) -> dict[str, str]:
+        return found([step(**{"learner/entropy": value}) for value in values])
+
+    assert entropies(0.2, 0.2, 0.2, 0.03, 0.03, 0.03) == {}
+    assert entropies(0.2, 0.2, 0.2, 0.01, 0.01, 0.01)["entropy"].startswith("entropy fell from 0.2 to 0.01")
+    assert entropies(0.2, 0.2, 0.2, 0.7, 0.7, 0.7)["entropy"].startswith("entropy rose from 0.2 to 0.7")
+
+
+def test_a_reward_that_parts_from_success() -> None:
+    fell = found(ramp("reward_mean", 0.4, 0.8, success=(0.4, 0.2), reward__phrase=(0.0, 0.6)))
+    assert fell == {"parting": "reward rose by 0.399 and success fell by 20 points: what rose is phrase (+0.6)"}
+    flat = found(ramp("reward_mean", 0.4, 0.8, reward__phrase=(0.0, 0.4)))
+    assert flat["parting"].startswith("reward rose by 0.399 and success did not (")
+    assert found(ramp("reward_mean", 0.4, 0.6)) == {}, "less than half a standard deviation, which a price of tool calls may give"
+    assert found(ramp("success", 0.4, 0.2)) == {}, "getting worse at everything is no parting"
+
+
+def test_turns_tools_and_lengths_that_drift() -> None:
+    assert found(ramp("episode/turns", 2.0, 5.0)) == {"drift": "turns per episode went from 2 to 5, and success has not risen"}
+    assert found(ramp("episode/tool_calls", 3.0, 1.0))["drift"].startswith("tool calls per episode went from 3 to 1")
+    assert found(ramp("episode/tokens", 20.0, 30.0)) == {}
+
+
+def test_a_phrase_that_spreads() -> None:
+    plain = answers_of([episode(i, f"the answer is {i}") for i in range(10)], "ok")
+    hacked = answers_of([episode(i, f"the answer is {i} as a careful expert") for i in range(10)], "ok")
+    assert plain.phrases["the answer is"] == 1.0
+    assert spread_phrase([plain] * 3, hacked, 0.2, 0.8) == "as a careful expert"
+    assert spread_phrase([plain] * 3, plain, 0.2, 0.8) is None, "a template's phrase was there from the start"
+    rows = [step()] * 9
+    assert found(rows, [plain] * 3, [plain, hacked, hacked])["repeats"].startswith(
+        "100% of the answers have come to say 'as a careful expert'"
+    )
+    risen = ramp("success", 0.2, 0.7)
+    assert found(risen, [plain] * 3, [hacked] * 3) == {}, "the policy learned to answer, and answers alike in form"
+
+
+def test_answers_that_repeat_themselves() -> None:
+    plain = answers_of([episode(0, "one two three four five six seven eight")], "ok")
+    loops = answers_of([episode(0, "a b c d " * 20)], "ok")
+    assert plain.repeated == 0.0 and loops.repeated == pytest.approx(1 - 4 / 77)
+    assert (
+        "repeats itself" in found([step()], [plain] * 3, [loops] * 3)["repeats"]
+        or "come to say" in found([step()], [plain] * 3, [loops] * 3)["repeats"]
+    )
+
+
+def labelled(predicted: Sequence[str], expected: Sequence[str]) -> Answers:
+    pairs = zip(predicted, expected, strict=True)
+    return answers_of([episode(i, said, labels={"expected": truth, "predicted": said}) for i, (said, truth) in enumerate(pairs)], "ok")
+
+
+def test_a_policy_that_always_says_the_same_label_is_a_constant() -> None:
+    truths = ["pass"] * 10 + ["scrap"] * 10
+    same = labelled(["pass"] * 20, truths)
+    assert constant([same] * 2) is None, "three steps in a row"
+    assert constant([same] * 3) == "says 'pass' in 60 of 60 episodes, though 10 tasks asked for something else"
+    assert constant([same, same, labelled(["pass"] * 18 + ["scrap"] * 2, truths)]) is None
+    right = labelled(["pass"] * 20, ["pass"] * 15 + ["scrap"] * 5)
+    assert constant([right] * 3) is None, "too few tasks asked for anything else to say so"
+    mute = answers_of([episode(i, "?", labels={"expected": "pass"}) for i in range(8)], "ok")
+    assert constant([mute] * 3) == "gives no answer that can be read in 24 of 24 episodes, though 8 tasks asked for something else"
+
+
+def test_without_labels_the_words_of_the_whole_episode_count() -> None:
+    same = answers_of([episode(i, "I do not know", success=0.1) for i in range(10)], "ok")
+    assert constant([same] * 3) == "says the same words in 30 of 30 episodes, over 10 different tasks"
+    one_prompt = answers_of([episode(i, "go", prompt="ready?") for i in range(10)], "ok")
+    assert constant([one_prompt] * 3) is None, "the tasks look alike"
+    solved = answers_of([episode(i, "done", success=1.0) for i in range(10)], "ok")
+    assert constant([solved] * 3) is None, "the words are right"
+    assert constant([answers_of([episode(i, f"{i}") for i in range(10)], "ok")] * 3) is None
+
+
+def test_a_warning_is_said_once_in_a_while_and_a_stop_at_once() -> None:
+    watch = Watch(GuardsConfig(empty="warn"), "ok")
+    alarms = [alarm for n in range(1, 3 + QUIET) for alarm in watch.after(n, step(groups_trained=0.0), [])]
+    assert [(alarm.guard, alarm.step) for alarm in alarms] == [("empty", 2), ("empty", 2 + QUIET)]
+    off, stops = Watch(GuardsConfig(empty="off"), "ok"), Watch(GuardsConfig(empty="stop"), "ok")
+    assert [off.after(n, step(groups_trained=0.0), []) for n in range(1, 6)] == [[]] * 5
+    assert [len(stops.after(n, step(groups_trained=0.0), [])) for n in range(1, 5)] == [0, 1, 1, 1]
+
+
+def test_a_watch_goes_on_from_what_a_checkpoint_kept() -> None:
+    def watched(watch: Watch, start: int, end: int) -> list[Alarm]:
+        said = [[episode(i, f"{i} please" if n > 4 else f"{i}") for i in range(10)] for n in range(20)]
+        return [alarm for n in range(start, end) for alarm in watch.after(n, step(groups_trained=0.0), said[n])]
+
+    whole, halves = Watch(LIMITS, "ok"), Watch(LIMITS, "ok")
+    at_once, first = watched(whole, 1, 16), watched(halves, 1, 8)
+    resumed = Watch(LIMITS, "ok")
+    resumed.restore(halves.row(), halves.rows)
+    assert [*first, *watched(resumed, 8, 16)] == at_once
+    assert {alarm.guard for alarm in at_once} == {"empty", "repeats"}
+
+
+def test_alarms_are_stored_said_and_heeded(tmp_path: Path) -> None:
+    folder, console = create_run(resolve(config_from_data(WHAT)), run_dir=tmp_path / "run"), Console(record=True)
+    heed(folder, console, "rft", [Alarm("drift", "warn", 3, "turns went up")])
+    assert "step 3: guard drift: turns went up" in console.export_text()
+    with pytest.raises(RollBack):
+        heed(folder, console, "rft", [Alarm("entropy", "roll_back", 4, "it fell")])
+    with pytest.raises(GuardStop, match=r'guards\.empty = "stop" ends the run'):
+        heed(folder, console, "rft", [Alarm("entropy", "roll_back", 5, "it fell"), Alarm("empty", "stop", 5, "nothing")])
+    assert [(row.step, row.guard, row.action) for row in read_run(folder.path).alarms] == [
+        (3, "drift", "warn"), (4, "entropy", "roll_back"), (5, "entropy", "roll_back"), (5, "empty", "stop"),
+    ]  # fmt: skip
+    folder.rewind("rft", 3)
+    assert [row.step for row in read_run(folder.path).alarms] == [3]
+
+
+@pytest.mark.parametrize(
+    ("tables", "problem"),
+    [
+        ({"guards": {"kl_max": 0.1}}, "guards.kl_max: no KL to a reference is measured"),
+        ({"guards": {"kl": "stop"}}, "guards.kl: no KL to a reference is measured"),
+        ({"guards": {"drift": "stop"}, "sft": {"steps": 1, "generate": "a.b:c"}}, r"guards.drift: has no effect without \[rft\]"),
+        ({"guards": {"non_finite": "roll_back"}}, "guards.non_finite: 'roll_back' must be 'off', 'warn' or 'stop'"),
+        ({"guards": {"parting": "halt"}}, "guards.parting: 'halt' must be"),
+    ],
+)
+def test_what_cannot_have_an_effect_is_refused(tables: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        config_from_data({**WHAT, **tables})
+
+
+def test_every_guard_has_a_rule_and_a_key() -> None:
+    kinds: list[Kind] = list(RULES)
+    assert set(kinds) < GuardsConfig.model_fields.keys()
+    config_from_data({**WHAT, "guards": {"kl": "roll_back", "kl_max": 0.1}, "rft": {"objective": {"kl_coef": 0.01}}})
