@@ -34,7 +34,7 @@ from burnish.cluster import (
 )
 from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.load import load_config
-from burnish.recipe.rehearsal import rehearse
+from burnish.recipe.rehearsal import Rehearsal, rehearse, rehearse_apart
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.records import EvaluationResult, Mode
@@ -194,10 +194,10 @@ def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent) -> Iterator[Map
     by_name = on_ray(recipe)
     with services_of(recipe.services, logs) as addresses:
         if not by_name:
-            _try(recipe, addresses, say)
+            _try(recipe, addresses, rehearse_apart, say)
         with ray_session(recipe.placement):
-            if by_name:
-                _try(recipe, addresses, say)
+            if by_name:  # this process belongs to the cluster, and another one would not
+                _try(recipe, addresses, rehearse, say)
             yield addresses
 
 
@@ -209,15 +209,15 @@ def try_parts(recipe: ResolvedRun, say: Say = silent) -> None:
     by_name = on_ray(recipe)
     with tempfile.TemporaryDirectory(prefix="burnish-dry-run-") as logs, services_of(recipe.services, Path(logs)) as addresses:
         if not by_name:
-            _try(recipe, addresses, say)
+            _try(recipe, addresses, rehearse_apart, say)
             return
         check_services(recipe, addresses)
         say(f"not rehearsed: {', '.join(by_name)} is looked up once the run belongs to the cluster, and an episode is rehearsed then")
 
 
-def _try(recipe: ResolvedRun, addresses: Mapping[str, str], say: Say) -> None:
+def _try(recipe: ResolvedRun, addresses: Mapping[str, str], play: Callable[[ResolvedRun, Mapping[str, str]], Rehearsal], say: Say) -> None:
     check_services(recipe, addresses)
-    seen = rehearse(recipe, addresses)
+    seen = play(recipe, addresses)
     for line in (seen.line, *seen.notes):
         say(line)
 

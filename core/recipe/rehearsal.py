@@ -7,15 +7,21 @@ answer, that rewards can judge what the environment gives, and that the part cal
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from burnish.envs.failures import Failure
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.inspector.text import number
-from burnish.recipe.resolve import ResolvedRun
+from burnish.recipe.config import RunConfig
+from burnish.recipe.load import config_from_data, without_defaults
+from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.calling.threads import start
 from burnish.rollout.collect import collect
 from burnish.rollout.conversation import EpisodeParts
@@ -30,26 +36,29 @@ from burnish.trainer.models.finding import find_model
 
 SAID = "yes"
 """What the made-up policy says in every turn."""
+START_S = 600.0
+"""Seconds to import what the recipe names, and to spare."""
 TURNS = 8
 """Turns that it takes at most: environments that nothing ends are played no longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What was seen: the task, the tokens of its prompt, the turns that were taken, and the reward. notes: what will work, but not well."""
+    """What was seen: the task, the tokens of its prompt, the turns taken, the reward and its parts. notes: what will work, but not well."""
 
     task: str
     prompt_tokens: int
     turns: int
-    reward: Reward
+    reward: float
+    parts: Mapping[str, float]
     notes: tuple[str, ...]
 
     @property
     def line(self) -> str:
         """Example: `rehearsed task heldout-7: prompt 61 tokens, 1 turn, reward -0.1 (env 0, brief -0.1)`."""
-        parts = ", ".join(f"{name} {number(value)}" for name, value in self.reward.parts.items())
+        parts = ", ".join(f"{name} {number(value)}" for name, value in self.parts.items())
         turns = f"{self.turns} turn{'s' if self.turns != 1 else ''}"
-        return f"rehearsed task {self.task}: prompt {self.prompt_tokens} tokens, {turns}, reward {number(self.reward.total)} ({parts})"
+        return f"rehearsed task {self.task}: prompt {self.prompt_tokens} tokens, {turns}, reward {number(self.reward)} ({parts})"
 
 
 def rehearse(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
@@ -80,7 +89,42 @@ def rehearse(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
     watch.check()
     first, prompt = group.episodes[0], len(engine.requests[0].prompt_token_ids)
     assert isinstance(first.outcome, Reward)
-    return Rehearsal(first.task.id, prompt, len(first.turns), first.outcome, tuple(_notes(run, prompt)))
+    reward = first.outcome
+    return Rehearsal(first.task.id, prompt, len(first.turns), reward.total, dict(reward.parts), tuple(_notes(run, prompt)))
+
+
+def rehearse_apart(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
+    """`rehearse` in a process of its own, with which everything ends that environments, rewards and their clients leave behind.
+
+    Raises ValueError as `rehearse` does, RuntimeError when the process ends without a result, TimeoutError when it does not end.
+    """
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    limit_s = START_S + (run.rollout.retries + 1) * 3 * run.rollout.episode_timeout_s
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__], input=json.dumps([run.record, dict(addresses)]), capture_output=True, text=True,
+            timeout=limit_s, env=place, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"the rehearsal of one episode did not end within {limit_s:.0f} s") from None
+    if done.returncode:
+        raise RuntimeError(f"the rehearsal of one episode ended with code {done.returncode}:\n{done.stderr.strip()[-2000:]}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    if "refused" in said:
+        raise ValueError(said["refused"])
+    return Rehearsal(**{**said, "notes": tuple(said["notes"])})
+
+
+def _rehearse_order() -> None:
+    """What that process does: read a recipe and addresses from stdin, and print what was seen, or why it does not fit, on stdout."""
+    record, addresses = json.load(sys.stdin)
+    try:
+        said = asdict(rehearse(resolve(config_from_data(without_defaults(record, RunConfig))), addresses))
+    except ValueError as error:
+        said = {"refused": str(error)}
+    sys.stdout.write("\n" + json.dumps(said) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # whatever still runs in its threads is waited for by nobody
 
 
 def _task(run: ResolvedRun) -> Task:
@@ -127,3 +171,7 @@ class _Daemons(Executor):
 
         start("burnish-rehearsal", job)
         return future
+
+
+if __name__ == "__main__":
+    _rehearse_order()

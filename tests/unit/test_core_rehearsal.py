@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_named_before_a_model_is_loaded(folder: Path, more:
 
 def test_a_part_that_is_declared_is_0_where_a_limit_cut_the_episode_short(folder: Path) -> None:
     seen = rehearse(recipe(max_turns=2, **args(turns=9, declares=True)), {})
-    assert seen.reward.parts["env.won"] == 0.0 and seen.turns == 2
+    assert seen.parts["env.won"] == 0.0 and seen.turns == 2
 
 
 def test_an_environment_that_never_ends_is_left_after_some_turns(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_verifier_is_asked_once_and_what_it_leaves_out_is_named(folder: Path) 
 
 def test_rewards_that_compare_get_as_many_attempts_as_they_need(folder: Path) -> None:
     run = recipe(reward_function="rehearsal-test/rank-v1")
-    assert rehearse(run, {}).reward.parts["rank"] == 3.0
+    assert rehearse(run, {}).parts["rank"] == 3.0
 
 
 def test_of_files_the_longest_prompt_is_played_to_which_the_environment_adds(folder: Path) -> None:
