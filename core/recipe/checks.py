@@ -81,6 +81,11 @@ def _time(config: RunConfig) -> Iterator[str]:
             f"engine.request_timeout_s: {call:g} s would fail a slow answer before rollout.episode_timeout_s = {episode:g} s cuts it short "
             "and rewards it; raise it, or lower rollout.episode_timeout_s"
         )
+    if config.limits.stall_s < episode:
+        yield (
+            f"limits.stall_s: {config.limits.stall_s:g} s without a finished episode would end the run, and one episode may take "
+            f"rollout.episode_timeout_s = {episode:g} s; raise it, or lower rollout.episode_timeout_s"
+        )
 
 
 def _rewards(config: RunConfig) -> Iterator[str]:

@@ -66,11 +66,20 @@ class AsyncEngine(VLLMEngine):
 
     async def pause_generation(self) -> None:
         await super().pause_generation()
-        await self._call(self._vllm().pause_generation(mode="wait", clear_cache=False), self._config.drain_timeout_s, "a pause")
+        try:
+            await self._call(self._vllm().pause_generation(mode="wait", clear_cache=False), self._config.drain_timeout_s, "a pause")
+        except BaseException:
+            with suppress(EpisodeFailure):
+                await self.resume_generation()  # nothing was changed: whoever waits at the gate goes on
+            raise
 
     async def resume_generation(self) -> None:
+        try:
+            await self._call(self._vllm().resume_generation(), self._config.update_timeout_s, "resuming")
+        except EpisodeFailure as failure:
+            self._gate.fail(failure.failure.detail)  # what waits is told so at once, instead of when its time is over
+            raise
         await super().resume_generation()
-        await self._call(self._vllm().resume_generation(), self._config.update_timeout_s, "resuming")
 
     async def close(self) -> None:
         await asyncio.to_thread(self._discard)

@@ -7,7 +7,7 @@ could not be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...envs.registry import ID_PATTERN, did_you_mean
@@ -22,8 +22,17 @@ CALL_MARKS = (
 """What calls begin with in the formats of these parsers: an answer that holds one is a call that could not be read."""
 
 
+LATER_TOKENS = ("[ARGS]",)
+"""Tokens by which a parser tells a later format of its family from an earlier one. Without the model's own tokenizer both are read: the
+later first, and the earlier where that finds no call."""
+
+
 class _Vocabulary(dict[str, int]):
-    """Has every token: which ids markers have matters to streams only, and whole texts are read here."""
+    """Has every token but the `absent` ones: which ids markers have matters to streams only, and whole texts are read here."""
+
+    def __init__(self, absent: Collection[str] = ()) -> None:
+        super().__init__()
+        self.absent = absent
 
     def __missing__(self, token: str) -> int:
         self[token] = len(self)
@@ -33,7 +42,7 @@ class _Vocabulary(dict[str, int]):
         return self[token]
 
     def __contains__(self, token: object) -> bool:
-        return True
+        return token not in self.absent
 
 
 class _Tokenizer:
@@ -45,8 +54,8 @@ class _Tokenizer:
     eos_token_id = 0
     eos_token = bos_token = ""
 
-    def __init__(self) -> None:
-        self.vocab = _Vocabulary()
+    def __init__(self, absent: Collection[str]) -> None:
+        self.vocab = _Vocabulary(absent)
 
     def get_vocab(self) -> _Vocabulary:
         return self.vocab
@@ -84,12 +93,20 @@ def vllm_parser(id: str) -> ToolParser:
 
 
 def _parse(made: Any, text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+    later = _read(made, text, tools, ())
+    if not isinstance(later, Malformed) or not any(mark in text for mark in CALL_MARKS):
+        return later
+    earlier = _read(made, text, tools, LATER_TOKENS)
+    return later if isinstance(earlier, Malformed) else earlier
+
+
+def _read(made: Any, text: str, tools: Sequence[Mapping[str, Any]], absent: Collection[str]) -> Parsed:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     request = ChatCompletionRequest(
         model="policy", messages=[{"role": "user", "content": ""}], tools=[dict(tool) for tool in tools] or None
     )
-    parser = made(_Tokenizer(), request.tools)
+    parser = made(_Tokenizer(absent), request.tools)
     try:
         found = parser.extract_tool_calls(text, request)
     except NotImplementedError:

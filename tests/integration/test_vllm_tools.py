@@ -42,6 +42,8 @@ TOOLS: list[dict[str, Any]] = [
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>measure\n"
             '```json\n{"part": 17, "feature": "bore"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
         ),
+        ("mistral", '[TOOL_CALLS] [{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}]'),
+        ("mistral", '[TOOL_CALLS]measure[ARGS]{"part": 17, "feature": "bore"}'),
         ("llama3_json", '{"name": "measure", "parameters": {"part": 17, "feature": "bore"}}'),
     ],
 )

@@ -233,6 +233,11 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
             "raise it or lower rollout.max_tokens_per_turn",
         ),
         (
+            ["limits.stall_s=120"],
+            "limits.stall_s: 120 s without a finished episode would end the run, and one episode may take rollout.episode_timeout_s = 300 "
+            "s; raise it, or lower rollout.episode_timeout_s",
+        ),
+        (
             ["rollout.episode_timeout_s=600"],
             "engine.request_timeout_s: 300 s would fail a slow answer before rollout.episode_timeout_s = 600 s cuts it short and rewards "
             "it; raise it, or lower rollout.episode_timeout_s",

@@ -16,7 +16,7 @@ from burnish.recipe.resolve import ResolvedRun, resolve
 
 pytestmark = pytest.mark.unit
 
-WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "rollout": {"concurrency": 7}}
+WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "rollout": {"concurrency": 7, "episode_timeout_s": 1.0}}
 SECONDS = {"check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "learner_s": 6.0}
 
 
@@ -38,7 +38,7 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
         raise Seen
 
     monkeypatch.setattr(RFTConfig, "build_algo", build)
-    monkeypatch.setattr(session, "find_model", lambda model: tmp_path)
+    monkeypatch.setattr(session, "verified_model", lambda model: tmp_path)
     with pytest.raises(Seen), session.session_over(resolved(), {}, {"rft.sampling": 1}):
         pass
 

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.engine.gate import Gate
 from burnish.rollout.engine.layout import check_tensors, checkpoint_shapes
+from burnish.rollout.engine.vllm_async import AsyncEngine
 from burnish.rollout.engine.vllm_process import engine_arguments
 
 pytestmark = pytest.mark.unit
@@ -139,6 +141,65 @@ async def test_gate_reopens_when_it_cannot_drain() -> None:
             await gate.pause(0.01)
         async with gate.admitted(0.01):
             pass
+
+
+class Stubborn:
+    """vLLM as far as pausing goes. fails: the calls that do."""
+
+    def __init__(self, *fails: str) -> None:
+        self.fails, self.paused = fails, False
+
+    async def pause_generation(self, **how: Any) -> None:
+        self.paused = True
+        if "pause" in self.fails:
+            raise RuntimeError("no pause today")
+
+    async def resume_generation(self) -> None:
+        if "resume" in self.fails:
+            raise RuntimeError("it sleeps on")
+        self.paused = False
+
+
+def engine_over(vllm: Stubborn) -> AsyncEngine:
+    engine = AsyncEngine.__new__(AsyncEngine)
+    engine._config, engine._gate = EngineConfig(backend="vllm-async"), Gate("e0")
+    engine._llm, engine._end = vllm, None
+    return engine
+
+
+async def test_a_pause_that_vllm_refuses_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AsyncEngine, "_await", _here)
+    engine = engine_over(vllm := Stubborn("pause"))
+    with pytest.raises(EpisodeFailure, match="no pause today"):
+        await engine.pause_generation()
+    assert not vllm.paused
+    async with engine._gate.admitted(0.1):
+        """The next request is let in."""
+
+
+async def test_who_waits_is_told_at_once_when_vllm_does_not_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AsyncEngine, "_await", _here)
+    engine = engine_over(Stubborn("resume"))
+    await engine.pause_generation()
+
+    async def ask() -> None:
+        async with engine._gate.admitted(3600.0):
+            raise AssertionError("it was let in")
+
+    waiting = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    with pytest.raises(EpisodeFailure, match="it sleeps on"):
+        await engine.resume_generation()
+    with pytest.raises(EpisodeFailure, match=r"engine_error in e0: .*it sleeps on"):
+        await waiting
+
+
+async def _here(self: AsyncEngine, work: Any) -> Any:
+    """Instead of on the loop of vLLM, on this one."""
+    try:
+        return await work
+    except RuntimeError as error:
+        raise self._gate.failure(FailureKind.ENGINE_ERROR, str(error)) from error
 
 
 async def test_gate_deadline_for_requests_held_back() -> None:
