@@ -120,7 +120,8 @@ def suites(target: str, given: Given) -> list[Suite]:
 def _by_id(id: str, given: Given) -> list[Suite]:
     known = {row.id: None for registry in REGISTRIES for row in registry.list()}
     if id not in known:
-        raise ValueError(f"nothing is registered as {id!r}: no environment, reward or verifier{did_you_mean(id, list(known))}")
+        close = did_you_mean(id, list(known)) or "; one of your own: `burnish check my_file.py`, or --plugin my_file.py"
+        raise ValueError(f"nothing is registered as {id!r}: no environment, reward or verifier{close}")
     return [_suite(registry, id, given) for registry in REGISTRIES if any(row.id == id for row in registry.list())]
 
 

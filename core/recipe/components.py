@@ -10,11 +10,11 @@ from typing import Any
 
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module, load_environment, load_function, look_here
-from burnish.envs.registry import did_you_mean, load_plugin
+from burnish.envs.registry import Registry, did_you_mean, load_plugin
 from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig, service_references
-from burnish.rewards.plugin import RewardPlugin, check_params, find_plugin
+from burnish.rewards.plugin import REWARDS, RewardPlugin, check_params, find_plugin
 from burnish.trainer.objectives.registry import find_advantage, find_loss
 from burnish.trainer.phases.supervised import SupervisedConfig
 
@@ -47,9 +47,20 @@ def _environment(run: ResolvedRun) -> Iterator[str]:
     try:
         factory = ENVS.get(load_components(run))
     except ValueError as error:
-        yield str(error)
+        yield f"{error}{_how_to_name(run.environment.id, run.environment.module)}"
         return
     yield from _unfit("environment_args", factory, run.environment.args)
+
+
+def _how_to_name(id: str, module: str) -> str:
+    """How a recipe names an environment of one's own, where it names none that is known, and nothing that would register it."""
+    if module or _is_known(ENVS, id):
+        return ""
+    return f'; one of your own is named with what registers it: "my_file.py:{id}", or "my_module:{id}"'
+
+
+def _is_known(registry: Registry[Any], id: str) -> bool:
+    return id.partition("/")[0] == "burnish" or any(row.id == id for row in registry.list())
 
 
 def _rewards(run: ResolvedRun) -> Iterator[str]:
@@ -59,7 +70,8 @@ def _rewards(run: ResolvedRun) -> Iterator[str]:
                 plugin = find_plugin(entry.use)
                 check_params(plugin, entry.args)
             except ValueError as error:
-                yield f"rewards.{entry.name}: {error}"
+                own = "" if _is_known(REWARDS, entry.use) else '; one of your own is registered by a file: plugins = ["my_rewards.py"]'
+                yield f"rewards.{entry.name}: {error}{own}"
             else:
                 yield from _comparisons(run, entry.name, plugin)
 
@@ -138,7 +150,8 @@ def _served_environment(name: str, target: str, kwargs: Mapping[str, Any]) -> It
     try:
         factory = ENVS.get(load_environment(target))
     except ValueError as error:
-        yield f"services.{name}.environment: {error}"
+        module, _, id = target.rpartition(":")
+        yield f"services.{name}.environment: {error}{_how_to_name(id, module)}"
     else:
         yield from _unfit(f"services.{name}.kwargs", factory, kwargs)
 

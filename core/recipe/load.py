@@ -84,6 +84,11 @@ def config_data(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"learner": {"optimizer": set(PHASE_OWNS)}})
 
 
+def config_from_record(record: dict[str, Any]) -> RunConfig:
+    """The config that `config_data` made plain data of. Raises ValueError like `load_config`."""
+    return config_from_data(without_defaults(record, RunConfig))
+
+
 def _platform(asked: Any) -> Platform:
     for platform in PLATFORMS:
         if asked == platform:

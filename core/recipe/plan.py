@@ -197,7 +197,7 @@ def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
     times = table.before + table.after * len(run.phases)
     if not times:
         return []
-    modes = [mode for mode in ("sampled", "greedy") if getattr(table, mode)]
+    modes = table.modes
     files = run.tasks.files
     count = table.tasks if files is None else min(table.tasks, len(read_task_files(files).held_out))
     episodes = times * len(modes) * count

@@ -19,8 +19,7 @@ from typing import Any
 from burnish.envs.failures import Failure
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.inspector.text import number
-from burnish.recipe.config import RunConfig
-from burnish.recipe.load import config_from_data, without_defaults
+from burnish.recipe.load import config_from_record
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.calling.threads import start
 from burnish.rollout.collect import collect
@@ -119,7 +118,7 @@ def _rehearse_order() -> None:
     """What that process does: read a recipe and addresses from stdin, and print what was seen, or why it does not fit, on stdout."""
     record, addresses = json.load(sys.stdin)
     try:
-        said = asdict(rehearse(resolve(config_from_data(without_defaults(record, RunConfig))), addresses))
+        said = asdict(rehearse(resolve(config_from_record(record)), addresses))
     except ValueError as error:
         said = {"refused": str(error)}
     sys.stdout.write("\n" + json.dumps(said) + "\n")

@@ -14,7 +14,7 @@ from burnish.recipe import machine
 from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.limits import LimitsConfig
-from burnish.recipe.load import config_data, config_from_data, without_defaults
+from burnish.recipe.load import config_data, config_from_record
 from burnish.recipe.placement import SHARE_FOR_VLLM, Placement, machine_problems, placement_of
 from burnish.recipe.platforms import Platform
 from burnish.recipe.services import ServiceConfig, with_addresses
@@ -145,7 +145,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
     Raises ValueError, one line per problem, when its tables contradict each other or this machine lacks the GPUs that it asks for.
     """
     if config.platform == "auto":  # made in Python, not read
-        config = config_from_data(without_defaults(config_data(config), RunConfig))
+        config = config_from_record(config_data(config))
     assert config.platform != "auto"
     here = machine.this_machine()
     placement = placement_of(config, here)

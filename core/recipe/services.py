@@ -55,7 +55,11 @@ class ServiceConfig(BaseModel):
     model_config = STRICT
 
     tools: str | None = Field(default=None, pattern=rf"^{_MODULE}(:[A-Za-z_]\w*)?$", description="a module, or the path of a .py file")
-    verifier: str | None = Field(default=None, pattern=rf"^{_MODULE}:[A-Za-z_]\w*$", description="module:name, or path.py:name")
+    verifier: str | None = Field(
+        default=None,
+        pattern=rf"^{_MODULE}:[A-Za-z_]\w*$",
+        description="module:name or path.py:name, where name is the function with @verifier",
+    )
     environment: str | None = Field(
         default=None,
         pattern=rf"^({_MODULE}:)?[^\s:/]+/[^\s:/]+-v\d+$",

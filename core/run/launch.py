@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.run.folder import Difference, RunFolder, create_run, open_run
-from burnish.run.resume import changes
+from burnish.run.resume import changes, is_finished
+from burnish.trainer.models.checkpoints import latest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,8 @@ def launch(
     run, changed = resolve(load_config(recipe, overrides, plugins, platform)), list[Difference]()
     if resume and run_dir is not None:
         changed = changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
+        if is_finished(open_run(run_dir), run):
+            return _say_finished(open_run(run_dir), run)
     console = new_console()
     if not dry_run and is_source(run.model):
         console.print(f"looking for model {run.model} (imported on first use)", markup=False)
@@ -81,6 +84,20 @@ def say_what_next(folder: RunFolder, console: Console) -> None:
     say(console, f"serve it:     burnish serve {folder.path}")
 
 
+def _say_finished(folder: RunFolder, run: ResolvedRun) -> RunFolder:
+    """What to say of a run that has nothing left to do, its report written where a kill came before that."""
+    from burnish.inspector.report import write_report
+    from burnish.run.display import new_console, say
+
+    if not folder.report.is_file():
+        write_report(folder.path)
+    console, last = new_console(), run.phases[-1]
+    more = f"{folder.resume_command} --set {last.name}.steps={2 * last.table.steps}"
+    say(console, f"{folder.path} is finished: nothing is left to do. Where it can go on, more steps take it on: `{more}`")
+    say_what_next(folder, console)
+    return folder
+
+
 def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
     if run_dir is not None:
         return run_dir
@@ -95,5 +112,8 @@ def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool, console: Co
     try:
         run_pipeline(run, folder.path, resume=resume, console=console)
     except BaseException as error:
-        error.add_note(f"the run is in {folder.path}; continue it with `{folder.resume_command}`")
+        if isinstance(error, ValueError) and latest(folder.path) is None:  # what a recipe or its parts have wrong is no other on resume
+            error.add_note(f"nothing was trained; put it right and start again. What there is of this start is in {folder.path}")
+        else:
+            error.add_note(f"the run is in {folder.path}; continue it with `{folder.resume_command}`")
         raise

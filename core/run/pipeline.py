@@ -303,9 +303,7 @@ def _data_uses(run: Run, phase: Phase) -> tuple[DataUse, ...]:
 
 def _evaluate(run: Run, phase: str, step: int) -> None:
     """Measure what has not been measured: a run that was interrupted between two evaluations resumes with the second."""
-    table = run.recipe.evaluation
-    wanted: dict[Mode, bool] = {"sampled": table.sampled, "greedy": table.greedy}
-    for mode in [mode for mode, chosen in wanted.items() if chosen and (phase, mode) not in run.results]:
+    for mode in [mode for mode in run.recipe.evaluation.modes if (phase, mode) not in run.results]:
         finished: list[Episode] = []
         title = f"evaluate {phase} {mode}"
         with (

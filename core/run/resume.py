@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from burnish.recipe.resolve import ResolvedRun
+from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
 from burnish.trainer.loop import MAX_IDLE_STEPS
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
@@ -33,6 +34,16 @@ def changes(path: Path, run: ResolvedRun) -> list[Difference]:
     return found
 
 
+def is_finished(folder: RunFolder, run: ResolvedRun) -> bool:
+    """Whether a resume would find nothing to do: the last phase has ended, and what the recipe measures after it was measured."""
+    done, last = latest(folder.path), run.phases[-1]
+    if done is None or done.phase != last.name or (done.step < last.table.steps and not _ended_early(folder, done)):
+        return False
+    recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
+    measured = {record.result.mode for record in recorded if (record.phase, record.step) == (last.name, done.step)}
+    return not run.evaluation.after or set(run.evaluation.modes) <= measured
+
+
 def _raises_steps(change: Difference) -> bool:
     steps_of_a_phase = change.field in {f"{phase}.steps" for phase in PHASES}
     return steps_of_a_phase and change.old is not None and change.new is not None and change.new > change.old
@@ -50,10 +61,15 @@ def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: Checkpoi
         return f"{phase} is at step {done.step} of a {table.schedule} schedule that was laid out over all of its steps"
     if isinstance(table, SupervisedConfig):
         return _why_no_more_examples(table)
-    progress = json.loads((done.trainer_state(folder.path) / "progress.json").read_text())
-    if progress["idle"] >= MAX_IDLE_STEPS:
+    if _ended_early(folder, done):
         return f"it ended early, at step {done.step}, because nothing was left to learn from"
     return None
+
+
+def _ended_early(folder: RunFolder, done: CheckpointRecord) -> bool:
+    """Whether reinforcement found nothing more to learn from."""
+    progress = json.loads((done.trainer_state(folder.path) / "progress.json").read_text())
+    return bool(progress["idle"] >= MAX_IDLE_STEPS)
 
 
 def _why_no_more_examples(table: SupervisedConfig) -> str | None:

@@ -1,11 +1,12 @@
 // A gRPC server that speaks burnish.v1: every method as a unary call and as a batched stream, with deadlines, cancellation, health,
-// a ready line on stdout, and a drain on SIGTERM. Nothing in here is about your task: see verifier.js and environment.js.
+// reflection, a ready line on stdout, and a drain on SIGTERM. Nothing in here is about your task: see verifier.js, tool.js and environment.js.
 
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 import grpc from '@grpc/grpc-js'
 import protoLoader from '@grpc/proto-loader'
+import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
 
 export const CONTRACT = 'burnish.v1'
@@ -19,7 +20,7 @@ const MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 const BATCH_ITEMS = 512
 const DRAIN_S = 10
 
-const schemas = protoLoader.loadSync(['verifier', 'environment'].map((name) => `burnish/v1/${name}.proto`), {
+const schemas = protoLoader.loadSync(['verifier', 'tool', 'environment'].map((name) => `burnish/v1/${name}.proto`), {
   includeDirs: [PROTO],
   keepCase: true,
   longs: String, // a seed has 64 bits, a number only 53
@@ -198,6 +199,7 @@ export function serve(services) {
   for (const [name, methods] of Object.entries(services)) server.addService(schemas[`${CONTRACT}.${name}`], methods)
   const health = new HealthImplementation(Object.fromEntries(['', ...names].map((name) => [name, 'SERVING'])))
   health.addToServer(server)
+  new ReflectionService(schemas, { services: names }).addToServer(server) // `burnish check HOST:PORT` asks what is here
 
   server.bindAsync(`${host}:${wanted}`, grpc.ServerCredentials.createInsecure(), (error, port) => {
     if (error) {

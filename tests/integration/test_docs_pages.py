@@ -91,19 +91,23 @@ def test_in_another_language(ports: dict[str, str], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     package = tmp_path / "examples" / "node" / "package.json"
     package.write_text(with_ports(package.read_text(), ports))
-    environment_js, play, verifier_js, verify = blocks("other-languages.md", ports)
+    environment_js, play, verifier_js, verify, tools_js, use = blocks("other-languages.md", ports)
     with other_terminal(environment_js, tmp_path):
         said = paste(play, tmp_path)
     assert said.startswith("burnish/Remote-v0: passed")
     assert said.endswith("found 1.0\n")
     with other_terminal(verifier_js, tmp_path):
         assert paste(verify, tmp_path).startswith("Score(value=1.0, parts={'brief': 1.0}")
+    with other_terminal(tools_js, tmp_path):
+        said = paste(use, tmp_path)
+    assert said.startswith("tools at ") and ": passed\n" in said
+    assert said.endswith('1 left\n{"bolts": 1}\n')
 
 
 def test_recipes(ports: dict[str, str]) -> None:
     essential = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
-    for page in ("bring-an-environment.md", "other-languages.md"):
+    for page, count in (("bring-an-environment.md", 2), ("other-languages.md", 3)):
         tables = [tomllib.loads(text) for text in blocks(page, ports, "toml")]
-        assert len(tables) == 2
+        assert len(tables) == count
         for table in tables:
             config_from_data({**essential, **table})

@@ -16,9 +16,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from burnish.envs.checks.environment import CHECKS, check_environment, render
+from burnish.envs.checks.tool_service import check_tool_service
+from burnish.envs.checks.tools import Call
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.remote.env import RemoteEnv
+from burnish.envs.remote.tools import RemoteToolSet
+from burnish.envs.tools import ToolContext, ToolRejected
 from burnish.envs.types import Message, Task, TextPart
+from burnish.rewards.checks.verifier import check_verifier_service
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.wire import to_request
 from burnish.rewards.types import RewardInput, Score
@@ -112,6 +117,32 @@ def test_the_verifier_judges(start_node: StartNode) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the files they are made of
+
+
+def test_the_tools_pass_the_conformance_checks(start_node: StartNode) -> None:
+    address, _ = start_node("tool.js")
+    calls: list[Call] = [("count", {"item": "bolts"}), ("take", {"item": "bolts", "count": 1})]
+    report = check_tool_service(address, {"shelf": {"bolts": 3, "nuts": 0}}, calls)
+    assert report.passed, render(report)
+    assert {check.status for check in report.checks} == {"pass"}, render(report)
+
+
+def test_the_verifier_passes_the_conformance_checks(start_node: StartNode) -> None:
+    address, _ = start_node("verifier.js")
+    report = check_verifier_service(address)
+    assert report.passed, render(report)
+
+
+def test_the_tools_keep_what_an_episode_did(start_node: StartNode) -> None:
+    address, _ = start_node("tool.js")
+    tools = RemoteToolSet(address)
+    mine, other = (tools.open(ToolContext(f"t/{i}", 7, {"shelf": {"bolts": 3}})) for i in range(2))
+    assert mine.call("take", {"item": "bolts", "count": 2}) == "1 left"
+    with pytest.raises(ToolRejected, match="there are only 1 bolts"):
+        mine.call("take", {"item": "bolts", "count": 2})
+    assert (mine.call("count", {"item": "bolts"}), other.call("count", {"item": "bolts"})) == ('{"bolts": 1}', '{"bolts": 3}')
+    for session in (mine, other):
+        session.close()
 
 
 def test_unary_and_stream_give_the_same_answers(node_puppet: str) -> None:

@@ -168,6 +168,32 @@ def test_a_dry_run_rehearses_and_starts_no_run(pipeline: dict[str, Any], tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_finished_run_says_so_and_starts_nothing(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert burnish_command("run", "r.toml", "--run-dir", "here").exit_code == 0
+    monkeypatch.setattr("burnish.run.launch.is_finished", lambda folder, run: True)
+    Path("here/report.html").write_text("")
+    pipeline.clear()
+    done = burnish_command("run", "here", "--resume")
+    assert (done.exit_code, pipeline) == (0, {}), done.output
+    finished, _, transcripts, serve = done.stdout.splitlines()
+    assert finished.startswith("here is finished: nothing is left to do.")
+    assert finished.endswith("`burnish run here --resume --set rft.steps=200`")
+    assert serve == "serve it:     burnish serve here" and transcripts.startswith("transcripts: ")
+
+
+def test_a_start_that_cannot_succeed_gives_no_way_to_resume(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline["raises"] = ValueError("success: the episode has no reward part 'x'")
+    said = burnish_command("run", "r.toml", "--run-dir", "here").stderr.splitlines()
+    assert said == [
+        "error: success: the episode has no reward part 'x'",
+        "nothing was trained; put it right and start again. What there is of this start is in here",
+    ]
+    monkeypatch.setattr("burnish.run.launch.latest", lambda path: "rft-20")
+    pipeline["raises"] = ValueError("the verifier is gone")
+    said = burnish_command("run", "here", "--resume").stderr.splitlines()
+    assert said[1:] == ["the run is in here; continue it with `burnish run here --resume`"]
+
+
 def test_ctrl_c_says_how_to_resume(pipeline: dict[str, Any]) -> None:
     pipeline["raises"] = KeyboardInterrupt()
     result = burnish_command("run", "r.toml", "--run-dir", "here")

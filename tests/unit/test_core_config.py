@@ -196,7 +196,10 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
             "r.toml: services.a: python has no effect with address: that service runs already",
         ),
         ('[services.a]\ntools = "m"\nkwargs = { a = 1 }', "r.toml: services.a: kwargs has no effect without environment; remove it"),
-        ('[services.a]\nverifier = "module"', "r.toml: services.a.verifier: 'module' must be module:name, or path.py:name"),
+        (
+            '[services.a]\nverifier = "module"',
+            "r.toml: services.a.verifier: 'module' must be module:name or path.py:name, where name is the function with @verifier",
+        ),
         ("[sft]\nsteps = 3", 'r.toml: sft: needs exactly one of data = "PATH" and generate = "module:function"'),
         ('[sft]\ngenerate = "m:f"', "r.toml: sft.steps: is required"),
         (

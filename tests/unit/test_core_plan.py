@@ -156,6 +156,16 @@ def test_what_is_not_there_is_named_before_anything_starts(model: Path, more: di
     assert str(caught.value) == line
 
 
+def test_what_is_ones_own_is_named_with_what_registers_it(model: Path) -> None:
+    for more, hint in (
+        ({"environment": "mine/Sums-v0"}, 'with what registers it: "my_file.py:mine/Sums-v0", or "my_module:mine/Sums-v0"'),
+        ({"reward_function": "mine/brief-v1"}, 'one of your own is registered by a file: plugins = ["my_rewards.py"]'),
+    ):
+        with pytest.raises(ValueError) as caught:
+            make_plan(recipe(model, **more))
+        assert "nothing is registered under 'mine'" in str(caught.value) and str(caught.value).endswith(hint)
+
+
 def test_a_reward_that_compares_attempts_needs_enough_of_them(model: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "ranks.py"
     plugin.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,10 +17,10 @@ from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_data, config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import data_seed, derive_seeds
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, LedgerRow, read_json_lines
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, LedgerRow, Mode, read_json_lines
 from burnish.rollout.store.transcripts import Transcript, TranscriptWriter, read_transcripts, transcript_of
 from burnish.run.folder import RunFolder, create_run, open_run, versions
-from burnish.run.resume import changes
+from burnish.run.resume import changes, is_finished
 from burnish.trainer.models.checkpoints import CheckpointRecord
 
 pytestmark = pytest.mark.unit
@@ -210,6 +211,32 @@ def test_more_steps_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=rf"cannot resume.*{why}"):
         said_of(tmp_path, before, after, at, idle)
+
+
+@pytest.mark.parametrize(
+    ("at", "idle", "evaluated", "after", "finished"),
+    [
+        (None, 0, (), True, False),
+        (("rft", 2), 0, (), True, False),
+        (("rft", 3), 0, (), True, False),  # its evaluations were broken off
+        (("rft", 3), 0, ("sampled",), True, False),
+        (("rft", 3), 0, ("sampled", "greedy"), True, True),
+        (("rft", 3), 0, (), False, True),
+        (("rft", 2), 5, ("sampled", "greedy"), True, True),  # ended early
+        (("sft", 4), 0, ("sampled", "greedy"), True, False),
+    ],
+)
+def test_a_run_is_finished_when_its_last_phase_is_and_was_measured(
+    tmp_path: Path, at: tuple[str, int] | None, idle: int, evaluated: tuple[Mode, ...], after: bool, finished: bool
+) -> None:
+    given = {**WHAT, "sft": SFT, "rft": {"steps": 3}, "evaluation": {"after": after}}
+    run = create_run(recipe := resolve(config_from_data(given)), run_dir=tmp_path / "run")
+    if at is not None:
+        saved(run, *at, idle)
+        for mode in evaluated:
+            result = dataclasses.replace(evaluation(*at).result, mode=mode)
+            run.log_evaluation(EvaluationRecord(phase=at[0], step=at[1], result=result))
+    assert is_finished(run, recipe) == finished
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...rollout.store.records import Mode
 from ..phases.common import HELD_OUT_SEEDS, SeedRange
 
 
@@ -27,6 +28,12 @@ class EvaluationConfig(BaseModel):
     before: bool = True
     after: bool = True
     error_budget: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """How the policy is measured each time."""
+        chosen: dict[Mode, bool] = {"sampled": self.sampled, "greedy": self.greedy}
+        return tuple(mode for mode, wanted in chosen.items() if wanted)
 
     @model_validator(mode="after")
     def _measures_something(self) -> EvaluationConfig:
