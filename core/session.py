@@ -105,6 +105,7 @@ class Session:
         raises when nothing finishes for too long.
         """
         size = group_size or self.loop.settings.phase.group_size
+        self.loop.settle()
         chosen = self.loop.stream(self.position, tasks)
         self.position += len(chosen)
         groups = {group.task.id: group for group in run_tasks(self.algo.fleet, chosen, size, self.recipe.rollout.temperature)}
@@ -137,6 +138,7 @@ class Session:
         self, mode: Mode = "sampled", on_group: Callable[[EpisodeGroup], None] | None = None
     ) -> tuple[EvaluationResult, list[Episode]]:
         """Play the held-out tasks once each, under the engines' weights. Raises SyncProofError when those are not the learner's."""
+        self.loop.settle()
         recipe, budget = self.recipe, self.recipe.evaluation.error_budget
         return evaluate(self.algo.fleet, self.held_out, mode, recipe.rollout.temperature, recipe.success, on_group, budget, self.version)
 

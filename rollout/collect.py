@@ -36,7 +36,9 @@ async def collect(
             return await play_with_retries(parts, task, sample, temperature)
 
     async def reward(played: Sequence[Played]) -> tuple[Episode, ...]:
-        episodes = tuple(replace(episode, engine=parts.engine.name) for episode in await reward_together(rubric, played))
+        with parts.meter.running("rewards"):
+            rewarded = await reward_together(rubric, played)
+        episodes = tuple(replace(episode, engine=parts.engine.name) for episode in rewarded)
         for episode in episodes:
             if on_episode is not None:
                 on_episode(episode)

@@ -24,6 +24,7 @@ from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
 from ..envs.tool_calls import check_agreement
 from ..envs.types import Message, Task, Truncation, Turn
 from ..rewards.rubric import Rubric
+from .busy import Meter
 from .config import RolloutConfig
 from .engine.base import Engine, GenerateRequest, Generation
 from .renderers import Renderer
@@ -41,7 +42,7 @@ log = logging.getLogger("burnish.rollout.conversation")
 class EpisodeParts:
     """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them.
 
-    tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none.
+    tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none. meter: counts what is under way.
     """
 
     env_id: str
@@ -53,6 +54,7 @@ class EpisodeParts:
     threads: Executor
     seed: int
     tool_parser: str | None = None
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass
@@ -184,7 +186,7 @@ class _Episode:
         stops = self.parts.renderer.stop_token_ids
         request = GenerateRequest(request_id, list(self.talk.builder.token_ids), max_tokens, self.temperature, stops, seed)
         limit = asyncio.timeout(self.policy_clock.left)
-        with self.policy_clock.running():
+        with self.policy_clock.running(), self.parts.meter.running("engine"):
             try:
                 async with limit:
                     generation = await self.parts.engine.generate(request)
@@ -204,7 +206,7 @@ class _Episode:
         overran = f"no answer within {seconds:.3g} s"
         if seconds < limits.step_timeout_s:
             overran += f", what was left of the {limits.episode_timeout_s:g} s that an environment may take in one episode"
-        with clock.running():
+        with clock.running(), self.parts.meter.running("environment"):
             async with deadline(seconds, Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} {what}", overran)):
                 return await asyncio.get_running_loop().run_in_executor(self.parts.threads, call)
 

@@ -57,7 +57,8 @@ async def play_episode(parts: EpisodeParts, task: Task, sample: int, temperature
         await converse(parts, task, attempt_id, temperature, talk)
         ended = time.monotonic()
         async with deadline(seconds, late):
-            judged = await parts.rubric.judge(_seen(task, attempt_id, talk))
+            with parts.meter.running("rewards"):
+                judged = await parts.rubric.judge(_seen(task, attempt_id, talk))
     except EpisodeFailure as error:
         return Played(task, sample, error.failure, talk, time.monotonic() - started)
     now = time.monotonic()

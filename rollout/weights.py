@@ -14,13 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
 from ..envs.failures import EpisodeFailure
 from ..envs.types import Float32, Int32
+from .busy import Busy
 from .engine.base import Engine
 from .engine.layout import checksum
 
@@ -78,6 +79,8 @@ class WeightSnapshot:
 class SyncReceipt:
     """One engine took over one version: how many tensors and bytes, and seconds for draining it and for the whole.
 
+    busy: how long the engine and what it plays with had something to do, by then.
+
     Example: `SyncReceipt("engine-0", 3, 39, 15_000_000, drain_s=0.4, seconds=0.5)`.
     """
 
@@ -87,6 +90,7 @@ class SyncReceipt:
     bytes: int
     drain_s: float
     seconds: float
+    busy: Busy = field(default_factory=Busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,10 @@ def verify_manifest(weights: WeightSnapshot, loaded: Mapping[str, str], engine: 
         )
 
 
-async def sync_weights(engine: Engine, weights: WeightSnapshot) -> SyncReceipt:
+async def sync_weights(engine: Engine, weights: WeightSnapshot, finish: bool = True) -> SyncReceipt:
     """Give `engine` the snapshot: pause, start, update, finish, verify what was loaded, resume.
+
+    finish: whether what is under way ends before that; otherwise it stands still meanwhile, and goes on under the new weights.
 
     The engine resumes only with a whole and verified update; otherwise it stays closed, and its requests fail instead of being sampled
     from unknown weights.
@@ -142,7 +148,7 @@ async def sync_weights(engine: Engine, weights: WeightSnapshot) -> SyncReceipt:
     engine cannot do its work.
     """
     started = time.perf_counter()
-    await engine.pause_generation()
+    await engine.pause_generation(finish)
     drained = time.perf_counter()
     try:
         await engine.start_weight_update()

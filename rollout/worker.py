@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +98,7 @@ class RolloutWorker:
     ) -> None:
         self.name = name
         self._on_episode = on_episode
+        self._finish = setup.engine.on_new_weights == "finish"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()
@@ -141,8 +142,10 @@ class RolloutWorker:
         self._pending = 0
 
     def update_weights(self, snapshot: WeightSnapshot, timeout_s: float) -> SyncReceipt:
-        """Give the engine new weights once nothing is in flight; see `sync_weights`."""
-        return self._call(sync_weights(self.engine, snapshot), timeout_s)
+        """Give the engine new weights, once its answers under way have ended or in the middle of them, as its config says; see
+        `sync_weights`."""
+        receipt = self._call(sync_weights(self.engine, snapshot, self._finish), timeout_s)
+        return replace(receipt, busy=self._parts.meter.read())
 
     def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[Float32]:
         """The engine's log-probabilities; see `Engine.score`, whose own deadline holds. Raises StaleEngine as `submit` does."""

@@ -6,6 +6,7 @@ What may go wrong with a runner, and what becomes of it:
     its engine dies  the runner lives, and every episode fails at once: it is killed, and then as above
     it is slow       it answers, but its episodes take long: nothing, until no episode has ended anywhere for `stall_s`
     it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
+    it is replaced   while new weights go out: what it owed is submitted again, under those
     it stays away    it is not back within `restart_s`, or was restarted too often: FleetError, which ends the run
 """
 
@@ -26,8 +27,8 @@ from ..rollout.weights import StaleEngine, SyncReceipt
 
 T = TypeVar("T")
 
-POLL_S = 1.0
-"""Seconds one call of `sample` waits for a finished group."""
+POLL_S = 0.1
+"""Seconds one call of `sample` waits for a finished group. A runner does one thing after the other: new weights wait behind it."""
 START_PING_S = 60.0
 AHEAD = 2
 """Episodes given to a runner for each that it can run at once, so that it never waits for more."""
@@ -63,13 +64,15 @@ class _Work:
 
 @dataclass
 class _Runner:
-    """One runner: the tasks it owes by id, and calls under way with the time by which they must be answered."""
+    """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
+    it was given what it owes."""
 
     index: int
     actor: Any
     owed: dict[str, _Work] = field(default_factory=dict)
     sampling: tuple[Any, float] | None = None
     submitted: list[tuple[Any, float]] = field(default_factory=list)
+    lost_work: bool = False
 
     @property
     def name(self) -> str:
@@ -140,6 +143,8 @@ class RayFleet:
             raise FleetError("no task is under way, so no group can finish")
         found: list[EpisodeGroup] = []
         for runner in self._runners:
+            if runner.lost_work:
+                self._give_again(runner)
             if runner.owed and runner.sampling is None:
                 self._ask(runner)
         calls = {call: runner for runner in self._runners for call, _ in runner.calls}
@@ -197,7 +202,7 @@ class RayFleet:
         self._waiting.clear()
         calls = [runner.actor.cancel.remote() for runner in self._runners if runner.owed]
         for runner in self._runners:
-            runner.owed, runner.sampling, runner.submitted = {}, None, []
+            runner.owed, runner.sampling, runner.submitted, runner.lost_work = {}, None, [], False
         if calls:
             ray.wait(calls, num_returns=len(calls), timeout=self.limits.answer_s)
 
@@ -263,8 +268,13 @@ class RayFleet:
             self._insist(runner, self._send(runner), self._send, "did not take the weights")
         # A stale one may have begun some of what it owes.
         self._insist(runner, runner.actor.cancel.remote(), lambda one: one.actor.cancel.remote(), "did not drop its work")
-        self._submit(runner, list(runner.owed.values()))
+        self._give_again(runner)
         self._last = time.monotonic()
+
+    def _give_again(self, runner: _Runner) -> None:
+        """Submit what a runner owes that has the weights and none of its work."""
+        runner.sampling, runner.submitted, runner.lost_work = None, [], False
+        self._submit(runner, list(runner.owed.values()))
 
     def _send(self, runner: _Runner) -> Any:
         return runner.actor.update_weights.options(name="rollout.update_weights").remote(self._snapshot, self.limits.sync_s)
@@ -296,6 +306,7 @@ class RayFleet:
     def _await(self, runner: _Runner) -> None:
         """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`."""
         self.restarts += 1
+        runner.lost_work = True
         deadline = time.monotonic() + self.limits.restart_s
         while True:
             try:

@@ -30,11 +30,12 @@ from .data.tasks import TaskStream, row_tasks, training_tasks
 from .fleet import FleetLimits, RayFleet, raise_why_runners_died
 from .learner.config import LearnerConfig
 from .learner.group import LearnerGroup
-from .loop import LoopSettings, PolicyLoop, PolicyProgress, Step
+from .loop import LoopSettings, PolicyLoop, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
 from .phases.common import PHASE_OWNS, phase_optimizer
 from .phases.rft import RFTPhaseConfig
+from .progress import PolicyProgress
 
 
 class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped

@@ -1,13 +1,15 @@
-"""What the optimizer updates of one policy step train on: credit for the step's groups, and how the batch is split.
+"""The optimizer updates of one policy step: credit for the step's groups, how the batch is split, and what the learner is asked for.
 
 With one update, ratios compare with what the engine sampled with, and the learner goes over the tokens once. With several, the learner
-scores the tokens before the first: that is the old policy of all of them.
+scores the tokens before the first: that is the old policy of all of them. Nothing here knows of engines: it may run beside sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +19,20 @@ from .batch import GroupBatch, Int64, TokenBatch
 from .learner.config import CriticConfig
 from .objectives.advantages import beyond_expected
 from .objectives.config import ObjectiveConfig
-from .objectives.measures import Measured
-from .objectives.objective import token_kl
+from .objectives.measures import Measured, joined, mismatch
+from .objectives.objective import Objective, token_kl
+
+
+class PolicyLearner(Protocol):
+    """The primitives of `trainer.learner.Learner`."""
+
+    @property
+    def version(self) -> int: ...
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured: ...
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured: ...
+    def step(self, scale: float = 1.0) -> dict[str, float]: ...
+    def discard(self) -> None: ...
+    def snapshot(self) -> Any: ...
 
 
 class UpdatedPhase(Protocol):
@@ -34,6 +48,76 @@ class UpdatedPhase(Protocol):
     def updates(self) -> int: ...
     @property
     def critic(self) -> CriticConfig | None: ...
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a step's updates came to. metrics: without a prefix. trained: numbers of the groups that an update was made on. skipped: updates
+    that were left out because one was not finite; updates: those that were made."""
+
+    batch: TokenBatch
+    measured: Measured
+    metrics: Mapping[str, float]
+    trained: frozenset[int]
+    updates: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How a step's groups become updates. asked: the objective as the recipe has it, its numbers written out; objective: the same as the
+    learner takes it. temperature: that was sampled with."""
+
+    advantage: Callable[[GroupBatch], Any]
+    asked: ObjectiveConfig
+    objective: Objective
+    phase: UpdatedPhase
+    temperature: float
+
+    def learn(
+        self,
+        learner: PolicyLearner,
+        groups: tuple[EpisodeGroup, ...],
+        step: int,
+        judge: Callable[[TokenBatch, Measured], None],
+        may_skip: bool,
+    ) -> Learned:
+        """The optimizer updates of one step. step: its number, which decides the shuffling. judge: raises when engines are too far from the
+        learner, before anything moves. may_skip: whether an update that is not finite is left out; it raises FloatingPointError otherwise.
+        """
+        phase, version = self.phase, learner.version
+        batch, scored, kl = credit(groups, self.advantage, self.asked, phase, partial(learner.score, temperature=self.temperature))
+        if scored is not None:
+            judge(batch, scored)
+        passes, stepped, trained = list[tuple[Int64, Measured]](), list[dict[str, float]](), set[int]()
+        left, skipped = parts(batch, phase, step), 0
+        for part, at in left:
+            found = learner.forward_backward(part, self.objective)
+            passes.append((at, found))
+            if scored is None:
+                try:
+                    judge(batch, found)
+                except BaseException:
+                    learner.discard()  # nothing of this batch may reach a later step
+                    raise
+            try:
+                stepped.append(learner.step(share(len(groups), phase)))
+            except FloatingPointError:
+                if not may_skip:
+                    raise
+                skipped = 1 + sum(1 for _ in left)  # the rest of the step is left out with it
+                break
+            trained |= set(part.group.tolist())
+        measured = passes[0][1] if scored is None else joined(batch, scored, passes)
+        measured = measured if kl is None else replace(measured, tokens={**measured.tokens, "reference_kl": kl})
+        metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, version), **expectations(batch)}
+        metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens), "updates": float(len(stepped))}
+        if skipped:  # what was not finite is why, and has no place in a row of numbers
+            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)} | {"updates_skipped": float(skipped)}
+        if stepped:
+            metrics |= {name: float(np.mean([row[name] for row in stepped])) for name in stepped[-1]}
+            metrics["seconds"] = measured.seconds + sum(row["seconds"] for row in stepped)
+        return Learned(batch, measured, metrics, frozenset(trained), len(stepped), skipped)
 
 
 def credit(

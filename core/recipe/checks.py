@@ -20,7 +20,9 @@ SINGLE_TURN = "burnish/SingleTurn-v0"
 
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
-    checks = (_turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _guards, _devices)
+    checks = (
+        _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _rollouts, _guards, _devices,
+    )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
 
@@ -183,6 +185,12 @@ def _guards(config: RunConfig) -> Iterator[str]:
         for key in ("kl", "kl_max"):
             if key in given and config.guards.kl != "off":
                 yield f"guards.{key}: no KL to a reference is measured with rft.objective.kl_coef = 0; raise that, or remove this"
+
+
+def _rollouts(config: RunConfig) -> Iterator[str]:
+    in_flight = config.rft is not None and config.rft.rollouts == "async"
+    if config.engine.on_new_weights is not None and not in_flight:
+        yield 'engine.on_new_weights: no answer is under way when new weights come unless rft.rollouts = "async"; remove it, or write that'
 
 
 def _devices(config: RunConfig) -> Iterator[str]:

@@ -29,7 +29,7 @@ from burnish.trainer.data.supervised import SupervisedExample, examples_sha256
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.guards import Watch
 from burnish.trainer.learner.group import LearnerLost
-from burnish.trainer.loop import PolicyProgress, Step
+from burnish.trainer.loop import Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import Origin, manifest_of
@@ -38,6 +38,7 @@ from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.phases.common import PHASES, Phase, PhaseStep
 from burnish.trainer.phases.rft import RFTPhaseConfig, ending_lines, rft_steps
 from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
+from burnish.trainer.progress import PolicyProgress
 
 Split = Literal["train", "heldout"]
 

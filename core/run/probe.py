@@ -34,7 +34,8 @@ from burnish.trainer.evaluation.advice import Line, advice
 from burnish.trainer.evaluation.outlook import AskedAgain, Outlook, asked_again, outlook
 from burnish.trainer.evaluation.statistics import SuccessWatch
 from burnish.trainer.evaluation.step_cost import StepCost, Update, step_cost
-from burnish.trainer.loop import run_tasks, why_not
+from burnish.trainer.groups import why_not
+from burnish.trainer.loop import run_tasks
 from burnish.trainer.objectives.shaping import shaped, without_cut_short
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.updates import credit
@@ -179,7 +180,7 @@ def _again(session: Session, addresses: Mapping[str, str], groups: Sequence[Epis
 
 def _learned_from(session: Session, group: EpisodeGroup) -> EpisodeGroup:
     """The group as a step of the loop would learn from it."""
-    overlong = session.loop.asked.overlong
+    overlong = session.loop.updates.asked.overlong
     return without_cut_short(shaped(group, overlong), overlong)[0]
 
 
@@ -192,7 +193,7 @@ def _update(session: Session, table: RFTPhaseConfig, learned: Sequence[EpisodeGr
     session.learner.begin_phase(session.recipe.phase("rft").optimizer)  # where the reference is kept, if there is one
     marks = [time.monotonic()]
     score = partial(session.learner.score, temperature=limits.temperature)
-    batch, *_ = credit(tuple(kept), loop.advantage, loop.asked, table, score)
+    batch, *_ = credit(tuple(kept), loop.updates.advantage, loop.updates.asked, table, score)
     marks.append(time.monotonic())
     measured = session.forward_backward(batch)
     marks.append(time.monotonic())

@@ -69,8 +69,8 @@ class Engine(Protocol):
 
     async def generate(self, request: GenerateRequest) -> Generation: ...
 
-    async def pause_generation(self) -> None:
-        """Wait until nothing is in flight and hold new requests back."""
+    async def pause_generation(self, finish: bool = True) -> None:
+        """Hold new requests back, and wait until nothing is in flight, or, unless `finish`, sample no further token of what is."""
         ...
 
     async def start_weight_update(self) -> None: ...
@@ -80,7 +80,7 @@ class Engine(Protocol):
         ...
 
     async def finish_weight_update(self, version: int) -> Mapping[str, str]:
-        """Clear caches made under the old weights, then answer to `version`.
+        """Clear caches made under the old weights, then answer to `version`, with which what is in flight goes on.
 
         Returns the checksum (`layout.checksum`) of every tensor, taken as it was loaded.
         """

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Device = Literal["cpu", "cuda"]
 Backend = Literal["vllm-inprocess", "vllm-async"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+OnNewWeights = Literal["finish", "recompute", "keep"]
+"""What becomes of answers that are under way when new weights come: see `EngineConfig`."""
 
 CPU_BLOCK_SIZE = 32
 """Tokens per KV block on CPU: the kernels want a multiple of 32, and samples of one prompt share only whole blocks of it."""
@@ -39,6 +41,11 @@ class EngineConfig(BaseModel):
     spread over, 1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"),
     and refused: no learner sends that way yet. Weights pass through shared memory.
 
+    on_new_weights: what becomes of answers that are under way when new weights come, which only happens with `rft.rollouts = "async"`. They
+    stand still, and go on under the new weights: after their context was computed again with those ("recompute"), or with what the old
+    ones have computed of it ("keep"), which is sooner and not quite what the new policy would say; or they end first ("finish"), and the
+    new weights wait for the longest. Left out, "recompute".
+
     start_timeout_s: seconds for starting. request_timeout_s: seconds of one call of `generate`. drain_timeout_s: seconds to finish what is
     in flight before a weight update. update_timeout_s: seconds of each step of the update.
     log_level: what vLLM may log into the file. log_file: where vLLM logs; without it, only errors are shown, on stderr.
@@ -60,6 +67,7 @@ class EngineConfig(BaseModel):
     gpu_memory_fraction: float | None = Field(default=None, gt=0, le=1)
     tensor_parallel: int | None = Field(default=None, ge=1)
     weight_transfer: Literal["nccl", "ipc"] | None = None
+    on_new_weights: OnNewWeights | None = None
     start_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
     drain_timeout_s: float = Field(default=300.0, gt=0)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +39,8 @@ class ScriptedEngine:
     EpisodeFailure that names this engine. delay_s: seconds each answer takes. shapes: what a weight update must bring; None takes anything.
 
     An answer ends at the first of its tokens that is a stop token ("stop") or at `max_tokens` ("length"); one that has neither gets the
-    stop reason "length". What happened is recorded: `requests`, `cancelled` (request ids), `weights` (the last ones loaded).
+    stop reason "length". With `token_s` set, each token takes so many seconds more; it waits while weights change, and is of those of its
+    moment, as in a real engine. What happened is recorded: `requests`, `cancelled` (request ids), `weights` (the last ones loaded).
 
     Example: `ScriptedEngine(script=lambda request: [request.prompt_token_ids[-1], 2])`.
     """
@@ -69,6 +70,7 @@ class ScriptedEngine:
         self.requests: list[GenerateRequest] = []
         self.cancelled: list[str] = []
         self.weights: dict[str, np.ndarray] = {}
+        self.token_s = 0.0
 
     @property
     def name(self) -> str:
@@ -90,14 +92,20 @@ class ScriptedEngine:
             self.requests.append(request)
             try:
                 await asyncio.sleep(self._delay_s)
+                self._raise_fault(number, request.request_id)
+                answer = self._answer(request)
+                for i in range(len(answer.token_ids) if self.token_s else 0):
+                    await asyncio.sleep(self.token_s)
+                    await self._gate.opened(self._timeout_s)
+                    self._raise_fault(number, request.request_id)
+                    answer.policy_version[i] = self.weight_version
             except asyncio.CancelledError:
                 self.cancelled.append(request.request_id)
                 raise
-            self._raise_fault(number, request.request_id)
-            return self._answer(request, time.perf_counter() - started)
+            return replace(answer, seconds=time.perf_counter() - started)
 
-    async def pause_generation(self) -> None:
-        await self._gate.pause(self._timeout_s)
+    async def pause_generation(self, finish: bool = True) -> None:
+        await self._gate.pause(self._timeout_s, finish)
 
     async def start_weight_update(self) -> None:
         self._gate.start()
@@ -146,7 +154,7 @@ class ScriptedEngine:
         if fault is not None:
             raise self._gate.failure(fault, f"scripted for request {request_id}")
 
-    def _answer(self, request: GenerateRequest, seconds: float) -> Generation:
+    def _answer(self, request: GenerateRequest) -> Generation:
         reply = self._script(request)
         if not isinstance(reply, Reply):
             reply = Reply(reply)
@@ -160,7 +168,7 @@ class ScriptedEngine:
             logprobs=np.asarray(logprobs[:count], np.float32),
             policy_version=np.full(count, self.weight_version, np.int32),
             stop_reason="stop" if stop is not None and stop < count else "length",
-            seconds=seconds,
+            seconds=0.0,
         )
 
 

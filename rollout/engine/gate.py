@@ -1,4 +1,7 @@
-"""Who may generate while weights change: nobody. The gate counts what is in flight and walks through one weight update at a time."""
+"""Who may generate while weights change: nobody. The gate counts what is in flight and walks through one weight update at a time.
+
+What is in flight then either ends first, or stands still and goes on under the new weights.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class Gate:
     """Admission to one engine, used from one thread; it may serve several event loops one after the other.
 
     open -> pause -> paused -> start -> updating -> finish -> paused -> resume -> open. An update that stops half-way leaves a fault:
-    every request held back, and every later one, fails with ENGINE_ERROR until another update finishes.
+    every request in flight or held back, and every later one, fails with ENGINE_ERROR until another update finishes.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,23 +33,30 @@ class Gate:
     @asynccontextmanager
     async def admitted(self, timeout_s: float) -> AsyncIterator[None]:
         """Hold one place in flight, waiting while the gate is not open. Raises EpisodeFailure ENGINE_TIMEOUT or ENGINE_ERROR."""
-        opened = await self._until(lambda: self._state == "open" or self._fault is not None, timeout_s)
-        self._check_fault()
-        if not opened:
-            raise self.failure(FailureKind.ENGINE_TIMEOUT, f"held back for {timeout_s:g} s by a weight update that has not resumed")
+        await self.opened(timeout_s)
         self._in_flight += 1
         try:
             yield
+            self._check_fault()  # what was in flight may have gone on under weights that are not known
         finally:
             self._in_flight -= 1
             self._wake()
 
-    async def pause(self, timeout_s: float) -> None:
-        """Close, and wait until nothing is in flight. On a timeout the gate opens again, for nothing was changed, and it raises
-        EpisodeFailure ENGINE_TIMEOUT."""
+    async def opened(self, timeout_s: float) -> None:
+        """Wait while the gate is not open. Raises as `admitted` does."""
+        opened = await self._until(lambda: self._state == "open" or self._fault is not None, timeout_s)
+        self._check_fault()
+        if not opened:
+            raise self.failure(FailureKind.ENGINE_TIMEOUT, f"held back for {timeout_s:g} s by a weight update that has not resumed")
+
+    async def pause(self, timeout_s: float, finish: bool = True) -> None:
+        """Close, and wait until nothing is in flight, unless that is not to `finish`. On a timeout the gate opens again, for nothing was
+        changed, and it raises EpisodeFailure ENGINE_TIMEOUT."""
         if self._state == "updating":
             raise ValueError(f"engine {self.name} is updating; finish_weight_update before pausing it again")
         self._state = "paused"
+        if not finish:
+            return
         drained = False
         try:
             drained = await self._until(lambda: self._in_flight == 0, timeout_s)

@@ -64,10 +64,11 @@ class AsyncEngine(VLLMEngine):
             self._discard()
             raise self._lost(short_traceback(error)) from error
 
-    async def pause_generation(self) -> None:
-        await super().pause_generation()
+    async def pause_generation(self, finish: bool = True) -> None:
+        await super().pause_generation(finish)
+        mode = "wait" if finish else "keep"
         try:
-            await self._call(self._vllm().pause_generation(mode="wait", clear_cache=False), self._config.drain_timeout_s, "a pause")
+            await self._call(self._vllm().pause_generation(mode=mode, clear_cache=False), self._config.drain_timeout_s, "a pause")
         except BaseException:
             with suppress(EpisodeFailure):
                 await self.resume_generation()  # nothing was changed: whoever waits at the gate goes on
@@ -107,9 +108,7 @@ class AsyncEngine(VLLMEngine):
         return self._llm
 
     async def _collect(self, request_id: str, request: GenerateRequest) -> Any:
-        from vllm.inputs.engine import tokens_input
-
-        outputs = self._vllm().generate(tokens_input(request.prompt_token_ids), sampling_params(request), request_id)
+        outputs = self._vllm().generate(self._inputs(request), sampling_params(request), request_id)
         return [output async for output in outputs][-1]  # the final one is the only one
 
     async def _reload(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
@@ -127,7 +126,7 @@ class AsyncEngine(VLLMEngine):
         return loaded
 
     async def _reset_cache(self) -> None:
-        if not await self._llm.reset_prefix_cache():
+        if not self._keeps and not await self._llm.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
 
     async def _call(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:

@@ -64,8 +64,8 @@ class VLLMEngine(ABC):
             output = await self._within(answer, timeout_s, f"request {request.request_id} not answered")
         return self._generation(request, output, time.perf_counter() - started)
 
-    async def pause_generation(self) -> None:
-        await self._gate.pause(self._config.drain_timeout_s)
+    async def pause_generation(self, finish: bool = True) -> None:
+        await self._gate.pause(self._config.drain_timeout_s, finish)
 
     async def start_weight_update(self) -> None:
         self._gate.start()
@@ -82,6 +82,8 @@ class VLLMEngine(ABC):
 
     async def finish_weight_update(self, version: int) -> Mapping[str, str]:
         """Load what was collected, forget the KV cache made under the old weights, and answer to `version`; checksums of what was loaded.
+
+        What is in flight keeps its KV cache where `on_new_weights` is "keep"; otherwise it is computed again under the new weights.
 
         Raises ValueError when a tensor is missing, unknown or misshapen; the engine then refuses to generate until a whole update.
         """
@@ -138,6 +140,18 @@ class VLLMEngine(ABC):
             return await asyncio.wait_for(work, timeout_s)
         except TimeoutError:
             raise self._gate.failure(FailureKind.ENGINE_TIMEOUT, f"{what} within {timeout_s:g} s") from None
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether requests in flight keep the KV cache that the weights before have made."""
+        return self._config.on_new_weights == "keep"
+
+    def _inputs(self, request: GenerateRequest) -> Any:
+        """vLLM's input. Where KV caches outlive their weights, the version keeps later requests from sharing them."""
+        from vllm.inputs.engine import tokens_input
+
+        salt = f"version-{self.weight_version}" if self._keeps else None
+        return tokens_input(request.prompt_token_ids, cache_salt=salt)
 
     def _lost(self, detail: str) -> EpisodeFailure:
         return self._gate.failure(FailureKind.ENGINE_LOST, detail)

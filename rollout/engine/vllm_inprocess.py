@@ -98,7 +98,7 @@ class InProcessEngine(VLLMEngine):
         def load(llm: Any) -> Mapping[str, str]:
             consumed: dict[str, str] = {}
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _consumed(tensors, consumed)})
-            if not llm.reset_prefix_cache():
+            if not self._keeps and not llm.reset_prefix_cache(reset_running_requests=True):
                 raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
             llm.engine_core.set_weight_version(str(version))
             return consumed
@@ -163,10 +163,8 @@ class InProcessEngine(VLLMEngine):
                 return
 
     def _add(self, llm: Any, command: _Generate) -> None:
-        from vllm.inputs.engine import tokens_input
-
         try:
-            llm.add_request(command.request_id, tokens_input(command.request.prompt_token_ids), sampling_params(command.request))
+            llm.add_request(command.request_id, self._inputs(command.request), sampling_params(command.request))
         except ValueError as error:  # vLLM refuses this request; the others are not concerned
             command.reply.set_exception(self._gate.failure(FailureKind.ENGINE_ERROR, short_traceback(error)))
         else:

@@ -11,11 +11,11 @@ from ...envs.failures import Failure, FailureKind
 from ...envs.types import Episode, EpisodeGroup
 from .records import LedgerRow
 
-DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "no_tokens", "non_finite", "cut_short"]
-"""Why a finished episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded, or fewer than a
-group reward compares; a member of its group failed and the recipe drops such groups; the step had enough groups already; its policy
-ran out of time before it had said anything in any of them; the update that it was part of was not finite; or a limit cut it short and the
-recipe masks such episodes."""
+DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "no_tokens", "non_finite", "cut_short", "stale"]
+"""Why an episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded, or fewer than a
+group reward compares; a member of its group failed and the recipe drops such groups; its phase ended before it was trained; its policy
+ran out of time before it had said anything in any of them; the update that it was part of was not finite; a limit cut it short and the
+recipe masks such episodes; or the weights have moved too often since it was sampled."""
 
 
 class LedgerError(AssertionError):
@@ -47,17 +47,23 @@ class Ledger:
         self.issued += samples
 
     def trained(self, episode: Episode) -> None:
-        self._close(episode)
+        self._close(episode.id)
         self.trained_count += 1
 
     def mask(self, episode: Episode, kind: FailureKind) -> None:
         """The infrastructure failed this episode; the rest of its group trains."""
-        self._close(episode)
+        self._close(episode.id)
         self.masked[kind.value] += 1
 
     def drop(self, episode: Episode, reason: DropReason) -> None:
-        self._close(episode)
+        self._close(episode.id)
         self.dropped[reason] += 1
+
+    def give_up(self, task_id: str, samples: int, reason: DropReason) -> None:
+        """Close all `samples` episodes of a task that is open as a whole, finished or not."""
+        for sample in range(samples):
+            self._close(f"{task_id}/{sample}")
+            self.dropped[reason] += 1
 
     def settle(self, trained: Iterable[EpisodeGroup]) -> None:
         """Close whole groups that went into an update: rewarded episodes were trained, failed ones masked."""
@@ -115,7 +121,7 @@ class Ledger:
         ledger.check(in_flight=len(ledger.open))
         return ledger
 
-    def _close(self, episode: Episode) -> None:
-        if episode.id not in self.open:
-            raise LedgerError(f"episode {episode.id} is closed, but it is not open: it was never issued, or has ended before")
-        self.open.remove(episode.id)
+    def _close(self, episode_id: str) -> None:
+        if episode_id not in self.open:
+            raise LedgerError(f"episode {episode_id} is closed, but it is not open: it was never issued, or has ended before")
+        self.open.remove(episode_id)

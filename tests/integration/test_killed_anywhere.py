@@ -38,6 +38,7 @@ steps = 5
 groups_per_step = 2
 group_size = 3
 max_refills = 1
+rollouts = "{rollouts}"
 lr = 1e-3
 checkpoint_every = 2
 
@@ -53,18 +54,29 @@ threads = 1
 [evaluation]
 tasks = 3
 """
-MOMENTS = (
-    "transcript:2",  # in the first evaluation, of which nothing is recorded yet
-    "updated:1",  # before there is any checkpoint
-    "model-written:1",  # during the first checkpoint
-    "checkpoint:2",  # between the last checkpoint of a phase and its evaluation
-    "evaluation-due:4",  # with the transcripts of an evaluation written, and the evaluation not
-    "polled:13",  # in a rollout: two evaluations of three tasks before training, two after sft
-    "ledger:2",  # between its books and its transcripts
-    "transcript:27",  # between the transcripts of a step
-    "state-written:3",  # during a checkpoint of reinforcement
-    "ledger:5",  # in the last step
-)
+MOMENTS = {
+    "sync": (
+        "transcript:2",  # in the first evaluation, of which nothing is recorded yet
+        "updated:1",  # before there is any checkpoint
+        "model-written:1",  # during the first checkpoint
+        "checkpoint:2",  # between the last checkpoint of a phase and its evaluation
+        "evaluation-due:4",  # with the transcripts of an evaluation written, and the evaluation not
+        "polled:13",  # in a rollout: two evaluations of three tasks before training, two after sft
+        "ledger:2",  # between its books and its transcripts
+        "transcript:27",  # between the transcripts of a step
+        "state-written:3",  # during a checkpoint of reinforcement
+        "ledger:5",  # in the last step
+    ),
+    "one_step_off": (
+        "updated:4",  # in the first step, with the next one's groups under way
+        "polled:17",  # while the learner learns, or for the step after
+        "ledger:2",  # at a checkpoint, where nothing is under way
+        "transcript:27",
+        "ledger:3",  # with groups under way that no checkpoint knows of
+        "state-written:4",
+    ),
+}
+"""By `rft.rollouts`: the schedules in which a run is the same every time."""
 
 
 def steady(value: Any) -> Any:
@@ -88,14 +100,16 @@ def what_came_of(run: Path) -> dict[str, Any]:
     return left
 
 
-def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rollouts", MOMENTS)
+def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(rollouts: str, tiny_model: Path, tmp_path: Path) -> None:
+    moments = MOMENTS[rollouts]
     data, recipe = tmp_path / "data.jsonl", tmp_path / "killed.toml"
     talk = [{"role": "user", "content": "part 1 bore"}, {"role": "assistant", "content": "pass"}]
     data.write_text("".join(json.dumps({"messages": [{**talk[0], "content": f"part {i} bore"}, talk[1]]}) + "\n" for i in range(5)))
-    recipe.write_text(RECIPE.format(model=tiny_model, data=data, reward=REWARD))
+    recipe.write_text(RECIPE.format(model=tiny_model, data=data, reward=REWARD, rollouts=rollouts))
     runs = tmp_path / "runs"
     runs.mkdir()
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", PROGRAM, str(recipe), str(runs), "whole", *MOMENTS]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", PROGRAM, str(recipe), str(runs), "whole", *moments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0}, (done.stdout + done.stderr)[-4000:]
@@ -103,7 +117,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(tiny_mod
     assert [(row["phase"], row["step"]) for row in whole["metrics.jsonl"]] == [("sft", i) for i in (1, 2, 3)] + [
         ("rft", i) for i in range(1, 6)
     ]
-    for moment in MOMENTS:
+    for moment in moments:
         found = what_came_of(runs / moment.replace(":", "-"))
         for what, value in whole.items():
             assert found[what] == value, f"{what}, killed at {moment}"

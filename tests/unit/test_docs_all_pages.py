@@ -51,6 +51,7 @@ RUN_BY = {
 """By page, the tests that run its blocks. Their names are looked for, so that a test that goes takes its page along."""
 
 NOT_RUN = {
+    "schedules.md": "one table, read here as a recipe; tests/integration/test_schedules.py runs what it says",
     "chat-templates.md": "one table, read here as a recipe",
     "gymnasium-environments.md": "an hour of PPO; tests/integration/test_baseline.py trains for less",
     "install.md": "downloads packages; tests/integration/test_base_install.py installs it, test_core_services.py another interpreter",

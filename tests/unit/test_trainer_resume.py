@@ -27,13 +27,14 @@ from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.learner import Learner
-from burnish.trainer.loop import LoopSettings, PolicyLoop, PolicyProgress
+from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.models.importing import new_model
 from burnish.trainer.objectives.config import ObjectiveConfig
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.common import phase_optimizer
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.progress import PolicyProgress
 
 pytestmark = pytest.mark.unit
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...envs.types import Float32, Int32
+from ...envs.types import Bool, Float32, Int32
 from ...rollout.weights import ParityBound, SyncProof, check_parity, compare_logprobs
-from ..batch import Int64, TokenBatch, plain_batch
+from ..batch import Float64, Int64, TokenBatch, plain_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +55,36 @@ def joined(batch: TokenBatch, scored: Measured, passes: Sequence[tuple[Int64, Me
 def mismatch(batch: TokenBatch, logprobs: Float32, version: int) -> dict[str, float]:
     """How far the engines' log-probabilities are from the learner's, over the trained tokens.
 
-    parity_max and parity_mean: |learner - engine|. mismatch_kl: the k3 estimate of KL(engine || learner). stale_fraction: share of tokens
-    that were sampled by other weights than `version`.
+    Of turns that weights `version` sampled, if there are any: parity_max and parity_mean, |learner - engine|, and mismatch_kl, the k3
+    estimate of KL(engine || learner). Of the others, if there are any: drift_kl, the same estimate of KL(policy that sampled || learner).
+    stale_fraction: share of tokens that were sampled by other weights than `version`.
     """
-    ours, theirs = logprobs[batch.mask].astype(np.float64), batch.sampler_logprobs[batch.mask].astype(np.float64)
-    log_ratio = ours - theirs
-    return {
-        "parity_max": float(np.abs(log_ratio).max()),
-        "parity_mean": float(np.abs(log_ratio).mean()),
-        "mismatch_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-        "stale_fraction": float((batch.policy_version[batch.mask] != version).mean()),
-    }
+    fresh = fresh_tokens(batch, version)
+    found = {"stale_fraction": float((batch.policy_version[batch.mask] != version).mean())}
+    if fresh.any():
+        log_ratio = _log_ratio(batch, logprobs, fresh)
+        apart = np.abs(log_ratio)
+        found |= {"parity_max": float(apart.max()), "parity_mean": float(apart.mean()), "mismatch_kl": _kl(log_ratio)}
+    if (batch.mask & ~fresh).any():
+        found["drift_kl"] = _kl(_log_ratio(batch, logprobs, batch.mask & ~fresh))
+    return found
 
 
-def compare_engines(batch: TokenBatch, logprobs: Float32, version: int, bound: ParityBound) -> list[SyncProof]:
+def fresh_tokens(batch: TokenBatch, version: int) -> Bool:
+    """Bool `[N]`: trained tokens of turns that weights `version` sampled from beginning to end.
+
+    A turn in which weights changed has a context that the older ones may have computed, whatever its later tokens were sampled by.
+    """
+    turn = batch.sequence.astype(np.int64) * (int(batch.turn.max(initial=0)) + 1) + np.maximum(batch.turn, 0)
+    older = np.bincount(turn[batch.mask], batch.policy_version[batch.mask] != version, minlength=int(turn.max(initial=-1)) + 1)
+    fresh: Bool = batch.mask & (older[turn] == 0)
+    return fresh
+
+
+def compare_engines(batch: TokenBatch, logprobs: Float32, version: int, bound: ParityBound, older: Collection[int] = ()) -> list[SyncProof]:
     """How far each engine's log-probabilities of its own tokens are from the learner's, `[N]`, under weights `version`.
+
+    older: versions that may have sampled tokens too; those prove nothing, and an engine that has no others is left out.
 
     Raises SyncProofError when tokens were sampled by other weights (`rollout.weights.compare_logprobs`), ValueError when an episode does
     not say which engine sampled it.
@@ -77,11 +92,23 @@ def compare_engines(batch: TokenBatch, logprobs: Float32, version: int, bound: P
     if not all(batch.engines) or len(batch.engines) != len(batch.lengths):
         raise ValueError("a trajectory does not say which engine sampled it, so no weight sync can be proved; set Episode.engine")
     names = np.array(batch.engines)[batch.sequence]
+    compared = batch.mask & (fresh_tokens(batch, version) | ~np.isin(batch.policy_version, [version, *older])) if older else batch.mask
     found = []
     for engine in dict.fromkeys(batch.engines):
-        at = batch.mask & (names == engine)
+        at = compared & (names == engine)
+        if older and not at.any():
+            continue
         found.append(compare_logprobs(engine, version, logprobs[at], batch.sampler_logprobs[at], batch.policy_version[at], bound))
     return found
+
+
+def _log_ratio(batch: TokenBatch, logprobs: Float32, at: Bool) -> Float64:
+    ratio: Float64 = logprobs[at].astype(np.float64) - batch.sampler_logprobs[at].astype(np.float64)
+    return ratio
+
+
+def _kl(log_ratio: Float64) -> float:
+    return float((np.expm1(log_ratio) - log_ratio).mean())
 
 
 PROBE_SEQUENCES, PROBE_TOKENS = 4, 48

@@ -7,12 +7,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..account import shares, what_to_scale
+from ..admission import Rollouts
 from ..guards import Watch
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
 from ..objectives.config import ObjectiveConfig
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
 from .common import PhaseStep, Schedule, check_warmup
+
+MAX_STALENESS = 2
+"""Of tokens that are trained on, in moves of the weights, unless the recipe says otherwise."""
 
 
 class RFTPhaseConfig(BaseModel):
@@ -23,7 +28,11 @@ class RFTPhaseConfig(BaseModel):
     minibatches: parts that a step's groups are split into, each of which makes an optimizer update. epochs: how many times over. Ratios
     compare with the policy at the start of the step, or, with one of each, with what the engine sampled with.
     lr: peak learning rate. warmup_steps: policy steps over which the rate rises to the peak. schedule: "constant", or "cosine" down to zero
-    at the last step. max_refills: further rounds of tasks a step may sample in place of groups that are dropped. equal_groups: whether
+    at the last step.
+    rollouts: what engines do while the learner learns. "sync": they wait for the new weights; "one_step_off": they play the tasks of the
+    next step; "async": they play on, for several steps to come, and take new weights in the middle of episodes (docs/schedules.md).
+    max_staleness: with "async", how many updated policies ago a token may have been sampled that is trained on; left out, 2.
+    max_refills: further rounds of tasks a step may sample in place of groups that are dropped. equal_groups: whether
     groups whose episodes all got the same reward are dropped ("drop"), since advantages within a group are zero there, or trained on
     ("keep"). checkpoint_every: steps between checkpoints, beside the one after the last. objective: advantage and loss.
     critic: a model of what episodes earn, which the advantage "gae" and those of one's own may ask (`GroupBatch.values`); left out, none.
@@ -40,6 +49,8 @@ class RFTPhaseConfig(BaseModel):
     lr: float = Field(default=1e-5, gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = "constant"
+    rollouts: Rollouts = "sync"
+    max_staleness: int | None = Field(default=None, ge=1, le=64)
     max_refills: int = Field(default=2, ge=0)
     equal_groups: Literal["drop", "keep"] = "drop"
     checkpoint_every: int = Field(default=20, ge=1)
@@ -61,6 +72,15 @@ class RFTPhaseConfig(BaseModel):
     @model_validator(mode="after")
     def _effective(self) -> RFTPhaseConfig:
         check_warmup(self)
+        if self.rollouts == "async" and self.max_staleness is None:
+            object.__setattr__(self, "max_staleness", MAX_STALENESS)  # frozen for everyone else
+        if self.rollouts != "async" and self.max_staleness is not None:
+            raise ValueError(f'max_staleness has no effect with rollouts = "{self.rollouts}"; remove it, or write rollouts = "async"')
+        if self.staleness and self.updates > 1 and self.objective.correction == "none":
+            raise ValueError(
+                f'objective.correction = "none" with rollouts = "{self.rollouts}" and {self.updates} updates a step leaves out that older '
+                'policies sampled the tokens; write "truncate", "mask" or "sequence_mask", or one update a step'
+            )
         if self.minibatches > self.groups_per_step:
             raise ValueError(f"minibatches = {self.minibatches} is more than groups_per_step = {self.groups_per_step}; lower it")
         k = self.objective.advantage_args.get("k")
@@ -88,6 +108,11 @@ class RFTPhaseConfig(BaseModel):
         """Optimizer updates of one step."""
         return self.minibatches * self.epochs
 
+    @property
+    def staleness(self) -> int:
+        """How often the weights may have moved since a token was sampled that is trained on."""
+        return {"sync": 0, "one_step_off": 1, "async": self.max_staleness or MAX_STALENESS}[self.rollouts]
+
 
 def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig, watch: Watch, first: int = 0) -> Iterator[PhaseStep]:
     """The phase from step `first` (0 is its beginning) until its end, or until nothing is left to learn, a step at a time.
@@ -113,6 +138,9 @@ def ending_lines(loop: PolicyLoop, did: Step | None) -> Iterator[str]:
             f"training ended early: for {MAX_IDLE_STEPS} steps no group taught anything ({why} in the last, mean reward {reward:.2f}). "
             "The task is solved, out of reach, or the policy has become a constant: see the last rollouts"
         )
+    spent = what_to_scale(loop.account.total, loop.settings.phase.rollouts)
+    if spent is not None:
+        yield spent
     if not loop.proofs:
         yield "no step trained, so no sync was proved"
         return
@@ -131,6 +159,9 @@ def _line(metrics: Mapping[str, float], groups: int) -> str:
         parts.append(f"entropy {metrics['learner/entropy']:.3f}")
     parts.append(f"{metrics['episodes_per_second']:.0f} episodes/s")
     parts.append(f"{metrics['groups_trained']:.0f}/{groups} groups")
+    busy = shares(metrics)
+    if busy:
+        parts.append("busy " + " ".join(f"{name} {busy[name]:.0%}" for name in ("engine", "learner")))
     if metrics["failed"]:
         parts.append(f"{metrics['failed']:.0f} failed")
     return "  ".join(parts)

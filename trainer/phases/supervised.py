@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..batch import TokenBatch, plain_batch
 from ..data.config import readable
 from ..data.supervised import SupervisedExample, shuffled_batch
-from ..loop import PolicyLearner
 from ..objectives.objective import CROSS_ENTROPY
+from ..updates import PolicyLearner
 from .common import PhaseStep, Schedule, check_warmup
 
 

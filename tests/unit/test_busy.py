@@ -1,0 +1,78 @@
+"""An account of time: who was busy, who was idle, and what a run waits for. Clocks are the tests' own."""
+
+from __future__ import annotations
+
+import pytest
+
+from burnish.rollout.busy import Busy, Meter
+from burnish.rollout.weights import SyncReceipt
+from burnish.trainer.account import Account, shares, what_to_scale
+
+pytestmark = pytest.mark.unit
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def receipt(engine: str, busy: Busy) -> SyncReceipt:
+    return SyncReceipt(engine, 1, 1, 1, 0.0, 0.0, busy)
+
+
+def test_calls_that_overlap_count_once_and_one_that_is_under_way_counts_until_now() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    clock.now = 1.0
+    with meter.running("engine"):
+        clock.now = 3.0
+        with meter.running("engine"), meter.running("environment"):
+            clock.now = 4.0
+        clock.now = 6.0
+        assert meter.read() == Busy(engine=5.0, environment=1.0, rewards=0.0, elapsed=6.0)
+    clock.now = 10.0
+    with pytest.raises(RuntimeError), meter.running("rewards"):
+        clock.now = 12.0
+        raise RuntimeError("it was down")
+    assert meter.read() == Busy(engine=5.0, environment=1.0, rewards=2.0, elapsed=12.0)
+
+
+def test_busy_and_idle_seconds_of_a_step_are_what_came_since_the_last_hand_out() -> None:
+    clock = Clock()
+    account = Account(clock)
+    assert account.handed_out([receipt("a", Busy(9, 9, 9, 90)), receipt("b", Busy(0, 0, 0, 90))], step=0) == {}
+    with account.learning():
+        clock.now = 4.0
+    clock.now = 10.0
+    found = account.handed_out([receipt("a", Busy(16, 11, 9, 100)), receipt("b", Busy(2, 1, 0, 100))], step=1)
+    assert found == {
+        "busy/engine_seconds": 9.0, "idle/engine_seconds": 11.0, "busy/environment_seconds": 3.0, "idle/environment_seconds": 17.0,
+        "busy/rewards_seconds": 0.0, "idle/rewards_seconds": 20.0, "busy/learner_seconds": 4.0, "idle/learner_seconds": 6.0,
+    }  # fmt: skip
+    assert shares(found) == {"engine": 0.45, "environment": 0.15, "rewards": 0.0, "learner": 0.4}
+    clock.now = 12.0  # the engine was started anew: all it counted since then
+    assert account.handed_out([receipt("a", Busy(1, 0, 0, 2)), receipt("b", Busy(4, 1, 0, 102))], step=2)["busy/engine_seconds"] == 3.0
+    assert account.total["busy/engine_seconds"] == 12.0
+    assert account.handed_out([receipt("a", Busy(2, 0, 0, 900)), receipt("b", Busy(4, 1, 0, 999))], step=9) == {}, (
+        "what lay between is none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy", "rollouts", "advice"),
+    [
+        ((0.95, 0.9, 0.1, 0.5), "async", "steps wait for the engines"),
+        ((0.6, 0.2, 0.1, 0.97), "async", "steps wait for the learner"),
+        ((0.6, 0.2, 0.1, 0.35), "sync", "engines and learner take turns"),
+        ((0.3, 0.9, 0.1, 0.2), "sync", "engines wait for the environment"),
+        ((0.3, 0.2, 0.7, 0.2), "async", "engines wait for the rewards"),
+    ],
+)
+def test_one_line_says_what_to_scale(busy: tuple[float, ...], rollouts: str, advice: str) -> None:
+    parts = zip(("engine", "environment", "rewards", "learner"), busy, strict=True)
+    seconds = {key: value for part, share in parts for key, value in ((f"busy/{part}_seconds", share), (f"idle/{part}_seconds", 1 - share))}
+    line = what_to_scale(seconds, rollouts)
+    assert line is not None and line.startswith(f"busy: engine {busy[0]:.0%}, ") and advice in line
+    assert what_to_scale({}, rollouts) is None
