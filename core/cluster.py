@@ -87,28 +87,34 @@ def _is_on_cluster() -> bool:
 
 
 @contextmanager
-def ray_session(placement: Placement) -> Iterator[None]:
+def ray_session(placement: Placement, runs: Path | None = None) -> Iterator[None]:
     """A Ray cluster to run on: the one at `resources.ray_address`, or one of our own that ends with the run.
 
-    Raises ValueError when there is no such cluster, or it has not the GPUs that the run asks for.
+    runs: a folder whose runs the dashboard shows, below /rollouts, where the cluster is our own. Raises ValueError when there is no such
+    cluster, or it has not the GPUs that the run asks for.
     """
     import ray
 
+    from burnish.inspector.pages.serve import behind_dashboard
+
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default from its next release on
-    with keep_sigterm():
-        _start_ray(placement)
-    try:
-        problem = cluster_problem(placement, [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]])
-        if problem is not None:  # Ray would wait for them without end
-            raise ValueError(problem)
-        yield
-    finally:
-        with uninterrupted():
-            ray.shutdown()
+    with ExitStack() as stack:
+        own = runs is not None and placement.ray_address is None
+        pages = stack.enter_context(behind_dashboard(runs)) if own and runs is not None else None
+        with keep_sigterm():
+            _start_ray(placement, pages)
+        try:
+            problem = cluster_problem(placement, [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]])
+            if problem is not None:  # Ray would wait for them without end
+                raise ValueError(problem)
+            yield
+        finally:
+            with uninterrupted():
+                ray.shutdown()
 
 
-def _start_ray(placement: Placement) -> None:
+def _start_ray(placement: Placement, pages: str | None = None) -> None:
     import ray
 
     if placement.ray_address is not None:
@@ -124,6 +130,7 @@ def _start_ray(placement: Placement) -> None:
             num_cpus=(placement.cpus or os.cpu_count() or 1) + placement.engines + 1,
             object_store_memory=placement.object_store_mb * 1024 * 1024,
             include_dashboard=True,
+            proxy_server_url=pages,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -203,14 +210,6 @@ def without_line(part: bytes) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(real, 2)  # the reader ends with the pipe's last writer; a child that has it keeps being read
         reader.join(timeout=1.0)
-
-
-def session_logs() -> Path:
-    """Ray's log folder of this session: what is below it shows in the dashboard's Logs tab."""
-    import ray
-
-    node = ray._private.worker.global_worker.node
-    return Path(node.get_session_dir_path()) / "logs"
 
 
 def dashboard_url() -> str:

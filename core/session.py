@@ -188,16 +188,17 @@ def session(recipe: str | Path | ResolvedRun, overrides: Sequence[str] = (), log
 
 
 @contextmanager
-def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent) -> Iterator[Mapping[str, str]]:
+def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent, runs: Path | None = None) -> Iterator[Mapping[str, str]]:
     """The recipe's services and Ray, and the services' addresses by name, once an episode has been rehearsed with them.
 
-    say: told how that went. Raises ValueError naming a service that does not answer, or what does not fit (see `rehearse`).
+    say: told how that went. runs: the folder whose runs Ray's dashboard shows, where the Ray is one of our own. Raises ValueError naming a
+    service that does not answer, or what does not fit (see `rehearse`).
     """
     by_name = on_ray(recipe)
     with services_of(recipe.services, logs) as addresses:
         if not by_name:
             _try(recipe, addresses, rehearse_apart, say)
-        with ray_session(recipe.placement):
+        with ray_session(recipe.placement, runs):
             if by_name:  # this process belongs to the cluster, and another one would not
                 _try(recipe, addresses, rehearse, say)
             yield addresses

@@ -8,25 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..rollout.store.records import EvaluationRecord, Mode
 from ..rollout.store.transcripts import Transcript
 from .charts import Whisker, line_chart, whisker_chart
+from .rendering import environment, phase_title
 from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
-from .terminal import call_text
-from .text import number, percent, printable
+from .text import percent
 
 MODES: tuple[Mode, ...] = ("sampled", "greedy")
-PHASE_TITLES = {
-    "base": "Before training",
-    "cpt": "Continued pre-training",
-    "sft": "Supervised fine-tuning",
-    "rft": "Reinforcement fine-tuning",
-}
 SHOWN_FIRST = ("success", "reward", "loss", "entropy", "parity", "kl", "recall", "clip", "grad_norm", "tokens_per_s", "turns", "cost")
 CURVES = 9  # per phase; the others are folded away
 
@@ -73,7 +65,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
     pairs = before_and_after(held_out, ends) if ends else []
     sampled = final_evaluations(run.evaluations, "sampled")
     last = list((sampled or final_evaluations(run.evaluations, "greedy")).values())[-1:]
-    return _environment().get_template("report.html.jinja").render(
+    return environment(Path(__file__).parent).get_template("report.html.jinja").render(
         run=run,
         headline=headline(run),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -82,7 +74,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         part_names=sorted({name for record in run.evaluations for name in record.result.parts}),
         whiskers=whisker_chart(_whiskers(run)) if run.evaluations else None,
         last=last[0] if last else None,
-        curves={phase: _curves(run, phase) for phase in phases_of(run.metrics)},
+        curves={phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
         shown=CURVES,
         ledger=final_ledger(run.ledger),
         pairs=pairs,
@@ -98,7 +90,7 @@ def headline(run: RecordedRun) -> str | None:
         if len(records) < 2:
             continue
         before, after = records[0].result, records[-1].result
-        start = f"{percent(before.success)} ({_title(records[0].phase).lower()})"
+        start = f"{percent(before.success)} ({phase_title(records[0].phase).lower()})"
         text = f"{mode.capitalize()} success went from {start} to {percent(after.success)} on {len(after.task_success)} held-out tasks"
         if after.best_constant is not None:
             text += f"; always saying “{after.best_constant.label}” would score {percent(after.best_constant.success)}"
@@ -171,7 +163,8 @@ def _whiskers(run: RecordedRun) -> list[Whisker]:
     ]
 
 
-def _curves(run: RecordedRun, phase: str) -> list[Curve]:
+def curves_of(run: RecordedRun, phase: str) -> list[Curve]:
+    """The metrics of a phase, those that say most first."""
     curves = []
     for name, points in sorted(series_of(run.metrics, phase).items(), key=lambda item: (_rank(item[0]), item[0])):
         svg = line_chart(name, points)
@@ -201,22 +194,3 @@ def _duration(run: RecordedRun) -> str | None:
     times = [row.time for row in run.metrics]
     minutes, seconds = divmod(round(max(times) - min(times)), 60)
     return f"{minutes} min {seconds:02} s of training steps"
-
-
-def _title(phase: str) -> str:
-    return PHASE_TITLES.get(phase, phase)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    filters: dict[str, Any] = {"number": number, "percent": percent, "printable": printable, "phase_title": _title, "call_text": call_text}
-    environment.filters.update(filters)
-    environment.finalize = _shown
-    return environment
-
-
-def _shown(value: Any) -> Any:
-    """Every value that a template prints passes here; jinja escapes what comes out unless it is Markup of our charts."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -335,6 +335,20 @@ def rollouts(
     print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit), tools=prompt)
 
 
+@app.command()
+def inspect(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="A run folder, or a folder of them.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8266,
+) -> None:
+    """Look at rollouts in a browser, of runs that have ended or go on."""
+    needs_training("inspect")
+    from burnish.inspector.pages.serve import inspect_forever
+
+    if not runs.is_dir():
+        raise ValueError(f"{runs} is no folder; give a run folder, or a folder of them")
+    inspect_forever(runs, port, lambda address: typer.echo(f"rollouts: {address}\nCtrl-C ends this."))
+
+
 @env_app.command("list")
 def env_list(plugin: PluginOption = None) -> None:
     """List the environments that recipes can name."""

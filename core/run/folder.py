@@ -2,7 +2,7 @@
 
 runs/NAME-YYYYmmdd-HHMMSS/
   config.json  recipe.toml  versions.json  seeds.json
-  metrics.jsonl  evaluations.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  checkpoints/  report.html
+  metrics.jsonl  evaluations.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  episodes/  checkpoints/  report.html
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
+from burnish.rollout.store.moments import moments
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, JsonLines, LedgerRow, read_evaluations
 from burnish.trainer.phases.common import PHASES, Phase
 
@@ -79,6 +80,10 @@ class RunFolder:
         return self.path / "transcripts"
 
     @property
+    def episodes(self) -> Path:
+        return self.path / "episodes"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -132,6 +137,9 @@ class RunFolder:
 
         for file in sorted(self.transcripts.glob("*.jsonl")):
             _keep_rows(file, happened)
+        for file, moment in moments(self.episodes):
+            if not happened(asdict(moment)):
+                file.unlink()
 
     def differences(self, run: ResolvedRun) -> Iterator[Difference]:
         """Every field in which `run` is another than this folder's."""

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from burnish.cluster import dashboard_url, session_logs
+from burnish.cluster import dashboard_url
 from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
 from burnish.recipe.seeds import data_seed
+from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
+from burnish.rollout.store.moments import Moment, PerEpisode
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
@@ -50,14 +52,14 @@ STAGES: Mapping[Phase, Stage] = {"cpt": "mid-training", "sft": "sft", "rft": "rf
 class Run:
     """A run under way: its session and folder, and what was measured so far.
 
-    transcripts: the files that they go to. examples: of every supervised phase. watch: the guards over reinforcement, once it has begun;
-    remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
+    store: where episodes go with their tokens. examples: of every supervised phase. watch: the guards over reinforcement, once it has
+    begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
     """
 
     session: Session
     folder: RunFolder
     console: Console
-    transcripts: Sequence[Path] = ()
+    store: EpisodeStore
     results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
     examples: Mapping[Phase, Sequence[SupervisedExample]] = field(default_factory=dict)
     watch: Watch | None = None
@@ -92,8 +94,8 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     console = console or new_console()
     with console.status("making the examples of the supervised phases"):  # all of them: a row that is unfit must not be met in the middle
         examples = _examples(recipe, folder)
-    with parts_of(recipe, folder.path / "logs", partial(say, console)) as addresses:
-        say(console, f"Ray dashboard: {dashboard_url() or 'none'}")
+    with parts_of(recipe, folder.path / "logs", partial(say, console), path.resolve().parent) as addresses:
+        say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
         with _started(recipe, folder, addresses, console) as current:
             current.examples = examples
             done = latest(folder.path) if resume else None
@@ -109,12 +111,11 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
 
 @contextmanager
 def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str], console: Console) -> Iterator[Run]:
-    """Engines and learner, and the files that transcripts go to."""
-    shown_at = session_logs() / "burnish" / f"{folder.path.name}.jsonl"
+    """Engines and learner, and the store that episodes go to."""
     with ExitStack() as stack:
         with console.status("starting engines and learner"):
             session = stack.enter_context(session_over(recipe, addresses, folder.seeds()))
-        yield Run(session, folder, console, (folder.transcripts / "episodes.jsonl", shown_at))
+        yield Run(session, folder, console, stack.enter_context(EpisodeStore(folder.episodes, folder.path.name)))
 
 
 def _with_another_learner(run: Run, done: CheckpointRecord | None) -> None:
@@ -188,7 +189,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             run.folder.log_metrics(phase.name, did.step, did.metrics)
             if isinstance(table, RFTPhaseConfig):
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
-            _keep(run, phase.name, did.step, did.episodes, "train", "sampled")
+            _keep(run, phase.name, did.step, did.episodes, "train", "sampled", did.measured)
             bar.advance(did.line)
             failed = failures_line(did.step, did.episodes)
             if failed is not None:
@@ -259,6 +260,7 @@ def _examples(recipe: ResolvedRun, folder: RunFolder) -> dict[Phase, list[Superv
 
 def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float], final: bool) -> None:
     learner, progress = run.session.learner, run.session.loop.progress
+    run.store.flush()  # what a resumed run will not play again is on the disk
 
     def write_model(folder: Path) -> None:
         run.session.save_model(folder, _origin(run, phase, step, metrics))
@@ -348,11 +350,13 @@ def _books_of(run: Run, finished: Sequence[Episode]) -> Ledger:
     return ledger
 
 
-def _keep(run: Run, phase: str, step: int, episodes: Sequence[Episode], split: Split, mode: Mode) -> None:
-    for file in run.transcripts:
-        with TranscriptWriter(file) as writer:
-            for episode in episodes:
-                writer.write(transcript_of(episode, run=run.name, phase=phase, step=step, split=split, mode=mode))
+def _keep(
+    run: Run, phase: str, step: int, episodes: Sequence[Episode], split: Split, mode: Mode, measured: PerEpisode | None = None
+) -> None:
+    with TranscriptWriter(run.folder.transcripts / "episodes.jsonl") as writer:
+        for episode in episodes:
+            writer.write(transcript_of(episode, run=run.name, phase=phase, step=step, split=split, mode=mode))
+    run.store.put(Moment(phase, step, split, mode), episodes, measured)
 
 
 def evaluate_checkpoint(recipe: ResolvedRun, checkpoint: str) -> Results:

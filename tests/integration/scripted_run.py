@@ -133,7 +133,7 @@ def in_a_fork(work: Callable[[], None]) -> int:
 def prepare() -> None:
     """Put local parts in the place of Ray's, and make events of what a run does."""
     reward(REWARD)(even_digits)
-    instead(parts_of=lambda recipe, logs, say: contextlib.nullcontext({}), session_over=local_session, dashboard_url=lambda: "")
+    instead(parts_of=lambda *_: contextlib.nullcontext({}), session_over=local_session, dashboard_url=lambda: "")
     ray.get = lambda value, timeout: value
     watched(OneWorker, "poll", "polled")
     watched(LocalLearner, "step", "updated")

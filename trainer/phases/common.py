@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator
 
 from ...envs.types import Episode
+from ...rollout.store.moments import PerEpisode
 from ..guards import Alarm
 from ..learner.config import OptimizerConfig
 
@@ -72,7 +73,7 @@ def phase_optimizer(shared: OptimizerConfig, phase: Scheduled) -> OptimizerConfi
 @dataclass(frozen=True)
 class PhaseStep:
     """What one step of a phase did: its number, from 1; what was measured; a line for a person; whether it was the phase's last; the
-    episodes it played; and what the guards say of it."""
+    episodes it played; what the guards say of it; and what was measured of the tokens of those episodes that it trained on."""
 
     step: int
     metrics: Mapping[str, float]
@@ -80,3 +81,4 @@ class PhaseStep:
     last: bool
     episodes: Sequence[Episode] = ()
     alarms: Sequence[Alarm] = ()
+    measured: PerEpisode = field(default_factory=dict)

@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...rollout.store.moments import PerEpisode
 from ..account import shares, what_to_scale
 from ..admission import Rollouts
 from ..guards import Watch
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
 from ..objectives.config import ObjectiveConfig
+from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
 from .common import PhaseStep, Schedule, check_warmup
 
@@ -124,9 +126,18 @@ def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig
         alarms = watch.after(step + 1, did.metrics, did.collected.episodes)
         line = "  ".join(filter(None, [_line(did.metrics, table.groups_per_step), watch.note()]))
         last = step + 1 == table.steps or loop.exhausted
-        yield PhaseStep(step + 1, did.metrics, line, last, did.collected.episodes, alarms)
+        yield PhaseStep(step + 1, did.metrics, line, last, did.collected.episodes, alarms, measured_of(did))
         if last:
             return
+
+
+def measured_of(step: Step) -> PerEpisode:
+    """What was measured of the episodes that a step trained on: by the episode's id, of each of its trajectories."""
+    if step.batch is None or step.measured is None:
+        return {}
+    rows = iter(per_trajectory(step.batch, step.measured))
+    trained = [episode for group in step.collected.groups for episode in group.rewarded]
+    return {episode.id: [next(rows) for _ in episode.trajectories] for episode in trained}
 
 
 def ending_lines(loop: PolicyLoop, did: Step | None) -> Iterator[str]:

@@ -1,0 +1,44 @@
+"""Ray's dashboard with the pages in it. Ray has no plug-in for that, but asks a proxy of ours first, and shows its own page at our 404.
+
+`/` is Ray's own start page with one script more, which adds an entry to its navigation. Ray does not promise any of that, so the page is
+changed only where it is the one that this was tried with; on any other the pages are still at `/rollouts`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import ray.dashboard
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+
+KNOWN = frozenset({"fb897d85f3c47644c764f70204530d44bda9cf78ea49c08495163fbfb7dc53de"})
+"""SHA-256 of the start pages that the script fits."""
+HERE = Path(__file__).parent
+
+
+def with_entry(app: Starlette, prefix: str) -> Starlette:
+    """The application, and before it Ray's start page with an entry that leads to it."""
+    page, script = start_page(), (HERE / "static" / "entry.js").read_bytes()
+
+    def start(_: Request) -> Response:
+        return PlainTextResponse("not ours", 404) if page is None else HTMLResponse(page)
+
+    def entry(_: Request) -> Response:
+        return Response(script, media_type="text/javascript")
+
+    return Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}/rollouts/entry.js", entry), Mount("", app)])
+
+
+def start_page(folder: Path | None = None) -> str | None:
+    """Ray's start page with our script; None where it is not there, or is one that nobody tried."""
+    file = (folder or Path(ray.dashboard.__file__).parent / "client" / "build") / "index.html"
+    if not file.is_file():
+        return None
+    said = file.read_bytes()
+    if hashlib.sha256(said).hexdigest() not in KNOWN:
+        return None
+    return said.decode().replace("</body>", '<script src="rollouts/entry.js" defer></script></body>', 1)

@@ -1,0 +1,58 @@
+"""Which runs there are: folders with a config.json in one place."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runs import check_run
+
+LIVE_S = 90.0
+"""A run that wrote something so lately, and has no report yet, counts as under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run in the list. changed: when it last wrote, Unix seconds. live: whether it seems to go on."""
+
+    name: str
+    path: Path
+    changed: float
+    live: bool
+
+    @property
+    def age(self) -> str:
+        """Example: "3 min ago"."""
+        seconds = max(0.0, time.time() - self.changed)
+        for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+            if seconds >= size:
+                return f"{int(seconds // size)} {unit} ago"
+        return "now"
+
+
+def list_runs(root: Path) -> list[RunLine]:
+    """The runs in a folder, or the one that it is, the latest first. Links are left out: they may lead anywhere."""
+    folders = [root] if _is_run(root) else sorted(root.iterdir()) if root.is_dir() else []
+    found = [_line(folder) for folder in folders if not folder.is_symlink() and _is_run(folder)]
+    return sorted(found, key=lambda one: -one.changed)
+
+
+def find_run(root: Path, name: str) -> RunLine:
+    """The run of that name. Raises LookupError when there is none, ValueError when a file in it leads outside."""
+    found = next((one for one in list_runs(root) if one.name == name), None)  # looked up, never joined to a path
+    if found is None:
+        raise LookupError(f"there is no run {name!r} here")
+    check_run(found.path)
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.json", "seeds.json"))
+
+
+def _line(folder: Path) -> RunLine:
+    written = [folder / name for name in ("metrics.jsonl", "evaluations.jsonl", "episodes", "config.json")]
+    changed = max(file.stat().st_mtime for file in written if file.exists())
+    live = time.time() - changed < LIVE_S and not (folder / "report.html").is_file()
+    return RunLine(folder.resolve().name, folder, changed, live)

@@ -1,0 +1,70 @@
+"""Serving the pages: by themselves (`burnish inspect`), or to Ray's dashboard, which asks here first and shows its own pages otherwise."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import RedirectResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from .access import WithKey, new_key
+from .app import pages
+from .dashboard import with_entry
+
+START_S = 20.0
+
+
+def inspect_forever(root: Path, port: int, said: Callable[[str], None]) -> None:
+    """Serve the runs in `root` on loopback until SIGINT or SIGTERM. said: called with the address, once it answers.
+
+    Raises ValueError when the port is taken.
+    """
+    listening = _listen(port)
+    key, port = new_key(), listening.getsockname()[1]
+    hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
+    app = Starlette(routes=[Route("/", lambda _: RedirectResponse("/rollouts")), Mount("/", pages(root))])
+    server = _server(WithKey(app, key, hosts))
+    with listening:
+        said(f"http://127.0.0.1:{port}/rollouts?key={key}")
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def behind_dashboard(root: Path) -> Iterator[str]:
+    """Serve the runs in `root` to Ray's dashboard from a thread; yields the `proxy_server_url` for `ray.init`.
+
+    Its path is the key: only who knows it is answered, and the dashboard asks whoever looks for Ray's own token first.
+    """
+    secret, listening = f"/{new_key()}", _listen(0)
+    server = _server(with_entry(pages(root, secret), secret))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="pages", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}{secret}"
+    finally:
+        server.should_exit = True
+        thread.join(START_S)
+        listening.close()
+
+
+def _listen(port: int) -> socket.socket:
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(("127.0.0.1", port))
+    except OSError as error:
+        made.close()
+        raise ValueError(f"--port: 127.0.0.1:{port} cannot be used: {error.strerror}; give another, or 0 for a free one") from error
+    made.listen()
+    return made
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    return uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=2))

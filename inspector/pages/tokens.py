@@ -1,0 +1,120 @@
+"""The tokens of an episode as people see them: their text, a colour for what was measured, and the numbers themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tokenizers import Tokenizer
+
+from ..text import number, printable
+
+Colour = Literal["logprob", "advantage", "ratio", "entropy", "version"]
+COLOURS: tuple[Colour, ...] = get_args(Colour)
+SHADES = 8
+COLUMNS: Mapping[Colour, str] = {
+    "logprob": "sampler_logprobs",
+    "advantage": "advantages",
+    "ratio": "ratio",
+    "entropy": "entropy",
+    "version": "version",
+}
+"""What each colour shows, in the store's words."""
+NUMBERS = ("sampler_logprobs", "logprobs", "advantages", "ratio", "entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """text: as shown, line breaks marked. shade: a CSS class, "" outside the mask and where nothing was measured. title: the numbers."""
+
+    text: str
+    breaks: bool
+    sampled: bool
+    shade: str
+    title: str
+
+
+def tokenizer_of(run: Path) -> Tokenizer | None:
+    """The tokenizer of a model that the run itself saved, the latest; None before the first checkpoint. It is data, no code."""
+    files = [file for file in (run / "checkpoints").glob("*/model/tokenizer.json") if not file.is_symlink()]
+    return _load(str(max(files, key=lambda file: file.stat().st_mtime))) if files else None
+
+
+@lru_cache(maxsize=8)
+def _load(file: str) -> Tokenizer:
+    return Tokenizer.from_file(file)
+
+
+def shown_tokens(row: Mapping[str, Any], colour: Colour, tokenizer: Tokenizer | None) -> list[list[Token]]:
+    """The trajectories of a stored episode, token by token."""
+    values = row[COLUMNS[colour]]
+    sampled = row["mask"] or []
+    shade = _shades(colour, [value for value, one in zip(values or (), sampled, strict=False) if one])
+    out, start = list[list[Token]](), 0
+    for length in row["lengths"] or ():
+        ids = row["token_ids"][start : start + length]
+        texts = _texts(ids, tokenizer)
+        out.append([
+            Token(
+                printable(text).replace("\n", "↵"), "\n" in text, sampled[at],
+                shade(values[at]) if values is not None and sampled[at] else "", _title(row, at, ids[i], text),
+            )
+            for i, (text, at) in enumerate(zip(texts, range(start, start + length), strict=True))
+        ])  # fmt: skip
+        start += length
+    return out
+
+
+def _texts(ids: list[int], tokenizer: Tokenizer | None) -> list[str]:
+    """The text that each token adds; where bytes of one character lie in several tokens, the last of them has it."""
+    if tokenizer is None:
+        return [f"{one} " for one in ids]
+    texts, held = [], list[int]()
+    for one in ids:
+        held.append(one)
+        said = tokenizer.decode(held, skip_special_tokens=False)
+        if said.endswith("\ufffd") and len(held) < 4:
+            texts.append("")
+            continue
+        alone = tokenizer.id_to_token(one) or ""
+        texts.append(said if said or len(held) > 1 else alone)
+        held = []
+    return [" " + text if _begins_word(tokenizer, one) and not text.startswith(" ") else text for one, text in zip(ids, texts, strict=True)]
+
+
+def _begins_word(tokenizer: Tokenizer, one: int) -> bool:
+    """Whether a SentencePiece token begins a word: decoded alone it loses the space that says so."""
+    return (tokenizer.id_to_token(one) or "").startswith("\u2581")
+
+
+def _title(row: Mapping[str, Any], at: int, one: int, text: str) -> str:
+    lines = [f"{printable(text)!r} · id {one}"]
+    if row["mask"][at]:
+        lines += [
+            f"{name.replace('_', ' ')} {number(row[name][at])}"
+            for name in NUMBERS
+            if row[name] is not None and math.isfinite(row[name][at])
+        ]
+        lines.append(f"weights {row['version'][at]}")
+    return "\n".join(lines)
+
+
+def _shades(colour: Colour, values: list[float]) -> Callable[[float], str]:
+    """A value's class: `low-N` to `high-N` around 0 for advantages and around 1 for ratios, `high-N` from nothing to the most elsewhere."""
+    centre = {"advantage": 0.0, "ratio": 1.0}.get(colour)
+    finite = [value for value in values if math.isfinite(value)]
+    if centre is not None:
+        reach = max((abs(value - centre) for value in finite), default=0.0) or 1.0
+        return lambda value: f"{'low' if value < centre else 'high'}-{_step(abs(value - centre) / reach)}" if math.isfinite(value) else ""
+    if colour == "logprob":  # improbable tokens stand out; beyond e^-6 all look alike
+        return lambda value: f"low-{_step(min(-value, 6.0) / 6.0)}" if math.isfinite(value) else ""
+    least, most = min(finite, default=0.0), max(finite, default=1.0)
+    return lambda value: f"high-{_step((value - least) / ((most - least) or 1.0))}" if math.isfinite(value) else ""
+
+
+def _step(share: float) -> int:
+    return max(0, min(SHADES - 1, round(share * (SHADES - 1))))

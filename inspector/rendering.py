@@ -1,0 +1,44 @@
+"""How templates are filled: every value that is not markup of our own is escaped, and stripped of what steers a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from .terminal import call_text
+from .text import number, percent, printable
+
+PHASE_TITLES = {
+    "base": "Before training",
+    "cpt": "Continued pre-training",
+    "sft": "Supervised fine-tuning",
+    "rft": "Reinforcement fine-tuning",
+}
+
+
+def phase_title(phase: str) -> str:
+    """What people call a phase. Example: `phase_title("sft") == "Supervised fine-tuning"`."""
+    return PHASE_TITLES.get(phase, phase)
+
+
+def environment(folder: Path) -> Environment:
+    """Jinja over the templates in a folder, with the filters number, percent, printable, phase_title and call_text."""
+    made = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters: dict[str, Any] = {
+        "number": number,
+        "percent": percent,
+        "printable": printable,
+        "phase_title": phase_title,
+        "call_text": call_text,
+    }
+    made.filters.update(filters)
+    made.finalize = _shown
+    return made
+
+
+def _shown(value: Any) -> Any:
+    """Every value that a template prints passes here; jinja escapes what comes out unless it is markup of ours."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

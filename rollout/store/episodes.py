@@ -1,0 +1,184 @@
+"""Episodes as Parquet: everything that was said, earned, sampled and measured, a row per episode and a file per step.
+
+    import pandas as pd
+    episodes = pd.read_parquet("runs/NAME/episodes")     # the whole run; one file of it works too
+
+Files appear whole, so a run can be read while it goes on. A step's file is written on a thread of its own, beside the training. Arrays
+per token hold all trajectories of an episode end to end; `lengths` says where one ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...envs.failures import Failure
+from ...envs.types import Episode, Float32
+from .moments import Moment, PerEpisode
+
+SCHEMA_VERSION = 1
+
+_NUMBERS, _FLOATS, _WORDS = pa.map_(pa.string(), pa.float64()), pa.list_(pa.float32()), pa.map_(pa.string(), pa.string())
+_TURN = pa.struct([("tokens", pa.int32()), ("stop", pa.string()), ("generate_s", pa.float64()), ("env_s", pa.float64())])
+SCHEMA = pa.schema(
+    [
+        ("schema", pa.int16()),
+        ("run", pa.string()),
+        ("phase", pa.string()),
+        ("step", pa.int32()),
+        ("split", pa.string()),  # "train", or "heldout" for an evaluation
+        ("mode", pa.string()),  # "sampled" or "greedy"
+        ("episode", pa.string()),  # task id and sample, "train-17/0"
+        ("task", pa.string()),
+        ("seed", pa.int64()),
+        ("sample", pa.int32()),
+        ("engine", pa.string()),
+        ("reward", pa.float64()),  # the total; null when the episode failed
+        ("parts", _NUMBERS),  # unweighted
+        ("turn_parts", pa.string()),  # JSON: part -> its value for each turn, where turns were judged
+        ("credit", pa.list_(pa.float64())),  # what each turn earned of the total
+        ("failure", pa.string()),  # its kind; null when the episode was rewarded
+        ("culprit", pa.string()),
+        ("detail", pa.string()),
+        ("truncation", pa.string()),  # the limit it ran into, if any
+        ("labels", _WORDS),
+        ("metrics", _NUMBERS),
+        ("messages", pa.string()),  # JSON: OpenAI chat messages
+        ("turns", pa.list_(_TURN)),
+        ("seconds", pa.float64()),  # in the engine and in the environment
+        ("oldest_version", pa.int32()),  # of the weights that sampled it
+        ("newest_version", pa.int32()),
+        ("sampled_tokens", pa.int32()),
+        ("context_tokens", pa.int32()),
+        ("lengths", pa.list_(pa.int32())),  # tokens of each trajectory
+        ("token_ids", pa.list_(pa.int32())),
+        ("mask", pa.list_(pa.bool_())),  # tokens that the policy sampled
+        ("version", pa.list_(pa.int32())),  # of the weights, -1 outside the mask
+        ("sampler_logprobs", _FLOATS),  # 0 outside the mask, as are those below
+        ("logprobs", _FLOATS),  # of the learner before the step; null when the episode did not train, as are those below
+        ("advantages", _FLOATS),
+        ("entropy", _FLOATS),
+        ("ratio", _FLOATS),
+    ]
+)
+"""What every file holds. Version 1; a later one may add columns."""
+
+MEASURED = {"logprobs": "logprobs", "advantages": "advantage", "entropy": "entropy", "ratio": "ratio"}
+"""Columns of what was measured, and how `trainer.objectives.measures.per_trajectory` calls them."""
+
+
+class EpisodeStore:
+    """Writes a run's episodes into a folder, a file per moment, on one thread in the background.
+
+    Close it: that waits, and raises what failed. At most `WAITING` files wait to be written; then `put` waits too, so that a slow disk
+    does not fill the memory.
+
+    Example: `with EpisodeStore(run / "episodes", "nano") as store: store.put(Moment("rft", 1, "train", "sampled"), episodes)`.
+    """
+
+    WAITING = 4
+
+    def __init__(self, folder: Path, run: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._run = folder, run
+        self._thread = ThreadPoolExecutor(1, "episode-store")
+        self._waiting: list[Future[None]] = []
+
+    def put(self, moment: Moment, episodes: Sequence[Episode], measured: PerEpisode | None = None) -> None:
+        """Write these episodes, in place of what the moment had. Raises what an earlier write raised."""
+        while self._waiting and (len(self._waiting) >= self.WAITING or self._waiting[0].done()):
+            self._waiting.pop(0).result()
+        if episodes:
+            self._waiting.append(self._thread.submit(self._write, moment, tuple(episodes), dict(measured or {})))
+
+    def flush(self) -> None:
+        """Wait until everything is on the disk. Raises what failed."""
+        while self._waiting:
+            self._waiting.pop(0).result()
+
+    def close(self) -> None:
+        """Write what waits, then end the thread. Raises what failed."""
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> EpisodeStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, moment: Moment, episodes: tuple[Episode, ...], measured: PerEpisode) -> None:
+        rows = [row_of(episode, moment, self._run, measured.get(episode.id)) for episode in episodes]
+        target = self._folder / moment.file
+        partial = target.with_suffix(".partial")
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
+        partial.replace(target)
+
+
+def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mapping[str, Float32]] | None = None) -> dict[str, Any]:
+    """An episode as a row of `SCHEMA`."""
+    reward, failed = episode.reward, episode.outcome if isinstance(episode.outcome, Failure) else None
+    whole: dict[str, list[Any]] = {
+        "token_ids": [t.token_ids for t in episode.trajectories],
+        "mask": [t.trainable for t in episode.trajectories],
+        "version": [t.policy_version for t in episode.trajectories],
+        "sampler_logprobs": [t.logprobs for t in episode.trajectories],
+    }
+    versions = np.concatenate([np.zeros(0, np.int32), *(turn.policy_version for turn in episode.turns)])
+    row: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "run": run,
+        "phase": moment.phase,
+        "step": moment.step,
+        "split": moment.split,
+        "mode": moment.mode,
+        "episode": text(episode.id),
+        "task": text(episode.task.id),
+        "seed": episode.task.seed,
+        "sample": episode.sample,
+        "engine": episode.engine,
+        "reward": reward.total if reward else None,
+        "parts": [(text(name), float(value)) for name, value in reward.parts.items()] if reward else None,
+        "turn_parts": _json({name: [*map(float, values)] for name, values in reward.turns.items()}) if reward and reward.turns else None,
+        "credit": list(map(float, reward.credit)) if reward and reward.credit else None,
+        "failure": failed.kind.value if failed else None,
+        "culprit": text(failed.culprit) if failed else None,
+        "detail": text(failed.detail) if failed else None,
+        "truncation": episode.truncation,
+        "labels": [(text(name), text(value)) for name, value in episode.labels.items()],
+        "metrics": [(text(name), float(value)) for name, value in episode.metrics.items()],
+        "messages": _json([message.to_dict() for message in episode.messages]),
+        "turns": [
+            {"tokens": len(turn.token_ids), "stop": turn.stop_reason, "generate_s": turn.generate_s, "env_s": turn.env_s}
+            for turn in episode.turns
+        ],
+        "seconds": float(sum(turn.generate_s + turn.env_s for turn in episode.turns)),
+        "oldest_version": int(versions.min()) if len(versions) else -1,
+        "newest_version": int(versions.max()) if len(versions) else -1,
+        "sampled_tokens": sum(int(t.trainable.sum()) for t in episode.trajectories),
+        "context_tokens": sum(len(t) for t in episode.trajectories),
+        "lengths": [len(t) for t in episode.trajectories],
+    }
+    row |= {name: np.concatenate(arrays) if arrays else [] for name, arrays in whole.items()}
+    for column, name in MEASURED.items():
+        there = measured is not None and all(name in of_one for of_one in measured)
+        row[column] = np.concatenate([of_one[name] for of_one in measured]) if there and measured else None
+    return row
+
+
+def text(said: str) -> str:
+    """Text that UTF-8 can hold: half of a surrogate pair, which a model may write, is spelled out. Example: "\\ud83d" as six characters."""
+    return said if said.isascii() else said.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _json(value: Any) -> str:
+    return text(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))

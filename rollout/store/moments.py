@@ -1,0 +1,46 @@
+"""Where in a run stored episodes belong, and how their files are called after that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...envs.types import Float32
+from .records import Mode
+
+Split = Literal["train", "heldout"]
+PerEpisode = Mapping[str, Sequence[Mapping[str, Float32]]]
+"""Of an episode that trained, by its id: what was measured of each of its trajectories, arrays of its length by name."""
+
+_NAME = re.compile(r"(?P<phase>[a-z0-9_-]+)\.(?P<step>\d{6,})\.(?P<split>train|heldout)\.(?P<mode>sampled|greedy)\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where in a run episodes belong. Example: `Moment("rft", 12, "train", "sampled").file == "rft.000012.train.sampled.parquet"`."""
+
+    phase: str
+    step: int
+    split: Split
+    mode: Mode
+
+    @property
+    def file(self) -> str:
+        return f"{self.phase}.{self.step:06}.{self.split}.{self.mode}.parquet"
+
+    @classmethod
+    def of(cls, file: Path) -> Moment | None:
+        """What a file's name says, None for a file that is none of ours."""
+        said = _NAME.fullmatch(file.name)
+        return None if said is None else cls(said["phase"], int(said["step"]), said["split"], said["mode"])  # type: ignore[arg-type]
+
+
+def moments(folder: Path) -> Iterator[tuple[Path, Moment]]:
+    """The files of a store with what they hold, by name."""
+    for file in sorted(folder.glob("*.parquet")):
+        moment = Moment.of(file)
+        if moment is not None and not file.is_symlink():
+            yield file, moment

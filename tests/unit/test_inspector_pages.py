@@ -1,0 +1,228 @@
+"""The pages without a browser: what they show, that hostile text stays text, and whom they answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Trajectory
+from burnish.inspector.pages import dashboard
+from burnish.inspector.pages.access import WithKey
+from burnish.inspector.pages.app import ASSETS, pages
+from burnish.inspector.pages.tokens import shown_tokens
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment
+
+pytestmark = pytest.mark.unit
+
+HOSTILE = '<script>alert(1)</script>\n[x](javascript:alert(1)) \x1b[31mred \u202egnp \ud83d </pre><img src=x onerror=alert(2)> "\'&'
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    run = tmp_path / "runs" / "nano-20260101-000000"
+    (run / "episodes").mkdir(parents=True)
+    for name, content in (("config.json", {"name": "<b>nano</b>"}), ("seeds.json", {"run": 1}), ("versions.json", {"packages": {}})):
+        (run / name).write_text(json.dumps(content))
+    row = {"phase": "rft", "step": 1, "time": 1.0, "reward_mean": 0.5, "success": 0.25}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    task, ids = Task("train-1", 1), np.arange(4, dtype=np.int32)
+    mask, logprobs = np.array([0, 0, 1, 1], bool), np.array([0, 0, -1, -6], np.float32)
+    trajectory = Trajectory(ids, mask, logprobs, np.where(mask, 0, -1).astype(np.int32))
+    said = (Message("user", HOSTILE), Message("assistant", HOSTILE, (ToolCall("1", "look", {"at": HOSTILE}),)))
+    episodes = [
+        Episode(task, 0, (trajectory,), said, Reward(1.0, {HOSTILE: 1.0}), labels={"expected": HOSTILE, "predicted": "b"}),
+        Episode(task, 1, (trajectory,), said, Reward(0.0, {HOSTILE: 0.0}), metrics={HOSTILE: 2.0}),
+        Episode(task, 2, (), said, Failure(FailureKind.TOOL_ERROR, HOSTILE, HOSTILE)),
+    ]
+    measured = {name: np.array([0, 0, -1.0, 2.0], np.float32) for name in ("logprobs", "advantage", "entropy", "ratio")}
+    with EpisodeStore(run / "episodes", run.name) as store:
+        store.put(Moment("rft", 1, "train", "sampled"), episodes, {"train-1/0": [measured]})
+    (tmp_path / "runs" / "a model").mkdir()
+    (tmp_path / "runs" / "a model" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "linked").symlink_to(run)
+    (tmp_path / "secret").write_text("secret")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def client(root: Path) -> Iterator[TestClient]:
+    with TestClient(pages(root), base_url="http://127.0.0.1:8266") as client:
+        yield client
+
+
+NAME = "/rollouts/nano-20260101-000000"
+EPISODE = f"{NAME}/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1/0"
+PAGES = [
+    "/rollouts", NAME, f"{NAME}/episodes", f"{NAME}/episodes?order=worst&failed=yes&text=alert", EPISODE, f"{EPISODE}&colour=advantage",
+    EPISODE.replace("train-1/0", "train-1/1"), EPISODE.replace("train-1/0", "train-1/2"), f"{NAME}/episodes?text={quote('<script>')}",
+]  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """Every element and its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_hostile_text_stays_text(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    elements = Elements(answer.text).found
+    assert [attrs["src"] for tag, attrs in elements if tag == "script"] == [f"/rollouts/static/{_asset('page.js')}"]
+    assert not [tag for tag, _ in elements if tag in {"img", "iframe", "object", "embed", "style", "base"}]
+    assert not [name for _, attrs in elements for name in attrs if name.startswith("on") or name == "style"]
+    links = [attrs.get("href") or "" for tag, attrs in elements if tag == "a"]
+    assert all(link.startswith(("/rollouts", "?", "#")) for link in links), links
+    assert not re.search("[\x1b\u202e\ud800-\udfff]", answer.text)
+
+
+def _asset(name: str) -> str:
+    from burnish.inspector.pages.app import asset_name
+
+    return asset_name(name)
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/rollouts/nothing", f"/rollouts/static/{'x.' + next(iter(ASSETS))}"])
+def test_every_answer_forbids_what_the_pages_do_not_need(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert (policy["default-src"], policy["script-src"], policy["style-src"], policy["frame-ancestors"]) == ("'none'", *["'self'"] * 3)
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
+
+
+def test_what_is_shown_of_an_episode(client: TestClient) -> None:
+    page = client.get(EPISODE).text
+    assert "reward 1" in page and "3 attempts" in page and "+0.500" in page  # the mean of -1 and 2 over what was sampled
+    assert page.count('class="t sampled') == 2 and "weights 0" in page
+    data = client.get(f"{EPISODE}&json=1").json()
+    assert (data["reward"], data["advantages"], data["messages"][1]["tool_calls"][0]["function"]["name"]) == (1.0, [0, 0, -1, 2], "look")
+
+
+def test_lists_choose_and_turn_pages(client: TestClient) -> None:
+    assert "3 episodes" in client.get(f"{NAME}/episodes").text
+    assert "1 episode<" in client.get(f"{NAME}/episodes?failed=yes").text
+    assert "0 episodes" in client.get(f"{NAME}/episodes?step=7").text
+    assert "Nothing here is like that" in client.get(f"{NAME}/episodes?text=nobody+said+this").text
+    first = client.get(f"{NAME}/episodes?order=worst&failed=no").text
+    assert first.index("train-1/1") < first.index("train-1/0")
+
+
+@pytest.mark.parametrize("asked", ["order=drop", "step=x", "step=-1", "page=1e9", "step=99999999999", "page=²"])
+def test_malformed_questions_are_refused_in_a_line(client: TestClient, asked: str) -> None:
+    answer = client.get(f"{NAME}/episodes?{asked}")
+    assert answer.status_code == 400
+    assert "Not here" in answer.text and "Traceback" not in answer.text
+
+
+def test_only_runs_are_shown_and_nothing_beside_them(client: TestClient) -> None:
+    front = client.get("/rollouts").text
+    assert "nano-20260101-000000" in front and "a model" not in front and "linked" not in front
+    for name in ("linked", "a%20model", "..%2fsecret", "%252e%252e", "nano-20260101-000000%2f..", "/etc"):
+        answer = client.get(f"/rollouts/{name}", follow_redirects=False)
+        assert answer.status_code in {307, 404, 410} and "secret" not in answer.text
+    assert client.get("/rollouts/static/x...%2fapp.py").status_code in {404, 410}
+    assert client.get(EPISODE.replace("train-1/0", "../../x")).status_code == 410
+    assert client.post(NAME).status_code == 405
+
+
+def test_a_run_whose_file_leads_outside_is_refused(root: Path, client: TestClient, tmp_path: Path) -> None:
+    (root / "nano-20260101-000000" / "evaluations.jsonl").symlink_to(tmp_path / "secret")
+    answer = client.get(NAME)
+    assert answer.status_code == 400 and "secret" not in answer.text.replace(str(tmp_path / "secret"), "")
+
+
+def test_one_run_folder_is_served_as_well(root: Path) -> None:
+    with TestClient(pages(root / "nano-20260101-000000")) as client:
+        assert client.get(NAME).status_code == 200
+
+
+# ------------------------------------------------------------------------------------------------------------------ whom it answers
+
+HOSTS = frozenset({"127.0.0.1:8266"})
+
+
+def keyed() -> Starlette:
+    return Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("inside"))])
+
+
+def test_the_key_is_asked_for_once_and_then_kept_by_the_browser() -> None:
+    client = TestClient(WithKey(keyed(), "the-key", HOSTS), base_url="http://127.0.0.1:8266")
+    assert client.get("/rollouts").status_code == 401
+    assert client.get("/rollouts?key=wrong").status_code == 401
+    given = client.get("/rollouts?key=the-key&order=worst", follow_redirects=False)
+    assert (given.status_code, given.headers["location"]) == (303, "/rollouts?order=worst")
+    assert {"HttpOnly", "SameSite=strict"} <= set(given.headers["set-cookie"].split("; "))
+    assert client.get("/rollouts").text == "inside"
+    assert TestClient(WithKey(keyed(), "k", HOSTS), base_url="http://127.0.0.1:8266").get("/", headers={"cookie": "a=;;=\x01"}).status_code == 401
+
+
+def test_the_key_opens_no_other_address() -> None:
+    client = TestClient(WithKey(keyed(), "the-key", HOSTS), base_url="http://127.0.0.1:8266")
+    given = client.get("http://127.0.0.1:8266//evil.example/x?key=the-key", follow_redirects=False)
+    assert given.headers["location"].startswith("/evil.example")
+
+
+@pytest.mark.parametrize("host", ["evil.example:8266", "127.0.0.1:9", "127.0.0.1", ""])
+def test_another_name_for_the_same_server_is_refused(host: str) -> None:
+    client = TestClient(WithKey(keyed(), "the-key", HOSTS), base_url="http://127.0.0.1:8266")
+    assert client.get("/rollouts?key=the-key", headers={"host": host}, follow_redirects=False).status_code == 403
+
+
+# --------------------------------------------------------------------------------------------------------------------- Ray's dashboard
+
+
+def test_the_start_page_of_this_ray_gets_an_entry() -> None:
+    page = dashboard.start_page()
+    assert page is not None, "this release of Ray has another start page: try the entry on it, then add its hash to KNOWN"
+    assert page.count('<script src="rollouts/entry.js" defer></script></body>') == 1
+
+
+def test_a_start_page_that_nobody_tried_is_left_to_ray(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "index.html").write_text("<html><body></body></html>")
+    assert dashboard.start_page(tmp_path) is None
+    assert dashboard.start_page(tmp_path / "missing") is None
+
+
+def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path) -> None:
+    with TestClient(dashboard.with_entry(pages(root, "/key"), "/key")) as client:
+        assert client.get("/key/rollouts").status_code == 200
+        assert "entry.js" in client.get("/key/").text
+        assert client.get("/key/rollouts/entry.js").headers["content-type"].startswith("text/javascript")
+        for path in ("/rollouts", "/", "/other/rollouts", "/key/api/version", "/key/static/js/main.js"):
+            assert client.get(path).status_code == 404  # at which Ray answers
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- tokens
+
+
+def test_shades_tell_the_value() -> None:
+    row = {
+        "lengths": [2, 2], "token_ids": [5, 6, 7, 8], "mask": [False, True, True, True], "version": [-1, 1, 1, 2],
+        "sampler_logprobs": [0, 0, -3, -60.0], "logprobs": None, "advantages": [0, -1.0, 0.5, 1.0], "ratio": None, "entropy": None,
+    }  # fmt: skip
+    by_logprob = [[token.shade for token in one] for one in shown_tokens(row, "logprob", None)]
+    assert by_logprob == [["", "low-0"], ["low-4", "low-7"]]
+    assert [[token.shade for token in one] for one in shown_tokens(row, "advantage", None)] == [["", "low-7"], ["high-4", "high-7"]]
+    assert [[token.shade for token in one] for one in shown_tokens(row, "version", None)] == [["", "high-0"], ["high-0", "high-7"]]
+    assert {token.shade for one in shown_tokens(row, "ratio", None) for token in one} == {""}
+    assert [token.text for one in shown_tokens(row, "logprob", None) for token in one] == ["5 ", "6 ", "7 ", "8 "]

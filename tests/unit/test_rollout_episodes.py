@@ -1,0 +1,128 @@
+"""The store of episodes and the questions asked of it: what goes in comes out, files appear whole, and a resumed run starts clean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, Message, Outcome, Reward, Task, Trajectory, Turn
+from burnish.inspector.library import Library, Wanted
+from burnish.rollout.store.episodes import SCHEMA, EpisodeStore, row_of
+from burnish.rollout.store.moments import Moment, moments
+
+pytestmark = pytest.mark.unit
+
+TRAIN = Moment("rft", 3, "train", "sampled")
+
+
+def episode(number: int, sample: int, outcome: Outcome, said: str = "ok", pieces: int = 1) -> Episode:
+    ids, mask = np.arange(4, dtype=np.int32), np.array([0, 0, 1, 1], bool)
+    one = Trajectory(ids, mask, np.array([0, 0, -1, -0.5], np.float32), np.array([-1, -1, 7, 8], np.int32))
+    turn = Turn(np.array([2, 3], np.int32), np.array([-1, -0.5], np.float32), np.array([7, 8], np.int32), "stop", 0.25, 0.5)
+    return Episode(
+        Task(f"train-{number}", number), sample, (one,) * pieces, (Message("user", "Which?"), Message("assistant", said)), outcome,
+        (turn,) * pieces, metrics={"cost": 1.5}, labels={"expected": "a", "predicted": "b"}, engine="rollout-1",
+    )  # fmt: skip
+
+
+def stored(folder: Path, *episodes: Episode, moment: Moment = TRAIN, measured: Any = None) -> Library:
+    with EpisodeStore(folder, "nano-1") as store:
+        store.put(moment, episodes, measured)
+    return Library(folder)
+
+
+def test_an_episode_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    rewarded = episode(1, 0, Reward(0.5, {"env": 1.0}, {"cost": (-0.5, 0.0)}, (-0.25, 0.0)), "naïve \ud83d ok", pieces=2)
+    per = {name: np.arange(4, dtype=np.float32) for name in ("logprobs", "advantage", "entropy", "ratio")}
+    library = stored(tmp_path, rewarded, measured={"train-1/0": [per, per]})
+    row = library.one("rft", 3, "train", "sampled", "train-1/0")
+    assert row is not None
+    assert (row["run"], row["reward"], row["parts"], row["turn_parts"], row["credit"]) == (
+        "nano-1", 0.5, {"env": 1.0}, {"cost": [-0.5, 0.0]}, [-0.25, 0.0],
+    )  # fmt: skip
+    assert [message["content"] for message in row["messages"]] == ["Which?", "naïve \ud83d ok"]
+    assert (row["lengths"], row["token_ids"], row["version"]) == ([4, 4], [0, 1, 2, 3] * 2, [-1, -1, 7, 8] * 2)
+    assert row["advantages"] == row["logprobs"] == [0, 1, 2, 3] * 2
+    assert row["turns"] == [{"tokens": 2, "stop": "stop", "generate_s": 0.25, "env_s": 0.5}] * 2
+    assert (row["seconds"], row["oldest_version"], row["newest_version"], row["sampled_tokens"]) == (1.5, 7, 8, 4)
+    assert library.one("rft", 3, "train", "sampled", "train-2/0") is None
+
+
+def test_a_failure_has_no_reward_and_what_did_not_train_no_measurement(tmp_path: Path) -> None:
+    failed = episode(1, 0, Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged"))
+    row = stored(tmp_path, failed).one("rft", 3, "train", "sampled", "train-1/0")
+    assert row is not None
+    assert (row["reward"], row["failure"], row["culprit"], row["detail"]) == (None, "tool_error", "gauge", "unplugged")
+    assert row["advantages"] is row["logprobs"] is row["ratio"] is row["parts"] is None
+
+
+def test_every_column_of_the_schema_is_written_and_two_lines_of_pandas_read_it(tmp_path: Path) -> None:
+    assert set(row_of(episode(1, 0, Reward(1.0)), TRAIN, "r")) == set(SCHEMA.names)
+    stored(tmp_path, episode(1, 0, Reward(1.0)), episode(1, 1, Reward(0.0)))
+    stored(tmp_path, episode(2, 0, Reward(0.5)), moment=Moment("rft", 4, "train", "sampled"))
+    assert pd.read_parquet(tmp_path).groupby("step")["reward"].mean().to_dict() == {3: 0.5, 4: 0.5}
+
+
+def test_lists_are_narrowed_sorted_and_searched(tmp_path: Path) -> None:
+    broken = Failure(FailureKind.ENV_ERROR, "env", "broke")
+    library = stored(tmp_path, episode(1, 0, Reward(0.2), 'said "HELLO"\nthere'), episode(1, 1, Reward(0.9)), episode(2, 0, broken))
+    stored(tmp_path, episode(5, 0, Reward(1.0)), moment=Moment("rft", 3, "heldout", "greedy"))
+
+    def names(wanted: Wanted) -> list[str]:
+        assert library.count(wanted) == len(found := library.listed(wanted))
+        return [row["episode"] for row in found]
+
+    assert names(Wanted({"split": "train"}, order="worst")) == ["train-1/0", "train-1/1", "train-2/0"]
+    assert names(Wanted({"split": "train"}, order="best")) == ["train-1/1", "train-1/0", "train-2/0"]
+    assert names(Wanted({"mode": "greedy"})) == ["train-5/0"]
+    assert names(Wanted(failed=True)) == names(Wanted({"failure": "env_error"})) == ["train-2/0"]
+    assert names(Wanted(text='"hello"\nTHERE')) == ["train-1/0"]
+    assert names(Wanted(text="100% _")) == []
+    assert names(Wanted(step=9)) == []
+    assert [row["episode"] for row in library.group("rft", 3, "train", "sampled", "train-1")] == ["train-1/0", "train-1/1"]
+    assert library.choices()["split"] == ["heldout", "train"]
+    assert [row["episode"] for row in library.listed(Wanted({"split": "train"}, order="worst", first=1, most=1))] == ["train-1/1"]
+
+
+def test_what_is_asked_is_never_part_of_the_question(tmp_path: Path) -> None:
+    library = stored(tmp_path, episode(1, 0, Reward(0.2)))
+    for said in ("' OR 1=1 --", "? = ?", "'; DROP TABLE episodes", "\ud83d", "%", "\x00"):
+        assert library.count(Wanted({"task": said})) == library.count(Wanted(text=said)) == 0
+    with pytest.raises(AssertionError):
+        library.count(Wanted({"1=1 --": "x"}))
+
+
+def test_the_mean_advantage_is_over_what_the_policy_sampled(tmp_path: Path) -> None:
+    per = {name: np.array([9, 9, 0.5, 1.5], np.float32) for name in ("logprobs", "advantage", "entropy", "ratio")}
+    found = stored(tmp_path, episode(1, 0, Reward(1.0)), measured={"train-1/0": [per]}).listed(Wanted())
+    assert found[0]["advantage"] == 1.0
+
+
+def test_what_fails_in_the_background_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    store = EpisodeStore(tmp_path / "store", "r")
+    (tmp_path / "store").rmdir()
+    store.put(TRAIN, [episode(1, 0, Reward(1.0))])
+    with pytest.raises(OSError, match="store"):
+        store.close()
+
+
+def test_names_tell_where_files_belong_and_others_are_left_alone(tmp_path: Path) -> None:
+    stored(tmp_path, episode(1, 0, Reward(1.0)))
+    (tmp_path / "other.parquet").write_text("no")
+    (tmp_path / "rft.000004.train.sampled.parquet").symlink_to("/etc/passwd")
+    assert [moment for _, moment in moments(tmp_path)] == [TRAIN]
+    assert Library(tmp_path).count(Wanted()) == 1
+    assert Moment.of(Path("sft.1234567.heldout.greedy.parquet")) == Moment("sft", 1234567, "heldout", "greedy")
+    assert pq.read_metadata(tmp_path / TRAIN.file).num_rows == 1
+
+
+def test_an_empty_store_answers_with_nothing(tmp_path: Path) -> None:
+    library = Library(tmp_path / "missing")
+    assert (library.count(Wanted()), library.listed(Wanted()), library.one("a", 1, "b", "c", "d")) == (0, [], None)
+    assert library.choices()["phase"] == []
