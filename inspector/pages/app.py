@@ -25,7 +25,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ...envs.types import message_from_dict
@@ -43,7 +43,7 @@ POLICY = "; ".join((
     "default-src 'none'", "style-src 'self'", "script-src 'self'", "connect-src 'self'", "img-src 'self'", "form-action 'self'",
     "base-uri 'none'", "frame-ancestors 'self'",
 ))  # fmt: skip
-ASSETS = {"style.css": "text/css", "page.js": "text/javascript"}
+ASSETS = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 TEXTS = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 assert set(TEXTS) <= set(EXACT)
 
@@ -173,10 +173,8 @@ def asset_name(name: str) -> str:
 
 
 async def _headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Only reading, and the headers of every answer."""
-    response: Response = (
-        PlainTextResponse("these pages are only read", 405) if request.method not in {"GET", "HEAD"} else await call(request)
-    )
+    """The headers of every answer."""
+    response = await call(request)
     response.headers.update({"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"})
     response.headers.setdefault("cache-control", "no-store")
     return response

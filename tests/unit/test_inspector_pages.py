@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from tests.unit.test_inspector import run as run
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Trajectory
@@ -27,7 +28,7 @@ from burnish.rollout.store.moments import Moment
 
 pytestmark = pytest.mark.unit
 
-HOSTILE = '<script>alert(1)</script>\n[x](javascript:alert(1)) \x1b[31mred \u202egnp \ud83d </pre><img src=x onerror=alert(2)> "\'&'
+HOSTILE = "<script>alert(1)</script>\n[x](javascript:alert(1)) \x1b[31mred \u202egnp \ud83d </pre><img src=x onerror=alert(2)> \"'&"
 
 
 @pytest.fixture
@@ -118,6 +119,13 @@ def test_what_is_shown_of_an_episode(client: TestClient) -> None:
     assert (data["reward"], data["advantages"], data["messages"][1]["tool_calls"][0]["function"]["name"]) == (1.0, [0, 0, -1, 2], "look")
 
 
+def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(run: Path) -> None:
+    with TestClient(pages(run)) as client:
+        page = client.get(f"/rollouts/{run.name}").text
+    assert "Evaluations" in page and "Where the episodes went" in page
+    assert "Worst of the last step (rft" in page
+
+
 def test_lists_choose_and_turn_pages(client: TestClient) -> None:
     assert "3 episodes" in client.get(f"{NAME}/episodes").text
     assert "1 episode<" in client.get(f"{NAME}/episodes?failed=yes").text
@@ -173,7 +181,10 @@ def test_the_key_is_asked_for_once_and_then_kept_by_the_browser() -> None:
     assert (given.status_code, given.headers["location"]) == (303, "/rollouts?order=worst")
     assert {"HttpOnly", "SameSite=strict"} <= set(given.headers["set-cookie"].split("; "))
     assert client.get("/rollouts").text == "inside"
-    assert TestClient(WithKey(keyed(), "k", HOSTS), base_url="http://127.0.0.1:8266").get("/", headers={"cookie": "a=;;=\x01"}).status_code == 401
+    assert (
+        TestClient(WithKey(keyed(), "k", HOSTS), base_url="http://127.0.0.1:8266").get("/", headers={"cookie": "a=;;=\x01"}).status_code
+        == 401
+    )
 
 
 def test_the_key_opens_no_other_address() -> None:
@@ -209,7 +220,8 @@ def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path) ->
         assert "entry.js" in client.get("/key/").text
         assert client.get("/key/rollouts/entry.js").headers["content-type"].startswith("text/javascript")
         for path in ("/rollouts", "/", "/other/rollouts", "/key/api/version", "/key/static/js/main.js"):
-            assert client.get(path).status_code == 404  # at which Ray answers
+            assert client.get(path).status_code == client.post(path).status_code == 404  # at which Ray answers
+        assert client.post("/key/api/authenticate").status_code == 404
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- tokens

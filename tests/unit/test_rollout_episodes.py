@@ -75,7 +75,8 @@ def test_lists_are_narrowed_sorted_and_searched(tmp_path: Path) -> None:
     stored(tmp_path, episode(5, 0, Reward(1.0)), moment=Moment("rft", 3, "heldout", "greedy"))
 
     def names(wanted: Wanted) -> list[str]:
-        assert library.count(wanted) == len(found := library.listed(wanted))
+        found = library.listed(wanted)
+        assert library.count(wanted) == len(found)
         return [row["episode"] for row in found]
 
     assert names(Wanted({"split": "train"}, order="worst")) == ["train-1/0", "train-1/1", "train-2/0"]

@@ -1,0 +1,179 @@
+"""The pages in a real browser, Debian's Chromium: by themselves over a run folder, and inside Ray's own dashboard."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from tests.unit.test_inspector_pages import root as root
+
+from burnish.inspector.pages.serve import behind_dashboard, inspect_forever
+from burnish.rpc.local_ray import start_local_ray
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WAIT_MS = 120_000
+expect.set_options(timeout=WAIT_MS)
+SHOTS = os.environ.get("BURNISH_SCREENSHOTS")
+"""Where to keep pictures of the pages, if anywhere."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a fresh browser, on which nothing may complain."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
+    opened, complaints = context.new_page(), list[str]()
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"} and "/rollouts" in message.location["url"]:  # Ray's own page complains of its own
+            complaints.append(message.text)
+
+    opened.on("console", heard)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: complaints.append(f"a dialog: {dialog.message}"))
+    opened.__dict__["complaints"] = complaints
+    yield opened
+    context.close()
+
+
+def complaints(page: Page) -> list[str]:
+    found: list[str] = page.__dict__["complaints"]
+    return found
+
+
+def keep(page: Page, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def address(root: Path) -> Iterator[str]:
+    said, heard = list[str](), threading.Event()
+
+    def listen(where: str) -> None:
+        said.append(where)
+        heard.set()
+
+    threading.Thread(target=inspect_forever, args=(root, 0, listen), daemon=True).start()
+    assert heard.wait(60)
+    yield said[0]
+
+
+def test_the_worst_rollout_of_the_last_step_is_four_clicks_away(page: Page, address: str) -> None:
+    page.goto(address)
+    assert "key=" not in page.url  # it is in a cookie now, and in no link that is passed on
+    keep(page, "runs")
+    page.get_by_role("link", name="nano-20260101-000000").click()
+    keep(page, "run")
+    page.get_by_role("link", name=re.compile("Worst of the last step")).click()
+    expect(page.get_by_role("status")).to_have_text(re.compile("3 episodes"))
+    page.locator("tbody a").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
+    expect(page.get_by_text("reward 0", exact=True)).to_be_visible()
+    keep(page, "episode")
+    page.get_by_role("link", name="advantage").click()
+    expect(page.locator(".tabs [aria-current]")).to_have_text("advantage")
+    page.locator("[data-row] a").first.click()
+    expect(page.locator(".t.sampled.high-7")).to_have_count(1)
+    assert complaints(page) == []
+
+
+def test_lists_are_filtered_searched_and_walked_by_keyboard(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="nano-20260101-000000").click()
+    page.get_by_role("link", name="All episodes").click()
+    page.get_by_label("Failed").select_option("yes")  # chosen is shown at once
+    expect(page.get_by_role("status")).to_have_text(re.compile("1 episode$"))
+    page.get_by_label("Failed").select_option("")
+    expect(page.get_by_role("status")).to_have_text(re.compile("3 episodes"))
+    page.locator("h1").click()
+    page.keyboard.press("/")
+    page.keyboard.type("nobody said this")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Nothing here is like that")).to_be_visible()
+    page.get_by_label("Said anywhere").fill("")
+    page.get_by_role("button", name="Show").click()
+    page.locator("h1").click()
+    for _ in range(2):
+        page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1/0")
+    assert complaints(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_a_narrow_window_in_light_and_dark(page: Page, address: str, scheme: Any) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(address)
+    paths = ["/rollouts", "/rollouts/nano-20260101-000000", "/rollouts/nano-20260101-000000/episodes"]
+    paths.append("/rollouts/nano-20260101-000000/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1/0")
+    for number, path in enumerate(paths):
+        page.goto(address.partition("/rollouts")[0] + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
+        keep(page, f"narrow-{scheme}-{number}")
+    assert complaints(page) == []
+
+
+def test_what_a_model_wrote_runs_nowhere(page: Page, address: str) -> None:
+    page.goto(address)
+    page.goto(address.partition("/rollouts")[0] + "/rollouts/nano-20260101-000000/episodes?text=<script>alert(1)</script>")
+    page.locator("tbody a").first.click()
+    expect(page.get_by_text("<script>alert(1)</script>").first).to_be_visible()
+    assert page.locator("main script, main img").count() == 0
+    assert complaints(page) == []
+
+
+@pytest.fixture
+def dashboard(root: Path) -> Iterator[str]:
+    with behind_dashboard(root) as pages:
+        started = start_local_ray(
+            num_cpus=1, include_dashboard=True, log_to_driver=False, object_store_memory=100 * 1024 * 1024, proxy_server_url=pages
+        )
+        try:
+            yield f"http://{started.dashboard_url}"
+        finally:
+            ray.shutdown()
+
+
+def test_rays_dashboard_has_an_entry_that_leads_to_the_rollouts_and_asks_for_its_token(page: Page, dashboard: str) -> None:
+    answer = page.request.get(f"{dashboard}/rollouts", timeout=WAIT_MS)
+    assert answer.status == 401  # nothing is shown to who has no token
+    page.goto(dashboard)
+    asked = subprocess.run(
+        [Path(sys.executable).with_name("ray"), "get-auth-token"], capture_output=True, text=True, timeout=120, check=True
+    )
+    page.locator("input[type=password]").fill(asked.stdout.strip())
+    page.get_by_role("button", name="Submit").click()
+    entry = page.locator("#burnish-rollouts")
+    expect(entry).to_have_text("Rollouts")
+    expect(page.get_by_role("link", name="Actors")).to_be_visible()  # Ray's own navigation is whole
+    keep(page, "ray-dashboard")
+    entry.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    page.get_by_role("link", name="nano-20260101-000000").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("nano-20260101-000000")
+    assert complaints(page) == []
