@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench lint docs proto install clean
+.PHONY: help demo test browser fuzz bench lint docs proto install clean
 
 help:  ## show this list
 	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
@@ -17,10 +17,13 @@ help:  ## show this list
 demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MODEL=smollm2: a real pretrained one)
 	$(VENV)/bin/burnish demo --model $(MODEL) --platform $(PLATFORM)
 
-test: lint  ## the checks, then the unit, fuzz and integration tests
+test: lint browser  ## the checks, then the unit, fuzz and integration tests
 	$(RUN) pytest tests/unit
 	$(RUN) pytest tests/fuzz
 	$(RUN) pytest tests/integration -m "not slow"
+
+browser:  # for the tests of pages; without it they are skipped, and pytest says so
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium here and none could be installed: the tests in a browser are skipped; apt-get install chromium" >&2
 
 fuzz: $(INSTALLED)  ## 10,000 made-up inputs for everything that reads what others wrote (minutes)
 	$(RUN) pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --timeout 3600

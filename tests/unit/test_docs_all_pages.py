@@ -21,7 +21,10 @@ import typer
 from typer.core import TyperGroup
 
 from burnish.cli.main import app
+from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_from_data
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment
 from burnish.serving.app import CHAT_FIELDS, ROUTES
 from burnish.trainer.models.config_file import SUPPORTED_ARCHITECTURES
 
@@ -168,10 +171,14 @@ def test_two_lines_of_pandas_read_a_run(tmp_path: Path) -> None:
         {"step": 1, "split": "train", "reward": None},
     ]
     (run / "transcripts" / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in episodes))
-    metrics, transcripts = blocks(ROOT / "docs" / "watch-a-run.md", "python")
+    with EpisodeStore(run / "episodes", run.name) as store:
+        tried = [Episode(Task("train-1", 1), sample, (), (), Reward(float(sample))) for sample in range(2)]
+        store.put(Moment("rft", 1, "train", "sampled"), tried)
+    metrics, transcripts, stored = blocks(ROOT / "docs" / "watch-a-run.md", "python")
     said = [
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=55, check=True).stdout
-        for code in (metrics, transcripts)
+        for code in (metrics, transcripts, stored)
     ]
     assert said[0].split() == ["reward_mean", "success", "learner/entropy", "step", "1", "0.25", "0.5", "1.5"]
     assert said[1].split() == ["mean", "count", "step", "1", "0.5", "1"]
+    assert said[2].split() == ["reward", "sampled_tokens", "step", "1", "0.5", "0.0"]
