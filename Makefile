@@ -22,7 +22,7 @@ test: lint browser  ## the checks, then the unit, fuzz and integration tests
 	$(RUN) pytest tests/fuzz
 	$(RUN) pytest tests/integration -m "not slow"
 
-browser:  # for the tests of pages; without it they are skipped, and pytest says so
+browser:  ## Debian's Chromium for the tests of pages, which are skipped without it
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium here and none could be installed: the tests in a browser are skipped; apt-get install chromium" >&2
 
 fuzz: $(INSTALLED)  ## 10,000 made-up inputs for everything that reads what others wrote (minutes)
