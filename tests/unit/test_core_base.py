@@ -35,6 +35,7 @@ BEYOND = {
     "run recipe.toml --dry-run": TRAIN.format("run --dry-run"),
     "demo": ENGINE.format("demo"),
     "evaluate runs/x recipe.toml": ENGINE.format("evaluate"),
+    "inspect": TRAIN.format("inspect"),
     "probe recipe.toml": ENGINE.format("probe"),
     "serve runs/x": ENGINE.format("serve"),
     "models export runs/x out": TRAIN.format("models export"),
