@@ -15,10 +15,10 @@ class ServingConfig(BaseModel):
     host: the address to listen on; loopback unless changed, and any other one needs API keys. api_key_env, api_key_file: the environment
     variable with the key, or the file with one key a line, that requests must carry as `Authorization: Bearer KEY`. tls_cert, tls_key: PEM
     files of the server's certificate; they turn https on. insecure: beyond loopback without TLS, which then ends in front of this server.
-    port: 0 takes a free one. name: the model name clients ask for, the
-    folder's recorded name when None. max_context: longest prompt and answer together, in tokens; None takes what the model was made for,
-    at most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may
-    take. request_timeout_s: how long one answer may take.
+    port: 0 takes a free one. name: the model name clients ask for, the folder's recorded name when None. device: "auto" is the one that the
+    installed vLLM was built for. max_context: longest prompt and answer together, in tokens; None takes what the model was made for, at
+    most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may take.
+    request_timeout_s: how long one answer may take.
 
     Example: `ServingConfig(port=8000, name="inspector")`.
     """
@@ -33,7 +33,7 @@ class ServingConfig(BaseModel):
     tls_key: str = ""
     insecure: bool = False
     name: str | None = Field(default=None, min_length=1)
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     max_context: int | None = Field(default=None, gt=0)
     max_concurrent: int = Field(default=16, gt=0)
     kv_cache_mb: int | None = Field(default=None, gt=0)

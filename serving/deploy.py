@@ -27,6 +27,7 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
+from ..rollout.engine.config import EngineConfig
 from ..rpc.local_ray import start_local_ray
 from ..rpc.signals import keep_sigterm
 from ..trainer.models.finding import verified_model
@@ -118,6 +119,8 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     something; RuntimeError with the replica's own message when it does not answer within `ready_timeout_s`, having ended what was started.
     """
     options = serving_options(config or ServingConfig(), port=port, **({"name": name} if name else {}))
+    if options.device == "auto":
+        options = serving_options(options, device=EngineConfig().resolved_device)
     keys = ApiKeys.read(options.api_key_env, options.api_key_file)
     model = verified_model(checkpoint)
     manifest = own_manifest(model)

@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from burnish.cli.needs import needs_training
+from burnish.cli.options import (
+    AllowArgOption,
+    ArgOption,
+    InsecureOption,
+    TlsCertOption,
+    TlsClientCaOption,
+    TlsKeyOption,
+    TokenEnvOption,
+    TokenFileOption,
+    security_of,
+)
 
 if TYPE_CHECKING:
     from burnish.hosting.services import ServiceKind
@@ -21,12 +32,6 @@ CalmOption = Annotated[float, typer.Option(min=1, help="Seconds of lower load be
 CpusOption = Annotated[float, typer.Option(min=0, help="CPUs of the cluster that each replica takes.")]
 HostOption = Annotated[str, typer.Option(help="What replicas listen on. Default: loopback, or each node's address.", show_default=False)]
 RayOption = Annotated[str, typer.Option(help="A Ray cluster, auto to find one, local to start one on this machine.")]
-PemOption = Annotated[str, typer.Option(metavar="PEM", help="As for `burnish serve-…`; a path on every node.", show_default=False)]
-TokenEnvOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the token, on each node.", show_default=False)]
-TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token, on every node.", show_default=False)]
-ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="What an environment is made with.")]
-AllowArgOption = Annotated[list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set.")]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond one machine without TLS, which ends before the replicas.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +42,9 @@ def register(app: typer.Typer) -> None:
         "environment": ("deploy-env", "an environment"),
     }
     for kind, (name, what) in kinds.items():
-        app.command(name, help=f"Serve {what} from many Ray actors, as many as the load asks for.")(_command(kind, name))
+        app.command(
+            name, help=f"Serve {what} from many Ray actors, as many as the load asks for. Files that options name are there on every node."
+        )(_command(kind, name))
     app.command("undeploy")(undeploy)
 
 
@@ -51,9 +58,9 @@ def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
         cpus: CpusOption = 1.0,
         host: HostOption = "",
         ray_address: RayOption = "auto",
-        tls_cert: PemOption = "",
-        tls_key: PemOption = "",
-        tls_client_ca: PemOption = "",
+        tls_cert: TlsCertOption = "",
+        tls_key: TlsKeyOption = "",
+        tls_client_ca: TlsClientCaOption = "",
         token_env: TokenEnvOption = "",
         token_file: TokenFileOption = "",
         insecure: InsecureOption = False,
@@ -64,11 +71,10 @@ def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
         from burnish.cli.arguments import parse_arguments
         from burnish.hosting.ray_actors import DeployOptions, deploy
         from burnish.hosting.scaling import Scale
-        from burnish.rpc.security import ServerSecurity
 
         if (arg or allow_arg) and kind != "environment":
             raise ValueError(f"{'--arg' if arg else '--allow-arg'} has no effect on {kind}: only environments are made with arguments")
-        security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+        security = security_of(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
         scale = Scale.parse(replicas, in_flight, calm_s)
         kwargs, allowed = parse_arguments(arg or ()), tuple(allow_arg or ())
         named = name or default_name(target)

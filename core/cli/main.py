@@ -13,7 +13,9 @@ from typer.core import TyperGroup
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import models_command, scaffold_command
 from burnish.cli import probe as probe_command
+from burnish.cli import serve as serve_commands
 from burnish.cli.needs import needs_engine, needs_training
+from burnish.cli.options import ArgOption, HostOption, InsecureOption, PluginOption, PortOption, TlsCertOption, TlsKeyOption
 from burnish.cli.signals import end_on_sigterm
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
@@ -21,27 +23,11 @@ CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a model folder, or a name under models/.", show_default=False)
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe: rft.steps=50.")]
-PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
-]
 PlatformOption = Annotated[
     Literal["auto", "cpu", "gpu"] | None,
     typer.Option(help="Instead of the recipe's own platform; auto is gpu where torch sees one.", show_default=False),
 ]
-ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
 RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
-PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
-TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
-TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
-TlsClientCaOption = Annotated[
-    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
-]
-TokenEnvOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
-]
-TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, which ends before this server.")]
 
 
 class _Commands(TyperGroup):
@@ -174,7 +160,9 @@ def serve(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     name: Annotated[str | None, typer.Option(help="The model name that clients ask for.")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "cpu",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs; auto: what the installed vLLM was built for.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
     max_context: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")] = None,
     api_key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the API key.", show_default=False)] = "",
@@ -199,86 +187,7 @@ def serve(
         service.wait()
 
 
-@app.command("serve-verifier")
-def serve_verifier(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="module:name, path.py:name, or the id of a registered verifier.", show_default=False)
-    ],
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 0,
-    tls_cert: TlsCertOption = "",
-    tls_key: TlsKeyOption = "",
-    tls_client_ca: TlsClientCaOption = "",
-    token_env: TokenEnvOption = "",
-    token_file: TokenFileOption = "",
-    insecure: InsecureOption = False,
-) -> None:
-    """Serve a verifier over gRPC."""
-    from burnish.hosting import services
-    from burnish.rpc.security import ServerSecurity
-    from burnish.rpc.server import ServerOptions
-
-    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
-    services.serve_verifier(target, ServerOptions(host, port, security=security))
-
-
-@app.command("serve-tools")
-def serve_tools(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="module or path.py (all its tools), or with :name a ToolSet.", show_default=False)
-    ],
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 0,
-    tls_cert: TlsCertOption = "",
-    tls_key: TlsKeyOption = "",
-    tls_client_ca: TlsClientCaOption = "",
-    token_env: TokenEnvOption = "",
-    token_file: TokenFileOption = "",
-    insecure: InsecureOption = False,
-) -> None:
-    """Serve tools over gRPC."""
-    from burnish.hosting import services
-    from burnish.rpc.security import ServerSecurity
-    from burnish.rpc.server import ServerOptions
-
-    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
-    services.serve_tools(target, ServerOptions(host, port, security=security))
-
-
-@app.command("serve-env")
-def serve_env(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="TARGET", help="An id of `burnish env list`, module:ns/Name-v0 or path.py:ns/Name-v0.", show_default=False),
-    ],
-    arg: ArgOption = None,
-    allow_arg: Annotated[
-        list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set. Default: none.")
-    ] = None,
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 0,
-    idle_s: Annotated[float, typer.Option("--idle-s", help="Seconds without a call after which an episode is closed.")] = 600.0,
-    max_sessions: Annotated[int, typer.Option("--max-sessions", help="Episodes open at a time.")] = 4096,
-    threads: Annotated[int, typer.Option(min=0, help="Steps at a time; 0 takes no threads, for steps of microseconds.")] = 64,
-    tls_cert: TlsCertOption = "",
-    tls_key: TlsKeyOption = "",
-    tls_client_ca: TlsClientCaOption = "",
-    token_env: TokenEnvOption = "",
-    token_file: TokenFileOption = "",
-    insecure: InsecureOption = False,
-) -> None:
-    """Serve an environment over gRPC."""
-    from burnish.cli.arguments import parse_arguments
-    from burnish.envs.remote.service import SessionLimits
-    from burnish.hosting import services
-    from burnish.rpc.security import ServerSecurity
-    from burnish.rpc.server import ServerOptions
-
-    security = ServerSecurity(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
-    where, limits = ServerOptions(host, port, security=security), SessionLimits(idle_s, max_sessions)
-    services.serve_environment(target, parse_arguments(arg or ()), where, sessions=limits, threads=threads, allowed=allow_arg or ())
-
-
+serve_commands.register(app)
 deploy_commands.register(app)
 scaffold_command.register(app)
 

@@ -97,7 +97,9 @@ def import_model(
     """Bring a model in: verified, as safetensors, with a manifest and a card."""
     needs_training("models import")
     from burnish.cli.models import import_named
+    from burnish.inspector.text import printable
 
+    typer.echo(f"importing {printable(source)}: fetched where it is elsewhere, loaded, checked and written", err=True)
     typer.echo(import_named(source, name, stage, chat_template, licence, models_dir))
 
 

@@ -157,7 +157,7 @@ def check_interpreter(
 def _program(python: Path | None, kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | None) -> list[str]:
     """The program of `burnish.hosting.services`. A path is made absolute and its links are kept: those are what makes a venv's python."""
     interpreter = sys.executable if python is None else str(python.absolute())
-    command = [interpreter, "-m", "burnish.hosting.services", kind, target]
+    command = [interpreter, "-P", "-m", "burnish.hosting.services", kind, target]  # -P: a folder "burnish" here is not this burnish
     return [*command, "--kwargs", json.dumps(kwargs)] if kwargs else command
 
 

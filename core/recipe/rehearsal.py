@@ -97,11 +97,13 @@ def rehearse_apart(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
 
     Raises ValueError as `rehearse` does, RuntimeError when the process ends without a result, TimeoutError when it does not end.
     """
-    place = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    here = os.getcwd()  # last: a folder called "burnish" in it is not this burnish
+    found_in = [*(path for path in sys.path if path not in ("", here)), here]
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(found_in)}
     limit_s = START_S + (run.rollout.retries + 1) * 3 * run.rollout.episode_timeout_s
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__], input=json.dumps([run.record, dict(addresses)]), capture_output=True, text=True,
+            [sys.executable, "-P", "-m", __name__], input=json.dumps([run.record, dict(addresses)]), capture_output=True, text=True,
             timeout=limit_s, env=place, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

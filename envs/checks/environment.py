@@ -264,7 +264,7 @@ def _another_process(subject: _Subject) -> str:
         order = json.dumps([subject.id, _source(subject.id), subject.kwargs, seed, subject.replies])
     except TypeError as error:
         raise Broken(f"kwargs cannot be sent to another process: {error}") from error
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-P", "-m", __name__]
     place = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     ran = subprocess.run(command, input=order, capture_output=True, text=True, timeout=PROCESS_S, env=place, check=False)
     if ran.returncode:

@@ -96,6 +96,15 @@ def test_an_interpreter_that_is_not_there_is_found_as_the_recipe_is_read() -> No
     assert str(caught.value) == "r.toml: services.judge.python: .venv-judge/bin/python is not a file"
 
 
+def test_a_folder_called_burnish_where_one_starts_is_not_taken_for_this_one(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "burnish").mkdir()
+    (tmp_path / "burnish" / "__init__.py").write_text("raise RuntimeError('somebody else')")
+    monkeypatch.chdir(tmp_path)
+    check_interpreter(Path(sys.executable), "verifier", target)
+
+
 def test_the_dry_run_asks_the_interpreter_and_not_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The module exists only for the other interpreter, which is given by a path relative to where burnish is started.
     elsewhere = tmp_path / "elsewhere"

@@ -32,7 +32,7 @@ from burnish.trainer.models.folder import (
 )
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
 from burnish.trainer.models.manifest import Ancestor, read_manifest
-from burnish.trainer.models.sources import extract_gguf
+from burnish.trainer.models.sources import download_hub, extract_gguf
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -408,3 +408,18 @@ def test_reading_these_modules_imports_no_torch() -> None:
     code = "import sys, burnish.trainer.models.finding, burnish.serving.config; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_hub_draws_no_bars_while_a_model_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    seen = list[bool]()
+
+    def snapshot(model_id: str, **how: Any) -> str:
+        seen.append(are_progress_bars_disabled())
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert not are_progress_bars_disabled()
+    assert download_hub("owner/name") == tmp_path
+    assert seen == [True] and not are_progress_bars_disabled()

@@ -136,12 +136,18 @@ def download_hub(model_id: str) -> Path:
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()  # a bar for every file; who imports is told by us what goes on
     try:
         folder = snapshot_download(model_id, allow_patterns=list(WANTED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{model_id} is neither a local path nor a model that the hub gave: {reason}") from error
+    finally:
+        if shown:
+            enable_progress_bars()
     return Path(folder)
 
 

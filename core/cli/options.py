@@ -1,0 +1,38 @@
+"""Options that several commands of `burnish` take: each is written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from burnish.rpc.security import ServerSecurity
+
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
+]
+ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
+TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
+TlsClientCaOption = Annotated[
+    str, typer.Option(metavar="PEM", help="The CA whose certificates clients must show (mutual TLS).", show_default=False)
+]
+TokenEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that calls must carry.", show_default=False)
+]
+TokenFileOption = Annotated[str, typer.Option(metavar="FILE", help="File with the token that calls must carry.", show_default=False)]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS, which ends before this server.")]
+AllowArgOption = Annotated[
+    list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set. Default: none.")
+]
+
+
+def security_of(cert: str, key: str, client_ca: str, token_env: str, token_file: str, insecure: bool) -> ServerSecurity:
+    """How a server is guarded, from its options."""
+    from burnish.rpc.security import ServerSecurity
+
+    return ServerSecurity(cert, key, client_ca, token_env, token_file, insecure)
