@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from .types import InvalidScore
+from .types import InvalidScore, in_full
 
 Normalize = Literal["minmax", "group"]
 
@@ -48,12 +48,12 @@ class Term:
     @property
     def description(self) -> str:
         """For a person, in the order things happen. Example: `clipped to [0, 1] x 0.5, below 0.5 the total is at most 0`."""
-        words = [f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}]"] if self.clip else []
+        words = [f"clipped to [{in_full(self.clip[0])}, {in_full(self.clip[1])}]"] if self.clip else []
         if self.range is not None:
-            words.append(f"from [{self.range[0]:g}, {self.range[1]:g}] to [0, 1]")
+            words.append(f"from [{in_full(self.range[0])}, {in_full(self.range[1])}] to [0, 1]")
         words += ["standardised within the group"] if self.normalize == "group" else []
-        words.append(f"x {self.weight:g}")
-        gate = f", below {self.gate:g} the total is at most {self.cap or 0.0:g}" if self.gate is not None else ""
+        words.append(f"x {in_full(self.weight)}")
+        gate = f", below {in_full(self.gate)} the total is at most {in_full(self.cap or 0.0)}" if self.gate is not None else ""
         return " ".join(words) + gate
 
     @property
@@ -69,7 +69,7 @@ class Term:
             assert self.range is not None
             low, high = self.range
             if not low <= value <= high:
-                raise InvalidScore(f"{value:g} lies outside range = [{low:g}, {high:g}]; widen it, or clip the value")
+                raise InvalidScore(f"{in_full(value)} lies outside range = [{in_full(low)}, {in_full(high)}]; widen it, or clip the value")
             value = (value - low) / (high - low)
         return value
 

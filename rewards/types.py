@@ -89,6 +89,11 @@ def turns_of(episode: RewardInput) -> tuple[TurnInput, ...]:
     )
 
 
+def in_full(value: float) -> str:
+    """A number as it is, without an exponent up to 15 digits. Examples: `1000000.0` is "1000000", `0.1` is "0.1"."""
+    return f"{value + 0.0:.15g}"  # a negative zero is a zero
+
+
 class InvalidScore(ValueError):
     """A score that is no finite number: the scorer's mistake (REWARD_INVALID, VERIFIER_INVALID), never a reward of zero."""
 

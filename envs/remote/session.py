@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from ...v1 import environment_pb2
 from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step, with_declared_parts
 from ..failures import EpisodeFailure, short_traceback
 from .client_kwargs import check_client_kwargs
+from .users import Users
 from .wire import decode_object, info_into_wire, info_to_wire, messages_into_wire, messages_to_wire, task_from_wire
 
 log = logging.getLogger("burnish.envs")
@@ -56,8 +56,7 @@ class EpisodeSession:
         check_client_kwargs(env_id, given, allowed)
         self._kwargs = {**kwargs, **given}
         self._env: ConversationEnv | None = None
-        self._lock = threading.Lock()
-        self._busy = self._discarded = False
+        self._users = Users(f"episode {self.episode_id!r} was closed")
 
     def is_repeated(self, request: environment_pb2.StepRequest) -> bool:
         """Whether the step is the last one again; otherwise it is the next one. Raises Status FAILED_PRECONDITION when it is neither,
@@ -81,25 +80,11 @@ class EpisodeSession:
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work` on the environment. Raises Status CANCELLED when the session was discarded before."""
-        with self._lock:
-            if self._discarded:
-                raise Status("CANCELLED", f"episode {self.episode_id!r} was closed")
-            self._busy = True
-        try:
-            return work()
-        finally:
-            with self._lock:
-                self._busy = False
-                left = self._discarded
-            if left:
-                self._close_left()
+        return self._users.guard(work, self._close_left)
 
     def discard(self) -> bool:
         """Let no further work begin; True when the caller is to call `close_env`."""
-        with self._lock:
-            mine = not self._busy and not self._discarded
-            self._discarded = True
-        return mine
+        return self._users.discard()
 
     def begin(self) -> environment_pb2.EpisodeResponse:
         """Make the environment and reset it. Raises Status."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +15,7 @@ from ...v1 import tool_pb2
 from ..failures import EpisodeFailure
 from ..tool_sessions import LocalSession
 from .service import SessionLimits
+from .users import Users
 
 log = logging.getLogger("burnish.envs")
 T = TypeVar("T")
@@ -40,31 +40,11 @@ class ToolSession:
         self.tools: LocalSession | None = None
         self.opened: asyncio.Task[Status | None]
         self.answers: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._users = 0
-        self._discarded = False
-
-    def enter(self) -> None:
-        """Somebody uses the tools from here on. Raises Status CANCELLED once the session is closed."""
-        with self._lock:
-            if self._discarded:
-                raise Status("CANCELLED", f"session {self.request.session_id!r} was closed")
-            self._users += 1
-
-    def leave(self) -> bool:
-        """Somebody uses them no more; True when the caller is to call `close_tools`, being the last."""
-        with self._lock:
-            self._users -= 1
-            return self._discarded and not self._users
+        self.users = Users(f"session {request.session_id!r} was closed")
 
     def guard(self, work: Callable[[], T]) -> T:
         """Do work on the tools in this thread, which nobody can stop."""
-        self.enter()
-        try:
-            return work()
-        finally:
-            if self.leave():
-                self.close_tools()
+        return self.users.guard(work, self.close_tools)
 
     def make(self, make: Callable[[tool_pb2.CallRequest], LocalSession]) -> None:
         """Make the tools. Raises as `make` does."""
@@ -72,9 +52,7 @@ class ToolSession:
 
     def discard(self) -> bool:
         """Let nothing more begin, and cancel what is at work; True when the caller is to call `close_tools`."""
-        with self._lock:
-            first, self._discarded = not self._discarded, True
-            mine = first and not self._users
+        mine = self.users.discard()
         for task in self.answers.values():
             task.cancel()
         return mine
@@ -181,12 +159,12 @@ class ToolSessions:
             if refusal is not None:
                 return refusal
             async with session.turn:
-                session.enter()
+                session.users.enter()
                 try:
                     assert session.tools is not None, "an open session has tools"
                     return await self._run(session.tools, request, session.guard)
                 finally:
-                    if session.leave():
+                    if session.users.leave():
                         self._later(session)
         except Status as status:
             return status

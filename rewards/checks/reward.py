@@ -23,7 +23,7 @@ from ...envs.types import Message, Task
 from ..calling.scorers import PluginGroupScorer, scorer_for
 from ..declaration import RewardPlugin
 from ..plugin import check_params, default_name, find_plugin
-from ..types import RewardInput, Score
+from ..types import RewardInput, Score, in_full
 
 ANSWERS = ("7", "It is 7.", "8", "I do not know.")
 CONCURRENT = 32
@@ -150,7 +150,7 @@ def _scores(subject: _Subject) -> str:
         _suited(found)
     _scored(found)
     values = [result.value for case in found for result in case if isinstance(result, Score)]
-    return f"{len(values)} episodes: {', '.join(f'{value:g}' for value in values[:8])}{', …' if len(values) > 8 else ''}"
+    return f"{len(values)} episodes: {', '.join(in_full(value) for value in values[:8])}{', …' if len(values) > 8 else ''}"
 
 
 def _determinism(subject: _Subject) -> str:
@@ -251,7 +251,9 @@ def _same(first: Sequence[tuple[Score, ...]], second: Sequence[tuple[Score, ...]
     for a, b in zip((s for case in first for s in case), (s for case in second for s in case), strict=True):
         if a != b:
             differs = (
-                f"{a.value:g} {how_first} and {how_second} {b.value:g}" if a.value != b.value else f"{a} {how_first}, {b} {how_second}"
+                f"{in_full(a.value)} {how_first} and {how_second} {in_full(b.value)}"
+                if a.value != b.value
+                else f"{a} {how_first}, {b} {how_second}"
             )
             raise Broken(f"one episode scored {' '.join(differs.split())}; a reward must not vary between calls")
 

@@ -31,7 +31,7 @@ from ...v1 import verifier_pb2, verifier_pb2_grpc
 from ..remote.client import RemoteVerifier
 from ..remote.service import Verifier, VerifierService
 from ..remote.wire import to_request
-from ..types import RewardInput, Score
+from ..types import RewardInput, Score, in_full
 from .reward import sample_episodes
 
 UNARY = "/burnish.v1.VerifierService/Verify"
@@ -146,7 +146,7 @@ def _scores(subject: _Subject) -> str:
             fix = "if the made-up episodes do not suit it, give some that do: --sample FILE.jsonl"
             raise NeedsSample(f"{error.failure}\n{fix}") from None
         raise Broken(str(error.failure)) from None
-    return f"{len(values)} episodes: {', '.join(f'{value:g}' for value in values[:8])}"
+    return f"{len(values)} episodes: {', '.join(in_full(value) for value in values[:8])}"
 
 
 def _determinism(subject: _Subject) -> str:
@@ -279,7 +279,7 @@ def _scored(subject: _Subject, episodes: Sequence[RewardInput], at_once: bool = 
 def _same(first: Sequence[Score], second: Sequence[Score], how: str) -> None:
     for a, b in zip(first, second, strict=True):
         if a != b:
-            raise Broken(f"one episode, {how}, scored {a.value:g} and {b.value:g} ({a} and {b}); a verdict must not vary")
+            raise Broken(f"one episode, {how}, scored {in_full(a.value)} and {in_full(b.value)} ({a} and {b}); a verdict must not vary")
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -287,7 +287,7 @@ def _verdict(verdict: Verdict) -> str:
     if code:
         return code_name(code)
     turns = f", turns {list(response.turns)}" if response.turns else ""
-    return f"score {response.score:g}, parts {dict(response.parts)}, labels {dict(response.labels)}{turns}"
+    return f"score {in_full(response.score)}, parts {dict(response.parts)}, labels {dict(response.labels)}{turns}"
 
 
 def _latency(subject: _Subject, calls: int = 100, budget_s: float = 5.0) -> dict[str, float]:

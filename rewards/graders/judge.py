@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...rpc.security import is_loopback
 from ...rpc.urls import check_url, without_secrets
-from ..types import Score
+from ..types import Score, in_full
 from .templates import Sample, Template
 from .text_similarity import with_threshold
 from .types import JudgeMessage, LabelModel, SamplingParams, ScoreModel
@@ -104,13 +104,15 @@ class Judge:
         """The judge's number. Raises EpisodeFailure VERIFIER_INVALID when it gives none or one outside the range, other VERIFIER_* when it
         does not answer, and what filling the templates raises."""
         low, high = grader.range
-        rule = f"Answer with one number from {low:g} to {high:g} and nothing else."
+        rule = f"Answer with one number from {in_full(low)} to {in_full(high)} and nothing else."
         text = await self._ask(grader, sample, item, rule)
         value = read_number(text)
         if value is None:
             raise _failure(FailureKind.VERIFIER_INVALID, grader, f"gave no number: {text!r:.200}")
         if not low <= value <= high:
-            raise _failure(FailureKind.VERIFIER_INVALID, grader, f"gave {value:g}, outside the range [{low:g}, {high:g}]")
+            raise _failure(
+                FailureKind.VERIFIER_INVALID, grader, f"gave {in_full(value)}, outside the range [{in_full(low)}, {in_full(high)}]"
+            )
         return Score(value, with_threshold(value, grader.pass_threshold))
 
     async def label(self, grader: LabelModel, sample: Sample, item: Mapping[str, Any]) -> Score:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ...envs.registry import did_you_mean
+from ..types import in_full
 from .bounds import least
 from .formula import FUNCTIONS, Formula
 from .templates import Template
@@ -129,9 +130,9 @@ class ScoreModel(_Named):
     def _range_is_one(self) -> ScoreModel:
         low, high = self.range
         if not low < high:
-            raise ValueError(f"range [{low:g}, {high:g}] must be [lowest, highest]")
+            raise ValueError(f"range [{in_full(low)}, {in_full(high)}] must be [lowest, highest]")
         if self.pass_threshold is not None and not low <= self.pass_threshold <= high:
-            raise ValueError(f"pass_threshold {self.pass_threshold:g} is outside the range [{low:g}, {high:g}]")
+            raise ValueError(f"pass_threshold {in_full(self.pass_threshold)} is outside the range [{in_full(low)}, {in_full(high)}]")
         return self
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from burnish.rewards.config import RewardConfig
 from burnish.rewards.terms import Term, standardised
-from burnish.rewards.types import InvalidScore
+from burnish.rewards.types import InvalidScore, in_full
 
 pytestmark = pytest.mark.unit
 
@@ -86,3 +86,12 @@ def test_a_recipe_says_the_same() -> None:
     assert RewardConfig(use="burnish/inspection-cost-v1").term == Term()
     with pytest.raises(ValueError, match="cap has no effect without gate"):
         RewardConfig(use="burnish/inspection-cost-v1", cap=1.0)
+
+
+def test_large_bounds_are_shown_as_they_are() -> None:
+    """They were shown as 1.23457e+06, to people and to judges."""
+    term = Term(2.0, clip=(-1234567.0, 1234567.0))
+    assert term.description == "clipped to [-1234567, 1234567] x 2"
+    with pytest.raises(InvalidScore, match=r"1234567.5 lies outside range = \[0, 1234567\]"):
+        Term(1.0, normalize="minmax", range=(0.0, 1234567.0)).shaped(1234567.5)
+    assert [in_full(value) for value in (0.1, -0.0, 1e6, 1 / 3)] == ["0.1", "0", "1000000", "0.333333333333333"]
