@@ -411,7 +411,7 @@ def test_reading_these_modules_imports_no_torch() -> None:
 
 
 def test_the_hub_draws_no_bars_while_a_model_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
     seen = list[bool]()
 
