@@ -1,45 +1,39 @@
 """Rows out of data files, in whatever form they lie there: the one reader of tasks, demonstrations, documents and conversations to score.
 
-    suffix, in any case, `.gz` or not    what is read
+    suffix, in any case, packed or not   what is read
     .jsonl  .ndjson  .json               one JSON object per line, or a list of objects
     .csv                                 a header, and a line of cells per row; a cell that is a JSON list or object is read as one
-    .parquet                             one object per row
+    .parquet  .arrow                     one object per row
     .txt  .text  .md                     paragraphs (an empty line between them), each as {"text": …}; only where documents are asked for
 
 Rows are told apart by their content, not by which of their suffixes the file has. Text is UTF-8, with or without a byte-order mark.
-Files are streamed: memory holds a row, not the file. A compressed file that unpacks to far more than text does is refused.
+Files are streamed: memory holds a row, not the file. A compressed file that unpacks to far more than text does is refused. `row_files`
+knows where files lie and how they are packed, `row_columns` reads those of columns.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import math
-import os
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from ..rpc.extras import require
 from ..rpc.payload import PayloadError, plain_json
+from .row_columns import column_rows
+from .row_files import MAX_RATIO, PACKED_SUFFIXES, Unreadable, files_at, most_bytes, opened, suffix_of, unpacked_name
 
-ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 PROSE_SUFFIXES: Final = (".txt", ".text", ".md")
 MAX_LINE_BYTES: Final = 64 << 20
-MAX_RATIO: Final = 250
-FREE_BYTES: Final = 1 << 30
-"""A compressed file may unpack to so much, or to so many times its size. Text stays well below 100; zeros reach 1,000."""
 MAX_PROBLEMS: Final = 20
-PARQUET_ROWS: Final = 1024
-"""Rows of a Parquet file that are in memory at once."""
+ENDS: Final = "; nothing of the file is read from here on"
+"""Said of a row behind which nothing tells where the next one begins."""
 
-_BOM, _GZIP, _PARQUET = b"\xef\xbb\xbf", b"\x1f\x8b", b"PAR1"
+_BOM, _PARQUET = b"\xef\xbb\xbf", b"PAR1"
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -85,40 +79,45 @@ class Problems:
     def __bool__(self) -> bool:
         return self._count > 0
 
+    def lines(self) -> list[str]:
+        """The first ones, a line each, and how many more there are."""
+        more = [f"… and {self._count - MAX_PROBLEMS} more problems"] if self._count > MAX_PROBLEMS else []
+        return self._said + more
+
     def check(self) -> None:
         """Raise ValueError, a line per problem, when there are any."""
         if self:
-            more = [f"… and {self._count - MAX_PROBLEMS} more problems"] if self._count > MAX_PROBLEMS else []
-            raise ValueError("\n".join(self._said + more))
+            raise ValueError("\n".join(self.lines()))
 
 
 def suffix_problem(file: str | Path, prose: bool = False) -> str | None:
     """Why a file of this name is not read, or None. prose: documents are asked for, so plain text will do."""
-    suffix = _suffix(Path(file))
+    suffix = suffix_of(str(file))
     if suffix in ROW_SUFFIXES or (prose and suffix in PROSE_SUFFIXES):
         return None
     if suffix in PROSE_SUFFIXES:
         return f"{file}: rows are asked for, not plain text; they come from {', '.join(ROW_SUFFIXES)}"
     known = (*ROW_SUFFIXES, *PROSE_SUFFIXES) if prose else ROW_SUFFIXES
-    return f"{file}: the suffix {suffix!r} is unknown; known are {', '.join(known)}, each also with .gz"
+    return f"{file}: the suffix {suffix!r} is unknown; known are {', '.join(known)}, each also with {', '.join(PACKED_SUFFIXES)}"
 
 
-def stem(file: Path) -> str:
-    """What a file is called, without the suffixes that say how it is read. Example: `stem(Path("a/train.jsonl.gz"))` is "train"."""
-    return _unpacked(file).stem
+def stem(file: str | Path) -> str:
+    """What a file is called, without the suffixes that say how it is read. Example: `stem("a/train.jsonl.gz")` is "train"."""
+    return unpacked_name(str(file)).stem
 
 
-def read_rows(file: Path, prose: bool = False) -> Iterator[Row | BadRow]:
-    """Every row of a file in order. prose: documents are asked for, so a file of plain text is read too.
+def read_rows(place: str | Path, prose: bool = False) -> Iterator[Row | BadRow]:
+    """Every row of a file in order, or of the files of a folder. prose: documents are asked for, so a file of plain text is read too.
 
-    Raises ValueError naming the file when it is missing, of an unknown suffix, in another encoding, damaged, or of another form than its
-    suffix says.
+    Raises ValueError naming the file when it is missing or of an unknown suffix, Unreadable when it is in another encoding, damaged, or of
+    another form than its suffix says.
     """
-    unfit = suffix_problem(file, prose)
-    if unfit is not None:
-        raise ValueError(unfit)
-    with _opened(file) as stream:
-        yield from _rows(file, stream)
+    for file in files_at(str(place)):
+        unfit = suffix_problem(file, prose)
+        if unfit is not None:
+            raise ValueError(unfit)
+        with opened(file) as stream:
+            yield from _rows(file, stream)
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -141,13 +140,16 @@ def json_object(text: str | bytes) -> dict[str, Any]:
     return _an_object(value)
 
 
-def _rows(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
+def _rows(file: str, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
     start = stream.peek(4)[:4]
     if start == _PARQUET:
-        return _parquet(file, stream)
+        return _columns(file, stream, arrow=False)
+    suffix = suffix_of(file)
+    if suffix == ".arrow":
+        return _columns(file, stream, arrow=True)
     if start[:2] in _OTHER_ENCODINGS:
-        raise ValueError(f"{file}: is {_OTHER_ENCODINGS[start[:2]]} text; save it as UTF-8")
-    suffix, lines = _suffix(file), _lines(file, stream)
+        raise Unreadable(f"{file}: is {_OTHER_ENCODINGS[start[:2]]} text; save it as UTF-8")
+    lines = _lines(file, stream)
     blank, first = _first(lines)
     if first is None:
         return iter(())
@@ -155,57 +157,26 @@ def _rows(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
     opening = first.lstrip()[:1]
     if suffix in PROSE_SUFFIXES:
         if opening == b"{" and _is_object(first):
-            raise ValueError(f"{file}: begins with a JSON object; call it .jsonl to read rows, or begin it with text to read documents")
+            raise Unreadable(f"{file}: begins with a JSON object; call it .jsonl to read rows, or begin it with text to read documents")
         return _paragraphs(file, lines)
     if opening == b"[" or (suffix == ".json" and opening == b"{" and not _is_object(first)):
         return _laid_out(file, lines)
     return _cells(file, lines) if suffix == ".csv" and opening != b"{" else _objects(file, lines)
 
 
-def _suffix(file: Path) -> str:
-    return _unpacked(file).suffix.lower()
-
-
-def _unpacked(file: Path) -> Path:
-    return file.with_suffix("") if file.suffix.lower() == ".gz" else file
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[BufferedReader[Any]]:
-    """The bytes of a file, unpacked. The one place that knows where files lie and how they are compressed."""
-    try:
-        with file.open("rb") as packed:
-            if packed.peek(2)[:2] != _GZIP:
-                yield packed
-                return
-            with gzip.open(packed) as unpacked, BufferedReader(unpacked) as stream:
-                yield stream
-    except FileNotFoundError:
-        raise ValueError(f"{file}: there is no such file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file}: the compressed file is damaged or cut short: {error}") from error
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
-
-
-def _lines(file: Path, stream: BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
+def _lines(file: str, stream: BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
     """Numbered lines, their byte-order marks removed: joined files have one in the middle."""
-    number, length, most = 0, 0, _most_bytes(stream)
+    number, length, most = 0, 0, most_bytes(stream)
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         length += len(line)
         if length > most:
-            raise ValueError(f"{file}:{number}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself")
+            raise Unreadable(f"{file}:{number}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself")
         if len(line) > MAX_LINE_BYTES:
-            raise ValueError(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
-        if b"\0" in line:
-            raise ValueError(f"{file}:{number}: holds a NUL byte, so it is no UTF-8 text; save it as UTF-8")
+            raise Unreadable(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
+        if number == 1 and b"\0" in line:
+            raise Unreadable(f"{file}:{number}: holds a NUL byte, so it is no UTF-8 text; save it as UTF-8")
         yield number, line.removeprefix(_BOM)
-
-
-def _most_bytes(stream: BufferedReader[Any]) -> float:
-    packed = stream.raw
-    return max(FREE_BYTES, MAX_RATIO * os.fstat(packed.fileno()).st_size) if isinstance(packed, gzip.GzipFile) else math.inf
 
 
 def _first(lines: Iterator[tuple[int, bytes]]) -> tuple[int, bytes | None]:
@@ -213,20 +184,20 @@ def _first(lines: Iterator[tuple[int, bytes]]) -> tuple[int, bytes | None]:
     return next(((number, line) for number, line in lines if line.strip()), (0, None))
 
 
-def _objects(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+def _objects(file: str, lines: Lines) -> Iterator[Row | BadRow]:
     for number, line in lines:
         if line.strip():
             yield _row(file, number, line.rstrip())
 
 
-def _row(file: Path, number: int, text: str | bytes) -> Row | BadRow:
+def _row(file: str, number: int, text: str | bytes) -> Row | BadRow:
     try:
         return Row(f"{file}:{number}", number, parse_object(text))
     except ValueError as error:
         return BadRow(f"{file}:{number}", number, str(error))
 
 
-def _laid_out(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+def _laid_out(file: str, lines: Lines) -> Iterator[Row | BadRow]:
     """Objects in a list or one after the other, over any number of lines. What cannot be read ends the file: nothing says where the next
     one begins."""
     text = _Text(file, iter(lines))
@@ -236,22 +207,22 @@ def _laid_out(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
         try:
             value = text.value()
         except ValueError as error:
-            yield BadRow(f"{file}:{number}", number, f"not JSON: {error}")
+            yield BadRow(f"{file}:{number}", number, f"not JSON: {error}{ENDS}")
             return
         yield _checked(file, number, value)
         if not text.take(",") and listed and text.ahead() not in ("", "]"):
-            yield BadRow(f"{file}:{text.number}", text.number, f"not JSON: expecting ',' or ']', not {text.ahead()!r}")
+            yield BadRow(f"{file}:{text.number}", text.number, f"not JSON: expecting ',' or ']', not {text.ahead()!r}{ENDS}")
             return
     if listed and not text.take("]"):
         yield BadRow(f"{file}:{text.number}", text.number, "the list does not end; the file is cut short")
     elif text.ahead():
-        yield BadRow(f"{file}:{text.number}", text.number, "more follows after the end of the list; write one object per line")
+        yield BadRow(f"{file}:{text.number}", text.number, f"more follows after the end of the list; write one object per line{ENDS}")
 
 
 class _Text:
     """Lines as one text, of which no more is in memory than the value that is being read. number: the line that comes next."""
 
-    def __init__(self, file: Path, lines: Iterator[tuple[int, bytes]]) -> None:
+    def __init__(self, file: str, lines: Iterator[tuple[int, bytes]]) -> None:
         self._file, self._lines = file, lines
         self._text, self._at, self.number = "", 0, 0
         self._decoder = json.JSONDecoder(parse_constant=_no_constant)
@@ -300,7 +271,7 @@ class _Text:
         return len(kept) > 1
 
 
-def _cells(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+def _cells(file: str, lines: Lines) -> Iterator[Row | BadRow]:
     csv.field_size_limit(MAX_LINE_BYTES)
     numbers: list[int] = []
 
@@ -313,15 +284,15 @@ def _cells(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
     try:
         header = [name.strip() for name in next(table)]
     except csv.Error as error:
-        raise ValueError(f"{file}:{numbers[0]}: the names of the columns are not CSV: {error}") from None
+        raise Unreadable(f"{file}:{numbers[0]}: the names of the columns are not CSV: {error}") from None
     if len(set(header)) < len(header) or not all(header):
-        raise ValueError(f"{file}:{numbers[0]}: a .csv begins with the names of its columns, each of them once, not {header}")
+        raise Unreadable(f"{file}:{numbers[0]}: a .csv begins with the names of its columns, each of them once, not {header}")
     while True:
         numbers.clear()
         try:
             cells = next(table, None)
         except csv.Error as error:
-            yield BadRow(f"{file}:{numbers[0]}", numbers[0], f"not CSV: {error}")
+            yield BadRow(f"{file}:{numbers[0]}", numbers[0], f"not CSV: {error}{ENDS}")
             return
         if cells is None:
             return
@@ -341,45 +312,15 @@ def _cell(text: str) -> Any:
         return text
 
 
-def _parquet(file: Path, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
-    require(str(file), ["pyarrow"], "train")
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    if isinstance(stream.raw, gzip.GzipFile):
-        raise ValueError(f"{file}: a Parquet file is compressed inside; unpack it")
-    number = 0
-    try:
-        table = ParquetFile(stream)
-        names = table.schema_arrow.names
-        if len(set(names)) < len(names):
-            raise ValueError(f"{file}: a column's name stands there twice: {', '.join(names)}")
-        for batch in table.iter_batches(batch_size=PARQUET_ROWS):
-            for row in _parquet_rows(file, batch, number + 1):
-                number += 1
-                yield row
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{file}: the Parquet file cannot be read after row {number}: {str(error).splitlines()[0]}") from error
+def _columns(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator[Row | BadRow]:
+    for number, value in column_rows(file, stream, arrow):
+        if isinstance(value, ValueError):
+            yield BadRow(f"{file}:{number}", number, str(value))
+        else:
+            yield _checked(file, number, value)
 
 
-def _parquet_rows(file: Path, batch: Any, first: int) -> list[Row | BadRow]:
-    """The rows of a batch; where a value is none that Python has (a date past the year 9999, bytes in a text), its row is named."""
-    try:
-        return [_checked(file, number, _without_nulls(value)) for number, value in enumerate(batch.to_pylist(), first)]
-    except (ValueError, OverflowError) as error:
-        if batch.num_rows > 1:
-            return [row for i in range(batch.num_rows) for row in _parquet_rows(file, batch.slice(i, 1), first + i)]
-        return [BadRow(f"{file}:{first}", first, f"a value cannot be read: {error}")]
-
-
-def _without_nulls(value: Any) -> Any:
-    """Every struct of a Parquet column has all keys that any of them has: null stands for a key that is not there."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _paragraphs(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
+def _paragraphs(file: str, lines: Lines) -> Iterator[Row | BadRow]:
     kept: list[str] = []
     first = 0
     for number, line in chain(lines, [(0, b"")]):
@@ -392,7 +333,7 @@ def _paragraphs(file: Path, lines: Lines) -> Iterator[Row | BadRow]:
             kept = []
 
 
-def _checked(file: Path, number: int, value: Any) -> Row | BadRow:
+def _checked(file: str, number: int, value: Any) -> Row | BadRow:
     try:
         return Row(f"{file}:{number}", number, _plain(value))
     except ValueError as error:
@@ -412,11 +353,13 @@ def _plain(value: Any) -> dict[str, Any]:
         raise ValueError(str(error)) from None
 
 
-def _decoded(file: Path, number: int, line: bytes) -> str:
+def _decoded(file: str, number: int, line: bytes) -> str:
+    if b"\0" in line:
+        raise Unreadable(f"{file}:{number}: holds a NUL byte, so it is no text")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}:{number}: {_undecodable(error)}") from None
+        raise Unreadable(f"{file}:{number}: {_undecodable(error)}") from None
 
 
 def _undecodable(error: UnicodeDecodeError) -> str:

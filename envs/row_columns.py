@@ -1,0 +1,75 @@
+"""Files of columns as rows: Parquet, and both of Arrow's formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BufferedReader
+from typing import Any, Final
+
+from ..rpc.extras import require
+from .row_files import Unreadable, is_packed
+
+COLUMN_ROWS: Final = 1024
+"""Rows of a Parquet file that are in memory at once; of an Arrow file, as many as it was written with."""
+
+Value = dict[str, Any] | ValueError
+"""A row, or why it cannot be read."""
+
+
+def column_rows(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator[tuple[int, Value]]:
+    """Every row with its place, from 1. arrow: of an Arrow file rather than a Parquet one. A null is a key that is not there.
+
+    Raises ValueError when pyarrow is missing, Unreadable naming the file where it is damaged, packed, or has two columns of one name.
+    """
+    require(file, ["pyarrow"], "train")
+    from pyarrow import ArrowException
+
+    if is_packed(stream):
+        raise Unreadable(f"{file}: a Parquet or Arrow file is compressed inside; unpack it")
+    number = 0
+    try:
+        for batch in _arrow_batches(stream) if arrow else _parquet_batches(stream):
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                raise Unreadable(f"{file}: a column's name stands there twice: {', '.join(names)}")
+            for value in _values(batch):
+                number += 1
+                yield number, value
+    except (ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Unreadable(f"{file}: the file cannot be read after row {number}: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    yield from ParquetFile(stream).iter_batches(batch_size=COLUMN_ROWS)
+
+
+def _arrow_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
+    """Of a file or of a stream, which is what `datasets` saves."""
+    from pyarrow import ipc
+
+    if stream.peek(6)[:6] == b"ARROW1":
+        reader = ipc.open_file(stream)
+        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+    else:
+        yield from ipc.open_stream(stream)
+
+
+def _values(batch: Any) -> list[Value]:
+    """The rows of a batch; where a value is none that Python has (a date past the year 9999, bytes in a text), its row says so."""
+    try:
+        return [_without_nulls(value) for value in batch.to_pylist()]
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows > 1:
+            return [value for i in range(batch.num_rows) for value in _values(batch.slice(i, 1))]
+        return [ValueError(f"a value cannot be read: {error}")]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Every struct of a Parquet column has all keys that any of them has: null stands for a key that is not there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

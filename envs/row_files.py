@@ -1,0 +1,180 @@
+"""Where data files lie and how they are packed: paths, folders, URLs, compression. The only place that knows; `rows.py` reads them.
+
+A *place* is what a recipe or a command names: a file, a folder of files, a folder that `datasets` saved (`save_to_disk`), or the URL of a
+file that fsspec opens (`s3://bucket/train.jsonl.gz`). Compression is found by content, whatever the suffix says: gzip, bzip2, xz and
+Zstandard. Nothing is unpacked to disk, and memory holds a buffer, not a file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from ..rpc.extras import require
+
+PACKED_SUFFIXES: Final = (".gz", ".bz2", ".xz", ".zst")
+PROTOCOLS: Final = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hf", "memory")
+"""What a URL may begin with. fsspec knows more, and some of those open what a file of theirs names."""
+
+
+class Unreadable(ValueError):
+    """The content of a file is none that can be read: damaged, in another encoding, or of another form. Where it lies is well."""
+
+
+MAX_RATIO: Final = 250
+FREE_BYTES: Final = 1 << 30
+"""A compressed file may unpack to so much, or to so many times its size. Text stays well below 100; zeros reach 1,000."""
+
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+_NOT_ROWS = ("readme", "license", "licence", "changelog")
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL. Example: `is_url("s3://bucket/a.jsonl")`."""
+    return _URL.match(place) is not None
+
+
+def is_there(place: str) -> bool:
+    """Whether a local place exists; of a URL nothing is known before it is opened."""
+    return is_url(place) or Path(place).exists()
+
+
+def unpacked_name(file: str) -> PurePosixPath:
+    """A file's name without the suffix that says how it is packed. Example: `unpacked_name("a/Train.jsonl.GZ").name` is "Train.jsonl"."""
+    path = PurePosixPath(re.sub(r"[?#].*$", "", file) if is_url(file) else file)
+    return path.with_suffix("") if path.suffix.lower() in PACKED_SUFFIXES else path
+
+
+def suffix_of(file: str) -> str:
+    """Of the file that is packed, in small letters. Example: `suffix_of("a/Train.JSONL.gz")` is ".jsonl"."""
+    return unpacked_name(file).suffix.lower()
+
+
+def files_at(place: str) -> list[str]:
+    """The files of a place: itself, or those of a folder in order of their names, in the folders below it too.
+
+    Files whose names begin with "." or "_", and a folder's README and licence, are no rows. A folder that `datasets` saved has the files
+    that its `state.json` names. Raises ValueError for a folder without files, or one of several splits, of which one must be named.
+    """
+    folder = Path(place)
+    if is_url(place) or not folder.is_dir():
+        return [place]
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.name for path in folder.iterdir() if (path / "state.json").is_file())
+        raise ValueError(f"{place}: is a data set of several splits; name one of them: {', '.join(str(folder / name) for name in splits)}")
+    if (folder / "state.json").is_file():
+        return _saved(folder)
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and _holds_rows(path.relative_to(folder))]
+    if not found:
+        raise ValueError(f"{place}: the folder holds no file of rows")
+    return [str(path) for path in found]
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BufferedReader[Any]]:
+    """The bytes of a file, unpacked. Raises ValueError naming the file when it is missing or cannot be had, Unreadable when damaged."""
+    try:
+        with _source(file) as packed, _unpacked(file, packed) as stream:
+            yield stream
+    except FileNotFoundError:
+        raise ValueError(f"{file}: there is no such file") from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise Unreadable(f"{file}: the compressed file is damaged or cut short: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # raised by who unpacks, not by who has the file
+            raise Unreadable(f"{file}: is damaged or cut short: {error}") from error
+        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def _holds_rows(path: Path) -> bool:
+    return not any(part.startswith((".", "_")) for part in path.parts) and not path.name.lower().startswith(_NOT_ROWS)
+
+
+def _saved(folder: Path) -> list[str]:
+    try:
+        names = [entry["filename"] for entry in json.loads((folder / "state.json").read_bytes())["_data_files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{folder / 'state.json'}: is not what `datasets` saves beside its files") from None
+    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if outside or not names:
+        raise ValueError(f"{folder / 'state.json'}: must name files of its own folder, not {outside!r:.80}")
+    return [str(folder / name) for name in names]
+
+
+@contextmanager
+def _source(file: str) -> Iterator[BufferedReader[Any]]:
+    url = _URL.match(file)
+    if url is None:
+        with Path(file).open("rb") as stream:
+            yield stream
+        return
+    protocol = url[1].lower()
+    if protocol not in PROTOCOLS or "::" in file:
+        raise ValueError(f"{file}: {protocol}:// is not read; known are {', '.join(f'{known}://' for known in PROTOCOLS)}")
+    require(file, ["fsspec"], "train")
+    import fsspec
+
+    try:
+        remote = fsspec.open(file, "rb")
+    except ImportError as error:  # fsspec's drivers are packages of their own
+        raise ValueError(f"{file}: {error}") from None
+    with remote as raw, BufferedReader(raw) as stream:
+        yield stream
+
+
+@contextmanager
+def _unpacked(file: str, packed: BufferedReader[Any]) -> Iterator[BufferedReader[Any]]:
+    start = packed.peek(6)[:6]
+    raw: Any
+    if start[:2] == _GZIP:
+        raw = gzip.GzipFile(fileobj=packed)
+    elif start[:3] == _BZIP2:
+        raw = bz2.BZ2File(packed)
+    elif start == _XZ:
+        raw = lzma.LZMAFile(packed)  # noqa: SIM115  # closed below
+    elif start[:4] == _ZSTD:
+        require(file, ["pyarrow"], "train")
+        import pyarrow
+
+        raw = pyarrow.CompressedInputStream(pyarrow.PythonFile(packed, "r"), "zstd")
+    else:
+        yield packed
+        return
+    with raw, _Unpacked(raw) as stream:
+        stream.most = max(FREE_BYTES, MAX_RATIO * _size(packed))
+        yield stream
+
+
+class _Unpacked(BufferedReader):
+    """A stream that is unpacked as it is read. most: bytes that it may give."""
+
+    most: float = FREE_BYTES
+
+
+def is_packed(stream: BufferedReader[Any]) -> bool:
+    """Whether a stream of `opened` is unpacked as it is read, so that it can only be read from its beginning."""
+    return isinstance(stream, _Unpacked)
+
+
+def most_bytes(stream: BufferedReader[Any]) -> float:
+    """How many bytes a stream of `opened` may give before it is no text, but made to fill a disk or a memory."""
+    return stream.most if isinstance(stream, _Unpacked) else math.inf
+
+
+def _size(packed: BufferedReader[Any]) -> int:
+    try:
+        return os.fstat(packed.fileno()).st_size
+    except OSError:  # behind a URL
+        return int(getattr(packed.raw, "size", 0) or 0)
