@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.envs.registry import did_you_mean
+from burnish.envs.row_files import is_there
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import DEVICES
 from burnish.recipe.services import SERVICE, service_references
@@ -30,11 +31,12 @@ def file_problems(config: RunConfig) -> list[str]:
     """Files that the recipe names and that are not there."""
     lines = [f"plugins: {path} is not a file" for path in config.plugins if not Path(path).is_file()]
     for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
-        if table is not None and table.data is not None and not Path(table.data).is_file():
-            lines.append(f"{phase}.data: {table.data} is not a file")
+        if table is not None:
+            key = "data" if table.data is not None else "own"
+            lines += [f"{phase}.{key}: {place} is not there" for place in table.places if not is_there(place)]
     if config.tasks is not None:
         files = {"train": config.tasks.train, "held_out": config.tasks.held_out}
-        lines += [f"tasks.{key}: {path} is not a file" for key, path in files.items() if not Path(path).is_file()]
+        lines += [f"tasks.{key}: {path} is not there" for key, path in files.items() if not is_there(path)]
     for name, service in config.services.items():
         if service.python is not None and not Path(service.python).is_file():
             lines.append(f"services.{name}.python: {service.python} is not a file")
@@ -107,6 +109,8 @@ def _success(config: RunConfig) -> Iterator[str]:
 def _services(config: RunConfig) -> Iterator[str]:
     known = list(config.services)
     used = [(f"environment_args.{key}", name) for key, value in config.environment_args.items() for name in service_references(value)]
+    blended = config.rft.blend if config.rft is not None else ()
+    used += [(f"rft.blend.{i}", name) for i, one in enumerate(blended) for name in service_references(one.environment_args)]
     used += [(f"rewards.{entry.name}", name) for entry in config.scorers for name in service_references(entry.verifier)]
     for field, name in used:
         if name not in known:

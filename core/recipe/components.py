@@ -15,6 +15,7 @@ from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.plugin import REWARDS, RewardPlugin, check_params, find_plugin
+from burnish.trainer.data.sources import sources_of
 from burnish.trainer.objectives.registry import find_advantage, find_loss
 from burnish.trainer.phases.supervised import SupervisedConfig
 
@@ -37,7 +38,7 @@ def check_components(run: ResolvedRun) -> None:
     """Raise ValueError, one line per problem, when an environment, reward, objective, generator or service module is unknown or misfit, or
     a row of the tasks is."""
     problems: list[str] = []
-    for check in (_environment, _rewards, _objective, _tasks, _generators, _services):
+    for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _services):
         problems += check(run)
     if problems:
         raise ValueError("\n".join(problems))
@@ -50,6 +51,13 @@ def _environment(run: ResolvedRun) -> Iterator[str]:
         yield f"{error}{_how_to_name(run.environment.id, run.environment.module)}"
         return
     yield from _unfit("environment_args", factory, run.environment.args)
+    for i, one in enumerate(run.rft.blend if run.rft is not None else ()):
+        try:
+            factory = ENVS.get(one.environment)
+        except ValueError as error:
+            yield f"rft.blend.{i}.environment: {error}"
+        else:
+            yield from _unfit(f"rft.blend.{i}.environment_args", factory, one.environment_args)
 
 
 def _how_to_name(id: str, module: str) -> str:
@@ -126,6 +134,15 @@ def _generators(run: ResolvedRun) -> Iterator[str]:
             yield str(error)
         else:
             yield from _unfit(f"{phase.name}.args", function, table.args, positional=2)
+
+
+def _catalogs(run: ResolvedRun) -> Iterator[str]:
+    for phase in run.phases:
+        if isinstance(phase.table, SupervisedConfig):
+            try:
+                sources_of(phase.name, phase.table, 0)
+            except ValueError as error:
+                yield f"{phase.name}: {error}" if not str(error).startswith(f"{phase.name}.") else str(error)
 
 
 def _services(run: ResolvedRun) -> Iterator[str]:

@@ -8,7 +8,7 @@ environment took on this machine, where there is one. Neither replaces a look at
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,8 @@ from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
-from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent, supervised_examples
+from burnish.trainer.data.examples import ExampleMaker, Say, check_prompts, load_renderer, silent
+from burnish.trainer.data.prepared import SourceFacts, survey
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.finding import find_model
@@ -161,15 +162,32 @@ def engine_tokens_per_second(parameters: int) -> float:
 def _supervised(run: ResolvedRun, phase: PhaseRun, model: ModelFacts, say: Say) -> PhasePlan:
     table = phase.table
     assert isinstance(table, SupervisedConfig)
-    args, longest = run.rollout.template_args, run.engine.max_context
-    examples = supervised_examples(phase.name, table, 0, model.folder, longest, args, limit=SAMPLE, say=say)
-    length = sum(len(example.token_ids) for example in examples) / len(examples)
+    maker = ExampleMaker(phase.name, model.folder, run.engine.max_context, run.rollout.template_args)
+    facts = survey(phase.name, table, maker, 0, limit=SAMPLE, say=say)
+    length = sum(float(one.share) * one.mean_tokens for one in facts)
     example = "documents" if phase.name == "cpt" else "conversations"
     tokens = round(table.steps * table.batch * length)
-    work = (
-        f"{table.steps} steps x {table.batch} {example} of about {length:.0f} tokens, lr {table.lr:g}, from {table.data or table.generate}"
-    )
+    work = f"{table.steps} steps x {table.batch} {example} of about {length:.0f} tokens, lr {table.lr:g}, {_blend_line(table, facts)}"
     return PhasePlan(phase.name, work, 0, tokens, 6 * model.parameters * tokens / LEARNER_FLOPS)
+
+
+def _blend_line(table: SupervisedConfig, facts: Sequence[SourceFacts]) -> str:
+    """Where the examples come from, each source of a blend with its share, what it has, and what is left out of it."""
+    if len(facts) == 1:
+        return f"from {facts[0].origin}{_left_out(facts[0])}"
+    listed = [f"{float(one.asked):.2%} {one.name} ({one.origin.partition(':')[0]}{_rows(table, one)}{_left_out(one)})" for one in facts]
+    return f"blended by {table.blend_by or 'samples'}: {', '.join(listed)}"
+
+
+def _rows(table: SupervisedConfig, one: SourceFacts) -> str:
+    """How many rows there are, and how often each is seen, of a source whose rows were all read."""
+    if one.curated or table.generate is not None or not one.examples:
+        return ""
+    return f", {one.rows:,} rows seen {float(one.share) * table.steps * table.batch / one.examples:.1f} times"
+
+
+def _left_out(one: SourceFacts) -> str:
+    return f", {one.rejected:,} unfit rows left out" if one.rejected else ""
 
 
 def _rft(run: ResolvedRun, model: ModelFacts) -> PhasePlan:

@@ -21,7 +21,7 @@ from burnish.recipe.services import ServiceConfig, with_addresses
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
-from burnish.rollout.worker import WorkerSetup
+from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.guards import GuardsConfig
@@ -131,6 +131,10 @@ class ResolvedRun:
             plugins=tuple(str(Path(plugin).resolve()) for plugin in self.plugins),
             modules=(_absolute(self.environment.module),) if self.environment.module else (),
             seed=seed,
+            blended=tuple(
+                BlendedEnvironment(one.called, one.environment, with_addresses(one.environment_args, addresses))
+                for one in (self.rft.blend if self.rft else ())
+            ),
         )
 
 

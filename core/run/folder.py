@@ -2,7 +2,7 @@
 
 runs/NAME-YYYYmmdd-HHMMSS/
   config.json  recipe.toml  versions.json  seeds.json
-  metrics.jsonl  evaluations.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  episodes/  checkpoints/  report.html
+  metrics.jsonl  evaluations.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  episodes/  data/PHASE/  checkpoints/  report.html
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def data(self, phase: Phase) -> Path:
+        """Where the examples of a supervised phase are laid out (`trainer.data.prepared`)."""
+        return self.path / "data" / phase
 
     @property
     def report(self) -> Path:

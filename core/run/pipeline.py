@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,8 +26,8 @@ from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.session import Session, parts_of, session_over
-from burnish.trainer.data.examples import supervised_examples
-from burnish.trainer.data.supervised import SupervisedExample, examples_sha256
+from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.prepared import PhaseData, lay_out
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.guards import Watch
 from burnish.trainer.learner.group import LearnerLost
@@ -52,7 +52,7 @@ STAGES: Mapping[Phase, Stage] = {"cpt": "mid-training", "sft": "sft", "rft": "rf
 class Run:
     """A run under way: its session and folder, and what was measured so far.
 
-    store: where episodes go with their tokens. examples: of every supervised phase. watch: the guards over reinforcement, once it has
+    store: where episodes go with their tokens. data: of every supervised phase. watch: the guards over reinforcement, once it has
     begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
     """
 
@@ -61,7 +61,7 @@ class Run:
     console: Console
     store: EpisodeStore
     results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
-    examples: Mapping[Phase, Sequence[SupervisedExample]] = field(default_factory=dict)
+    data: Mapping[Phase, PhaseData] = field(default_factory=dict)
     watch: Watch | None = None
     remembered: Mapping[str, Any] | None = None
     rolled_back: int = 0
@@ -92,12 +92,12 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     """
     folder = open_run(path, recipe)
     console = console or new_console()
-    with console.status("making the examples of the supervised phases"):  # all of them: a row that is unfit must not be met in the middle
-        examples = _examples(recipe, folder)
+    with console.status("making the examples of the supervised phases") as status:  # all: an unfit row must not be met in the middle
+        data = _data(recipe, folder, status.update)
     with parts_of(recipe, folder.path / "logs", partial(say, console), path.resolve().parent) as addresses:
         say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
         with _started(recipe, folder, addresses, console) as current:
-            current.examples = examples
+            current.data = data
             done = latest(folder.path) if resume else None
             if resume:
                 _resume(current, done)
@@ -199,8 +199,11 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
                 _checkpoint(run, phase.name, did.step, did.metrics, final=did.last)
     session.loop.on_group = None
     if isinstance(table, SupervisedConfig):
-        session.loop.probe = probe_of([example.token_ids for example in run.examples[phase.name]])
+        data = run.data[phase.name]
+        session.loop.probe = probe_of([example.token_ids for example in data.examples(0)])
         session.sync()
+        for line in data.ending_lines(phase.name, at):
+            say(run.console, line)
     else:
         for line in ending_lines(session.loop, getattr(session.algo, "last_step", None)):
             say(run.console, line)
@@ -210,7 +213,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
 def _steps(run: Run, phase: PhaseRun, first: int) -> Iterator[PhaseStep]:
     session = run.session
     if isinstance(phase.table, SupervisedConfig):
-        return supervised_steps(session.learner, phase.table, run.examples[phase.name], session.seeds[f"{phase.name}.order"], first)
+        return supervised_steps(session.learner, phase.table, run.data[phase.name], first)
 
     def train() -> Step:
         session.algo.train()
@@ -247,15 +250,16 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
     say(run.console, f"resumed from {done.name if done else 'the beginning of training'}")
 
 
-def _examples(recipe: ResolvedRun, folder: RunFolder) -> dict[Phase, list[SupervisedExample]]:
-    """The examples of every supervised phase."""
-    made: dict[Phase, list[SupervisedExample]] = {}
+def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None]) -> dict[Phase, PhaseData]:
+    """The data of every supervised phase, laid out in the run folder."""
+    laid_out: dict[Phase, PhaseData] = {}
+    seeds, model = folder.seeds(), find_model(recipe.model)
     for phase in recipe.phases:
         if isinstance(phase.table, SupervisedConfig):
-            seed = data_seed(folder.seeds(), phase.name, recipe.tasks.train_seeds, phase.table.examples)
-            model, longest, args = find_model(recipe.model), recipe.engine.max_context, recipe.rollout.template_args
-            made[phase.name] = supervised_examples(phase.name, phase.table, seed, model, longest, args)
-    return made
+            maker = ExampleMaker(phase.name, model, recipe.engine.max_context, recipe.rollout.template_args)
+            seed, order = data_seed(seeds, phase.name, recipe.tasks.train_seeds, phase.table.examples), seeds[f"{phase.name}.order"]
+            laid_out[phase.name] = lay_out(phase.name, phase.table, maker, seed, order, folder.data(phase.name), progress)
+    return laid_out
 
 
 def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float], final: bool) -> None:
@@ -294,8 +298,7 @@ def _origin(run: Run, phase: Phase, step: int, metrics: Mapping[str, float]) -> 
 def _data_uses(run: Run, phase: Phase) -> tuple[DataUse, ...]:
     table = run.recipe.phase(phase).table
     if isinstance(table, SupervisedConfig):
-        examples = run.examples[phase]
-        return (DataUse(source=table.data or table.generate or "", sha256=examples_sha256(examples), examples=len(examples)),)
+        return tuple(DataUse(source=one.described, sha256=one.digest, examples=one.examples) for one in run.data[phase].facts if one.share)
     tasks = run.recipe.tasks
     if tasks.files is not None:
         return (

@@ -349,7 +349,7 @@ def test_toml_that_does_not_parse_names_the_line(recipe: Callable[[str], Path]) 
 
 def test_files_that_are_not_there_are_named(recipe: Callable[[str], Path], tmp_path: Path) -> None:
     text = ESSENTIAL + 'plugins = ["no.py"]\n[sft]\nsteps = 1\ndata = "no.jsonl"\n'
-    assert problems(recipe(text)) == ["r.toml: plugins: no.py is not a file", "r.toml: sft.data: no.jsonl is not a file"]
+    assert problems(recipe(text)) == ["r.toml: plugins: no.py is not a file", "r.toml: sft.data: no.jsonl is not there"]
     with pytest.raises(ValueError, match=r"recipe .*nope\.toml does not exist; .* has .*r\.toml"):
         load_config(tmp_path / "nope.toml")
 

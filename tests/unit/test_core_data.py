@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from burnish.envs.types import Message
-from burnish.trainer.data.sources import Conversation, conversations, documents
-from burnish.trainer.phases.supervised import CPTConfig, SFTConfig
+from burnish.trainer.data.forms import Conversation
+from burnish.trainer.data.sources import Found, Reject, read_conversations, read_documents, sources_of
+from burnish.trainer.phases.supervised import CPTConfig, SFTConfig, SupervisedConfig
 
 pytestmark = pytest.mark.unit
 
@@ -21,17 +22,28 @@ def write_rows(file: Path, *rows: object) -> str:
     return str(file)
 
 
+def own(table: SupervisedConfig, seed: int = 0, limit: int | None = None) -> list[Found]:
+    """What the own source of a table gives."""
+    (source,) = sources_of("cpt" if isinstance(table, CPTConfig) else "sft", table, seed, limit)
+    return list(source.found())
+
+
+def texts(table: CPTConfig, seed: int = 0, limit: int | None = None) -> list[str]:
+    return [getattr(item, "text", str(item)) for item in own(table, seed, limit)]
+
+
 def test_documents_are_paragraphs_or_rows(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\nline two\n\n\n\nthree\n")
-    assert documents(CPTConfig(steps=1, data=str(tmp_path / "a.txt")), 0) == ["one\nline two", "three"]
+    assert texts(CPTConfig(steps=1, data=str(tmp_path / "a.txt"))) == ["one\nline two", "three"]
     rows = write_rows(tmp_path / "a.jsonl", {"text": "x"}, {"text": "y", "id": 3})
-    assert documents(CPTConfig(steps=1, data=rows), 0) == ["x", "y"]
+    assert texts(CPTConfig(steps=1, data=rows)) == ["x", "y"] == list(read_documents(rows))
 
 
 def test_conversations_keep_their_tools(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "add"}}
     rows = write_rows(tmp_path / "a.jsonl", {"messages": CHAT, "tools": [tool]}, {"messages": CHAT})
-    first, second = conversations(SFTConfig(steps=1, data=rows), 0)
+    first, second = own(SFTConfig(steps=1, data=rows))
+    assert isinstance(first, Conversation) and isinstance(second, Conversation)
     assert first == Conversation((Message("user", "2 + 2?"), Message("assistant", "4")), (tool,))
     assert second.tools == ()
     assert (first.where, second.where) == (f"{rows}:1", f"{rows}:2")
@@ -51,22 +63,20 @@ def test_conversations_keep_their_tools(tmp_path: Path) -> None:
 def test_a_wrong_row_is_named_with_its_line(tmp_path: Path, row: object, problem: str) -> None:
     rows = write_rows(tmp_path / "a.jsonl", {"messages": CHAT}, row)
     with pytest.raises(ValueError, match=rf"a\.jsonl:2: {problem}"):
-        conversations(SFTConfig(steps=1, data=rows), 0)
+        list(read_conversations(rows))
+    good, bad = own(SFTConfig(steps=1, data=rows))
+    assert isinstance(good, Conversation) and isinstance(bad, Reject)
+    assert (bad.file, bad.line) == (rows, 2)
+    assert bad.field == ("" if isinstance(row, list) else problem.replace("\\", "").partition(":")[0])
 
 
 def test_a_row_without_text_and_a_broken_line_are_named(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "a.jsonl", {"text": "x"}, {"txt": "y"})
     with pytest.raises(ValueError, match=r'a\.jsonl:2: text: a row for continued pre-training needs "text", a string'):
-        documents(CPTConfig(steps=1, data=rows), 0)
+        list(read_documents(rows))
     (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{"text"')
     with pytest.raises(ValueError, match=r"b\.jsonl:2: not JSON"):
-        documents(CPTConfig(steps=1, data=str(tmp_path / "b.jsonl")), 0)
-
-
-def test_a_file_without_examples_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("\n\n")
-    with pytest.raises(ValueError, match=r"sft: .*a\.jsonl gives no example"):
-        conversations(SFTConfig(steps=1, data=str(tmp_path / "a.jsonl")), 0)
+        list(read_documents(tmp_path / "b.jsonl"))
 
 
 def test_generators_get_seed_count_and_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,13 +88,13 @@ def test_generators_get_seed_count_and_arguments(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     table = CPTConfig(steps=2, batch=2, generate="my_corpus_for_data_test:texts", args={"word": "w"})
-    assert documents(table, 5) == ["w5", "w6", "w7", "w8"]
-    assert documents(table, 5, limit=2) == ["w5", "w6"]
-    (chat,) = conversations(SFTConfig(steps=3, batch=2, generate="my_corpus_for_data_test:chats"), 9)
-    assert [message.text for message in chat.messages] == ["9", "6"]
+    assert texts(table, 5) == ["w5", "w6", "w7", "w8"]
+    assert texts(table, 5, limit=2) == ["w5", "w6"]
+    (chat,) = own(SFTConfig(steps=3, batch=2, generate="my_corpus_for_data_test:chats"), 9)
+    assert isinstance(chat, Conversation) and [message.text for message in chat.messages] == ["9", "6"]
     with pytest.raises(ValueError, match=r"cpt\.generate: my_corpus_for_data_test:numbers must give strings, not int"):
-        documents(CPTConfig(steps=1, generate="my_corpus_for_data_test:numbers"), 0)
+        own(CPTConfig(steps=1, generate="my_corpus_for_data_test:numbers"))
     with pytest.raises(ValueError, match=r"my_corpus_for_data_test has no function 'text'; did you mean 'texts'\?"):
-        documents(CPTConfig(steps=1, generate="my_corpus_for_data_test:text"), 0)
+        own(CPTConfig(steps=1, generate="my_corpus_for_data_test:text"))
     with pytest.raises(ValueError, match=r"cpt\.generate: module no_such_module cannot be imported: ModuleNotFoundError"):
-        documents(CPTConfig(steps=1, generate="no_such_module:f"), 0)
+        own(CPTConfig(steps=1, generate="no_such_module:f"))

@@ -57,7 +57,7 @@ def test_what_is_wrong_with_the_files(files: dict[str, str]) -> None:
     assert problems(recipe({**files, "held_out": files["train"]})) == (
         "r.toml: tasks.held_out: is tasks.train; held-out tasks must never be trained on"
     )
-    assert "r.toml: tasks.train: gone.jsonl is not a file" in problems(recipe({**files, "train": "gone.jsonl"}))
+    assert "r.toml: tasks.train: gone.jsonl is not there" in problems(recipe({**files, "train": "gone.jsonl"}))
     assert "r.toml: tasks.train: train.docx: the suffix '.docx' is unknown" in problems(recipe({**files, "train": "train.docx"}))
     assert "tasks.held_out: is required" in problems(recipe({"train": files["train"]}))
     assert "tasks.heldout: unknown key; did you mean 'held_out'?" in problems(recipe({**files, "heldout": "x.jsonl"}))

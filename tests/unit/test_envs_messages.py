@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from burnish.envs.types import Message, ToolCall, message_from_dict, refuse_unread
-from burnish.trainer.data.sources import _conversation
+from burnish.trainer.data.forms import read_conversation
 from burnish.trainer.data.task_files import task_row
 
 pytestmark = pytest.mark.unit
@@ -56,8 +56,8 @@ TALK = [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": 
 def test_rows_of_other_forms_are_refused_by_name() -> None:
     for key, value in (("functions", [{"name": "add"}]), ("chosen", TALK)):
         with pytest.raises(ValueError, match=f"^{key} is not read"):
-            _conversation({"messages": TALK, key: value})
-    assert _conversation({"messages": TALK, "id": 3, "metadata": {"by": "me"}, "functions": None}).messages[1].text == "7"
+            read_conversation({"messages": TALK, key: value})
+    assert read_conversation({"messages": TALK, "id": 3, "metadata": {"by": "me"}, "functions": None}).messages[1].text == "7"
     with pytest.raises(ValueError, match=r"functions is not read; write tools: \["):
         task_row({"messages": TALK[:1], "functions": [{"name": "add"}]}, "train", 1)
     assert task_row({"messages": TALK[:1], "topic": "sums"}, "train", 1).data == {"topic": "sums"}

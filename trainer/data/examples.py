@@ -6,9 +6,8 @@ A row that cannot be rendered, or is too long, is named by file and line (`sourc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ...envs.rows import Problems
 from ...rollout.control_tokens import ControlTokens
@@ -16,58 +15,77 @@ from ...rollout.renderers import TemplateRenderer, prompt_ids
 from ...rollout.tokenizer import load_tokenizer
 from ..models.tokenizer import document_frame
 from ..phases.common import Phase
-from ..phases.supervised import SupervisedConfig
 from .config import TasksConfig
-from .sources import conversations, documents
-from .supervised import SupervisedExample, cpt_examples, sft_examples
+from .forms import Conversation, Document
+from .sources import Found, Reject, Source, rejected
+from .supervised import SupervisedExample, cpt_examples, sft_examples, wholly_trained
 from .task_files import TaskFiles
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
 BATCH = 1000
 """Documents that are tokenised at once, and rows between two words of progress."""
+BATCH_CHARS = 4_000_000
+"""Characters of them at most, so that memory does not grow with the documents."""
 
 Say = Callable[[str], None]
 """Told how far it is, now and then."""
+
+Made = tuple[list[SupervisedExample], str] | Reject
+"""The examples of a row and where it is, or why there are none."""
 
 
 def silent(text: str) -> None:
     """Progress that nobody watches."""
 
 
-def supervised_examples(
-    phase: Phase,
-    table: SupervisedConfig,
-    seed: int,
-    model: Path,
-    max_tokens: int,
-    template_args: Mapping[str, Any],
-    *,
-    limit: int | None = None,
-    say: Say = silent,
-) -> list[SupervisedExample]:
-    """The examples of a `[cpt]` or `[sft]` table for the tokenizer of `model`, none longer than `max_tokens`.
+class ExampleMaker:
+    """Makes examples of a phase for the tokenizer of a model, none longer than `max_tokens`.
 
-    template_args: of the chat template. limit: of those that are generated; a file is always read whole. Raises ValueError naming every row
-    that cannot be read or rendered.
+    template_args: of the chat template. Raises ValueError when the model's tokenizer or template is none that can be trained with.
     """
-    tokenizer = load_tokenizer(model)
-    if phase == "cpt":
-        begin, end = document_frame(tokenizer)
-        ids = _tokenised(documents(table, seed, limit), tokenizer, say)
-        return cpt_examples(ids, begin, end, max_tokens)
-    renderer = TemplateRenderer(tokenizer, template_args)
-    examples, problems = list[SupervisedExample](), Problems()
-    for talk in _counted(conversations(table, seed, limit), "sft: conversations rendered", say):
+
+    def __init__(self, phase: Phase, model: Path, max_tokens: int, template_args: Mapping[str, Any]) -> None:
+        self.phase, self.max_tokens, self._args = phase, max_tokens, template_args
+        self.tokenizer = load_tokenizer(model)
+        self._control = ControlTokens(self.tokenizer)
+        self._frame = document_frame(self.tokenizer) if phase == "cpt" else None
+        self._renderer = TemplateRenderer(self.tokenizer, template_args) if phase == "sft" else None
+
+    def of(self, source: Source, say: Say = silent) -> Iterator[Made]:
+        """The examples of every row of a source, in order. A document that is too long is cut, a conversation is not."""
+        done, batch, size = 0, list[Found](), 0
+        for found in source.found():
+            batch.append(found)
+            size += len(found.text) if isinstance(found, Document) else 0
+            if len(batch) >= BATCH or size >= BATCH_CHARS:
+                done += len(batch)
+                yield from self._made(batch)
+                say(f"{self.phase}: {source.name}, {done:,} rows tokenised")
+                batch, size = [], 0
+        yield from self._made(batch)
+
+    def _made(self, batch: Sequence[Found]) -> Iterator[Made]:
+        texts = [self._control.broken(found.text) for found in batch if isinstance(found, Document)]
+        encoded: Any = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        ids = iter(encoded)
+        for found in batch:
+            if isinstance(found, Reject):
+                yield found
+            elif isinstance(found, Document):
+                assert self._frame is not None
+                yield cpt_examples([next(ids)], *self._frame, self.max_tokens), found.where
+            else:
+                yield self._talk(found)
+
+    def _talk(self, talk: Conversation) -> Made:
+        if self._renderer is None:  # the first conversation among documents
+            self._renderer = TemplateRenderer(self.tokenizer, self._args)
         try:
-            examples += sft_examples(talk.messages, renderer, talk.tools, max_tokens)
+            examples = sft_examples(talk.messages, self._renderer, talk.tools, self.max_tokens)
         except ValueError as error:
-            problems.add(f"{talk.where}: {error}")
-    problems.check()
-    return examples
+            return rejected(str(error), talk.where)
+        return [wholly_trained(one) for one in examples] if self.phase == "cpt" else examples, talk.where
 
 
 def check_prompts(
@@ -103,17 +121,6 @@ def check_prompts(
 def load_renderer(model: Path, template_args: Mapping[str, Any]) -> TemplateRenderer:
     """The renderer of a model folder. Raises ValueError when its chat template is none that can be trained with."""
     return TemplateRenderer(load_tokenizer(model), template_args)
-
-
-def _tokenised(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, say: Say) -> Iterator[list[int]]:
-    control = ControlTokens(tokenizer)
-    rows = iter(texts)
-    done = 0
-    while batch := [control.broken(text) for text in islice(rows, BATCH)]:
-        encoded: Any = tokenizer(batch, add_special_tokens=False)["input_ids"]
-        yield from encoded
-        done += len(batch)
-        say(f"cpt: documents tokenised {done:,} of {len(texts):,}")
 
 
 def _counted(rows: Sequence[T], what: str, say: Say) -> Iterable[T]:

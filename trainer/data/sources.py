@@ -1,145 +1,223 @@
-"""Documents for continued pre-training and conversations for supervised fine-tuning, from files or from a generator, checked row by row.
+"""The sources of a supervised phase: own rows, out of files or from a generator, and curated ones; each a stream of items and rejects.
 
-Files are read by `envs.rows`; what is here says what a row must hold. `gathered` decides what becomes of bad rows: they are all named,
-and none is left out in silence.
+Files are read by `envs.rows`, and `forms` says what a row must hold. No row is left out in silence: what cannot be read is a `Reject` with
+its place, and whoever takes the stream decides how many of them are too many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import islice
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...envs.named import load_function
-from ...envs.rows import BadRow, Problems, Row, read_rows
-from ...envs.types import Message, message_from_dict, refuse_unread
+from ...envs.row_files import Unreadable, files_at
+from ...envs.rows import ENDS, BadRow, Problems, read_rows, suffix_problem
+from ..phases.common import Phase
 from ..phases.supervised import SupervisedConfig
+from .blend import share_of
+from .config import CATALOG, OWN, BlendConfig
+from .curated.catalog import Catalog, find_catalog
+from .forms import Conversation, Document, Item, conversation_of, read_conversation, read_document
 
 T = TypeVar("T")
 
+MAX_MADE = 10_000
+"""Rows that a curated source without end makes for a phase, at most; they are then seen again."""
+
+_FIELD = re.compile(r"^([A-Za-z_][\w.\[\]]*)(?:: | (?=is |holds |has ))")
+
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """One supervised example: its messages, the JSON schemas of the tools that the prompt offers, and where it comes from.
+class Reject:
+    """A row that is left out: its file and line (a row of a generator: its number), the field that is wrong ("" for the row), and why.
 
-    Example: `Conversation((Message("user", "2 + 2?"), Message("assistant", "4")), where="train.jsonl:3")`.
+    Example: `Reject("talks.jsonl", 36, "messages[0]", "messages[0]: role 'boss' is unknown")`.
     """
 
-    messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
-    where: str = field(default="", compare=False)
+    file: str
+    line: int
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+    def to_row(self) -> dict[str, Any]:
+        """As a line of a rejects file."""
+        return {"file": self.file, "line": self.line, "field": self.field, "reason": self.reason}
 
 
-def documents(table: SupervisedConfig, seed: int, limit: int | None = None) -> list[str]:
-    """The texts of a `[cpt]` table. limit: of those that are generated; a file is always read whole.
+Found = Item | Reject
 
-    Raises ValueError naming file and line of every row that is unfit, or the generator.
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a phase. share: of the blend. origin: what it is made of, in words. found: its items and rejects, from the beginning.
+
+    curated: whether it is not the user's own, so that rows which do not fit a model are left out of it rather than refused.
     """
-    if table.data is not None:
-        return _some(list(read_documents(Path(table.data))), "cpt", table)
-    texts: list[str] = []
-    for text in _generated(table, seed, limit, "cpt.generate"):
-        if not isinstance(text, str):
-            raise ValueError(f"cpt.generate: {table.generate} must give strings, not {type(text).__name__}")
-        texts.append(text)
-    return _some(texts, "cpt", table)
+
+    name: str
+    share: Fraction
+    origin: str
+    found: Callable[[], Iterator[Found]]
+    curated: bool = False
 
 
-def conversations(table: SupervisedConfig, seed: int, limit: int | None = None) -> list[Conversation]:
-    """The conversations of an `[sft]` table. limit: of those that are generated; a file is always read whole.
+def sources_of(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None = None) -> list[Source]:
+    """The sources of a `[cpt]` or `[sft]` table, the own rows first. limit: of what is generated; a file is always read whole.
 
-    Raises ValueError naming file and line of every row that is unfit, or the example of the generator.
+    Raises ValueError naming a catalog or a category that is not there.
     """
-    if table.data is not None:
-        return _some(list(read_conversations(Path(table.data))), "sft", table)
-    made = []
-    for i, example in enumerate(_generated(table, seed, limit, "sft.generate")):
-        where = f"sft.generate: {table.generate}, example {i}"
-        try:
-            made.append(replace(_conversation(example), where=where))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    return _some(made, "sft", table)
+    own = _own(phase, table, seed, limit)
+    if table.blend is not None:
+        catalog = find_catalog(table.blend.catalog)
+        _check_categories(phase, table.blend, catalog)
+        share, percents = share_of(table.blend.own_percent) / 100, {name: share_of(p) / 100 for name, p in table.blend.curated.items()}
+    elif table.blend_ratio is not None:
+        catalog = find_catalog(CATALOG if table.curated is True else str(table.curated))
+        share, percents = share_of(table.blend_ratio), dict.fromkeys(catalog.sets, Fraction(1, len(catalog.sets)))
+    else:
+        return [own]
+    wanted = {name: (1 - share) * percent for name, percent in percents.items()}
+    return [replace(own, share=share), *(_curated(catalog, name, part, table, seed, limit) for name, part in wanted.items())]
 
 
-ROW_KEYS = ("messages", "tools", "id", "metadata")
-"""Of a conversation; the last two are notes of one's own, which nothing is made of."""
+def read_documents(place: str | Path) -> Iterator[str]:
+    """The texts of files: rows `{"text": …}`, or the paragraphs of plain text.
 
-
-def read_documents(file: Path) -> Iterator[str]:
-    """The texts of a file: rows `{"text": …}`, or the paragraphs of plain text. Raises ValueError at the end, as `gathered` does."""
-    return gathered(read_rows(file, prose=True), _text)
-
-
-def read_conversations(file: Path) -> Iterator[Conversation]:
-    """Rows `{"messages": […], "tools": […]}`, messages as OpenAI has them. Raises ValueError at the end, as `gathered` does."""
-    return gathered(read_rows(file), _conversation_of)
-
-
-def gathered(rows: Iterable[Row | BadRow], read: Callable[[Row], T]) -> Iterator[T]:
-    """What `read` makes of every good row. read: raises ValueError, `field: what is wrong`, for a row that is unfit.
-
-    Raises ValueError at the end, naming file, line and field of the rows that are unfit.
+    Raises ValueError at the end, naming file, line and field of every row that is unfit.
     """
+    return (item.text for item in _only(found_in(str(place), "cpt")) if isinstance(item, Document))
+
+
+def read_conversations(place: str | Path) -> Iterator[Conversation]:
+    """Rows `{"messages": […], "tools": […]}`, messages as OpenAI has them. Raises ValueError at the end, as `read_documents` does."""
+    return (item for item in _only(found_in(str(place), "sft")) if isinstance(item, Conversation))
+
+
+def found_in(place: str, phase: Phase) -> Iterator[Found]:
+    """The items of a place, and what is unfit; see `found_rows`."""
+    read: Callable[[Mapping[str, Any], str], Item] = read_document if phase == "cpt" else read_conversation
+    return found_rows(place, read, prose=phase == "cpt")
+
+
+def found_rows(place: str, read: Callable[[Mapping[str, Any], str], T], prose: bool = False) -> Iterator[T | Reject]:
+    """What `read` makes of every row of a place; it raises ValueError, `field: what is wrong`, for a row that is unfit.
+
+    A file that cannot be read, or not to its end, is one reject where it goes wrong. Raises ValueError when a file is not there, cannot be
+    had, or is of an unknown suffix.
+    """
+    files = files_at(place)
+    for file in files:
+        unfit = suffix_problem(file, prose)
+        if unfit is not None:
+            raise ValueError(unfit)
+    return chain.from_iterable(_found_in_file(file, read, prose) for file in files)
+
+
+def _found_in_file(file: str, read: Callable[[Mapping[str, Any], str], T], prose: bool) -> Iterator[T | Reject]:
+    last = 0
+    try:
+        for row in read_rows(file, prose):
+            last = row.number
+            if isinstance(row, BadRow):
+                yield rejected(row.problem, row.where)
+                continue
+            try:
+                made = read(row.value, row.where)
+            except ValueError as error:
+                yield rejected(str(error), row.where)
+                continue
+            yield made
+    except Unreadable as error:
+        number, problem = _place_in(file, str(error), last)
+        yield rejected(problem + ENDS, f"{file}:{number}")
+
+
+def _place_in(file: str, said: str, last: int) -> tuple[int, str]:
+    """The line that `file:line: problem` names, or the one after the last that was read, and the problem alone."""
+    rest = said.removeprefix(f"{file}:")
+    number, _, problem = rest.partition(":")
+    return (int(number), problem.strip()) if number.isdigit() else (last + 1, rest.strip())
+
+
+def rejected(problem: str, where: str) -> Reject:
+    """A reject out of `field: what is wrong` and `file:line`. Example: `rejected("text: is empty", "a.jsonl:3")`."""
+    file, _, line = where.rpartition(":")
+    named = _FIELD.match(problem)
+    return Reject(file, int(line), named[1] if named else "", problem)
+
+
+def _only(found: Iterable[T | Reject]) -> Iterator[T]:
+    """The items; raises ValueError at the end when there was a reject."""
     problems = Problems()
-    for row in rows:
-        if isinstance(row, BadRow):
-            problems.add(f"{row.where}: {row.problem}")
-            continue
-        try:
-            value = read(row)
-        except ValueError as error:
-            problems.add(f"{row.where}: {error}")
-            continue
-        yield value
+    for one in found:
+        if isinstance(one, Reject):
+            problems.add(str(one))
+        else:
+            yield one
     problems.check()
 
 
-def _text(row: Row) -> str:
-    text = row.value.get("text")
-    if not isinstance(text, str) or not text:
-        raise ValueError('text: a row for continued pre-training needs "text", a string that is not empty')
-    return text
+def _own(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None) -> Source:
+    if table.generate is None:
+        places = table.places
+        return Source(OWN, Fraction(1), ", ".join(places), lambda: (one for place in places for one in found_in(place, phase)))
+    return Source(OWN, Fraction(1), table.generate, lambda: _generated(phase, table, seed, limit))
 
 
-def _conversation_of(row: Row) -> Conversation:
-    return replace(_conversation(row.value), where=row.where)
-
-
-def _conversation(example: Any) -> Conversation:
-    row: Mapping[str, Any] = example if isinstance(example, Mapping) else {"messages": example}
-    messages, tools = row.get("messages"), row.get("tools") or ()
-    if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError("messages: must be a list of messages, at least one")
-    refuse_unread(row, ROW_KEYS)
-    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise ValueError("tools: must be a list of JSON schemas")
-    read = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
-    if not any(message.role == "assistant" for message in read):
-        raise ValueError("messages: none is the assistant's, so there is nothing to learn from")
-    return Conversation(read, tuple(tools))
-
-
-def _message(message: Any, where: str) -> Message:
-    if isinstance(message, Message):
-        return message
-    if not isinstance(message, Mapping):
-        raise ValueError(f"{where}: must be a message, not {type(message).__name__}")
-    return message_from_dict(message, where)
-
-
-def _generated(table: SupervisedConfig, seed: int, limit: int | None, field: str) -> Iterable[Any]:
+def _generated(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None) -> Iterator[Item]:
+    """What a generator gives. It is code of the user's own: raises ValueError naming the example that is unfit."""
     assert table.generate is not None
-    count = table.examples if limit is None else min(limit, table.examples)
+    field, count = f"{phase}.generate", table.examples if limit is None else min(limit, table.examples)
     made = load_function(table.generate, field)(seed, count, **table.args)
     if not isinstance(made, Iterable):
         raise ValueError(f"{field}: {table.generate} must give an iterable of examples, not {type(made).__name__}")
-    return islice(made, limit)
+    for i, example in enumerate(islice(made, limit)):
+        where = f"{field}: {table.generate}, example:{i}"
+        if isinstance(example, str):
+            if phase == "sft":
+                raise ValueError(f"{where}: must be a conversation, not a text")
+            yield Document(example, where)
+            continue
+        if phase == "cpt" and not isinstance(example, Mapping | list | tuple):
+            raise ValueError(f"{field}: {table.generate} must give strings, not {type(example).__name__}")
+        try:
+            row: Mapping[str, Any] = example if isinstance(example, Mapping) else {"messages": example}
+            yield conversation_of(row.get("messages"), row, where)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
 
-def _some(examples: list[T], phase: str, table: SupervisedConfig) -> list[T]:
-    if not examples:
-        raise ValueError(f"{phase}: {table.data or table.generate} gives no example")
-    return examples
+def _curated(catalog: Catalog, name: str, share: Fraction, table: SupervisedConfig, seed: int, limit: int | None) -> Source:
+    chosen = catalog.sets[name]
+    samples = min(MAX_MADE, int(share * table.steps * table.batch) + 1)
+    count = samples if limit is None else min(limit, samples)
+
+    def found() -> Iterator[Found]:
+        return found_curated(catalog, name, seed, count if share else 0)
+
+    return Source(name, share, f"{catalog.id} {name}: {chosen.about}", found, curated=True)
+
+
+def found_curated(catalog: Catalog, name: str, seed: int, count: int) -> Iterator[Found]:
+    """The conversations of one set of a catalog: all of a file's, `count` of those that are made."""
+    chosen = catalog.sets[name]
+    if chosen.file is not None:
+        yield from found_rows(str(chosen.file), read_conversation)
+        return
+    assert chosen.make is not None
+    for i, row in enumerate(chosen.make(seed, count)):
+        yield read_conversation(row, f"{catalog.id} {name}:{i}")
+
+
+def _check_categories(phase: Phase, blend: BlendConfig, catalog: Catalog) -> None:
+    unknown: Sequence[str] = [name for name in blend.curated if name not in catalog.sets]
+    if unknown:
+        raise ValueError(f"{phase}.blend.curated: {catalog.id} has no category {unknown[0]!r}; it has {', '.join(catalog.sets)}")

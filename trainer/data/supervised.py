@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,14 +74,9 @@ def sft_examples(
     return examples
 
 
-def examples_sha256(examples: Iterable[SupervisedExample]) -> str:
-    """SHA-256 over the tokens of examples and which of them are trained, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(len(example.token_ids).to_bytes(8, "little"))
-        digest.update(example.token_ids.astype("<i4").tobytes())
-        digest.update(example.trainable.tobytes())
-    return digest.hexdigest()
+def wholly_trained(example: SupervisedExample) -> SupervisedExample:
+    """The same tokens, each of them trained but the first: a conversation read as a document."""
+    return SupervisedExample(example.token_ids, np.arange(len(example.token_ids)) > 0)
 
 
 def shuffled_batch(size: int, batch_size: int, seed: int, position: int) -> NDArray[np.int64]:

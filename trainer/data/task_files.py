@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ...envs.row_files import files_at, opened
 from ...envs.rows import BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, message_from_dict, refuse_unread
 from .config import TasksConfig
+from .forms import as_task_row
 
 MAX_ID_CHARS = 200
 OLD_KEYS = ("functions", "function_call")
@@ -53,17 +54,25 @@ class TaskFiles:
 
 def read_task_files(table: TasksConfig) -> TaskFiles:
     """Both files. Raises ValueError, a line per problem as `file:line: field: what`, also when a held-out row is trained on."""
-    train, held_out = Path(table.train), Path(table.held_out)
+    train, held_out = table.train, table.held_out
     problems = Problems()
     rows = [tuple(_read(file, problems)) for file in (train, held_out)]
     for problem in _shared(train, rows[0], held_out, rows[1]):
         problems.add(problem)
     problems.check()
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in (train, held_out)))
-    return TaskFiles(rows[0], rows[1], digest.hexdigest())
+    return TaskFiles(rows[0], rows[1], hashlib.sha256(_digest(train) + _digest(held_out)).hexdigest())
 
 
-def _read(file: Path, problems: Problems) -> Iterator[TaskRow]:
+def _digest(place: str) -> bytes:
+    """Of what the files of a place hold, unpacked."""
+    whole = hashlib.sha256()
+    for file in files_at(place):
+        with opened(file) as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.digest()
+
+
+def _read(file: str, problems: Problems) -> Iterator[TaskRow]:
     """The good rows of a file; what is wrong with the others, or with the file, goes to `problems`."""
     lines, empty = dict[str, int](), True
     try:
@@ -73,7 +82,7 @@ def _read(file: Path, problems: Problems) -> Iterator[TaskRow]:
                 problems.add(f"{found.where}: {found.problem}")
                 continue
             try:
-                row = task_row(found.value, stem(file), found.number)
+                row = task_row(as_task_row(found.value), stem(found.where.rpartition(":")[0]), found.number)
             except ValueError as error:
                 problems.add(f"{found.where}: {error}")
                 continue
@@ -154,7 +163,7 @@ def _check_tools(value: Any) -> None:
         names.add(name)
 
 
-def _shared(train: Path, trained: Iterable[TaskRow], held_out: Path, measured: Iterable[TaskRow]) -> Iterator[str]:
+def _shared(train: str, trained: Iterable[TaskRow], held_out: str, measured: Iterable[TaskRow]) -> Iterator[str]:
     """Held-out rows that are trained on too: equal ids that the files give, or equal messages."""
     ids = {row.id: row.line for row in trained if row.given}
     asked = {row.asks: row.line for row in trained}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...envs.registry import ID_PATTERN
 from ...rollout.store.moments import PerEpisode
 from ..account import shares, what_to_scale
 from ..admission import Rollouts
+from ..data.blend import Blend, share_of
+from ..data.config import OWN
 from ..guards import Watch
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
@@ -20,6 +24,26 @@ from .common import PhaseStep, Schedule, check_warmup
 
 MAX_STALENESS = 2
 """Of tokens that are trained on, in moves of the weights, unless the recipe says otherwise."""
+
+
+class BlendedConfig(BaseModel):
+    """Another environment, whose tasks are blended with the recipe's own (docs/blend-data.md).
+
+    environment: its id, as at the top. environment_args: what it is made with. percent: its share of all tasks; the recipe's own
+    environment has what is left. name: what metrics and tasks call it; left out, the last part of its id.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    environment: str = Field(pattern=ID_PATTERN.pattern, description='an id of `burnish env list`, for example "burnish/Arithmetic-v0"')
+    environment_args: dict[str, Any] = {}
+    percent: float = Field(ge=0, le=100)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+    @property
+    def called(self) -> str:
+        """Its name among the sources of the blend."""
+        return self.name or self.environment.rpartition("/")[2]
 
 
 class RFTPhaseConfig(BaseModel):
@@ -58,6 +82,7 @@ class RFTPhaseConfig(BaseModel):
     checkpoint_every: int = Field(default=20, ge=1)
     objective: ObjectiveConfig = ObjectiveConfig()
     critic: CriticConfig | None = None
+    blend: tuple[BlendedConfig, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +94,23 @@ class RFTPhaseConfig(BaseModel):
     def _comparable(cls, value: int) -> int:
         if value < 2:
             raise ValueError(f"must be at least 2, not {value}: the episodes of one task are compared with each other")
+        return value
+
+    @field_validator("blend", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("blend")
+    @classmethod
+    def _blendable(cls, value: tuple[BlendedConfig, ...]) -> tuple[BlendedConfig, ...]:
+        names = [OWN, *(one.called for one in value)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f'two of the environments are called {twice[0]!r}; give one another name = "…"')
+        if sum(one.percent for one in value) > 100:
+            raise ValueError(f"the percentages sum to {sum(one.percent for one in value):g}, more than 100; lower one")
+        Blend(_shares(value))
         return value
 
     @model_validator(mode="after")
@@ -114,6 +156,16 @@ class RFTPhaseConfig(BaseModel):
     def staleness(self) -> int:
         """How often the weights may have moved since a token was sampled that is trained on."""
         return {"sync": 0, "one_step_off": 1, "async": self.max_staleness or MAX_STALENESS}[self.rollouts]
+
+    @property
+    def task_blend(self) -> Blend | None:
+        """How the tasks of several environments follow each other, None where there is one."""
+        return Blend(_shares(self.blend)) if self.blend else None
+
+
+def _shares(blended: Sequence[BlendedConfig]) -> dict[str, Fraction]:
+    others = {one.called: share_of(one.percent) / 100 for one in blended}
+    return {OWN: 1 - sum(others.values(), Fraction()), **others}
 
 
 def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig, watch: Watch, first: int = 0) -> Iterator[PhaseStep]:

@@ -1,0 +1,137 @@
+"""Catalogs of curated data: named, versioned, digested sets of conversations, each with a data card, that a phase blends its own rows with.
+
+A catalog comes from a distribution that lists it under the entry-point group `burnish.catalogs`, by an id such as `burnish/general-v1`, or
+from a folder with a `catalog.toml`:
+
+    id = "my-team/support-v1"
+
+    [sets.answers]
+    file = "answers.jsonl"                # rows as for [sft], in this folder
+    sha256 = "9f86d081884c7d65…"          # of the file; `burnish data catalog FOLDER` says what it is
+    about = "Answers of the support team, 2025, checked by two of them."
+    licence = "CC-BY-4.0"
+
+Nothing is fetched: a set is a file beside the catalog or is made by code of the distribution. What a version holds never changes: a file is
+compared with its digest before it is read, and what code makes is held to `PROBE_ROWS` rows whose digest is part of the set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ....envs.registry import ID_PATTERN, Registry, check_id
+from ....envs.row_files import opened
+from ....envs.rows import suffix_problem
+
+PROBE_ROWS: Final = 100
+"""Rows of seed 0 that the digest of a made set is taken of."""
+CATALOG_FILE: Final = "catalog.toml"
+
+Make = Callable[[int, int], Iterator[Mapping[str, Any]]]
+"""`make(seed, count)` gives `count` rows `{"messages": […]}`; equal arguments give equal rows, and seeds overlap in none."""
+
+
+@dataclass(frozen=True)
+class CuratedSet:
+    """One set of a catalog. about: its data card in a sentence or more. sha256: of the file, or of the first made rows.
+
+    Exactly one of make, which gives as many rows as asked, and file, which has as many as it has.
+    """
+
+    about: str
+    licence: str
+    sha256: str
+    make: Make | None = None
+    file: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """What `sha256` has to be."""
+        if self.file is not None:
+            with opened(str(self.file)) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        assert self.make is not None
+        lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in self.make(0, PROBE_ROWS))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A catalog by its id, and its sets by the names of their categories."""
+
+    id: str
+    sets: Mapping[str, CuratedSet]
+
+
+CATALOGS: Registry[Catalog] = Registry("catalog", "burnish.catalogs")
+
+
+class _SetEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    about: str = Field(min_length=1)
+    licence: str = Field(min_length=1)
+
+
+class _CatalogFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    sets: dict[str, _SetEntry] = Field(min_length=1)
+
+
+def find_catalog(name: str, check: bool = True) -> Catalog:
+    """The catalog of an id, or in a folder. check: compare every set with its digest.
+
+    Raises ValueError when there is none, its file is unfit, or a set is not what its digest says.
+    """
+    catalog = CATALOGS.get(name) if ID_PATTERN.match(name) and not (Path(name) / CATALOG_FILE).is_file() else read_catalog(Path(name))
+    if check:
+        for category, one in catalog.sets.items():
+            if one.digest != one.sha256:
+                said = f"sha256 {one.sha256[:12]}…" if one.sha256 else "no sha256"
+                raise ValueError(f"catalog {name}: {category} has {said} and is sha256 {one.digest}; a changed set needs a new version")
+    return catalog
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """The catalog of a folder, its files not yet compared with their digests. Raises ValueError naming the file and what is wrong."""
+    file = folder / CATALOG_FILE
+    if not file.is_file():
+        raise ValueError(f"catalog {folder}: is no id (namespace/name-v1) and no folder with a {CATALOG_FILE}")
+    try:
+        data = _CatalogFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")), strict=True)
+        check_id(data.id, "catalog")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: {error}") from None
+    return Catalog(data.id, {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()})
+
+
+def with_digest(one: CuratedSet) -> CuratedSet:
+    """The set with the digest of what it is now, for whoever makes a catalog."""
+    return replace(one, sha256=one.digest)
+
+
+def _of_folder(folder: Path, file: Path, name: str, entry: _SetEntry) -> CuratedSet:
+    data = (folder / entry.file).resolve()
+    if not data.is_relative_to(folder.resolve()):
+        raise ValueError(f"{file}: sets.{name}.file: {entry.file} lies outside the folder")
+    unfit = suffix_problem(entry.file)
+    if unfit is not None:
+        raise ValueError(f"{file}: sets.{name}.file: {unfit}")
+    if not data.is_file():
+        raise ValueError(f"{file}: sets.{name}.file: {entry.file} is not a file")
+    return CuratedSet(entry.about, entry.licence, entry.sha256 or "", file=data)

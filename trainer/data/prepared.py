@@ -1,0 +1,254 @@
+"""The data of a supervised phase, laid out before it trains: every source's examples on disk, the blend of them, and what it amounts to.
+
+    runs/NAME/data/sft/
+      blend.json          sources, shares, rows, tokens, digests; there once everything else is
+      rejects.jsonl       rows that were left out, with file, line, field and reason
+      own/  tool-use/ …   the examples of each source (`store.py`)
+
+A run that resumes takes what was laid out when it began, whatever has become of the files since; which example a step has follows from the
+step alone (`blend.py`), and `burnish data trace` says so too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ...envs.rows import Problems
+from ...rollout.store.records import JsonLines
+from ..phases.common import Phase
+from ..phases.supervised import SupervisedConfig
+from .blend import Blend, row_at, shares_by_tokens
+from .examples import ExampleMaker, Say, silent
+from .sources import Reject, Source, sources_of
+from .store import ExampleStore, StoreWriter
+from .supervised import SupervisedExample
+
+BLEND_FILE: Final = "blend.json"
+REJECTS_FILE: Final = "rejects.jsonl"
+
+By = Literal["samples", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What a source amounts to. asked: its share of the blend, as the recipe says; share: of its samples, the same unless the blend is by
+    tokens. rows, examples: good ones, a row giving one example or several. tokens, trained: of all examples, and those that are learned.
+    rejected: rows left out. files: where rows come from. digest: of all tokens and masks ("" before they are laid out).
+    """
+
+    name: str
+    origin: str
+    asked: Fraction
+    share: Fraction
+    rows: int
+    examples: int
+    tokens: int
+    trained: int
+    rejected: int
+    curated: bool
+    files: tuple[str, ...] = ()
+    digest: str = ""
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of an example."""
+        return self.tokens / self.examples if self.examples else 0.0
+
+    @property
+    def described(self) -> str:
+        """What it is, and its share where there are others. Example: "70.0000% of samples: own.jsonl"."""
+        return self.origin if self.share == 1 else f"{float(self.share):.4%} of samples: {self.origin}"
+
+    def to_row(self) -> dict[str, Any]:
+        return {**asdict(self), "asked": str(self.asked), "share": str(self.share)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> SourceFacts:
+        """The inverse of `to_row`."""
+        exact = {key: Fraction(row[key]) for key in ("asked", "share")}
+        return cls(**{**row, **exact, "files": tuple(row["files"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What stands at a position of a phase: the source, the pass over it, the example's number in it, and the row that it was made of."""
+
+    position: int
+    source: str
+    epoch: int
+    example: int
+    file: str
+    row: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+class PhaseData:
+    """The examples of a phase, from the folder where they were laid out. Close it when done.
+
+    Example: `PhaseData(run / "data" / "sft").examples(step=0)`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ValueError when nothing was laid out there, or not to the end."""
+        file = folder / BLEND_FILE
+        if not file.is_file():
+            raise ValueError(f"{folder} holds no data of a phase (it has no {BLEND_FILE})")
+        self.record: dict[str, Any] = json.loads(file.read_bytes())
+        self.facts = tuple(SourceFacts.from_row(row) for row in self.record["sources"])
+        self.batch, self.order = int(self.record["batch"]), int(self.record["order"])
+        self.blend = Blend({one.name: one.share for one in self.facts})
+        self._stores = {one.name: ExampleStore(folder / one.name) for one in self.facts if one.share}
+
+    def drawn(self, step: int) -> Iterator[Drawn]:
+        """What a step has, from 0, in the order of its batch."""
+        for position in range(step * self.batch, (step + 1) * self.batch):
+            source, epoch, number = self._at(position)
+            entry = self._stores[source.name].entry(number)
+            yield Drawn(position, source.name, epoch, number, source.files[entry.file], entry.row)
+
+    def examples(self, step: int) -> list[SupervisedExample]:
+        """The examples of a step, from 0."""
+        places = map(self._at, range(step * self.batch, (step + 1) * self.batch))
+        return [self._stores[source.name].example(number) for source, _, number in places]
+
+    def metrics(self, step: int, examples: Sequence[SupervisedExample]) -> dict[str, float]:
+        """Rows left out; and of a blend, the share of samples so far that each source had, and the tokens of the step that it taught."""
+        metrics = {"rejected_rows": float(sum(one.rejected for one in self.facts if not one.curated))}
+        if len(self.facts) == 1:
+            return metrics
+        seen = (step + 1) * self.batch
+        taught = dict.fromkeys(self.blend.names, 0)
+        for position, example in enumerate(examples, start=step * self.batch):
+            taught[self.blend.names[self.blend.at(position).source]] += int(example.trainable.sum())
+        shares = dict(zip(self.blend.names, self.blend.counts(seen), strict=True))
+        metrics |= {f"blend/{name}": count / seen for name, count in shares.items()}
+        return metrics | {f"blend_tokens/{name}": float(tokens) for name, tokens in taught.items()}
+
+    def taught(self, steps: int) -> dict[str, int]:
+        """Tokens that each source teaches in the first `steps` steps."""
+        total = dict.fromkeys(self.blend.names, 0)
+        for position in range(steps * self.batch):
+            source, _, number = self._at(position)
+            total[source.name] += self._stores[source.name].entry(number).trained
+        return total
+
+    def ending_lines(self, phase: Phase, steps: int) -> Iterator[str]:
+        """What the blend amounted to after `steps` steps, beside what was asked for."""
+        if len(self.facts) > 1:
+            samples, tokens = self.blend.counts(steps * self.batch), self.taught(steps)
+            whole, all_tokens = sum(samples), max(1, sum(tokens.values()))
+            for one, count in zip(self.facts, samples, strict=True):
+                passes = f", {count / one.examples:.1f} passes over its {one.examples:,}" if one.share else ""
+                yield (
+                    f"{phase} blend, {one.name}: {count / whole:.2%} of {whole:,} samples, {tokens[one.name] / all_tokens:.2%} of tokens "
+                    f"({float(one.asked):.2%} of {self.record['by']} asked for){passes}"
+                )
+
+    def close(self) -> None:
+        for store in self._stores.values():
+            store.close()
+
+    def _at(self, position: int) -> tuple[SourceFacts, int, int]:
+        draw = self.blend.at(position)
+        source = self.facts[draw.source]
+        place = row_at(source.examples, _order_of(source.name, self.order), draw.ordinal)
+        return source, place.epoch, place.row
+
+
+def lay_out(
+    phase: Phase, table: SupervisedConfig, maker: ExampleMaker, seed: int, order: int, folder: Path, say: Say = silent
+) -> PhaseData:
+    """Make every example of a phase, once, and lay them out in `folder`, or take what lies there from an earlier start of the same run.
+
+    seed: of what is generated. order: the seed that examples are shuffled with. Raises ValueError naming the rows that are unfit when there
+    are more than `max_rejects`, a source without an example, and shares that cannot be laid out.
+    """
+    if (folder / BLEND_FILE).is_file():
+        return PhaseData(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that did not come to its end
+    folder.mkdir(parents=True)
+    facts = survey(phase, table, maker, seed, folder=folder, say=say)
+    record = {"schema": 1, "phase": phase, "batch": table.batch, "order": order, "by": table.blend_by or "samples"}
+    draft = folder / f".{BLEND_FILE}"
+    draft.write_text(json.dumps({**record, "sources": [one.to_row() for one in facts]}, indent=2, ensure_ascii=False) + "\n")
+    draft.replace(folder / BLEND_FILE)
+    return PhaseData(folder)
+
+
+def survey(
+    phase: Phase,
+    table: SupervisedConfig,
+    maker: ExampleMaker,
+    seed: int,
+    *,
+    limit: int | None = None,
+    folder: Path | None = None,
+    say: Say = silent,
+) -> tuple[SourceFacts, ...]:
+    """What every source of a phase amounts to, each row of it read and rendered. limit: of what is generated; a file is always read whole.
+
+    folder: where the examples are laid out, nowhere unless given. Raises ValueError as `lay_out` does.
+    """
+    facts: list[SourceFacts] = []
+    with ExitStack() as stack:
+        rejects = stack.enter_context(JsonLines(folder / REJECTS_FILE)) if folder is not None else None
+        for source in sources_of(phase, table, seed, limit):
+            facts.append(_taken(source, maker, rejects, folder, table.max_rejects, say))
+    if table.blend_by == "tokens":
+        asked = {one.name: one.asked for one in facts}
+        shares = shares_by_tokens(asked, {one.name: one.trained for one in facts}, {one.name: one.examples for one in facts})
+        facts = [replace(one, share=shares[one.name]) for one in facts]
+    try:
+        Blend({one.name: one.share for one in facts})
+    except ValueError as error:
+        raise ValueError(f"{phase}.blend: {error}") from None
+    return tuple(facts)
+
+
+def _taken(source: Source, maker: ExampleMaker, rejects: JsonLines | None, folder: Path | None, most: int, say: Say) -> SourceFacts:
+    """One source, its examples counted and, with a folder, written. Raises ValueError when too many of its rows are unfit, or all."""
+    rows = examples = tokens = trained = rejected = 0
+    problems = Problems()
+    with ExitStack() as stack:
+        store = stack.enter_context(StoreWriter(folder / source.name)) if folder is not None else None
+        for made in maker.of(source, say):
+            if isinstance(made, Reject):
+                rejected += 1
+                problems.add(str(made))
+                if rejects is not None:
+                    rejects.append({"source": source.name, **made.to_row()})
+                continue
+            of_row, where = made
+            file, _, number = where.rpartition(":")
+            rows, examples = rows + 1, examples + len(of_row)
+            tokens += sum(len(example.token_ids) for example in of_row)
+            trained += sum(int(example.trainable.sum()) for example in of_row)
+            if store is not None:
+                store.add(of_row, int(number), file)
+        files, digest = (store.files, store.digest) if store is not None else ((), "")
+    if rejected > most and not source.curated:
+        if most:
+            problems.add(f"{maker.phase}.max_rejects: {most} rows may be left out, and {rejected} are unfit")
+        problems.check()
+    if not examples and source.share:
+        problems.check()
+        raise ValueError(f"{maker.phase}: {source.origin} gives no example")
+    return SourceFacts(
+        source.name, source.origin, source.share, source.share, rows, examples, tokens, trained, rejected, source.curated, files, digest
+    )
+
+
+def _order_of(source: str, order: int) -> int:
+    """A seed of each source's own, so that two of equal size are not in the same order."""
+    return int.from_bytes(blake2b(f"{order}/{source}".encode(), digest_size=8).digest(), "big")
