@@ -91,6 +91,7 @@ class Task:
 
     `prompt` is set for tasks that come from a dataset; an environment that generates its tasks from `seed` leaves it empty.
     `data` travels unchanged to environment, rewards and verifiers (`reference_answer`, for example); the policy never sees it.
+    `environment` names the one that plays it where several are blended, "" the recipe's own.
 
     Example: `Task(id="train-17", seed=17)`.
     """
@@ -99,6 +100,7 @@ class Task:
     seed: int
     prompt: tuple[Message, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    environment: str = ""
 
 
 StopReason = Literal["stop", "length"]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ..rollout.store.records import EvaluationRecord, Mode
 from ..rollout.store.transcripts import Transcript
+from .blends import blend_rows
 from .charts import Whisker, line_chart, whisker_chart
 from .rendering import environment, phase_title
 from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
@@ -77,6 +78,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         curves={phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
         shown=CURVES,
         ledger=final_ledger(run.ledger),
+        blends=blend_rows(run),
         pairs=pairs,
         latest=[] if pairs else latest,
         config=json.dumps(run.config, indent=2, ensure_ascii=False),

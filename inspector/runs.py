@@ -52,14 +52,14 @@ class RecordedRun:
 def read_run(path: Path) -> RecordedRun:
     """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read."""
     path = check_run(path)
-    versions = _read_object(path / "versions.json")
+    versions = read_object(path / "versions.json")
     if not isinstance(versions.get("packages", {}), dict):
         raise ValueError(f"{path / 'versions.json'}: packages must be a JSON object")
     return RecordedRun(
         path,
-        _read_object(path / "config.json"),
+        read_object(path / "config.json"),
         versions,
-        _read_object(path / "seeds.json"),
+        read_object(path / "seeds.json"),
         tuple(read_metrics(path / "metrics.jsonl")),
         tuple(read_evaluations(file) if (file := path / "evaluations.jsonl").is_file() else ()),
         tuple(read_ledger(file) if (file := path / "ledger.jsonl").is_file() else ()),
@@ -130,7 +130,8 @@ def final_ledger(rows: Sequence[LedgerRow]) -> dict[str, LedgerRow]:
     return {row.phase: row for row in rows}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty when it is not there. Raises ValueError naming the file when it holds anything else."""
     if not path.is_file():
         return {}
     try:

@@ -29,15 +29,15 @@ async def collect(
     Failed episodes are part of their group, with their `Failure` as outcome. Where rewards compare the episodes of a group, they are
     given, and `on_episode` is called, when its last member has ended. Closing the iterator cancels what is in flight.
     """
-    places, rubric = slots or asyncio.Semaphore(parts.limits.concurrency), parts.rubric
+    places = slots or asyncio.Semaphore(parts.limits.concurrency)
 
     async def play(task: Task, sample: int) -> Played:
         async with places:
-            return await play_with_retries(parts, task, sample, temperature)
+            return await play_with_retries(parts.of(task), task, sample, temperature)
 
-    async def reward(played: Sequence[Played]) -> tuple[Episode, ...]:
+    async def reward(task: Task, played: Sequence[Played]) -> tuple[Episode, ...]:
         with parts.meter.running("rewards"):
-            rewarded = await reward_together(rubric, played)
+            rewarded = await reward_together(parts.of(task).rubric, played)
         episodes = tuple(replace(episode, engine=parts.engine.name) for episode in rewarded)
         for episode in episodes:
             if on_episode is not None:
@@ -45,15 +45,15 @@ async def collect(
         return episodes
 
     async def one(task: Task, sample: int) -> Episode:
-        return (await reward([await play(task, sample)]))[0]
+        return (await reward(task, [await play(task, sample)]))[0]
 
     async def group(task: Task) -> EpisodeGroup:
-        samples = range(group_size)
+        samples, rubric = range(group_size), parts.of(task).rubric
         if not rubric.compares:
             return EpisodeGroup(task, tuple(await asyncio.gather(*(one(task, sample) for sample in samples))))
         played = await asyncio.gather(*(play(task, sample) for sample in samples))
         judged = sum(not isinstance(member.judged, Failure) for member in played)
-        return EpisodeGroup(task, await reward(played), comparable=judged >= rubric.min_members)
+        return EpisodeGroup(task, await reward(task, played), comparable=judged >= rubric.min_members)
 
     running = [asyncio.ensure_future(group(task)) for task in tasks]
     try:

@@ -43,6 +43,7 @@ class EpisodeParts:
     """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them.
 
     tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none. meter: counts what is under way.
+    others: the parts of tasks that another environment plays, by its name.
     """
 
     env_id: str
@@ -55,6 +56,11 @@ class EpisodeParts:
     seed: int
     tool_parser: str | None = None
     meter: Meter = field(default_factory=Meter)
+    others: Mapping[str, EpisodeParts] = field(default_factory=dict)
+
+    def of(self, task: Task) -> EpisodeParts:
+        """Those that play a task."""
+        return self.others[task.environment] if task.environment else self
 
 
 @dataclass

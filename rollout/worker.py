@@ -37,11 +37,23 @@ SPARE_THREADS = 8
 
 
 @dataclass(frozen=True)
+class BlendedEnvironment:
+    """Another environment that plays some of the tasks: its name among them, its id and what it is made with. Its own reward is the total.
+
+    Example: `BlendedEnvironment("sums", "burnish/Arithmetic-v0", {"max_operand": 20})`.
+    """
+
+    name: str
+    id: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class WorkerSetup:
     """What a rollout worker is built from: the policy to start with, the environment, the rewards, and the limits.
 
     plugins: files, and modules: importable names or paths of `.py` files, whose decorators register environments and rewards. seed: of all
-    sampling.
+    sampling. blended: further environments, which play the tasks that name them.
 
     Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
     """
@@ -56,6 +68,7 @@ class WorkerSetup:
     plugins: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     seed: int = 0
+    blended: tuple[BlendedEnvironment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +94,9 @@ def episode_parts(setup: WorkerSetup, make: Callable[[Renderer], Engine], thread
     tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
     rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
     engine = make(renderer)
-    return EpisodeParts(
-        setup.environment, setup.environment_args, engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser
-    )
+    own = EpisodeParts(setup.environment, setup.environment_args, engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser)
+    alone = make_rubric((), 1.0, setup.rollout.retries)
+    return replace(own, others={one.name: replace(own, env_id=one.id, env_args=one.args, rubric=alone) for one in setup.blended})
 
 
 class RolloutWorker:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..envs.failures import Failure
 from ..envs.types import Episode, EpisodeGroup
+from .data.config import OWN
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class Collected:
 
 
 def rollout_metrics(collected: Collected, groups_per_step: int, success: str) -> dict[str, float]:
-    """What a step's episodes amount to: means over all rewarded episodes sampled, trained on or not.
+    """What a step's episodes amount to: means over all rewarded episodes sampled in the recipe's own environment, trained on or not.
 
-    An episode that lacks a part which others have has 0 of it, as in an evaluation (`evaluation.statistics.summarize`); success, too.
+    Of every environment that is blended with it, `blend/NAME` is the share of the groups sampled, `blend_trained/NAME` of those trained on,
+    and `blend_reward/NAME` the mean reward. An episode that lacks a part which others have has 0 of it, as in an evaluation
+    (`evaluation.statistics.summarize`); success, too.
     `failed/KIND` counts the failures of a kind.
     """
     rewarded = [episode for episode in collected.episodes if episode.reward is not None]
@@ -42,6 +45,8 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
         **{f"dropped/{reason}": float(count) for reason, count in sorted(collected.dropped.items())},
         **{f"failed/{kind}": float(count) for kind, count in sorted(failures.items())},
     }
+    metrics |= _blended(collected)
+    rewarded = [episode for episode in rewarded if not episode.task.environment]
     if not rewarded:
         return metrics
     totals = np.array([episode.reward.total for episode in rewarded if episode.reward is not None])
@@ -59,6 +64,22 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
     turns = [turn for episode in rewarded for turn in episode.turns]
     metrics["generate_seconds"] = float(np.mean([turn.generate_s for turn in turns])) if turns else 0.0
     metrics["env_seconds"] = float(np.mean([turn.env_s for turn in turns])) if turns else 0.0
+    return metrics
+
+
+def _blended(collected: Collected) -> dict[str, float]:
+    """Of each environment that plays tasks beside the recipe's own, and of that as "own"."""
+    names = sorted({group.task.environment for group in collected.sampled if group.task.environment})
+    metrics: dict[str, float] = {}
+    for name in [*names, *([""] if names else [])]:
+        sampled, trained = (
+            [group for group in groups if group.task.environment == name] for groups in (collected.sampled, collected.groups)
+        )
+        totals = [episode.reward.total for group in sampled for episode in group.episodes if episode.reward is not None]
+        metrics[f"blend/{name or OWN}"] = len(sampled) / len(collected.sampled)
+        metrics[f"blend_trained/{name or OWN}"] = len(trained) / max(1, len(collected.groups))
+        if totals:
+            metrics[f"blend_reward/{name or OWN}"] = float(np.mean(totals))
     return metrics
 
 

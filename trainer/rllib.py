@@ -24,16 +24,16 @@ from ..envs.types import EpisodeGroup
 from ..rollout.env_runner import LLMEnvRunner
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
 from ..rollout.worker import WorkerSetup
-from .data.config import TasksConfig
+from .data.config import OWN, TasksConfig
 from .data.task_files import read_task_files
-from .data.tasks import TaskStream, row_tasks, training_tasks
+from .data.tasks import TaskStream, blended_tasks, row_tasks, training_tasks
 from .fleet import FleetLimits, RayFleet, raise_why_runners_died
 from .learner.config import LearnerConfig
 from .learner.group import LearnerGroup
 from .loop import LoopSettings, PolicyLoop, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
-from .phases.common import PHASE_OWNS, phase_optimizer
+from .phases.common import PHASE_OWNS, TRAIN_SEEDS, phase_optimizer
 from .phases.rft import RFTPhaseConfig
 from .progress import PolicyProgress
 
@@ -116,9 +116,15 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     def task_stream(self) -> TaskStream:
         """The tasks to train on, from a position on."""
         assert self.worker_setup is not None
+        seed, blend = self.worker_setup.seed, self.rft_phase.task_blend
         if self.task_files is None:
-            return partial(training_tasks, self.train_seeds, self.worker_setup.seed)
-        return partial(row_tasks, read_task_files(self.task_files).train, self.worker_setup.seed)
+            own: TaskStream = partial(training_tasks, self.train_seeds, seed)
+        else:
+            own = partial(row_tasks, read_task_files(self.task_files).train, seed)
+        if blend is None:
+            return own
+        others = {one.called: partial(training_tasks, TRAIN_SEEDS, seed) for one in self.rft_phase.blend}
+        return partial(blended_tasks, blend, {OWN: own, **others})
 
     def loop_settings(self) -> LoopSettings:
         """What the policy loop is told."""

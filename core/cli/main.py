@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from burnish.cli import data_command, models_command, scaffold_command
 from burnish.cli import deploy as deploy_commands
-from burnish.cli import models_command, scaffold_command
 from burnish.cli import probe as probe_command
 from burnish.cli import serve as serve_commands
 from burnish.cli.needs import needs_engine, needs_training
@@ -61,15 +61,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app, env_app, rewards_app = (
+models_app, env_app, rewards_app, data_app = (
     _group("Make, import, compare, merge and export models."),
     _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
+    _group("Check, count, blend and trace data."),
 )
 models_command.register(models_app)
+data_command.register(data_app)
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
+app.add_typer(data_app, name="data")
 
 
 def _show_version(wanted: bool) -> None:

@@ -37,6 +37,7 @@ ESSENTIAL = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic
 RUN_BY = {
     "algorithms.md": ["test_docs_algorithms.py"],
     "README.md": ["test_first_example.py", "test_first_example_service.py", "test_docs_all_pages.py"],
+    "blend-data.md": ["test_docs_blend_data.py"],
     "bring-an-environment.md": ["test_docs_pages.py"],
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
     "formats.md": ["test_formats_example.py"],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ...envs.types import Task
+from .blend import Blend
+from .config import OWN
 from .supervised import shuffled_batch
 from .task_files import TaskRow
 
@@ -30,6 +33,20 @@ def row_tasks(rows: Sequence[TaskRow], seed: int, position: int, count: int) -> 
     for p in range(position, position + count):
         row = rows[int(shuffled_batch(len(rows), 1, seed, p)[0])]
         tasks.append(Task(f"train-{p}:{row.id}", p % 2**31, row.messages, row.data))
+    return tasks
+
+
+def blended_tasks(blend: Blend, streams: Mapping[str, TaskStream], position: int, count: int) -> list[Task]:
+    """The tasks at `position`, `position + 1`, … of streams that are blended, by the names of their environments; the recipe's own is
+    `OWN`. Each stream gives its tasks in its own order, and their ids begin with the place in the blend."""
+    tasks = []
+    for p in range(position, position + count):
+        draw = blend.at(p)
+        name = blend.names[draw.source]
+        (task,) = streams[name](draw.ordinal, 1)
+        said = task.id.partition(":")[2] or str(task.seed)
+        environment = "" if name == OWN else name
+        tasks.append(replace(task, id=f"train-{p}:{f'{name}-' if environment else ''}{said}", environment=environment))
     return tasks
 
 

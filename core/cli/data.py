@@ -1,0 +1,222 @@
+"""What `burnish data …` does around `burnish.trainer.data`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from burnish.cli.models import table_lines
+from burnish.envs.registry import ID_PATTERN
+from burnish.inspector.runs import check_run, read_run_transcripts
+from burnish.inspector.text import printable
+from burnish.trainer.data.audit import Checked, Use, check, checked_rows, stats
+from burnish.trainer.data.curated.catalog import CATALOG_FILE, CATALOGS, Catalog, find_catalog
+from burnish.trainer.data.forms import Conversation
+from burnish.trainer.data.overlap import Duplicate, contaminated, duplicates
+from burnish.trainer.data.sources import Reject
+
+SHOWN = 20
+"""Findings that are printed; the others are counted."""
+
+
+def check_lines(places: Sequence[str], use: Use, rejects: Path | None) -> tuple[list[str], int]:
+    """What every row is, the first unfit ones, and how many there are of those."""
+    report = check(places, use, rejects)
+    lines = [f"{count:,} rows: {form}" for form, count in report.rows.most_common()] or ["no row that can be read"]
+    if report.rejected:
+        lines.append(f"{report.rejected:,} unfit" + (f", all in {rejects}" if rejects is not None else ""))
+        lines += [f"  {line}" for line in report.problems.lines()]
+    return [printable(line) for line in lines], report.rejected
+
+
+def stats_lines(places: Sequence[str], model: str | None) -> list[str]:
+    tokenizer = _tokenizer(model) if model is not None else None
+    rows = []
+    for place in places:
+        found = stats(place, tokenizer)
+        sizes = (_spread(found.characters), _spread(found.tokens) if tokenizer else "-")
+        rows.append((place, f"{found.rows:,}", f"{found.rejected:,}", *sizes))
+    return table_lines(("place", "rows", "unfit", "characters: all, mean, median, longest", "tokens"), rows)
+
+
+def dedup_lines(places: Sequence[str], near: float | None, out: Path | None) -> list[str]:
+    """Duplicates, and how many there are. out: a new file of the rows that are none, as they are read: unfit rows are in neither."""
+    found: list[Duplicate] = []
+    kept, unfit = 0, Counter[str]()
+    target = out.open("x", encoding="utf-8") if out is not None else None
+    try:
+        for row in duplicates(_good(places, unfit), near):
+            if isinstance(row, Duplicate):
+                found.append(row)
+                continue
+            kept += 1
+            if target is not None:
+                target.write(json.dumps(row.row, ensure_ascii=False) + "\n")
+    finally:
+        if target is not None:
+            target.close()
+    kinds = Counter(one.kind for one in found)
+    lines = [f"{kept:,} rows say something new, {kinds['exact']:,} are exact duplicates" + (f", {kinds['near']:,} near" if near else "")]
+    lines += _unfit_line(unfit)
+    shown = [f"  {one.where} = {one.of}" if one.kind == "exact" else f"  {one.where} ~ {one.of} ({one.similarity:.2f})" for one in found]
+    return [printable(line) for line in [*lines, *_first(shown)]]
+
+
+def contamination_lines(places: Sequence[str], against: Sequence[str], words: int) -> tuple[list[str], int]:
+    """Evaluation rows that training rows hold, and how many."""
+    unfit = Counter[str]()
+    measured = list(_good(against, unfit))
+    found = contaminated(_good(places, unfit), measured, words)
+    lines = [f"{len(found):,} of {len(measured):,} rows of the evaluation stand, in part or whole, in what is trained on"]
+    lines += _unfit_line(unfit)
+    shown = [f"  {one.where}: {one.share:.0%} of its runs of {words} words are in {one.trained}" for one in found]
+    return [printable(line) for line in [*lines, *_first(shown)]], len(found)
+
+
+def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
+    """The blend of each supervised phase of a recipe, every row of its files read and rendered."""
+    from burnish.recipe.load import load_config
+    from burnish.recipe.resolve import resolve
+    from burnish.trainer.data.examples import ExampleMaker
+    from burnish.trainer.data.prepared import survey
+    from burnish.trainer.models.finding import find_model
+    from burnish.trainer.phases.supervised import SupervisedConfig
+
+    run, lines = resolve(load_config(recipe, overrides)), list[str]()
+    model = find_model(run.model, need_weights=False)
+    for phase in run.phases:
+        if not isinstance(phase.table, SupervisedConfig):
+            continue
+        facts = survey(phase.name, phase.table, ExampleMaker(phase.name, model, run.engine.max_context, run.rollout.template_args), 0)
+        samples = phase.table.steps * phase.table.batch
+        rows = [
+            (
+                one.name,
+                f"{float(one.asked):.2%}",
+                f"{float(one.share):.2%}",
+                f"{one.rows:,}",
+                f"{one.rejected:,}",
+                f"{one.mean_tokens:.0f}",
+                f"{float(one.share) * samples / one.examples:.2f}" if one.examples else "-",
+                one.origin,
+            )
+            for one in facts
+        ]
+        by = f"asked, by {phase.table.blend_by or 'samples'}"
+        lines += [f"[{phase.name}] {samples:,} samples"]
+        lines += table_lines(("source", by, "of samples", "rows", "left out", "tokens a row", "passes", "from"), rows)
+    return lines or [f"{recipe} has no supervised phase"]
+
+
+def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
+    """The rows of a step. Raises ValueError when the run has no such step."""
+    home = check_run(run)
+    laid_out = [name for name in ("cpt", "sft") if (home / "data" / name / "blend.json").is_file()]
+    steps = _steps_taken(home)
+    chosen = phase or next((name for name in reversed(list(steps)) if steps[name] >= step), None)
+    if chosen is None or steps.get(chosen, 0) < step:
+        taken = ", ".join(f"{name} took {count}" for name, count in steps.items()) or "it took none"
+        raise ValueError(f"{run} has no step {step}{f' of {phase}' if phase else ''}: {taken}")
+    if chosen in laid_out:
+        return _rows_of_step(home / "data" / chosen, chosen, step)
+    return _rollouts_of_step(home, chosen, step)
+
+
+def catalog_lines(name: str | None, show: int) -> list[str]:
+    """All catalogs, or one with its cards."""
+    if name is None:
+        return table_lines(("id", "from"), [(row.id, row.source) for row in CATALOGS.list()])
+    catalog = find_catalog(name, check=ID_PATTERN.match(name) is not None)
+    lines = [catalog.id]
+    for category, one in catalog.sets.items():
+        digest = one.digest
+        kind = f"file {one.file.name}" if one.file is not None else "made as it is asked for"
+        lines += [f"  {category}: {one.about}", f"    {kind}, licence {one.licence}, sha256 {digest}"]
+        if one.sha256 != digest:
+            lines.append(
+                f"    {CATALOG_FILE} says {one.sha256 or 'no sha256'}; write the one above, under a new version if it was published"
+            )
+        lines += [f"    {line}" for line in _shown_rows(catalog, category, show)]
+    return [printable(line) for line in lines]
+
+
+def _shown_rows(catalog: Catalog, category: str, count: int) -> Iterator[str]:
+    from burnish.trainer.data.sources import found_curated
+
+    for row in islice(found_curated(catalog, category, 0, count), count):
+        if isinstance(row, Conversation):
+            yield json.dumps([message.to_dict() for message in row.messages], ensure_ascii=False)
+
+
+def _good(places: Sequence[str], unfit: Counter[str]) -> Iterator[Checked]:
+    for row in checked_rows(places):
+        if isinstance(row, Reject):
+            unfit["rows"] += 1
+        else:
+            yield row
+
+
+def _unfit_line(unfit: Counter[str]) -> list[str]:
+    return [f"{unfit['rows']:,} unfit rows were not looked at: burnish data check says which"] if unfit["rows"] else []
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    more = [f"  … and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *more]
+
+
+def _spread(sizes: Sequence[int]) -> str:
+    return f"{sum(sizes):,}, {mean(sizes):,.0f}, {median(sizes):,.0f}, {max(sizes):,}" if sizes else "-"
+
+
+def _tokenizer(model: str) -> Any:
+    from burnish.rollout.tokenizer import load_tokenizer
+    from burnish.trainer.models.finding import find_model
+
+    return load_tokenizer(find_model(model, need_weights=False))
+
+
+def _steps_taken(home: Path) -> dict[str, int]:
+    from burnish.inspector.runs import read_metrics
+
+    steps: dict[str, int] = {}
+    for row in read_metrics(home / "metrics.jsonl"):
+        steps[row.phase] = max(steps.get(row.phase, 0), row.step)
+    return steps
+
+
+def _rows_of_step(folder: Path, phase: str, step: int) -> list[str]:
+    from burnish.trainer.data.prepared import PhaseData
+
+    data = PhaseData(folder)
+    try:
+        rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in data.drawn(step - 1)]
+    finally:
+        data.close()
+    head = f"{phase} step {step}: positions {rows[0][0]} to {rows[-1][0]} of the blend"
+    return [head, *table_lines(("position", "source", "pass", "row", "example"), rows)]
+
+
+def _rollouts_of_step(home: Path, phase: str, step: int) -> list[str]:
+    """Tasks in the order of their places in the stream, with each rollout's reward and its parts, or why it has none."""
+    found = [one for one in read_run_transcripts(home) if (one.phase, one.step, one.split) == (phase, step, "train")]
+    rows = []
+    for one in sorted(found, key=lambda one: (_place(one.task), one.task, one.sample)):
+        if one.reward is None:
+            said = f"{one.failure.kind} ({one.failure.culprit})" if one.failure is not None else "-"
+            rows.append((one.task, str(one.seed), str(one.sample), "-", said))
+        else:
+            parts = ", ".join(f"{name} {value:g}" for name, value in one.reward.parts.items())
+            rows.append((one.task, str(one.seed), str(one.sample), f"{one.reward.total:g}", parts))
+    return [f"{phase} step {step}: {len(rows)} rollouts", *table_lines(("task", "seed", "sample", "reward", "parts"), rows)]
+
+
+def _place(task: str) -> int:
+    """The position that a task's id begins with: `train-17:order-03` was the 17th of its stream."""
+    number = task.removeprefix("train-").partition(":")[0]
+    return int(number) if number.isdigit() else -1

@@ -1,0 +1,145 @@
+"""The `burnish data …` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from burnish.cli.needs import needs_engine, needs_training
+
+PlacesArgument = Annotated[
+    list[str], typer.Argument(metavar="PLACE…", help="Files of rows, folders of them, or URLs of files.", show_default=False)
+]
+UseOption = Annotated[
+    Literal["any", "cpt", "sft", "tasks"], typer.Option("--for", help="What the rows are meant for; any takes each for what it is.")
+]
+NameArgument = Annotated[str | None, typer.Argument(metavar="[CATALOG]", help="An id or a folder; all without.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to their group."""
+    commands: dict[str, Callable[..., None]] = {
+        "check": check,
+        "stats": stats,
+        "dedup": dedup,
+        "contamination": contamination,
+        "blend": blend,
+        "trace": trace,
+        "catalog": catalog,
+        "replay": replay,
+    }
+    for name, command in commands.items():
+        app.command(name)(command)
+
+
+def check(
+    places: PlacesArgument,
+    use: UseOption = "any",
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", metavar="FILE", help="Write the unfit rows' places and reasons to this new file.")
+    ] = None,
+    max_rejects: Annotated[int, typer.Option("--max-rejects", min=0, help="Unfit rows that are few enough.")] = 0,
+) -> None:
+    """Read every row: what form it has, and what is unfit, by file, line and field. Exits with 1 when too much is."""
+    from burnish.cli.data import check_lines
+
+    lines, rejected = check_lines(places, use, rejects)
+    typer.echo("\n".join(lines))
+    if rejected > max_rejects:
+        raise typer.Exit(1)
+
+
+def stats(
+    places: PlacesArgument,
+    model: Annotated[str | None, typer.Option(help="Count tokens as this model's tokenizer has them.", show_default=False)] = None,
+) -> None:
+    """Rows, characters and tokens of each place."""
+    if model is not None:
+        needs_training("data stats --model")
+    from burnish.cli.data import stats_lines
+
+    typer.echo("\n".join(stats_lines(places, model)))
+
+
+def dedup(
+    places: PlacesArgument,
+    near: Annotated[
+        float | None, typer.Option("--near", metavar="SHARE", help="Also find rows as similar as this, such as 0.8.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the rows that say something new to this new .jsonl file.")
+    ] = None,
+) -> None:
+    """Rows that say what an earlier one says."""
+    from burnish.cli.data import dedup_lines
+
+    typer.echo("\n".join(dedup_lines(places, near, out)))
+
+
+def contamination(
+    places: PlacesArgument,
+    against: Annotated[list[str], typer.Option("--against", metavar="PLACE", help="Rows of an evaluation; repeat for several.")],
+    words: Annotated[int, typer.Option("--words", min=1, help="How many words in a row count as overlap.")] = 13,
+) -> None:
+    """Rows of an evaluation that stand in what is trained on. Exits with 1 when there are any."""
+    from burnish.cli.data import contamination_lines
+
+    lines, found = contamination_lines(places, against, words)
+    typer.echo("\n".join(lines))
+    if found:
+        raise typer.Exit(1)
+
+
+def blend(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")] = None,
+) -> None:
+    """What every source of a recipe's blends has, and how often each of its rows would be seen."""
+    needs_training("data blend")
+    from burnish.cli.data import blend_lines
+
+    typer.echo("\n".join(blend_lines(recipe, set_ or ())))
+
+
+def trace(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the phase, from 1.", show_default=False)],
+    phase: Annotated[
+        str | None, typer.Option(help="cpt, sft or rft; without, the run's last one with that step.", show_default=False)
+    ] = None,
+) -> None:
+    """The rows that a step was trained on; of reinforcement, its tasks with their rollouts and the parts of their rewards."""
+    from burnish.cli.data import trace_lines
+
+    typer.echo("\n".join(trace_lines(run, step, phase)))
+
+
+def catalog(
+    name: NameArgument = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="Rows of each set to print.")] = 0,
+) -> None:
+    """The catalogs of curated data, or the sets of one: their digests, licences and data cards."""
+    from burnish.cli.data import catalog_lines
+
+    typer.echo("\n".join(catalog_lines(name, show)))
+
+
+def replay(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that answers: a folder, a name, a run.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The catalog folder to write, which must not exist.", show_default=False)],
+    prompts: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Rows whose questions are asked; burnish's own without.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many answers to keep.")] = 500,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer; a longer one is not kept.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts and sampling.")] = 0,
+) -> None:
+    """A model's own answers to general questions, as a catalog to blend with: it rehearses what it could do before."""
+    needs_engine("data replay")
+    from burnish.cli.data_replay import replay_lines
+
+    typer.echo("\n".join(replay_lines(model, out, prompts, count, max_tokens, temperature, seed)))

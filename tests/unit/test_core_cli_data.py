@@ -1,0 +1,150 @@
+"""`burnish data …`: what each command prints, what it exits with, and the rows and rollouts that it finds of a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.one_step import make_policy
+from typer.testing import CliRunner
+
+from burnish.cli import data_replay
+from burnish.cli.data import trace_lines
+from burnish.cli.main import app
+from burnish.envs.types import Message
+from burnish.rollout.config import RolloutConfig
+from burnish.rollout.engine.base import GenerateRequest
+from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.engine.fake import Reply, ScriptedEngine
+from burnish.rollout.worker import RolloutWorker, WorkerSetup
+from burnish.trainer.data.curated.catalog import find_catalog
+from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.prepared import PhaseData, lay_out
+from burnish.trainer.phases.supervised import SFTConfig
+
+pytestmark = pytest.mark.unit
+
+
+def talk(question: str, answer: str = "yes") -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def write(file: Path, *rows: object) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def burnish(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["data", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_check_counts_forms_names_the_unfit_and_exits_by_their_number(tmp_path: Path) -> None:
+    place = write(tmp_path / "a.jsonl", talk("a"), {"text": "x"}, {"what": 1})
+    rejects = str(tmp_path / "rejects.jsonl")
+    said = burnish("check", place, "--rejects", rejects, code=1)
+    assert "1 rows: conversation\n1 rows: document\n1 unfit, all in" in said and "a.jsonl:3: the row is of no form" in said
+    assert json.loads(Path(rejects).read_text())["line"] == 3
+    burnish("check", place, "--max-rejects", "1")
+    assert "2 unfit" in burnish("check", place, "--for", "sft", code=1)
+
+
+def test_dedup_writes_what_is_new_as_it_stood(tmp_path: Path) -> None:
+    rows = [talk("Is it here?"), talk("is it HERE"), {**talk("Where is it?"), "id": 7}]
+    out = tmp_path / "out.jsonl"
+    said = burnish("dedup", write(tmp_path / "a.jsonl", *rows), "--out", str(out))
+    assert "2 rows say something new, 1 are exact duplicates" in said and "a.jsonl:2 = " in said
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [rows[0], rows[2]]
+
+
+def test_contamination_exits_with_one_where_there_is_any(tmp_path: Path) -> None:
+    place, other = write(tmp_path / "a.jsonl", talk("Is part nine here?")), write(tmp_path / "b.jsonl", talk("Is part ten here?"))
+    assert "1 of 1 rows" in burnish("contamination", place, "--against", place, code=1)
+    assert "0 of 1 rows" in burnish("contamination", place, "--against", other)
+
+
+def run_folder(tmp_path: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+    run = tmp_path / "run"
+    (run / "transcripts").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"time": 1.0, **row}) + "\n" for row in rows))
+    return run
+
+
+def test_trace_gives_the_rows_of_a_supervised_step(tmp_path: Path) -> None:
+    model, place = make_policy(tmp_path / "policy"), write(tmp_path / "own.jsonl", *(talk(str(i)) for i in range(3)))
+    run = run_folder(tmp_path, {}, [{"phase": "sft", "step": 1}, {"phase": "sft", "step": 2}])
+    table = SFTConfig(steps=2, batch=2, data=place)
+    lay_out("sft", table, ExampleMaker("sft", model, 120, {}), 0, 9, run / "data" / "sft").close()
+    said = burnish("trace", str(run), "2")
+    data = PhaseData(run / "data" / "sft")
+    expected = [drawn.where for drawn in data.drawn(1)]
+    assert "sft step 2: positions 2 to 3 of the blend" in said and all(where in said for where in expected)
+    assert [line.split()[:3] for line in said.splitlines()[2:]] == [["2", "own", "1"], ["3", "own", "2"]]
+    with pytest.raises(ValueError, match=r"has no step 3: sft took 2"):
+        trace_lines(run, 3, None)
+    with pytest.raises(ValueError, match=r"has no step 1 of rft: sft took 2"):
+        trace_lines(run, 1, "rft")
+
+
+def transcript(task: str, sample: int, total: float | None) -> dict[str, Any]:
+    judged = {"reward": {"total": total, "parts": {"verdict": total, "cost": -0.5}}} if total is not None else {}
+    failed = {"failure": {"kind": "env_error", "culprit": "bench", "detail": "unplugged"}} if total is None else {}
+    base = {"run": "r", "phase": "rft", "step": 4, "split": "train", "mode": "sampled", "episode": f"{task}/{sample}", "task": task}
+    return {
+        "schema": 1,
+        **base,
+        "seed": 7,
+        "sample": sample,
+        "messages": [],
+        **judged,
+        **failed,
+        "trainable_tokens": 0,
+        "context_tokens": 0,
+    }
+
+
+def test_trace_gives_the_rollouts_of_a_policy_step_with_their_parts(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, {}, [{"phase": "rft", "step": 4}])
+    rows = [transcript("train-10:sums-3", 0, 1.0), transcript("train-9", 1, None), transcript("train-9", 0, 0.25)]
+    write(run / "transcripts" / "episodes.jsonl", *rows, {**transcript("train-1", 0, 1.0), "step": 3})
+    said = burnish("trace", str(run), "4", "--phase", "rft").splitlines()
+    assert said[0] == "rft step 4: 3 rollouts"
+    assert [line.split()[0] for line in said[2:]] == ["train-9", "train-9", "train-10:sums-3"]
+    assert "verdict 0.25, cost -0.5" in said[2] and "env_error (bench)" in said[3]
+
+
+def test_replay_keeps_whole_answers_and_makes_a_catalog_of_them(tmp_path: Path) -> None:
+    """A scripted engine that says a word and stops, or goes on to its limit for every third question."""
+    model = make_policy(tmp_path / "policy")
+
+    def say(request: GenerateRequest) -> Reply:
+        count = request.max_tokens if (request.seed or 0) % 3 == 0 else 3
+        tokens = [65] * count
+        if count == 3:
+            tokens[-1] = request.stop_token_ids[0]
+        return Reply(tokens, [-0.1] * count)
+
+    setup = WorkerSetup(model, "burnish/SingleTurn-v0", rollout=RolloutConfig(max_tokens_per_turn=8), engine=EngineConfig(max_context=120))
+    worker = RolloutWorker(setup, "replay", engine=ScriptedEngine(say, max_context=120))
+    prompts = [(Message("user", f"q{i}"),) for i in range(12)]
+    try:
+        episodes = data_replay.answers(worker, prompts, 1.0)
+    finally:
+        worker.close()
+    rows = [row for episode in episodes if (row := data_replay.answered(episode)) is not None]
+    assert 0 < len(rows) < 12 and all(row["messages"][-1]["role"] == "assistant" for row in rows)
+    data_replay.write_catalog(tmp_path / "replay", "self/policy-replay-v1", "Its own.", rows)
+    assert find_catalog(str(tmp_path / "replay")).sets["replay"].about == "Its own."
+
+
+def test_questions_for_a_replay_are_those_before_the_first_answer(tmp_path: Path) -> None:
+    place = write(tmp_path / "a.jsonl", talk("a"), {"messages": [{"role": "user", "content": "b"}]}, {"text": "no question"})
+    assert [prompt[-1].text for prompt in data_replay.prompts_of(place, 9, 0)] == ["a", "b"]
+    own = list(data_replay.prompts_of(None, 80, 0))
+    assert len(own) == 80 and len(set(own)) > 60
+    with pytest.raises(ValueError, match="holds no question to ask"):
+        list(data_replay.prompts_of(write(tmp_path / "b.jsonl", {"text": "x"}), 9, 0))
