@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.started import Started
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE_S = 120.0
@@ -44,6 +48,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     new_model(TEXTS, folder, ModelSize(hidden=64, layers=2, heads=2, intermediate=128, vocab_size=300, max_position=256))
     return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    every: list[Started] = []
+
+    def go(*arguments: str) -> Started:
+        every.append(Started(arguments, tmp_path / f"log-{len(every)}"))
+        return every[-1]
+
+    yield go
+    for one in every:
+        if one.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,358 @@
+"""The fault matrix: every fault at every place of a run under way, one after the other, at moments that a seed draws.
+
+It is one run of `burnish run` with real services, a real Ray, runner and learner; the engine is a script (`fault_plugin.py`). A cell is
+kept when the run goes on with fresh weights, or stops with one line that names the culprit and resumes; when its ledger balances, it took
+no longer than its limits allow, and no process is left of what has stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.integration.fault_services import FOLDER
+from tests.integration.started import Started, last_step
+
+from burnish.hosting.process import ServiceProcess
+from burnish.rollout.store.records import read_json_lines, read_ledger
+from burnish.rollout.store.transcripts import read_transcripts
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+log = logging.getLogger(__name__)
+HOLD_S = 8.0
+"""Seconds that a fault lasts which somebody or something ends: an overload, an error, a machine that paused."""
+CELL_S = 900.0
+"""Seconds of one cell: every limit of the recipe one after the other, and the start of what is brought back, on a busy machine."""
+RECIPE = """
+name = "faults"
+model = "{model}"
+environment = "burnish/Remote-v0"
+environment_args = {{ address = "service:world" }}
+environment_weight = 0.0
+success = "verdict"
+multi_turn_rollouts = true
+plugins = ["{plugin}"]
+
+[[rewards]]
+verifier = "service:verdicts"
+name = "verdict"
+deadline_s = 3.0
+
+[services.world]
+environment = "{services}:faults/World-v0"
+kwargs = {{ tools = "{tools}" }}
+
+[services.verdicts]
+verifier = "{services}:verdict"
+
+[rft]
+steps = 100_000
+groups_per_step = 2
+group_size = 4
+max_refills = 0
+lr = 1e-3
+checkpoint_every = 2
+
+[rollout]
+max_turns = 3
+max_tokens_per_turn = 16
+concurrency = 8
+episode_timeout_s = 30.0
+step_timeout_s = 8.0
+retries = 1
+error_budget = 0.5
+
+[engine]
+max_context = 256
+request_timeout_s = 30.0
+
+[evaluation]
+before = false
+
+[limits]
+check_s = 60.0
+stall_s = 240.0
+answer_s = 60.0
+sync_s = 120.0
+restart_s = 240.0
+learner_s = 120.0
+
+[resources]
+object_store_mb = 128
+worker_niceness = 0
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A fault at a place. culprit: what the line must say where the run stops."""
+
+    place: str
+    fault: str
+    culprit: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.place} {self.fault}"
+
+
+FAULTS = ("killed", "stopped", "raises", "slow")
+CULPRITS: Mapping[str, str] = {
+    "engine": r"engine_|rollout-1|engine was told to raise",
+    "runner": r"rollout-1|runner was told to raise",
+    "environment": r"env_\w+|burnish/Remote-v0|faults/World-v0",
+    "tool": r"tool_\w+|env_\w+",
+    "verifier": r"verifier_\w+: .*verdict|verdict@",
+    "learner": r"learner",
+    "driver": r"driver was told to raise",
+}
+CELLS: Sequence[Cell] = (
+    *(Cell(place, fault, culprit) for place, culprit in CULPRITS.items() for fault in FAULTS),
+    Cell("disk", "full", r"No space left on device: .*\.jsonl"),
+)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a cell came to. how: in a few words; wrong: what should not be, nothing where it is kept."""
+
+    cell: Cell
+    how: str
+    seconds: float
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def row(self) -> str:
+        said = "; ".join(self.wrong).replace("|", "\\|")
+        return f"| {self.cell.place} | {self.cell.fault} | {self.how.replace('|', chr(92) + '|')} | {said or 'yes'} |"
+
+
+class Matrix:
+    """One run that suffers, and is resumed where it stops. start: starts a command of burnish in a process of its own."""
+
+    def __init__(self, model: Path, folder: Path, start: Callable[..., Started], seed: int = 0) -> None:
+        self.run, self.faults, self._start = folder / "run", Path(os.environ[FOLDER]), start
+        self.random = random.Random(seed)
+        services = HERE / "fault_services.py"
+        self.tools = ServiceProcess("tools", str(services), folder / "tools.log")
+        self.tools.port = int(self.tools.start().rpartition(":")[2])
+        self.recipe = folder / "faults.toml"
+        names = {"model": model, "plugin": HERE / "fault_plugin.py", "services": services, "tools": self.tools.address}
+        self.recipe.write_text(RECIPE.format(**names))
+        self.now = self._resumed(start("run", str(self.recipe), "--run-dir", str(self.run)))
+
+    def play(self, cell: Cell) -> Played:
+        """Bring a fault on at a random moment of a step, and see what becomes of the run."""
+        time.sleep(self.random.uniform(0.0, 2.0))
+        before, began, children = last_step(self.run), time.monotonic(), self.now.children
+        with self._suffering(cell):
+            stopped = self._until(lambda: last_step(self.run) > before + 2, cell)
+            ended = not stopped and last_step(self.run) > before + 2
+        seconds, wrong = time.monotonic() - began, list[str]()
+        if not stopped and not ended:
+            wrong.append(f"neither goes on nor stops within {CELL_S:g} s")
+            self.now.process.kill()
+        if ended:
+            how = "goes on" + (f": {told}" if (told := self._told()) else "")
+        else:
+            code = self.now.process.wait(60)
+            line = next((line for line in self.now.said.splitlines() if line.startswith(("failed: ", "error: "))), "")
+            how = f"stops with {code}: {line}" if line else f"is gone ({code})"
+            if cell.name != "driver killed":
+                wrong += [] if re.search(cell.culprit, line) else [f"the line does not name the culprit: {self.now.said[-300:]}"]
+                wrong += [] if f"continue it with `burnish run {self.run} --resume`" in self.now.said else ["it does not say how to resume"]
+                wrong += ["Traceback"] if "Traceback" in self.now.said else []
+            _, alive = psutil.wait_procs(children, timeout=120)
+            left = [" ".join(one.cmdline())[:80] for one in alive if one.is_running()]
+            wrong += [f"left behind: {', '.join(left)}"] if left else []
+            self.now = self._resumed(self._start("run", str(self.run), "--resume"))
+            how += "; resumed"
+        return Played(cell, how, seconds, (*wrong, *self._books()))
+
+    def close(self) -> None:
+        """End what is under way. Raises AssertionError when a task was skipped or repeated."""
+        try:
+            code, left = self.now.end(signal.SIGTERM)
+            assert (code, left) == (143, []), (code, left)
+            steps = [int(row["step"]) for _, row in read_json_lines(self.run / "metrics.jsonl")]
+            assert steps == list(range(1, len(steps) + 1))
+            issued = [(step, f"train-{2 * (step - 1) + i}", sample) for step in steps for i in range(2) for sample in range(4)]
+            stored = [(one.step, one.task, one.sample) for one in read_transcripts(self.run / "transcripts") if one.split == "train"]
+            assert sorted(stored) == sorted(issued), "a task was skipped or repeated"
+        finally:
+            self.tools.stop()
+
+    def _resumed(self, started: Started) -> Started:
+        at = last_step(self.run)
+        started.until(lambda: last_step(self.run) > at, "first step")
+        self._seen = len(started.said)
+        return started
+
+    def _told(self) -> str:
+        """What the run said since it was last asked."""
+        lines, self._seen = self.now.said[self._seen :].splitlines(), len(self.now.said)
+        told = [line for line in lines if "started once more" in line or "episodes of step" in line or "failed" in line]
+        return re.sub(r"\s+", " ", told[0])[:160] if told else ""
+
+    def _until(self, on: Callable[[], bool], cell: Cell) -> bool:
+        """Whether the run ended before it went on."""
+        deadline = time.monotonic() + CELL_S
+        while self.now.process.poll() is None and time.monotonic() < deadline:
+            if on() and not (self.faults / cell.place).exists():
+                return False
+            time.sleep(0.2)
+        return self.now.process.poll() is not None
+
+    @contextmanager
+    def _suffering(self, cell: Cell) -> Iterator[None]:
+        """The fault, until it is over: at once for what is dead, when the run is done with it for what hangs, after a while otherwise."""
+        over = threading.Event()
+        helper = threading.Thread(target=self._bring_on, args=(cell, over), daemon=True)
+        helper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            helper.join(60)
+            with suppress(FileNotFoundError):
+                (self.faults / cell.place).unlink()
+
+    def _bring_on(self, cell: Cell, over: threading.Event) -> None:
+        in_code = cell.place in ("engine", "disk") or cell.fault == "raises" or (cell.fault == "slow" and cell.place in SERVICES)
+        if in_code:
+            draft = self.faults / f".{cell.place}"
+            draft.write_text(cell.fault)
+            draft.replace(self.faults / cell.place)
+            if cell.name not in ("engine killed", "disk full"):
+                over.wait(HOLD_S)
+                with suppress(FileNotFoundError):
+                    (self.faults / cell.place).unlink()
+            return
+        victim = self._process(cell.place)
+        with suppress(psutil.NoSuchProcess):
+            if cell.fault == "killed":
+                victim.kill()
+                if cell.place == "tool":  # whoever runs it starts it again
+                    self.tools.stop()
+                    self.tools.start()
+            elif cell.fault == "stopped":
+                victim.suspend()
+                if cell.place in ("driver", "tool"):  # a machine that slept, or an operator who lets it go on
+                    over.wait(HOLD_S)
+                    victim.resume()
+            else:
+                slowed(victim, over)
+
+    def _process(self, place: str) -> psutil.Process:
+        if place == "driver":
+            return psutil.Process(self.now.process.pid)
+        if place == "tool":
+            return psutil.Process(self.tools.pid)
+        found = [one for one in self.now.children if MARKS[place](one)]
+        assert len(found) == 1, f"{place}: {found}"
+        return found[0]
+
+    def _books(self) -> Iterator[str]:
+        """What is wrong with the last rows that the run wrote."""
+        ledger = read_ledger(self.run / "ledger.jsonl")
+        yield from (f"the ledger misses {row.missing} in step {row.step}" for row in ledger if row.missing)
+        row: dict[str, Any] = [row for _, row in read_json_lines(self.run / "metrics.jsonl")][-1]
+        used = row.get("learner/weight_version", 0.0) - row.get("learner/updates", 0.0)
+        sampled = [one for one in read_transcripts(self.run / "transcripts") if one.split == "train" and one.step == row["step"]]
+        versions = {version for one in sampled for turn in one.turns for version in (turn.oldest_version, turn.newest_version)}
+        if "learner/weight_version" in row and versions - {used}:
+            yield f"step {row['step']} was sampled with weights {sorted(versions)}, not {used:g}"
+
+
+SERVICES = ("environment", "tool", "verifier")
+
+
+def titled(*beginnings: str) -> Callable[[psutil.Process], bool]:
+    return lambda one: bool(one.cmdline()) and one.cmdline()[0].lower().startswith(beginnings)
+
+
+MARKS: Mapping[str, Callable[[psutil.Process], bool]] = {
+    "runner": titled("ray::rollout", "ray::llmenvrunner"),
+    "learner": titled("ray::learner"),
+    "environment": lambda one: any(part.endswith(":faults/World-v0") for part in one.cmdline()),
+    "verifier": lambda one: any(part.endswith("fault_services.py:verdict") for part in one.cmdline()),
+}
+"""Which process of the run is at a place."""
+
+
+def slowed(victim: psutil.Process, over: threading.Event) -> None:
+    """Let a process run a tenth of the time."""
+    until = time.monotonic() + HOLD_S
+    while time.monotonic() < until and not over.is_set():
+        victim.suspend()
+        time.sleep(0.18)
+        victim.resume()
+        time.sleep(0.02)
+
+
+def page(played: Sequence[Played], seed: int) -> str:
+    """The table as a page."""
+    kept = sum(not one.wrong for one in played)
+    order = {cell.name: i for i, cell in enumerate(CELLS)}
+    rows = [one.row for one in sorted(played, key=lambda one: order[one.cell.name])]
+    longest = max(one.seconds for one in played)
+    return HEAD.format(kept=kept, cells=len(played), seed=seed, longest=longest, hold=HOLD_S) + "\n".join(rows) + "\n"
+
+
+HEAD = """# Faults
+
+What a run does when a part of it fails. Written by `make faults`, which plays every cell in one run under way, in random order and at
+random moments (seed {seed}), and resumes the run where it stops. {kept} of {cells} cells are kept; the longest took {longest:.0f} s.
+
+A cell is kept when the run goes on with fresh weights, or stops with one line that names the culprit and can be resumed; when the ledger
+balances, nothing waited longer than its limit, and no process is left of what stopped. At the end, no task was skipped or repeated.
+
+- **killed**: `kill -9`. **stopped**: `SIGSTOP`; tools and driver go on after a while, the others stay as they are. **raises**: every call
+  raises for a while; in runner, learner and driver one does. **slow**: ten times as slow for a while. A while is {hold:g} s.
+- Services, Ray, runner and learner are real processes. The engine is a script within the runner's process: a killed one answers as
+  vLLM's engines do once their process is gone, a stopped one not at all.
+- Environment and verifier are services that the run starts, and has no second one of: without them it stops. The tools are a service that
+  runs already, and whoever runs it starts it again.
+- The full disk is the operating system's error at the next row that is written.
+
+| place | fault | the run | kept |
+|---|---|---|---|
+"""
+
+
+def play_all(
+    model: Path,
+    folder: Path,
+    start: Callable[..., Started],
+    cells: Sequence[Cell],
+    seed: int,
+    environment: pytest.MonkeyPatch,
+    report: Callable[[Sequence[Played]], object] = lambda _: None,
+) -> list[Played]:
+    """Play the cells in random order. report: told after each. Raises AssertionError at the end when the run as a whole is not whole."""
+    faults = folder / "faults"
+    faults.mkdir()
+    environment.setenv(FOLDER, str(faults))
+    environment.setenv("PYTHONPATH", str(ROOT))
+    matrix, played = Matrix(model, folder, start, seed), list[Played]()
+    try:
+        for cell in random.Random(seed).sample(list(cells), len(cells)):
+            played.append(matrix.play(cell))
+            log.info("%s: %s, %.0f s %s", cell.name, played[-1].how, played[-1].seconds, played[-1].wrong)
+            report(played)
+    finally:
+        matrix.close()
+    return played

@@ -1,0 +1,110 @@
+"""A plug-in that puts a scripted engine in the place of vLLM's, and lets engine, runner, learner, driver and disk suffer faults.
+
+It is loaded in the driver, in the runner and in the learner. What it changes of burnish are single functions, which do as they did but for
+the fault that the file of their place asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.integration.fault_services import FOLDER, PACE_S, SEEN, told
+
+from burnish.envs.failures import FailureKind
+from burnish.rollout import worker
+from burnish.rollout.engine.base import GenerateRequest, Generation
+from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.engine.fake import ScriptedEngine
+from burnish.rollout.store.records import JsonLines
+from burnish.rollout.tokenizer import load_tokenizer
+from burnish.rollout.weights import ParityBound
+
+ANSWER_S = 5.0
+"""Seconds after which a request counts as not answered."""
+
+
+def consumed(place: str, fault: str) -> bool:
+    """Whether a place is to suffer this fault, which it then does once."""
+    if told(place) != fault:
+        return False
+    with suppress(FileNotFoundError):
+        Path(os.environ[FOLDER], place).unlink()
+        return True
+    return False
+
+
+class SufferingEngine(ScriptedEngine):
+    """Looks, and then says a digit. A killed one says what vLLM's says once its process is gone, and goes on saying it."""
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        fault = told("engine")
+        if consumed("engine", "killed"):
+            self.lose("the engine's process ended")
+        if fault == "stopped":
+            await asyncio.sleep(ANSWER_S)
+            raise self._gate.failure(FailureKind.ENGINE_TIMEOUT, f"request {request.request_id} not answered within {ANSWER_S:g} s")
+        if fault == "raises":
+            raise RuntimeError("the engine was told to raise")
+        await asyncio.sleep(PACE_S * (9 if fault == "slow" else 0))
+        return await super().generate(request)
+
+
+def suffering_engine(config: EngineConfig, model: Path, name: str) -> SufferingEngine:
+    """In the place of `make_engine`."""
+    tokenizer = load_tokenizer(model)
+
+    def script(request: GenerateRequest) -> list[int]:
+        looked = SEEN in str(tokenizer.decode(list(request.prompt_token_ids)))
+        text = str(np.random.default_rng(request.seed).integers(10)) if looked else "look(at=1)"
+        return [*tokenizer.encode(text, add_special_tokens=False), *request.stop_token_ids[:1]]
+
+    return SufferingEngine(script, name=name, max_context=config.max_context, delay_s=PACE_S, timeout_s=config.request_timeout_s)
+
+
+def suffering(owner: Any, name: str, fail: Callable[[Any], None]) -> None:
+    """Have a method do something first."""
+    real = getattr(owner, name)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        fail(self)
+        return real(self, *args, **kwargs)
+
+    setattr(owner, name, call)
+
+
+def raises(place: str) -> Callable[[Any], None]:
+    def fail(_: Any) -> None:
+        if consumed(place, "raises"):
+            raise RuntimeError(f"the {place} was told to raise")
+
+    return fail
+
+
+def full_disk(lines: JsonLines) -> None:
+    if told("disk") == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(lines.path))
+
+
+def module(name: str) -> Any:
+    """A module of burnish that this process has loaded, None where it has not: nothing heavy is loaded for the faults' sake."""
+    return sys.modules.get(f"burnish.{name}")
+
+
+worker.make_engine = suffering_engine  # type: ignore[assignment]  # which takes paths as text, too
+suffering(worker.RolloutWorker, "sample", raises("runner"))
+suffering(JsonLines, "append", full_disk)
+if module("trainer.learner.learner"):
+    suffering(module("trainer.learner.learner").Learner, "forward_backward", raises("learner"))
+if module("run.display"):
+    suffering(module("run.display").StepBar, "tick", raises("driver"))
+if module("trainer.rllib"):  # the script's log-probabilities are nobody's; what stays of the proof are versions and checksums
+    module("trainer.rllib").RFTConfig.parity = property(lambda _: ParityBound(math.inf, math.inf))
