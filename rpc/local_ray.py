@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from .extras import require
 
 ATTEMPTS = 3
+END_S = 10.0
 _LATE = ("timed out during startup", "Timed out waiting for file")  # of the node, and of its control service
 
 _log = logging.getLogger(__name__)
@@ -17,17 +19,40 @@ def start_local_ray(**options: Any) -> Any:
     """`ray.init(address="local", …)`: what it returns. `RAY_ADDRESS` is not looked at.
 
     Ray gives a node 30 seconds to start and has no option for more, which a busy machine may need: it is started afresh, up to three times
-    in all. Raises what Ray raises. Example: `start_local_ray(num_cpus=4, include_dashboard=False)`.
+    in all. Raises RuntimeError when it is late each time, and what else Ray raises.
+
+    Example: `start_local_ray(num_cpus=4, include_dashboard=False)`.
     """
     require("a local Ray", ["ray"], "train")
     import ray
 
+    before = _children()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return ray.init(address="local", **options)
         except Exception as error:  # Ray has no class of its own for this
-            if attempt == ATTEMPTS or not any(words in str(error) for words in _LATE):
+            if not any(words in str(error) for words in _LATE):
                 raise
-            _log.warning("Ray did not start within its 30 s (attempt %d of %d): %s", attempt, ATTEMPTS, error)
             ray.shutdown()
+            _end(_children() - before)
+            if attempt == ATTEMPTS:
+                raise RuntimeError(f"Ray did not start within its 30 s, {ATTEMPTS} times; is the machine too busy? {error}") from error
+            _log.warning("Ray did not start within its 30 s (attempt %d of %d): %s", attempt, ATTEMPTS, error)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _children() -> set[Any]:
+    """The processes below this one."""
+    import psutil
+
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end(processes: set[Any]) -> None:
+    """Kill what is left of a node that did not come up: Ray would keep it until this process ends, beside the next one."""
+    import psutil
+
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(processes, timeout=END_S)
