@@ -50,7 +50,7 @@ def import_module(name: str, field: str) -> Any:
     look_here()
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{field}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 

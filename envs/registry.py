@@ -140,7 +140,7 @@ def load_plugin(path: str | Path) -> str:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program that ends itself when it is imported must not end this one in silence
         del sys.modules[name]
         raise ValueError(f"plug-in {path} failed to import: {type(error).__name__}: {error}") from error
     return name

@@ -172,7 +172,7 @@ def _import(module: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"module {module!r} cannot be imported from {os.getcwd()}: {type(error).__name__}: {error}") from error
 
 

@@ -96,7 +96,7 @@ def load_handler(target: str) -> Callable[[Any, Any], Any]:
         module = sys.modules[load_plugin(name)] if name.endswith(".py") else importlib.import_module(name)
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"module {match['module']} cannot be imported: {type(error).__name__}: {error}") from error
     handler = getattr(module, match["name"], None)
     if not callable(handler):

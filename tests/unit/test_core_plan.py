@@ -187,9 +187,10 @@ def test_a_plugin_of_the_recipe_brings_its_environment_and_its_error(model: Path
     plugin.write_text("from burnish import reward\n@reward('plan-test/one-v1')\ndef one(episode):\n    return 1.0\n")
     assert make_plan(recipe(model, plugins=[str(plugin)], reward_function="plan-test/one-v1")).phases
     broken = tmp_path / "broken.py"
-    broken.write_text("1 / 0\n")
-    with pytest.raises(ValueError, match=r"plug-in .*broken\.py failed to import: ZeroDivisionError"):
-        make_plan(recipe(model, plugins=[str(broken)]))
+    for code, error in (("1 / 0\n", "ZeroDivisionError"), ("raise SystemExit(3)\n", "SystemExit: 3")):
+        broken.write_text(code)
+        with pytest.raises(ValueError, match=rf"plug-in .*broken\.py failed to import: {error}"):
+            make_plan(recipe(model, plugins=[str(broken)]))
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
