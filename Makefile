@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser fuzz bench lint docs proto install clean
+.PHONY: help demo test browser fuzz faults bench lint docs proto install clean
 
 help:  ## show this list
 	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
@@ -27,6 +27,9 @@ browser:  ## Debian's Chromium for the tests of pages, which are skipped without
 
 fuzz: $(INSTALLED)  ## 10,000 made-up inputs for everything that reads what others wrote (minutes)
 	$(RUN) pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --timeout 3600
+
+faults: $(INSTALLED)  ## every fault at every place of a run under way, and docs/faults.md of what became of it (an hour)
+	$(RUN) pytest tests/integration/test_fault_matrix.py -m slow --timeout 14400
 
 bench: $(INSTALLED)  ## the benchmarks and the long learning runs behind the committed tables (hours)
 	$(RUN) pytest tests benchmarks -m slow --timeout 14400

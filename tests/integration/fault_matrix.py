@@ -22,12 +22,14 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.integration.fault_services import FOLDER
+import ray
+from tests.integration.faults import FOLDER
 from tests.integration.started import Started, last_step
 
 from burnish.hosting.process import ServiceProcess
 from burnish.rollout.store.records import read_json_lines, read_ledger
 from burnish.rollout.store.transcripts import read_transcripts
+from burnish.rpc.local_ray import start_local_ray
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -70,6 +72,7 @@ checkpoint_every = 2
 max_turns = 3
 max_tokens_per_turn = 16
 concurrency = 8
+describe_tools = false
 episode_timeout_s = 30.0
 step_timeout_s = 8.0
 retries = 1
@@ -91,8 +94,7 @@ restart_s = 240.0
 learner_s = 120.0
 
 [resources]
-object_store_mb = 128
-worker_niceness = 0
+ray_address = "{ray}"
 """
 
 
@@ -150,24 +152,30 @@ class Matrix:
         self.tools = ServiceProcess("tools", str(services), folder / "tools.log")
         self.tools.port = int(self.tools.start().rpartition(":")[2])
         self.recipe = folder / "faults.toml"
-        names = {"model": model, "plugin": HERE / "fault_plugin.py", "services": services, "tools": self.tools.address}
+        names = {
+            "model": model,
+            "ray": started_ray(),
+            "plugin": HERE / "fault_plugin.py",
+            "services": services,
+            "tools": self.tools.address,
+        }
         self.recipe.write_text(RECIPE.format(**names))
         self.now = self._resumed(start("run", str(self.recipe), "--run-dir", str(self.run)))
 
     def play(self, cell: Cell) -> Played:
         """Bring a fault on at a random moment of a step, and see what becomes of the run."""
         time.sleep(self.random.uniform(0.0, 2.0))
-        before, began, children = last_step(self.run), time.monotonic(), self.now.children
+        before, began, processes = last_step(self.run), time.monotonic(), self._processes()
         with self._suffering(cell):
-            stopped = self._until(lambda: last_step(self.run) > before + 2, cell)
-            ended = not stopped and last_step(self.run) > before + 2
+            gone = self._until(lambda: last_step(self.run) > before + 2, cell)
         seconds, wrong = time.monotonic() - began, list[str]()
-        if not stopped and not ended:
-            wrong.append(f"neither goes on nor stops within {CELL_S:g} s")
-            self.now.process.kill()
-        if ended:
+        goes_on = not gone and last_step(self.run) > before + 2
+        if goes_on:
             how = "goes on" + (f": {told}" if (told := self._told()) else "")
         else:
+            if not gone:
+                wrong.append(f"neither goes on nor stops within {CELL_S:g} s")
+                self.now.process.kill()
             code = self.now.process.wait(60)
             line = next((line for line in self.now.said.splitlines() if line.startswith(("failed: ", "error: "))), "")
             how = f"stops with {code}: {line}" if line else f"is gone ({code})"
@@ -175,25 +183,33 @@ class Matrix:
                 wrong += [] if re.search(cell.culprit, line) else [f"the line does not name the culprit: {self.now.said[-300:]}"]
                 wrong += [] if f"continue it with `burnish run {self.run} --resume`" in self.now.said else ["it does not say how to resume"]
                 wrong += ["Traceback"] if "Traceback" in self.now.said else []
-            _, alive = psutil.wait_procs(children, timeout=120)
+            _, alive = psutil.wait_procs(processes, timeout=120)
             left = [" ".join(one.cmdline())[:80] for one in alive if one.is_running()]
             wrong += [f"left behind: {', '.join(left)}"] if left else []
             self.now = self._resumed(self._start("run", str(self.run), "--resume"))
             how += "; resumed"
         return Played(cell, how, seconds, (*wrong, *self._books()))
 
+    def finish(self) -> None:
+        """End the run. Raises AssertionError when a task was skipped or repeated."""
+        code, left = self.now.end(signal.SIGTERM)
+        assert (code, left) == (143, []), (code, left)
+        steps = [int(row["step"]) for _, row in read_json_lines(self.run / "metrics.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+        issued = [(step, f"train-{2 * (step - 1) + i}", sample) for step in steps for i in range(2) for sample in range(4)]
+        stored = [(one.step, one.task, one.sample) for one in read_transcripts(self.run / "transcripts") if one.split == "train"]
+        assert sorted(stored) == sorted(issued), "a task was skipped or repeated"
+
     def close(self) -> None:
-        """End what is under way. Raises AssertionError when a task was skipped or repeated."""
-        try:
-            code, left = self.now.end(signal.SIGTERM)
-            assert (code, left) == (143, []), (code, left)
-            steps = [int(row["step"]) for _, row in read_json_lines(self.run / "metrics.jsonl")]
-            assert steps == list(range(1, len(steps) + 1))
-            issued = [(step, f"train-{2 * (step - 1) + i}", sample) for step in steps for i in range(2) for sample in range(4)]
-            stored = [(one.step, one.task, one.sample) for one in read_transcripts(self.run / "transcripts") if one.split == "train"]
-            assert sorted(stored) == sorted(issued), "a task was skipped or repeated"
-        finally:
-            self.tools.stop()
+        """End what is not the run's own."""
+        self.tools.stop()
+        ray.shutdown()
+
+    def _processes(self) -> list[psutil.Process]:
+        """Those of the run: its services, and the actors that it has on the cluster."""
+        here = psutil.Process().children(recursive=True)
+        actors = [one for one in here if titled("ray::rollout", "ray::llmenvrunner", "ray::learner")(one)]
+        return [*self.now.children, *actors]
 
     def _resumed(self, started: Started) -> Started:
         at = last_step(self.run)
@@ -261,9 +277,11 @@ class Matrix:
             return psutil.Process(self.now.process.pid)
         if place == "tool":
             return psutil.Process(self.tools.pid)
-        found = [one for one in self.now.children if MARKS[place](one)]
-        assert len(found) == 1, f"{place}: {found}"
-        return found[0]
+        while True:  # what is being brought back is not there for a moment
+            found = [one for one in self._processes() if MARKS[place](one)]
+            if len(found) == 1:
+                return found[0]
+            time.sleep(0.2)
 
     def _books(self) -> Iterator[str]:
         """What is wrong with the last rows that the run wrote."""
@@ -280,8 +298,21 @@ class Matrix:
 SERVICES = ("environment", "tool", "verifier")
 
 
+def started_ray() -> str:
+    """The address of a Ray that the run and all its resumptions use."""
+    started = start_local_ray(
+        num_cpus=4, object_store_memory=128 << 20, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    return str(started.address_info["address"])
+
+
 def titled(*beginnings: str) -> Callable[[psutil.Process], bool]:
-    return lambda one: bool(one.cmdline()) and one.cmdline()[0].lower().startswith(beginnings)
+    def is_one(one: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return bool(one.cmdline()) and one.cmdline()[0].lower().startswith(beginnings)
+        return False
+
+    return is_one
 
 
 MARKS: Mapping[str, Callable[[psutil.Process], bool]] = {
@@ -306,8 +337,8 @@ def slowed(victim: psutil.Process, over: threading.Event) -> None:
 def page(played: Sequence[Played], seed: int) -> str:
     """The table as a page."""
     kept = sum(not one.wrong for one in played)
-    order = {cell.name: i for i, cell in enumerate(CELLS)}
-    rows = [one.row for one in sorted(played, key=lambda one: order[one.cell.name])]
+    done = {one.cell.name: one.row for one in played}
+    rows = [done.get(cell.name, f"| {cell.place} | {cell.fault} | not played | |") for cell in CELLS]
     longest = max(one.seconds for one in played)
     return HEAD.format(kept=kept, cells=len(played), seed=seed, longest=longest, hold=HOLD_S) + "\n".join(rows) + "\n"
 
@@ -315,7 +346,7 @@ def page(played: Sequence[Played], seed: int) -> str:
 HEAD = """# Faults
 
 What a run does when a part of it fails. Written by `make faults`, which plays every cell in one run under way, in random order and at
-random moments (seed {seed}), and resumes the run where it stops. {kept} of {cells} cells are kept; the longest took {longest:.0f} s.
+random moments (seed {seed}), and resumes the run where it stops. {kept} of {cells} cells played are kept; the longest took {longest:.0f} s.
 
 A cell is kept when the run goes on with fresh weights, or stops with one line that names the culprit and can be resumed; when the ledger
 balances, nothing waited longer than its limit, and no process is left of what stopped. At the end, no task was skipped or repeated.
@@ -347,12 +378,14 @@ def play_all(
     faults.mkdir()
     environment.setenv(FOLDER, str(faults))
     environment.setenv("PYTHONPATH", str(ROOT))
+    environment.setenv("RAY_worker_niceness", "0")
     matrix, played = Matrix(model, folder, start, seed), list[Played]()
     try:
         for cell in random.Random(seed).sample(list(cells), len(cells)):
             played.append(matrix.play(cell))
             log.info("%s: %s, %.0f s %s", cell.name, played[-1].how, played[-1].seconds, played[-1].wrong)
             report(played)
+        matrix.finish()
     finally:
         matrix.close()
     return played

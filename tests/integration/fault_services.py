@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import gymnasium
+from tests.integration.faults import PACE_S, SEEN, told
 
 from burnish.envs.contract import ConversationEnv, Observation, register_env
 from burnish.envs.remote.tools import RemoteToolSet
@@ -18,19 +16,6 @@ from burnish.envs.tools import tool
 from burnish.envs.types import Message
 from burnish.rewards.remote.service import verifier
 from burnish.rewards.types import RewardInput
-
-FOLDER = "BURNISH_FAULTS"
-"""The environment variable that names the folder of faults: a file for each place that suffers one now, with its name in it."""
-PACE_S = 0.02
-"""Seconds that a call takes; ten times as many where it is slow."""
-SEEN = "is as it should be"
-
-
-def told(place: str) -> str:
-    """What a place is to suffer now, "" for nothing."""
-    with suppress(FileNotFoundError):
-        return Path(os.environ[FOLDER], place).read_text()
-    return ""
 
 
 def suffer(place: str) -> None:
