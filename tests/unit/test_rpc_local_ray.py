@@ -34,7 +34,7 @@ def test_only_a_late_start_is_tried_again(
     left: list[subprocess.Popen[bytes]] = []
 
     def init(**options: Any) -> Any:
-        assert all(one.poll() is not None for one in left), "what is left of an earlier try has ended"
+        assert all(one.wait(10) for one in left), "what is left of an earlier try has ended"
         answer = answers[len(given)]
         given.append(options)
         if isinstance(answer, Exception):
@@ -52,7 +52,7 @@ def test_only_a_late_start_is_tried_again(
                 start_local_ray(num_cpus=2)
         assert given == [{"address": "local", "num_cpus": 2}] * calls
         if raises is BUSY:
-            assert len(left) == ATTEMPTS and all(one.poll() is not None for one in left)
+            assert len(left) == ATTEMPTS and all(one.wait(10) for one in left)
     finally:
         for one in left:
             one.kill()
