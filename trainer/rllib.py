@@ -34,6 +34,7 @@ from .loop import LoopSettings, PolicyLoop, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
 from .phases.common import PHASE_OWNS, TRAIN_SEEDS, phase_optimizer
+from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
 from .progress import PolicyProgress
 
@@ -106,7 +107,9 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     def build_learner_group(self, **kwargs: Any) -> LearnerGroup:
         worker, learner = self.worker_setup, self.learner_setup
         assert worker is not None
-        learner = learner.model_copy(update={"optimizer": phase_optimizer(learner.optimizer, self.rft_phase)})
+        learner = learner.model_copy(
+            update={"optimizer": phase_optimizer(learner.optimizer, with_rate(self.rft_phase, worker.model, learner.lora))}
+        )
         gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
         group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count)
         if self.rft_phase.critic is not None:

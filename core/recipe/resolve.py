@@ -27,6 +27,7 @@ from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
 from burnish.trainer.phases.common import Phase, SeedRange, phase_optimizer
+from burnish.trainer.phases.rates import with_rate
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.supervised import SupervisedConfig
 
@@ -60,11 +61,16 @@ class TaskSource:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRun:
-    """One phase: its name, its table, and the optimizer with the phase's own rate and schedule."""
+    """One phase: its name, its table, and what it shares of the optimizer with the others."""
 
     name: Phase
     table: SupervisedConfig | RFTPhaseConfig
-    optimizer: OptimizerConfig
+    shared: OptimizerConfig
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """With the phase's own rate and schedule. Raises ValueError while the rate follows from a model that is not here."""
+        return phase_optimizer(self.shared, self.table)
 
     @property
     def critic(self) -> CriticConfig | None:
@@ -150,6 +156,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
     """
     if config.platform == "auto":  # made in Python, not read
         config = config_from_record(config_data(config))
+    config = _with_rate(config)
     assert config.platform != "auto"
     here = machine.this_machine()
     placement = placement_of(config, here)
@@ -181,10 +188,23 @@ def resolve(config: RunConfig) -> ResolvedRun:
     )
 
 
+def _with_rate(config: RunConfig) -> RunConfig:
+    """The default rate of reinforcement written out, once the model that it follows from is here: a source is imported on first use."""
+    if config.rft is None or config.rft.lr is not None:
+        return config
+    from burnish.trainer.models.finding import find_model
+
+    try:
+        folder = find_model(config.model, need_weights=False)
+    except ValueError:
+        return config  # whoever goes on needs the model, and says what is wrong with it
+    return config.model_copy(update={"rft": with_rate(config.rft, folder, config.learner.lora)})
+
+
 def _phase(config: RunConfig, name: Phase) -> PhaseRun:
     table = getattr(config, name)
     assert isinstance(table, SupervisedConfig | RFTPhaseConfig)
-    return PhaseRun(name, table, phase_optimizer(config.learner.optimizer, table))
+    return PhaseRun(name, table, config.learner.optimizer)
 
 
 def _engine(engine: EngineConfig, placement: Placement) -> EngineConfig:

@@ -51,6 +51,7 @@ def launch(
     if not dry_run and is_source(run.model):
         console.print(f"looking for model {run.model} (imported on first use)", markup=False)
         find_model(run.model, may_import=True)
+        run = resolve(load_config(recipe, overrides, plugins, platform))  # what follows from the model follows now
     with console.status("checking the recipe and every row of its data") as status:
         plan = make_plan(run, run_dir, status.update, need_weights=not dry_run)
     print_plan(plan, console)

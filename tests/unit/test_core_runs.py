@@ -147,7 +147,7 @@ def test_rewind_drops_the_transcripts_of_what_is_done_again(run: RunFolder) -> N
 def test_resume_takes_the_same_config_only(run: RunFolder, recipe: ResolvedRun) -> None:
     assert open_run(run.path, recipe) == run
     changed = resolve(config_from_data({**WHAT, "seed": 8, "rft": {"lr": 3e-5}}))
-    differences = r"rft\.lr: 1e-05 -> 3e-05; seed: 7 -> 8; resume with `burnish run"
+    differences = r"rft\.lr: null -> 3e-05; seed: 7 -> 8; resume with `burnish run"
     for check in (changes, open_run):
         with pytest.raises(ValueError, match=rf"cannot resume, the config is another: {differences}"):
             check(run.path, changed)

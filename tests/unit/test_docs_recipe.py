@@ -67,7 +67,7 @@ def test_sentences_begin_with_the_keys_they_are_about() -> None:
 
 def test_types_limits_and_defaults_are_those_of_the_fields() -> None:
     rows = {f"{table.name}.{key.name}".lstrip("."): key for table in recipe_tables() for key in table.keys}
-    assert (rows["rft.lr"].type, rows["rft.lr"].default) == ("number > 0 ≤ 1", "`1e-05`")
+    assert (rows["rft.lr"].type, rows["rft.lr"].default) == ("number > 0 ≤ 1", "–")
     assert (rows["cpt.lr"].default, rows["sft.lr"].default) == ("`0.001`", "`0.0003`")  # each phase's own, the rest inherited
     assert (rows["name"].type, rows["name"].default) == ("string", "required")
     assert rows["rewards.normalize"].type == '`"minmax"`, `"group"`'

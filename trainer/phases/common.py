@@ -44,7 +44,7 @@ class Scheduled(Protocol):
     @property
     def updates(self) -> int: ...
     @property
-    def lr(self) -> float: ...
+    def lr(self) -> float | None: ...
     @property
     def warmup_steps(self) -> int: ...
     @property
@@ -62,7 +62,12 @@ PHASE_OWNS = frozenset({"lr", "warmup_steps", "schedule", "total_steps", "min_lr
 
 
 def phase_optimizer(shared: OptimizerConfig, phase: Scheduled) -> OptimizerConfig:
-    """The optimizer of a phase: the shared settings with the phase's rate, warm-up and schedule, which count its updates."""
+    """The optimizer of a phase: the shared settings with the phase's rate, warm-up and schedule, which count its updates.
+
+    Raises ValueError when the phase has no rate yet (`rates.with_rate` gives it one).
+    """
+    if phase.lr is None:
+        raise ValueError("rft.lr: the default follows from the model's size, and the model is not here yet; import it, or write a rate")
     own: dict[str, Any] = {"lr": phase.lr, "warmup_steps": phase.warmup_steps * phase.updates, "schedule": phase.schedule}
     if phase.schedule == "cosine":
         own["total_steps"] = phase.steps * phase.updates

@@ -53,8 +53,8 @@ class RFTPhaseConfig(BaseModel):
     steps: policy steps. groups_per_step: tasks per step. group_size: episodes per task, whose rewards are compared with each other.
     minibatches: parts that a step's groups are split into, each of which makes an optimizer update. epochs: how many times over. Ratios
     compare with the policy at the start of the step, or, with one of each, with what the engine sampled with.
-    lr: peak learning rate. warmup_steps: policy steps over which the rate rises to the peak. schedule: "constant", or "cosine" down to zero
-    at the last step.
+    lr: peak learning rate; left out, it follows from the size of the model, and is ten times as high for adapters (docs/algorithms.md).
+    warmup_steps: policy steps over which the rate rises to the peak. schedule: "constant", or "cosine" down to zero at the last step.
     rollouts: what engines do while the learner learns. "sync": they wait for the new weights; "one_step_off": they play the tasks of the
     next step; "async": they play on, for several steps to come, and take new weights in the middle of episodes (docs/schedules.md).
     max_staleness: with "async", how many updated policies ago a token may have been sampled that is trained on; left out, 2.
@@ -72,7 +72,7 @@ class RFTPhaseConfig(BaseModel):
     group_size: int = 8
     minibatches: int = Field(default=1, ge=1)
     epochs: int = Field(default=1, ge=1)
-    lr: float = Field(default=1e-5, gt=0, le=1)
+    lr: float | None = Field(default=None, gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = "constant"
     rollouts: Rollouts = "sync"
