@@ -67,8 +67,10 @@ def test_docs_its_recipes_are_read_and_its_own_objectives_train(policy: Path, tm
     (own,) = blocks("python")
     assert len(own.splitlines()) <= 40
     (tmp_path / "my_objectives.py").write_text(own)
-    named, plain = (tomllib.loads(text)["rft"] for text in blocks("toml"))
+    named, *others, plain = (tomllib.loads(text)["rft"] for text in blocks("toml"))
     assert RFTPhaseConfig.model_validate(named).objective.loss == "gspo"
+    for other in others:
+        RFTPhaseConfig.model_validate(other)
     table: dict[str, Any] = {"groups_per_step": 4, "group_size": 4, "lr": 3e-4, **plain}
     loop, step = played(policy, RFTPhaseConfig.model_validate(table))
     assert made_the_better_more_likely(loop, step)

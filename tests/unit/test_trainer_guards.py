@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,3 +203,11 @@ def test_every_guard_has_a_rule_and_a_key() -> None:
     kinds: list[Kind] = list(RULES)
     assert set(kinds) < GuardsConfig.model_fields.keys()
     config_from_data({**WHAT, "guards": {"kl": "roll_back", "kl_max": 0.1}, "rft": {"objective": {"kl_coef": 0.01}}})
+
+
+def test_docs_its_recipe_is_read() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "guards.md").read_text()
+    (table,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    config = config_from_data({**WHAT, **tomllib.loads(table)})
+    assert (config.guards.parting, config.guards.entropy, config.guards.drift, config.guards.kl_max) == ("stop", "roll_back", "off", 0.1)
+    assert {f"| `{guard}` |" in page for guard in RULES} == {True}
