@@ -19,7 +19,7 @@ from pathlib import Path
 from burnish.trainer.data.examples import ExampleMaker
 from burnish.trainer.data.prepared import lay_out
 from burnish.trainer.models.importing import ModelSize, new_model
-from burnish.trainer.phases.supervised import CPTConfig
+from burnish.trainer.phases.cpt import CPTConfig
 
 DRAWN = 20_000
 

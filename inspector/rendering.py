@@ -14,7 +14,9 @@ from .text import number, percent, printable
 PHASE_TITLES = {
     "base": "Before training",
     "cpt": "Continued pre-training",
+    "midtrain": "Mid-training",
     "sft": "Supervised fine-tuning",
+    "dpo": "Preference optimisation",
     "rft": "Reinforcement fine-tuning",
 }
 

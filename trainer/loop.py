@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -126,11 +126,8 @@ class PolicyLoop:
 
     def __init__(self, fleet: Fleet, learner: PolicyLearner, settings: LoopSettings, stream: TaskStream) -> None:
         """Raises ValueError when the objective names an advantage that is unknown or misfit, or what does not fit the limits."""
-        phase, limits = settings.phase, settings.limits
-        asked = phase.objective.within(limits.sampled_tokens)
-        advantage = find_advantage(asked.advantage, asked.advantage_args)
         self.fleet, self.learner, self.settings, self.stream = fleet, learner, settings, stream
-        self.updates = Updates(advantage, asked, objective_of(asked, limits.temperature, phase.updates), phase, limits.temperature)
+        self.updates = self._updates_of(settings)
         self.on_group: Callable[[EpisodeGroup], None] | None = None
         self.beside = beside
         self.probe: TokenBatch | None = None
@@ -162,6 +159,18 @@ class PolicyLoop:
         self.admission = Admission(phase.groups_per_step, tries, phase.staleness, phase.rollouts, progress.open, issued=len(progress.open))
         self._to_issue_again = dict(progress.open)
         self._owes_weights = False  # the learner's, to the engines
+
+    def take(self, phase: GroupedPhase) -> None:
+        """Let the next steps be those of `phase`. Position and books go on. Raises ValueError as the constructor does."""
+        self.settings = replace(self.settings, phase=phase)
+        self.updates = self._updates_of(self.settings)
+        self.progress = self._progress
+
+    def _updates_of(self, settings: LoopSettings) -> Updates:
+        phase, limits = settings.phase, settings.limits
+        asked = phase.objective.within(limits.sampled_tokens)
+        advantage = find_advantage(asked.advantage, asked.advantage_args)
+        return Updates(advantage, asked, objective_of(asked, limits.temperature, phase.updates), phase, limits.temperature)
 
     def step(self) -> Step:
         """One step. Raises ErrorBudgetSpent, and what fleet, learner and the sync proof raise."""

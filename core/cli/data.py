@@ -82,9 +82,9 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
     """The blend of each supervised phase of a recipe, every row of its files read and rendered."""
     from burnish.recipe.load import load_config
     from burnish.recipe.resolve import resolve
-    from burnish.trainer.data.examples import ExampleMaker
-    from burnish.trainer.data.prepared import survey
+    from burnish.trainer.data.prepared import maker_of, survey
     from burnish.trainer.models.finding import find_model
+    from burnish.trainer.phases.common import Making
     from burnish.trainer.phases.supervised import SupervisedConfig
 
     run, lines = resolve(load_config(recipe, overrides)), list[str]()
@@ -92,7 +92,7 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
     for phase in run.phases:
         if not isinstance(phase.table, SupervisedConfig):
             continue
-        facts = survey(phase.name, phase.table, ExampleMaker(phase.name, model, run.engine.max_context, run.rollout.template_args), 0)
+        facts = survey(phase.name, phase.table, maker_of(phase.table, Making(model, run.engine.max_context, run.rollout.template_args)), 0)
         samples = phase.table.steps * phase.table.batch
         rows = [
             (
@@ -116,7 +116,7 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
 def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
     """The rows of a step. Raises ValueError when the run has no such step."""
     home = check_run(run)
-    laid_out = [name for name in ("cpt", "sft") if (home / "data" / name / "blend.json").is_file()]
+    laid_out = [file.parent.name for file in home.glob("data/*/blend.json")]
     steps = _steps_taken(home)
     chosen = phase or next((name for name in reversed(list(steps)) if steps[name] >= step), None)
     if chosen is None or steps.get(chosen, 0) < step:

@@ -231,7 +231,7 @@ def check(
 @app.command()
 def rollouts(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    phase: Annotated[str | None, typer.Option(help="base, cpt, sft or rft.")] = None,
+    phase: Annotated[str | None, typer.Option(help="base, or the name of a phase.")] = None,
     step: Annotated[int | None, typer.Option(help="Step of the phase.")] = None,
     episode: Annotated[str | None, typer.Option(help="Id of one episode, such as train-17/0.")] = None,
     split: Annotated[str | None, typer.Option(help="train or heldout.")] = None,

@@ -14,6 +14,9 @@ from burnish.recipe.platforms import DEVICES
 from burnish.recipe.services import SERVICE, service_references
 from burnish.rpc.address import RAY
 from burnish.rpc.urls import secrets_in
+from burnish.trainer.phases.registry import KINDS
+from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.supervised import SupervisedConfig
 
 REMOTE_ENVIRONMENT = "burnish/Remote-v0"
 SINGLE_TURN = "burnish/SingleTurn-v0"
@@ -22,7 +25,8 @@ SINGLE_TURN = "burnish/SingleTurn-v0"
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
     checks = (
-        _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _rollouts, _guards, _devices,
+        _phases, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _rollouts, _guards,
+        _devices,
     )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
@@ -30,10 +34,10 @@ def cross_problems(config: RunConfig) -> list[str]:
 def file_problems(config: RunConfig) -> list[str]:
     """Files that the recipe names and that are not there."""
     lines = [f"plugins: {path} is not a file" for path in config.plugins if not Path(path).is_file()]
-    for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
-        if table is not None:
-            key = "data" if table.data is not None else "own"
-            lines += [f"{phase}.{key}: {place} is not there" for place in table.places if not is_there(place)]
+    for table in config.tables:
+        lines += [
+            f"{table.name}.{key}: {place} is not there" for key, places in table.reads.items() for place in places if not is_there(place)
+        ]
     if config.tasks is not None:
         files = {"train": config.tasks.train, "held_out": config.tasks.held_out}
         lines += [f"tasks.{key}: {path} is not there" for key, path in files.items() if not is_there(path)]
@@ -54,6 +58,22 @@ def secret_problems(value: Any, field: str = "") -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             yield from secret_problems(item, f"{field}.{i}")
+
+
+def _phases(config: RunConfig) -> Iterator[str]:
+    plain = [kind for kind in KINDS if getattr(config, kind) is not None]
+    if config.phases and plain:
+        yield f"{plain[0]}: has no place beside [[phases]], which say what runs and in which order; make it one of them"
+    counts = Counter(table.name for table in config.tables)
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        yield f'phases: {counts[name]} of them are called {name!r}; give each another name = "…"'
+
+    if any(table.blend != one.blend for one in _reinforced(config) for table in _reinforced(config)):
+        yield "phases: those of kind rft blend other environments; the engines play those of the first, so give all the same blend"
+
+
+def _reinforced(config: RunConfig) -> list[RFTPhaseConfig]:
+    return [table for table in config.tables if isinstance(table, RFTPhaseConfig)]
 
 
 def _turns(config: RunConfig) -> Iterator[str]:
@@ -109,8 +129,8 @@ def _success(config: RunConfig) -> Iterator[str]:
 def _services(config: RunConfig) -> Iterator[str]:
     known = list(config.services)
     used = [(f"environment_args.{key}", name) for key, value in config.environment_args.items() for name in service_references(value)]
-    blended = config.rft.blend if config.rft is not None else ()
-    used += [(f"rft.blend.{i}", name) for i, one in enumerate(blended) for name in service_references(one.environment_args)]
+    blended = [(f"{table.name}.blend.{i}", one) for table in _reinforced(config) for i, one in enumerate(table.blend)]
+    used += [(field, name) for field, one in blended for name in service_references(one.environment_args)]
     used += [(f"rewards.{entry.name}", name) for entry in config.scorers for name in service_references(entry.verifier)]
     for field, name in used:
         if name not in known:
@@ -153,9 +173,9 @@ def _seeds(config: RunConfig) -> Iterator[str]:
             "held-out tasks must never be trained on"
         )
     size = train[1] - train[0]
-    for phase, table in (("cpt", config.cpt), ("sft", config.sft)):
-        if table is not None and table.generate is not None and table.examples > size:
-            yield f"{phase}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
+    for table in config.tables:
+        if isinstance(table, SupervisedConfig) and table.generate is not None and table.examples > size:
+            yield f"{table.name}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
 
 
 def _tasks(config: RunConfig) -> Iterator[str]:
@@ -167,13 +187,13 @@ def _tasks(config: RunConfig) -> Iterator[str]:
         yield "tasks.held_out: is tasks.train; held-out tasks must never be trained on"
     if "seeds" in config.evaluation.model_fields_set:
         yield "evaluation.seeds: has no effect with [tasks], whose held_out is what is measured; remove one of them"
-    generates = any(table is not None and table.generate is not None for table in (config.cpt, config.sft))
+    generates = any(isinstance(table, SupervisedConfig) and table.generate is not None for table in config.tables)
     if "train_seeds" in config.model_fields_set and not generates:
         yield "train_seeds: has no effect with [tasks], whose train is what is trained on; remove one of them"
 
 
 def _learner(config: RunConfig) -> Iterator[str]:
-    phase = config.phases[-1]
+    phase = config.tables[-1].name
     optimizer = config.learner.optimizer
     for key in ("lr", "warmup_steps", "schedule", "total_steps", "min_lr_ratio"):
         if key in optimizer.model_fields_set:
@@ -183,16 +203,17 @@ def _learner(config: RunConfig) -> Iterator[str]:
 
 def _guards(config: RunConfig) -> Iterator[str]:
     given = sorted(config.guards.model_fields_set)
-    if given and config.rft is None:
+    reinforced = _reinforced(config)
+    if given and not reinforced:
         yield f"guards.{given[0]}: has no effect without [rft], whose steps the guards watch; remove it"
-    elif config.rft is not None and config.rft.objective.kl_coef == 0:
+    elif reinforced and all(table.objective.kl_coef == 0 for table in reinforced):
         for key in ("kl", "kl_max"):
             if key in given and config.guards.kl != "off":
                 yield f"guards.{key}: no KL to a reference is measured with rft.objective.kl_coef = 0; raise that, or remove this"
 
 
 def _rollouts(config: RunConfig) -> Iterator[str]:
-    in_flight = config.rft is not None and config.rft.rollouts == "async"
+    in_flight = any(table.rollouts == "async" for table in _reinforced(config))
     if config.engine.on_new_weights is not None and not in_flight:
         yield 'engine.on_new_weights: no answer is under way when new weights come unless rft.rollouts = "async"; remove it, or write that'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,25 +86,26 @@ def _rewards(run: ResolvedRun) -> Iterator[str]:
 
 
 def _objective(run: ResolvedRun) -> Iterator[str]:
-    if run.rft is None:
-        return
-    objective = run.rft.objective
-    for check in (
-        lambda: find_advantage(objective.advantage, objective.advantage_args),
-        lambda: find_loss(objective.loss, objective.loss_args),
-    ):
-        try:
-            check()
-        except ValueError as error:
-            yield str(error)
+    for table in run.reinforced:
+        objective, field = table.objective, f"{table.name}.objective"
+        for check in (
+            partial(find_advantage, objective.advantage, objective.advantage_args, f"{field}.advantage"),
+            partial(find_loss, objective.loss, objective.loss_args, f"{field}.loss"),
+        ):
+            try:
+                check()
+            except ValueError as error:
+                yield str(error)
 
 
 def _comparisons(run: ResolvedRun, name: str, plugin: RewardPlugin) -> Iterator[str]:
     """What a reward that compares the attempts at one task needs of the rest of the recipe."""
     if plugin.level != "group":
         return
-    if run.rft is not None and run.rft.group_size < plugin.min_members:
-        yield f"rewards.{name}: compares at least {plugin.min_members} attempts, but rft.group_size is {run.rft.group_size}; raise it"
+    for table in run.reinforced:
+        if table.group_size < plugin.min_members:
+            least, size = plugin.min_members, f"{table.name}.group_size is {table.group_size}"
+            yield f"rewards.{name}: compares at least {least} attempts, but {size}; raise it"
     if run.success.partition(".")[0] == name:
         yield f"success: {name!r} compares attempts with each other, but an evaluation has one per task; choose another part"
 

@@ -14,7 +14,7 @@ Here are the fields and what is wrong with a single one; `load.py` reads files, 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -29,11 +29,17 @@ from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import LearnerConfig
-from burnish.trainer.phases.common import PHASES, TRAIN_SEEDS, Phase, SeedRange
+from burnish.trainer.phases.common import TRAIN_SEEDS, PhaseConfig, SeedRange
+from burnish.trainer.phases.cpt import CPTConfig
+from burnish.trainer.phases.dpo import DPOConfig
+from burnish.trainer.phases.midtrain import MidtrainConfig
+from burnish.trainer.phases.registry import KINDS, AnyPhase
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.phases.supervised import CPTConfig, SFTConfig
+from burnish.trainer.phases.sft import SFTConfig
 
 MULTI_TURN_DEFAULT = 8
+
+P = TypeVar("P", bound=PhaseConfig)
 
 
 class RunConfig(BaseModel):
@@ -47,7 +53,8 @@ class RunConfig(BaseModel):
     environment's own reward counts in the total. reward_function: an id of a reward plug-in, or several, each with weight 1; `[[rewards]]`
     is the long form. success: the part of the reward that is reported as success; it lies in [0, 1]. multi_turn_rollouts: whether the
     policy speaks more than once per episode. train_seeds: the range that training tasks come from, `[first, last + 1]`; `[tasks]` names
-    files that they come from instead. keep_checkpoints: how many stay on disk, beside the last of each phase. plugins: Python files that
+    files that they come from instead. phases: what runs, in any order and number (docs/phases.md); left out, the plain tables run in the
+    order of their kinds. keep_checkpoints: how many stay on disk, beside the last of each phase. plugins: Python files that
     register environments, rewards and objectives. seed: of everything random.
 
     What the tables must agree on is checked where a config is read (`load_config`) or resolved (`resolve`).
@@ -72,8 +79,11 @@ class RunConfig(BaseModel):
     services: dict[str, ServiceConfig] = {}
     tasks: TasksConfig | None = None
     cpt: CPTConfig | None = None
+    midtrain: MidtrainConfig | None = None
     sft: SFTConfig | None = None
+    dpo: DPOConfig | None = None
     rft: RFTPhaseConfig | None = None
+    phases: tuple[AnyPhase, ...] = ()
     rollout: RolloutConfig = RolloutConfig()
     engine: EngineConfig = EngineConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -105,14 +115,20 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _complete(self) -> RunConfig:
         """Fill in what follows from other answers."""
-        if not self.phases:  # object.__setattr__: frozen for everyone else
+        if not self.tables:  # object.__setattr__: frozen for everyone else
             object.__setattr__(self, "rft", RFTPhaseConfig())
         if self.multi_turn_rollouts and "max_turns" not in self.rollout.model_fields_set:
             object.__setattr__(self, "rollout", self.rollout.model_copy(update={"max_turns": MULTI_TURN_DEFAULT}))
         if self.rft is not None:
-            written_out = self.rft.objective.within(self.rollout.sampled_tokens)
-            object.__setattr__(self, "rft", self.rft.model_copy(update={"objective": written_out}))
+            object.__setattr__(self, "rft", self._within(self.rft))
+        object.__setattr__(self, "phases", tuple(map(self._within, self.phases)))
         return self
+
+    def _within(self, table: P) -> P:
+        """A table of reinforcement with what its objective takes from the rollout written out; any other as it is."""
+        if not isinstance(table, RFTPhaseConfig):
+            return table
+        return table.model_copy(update={"objective": table.objective.within(self.rollout.sampled_tokens)})
 
     @property
     def scorers(self) -> tuple[RewardConfig, ...]:
@@ -120,6 +136,7 @@ class RunConfig(BaseModel):
         return (*(RewardConfig(use=id) for id in self.reward_function), *self.rewards)
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The phases that run, in order."""
-        return tuple(phase for phase in PHASES if getattr(self, phase) is not None)
+    def tables(self) -> tuple[PhaseConfig, ...]:
+        """The phases that run, in order: those of `[[phases]]`, or the plain tables in the order of their kinds."""
+        plain = (getattr(self, kind) for kind in KINDS)
+        return self.phases or tuple(table for table in plain if table is not None)

@@ -15,7 +15,7 @@ from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, kind_of, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
-from burnish.recipe.problems import Source, inner_model, is_model, problem_lines
+from burnish.recipe.problems import Source, inner_model, is_model, kinds_of, problem_lines
 from burnish.trainer.phases.common import PHASE_OWNS
 
 
@@ -149,11 +149,16 @@ def without_defaults(data: dict[str, Any], model: type[BaseModel]) -> dict[str, 
             direct = is_model(field.annotation) if field else False
             kept[key] = without_defaults(value, inner) if direct else {name: _pruned(item, inner) for name, item in value.items()}
         elif inner is not None and isinstance(value, list):
-            kept[key] = [_pruned(item, inner) for item in value]
+            kinds = kinds_of(field.annotation) if field else {}
+            kept[key] = [_pruned(item, inner, kinds) for item in value]
         else:
             kept[key] = value
     return kept
 
 
-def _pruned(item: Any, model: type[BaseModel]) -> Any:
-    return without_defaults(item, model) if isinstance(item, dict) else item
+def _pruned(item: Any, model: type[BaseModel], kinds: Mapping[Any, type[BaseModel]] | None = None) -> Any:
+    if not isinstance(item, dict):
+        return item
+    if not kinds:
+        return without_defaults(item, model)
+    return {**without_defaults(item, kinds.get(item.get("kind"), model)), "kind": item.get("kind")}

@@ -11,6 +11,7 @@ from typing import Any
 
 from burnish.inspector.runs import MetricRow, read_metrics
 from burnish.recipe.resolve import ResolvedRun
+from burnish.trainer.phases.registry import KINDS
 
 LOOKED_AT = 20
 """Of the latest run folders, how many are looked at."""
@@ -58,10 +59,18 @@ def _rates(folder: Path, config: Mapping[str, Any], rows: Iterable[MetricRow]) -
     by_phase: dict[str, list[Mapping[str, float]]] = {}
     for row in rows:
         by_phase.setdefault(row.phase, []).append(row.values)
-    played = by_phase.pop("rft", [])
+    tables = {table["name"]: table for table in _tables(config) if table.get("kind") == "rft"}
+    played = [(tables[phase], row) for phase in list(by_phase) if phase in tables for row in by_phase.pop(phase)]
     tokens = {phase: sum(row["packed_tokens"] for row in done) / sum(row["seconds"] for row in done) for phase, done in by_phase.items()}
     if not played:
         return Rates(folder, tokens)
-    table = config["rft"]
-    per_episode = median(row["step_seconds"] for row in played) / (table["groups_per_step"] * table["group_size"])
-    return Rates(folder, tokens, per_episode, median(row["episodes_per_second"] for row in played))
+    per_episode = median(row["step_seconds"] / (table["groups_per_step"] * table["group_size"]) for table, row in played)
+    return Rates(folder, tokens, per_episode, median(row["episodes_per_second"] for _, row in played))
+
+
+def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The tables of the phases of a run's config, named."""
+    for kind in KINDS:
+        if config.get(kind) is not None:
+            yield {"kind": kind, "name": kind, **config[kind]}
+    yield from config.get("phases", ())

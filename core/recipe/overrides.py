@@ -32,7 +32,7 @@ class Override:
             here[self._index(here, last)] = self.value
 
     def _index(self, items: list[Any], key: str) -> int:
-        names = [item.get("name", "") if isinstance(item, dict) else "" for item in items]
+        names = [item.get("name") or item.get("kind", "") if isinstance(item, dict) else "" for item in items]
         if key in names:
             return names.index(key)
         if key.isdigit() and int(key) < len(items):

@@ -20,13 +20,13 @@ from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
-from burnish.trainer.data.examples import ExampleMaker, Say, check_prompts, load_renderer, silent
-from burnish.trainer.data.prepared import SourceFacts, survey
+from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.finding import find_model
-from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.phases.supervised import SupervisedConfig
+from burnish.trainer.models.manifest import own_manifest
+from burnish.trainer.phases.common import Making, PhaseWork, Playing
+from burnish.trainer.phases.transitions import doubts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,6 @@ SYNC_S_PER_PARAMETER = 5e-9
 """Seconds per parameter to hand new weights to the engine."""
 START_S = 45.0
 """Seconds to start Ray and load an engine."""
-SAMPLE = 32
-"""Examples that a generator makes to show how long they are; files are read and rendered whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +91,8 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
     check_components(run)
     model = model_facts(find_model(run.model, need_weights=need_weights))
     _check_heads(run, model)
-    phases = [_supervised(run, phase, model, say) if phase.name != "rft" else _rft(run, model) for phase in run.phases]
-    phases += _evaluation(run, model)
+    planned = [_phase(run, phase, model, say) for phase in run.phases]
+    phases = [plan for plan, _ in planned] + _evaluation(run, model)
     if run.tasks.files is not None:
         with_tools = run.environment.id == SINGLE_TURN and run.rollout.describe_tools
         files, longest, args = run.tasks.files, run.engine.max_context, run.rollout.template_args
@@ -111,7 +109,7 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
         memory_mb=memory_mb(model, run),
         services=tuple(_service_line(name, service) for name, service in run.services.items()),
         run_folder=str(run_dir or RUNS / f"{run.name}-YYYYmmdd-HHMMSS"),
-        warnings=tuple(_warnings(run, model)),
+        warnings=(*_warnings(run, model), *_doubts(run, model, [work for _, work in planned])),
         measured_in=rates.run if rates is not None else None,
     )
 
@@ -125,7 +123,7 @@ def _about(phase: PhasePlan, rates: Rates) -> float | None:
     """Seconds of a phase at the rates of an earlier run, None where that run has none."""
     if phase.name == "evaluation":
         return phase.episodes / rates.episodes_per_second if rates.episodes_per_second else None
-    if phase.name == "rft":
+    if phase.episodes:
         return phase.episodes * rates.seconds_per_episode if rates.seconds_per_episode else None
     return phase.trained_tokens / rates.tokens_per_second[phase.name] if phase.name in rates.tokens_per_second else None
 
@@ -159,55 +157,37 @@ def engine_tokens_per_second(parameters: int) -> float:
     return float(fast * (parameters / small) ** exponent)
 
 
-def _supervised(run: ResolvedRun, phase: PhaseRun, model: ModelFacts, say: Say) -> PhasePlan:
+def _phase(run: ResolvedRun, phase: PhaseRun, model: ModelFacts, say: Say) -> tuple[PhasePlan, PhaseWork]:
+    """A phase by what its kind says of its work: sampling, learning and syncing, one after the other."""
+    files = run.tasks.files
+    making = Making(model.folder, run.engine.max_context, run.rollout.template_args)
+    playing = Playing(_sampled_per_episode(run), _context_per_episode(run), run.rollout.max_turns, files.train if files else None)
+    work = phase.kind.plan(phase.table, making, playing, say)
+    seconds = work.sampled_tokens / engine_tokens_per_second(model.parameters)
+    seconds += work.flops * model.parameters * work.trained_tokens / LEARNER_FLOPS
+    seconds += work.syncs * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
+    limit = phase.table.max_minutes
+    seconds = seconds if limit is None else min(seconds, 60 * limit)
+    return PhasePlan(phase.name, work.work + _budget(phase), work.sampled_tokens, work.trained_tokens, seconds, work.episodes), work
+
+
+def _budget(phase: PhaseRun) -> str:
     table = phase.table
-    assert isinstance(table, SupervisedConfig)
-    maker = ExampleMaker(phase.name, model.folder, run.engine.max_context, run.rollout.template_args)
-    facts = survey(phase.name, table, maker, 0, limit=SAMPLE, say=say)
-    length = sum(float(one.share) * one.mean_tokens for one in facts)
-    example = "documents" if phase.name == "cpt" else "conversations"
-    tokens = round(table.steps * table.batch * length)
-    work = f"{table.steps} steps x {table.batch} {example} of about {length:.0f} tokens, lr {table.lr:g}, {_blend_line(table, facts)}"
-    return PhasePlan(phase.name, work, 0, tokens, 6 * model.parameters * tokens / LEARNER_FLOPS)
+    minutes = f"{table.max_minutes:g} minutes" if table.max_minutes is not None else ""
+    tokens = f"{table.max_tokens:,} tokens" if table.max_tokens is not None else ""
+    spent = " or ".join(filter(None, (minutes, tokens)))
+    return f", until {spent} at most" if spent else ""
 
 
-def _blend_line(table: SupervisedConfig, facts: Sequence[SourceFacts]) -> str:
-    """Where the examples come from, each source of a blend with its share, what it has, and what is left out of it."""
-    if len(facts) == 1:
-        return f"from {facts[0].origin}{_left_out(facts[0])}"
-    listed = [f"{float(one.asked):.2%} {one.name} ({one.origin.partition(':')[0]}{_rows(table, one)}{_left_out(one)})" for one in facts]
-    return f"blended by {table.blend_by or 'samples'}: {', '.join(listed)}"
-
-
-def _rows(table: SupervisedConfig, one: SourceFacts) -> str:
-    """How many rows there are, and how often each is seen, of a source whose rows were all read."""
-    if one.curated or table.generate is not None or not one.examples:
-        return ""
-    return f", {one.rows:,} rows seen {float(one.share) * table.steps * table.batch / one.examples:.1f} times"
-
-
-def _left_out(one: SourceFacts) -> str:
-    return f", {one.rejected:,} unfit rows left out" if one.rejected else ""
-
-
-def _rft(run: ResolvedRun, model: ModelFacts) -> PhasePlan:
-    table = run.rft
-    assert table is not None
-    episodes = table.steps * table.groups_per_step * table.group_size
-    sampled, whole = episodes * _sampled_per_episode(run), episodes * _context_per_episode(run)
-    size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
-    turns = f"up to {run.rollout.max_turns} turns" if run.rollout.max_turns > 1 else "1 turn"
-    work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {run.tasks.files.train}" if run.tasks.files else "")
-    learning = _flops_per_parameter(table) * model.parameters * whole / LEARNER_FLOPS
-    syncing = table.steps * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
-    seconds = sampled / engine_tokens_per_second(model.parameters) + learning + syncing
-    return PhasePlan("rft", work, sampled, whole, seconds, episodes)
-
-
-def _flops_per_parameter(table: RFTPhaseConfig) -> int:
-    """Of a token: 2 forward and 4 backward in each epoch, 2 for the log-probabilities that prove the sync, and 2 for each policy that
-    scores it beside that: the old one of several updates, the reference of a KL."""
-    return 6 * table.epochs + 2 + 2 * (table.updates > 1) + 2 * (table.objective.kl_coef > 0)
+def _doubts(run: ResolvedRun, model: ModelFacts, works: Sequence[PhaseWork]) -> Iterator[str]:
+    """What is doubtful about the order of phases, on the model that each of them will find."""
+    manifest = own_manifest(model.folder)
+    stage = manifest.stage if manifest is not None else None
+    for phase, work in zip(run.phases, works, strict=True):
+        if stage is not None:
+            for doubt in doubts(stage, phase.table.kind, work.examples):
+                yield f"phase {phase.name} on a model of stage {stage}: {doubt}"
+        stage = phase.kind.stage
 
 
 def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -57,7 +57,7 @@ def problem_lines(error: ValidationError, model: type[BaseModel], source: Source
     lines: list[str] = []
     for detail in error.errors(include_url=False):
         where = tuple(part for part in detail["loc"] if part != "[key]")
-        dotted = ".".join(str(part) for part in where)
+        dotted = ".".join(str(part) for part in _written(where, model))
         lines += [source.name(f"{dotted}: {message}" if dotted else message) for message in _explain(detail, where, model).split("\n")]
     return list(dict.fromkeys(lines))
 
@@ -72,19 +72,26 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
         owner = model_at(model, where[:-1])
         field = owner.model_fields.get(str(where[-1])) if owner else None
         return "is required" + (f": {field.description}" if field and field.description else "")
-    if kind == "value_error":
-        return str(context["error"])
     if kind == "string_pattern_mismatch":
         owner = model_at(model, where[:-1])
         field = owner.model_fields.get(str(where[-1])) if owner else None
         form = field.description if field and field.description else f"of the form {context['pattern']}"
         return f"{_shown(value)} must be {form}"
+    return str(context["error"]) if kind == "value_error" else _expected(detail)
+
+
+def _expected(detail: ErrorDetails) -> str:
+    """A value that is of another kind than what is expected."""
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
         close = did_you_mean(value, choices) if isinstance(value, str) else ""
         close = close if "did you mean" in close else ""
         shown = _shown(value)
         return f"{shown} is unknown{close}" if close and len(choices) > 6 else f"{shown} must be {context['expected']}{close}"
+    if kind.startswith("union_tag"):
+        choices = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
+        return f"kind {context['tag']!r} is unknown{did_you_mean(str(context['tag']), choices)}" if choices else "needs a kind"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"must be a table, not {kind_of(value)} {_shown(value)}"
     message, shown = detail["msg"].removeprefix("Input should be "), _shown(value)
@@ -98,18 +105,41 @@ def _shown(value: Any) -> str:
 
 
 def model_at(model: type[BaseModel] | None, where: Location) -> type[BaseModel] | None:
-    """The config class of the table at a location. Names of services and numbers of list items lead to the class of the item."""
-    skip = False
-    for part in where:
-        if skip:
-            skip = False
-            continue
+    """The config class of the table at a location. Names of services and numbers of list items lead to the class of the item, and what
+    tells kinds of items apart to that of its kind."""
+    parts = iter(where)
+    for part in parts:
         field = model.model_fields.get(str(part)) if model else None
         if field is None:
             return None
         model = inner_model(field.annotation)
-        skip = not is_model(field.annotation)
+        if is_model(field.annotation):
+            continue
+        next(parts, None)
+        kinds = kinds_of(field.annotation)
+        if kinds:
+            model = kinds.get(next(parts, None))
     return model
+
+
+def kinds_of(annotation: Any) -> dict[Any, type[BaseModel]]:
+    """The config classes of a field whose items are of several kinds, by the `kind` that each has; empty for any other field."""
+    models = [one for one in _models_in(annotation) if "kind" in one.model_fields]
+    return {get_args(one.model_fields["kind"].annotation)[0]: one for one in models} if len(models) > 1 else {}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for option in get_args(annotation):
+        yield from _models_in(option)
+
+
+def _written(where: Location, model: type[BaseModel]) -> Location:
+    """A location as it is written: without the kind of an item, which stands within it."""
+    field = model.model_fields.get(str(where[0])) if where else None
+    of_kinds = field is not None and len(where) > 2 and bool(kinds_of(field.annotation))
+    return (*where[:2], *where[3:]) if of_kinds else where
 
 
 def is_model(annotation: Any) -> bool:

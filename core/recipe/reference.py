@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import OVERLAID
-from burnish.recipe.problems import inner_model, is_model
+from burnish.recipe.problems import inner_model, is_model, kinds_of
 from burnish.trainer.phases.common import PHASE_OWNS
 
 HEAD = """\
@@ -83,7 +83,11 @@ def _tables(model: type[BaseModel], name: str, heading: str) -> Iterator[Table]:
     keys, inner = [], []
     for key, field in model.model_fields.items():
         table = inner_model(field.annotation)
-        if table is not None:
+        if kinds_of(field.annotation):
+            keys.append(
+                Key(key, f"list of tables, each with a `kind`: {', '.join(map(str, kinds_of(field.annotation)))}", "`[]`", said[key])
+            )
+        elif table is not None:
             inner.append(_inner(name, key, table, field.annotation))
         elif not (name == "learner.optimizer" and key in PHASE_OWNS):  # refused there: every phase has its own
             keys.append(Key(key, _type(schema["properties"][key]), _default(model, key), said[key]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from burnish.recipe import machine
 from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
@@ -26,10 +26,12 @@ from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
-from burnish.trainer.phases.common import Phase, SeedRange, phase_optimizer
+from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, SeedRange, phase_optimizer
 from burnish.trainer.phases.rates import with_rate
+from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.phases.supervised import SupervisedConfig
+
+P = TypeVar("P", bound=PhaseConfig)
 
 RUNS = Path("runs")
 """Where run folders go."""
@@ -61,16 +63,23 @@ class TaskSource:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRun:
-    """One phase: its name, its table, and what it shares of the optimizer with the others."""
+    """One phase: its table, and what it shares of the optimizer with the others."""
 
-    name: Phase
-    table: SupervisedConfig | RFTPhaseConfig
+    table: PhaseConfig
     shared: OptimizerConfig
 
     @property
     def optimizer(self) -> OptimizerConfig:
         """With the phase's own rate and schedule. Raises ValueError while the rate follows from a model that is not here."""
         return phase_optimizer(self.shared, self.table)
+
+    @property
+    def name(self) -> Phase:
+        return self.table.name
+
+    @property
+    def kind(self) -> PhaseKind:
+        return KINDS[self.table.kind]
 
     @property
     def critic(self) -> CriticConfig | None:
@@ -117,9 +126,14 @@ class ResolvedRun:
         return found[0]
 
     @property
+    def reinforced(self) -> tuple[RFTPhaseConfig, ...]:
+        """The tables of reinforcement fine-tuning, in order."""
+        return tuple(phase.table for phase in self.phases if isinstance(phase.table, RFTPhaseConfig))
+
+    @property
     def rft(self) -> RFTPhaseConfig | None:
-        """The table of reinforcement fine-tuning, None when it is no phase of this run."""
-        return next((phase.table for phase in self.phases if isinstance(phase.table, RFTPhaseConfig)), None)
+        """The first of them, None when reinforcement is no phase of this run."""
+        return next(iter(self.reinforced), None)
 
     def worker_setup(self, model: Path, addresses: Mapping[str, str], seed: int) -> WorkerSetup:
         """What every env runner is built from, once the model's folder and the services' addresses are known. seed: of all sampling."""
@@ -175,7 +189,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
         success=config.success,
         services=config.services,
         tasks=TaskSource(config.train_seeds, config.tasks),
-        phases=tuple(_phase(config, name) for name in config.phases),
+        phases=tuple(PhaseRun(table, config.learner.optimizer) for table in config.tables),
         evaluation=config.evaluation,
         guards=config.guards,
         rollout=config.rollout,
@@ -190,7 +204,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
 
 def _with_rate(config: RunConfig) -> RunConfig:
     """The default rate of reinforcement written out, once the model that it follows from is here: a source is imported on first use."""
-    if config.rft is None or config.rft.lr is not None:
+    if all(table.lr is not None for table in config.tables):
         return config
     from burnish.trainer.models.finding import find_model
 
@@ -198,13 +212,13 @@ def _with_rate(config: RunConfig) -> RunConfig:
         folder = find_model(config.model, need_weights=False)
     except ValueError:
         return config  # whoever goes on needs the model, and says what is wrong with it
-    return config.model_copy(update={"rft": with_rate(config.rft, folder, config.learner.lora)})
 
+    def rated(table: P) -> P:
+        without = isinstance(table, RFTPhaseConfig) and table.lr is None
+        return with_rate(table, folder, config.learner.lora) if without else table  # type: ignore[return-value, arg-type]
 
-def _phase(config: RunConfig, name: Phase) -> PhaseRun:
-    table = getattr(config, name)
-    assert isinstance(table, SupervisedConfig | RFTPhaseConfig)
-    return PhaseRun(name, table, config.learner.optimizer)
+    phases = tuple(map(rated, config.phases))
+    return config.model_copy(update={"rft": None if config.rft is None else rated(config.rft), "phases": phases})
 
 
 def _engine(engine: EngineConfig, placement: Placement) -> EngineConfig:

@@ -21,4 +21,9 @@ def data_seed(seeds: Mapping[str, int], phase: str, train_seeds: tuple[int, int]
     """The seed to generate `count` examples of a phase from: `[seed, seed + count)` lies inside the training range."""
     first, end = train_seeds
     assert count <= end - first, f"{count} examples do not fit into train_seeds {train_seeds}"
-    return first + seeds[f"{phase}.data"] % (end - first - count + 1)
+    return first + phase_seed(seeds, f"{phase}.data") % (end - first - count + 1)
+
+
+def phase_seed(seeds: Mapping[str, int], purpose: str) -> int:
+    """The seed of a purpose that a phase has, whatever the phase is called."""
+    return seeds[purpose] if purpose in seeds else _hashed(f"{seeds['run']}/{purpose}")

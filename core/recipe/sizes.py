@@ -3,10 +3,10 @@
 The memory of a role is the sum of, in bytes:
 
 - learner: `parameters x 16` (float32 weights, gradient and the two moments of AdamW); `x 4` more for the frozen reference that
-  `kl_coef > 0` keeps; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer that has
-  one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model, `x 16` again. With several learners, each has its
-  slice of all that, and `x 8` (weights and gradient) of one decoder layer and two vocabulary matrices (embedding and output layer) while
-  they compute. With bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations
+  `kl_coef > 0` keeps, and dpo; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer
+  that has one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model, `x 16` again. With several learners, each
+  has its slice of all that, and `x 8` (weights and gradient) of one decoder layer and two vocabulary matrices (embedding and output layer)
+  while they compute. With bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations
   `microbatch_tokens x layers x hidden x 34 x bytes / 2`, where 34 are the bytes of one token in one layer at 16 bit without attention
   scores (Korthikanti et al. 2022, arXiv 2205.05198), or `x 4 x bytes / 4` when layers are recomputed; logits
   `logit_rows x vocabulary x 4 x 3` (float32 logits, their softmax and gradient).
@@ -120,8 +120,8 @@ def engine_bytes(model: ModelFacts, engine: EngineConfig) -> int:
 def memory_mb(model: ModelFacts, run: ResolvedRun) -> dict[str, int]:
     """Expected memory by role, in MB: of this machine on CPUs; on GPUs of each GPU of the role."""
     placement = run.placement
-    reference, learners = run.rft is not None and run.rft.objective.kl_coef > 0, placement.learners
-    critic = run.rft is not None and run.rft.critic is not None
+    reference = any(table.objective.kl_coef > 0 for table in run.reinforced) or any(phase.table.kind == "dpo" for phase in run.phases)
+    critic, learners = any(table.critic is not None for table in run.reinforced), placement.learners
     learner = round(learner_bytes(model, run.learner, reference, learners, critic) / 1e6)
     whose = "learner" if learners == 1 else f"{learners} learners"
     count, each = placement.engines, round(engine_bytes(model, run.engine) / 1e6)

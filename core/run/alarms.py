@@ -22,16 +22,16 @@ class GuardStop(RuntimeError):
 class RollBack(Exception):
     """A guard that the recipe answers with "roll_back": the run has to go on from its last checkpoint."""
 
-    def __init__(self, alarm: Alarm) -> None:
+    def __init__(self, phase: str, alarm: Alarm) -> None:
         super().__init__(alarm.line)
-        self.alarm = alarm
+        self.phase, self.alarm = phase, alarm
 
 
-def watch_over(recipe: ResolvedRun, folder: RunFolder, steps: int, remembered: Mapping[str, Any] | None) -> Watch:
-    """The guards over reinforcement from a step on. remembered: what a checkpoint kept of them, None at the beginning."""
+def watch_over(recipe: ResolvedRun, folder: RunFolder, phase: str, steps: int, remembered: Mapping[str, Any] | None) -> Watch:
+    """The guards over a phase of reinforcement from a step on. remembered: what a checkpoint kept of them, None at the beginning."""
     watch = Watch(recipe.guards, recipe.success)
     if steps and remembered is not None:
-        watch.restore(remembered, series_rows(read_metrics(folder.metrics_file), "rft", steps))
+        watch.restore(remembered, series_rows(read_metrics(folder.metrics_file), phase, steps))
     return watch
 
 
@@ -45,7 +45,7 @@ def heed(folder: RunFolder, console: Console, phase: str, alarms: Sequence[Alarm
             raise GuardStop(f'{alarm.line}; guards.{alarm.guard} = "stop" ends the run')
     for alarm in alarms:
         if alarm.action == "roll_back":
-            raise RollBack(alarm)
+            raise RollBack(phase, alarm)
 
 
 def row_of(phase: str, alarm: Alarm) -> AlarmRow:

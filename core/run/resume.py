@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
-from burnish.trainer.loop import MAX_IDLE_STEPS
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
-from burnish.trainer.phases.common import PHASES
+from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.supervised import SupervisedConfig
 
 FREE = ("limits", "keep_checkpoints")
@@ -28,7 +27,9 @@ def changes(path: Path, run: ResolvedRun) -> list[Difference]:
     folder.refuse([one for one in found if one not in more_steps and one.field.partition(".")[0] not in FREE])
     done = latest(path)
     for change in more_steps:
-        problem = _why_no_more(folder, run, change.field.removesuffix(".steps"), done)
+        table = change.field.removesuffix(".steps").rpartition(".")[2]
+        name = run.phases[int(table)].name if table.isdigit() else next(one.name for one in run.phases if one.table.kind == table)
+        problem = _why_no_more(folder, run, name, done)
         if problem is not None:
             raise ValueError(f"{path} cannot resume with {change}: {problem}")
     return found
@@ -37,7 +38,7 @@ def changes(path: Path, run: ResolvedRun) -> list[Difference]:
 def is_finished(folder: RunFolder, run: ResolvedRun) -> bool:
     """Whether a resume would find nothing to do: the last phase has ended, and what the recipe measures after it was measured."""
     done, last = latest(folder.path), run.phases[-1]
-    if done is None or done.phase != last.name or (done.step < last.table.steps and not _ended_early(folder, done)):
+    if done is None or done.phase != last.name or (done.step < last.table.steps and not done.ended):
         return False
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
     measured = {record.result.mode for record in recorded if (record.phase, record.step) == (last.name, done.step)}
@@ -45,13 +46,13 @@ def is_finished(folder: RunFolder, run: ResolvedRun) -> bool:
 
 
 def _raises_steps(change: Difference) -> bool:
-    steps_of_a_phase = change.field in {f"{phase}.steps" for phase in PHASES}
-    return steps_of_a_phase and change.old is not None and change.new is not None and change.new > change.old
+    steps_of_a_phase = re.fullmatch(rf"({'|'.join(KINDS)}|phases\.\d+)\.steps", change.field)
+    return steps_of_a_phase is not None and change.old is not None and change.new is not None and change.new > change.old
 
 
 def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: CheckpointRecord | None) -> str | None:
     """Why a phase cannot get more steps, None when it can. done: the checkpoint that the run resumes from."""
-    names = [str(name) for name in PHASES]
+    names = [one.name for one in run.phases]
     if done is None or names.index(phase) > names.index(done.phase):
         return None  # it begins after the resume
     if phase != done.phase:
@@ -59,17 +60,11 @@ def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: Checkpoi
     table = next(one.table for one in run.phases if one.name == phase)
     if table.schedule != "constant":
         return f"{phase} is at step {done.step} of a {table.schedule} schedule that was laid out over all of its steps"
+    if done.ended:
+        return f"it ended early, at step {done.step}: {done.ended}"
     if isinstance(table, SupervisedConfig):
         return _why_no_more_examples(table)
-    if _ended_early(folder, done):
-        return f"it ended early, at step {done.step}, because nothing was left to learn from"
     return None
-
-
-def _ended_early(folder: RunFolder, done: CheckpointRecord) -> bool:
-    """Whether reinforcement found nothing more to learn from."""
-    progress = json.loads((done.trainer_state(folder.path) / "progress.json").read_text())
-    return bool(progress["idle"] >= MAX_IDLE_STEPS)
 
 
 def _why_no_more_examples(table: SupervisedConfig) -> str | None:

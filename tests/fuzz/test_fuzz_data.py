@@ -19,7 +19,7 @@ from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.prepared import lay_out
 from burnish.trainer.data.sources import Reject, found_in
 from burnish.trainer.models.importing import ModelSize, new_model
-from burnish.trainer.phases.supervised import SFTConfig
+from burnish.trainer.phases.sft import SFTConfig
 
 pytestmark = pytest.mark.fuzz
 

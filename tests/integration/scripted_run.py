@@ -1,8 +1,9 @@
 """Whole runs of the pipeline in this process, over a scripted engine and without Ray, each in a fork that may be killed at a moment.
 
-    python -m tests.integration.scripted_run RECIPE.toml FOLDER MOMENT …      a MOMENT is EVENT:N, or "whole"
+    python -m tests.integration.scripted_run RECIPE.toml FOLDER MOMENT …      a MOMENT is EVENT:N, several with "," between, or "whole"
 
-For each moment, the run in FOLDER/MOMENT is killed when EVENT happens for the N-th time, and then resumed until it ends.
+For each moment, the run in FOLDER/MOMENT is killed when EVENT happens for the N-th time, and then resumed until it ends; where there are
+several, it is resumed to be killed by the next one first.
 """
 
 from __future__ import annotations
@@ -148,19 +149,23 @@ def prepare() -> None:
     watched(RunFolder, "log_evaluation", "evaluation")
 
 
+def folder_of(moment: str) -> str:
+    return moment.replace(":", "-").replace(",", "_")
+
+
 def main() -> None:
     global killed_at
     recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
     prepare()
     ended = {}
     for moment in sys.argv[3:]:
-        run = folder / moment.replace(":", "-")
-        if moment != "whole":
-            name, _, count = moment.partition(":")
+        run = folder / folder_of(moment)
+        for one in moment.split(",") if moment != "whole" else ():
+            name, _, count = one.partition(":")
             killed_at = (name, int(count))
             status = in_a_fork(partial(play, recipe, run))
             killed_at = ("", 0)
-            assert status == -signal.SIGKILL, f"{moment} never happened: {status}"
+            assert status == -signal.SIGKILL, f"{one} of {moment} never happened: {status}"
         ended[moment] = in_a_fork(partial(play, recipe, run))
     print(json.dumps(ended))
 

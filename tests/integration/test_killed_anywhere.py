@@ -89,7 +89,9 @@ def steady(value: Any) -> Any:
 def what_came_of(run: Path) -> dict[str, Any]:
     """Everything that a run leaves, but for times."""
     files = ("metrics.jsonl", "ledger.jsonl", "evaluations.jsonl")
-    left: dict[str, Any] = {name: [steady(row) for _, row in read_json_lines(run / name)] for name in files}
+    left: dict[str, Any] = {}
+    for file in (run / name for name in files):
+        left[file.name] = [steady(row) for _, row in read_json_lines(file)] if file.is_file() else []
     still = {"run": "", "turns": (), "metrics": {}}
     transcripts = [transcript.model_copy(update=still) for transcript in read_transcripts(run / "transcripts")]
     left["transcripts"] = sorted(transcripts, key=lambda one: (one.phase, one.step, one.split, one.mode, one.task, one.sample))

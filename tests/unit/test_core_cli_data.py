@@ -22,7 +22,7 @@ from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.data.curated.catalog import find_catalog
 from burnish.trainer.data.examples import ExampleMaker
 from burnish.trainer.data.prepared import PhaseData, lay_out
-from burnish.trainer.phases.supervised import SFTConfig
+from burnish.trainer.phases.sft import SFTConfig
 
 pytestmark = pytest.mark.unit
 

@@ -65,7 +65,7 @@ def problems(file: Path, *overrides: str) -> list[str]:
 
 def test_the_essential_recipe_is_a_whole_run(recipe: Callable[[str], Path]) -> None:
     config = load_config(recipe(ESSENTIAL))
-    assert config.phases == ("rft",)
+    assert [table.kind for table in config.tables] == ["rft"]
     assert config.rft == RFTPhaseConfig()
     assert config.rollout.max_turns == 8
     assert config.scorers == (RewardConfig(use="burnish/inspection-cost-v1"),)
@@ -112,9 +112,9 @@ def test_without_multi_turn_rollouts_an_episode_is_one_turn(recipe: Callable[[st
 
 def test_phases_run_in_their_order_whatever_the_order_in_the_file(recipe: Callable[[str], Path]) -> None:
     text = ESSENTIAL + '[rft]\nsteps = 1\n[sft]\nsteps = 1\ngenerate = "m:f"\n[cpt]\nsteps = 1\ngenerate = "m:f"\n'
-    assert load_config(recipe(text)).phases == ("cpt", "sft", "rft")
+    assert [table.name for table in load_config(recipe(text)).tables] == ["cpt", "sft", "rft"]
     without_rft = ESSENTIAL + '[sft]\nsteps = 1\ngenerate = "m:f"\n'
-    assert load_config(recipe(without_rft)).phases == ("sft",)
+    assert [table.name for table in load_config(recipe(without_rft)).tables] == ["sft"]
 
 
 def test_a_service_and_its_reward_share_a_name_by_default(recipe: Callable[[str], Path]) -> None:

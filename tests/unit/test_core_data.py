@@ -10,7 +10,9 @@ import pytest
 from burnish.envs.types import Message
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.sources import Found, Reject, read_conversations, read_documents, sources_of
-from burnish.trainer.phases.supervised import CPTConfig, SFTConfig, SupervisedConfig
+from burnish.trainer.phases.cpt import CPTConfig
+from burnish.trainer.phases.sft import SFTConfig
+from burnish.trainer.phases.supervised import SupervisedConfig
 
 pytestmark = pytest.mark.unit
 

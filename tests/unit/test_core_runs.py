@@ -102,13 +102,13 @@ def test_rewind_drops_what_a_resumed_run_does_again(run: RunFolder) -> None:
         run.log_ledger(LedgerRow(phase=phase, step=step, issued=step, trained=step))
     for phase, step in [("base", 0), ("sft", 2), ("rft", 3)]:
         run.log_evaluation(evaluation(phase, step))
-    run.rewind("rft", 1)
+    run.rewind(("cpt", "sft", "rft"), "rft", 1)
     for file in (run.metrics_file, run.ledger_file):
         assert [(row["phase"], row["step"]) for row in rows(file)] == [("sft", 1), ("sft", 2), ("rft", 1)]
     assert [row["phase"] for row in rows(run.evaluations_file)] == ["base", "sft"]
-    run.rewind("sft", 1)
+    run.rewind(("cpt", "sft", "rft"), "sft", 1)
     assert [(row["phase"], row["step"]) for row in rows(run.metrics_file)] == [("sft", 1)]
-    run.rewind("base")
+    run.rewind(("cpt", "sft", "rft"), "base")
     assert [rows(file) for file in (run.metrics_file, run.ledger_file)] == [[], []]
     assert [row["phase"] for row in rows(run.evaluations_file)] == ["base"], "the model that training begins with is the same again"
 
@@ -137,10 +137,10 @@ def test_rewind_drops_the_transcripts_of_what_is_done_again(run: RunFolder) -> N
             writer.write(transcript)
     with (run.transcripts / "episodes.jsonl").open("a") as file:
         file.write('{"schema": 1, "ru')  # a kill in the middle of a line
-    run.rewind("rft", 1)
+    run.rewind(("cpt", "sft", "rft"), "rft", 1)
     assert list(read_transcripts(run.transcripts)) == kept
     assert [file.name for file in run.transcripts.iterdir()] == ["episodes.jsonl"]
-    run.rewind("base")
+    run.rewind(("cpt", "sft", "rft"), "base")
     assert list(read_transcripts(run.transcripts)) == kept[:1]
 
 
@@ -153,22 +153,21 @@ def test_resume_takes_the_same_config_only(run: RunFolder, recipe: ResolvedRun) 
             check(run.path, changed)
 
 
-SFT = {"steps": 4, "lr": 1e-4, "generate": "a.b:c", "count": 9}
+SFT = {"steps": 4, "lr": 1e-4, "schedule": "constant", "generate": "a.b:c", "count": 9}
 
 
-def saved(run: RunFolder, phase: str, step: int, idle: int = 0) -> None:
+def saved(run: RunFolder, phase: str, step: int, ended: str = "") -> None:
     """A checkpoint, as far as a resume's settings look at it."""
-    record = CheckpointRecord(phase=phase, step=step, created_at=datetime.now(UTC))
+    record = CheckpointRecord(phase=phase, step=step, ended=ended, created_at=datetime.now(UTC))
     record.trainer_state(run.path).mkdir(parents=True)
-    (record.trainer_state(run.path) / "progress.json").write_text(json.dumps({"idle": idle}))
     with JsonLines(run.path / "checkpoints.jsonl") as lines:
         lines.append(record.model_dump(mode="json"))
 
 
-def said_of(tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: tuple[str, int] | None, idle: int = 0) -> list[str]:
+def said_of(tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: tuple[str, int] | None, ended: str = "") -> list[str]:
     run = create_run(resolve(config_from_data({**WHAT, **before})), run_dir=tmp_path / "run")
     if at is not None:
-        saved(run, *at, idle)
+        saved(run, *at, ended)
     return [str(change) for change in changes(run.path, resolve(config_from_data({**WHAT, **after})))]
 
 
@@ -185,54 +184,54 @@ def test_a_supervised_phase_under_way_may_go_on_for_longer(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "at", "idle", "why"),
+    ("before", "after", "at", "ended", "why"),
     [
-        ({"rft": {"steps": 5}}, {"rft": {"steps": 3}}, ("rft", 2), 0, r"the config is another: rft\.steps: 5 -> 3"),
+        ({"rft": {"steps": 5}}, {"rft": {"steps": 3}}, ("rft", 2), "", r"the config is another: rft\.steps: 5 -> 3"),
         (
             {"sft": SFT, "rft": {}},
             {"sft": {**SFT, "steps": 6}, "rft": {}},
             ("rft", 1),
-            0,
+            "",
             r"sft\.steps: 4 -> 6: sft has ended, and rft went on",
         ),
         (
             {"rft": {"steps": 5, "schedule": "cosine"}},
             {"rft": {"steps": 6, "schedule": "cosine"}},
             ("rft", 2),
-            0,
+            "",
             "a cosine schedule that was",
         ),
-        ({"sft": {**SFT, "count": None}}, {"sft": {**SFT, "count": None, "steps": 6}}, ("sft", 2), 0, "generated for its steps"),
-        ({"rft": {"steps": 9}}, {"rft": {"steps": 12}}, ("rft", 7), 5, "it ended early, at step 7, because nothing was left to learn from"),
+        ({"sft": {**SFT, "count": None}}, {"sft": {**SFT, "count": None, "steps": 6}}, ("sft", 2), "", "generated for its steps"),
+        ({"rft": {"steps": 9}}, {"rft": {"steps": 12}}, ("rft", 7), "max_tokens", "it ended early, at step 7: max_tokens"),
     ],
 )
 def test_more_steps_that_cannot_be_are_refused(
-    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: tuple[str, int], idle: int, why: str
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: tuple[str, int], ended: str, why: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"cannot resume.*{why}"):
-        said_of(tmp_path, before, after, at, idle)
+        said_of(tmp_path, before, after, at, ended)
 
 
 @pytest.mark.parametrize(
-    ("at", "idle", "evaluated", "after", "finished"),
+    ("at", "ended", "evaluated", "after", "finished"),
     [
-        (None, 0, (), True, False),
-        (("rft", 2), 0, (), True, False),
-        (("rft", 3), 0, (), True, False),  # its evaluations were broken off
-        (("rft", 3), 0, ("sampled",), True, False),
-        (("rft", 3), 0, ("sampled", "greedy"), True, True),
-        (("rft", 3), 0, (), False, True),
-        (("rft", 2), 5, ("sampled", "greedy"), True, True),  # ended early
-        (("sft", 4), 0, ("sampled", "greedy"), True, False),
+        (None, "", (), True, False),
+        (("rft", 2), "", (), True, False),
+        (("rft", 3), "", (), True, False),  # its evaluations were broken off
+        (("rft", 3), "", ("sampled",), True, False),
+        (("rft", 3), "", ("sampled", "greedy"), True, True),
+        (("rft", 3), "", (), False, True),
+        (("rft", 2), "max_tokens", ("sampled", "greedy"), True, True),  # ended early
+        (("sft", 4), "", ("sampled", "greedy"), True, False),
     ],
 )
 def test_a_run_is_finished_when_its_last_phase_is_and_was_measured(
-    tmp_path: Path, at: tuple[str, int] | None, idle: int, evaluated: tuple[Mode, ...], after: bool, finished: bool
+    tmp_path: Path, at: tuple[str, int] | None, ended: str, evaluated: tuple[Mode, ...], after: bool, finished: bool
 ) -> None:
     given = {**WHAT, "sft": SFT, "rft": {"steps": 3}, "evaluation": {"after": after}}
     run = create_run(recipe := resolve(config_from_data(given)), run_dir=tmp_path / "run")
     if at is not None:
-        saved(run, *at, idle)
+        saved(run, *at, ended)
         for mode in evaluated:
             result = dataclasses.replace(evaluation(*at).result, mode=mode)
             run.log_evaluation(EvaluationRecord(phase=at[0], step=at[1], result=result))

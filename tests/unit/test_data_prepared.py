@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.phase_parts import on
 
 from burnish.trainer.data.examples import ExampleMaker
 from burnish.trainer.data.prepared import PhaseData, lay_out, survey
@@ -18,8 +19,10 @@ from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.importing import ModelSize, new_model
-from burnish.trainer.phases.common import Phase, PhaseStep
-from burnish.trainer.phases.supervised import CPTConfig, SFTConfig, SupervisedConfig, supervised_steps
+from burnish.trainer.phases.common import Kind, PhaseStep
+from burnish.trainer.phases.cpt import CPTConfig
+from burnish.trainer.phases.sft import SFTConfig
+from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +49,7 @@ def own(tmp_path: Path) -> str:
     return str(file)
 
 
-def laid_out(table: SupervisedConfig, model: Path, folder: Path, phase: Phase = "sft") -> PhaseData:
+def laid_out(table: SupervisedConfig, model: Path, folder: Path, phase: Kind = "sft") -> PhaseData:
     return lay_out(phase, table, ExampleMaker(phase, model, MAX_TOKENS, {}), seed=3, order=11, folder=folder)
 
 
@@ -79,7 +82,7 @@ def test_a_blend_with_the_curated_catalog_is_trained_as_asked(model: Path, own: 
     data = laid_out(table, model, tmp_path / "data")
     assert [one.name for one in data.facts] == ["own", "instruction-following", "tool-use", "refusal"]
     learner = Learner(model, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-2)), seed=0)
-    steps: list[PhaseStep] = list(supervised_steps(learner, table, data))
+    steps: list[PhaseStep] = list(supervised_steps(on(learner), table, data))
     last = steps[-1].metrics
     assert last["blend/own"] == 0.5 and last["rejected_rows"] == 0
     assert [last[f"blend/{one.name}"] for one in data.facts[1:]] == pytest.approx([1 / 6] * 3)

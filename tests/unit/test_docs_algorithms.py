@@ -48,7 +48,10 @@ def test_docs_every_advantage_and_loss_has_its_row() -> None:
     ids = [listing.id for listing in OBJECTIVES.list() if listing.id.startswith("burnish/")]
     listed = {kind: {full_id(row[0].split("`")[0]) for row in table} for kind, table in kinds().items()}
     assert listed["advantages"] == {id for id in ids if isinstance(OBJECTIVES.get(id), Advantage)}
-    assert listed["losses"] == {id for id in ids if not isinstance(OBJECTIVES.get(id), Advantage)} - {full_id("cross_entropy")}
+    assert listed["losses"] == {id for id in ids if not isinstance(OBJECTIVES.get(id), Advantage)} - {
+        full_id("cross_entropy"),
+        full_id("dpo"),
+    }
     assert {row[0] for row in rows("`kl`")} == set(KL_ESTIMATES)
 
 

@@ -180,7 +180,7 @@ def test_alarms_are_stored_said_and_heeded(tmp_path: Path) -> None:
     assert [(row.step, row.guard, row.action) for row in read_run(folder.path).alarms] == [
         (3, "drift", "warn"), (4, "entropy", "roll_back"), (5, "entropy", "roll_back"), (5, "empty", "stop"),
     ]  # fmt: skip
-    folder.rewind("rft", 3)
+    folder.rewind(("rft",), "rft", 3)
     assert [row.step for row in read_run(folder.path).alarms] == [3]
 
 

@@ -14,10 +14,10 @@ from ...rollout.control_tokens import ControlTokens
 from ...rollout.renderers import TemplateRenderer, prompt_ids
 from ...rollout.tokenizer import load_tokenizer
 from ..models.tokenizer import document_frame
-from ..phases.common import Phase
+from ..phases.common import Kind, Phase
 from .config import TasksConfig
 from .forms import Conversation, Document
-from .sources import Found, Reject, Source, rejected
+from .sources import READ_DOCUMENTS, Found, Reject, Source, rejected
 from .supervised import SupervisedExample, cpt_examples, sft_examples, wholly_trained
 from .task_files import TaskFiles
 
@@ -42,15 +42,17 @@ def silent(text: str) -> None:
 class ExampleMaker:
     """Makes examples of a phase for the tokenizer of a model, none longer than `max_tokens`.
 
-    template_args: of the chat template. Raises ValueError when the model's tokenizer or template is none that can be trained with.
+    template_args: of the chat template. phase: what messages call it, its kind unless given.
+
+    Raises ValueError when the model's tokenizer or template is none that can be trained with.
     """
 
-    def __init__(self, phase: Phase, model: Path, max_tokens: int, template_args: Mapping[str, Any]) -> None:
-        self.phase, self.max_tokens, self._args = phase, max_tokens, template_args
+    def __init__(self, kind: Kind, model: Path, max_tokens: int, template_args: Mapping[str, Any], phase: Phase = "") -> None:
+        self.kind, self.phase, self.max_tokens, self._args = kind, phase or kind, max_tokens, template_args
         self.tokenizer = load_tokenizer(model)
         self._control = ControlTokens(self.tokenizer)
-        self._frame = document_frame(self.tokenizer) if phase == "cpt" else None
-        self._renderer = TemplateRenderer(self.tokenizer, template_args) if phase == "sft" else None
+        self._frame = document_frame(self.tokenizer) if kind in READ_DOCUMENTS else None
+        self._renderer = TemplateRenderer(self.tokenizer, template_args) if kind == "sft" else None
 
     def of(self, source: Source, say: Say = silent) -> Iterator[Made]:
         """The examples of every row of a source, in order. A document that is too long is cut, a conversation is not."""
@@ -85,7 +87,7 @@ class ExampleMaker:
             examples = sft_examples(talk.messages, self._renderer, talk.tools, self.max_tokens)
         except ValueError as error:
             return rejected(str(error), talk.where)
-        return [wholly_trained(one) for one in examples] if self.phase == "cpt" else examples, talk.where
+        return [wholly_trained(one) for one in examples] if self.kind == "cpt" else examples, talk.where
 
 
 def check_prompts(

@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ...envs.rows import Problems
+from ...envs.types import Int32
 from ...rollout.store.records import JsonLines
-from ..phases.common import Phase
+from ..models.manifest import DataUse
+from ..phases.common import Making, Phase
 from ..phases.supervised import SupervisedConfig
 from .blend import Blend, row_at, shares_by_tokens
 from .examples import ExampleMaker, Say, silent
+from .held_out import lay_out_held_out, read_held_out
 from .sources import Reject, Source, sources_of
 from .store import ExampleStore, StoreWriter
 from .supervised import SupervisedExample
@@ -109,6 +112,7 @@ class PhaseData:
         self.batch, self.order = int(self.record["batch"]), int(self.record["order"])
         self.blend = Blend({one.name: one.share for one in self.facts})
         self._stores = {one.name: ExampleStore(folder / one.name) for one in self.facts if one.share}
+        self.held_out = read_held_out(folder)
 
     def drawn(self, step: int) -> Iterator[Drawn]:
         """What a step has, from 0, in the order of its batch."""
@@ -155,6 +159,15 @@ class PhaseData:
                     f"({float(one.asked):.2%} of {self.record['by']} asked for){passes}"
                 )
 
+    @property
+    def uses(self) -> tuple[DataUse, ...]:
+        """For the manifests of checkpoints: every source that is drawn from."""
+        return tuple(DataUse(source=one.described, sha256=one.digest, examples=one.examples) for one in self.facts if one.share)
+
+    def probe(self) -> Sequence[Int32]:
+        """A few sequences of tokens to compare engines and learner on."""
+        return [example.token_ids for example in self.examples(0)]
+
     def close(self) -> None:
         for store in self._stores.values():
             store.close()
@@ -164,6 +177,11 @@ class PhaseData:
         source = self.facts[draw.source]
         place = row_at(source.examples, _order_of(source.name, self.order), draw.ordinal)
         return source, place.epoch, place.row
+
+
+def maker_of(table: SupervisedConfig, making: Making) -> ExampleMaker:
+    """What makes the examples of a table. Raises ValueError as `ExampleMaker` does."""
+    return ExampleMaker(table.kind, making.model, making.max_tokens, making.template_args, table.name)
 
 
 def lay_out(
@@ -179,6 +197,7 @@ def lay_out(
     shutil.rmtree(folder, ignore_errors=True)  # of a start that did not come to its end
     folder.mkdir(parents=True)
     facts = survey(phase, table, maker, seed, folder=folder, say=say)
+    lay_out_held_out(table, maker, folder)
     record = {"schema": 1, "phase": phase, "batch": table.batch, "order": order, "by": table.blend_by or "samples"}
     draft = folder / f".{BLEND_FILE}"
     draft.write_text(json.dumps({**record, "sources": [one.to_row() for one in facts]}, indent=2, ensure_ascii=False) + "\n")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ...envs.named import load_function
 from ...envs.row_files import Unreadable, files_at
 from ...envs.rows import ENDS, BadRow, Problems, read_rows, suffix_problem
-from ..phases.common import Phase
+from ..phases.common import Kind, Phase
 from ..phases.supervised import SupervisedConfig
 from .blend import share_of
 from .config import CATALOG, OWN, BlendConfig
@@ -26,6 +26,8 @@ from .forms import Conversation, Document, Item, conversation_of, read_conversat
 
 T = TypeVar("T")
 
+READ_DOCUMENTS: Final = ("cpt", "midtrain")
+"""Kinds of phase whose rows are documents as well as conversations."""
 MAX_MADE = 10_000
 """Rows that a curated source without end makes for a phase, at most; they are then seen again."""
 
@@ -101,10 +103,10 @@ def read_conversations(place: str | Path) -> Iterator[Conversation]:
     return (item for item in _only(found_in(str(place), "sft")) if isinstance(item, Conversation))
 
 
-def found_in(place: str, phase: Phase) -> Iterator[Found]:
+def found_in(place: str, kind: Kind) -> Iterator[Found]:
     """The items of a place, and what is unfit; see `found_rows`."""
-    read: Callable[[Mapping[str, Any], str], Item] = read_document if phase == "cpt" else read_conversation
-    return found_rows(place, read, prose=phase == "cpt")
+    read: Callable[[Mapping[str, Any], str], Item] = read_document if kind in READ_DOCUMENTS else read_conversation
+    return found_rows(place, read, prose=kind in READ_DOCUMENTS)
 
 
 def found_rows(place: str, read: Callable[[Mapping[str, Any], str], T], prose: bool = False) -> Iterator[T | Reject]:
@@ -168,7 +170,7 @@ def _only(found: Iterable[T | Reject]) -> Iterator[T]:
 def _own(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None) -> Source:
     if table.generate is None:
         places = table.places
-        return Source(OWN, Fraction(1), ", ".join(places), lambda: (one for place in places for one in found_in(place, phase)))
+        return Source(OWN, Fraction(1), ", ".join(places), lambda: (one for place in places for one in found_in(place, table.kind)))
     return Source(OWN, Fraction(1), table.generate, lambda: _generated(phase, table, seed, limit))
 
 
@@ -182,11 +184,11 @@ def _generated(phase: Phase, table: SupervisedConfig, seed: int, limit: int | No
     for i, example in enumerate(islice(made, limit)):
         where = f"{field}: {table.generate}, example:{i}"
         if isinstance(example, str):
-            if phase == "sft":
+            if table.kind == "sft":
                 raise ValueError(f"{where}: must be a conversation, not a text")
             yield Document(example, where)
             continue
-        if phase == "cpt" and not isinstance(example, Mapping | list | tuple):
+        if table.kind == "cpt" and not isinstance(example, Mapping | list | tuple):
             raise ValueError(f"{field}: {table.generate} must give strings, not {type(example).__name__}")
         try:
             row: Mapping[str, Any] = example if isinstance(example, Mapping) else {"messages": example}

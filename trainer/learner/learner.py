@@ -75,15 +75,16 @@ class Learner:
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
         """Add the gradient of the objective over the batch to what is there already, until `step` or `discard`.
 
-        With `kl_coef` above 0 the reference is the policy as it was when the phase first asked for one. Raises ValueError when there is
-        nothing to train on, or the loss does not give what it must; then nothing of this or earlier passes is kept.
+        With `kl_coef` above 0, or a loss that needs it, the reference is the policy as it was when the phase first asked for one. Raises
+        ValueError when there is nothing to train on, or the loss does not give what it must; then nothing of this or earlier passes is
+        kept.
         """
         started = time.perf_counter()
         self._check(batch)
         assert batch.scale is not None or self.ranks.size == 1, "the share of a rank needs the scale of the whole batch"
         batch, loss = objective.with_scale(batch), objective.resolved()
         reference = None
-        if objective.kl_coef > 0:
+        if objective.kl_coef > 0 or loss.reference:
             reference = self._scores(batch, objective.temperature, reference=True).logprobs
         try:
             run = _fused if loss.level == "token" else _whole

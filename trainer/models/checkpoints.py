@@ -28,7 +28,8 @@ FOLDER: Final = "checkpoints"
 
 
 class CheckpointRecord(BaseModel):
-    """One saved checkpoint. `final` marks the last of its phase; `metrics` are numbers worth reading beside it.
+    """One saved checkpoint. `final` marks the last of its phase, and `ended` says why that came before the phase's last step, "" where it
+    did not; `metrics` are numbers worth reading beside it.
 
     Example: `CheckpointRecord(phase="rft", step=40, final=False, metrics={"reward": 0.81}, created_at=…)`.
     """
@@ -39,6 +40,7 @@ class CheckpointRecord(BaseModel):
     phase: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     step: int = Field(ge=0)
     final: bool = False
+    ended: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     created_at: datetime
 
@@ -77,6 +79,7 @@ def save_checkpoint(
     write_model: Callable[[Path], object],
     write_trainer_state: Callable[[Path], object],
     final: bool = False,
+    ended: str = "",
     metrics: Mapping[str, float] | None = None,
 ) -> CheckpointRecord:
     """Save one checkpoint atomically and record it.
@@ -85,7 +88,7 @@ def save_checkpoint(
     A folder of the same name that no line records is what a crash between rename and record left: it is replaced. Raises ValueError when
     the checkpoint is recorded already; whatever the writers raise passes through, leaving nothing behind.
     """
-    record = CheckpointRecord(phase=phase, step=step, final=final, metrics=dict(metrics or {}), created_at=datetime.now(UTC))
+    record = CheckpointRecord(phase=phase, step=step, final=final, ended=ended, metrics=dict(metrics or {}), created_at=datetime.now(UTC))
     if record.name in {known.name for known in list_checkpoints(run)}:
         raise ValueError(f"run {run} has a checkpoint {record.name} already; resume from its latest one or start another run")
     _remove_leftovers(run, record.name)

@@ -123,6 +123,23 @@ def cross_entropy(inputs: LossInputs) -> LossOutputs:
     return LossOutputs({"cross_entropy": -inputs.logprobs})
 
 
+@loss("burnish/dpo-v1", level="sequence", aggregation="sequence", reference=True)
+def dpo(inputs: LossInputs, *, beta: float = 0.1) -> LossOutputs:
+    """DPO (Rafailov et al. 2023, arXiv 2305.18290, equation 7): `-log sigmoid(beta (h(chosen) - h(rejected)))`, where h of an answer is the
+    sum over its tokens of log pi - log pi_ref.
+
+    A pair is a group of two sequences, of which the tokens of the chosen have advantage 1 and those of the rejected -1. Every token has the
+    value of its pair, so the mean over sequences is the mean over pairs.
+    """
+    pairs, at = torch.unique(inputs.group, return_inverse=True)
+    assert inputs.reference_logprobs is not None
+    gains = inputs.advantages * (inputs.logprobs - inputs.reference_logprobs)
+    margins = beta * gains.new_zeros(len(pairs)).index_add(0, at, gains)
+    value = -torch.nn.functional.logsigmoid(margins)[at]
+    metrics = {"margin": margins.detach()[at], "preferred": (margins.detach() > 0).float()[at]}
+    return LossOutputs({"dpo": value}, metrics)
+
+
 def is_clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
     """Bool `[n]`: where the clip takes the gradient of `ppo_clip` away."""
     return ((advantages > 0) & (ratio > 1.0 + clip_high)) | ((advantages < 0) & (ratio < 1.0 - clip_low))

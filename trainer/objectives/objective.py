@@ -126,7 +126,7 @@ def whole_loss(loss: Loss, objective: Objective, inputs: LossInputs) -> LossOutp
         weights = correction_weights(objective.correction, log_ratio, inputs.trajectory, *objective.band)
         terms = {name: values * weights for name, values in terms.items()}
         metrics["correction"] = weights
-    if inputs.reference_logprobs is not None:
+    if inputs.reference_logprobs is not None and objective.kl_coef > 0:
         kl = KL_ESTIMATES[objective.kl](inputs.logprobs, inputs.reference_logprobs)
         terms["kl"], metrics["reference_kl"] = objective.kl_coef * kl, kl.detach()
     if objective.entropy_coef > 0:

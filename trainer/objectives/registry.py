@@ -45,7 +45,8 @@ class Loss:
 
     level: "token" when a token's loss depends on that token alone, so that slices can be computed one after the other in one pass;
     "sequence" when it depends on others, so that all tokens are scored first: right for every loss, for one more forward pass.
-    aggregation: how it averages unless the recipe says otherwise. entropy: whether it needs the gradient of the entropies.
+    aggregation: how it averages unless the recipe says otherwise. entropy: whether it needs the gradient of the entropies. reference:
+    whether it needs the log-probabilities of the phase's reference.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Loss:
     level: Level = "sequence"
     aggregation: Aggregation = "token"
     entropy: bool = False
+    reference: bool = False
 
 
 OBJECTIVES: Registry[Advantage | Loss] = Registry("objective", "burnish.objectives")
@@ -73,7 +75,9 @@ def advantage(id: str) -> Callable[[F], F]:
     return register
 
 
-def loss(id: str, *, level: Level = "sequence", aggregation: Aggregation = "token", entropy: bool = False) -> Callable[[F], F]:
+def loss(
+    id: str, *, level: Level = "sequence", aggregation: Aggregation = "token", entropy: bool = False, reference: bool = False
+) -> Callable[[F], F]:
     """Register a function as the loss `id`; the function itself is unchanged. Parameters beyond the first are its options; see `Loss`.
 
     Raises ValueError on a malformed id, a signature without a first parameter, or an aggregation that needs a number of the recipe.
@@ -84,7 +88,7 @@ def loss(id: str, *, level: Level = "sequence", aggregation: Aggregation = "toke
 
     def register(function: F) -> F:
         option_parameters(f"loss {id!r}", function, INPUTS)
-        OBJECTIVES.register(id, Loss(id, function, level, aggregation, entropy), _where(function))
+        OBJECTIVES.register(id, Loss(id, function, level, aggregation, entropy, reference), _where(function))
         return function
 
     return register

@@ -14,13 +14,12 @@ from ..account import shares, what_to_scale
 from ..admission import Rollouts
 from ..data.blend import Blend, share_of
 from ..data.config import OWN
-from ..guards import Watch
 from ..learner.config import CriticConfig
-from ..loop import MAX_IDLE_STEPS, PolicyLoop, Step
+from ..loop import MAX_IDLE_STEPS, Step
 from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
-from .common import PhaseStep, Schedule, check_warmup
+from .common import Making, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
 
 MAX_STALENESS = 2
 """Of tokens that are trained on, in moves of the weights, unless the recipe says otherwise."""
@@ -46,7 +45,7 @@ class BlendedConfig(BaseModel):
         return self.name or self.environment.rpartition("/")[2]
 
 
-class RFTPhaseConfig(BaseModel):
+class RFTPhaseConfig(PhaseConfig):
     """The `[rft]` table: reinforcement fine-tuning on groups of episodes that are compared with each other.
 
     algorithm: a name that stands for values of this table and of `objective`; left out, each stands for itself.
@@ -54,18 +53,16 @@ class RFTPhaseConfig(BaseModel):
     minibatches: parts that a step's groups are split into, each of which makes an optimizer update. epochs: how many times over. Ratios
     compare with the policy at the start of the step, or, with one of each, with what the engine sampled with.
     lr: peak learning rate; left out, it follows from the size of the model, and is ten times as high for adapters (docs/algorithms.md).
-    warmup_steps: policy steps over which the rate rises to the peak. schedule: "constant", or "cosine" down to zero at the last step.
     rollouts: what engines do while the learner learns. "sync": they wait for the new weights; "one_step_off": they play the tasks of the
     next step; "async": they play on, for several steps to come, and take new weights in the middle of episodes (docs/schedules.md).
     max_staleness: with "async", how many updated policies ago a token may have been sampled that is trained on; left out, 2.
     max_refills: further rounds of tasks a step may sample in place of groups that are dropped. equal_groups: whether
     groups whose episodes all got the same reward are dropped ("drop"), since advantages within a group are zero there, or trained on
-    ("keep"). checkpoint_every: steps between checkpoints, beside the one after the last. objective: advantage and loss.
+    ("keep"). objective: advantage and loss.
     critic: a model of what episodes earn, which the advantage "gae" and those of one's own may ask (`GroupBatch.values`); left out, none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+    kind: Literal["rft"] = "rft"
     algorithm: Algorithm | None = None
     steps: int = Field(default=100, ge=1)
     groups_per_step: int = Field(default=16, ge=1)
@@ -73,8 +70,6 @@ class RFTPhaseConfig(BaseModel):
     minibatches: int = Field(default=1, ge=1)
     epochs: int = Field(default=1, ge=1)
     lr: float | None = Field(default=None, gt=0, le=1)
-    warmup_steps: int = Field(default=0, ge=0)
-    schedule: Schedule = "constant"
     rollouts: Rollouts = "sync"
     max_staleness: int | None = Field(default=None, ge=1, le=64)
     max_refills: int = Field(default=2, ge=0)
@@ -115,7 +110,6 @@ class RFTPhaseConfig(BaseModel):
 
     @model_validator(mode="after")
     def _effective(self) -> RFTPhaseConfig:
-        check_warmup(self)
         if self.rollouts == "async" and self.max_staleness is None:
             object.__setattr__(self, "max_staleness", MAX_STALENESS)  # frozen for everyone else
         if self.rollouts != "async" and self.max_staleness is not None:
@@ -131,6 +125,8 @@ class RFTPhaseConfig(BaseModel):
         if plain_name(self.objective.advantage) == "pass_at_k" and isinstance(k, int) and not 2 <= k <= self.group_size:
             raise ValueError(f"objective.advantage_args.k: must be from 2 to group_size = {self.group_size}, not {k}")
         self._check_critic()
+        if plain_name(self.objective.loss) == "dpo":
+            raise ValueError('objective.loss = "dpo" is of pairs, not of groups that are played; use a phase of kind "dpo"')
         bounds = CLIPS.get(plain_name(self.objective.loss), ())
         idle = [name for name in bounds if name in self.objective.loss_args]
         if idle and not bounds_act(self.updates, self.objective.correction or "none"):
@@ -168,19 +164,16 @@ def _shares(blended: Sequence[BlendedConfig]) -> dict[str, Fraction]:
     return {OWN: 1 - sum(others.values(), Fraction()), **others}
 
 
-def rft_steps(loop: PolicyLoop, train: Callable[[], Step], table: RFTPhaseConfig, watch: Watch, first: int = 0) -> Iterator[PhaseStep]:
-    """The phase from step `first` (0 is its beginning) until its end, or until nothing is left to learn, a step at a time.
-
-    train: takes one step of the loop, `loop.step` or a frame around it. watch: the guards, with what they remember of the steps before.
-    """
-    for step in range(first, table.steps):
-        did = train()
+def rft_steps(parts: PhaseParts, table: RFTPhaseConfig, data: None = None) -> Iterator[PhaseStep]:
+    """The steps that are left of the phase, one at a time, until its last or until nothing is left to learn."""
+    watch = parts.watch
+    assert watch is not None, "reinforcement is watched by guards"
+    for step in range(len(parts.done), table.steps):
+        did = parts.train()
         alarms = watch.after(step + 1, did.metrics, did.collected.episodes)
         line = "  ".join(filter(None, [_line(did.metrics, table.groups_per_step), watch.note()]))
-        last = step + 1 == table.steps or loop.exhausted
-        yield PhaseStep(step + 1, did.metrics, line, last, did.collected.episodes, alarms, measured_of(did))
-        if last:
-            return
+        ends = "nothing left to learn" if parts.loop.exhausted else ""
+        yield PhaseStep(step + 1, did.metrics, line, ends, did.collected.episodes, alarms, measured_of(did))
 
 
 def measured_of(step: Step) -> PerEpisode:
@@ -192,8 +185,24 @@ def measured_of(step: Step) -> PerEpisode:
     return {episode.id: [next(rows) for _ in episode.trajectories] for episode in trained}
 
 
-def ending_lines(loop: PolicyLoop, did: Step | None) -> Iterator[str]:
+def rft_plan(table: RFTPhaseConfig, making: Making, playing: Playing, say: Callable[[str], None]) -> PhaseWork:
+    """What the phase will do, by what an episode may take."""
+    episodes = table.steps * table.groups_per_step * table.group_size
+    size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
+    turns = f"up to {playing.turns} turns" if playing.turns > 1 else "1 turn"
+    work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {playing.tasks}" if playing.tasks else "")
+    return PhaseWork(work, episodes * playing.context, flops(table), episodes * playing.sampled, episodes, table.steps)
+
+
+def flops(table: RFTPhaseConfig) -> int:
+    """Of a parameter and token: 2 forward and 4 backward in each epoch, 2 for the log-probabilities that prove the sync, and 2 for each
+    policy that scores it beside that: the old one of several updates, the reference of a KL."""
+    return 6 * table.epochs + 2 + 2 * (table.updates > 1) + 2 * (table.objective.kl_coef > 0)
+
+
+def ending_lines(parts: PhaseParts, did: Step | None) -> Iterator[str]:
     """What to say at the end of the phase: why it ended early, if it did, and what was proved of the weight syncs."""
+    loop = parts.loop
     if loop.exhausted and did is not None:
         why = ", ".join(f"{count} {reason}" for reason, count in did.collected.dropped.items())
         reward = did.metrics.get("reward_mean", float("nan"))
@@ -228,3 +237,6 @@ def _line(metrics: Mapping[str, float], groups: int) -> str:
     if metrics["failed"]:
         parts.append(f"{metrics['failed']:.0f} failed")
     return "  ".join(parts)
+
+
+RFT = PhaseKind("rft", RFTPhaseConfig, "rft", rft_plan, None, rft_steps, ending_lines)

@@ -1,0 +1,358 @@
+"""Phases in any order and number: how a recipe says them, what each kind does, and how one ends before its last step."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.phase_parts import on
+from transformers import AutoModelForCausalLM
+
+from burnish.envs.types import Message
+from burnish.recipe.load import config_data, config_from_data, without_defaults
+from burnish.recipe.overrides import parse_override
+from burnish.recipe.resolve import resolve
+from burnish.recipe.seeds import derive_seeds, phase_seed
+from burnish.rollout.renderers import TemplateRenderer
+from burnish.rollout.tokenizer import load_tokenizer
+from burnish.trainer.batch import plain_batch
+from burnish.trainer.data.forms import Preference
+from burnish.trainer.data.pairs import lay_out, pair_examples
+from burnish.trainer.data.supervised import SupervisedExample
+from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.learner.learner import Learner
+from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.objectives.losses import LossInputs, dpo
+from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
+from burnish.trainer.phases.common import Making, Spent, phase_optimizer
+from burnish.trainer.phases.dpo import DPOConfig, dpo_step, dpo_steps, pair_batch
+from burnish.trainer.phases.examples import lay_out_examples
+from burnish.trainer.phases.midtrain import MidtrainConfig
+from burnish.trainer.phases.registry import KINDS
+from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.sft import SFTConfig
+from burnish.trainer.phases.supervised import example_batch, out_of_patience, supervised_steps
+from burnish.trainer.phases.transitions import TRANSITIONS, doubts
+
+pytestmark = pytest.mark.unit
+
+WHAT: dict[str, Any] = {"name": "x", "model": "m", "environment": "burnish/Arithmetic-v0", "platform": "cpu"}
+GENERATED = {"steps": 4, "generate": "m:f"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    size = ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=128)
+    new_model(["what is two plus two? it is four, I believe."] * 9, folder, size)
+    return folder
+
+
+@pytest.fixture
+def learner(model: Path) -> Learner:
+    return Learner(model, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-2)), seed=0)
+
+
+def listed(*phases: dict[str, Any]) -> dict[str, Any]:
+    return {**WHAT, "phases": list(phases)}
+
+
+# How a recipe says them
+
+
+def test_phases_run_in_the_order_of_the_list_as_often_as_it_says() -> None:
+    config = config_from_data(listed({"kind": "sft", **GENERATED}, {"kind": "rft"}, {"kind": "sft", "name": "again", **GENERATED}))
+    run = resolve(config)
+    assert [(phase.name, phase.kind.kind, phase.kind.stage) for phase in run.phases] == [
+        ("sft", "sft", "sft"),
+        ("rft", "rft", "rft"),
+        ("again", "sft", "sft"),
+    ]
+    assert config_from_data(without_defaults(config_data(config), type(config))) == config
+
+
+def test_a_plain_table_is_the_short_form_of_one_entry() -> None:
+    plain, long = ({**WHAT, "sft": GENERATED}, listed({"kind": "sft", **GENERATED}))
+    assert resolve(config_from_data(plain)).phases == resolve(config_from_data(long)).phases
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (listed({"kind": "sft", **GENERATED}, {"kind": "sft", **GENERATED}), r"phases: 2 of them are called 'sft'; give each another name"),
+        ({**listed({"kind": "rft"}), "sft": GENERATED}, r"sft: has no place beside \[\[phases\]\]"),
+        (listed({"steps": 3}), r"phases.0: needs a kind"),
+        (listed({"kind": "stf", **GENERATED}), r"phases.0: kind 'stf' is unknown; did you mean 'sft'"),
+        (listed({"kind": "sft", **GENERATED, "stepps": 3}), r"phases.0.stepps: unknown key; did you mean 'steps'"),
+        (listed({"kind": "rft", "lr": "high"}), r"phases.0.lr: must be a valid number, not string 'high'"),
+        (listed({"kind": "sft", **GENERATED, "name": "base"}), r"phases.0: name 'base' is taken"),
+        (listed({"kind": "sft", **GENERATED, "name": "Two"}), r"phases.0.name: 'Two' must be made of lower-case letters"),
+        (listed({"kind": "sft", **GENERATED, "patience": 2}), r"phases.0: patience has no effect without held_out"),
+        (listed({"kind": "dpo", "steps": 3, "data": "nowhere.jsonl"}), r"dpo.data: nowhere.jsonl is not there"),
+        (listed({"kind": "rft", "objective": {"loss": "dpo"}}), r'use a phase of kind "dpo"'),
+    ],
+)
+def test_what_is_wrong_with_a_phase_is_named_where_it_is_written(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_from_data(data)
+
+
+def test_an_override_names_an_entry_by_its_name_or_kind() -> None:
+    data = listed({"kind": "sft", **GENERATED}, {"kind": "sft", "name": "again", **GENERATED})
+    overrides = [parse_override("phases.again.lr=0.5"), parse_override("phases.sft.steps=9")]
+    first, second = config_from_data(data, overrides=overrides).tables
+    assert (first.steps, second.lr) == (9, 0.5)
+
+
+def test_a_phase_of_any_name_has_seeds_of_its_own() -> None:
+    seeds = derive_seeds(3)
+    assert phase_seed(seeds, "sft.order") == seeds["sft.order"]
+    assert len({phase_seed(seeds, f"{name}.order") for name in ("sft", "again", "more")}) == 3
+    assert phase_seed(seeds, "again.order") == phase_seed(derive_seeds(3), "again.order")
+
+
+def test_every_kind_is_in_one_place() -> None:
+    assert list(KINDS) == [one.kind for one in KINDS.values()] == ["cpt", "midtrain", "sft", "dpo", "rft"]
+    assert all(one.table.model_fields["kind"].default == kind for kind, one in KINDS.items())
+
+
+# The learning rate
+
+
+def test_a_continued_training_warms_up_and_decays_unless_the_recipe_says_otherwise() -> None:
+    table = SFTConfig(steps=60, lr=0.5, generate="m:f")
+    optimizer = phase_optimizer(OptimizerConfig(), table)
+    assert (table.warmup, optimizer.warmup_steps, optimizer.schedule, optimizer.total_steps) == (3, 3, "cosine", 60)
+    assert SFTConfig(steps=10_000, generate="m:f").warmup == 100
+    assert SFTConfig(steps=1, generate="m:f").warmup == 0
+    assert SFTConfig(steps=60, schedule="constant", generate="m:f").warmup == 0
+    assert SFTConfig(steps=60, warmup_steps=7, generate="m:f").warmup == 7
+    assert (RFTPhaseConfig().schedule, RFTPhaseConfig().warmup) == ("constant", 0)
+
+
+# What ends one
+
+
+def test_a_budget_is_counted_over_the_steps_of_the_phase() -> None:
+    table = SFTConfig(steps=9, generate="m:f", max_tokens=100, max_minutes=0.5)
+    spent = Spent()
+    spent.add({"tokens": 60.0, "seconds": 20.0})
+    assert spent.reached(table) == ""
+    spent.add({"tokens": 40.0, "seconds": 1.0})
+    assert spent.reached(table) == "max_tokens"
+    assert Spent(seconds=30.0).reached(table) == "max_minutes"
+    played = Spent()
+    played.add({"step_seconds": 31.0, "learner/seconds": 2.0, "learner/tokens": 5.0})
+    assert (played.seconds, played.tokens) == (31.0, 5.0), "of a step of reinforcement, the whole step"
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "out"),
+    [([3.0, 2.0, 2.1, 2.0], 2, True), ([3.0, 2.0, 2.1, 1.9], 2, False), ([3.0, 3.0], 2, False), ([1.0, 2.0, 3.0], None, False)],
+)
+def test_patience_is_out_when_nothing_got_better_for_so_long(losses: list[float], patience: int | None, out: bool) -> None:
+    assert out_of_patience(losses, patience) is out
+
+
+def rows(file: Path, *values: dict[str, Any]) -> str:
+    file.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return str(file)
+
+
+def talk(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def test_a_held_out_loss_is_measured_on_the_way_and_ends_a_phase_that_no_longer_gains(
+    model: Path, learner: Learner, tmp_path: Path
+) -> None:
+    """What is trained says the opposite of what is held out, so its loss must rise."""
+    train = rows(tmp_path / "train.jsonl", *(talk("what is it?", "four four four") for _ in range(4)))
+    held_out = rows(tmp_path / "held.jsonl", talk("what is it?", "I believe it is two"))
+    asked: dict[str, Any] = {"steps": 40, "lr": 0.05, "batch": 4, "schedule": "constant", "data": train, "held_out": held_out}
+    table = SFTConfig(**asked, held_out_every=2, patience=2)
+    making = Making(model, 128, {})
+    data = lay_out_examples(table, making, tmp_path / "data", lambda text: None)
+    done: list[dict[str, float]] = []
+    for step in supervised_steps(on(learner), table, data):
+        done.append(dict(step.metrics))
+        if step.ends:
+            break
+    assert step.ends == "patience" and step.step < 40
+    measured = [i for i, row in enumerate(done, 1) if "held_out_loss" in row]
+    assert measured == list(range(2, step.step + 1, 2)) and "held_out_loss_before" in done[0]
+    uniform = math.log(280)
+    assert done[0]["held_out_loss_before"] == pytest.approx(uniform, abs=0.5)
+    again = next(supervised_steps(on(learner, done[:-1]), table, data))
+    assert (again.step, again.ends) == (step.step, "patience"), "a resume counts what was measured before it"
+
+
+# Mid-training
+
+
+def test_midtraining_learns_every_token_of_documents_and_answers_of_chats(model: Path, tmp_path: Path) -> None:
+    data = rows(tmp_path / "mixed.jsonl", {"text": "two plus two"}, talk("what is it?", "it is four"))
+    table = MidtrainConfig(steps=1, batch=2, data=data)
+    examples = lay_out_examples(table, Making(model, 128, {}), tmp_path / "data", lambda text: None).examples(0)
+    tokenizer = load_tokenizer(model)
+    learned = sorted(tokenizer.decode(example.token_ids[example.trainable]) for example in examples)
+    assert learned == ["it is four<|im_end|>", "two plus two<|endoftext|>"]
+
+
+# Preferences
+
+
+def preference(better: str, worse: str) -> Preference:
+    asked = (Message("user", "what is it?"), Message("assistant", "four"), Message("user", "sure?"))
+    return Preference(asked, (Message("assistant", better),), (Message("assistant", worse),))
+
+
+def test_of_a_pair_the_last_answers_are_trained_and_the_prompt_is_not(model: Path) -> None:
+    tokenizer = load_tokenizer(model)
+    better, worse = pair_examples(preference("it is", "two"), TemplateRenderer(tokenizer, {}), 128)
+    assert tokenizer.decode(better.token_ids[better.trainable]) == "it is<|im_end|>"
+    assert tokenizer.decode(worse.token_ids[worse.trainable]) == "two<|im_end|>"
+    assert tokenizer.decode(better.token_ids[~better.trainable]).count("four") == 1
+    with pytest.raises(ValueError, match=r"an answer with its prompt is \d+ tokens long, more than the 8 allowed"):
+        pair_examples(preference("it is", "two"), TemplateRenderer(tokenizer, {}), 8)
+
+
+def test_the_loss_of_a_pair_is_that_of_the_paper() -> None:
+    """beta 0.5; the better answer gained 0.3 + 0.1 on the reference, the worse lost 0.2: margin 0.5 (0.4 + 0.2) = 0.3."""
+    logprobs = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
+    reference = torch.tensor([-1.3, -2.1, -2.8])
+    zeros, ints = torch.zeros(3), torch.zeros(3, dtype=torch.int32)
+    inputs = LossInputs(
+        logprobs=logprobs,
+        entropy=zeros,
+        old_logprobs=zeros,
+        sampler_logprobs=zeros,
+        reference_logprobs=reference,
+        advantages=torch.tensor([1.0, 1.0, -1.0]),
+        weights=torch.ones(3),
+        mask=torch.ones(3, dtype=torch.bool),
+        turn=ints,
+        trajectory=torch.tensor([0, 0, 1], dtype=torch.int32),
+        group=torch.tensor([7, 7, 7], dtype=torch.int32),
+        policy_version=ints,
+    )
+    found = dpo(inputs, beta=0.5)
+    expected = -math.log(1 / (1 + math.exp(-0.3)))
+    assert found.terms["dpo"].tolist() == pytest.approx([expected] * 3)
+    assert found.metrics["margin"].tolist() == pytest.approx([0.3] * 3)
+    found.terms["dpo"][0].backward()
+    slope = -0.5 * (1 - 1 / (1 + math.exp(-0.3)))  # d loss / d margin, times beta
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([slope, slope, -slope])
+
+
+def pairs_of(model: Path) -> list[tuple[SupervisedExample, SupervisedExample]]:
+    renderer = TemplateRenderer(load_tokenizer(model), {})
+    return [
+        pair_examples(preference(better, worse), renderer, 128) for better, worse in (("it is four", "two"), ("yes", "no, I believe two"))
+    ]
+
+
+def test_the_learners_gradient_of_pairs_is_autograds(model: Path, learner: Learner) -> None:
+    """The mean over pairs, of sums over tokens, by the formula, on the same model: after a step, so that policy and reference differ."""
+    pairs, beta = pairs_of(model), 0.3
+    dpo_step(learner, pairs, beta)
+    batch = pair_batch(pairs)
+    measured = learner.forward_backward(batch, Objective("dpo", {"beta": beta}))
+    grads = {name: parameter.grad.clone() for name, parameter in learner.policy.trained.items() if parameter.grad is not None}
+    learner.discard()
+    policy, reference = (AutoModelForCausalLM.from_pretrained(model) for _ in range(2))
+    policy.load_state_dict({name: torch.from_numpy(array) for name, array in learner.weights().items()})
+
+    def sums(of: Any) -> torch.Tensor:
+        found = []
+        for example in (one for pair in pairs for one in pair):
+            ids = torch.from_numpy(example.token_ids.astype(np.int64))[None]
+            logp = of(ids).logits[0].log_softmax(-1)
+            at = torch.from_numpy(np.flatnonzero(example.trainable))
+            found.append(logp[at - 1, ids[0, at]].sum())
+        return torch.stack(found)
+
+    with torch.no_grad():
+        before = sums(reference)
+    gains = sums(policy) - before
+    loss = -torch.nn.functional.logsigmoid(beta * (gains[0::2] - gains[1::2])).mean()
+    assert measured.terms["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert abs(loss.item() - math.log(2)) > 1e-3, "the policy has moved"
+    loss.backward()
+    own = dict(policy.named_parameters())
+    assert grads.keys() == own.keys()
+    for name, grad in grads.items():
+        assert torch.allclose(grad, own[name].grad, atol=1e-5), name
+
+
+def test_preferences_are_learned_and_a_resume_keeps_the_reference(model: Path, learner: Learner, tmp_path: Path) -> None:
+    file = rows(
+        tmp_path / "pairs.jsonl",
+        *({"prompt": f"what is {i}?", "chosen": "it is four", "rejected": "two, I believe"} for i in range(5)),
+        {"prompt": "what?", "chosen": "same", "rejected": "same"},
+    )
+    table = DPOConfig(steps=8, batch=3, lr=1e-3, beta=0.5, data=file, max_rejects=1, schedule="constant")
+    making = Making(model, 128, {}, order=5)
+    data = lay_out(table, making, tmp_path / "data")
+    assert (data.facts.pairs, data.facts.rejected) == (5, 1)
+    assert "chosen" in json.loads((tmp_path / "data" / "rejects.jsonl").read_text())["reason"]
+    done, steps = list[dict[str, float]](), dpo_steps(on(learner), table, data)
+    for _ in range(4):
+        done.append(dict(next(steps).metrics))
+    learner.save(tmp_path / "state")
+    rest = [step.metrics for step in steps]
+    assert done[0]["loss"] == pytest.approx(math.log(2), abs=1e-5), "policy and reference are one"
+    assert rest[-1]["loss"] < 0.6 and rest[-1]["preferred"] == 1.0 and rest[-1]["margin"] > 0
+    other = Learner(model, LearnerConfig(threads=1), seed=9)
+    other.restore(tmp_path / "state")
+    again = [step.metrics for step in dpo_steps(on(other, done), table, lay_out(table, making, tmp_path / "data"))]
+    assert [row["loss"] for row in again] == [row["loss"] for row in rest]
+    seen = [int(better.token_ids.sum()) for step in range(5) for better, _ in data.pairs(step)]
+    assert sorted(seen[:5]) == sorted(seen[5:10]), "each pair once in every pass"
+    with pytest.raises(ValueError, match="rejected: is the same as chosen"):
+        lay_out(table.model_copy(update={"max_rejects": 0}), making, tmp_path / "strict")
+
+
+# Packing
+
+
+def test_packed_and_one_by_one_give_the_same_loss_and_gradient(model: Path) -> None:
+    """Examples of several lengths in one packed pass, against a pass for each, weighted by its tokens."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for length in (5, 17, 9, 33):
+        trainable = rng.random(length) < 0.6
+        trainable[0], trainable[-1] = False, True
+        examples.append(SupervisedExample(rng.integers(3, 280, length).astype(np.int32), trainable))
+    packed, single = (Learner(model, LearnerConfig(threads=1), seed=0) for _ in range(2))
+    whole = example_batch(examples)
+    measured = packed.forward_backward(whole, CROSS_ENTROPY)
+    share = 0.0
+    gradients: dict[str, torch.Tensor] = {}
+    for example in examples:
+        part = plain_batch([(example.token_ids, example.trainable)])
+        weight = part.tokens / whole.tokens
+        share += weight * single.forward_backward(part, CROSS_ENTROPY).terms["loss"]
+        for name, parameter in single.policy.trained.items():
+            assert parameter.grad is not None
+            gradients[name] = gradients.get(name, torch.zeros_like(parameter)) + weight * parameter.grad
+        single.discard()
+    assert measured.terms["loss"] == pytest.approx(share, abs=1e-5)
+    for name, parameter in packed.policy.trained.items():
+        assert parameter.grad is not None and torch.allclose(parameter.grad, gradients[name], atol=1e-5)
+
+
+# Transitions
+
+
+def test_a_doubtful_phase_is_said_and_a_good_one_is_not() -> None:
+    assert list(doubts("pretraining-full", "rft")) == ["its chat template was never taught; put sft first"]
+    assert list(doubts("sft", "rft")) == list(doubts("pretraining-full", "cpt")) == []
+    assert [len(list(doubts("pretraining-full", "sft", count))) for count in (9, 20_000, None)] == [1, 0, 0]
+    assert all(one.why and one.stages and one.kinds for one in TRANSITIONS)

@@ -1,0 +1,187 @@
+"""Preference pairs as tokens, laid out before a phase trains on them: each pair is two examples of a store that follow each other.
+
+runs/NAME/data/dpo/
+  pairs.json      what there is; there once everything else is
+  rejects.jsonl   rows that were left out, with file, line, field and reason
+  pairs/          the better answer of each pair, then the worse one (`store.py`)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ...envs.rows import Problems
+from ...envs.types import Int32, Message
+from ...rollout.renderers import Renderer, TemplateRenderer
+from ...rollout.store.records import JsonLines
+from ...rollout.tokenizer import load_tokenizer
+from ..models.manifest import DataUse
+from ..phases.common import Making, Phase
+from .blend import row_at
+from .examples import silent
+from .forms import Preference, read_preference
+from .sources import Reject, found_rows, rejected
+from .store import ExampleStore, StoreWriter
+from .supervised import SupervisedExample
+
+PAIRS_FILE: Final = "pairs.json"
+REJECTS_FILE: Final = "rejects.jsonl"
+STORE: Final = "pairs"
+Pair = tuple[SupervisedExample, SupervisedExample]
+"""A better and a worse answer to one prompt, of which the answers' tokens are trained."""
+SAID_EVERY: Final = 1000
+
+
+class PairTable(Protocol):
+    """What a phase's table says of its pairs (`phases.dpo.DPOConfig`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def max_rejects(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairFacts:
+    """What a file of pairs amounts to. tokens: of both answers, their prompts included. digest: of all tokens and masks."""
+
+    source: str
+    pairs: int
+    tokens: int
+    rejected: int
+    batch: int
+    order: int
+    digest: str = ""
+
+
+class PairData:
+    """The pairs of a phase, from the folder where they were laid out. Example: `PairData(run / "data" / "dpo").pairs(step=0)`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.facts = PairFacts(**json.loads((folder / PAIRS_FILE).read_bytes()))
+        self._store = ExampleStore(folder / STORE)
+
+    def pairs(self, step: int) -> list[Pair]:
+        """The pairs of a step, from 0: each pair once in every pass over them, in an order of the pass's own."""
+        facts = self.facts
+        places = (row_at(facts.pairs, facts.order, position) for position in range(step * facts.batch, (step + 1) * facts.batch))
+        return [(self._store.example(2 * place.row), self._store.example(2 * place.row + 1)) for place in places]
+
+    @property
+    def uses(self) -> tuple[DataUse, ...]:
+        """For the manifests of checkpoints."""
+        return (DataUse(source=self.facts.source, sha256=self.facts.digest, examples=self.facts.pairs),)
+
+    def probe(self) -> Sequence[Int32]:
+        """A few sequences of tokens to compare engines and learner on."""
+        return [better.token_ids for better, _ in self.pairs(0)]
+
+    def ending_lines(self, phase: Phase, steps: int) -> Iterator[str]:
+        """How often each pair was seen."""
+        seen = steps * self.facts.batch
+        yield f"{phase}: {seen:,} pairs seen, {seen / self.facts.pairs:.1f} passes over {self.facts.pairs:,}"
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def lay_out(table: PairTable, making: Making, folder: Path, say: Callable[[str], None] = silent) -> PairData:
+    """Make every pair of a phase, once, and lay them out in `folder`, or take what lies there from an earlier start of the same run.
+
+    Raises ValueError naming the rows that are unfit when there are more than `max_rejects`.
+    """
+    if (folder / PAIRS_FILE).is_file():
+        return PairData(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that did not come to its end
+    folder.mkdir(parents=True)
+    facts = survey_pairs(table, making, folder=folder, say=say)
+    draft = folder / f".{PAIRS_FILE}"
+    draft.write_text(json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n")
+    draft.replace(folder / PAIRS_FILE)
+    return PairData(folder)
+
+
+def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None, say: Callable[[str], None] = silent) -> PairFacts:
+    """What the pairs of a phase amount to, each row of them read and rendered. folder: where they are laid out, nowhere unless given."""
+    renderer = TemplateRenderer(load_tokenizer(making.model), making.template_args)
+    pairs = tokens = unfit = 0
+    problems = Problems()
+    with ExitStack() as stack:
+        store = stack.enter_context(StoreWriter(folder / STORE)) if folder is not None else None
+        rejects = stack.enter_context(JsonLines(folder / REJECTS_FILE)) if folder is not None else None
+        for found in found_rows(table.data, _read):
+            made = found if isinstance(found, Reject) else _pair(*found, renderer, making.max_tokens)
+            if isinstance(made, Reject):
+                unfit += 1
+                problems.add(str(made))
+                if rejects is not None:
+                    rejects.append(made.to_row())
+                continue
+            pair, where = made
+            pairs, tokens = pairs + 1, tokens + sum(len(example.token_ids) for example in pair)
+            file, _, number = where.rpartition(":")
+            if store is not None:
+                store.add(pair, int(number), file)
+            if pairs % SAID_EVERY == 0:
+                say(f"{table.name}: {pairs:,} pairs tokenised")
+        digest = store.digest if store is not None else ""
+    if unfit > table.max_rejects or not pairs:
+        if table.max_rejects:
+            problems.add(f"{table.name}.max_rejects: {table.max_rejects} rows may be left out, and {unfit} are unfit")
+        problems.check()
+        raise ValueError(f"{table.name}: {table.data} gives no pair")
+    return PairFacts(table.data, pairs, tokens, unfit, table.batch, making.order, digest)
+
+
+def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -> Pair:
+    """A pair as tokens, of which the answers are trained and the prompt is not, nor any answer in it.
+
+    Raises ValueError when the template refuses an answer or rewrites a turn within it, or one is longer than `max_tokens`.
+    """
+    better, worse = (
+        _answer(preference.prompt, answer, renderer, preference.tools, max_tokens) for answer in (preference.chosen, preference.rejected)
+    )
+    return better, worse
+
+
+def _read(row: Mapping[str, Any], where: str) -> tuple[Preference, str]:
+    return read_preference(row), where
+
+
+def _pair(preference: Preference, where: str, renderer: Renderer, max_tokens: int) -> tuple[Pair, str] | Reject:
+    try:
+        return pair_examples(preference, renderer, max_tokens), where
+    except ValueError as error:
+        return rejected(str(error), where)
+
+
+def _answer(
+    prompt: Sequence[Message], answer: Sequence[Message], renderer: Renderer, tools: Sequence[Mapping[str, Any]], max_tokens: int
+) -> SupervisedExample:
+    messages, spans, text = (*prompt, *answer), list[tuple[int, int]](), ""
+    for i in range(len(prompt), len(messages)):
+        if messages[i].role != "assistant":
+            continue
+        if messages[i - 1].role == "assistant":
+            raise ValueError(f"message {i} is an assistant's, but no other message precedes it since the last answer")
+        asked, answered = renderer.prompt(messages[:i], tools), renderer.answered(messages[: i + 1], tools)
+        if spans and not asked.startswith(text):
+            raise ValueError("the chat template rewrites earlier turns, so an answer of several turns is no sequence; give its last turn")
+        spans.append((len(asked), len(answered)))
+        text = answered
+    example = SupervisedExample(*renderer.encode_spans(text, spans))
+    if len(example.token_ids) > max_tokens:
+        raise ValueError(
+            f"an answer with its prompt is {len(example.token_ids)} tokens long, more than the {max_tokens} allowed; shorten it"
+        )
+    return example

@@ -1,0 +1,90 @@
+"""Preference optimisation: pairs of answers of which one is better, against the policy as it was when the phase began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from ..batch import TokenBatch, plain_batch
+from ..data.config import readable
+from ..data.pairs import Pair, PairData, lay_out, survey_pairs
+from ..objectives.objective import Objective
+from ..updates import PolicyLearner
+from .common import Making, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Schedule
+
+
+class DPOConfig(PhaseConfig):
+    """The `[dpo]` table: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290) on pairs of answers.
+
+    steps: optimizer steps. batch: pairs per step. data: rows `{"prompt": …, "chosen": …, "rejected": …}` in a file, a folder of files or
+    behind a URL (docs/formats.md). beta: how strongly the policy is held to what it was when the phase began: the larger, the less it
+    moves. max_rejects: how many rows may be unfit; they are left out and written to the run's `data/PHASE/rejects.jsonl` with the reason,
+    and one more stops the run before it trains.
+    """
+
+    kind: Literal["dpo"] = "dpo"
+    lr: float = Field(default=5e-6, gt=0, le=1)
+    schedule: Schedule = "cosine"
+    batch: int = Field(default=16, ge=1)
+    data: str = Field(min_length=1, description="the path of a file of preference pairs")
+    beta: float = Field(default=0.1, gt=0)
+    max_rejects: int = Field(default=0, ge=0)
+
+    @field_validator("data")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        return readable(value)
+
+    @property
+    def reads(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": (self.data,)}
+
+
+def pair_batch(pairs: Sequence[Pair]) -> TokenBatch:
+    """The pairs as the loss `burnish/dpo-v1` takes them: a group of two sequences each, with advantage 1 where tokens of the better answer
+    are trained and -1 where those of the worse are."""
+    sequences = [(example.token_ids, example.trainable) for pair in pairs for example in pair]
+    batch = plain_batch(sequences)
+    signs = np.where(np.arange(len(sequences)) % 2 == 0, np.float32(1), np.float32(-1))
+    advantages = np.where(batch.mask, signs[batch.sequence], np.float32(0))
+    return replace(batch, advantages=advantages, group=np.arange(len(sequences), dtype=np.int32) // 2)
+
+
+def dpo_step(learner: PolicyLearner, pairs: Sequence[Pair], beta: float) -> dict[str, float]:
+    """One optimizer step on pairs.
+
+    Returns loss; margin, the mean over pairs of `beta` times how much more the better answer gained on the reference than the worse, and
+    preferred, the share of pairs where it gained more, both before the step; and what `supervised_step` returns beside these.
+    """
+    batch = pair_batch(pairs)
+    measured = learner.forward_backward(batch, Objective("dpo", {"beta": beta}))
+    stepped = learner.step()
+    first = [int(np.flatnonzero(batch.mask[start:])[0]) + int(start) for start in batch.offsets[:-1:2]]
+    of_pairs = {name: float(measured.tokens[name][first].mean()) for name in ("margin", "preferred")}
+    counts = {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
+    return {**measured.means(batch), **of_pairs, **stepped, **counts, "seconds": measured.seconds + stepped["seconds"]}
+
+
+def dpo_steps(parts: PhaseParts, table: DPOConfig, data: PairData) -> Iterator[PhaseStep]:
+    """The steps that are left of the phase, one at a time."""
+    for step in range(len(parts.done), table.steps):
+        metrics = dpo_step(parts.learner, data.pairs(step), table.beta)
+        line = f"loss {metrics['loss']:.3f}  preferred {metrics['preferred']:.0%}  margin {metrics['margin']:.3f}"
+        yield PhaseStep(step + 1, metrics, line)
+
+
+def dpo_plan(table: DPOConfig, making: Making, playing: Playing, say: Callable[[str], None]) -> PhaseWork:
+    """What the phase will do, by the length of its pairs."""
+    facts = survey_pairs(table, making, say=say)
+    length = facts.tokens / facts.pairs
+    left_out = f", {facts.rejected:,} unfit rows left out" if facts.rejected else ""
+    size = f"{table.steps} steps x {table.batch} pairs of about {length:.0f} tokens"
+    work = f"{size}, lr {table.lr:g}, beta {table.beta:g}, from {table.data}, {facts.pairs:,} pairs{left_out}"
+    return PhaseWork(work, round(table.steps * table.batch * length), flops=10, examples=facts.pairs)
+
+
+DPO = PhaseKind("dpo", DPOConfig, "post-training", dpo_plan, lay_out, dpo_steps)

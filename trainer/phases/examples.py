@@ -1,0 +1,50 @@
+"""What the supervised kinds share: what a plan says of them, and their examples, laid out before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from ..data.prepared import SourceFacts, lay_out, maker_of, survey
+from .common import Making, PhaseWork, Playing
+from .supervised import PhaseExamples, SupervisedConfig
+
+SAMPLE: Final = 32
+"""Examples that a generator makes to show how long they are; files are read and rendered whole."""
+
+
+def supervised_plan(table: SupervisedConfig, making: Making, playing: Playing, say: Callable[[str], None]) -> PhaseWork:
+    """What the phase will do, by the length of its examples."""
+    maker = maker_of(table, making)
+    facts = survey(table.name, table, maker, 0, limit=SAMPLE, say=say)
+    length = sum(float(one.share) * one.mean_tokens for one in facts)
+    seen = table.steps * table.batch
+    what = {"cpt": "documents", "midtrain": "documents and conversations"}.get(table.kind, "conversations")
+    work = f"{table.steps} steps x {table.batch} {what} of about {length:.0f} tokens, lr {table.lr:g}, {_blend_line(table, facts)}"
+    own = table.examples if table.generate is not None else sum(one.examples for one in facts if not one.curated)
+    return PhaseWork(work, round(seen * length), examples=own)
+
+
+def lay_out_examples(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None]) -> PhaseExamples:
+    """The phase's examples in `folder`."""
+    return lay_out(table.name, table, maker_of(table, making), making.seed, making.order, folder, say)
+
+
+def _blend_line(table: SupervisedConfig, facts: Sequence[SourceFacts]) -> str:
+    """Where the examples come from, each source of a blend with its share, what it has, and what is left out of it."""
+    if len(facts) == 1:
+        return f"from {facts[0].origin}{_left_out(facts[0])}"
+    listed = [f"{float(one.asked):.2%} {one.name} ({one.origin.partition(':')[0]}{_rows(table, one)}{_left_out(one)})" for one in facts]
+    return f"blended by {table.blend_by or 'samples'}: {', '.join(listed)}"
+
+
+def _rows(table: SupervisedConfig, one: SourceFacts) -> str:
+    """How many rows there are, and how often each is seen, of a source whose rows were all read."""
+    if one.curated or table.generate is not None or not one.examples:
+        return ""
+    return f", {one.rows:,} rows seen {float(one.share) * table.steps * table.batch / one.examples:.1f} times"
+
+
+def _left_out(one: SourceFacts) -> str:
+    return f", {one.rejected:,} unfit rows left out" if one.rejected else ""
