@@ -79,6 +79,8 @@ def what_to_scale(seconds: Mapping[str, float], rollouts: str) -> str | None:
         advice = "steps wait for the engines; more of them (resources.env_runners) would make them shorter"
     elif rollouts == "sync" and busy["engine"] + busy["learner"] >= BUSY:
         advice = 'engines and learner take turns; rft.rollouts = "one_step_off" or "async" lets them work at the same time'
-    else:
+    elif busy[waiting] >= BUSY / 2:
         advice = f"engines wait for the {waiting}: scale its services, or raise rollout.concurrency"
+    else:
+        advice = "nobody is busy for long: what takes time lies between them"
     return f"busy: {', '.join(f'{part} {share:.0%}' for part, share in busy.items())}; {advice}"

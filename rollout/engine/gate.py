@@ -30,6 +30,10 @@ class Gate:
         self._in_flight = 0
         self._waiters: set[asyncio.Future[None]] = set()
 
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
     @asynccontextmanager
     async def admitted(self, timeout_s: float) -> AsyncIterator[None]:
         """Hold one place in flight, waiting while the gate is not open. Raises EpisodeFailure ENGINE_TIMEOUT or ENGINE_ERROR."""

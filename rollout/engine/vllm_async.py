@@ -126,7 +126,8 @@ class AsyncEngine(VLLMEngine):
         return loaded
 
     async def _reset_cache(self) -> None:
-        if not self._keeps and not await self._llm.reset_prefix_cache(reset_running_requests=True):
+        under_way = self._gate.in_flight > 0  # where there should be nothing, a block in use is one that was never freed
+        if not self._keeps and not await self._llm.reset_prefix_cache(reset_running_requests=under_way):
             raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
 
     async def _call(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:

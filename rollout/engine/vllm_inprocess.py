@@ -98,7 +98,8 @@ class InProcessEngine(VLLMEngine):
         def load(llm: Any) -> Mapping[str, str]:
             consumed: dict[str, str] = {}
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _consumed(tensors, consumed)})
-            if not self._keeps and not llm.reset_prefix_cache(reset_running_requests=True):
+            under_way = self._gate.in_flight > 0  # where there should be nothing, a block in use is one that was never freed
+            if not self._keeps and not llm.reset_prefix_cache(reset_running_requests=under_way):
                 raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
             llm.engine_core.set_weight_version(str(version))
             return consumed

@@ -183,6 +183,38 @@ async def test_requests_during_an_update_wait_for_the_new_weights(engine: Engine
         check_parity(engine.name, 7, reference_logprobs(reference, PROMPT, generation), generation.logprobs, generation.policy_version)
 
 
+async def split_by(engine: Engine, weights: WeightSnapshot, max_tokens: int = 150) -> tuple[list[list[int]], list[Generation]]:
+    """Answers that were under way when the engine took the weights, and their prompts. How long to wait for that depends on the machine."""
+    wait_s = 0.2
+    for _ in range(12):
+        prompts = [[*PROMPT, i + 10] for i in range(8)]
+        answers = [asyncio.ensure_future(engine.generate(request(p, max_tokens=max_tokens, seed=i))) for i, p in enumerate(prompts)]
+        await asyncio.sleep(wait_s)
+        receipt = await sync_weights(engine, weights, finish=False)
+        generations = await asyncio.gather(*answers)
+        assert receipt.version == engine.weight_version == weights.version
+        sampled_by = [set(one.policy_version.tolist()) for one in generations]
+        if any(len(versions) == 2 for versions in sampled_by):
+            return prompts, generations
+        ended = all(versions != {weights.version} for versions in sampled_by)
+        wait_s = wait_s / 2 if ended else wait_s * 2
+        weights = dataclasses.replace(weights, version=weights.version + 1)
+    raise AssertionError("no answer was under way when new weights came")
+
+
+async def test_answers_under_way_go_on_under_new_weights_as_these_would_have_them(engine: Engine, reference: Any) -> None:
+    await sync_weights(engine, new_weights(reference, 20))
+    prompts, generations = await split_by(engine, new_weights(reference, 21))
+    for prompt, generation in zip(prompts, generations, strict=True):
+        assert len(generation.token_ids) == 150 and (np.diff(generation.policy_version) >= 0).all()
+        newest = generation.policy_version == engine.weight_version
+        if newest.any():  # on a context that was computed again, tokens of the older weights included
+            ours = reference_logprobs(reference, prompt, generation)[newest]
+            check_parity(engine.name, engine.weight_version, ours, generation.logprobs[newest], generation.policy_version[newest])
+    after = await engine.generate(request(prompts[0]))
+    check_parity(engine.name, engine.weight_version, reference_logprobs(reference, prompts[0], after), after.logprobs, after.policy_version)
+
+
 async def test_cancelling_frees_the_request_inside_the_engine(engine: Engine, reference: Any) -> None:
     tasks = [asyncio.create_task(engine.generate(request(max_tokens=MAX_CONTEXT - len(PROMPT), seed=i))) for i in range(8)]
     await asyncio.sleep(0.05)
@@ -312,3 +344,23 @@ def kill(engine: Any) -> None:
         return
     for process in engine._llm.engine_core.resources.engine_manager.processes:
         os.kill(process.pid, signal.SIGKILL)
+
+
+async def test_a_kept_cache_is_nobody_elses(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    reference = LlamaForCausalLM.from_pretrained(tiny_model)
+    config = EngineConfig(max_context=MAX_CONTEXT, kv_cache_mb=64, max_num_seqs=16, on_new_weights="keep", log_file=tmp_path / "vllm.log")
+    keeping = make_engine(config, tiny_model, "keeping")
+    try:
+        await sync_weights(keeping, new_weights(reference, 1))
+        prompts, generations = await split_by(keeping, new_weights(reference, 2))
+        split = next(i for i, one in enumerate(generations) if len(set(one.policy_version.tolist())) == 2)
+        newest = generations[split].policy_version == keeping.weight_version
+        apart = np.abs(reference_logprobs(reference, prompts[split], generations[split]) - generations[split].logprobs)[newest]
+        assert apart.max() > 1e-3, "the context was computed again, or the new weights are not used"
+        after = await keeping.generate(request(prompts[split]))  # a prefix that older weights have cached
+        version, ours = keeping.weight_version, reference_logprobs(reference, prompts[split], after)
+        check_parity(keeping.name, version, ours, after.logprobs, after.policy_version)
+    finally:
+        await keeping.close()

@@ -69,7 +69,7 @@ MOMENTS = {
     ),
     "one_step_off": (
         "updated:4",  # in the first step, with the next one's groups under way
-        "polled:17",  # while the learner learns, or for the step after
+        "updated:6",  # in the third, with the fourth one's under way
         "ledger:2",  # at a checkpoint, where nothing is under way
         "transcript:27",
         "ledger:3",  # with groups under way that no checkpoint knows of

@@ -68,6 +68,7 @@ def test_busy_and_idle_seconds_of_a_step_are_what_came_since_the_last_hand_out()
         ((0.6, 0.2, 0.1, 0.35), "sync", "engines and learner take turns"),
         ((0.3, 0.9, 0.1, 0.2), "sync", "engines wait for the environment"),
         ((0.3, 0.2, 0.7, 0.2), "async", "engines wait for the rewards"),
+        ((0.1, 0.1, 0.0, 0.2), "sync", "what takes time lies between them"),
     ],
 )
 def test_one_line_says_what_to_scale(busy: tuple[float, ...], rollouts: str, advice: str) -> None:
