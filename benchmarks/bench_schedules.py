@@ -169,7 +169,7 @@ def run_all() -> list[dict[str, Run]]:
         model = Path(scratch) / "model"
         new_model(TEXTS, model, ModelSize(hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, max_position=1024))
         for number in range(ROUNDS):
-            found = {name: run(model, name) for name in SCHEDULES}
+            found: dict[str, Run] = {name: run(model, name) for name in SCHEDULES}
             found["sampling alone"] = run(model, "async", learns_s=0.0)
             rounds.append(found)
             print(f"round {number + 1}: " + ", ".join(f"{name} {one.step_s:.2f} s" for name, one in found.items()), flush=True)
