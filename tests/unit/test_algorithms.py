@@ -155,7 +155,7 @@ def test_a_plan_names_what_is_wrong_with_an_objective(plan_model: Path) -> None:
 
 
 def test_schedules_count_in_updates() -> None:
-    phase = RFTPhaseConfig(steps=10, minibatches=2, epochs=2, warmup_steps=3, schedule="cosine")
+    phase = RFTPhaseConfig(steps=10, lr=1e-5, minibatches=2, epochs=2, warmup_steps=3, schedule="cosine")
     optimizer = phase_optimizer(LearnerConfig().optimizer, phase)
     assert (optimizer.total_steps, optimizer.warmup_steps) == (40, 12)
 

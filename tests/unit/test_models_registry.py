@@ -155,7 +155,7 @@ def test_a_digest_finds_and_pins_a_model(copy: Path, tmp_path: Path) -> None:
 
 def test_the_same_model_under_another_name_is_said(copy: Path) -> None:
     said = burnish("models", "import", copy, "--name", "again", "--models-dir", copy.parent)
-    assert said.splitlines()[1] == "it is the same model as tiny"
+    assert "it is the same model as tiny" in said.splitlines()
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
