@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+STUCK_S = 1.0
+"""Seconds that every thread has worked for callers who gave up before no more work is taken: a burst of short deadlines passes."""
 
 _cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("burnish_cancelled", default=None)
 
@@ -45,6 +49,7 @@ class Threads:
         self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
         self._threads: list[threading.Thread] = []
         self._stuck = 0
+        self._full_since: float | None = None  # when the last thread got stuck, while all of them are
         self._in_flight = 0
         self._waking = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,8 +61,8 @@ class Threads:
 
     @property
     def able(self) -> bool:
-        """Whether a thread is left for further work: not every one is stuck."""
-        return self._stuck < self._limit
+        """Whether a thread is left for further work, or will be in a moment: not every one has been stuck for `STUCK_S`."""
+        return self._full_since is None or time.monotonic() < self._full_since + STUCK_S
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a sync function in a thread, in the caller's context, `cancelled()` telling it when the awaiting task was cancelled."""
@@ -74,6 +79,7 @@ class Threads:
             if job.started:
                 job.stuck = True
                 self._stuck += 1
+                self._full_since = time.monotonic() if self._stuck == self._limit else None
             raise
 
     def close(self, patience_s: float = 0.1) -> bool:
@@ -117,7 +123,9 @@ class Threads:
             job, result, error = self._done.popleft()
             future = job.future
             self._in_flight -= 1
-            self._stuck -= job.stuck
+            if job.stuck:
+                self._stuck -= 1
+                self._full_since = None
             if future.done():
                 continue
             if error is None:

@@ -1,0 +1,39 @@
+"""Worker threads: when all of them work for callers who gave up, and when that is more than a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from burnish.rpc import threads
+from burnish.rpc.threads import Threads
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_burst_of_callers_who_gave_up_is_waited_for_and_what_lasts_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=lambda: now[0]))  # not the event loop's
+
+    async def run() -> None:
+        pool, let_go = Threads(2), threading.Event()
+        waiting = [asyncio.create_task(pool.run(let_go.wait, 60)) for _ in range(2)]
+        while pool._jobs.qsize():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert (pool.stuck, pool.able) == (2, True)
+        now[0] += threads.STUCK_S
+        assert not pool.able
+        let_go.set()
+        while pool.stuck:
+            await asyncio.sleep(0.01)
+        assert pool.able
+        pool.close()
+
+    asyncio.run(asyncio.wait_for(run(), 50))
