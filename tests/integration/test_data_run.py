@@ -14,7 +14,7 @@ import pytest
 
 from burnish.trainer.data.prepared import PhaseData
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RECIPE = """
 name = "blended"

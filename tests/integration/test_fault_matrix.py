@@ -15,6 +15,7 @@ SUMMARY = ("engine killed", "runner killed", "verifier raises", "driver killed",
 SEED = 0
 
 
+@pytest.mark.slow
 def test_faults_of_every_sort_end_well(
     tiny_model: Path, tmp_path: Path, start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_async_takes_weights_in_the_middle_of_answers_and_nothing_gets_too_old(r
         algo.stop()
 
 
+@pytest.mark.slow
 def test_a_runner_that_dies_while_the_learner_learns_gets_newer_weights_and_its_work_again(ray_session: None, tiny_model: Path) -> None:
     import ray
 
@@ -109,6 +110,7 @@ def test_a_runner_that_dies_while_the_learner_learns_gets_newer_weights_and_its_
         algo.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_new_weights", ["recompute", "keep"])
 def test_vllm_goes_on_under_new_weights_in_the_middle_of_answers(ray_session: None, tiny_model: Path, on_new_weights: OnNewWeights) -> None:
     """What it says afterwards, the learner says too: at once where the context is computed again, and otherwise from the next turn on."""
