@@ -13,7 +13,7 @@ from burnish.inspector.report import write_report
 from burnish.inspector.runs import read_run
 from burnish.rollout.store.transcripts import read_transcripts
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """

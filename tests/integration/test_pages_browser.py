@@ -159,6 +159,7 @@ def dashboard(root: Path) -> Iterator[str]:
             ray.shutdown()
 
 
+@pytest.mark.slow
 def test_rays_dashboard_has_an_entry_that_leads_to_the_rollouts_and_asks_for_its_token(page: Page, dashboard: str) -> None:
     answer = page.request.get(f"{dashboard}/rollouts", timeout=WAIT_MS)
     assert answer.status == 401  # nothing is shown to who has no token

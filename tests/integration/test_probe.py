@@ -18,7 +18,7 @@ from burnish.envs.builtin.inspection.corpus import vocabulary
 from burnish.rollout.store.transcripts import read_transcripts
 from burnish.trainer.models.importing import ModelSize, new_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
