@@ -537,6 +537,7 @@ def test_no_field_of_a_model_folder_reaches_out(honest_model: Path, watch: Watch
 def test_code_that_comes_with_a_model_is_neither_run_nor_passed_on(honest_model: Path, watch: Watch, tmp_path: Path) -> None:
     folder = tmp_path / "with-code"
     shutil.copytree(honest_model, folder)
+    (folder / "burnish.json").unlink()  # as others write their folders; with it, the import would be refused for the change alone
     (folder / f"{MARK}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": f"{watch.folder}/{MARK}", "peft_type": "LORA"}))
     for name in ("config.json", "tokenizer_config.json"):

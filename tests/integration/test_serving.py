@@ -198,7 +198,7 @@ def test_a_line_that_misleads_is_left_out_and_nothing_else() -> None:
 
 def test_a_bad_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
     before = children()
-    with pytest.raises(ValueError, match="neither a folder nor a model"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         start_serving(tmp_path / "none", port=0)
     assert children() == before
 

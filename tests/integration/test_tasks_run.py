@@ -77,6 +77,6 @@ def test_a_run_trains_on_one_file_and_measures_the_other(tmp_path: Path, tiny_mo
     assert all(row.missing == 0 and row.carried == 0 for row in read_ledger(run / "ledger.jsonl"))
 
     (tmp_path / "train.jsonl").write_text(rows("r", 0, 2))
-    again = burnish(str(run), "--resume")
+    again = burnish(str(run), "--resume", "--set", "rft.steps=3")
     assert again.returncode == 2
     assert "the files of [tasks] are not what they were when it was trained; restore them" in again.stderr

@@ -189,8 +189,12 @@ def file_sha256(file: Path) -> str:
 
 def digests_of(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a model folder by name, without manifest, card and what `FILE_NAME` is not the name of."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and FILE_NAME.fullmatch(file.name))
-    return {file.name: file_sha256(file) for file in files if file.name not in (MANIFEST_FILE, CARD_FILE)}
+    return {name: file_sha256(folder / name) for name in _model_files(folder)}
+
+
+def _model_files(folder: Path) -> list[str]:
+    names = (file.name for file in folder.iterdir() if file.is_file() and FILE_NAME.fullmatch(file.name))
+    return sorted(name for name in names if name not in (MANIFEST_FILE, CARD_FILE))
 
 
 def weights_sha256(folder: Path) -> str:
@@ -199,21 +203,22 @@ def weights_sha256(folder: Path) -> str:
 
 
 def verify_digests(folder: Path) -> Manifest | None:
-    """Hold a folder to its manifest; None for one without. Every byte is read.
+    """Hold a folder to its manifest; None for one without. Every byte of the files that it records is read, and nothing of any other.
 
     Raises ValueError naming the file that is another than the manifest records, is missing, or was added.
     """
     manifest = own_manifest(folder)
     if manifest is None:
         return None
-    found = digests_of(folder)
+    found = _model_files(folder)
     fix = "copy or import the model again, or, if the change is meant, remove its burnish.json and import the folder under a new name"
     for name in sorted({*manifest.files, *found}):
         if name not in found:
             raise ValueError(f"model folder {folder} lacks {name}, which its {MANIFEST_FILE} records; {fix}")
         if name not in manifest.files:
             raise ValueError(f"model folder {folder} holds {name}, which its {MANIFEST_FILE} does not record; {fix}")
-        if found[name] != manifest.files[name]:
+    for name, digest in manifest.files.items():
+        if file_sha256(folder / name) != digest:
             raise ValueError(
                 f"{folder / name} is not the file that its {MANIFEST_FILE} records: it was changed after it was written; {fix}"
             )
