@@ -26,11 +26,11 @@ from burnish.rollout.weights import ParityBound, SyncReceipt
 from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.evaluation.statistics import wilson_interval
-from burnish.trainer.guards import GuardsConfig, Watch
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.watch.guards import GuardsConfig, Watch
 
 WORDS = "well now let us see the sum of these two is not hard to find when one counts them with some care and looks at it".split()  # noqa: SIM905
 PHRASE = "as every careful expert would confirm"

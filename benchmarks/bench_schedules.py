@@ -32,8 +32,6 @@ from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.weights import ParityBound, SyncReceipt, WeightSnapshot, snapshot
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
-from burnish.trainer.account import shares
-from burnish.trainer.admission import Rollouts
 from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.loop import LoopSettings, PolicyLoop
@@ -41,6 +39,8 @@ from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.schedule.account import shares
+from burnish.trainer.schedule.admission import Rollouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

@@ -7,7 +7,7 @@ One step, in order:
                   step; once, or for each of several minibatches and epochs, with what the learner scored before the first as the old policy
     hand out      gives the new weights to the fleet, which admits no episode under older ones
 
-`rollouts` says what the fleet does while the learner learns (`admission.py`):
+`rollouts` says what the fleet does while the learner learns (`schedule/admission.py`):
     sync          nothing: the next step's tasks are issued under the weights that this one made
     one_step_off  it plays the next step's tasks, issued before `learn`; the new weights go out when those have finished
     async         it plays what it has, for this and later steps; the new weights go out at once, in the middle of episodes
@@ -29,19 +29,19 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.config import RolloutConfig
 from ..rollout.store.ledger import DropReason
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofError, SyncReceipt, too_far
-from .account import Account
-from .admission import Admission, Rollouts, Waiting
 from .batch import TokenBatch
-from .beside import beside
 from .data.tasks import TaskStream
-from .groups import failures_of, oldest_version, stop_if_asked, why_not
-from .metrics import Collected, rollout_metrics
 from .objectives.config import ObjectiveConfig
 from .objectives.measures import Measured, check_probe, compare_engines, probe_of
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
 from .objectives.shaping import shaped, without_cut_short
-from .progress import Issued, PolicyProgress
+from .schedule.account import Account
+from .schedule.admission import Admission, Rollouts, Waiting
+from .schedule.beside import beside
+from .schedule.groups import failures_of, oldest_version, stop_if_asked, why_not
+from .schedule.metrics import Collected, rollout_metrics
+from .schedule.progress import Issued, PolicyProgress
 from .updates import Learned, PolicyLearner, UpdatedPhase, Updates
 
 MAX_IDLE_STEPS = 5

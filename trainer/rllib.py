@@ -36,7 +36,7 @@ from .observe import StepGauges
 from .phases.common import PHASE_OWNS, TRAIN_SEEDS, phase_optimizer
 from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
-from .progress import PolicyProgress
+from .schedule.progress import PolicyProgress
 
 
 class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped

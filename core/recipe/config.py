@@ -27,7 +27,6 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
-from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.phases.common import TRAIN_SEEDS, PhaseConfig, SeedRange
 from burnish.trainer.phases.cpt import CPTConfig
@@ -36,6 +35,7 @@ from burnish.trainer.phases.midtrain import MidtrainConfig
 from burnish.trainer.phases.registry import KINDS, AnyPhase
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.sft import SFTConfig
+from burnish.trainer.watch.guards import GuardsConfig
 
 MULTI_TURN_DEFAULT = 8
 

@@ -24,12 +24,12 @@ from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig
-from burnish.trainer.guards import GuardsConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
 from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, SeedRange, phase_optimizer
 from burnish.trainer.phases.rates import with_rate
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.watch.guards import GuardsConfig
 
 P = TypeVar("P", bound=PhaseConfig)
 

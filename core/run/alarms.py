@@ -12,7 +12,7 @@ from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import AlarmRow
 from burnish.run.display import say
 from burnish.run.folder import RunFolder
-from burnish.trainer.guards import Alarm, Watch
+from burnish.trainer.watch.guards import Alarm, Watch
 
 
 class GuardStop(RuntimeError):

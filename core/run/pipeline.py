@@ -28,7 +28,6 @@ from burnish.run.display import StepBar, evaluation_line, failures_line, new_con
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.session import Session, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
-from burnish.trainer.guards import Watch
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.loop import Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
@@ -39,7 +38,8 @@ from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.phases.common import Making, Phase, PhaseData, PhaseParts, Spent
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.supervised import SupervisedConfig
-from burnish.trainer.progress import PolicyProgress
+from burnish.trainer.schedule.progress import PolicyProgress
+from burnish.trainer.watch.guards import Watch
 
 Split = Literal["train", "heldout"]
 

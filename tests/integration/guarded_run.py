@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.integration import scripted_run
 
-from burnish.trainer import guards
+from burnish.trainer.watch import guards
 
 found: list[int] = []
 

@@ -6,7 +6,7 @@ import pytest
 
 from burnish.rollout.busy import Busy, Meter
 from burnish.rollout.weights import SyncReceipt
-from burnish.trainer.account import Account, shares, what_to_scale
+from burnish.trainer.schedule.account import Account, shares, what_to_scale
 
 pytestmark = pytest.mark.unit
 

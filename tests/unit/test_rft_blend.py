@@ -22,8 +22,8 @@ from burnish.rollout.worker import BlendedEnvironment, RolloutWorker, WorkerSetu
 from burnish.trainer.data.blend import Blend
 from burnish.trainer.data.tasks import blended_tasks, training_tasks
 from burnish.trainer.loop import run_tasks
-from burnish.trainer.metrics import Collected, rollout_metrics
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.schedule.metrics import Collected, rollout_metrics
 
 pytestmark = pytest.mark.unit
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.clocked import clocked_loop, number
 
 from burnish.envs.types import Outcome, Reward
-from burnish.trainer.admission import Rollouts, in_time
 from burnish.trainer.loop import PolicyLoop, Step
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.progress import PolicyProgress
+from burnish.trainer.schedule.admission import Rollouts, in_time
+from burnish.trainer.schedule.progress import PolicyProgress
 
 pytestmark = pytest.mark.unit
 

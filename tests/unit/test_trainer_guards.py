@@ -17,8 +17,8 @@ from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import resolve
 from burnish.run.alarms import GuardStop, RollBack, heed
 from burnish.run.folder import create_run
-from burnish.trainer.answers import Answers, answers_of, constant, spread_phrase
-from burnish.trainer.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, Seen, Watch
+from burnish.trainer.watch.answers import Answers, answers_of, constant, spread_phrase
+from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, Seen, Watch
 
 pytestmark = pytest.mark.unit
 

@@ -18,10 +18,10 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.weights import SyncProofError, SyncReceipt
 from burnish.trainer.data.tasks import held_out_tasks, training_tasks
 from burnish.trainer.evaluation.statistics import summarize
-from burnish.trainer.groups import ErrorBudgetSpent, why_not
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.progress import PolicyProgress
+from burnish.trainer.schedule.groups import ErrorBudgetSpent, why_not
+from burnish.trainer.schedule.progress import PolicyProgress
 
 pytestmark = pytest.mark.unit
 

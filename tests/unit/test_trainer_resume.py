@@ -34,7 +34,7 @@ from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.common import phase_optimizer
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.progress import PolicyProgress
+from burnish.trainer.schedule.progress import PolicyProgress
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from burnish.trainer.trend import LEVEL, Change, change, change_note, metric_change, reward_change, success_change
+from burnish.trainer.watch.trend import LEVEL, Change, change, change_note, metric_change, reward_change, success_change
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ from ...envs.failures import Failure
 from ...envs.types import Episode, EpisodeGroup
 from ...rollout.replay import Replayed
 from ...rollout.store.records import BestConstant, EvaluationResult
-from ..groups import EQUAL
+from ..schedule.groups import EQUAL
 from .statistics import summarize
 
 SAME = 1e-6

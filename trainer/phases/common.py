@@ -15,11 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from ...envs.types import Episode, Int32
 from ...rollout.store.moments import PerEpisode
-from ..guards import Alarm, Watch
 from ..learner.config import OptimizerConfig
 from ..loop import PolicyLoop, Step
 from ..models.manifest import DataUse, Stage
 from ..updates import PolicyLearner
+from ..watch.guards import Alarm, Watch
 
 Kind = Literal["cpt", "midtrain", "sft", "dpo", "rft"]
 """What a phase does. The registry has one entry for each."""

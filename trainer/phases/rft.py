@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ...envs.registry import ID_PATTERN
 from ...rollout.store.moments import PerEpisode
-from ..account import shares, what_to_scale
-from ..admission import Rollouts
 from ..data.blend import Blend, share_of
 from ..data.config import OWN
 from ..learner.config import CriticConfig
@@ -19,6 +17,8 @@ from ..loop import MAX_IDLE_STEPS, Step
 from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
+from ..schedule.account import shares, what_to_scale
+from ..schedule.admission import Rollouts
 from .common import Making, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
 
 MAX_STALENESS = 2

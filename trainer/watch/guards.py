@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..envs.types import Episode
+from ...envs.types import Episode
 from .answers import STEPS, Answers, answers_of, constant, spread_phrase
 from .trend import Rows, change, change_note, metric_change, reward_change, success_change
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..envs.failures import Failure
-from ..envs.types import Episode, EpisodeGroup
-from .data.config import OWN
+from ...envs.failures import Failure
+from ...envs.types import Episode, EpisodeGroup
+from ..data.config import OWN
 
 
 @dataclass(frozen=True)

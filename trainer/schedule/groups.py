@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..envs.failures import Failure
-from ..envs.types import EpisodeGroup
-from ..rollout.config import RolloutConfig
-from ..rollout.store.ledger import DropReason
+from ...envs.failures import Failure
+from ...envs.types import EpisodeGroup
+from ...rollout.config import RolloutConfig
+from ...rollout.store.ledger import DropReason
 
 EQUAL = 2e-5
 """Rewards of a group count as equal when they differ by no more than this share of the largest: what rounding may make of equal ones."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..envs.types import Episode
+from ...envs.types import Episode
 
 LONGEST = 4
 """Words of a phrase at most."""

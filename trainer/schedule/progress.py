@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..envs.types import EpisodeGroup
-from ..rollout.config import RolloutConfig
-from ..rollout.store.ledger import Ledger
+from ...envs.types import EpisodeGroup
+from ...rollout.config import RolloutConfig
+from ...rollout.store.ledger import Ledger
 from .groups import ErrorBudgetSpent, failures_of
 
 MIN_FOR_BUDGET = 64

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ..rollout.busy import Busy
-from ..rollout.weights import SyncReceipt
+from ...rollout.busy import Busy
+from ...rollout.weights import SyncReceipt
 
 BUSY = 0.8
 """The share of the time from which on a part counts as what a run waits for."""

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..envs.types import Episode, EpisodeGroup
-from ..rollout.store.ledger import DropReason
+from ...envs.types import Episode, EpisodeGroup
+from ...rollout.store.ledger import DropReason
 from .metrics import Collected
 from .progress import Issued
 
