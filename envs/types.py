@@ -114,6 +114,7 @@ class Turn:
     logprobs: float32 `[T]`, natural log of the probability each token was sampled with.
     policy_version: int32 `[T]`, the weight version that sampled each token.
     generate_s, env_s: seconds spent in the engine and in the environment's answer to this turn.
+    env_reward: what the environment gave in that answer; 0 when there was none.
 
     Example: `Turn(np.array([5, 2], np.int32), np.array([-0.1, 0.0], np.float32), np.array([3, 3], np.int32), "stop", 0.2, 0.01)`.
     """
@@ -124,6 +125,7 @@ class Turn:
     stop_reason: StopReason
     generate_s: float = 0.0
     env_s: float = 0.0
+    env_reward: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ class Episode:
     Usually one trajectory; an agent that rewrites its history opens a further one whenever a call does not extend the previous.
     `truncation` is a limit the policy ran into: it is still rewarded. `metrics` are numbers worth averaging (turns, tool calls,
     cost). `labels` name classes to compute recall over: "expected" and "predicted". `engine` is the one that sampled it. `tools` are the
-    schemas that the prompt described.
+    schemas that the prompt described. `env_data` is what the environment put into `info["data"]`: hidden truth, for rewards.
 
     Example: `Episode(task, sample=0, trajectories=(trajectory,), messages=messages, outcome=Reward(1.0, {"env": 1.0}))`.
     """
@@ -209,6 +211,7 @@ class Episode:
     labels: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
+    env_data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

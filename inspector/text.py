@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (direction overrides), lone surrogates, line and paragraph separators
 KEPT = "\n\t\u200c\u200d"  # the two joiners are part of ordinary scripts and emoji
@@ -40,3 +43,12 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share in [0, 1] as a percentage with one decimal. Example: 0.8125 -> "81.2 %"."""
     return f"{100 * share:.1f} %"
+
+
+def finite(value: Any) -> Any:
+    """Data as JSON takes it: numbers that are not finite, for which it has no word, are null. Example: `finite([math.inf]) == [None]`."""
+    if isinstance(value, Mapping):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -155,11 +155,12 @@ class _Episode:
         said = self.parts.renderer.read(generation.token_ids)
         self.shown += said.shown
         talk.messages.append(Message("assistant", said.text))
-        asked = time.monotonic()
+        asked, given = time.monotonic(), 0.0
         try:
             step = await self.call(lambda: step_env(env, self.parts.env_id, said.text), "step")
+            given = step.reward
         finally:
-            talk.turns.append(_turn(generation, time.monotonic() - asked))
+            talk.turns.append(_turn(generation, time.monotonic() - asked, given))
         talk.env_reward, talk.info = talk.env_reward + step.reward, talk.info.then(step.info)
         if not step.terminated:
             talk.messages += step.messages
@@ -259,6 +260,6 @@ def request_seed(run_seed: int, request_id: str) -> int:
     return int.from_bytes(digest, "big") & 0x7FFF_FFFF
 
 
-def _turn(generation: Generation, env_s: float) -> Turn:
+def _turn(generation: Generation, env_s: float, env_reward: float) -> Turn:
     g = generation
-    return Turn(g.token_ids, g.logprobs, g.policy_version, g.stop_reason, g.seconds, env_s)
+    return Turn(g.token_ids, g.logprobs, g.policy_version, g.stop_reason, g.seconds, env_s, env_reward)

@@ -31,7 +31,10 @@ class Played:
     def episode(self, outcome: Outcome, labels: Mapping[str, str]) -> Episode:
         """The episode with its outcome; `labels` are those of the scorers. A failed one keeps what was said, and nothing to train on."""
         talk = self.talk
-        said = Episode(self.task, self.sample, (), tuple(talk.messages), outcome, tuple(talk.turns), talk.truncation, tools=talk.tools)
+        said = Episode(
+            self.task, self.sample, (), tuple(talk.messages), outcome, tuple(talk.turns), talk.truncation,
+            tools=talk.tools, env_data=talk.info.data,
+        )  # fmt: skip
         if isinstance(outcome, Failure):
             return said
         sampled = sum(len(turn.token_ids) for turn in talk.turns)

@@ -13,9 +13,23 @@ from typer.core import TyperGroup
 from burnish.cli import data_command, models_command, scaffold_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
+from burnish.cli import replay as replay_command
 from burnish.cli import serve as serve_commands
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import ArgOption, HostOption, InsecureOption, PluginOption, PortOption, TlsCertOption, TlsKeyOption
+from burnish.cli.options import (
+    ArgOption,
+    HostOption,
+    InsecureOption,
+    ModeOption,
+    PhaseOption,
+    PluginOption,
+    PortOption,
+    RunArgument,
+    SplitOption,
+    StepOption,
+    TlsCertOption,
+    TlsKeyOption,
+)
 from burnish.cli.signals import end_on_sigterm
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
@@ -230,12 +244,12 @@ def check(
 
 @app.command()
 def rollouts(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    phase: Annotated[str | None, typer.Option(help="base, or the name of a phase.")] = None,
-    step: Annotated[int | None, typer.Option(help="Step of the phase.")] = None,
+    run_folder: RunArgument,
+    phase: PhaseOption = None,
+    step: StepOption = None,
     episode: Annotated[str | None, typer.Option(help="Id of one episode, such as train-17/0.")] = None,
-    split: Annotated[str | None, typer.Option(help="train or heldout.")] = None,
-    mode: Annotated[str | None, typer.Option(help="sampled or greedy.")] = None,
+    split: SplitOption = None,
+    mode: ModeOption = None,
     failed: Annotated[bool | None, typer.Option("--failed/--rewarded", help="Only failed, or only rewarded episodes.")] = None,
     order: Annotated[Literal["latest", "best", "worst"], typer.Option(help="Which to show first.")] = "latest",
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
@@ -245,6 +259,9 @@ def rollouts(
     from burnish.inspector.terminal import Selection, print_rollouts
 
     print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit), tools=prompt)
+
+
+replay_command.register(app)
 
 
 @app.command()

@@ -14,6 +14,12 @@ PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
 ]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+PhaseOption = Annotated[str | None, typer.Option(help="base, or the name of a phase.")]
+StepOption = Annotated[int | None, typer.Option(help="Step of the phase.")]
+SplitOption = Annotated[str | None, typer.Option(help="train or heldout.")]
+ModeOption = Annotated[str | None, typer.Option(help="sampled or greedy.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]

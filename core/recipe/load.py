@@ -89,6 +89,20 @@ def config_from_record(record: dict[str, Any]) -> RunConfig:
     return config_from_data(without_defaults(record, RunConfig))
 
 
+def config_as_recorded(folder: Path) -> RunConfig:
+    """The config of a run that is only looked at: its data, its model and its GPUs need not be here.
+
+    Raises ValueError when the folder holds none, or its `config.json` is no config of this burnish.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is not a run folder (it has no config.json); give a folder under runs/")
+    config, problems = _config(_read(file), Source(str(file)))
+    if config is None:
+        raise ValueError("\n".join(problems))
+    return config
+
+
 def _platform(asked: Any) -> Platform:
     for platform in PLATFORMS:
         if asked == platform:

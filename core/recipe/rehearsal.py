@@ -12,16 +12,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from burnish.envs.failures import Failure
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.inspector.text import number
 from burnish.recipe.load import config_from_record
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.rewards.calling.threads import start
+from burnish.rewards.calling.threads import Daemons
 from burnish.rollout.collect import collect
 from burnish.rollout.conversation import EpisodeParts
 from burnish.rollout.engine.base import GenerateRequest
@@ -78,7 +76,7 @@ def rehearse(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
         engine = ScriptedEngine(_always(renderer), name="the rehearsal", max_context=run.engine.max_context)
         return engine
 
-    parts = episode_parts(setup, make, _Daemons())
+    parts = episode_parts(setup, make, Daemons("rehearsal"))
     group = asyncio.run(_played(parts, _task(run), limits.temperature))
     watch = SuccessWatch(run.success)
     for episode in group.episodes:
@@ -154,24 +152,6 @@ def _notes(run: ResolvedRun, prompt: int) -> Iterator[str]:
             f"a prompt of {prompt} tokens and {rollout.max_turns} x {rollout.max_tokens_per_turn} sampled ones are more than "
             f"engine.max_context = {context}: an episode that says that much is cut short, and rewarded as it is then"
         )
-
-
-class _Daemons(Executor):
-    """Threads that a call which hangs does not keep the process alive with, unlike those of `concurrent.futures`."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
-
-        start("burnish-rehearsal", job)
-        return future
 
 
 if __name__ == "__main__":

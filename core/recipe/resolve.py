@@ -177,13 +177,12 @@ def resolve(config: RunConfig) -> ResolvedRun:
     problems = [*cross_problems(config), *machine_problems(placement, here)]
     if problems:
         raise ValueError("\n".join(problems))
-    module, _, id = config.environment.rpartition(":")
     return ResolvedRun(
         name=config.name,
         model=config.model,
         seed=config.seed,
         platform=config.platform,
-        environment=EnvironmentSpec(id, module, config.environment_args, config.environment_weight),
+        environment=environment_of(config),
         plugins=config.plugins,
         rewards=config.scorers,
         success=config.success,
@@ -200,6 +199,12 @@ def resolve(config: RunConfig) -> ResolvedRun:
         keep_checkpoints=config.keep_checkpoints,
         record=config_data(config),
     )
+
+
+def environment_of(config: RunConfig) -> EnvironmentSpec:
+    """The environment that a config names."""
+    module, _, id = config.environment.rpartition(":")
+    return EnvironmentSpec(id, module, config.environment_args, config.environment_weight)
 
 
 def _with_rate(config: RunConfig) -> RunConfig:

@@ -33,6 +33,7 @@ from ..library import EXACT, Library, Order, Wanted
 from ..rendering import environment
 from ..report import curves_of, headline, phase_rows
 from ..runs import final_ledger, phases_of, read_run
+from ..text import finite
 from .runs import find_run, list_runs
 from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
 
@@ -143,7 +144,7 @@ def episode(site: Site, request: Request) -> Response:
     if found is None:
         raise LookupError("this run has no such episode; it may have been dropped when the run was resumed")
     if asked.get("json"):
-        return Response(json.dumps(_finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
+        return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
     colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
     return site.show(
         "episode",
@@ -196,12 +197,3 @@ def _number(asked: Mapping[str, str], name: str, default: int) -> int:
     if not said.isascii() or not said.isdigit() or len(said) > 9:
         raise ValueError(f"{name}: {said[:20]!r} is no number")
     return int(said)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no number for what is not finite: those become null."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and value - value != 0 else value

@@ -12,6 +12,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
 
 IDLE_S = 10.0
 
@@ -61,3 +63,24 @@ def start(name: str, job: Callable[[], None]) -> Worker:
         worker.start()
     worker.jobs.put(job)
     return worker
+
+
+class Daemons(Executor):
+    """These threads as an executor, with which a call that hangs does not keep the process alive. name: of the threads."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"burnish-{name}"
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        start(self._name, job)
+        return future

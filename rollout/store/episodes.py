@@ -23,7 +23,7 @@ from ...envs.failures import Failure
 from ...envs.types import Episode, Float32
 from .moments import Moment, PerEpisode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _NUMBERS, _FLOATS, _WORDS = pa.map_(pa.string(), pa.float64()), pa.list_(pa.float32()), pa.map_(pa.string(), pa.string())
 _TURN = pa.struct([("tokens", pa.int32()), ("stop", pa.string()), ("generate_s", pa.float64()), ("env_s", pa.float64())])
@@ -37,6 +37,10 @@ SCHEMA = pa.schema(
         ("mode", pa.string()),  # "sampled" or "greedy"
         ("episode", pa.string()),  # task id and sample, "train-17/0"
         ("task", pa.string()),
+        ("environment", pa.string()),  # which of a blend's plays the task; "" the recipe's own
+        ("prompt", pa.int32()),  # how many of the first messages are the task's own
+        ("task_data", pa.string()),  # JSON, as Python writes it: what the task brought for environment and rewards
+        ("env_data", pa.string()),  # JSON: what the environment put into info["data"]; for rewards, it is laid over the task's
         ("seed", pa.int64()),
         ("sample", pa.int32()),
         ("engine", pa.string()),
@@ -52,6 +56,7 @@ SCHEMA = pa.schema(
         ("metrics", _NUMBERS),
         ("messages", pa.string()),  # JSON: OpenAI chat messages
         ("turns", pa.list_(_TURN)),
+        ("env_rewards", pa.list_(pa.float64())),  # what the environment gave in its answer to each turn
         ("seconds", pa.float64()),  # in the engine and in the environment
         ("oldest_version", pa.int32()),  # of the weights that sampled it
         ("newest_version", pa.int32()),
@@ -68,7 +73,7 @@ SCHEMA = pa.schema(
         ("ratio", _FLOATS),
     ]
 )
-"""What every file holds. Version 1; a later one may add columns."""
+"""What every file holds. Version 2, which added environment, prompt, task_data, env_data and env_rewards; a later one may add columns."""
 
 MEASURED = {"logprobs": "logprobs", "advantages": "advantage", "entropy": "entropy", "ratio": "ratio"}
 """Columns of what was measured, and how `trainer.objectives.measures.per_trajectory` calls them."""
@@ -143,6 +148,10 @@ def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mappin
         "mode": moment.mode,
         "episode": text(episode.id),
         "task": text(episode.task.id),
+        "environment": episode.task.environment,
+        "prompt": len(episode.task.prompt),
+        "task_data": _data(episode.task.data),
+        "env_data": _data(episode.env_data),
         "seed": episode.task.seed,
         "sample": episode.sample,
         "engine": episode.engine,
@@ -161,6 +170,7 @@ def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mappin
             {"tokens": len(turn.token_ids), "stop": turn.stop_reason, "generate_s": turn.generate_s, "env_s": turn.env_s}
             for turn in episode.turns
         ],
+        "env_rewards": [turn.env_reward for turn in episode.turns],
         "seconds": float(sum(turn.generate_s + turn.env_s for turn in episode.turns)),
         "oldest_version": int(versions.min()) if len(versions) else -1,
         "newest_version": int(versions.max()) if len(versions) else -1,
@@ -178,6 +188,22 @@ def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mappin
 def text(said: str) -> str:
     """Text that UTF-8 can hold: half of a surrogate pair, which a model may write, is spelled out. Example: "\\ud83d" as six characters."""
     return said if said.isascii() else said.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _data(value: Mapping[str, Any]) -> str:
+    """What a file or an environment gave, as JSON with Python's NaN and Infinity; what JSON has no word for is written as its `str`."""
+    return text(json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")))
+
+
+def plain(value: Any) -> Any:
+    """Data as JSON can hold it. Example: `plain({1: np.int64(2)}) == {"1": 2}`."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def _json(value: Any) -> str:

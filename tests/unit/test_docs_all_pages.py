@@ -48,6 +48,7 @@ RUN_BY = {
     "other-languages.md": ["test_docs_pages.py"],
     "phases.md": ["test_docs_models_and_phases.py"],
     "probe.md": ["test_probe.py"],
+    "replay.md": ["test_docs_replay.py"],
     "resume.md": ["test_core_limits.py"],
     "run-tools.md": ["test_docs_run_tools.py"],
     "scale-services.md": ["test_docs_scale_services.py", "test_docs_all_pages.py"],

@@ -24,10 +24,11 @@ TRAIN = Moment("rft", 3, "train", "sampled")
 def episode(number: int, sample: int, outcome: Outcome, said: str = "ok", pieces: int = 1) -> Episode:
     ids, mask = np.arange(4, dtype=np.int32), np.array([0, 0, 1, 1], bool)
     one = Trajectory(ids, mask, np.array([0, 0, -1, -0.5], np.float32), np.array([-1, -1, 7, 8], np.int32))
-    turn = Turn(np.array([2, 3], np.int32), np.array([-1, -0.5], np.float32), np.array([7, 8], np.int32), "stop", 0.25, 0.5)
+    turn = Turn(np.array([2, 3], np.int32), np.array([-1, -0.5], np.float32), np.array([7, 8], np.int32), "stop", 0.25, 0.5, 0.5)
     return Episode(
         Task(f"train-{number}", number), sample, (one,) * pieces, (Message("user", "Which?"), Message("assistant", said)), outcome,
         (turn,) * pieces, metrics={"cost": 1.5}, labels={"expected": "a", "predicted": "b"}, engine="rollout-1",
+        env_data={"level": (np.int64(1), 2.0)},
     )  # fmt: skip
 
 
@@ -49,6 +50,8 @@ def test_an_episode_comes_out_as_it_went_in(tmp_path: Path) -> None:
     assert [message["content"] for message in row["messages"]] == ["Which?", "naïve \ud83d ok"]
     assert (row["lengths"], row["token_ids"], row["version"]) == ([4, 4], [0, 1, 2, 3] * 2, [-1, -1, 7, 8] * 2)
     assert row["advantages"] == row["logprobs"] == [0, 1, 2, 3] * 2
+    assert (row["prompt"], row["environment"], row["task_data"], row["env_data"]) == (0, "", "{}", '{"level":[1,2.0]}')
+    assert row["env_rewards"] == [0.5, 0.5]
     assert row["turns"] == [{"tokens": 2, "stop": "stop", "generate_s": 0.25, "env_s": 0.5}] * 2
     assert (row["seconds"], row["oldest_version"], row["newest_version"], row["sampled_tokens"]) == (1.5, 7, 8, 4)
     assert library.one("rft", 3, "train", "sampled", "train-2/0") is None
