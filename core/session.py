@@ -36,22 +36,25 @@ from burnish.envs.types import Episode, EpisodeGroup, Task
 from burnish.recipe.load import load_config
 from burnish.recipe.rehearsal import Rehearsal, rehearse, rehearse_apart
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.recipe.seeds import derive_seeds
+from burnish.recipe.seeds import data_seed, derive_seeds, phase_seed
 from burnish.rollout.store.records import EvaluationResult, Mode
 from burnish.rollout.weights import SyncReceipt
 from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.examples import Say, silent
 from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
+from burnish.trainer.demonstrations import Demonstrations
 from burnish.trainer.evaluation.evaluate import evaluate
 from burnish.trainer.learner.probe import check_saved, probe_loss
 from burnish.trainer.loop import PolicyLoop, run_tasks
-from burnish.trainer.models.finding import verified_model
+from burnish.trainer.models.finding import find_model, verified_model
 from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.models.importing import no_progress_bars
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
-from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.phases.common import Making, PhaseConfig
+from burnish.trainer.phases.registry import tables_of_rows
+from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of, lay_out_replay
 
 
 @dataclass
@@ -179,12 +182,27 @@ def session(recipe: str | Path | ResolvedRun, overrides: Sequence[str] = (), log
     output, a folder that is removed afterwards unless given. Raises ValueError for what the user can put right.
     """
     run = recipe if isinstance(recipe, ResolvedRun) else resolve(load_config(recipe, overrides))
-    with (
-        tempfile.TemporaryDirectory(prefix="burnish-session-") as scratch,
-        parts_of(run, logs or Path(scratch)) as addresses,
-        session_over(run, addresses, derive_seeds(run.seed)) as started,
-    ):
-        yield started
+    seeds = derive_seeds(run.seed)
+    with tempfile.TemporaryDirectory(prefix="burnish-session-") as scratch:
+        shown = _demonstrations(run, seeds, Path(scratch) / "replay")
+        with parts_of(run, logs or Path(scratch)) as addresses, session_over(run, addresses, seeds) as started:
+            if run.rft is not None and shown is not None:
+                started.loop.take(run.rft, shown)
+            yield started
+
+
+def _demonstrations(run: ResolvedRun, seeds: Mapping[str, int], folder: Path) -> Demonstrations | None:
+    """What the recipe's reinforcement learns beside its episodes, laid out in a folder."""
+    if run.rft is None or run.rft.replay is None:
+        return None
+    return demonstrations_of(run.rft, lay_out_replay(run.rft, making_of(run, run.rft, seeds), folder, silent))
+
+
+def making_of(run: ResolvedRun, table: PhaseConfig, seeds: Mapping[str, int]) -> Making:
+    """What the examples of a phase are made with."""
+    count = max((rows.examples for _, rows in tables_of_rows(table)), default=1)
+    seed, order = data_seed(seeds, table.name, run.tasks.train_seeds, count), phase_seed(seeds, f"{table.name}.order")
+    return Making(find_model(run.model), run.engine.max_context, run.rollout.template_args, seed, order)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from ..rollout.store.ledger import DropReason
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofError, SyncReceipt, too_far
 from .batch import TokenBatch
 from .data.tasks import TaskStream
+from .demonstrations import Demonstrations
 from .objectives.config import ObjectiveConfig
 from .objectives.measures import Measured, check_probe, compare_engines, probe_of
 from .objectives.objective import Objective, objective_of
@@ -95,6 +96,10 @@ class GroupedPhase(UpdatedPhase, Protocol):
     def staleness(self) -> int: ...
     @property
     def objective(self) -> ObjectiveConfig: ...
+    @property
+    def replay(self) -> object | None: ...
+    @property
+    def name(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -160,10 +165,11 @@ class PolicyLoop:
         self._to_issue_again = dict(progress.open)
         self._owes_weights = False  # the learner's, to the engines
 
-    def take(self, phase: GroupedPhase) -> None:
-        """Let the next steps be those of `phase`. Position and books go on. Raises ValueError as the constructor does."""
+    def take(self, phase: GroupedPhase, demonstrations: Demonstrations | None = None) -> None:
+        """Let the next steps be those of `phase`, with what is learned beside its episodes. Position and books go on. Raises ValueError as
+        the constructor does."""
         self.settings = replace(self.settings, phase=phase)
-        self.updates = self._updates_of(self.settings)
+        self.updates = replace(self._updates_of(self.settings), demonstrations=demonstrations)
         self.progress = self._progress
 
     def _updates_of(self, settings: LoopSettings) -> Updates:
@@ -175,6 +181,8 @@ class PolicyLoop:
     def step(self) -> Step:
         """One step. Raises ErrorBudgetSpent, and what fleet, learner and the sync proof raise."""
         started, phase, progress = time.perf_counter(), self.settings.phase, self.progress
+        if phase.replay is not None and self.updates.demonstrations is None:
+            raise ValueError("rft.replay asks for demonstrations, and this loop was given none; see PolicyLoop.take")
         if self.learner.version not in progress.versions[-1:]:  # the first step, or one after updates that were made by others
             progress.moved(self.learner.version, phase.staleness)
         self._gather()
@@ -194,6 +202,8 @@ class PolicyLoop:
             self._settle_books(collected.groups, learned)
             metrics |= {f"learner/{name}": value for name, value in learned.metrics.items()} | self._staleness(learned.batch)
         progress.idle = 0 if learned is not None else progress.idle + 1
+        if self.updates.demonstrations is not None:
+            metrics |= self.updates.demonstrations.metrics(progress.sequences)
         self.admission.trained()
         if learned is not None and learned.updates:
             progress.moved(self.learner.version, phase.staleness)
@@ -331,7 +341,8 @@ class PolicyLoop:
         def work() -> Learned:
             with self.account.learning():
                 may_skip = self.progress.skipped < MAX_SKIPPED
-                return self.updates.learn(self.learner, groups, self.progress.step, self._judge, may_skip)
+                progress = self.progress
+                return self.updates.learn(self.learner, groups, progress.step, self._judge, may_skip, progress.sequences)
 
         return work() if self.settings.phase.rollouts == "sync" else self.beside(work, self._meanwhile)
 
@@ -346,6 +357,7 @@ class PolicyLoop:
         progress = self.progress
         self.probe = self.probe or probe_of(learned.batch.sequences)
         progress.skipped = progress.skipped + 1 if learned.skipped else 0
+        progress.sequences += learned.sequences
         for number, group in enumerate(groups):
             if number in learned.trained:
                 progress.ledger.settle((group,))

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..envs.types import EpisodeGroup, Float32
 from .batch import GroupBatch, Int64, TokenBatch
+from .demonstrations import Demonstrations
 from .learner.config import CriticConfig
 from .objectives.advantages import beyond_expected
 from .objectives.config import ObjectiveConfig
@@ -53,7 +54,7 @@ class UpdatedPhase(Protocol):
 @dataclass(frozen=True)
 class Learned:
     """What a step's updates came to. metrics: without a prefix. trained: numbers of the groups that an update was made on. skipped: updates
-    that were left out because one was not finite; updates: those that were made."""
+    that were left out because one was not finite; updates: those that were made. sequences: that all of them went over."""
 
     batch: TokenBatch
     measured: Measured
@@ -61,18 +62,20 @@ class Learned:
     trained: frozenset[int]
     updates: int
     skipped: int
+    sequences: int = 0
 
 
 @dataclass(frozen=True)
 class Updates:
     """How a step's groups become updates. asked: the objective as the recipe has it, its numbers written out; objective: the same as the
-    learner takes it. temperature: that was sampled with."""
+    learner takes it. temperature: that was sampled with. demonstrations: what is learned beside the episodes, if anything."""
 
     advantage: Callable[[GroupBatch], Any]
     asked: ObjectiveConfig
     objective: Objective
     phase: UpdatedPhase
     temperature: float
+    demonstrations: Demonstrations | None = None
 
     def learn(
         self,
@@ -81,16 +84,19 @@ class Updates:
         step: int,
         judge: Callable[[TokenBatch, Measured], None],
         may_skip: bool,
+        sequences: int = 0,
     ) -> Learned:
         """The optimizer updates of one step. step: its number, which decides the shuffling. judge: raises when engines are too far from the
         learner, before anything moves. may_skip: whether an update that is not finite is left out; it raises FloatingPointError otherwise.
+        sequences: that the phase has gone over before.
         """
         phase, version = self.phase, learner.version
         batch, scored, kl = credit(groups, self.advantage, self.asked, phase, partial(learner.score, temperature=self.temperature))
         if scored is not None:
             judge(batch, scored)
         passes, stepped, trained = list[tuple[Int64, Measured]](), list[dict[str, float]](), set[int]()
-        left, skipped = parts(batch, phase, step), 0
+        left, skipped, gone_over = parts(batch, phase, step), 0, 0
+        shown = None if self.demonstrations is None else self.demonstrations.begun(sequences)
         for part, at in left:
             found = learner.forward_backward(part, self.objective)
             passes.append((at, found))
@@ -100,6 +106,9 @@ class Updates:
                 except BaseException:
                     learner.discard()  # nothing of this batch may reach a later step
                     raise
+            gone_over += len(part.lengths)
+            if shown is not None:
+                shown.beside(learner, len(part.lengths))
             try:
                 stepped.append(learner.step(share(len(groups), phase)))
             except FloatingPointError:
@@ -112,12 +121,14 @@ class Updates:
         measured = measured if kl is None else replace(measured, tokens={**measured.tokens, "reference_kl": kl})
         metrics = {**measured.means(batch), **mismatch(batch, measured.logprobs, version), **expectations(batch)}
         metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens), "updates": float(len(stepped))}
+        metrics |= {} if shown is None else shown.metrics
         if skipped:  # what was not finite is why, and has no place in a row of numbers
             metrics = {name: value for name, value in metrics.items() if math.isfinite(value)} | {"updates_skipped": float(skipped)}
         if stepped:
             metrics |= {name: float(np.mean([row[name] for row in stepped])) for name in stepped[-1]}
             metrics["seconds"] = measured.seconds + sum(row["seconds"] for row in stepped)
-        return Learned(batch, measured, metrics, frozenset(trained), len(stepped), skipped)
+            metrics["seconds"] += 0.0 if shown is None else shown.seconds
+        return Learned(batch, measured, metrics, frozenset(trained), len(stepped), skipped, gone_over)
 
 
 def credit(

@@ -20,6 +20,8 @@ from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.overlap import Duplicate, contaminated, duplicates
 from burnish.trainer.data.sources import Reject
 
+POSITION = "replay_position"
+"""The metric that says how many demonstrations a phase of reinforcement has learned from, after a step."""
 SHOWN = 20
 """Findings that are printed; the others are counted."""
 
@@ -79,21 +81,19 @@ def contamination_lines(places: Sequence[str], against: Sequence[str], words: in
 
 
 def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
-    """The blend of each supervised phase of a recipe, every row of its files read and rendered."""
+    """The blend of each supervised phase of a recipe, and of the demonstrations beside reinforcement, every row read and rendered."""
     from burnish.recipe.load import load_config
     from burnish.recipe.resolve import resolve
     from burnish.trainer.data.prepared import maker_of, survey
     from burnish.trainer.models.finding import find_model
     from burnish.trainer.phases.common import Making
-    from burnish.trainer.phases.supervised import SupervisedConfig
+    from burnish.trainer.phases.registry import tables_of_rows
 
     run, lines = resolve(load_config(recipe, overrides)), list[str]()
-    model = find_model(run.model, need_weights=False)
-    for phase in run.phases:
-        if not isinstance(phase.table, SupervisedConfig):
-            continue
-        facts = survey(phase.name, phase.table, maker_of(phase.table, Making(model, run.engine.max_context, run.rollout.template_args)), 0)
-        samples = phase.table.steps * phase.table.batch
+    making = Making(find_model(run.model, need_weights=False), run.engine.max_context, run.rollout.template_args)
+    for name, table in [found for phase in run.phases for found in tables_of_rows(phase.table)]:
+        facts = survey(name, table, maker_of(table, making, name), 0)
+        samples = table.steps * table.batch
         rows = [
             (
                 one.name,
@@ -107,10 +107,10 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
             )
             for one in facts
         ]
-        by = f"asked, by {phase.table.blend_by or 'samples'}"
-        lines += [f"[{phase.name}] {samples:,} samples"]
+        by = f"asked, by {table.blend_by or 'samples'}"
+        lines += [f"[{name}] {samples:,} samples"]
         lines += table_lines(("source", by, "of samples", "rows", "left out", "tokens a row", "passes", "from"), rows)
-    return lines or [f"{recipe} has no supervised phase"]
+    return lines or [f"{recipe} has no supervised phase, and no demonstrations beside reinforcement"]
 
 
 def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
@@ -122,6 +122,9 @@ def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
     if chosen is None or steps.get(chosen, 0) < step:
         taken = ", ".join(f"{name} took {count}" for name, count in steps.items()) or "it took none"
         raise ValueError(f"{run} has no step {step}{f' of {phase}' if phase else ''}: {taken}")
+    shown = _replayed(home, chosen, step)
+    if shown is not None:
+        return [*_rollouts_of_step(home, chosen, step), *_rows_of_step(home / "data" / chosen, f"{chosen} replay", step, shown)]
     if chosen in laid_out:
         return _rows_of_step(home / "data" / chosen, chosen, step)
     return _rollouts_of_step(home, chosen, step)
@@ -190,14 +193,26 @@ def _steps_taken(home: Path) -> dict[str, int]:
     return steps
 
 
-def _rows_of_step(folder: Path, phase: str, step: int) -> list[str]:
+def _replayed(home: Path, phase: str, step: int) -> range | None:
+    """The positions of the demonstrations that a step learned beside its episodes, None where it learned none by its table."""
+    from burnish.inspector.runs import read_metrics
+
+    rows = [row for row in read_metrics(home / "metrics.jsonl") if row.phase == phase and POSITION in row.values]
+    at = {row.step: int(row.values[POSITION]) for row in rows}
+    return range(at.get(step - 1, 0), at[step]) if step in at else None
+
+
+def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None = None) -> list[str]:
     from burnish.trainer.data.prepared import PhaseData
 
     data = PhaseData(folder)
     try:
-        rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in data.drawn(step - 1)]
+        drawn = data.drawn(step - 1) if positions is None else data.drawn_at(positions)
+        rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in drawn]
     finally:
         data.close()
+    if not rows:
+        return [f"{phase} step {step}: none"]
     head = f"{phase} step {step}: positions {rows[0][0]} to {rows[-1][0]} of the blend"
     return [head, *table_lines(("position", "source", "pass", "row", "example"), rows)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from burnish.recipe.platforms import DEVICES
 from burnish.recipe.services import SERVICE, service_references
 from burnish.rpc.address import RAY
 from burnish.rpc.urls import secrets_in
-from burnish.trainer.phases.registry import KINDS
+from burnish.trainer.phases.registry import KINDS, tables_of_rows
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.supervised import SupervisedConfig
 
@@ -74,6 +75,10 @@ def _phases(config: RunConfig) -> Iterator[str]:
 
 def _reinforced(config: RunConfig) -> list[RFTPhaseConfig]:
     return [table for table in config.tables if isinstance(table, RFTPhaseConfig)]
+
+
+def _rows(config: RunConfig) -> Iterator[tuple[str, SupervisedConfig]]:
+    return chain.from_iterable(map(tables_of_rows, config.tables))
 
 
 def _turns(config: RunConfig) -> Iterator[str]:
@@ -173,9 +178,9 @@ def _seeds(config: RunConfig) -> Iterator[str]:
             "held-out tasks must never be trained on"
         )
     size = train[1] - train[0]
-    for table in config.tables:
-        if isinstance(table, SupervisedConfig) and table.generate is not None and table.examples > size:
-            yield f"{table.name}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
+    for name, table in _rows(config):
+        if table.generate is not None and table.examples > size:
+            yield f"{name}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
 
 
 def _tasks(config: RunConfig) -> Iterator[str]:
@@ -187,7 +192,7 @@ def _tasks(config: RunConfig) -> Iterator[str]:
         yield "tasks.held_out: is tasks.train; held-out tasks must never be trained on"
     if "seeds" in config.evaluation.model_fields_set:
         yield "evaluation.seeds: has no effect with [tasks], whose held_out is what is measured; remove one of them"
-    generates = any(isinstance(table, SupervisedConfig) and table.generate is not None for table in config.tables)
+    generates = any(table.generate is not None for _, table in _rows(config))
     if "train_seeds" in config.model_fields_set and not generates:
         yield "train_seeds: has no effect with [tasks], whose train is what is trained on; remove one of them"
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.plugin import REWARDS, RewardPlugin, check_params, find_plugin
 from burnish.trainer.data.sources import sources_of
 from burnish.trainer.objectives.registry import find_advantage, find_loss
+from burnish.trainer.phases.registry import tables_of_rows
 from burnish.trainer.phases.supervised import SupervisedConfig
 
 __all__ = ["check_components", "load_components", "load_function"]
@@ -126,25 +128,27 @@ def _tasks(run: ResolvedRun) -> Iterator[str]:
 
 
 def _generators(run: ResolvedRun) -> Iterator[str]:
-    for phase in run.phases:
-        table = phase.table
-        if not isinstance(table, SupervisedConfig) or table.generate is None:
+    for name, table in _rows(run):
+        if table.generate is None:
             continue
         try:
-            function = load_function(table.generate, f"{phase.name}.generate")
+            function = load_function(table.generate, f"{name}.generate")
         except ValueError as error:
             yield str(error)
         else:
-            yield from _unfit(f"{phase.name}.args", function, table.args, positional=2)
+            yield from _unfit(f"{name}.args", function, table.args, positional=2)
 
 
 def _catalogs(run: ResolvedRun) -> Iterator[str]:
-    for phase in run.phases:
-        if isinstance(phase.table, SupervisedConfig):
-            try:
-                sources_of(phase.name, phase.table, 0)
-            except ValueError as error:
-                yield f"{phase.name}: {error}" if not str(error).startswith(f"{phase.name}.") else str(error)
+    for name, table in _rows(run):
+        try:
+            sources_of(name, table, 0)
+        except ValueError as error:
+            yield f"{name}: {error}" if not str(error).startswith(f"{name}.") else str(error)
+
+
+def _rows(run: ResolvedRun) -> Iterator[tuple[str, SupervisedConfig]]:
+    return chain.from_iterable(tables_of_rows(phase.table) for phase in run.phases)
 
 
 def _services(run: ResolvedRun) -> Iterator[str]:

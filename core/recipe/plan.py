@@ -164,11 +164,12 @@ def _phase(run: ResolvedRun, phase: PhaseRun, model: ModelFacts, say: Say) -> tu
     playing = Playing(_sampled_per_episode(run), _context_per_episode(run), run.rollout.max_turns, files.train if files else None)
     work = phase.kind.plan(phase.table, making, playing, say)
     seconds = work.sampled_tokens / engine_tokens_per_second(model.parameters)
-    seconds += work.flops * model.parameters * work.trained_tokens / LEARNER_FLOPS
+    seconds += model.parameters * (work.flops * work.trained_tokens + 6 * work.replayed_tokens) / LEARNER_FLOPS
     seconds += work.syncs * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
     limit = phase.table.max_minutes
     seconds = seconds if limit is None else min(seconds, 60 * limit)
-    return PhasePlan(phase.name, work.work + _budget(phase), work.sampled_tokens, work.trained_tokens, seconds, work.episodes), work
+    trained = work.trained_tokens + work.replayed_tokens
+    return PhasePlan(phase.name, work.work + _budget(phase), work.sampled_tokens, trained, seconds, work.episodes), work
 
 
 def _budget(phase: PhaseRun) -> str:

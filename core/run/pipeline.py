@@ -17,7 +17,6 @@ from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.inspector.runs import read_metrics
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
-from burnish.recipe.seeds import data_seed, phase_seed
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
@@ -26,7 +25,7 @@ from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
-from burnish.session import Session, parts_of, session_over
+from burnish.session import Session, making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.loop import Step
@@ -35,9 +34,8 @@ from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import Origin, manifest_of
 from burnish.trainer.models.manifest import DataUse, Training, json_sha256
 from burnish.trainer.objectives.measures import probe_of
-from burnish.trainer.phases.common import Making, Phase, PhaseData, PhaseParts, Spent
-from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.phases.supervised import SupervisedConfig
+from burnish.trainer.phases.common import Phase, PhaseData, PhaseParts, Spent
+from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of
 from burnish.trainer.schedule.progress import PolicyProgress
 from burnish.trainer.watch.guards import Watch
 
@@ -205,15 +203,15 @@ def _begin(run: Run, phase: PhaseRun, first: int) -> None:
     """Let learner and loop be those of a phase, from its beginning or from where a checkpoint left them."""
     session = run.session
     if isinstance(phase.table, RFTPhaseConfig):
-        session.loop.take(phase.table)
+        session.loop.take(phase.table, demonstrations_of(phase.table, run.data.get(phase.name)))
     if first == 0:
         session.learner.begin_phase(phase.optimizer, phase.critic)
-        session.loop.progress.step = session.loop.progress.idle = 0
+        session.loop.progress.begin_phase()
 
 
 def _end(run: Run, phase: PhaseRun, parts: PhaseParts, at: int) -> None:
     """Have the engines prove the weights of a phase that they took no part in, and say what it came to."""
-    data = run.data.get(phase.name)
+    data = None if isinstance(phase.table, RFTPhaseConfig) else run.data.get(phase.name)
     if data is not None:
         run.session.loop.probe = probe_of(data.probe())
         run.session.sync()
@@ -264,14 +262,11 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
 def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None]) -> dict[Phase, PhaseData]:
     """The data of every phase that has examples, laid out in the run folder."""
     laid_out: dict[Phase, PhaseData] = {}
-    seeds, model = folder.seeds(), find_model(recipe.model)
     for phase in recipe.phases:
-        if phase.kind.lay_out is None:
-            continue
-        count = phase.table.examples if isinstance(phase.table, SupervisedConfig) else 1
-        seed, order = data_seed(seeds, phase.name, recipe.tasks.train_seeds, count), phase_seed(seeds, f"{phase.name}.order")
-        making = Making(model, recipe.engine.max_context, recipe.rollout.template_args, seed, order)
-        laid_out[phase.name] = phase.kind.lay_out(phase.table, making, folder.data(phase.name), progress)
+        making = making_of(recipe, phase.table, folder.seeds())
+        data = phase.kind.lay_out(phase.table, making, folder.data(phase.name), progress)
+        if data is not None:
+            laid_out[phase.name] = data
     return laid_out
 
 
@@ -308,7 +303,9 @@ def _origin(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float]) 
     """What the manifest of a checkpoint says: it was made by this phase, from the last checkpoint of the phase before, or from the base."""
     earlier = [one for one in list_checkpoints(run.folder.path) if one.final and one.phase != phase.name]
     parent = manifest_of(earlier[-1].model(run.folder.path) if earlier else run.session.base)
-    data = run.data[phase.name].uses if phase.name in run.data else _tasks_used(run)
+    data = run.data[phase.name].uses if phase.name in run.data else ()
+    if isinstance(phase.table, RFTPhaseConfig):
+        data = (*_tasks_used(run), *data)
     recipe = json_sha256(run.recipe.record)
     training = Training(run=run.name, phase=phase.name, kind=phase.kind.kind, step=step, recipe_sha256=recipe, data=data)
     name, source = f"{run.recipe.name}-{phase.name}", f"{run.name}/{phase.name}-{step}"

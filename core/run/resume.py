@@ -9,8 +9,7 @@ from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
-from burnish.trainer.phases.registry import KINDS
-from burnish.trainer.phases.supervised import SupervisedConfig
+from burnish.trainer.phases.registry import KINDS, tables_of_rows
 
 FREE = ("limits", "keep_checkpoints")
 """Tables and keys that a run may resume with other values of: they decide how long it waits and what it keeps, not what it computes."""
@@ -62,12 +61,6 @@ def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: Checkpoi
         return f"{phase} is at step {done.step} of a {table.schedule} schedule that was laid out over all of its steps"
     if done.ended:
         return f"it ended early, at step {done.step}: {done.ended}"
-    if isinstance(table, SupervisedConfig):
-        return _why_no_more_examples(table)
-    return None
-
-
-def _why_no_more_examples(table: SupervisedConfig) -> str | None:
-    if table.generate is not None and table.count is None:
+    if any(rows.generate is not None and rows.count is None for _, rows in tables_of_rows(table)):
         return "its examples were generated for its steps, and others would have been made for more; a recipe that gives `count` can go on"
     return None

@@ -88,7 +88,7 @@ def test_a_blend_with_the_curated_catalog_is_trained_as_asked(model: Path, own: 
     assert [last[f"blend/{one.name}"] for one in data.facts[1:]] == pytest.approx([1 / 6] * 3)
     assert last["loss"] < steps[0].metrics["loss"]
     taught = {one.name: sum(step.metrics[f"blend_tokens/{one.name}"] for step in steps) for one in data.facts}
-    assert taught == data.taught(10) and sum(taught.values()) == sum(step.metrics["tokens"] for step in steps)
+    assert taught == data.taught(60) and sum(taught.values()) == sum(step.metrics["tokens"] for step in steps)
     drawn = rows_of(data, range(10))
     assert Counter(source for source, *_ in drawn) == {"own": 30, "instruction-following": 10, "tool-use": 10, "refusal": 10}
     passes = [row for source, epoch, row in drawn if source == "own" and epoch < 4]
@@ -114,7 +114,7 @@ def test_a_blend_by_tokens_comes_near_what_was_asked(model: Path, own: str, tmp_
     """Over many passes: rows differ in length, so no single step is exact."""
     table = SFTConfig(steps=150, batch=10, own=(own,), blend_ratio=0.5, curated=True, blend_by="tokens")
     data = laid_out(table, model, tmp_path / "data")
-    taught = data.taught(150)
+    taught = data.taught(1500)
     assert taught["own"] / sum(taught.values()) == pytest.approx(0.5, abs=0.02)
     assert float(data.facts[0].share) != 0.5 and data.facts[0].asked == 0.5
     survey("sft", table, ExampleMaker("sft", model, MAX_TOKENS, {}), 0, limit=8)

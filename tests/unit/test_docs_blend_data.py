@@ -82,7 +82,7 @@ def test_its_recipes_are_recipes(folder: Path) -> None:
     for text in re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
         table = tomllib.loads(text)
         if "sets" not in table:
-            for key in ("own", "data"):
-                if key in table.get("sft", {}):
-                    table["sft"][key] = [str(folder / "talks.jsonl")]
+            for rows in (table.get("sft", {}), table.get("rft", {}).get("replay", {})):
+                if "own" in rows:
+                    rows["own"] = [str(folder / "talks.jsonl")]
             config_from_data({**essential, **table})

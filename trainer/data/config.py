@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...envs.row_files import is_url, suffix_of
 from ...envs.rows import suffix_problem
@@ -72,3 +73,89 @@ class BlendConfig(BaseModel):
         if not math.isclose(sum(value.values()), 100, rel_tol=0, abs_tol=1e-9):
             raise ValueError(f"the percentages must sum to 100, not {sum(value.values()):g}")
         return value
+
+
+class RowsConfig(BaseModel):
+    """Where the examples of supervised training come from, and what they are blended with.
+
+    data: rows in a file, a folder of files or behind a URL: `{"text": …}` for cpt, `{"messages": […]}` for sft, both for midtrain
+    (docs/formats.md lists the forms), or, where documents are read, text with one per paragraph. own: the same where it is blended, one
+    place or several. generate: instead, `module:function` called as `function(seed, count, **args)`, giving texts or conversations. args:
+    further arguments of that
+    function. count: how many it makes, seen again once all were; left out, as many as are seen. max_rejects: how many rows may be unfit;
+    they are left out and written to the run's `data/PHASE/rejects.jsonl` with the reason, and one more stops the run before it trains.
+    blend_ratio: the share of samples that are own ones, from 0 to 1; the rest is curated (docs/blend-data.md). curated: with it, true for
+    burnish's own catalog, or the id or the folder of another, whose categories then share the rest equally. blend_by: whether the shares
+    of a blend are of "samples" or of "tokens" that are learned; left out, of samples.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    data: str | None = None
+    own: tuple[str, ...] = ()
+    generate: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
+    args: dict[str, Any] = Field(default={})
+    count: int | None = Field(default=None, ge=1)
+    max_rejects: int = Field(default=0, ge=0)
+    blend_ratio: float | None = Field(default=None, ge=0, le=1)
+    curated: bool | str = False
+    blend_by: Literal["samples", "tokens"] | None = None
+    blend: BlendConfig | None = None
+
+    prose: ClassVar[bool] = False
+    """Whether plain text is data too."""
+
+    @field_validator("own", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    @field_validator("data")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        return value if value is None else readable(value, cls.prose)
+
+    @field_validator("own")
+    @classmethod
+    def _all_readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(readable(place, cls.prose) for place in value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RowsConfig:
+        blended = self.blend_ratio is not None or self.blend is not None
+        if [self.data is not None, bool(self.own), self.generate is not None].count(True) != 1:
+            places = 'own = "PATH"' if blended else 'data = "PATH"'
+            raise ValueError(f'needs exactly one of {places} and generate = "module:function"')
+        if self.generate is None:
+            idle = [key for key in ("args", "count") if key in self.model_fields_set]
+            if idle:
+                files = "own" if self.own else "data"
+                raise ValueError(f"{' and '.join(idle)} has no effect on {files} = …; it belongs to generate = …")
+        self._check_blend()
+        return self
+
+    def _check_blend(self) -> None:
+        if self.blend_ratio is not None and self.blend is not None:
+            raise ValueError("blend_ratio and blend say the same; remove one of them")
+        if (self.blend_ratio is None) != (self.curated is False):
+            lacks = "curated = true, or the name of a catalog," if self.curated is False else "blend_ratio = 0.7, or another share,"
+            raise ValueError(f"needs {lacks} too: the one says how much of a blend is own rows, the other what the rest is")
+        if self.curated == "":
+            raise ValueError("curated must be true, or the id or the folder of a catalog")
+        blended = self.blend_ratio is not None or self.blend is not None
+        if self.blend_by is not None and not blended:
+            raise ValueError("blend_by has no effect without a blend; add blend_ratio and curated, or remove it")
+        if self.own and not blended:
+            raise ValueError("own has no effect without a blend; write data = …, or add blend_ratio and curated")
+        if self.data is not None and blended:
+            raise ValueError("data is a phase that is not blended; write own = … beside a blend")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where the own rows lie; empty when they are generated."""
+        return self.own if self.data is None else (self.data,)
+
+    @property
+    def own_rows(self) -> Mapping[str, tuple[str, ...]]:
+        """`places`, by the key that names them."""
+        return {"data" if self.data is not None else "own": self.places}

@@ -116,14 +116,22 @@ class PhaseData:
 
     def drawn(self, step: int) -> Iterator[Drawn]:
         """What a step has, from 0, in the order of its batch."""
-        for position in range(step * self.batch, (step + 1) * self.batch):
+        return self.drawn_at(self._positions(step))
+
+    def drawn_at(self, positions: range) -> Iterator[Drawn]:
+        """What stands at positions of the blend."""
+        for position in positions:
             source, epoch, number = self._at(position)
             entry = self._stores[source.name].entry(number)
             yield Drawn(position, source.name, epoch, number, source.files[entry.file], entry.row)
 
     def examples(self, step: int) -> list[SupervisedExample]:
         """The examples of a step, from 0."""
-        places = map(self._at, range(step * self.batch, (step + 1) * self.batch))
+        return self.at(self._positions(step))
+
+    def at(self, positions: range) -> list[SupervisedExample]:
+        """The examples at positions of the blend."""
+        places = map(self._at, positions)
         return [self._stores[source.name].example(number) for source, _, number in places]
 
     def metrics(self, step: int, examples: Sequence[SupervisedExample]) -> dict[str, float]:
@@ -131,28 +139,36 @@ class PhaseData:
         metrics = {"rejected_rows": float(sum(one.rejected for one in self.facts if not one.curated))}
         if len(self.facts) == 1:
             return metrics
-        seen = (step + 1) * self.batch
         taught = dict.fromkeys(self.blend.names, 0)
         for position, example in enumerate(examples, start=step * self.batch):
             taught[self.blend.names[self.blend.at(position).source]] += int(example.trainable.sum())
-        shares = dict(zip(self.blend.names, self.blend.counts(seen), strict=True))
-        metrics |= {f"blend/{name}": count / seen for name, count in shares.items()}
+        metrics |= {f"blend/{name}": share for name, share in self.shares((step + 1) * self.batch).items()}
         return metrics | {f"blend_tokens/{name}": float(tokens) for name, tokens in taught.items()}
 
-    def taught(self, steps: int) -> dict[str, int]:
-        """Tokens that each source teaches in the first `steps` steps."""
+    def shares(self, samples: int) -> dict[str, float]:
+        """The share of the first `samples` samples that each source of a blend had; empty where there is one source."""
+        if len(self.facts) == 1:
+            return {}
+        return {name: count / max(1, samples) for name, count in zip(self.blend.names, self.blend.counts(samples), strict=True)}
+
+    def taught(self, samples: int) -> dict[str, int]:
+        """Tokens that each source teaches in the first `samples` samples."""
         total = dict.fromkeys(self.blend.names, 0)
-        for position in range(steps * self.batch):
+        for position in range(samples):
             source, _, number = self._at(position)
             total[source.name] += self._stores[source.name].entry(number).trained
         return total
 
     def ending_lines(self, phase: Phase, steps: int) -> Iterator[str]:
         """What the blend amounted to after `steps` steps, beside what was asked for."""
-        if len(self.facts) > 1:
-            samples, tokens = self.blend.counts(steps * self.batch), self.taught(steps)
-            whole, all_tokens = sum(samples), max(1, sum(tokens.values()))
-            for one, count in zip(self.facts, samples, strict=True):
+        return self.blend_lines(phase, steps * self.batch)
+
+    def blend_lines(self, phase: Phase, samples: int) -> Iterator[str]:
+        """What the blend amounted to after so many samples, beside what was asked for."""
+        if len(self.facts) > 1 and samples:
+            counts, tokens = self.blend.counts(samples), self.taught(samples)
+            whole, all_tokens = sum(counts), max(1, sum(tokens.values()))
+            for one, count in zip(self.facts, counts, strict=True):
                 passes = f", {count / one.examples:.1f} passes over its {one.examples:,}" if one.share else ""
                 yield (
                     f"{phase} blend, {one.name}: {count / whole:.2%} of {whole:,} samples, {tokens[one.name] / all_tokens:.2%} of tokens "
@@ -172,6 +188,9 @@ class PhaseData:
         for store in self._stores.values():
             store.close()
 
+    def _positions(self, step: int) -> range:
+        return range(step * self.batch, (step + 1) * self.batch)
+
     def _at(self, position: int) -> tuple[SourceFacts, int, int]:
         draw = self.blend.at(position)
         source = self.facts[draw.source]
@@ -179,9 +198,9 @@ class PhaseData:
         return source, place.epoch, place.row
 
 
-def maker_of(table: SupervisedConfig, making: Making) -> ExampleMaker:
-    """What makes the examples of a table. Raises ValueError as `ExampleMaker` does."""
-    return ExampleMaker(table.kind, making.model, making.max_tokens, making.template_args, table.name)
+def maker_of(table: SupervisedConfig, making: Making, called: str = "") -> ExampleMaker:
+    """What makes the examples of a table. called: in messages, its name unless given. Raises ValueError as `ExampleMaker` does."""
+    return ExampleMaker(table.kind, making.model, making.max_tokens, making.template_args, called or table.name)
 
 
 def lay_out(

@@ -178,7 +178,8 @@ class Playing:
 @dataclass(frozen=True, slots=True)
 class PhaseWork:
     """What a phase will do: in words; the tokens that it trains and samples; floating-point operations per parameter and trained token;
-    episodes; how often engines get new weights; and how many examples it has, None where it makes them as it goes."""
+    episodes; how often engines get new weights; how many examples it has, None where it makes them as it goes; and the tokens of
+    demonstrations that it goes over beside its episodes."""
 
     work: str
     trained_tokens: int
@@ -187,6 +188,7 @@ class PhaseWork:
     episodes: int = 0
     syncs: int = 0
     examples: int | None = None
+    replayed_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class PhaseKind:
     """A kind of phase, as the plan, the run and the pages read it.
 
     table: its part of a recipe. stage: that of a model after it. plan: its work, with what it would read, and a word
-    of progress now and then. lay_out: makes its data in a folder, or takes what lies there; None for a kind without examples. steps: those
+    of progress now and then. lay_out: makes its data in a folder, or takes what lies there; it gives None for a table without. steps: those
     after `len(done)`, until its end, one at a time. ending: what to say at its end. critic: of a table.
     """
 
@@ -214,7 +216,7 @@ class PhaseKind:
     table: type[PhaseConfig]
     stage: Stage
     plan: Callable[[Any, Making, Playing, Callable[[str], None]], PhaseWork]
-    lay_out: Callable[[Any, Making, Path, Callable[[str], None]], PhaseData] | None
+    lay_out: Callable[[Any, Making, Path, Callable[[str], None]], PhaseData | None]
     steps: Callable[[PhaseParts, Any, Any], Iterator[PhaseStep]]
     ending: Callable[[PhaseParts, Step | None], Iterator[str]] = lambda parts, did: iter(())
 
@@ -229,7 +231,7 @@ class Spent:
     def add(self, metrics: Mapping[str, float]) -> None:
         """Count a step, by what was measured of it."""
         self.seconds += metrics.get("step_seconds", metrics.get("seconds", 0.0))
-        self.tokens += metrics.get("tokens", metrics.get("learner/tokens", 0.0))
+        self.tokens += metrics.get("tokens", metrics.get("learner/tokens", 0.0)) + metrics.get("learner/replay_tokens", 0.0)
 
     def reached(self, table: PhaseConfig) -> str:
         """The budget of the table that is spent, "" for none."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..data.prepared import PhaseData as LaidOut
 from ..data.prepared import SourceFacts, lay_out, maker_of, survey
 from .common import Making, PhaseWork, Playing
 from .supervised import PhaseExamples, SupervisedConfig
@@ -14,21 +16,40 @@ SAMPLE: Final = 32
 """Examples that a generator makes to show how long they are; files are read and rendered whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What rows amount to. mean_tokens: of an example, as the blend has them. own: examples that are the user's. line: where they are
+    from."""
+
+    mean_tokens: float
+    own: int
+    line: str
+
+
 def supervised_plan(table: SupervisedConfig, making: Making, playing: Playing, say: Callable[[str], None]) -> PhaseWork:
     """What the phase will do, by the length of its examples."""
-    maker = maker_of(table, making)
-    facts = survey(table.name, table, maker, 0, limit=SAMPLE, say=say)
-    length = sum(float(one.share) * one.mean_tokens for one in facts)
-    seen = table.steps * table.batch
+    found, seen = examples_of(table, making, say), table.steps * table.batch
+    length = found.mean_tokens
     what = {"cpt": "documents", "midtrain": "documents and conversations"}.get(table.kind, "conversations")
-    work = f"{table.steps} steps x {table.batch} {what} of about {length:.0f} tokens, lr {table.lr:g}, {_blend_line(table, facts)}"
+    work = f"{table.steps} steps x {table.batch} {what} of about {length:.0f} tokens, lr {table.lr:g}, {found.line}"
+    return PhaseWork(work, round(seen * length), examples=found.own)
+
+
+def examples_of(table: SupervisedConfig, making: Making, say: Callable[[str], None], called: str = "") -> Examples:
+    """What the rows of a table amount to, each read and rendered. called: what messages call the table, its name unless given."""
+    facts = survey(called or table.name, table, maker_of(table, making, called), 0, limit=SAMPLE, say=say)
     own = table.examples if table.generate is not None else sum(one.examples for one in facts if not one.curated)
-    return PhaseWork(work, round(seen * length), examples=own)
+    return Examples(sum(float(one.share) * one.mean_tokens for one in facts), own, _blend_line(table, facts))
 
 
 def lay_out_examples(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None]) -> PhaseExamples:
     """The phase's examples in `folder`."""
-    return lay_out(table.name, table, maker_of(table, making), making.seed, making.order, folder, say)
+    return lay_out_rows(table, making, folder, say)
+
+
+def lay_out_rows(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None], called: str = "") -> LaidOut:
+    """The examples of a table in `folder`. called: what messages call the table, its name unless given."""
+    return lay_out(called or table.name, table, maker_of(table, making, called), making.seed, making.order, folder, say)
 
 
 def _blend_line(table: SupervisedConfig, facts: Sequence[SourceFacts]) -> str:

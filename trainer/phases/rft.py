@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...envs.registry import ID_PATTERN
 from ...rollout.store.moments import PerEpisode
 from ..data.blend import Blend, share_of
-from ..data.config import OWN
+from ..data.config import OWN, RowsConfig
+from ..demonstrations import Demonstrations, ExampleStream
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, Step
 from ..objectives.config import ObjectiveConfig
@@ -19,7 +22,9 @@ from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
 from ..schedule.account import shares, what_to_scale
 from ..schedule.admission import Rollouts
-from .common import Making, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
+from .common import Making, PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
+from .examples import examples_of, lay_out_rows
+from .sft import SFTConfig
 
 MAX_STALENESS = 2
 """Of tokens that are trained on, in moves of the weights, unless the recipe says otherwise."""
@@ -45,6 +50,23 @@ class BlendedConfig(BaseModel):
         return self.name or self.environment.rpartition("/")[2]
 
 
+class ReplayConfig(RowsConfig):
+    """The `[rft.replay]` table: demonstrations that every update learns from beside its episodes, by cross-entropy (docs/algorithms.md).
+
+    data: rows `{"messages": […]}` as those of `[sft]`, in a file, a folder of files or behind a URL. weight: of their mean negative
+    log-likelihood beside the policy loss. share: of all sequences that are learned from, those of episodes and of demonstrations.
+
+    Example: `[rft.replay]` with `data = "demos.jsonl"`, `weight = 0.1`, `share = 0.25`.
+    """
+
+    weight: float = Field(default=0.1, gt=0)
+    share: float = Field(default=0.2, gt=0, lt=1)
+
+    @property
+    def exact_share(self) -> Fraction:
+        return share_of(self.share)
+
+
 class RFTPhaseConfig(PhaseConfig):
     """The `[rft]` table: reinforcement fine-tuning on groups of episodes that are compared with each other.
 
@@ -59,6 +81,7 @@ class RFTPhaseConfig(PhaseConfig):
     max_refills: further rounds of tasks a step may sample in place of groups that are dropped. equal_groups: whether
     groups whose episodes all got the same reward are dropped ("drop"), since advantages within a group are zero there, or trained on
     ("keep"). objective: advantage and loss.
+    replay: demonstrations that are learned from beside the episodes; left out, none.
     critic: a model of what episodes earn, which the advantage "gae" and those of one's own may ask (`GroupBatch.values`); left out, none.
     """
 
@@ -78,6 +101,7 @@ class RFTPhaseConfig(PhaseConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     critic: CriticConfig | None = None
     blend: tuple[BlendedConfig, ...] = ()
+    replay: ReplayConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -154,6 +178,20 @@ class RFTPhaseConfig(PhaseConfig):
         return {"sync": 0, "one_step_off": 1, "async": self.max_staleness or MAX_STALENESS}[self.rollouts]
 
     @property
+    def reads(self) -> Mapping[str, tuple[str, ...]]:
+        return {} if self.replay is None else {f"replay.{key}": places for key, places in self.replay.own_rows.items()}
+
+    @property
+    def replayed(self) -> SFTConfig | None:
+        """The rows of `replay` as the data layer takes them: a supervised table that sees as many as the phase will, about."""
+        if self.replay is None:
+            return None
+        rows = {key: getattr(self.replay, key) for key in RowsConfig.model_fields if key in self.replay.model_fields_set}
+        sequences = self.steps * self.epochs * self.groups_per_step * self.group_size
+        seen = max(1, math.ceil(sequences * self.replay.exact_share / (1 - self.replay.exact_share)))
+        return SFTConfig(name=self.name, steps=1, batch=seen, schedule="constant", **rows)
+
+    @property
     def task_blend(self) -> Blend | None:
         """How the tasks of several environments follow each other, None where there is one."""
         return Blend(_shares(self.blend)) if self.blend else None
@@ -164,7 +202,21 @@ def _shares(blended: Sequence[BlendedConfig]) -> dict[str, Fraction]:
     return {OWN: 1 - sum(others.values(), Fraction()), **others}
 
 
-def rft_steps(parts: PhaseParts, table: RFTPhaseConfig, data: None = None) -> Iterator[PhaseStep]:
+def lay_out_replay(table: RFTPhaseConfig, making: Making, folder: Path, say: Callable[[str], None]) -> PhaseData | None:
+    """The demonstrations of the phase in `folder`, None for a table without them."""
+    rows = table.replayed
+    return None if rows is None else lay_out_rows(rows, making, folder, say, f"{table.name}.replay")
+
+
+def demonstrations_of(table: RFTPhaseConfig, data: PhaseData | None) -> Demonstrations | None:
+    """What is learned beside the episodes of the phase, from where `lay_out_replay` laid it out."""
+    if table.replay is None:
+        return None
+    assert data is not None, "the demonstrations of a phase are laid out before it begins"
+    return Demonstrations(cast(ExampleStream, data), table.replay.weight, table.replay.exact_share)
+
+
+def rft_steps(parts: PhaseParts, table: RFTPhaseConfig, data: PhaseData | None = None) -> Iterator[PhaseStep]:
     """The steps that are left of the phase, one at a time, until its last or until nothing is left to learn."""
     watch = parts.watch
     assert watch is not None, "reinforcement is watched by guards"
@@ -191,7 +243,17 @@ def rft_plan(table: RFTPhaseConfig, making: Making, playing: Playing, say: Calla
     size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
     turns = f"up to {playing.turns} turns" if playing.turns > 1 else "1 turn"
     work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {playing.tasks}" if playing.tasks else "")
-    return PhaseWork(work, episodes * playing.context, flops(table), episodes * playing.sampled, episodes, table.steps)
+    beside, rows = 0, table.replayed
+    if rows is not None and table.replay is not None:
+        found = examples_of(rows, making, say, f"{table.name}.replay")
+        beside = round(rows.batch * found.mean_tokens)
+        work += (
+            f", beside {rows.batch:,} demonstrations of about {found.mean_tokens:.0f} tokens ({table.replay.share:.0%} of what is learned "
+            f"from, weight {table.replay.weight:g}), {found.line}"
+        )
+    return PhaseWork(
+        work, episodes * playing.context, flops(table), episodes * playing.sampled, episodes, table.steps, replayed_tokens=beside
+    )
 
 
 def flops(table: RFTPhaseConfig) -> int:
@@ -203,6 +265,12 @@ def flops(table: RFTPhaseConfig) -> int:
 def ending_lines(parts: PhaseParts, did: Step | None) -> Iterator[str]:
     """What to say at the end of the phase: why it ended early, if it did, and what was proved of the weight syncs."""
     loop = parts.loop
+    if (shown := loop.updates.demonstrations) is not None:
+        sequences = loop.progress.sequences
+        learned, said = shown.learned(sequences), f"{loop.settings.phase.name} replay"
+        had = learned / max(1, learned + sequences)
+        yield f"{said}: {learned:,} demonstrations beside {sequences:,} sequences, {had:.2%} ({float(shown.share):.2%} asked for)"
+        yield from shown.stream.blend_lines(said, learned)
     if loop.exhausted and did is not None:
         why = ", ".join(f"{count} {reason}" for reason, count in did.collected.dropped.items())
         reward = did.metrics.get("reward_mean", float("nan"))
@@ -239,4 +307,4 @@ def _line(metrics: Mapping[str, float], groups: int) -> str:
     return "  ".join(parts)
 
 
-RFT = PhaseKind("rft", RFTPhaseConfig, "rft", rft_plan, None, rft_steps, ending_lines)
+RFT = PhaseKind("rft", RFTPhaseConfig, "rft", rft_plan, lay_out_replay, rft_steps, ending_lines)

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Protocol
 
 from pydantic import Field, field_validator, model_validator
 
 from ..batch import TokenBatch, plain_batch
-from ..data.config import BlendConfig, readable
+from ..data.config import RowsConfig, readable
 from ..data.supervised import SupervisedExample
 from ..objectives.objective import CROSS_ENTROPY
 from ..updates import PolicyLearner
 from .common import PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule
 
 
-class SupervisedConfig(PhaseConfig):
+class SupervisedConfig(RowsConfig, PhaseConfig):
     """A phase of supervised training.
 
     steps: optimizer steps. batch: examples per step: conversations and documents (a document longer than `engine.max_context` tokens is cut
     into several).
-    data: rows in a file, a folder of files or behind a URL: `{"text": …}` for cpt, `{"messages": […]}` for sft, both for midtrain
-    (docs/formats.md lists the forms), or, where documents are read, text with one per paragraph. own: the same where it is blended, one
-    place or several. generate: instead, `module:function` called as `function(seed, count, **args)`, giving texts or conversations. args:
-    further arguments of that
-    function. count: how many it makes, seen again once all were; left out, steps x batch. max_rejects: how many rows may be unfit; they are
-    left out and written to the run's `data/PHASE/rejects.jsonl` with the reason, and one more stops the run before it trains.
-    blend_ratio: the share of samples that are own ones, from 0 to 1; the rest is curated (docs/blend-data.md). curated: with it, true for
-    burnish's own catalog, or the id or the folder of another, whose categories then share the rest equally. blend_by: whether the shares
-    of a blend are of "samples" or of "tokens" that are learned; left out, of samples.
     held_out: rows that are never trained on, in a file, a folder or behind a URL, whose loss is measured before the first step, every
     `held_out_every` steps and after the last. held_out_every: steps between two such measurements. patience: how many of them in a row may
     be no better than the best before the phase ends; left out, it takes all of its steps.
@@ -36,47 +27,17 @@ class SupervisedConfig(PhaseConfig):
 
     batch: int = Field(default=32, ge=1)
     schedule: Schedule = "cosine"
-    data: str | None = None
-    own: tuple[str, ...] = ()
-    generate: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
-    args: dict[str, Any] = Field(default={})
-    count: int | None = Field(default=None, ge=1)
-    max_rejects: int = Field(default=0, ge=0)
-    blend_ratio: float | None = Field(default=None, ge=0, le=1)
-    curated: bool | str = False
-    blend_by: Literal["samples", "tokens"] | None = None
-    blend: BlendConfig | None = None
     held_out: str | None = None
     held_out_every: int = Field(default=50, ge=1)
     patience: int | None = Field(default=None, ge=1)
 
-    @field_validator("own", mode="before")
+    @field_validator("held_out")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-    @field_validator("data", "held_out")
-    @classmethod
-    def _readable(cls, value: str | None) -> str | None:
+    def _readable_too(cls, value: str | None) -> str | None:
         return value if value is None else readable(value, cls.prose)
 
-    @field_validator("own")
-    @classmethod
-    def _all_readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(readable(place, cls.prose) for place in value)
-
     @model_validator(mode="after")
-    def _one_source(self) -> SupervisedConfig:
-        blended = self.blend_ratio is not None or self.blend is not None
-        if [self.data is not None, bool(self.own), self.generate is not None].count(True) != 1:
-            places = 'own = "PATH"' if blended else 'data = "PATH"'
-            raise ValueError(f'needs exactly one of {places} and generate = "module:function"')
-        if self.generate is None:
-            idle = [key for key in ("args", "count") if key in self.model_fields_set]
-            if idle:
-                files = "own" if self.own else "data"
-                raise ValueError(f"{' and '.join(idle)} has no effect on {files} = …; it belongs to generate = …")
-        self._check_blend()
+    def _never_trained_on(self) -> SupervisedConfig:
         unused = [key for key in ("held_out_every", "patience") if key in self.model_fields_set and self.held_out is None]
         if unused:
             raise ValueError(f"{unused[0]} has no effect without held_out; add the rows whose loss is measured, or remove it")
@@ -84,39 +45,15 @@ class SupervisedConfig(PhaseConfig):
             raise ValueError("held_out is what is trained on; give rows of their own")
         return self
 
-    def _check_blend(self) -> None:
-        if self.blend_ratio is not None and self.blend is not None:
-            raise ValueError("blend_ratio and blend say the same; remove one of them")
-        if (self.blend_ratio is None) != (self.curated is False):
-            lacks = "curated = true, or the name of a catalog," if self.curated is False else "blend_ratio = 0.7, or another share,"
-            raise ValueError(f"needs {lacks} too: the one says how much of a blend is own rows, the other what the rest is")
-        if self.curated == "":
-            raise ValueError("curated must be true, or the id or the folder of a catalog")
-        blended = self.blend_ratio is not None or self.blend is not None
-        if self.blend_by is not None and not blended:
-            raise ValueError("blend_by has no effect without a blend; add blend_ratio and curated, or remove it")
-        if self.own and not blended:
-            raise ValueError("own has no effect without a blend; write data = …, or add blend_ratio and curated")
-        if self.data is not None and blended:
-            raise ValueError("data is a phase that is not blended; write own = … beside a blend")
-
-    prose: ClassVar[bool] = False
-    """Whether plain text is data too."""
-
     @property
     def examples(self) -> int:
         """How many texts or conversations to generate."""
         return self.count or self.steps * self.batch
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """Where the phase's own rows lie; empty when they are generated."""
-        return self.own if self.data is None else (self.data,)
-
-    @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:
         held_out = (self.held_out,) if self.held_out is not None else ()
-        return {"data" if self.data is not None else "own": self.places, "held_out": held_out}
+        return {**self.own_rows, "held_out": held_out}
 
 
 def example_batch(examples: Sequence[SupervisedExample]) -> TokenBatch:

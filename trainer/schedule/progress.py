@@ -34,7 +34,8 @@ class PolicyProgress:
     """Where a run of policy steps is: steps done, tasks taken from the stream, and the books.
 
     open: groups under way or waiting to be trained, by the id of their task; a resumed run issues them again. moves: steps that moved the
-    weights. versions: the learner's version after each of the last of them, as many as a token may be old and one.
+    weights. versions: the learner's version after each of the last of them, as many as a token may be old and one. sequences: that the
+    updates of the phase have gone over.
 
     idle, skipped, apart: steps in a row that had nothing to learn from, in which an update was not finite, or in which an engine's
     log-probabilities were too far from the learner's. recent: episodes, and failures by kind, of the steps that the error budget looks at.
@@ -50,6 +51,11 @@ class PolicyProgress:
     open: dict[str, Issued] = field(default_factory=dict)
     moves: int = 0
     versions: list[int] = field(default_factory=list)
+    sequences: int = 0
+
+    def begin_phase(self) -> None:
+        """Count the steps of another phase. Position, weights and books go on."""
+        self.step = self.idle = self.sequences = 0
 
     def moved(self, version: int, staleness: int) -> None:
         """The weights are at `version` now. staleness: how many moves ago a token may have been sampled."""
@@ -62,7 +68,7 @@ class PolicyProgress:
 
     def row(self) -> dict[str, Any]:
         """Everything as JSON, for a checkpoint. `from_row` reads it back."""
-        own = {name: getattr(self, name) for name in ("step", "position", "idle", "skipped", "apart", "moves", "versions")}
+        own = {name: getattr(self, name) for name in ("step", "position", "idle", "skipped", "apart", "moves", "versions", "sequences")}
         recent = [[episodes, dict(failed)] for episodes, failed in self.recent]
         issued = {task: [one.position, one.move] for task, one in self.open.items()}
         return {**own, "ledger": self.ledger.row(), "recent": recent, "open": issued}
@@ -81,6 +87,7 @@ class PolicyProgress:
             {task: Issued(*issued) for task, issued in row.get("open", {}).items()},
             row.get("moves", 0),
             list(row.get("versions", ())),
+            row.get("sequences", 0),
         )
 
     def count_failures(self, group: EpisodeGroup) -> None:
