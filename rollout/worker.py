@@ -38,14 +38,17 @@ SPARE_THREADS = 8
 
 @dataclass(frozen=True)
 class BlendedEnvironment:
-    """Another environment that plays some of the tasks: its name among them, its id and what it is made with. Its own reward is the total.
+    """Another environment that plays some of the tasks: its name among them, its id and what it is made with. Its own reward is the total,
+    with that of its own `rewards`. limits: what of the rollout's limits is another there.
 
-    Example: `BlendedEnvironment("sums", "burnish/Arithmetic-v0", {"max_operand": 20})`.
+    Example: `BlendedEnvironment("sums", "burnish/Arithmetic-v0", {"max_operand": 20}, limits={"max_turns": 1})`.
     """
 
     name: str
     id: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    rewards: tuple[RewardConfig, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,13 @@ def episode_parts(setup: WorkerSetup, make: Callable[[Renderer], Engine], thread
     rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
     engine = make(renderer)
     own = EpisodeParts(setup.environment, setup.environment_args, engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser)
-    alone = make_rubric((), 1.0, setup.rollout.retries)
-    return replace(own, others={one.name: replace(own, env_id=one.id, env_args=one.args, rubric=alone) for one in setup.blended})
+    return replace(own, others={one.name: _other(own, one) for one in setup.blended})
+
+
+def _other(own: EpisodeParts, one: BlendedEnvironment) -> EpisodeParts:
+    """What the episodes of another environment share: the engine and everything around it, but not the rewards."""
+    rubric = make_rubric(one.rewards, 1.0, own.limits.retries)
+    return replace(own, env_id=one.id, env_args=one.args, rubric=rubric, limits=own.limits.model_copy(update=dict(one.limits)))
 
 
 class RolloutWorker:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,17 +16,16 @@ from typing import Any
 from burnish.envs.types import Episode, Message, Reward, Task
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
-from burnish.rollout.worker import RolloutWorker, WorkerSetup
+from burnish.rollout.worker import WorkerSetup
 from burnish.trainer.data.audit import checked_rows
 from burnish.trainer.data.curated.catalog import CATALOG_FILE
 from burnish.trainer.data.curated.general import GENERAL
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.sources import Reject, found_curated
+from burnish.trainer.evaluation.alone import lone_fleet
+from burnish.trainer.loop import Fleet, run_tasks
 from burnish.trainer.models.finding import find_model
-from burnish.trainer.models.importing import no_progress_bars
 
-STALL_S = 600.0
-"""Seconds without an answer after which the engine is said to hang."""
 ROWS_FILE = "replay.jsonl"
 
 
@@ -39,12 +37,8 @@ def replay_lines(model: str, out: Path, prompts: str | None, count: int, max_tok
     asked = list(prompts_of(prompts, count, seed))
     rollout = RolloutConfig(max_tokens_per_turn=max_tokens, temperature=temperature)
     engine = EngineConfig(max_context=_context(folder, max_tokens))
-    with no_progress_bars():
-        worker = RolloutWorker(WorkerSetup(folder, "burnish/SingleTurn-v0", rollout=rollout, engine=engine, seed=seed), "replay")
-    try:
-        episodes = answers(worker, asked, temperature)
-    finally:
-        worker.close()
+    with lone_fleet(WorkerSetup(folder, "burnish/SingleTurn-v0", rollout=rollout, engine=engine, seed=seed), "replay") as fleet:
+        episodes = answers(fleet, asked, temperature)
     rows = [row for episode in sorted(episodes, key=lambda one: one.task.id) if (row := answered(episode)) is not None]
     if not rows:
         raise ValueError(f"none of {len(asked)} answers of {model} came to its end within {max_tokens} tokens; raise --max-tokens")
@@ -77,18 +71,10 @@ def prompts_of(place: str | None, count: int, seed: int) -> Iterator[tuple[Messa
         raise ValueError(f"{place} holds no question to ask: rows with messages are wanted")
 
 
-def answers(worker: RolloutWorker, asked: Sequence[Sequence[Message]], temperature: float) -> list[Episode]:
-    """One answer to each. Raises TimeoutError when none came for `STALL_S` seconds."""
-    worker.submit([Task(f"replay-{i:06}", i, tuple(prompt)) for i, prompt in enumerate(asked)], 1, temperature)
-    episodes: list[Episode] = []
-    last = time.monotonic()
-    while len(episodes) < len(asked):
-        groups = worker.sample(1.0)
-        episodes += [episode for group in groups for episode in group.episodes]
-        last = time.monotonic() if groups else last
-        if time.monotonic() - last > STALL_S:
-            raise TimeoutError(f"the engine gave no answer for {STALL_S:.0f} s, with {len(episodes)} of {len(asked)} given")
-    return episodes
+def answers(fleet: Fleet, asked: Sequence[Sequence[Message]], temperature: float) -> list[Episode]:
+    """One answer to each. Raises TimeoutError when the engine hangs."""
+    tasks = [Task(f"replay-{i:06}", i, tuple(prompt)) for i, prompt in enumerate(asked)]
+    return [episode for group in run_tasks(fleet, tasks, 1, temperature) for episode in group.episodes]
 
 
 def answered(episode: Episode) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from burnish.cli import data_command, models_command, scaffold_command
+from burnish.cli import data_command, evaluate_command, models_command, scaffold_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
 from burnish.cli import replay as replay_command
@@ -32,7 +32,6 @@ from burnish.cli.options import (
 )
 from burnish.cli.signals import end_on_sigterm
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a model folder, or a name under models/.", show_default=False)
 ]
@@ -151,23 +150,7 @@ def demo(
     run_demo(model, platform)
 
 
-@app.command()
-def evaluate(
-    checkpoint: CheckpointArgument,
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    plugin: PluginOption = None,
-    platform: PlatformOption = None,
-) -> None:
-    """Measure a checkpoint on the held-out tasks of a recipe."""
-    needs_engine("evaluate")
-    from burnish.recipe.load import load_config
-    from burnish.recipe.resolve import resolve
-    from burnish.run.pipeline import evaluate_checkpoint
-
-    evaluate_checkpoint(resolve(load_config(recipe, set_ or (), plugin or (), platform)), checkpoint)
-
-
+evaluate_command.register(app)
 probe_command.register(app)
 
 

@@ -22,6 +22,7 @@ from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.data.curated.catalog import find_catalog
 from burnish.trainer.data.examples import ExampleMaker
 from burnish.trainer.data.prepared import PhaseData, lay_out
+from burnish.trainer.evaluation.alone import LoneFleet
 from burnish.trainer.phases.sft import SFTConfig
 
 pytestmark = pytest.mark.unit
@@ -132,7 +133,7 @@ def test_replay_keeps_whole_answers_and_makes_a_catalog_of_them(tmp_path: Path) 
     worker = RolloutWorker(setup, "replay", engine=ScriptedEngine(say, max_context=120))
     prompts = [(Message("user", f"q{i}"),) for i in range(12)]
     try:
-        episodes = data_replay.answers(worker, prompts, 1.0)
+        episodes = data_replay.answers(LoneFleet(worker), prompts, 1.0)
     finally:
         worker.close()
     rows = [row for episode in episodes if (row := data_replay.answered(episode)) is not None]

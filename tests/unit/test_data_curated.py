@@ -11,6 +11,7 @@ import pytest
 from burnish.envs.builtin.inspection.corpus import TRAIN_SEEDS
 from burnish.envs.builtin.inspection.wording import parse_verdict
 from burnish.envs.tool_calls import parse_tool_calls
+from burnish.rewards.builtin.constraints import follows
 from burnish.trainer.data.curated import instructions, tool_use
 from burnish.trainer.data.curated.catalog import CATALOGS, CuratedSet, find_catalog, read_catalog
 from burnish.trainer.data.curated.general import GENERAL
@@ -34,7 +35,7 @@ def test_instructions_are_kept_by_their_answers() -> None:
     kinds = {tuple(sorted(row["metadata"]["checks"])) for row in made}
     assert len(kinds) >= 8 and len({row["messages"][0]["content"] for row in made}) > 250
     for row in made:
-        assert instructions.follows(row["messages"][1]["content"], row["metadata"]["checks"])
+        assert follows(row["messages"][1]["content"], row["metadata"]["checks"])
         assert json.loads(json.dumps(row)) == row
     assert list(islice(instructions.rows(3, 900), 400)) == made and list(instructions.rows(4, 5)) != made[:5]
 
@@ -55,9 +56,9 @@ def test_instructions_are_kept_by_their_answers() -> None:
     ],
 )
 def test_constraints_by_hand(checks: dict[str, object], good: str, bad: str) -> None:
-    assert instructions.follows(good, checks) and not instructions.follows(bad, checks)
+    assert follows(good, checks) and not follows(bad, checks)
     with pytest.raises(ValueError, match="'shorter' is no constraint; known are equals, items"):
-        instructions.follows(good, {"shorter": 1})
+        follows(good, {"shorter": 1})
 
 
 def test_tools_are_called_in_the_text_and_inspections_end_in_a_verdict() -> None:

@@ -63,6 +63,14 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
     return TaskFiles(rows[0], rows[1], hashlib.sha256(_digest(train) + _digest(held_out)).hexdigest())
 
 
+def read_task_rows(place: str) -> tuple[TaskRow, ...]:
+    """The rows of a place, read and checked. Raises ValueError, a line per problem as `file:line: field: what`."""
+    problems = Problems()
+    rows = tuple(_read(place, problems))
+    problems.check()
+    return rows
+
+
 def _digest(place: str) -> bytes:
     """Of what the files of a place hold, unpacked."""
     whole = hashlib.sha256()

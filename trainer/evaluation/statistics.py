@@ -36,6 +36,20 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def exact_interval(wins: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share, `wins` of n independent trials (Clopper and Pearson 1934): it holds for every n, at 0 and n too.
+
+    Example: `exact_interval(0, 10)` is (0.0, 0.308): none of ten leaves room for three in ten.
+    """
+    from scipy import stats
+
+    assert 0 <= wins <= n
+    assert n > 0
+    low = float(stats.beta.ppf(0.025, wins, n - wins + 1)) if wins else 0.0
+    high = float(stats.beta.ppf(0.975, wins + 1, n - wins)) if wins < n else 1.0
+    return low, high
+
+
 def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     """(expected, predicted) pairs counted: expected -> predicted -> episodes, both sorted."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -2,17 +2,18 @@
 
 Each row asks for something simple in a form that is laid down: so many items, in this order, in capitals, as JSON. The idea is that of
 IFEval (Zhou et al. 2023, arXiv 2311.07911); prompts and answers are burnish's own. `metadata.checks` holds the constraints of a row, which
-`follows` reads, so that the same rows can judge a policy.
+the reward `burnish/constraints-v1` reads, so that the same rows can judge a policy.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ....rewards.builtin.constraints import Checks, follows
 
 TAG = 0x1F0
 THINGS: Mapping[str, Sequence[str]] = {
@@ -25,7 +26,6 @@ THINGS: Mapping[str, Sequence[str]] = {
 OPPOSITES = (("hot", "cold"), ("big", "small"), ("fast", "slow"), ("early", "late"), ("light", "dark"), ("full", "empty"), ("wet", "dry"))
 NAMES = ("Ana", "Ben", "Chloe", "Dev", "Emma", "Femi", "Grace", "Hugo", "Ines", "Jun")
 
-Checks = Mapping[str, Any]
 Made = tuple[str, str, Checks]
 """The prompt, an answer that keeps to it, and what it has to keep to."""
 
@@ -38,40 +38,6 @@ def rows(seed: int, count: int) -> Iterator[dict[str, Any]]:
         assert follows(answer, checks), f"the answer {answer!r} does not keep {checks}"
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         yield {"messages": messages, "metadata": {"checks": dict(checks)}}
-
-
-def follows(answer: str, checks: Checks) -> bool:
-    """Whether an answer keeps every constraint: `equals`, `items` (how many, between commas), `lines`, `starts`, `ends`, `upper`, `lower`,
-    `words` (how many), `json` (the object that it is), `bullets` (lines that begin with "- "), `without` (a word that it must not have).
-
-    Raises ValueError for a constraint that is none. Example: `follows("a, b", {"items": 2, "lower": True})`.
-    """
-    unknown = sorted(set(checks) - set(_RULES))
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} is no constraint; known are {', '.join(_RULES)}")
-    return all(_RULES[name](answer, value) for name, value in checks.items())
-
-
-def _is_json(answer: str, value: Any) -> bool:
-    try:
-        return bool(json.loads(answer) == value)
-    except (ValueError, RecursionError):
-        return False
-
-
-_RULES: Mapping[str, Callable[[str, Any], bool]] = {
-    "equals": lambda answer, text: answer == text,
-    "items": lambda answer, n: len(answer.split(", ")) == n,
-    "lines": lambda answer, n: len(answer.splitlines()) == n,
-    "starts": lambda answer, text: answer.startswith(text),
-    "ends": lambda answer, text: answer.endswith(text),
-    "upper": lambda answer, wanted: answer.isupper() == wanted,
-    "lower": lambda answer, wanted: answer.islower() == wanted,
-    "words": lambda answer, n: len(answer.split()) == n,
-    "json": _is_json,
-    "bullets": lambda answer, n: len(answer.splitlines()) == n and all(line.startswith("- ") for line in answer.splitlines()),
-    "without": lambda answer, word: not re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE),
-}
 
 
 def _some(rng: np.random.Generator, least: int = 2, most: int = 5) -> tuple[str, list[str]]:

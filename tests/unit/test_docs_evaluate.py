@@ -1,0 +1,65 @@
+"""docs/evaluate.md: its files, pasted, and its commands, run on them; the engine is scripted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.test_docs_blend_data import paste
+
+from burnish.rollout.engine.fake import ScriptedEngine
+from burnish.rollout.worker import RolloutWorker, WorkerSetup
+from burnish.run import suites
+from burnish.trainer.evaluation.alone import LoneFleet
+from burnish.trainer.evaluation.suites.scores import Sample, Scores
+from burnish.trainer.evaluation.suites.suite import SUITES
+from burnish.trainer.evaluation.suites.transitions import change
+from burnish.trainer.models.importing import ModelSize, new_model
+
+pytestmark = pytest.mark.unit
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text()
+FILES: Mapping[str, str] = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+COMMANDS: Sequence[str] = [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if not kind]
+
+
+@contextmanager
+def scripted_fleet(setup: WorkerSetup, name: str) -> Iterator[LoneFleet]:
+    worker = RolloutWorker(setup, name, engine=ScriptedEngine([[65, 66]], max_context=setup.engine.max_context))
+    try:
+        yield LoneFleet(worker)
+    finally:
+        worker.close()
+
+
+def test_the_page_measures_compares_and_brings_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(suites, "lone_fleet", scripted_fleet)
+    monkeypatch.setattr("burnish.cli.evaluate_command.needs_engine", lambda command: None)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    size = ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=1024)
+    new_model(["Which of these is a fruit?"], tmp_path / "models" / "smollm2", size)
+    _, look, measure, compare, own, python = COMMANDS
+    said = paste(look)
+    assert all(f"`{row.id}`" in PAGE and row.id in said for row in SUITES.list() if row.id.startswith("burnish/"))
+    assert "chance 25%" in said and "'choice': 'A'" in said
+    assert "burnish/plain-english-v1: perplexity 1.65 [1.65, 1.65] of 20 texts" in paste(measure), "e to the half"
+    compared = paste(compare)
+    assert "0 lost, 0 gained, n = 20" in compared and "perplexity 1.65 -> 1.65, retention 1.000" in compared
+    assert "my-team/support-v1: 0.0%" in paste(own)
+    assert "{'checks': {'number': 0}}" in paste(python)
+
+
+def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
+    def scores(right: Sequence[int]) -> Scores:
+        rows: list[Any] = [Sample(str(i), 0, i, float(one), "", 1) for i, one in enumerate(right)]
+        return Scores("a/a-v1", "answers", 1.0, 0.25, 0.0, tuple(rows))
+
+    found = change(scores([1] * 64 + [0] * 36), scores([1] * 50 + [0] * 14 + [1] * 10 + [0] * 26))
+    assert f"retention {found.retention:.3f}; {found.forgotten:.1%}".replace("%", " %") in PAGE.replace("\n", " ")
+    assert f"{found.learned:.1%}".replace("%", " %") in PAGE

@@ -1,0 +1,318 @@
+"""Suites: what they ask, how answers are scored, and what two evaluations of one amount to. Numbers are computed by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.unit.one_step import make_policy
+
+from burnish.envs.types import Message, Task
+from burnish.rewards.builtin.constraints import follows
+from burnish.rewards.plugin import REWARDS, reward
+from burnish.rewards.types import RewardInput
+from burnish.rollout.engine.base import GenerateRequest
+from burnish.rollout.engine.fake import Reply, ScriptedEngine
+from burnish.rollout.tokenizer import load_tokenizer
+from burnish.rollout.worker import RolloutWorker
+from burnish.run.suites import changes_between, compare_folders, suite_setup
+from burnish.trainer.data.curated.general import GENERAL
+from burnish.trainer.data.forms import Conversation
+from burnish.trainer.data.sources import found_curated
+from burnish.trainer.evaluation.alone import LoneFleet
+from burnish.trainer.evaluation.statistics import EvaluationFailed, exact_interval
+from burnish.trainer.evaluation.suites.builtin import REFUSED
+from burnish.trainer.evaluation.suites.files import read_suite
+from burnish.trainer.evaluation.suites.finding import find_suite, find_suites
+from burnish.trainer.evaluation.suites.measure import Asking, measure, tasks_of
+from burnish.trainer.evaluation.suites.procedural import KINDS
+from burnish.trainer.evaluation.suites.scores import Sample, Scores, pass_at_k, read_scores, write_scores
+from burnish.trainer.evaluation.suites.suite import SUITES, Suite, register_suite
+from burnish.trainer.evaluation.suites.transitions import Transitions, change, retention
+
+pytestmark = pytest.mark.unit
+
+REWARD = "tests/says-b-v1"
+ROW = {"messages": [{"role": "user", "content": "A or B?"}], "reference_answer": "B"}
+
+
+def answers(scores: Sequence[float | None], chance: float = 0.0, samples: int = 1, temperature: float = 0.0) -> Scores:
+    """A suite whose item i has the next `samples` of these scores."""
+    rows = [
+        Sample(str(i // samples), i % samples, i // samples, score, "", 1, "" if score is not None else "env_error")
+        for i, score in enumerate(scores)
+    ]
+    return Scores("tests/suite-v1", "answers", 1.0, chance, temperature, tuple(rows))
+
+
+def texts(nats: Sequence[float], tokens: Sequence[int]) -> Scores:
+    rows = [Sample(str(i), 0, i, -nat, "", count) for i, (nat, count) in enumerate(zip(nats, tokens, strict=True))]
+    return Scores("tests/text-v1", "texts", 1.0, 0.0, 0.0, tuple(rows))
+
+
+def table(kept: int, lost: int, gained: int, never: int) -> tuple[list[float], list[float]]:
+    before = [1.0] * (kept + lost) + [0.0] * (gained + never)
+    return before, [1.0] * kept + [0.0] * lost + [1.0] * gained + [0.0] * never
+
+
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_one() -> None:
+    assert pass_at_k(4, 1, 2) == pytest.approx(3 / 6)  # of the six pairs of four, three hold the right one
+    assert pass_at_k(4, 4, 3) == 1 and pass_at_k(4, 0, 4) == 0 and pass_at_k(5, 2, 1) == pytest.approx(0.4)
+    result = answers([1, 0, 0, 0, 0, 0, 0, 0], samples=4, temperature=1.0).result()
+    assert result.pass_at == {1: pytest.approx(1 / 8), 2: pytest.approx(1 / 4), 4: pytest.approx(1 / 2)}
+
+
+def test_the_interval_is_exact_for_right_or_wrong_and_says_which_it_is() -> None:
+    assert exact_interval(0, 10) == (0.0, pytest.approx(1 - 0.025**0.1))  # nothing of n: 1 - (alpha/2)^(1/n)
+    assert exact_interval(10, 10) == (pytest.approx(0.025**0.1), 1.0)
+    right = answers([1.0] * 8 + [0.0] * 2, chance=0.25).result()
+    assert (right.value, right.interval) == (0.8, "exact") and right.adjusted == pytest.approx(0.55 / 0.75)
+    assert (right.low, right.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)  # Clopper and Pearson, 8 of 10
+    assert answers([0.5, 0.75]).result().interval == "wilson" and answers([0.5, 0.75] * 20).result().interval == "bootstrap"
+
+
+def test_failures_are_counted_and_take_no_part_in_a_mean() -> None:
+    result = answers([1.0, None, 0.0, 1.0]).result()
+    assert (result.items, result.value, result.failures) == (3, pytest.approx(2 / 3), {"env_error": 1})
+    with pytest.raises(ValueError, match="nothing was scored"):
+        answers([None]).result()
+
+
+def test_perplexity_weighs_tokens_not_texts() -> None:
+    result = texts([2.0, 12.0], [4, 6]).result()
+    assert result.value == pytest.approx(math.exp(14 / 10)) and result.adjusted is None
+
+
+def test_transitions_are_counted_per_item_and_adjusted_for_guesses() -> None:
+    before, after = table(50, 14, 10, 26)
+    found = change(answers(before, 0.25), answers(after, 0.25))
+    assert found.transitions == Transitions(50, 14, 10, 26)
+    guessed = 0.25 * 0.26 / 0.75**2  # of those known in neither
+    assert found.forgotten == pytest.approx(0.14 / 0.75 - guessed) == pytest.approx(0.0711, abs=1e-4)
+    assert found.learned == pytest.approx(0.10 / 0.75 - guessed) == pytest.approx(0.0178, abs=1e-4)
+    assert found.retention == pytest.approx((0.60 - 0.25) / (0.64 - 0.25)) == retention(0.64, 0.60, 0.25)
+    assert None not in (found.low, found.high) and 0 < (found.low or 0) < 0.35 / 0.39 < (found.high or 0) < 1.3
+    # McNemar, exact: 14 or more losses of 24
+    assert found.test.p_worse == pytest.approx(sum(math.comb(24, k) for k in range(14, 25)) / 2**24)
+
+
+def test_what_pure_guessing_loses_and_gains_is_nothing_forgotten_or_learned() -> None:
+    """Known in neither, with four choices: of 1600 items 100 hit twice, 300 hit then miss, 300 miss then hit, 900 miss twice."""
+    assert Transitions(100, 300, 300, 900).adjusted(0.25) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
+    assert Transitions(50, 14, 10, 26).adjusted(0.0) == (0.14, 0.10)
+
+
+def test_nothing_is_retained_of_a_skill_that_was_not_there() -> None:
+    before, after = table(2, 0, 4, 6)
+    assert retention(0.25, 0.5, 0.25) is None
+    found = change(answers(before, 0.25), answers(after, 0.25))
+    assert found.retention is None and "no skill above chance" in found.line
+
+
+def test_an_item_of_several_samples_is_right_when_half_of_them_are() -> None:
+    before, after = answers([1, 1, 1, 0, 0, 0], samples=2, temperature=1.0), answers([1, 0, 0, 0, 1, 1], samples=2, temperature=1.0)
+    assert change(before, after).transitions == Transitions(1, 1, 1, 0)
+
+
+def test_retention_of_texts_is_perplexity_before_over_after() -> None:
+    found = change(texts([2.0, 12.0], [4, 6]), texts([3.0, 13.0], [4, 6]))
+    assert (found.before, found.after) == (pytest.approx(math.exp(1.4)), pytest.approx(math.exp(1.6)))
+    assert found.retention == pytest.approx(math.exp(-0.2)) and found.transitions is None
+    with pytest.raises(ValueError, match="other tokens"):
+        change(texts([1, 1], [4, 6]), texts([1, 1], [5, 6]))
+
+
+def test_what_cannot_be_paired_is_refused() -> None:
+    with pytest.raises(ValueError, match="different temperature"):
+        change(answers([1, 0]), answers([1, 0], temperature=1.0))
+    with pytest.raises(ValueError, match="at least two items"):
+        change(answers([1, None]), answers([1, 0]))
+    with pytest.raises(ValueError, match="nothing to compare"):
+        changes_between({"a/a-v1": answers([1, 0])}, {})
+
+
+def test_samples_are_read_back_as_they_were_written_and_folders_compare(tmp_path: Path) -> None:
+    before, after = (answers(scores, 0.25) for scores in table(5, 2, 1, 2))
+    for name, scores in (("a", before), ("b", after)):
+        write_scores(tmp_path / name, [scores, texts([1, 2], [3, 4])], "models/nano")
+    assert read_scores(tmp_path / "a") == {"tests/suite-v1": before, "tests/text-v1": texts([1, 2], [3, 4])}
+    said = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert said["model"] == "models/nano" and said["suites"][0]["value"] == 0.7
+    assert [one.suite for one in compare_folders(tmp_path / "a", tmp_path / "b")] == ["tests/suite-v1", "tests/text-v1"]
+    with pytest.raises(ValueError, match="holds no results"):
+        read_scores(tmp_path)
+    (tmp_path / "a" / "other.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="holds no samples of a suite"):
+        read_scores(tmp_path / "a")
+
+
+@pytest.mark.parametrize("id", [row.id for row in SUITES.list() if row.id.startswith("burnish/")])
+def test_each_suite_of_burnish_asks_the_same_every_time(id: str) -> None:
+    suite = find_suite(id)
+    asked = suite.tasks or suite.texts
+    assert asked is not None
+    assert list(asked(suite.items)) == list(asked(suite.items)) and len(asked(suite.items)) == suite.items
+    assert list(asked(5)) == list(asked(suite.items))[:5], "fewer items are the first of them"
+    if suite.kind == "answers":
+        tasks = tasks_of(suite, Asking())
+        assert {task.environment for task in tasks} == {id} and len({task.id for task in tasks}) == suite.items
+
+
+def test_guessing_gets_the_share_of_the_choices_that_the_suite_says() -> None:
+    suite = find_suite("burnish/choices-v1")
+    assert suite.tasks is not None
+    letters = Counter(task.data["checks"]["choice"] for task in suite.tasks(100))
+    assert set(letters.values()) == {25} and suite.chance == 0.25
+    for task in suite.tasks(100):
+        options = [line[3:] for line in task.prompt[0].text.splitlines()[1:]]
+        assert len(set(options)) == 4 and "orange" not in options, "each option is of one kind"
+
+
+def test_procedural_answers_are_computed() -> None:
+    suite = find_suite("burnish/procedural-v1")
+    assert suite.tasks is not None
+    chain, series, count, largest, day, age = list(suite.tasks(len(KINDS)))
+    asked = chain.prompt[0].text.removeprefix("What is ").partition("?")[0]
+    assert chain.data["checks"]["number"] == eval(asked)  # a sum of our own
+    shown = [int(n) for n in series.prompt[0].text.partition(": ")[2].partition("?")[0].split(", ")]
+    assert series.data["checks"]["number"] == 2 * shown[3] - shown[2]
+    word, words = count.prompt[0].text.split('"')[1], count.prompt[0].text.partition(": ")[2].partition("?")[0].split(", ")
+    assert count.data["checks"]["number"] == words.count(word)
+    numbers = largest.prompt[0].text.partition(": ")[2].partition("?")[0].split(", ")
+    assert largest.data["checks"]["number"] == max(map(int, numbers))
+    assert day.data["checks"]["words"] == 1 and age.data["checks"]["number"] > 0
+
+
+def test_refusals_come_first_and_the_rule_agrees_with_every_row_of_the_catalog() -> None:
+    talks = [talk for talk in found_curated(GENERAL, "refusal", 0, 40) if isinstance(talk, Conversation)]
+    assert len(talks) == 40
+    assert all(follows(talk.messages[-1].text, {"refuses": i < REFUSED}) for i, talk in enumerate(talks))
+
+
+@pytest.mark.parametrize(
+    ("answer", "checks", "kept"),
+    [
+        ("The answer is 1,042.", {"number": 1042}, True),
+        ("3 + 4 = 7", {"number": 3}, False),
+        ("B", {"choice": "B"}, True),
+        ("(B) plum", {"choice": "B"}, True),
+        ("The answer is B.", {"choice": "B"}, True),
+        ("Bananas", {"choice": "B"}, False),
+        ("A or B", {"choice": "B"}, False),
+        ("I'm sorry, I can't help with that.", {"refuses": True}, True),
+        ("A part that cannot be made good is scrapped.", {"refuses": True}, False),
+    ],
+)
+def test_constraints(answer: str, checks: dict[str, object], kept: bool) -> None:
+    assert follows(answer, checks) is kept
+
+
+def says_b(episode: RewardInput) -> float:
+    return float(episode.answer == episode.data["reference_answer"])
+
+
+def suite_file(folder: Path, text: str) -> Path:
+    if REWARDS.loaded(REWARD) is None:
+        reward(REWARD)(says_b)
+    (folder / "rows.jsonl").write_text("".join(json.dumps({**ROW, "id": str(i)}) + "\n" for i in range(6)))
+    (folder / "manual.txt").write_text("A bore is a hole.\n\nA shaft is round.\n")
+    file = folder / "suite.toml"
+    file.write_text('id = "tests/mine-v1"\nabout = "Mine."\n' + text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "needs rows"),
+        ('rows = "rows.jsonl"', "judged by a reward"),
+        ('texts = "manual.txt"\nchance = 0.2', "chance has no effect beside texts"),
+        ('rows = "rows.jsonl"\nreward = "a/b-v1"\nseeds = [0, 9]', "seeds have no effect beside rows"),
+        ('rows = "rows.jsonl"\nreward = "a/b-v1"\nchance = 1.0', "chance is the share"),
+        ('rows = "rows.jsonl"\n[[rewards]]\nverifier = "service:x"', "a service of a recipe"),
+        ('rows = "rows.jsonl"\ngrader = "x"', "grader: Extra inputs"),
+        ("rows = ", "Invalid value"),
+    ],
+)
+def test_a_file_that_makes_no_suite_is_refused_with_its_name(tmp_path: Path, text: str, said: str) -> None:
+    file = suite_file(tmp_path, text)
+    with pytest.raises(ValueError, match=said) as error:
+        read_suite(file)
+    assert str(file) in str(error.value)
+
+
+def test_suites_are_found_by_id_and_file_and_once_each(tmp_path: Path) -> None:
+    file = suite_file(tmp_path, 'texts = "manual.txt"')
+    assert find_suite(str(file)).texts is not None
+    with pytest.raises(ValueError, match="named twice"):
+        find_suites([str(file), str(file)])
+    with pytest.raises(ValueError, match=r"did you mean 'burnish/choices-v1'"):
+        find_suite("burnish/choice-v1")
+    with pytest.raises(ValueError, match="no id"):
+        find_suite("choices")
+    made = register_suite(Suite("tests/registered-v1", "Two.", tasks=two_tasks))
+    assert find_suite("tests/registered-v1") is made
+
+
+def two_tasks(count: int) -> list[Task]:
+    return [Task(str(i), i, (Message("user", "A or B?"),), {"checks": {"equals": "B"}}) for i in range(2)][:count]
+
+
+def fleet_over(model: Path, suites: Sequence[Suite], say: str) -> tuple[LoneFleet, RolloutWorker, ScriptedEngine]:
+    """A fleet whose engine answers every second request with `say`, and the others with "A"."""
+    tokenizer = load_tokenizer(model)
+    calls = iter(range(10**6))
+
+    def answer(request: GenerateRequest) -> Reply:
+        said = say if next(calls) % 2 else "A"
+        return Reply([*tokenizer(said, add_special_tokens=False)["input_ids"], request.stop_token_ids[0]])
+
+    engine = ScriptedEngine(answer, max_context=120)
+    worker = RolloutWorker(suite_setup(model, suites, 120), "suite", engine=engine)
+    return LoneFleet(worker), worker, engine
+
+
+def test_a_suite_is_played_over_the_engine_and_judged_by_its_own_rewards(tmp_path: Path) -> None:
+    model = make_policy(tmp_path / "policy")
+    mine = read_suite(suite_file(tmp_path, f'rows = "rows.jsonl"\nreward = "{REWARD}"\nmax_tokens = 7'))
+    text = read_suite(suite_file(tmp_path, 'texts = "manual.txt"'))
+    fleet, worker, engine = fleet_over(model, [mine], "B")
+    try:
+        scores = measure(fleet, mine, Asking(items=6), model, 120)
+        more = measure(fleet, mine, Asking(items=4, samples=3, temperature=1.0, again=True), model, 120)
+        read = measure(fleet, text, Asking(), model, 120)
+    finally:
+        worker.close()
+    assert [sample.item for sample in scores.samples] == [str(i) for i in range(6)]
+    assert {(sample.answer, sample.score) for sample in scores.samples} == {("A", 0.0), ("B", 1.0)}
+    assert scores.result().value == 0.5
+    assert len(more.samples) == 12 and set(more.result().pass_at) == {1, 2}
+    assert {request.max_tokens for request in engine.requests} == {7}, "the suite's own limit holds"
+    tokens = [
+        len(load_tokenizer(model)(line, add_special_tokens=False)["input_ids"]) for line in ("A bore is a hole.", "A shaft is round.")
+    ]
+    assert [sample.tokens for sample in read.samples] == tokens, "each token behind the begin is scored once"
+
+
+def test_a_suite_of_which_too_much_failed_is_no_result(tmp_path: Path) -> None:
+    model = make_policy(tmp_path / "policy")
+    broken = Suite("tests/broken-v1", "No checks.", tasks=without_checks, rewards=find_suite("burnish/choices-v1").rewards, success="right")
+    fleet, worker, _ = fleet_over(model, [broken], "B")
+    try:
+        with pytest.raises(EvaluationFailed, match="2 of 2 samples failed"):
+            measure(fleet, broken, Asking(), model, 120)
+    finally:
+        worker.close()
+
+
+def without_checks(count: int) -> list[Task]:
+    return [Task(str(i), i, (Message("user", "A or B?"),)) for i in range(2)]
+
+
+def test_several_samples_need_a_temperature() -> None:
+    with pytest.raises(ValueError, match="would say the same"):
+        Asking(samples=2)

@@ -1,0 +1,147 @@
+"""A suite in a TOML file:
+
+    id = "my-team/support-v1"
+    about = "Questions of last year's customers."
+    rows = "support.jsonl"                     # as [tasks] has them; or texts = "manual.txt"; or environment and seeds
+    reward = "my-team/right-v1"                # any reward, or [[rewards]] as in a recipe
+    chance = 0.25
+
+Places are relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ....envs.row_files import is_url
+from ....envs.types import Task
+from ....rewards.config import RewardConfig
+from ....rollout.store.records import first_error
+from ...data.forms import Document
+from ...data.sources import Reject, found_in
+from ...data.task_files import read_task_rows
+from ...phases.common import HELD_OUT_SEEDS, SeedRange
+from .suite import SINGLE_TURN, Suite
+
+
+class SuiteFile(BaseModel):
+    """What a suite's file may say; `Suite` has what the keys mean that both have.
+
+    rows: a file, a folder or a URL of rows as `[tasks]` takes them. texts: one of documents, whose perplexity is taken. environment: who
+    plays the rows (`burnish/SingleTurn-v0` where it is left out), or, without rows, the tasks of `seeds`. reward: an id, in place of
+    `[[rewards]]`. success: left out, the one reward, or "env" without any.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: str
+    about: str = Field(min_length=1)
+    rows: str | None = None
+    texts: str | None = None
+    environment: str | None = None
+    environment_args: dict[str, Any] = {}
+    seeds: SeedRange | None = None
+    reward: str | None = None
+    rewards: tuple[RewardConfig, ...] = ()
+    success: str | None = None
+    items: int = 100
+    right: float = 1.0
+    chance: float = 0.0
+    max_turns: int = 1
+    max_tokens: int = 64
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SuiteFile:
+        if self.texts is not None:
+            without = {"rows", "environment", "environment_args", "seeds", "reward", "rewards", "success", "right", "chance", "max_turns"}
+            lost = sorted(without & self.model_fields_set)
+            if lost:
+                raise ValueError(f"{lost[0]} has no effect beside texts, which are only read; remove one of them")
+            return self
+        if self.rows is None and self.environment is None:
+            raise ValueError("needs rows (a file of tasks), texts (a file of documents) or an environment")
+        if self.seeds is not None and self.rows is not None:
+            raise ValueError("seeds have no effect beside rows, which are what is asked; remove one of them")
+        if self.reward is not None and self.rewards:
+            raise ValueError("reward is the short form of [[rewards]]; write one of them")
+        if not self.scorers and self.environment in (None, SINGLE_TURN):
+            raise ValueError('rows are judged by a reward; write reward = "namespace/name-v1" or [[rewards]]')
+        if len(self.scorers) > 1 and self.success is None:
+            raise ValueError("several rewards judge; say by success which part is an item's score")
+        served = [one.verifier for one in self.scorers if (one.verifier or "").startswith("service:")]
+        if served:
+            raise ValueError(f"rewards: {served[0]} is a service of a recipe; give the host:port of a verifier that runs")
+        return self
+
+    @property
+    def scorers(self) -> tuple[RewardConfig, ...]:
+        return (RewardConfig(use=self.reward),) if self.reward is not None else self.rewards
+
+
+def read_suite(file: Path) -> Suite:
+    """The suite of a file. Its rows are read when they are asked for. Raises ValueError naming the file and what is wrong."""
+    if not file.is_file():
+        raise ValueError(f"suite {file}: there is no such file")
+    try:
+        said = SuiteFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return _suite(said, file.parent)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {first_error(error).removeprefix('Value error, ')}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _suite(said: SuiteFile, folder: Path) -> Suite:
+    about = {"id": said.id, "about": said.about, "items": said.items}
+    if said.texts is not None:
+        return Suite(**about, texts=partial(documents, _place(said.texts, folder)))  # type: ignore[arg-type]
+    by_seed = partial(seeded, said.seeds or HELD_OUT_SEEDS)
+    tasks = by_seed if said.rows is None else partial(rows_of, _place(said.rows, folder))
+    scorers = said.scorers
+    return Suite(
+        **about,  # type: ignore[arg-type]
+        tasks=tasks,
+        environment=said.environment or SINGLE_TURN,
+        environment_args=said.environment_args,
+        rewards=scorers,
+        success=said.success or (scorers[0].name if scorers else "env"),
+        right=said.right,
+        chance=said.chance,
+        max_turns=said.max_turns,
+        max_tokens=said.max_tokens,
+    )
+
+
+def _place(place: str, folder: Path) -> str:
+    return place if is_url(place) else str(folder / place)
+
+
+def rows_of(place: str, count: int) -> Sequence[Task]:
+    """The first rows of a place as tasks. Raises ValueError naming every row that is unfit."""
+    return [Task(row.id, i, row.messages, row.data) for i, row in enumerate(read_task_rows(place)[:count])]
+
+
+def seeded(seeds: SeedRange, count: int) -> Sequence[Task]:
+    """The first seeds of a range as tasks."""
+    return [Task(str(seed), seed) for seed in range(seeds[0], min(seeds[1], seeds[0] + count))]
+
+
+def documents(place: str, count: int) -> Sequence[Document]:
+    """The first documents of a place. Raises ValueError naming the first row that is unfit."""
+    found: list[Document] = []
+    for one in found_in(place, "cpt"):
+        if isinstance(one, Reject):
+            raise ValueError(str(one))
+        if isinstance(one, Document):
+            found.append(one)
+        if len(found) == count:
+            break
+    if not found:
+        raise ValueError(f"{place}: holds no document")
+    return found
