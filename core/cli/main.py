@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from burnish.cli import data_command, evaluate_command, models_command, scaffold_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
+from burnish.cli import regrade as regrade_command
 from burnish.cli import replay as replay_command
 from burnish.cli import serve as serve_commands
 from burnish.cli.needs import needs_engine, needs_training
@@ -245,6 +246,7 @@ def rollouts(
 
 
 replay_command.register(app)
+regrade_command.register(app)
 
 
 @app.command()

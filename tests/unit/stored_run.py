@@ -25,6 +25,8 @@ from burnish.trainer.models.importing import ModelSize, new_model
 
 TEXTS = [f"part {i} bore {i % 7}.{i % 10} limit {i % 5}.0 verdict {('pass', 'rework', 'scrap')[i % 3]}" for i in range(50)]
 SIZE = ModelSize(hidden=64, layers=1, heads=1, intermediate=64, vocab_size=300, max_position=8192)
+INSPECTS = [f'measure({part}, "shaft")' for part in range(10)] + ["verdict: pass; reason: within", "verdict: scrap; reason: oversize"]
+"""What a policy may say to `burnish/QualityInspection-v0`; of the measurements, one fits the part."""
 
 
 def tiny_model(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.unit.stored_run import played, recipe, seeded, stored, tiny_model
+from tests.unit.stored_run import INSPECTS, played, recipe, seeded, stored, tiny_model
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
@@ -22,14 +22,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `runs/` holds what the page names."""
     home = tmp_path_factory.mktemp("docs")
     run = recipe(tiny_model(home / "tiny"), "burnish/QualityInspection-v0", max_turns=6)
-    answers = ['measure(1, "bore")', "verdict: pass, within", "verdict: scrap, oversize"]
-    stored(run, played(run, seeded(20), answers), home / "runs" / "inspection-20260101-120000", step=12)
+    stored(run, played(run, seeded(20), INSPECTS), home / "runs" / "inspection-20260101-120000", step=12)
+    (home / "brief.py").write_text(blocks("python")[0])
     return home
 
 
+def blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind == language]
+
+
 def commands() -> list[str]:
-    found = re.findall(r"^```\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return [line.removeprefix("burnish ") for text in found for line in text.replace("\\\n", " ").splitlines()]
+    return [line.removeprefix("burnish ") for text in blocks("") for line in text.replace("\\\n", " ").splitlines()]
 
 
 @pytest.mark.parametrize("line", commands())

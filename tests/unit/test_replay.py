@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-from tests.unit.stored_run import asked, played, recipe, seeded, stored, tiny_model
+from tests.unit.stored_run import INSPECTS, asked, played, recipe, seeded, stored, tiny_model
 from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
@@ -69,10 +69,9 @@ def burnish(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-INSPECTS = ['measure(1, "bore")', 'look_up(1, "bore")', "verdict: pass, within", "measure(", "hello"]
 WORLDS: list[tuple[str, list[str], dict[str, Any]]] = [
     ("burnish/Arithmetic-v0", ["7", "12", "I do not know", ""], {}),
-    ("burnish/QualityInspection-v0", INSPECTS, {"max_turns": 8}),
+    ("burnish/QualityInspection-v0", [*INSPECTS, "measure(", "hello"], {"max_turns": 8}),
     ("burnish/FrozenLake-v0", ["left", "down", "right", "up", "north"], {"max_turns": 12}),
     ("burnish/FrozenLake-v0", ["down", "right"], {"max_turns": 12, "environment_args": {"is_slippery": True, "max_turns": 5}}),
     ("burnish/Taxi-v0", ["south", "north", "pick up", "drop off"], {"max_turns": 8}),

@@ -1,0 +1,141 @@
+"""The `burnish regrade` command, and its page."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from burnish.cli.needs import needs_training
+from burnish.cli.options import ArgOption, JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption
+
+if TYPE_CHECKING:
+    from burnish.inspector.regrade import Graded, Regrade, Seen
+    from burnish.rewards.rubric import Rubric
+
+FAILED = 1
+"""Exit code when an episode could not be scored."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("regrade")(regrade)
+
+
+def regrade(
+    run_folder: RunArgument,
+    reward: Annotated[str | None, typer.Option("--reward", metavar="ID", help="An id of `burnish rewards list`.")] = None,
+    verifier: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A verifier that runs, instead of a reward.")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="RECIPE", help="All rewards of a recipe, weighed as it says, instead.")] = None,
+    verifier_id: Annotated[str, typer.Option(metavar="ID", help="Which verifier of a server that has several.", show_default=False)] = "",
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    against: Annotated[str | None, typer.Option(metavar="PART", help="Compare with this part of the reward, not the total.")] = None,
+    phase: PhaseOption = None,
+    step: StepOption = None,
+    split: SplitOption = None,
+    mode: ModeOption = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many disagreements to name.")] = 10,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row for every episode to this .jsonl file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score stored episodes with another reward: what it disagrees on, and what training would have seen. Exits with 1 when one fails."""
+    needs_training("regrade")
+    from burnish.inspector.regrade import compared
+    from burnish.inspector.regrade import regrade as grade
+    from burnish.inspector.stored import Which, chosen
+    from burnish.inspector.text import printable
+
+    _check_one(reward, verifier, recipe, verifier_id, arg or ())
+    episodes = list(chosen(run_folder, Which(phase, step, split, mode)))
+    with _rubric(reward, verifier, verifier_id, recipe, arg or (), plugin or ()) as rubric:
+        graded, left_out = grade(episodes, rubric, against)
+    found, run = compared(graded, left_out, limit), run_folder.resolve().name
+    if out is not None:
+        out.write_text("".join(json.dumps(one.to_row(run), allow_nan=False) + "\n" for one in graded))
+    if as_json:
+        typer.echo(json.dumps(found.to_row(run), allow_nan=False))
+    else:
+        typer.echo("\n".join(printable(line) for line in page(found, graded, against or "the total")))
+    if found.failed:
+        raise typer.Exit(FAILED)
+
+
+def _check_one(reward: str | None, verifier: str | None, recipe: Path | None, verifier_id: str, args: Sequence[str]) -> None:
+    given = [name for name, value in (("--reward", reward), ("--verifier", verifier), ("--recipe", recipe)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"give one of --reward ID, --verifier HOST:PORT and --recipe RECIPE, not {' and '.join(given) or 'none'}")
+    if args and reward is None:
+        raise ValueError(f"--arg has no effect with {given[0]}: it is an option of a reward")
+    if verifier_id and verifier is None:
+        raise ValueError(f"--verifier-id has no effect with {given[0]}")
+
+
+@contextmanager
+def _rubric(
+    reward: str | None, verifier: str | None, verifier_id: str, recipe: Path | None, args: Sequence[str], plugins: Sequence[Path]
+) -> Iterator[Rubric]:
+    """What scores: one reward or verifier alone, or the rubric of a recipe, whose services are started for it."""
+    from burnish.cli.arguments import parse_arguments
+    from burnish.envs.registry import load_plugin
+    from burnish.rewards.build import make_rubric
+    from burnish.rewards.config import RewardConfig
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    if recipe is None:
+        if verifier is not None:
+            one = RewardConfig(verifier=verifier, verifier_id=verifier_id or None, name="verifier")
+        else:
+            one = RewardConfig(use=reward, args=parse_arguments(args))
+        yield make_rubric([one], 0.0, retries=2)
+        return
+    from burnish.cluster import services_of
+    from burnish.recipe.load import load_config
+    from burnish.recipe.resolve import resolve
+    from burnish.recipe.services import service_references, with_addresses
+
+    run = resolve(load_config(recipe, (), plugins))
+    for name in run.plugins:
+        load_plugin(name)
+    used = {name for entry in run.rewards for name in service_references(entry.verifier)}
+    services = {name: service for name, service in run.services.items() if name in used}
+    with tempfile.TemporaryDirectory(prefix="burnish-regrade-") as logs, services_of(services, Path(logs)) as addresses:
+        rewards = [entry.model_copy(update={"verifier": with_addresses(entry.verifier, addresses)}) for entry in run.rewards]
+        yield make_rubric(rewards, run.environment.weight, run.rollout.retries)
+
+
+def page(found: Regrade, graded: Sequence[Graded], against: str) -> Iterator[str]:
+    """The comparison on one page, a line at a time."""
+    left = [*([f"{found.failed} could not be scored"] if found.failed else []), *(f"{n} {why}" for why, n in found.left_out.items())]
+    yield f"{found.episodes:,} episodes scored again, compared with {against}" + (f" (left out: {', '.join(left)})" if left else "")
+    if found.was is None or found.now is None:
+        yield from _failures(graded)
+        return
+    said = "one of the two is constant" if found.correlation is None else f"{found.correlation:+.3f}"
+    yield f"{'rank correlation':<20}{said} (Spearman)"
+    yield f"{'training saw':<20}{_side(found.was, found.groups)}"
+    yield f"{'would have seen':<20}{_side(found.now, found.groups)}"
+    share = f" ({found.flipped / found.both_teach:.1%})" if found.both_teach else ""
+    yield f"{'flipped':<20}an advantage has the other sign in {found.flipped:,} of {found.both_teach:,} groups that teach under both{share}"
+    if found.disagreements:
+        yield "largest disagreements"
+        width = max(len(one.episode.where) for one, _ in found.disagreements)
+        for one, apart in found.disagreements:
+            yield f"  {one.episode.where:<{width}}  was {one.was:<8.4g} now {one.now:<8.4g} {apart:.0%} apart"
+    yield from _failures(graded)
+
+
+def _side(seen: Seen, groups: int) -> str:
+    return f"mean {seen.mean:.4g}, deviation {seen.deviation:.4g}, {seen.teaching:,} of {groups:,} groups teach"
+
+
+def _failures(graded: Sequence[Graded]) -> Iterator[str]:
+    failed = [one for one in graded if one.failure is not None]
+    if failed:
+        yield f"{len(failed):,} could not be scored, the first: {failed[0].episode.where}: {failed[0].failure}"

@@ -1,0 +1,196 @@
+"""Grading again: stored episodes under another reward or rubric, and what training would have made of it.
+
+Rewards have scales of their own, so what is compared is order: the rank correlation over all episodes, each episode's place among them,
+and within a group whether an attempt stands above or below the mean, which is the sign of its advantage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..envs.failures import EpisodeFailure, Failure
+from ..rewards.rubric import Judged, Rubric
+from ..rewards.types import RewardInput
+from .stored import StoredEpisode
+
+Float64 = NDArray[np.float64]
+
+UNSEEN = ("tokens", "seconds", "judge_seconds")
+"""Metrics that are added once an episode was judged, so that no reward sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One episode: what it was worth, and what it is worth now, or the failure in the place of that.
+
+    Example: `Graded(episode, 1.0, 0.5).now`.
+    """
+
+    episode: StoredEpisode
+    was: float
+    now: float | None
+    failure: str | None = None
+
+    def to_row(self, run: str) -> dict[str, Any]:
+        """As plain JSON. page: where the pages of `burnish inspect` show it."""
+        moment = asdict(self.episode.moment)
+        page = f"/rollouts/{run}/episode?{urlencode({**moment, 'episode': self.episode.id})}"
+        row = {**moment, "episode": self.episode.id, "was": self.was, "now": self.now, "page": page}
+        return row if self.failure is None else {**row, "failure": self.failure}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What training sees of a reward: its mean and standard deviation over the episodes, and how many groups differ within and so teach."""
+
+    mean: float
+    deviation: float
+    teaching: int
+
+
+@dataclass(frozen=True, slots=True)
+class Regrade:
+    """What came of it. left_out: reason -> episodes that have nothing to compare. correlation: Spearman's, None where a reward is constant.
+
+    groups: those with two compared attempts or more. both_teach: of those, that differ within under either reward; flipped: of these, in
+    which an advantage changes its sign. disagreements: the episodes whose places among all differ most, the largest first, each with
+    that difference in [0, 1].
+    """
+
+    episodes: int
+    failed: int
+    left_out: dict[str, int]
+    correlation: float | None
+    groups: int
+    both_teach: int
+    flipped: int
+    was: Seen | None
+    now: Seen | None
+    disagreements: tuple[tuple[Graded, float], ...]
+
+    def to_row(self, run: str) -> dict[str, Any]:
+        rows = [{**graded.to_row(run), "apart": apart} for graded, apart in self.disagreements]
+        facts = {name: getattr(self, name) for name in ("episodes", "failed", "left_out", "correlation", "groups", "both_teach", "flipped")}
+        sides = {name: asdict(side) if side else None for name, side in (("was", self.was), ("now", self.now))}
+        return {"schema": 1, **facts, **sides, "disagreements": rows}
+
+
+def regrade(episodes: Iterable[StoredEpisode], rubric: Rubric, against: str | None = None) -> tuple[list[Graded], dict[str, int]]:
+    """Every episode under the rubric, and by reason how many were left out: those that failed, and those of groups too small for it.
+
+    against: the part that `was` is, instead of the total. Raises ValueError when no episode has such a part.
+    """
+    groups: dict[Any, list[StoredEpisode]] = {}
+    left_out: dict[str, int] = {}
+    parts: set[str] = set()
+    for episode in episodes:
+        if episode.reward is None:
+            left_out["failed"] = left_out.get("failed", 0) + 1
+        elif against is not None and against not in episode.parts:
+            parts |= episode.parts.keys()
+            left_out[f"no part {against}"] = left_out.get(f"no part {against}", 0) + 1
+        else:
+            groups.setdefault((episode.moment, episode.task.id), []).append(episode)
+    if against is not None and not groups:
+        raise ValueError(f"--against {against}: no episode has this part; there are {', '.join(sorted(parts)) or 'none'}")
+    for group in [group for group in groups.values() if len(group) < rubric.min_members]:
+        left_out["too few attempts to compare"] = left_out.get("too few attempts to compare", 0) + len(group)
+    kept = [group for group in groups.values() if len(group) >= rubric.min_members]
+    return asyncio.run(_all(kept, rubric, against)), left_out
+
+
+def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20) -> Regrade:
+    """What the two rewards say of the same episodes. most: how many disagreements to name."""
+    both = [one for one in graded if one.now is not None]
+    was, now = np.array([one.was for one in both], np.float64), np.array([one.now for one in both], np.float64)
+    apart = np.abs(ranks(was) - ranks(now)) / max(1, len(both) - 1)
+    first = [i for i in np.argsort(-apart, kind="stable")[:most] if apart[i] > 0]
+    groups: dict[Any, list[int]] = {}
+    for i, one in enumerate(both):
+        groups.setdefault((one.episode.moment, one.episode.task.id), []).append(i)
+    pairs = [(was[members] - was[members].mean(), now[members] - now[members].mean()) for members in groups.values() if len(members) > 1]
+    signs = [(_signs(before), _signs(after)) for before, after in pairs]
+    teach = [(before, after) for before, after in signs if before.any() and after.any()]
+    return Regrade(
+        episodes=len(both),
+        failed=len(graded) - len(both),
+        left_out=left_out,
+        correlation=spearman(was, now),
+        groups=len(pairs),
+        both_teach=len(teach),
+        flipped=sum(bool((before * after < 0).any()) for before, after in teach),
+        was=_seen(was, [before for before, _ in signs]),
+        now=_seen(now, [after for _, after in signs]),
+        disagreements=tuple((both[i], float(apart[i])) for i in first),
+    )
+
+
+def ranks(values: Float64) -> Float64:
+    """The place of each value, from 1; equal values share the mean of theirs. Example: `[3, 1, 3]` is `[2.5, 1, 2.5]`."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], np.float64)
+
+
+def spearman(one: Float64, other: Float64) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None where one side is constant."""
+    a, b = ranks(one) - (len(one) + 1) / 2, ranks(other) - (len(other) + 1) / 2
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else None
+
+
+def reward_input(episode: StoredEpisode) -> RewardInput:
+    """What a reward saw of the episode when it was played."""
+    metrics = {name: value for name, value in episode.metrics.items() if name not in UNSEEN}
+    data = {**episode.task.data, **episode.env_data}
+    return RewardInput(
+        episode.id, episode.task, episode.messages, episode.env_reward, episode.env_parts, metrics, data, episode.truncation
+    )  # fmt: skip
+
+
+async def _all(groups: Sequence[Sequence[StoredEpisode]], rubric: Rubric, against: str | None) -> list[Graded]:
+    async with asyncio.TaskGroup() as running:
+        tasks = [running.create_task(_group(group, rubric, against)) for group in groups]
+    return [graded for task in tasks for graded in task.result()]
+
+
+async def _group(group: Sequence[StoredEpisode], rubric: Rubric, against: str | None) -> list[Graded]:
+    judged = await asyncio.gather(*(_judged(episode, rubric) for episode in group))
+    members = [one for one in judged if isinstance(one, Judged)]
+    enough = len(members) >= rubric.min_members  # a comparison of fewer adds no part, and its total would mean something else
+    scored = iter(await rubric.score_group(members) if enough else [])
+    out = []
+    for episode, one in zip(group, judged, strict=True):
+        was = episode.parts[against] if against is not None else episode.reward
+        assert was is not None
+        result = one if isinstance(one, Failure) else next(scored, None)
+        if isinstance(result, tuple):
+            out.append(Graded(episode, was, result[0].total))
+        else:
+            out.append(Graded(episode, was, None, "too few attempts were judged to compare" if result is None else str(result)))
+    return out
+
+
+async def _judged(episode: StoredEpisode, rubric: Rubric) -> Judged | Failure:
+    try:
+        return await rubric.judge(reward_input(episode))
+    except EpisodeFailure as error:
+        return error.failure
+
+
+def _signs(deviations: Float64) -> Float64:
+    """Above or below the mean: what is within rounding of it is at it."""
+    near = 1e-9 * max(1.0, float(np.abs(deviations).max(initial=0.0)))
+    return np.where(np.abs(deviations) <= near, 0.0, np.sign(deviations))
+
+
+def _seen(values: Float64, signs: Sequence[Float64]) -> Seen | None:
+    if not len(values):
+        return None
+    return Seen(float(values.mean()), float(values.std()), sum(bool(one.any()) for one in signs))

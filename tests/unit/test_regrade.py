@@ -1,0 +1,193 @@
+"""`burnish regrade`: stored episodes under another reward, and what training would have made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.stored_run import INSPECTS, played, recipe, seeded, stored, tiny_model
+from typer.testing import CliRunner, Result
+
+from burnish.cli.main import app
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task
+from burnish.inspector.regrade import ranks, reward_input, spearman
+from burnish.inspector.stored import Which, chosen
+from burnish.rewards.types import RewardInput, Score
+from burnish.testing import mock_verifier
+
+pytestmark = pytest.mark.unit
+
+PLUGIN = """
+from burnish import reward
+
+@reward("regrade-test/said-v1")
+def said(episode, *, times: float = 1.0):
+    if episode.answer == "broken":
+        raise ValueError("cannot be read")
+    return times * float(episode.answer)
+
+@reward("regrade-test/place-v1", level="group", min_members=2)
+def place(episodes):
+    return [float(sorted(e.answer for e in episodes).index(e.answer)) for e in episodes]
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all: a plug-in is loaded once."""
+    folder = tmp_path_factory.mktemp("regrade")
+    (folder / "said.py").write_text(PLUGIN)
+    tiny_model(folder / "tiny")
+    return folder
+
+
+def group(number: int, *attempts: tuple[str, float | None]) -> EpisodeGroup:
+    """Attempts that said something and were worth something, None for one that failed."""
+    task = Task(f"train-{number}", number)
+    failed = Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged")
+    episodes = [
+        Episode(task, i, (), (Message("user", "?"), Message("assistant", said)), failed if was is None else Reward(was, {"env": was}))
+        for i, (said, was) in enumerate(attempts)
+    ]
+    return EpisodeGroup(task, tuple(episodes))
+
+
+@pytest.fixture
+def graded(made: Path, tmp_path: Path) -> Path:
+    """Four groups: the new reward agrees in the first, is the other way round in the second, and teaches nothing in the third."""
+    groups = [
+        group(0, ("1", 1.0), ("0", 0.0)),
+        group(1, ("0", 1.0), ("1", 0.0)),
+        group(2, ("1", 1.0), ("1", 0.0)),
+        group(3, ("5", 1.0), ("0", None)),
+    ]
+    return stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
+
+
+def burnish(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def regrade(run: Path, made: Path, *more: str | Path) -> Result:
+    return burnish("regrade", run, "--reward", "regrade-test/said-v1", "--plugin", made / "said.py", *more)
+
+
+def test_what_two_rewards_say_of_the_same_episodes(graded: Path, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    done = regrade(graded, made, "--json", "--out", out)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert (found["episodes"], found["failed"], found["left_out"]) == (7, 0, {"failed": 1})
+    assert (found["groups"], found["both_teach"], found["flipped"]) == (3, 2, 1)
+    assert found["was"] == {"mean": 4 / 7, "deviation": pytest.approx(np.std([1, 0, 1, 0, 1, 0, 1])), "teaching": 3}
+    assert found["now"] == {"mean": 9 / 7, "deviation": pytest.approx(np.std([1, 0, 0, 1, 1, 1, 5])), "teaching": 2}
+    # was: 1 0 1 0 1 0 1 -> 5.5 2 5.5 2 5.5 2 5.5; now: 1 0 0 1 1 1 5 -> 4.5 1.5 1.5 4.5 4.5 4.5 7
+    was, now = np.array([5.5, 2, 5.5, 2, 5.5, 2, 5.5]), np.array([4.5, 1.5, 1.5, 4.5, 4.5, 4.5, 7])
+    assert found["correlation"] == pytest.approx(np.corrcoef(was, now)[0, 1])
+    first = found["disagreements"][0]
+    assert (first["episode"], first["was"], first["now"], first["apart"]) == ("train-1/0", 1.0, 0.0, pytest.approx(4 / 6))
+    assert first["page"] == "/rollouts/run/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1%2F0"
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["now"] for row in rows] == [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 5.0]
+
+
+def test_what_the_terminal_says(graded: Path, made: Path) -> None:
+    lines = regrade(graded, made, "--limit", "1").output.splitlines()
+    assert lines == [
+        "7 episodes scored again, compared with the total (left out: 1 failed)",
+        "rank correlation    +0.242 (Spearman)",
+        "training saw        mean 0.5714, deviation 0.4949, 3 of 3 groups teach",
+        "would have seen     mean 1.286, deviation 1.578, 2 of 3 groups teach",
+        "flipped             an advantage has the other sign in 1 of 2 groups that teach under both (50.0%)",
+        "largest disagreements",
+        "  rft step 1, train-1/0  was 1        now 0        67% apart",
+    ]
+
+
+def test_a_scale_changes_no_order(graded: Path, made: Path) -> None:
+    one, other = (json.loads(regrade(graded, made, "--json", "--arg", f"times={times}").output) for times in (1.0, 0.01))
+    assert one["correlation"] == other["correlation"] and one["flipped"] == other["flipped"]
+    turned = json.loads(regrade(graded, made, "--json", "--arg", "times=-1.0").output)
+    assert turned["correlation"] == pytest.approx(-one["correlation"])
+
+
+def test_an_episode_that_cannot_be_scored_is_named_and_no_number(made: Path, tmp_path: Path) -> None:
+    groups = [group(0, ("1", 1.0), ("broken", 0.0), ("0", 0.0))]
+    run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
+    done = regrade(run, made)
+    assert done.exit_code == 1
+    assert done.output.splitlines()[0] == "2 episodes scored again, compared with the total (left out: 1 could not be scored)"
+    assert "1 could not be scored, the first: rft step 1, train-0/1: reward_error in regrade-test/said-v1" in done.output
+
+
+def test_a_reward_that_compares_attempts_gets_whole_groups(graded: Path, made: Path) -> None:
+    done = burnish("regrade", graded, "--reward", "regrade-test/place-v1", "--plugin", made / "said.py", "--json")
+    found = json.loads(done.output)
+    assert (found["episodes"], found["left_out"]) == (6, {"failed": 1, "too few attempts to compare": 1})
+    assert found["flipped"] == 1
+
+
+def test_the_reward_of_the_run_itself_gives_what_it_gave(made: Path, tmp_path: Path) -> None:
+    cost = {"reward_function": ["burnish/inspection-cost-v1"], "max_turns": 6}
+    run = recipe(made / "tiny", "burnish/QualityInspection-v0", **cost)
+    folder = stored(run, played(run, seeded(20), INSPECTS), tmp_path / "run")
+    again = ["regrade", folder, "--reward", "burnish/inspection-cost-v1", "--against", "inspection-cost", "--json"]
+    found = json.loads(burnish(*again).output)
+    assert (found["episodes"], found["correlation"], found["flipped"], found["disagreements"]) == (40, pytest.approx(1.0), 0, [])
+    assert found["was"] == found["now"] and found["was"]["deviation"] > 0
+    (tmp_path / "r.toml").write_text(
+        f'name = "r"\nmodel = "{made / "tiny"}"\nenvironment = "burnish/QualityInspection-v0"\n'
+        'reward_function = "burnish/inspection-cost-v1"\nmulti_turn_rollouts = true\n'
+    )
+    whole = json.loads(burnish("regrade", folder, "--recipe", tmp_path / "r.toml", "--json").output)
+    assert whole["was"] == whole["now"]
+
+
+def test_a_reward_sees_what_it_saw_when_the_episode_was_played(made: Path, tmp_path: Path) -> None:
+    run = recipe(made / "tiny", "burnish/QualityInspection-v0", max_turns=6)
+    folder = stored(run, played(run, seeded(3), INSPECTS), tmp_path / "run")
+    for episode in chosen(folder, Which()):
+        seen = reward_input(episode)
+        assert seen.data["level"] == 0 and seen.task.seed == int(episode.task.id.partition("-")[2]) + 1000
+        assert seen.metrics.keys() == {"cost", "tool_calls", "tool_rejected", "malformed_calls", "turns"}
+        assert seen.metrics["turns"] == episode.turns
+
+
+@pytest.fixture
+def verifier() -> Iterator[str]:
+    def judge(request: RewardInput) -> Score:
+        return Score(-float(request.answer or 0))
+
+    with mock_verifier(judge, "verdicts.example:50052") as mock:
+        yield mock.address
+
+
+def test_a_verifier_that_runs_scores_too(graded: Path, verifier: str) -> None:
+    done = burnish("regrade", graded, "--verifier", verifier, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["now"]["mean"] == -9 / 7
+
+
+def test_what_is_asked_must_make_sense(graded: Path, made: Path) -> None:
+    for arguments, said in (
+        ([], "give one of --reward ID, --verifier HOST:PORT and --recipe RECIPE, not none"),
+        (["--reward", "a/b-v1", "--verifier", "127.0.0.1:1"], "not --reward and --verifier"),
+        (["--verifier", "127.0.0.1:1", "--arg", "a=1"], "--arg has no effect with --verifier"),
+        (["--reward", "a/b-v1", "--verifier-id", "a/c-v1"], "--verifier-id has no effect with --reward"),
+        (["--reward", "a/b-v1"], "nothing is registered under 'a'"),
+        (["--reward", "burnish/inspection-cost-v1", "--against", "vedict"], "--against vedict: no episode has this part; there are env"),
+    ):
+        done = burnish("regrade", graded, *arguments)
+        assert done.exit_code == 2 and said in done.stderr, done.stderr
+
+
+def test_ranks_share_ties_and_a_constant_has_no_correlation() -> None:
+    assert ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+    assert spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 90.0])) == pytest.approx(1.0)
+    assert spearman(np.array([1.0, 2.0, 3.0]), np.array([3.0, 1.0, 2.0])) == pytest.approx(-0.5)
+    assert spearman(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
+    assert spearman(np.zeros(0), np.zeros(0)) is None
