@@ -135,8 +135,8 @@ def test_the_reward_of_the_run_itself_gives_what_it_gave(made: Path, tmp_path: P
     cost = {"reward_function": ["burnish/inspection-cost-v1"], "max_turns": 6}
     run = recipe(made / "tiny", "burnish/QualityInspection-v0", **cost)
     folder = stored(run, played(run, seeded(20), INSPECTS), tmp_path / "run")
-    again = ["regrade", folder, "--reward", "burnish/inspection-cost-v1", "--against", "inspection-cost", "--json"]
-    found = json.loads(burnish(*again).output)
+    cost_again = ["--reward", "burnish/inspection-cost-v1", "--against", "inspection-cost", "--json"]
+    found = json.loads(burnish("regrade", folder, *cost_again).output)
     assert (found["episodes"], found["correlation"], found["flipped"], found["disagreements"]) == (40, pytest.approx(1.0), 0, [])
     assert found["was"] == found["now"] and found["was"]["deviation"] > 0
     (tmp_path / "r.toml").write_text(
