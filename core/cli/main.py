@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from burnish.cli import data_command, evaluate_command, models_command, scaffold_command
+from burnish.cli import data_command, evaluate_command, guard_command, models_command, scaffold_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
 from burnish.cli import regrade as regrade_command
@@ -75,18 +75,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app, env_app, rewards_app, data_app = (
+models_app, env_app, rewards_app, data_app, guard_app = (
     _group("Make, import, compare, merge and export models."),
     _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
     _group("Check, count, blend and trace data."),
+    _group("Decide on texts and tool calls by a guardrail policy."),
 )
 models_command.register(models_app)
 data_command.register(data_app)
+guard_command.register(guard_app)
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(data_app, name="data")
+app.add_typer(guard_app, name="guard")
 
 
 def _show_version(wanted: bool) -> None:

@@ -77,6 +77,7 @@ WITHIN = {
     "serve-verifier --help": "TARGET",
     "serve-tools --help": "TARGET",
     "serve-env --help": "TARGET",
+    "guard check --help": "POLICY",
 }
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 
@@ -195,7 +196,7 @@ def test_the_package_runs_as_the_command(python: Python) -> None:
 
 
 def test_every_module_for_authors_imports(python: Python) -> None:
-    rooms = {"v1": "proto/gen/burnish/v1", "rpc": "rpc", "envs": "envs", "rewards": "rewards"}
+    rooms = {"v1": "proto/gen/burnish/v1", "rpc": "rpc", "envs": "envs", "guardrails": "guardrails", "rewards": "rewards"}
     files = [(room, file.relative_to(ROOT / folder)) for room, folder in rooms.items() for file in (ROOT / folder).rglob("*.py")]
     modules = [".".join(["burnish", room, *file.with_suffix("").parts]).removesuffix(".__init__") for room, file in files]
     assert "burnish.rewards.graders.judge" in modules

@@ -42,6 +42,7 @@ RUN_BY = {
     "bring-an-environment.md": ["test_docs_pages.py"],
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
     "formats.md": ["test_formats_example.py"],
+    "guardrails.md": ["test_docs_guardrails.py"],
     "guards.md": ["test_trainer_guards.py"],
     "gpus.md": ["test_core_platforms.py"],
     "learners.md": ["test_core_platforms.py"],

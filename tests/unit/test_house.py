@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("ray", "torch", "transformers", "vllm")
-BASE_ROOMS = ("v1", "rpc", "envs", "rewards")
+BASE_ROOMS = ("v1", "rpc", "envs", "guardrails", "rewards")
 """What the base distribution is for, beside the commands of tests/unit/test_core_base.py."""
 
 
@@ -72,7 +72,7 @@ def test_config_modules_import_nothing_heavy() -> None:
 
 def test_environments_and_rewards_import_nothing_heavy() -> None:
     folders = package_folders()
-    modules = [name for name in modules_named("*.py") if name.startswith(("burnish.envs", "burnish.rewards"))]
+    modules = [name for name in modules_named("*.py") if name.startswith(("burnish.envs", "burnish.guardrails", "burnish.rewards"))]
     assert "burnish.envs.types" in modules and folders["burnish.envs"].is_dir()
     assert heavy_after("\n".join(f"import {name}" for name in modules)) == []
 
@@ -159,13 +159,14 @@ def test_the_base_is_light() -> None:
 def test_cpu_and_gpu_bring_everything_but_aws() -> None:
     extras = project()["project"]["optional-dependencies"]
     brought = {
-        name: {line.partition("[")[2].rstrip("]") for line in lines if line.startswith("burnish[")} for name, lines in extras.items()
+        name: {extra for line in lines if line.startswith("burnish[") for extra in line.partition("[")[2].rstrip("]").split(",")}
+        for name, lines in extras.items()
     }
     for platform in ("cpu", "gpu"):
         reached = [platform]
         for name in reached:
             reached += brought[name] - set(reached)
-        assert set(reached) == {platform, "serve", "train", "graders"}
+        assert set(reached) == {platform, "serve", "train", "guard", "graders"}
 
 
 def test_constraints_pin_exactly_what_is_needed() -> None:

@@ -1,0 +1,99 @@
+"""What `burnish guard …` does around `burnish.guardrails`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from burnish.cli.models import table_lines
+from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import Place, Policy, load_policy
+from burnish.guardrails.tool_calls import check_call
+from burnish.guardrails.types import Decision
+from burnish.inspector.text import printable
+
+MAX_FILE = 4_000_000
+"""Bytes of a file whose text is checked."""
+
+
+def policy_lines(policy: Policy) -> list[str]:
+    """What a policy guards, a line for each category, after its id."""
+    rules = [(rule.category, rule.name) for rule in policy.rules]
+    rules += [(policy.pii.category, kind) for kind in policy.pii.kinds] if policy.pii is not None else []
+    rules += [(policy.languages.category, "script")] if policy.languages is not None else []
+    rules += [(policy.grounding.category, "grounding")] if policy.grounding is not None else []
+    rows = [
+        (
+            name,
+            category.kind,
+            "always on" if category.always_on else "on" if category.enabled else "off",
+            category.action,
+            ", ".join(category.where),
+            ", ".join(rule for of, rule in rules if of == name),
+        )
+        for name, category in policy.categories.items()
+    ]
+    return [policy.id, *table_lines(("category", "kind", "", "action", "of", "found by"), rows)]
+
+
+def broken_promises(guard: Guard) -> Iterator[str]:
+    """Examples of the policy's own that it decides otherwise on: those of a topic that are not found, allowed ones that do not pass."""
+    policy = guard.policy
+    for topic in policy.topics:
+        if not policy.categories[topic.category].enabled:
+            continue
+        where = policy.categories[topic.category].where[0]
+        for text in topic.examples:
+            if topic.name not in [finding.rule for finding in guard.check(text, where).findings]:
+                yield f"topics.{topic.name}: its own example is not found: {text!r}"
+        for text in topic.allowed:
+            if topic.name in [finding.rule for finding in guard.check(text, where).findings]:
+                yield f"topics.{topic.name}: what it allows is found: {text!r}"
+    for one in policy.allowed:
+        for text in one.examples:
+            decision = guard.check(text, "input")
+            if decision.action != "allow":
+                rules = ", ".join(finding.rule for finding in decision.findings)
+                yield f"allowed.{one.name}: {decision.action} by {rules}: {text!r}"
+
+
+def read_text(file: Path) -> str:
+    """The text of a file. Raises ValueError when it is too large or no text."""
+    if file.stat().st_size > MAX_FILE:
+        raise ValueError(f"{file}: {file.stat().st_size} bytes; at most {MAX_FILE} are checked")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8 text") from None
+
+
+def decision_lines(decision: Decision) -> list[str]:
+    """A decision for a person: what is done, why, and what is said."""
+    lines = [f"{decision.action} by {decision.policy}"]
+    for finding in decision.findings:
+        how = "" if finding.reading in ("plain", "original") else f", read as {finding.reading}"
+        score = "" if finding.score == 1.0 else f", {finding.score:.2f}"
+        lines.append(f"  {finding.category}: {finding.rule} at {finding.start}–{finding.end}{how}{score}: {finding.evidence!r}")
+    if decision.action != "allow":
+        lines.append(f"  reply: {decision.reply}")
+    return [printable(line) for line in lines]
+
+
+def check_text(file: str, text: str, where: Place) -> Decision:
+    """Decide on one text by the policy in a file."""
+    return Guard(load_policy(file)).check(text, where)
+
+
+def call_row(file: str, call: str) -> dict[str, Any]:
+    """Decide on a tool call written as JSON, `{"name": …, "arguments": {…}}`. Raises ValueError when it is none."""
+    try:
+        given = json.loads(call)
+        name, arguments = given["name"], given.get("arguments", {})
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise TypeError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError('--call needs JSON of the form {"name": "search", "arguments": {"query": "…"}}') from None
+    decided = check_call(load_policy(file), name, arguments)
+    return {"policy": decided.policy, "tool": decided.tool, "action": decided.action, "rule": decided.rule, "reason": decided.reason}

@@ -1,0 +1,59 @@
+"""The `burnish guard …` commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A guardrail policy (*.toml).", show_default=False)]
+WhereOption = Annotated[Literal["input", "output"], typer.Option(help="Whether the text is asked or answered.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to their group."""
+    app.command("check")(check)
+
+
+def check(
+    policy: PolicyArgument,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A file with a text.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option(help="The text itself.", show_default=False)] = None,
+    call: Annotated[str | None, typer.Option(metavar="JSON", help="A tool call, with name and arguments.", show_default=False)] = None,
+    where: WhereOption = "input",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Decide on a text or tool call by a policy; with neither, hold the policy to its own examples. Exits with 1 unless all is well."""
+    from burnish.cli import guard as work
+
+    if sum(given is not None for given in (file, text, call)) > 1:
+        raise ValueError("give one of FILE, --text and --call")
+    if call is not None:
+        row = work.call_row(policy, call)
+        typer.echo(
+            json.dumps(row, ensure_ascii=False) if as_json else f"{row['action']} by {row['policy']}: {row['reason'] or row['tool']}"
+        )
+        allowed = row["action"] == "allow"
+    elif file is not None or text is not None:
+        decision = work.check_text(policy, work.read_text(file) if file is not None else text or "", where)
+        typer.echo(json.dumps(decision.to_row(), ensure_ascii=False) if as_json else "\n".join(work.decision_lines(decision)))
+        allowed = decision.action == "allow"
+    else:
+        allowed = _check_policy(policy)
+    if not allowed:
+        raise typer.Exit(1)
+
+
+def _check_policy(file: str) -> bool:
+    from burnish.cli import guard as work
+    from burnish.guardrails.guard import Guard
+    from burnish.guardrails.policy import load_policy
+    from burnish.inspector.text import printable
+
+    policy = load_policy(file)
+    broken = list(work.broken_promises(Guard(policy)))
+    said = [*work.policy_lines(policy), *broken] if broken else [*work.policy_lines(policy), "it decides on its own examples as they say"]
+    typer.echo("\n".join(printable(line) for line in said))
+    return not broken

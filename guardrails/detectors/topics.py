@@ -1,0 +1,121 @@
+"""`burnish/topics-v1`: denied topics, by how similar a text is to what the policy says about them.
+
+A sentence is the mean of static word vectors (the 256-dimensional ones of WordLlama, which its wheel carries): no model is run and nothing
+is downloaded. A topic is found where a passage is as similar to one of its examples as the threshold asks, and more so than to anything
+that is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...rpc.extras import require
+from ..policy import DetectorUse, Policy
+from ..registry import Find, detector
+from ..types import Match
+
+WEIGHTS, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
+STRETCH, OVERLAP = 20_000, 1000
+"""Characters of a long text that are looked at together, and those that two stretches share."""
+MAX_PASSAGE = 1000
+"""Characters of a passage; a longer sentence is looked at in pieces."""
+FEWEST = 16
+"""Characters of a sentence that stands for itself; a shorter one belongs to the next."""
+SENTENCES = 3
+"""A passage is a sentence, or so many of them one after the other."""
+
+_SENTENCE = re.compile(r"[^.!?\n。！？]+[.!?\n。！？]*")
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Embedder:
+    """Texts as unit vectors `[256]`; a text without a known token is a zero vector, similar to nothing."""
+
+    def __init__(self) -> None:
+        require("a policy with topics", ["safetensors", "tokenizers", "wordllama"], "guard")
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        spec = find_spec("wordllama")
+        assert spec is not None and spec.origin is not None, "required above"
+        home = Path(spec.origin).parent
+        self._vectors = load_file(home / WEIGHTS)["embedding.weight"].astype(np.float32)
+        self._tokenizer: Any = Tokenizer.from_file(str(home / TOKENIZER))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of the texts `[N, 256]`, without regard to case."""
+        return np.stack([self.parts(text, [(0, len(text))])[0] for text in texts])
+
+    def parts(self, text: str, where: Sequence[tuple[int, int]]) -> Vectors:
+        """Unit vectors `[N, 256]` of parts of a text, which is read once: the mean of a part is a difference of sums."""
+        lower = text.lower()
+        read = self._tokenizer.encode(lower if len(lower) == len(text) else text, add_special_tokens=False)
+        sums = np.zeros((len(read.ids) + 1, self._vectors.shape[1]), np.float32)
+        np.cumsum(self._vectors[read.ids], axis=0, out=sums[1:])
+        begins = np.asarray([start for start, _ in read.offsets], np.int64)
+        first = np.searchsorted(begins, [start for start, _ in where])
+        last = np.searchsorted(begins, [end for _, end in where])
+        total: Vectors = sums[last] - sums[first]
+        made: Vectors = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
+        return made
+
+
+@lru_cache(maxsize=1)
+def embedder() -> Embedder:
+    """The one of this process: its 16 MB are read once."""
+    return Embedder()
+
+
+@detector("burnish/topics-v1")
+def topics(policy: Policy, use: DetectorUse) -> Find:
+    """Finds `[[topics]]`; the evidence is the passage that is most similar to one of its examples."""
+    embed = embedder()
+    allowed_everywhere = [text for one in policy.allowed for text in one.examples]
+    rules = [
+        (topic, embed(topic.examples), embed([*topic.allowed, *allowed_everywhere]) if topic.allowed or allowed_everywhere else None)
+        for topic in policy.topics
+    ]
+
+    def find(text: str) -> Iterator[Match]:
+        best: dict[str, Match] = {}
+        for at in range(0, max(1, len(text) - OVERLAP), STRETCH - OVERLAP):
+            stretch = text[at : at + STRETCH]
+            where = passages(stretch)
+            vectors = embed.parts(stretch, where)
+            for topic, denied, allowed in rules if where else ():
+                scores = (vectors @ denied.T).max(axis=1)
+                if allowed is not None:
+                    scores = np.where(scores > (vectors @ allowed.T).max(axis=1), scores, 0.0)
+                top = int(scores.argmax())
+                if scores[top] >= max(topic.threshold, best[topic.name].score if topic.name in best else 0.0):
+                    start, end = where[top]
+                    best[topic.name] = Match(topic.name, topic.category, at + start, at + end, score=float(scores[top]))
+        yield from best.values()
+
+    return find
+
+
+def passages(text: str) -> list[tuple[int, int]]:
+    """Where the passages of a text begin and end: each sentence, each three that follow each other, and the whole when it is short."""
+    sentences: list[tuple[int, int]] = []
+    for found in _SENTENCE.finditer(text):
+        for start in range(found.start(), found.end(), MAX_PASSAGE):
+            end = min(start + MAX_PASSAGE, found.end())
+            if sentences and sentences[-1][1] - sentences[-1][0] < FEWEST:
+                sentences[-1] = (sentences[-1][0], end)
+            else:
+                sentences.append((start, end))
+    several = [(group[0][0], group[-1][1]) for i in range(len(sentences) - 1) if len(group := sentences[i : i + SENTENCES]) > 1]
+    whole = [(0, len(text))] if 0 < len(text) <= MAX_PASSAGE else []
+    return list(dict.fromkeys([*sentences, *several, *whole]))

@@ -1,0 +1,142 @@
+"""A policy at work: the one place where a text is decided on, whatever the decision is for.
+
+guard = Guard(load_policy("policy.toml"))
+decision = guard.check("My card is 4111 1111 1111 1111", "input")
+decision.action, decision.text          # "redact", "My card is [CREDIT_CARD]"
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..envs.registry import did_you_mean
+from .factuality import Claim, grounding
+from .patterns import compiled, spans, words_expression
+from .policy import ACTIONS, Action, DetectorUse, Place, Policy
+from .readings import Reading, readings
+from .registry import DetectorPlugin, Find, find_detector
+from .types import MAX_EVIDENCE, Decision, Finding, Match, strictest
+
+GROUNDING = "burnish/grounding-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    plugin: DetectorPlugin
+    find: Find
+    name: str
+
+
+class Guard:
+    """Decides on texts by a policy. It holds compiled expressions and vectors, so make it once; threads may share it.
+
+    skip: categories that are left out here. Raises ValueError when one is unknown or always on, and when a detector cannot be made.
+    """
+
+    def __init__(self, policy: Policy, skip: Sequence[str] = ()) -> None:
+        for name in skip:
+            if name not in policy.categories:
+                raise ValueError(f"policy {policy.name} has no category {name!r}{did_you_mean(name, list(policy.categories))}")
+            if policy.categories[name].always_on:
+                raise ValueError(f"category {name!r} of policy {policy.name} is always on; it cannot be skipped")
+        self.policy = policy
+        self._on = {name for name, category in policy.categories.items() if category.enabled and name not in skip}
+        self._detectors = [_Made((plugin := find_detector(use.use)), plugin.make(policy, use), use.name) for use in _uses(policy)]
+        self._allowed = [(expression, 1) for one in policy.allowed if one.texts for expression in words_expression(one.texts)]
+        self._allowed += [(compiled(pattern), 0) for one in policy.allowed for pattern in one.patterns]
+
+    def check(self, text: str, where: Place, context: str | None = None) -> Decision:
+        """What becomes of a text that is asked ("input") or answered ("output"). context: what an answer must follow from.
+
+        Raises ValueError when the text is too long to be looked at, and what a detector raises: such a text must not go on.
+        """
+        latency: dict[str, float] = {}
+        found = self._found(text, latency)
+        if context is not None and where == "output" and self.policy.grounding is not None:
+            found += self._ungrounded(text, context, latency)
+        looked_at = {name for name in self._on if where in self.policy.categories[name].where}
+        kept = [finding for finding in found if finding.category in looked_at]
+        excused = [self._excused(text, finding) for finding in kept]
+        findings = tuple(finding for finding, excuse in zip(kept, excused, strict=True) if not excuse)
+        action = strictest([finding.action for finding in findings])
+        blocked = ACTIONS.index(action) >= ACTIONS.index("redirect")
+        message = next((self.policy.message(f.category, action) for f in findings if f.action == action), "")
+        return Decision(self.policy.id, where, action, findings, "" if blocked else redacted(text, findings), message, latency)
+
+    def _found(self, text: str, latency: dict[str, float]) -> list[Finding]:
+        started = time.perf_counter()
+        ways = readings(text)
+        latency["readings"] = time.perf_counter() - started
+        found: dict[tuple[str, int, int], Finding] = {}
+        for made in self._detectors:
+            started = time.perf_counter()
+            for way in [Reading("original", "original", text)] if "original" in made.plugin.reads else ways:
+                if way.kind in made.plugin.reads:
+                    for match in made.find(way.text):
+                        finding = self._finding(text, match, way, made)
+                        found.setdefault((finding.rule, finding.start, finding.end), finding)
+            latency[made.name] = time.perf_counter() - started
+        return sorted(found.values(), key=lambda one: (one.start, one.end, one.rule))
+
+    def _finding(self, text: str, match: Match, way: Reading, made: _Made) -> Finding:
+        if match.category not in self.policy.categories:
+            raise ValueError(f"detector {made.plugin.id} found {match.category!r}, which is no category of policy {self.policy.name}")
+        if not 0 <= match.start < match.end <= len(way.text):
+            where = f"{match.start} to {match.end} of {len(way.text)} characters"
+            raise ValueError(f"detector {made.plugin.id} found {match.rule!r} at {where}")
+        start, end = way.origin(match.start, match.end)
+        action: Action = match.action or self.policy.categories[match.category].action
+        return Finding(
+            match.rule, match.category, action, start, end, text[start:end][:MAX_EVIDENCE], made.plugin.id, way.name, match.score
+        )
+
+    def _ungrounded(self, text: str, context: str, latency: dict[str, float]) -> list[Finding]:
+        table, started = self.policy.grounding, time.perf_counter()
+        assert table is not None
+        found = grounding(text, context)
+        latency["grounding"] = time.perf_counter() - started
+        if found.score >= table.threshold:
+            return []
+        action = self.policy.categories[table.category].action
+        unsupported = [claim for claim in found.claims if not claim.supported]
+        return [self._claim(text, claim, action) for claim in unsupported]
+
+    def _claim(self, text: str, claim: Claim, action: Action) -> Finding:
+        assert self.policy.grounding is not None
+        evidence = text[claim.start : claim.end][:MAX_EVIDENCE]
+        return Finding("grounding", self.policy.grounding.category, action, claim.start, claim.end, evidence, GROUNDING, score=claim.score)
+
+    def _excused(self, text: str, finding: Finding) -> bool:
+        """Whether the finding lies inside of what the policy says must be allowed. Nothing excuses a category that is always on."""
+        if self.policy.categories[finding.category].always_on:
+            return False
+        around = (span for expression, group in self._allowed for span in spans(expression, text, group))
+        return any(start <= finding.start and finding.end <= end for start, end in around)
+
+
+def _uses(policy: Policy) -> Iterator[DetectorUse]:
+    """The detectors that the policy's tables ask for, and those that it names."""
+    any_category = next(iter(policy.categories))
+    if policy.words or policy.patterns:
+        yield DetectorUse(use="burnish/words-v1", name="words", category=any_category)  # its rules have their own categories
+    if policy.pii is not None:
+        yield DetectorUse(use="burnish/pii-v1", name="pii", category=policy.pii.category)
+    if policy.topics:
+        yield DetectorUse(use="burnish/topics-v1", name="topics", category=any_category)
+    if policy.languages is not None:
+        yield DetectorUse(use="burnish/script-v1", name="script", category=policy.languages.category)
+    yield from policy.detectors
+
+
+def redacted(text: str, findings: Sequence[Finding]) -> str:
+    """The text with `[RULE]` in the place of every finding that is to be redacted; those that overlap are one."""
+    made, done = [], 0
+    for finding in sorted((one for one in findings if one.action == "redact"), key=lambda one: (one.start, -one.end)):
+        if finding.end <= done:
+            continue
+        if finding.start >= done:
+            made += [text[done : finding.start], f"[{finding.rule.upper()}]"]
+        done = finding.end
+    return "".join([*made, text[done:]])

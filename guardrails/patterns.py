@@ -1,0 +1,80 @@
+"""Regular expressions that cannot hang: RE2 takes time in proportion to the text, whatever the expression (Cox, 2010)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from ..rpc.extras import require
+from .policy import Policy
+from .scripts import is_unspaced
+
+MAX_MATCHES = 256
+"""Matches of one expression in one text that are looked at."""
+MAX_MEMORY = 8 * 2**20
+
+
+@lru_cache(maxsize=4096)
+def compiled(pattern: str, ignore_case: bool = True) -> Any:
+    """The expression of RE2. Raises ValueError saying what of it RE2 does not take."""
+    require("a guardrail policy", ["re2"], "guard")
+    import re2
+
+    options = re2.Options()
+    options.case_sensitive, options.max_mem, options.log_errors = not ignore_case, MAX_MEMORY, False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        said = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise ValueError(f"{pattern!r:.80} is no expression of RE2: {said}") from None
+
+
+def spans(expression: Any, text: str, group: int = 0) -> Iterator[tuple[int, int]]:
+    """Where an expression matches, in order and without overlap, `MAX_MATCHES` times at most; empty matches are none."""
+    at = 0
+    for _ in range(MAX_MATCHES):
+        match = expression.search(text, at)
+        if match is None:
+            return
+        start, end = match.span(group)
+        if end > start:
+            yield start, end
+        at = max(end, at + 1)
+        if at > len(text):
+            return
+
+
+def words_expression(words: tuple[str, ...]) -> tuple[Any, ...]:
+    """Expressions whose group 1 is one of the words, whole; in scripts without spaces, wherever it stands. `*` at the end: any ending."""
+    spaced = [word for word in words if not is_unspaced(word)]
+    unspaced = [word for word in words if is_unspaced(word)]
+    made = []
+    if spaced:
+        made.append(compiled(rf"(?:^|[^\pL\pN])({'|'.join(map(_word, sorted(spaced, key=len, reverse=True)))})(?:$|[^\pL\pN])"))
+    if unspaced:
+        made.append(compiled(f"({'|'.join(map(_word, sorted(unspaced, key=len, reverse=True)))})"))
+    return tuple(made)
+
+
+def check_expressions(policy: Policy, source: str) -> None:
+    """Raise ValueError with the place of an expression in the policy that RE2 does not take."""
+    places = [(f"patterns.{i}.pattern", one.pattern) for i, one in enumerate(policy.patterns)]
+    places += [(f"allowed.{i}.patterns.{j}", text) for i, one in enumerate(policy.allowed) for j, text in enumerate(one.patterns)]
+    places += [(f"tools.{i}.arguments.{key}", text) for i, one in enumerate(policy.tools or ()) for key, text in one.arguments.items()]
+    for where, pattern in places:
+        try:
+            expression = compiled(pattern)
+        except ValueError as error:
+            raise ValueError(f"{source}: {where}: {error}") from None
+        if expression.search("") is not None and not where.startswith("tools"):
+            raise ValueError(f"{source}: {where}: {pattern!r:.80} matches the empty text, so it would match everywhere")
+
+
+def _word(word: str) -> str:
+    require("a guardrail policy", ["re2"], "guard")
+    import re2
+
+    stem = word.strip().removesuffix("*")
+    parts = [re2.escape(part) for part in stem.split()]
+    return r"[\s_-]*".join(parts) + (r"[\pL\pN]*" if word.strip().endswith("*") else "")

@@ -1,0 +1,57 @@
+"""Which tools may be called, with what: the policy's rules in order, and what none of them fits is denied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .patterns import compiled
+from .policy import Policy, ToolAction, ToolRule
+
+MAX_ARGUMENT = 100_000
+"""Characters of an argument; a longer one fits no rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallDecision:
+    """What becomes of one tool call. rule: its number in the policy, None where none fitted. reason: for whoever wrote the call."""
+
+    policy: str
+    tool: str
+    action: ToolAction
+    rule: int | None
+    reason: str
+
+
+def check_call(policy: Policy, tool: str, arguments: Mapping[str, Any]) -> CallDecision:
+    """Decide on a call. A policy without `[[tools]]` says nothing about tools, and allows them.
+
+    Example: with the one rule `{ tool = "search_*", action = "allow" }`, `check_call(policy, "delete_all", {})` denies.
+    """
+    if policy.tools is None:
+        return CallDecision(policy.id, tool, "allow", None, "")
+    for number, rule in enumerate(policy.tools):
+        if _fits(rule, tool, arguments):
+            reason = rule.reason or ("" if rule.action == "allow" else f"the policy says {rule.action} for {rule.tool}")
+            return CallDecision(policy.id, tool, rule.action, number, reason)
+    return CallDecision(policy.id, tool, "deny", None, f"no rule of the policy allows {tool[:100]!r} with these arguments")
+
+
+def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:
+    if not fnmatchcase(tool, rule.tool):
+        return False
+    for name, pattern in rule.arguments.items():
+        given = [value for key, value in arguments.items() if key not in rule.arguments] if name == "*" else [arguments.get(name)]
+        if name != "*" and name not in arguments:
+            return False
+        if not all(_matches(pattern, value) for value in given):
+            return False
+    return True
+
+
+def _matches(pattern: str, value: Any) -> bool:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return len(text) <= MAX_ARGUMENT and compiled(pattern, False).fullmatch(text) is not None

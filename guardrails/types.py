@@ -1,0 +1,102 @@
+"""What a guardrail decides: the same types whether data is filtered, a reward is given, a model measured or a service guarded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .policy import ACTIONS, Action, Place
+
+MAX_EVIDENCE = 200
+"""Characters of a text that a finding repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a detector found: `start` and `end` in the text it was given. action: instead of the category's own; PII kinds have one each.
+
+    Example: `Match("email", "personal-data", 11, 26, "redact")`.
+    """
+
+    rule: str
+    category: str
+    start: int
+    end: int
+    action: Action | None = None
+    score: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason for a decision.
+
+    start, end: characters of the text as it came. evidence: those characters, at most 200. detector: its id. reading: how the text had to
+    be read for it ("plain", "base64", "rot13", "lookalikes", …). score: how sure the detector is, where it says so.
+    """
+
+    rule: str
+    category: str
+    action: Action
+    start: int
+    end: int
+    evidence: str
+    detector: str
+    reading: str = "plain"
+    score: float = 1.0
+
+    def to_row(self, evidence: bool = True) -> dict[str, Any]:
+        """As JSON. evidence: False leaves out what the text said, for logs."""
+        row = {name: getattr(self, name) for name in ("rule", "category", "action", "start", "end", "detector", "reading")}
+        row["score"] = round(self.score, 4)
+        return {**row, "evidence": self.evidence} if evidence else row
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a text, and why.
+
+    policy: id of the policy. where: "input" or "output". action: the strictest of the findings'. text: what may go on, with what is to be
+    redacted replaced; "" where nothing may. message: what is said instead, or beside it for "warn". latency_s: seconds that each detector
+    took, of which equality knows nothing.
+    """
+
+    policy: str
+    where: Place
+    action: Action
+    findings: tuple[Finding, ...]
+    text: str
+    message: str
+    latency_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the text may not go on at all."""
+        return ACTIONS.index(self.action) >= ACTIONS.index("redirect")
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Those that were found, sorted."""
+        return tuple(sorted({finding.category for finding in self.findings}))
+
+    @property
+    def reply(self) -> str:
+        """What the reader gets: the message where the text is blocked, the text with the message below it for a warning, else the text."""
+        if self.blocked:
+            return self.message
+        return f"{self.text}\n\n{self.message}" if self.action == "warn" else self.text
+
+    def to_row(self, evidence: bool = True) -> dict[str, Any]:
+        """As JSON. evidence: False leaves out everything that the text said."""
+        return {
+            "policy": self.policy,
+            "where": self.where,
+            "action": self.action,
+            "findings": [finding.to_row(evidence) for finding in self.findings],
+            "latency_ms": {name: round(seconds * 1000, 3) for name, seconds in self.latency_s.items()},
+        }
+
+
+def strictest(actions: Sequence[Action]) -> Action:
+    """Of several actions the one that is done; "allow" of none."""
+    return max(actions, key=ACTIONS.index, default="allow")

@@ -1,0 +1,64 @@
+"""docs/guardrails.md: its files, pasted, and its commands, run on them in the order of the page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from burnish.cli.main import app
+from burnish.envs.registry import load_plugin
+from burnish.guardrails.detectors.pii import KINDS
+from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import Policy, load_policy, read_policy
+
+pytestmark = pytest.mark.unit
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guardrails.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page's files; it is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def said_by(line: str, exit_code: int) -> str:
+    """What a line of a block prints."""
+    name, *arguments = shlex.split(line, comments=True)
+    assert name == "burnish"
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == exit_code, f"{line}: {result.output}"
+    return result.output
+
+
+def test_the_commands_say_what_the_page_says(folder: Path) -> None:
+    _, check, *_ = [text for kind, text in BLOCKS if not kind]
+    own, mail, call = map(said_by, check.splitlines(), (0, 1, 1))
+    assert "it decides on its own examples as they say" in own
+    id = load_policy("bank.toml").id
+    (shown,) = [text for kind, text in BLOCKS if kind == "text" and text.startswith("redact by")]
+    assert mail.strip() == shown.replace("bank-v1@DIGEST", id).strip()
+    assert call == f"escalate by {id}: money moves by a person's hand\n"
+
+
+def test_the_detector_of_the_page_works_in_its_policy(folder: Path) -> None:
+    load_plugin("shouting.py")
+    (entry,) = [text for kind, text in BLOCKS if kind == "toml" and "my-team/shouting-v1" in text]
+    policy = read_policy(tomllib.loads((folder / "bank.toml").read_text() + entry))
+    assert [one.rule for one in Guard(policy).check("WHY DOES NOBODY ANSWER ME", "input").findings] == ["loud"]
+
+
+def test_the_page_lists_every_table_and_kind() -> None:
+    tables = set(re.findall(r"^\| `\[+(\w+)(?:\.NAME)?\]+`", PAGE, re.MULTILINE))
+    assert tables == set(Policy.model_fields) - {"name", "version", "messages"}
+    (kinds,) = re.findall(r"^Kinds of information: (.*?)\.\n", PAGE, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", kinds) == list(KINDS)

@@ -1,0 +1,120 @@
+"""A guardrail policy: what it may say, what is wrong with it in one line, and the digest that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.guard_policy import TOML, policy, tables
+
+from burnish.guardrails.policy import MESSAGES, Policy, load_policy, read_policy
+from burnish.guardrails.tool_calls import check_call
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_digest_is_of_what_is_said_not_of_how_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(f"# a comment\n{TOML}")
+    assert load_policy(file).id == policy().id
+    assert policy().id.startswith("bank-v3@") and len(policy().id.partition("@")[2]) == 12
+    assert policy(version=4).digest != policy().digest
+    softer = tables()
+    softer["topics"][0]["threshold"] = 0.61
+    assert read_policy(softer).digest != policy().digest
+
+
+def changed(*path: str | int, to: Any) -> dict[str, Any]:
+    """The tables with one value changed."""
+    made = here = tables()
+    for key in path[:-1]:
+        here = here[key]  # type: ignore[index]
+    here[path[-1]] = to  # type: ignore[index]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (changed("topics", 0, "category", to="weapon"), "topics.0.category: there is no [categories.weapon]; did you mean 'weapons'?"),
+        (changed("wrods", to=[]), "wrods: unknown key; did you mean 'words'?"),
+        (changed("topics", 0, "exampels", to=[]), "topics.0.exampels: unknown key; did you mean 'examples'?"),
+        (
+            changed("patterns", 0, "pattern", to="(?=a)b"),
+            "patterns.0.pattern: '(?=a)b' is no expression of RE2: invalid perl operator: (?=",
+        ),
+        (changed("patterns", 0, "pattern", to="a*"), "patterns.0.pattern: 'a*' matches the empty text, so it would match everywhere"),
+        (changed("tools", 0, "arguments", "path", to="("), "tools.0.arguments.path: '(' is no expression of RE2: missing ): ("),
+        (
+            changed("categories", "weapons", "enabled", to=False),
+            "categories.weapons: always_on = true and enabled = false contradict each other; remove one of them",
+        ),
+        (
+            changed("categories", "idle", to={"kind": "own", "action": "refuse"}),
+            "categories.idle: nothing finds it; give it topics, words, patterns, pii or a detector, or remove it",
+        ),
+        (
+            changed("words", 1, "name", to="agents"),
+            "two rules are called 'agents'; a finding names its rule, so give each a name of its own",
+        ),
+        (
+            changed("languages", to={"category": "rivals", "spoken": ["en", "dee"]}),
+            "languages: the scripts of language 'dee' are not known; did you mean 'de'?",
+        ),
+        (changed("version", to=0), "version: Input should be greater than or equal to 1, not 0"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_place(data: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_policy(data, "policy.toml")
+    assert str(caught.value) == f"policy.toml: {line}"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [(b"name =", "not TOML"), (b"\xff", "not TOML"), (b"#" * 1_000_001, "a policy has at most 1000000")]
+)
+def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, content: bytes, line: str) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=line):
+        load_policy(file)
+    with pytest.raises(ValueError, match="there is no such policy file"):
+        load_policy(tmp_path / "absent.toml")
+
+
+def test_a_category_speaks_in_its_own_words_or_the_policys() -> None:
+    assert policy().message("rivals", "redirect") == "I can only speak about our own accounts."
+    assert policy().message("weapons", "refuse") == "I cannot help with that."
+    assert policy().message("risk", "warn") == MESSAGES["warn"]
+    assert policy().message("risk", "allow") == ""
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "action", "rule"),
+    [
+        ("read_file", {"path": "/data/reports"}, "allow", 0),
+        ("read_file", {"path": "/data/../etc"}, "deny", None),
+        ("read_file", {"path": "/data/a\n/etc"}, "deny", None),
+        ("read_file", {}, "deny", None),
+        ("read_file", {"path": ["/data/a"]}, "deny", None),
+        ("transfer", {"amount": 5}, "escalate", 1),
+        ("transfer_all", {}, "deny", None),
+    ],
+)
+def test_the_first_rule_about_a_tool_that_fits_decides_and_the_default_is_no(
+    tool: str, arguments: dict[str, Any], action: str, rule: int | None
+) -> None:
+    decided = check_call(policy(), tool, arguments)
+    assert (decided.action, decided.rule) == (action, rule)
+
+
+def test_the_star_is_every_argument_that_has_no_rule_of_its_own() -> None:
+    only: Policy = policy(tools=[{"tool": "add", "action": "allow", "arguments": {"note": ".*", "*": "[0-9]+"}}])
+    assert check_call(only, "add", {"note": "anything", "a": 1, "b": "2"}).action == "allow"
+    assert check_call(only, "add", {"note": "anything", "a": 1, "shell": "rm"}).action == "deny"
+
+
+def test_a_policy_without_rules_about_tools_says_nothing_about_them() -> None:
+    assert check_call(policy(tools=None), "anything", {}).action == "allow"
+    assert check_call(policy(tools=[]), "anything", {}).action == "deny"
