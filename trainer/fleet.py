@@ -3,7 +3,8 @@
 What may go wrong with a runner, and what becomes of it:
     it dies          Ray restarts it; it gets the current weights, and the tasks that it still owed, again
     it hangs         it does not answer a call within `answer_s`: it is killed, and then as above
-    its engine dies  the runner lives, and every episode fails at once: it is killed, and then as above
+    its engine dies  the runner lives, and every episode of a group fails, at once, or, where the engine hangs instead, once its request has
+                     waited `engine.request_timeout_s`: it is killed, and then as above
     it is slow       it answers, but its episodes take long: nothing, until no episode has ended anywhere for `stall_s`
     it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
     it is replaced   while new weights go out: what it owed is submitted again, under those
@@ -32,6 +33,9 @@ POLL_S = 0.1
 START_PING_S = 60.0
 AHEAD = 2
 """Episodes given to a runner for each that it can run at once, so that it never waits for more."""
+GONE = (FailureKind.ENGINE_LOST, FailureKind.ENGINE_TIMEOUT)
+"""What an engine's calls fail with that is gone, or answers no more."""
+NO_ANSWER = "it did not answer"
 TRIES = 2
 """How often a runner is asked for what must not fail, being brought back in between."""
 
@@ -65,7 +69,7 @@ class _Work:
 @dataclass
 class _Runner:
     """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes."""
+    it was given what it owes. why: what it was replaced for last."""
 
     index: int
     actor: Any
@@ -73,6 +77,7 @@ class _Runner:
     sampling: tuple[Any, float] | None = None
     submitted: list[tuple[Any, float]] = field(default_factory=list)
     lost_work: bool = False
+    why: str = NO_ANSWER
 
     @property
     def name(self) -> str:
@@ -248,15 +253,17 @@ class RayFleet:
         except (RayError, GetTimeoutError):  # it died, or its node did with the answer
             self._bring_back(runner)
             return
-        lost = {group.task.id for group in groups if _engine_is_lost(group)}
+        lost = {group.task.id: said for group in groups if (said := _why_engine_is_lost(group))}
         for group in groups:
             if group.task.id not in lost and runner.owed.pop(group.task.id, None) is not None:
                 yield group  # others were finished by an earlier life of the runner
-        if lost & runner.owed.keys():
-            self._replace(runner)
+        owed = [said for task, said in lost.items() if task in runner.owed]
+        if owed:
+            self._replace(runner, owed[0])
 
-    def _replace(self, runner: _Runner) -> None:
-        """Kill a runner that does not answer, or whose engine is gone; Ray starts it anew."""
+    def _replace(self, runner: _Runner, why: str = NO_ANSWER) -> None:
+        """Kill a runner that does not answer, or whose engine is gone or hangs; Ray starts it anew."""
+        runner.why = why
         ray.kill(runner.actor, no_restart=False)
         self._bring_back(runner)
 
@@ -314,20 +321,23 @@ class RayFleet:
                 return
             except (RayActorError, GetTimeoutError) as error:
                 if time.monotonic() > deadline:
-                    raise FleetError(f"{runner.name} died and did not come back within {self.limits.restart_s:g} s: {error}") from error
+                    late = f"{runner.name} died and did not come back within {self.limits.restart_s:g} s"
+                    raise FleetError(f"{late} ({runner.why}): {error}") from error
                 time.sleep(1.0)
 
 
 def _lost(error: object) -> bool:
     """Whether an engine is gone, or answers no more."""
-    kinds = (FailureKind.ENGINE_LOST, FailureKind.ENGINE_TIMEOUT)
-    return isinstance(error, EpisodeFailure) and error.failure.kind in kinds
+    return isinstance(error, EpisodeFailure) and error.failure.kind in GONE
 
 
-def _engine_is_lost(group: EpisodeGroup) -> bool:
-    """Whether every member failed because there is no engine any more."""
-    outcomes = [episode.outcome for episode in group.episodes]
-    return all(isinstance(outcome, Failure) and outcome.kind is FailureKind.ENGINE_LOST for outcome in outcomes)
+def _why_engine_is_lost(group: EpisodeGroup) -> str:
+    """What the last member failed of, where all did because the engine is gone or answers no more; "" otherwise.
+
+    An engine that is only slow cuts episodes short before that, which is rewarded: `rollout.episode_timeout_s` is the shorter wait.
+    """
+    failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure) and episode.outcome.kind in GONE]
+    return failures[-1].line if failures and len(failures) == len(group.episodes) else ""
 
 
 def raise_why_runners_died(group: Any, error: Exception) -> NoReturn:

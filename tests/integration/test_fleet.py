@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task
@@ -21,6 +22,7 @@ from burnish.trainer.loop import run_tasks
 pytestmark = pytest.mark.integration
 
 LOST = Failure(FailureKind.ENGINE_LOST, "rollout-1", "out of memory")
+HUNG = Failure(FailureKind.ENGINE_TIMEOUT, "rollout-1", "request t0/0 not answered within 600 s")
 
 
 @dataclass(eq=False)
@@ -124,13 +126,36 @@ def test_a_runner_that_does_not_answer_is_replaced_and_plays_what_it_owed(ray: F
     assert ray.killed == [hung] and fleet.restarts == 1 and hung.received == [7, 7]
 
 
-def test_a_runner_whose_engine_is_gone_is_replaced_and_its_episodes_played_again(ray: FakeRay) -> None:
-    broken = Actor(outcomes=[LOST, Reward(1.0)])
+@pytest.mark.parametrize("failure", [LOST, HUNG], ids=["gone", "hung"])
+def test_a_runner_whose_engine_is_gone_or_hangs_is_replaced_and_its_episodes_played_again(ray: FakeRay, failure: Failure) -> None:
+    broken = Actor(outcomes=[failure, Reward(1.0)])
     fleet = RayFleet({1: broken}, FleetLimits())
     fleet.sync(3)
     groups = list(run_tasks(fleet, TASKS, 2, 1.0))
     assert all(episode.reward is not None for one in groups for episode in one.episodes)
     assert ray.killed == [broken] and broken.received == [3, 3]
+
+
+@pytest.mark.parametrize("other", [Reward(0.5), Failure(FailureKind.ENV_ERROR, "bench", "unplugged")], ids=["reward", "other failure"])
+def test_a_group_of_which_one_member_timed_out_is_given_as_it_is(ray: FakeRay, other: Outcome) -> None:
+    """An engine that answered one of them is there; what the others are is for the loop to say."""
+    actor = Actor()
+    actor._sample = lambda wait_s: [  # type: ignore[method-assign]
+        EpisodeGroup(task, (Episode(task, 0, (), (), HUNG), Episode(task, 1, (), (), other))) for task in actor.given
+    ]
+    fleet = RayFleet({1: actor}, FleetLimits())
+    (found,) = run_tasks(fleet, TASKS[:1], 2, 1.0)
+    assert [episode.outcome for episode in found.episodes] == [HUNG, other]
+    assert ray.killed == [] and fleet.restarts == 0
+
+
+def test_a_runner_that_stays_away_is_named_with_what_it_was_replaced_for(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Actor(outcomes=[HUNG])
+    gone.die = lambda: setattr(gone, "ping", SimpleNamespace(remote=lambda: Call(GetTimeoutError("no answer"))))  # type: ignore[method-assign]
+    clock(monkeypatch, 200.0)
+    monkeypatch.setattr("burnish.trainer.fleet.time.sleep", lambda seconds: None)
+    with pytest.raises(FleetError, match=r"rollout-1 died and did not come back within 300 s \(engine_timeout in rollout-1: request t0/0"):
+        list(run_tasks(RayFleet({1: gone}, FleetLimits(stall_s=1e9, answer_s=1e9)), TASKS[:1], 2, 1.0))
 
 
 def test_whoever_stops_early_leaves_nothing_for_the_next(ray: FakeRay) -> None:
