@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.unit.clocked import clocked_loop, number
 
@@ -86,7 +86,18 @@ def test_a_group_is_waited_for_only_when_it_would_become_too_old() -> None:
     assert not in_time([4], moves=4, staleness=0, per_step=2)
 
 
+def test_a_step_that_trains_few_groups_makes_no_room_before_the_weights_have_moved() -> None:
+    """P = 3 and S = 1: of groups 0 to 5, 0 and 1 taught nothing, 2 is trained, and meanwhile 3 is dropped. With 4 and 5, two more under the
+    same weights would have been four, of which the next step trains three, and the fourth would have been too old for the one after it."""
+    phase = RFTPhaseConfig(steps=12, groups_per_step=3, group_size=2, rollouts="async", max_staleness=1, max_refills=0)
+    loop, _ = clocked_loop(phase, lambda n: 1.0, teaches_but(0, 1, 3), learns=1.0, places=2)
+    assert trained(loop.step()) == [2]
+    assert {number: loop.progress.open[f"train-{number}"].move for number in range(4, 9)} == {4: 1, 5: 1, 6: 2, 7: 2, 8: 2}
+    assert (trained(loop.step()), trained(loop.step()), loop.progress.ledger.dropped["stale"]) == ([4, 5], [6, 7, 8], 0)
+
+
 @settings(deadline=None, max_examples=60)
+@example(3, 1, 0, [1.0], {0, 1, 3}, 2, 1.0)  # a step trains one group of three; four more under the same weights were one too many
 @given(
     st.integers(1, 4),
     st.integers(1, 4),

@@ -4,7 +4,8 @@ A group is open from when it is issued until it was trained or dropped. With P g
     sync, one_step_off    a step's groups are issued together, and another in the place of each that teaches nothing; the step waits for all
                           of them. one_step_off issues the next step's before the learner begins with this one's
     async                 (S + 1) P groups are open at all times. A step takes the P oldest that have finished, unless one that it would
-                          leave under way could then not be trained within S moves of the weights: that one is waited for
+                          leave under way could then not be trained within S moves of the weights: that one is waited for. While the
+                          learner has them they count as P, however few they are: S P others can be trained in time, and no more
 
 So no group ever becomes too old, however long it takes, and none is thrown away for it: what is trained is as long as what is issued.
 """
@@ -72,7 +73,8 @@ class Admission:
         if self.rollouts == "async":
             ahead = min(self.staleness + 1, steps_left) if steps_left > 0 else self.staleness + 1
             not_replaced = max(0, len(self.closed) - (self.tries - self.per_step))
-            return max(0, ahead * self.per_step - not_replaced - len(self.open))
+            missing = self.per_step - len(self.training) if self.training else 0
+            return max(0, ahead * self.per_step - not_replaced - missing - len(self.open))
         return min(self.per_step - len(self.open) + len(self.training), self.tries - self.issued)
 
     def is_ready(self, moves: int) -> bool:
