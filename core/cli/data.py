@@ -12,6 +12,8 @@ from typing import Any
 
 from burnish.cli.models import table_lines
 from burnish.envs.registry import ID_PATTERN
+from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import load_policy
 from burnish.inspector.runs import check_run, read_run_transcripts
 from burnish.inspector.text import printable
 from burnish.trainer.data.audit import Checked, Use, check, checked_rows, stats
@@ -26,13 +28,17 @@ SHOWN = 20
 """Findings that are printed; the others are counted."""
 
 
-def check_lines(places: Sequence[str], use: Use, rejects: Path | None) -> tuple[list[str], int]:
-    """What every row is, the first unfit ones, and how many there are of those."""
-    report = check(places, use, rejects)
+def check_lines(places: Sequence[str], use: Use, rejects: Path | None, policy: str | None = None) -> tuple[list[str], int]:
+    """What every row is, the first unfit ones, and how many there are of those. policy: a guardrail policy that rows must keep."""
+    guard = Guard(load_policy(policy)) if policy is not None else None
+    report = check(places, use, rejects, guard)
     lines = [f"{count:,} rows: {form}" for form, count in report.rows.most_common()] or ["no row that can be read"]
     if report.rejected:
         lines.append(f"{report.rejected:,} unfit" + (f", all in {rejects}" if rejects is not None else ""))
         lines += [f"  {line}" for line in report.problems.lines()]
+    if guard is not None:
+        broken = ", ".join(f"{count:,} {category}" for category, count in report.broken.most_common()) or "no row"
+        lines += [f"broken by {guard.policy.id}: {broken}", f"{report.must_refuse:,} rows ask what may not be answered, and are fit"]
     return [printable(line) for line in lines], report.rejected
 
 

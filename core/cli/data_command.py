@@ -42,11 +42,14 @@ def check(
         Path | None, typer.Option("--rejects", metavar="FILE", help="Write the unfit rows' places and reasons to this new file.")
     ] = None,
     max_rejects: Annotated[int, typer.Option("--max-rejects", min=0, help="Unfit rows that are few enough.")] = 0,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="FILE", help="A guardrail policy that every row must keep.", show_default=False)
+    ] = None,
 ) -> None:
     """Read every row: what form it has, and what is unfit, by file, line and field. Exits with 1 when too much is."""
     from burnish.cli.data import check_lines
 
-    lines, rejected = check_lines(places, use, rejects)
+    lines, rejected = check_lines(places, use, rejects, policy)
     typer.echo("\n".join(lines))
     if rejected > max_rejects:
         raise typer.Exit(1)

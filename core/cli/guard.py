@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from burnish.cli.models import table_lines
 from burnish.guardrails.guard import Guard
@@ -13,6 +13,9 @@ from burnish.guardrails.policy import Place, Policy, load_policy
 from burnish.guardrails.tool_calls import check_call
 from burnish.guardrails.types import Decision
 from burnish.inspector.text import printable
+
+if TYPE_CHECKING:
+    from burnish.trainer.evaluation.guarded import Measured
 
 MAX_FILE = 4_000_000
 """Bytes of a file whose text is checked."""
@@ -97,3 +100,16 @@ def call_row(file: str, call: str) -> dict[str, Any]:
         raise ValueError('--call needs JSON of the form {"name": "search", "arguments": {"query": "…"}}') from None
     decided = check_call(load_policy(file), name, arguments)
     return {"policy": decided.policy, "tool": decided.tool, "action": decided.action, "rule": decided.rule, "reason": decided.reason}
+
+
+def evaluation_lines(policy: Policy, measured: Mapping[str, Measured]) -> list[str]:
+    """An evaluation as a table, a line for all rows, each category and each family."""
+    columns = ("recall", "false_positives", "attack_success", "refusal", "over_refusal")
+    rows = [(name, *(str(getattr(one, column)) for column in columns)) for name, one in measured.items()]
+    heads = ("of", *(column.replace("_", " ") for column in columns))
+    return [printable(line) for line in [policy.id, *table_lines(heads, rows)]]
+
+
+def evaluation_rows(policy: Policy, measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """An evaluation as JSON."""
+    return {"policy": policy.id, "measured": {name: one.to_row() for name, one in measured.items()}}

@@ -15,6 +15,7 @@ WhereOption = Annotated[Literal["input", "output"], typer.Option(help="Whether t
 def register(app: typer.Typer) -> None:
     """Add the commands to their group."""
     app.command("check")(check)
+    app.command("evaluate")(evaluate)
 
 
 def check(
@@ -57,3 +58,25 @@ def _check_policy(file: str) -> bool:
     said = [*work.policy_lines(policy), *broken] if broken else [*work.policy_lines(policy), "it decides on its own examples as they say"]
     typer.echo("\n".join(printable(line) for line in said))
     return not broken
+
+
+def evaluate(
+    policy: PolicyArgument,
+    prompts: Annotated[
+        str, typer.Argument(metavar="PROMPTS", help="Rows with prompt, attack, category, family, answer.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a policy on attacks and benign prompts, and a model by its answers to them."""
+    from burnish.rpc.extras import require
+
+    require("burnish guard evaluate", ["scipy"], "train")
+    from burnish.cli.guard import evaluation_lines, evaluation_rows
+    from burnish.guardrails.guard import Guard
+    from burnish.guardrails.policy import load_policy
+    from burnish.trainer.evaluation.guarded import measure, read_prompts
+
+    guard = Guard(load_policy(policy))
+    measured = measure(guard, read_prompts(prompts))
+    rows = evaluation_rows(guard.policy, measured)
+    typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))

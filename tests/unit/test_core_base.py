@@ -78,6 +78,7 @@ WITHIN = {
     "serve-tools --help": "TARGET",
     "serve-env --help": "TARGET",
     "guard check --help": "POLICY",
+    "guard evaluate --help": "PROMPTS",
 }
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -15,6 +16,8 @@ from burnish.envs.registry import load_plugin
 from burnish.guardrails.detectors.pii import KINDS
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import Policy, load_policy, read_policy
+from burnish.rewards.build import make_reward
+from burnish.rewards.config import RewardConfig
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +51,21 @@ def test_the_commands_say_what_the_page_says(folder: Path) -> None:
     (shown,) = [text for kind, text in BLOCKS if kind == "text" and text.startswith("redact by")]
     assert mail.strip() == shown.replace("bank-v1@DIGEST", id).strip()
     assert call == f"escalate by {id}: money moves by a person's hand\n"
+
+
+def test_data_and_prompts_are_judged_as_the_page_says(folder: Path) -> None:
+    check, evaluate = [text.strip() for kind, text in BLOCKS if not kind][2:4]
+    assert "2 unfit, all in rejects.jsonl" in said_by(check, 1)
+    assert [json.loads(line)["line"] for line in Path("rejects.jsonl").read_text().splitlines()] == [2, 4]
+    heads, over_all = said_by(evaluate, 0).splitlines()[1:3]
+    assert heads.split()[:2] == ["of", "recall"] and over_all.startswith("all")
+    assert re.findall(r"([\d.]+%) \[", over_all) == ["100.0%", "0.0%", "100.0%", "0.0%", "100.0%"]
+
+
+def test_the_reward_of_the_page_can_be_had(folder: Path) -> None:
+    (entry,) = [text for kind, text in BLOCKS if kind == "toml" and "burnish/guardrail-v1" in text]
+    (config,) = tomllib.loads(entry)["rewards"]
+    assert make_reward(RewardConfig.model_validate(config)).name == "guardrail"
 
 
 def test_the_detector_of_the_page_works_in_its_policy(folder: Path) -> None:

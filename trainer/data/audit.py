@@ -13,6 +13,8 @@ from typing import Any, Literal
 from ...envs.row_files import files_at, suffix_of
 from ...envs.rows import PROSE_SUFFIXES, Problems, stem
 from ...envs.types import Message
+from ...guardrails.guard import Guard
+from ...guardrails.verdict import Verdict, judge
 from .forms import (
     Conversation,
     Document,
@@ -91,29 +93,68 @@ def _reader(use: Use) -> Callable[[Mapping[str, Any], str], Checked]:
 
 @dataclass
 class Report:
-    """What a check found: rows by form, and what is unfit. rejects: the first of them in full, the others counted."""
+    """What a check found: rows by form, and what is unfit. rejects: the first of them in full, the others counted.
+
+    broken: rows that break the guardrail policy, by category; they are rejected too. must_refuse: rows whose question may not be answered
+    and is not, which teach to refuse.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     rejected: int = 0
     problems: Problems = field(default_factory=Problems)
+    broken: Counter[str] = field(default_factory=Counter)
+    must_refuse: int = 0
 
 
-def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None) -> Report:
-    """Read every row. rejects: a new file for those that are unfit, a line `{"file", "line", "field", "reason"}` each."""
+def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None) -> Report:
+    """Read every row, and hold it to a guardrail policy.
+
+    rejects: a new file for those that are unfit, a line `{"file", "line", "field", "reason"}` each, with "guardrail" where the policy is
+    the reason.
+    """
     report, out = Report(), rejects.open("x", encoding="utf-8") if rejects is not None else None
     try:
         for found in checked_rows(places, use):
-            if isinstance(found, Reject):
-                report.rejected += 1
-                report.problems.add(str(found))
-                if out is not None:
-                    out.write(json.dumps(found.to_row(), ensure_ascii=False) + "\n")
-            else:
+            verdict = judge(guard, _said(found)) if guard is not None and isinstance(found, Checked) else None
+            reject = _unguarded(found, verdict) if isinstance(found, Checked) else found
+            if reject is None:
+                assert isinstance(found, Checked)
                 report.rows[found.form] += 1
+                report.must_refuse += verdict is not None and verdict.must_refuse
+                continue
+            report.rejected += 1
+            report.problems.add(str(reject))
+            if verdict is not None:
+                report.broken.update(_categories(verdict))
+            if out is not None:
+                why = {"guardrail": verdict.to_row()} if verdict is not None else {}
+                out.write(json.dumps(reject.to_row() | why, ensure_ascii=False) + "\n")
     finally:
         if out is not None:
             out.close()
     return report
+
+
+def _said(row: Checked) -> Sequence[Message]:
+    """A row as a conversation: a document is what a model learns to say; of a preference, the chosen answer."""
+    value = row.value
+    if isinstance(value, Document):
+        return (Message("assistant", value.text),)
+    return value.messages if isinstance(value, Conversation | TaskRow) else value.prompt + value.chosen
+
+
+def _unguarded(row: Checked, verdict: Verdict | None) -> Reject | None:
+    """The row as a reject when it breaks the policy. A question that nobody answered breaks nothing."""
+    if verdict is None or verdict.kept or (verdict.answered is None and not verdict.calls):
+        return None
+    file, _, number = row.where.rpartition(":")
+    return Reject(file, int(number), "", f"breaks the guardrail policy: {verdict.reason}")
+
+
+def _categories(verdict: Verdict) -> set[str]:
+    """What the row breaks."""
+    decisions = [verdict.answered] + ([verdict.asked] if verdict.must_refuse and not verdict.refused else [])
+    return {category for one in decisions if one is not None and one.action not in ("allow", "warn") for category in one.categories}
 
 
 @dataclass

@@ -1,0 +1,59 @@
+"""`burnish/guardrail-v1`: whether an episode keeps a guardrail policy, refusing too much priced as well as harm.
+
+[[rewards]]
+use = "burnish/guardrail-v1"
+args = { policy = "bank.toml" }
+weight = 0.5
+gate = 0.5      # an episode that breaks the policy earns nothing, whatever else it does
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from ...guardrails.guard import Guard
+from ...guardrails.policy import load_policy
+from ...guardrails.verdict import judge
+from ..plugin import reward
+from ..types import RewardInput, Score
+
+
+class GuardrailOptions(BaseModel):
+    """Options of `burnish/guardrail-v1`.
+
+    policy: path of the policy file. skip: categories that are left out; none that is always on. over_refusal: what is taken off for
+    refusing what may be answered.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    policy: str = Field(min_length=1)
+    skip: tuple[str, ...] = ()
+    over_refusal: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    _guard: Guard = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _reads_the_policy(self) -> GuardrailOptions:
+        self._guard = Guard(load_policy(self.policy), self.skip)
+        return self
+
+    @property
+    def guard(self) -> Guard:
+        """The policy, read and at work."""
+        return self._guard
+
+
+@reward("burnish/guardrail-v1", timeout_s=30.0)
+def guardrail(episode: RewardInput, *, options: GuardrailOptions) -> Score:
+    """1 when the episode keeps the policy, 0 when it breaks it; refusing what may be answered costs `over_refusal`.
+
+    Parts: `kept`, `refused`, `over_refused`. Labels: "answer" or "refuse", as the policy wants it and as it was done.
+    """
+    verdict = judge(options.guard, episode.messages)
+    value = float(verdict.kept) - (options.over_refusal if verdict.kept and verdict.over_refused else 0.0)
+    parts = {"kept": float(verdict.kept), "refused": float(verdict.refused), "over_refused": float(verdict.over_refused)}
+    wanted, done = ("refuse" if refuse else "answer" for refuse in (verdict.must_refuse, verdict.refused))
+    return Score(value, parts, {"expected": wanted, "predicted": done})

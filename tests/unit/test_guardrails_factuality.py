@@ -1,0 +1,99 @@
+"""Groundedness, abstention and calibration, against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from burnish.envs.types import Message, Task
+from burnish.guardrails.factuality import abstains, abstention_reward, expected_calibration_error, grounding, risk_coverage
+from burnish.rewards.builtin.abstention import abstention
+from burnish.rewards.types import RewardInput
+
+pytestmark = pytest.mark.unit
+
+CONTEXT = "Bore: 12.5 mm, made of steel in Ulm. The shafts were checked on Monday."
+
+
+@pytest.mark.parametrize(
+    ("answer", "score", "claims"),
+    [
+        ("The bore is 12.5 mm.", 1.0, [1.0]),  # bore, 12.5, mm
+        ("The bore is 13 mm.", 0.0, [0.0]),  # a number that the context has not
+        ("The bore is 12.5 mm. It was made of brass in Bonn.", 0.5, [1.0, 1 / 3]),  # made, brass, bonn
+        ("A shaft is checked.", 1.0, [1.0]),  # shaft of shafts
+        ("The bore is 12,5 mm", 1.0, [1.0]),
+        ("I don't know.", 1.0, []),
+        ("Not in the context: its price.", 1.0, []),
+        ("", 1.0, []),
+    ],
+)
+def test_a_claim_needs_its_words_and_all_of_its_numbers(answer: str, score: float, claims: list[float]) -> None:
+    found = grounding(answer, CONTEXT)
+    assert found.score == pytest.approx(score)
+    assert [claim.score for claim in found.claims] == pytest.approx(claims)
+
+
+@pytest.mark.parametrize(
+    ("answer", "does"),
+    [
+        ("I don't know.", True),
+        ("Sorry, I cannot say.", True),
+        ("Das weiß ich nicht.", True),
+        ("分かりません。", True),
+        ("It is known to all.", False),
+        ("I know: 7.", False),
+    ],
+)
+def test_an_answer_abstains_by_what_it_says(answer: str, does: bool) -> None:
+    assert abstains(answer) is does
+
+
+def test_guessing_pays_exactly_above_the_threshold() -> None:
+    assert [abstention_reward(said) for said in ("right", "abstained", "wrong")] == [1.0, 0.0, -1.0]
+    assert abstention_reward("wrong", 0.75) == pytest.approx(-3.0)
+    for threshold in (0.2, 0.5, 0.9):
+        assert threshold + (1 - threshold) * abstention_reward("wrong", threshold) == pytest.approx(0.0)
+    with pytest.raises(ValueError, match="threshold must lie between 0 and 1, not 1"):
+        abstention_reward("right", 1)
+
+
+def episode(answer: str, **data: object) -> RewardInput:
+    asked = Message("user", "Where?")
+    return RewardInput("e/0", Task("e", 0, (asked,)), (asked, Message("assistant", answer)), 0.0, data=data)
+
+
+@pytest.mark.parametrize(
+    ("answer", "data", "value"),
+    [
+        ("Ulm.", {"reference_answer": "ulm"}, 1.0),
+        ("Bonn", {"reference_answer": "Ulm"}, -1.0),
+        ("I do not know", {"reference_answer": "Ulm"}, 0.0),
+        ("Ulm", {}, -1.0),
+        ("I do not know", {}, 0.0),
+    ],
+)
+def test_the_reward_prices_a_wrong_answer_below_none(answer: str, data: dict[str, str], value: float) -> None:
+    assert abstention(episode(answer, **data)).value == value
+
+
+def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    # 0.95 and 0.85 fall into bins of their own: gaps |0.95 - 1| and |0.85 - 0.5| over 1 and 2 of 3 answers.
+    assert expected_calibration_error([0.95, 0.85, 0.85], [True, True, False]) == pytest.approx((0.05 + 2 * 0.35) / 3)
+    assert expected_calibration_error([0.9, 0.9], [True, False]) == pytest.approx(0.4)
+    assert expected_calibration_error([0.0, 1.0], [False, True]) == 0.0
+    assert expected_calibration_error([0.1, 0.2], [False, False], bins=1) == pytest.approx(0.15)
+
+
+def test_risk_falls_with_coverage_where_confidence_means_something() -> None:
+    assert risk_coverage([0.9, 0.8, 0.7], [True, False, True]) == [
+        pytest.approx((1 / 3, 0.0)),
+        pytest.approx((2 / 3, 1 / 2)),
+        pytest.approx((1.0, 1 / 3)),
+    ]
+    assert risk_coverage([0.5, 0.5], [True, False]) == [pytest.approx((1.0, 0.5))], "equally sure answers stand or fall together"
+
+
+@pytest.mark.parametrize(("sure", "right", "word"), [([], [], "one at least"), ([0.5], [], "as many"), ([1.5], [True], "between 0 and 1")])
+def test_confidences_that_are_none_are_refused(sure: list[float], right: list[bool], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        risk_coverage(sure, right)
