@@ -13,10 +13,12 @@ from ..rollout.store.records import (
     EvaluationRecord,
     LedgerRow,
     Mode,
+    RetentionRow,
     read_alarms,
     read_evaluations,
     read_json_lines,
     read_ledger,
+    read_retention,
 )
 from ..rollout.store.transcripts import Transcript, read_transcripts
 
@@ -43,6 +45,7 @@ class RecordedRun:
     evaluations: tuple[EvaluationRecord, ...]
     ledger: tuple[LedgerRow, ...]
     alarms: tuple[AlarmRow, ...] = ()
+    retention: tuple[RetentionRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,6 +67,7 @@ def read_run(path: Path) -> RecordedRun:
         tuple(read_evaluations(file) if (file := path / "evaluations.jsonl").is_file() else ()),
         tuple(read_ledger(file) if (file := path / "ledger.jsonl").is_file() else ()),
         tuple(read_alarms(file) if (file := path / "alarms.jsonl").is_file() else ()),
+        tuple(read_retention(file) if (file := path / "retention.jsonl").is_file() else ()),
     )
 
 

@@ -41,7 +41,7 @@ def check_components(run: ResolvedRun) -> None:
     """Raise ValueError, one line per problem, when an environment, reward, objective, generator or service module is unknown or misfit, or
     a row of the tasks is."""
     problems: list[str] = []
-    for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _services):
+    for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _suites, _services):
         problems += check(run)
     if problems:
         raise ValueError("\n".join(problems))
@@ -61,6 +61,31 @@ def _environment(run: ResolvedRun) -> Iterator[str]:
             yield f"rft.blend.{i}.environment: {error}"
         else:
             yield from _unfit(f"rft.blend.{i}.environment_args", factory, one.environment_args)
+
+
+def _suites(run: ResolvedRun) -> Iterator[str]:
+    """What keeps a suite of `[retention]` from being asked."""
+    try:
+        found = run.suites
+    except ValueError as error:
+        yield f"retention.suites: {error}"
+        return
+    for suite in found:
+        where = f"retention.suites: {suite.id}"
+        try:
+            asked = (suite.tasks or suite.texts)(run.retention.items or suite.items if run.retention else 1)  # type: ignore[misc]
+            if len(asked) < 2:
+                yield f"{where}: has {len(asked)} item, and a comparison needs two"
+            if suite.kind == "answers":
+                yield from _unfit(f"{where}: environment_args", ENVS.get(suite.environment), suite.environment_args)
+            for entry in suite.rewards:
+                if entry.use is not None:
+                    check_params(find_plugin(entry.use), entry.args)
+        except ValueError as error:
+            yield f"{where}: {error}"
+        if suite.max_turns * suite.max_tokens >= run.engine.max_context:
+            tokens, context = f"{suite.max_turns} x {suite.max_tokens} tokens", run.engine.max_context
+            yield f"{where}: its answers may have {tokens}, and engine.max_context = {context} holds prompt and answer; raise it"
 
 
 def _how_to_name(id: str, module: str) -> str:

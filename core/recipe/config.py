@@ -26,7 +26,7 @@ from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.trainer.data.config import TasksConfig
-from burnish.trainer.evaluation.config import EvaluationConfig
+from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.phases.common import TRAIN_SEEDS, PhaseConfig, SeedRange
 from burnish.trainer.phases.cpt import CPTConfig
@@ -88,6 +88,7 @@ class RunConfig(BaseModel):
     engine: EngineConfig = EngineConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    retention: RetentionConfig | None = None
     guards: GuardsConfig = GuardsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -92,7 +92,7 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
     model = model_facts(find_model(run.model, need_weights=need_weights))
     _check_heads(run, model)
     planned = [_phase(run, phase, model, say) for phase in run.phases]
-    phases = [plan for plan, _ in planned] + _evaluation(run, model)
+    phases = [plan for plan, _ in planned] + _evaluation(run, model) + _retention(run, model)
     if run.tasks.files is not None:
         with_tools = run.environment.id == SINGLE_TURN and run.rollout.describe_tools
         files, longest, args = run.tasks.files, run.engine.max_context, run.rollout.template_args
@@ -205,6 +205,20 @@ def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
         f", from {run.tasks.files.held_out}" if run.tasks.files else ""
     )
     return [PhasePlan("evaluation", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters), episodes)]
+
+
+def _retention(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
+    """What `[retention]` measures: every suite under the base, twice, and after every phase."""
+    table = run.retention
+    if table is None:
+        return []
+    times = 2 + len(run.phases)
+    asked = {suite.id: (table.items or suite.items) * table.samples for suite in run.suites if suite.kind == "answers"}
+    tokens = times * sum(asked[suite.id] * suite.max_turns * suite.max_tokens for suite in run.suites if suite.id in asked)
+    gates = f"at least {table.min_retention:.0%} of each kept" if table.min_retention else "nothing asked of what is kept"
+    lost = f", at most {table.max_lost:.0%} of the items lost" if table.max_lost < 1 else ""
+    work = f"{times} times {', '.join(suite.id for suite in run.suites)}: {gates}{lost}"
+    return [PhasePlan("retention", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters))]
 
 
 def _sampled_per_episode(run: ResolvedRun) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from burnish.envs.registry import load_plugin
 from burnish.recipe import machine
 from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
 from burnish.recipe.config import RunConfig
@@ -23,13 +24,16 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
 from burnish.trainer.data.config import TasksConfig
-from burnish.trainer.evaluation.config import EvaluationConfig
+from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
 from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, SeedRange, phase_optimizer
 from burnish.trainer.phases.rates import with_rate
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.watch.guards import GuardsConfig
+
+if TYPE_CHECKING:
+    from burnish.trainer.evaluation.suites.suite import Suite
 
 P = TypeVar("P", bound=PhaseConfig)
 
@@ -110,6 +114,7 @@ class ResolvedRun:
     tasks: TaskSource
     phases: tuple[PhaseRun, ...]
     evaluation: EvaluationConfig
+    retention: RetentionConfig | None
     guards: GuardsConfig
     rollout: RolloutConfig
     engine: EngineConfig
@@ -135,6 +140,17 @@ class ResolvedRun:
         """The first of them, None when reinforcement is no phase of this run."""
         return next(iter(self.reinforced), None)
 
+    @property
+    def suites(self) -> tuple[Suite, ...]:
+        """The suites of `[retention]`. Raises ValueError when one is not there, or unfit."""
+        if self.retention is None:
+            return ()
+        from burnish.trainer.evaluation.suites.finding import find_suites
+
+        for plugin in self.plugins:
+            load_plugin(plugin)
+        return find_suites(self.retention.suites)
+
     def worker_setup(self, model: Path, addresses: Mapping[str, str], seed: int) -> WorkerSetup:
         """What every env runner is built from, once the model's folder and the services' addresses are known. seed: of all sampling."""
         return WorkerSetup(
@@ -151,9 +167,12 @@ class ResolvedRun:
             plugins=tuple(str(Path(plugin).resolve()) for plugin in self.plugins),
             modules=(_absolute(self.environment.module),) if self.environment.module else (),
             seed=seed,
-            blended=tuple(
-                BlendedEnvironment(one.called, one.environment, with_addresses(one.environment_args, addresses))
-                for one in (self.rft.blend if self.rft else ())
+            blended=(
+                *(
+                    BlendedEnvironment(one.called, one.environment, with_addresses(one.environment_args, addresses))
+                    for one in (self.rft.blend if self.rft else ())
+                ),
+                *(suite.played_by for suite in self.suites if suite.kind == "answers"),
             ),
         )
 
@@ -190,6 +209,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
         tasks=TaskSource(config.train_seeds, config.tasks),
         phases=tuple(PhaseRun(table, config.learner.optimizer) for table in config.tables),
         evaluation=config.evaluation,
+        retention=config.retention,
         guards=config.guards,
         rollout=config.rollout,
         engine=_engine(config.engine, placement),

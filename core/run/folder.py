@@ -2,7 +2,8 @@
 
 runs/NAME-YYYYmmdd-HHMMSS/
   config.json  recipe.toml  versions.json  seeds.json
-  metrics.jsonl  evaluations.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  episodes/  data/PHASE/  checkpoints/  report.html
+  metrics.jsonl  evaluations.jsonl  retention.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  episodes/  suites/PHASE/  data/PHASE/
+  checkpoints/  report.html
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from burnish.recipe.load import load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.moments import moments
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord, JsonLines, LedgerRow, read_evaluations
+from burnish.rollout.store.records import (
+    AlarmRow,
+    EvaluationRecord,
+    JsonLines,
+    LedgerRow,
+    RetentionRow,
+    read_evaluations,
+    read_retention,
+)
 from burnish.trainer.phases.common import Phase
 
 PACKAGES = (
@@ -76,6 +85,15 @@ class RunFolder:
         return self.path / "alarms.jsonl"
 
     @property
+    def retention_file(self) -> Path:
+        return self.path / "retention.jsonl"
+
+    @property
+    def suites(self) -> Path:
+        """Where the samples of `[retention]` go, a folder for each time they were measured."""
+        return self.path / "suites"
+
+    @property
     def transcripts(self) -> Path:
         return self.path / "transcripts"
 
@@ -120,6 +138,11 @@ class RunFolder:
         """Append what a guard found to `alarms.jsonl`."""
         _append(self.alarms_file, row.to_row())
 
+    def log_retention(self, rows: Sequence[RetentionRow]) -> None:
+        """Append what became of each skill in a phase to `retention.jsonl`, all or nothing."""
+        known = self.retention_file.read_text() if self.retention_file.is_file() else ""
+        _write(self.retention_file, known + "".join(json.dumps(row.to_row(), allow_nan=False) + "\n" for row in rows))
+
     def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
         """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.
 
@@ -132,8 +155,11 @@ class RunFolder:
         def done(row: Mapping[str, Any]) -> bool:
             return (position[row["phase"]], row["step"]) <= end
 
-        for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.alarms_file):
+        for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.alarms_file, self.retention_file):
             _keep_rows(file, done)
+        judged = {row.phase for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
+        for name in set(order) - judged:
+            shutil.rmtree(self.suites / name, ignore_errors=True)
         recorded = read_evaluations(self.evaluations_file) if self.evaluations_file.is_file() else []
         evaluated = {(record.phase, record.step, record.result.mode) for record in recorded}
 

@@ -25,6 +25,7 @@ from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
+from burnish.run.retention import Retention
 from burnish.session import Session, making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.learner.group import LearnerLost
@@ -145,6 +146,9 @@ def _with_roll_backs(run: Run, done: CheckpointRecord | None) -> None:
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
     if done is None and run.recipe.evaluation.before:
         _evaluate(run, "base", 0)
+    retention = _retention(run)
+    if done is None and retention is not None:
+        retention.measure_base()
     order = [phase.name for phase in run.recipe.phases]
     for number, phase in enumerate(run.recipe.phases):
         if done is not None and number < order.index(done.phase):
@@ -154,6 +158,14 @@ def _phases(run: Run, done: CheckpointRecord | None) -> None:
             at = _train(run, phase, at)
         if run.recipe.evaluation.after:
             _evaluate(run, phase.name, at)
+        if retention is not None:
+            retention.judge(phase.name, at)
+
+
+def _retention(run: Run) -> Retention | None:
+    """Who measures the skills that the run must not lose, if it names any."""
+    table = run.recipe.retention
+    return Retention(table, run.session, run.folder, run.console) if table is not None else None
 
 
 def _train(run: Run, phase: PhaseRun, first: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
+from burnish.run.retention import is_judged
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
 from burnish.trainer.phases.registry import KINDS, tables_of_rows
 
@@ -41,7 +42,7 @@ def is_finished(folder: RunFolder, run: ResolvedRun) -> bool:
         return False
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
     measured = {record.result.mode for record in recorded if (record.phase, record.step) == (last.name, done.step)}
-    return not run.evaluation.after or set(run.evaluation.modes) <= measured
+    return (not run.evaluation.after or set(run.evaluation.modes) <= measured) and is_judged(folder, run, last.name, done.step)
 
 
 def _raises_steps(change: Difference) -> bool:

@@ -283,6 +283,72 @@ class AlarmRow(BaseModel):
         return {"schema": 1, **self.model_dump()}
 
 
+class RetentionRow(BaseModel):
+    """One line of retention.jsonl: what became of a skill from the base to the end of a phase, over the items of a suite.
+
+    before, after, retention, low, high, lost, gained, forgotten, learned: as `trainer.evaluation.suites.transitions.Change` has them; the
+    last four are None for texts. significance: of the change, in words. floor_retention, floor_forgotten: the same between two evaluations
+    of the base, where nothing was trained. not_promoted: why the phase's checkpoint was refused for this suite, "" when it was not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: str
+    step: int = Field(ge=0)
+    suite: str
+    kind: Literal["answers", "texts"]
+    items: int = Field(ge=1)
+    before: float
+    after: float
+    retention: float | None = None
+    low: float | None = None
+    high: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    forgotten: float | None = None
+    learned: float | None = None
+    significance: str = ""
+    floor_retention: float | None = None
+    floor_forgotten: float | None = None
+    not_promoted: str = ""
+
+    @property
+    def scores(self) -> str:
+        """Before and after. Example: "64.0% -> 60.0%", of texts "perplexity 12.31 -> 12.50"."""
+        if self.kind == "texts":
+            return f"perplexity {self.before:.2f} -> {self.after:.2f}"
+        return f"{self.before:.1%} -> {self.after:.1%}"
+
+    @property
+    def left(self) -> str:
+        """How much of the skill is left. Example: "retention 0.897 [0.692, 1.128]"."""
+        if self.retention is None or self.low is None or self.high is None:
+            return "no skill above chance to keep"
+        return f"retention {self.retention:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def moved(self) -> str:
+        """How many items were lost and gained, and the share forgotten beside what changes without training; "" for texts."""
+        if self.lost is None or self.forgotten is None:
+            return ""
+        floor = f", {self.floor_forgotten:.1%} without training" if self.floor_forgotten else ""
+        return f"{self.lost} lost, {self.gained} gained, {self.forgotten:.1%} forgotten{floor}"
+
+    @property
+    def line(self) -> str:
+        """On one line, with n. Example: "after rft, burnish/choices-v1: 64.0% -> 60.0%, retention 0.897 […], …, n = 100 (…)"."""
+        said = ", ".join(filter(None, (self.scores, self.left, self.moved, f"n = {self.items}")))
+        return f"after {self.phase}, {self.suite}: {said} ({self.significance})"
+
+    def to_row(self) -> dict[str, Any]:
+        return {"schema": 1, **self.model_dump()}
+
+
+def read_retention(path: Path) -> list[RetentionRow]:
+    """What became of each skill after each phase. Raises ValueError with file and line."""
+    return _read_rows(path, RetentionRow)
+
+
 def read_alarms(path: Path) -> list[AlarmRow]:
     """Every alarm of a run in the order they were raised. Raises ValueError with file and line."""
     return _read_rows(path, AlarmRow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from tests.unit.test_docs_blend_data import paste
 
+from burnish.recipe.load import load_config
+from burnish.recipe.plan import make_plan
+from burnish.recipe.resolve import resolve
 from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.run import suites
@@ -53,6 +57,20 @@ def test_the_page_measures_compares_and_brings_a_suite(tmp_path: Path, monkeypat
     assert "0 lost, 0 gained, n = 20" in compared and "perplexity 1.65 -> 1.65, retention 1.000" in compared
     assert "my-team/support-v1: 0.0%" in paste(own)
     assert "{'checks': {'number': 0}}" in paste(python)
+
+
+def test_the_recipe_of_the_page_is_one_and_its_plan_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(FILES["recipe.toml"])
+    talk = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    size = ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=1024)
+    new_model(["Which of these is a fruit?"], tmp_path / "models" / "smollm2", size)
+    plan = make_plan(resolve(load_config(tmp_path / "recipe.toml")))
+    (work,) = [phase.work for phase in plan.phases if phase.name == "retention"]
+    assert work == "3 times burnish/choices-v1, burnish/plain-english-v1: at least 95% of each kept, at most 10% of the items lost"
+    (sampled,) = [phase.sampled_tokens for phase in plan.phases if phase.name == "retention"]
+    assert sampled == 3 * 50 * 16, "three times 50 answers of 16 tokens; texts are only read"
 
 
 def test_the_numbers_of_the_page_are_those_of_the_code() -> None:

@@ -42,3 +42,30 @@ class EvaluationConfig(BaseModel):
         if self.tasks > self.seeds[1] - self.seeds[0]:
             raise ValueError(f"tasks = {self.tasks} but seeds holds only {self.seeds[1] - self.seeds[0]}; widen seeds")
         return self
+
+
+class RetentionConfig(BaseModel):
+    """The `[retention]` table: skills that training must not lose (docs/evaluate.md).
+
+    The base is measured twice, which shows what changes without training, and the model after every phase; the last checkpoint of a phase
+    that lost too much is kept, and not promoted.
+    suites: ids of `burnish suites`, or files (*.toml). items: of each, its own number when left out. samples: answers to each item.
+    temperature: of answers, 0 for greedy ones. min_retention: the least share of each skill that must be left, above chance; 0 asks for
+    nothing. max_lost: the largest share of the items of a suite that may be forgotten, guesses and what the base lost without training left
+    out; 1 asks for nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    suites: tuple[str, ...] = Field(min_length=1, description="ids of `burnish suites`, or files")
+    items: int | None = Field(default=None, ge=2)
+    samples: int = Field(default=1, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    min_retention: float = Field(default=0.95, ge=0, le=1)
+    max_lost: float = Field(default=1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> RetentionConfig:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(f"samples = {self.samples} at temperature 0 would say the same; give a temperature")
+        return self

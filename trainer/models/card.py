@@ -73,6 +73,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         facts.append(("tokenizer", f"sha256:{manifest.tokenizer_sha256}"))
     if manifest.template_args:
         facts.append(("chat template's variables", plain(json.dumps(manifest.template_args))))
+    if manifest.not_promoted:
+        facts.append(("not promoted", plain(manifest.not_promoted)))
     if (training := manifest.training) is not None:
         facts.append(("trained by", plain(f"step {training.step} of phase {training.phase} ({training.kind}) of run {training.run}")))
         facts.append(("recipe", f"sha256:{training.recipe_sha256}"))

@@ -21,7 +21,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from .folder import atomic_folder, check_model_folder
+from .folder import atomic_folder, check_model_folder, manifest_of, store_manifest
+from .manifest import MAX_REASON
 
 JOURNAL: Final = "checkpoints.jsonl"
 FOLDER: Final = "checkpoints"
@@ -29,7 +30,7 @@ FOLDER: Final = "checkpoints"
 
 class CheckpointRecord(BaseModel):
     """One saved checkpoint. `final` marks the last of its phase, and `ended` says why that came before the phase's last step, "" where it
-    did not; `metrics` are numbers worth reading beside it.
+    did not; `metrics` are numbers worth reading beside it. `not_promoted` says why it was refused promotion since, "" where it was not.
 
     Example: `CheckpointRecord(phase="rft", step=40, final=False, metrics={"reward": 0.81}, created_at=…)`.
     """
@@ -43,6 +44,7 @@ class CheckpointRecord(BaseModel):
     ended: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     created_at: datetime
+    not_promoted: str = ""
 
     @property
     def name(self) -> str:
@@ -67,8 +69,19 @@ class PrunedRecord(BaseModel):
     name: str
 
 
-_Line = Annotated[CheckpointRecord | PrunedRecord, Field(discriminator="event")]
-_LINE: TypeAdapter[CheckpointRecord | PrunedRecord] = TypeAdapter(_Line)
+class RefusedRecord(BaseModel):
+    """A checkpoint that was refused promotion, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    event: Literal["not_promoted"] = "not_promoted"
+    name: str
+    why: str
+
+
+Record = CheckpointRecord | PrunedRecord | RefusedRecord
+_Line = Annotated[Record, Field(discriminator="event")]
+_LINE: TypeAdapter[Record] = TypeAdapter(_Line)
 
 
 def save_checkpoint(
@@ -118,6 +131,9 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
             raise ValueError(f"{run / JOURNAL}, line {number} is not a checkpoint record: {error.errors()[0]['msg']}") from error
         if isinstance(record, PrunedRecord):
             kept.pop(record.name, None)
+        elif isinstance(record, RefusedRecord):
+            if record.name in kept:
+                kept[record.name] = kept[record.name].model_copy(update={"not_promoted": record.why})
         else:
             kept[record.name] = record
     for record in kept.values():
@@ -130,6 +146,22 @@ def latest(run: Path, phase: str | None = None) -> CheckpointRecord | None:
     """The checkpoint saved last (of one phase, if given), or None when there is none."""
     records = [record for record in list_checkpoints(run) if phase in (None, record.phase)]
     return records[-1] if records else None
+
+
+def promoted(run: Path) -> CheckpointRecord | None:
+    """The checkpoint saved last of a phase whose end was not refused promotion; None when there is none."""
+    records = list_checkpoints(run)
+    refused = {record.phase: record.not_promoted for record in records if record.final}
+    found = [record for record in records if not refused.get(record.phase)]
+    return found[-1] if found else None
+
+
+def refuse_promotion(run: Path, record: CheckpointRecord, why: str) -> None:
+    """Record that a checkpoint is not promoted: it stays, and who names the run does not get it. Its model's manifest says so too."""
+    folder = record.model(run)
+    manifest = manifest_of(folder)
+    store_manifest(folder, manifest.model_copy(update={"not_promoted": why[:MAX_REASON]}))
+    _append(run, RefusedRecord(name=record.name, why=why))
 
 
 def prune(run: Path, keep_last: int) -> list[str]:
@@ -160,7 +192,7 @@ def _complete_lines(journal: Path) -> list[bytes]:
     return journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []
 
 
-def _append(run: Path, record: CheckpointRecord | PrunedRecord) -> None:
+def _append(run: Path, record: Record) -> None:
     run.mkdir(parents=True, exist_ok=True)
     journal = run / JOURNAL
     whole = sum(len(line) + 1 for line in _complete_lines(journal))

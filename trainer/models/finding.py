@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from ...envs.registry import did_you_mean
-from .checkpoints import FOLDER, JOURNAL, latest
+from .checkpoints import FOLDER, JOURNAL, latest, promoted
 from .folder import check_model_folder
 from .importing import import_model
 from .manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_digests
@@ -22,10 +22,11 @@ SHORTEST_DIGEST = 8
 def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool = False, need_weights: bool = True) -> Path:
     """The model folder that a path, a name or a source stands for.
 
-    A run folder means its latest checkpoint; a checkpoint folder, with or without `/model`, itself; then there are model folders, names
-    under `models_dir`, `sha256:DIGEST` (its first 8 characters or more) for the one there that has it, and sources (`is_source`), which are
-    looked up under the name that their import gives them and imported first when `may_import`. `…@sha256:DIGEST` after any of these holds
-    what was found to that digest. need_weights: whether a folder without its weight files will not do.
+    A run folder means its latest checkpoint of a phase that was not refused promotion; a checkpoint folder, with or without `/model`,
+    itself; then there are model folders, names under `models_dir`, `sha256:DIGEST` (its first 8 characters or more) for the one there that
+    has it, and sources (`is_source`), which are looked up under the name that their import gives them and imported first when
+    `may_import`. `…@sha256:DIGEST` after any of these holds what was found to that digest. need_weights: whether a folder without its
+    weight files will not do.
 
     Example: `find_model("runs/demo-20260101-120000")` is `…/checkpoints/rft-40/model`.
 
@@ -87,9 +88,11 @@ def _by_digest(digest: str, models_dir: Path) -> Path:
 def _model_below(folder: Path) -> Path:
     """The model folder that belongs to a run or a checkpoint; any other folder itself."""
     if (folder / JOURNAL).is_file() or (folder / FOLDER).is_dir():
-        record = latest(folder)
-        if record is None:
+        record, last = promoted(folder), latest(folder)
+        if last is None:
             raise ValueError(f"run {folder} has no checkpoint yet; wait for its first one or give a model folder")
+        if record is None:
+            raise ValueError(f"run {folder} promoted no checkpoint; to take one all the same, name it: {last.folder(folder)}")
         return record.model(folder)
     return folder / "model" if (folder / "model").is_dir() else folder
 

@@ -58,9 +58,11 @@ def write_manifest(folder: Path, origin: Origin) -> Manifest:
 
 
 def store_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a manifest that is known, and its card."""
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
-    (folder / CARD_FILE).write_text(model_card(manifest))
+    """Write a manifest that is known, and its card, each whole or not at all."""
+    for name, text in ((MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n"), (CARD_FILE, model_card(manifest))):
+        draft = folder / f".{name}.tmp"
+        draft.write_text(text)
+        draft.replace(folder / name)
 
 
 def manifest_of(folder: Path) -> Manifest:

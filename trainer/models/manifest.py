@@ -25,6 +25,8 @@ Stage = Literal["none", "pretraining-partial", "pretraining-full", "mid-training
 """How far a model's training has come. "none": random weights. "pretraining-partial": pre-training that has not ended.
 "pretraining-full": a base model. "mid-training": continued on documents, or on documents and chats. "sft": taught conversations.
 "post-training": taught and aligned by preferences or otherwise, as most published chat models are. "rft": reinforced here."""
+MAX_REASON = 1000
+"""Characters of a reason that a manifest gives."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -96,6 +98,7 @@ class Manifest(BaseModel):
     every file but the manifest and the card. parents: digests of the models that it was made from directly; lineage: these and all before
     them, oldest first. training: the phase that wrote it, None for a model that no run wrote. metrics: what was measured when it was
     written. licence: as its source declares it. template_args: variables of the chat template that it was trained with, and is served with.
+    not_promoted: why the run that wrote it refused to promote it, "" where it did not.
 
     Example: `Manifest(name="nano", stage="none", source="new:nano seed=0", architecture="LlamaForCausalLM", parameters=3_486_976, …)`.
     """
@@ -115,6 +118,7 @@ class Manifest(BaseModel):
     metrics: dict[str, float] = {}
     licence: str | None = Field(default=None, max_length=200)
     template_args: dict[str, Any] = {}
+    not_promoted: str = Field(default="", max_length=MAX_REASON)
     created_by: str
     created_at: datetime
 
