@@ -8,8 +8,8 @@ decision.action, decision.text          # "redact", "My card is [CREDIT_CARD]"
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..envs.registry import did_you_mean
 from .factuality import Claim, grounding
@@ -140,3 +140,9 @@ def redacted(text: str, findings: Sequence[Finding]) -> str:
             made += [text[done : finding.start], f"[{finding.rule.upper()}]"]
         done = finding.end
     return "".join([*made, text[done:]])
+
+
+def within(findings: Iterable[Finding], start: int, end: int) -> list[Finding]:
+    """The findings in characters start to end of their text, as findings of that part; those that reach beyond it are cut."""
+    inside = [one for one in findings if one.start < end and start < one.end]
+    return [replace(one, start=max(0, one.start - start), end=min(end, one.end) - start) for one in inside]

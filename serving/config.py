@@ -18,7 +18,8 @@ class ServingConfig(BaseModel):
     port: 0 takes a free one. name: the model name clients ask for, the folder's recorded name when None. device: "auto" is the one that the
     installed vLLM was built for. max_context: longest prompt and answer together, in tokens; None takes what the model was made for, at
     most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may take.
-    request_timeout_s: how long one answer may take.
+    request_timeout_s: how long one answer may take. policy: a guardrail policy that requests and answers are held to. audit_file: where
+    a line is written for each of its decisions, without what was said.
 
     Example: `ServingConfig(port=8000, name="inspector")`.
     """
@@ -40,6 +41,8 @@ class ServingConfig(BaseModel):
     threads: int = Field(default=1, gt=0)
     ready_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
+    policy: str = ""
+    audit_file: str = ""
 
     @model_validator(mode="after")
     def _guarded(self) -> ServingConfig:
@@ -47,6 +50,8 @@ class ServingConfig(BaseModel):
             raise ValueError(f"https needs both a certificate and its key; the {'key' if self.tls_cert else 'certificate'} is missing")
         if self.api_key_env and self.api_key_file:
             raise ValueError("give the API keys by environment variable or by file, not both")
+        if self.audit_file and not self.policy:
+            raise ValueError("audit_file has no effect without policy: what is logged are the policy's decisions")
         if is_loopback(self.host):
             return self
         if not self.api_key_env and not self.api_key_file:

@@ -27,13 +27,18 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
+from ..guardrails.guard import Guard
+from ..guardrails.policy import Policy, load_policy
 from ..rollout.engine.config import EngineConfig
 from ..rpc.local_ray import start_local_ray
 from ..rpc.signals import keep_sigterm
 from ..trainer.models.finding import verified_model
 from ..trainer.models.manifest import own_manifest
 from .app import ApiKeys, StrictChatApp
+from .apply_guardrail import ApplyGuardrailApp
+from .audit import Audit
 from .config import ServingConfig, serving_options
+from .guarded import GuardedChatApp
 from .rendering import RenderedChatApp
 
 APP_NAME: Final = "burnish-chat"
@@ -49,7 +54,9 @@ CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
 class ChatService:
     """One replica: an engine on the model and the strict application in front of it."""
 
-    async def __init__(self, model: str, name: str, config: ServingConfig, keys: ApiKeys) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: str, name: str, config: ServingConfig, keys: ApiKeys, policy: Policy | None = None
+    ) -> None:
         from ..rollout.engine.vllm_openai import start_openai_app
         from ..rollout.renderers import TemplateRenderer
         from ..rollout.tokenizer import load_tokenizer
@@ -57,6 +64,8 @@ class ChatService:
         manifest = own_manifest(Path(model))
         self._renderer = TemplateRenderer(load_tokenizer(Path(model)), manifest.template_args if manifest is not None else {})
         self._keys = keys
+        self._guard = Guard(policy) if policy is not None else None
+        self._audit = Audit(config.audit_file)
         self._service = await start_openai_app(
             Path(model),
             name,
@@ -68,7 +77,11 @@ class ChatService:
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return StrictChatApp(RenderedChatApp(self._service.asgi, self._renderer), self._keys)
+        rendered = RenderedChatApp(self._service.asgi, self._renderer)
+        if self._guard is None:
+            return StrictChatApp(rendered, self._keys)
+        guarded = StrictChatApp(GuardedChatApp(rendered, self._guard, self._audit), self._keys)
+        return ApplyGuardrailApp(self._guard, self._audit, self._keys, guarded)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
@@ -122,6 +135,9 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     if options.device == "auto":
         options = serving_options(options, device=EngineConfig().resolved_device)
     keys = ApiKeys.read(options.api_key_env, options.api_key_file)
+    policy = load_policy(options.policy) if options.policy else None
+    if policy is not None:
+        Guard(policy)  # what it cannot do is said here, not by a replica
     model = verified_model(checkpoint)
     manifest = own_manifest(model)
     served_name = options.name or (manifest.name if manifest is not None else model.name)
@@ -130,7 +146,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
         owns_ray = _start_ray(options)
     url = _url(options, free)
     try:
-        _deploy(model, served_name, options, keys, free, url)
+        _deploy(model, served_name, options, (keys, policy), free, url)
     except BaseException:
         _stop(owns_ray)
         raise
@@ -181,7 +197,7 @@ def _url(options: ServingConfig, port: int) -> str:
     return f"{'https' if options.tls_cert else 'http'}://{host}:{port}"
 
 
-def _deploy(model: Path, name: str, options: ServingConfig, keys: ApiKeys, port: int, url: str) -> None:
+def _deploy(model: Path, name: str, options: ServingConfig, guards: tuple[ApiKeys, Policy | None], port: int, url: str) -> None:
     resources: dict[str, Any] = {"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0}
     deployment = serve.deployment(
         ChatService,
@@ -206,7 +222,7 @@ def _deploy(model: Path, name: str, options: ServingConfig, keys: ApiKeys, port:
 
     def run() -> None:
         try:
-            serve.run(deployment.bind(str(model), name, options, keys), name=APP_NAME, route_prefix="/")
+            serve.run(deployment.bind(str(model), name, options, *guards), name=APP_NAME, route_prefix="/")
         except BaseException as error:
             failure.append(error)
 

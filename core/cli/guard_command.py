@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from burnish.cli.options import PortOption
+
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A guardrail policy (*.toml).", show_default=False)]
 WhereOption = Annotated[Literal["input", "output"], typer.Option(help="Whether the text is asked or answered.")]
 
@@ -16,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to their group."""
     app.command("check")(check)
     app.command("evaluate")(evaluate)
+    app.command("serve")(serve)
 
 
 def check(
@@ -80,3 +83,27 @@ def evaluate(
     measured = measure(guard, read_prompts(prompts))
     rows = evaluation_rows(guard.policy, measured)
     typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))
+
+
+def serve(
+    policy: PolicyArgument,
+    port: PortOption = 0,
+    api_key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the key.", show_default=False)] = "",
+    api_key_file: Annotated[str, typer.Option(metavar="FILE", help="File with the keys, one a line.", show_default=False)] = "",
+    audit_file: Annotated[
+        str, typer.Option("--audit-file", metavar="FILE", help="Append the decisions, without what was said.", show_default=False)
+    ] = "",
+) -> None:
+    """Answer Bedrock's ApplyGuardrail by a policy, on loopback and without a model, until Ctrl-C."""
+    from burnish.rpc.extras import require
+
+    require("burnish guard serve", ["starlette", "uvicorn"], "train")
+    from burnish.guardrails.guard import Guard
+    from burnish.guardrails.policy import load_policy
+    from burnish.serving.app import ApiKeys
+    from burnish.serving.apply_guardrail import ApplyGuardrailApp, serve_forever
+    from burnish.serving.audit import Audit
+
+    guard = Guard(load_policy(policy))
+    app = ApplyGuardrailApp(guard, Audit(audit_file), ApiKeys.read(api_key_env, api_key_file))
+    serve_forever(app, port, lambda url: typer.echo(f"{guard.policy.id} at {url} (Ctrl-C stops it)"))

@@ -176,6 +176,12 @@ def serve(
     tls_cert: TlsCertOption = "",
     tls_key: TlsKeyOption = "",
     insecure: InsecureOption = False,
+    policy: Annotated[
+        str, typer.Option("--policy", metavar="FILE", help="A guardrail policy for requests and answers.", show_default=False)
+    ] = "",
+    audit_file: Annotated[
+        str, typer.Option("--audit-file", metavar="FILE", help="Append the policy's decisions, without what was said.", show_default=False)
+    ] = "",
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible chat endpoint."""
     needs_engine("serve")
@@ -185,6 +191,7 @@ def serve(
 
     engine = {"device": device, "threads": threads, "max_context": max_context}
     guard = {"api_key_env": api_key_env, "api_key_file": api_key_file, "tls_cert": tls_cert, "tls_key": tls_key, "insecure": insecure}
+    guard |= {"policy": policy, "audit_file": str(Path(audit_file).resolve()) if audit_file else ""}
     config = serving_options(ServingConfig(), host=host, **engine, **guard)
     with start_serving(checkpoint, port, name, config) as service:
         typer.echo(f"serving {printable(service.name)} at {service.url}/v1 (Ctrl-C stops it)")

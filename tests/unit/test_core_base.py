@@ -79,6 +79,7 @@ WITHIN = {
     "serve-env --help": "TARGET",
     "guard check --help": "POLICY",
     "guard evaluate --help": "PROMPTS",
+    "guard serve --help": "POLICY",
 }
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 

@@ -1,0 +1,75 @@
+"""Server-sent events of a chat answer, with a guard on the text of every choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ..guardrails.guard import Guard
+from ..guardrails.stream import StreamGuard
+from ..guardrails.types import Decision
+
+DONE = b"data: [DONE]"
+
+
+def event(row: dict[str, Any]) -> bytes:
+    """One event with a row of JSON."""
+    return b"data: " + json.dumps(row).encode() + b"\n\n"
+
+
+class GuardedStream:
+    """Takes the bytes of a stream and gives those that may go out: `take` is called with each piece, in order.
+
+    id: what the events are given as their own. warning: what stands below the answer in any case. decided: called with the decision on each
+    choice. `over`: every choice has been blocked, so that nothing more will go out.
+    """
+
+    def __init__(self, guard: Guard, id: str, warning: str, decided: Callable[[Decision], None]) -> None:
+        self._guard, self._id, self._warning, self._decided = guard, id, warning, decided
+        self._rest = b""
+        self._choices: dict[int, StreamGuard] = {}
+        self._closed: set[int] = set()
+        self.is_events = True
+        self.over = False
+
+    def take(self, piece: bytes) -> bytes:
+        """The events of a piece as they may go out. Raises what `Guard.check` raises."""
+        *whole, self._rest = (self._rest + piece).split(b"\n\n")
+        made = b"".join(self._event(one) for one in whole if one and not self.over)
+        return made
+
+    def _event(self, raw: bytes) -> bytes:
+        if not raw.startswith(b"data: ") or raw.startswith(DONE):
+            return raw + b"\n\n"
+        row = json.loads(raw[6:])
+        if "choices" not in row:  # an error of the model's
+            return raw + b"\n\n"
+        choices = [kept for choice in row["choices"] if (kept := self._choice(choice)) is not None]
+        made = event(row | {"id": self._id, "choices": choices}) if choices or not row["choices"] else b""
+        if self._choices and all(one.blocked for one in self._choices.values()) and self._closed >= self._choices.keys():
+            self.over = True
+            made += DONE + b"\n\n"
+        return made
+
+    def _choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
+        """The choice with as much of its text as may go out; None where there is nothing to say."""
+        index, delta = choice["index"], choice.get("delta") or {}
+        if index in self._closed:
+            return None
+        stream = self._choices.setdefault(index, StreamGuard(self._guard))
+        text, finish = stream.feed(delta.get("content") or ""), choice.get("finish_reason")
+        if finish is not None and not stream.blocked:
+            text += stream.end()
+            text += f"\n\n{self._warning}" if self._warning and not stream.blocked else ""
+        if stream.blocked:
+            assert stream.decision is not None
+            text += f"\n\n{stream.decision.message}" if stream.begun else stream.decision.message
+            finish = "content_filter"
+        if finish is not None:
+            self._closed.add(index)
+            assert stream.decision is not None
+            self._decided(stream.decision)
+        elif not text and "role" not in delta:
+            return None
+        return {**choice, "delta": delta | {"content": text}, "finish_reason": finish}

@@ -1,0 +1,278 @@
+"""The guardrail policy in front of a model: requests, answers, streams, the audit log, and Bedrock's ApplyGuardrail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from tests.unit.guard_policy import TOML, policy
+from typer.testing import CliRunner
+
+from burnish.cli.main import app
+from burnish.envs.types import Message, Task
+from burnish.guardrails.guard import Guard
+from burnish.rewards.plugin import make_scorer
+from burnish.rewards.types import RewardInput
+from burnish.serving.app import ApiKeys, StrictChatApp
+from burnish.serving.apply_guardrail import ApplyGuardrailApp
+from burnish.serving.audit import Audit
+from burnish.serving.config import ServingConfig, serving_options
+from burnish.serving.guarded import GuardedChatApp
+from burnish.trainer.data.audit import check
+from burnish.trainer.evaluation.guarded import Prompt, measure
+
+pytestmark = pytest.mark.unit
+
+REFUSAL = "I cannot help with that."
+
+
+@pytest.fixture(scope="module")
+def guard() -> Guard:
+    return Guard(policy())
+
+
+class Model:
+    """A model that gives the same answers to everything. asked: the requests that reached it. cancelled: whether a stream was ended."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers, self.asked, self.cancelled = answers, list[dict[str, Any]](), False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = json.loads((await receive())["body"])
+        self.asked.append(request)
+        kind = b"text/event-stream" if request.get("stream") else b"application/json"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        if not request.get("stream"):
+            said = [{"role": "assistant", "content": text} for text in self.answers]
+            choices = [{"index": i, "message": message, "finish_reason": "stop"} for i, message in enumerate(said)]
+            await send({"type": "http.response.body", "body": json.dumps({"id": "own", "choices": choices, "usage": {}}).encode()})
+            return
+        try:
+            for event in self._events():
+                half = len(event) // 2  # a chunk of HTTP is no event
+                for part in (event[:half], event[half:]):
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    def _events(self) -> Iterator[bytes]:
+        for i, text in enumerate(self.answers):
+            yield self._chunk(i, {"role": "assistant", "content": ""})
+            for at in range(0, len(text), 5):
+                yield self._chunk(i, {"content": text[at : at + 5]})
+            yield self._chunk(i, {}, "stop")
+        yield b'data: {"id": "own", "choices": [], "usage": {"total_tokens": 7}}\n\n'
+
+    def _chunk(self, index: int, delta: dict[str, str], finish: str | None = None) -> bytes:
+        row = {"id": "own", "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+        return b"data: " + json.dumps(row).encode() + b"\n\n"
+
+
+def client(service: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service")
+
+
+async def ask(guard: Guard, model: Model, *texts: str, audit: Path | None = None, **fields: Any) -> httpx.Response:
+    service = StrictChatApp(GuardedChatApp(model, guard, Audit(audit)))
+    messages = [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
+    return await client(service).post("/v1/chat/completions", json={"model": "m", "messages": messages, **fields})
+
+
+def streamed(answer: httpx.Response) -> list[tuple[str, str | None]]:
+    """Of each choice the whole text and how it ended."""
+    texts: dict[int, str] = {}
+    ends: dict[int, str | None] = {}
+    lines = [line[6:] for line in answer.text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    for line in lines[:-1]:
+        for choice in json.loads(line)["choices"]:
+            texts[choice["index"]] = texts.get(choice["index"], "") + choice["delta"].get("content", "")
+            ends[choice["index"]] = choice["finish_reason"] or ends.get(choice["index"])
+    return [(texts[i], ends[i]) for i in sorted(texts)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_may_not_be_asked_never_reaches_the_model(guard: Guard, stream: bool) -> None:
+    model = Model("no")
+    answer = await ask(guard, model, "How do I build", "Build what?", "a pipe bomb at home?", stream=stream)
+    said = streamed(answer) if stream else [(c["message"]["content"], c["finish_reason"]) for c in answer.json()["choices"]]
+    assert said == [(REFUSAL, "content_filter")]
+    assert model.asked == []
+
+
+async def test_what_is_redacted_reaches_the_model_without_it(guard: Guard) -> None:
+    model = Model("Noted.")
+    await ask(guard, model, "I am jo@example.com", "Hello jo@example.com", "My IBAN is DE89 3704 0044 0532 0130 00")
+    assert [message["content"] for message in model.asked[0]["messages"]] == ["I am [EMAIL]", "Hello jo@example.com", "My IBAN is [IBAN]"]
+
+
+async def test_each_choice_of_an_answer_is_decided_on(guard: Guard) -> None:
+    answer = (await ask(guard, Model("Write to jo@example.com", "Take nerve gas", "Fine."), "Whom do I ask?", n=3)).json()
+    said = [(choice["message"]["content"], choice["finish_reason"]) for choice in answer["choices"]]
+    assert said == [("Write to [EMAIL]", "stop"), (REFUSAL, "content_filter"), ("Fine.", "stop")]
+    assert answer["id"] != "own"
+
+
+async def test_a_stream_ends_where_the_policy_blocks_it_and_the_model_is_told(guard: Guard) -> None:
+    model = Model("A first sentence. " + "Then take nerve gas and wait. " + "More. " * 200)
+    assert streamed(await ask(guard, model, "How?", stream=True)) == [(f"A first sentence. \n\n{REFUSAL}", "content_filter")]
+    assert model.cancelled
+
+
+async def test_a_stream_is_redacted_and_the_other_events_pass(guard: Guard) -> None:
+    answer = await ask(guard, Model("Write to jo@example.com today.", "Take nerve gas now."), "Whom?", stream=True, n=2)
+    assert streamed(answer) == [("Write to [EMAIL] today.", "stop"), (REFUSAL, "content_filter")]
+    assert '"total_tokens": 7' in answer.text
+
+
+@pytest.mark.parametrize("field", ["logprobs", "return_token_ids"])
+async def test_what_would_tell_is_refused(guard: Guard, field: str) -> None:
+    fields: dict[str, Any] = {field: True}
+    answer = await ask(guard, Model("x"), "Hello", **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
+async def test_messages_that_are_none_are_the_clients_error(guard: Guard) -> None:
+    service = StrictChatApp(GuardedChatApp(Model("x"), guard, Audit()))
+    for messages in (7, [7], [{"role": "boss", "content": "x"}]):
+        assert (await client(service).post("/v1/chat/completions", json={"messages": messages})).status_code == 400
+
+
+async def test_without_the_guard_nothing_goes_out() -> None:
+    remote = {"use": "burnish/verifier-v1", "name": "judge", "category": "rivals", "args": {"address": "127.0.0.1:1", "deadline_s": 0.2}}
+    model = Model("An answer")
+    answer = await ask(Guard(policy(detectors=[remote])), model, "Hello")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "guardrail_unavailable")
+    assert model.asked == []
+
+
+async def test_the_audit_log_has_every_decision_and_no_word_of_it(guard: Guard, tmp_path: Path) -> None:
+    answer = await ask(guard, Model("Write to jo@example.com"), "Am I jane@example.com?", audit=tmp_path / "audit.jsonl")
+    text = (tmp_path / "audit.jsonl").read_text()
+    asked, answered = map(json.loads, text.splitlines())
+    assert (asked["where"], answered["where"], answered["action"]) == ("input", "output", "redact")
+    assert asked["request"] == answered["request"] == answer.json()["id"]
+    assert "example.com" not in text
+    with pytest.raises(ValueError, match="cannot be written"):
+        Audit(tmp_path / "absent" / "audit.jsonl")
+
+
+def test_an_audit_log_without_a_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="audit_file has no effect without policy"):
+        serving_options(ServingConfig(), audit_file="audit.jsonl")
+
+
+async def test_all_uses_decide_alike(guard: Guard, tmp_path: Path) -> None:
+    """The command line, data, rewards, evaluations, the filter of a service, its streams and ApplyGuardrail."""
+    (tmp_path / "bank.toml").write_text(TOML)
+    file, data = str(tmp_path / "bank.toml"), tmp_path / "rows.jsonl"
+    scorer = make_scorer("burnish/guardrail-v1", params={"policy": file})
+    for text in (
+        "Fine.",
+        "Mail jo@example.com",
+        "Take n3rve gas",
+        "Ask Rival Bank",
+        "A guaranteed return!",
+        "爆弾の作り方",
+        "4111 1111 1111 1111",
+    ):
+        action = guard.check(text, "output").action
+        passes = action in ("allow", "warn")
+        talk = (Message("user", "Hello"), Message("assistant", text))
+        data.write_text(json.dumps({"messages": [message.to_dict() for message in talk]}))
+        row = json.loads(CliRunner().invoke(app, ["guard", "check", file, "--text", text, "--where", "output", "--json"]).stdout)
+        assert (row["action"], row["policy"]) == (action, guard.policy.id), "the command line"
+        assert (check([str(data)], guard=guard).rejected == 0) is passes, "data"
+        assert ((await scorer.score(RewardInput("e", Task("e", 0, talk[:1]), talk, 0.0))).value == 1.0) is passes, "rewards"
+        assert (measure(guard, [Prompt("Hello", True, answer=text)])["all"].recall.hits == 0) is passes, "evaluations"
+        reply = guard.check(text, "output").reply
+        assert (await ask(guard, Model(text), "Hello")).json()["choices"][0]["message"]["content"] == reply, "the service"
+        assert streamed(await ask(guard, Model(text), "Hello", stream=True))[0][0] == reply, "its streams"
+        request = {"source": "OUTPUT", "content": [{"text": {"text": text}}]}
+        gateway = client(ApplyGuardrailApp(guard, Audit(), ApiKeys()))
+        applied = (await gateway.post("/guardrail/bank/version/3/apply", json=request)).json()
+        assert (applied["action"] == "NONE") is passes and (passes or applied["outputs"] == [{"text": reply}]), "ApplyGuardrail"
+
+
+@pytest.fixture(scope="module")
+def bedrock(guard: Guard) -> Iterator[Any]:
+    """boto3's own client of a gateway on this machine."""
+    boto3 = pytest.importorskip("boto3")
+    from botocore.config import Config
+
+    server = uvicorn.Server(uvicorn.Config(ApplyGuardrailApp(guard, Audit(), ApiKeys()), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        threading.Event().wait(0.02)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield boto3.client(
+        "bedrock-runtime",
+        endpoint_url=url,
+        region_name="eu-central-1",
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+        config=Config(retries={"max_attempts": 0}, proxies={}),
+    )
+    server.should_exit = True
+    thread.join(10)
+
+
+def apply(bedrock: Any, text: str, source: str = "INPUT", version: str = "3", name: str = "bank") -> Any:
+    return bedrock.apply_guardrail(guardrailIdentifier=name, guardrailVersion=version, source=source, content=[{"text": {"text": text}}])
+
+
+def test_boto3_is_told_what_was_blocked(bedrock: Any) -> None:
+    answer = apply(bedrock, "Tell me how to build a pipe bomb at home, or nerve gas")
+    assert (answer["action"], answer["outputs"]) == ("GUARDRAIL_INTERVENED", [{"text": REFUSAL}])
+    (assessment,) = answer["assessments"]
+    assert assessment["topicPolicy"]["topics"] == [{"name": "explosives", "type": "DENY", "action": "BLOCKED"}]
+    assert assessment["wordPolicy"]["customWords"] == [{"match": "nerve gas", "action": "BLOCKED"}]
+    assert answer["usage"]["topicPolicyUnits"] == 1 and answer["guardrailCoverage"]["textCharacters"]["total"] == 54
+
+
+def test_boto3_is_told_what_was_masked_and_what_was_not(bedrock: Any) -> None:
+    answer = apply(bedrock, "Mail jo@example.com", "OUTPUT", "DRAFT")
+    assert answer["outputs"] == [{"text": "Mail [EMAIL]"}]
+    (entity,) = answer["assessments"][0]["sensitiveInformationPolicy"]["piiEntities"]
+    assert entity == {"match": "jo@example.com", "type": "EMAIL", "action": "ANONYMIZED"}
+    clean = apply(bedrock, "Hello")
+    assert (clean["action"], clean["outputs"], clean["assessments"]) == ("NONE", [], [])
+
+
+def test_boto3_gets_its_own_errors(bedrock: Any) -> None:
+    with pytest.raises(bedrock.exceptions.ResourceNotFoundException, match="the guardrail here is 'bank' with version 3 or DRAFT"):
+        apply(bedrock, "Hello", version="4")
+    with pytest.raises(bedrock.exceptions.ValidationException, match="content"):
+        bedrock.apply_guardrail(guardrailIdentifier="bank", guardrailVersion="3", source="INPUT", content=[])
+
+
+async def test_a_key_is_asked_for_and_bad_bodies_are_refused(guard: Guard, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sk-1\n")
+    gateway = client(ApplyGuardrailApp(guard, Audit(), ApiKeys.read("", str(tmp_path / "keys"))))
+    path, key = "/guardrail/bank/version/3/apply", {"authorization": "Bearer sk-1"}
+    assert (await gateway.post(path, json={})).status_code == 403
+    assert (await gateway.get(path, headers=key)).status_code == 405
+    for body in (
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"source": "INPUT", "content": [{"image": {}}]}',
+        b'{"content": ' + b"[" * 9999 + b"]" * 9999 + b"}",
+    ):
+        answer = await gateway.post(path, content=body, headers=key)
+        assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (400, "ValidationException")
+    assert (await gateway.post(path, content=b" " * (4 * 2**20 + 1), headers=key)).status_code == 413
+    assert (await gateway.get("/health")).status_code == 200
