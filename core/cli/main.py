@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from burnish.cli import data_command, evaluate_command, guard_command, models_command, scaffold_command
+from burnish.cli import debug as debug_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
 from burnish.cli import regrade as regrade_command
@@ -156,6 +157,7 @@ def demo(
 
 evaluate_command.register(app)
 probe_command.register(app)
+debug_command.register(app)
 
 
 @app.command()

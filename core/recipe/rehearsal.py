@@ -77,7 +77,7 @@ def rehearse(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
         return engine
 
     parts = episode_parts(setup, make, Daemons("rehearsal"))
-    group = asyncio.run(_played(parts, _task(run), limits.temperature))
+    group = asyncio.run(_played(parts, first_task(run), limits.temperature))
     watch = SuccessWatch(run.success)
     for episode in group.episodes:
         if isinstance(episode.outcome, Failure):
@@ -126,7 +126,7 @@ def _rehearse_order() -> None:
     os._exit(0)  # whatever still runs in its threads is waited for by nobody
 
 
-def _task(run: ResolvedRun) -> Task:
+def first_task(run: ResolvedRun) -> Task:
     """The first task of an evaluation; of files, the one with the longest prompt, to which an environment may add."""
     if run.tasks.files is None:
         return held_out_tasks(run.evaluation.seeds, 1)[0]

@@ -23,6 +23,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("docs")
     run = recipe(tiny_model(home / "tiny"), "burnish/QualityInspection-v0", max_turns=6)
     stored(run, played(run, seeded(20), INSPECTS), home / "runs" / "inspection-20260101-120000", step=12)
+    (home / "recipe.toml").write_text(
+        'name = "r"\nmodel = "tiny"\nenvironment = "burnish/QualityInspection-v0"\nmulti_turn_rollouts = true\n'
+        "[engine]\nmax_context = 4096\n"
+    )
     (home / "brief.py").write_text(blocks("python")[0])
     return home
 
