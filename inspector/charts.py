@@ -72,6 +72,54 @@ def line_chart(name: str, points: Points) -> Markup:
     return Markup("").join([*out, Markup("</svg>")])
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line among several: its label, and (x, value, low, high) with x ascending; low and high are the value where no interval is known.
+
+    Example: `Series("run-1", ((1, 0.5, 0.4, 0.6), (2, 0.55, 0.45, 0.65)))`.
+    """
+
+    label: str
+    points: tuple[tuple[int, float, float, float], ...]
+
+
+def overlay_chart(name: str, lines: Sequence[Series], axis: str) -> Markup:
+    """Several lines in one drawing, each on the band of its interval, in the classes `s0`, `s1`, … of its place; "" when all are empty.
+
+    axis: what x counts. Pointing at a line names it.
+    """
+    kept = [(i, line.label, [p for p in line.points if all(map(math.isfinite, p))]) for i, line in enumerate(lines)]
+    drawn = [(i, label, points) for i, label, points in kept if points]
+    if not drawn:
+        return Markup("")
+    xs = [point[0] for *_, points in drawn for point in points]
+    ticks = nice_ticks(min(p[2] for *_, points in drawn for p in points), max(p[3] for *_, points in drawn for p in points))
+    low, high, first, last = ticks[0], ticks[-1], min(xs), max(max(xs), min(xs) + 1)
+
+    def place(x: float, value: float) -> tuple[float, float]:
+        across = LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        return across, TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    out = [_open(f"{name}, {axis} {first} to {max(xs)}: {', '.join(label for _, label, _ in drawn)}", WIDTH, HEIGHT)]
+    for tick in ticks:
+        y = place(first, tick)[1]
+        out.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
+        out.append(_text(LEFT - 6, y + 3.5, number(tick), "tick end"))
+    out.append(_text(LEFT, HEIGHT - 5, f"{axis} {first}", "tick"))
+    if max(xs) > first:
+        out.append(_text(WIDTH - RIGHT, HEIGHT - 5, f"{axis} {max(xs)}", "tick end"))
+    shape = Markup('<{} class="{} s{}" points="{}"><title>{}</title></{}>')
+    for i, label, points in drawn:
+        edge = [place(x, upper) for x, _, _, upper in points] + [place(x, lower) for x, _, lower, _ in reversed(points)]
+        if any(lower < upper for _, _, lower, upper in points):
+            out.append(shape.format("polygon", "band", i, _points(edge), printable(label), "polygon"))
+        out.append(shape.format("polyline", "line", i, _points([place(x, v) for x, v, *_ in points]), printable(label), "polyline"))
+        if len(points) < SMOOTH_FROM:
+            dot = Markup('<circle class="mark s{}" cx="{}" cy="{}" r="2.4"><title>{}</title></circle>')
+            out += [dot.format(i, *map(_round, place(x, v)), printable(f"{label}, {axis} {x}: {number(v)}")) for x, v, *_ in points]
+    return Markup("").join([*out, Markup("</svg>")])
+
+
 def whisker_chart(rows: Sequence[Whisker]) -> Markup:
     """Success per phase: a dot (hollow for greedy) on its 95 % interval, a short bar where the best constant policy is."""
     width, left, right, row_height = 720, 132, 64, 30
@@ -128,7 +176,11 @@ def _text(x: float, y: float, text: str, kind: str) -> Markup:
 
 
 def _path(points: Sequence[tuple[float, float]], kind: str) -> Markup:
-    return Markup('<polyline class="{}" points="{}"/>').format(kind, " ".join(f"{_round(x)},{_round(y)}" for x, y in points))
+    return Markup('<polyline class="{}" points="{}"/>').format(kind, _points(points))
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{_round(x)},{_round(y)}" for x, y in points)
 
 
 def _round(value: float) -> str:

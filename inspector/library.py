@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ LISTED = (
     "phase, step, split, mode, episode, task, sample, reward, failure, culprit, truncation, labels, sampled_tokens, context_tokens, "
     "seconds, oldest_version, newest_version, len(turns) AS turns, advantages, mask"
 )
+Z_95 = 1.959964
+"""The normal distribution's quantile of a two-sided 95 % interval."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
 
@@ -90,6 +93,17 @@ class Library:
         """The episodes of one task at one moment, in the order of their samples."""
         question = f"SELECT {LISTED} FROM episodes WHERE phase = ? AND step = ? AND split = ? AND mode = ? AND task = ? ORDER BY sample"
         return [_plain(row) for row in self._ask(question, [phase, step, split, mode, task])]
+
+    def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
+        """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval.
+
+        The attempts at one task are one observation: they are alike.
+        """
+        each = "SELECT step, task, avg(reward) AS worth FROM episodes WHERE phase = ? AND split = 'train' AND reward IS NOT NULL"
+        question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each} GROUP BY step, task)"
+        rows = self._ask(f"{question} GROUP BY step ORDER BY step", [phase])
+        halves = [Z_95 * (row["spread"] or 0.0) / math.sqrt(row["n"]) for row in rows]
+        return [(row["step"], row["mean"], row["mean"] - half, row["mean"] + half) for row, half in zip(rows, halves, strict=True)]
 
     def _ask(self, question: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         files = [str(file) for file, _ in moments(self._folder)]

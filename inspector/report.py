@@ -43,14 +43,14 @@ class Pair:
     after: Transcript
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder, whole or not at all, and return its path.
+def write_report(run: Path, target: Path | None = None) -> Path:
+    """Write the report of a run, whole or not at all, and return its path: `report.html` in its folder, unless a target is given.
 
     Raises ValueError when `run` is no run folder, or naming file and line of a row that cannot be read.
     """
-    target = run / "report.html"
+    target = target or run / "report.html"
     page = render_report(read_run(run), read_run_transcripts(run))
-    partial = target.with_name(".report.html.partial")
+    partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)  # a link of that name, in a run folder of somebody else's, would be written through
     with partial.open("x", encoding="utf-8") as file:
         file.write(page)
@@ -70,7 +70,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         run=run,
         headline=headline(run),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        facts=_facts(run),
+        facts=facts_of(run),
         rows=phase_rows(run),
         part_names=sorted({name for record in run.evaluations for name in record.result.parts}),
         whiskers=whisker_chart(_whiskers(run)) if run.evaluations else None,
@@ -168,19 +168,20 @@ def _whiskers(run: RecordedRun) -> list[Whisker]:
 def curves_of(run: RecordedRun, phase: str) -> list[Curve]:
     """The metrics of a phase, those that say most first."""
     curves = []
-    for name, points in sorted(series_of(run.metrics, phase).items(), key=lambda item: (_rank(item[0]), item[0])):
+    for name, points in sorted(series_of(run.metrics, phase).items(), key=lambda item: (metric_rank(item[0]), item[0])):
         svg = line_chart(name, points)
         if svg:
             curves.append(Curve(name, svg, points[0][1], points[-1][1]))
     return curves
 
 
-def _rank(name: str) -> int:
+def metric_rank(name: str) -> int:
+    """The place of a metric among those that say most, from 0; all others come after them."""
     words = re.sub(r"[^a-z0-9]+", "_", name.lower())
     return next((i for i, wanted in enumerate(SHOWN_FIRST) if wanted in words), len(SHOWN_FIRST))
 
 
-def _facts(run: RecordedRun) -> list[tuple[str, str]]:
+def facts_of(run: RecordedRun) -> list[tuple[str, str]]:
     """What the head of the page names: recipe, model, environment, seed, time taken, packages."""
     packages = run.versions.get("packages", {})
     named = [("Recipe", run.config.get("name")), ("Model", run.config.get("model")), ("Environment", run.config.get("environment"))]

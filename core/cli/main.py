@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from burnish.cli import data_command, evaluate_command, guard_command, models_command, scaffold_command
+from burnish.cli import data_command, evaluate_command, guard_command, models_command, runs_command, scaffold_command
 from burnish.cli import debug as debug_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
@@ -76,12 +76,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app, env_app, rewards_app, data_app, guard_app = (
+models_app, env_app, rewards_app, data_app, guard_app, runs_app = (
     _group("Make, import, compare, merge and export models."),
     _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
     _group("Check, count, blend and trace data."),
     _group("Decide on texts and tool calls by a guardrail policy."),
+    _group("List, show, compare and follow runs."),
 )
 models_command.register(models_app)
 data_command.register(data_app)
@@ -91,6 +92,7 @@ app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(data_app, name="data")
 app.add_typer(guard_app, name="guard")
+app.add_typer(runs_app, name="runs")
 
 
 def _show_version(wanted: bool) -> None:
@@ -258,6 +260,7 @@ def rollouts(
 
 
 replay_command.register(app)
+runs_command.register(app, runs_app)
 regrade_command.register(app)
 
 

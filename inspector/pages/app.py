@@ -1,6 +1,7 @@
 """Pages on which people look at runs: a web application over folders of runs, made on the server, with little script.
 
     /rollouts                               the runs
+    /rollouts/-/compare?run=NAME&run=NAME   two runs or more, side by side
     /rollouts/NAME                          one run: curves, evaluations, the ledger
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
     /rollouts/NAME/episode?…                one episode: what was said and earned, every token; with json=1 as data
@@ -29,6 +30,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ...envs.types import message_from_dict
+from ..comparing import MOST, side_by_side
 from ..library import EXACT, Library, Order, Wanted
 from ..rendering import environment
 from ..report import curves_of, headline, phase_rows
@@ -69,6 +71,7 @@ def pages(root: Path, prefix: str = "") -> Starlette:
     site, base = Site(root, environment(HERE / "templates")), f"{prefix}/rollouts"
     shown: dict[str, Page] = {
         "/static/{name}": asset,
+        "/-/compare": comparison,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
         "/{run}": one_run,
@@ -111,6 +114,12 @@ def one_run(site: Site, request: Request) -> Response:
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
         last=run.metrics[-1] if run.metrics else None,
     )
+
+
+def comparison(site: Site, request: Request) -> Response:
+    """Two runs or more, side by side, the one that began first before the others."""
+    paths = [find_run(site.root, name).path for name in request.query_params.getlist("run")[: MOST + 1]]
+    return site.show("compare", found=side_by_side(sorted(paths, key=lambda path: (path / "seeds.json").stat().st_mtime)))
 
 
 def episodes(site: Site, request: Request) -> Response:

@@ -147,6 +147,24 @@ def test_what_a_model_wrote_runs_nowhere(page: Page, address: str) -> None:
     assert complaints(page) == []
 
 
+def test_two_runs_are_ticked_and_compared(page: Page, root: Path, address: str) -> None:
+    shutil.copytree(root / "nano-20260101-000000", root / "nano-20260102-000000")
+    config = root / "nano-20260102-000000" / "config.json"
+    config.write_text('{"name": "<b>nano</b>", "rft": {"lr": 3e-05}}')
+    page.goto(address)
+    for box in page.get_by_role("checkbox").all():
+        box.check()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("2 runs side by side")
+    expect(page.get_by_role("cell", name="3e-05")).to_be_visible()
+    assert page.locator("svg .line.s0").count() == page.locator("svg .line.s1").count() > 1
+    keep(page, "compare")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    keep(page, "compare-narrow")
+    assert complaints(page) == []
+
+
 @pytest.fixture
 def dashboard(root: Path) -> Iterator[str]:
     with behind_dashboard(root) as pages:

@@ -28,7 +28,7 @@ document.addEventListener('change', (event) => {
 })
 
 const busy = () =>
-  document.hidden || document.activeElement.closest('form, [data-row]') || document.querySelector('details[open]') || getSelection().type === 'Range'
+  document.hidden || document.activeElement.closest('form, [data-row]') || document.querySelector('details[open], input:checked') || getSelection().type === 'Range'
 
 async function refresh() {
   if (!busy()) {

@@ -1,0 +1,194 @@
+"""`burnish runs …` and `burnish report`: run folders from the terminal, for people and, with `--json`, for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from burnish.cli.needs import needs_training
+from burnish.cli.options import JsonOption, RunArgument
+
+if TYPE_CHECKING:
+    from burnish.inspector.comparing import SideBySide
+    from burnish.inspector.runs import MetricRow, RecordedRun
+    from burnish.rollout.store.records import Comparison, EvaluationRecord
+
+RunsArgument = Annotated[Path, typer.Argument(metavar="RUNS", help="A folder of run folders.")]
+SeveralArgument = Annotated[list[Path], typer.Argument(metavar="RUN [RUN …]", help="Run folders.", show_default=False)]
+SHOWN = ("reward_mean", "success", "loss", "learner/entropy", "learner/kl")
+"""Metrics that a line of `tail` shows, those of them that a step has."""
+POLL_S = 1.0
+
+
+def register(app: typer.Typer, runs_app: typer.Typer) -> None:
+    """Add the commands to the command line and to their group."""
+    commands: dict[str, Callable[..., None]] = {"list": list_runs, "show": show, "diff": diff, "tail": tail}
+    for name, command in commands.items():
+        runs_app.command(name)(command)
+    app.command("report")(report)
+
+
+def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) -> None:
+    """List the runs in a folder, the latest first: how far they came and what they reached."""
+    needs_training("runs list")
+    from burnish.cli.models import table_lines
+    from burnish.inspector.pages.runs import list_runs as lines_of
+    from burnish.inspector.runs import read_run
+
+    if not runs.is_dir():
+        raise ValueError(f"{runs} is no folder; give a folder of run folders")
+    found = [(line, summary(read_run(line.path))) for line in lines_of(runs)]
+    if as_json:
+        _print_json([{**row, "live": line.live, "changed": line.changed} for line, row in found])
+        return
+    cells = [
+        (row["run"], _at(row), _percent(row["success"]), "under way" if line.live else "", line.age)
+        for line, row in found
+    ]  # fmt: skip
+    _print(table_lines(("run", "at", "success", "", "written"), cells) if cells else [f"{runs} holds no run"])
+
+
+def show(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show what a run is of and what its phases reached."""
+    needs_training("runs show")
+    from burnish.cli.models import table_lines
+    from burnish.inspector.report import facts_of, headline, phase_rows
+    from burnish.inspector.runs import read_run
+
+    found = read_run(run)
+    records = phase_rows(found)
+    if as_json:
+        _print_json({**summary(found), "evaluations": [*map(_measured, records)], "alarms": [alarm.to_row() for alarm in found.alarms]})
+        return
+    _print([found.name, *(f"  {name:<12} {value}" for name, value in facts_of(found))])
+    cells = [
+        (record.phase, r.mode, _percent(r.success), f"{_percent(r.success_low)} to {_percent(r.success_high)}", str(len(r.task_success)))
+        for record in records
+        for r in (record.result,)
+    ]
+    _print(table_lines(("phase", "mode", "success", "95 % interval", "tasks"), cells) if cells else ["no evaluation yet"])
+    _print([line for line in (headline(found),) if line])
+
+
+def diff(runs: SeveralArgument, as_json: JsonOption = False) -> None:
+    """Say what two runs or more were given otherwise, and what their evaluations say of the same tasks."""
+    needs_training("runs diff")
+    from burnish.inspector.comparing import side_by_side
+
+    found = side_by_side(runs)
+    if as_json:
+        _print_json(found.to_row())
+    else:
+        _print(_diff_lines(found))
+
+
+def tail(
+    run: RunArgument,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Steps to begin with.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new step, until the run has its report.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the last steps of a run, and with --follow those that come."""
+    needs_training("runs tail")
+    from burnish.inspector.runs import check_run, read_metrics
+
+    home = check_run(run)
+    rows = list(read_metrics(home / "metrics.jsonl"))
+    _print(_step(row, as_json) for row in rows[len(rows) - min(lines, len(rows)) :])
+    seen = len(rows)
+    while follow:
+        ended = (home / "report.html").is_file()  # asked first: what was written before it is still printed
+        rows = list(read_metrics(home / "metrics.jsonl"))
+        _print(_step(row, as_json) for row in rows[seen:])
+        seen = len(rows)
+        if ended:
+            return
+        time.sleep(POLL_S)
+
+
+def report(
+    runs: SeveralArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where it goes. Default: report.html in the run; comparison.html here.")
+    ] = None,
+) -> None:
+    """Write one self-contained page: of a run what it did, of several how they compare."""
+    needs_training("report")
+    from burnish.inspector.comparing import write_comparison
+    from burnish.inspector.report import write_report
+
+    if len(runs) == 1:
+        typer.echo(str(write_report(runs[0], out)))
+    else:
+        typer.echo(str(write_comparison(runs, out or Path("comparison.html"))))
+
+
+def summary(run: RecordedRun) -> dict[str, Any]:
+    """A run in a row: its last step, and success of its last evaluation."""
+    last, evaluation = run.metrics[-1] if run.metrics else None, run.evaluations[-1] if run.evaluations else None
+    row: dict[str, Any] = {"run": run.name, "path": str(run.path), "recipe": run.config.get("name"), "model": run.config.get("model")}
+    row |= {"phase": last.phase if last else None, "step": last.step if last else None}
+    return row | {"success": evaluation.result.success if evaluation else None, "alarms": len(run.alarms)}
+
+
+def _diff_lines(found: SideBySide) -> Iterator[str]:
+    from burnish.cli.models import table_lines
+
+    names = [run.name for run in found.runs]
+    if found.settings:
+        yield from table_lines(("setting", *names), [(field, *values) for field, values in found.settings.items()])
+    else:
+        yield "the same settings"
+    for pair in found.paired:
+        success = f"{_percent(pair.record.result.success)} against {_percent(pair.first.result.success)}"
+        yield f"{pair.run}, {pair.phase} {pair.mode}: {success}: {_change(pair.change)}"
+        for word, moved in (("improved", pair.better), ("regressed", pair.worse)):
+            if moved:
+                yield f"  most {word}: " + ", ".join(f"{task} {before:g} -> {after:g}" for task, before, after in moved)
+
+
+def _measured(record: EvaluationRecord) -> dict[str, Any]:
+    r = record.result
+    shares = {"success": r.success, "low": r.success_low, "high": r.success_high, "reward": r.reward}
+    return {"phase": record.phase, "step": record.step, "mode": r.mode, **shares, "tasks": len(r.task_success)}
+
+
+def _change(change: Comparison | None) -> str:
+    if change is None:
+        return "not comparable: other tasks, or another success part"
+    points = [f"{100 * value:+.1f}" for value in (change.difference, change.low, change.high)]
+    return f"{points[0]} points ({points[1]} to {points[2]}), {change.significance}, n = {change.n}"
+
+
+def _step(row: MetricRow, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"phase": row.phase, "step": row.step, "time": row.time, **row.values})
+    from burnish.inspector.text import number
+
+    return f"{row.phase} {row.step:>5}  " + "  ".join(f"{name} {number(row.values[name])}" for name in SHOWN if name in row.values)
+
+
+def _at(row: dict[str, Any]) -> str:
+    return "not begun" if row["phase"] is None else f"{row['phase']} {row['step']}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _print(lines: Any) -> None:
+    from burnish.inspector.text import printable
+
+    for line in lines:
+        typer.echo(printable(line))
+
+
+def _print_json(data: Any) -> None:
+    from burnish.inspector.text import finite
+
+    typer.echo(json.dumps(finite(data), allow_nan=False))

@@ -1,0 +1,181 @@
+"""Two runs or more side by side: as values, as a page, as one file and on the terminal; and the commands that list and follow runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from tests.unit.stored_run import played, recipe, seeded, stored, tiny_model
+from tests.unit.test_inspector import EVIL, evaluation
+from tests.unit.test_inspector_pages import Elements
+from typer.testing import CliRunner, Result
+
+from burnish.cli.main import app
+from burnish.inspector.charts import Series, overlay_chart
+from burnish.inspector.comparing import other_settings, side_by_side
+from burnish.inspector.library import Library
+from burnish.inspector.pages.app import pages
+from burnish.rollout.store.records import JsonLines
+
+pytestmark = pytest.mark.unit
+
+TASKS = {"a": (0.0, 1.0), "b": (0.0, 1.0), "c": (1.0, 0.0), "d": (1.0, 1.0), "e": (0.0, 1.0), "f": (0.0, 1.0)}
+"""Success on each task before and after."""
+
+
+def make_run(home: Path, name: str, side: int, lr: float, **changes: Any) -> Path:
+    folder = home / name
+    folder.mkdir(parents=True)
+    config = {"name": "demo", "model": EVIL, "environment": "burnish/Arithmetic-v0", "rft": {"lr": lr, "steps": 2}, "plugins": []}
+    for file, content in (("config.json", config), ("seeds.json", {"run": side}), ("versions.json", {"python": "3.11.9", "packages": {}})):
+        (folder / file).write_text(json.dumps(content))
+    with JsonLines(folder / "metrics.jsonl") as lines:
+        for step in (1, 2):
+            lines.append({"phase": "rft", "step": step, "time": float(step), "reward_mean": 0.25 * (step + side), "success": 0.5})
+    success = {task: pair[side] for task, pair in TASKS.items()} | {f"only-{side}": 1.0}
+    mean = sum(success.values()) / len(success)
+    with JsonLines(folder / "evaluations.jsonl") as lines:
+        lines.append(evaluation("rft", mean, task_success=success, **changes).to_row())
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    made = [make_run(tmp_path / "runs", "first", 0, 1e-5), make_run(tmp_path / "runs", "other <b>", 1, 3e-5)]
+    for began, folder in enumerate(made):
+        os.utime(folder / "seeds.json", (1e9 + began, 1e9 + began))
+    return made
+
+
+def burnish(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_settings_that_differ_stand_by_their_fields() -> None:
+    one = {"rft": {"lr": 1e-5, "blend": [{"share": 1}]}, "model": "nano", "plugins": []}
+    other = {"rft": {"lr": 3e-5, "blend": [{"share": 2}]}, "model": "nano", "plugins": ["a.py"], "seed": 1}
+    assert other_settings([one, other]) == {
+        "plugins": ("[]", '["a.py"]'),
+        "rft.blend.0.share": ("1", "2"),
+        "rft.lr": ("1e-05", "3e-05"),
+        "seed": ("–", "1"),
+    }
+    assert other_settings([one, one, one]) == {}
+
+
+def test_evaluations_are_paired_task_by_task(runs: list[Path]) -> None:
+    (pair,) = side_by_side(runs).paired
+    assert (pair.run, pair.phase, pair.mode) == ("other <b>", "rft", "sampled")
+    assert pair.change is not None
+    # four tasks won, one lost, one the same: three of six points gained; binomial tail of 4 of 5
+    assert (pair.change.difference, pair.change.n, pair.change.unpaired) == (0.5, 6, 2)
+    assert pair.change.p_value == pytest.approx(6 / 32)
+    assert [task for task, *_ in pair.better] == ["a", "b", "e", "f"]
+    assert pair.worse == (("c", 1.0, 0.0),)
+
+
+def test_what_cannot_be_paired_is_not(tmp_path: Path, runs: list[Path]) -> None:
+    third = make_run(tmp_path, "third", 1, 1e-5, success_part="another")
+    first, second = side_by_side([*runs, third]).paired
+    assert first.change is not None and second.change is None and second.better == ()
+
+
+def test_runs_that_make_no_comparison_are_refused(tmp_path: Path, runs: list[Path]) -> None:
+    for paths, said in (
+        ([runs[0]], "two to 6 different runs"),
+        ([runs[0], runs[0]], "two to 6 different runs"),
+        ([runs[0], make_run(tmp_path / "elsewhere", "first", 1, 1e-5)], "called 'first'"),
+        ([runs[0], tmp_path], "is not a run folder"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            side_by_side(paths)
+
+
+def test_the_reward_of_a_step_is_the_mean_over_tasks_with_its_interval(tmp_path: Path) -> None:
+    run = recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0")
+    folder = stored(run, played(run, seeded(8), ["7", "12", "19"], 3), tmp_path / "run", step=4)
+    ((step, mean, low, high),) = Library(folder / "episodes").rewards("rft")
+    assert step == 4 and 0 <= mean <= 1 and mean - low == pytest.approx(high - mean)
+    assert Library(folder / "episodes").rewards("sft") == []
+
+
+def test_lines_are_drawn_with_their_bands_and_labels_stay_text() -> None:
+    lines = [Series("a", ((1, 0.5, 0.4, 0.6), (2, 0.7, 0.6, 0.8))), Series(EVIL, ((1, 0.2, 0.2, 0.2),)), Series("empty", ())]
+    svg = str(overlay_chart("success", lines, "step"))
+    assert svg.count("<polygon") == 1 and svg.count("<polyline") == 2 and "s2" not in svg
+    assert "<script" not in svg and "\x1b" not in svg
+    assert overlay_chart("nothing", [Series("a", ())], "step") == ""
+
+
+@pytest.fixture
+def client(runs: list[Path]) -> Iterator[TestClient]:
+    with TestClient(pages(runs[0].parent), base_url="http://127.0.0.1:8266") as client:
+        yield client
+
+
+def test_the_page_compares_what_was_ticked(client: TestClient) -> None:
+    listed = Elements(client.get("/rollouts").text).found
+    ticks = [attrs["value"] for tag, attrs in listed if tag == "input"]
+    assert sorted(str(tick) for tick in ticks) == ["first", "other <b>"]
+    answer = client.get("/rollouts/-/compare", params={"run": ["other <b>", "first"]})
+    assert answer.status_code == 200
+    page = answer.text
+    assert "+50.0" in page and "3e-05" in page and "one-sided p = 0.1875, sign test, n = 6" in page and "Most regressed" in page
+    assert "<b>nano" not in page and "other <b>" not in page and not [tag for tag, _ in Elements(page).found if tag in {"img", "iframe"}]
+    assert [attrs["src"] for tag, attrs in Elements(page).found if tag == "script"] and "alert(" in page  # shown, not run
+    for names, status in ((["first"], 400), (["first", "nobody"], 410), ([], 400), (["../first", "first"], 410)):
+        assert client.get("/rollouts/-/compare", params={"run": names}).status_code == status
+
+
+def test_one_file_holds_the_comparison(runs: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "c.html"
+    done = burnish("report", *runs, "--out", target)
+    assert (done.output.strip(), done.exit_code) == (str(target), 0)
+    page = target.read_text()
+    elements = Elements(page).found
+    assert not [tag for tag, _ in elements if tag in {"script", "link", "img", "iframe", "a"}]
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page and "+50.0" in page
+    assert burnish("report", runs[0]).output.strip() == str(runs[0] / "report.html")
+    assert "two to 6 different runs" in burnish("report", runs[0], runs[0]).stderr
+
+
+def test_runs_are_listed_shown_and_compared_on_the_terminal(runs: list[Path]) -> None:
+    rows = {row["run"]: row for row in json.loads(burnish("runs", "list", runs[0].parent, "--json").output)}
+    assert (rows["first"]["phase"], rows["first"]["step"], rows["first"]["success"]) == ("rft", 2, pytest.approx(3 / 7))
+    assert "first" in burnish("runs", "list", runs[0].parent).output
+    shown = burnish("runs", "show", runs[0])
+    assert shown.exit_code == 0 and "42.9%" in shown.output and "\x1b" not in shown.output
+    whole = json.loads(burnish("runs", "show", runs[0], "--json").output)
+    assert whole["evaluations"][0]["phase"] == "rft" and whole["alarms"] == []
+    said = burnish("runs", "diff", *runs).output
+    assert "rft.lr" in said and "+50.0 points" in said and "most regressed: c 1 -> 0" in said
+    found = json.loads(burnish("runs", "diff", *runs, "--json").output)
+    assert found["settings"] == {"rft.lr": {"first": "1e-05", "other <b>": "3e-05"}}
+    assert found["evaluations"][0]["change"]["difference"] == 0.5
+
+
+def test_tail_goes_on_until_the_run_has_its_report(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert burnish("runs", "tail", runs[0], "-n", "1").output == "rft     2  reward_mean 0.5  success 0.5\n"
+    assert json.loads(burnish("runs", "tail", runs[0], "-n", "1", "--json").output)["reward_mean"] == 0.5
+
+    def goes_on(seconds: float) -> None:
+        """What the run does while nobody looks."""
+        with JsonLines(runs[0] / "metrics.jsonl") as lines:
+            lines.append({"phase": "rft", "step": 3, "time": 3.0, "success": 0.75})
+        (runs[0] / "report.html").write_text("")
+
+    monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
+    assert burnish("runs", "tail", runs[0], "-n", "0", "--follow").output == "rft     3  success 0.75\n"
+
+
+def test_a_run_with_nothing_in_it_can_be_shown_and_compared(tmp_path: Path, runs: list[Path]) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text("{}")
+    assert "no evaluation yet" in burnish("runs", "show", tmp_path / "bare").output
+    assert burnish("report", runs[0], tmp_path / "bare", "--out", tmp_path / "c.html").exit_code == 0
+    assert "–" in (tmp_path / "c.html").read_text()
