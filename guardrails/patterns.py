@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 from ..rpc.extras import require
-from .policy import Policy
 from .scripts import is_unspaced
 
 MAX_MATCHES = 256
@@ -55,20 +54,6 @@ def words_expression(words: tuple[str, ...]) -> tuple[Any, ...]:
     if unspaced:
         made.append(compiled(f"({'|'.join(map(_word, sorted(unspaced, key=len, reverse=True)))})"))
     return tuple(made)
-
-
-def check_expressions(policy: Policy, source: str) -> None:
-    """Raise ValueError with the place of an expression in the policy that RE2 does not take."""
-    places = [(f"patterns.{i}.pattern", one.pattern) for i, one in enumerate(policy.patterns)]
-    places += [(f"allowed.{i}.patterns.{j}", text) for i, one in enumerate(policy.allowed) for j, text in enumerate(one.patterns)]
-    places += [(f"tools.{i}.arguments.{key}", text) for i, one in enumerate(policy.tools or ()) for key, text in one.arguments.items()]
-    for where, pattern in places:
-        try:
-            expression = compiled(pattern)
-        except ValueError as error:
-            raise ValueError(f"{source}: {where}: {error}") from None
-        if expression.search("") is not None and not where.startswith("tools"):
-            raise ValueError(f"{source}: {where}: {pattern!r:.80} matches the empty text, so it would match everywhere")
 
 
 def _word(word: str) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..envs.registry import ID_PATTERN, did_you_mean
+from .patterns import compiled
 from .scripts import SCRIPTS_OF
 
 MAX_BYTES = 1_000_000
@@ -269,14 +270,26 @@ def load_policy(file: str | Path) -> Policy:
 
 def read_policy(data: dict[str, Any], source: str = "policy") -> Policy:
     """The policy that these tables describe. Raises ValueError as `load_policy` does, and for an expression that RE2 does not take."""
-    from .patterns import check_expressions
-
     try:
         policy = Policy.model_validate(data)
     except ValidationError as error:
         raise ValueError("\n".join(f"{source}: {line}" for line in _problems(error))) from None
-    check_expressions(policy, source)
+    _check_expressions(policy, source)
     return policy
+
+
+def _check_expressions(policy: Policy, source: str) -> None:
+    """Raise ValueError with the place of an expression in the policy that RE2 does not take."""
+    places = [(f"patterns.{i}.pattern", one.pattern) for i, one in enumerate(policy.patterns)]
+    places += [(f"allowed.{i}.patterns.{j}", text) for i, one in enumerate(policy.allowed) for j, text in enumerate(one.patterns)]
+    places += [(f"tools.{i}.arguments.{key}", text) for i, one in enumerate(policy.tools or ()) for key, text in one.arguments.items()]
+    for where, pattern in places:
+        try:
+            expression = compiled(pattern)
+        except ValueError as error:
+            raise ValueError(f"{source}: {where}: {error}") from None
+        if expression.search("") is not None and not where.startswith("tools"):
+            raise ValueError(f"{source}: {where}: {pattern!r:.80} matches the empty text, so it would match everywhere")
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
