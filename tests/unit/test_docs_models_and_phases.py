@@ -17,6 +17,7 @@ from burnish.recipe.load import config_from_data
 from burnish.recipe.plan import make_plan
 from burnish.recipe.resolve import resolve
 from burnish.trainer.models.checkpoints import save_checkpoint
+from burnish.trainer.phases.dpo import DPOConfig
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.transitions import transition_table
 
@@ -77,7 +78,8 @@ def test_docs_the_recipe_of_the_page_on_phases_is_planned(tmp_path: Path, monkey
     }
     for name, rows in files.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (recipe,) = blocks("phases.md", "toml")
+    recipe, pairs = blocks("phases.md", "toml")
+    assert DPOConfig(**tomllib.loads(pairs)["dpo"]).min_gap == 0.5
     what = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0", "platform": "cpu"}
     plan = make_plan(resolve(config_from_data({**what, **tomllib.loads(recipe)})))
     assert [phase.name for phase in plan.phases] == ["midtrain", "manners", "dpo", "rft", "polish", "evaluation"]

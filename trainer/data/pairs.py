@@ -26,6 +26,7 @@ from ..phases.common import Making, Phase
 from .blend import row_at
 from .examples import silent
 from .forms import Preference, read_preference
+from .rollout_pairs import rollout_pairs
 from .sources import Reject, found_rows, rejected
 from .store import ExampleStore, StoreWriter
 from .supervised import SupervisedExample
@@ -44,7 +45,15 @@ class PairTable(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def data(self) -> str: ...
+    def data(self) -> str | None: ...
+    @property
+    def from_run(self) -> str | None: ...
+    @property
+    def min_gap(self) -> float: ...
+    @property
+    def pairs_per_group(self) -> int: ...
+    @property
+    def source(self) -> str: ...
     @property
     def batch(self) -> int: ...
     @property
@@ -53,7 +62,9 @@ class PairTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PairFacts:
-    """What a file of pairs amounts to. tokens: of both answers, their prompts included. digest: of all tokens and masks."""
+    """What a source of pairs amounts to. tokens: of both answers, their prompts included. digest: of all tokens and masks. without: tasks
+    of a run whose attempts gave no pair.
+    """
 
     source: str
     pairs: int
@@ -62,6 +73,7 @@ class PairFacts:
     batch: int
     order: int
     digest: str = ""
+    without: int = 0
 
 
 class PairData:
@@ -113,14 +125,15 @@ def lay_out(table: PairTable, making: Making, folder: Path, say: Callable[[str],
 
 def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None, say: Callable[[str], None] = silent) -> PairFacts:
     """What the pairs of a phase amount to, each row of them read and rendered. folder: where they are laid out, nowhere unless given."""
-    renderer = TemplateRenderer(load_tokenizer(making.model), making.template_args)
-    pairs = tokens = unfit = 0
+    pairs = tokens = unfit = without = 0
     problems = Problems()
     with ExitStack() as stack:
         store = stack.enter_context(StoreWriter(folder / STORE)) if folder is not None else None
         rejects = stack.enter_context(JsonLines(folder / REJECTS_FILE)) if folder is not None else None
-        for found in found_rows(table.data, _read):
-            made = found if isinstance(found, Reject) else _pair(*found, renderer, making.max_tokens)
+        for made in _made(table, making):
+            if made is None:
+                without += 1
+                continue
             if isinstance(made, Reject):
                 unfit += 1
                 problems.add(str(made))
@@ -139,8 +152,8 @@ def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None
         if table.max_rejects:
             problems.add(f"{table.name}.max_rejects: {table.max_rejects} rows may be left out, and {unfit} are unfit")
         problems.check()
-        raise ValueError(f"{table.name}: {table.data} gives no pair")
-    return PairFacts(table.data, pairs, tokens, unfit, table.batch, making.order, digest)
+        raise ValueError(f"{table.name}: {table.source} gives no pair")
+    return PairFacts(table.source, pairs, tokens, unfit, table.batch, making.order, digest, without)
 
 
 def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -> Pair:
@@ -152,6 +165,17 @@ def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -
         _answer(preference.prompt, answer, renderer, preference.tools, max_tokens) for answer in (preference.chosen, preference.rejected)
     )
     return better, worse
+
+
+def _made(table: PairTable, making: Making) -> Iterator[tuple[Pair, str] | Reject | None]:
+    """The pairs of a table, each with where it stands; None for a task of a run that gives none."""
+    if table.from_run is not None:
+        yield from rollout_pairs(Path(table.from_run), making.model, table.min_gap, table.pairs_per_group, making.max_tokens)
+        return
+    assert table.data is not None
+    renderer = TemplateRenderer(load_tokenizer(making.model), making.template_args)
+    for found in found_rows(table.data, _read):
+        yield found if isinstance(found, Reject) else _pair(*found, renderer, making.max_tokens)
 
 
 def _read(row: Mapping[str, Any], where: str) -> tuple[Preference, str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..batch import TokenBatch, plain_batch
 from ..data.config import readable
@@ -21,7 +21,10 @@ class DPOConfig(PhaseConfig):
     """The `[dpo]` table: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290) on pairs of answers.
 
     steps: optimizer steps. batch: pairs per step. data: rows `{"prompt": …, "chosen": …, "rejected": …}` in a file, a folder of files or
-    behind a URL (docs/formats.md). beta: how strongly the policy is held to what it was when the phase began: the larger, the less it
+    behind a URL (docs/formats.md). from_run: the folder of an earlier run instead, whose stored rollouts of training give the pairs: of the
+    attempts at one task, the best beside the worst (docs/phases.md). min_gap: by how much the better of them must have earned more; 0 asks
+    for any difference. pairs_per_group: how many pairs one task gives at most: best and worst, second best and second worst, and so on.
+    beta: how strongly the policy is held to what it was when the phase began: the larger, the less it
     moves. max_rejects: how many rows may be unfit; they are left out and written to the run's `data/PHASE/rejects.jsonl` with the reason,
     and one more stops the run before it trains.
     """
@@ -30,18 +33,37 @@ class DPOConfig(PhaseConfig):
     lr: float = Field(default=5e-6, gt=0, le=1)
     schedule: Schedule = "cosine"
     batch: int = Field(default=16, ge=1)
-    data: str = Field(min_length=1, description="the path of a file of preference pairs")
+    data: str | None = Field(default=None, min_length=1, description="the path of a file of preference pairs")
+    from_run: str | None = Field(default=None, min_length=1, description="the folder of a run")
+    min_gap: float = Field(default=0.0, ge=0)
+    pairs_per_group: int = Field(default=1, ge=1)
     beta: float = Field(default=0.1, gt=0)
     max_rejects: int = Field(default=0, ge=0)
 
     @field_validator("data")
     @classmethod
-    def _readable(cls, value: str) -> str:
-        return readable(value)
+    def _readable(cls, value: str | None) -> str | None:
+        return value if value is None else readable(value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DPOConfig:
+        if (self.data is None) == (self.from_run is None):
+            raise ValueError("needs exactly one of data (a file of preference pairs) and from_run (a run whose rollouts give them)")
+        for key in ("min_gap", "pairs_per_group"):
+            if self.from_run is None and key in self.model_fields_set:
+                raise ValueError(f"{key} has no effect without from_run: the pairs of data are what they are; remove it")
+        return self
+
+    @property
+    def source(self) -> str:
+        """Where the pairs come from."""
+        source = self.data or self.from_run
+        assert source is not None
+        return source
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.data,)}
+        return {"data": (self.data,)} if self.data is not None else {"from_run": (self.source,)}
 
 
 def pair_batch(pairs: Sequence[Pair]) -> TokenBatch:
@@ -82,8 +104,9 @@ def dpo_plan(table: DPOConfig, making: Making, playing: Playing, say: Callable[[
     facts = survey_pairs(table, making, say=say)
     length = facts.tokens / facts.pairs
     left_out = f", {facts.rejected:,} unfit rows left out" if facts.rejected else ""
+    left_out += f", {facts.without:,} groups of attempts without a pair" if facts.without else ""
     size = f"{table.steps} steps x {table.batch} pairs of about {length:.0f} tokens"
-    work = f"{size}, lr {table.lr:g}, beta {table.beta:g}, from {table.data}, {facts.pairs:,} pairs{left_out}"
+    work = f"{size}, lr {table.lr:g}, beta {table.beta:g}, from {table.source}, {facts.pairs:,} pairs{left_out}"
     return PhaseWork(work, round(table.steps * table.batch * length), flops=10, examples=facts.pairs)
 
 

@@ -1,0 +1,123 @@
+"""Preference pairs out of a run's stored rollouts: of the attempts at one task, one that earned more beside one that earned less.
+
+The tokens are those that were sampled, never rendered again; what the policy sampled is trained, and what it was asked is not. Where both
+answers begin alike, what they share weighs nothing: it is as probable in both.
+
+The attempts at one task in one step of training, rewarded and of one sequence each, are sorted by their total reward, equal ones by their
+number. The best is paired with the worst, the second best with the second worst, and so on, `pairs_per_group` times at most, as long as the
+better earned more than the worse, by `min_gap` at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ...rollout.store.moments import moments
+from ..models.checkpoints import list_checkpoints
+from ..models.manifest import TOKENIZER_FILE, file_sha256
+from .sources import Reject
+from .supervised import SupervisedExample
+
+EPISODES: Final = "episodes"
+TINY: Final = 1e-9
+"""Rounding: 0.6 earned 0.4 more than 0.2."""
+COLUMNS: Final = ["task", "sample", "reward", "lengths", "token_ids", "mask"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt at a task as it was stored. row: its place in the file, from 1. example: None where it is of several sequences, or none.
+
+    Example: `Attempt("train-17", 0, 1, 0.5, example)`.
+    """
+
+    task: str
+    sample: int
+    row: int
+    reward: float | None
+    example: SupervisedExample | None
+
+
+RolloutPair = tuple[Attempt, Attempt]
+"""The better attempt and the worse."""
+
+
+def chosen_pairs(attempts: Sequence[Attempt], min_gap: float, count: int) -> Iterator[RolloutPair]:
+    """The pairs of one task, as the head of this file says.
+
+    Example: of rewards 1, 0, 0.5 and 0 with `min_gap` 0.5 and two pairs wanted: 1 beside the last 0, and 0.5 beside the first.
+    """
+    able = [one for one in attempts if one.reward is not None and one.example is not None and one.example.trainable.any()]
+    ranked = sorted(able, key=lambda one: (-(one.reward or 0.0), one.sample))
+    for better, worse in zip(ranked[: len(ranked) // 2][:count], reversed(ranked), strict=False):
+        gap = (better.reward or 0.0) - (worse.reward or 0.0)
+        if gap > TINY and gap >= min_gap - TINY:
+            yield better, worse
+
+
+def rollout_pairs(
+    run: Path, model: Path, min_gap: float, count: int, max_tokens: int
+) -> Iterator[tuple[tuple[SupervisedExample, SupervisedExample], str] | Reject | None]:
+    """For each task of each step, its pairs with where the better one stands, a reject for a pair with an answer longer than `max_tokens`,
+    and None for a task that gives no pair.
+
+    Raises ValueError when the folder holds no stored rollouts of training, or they are of another tokenizer than the model's.
+    """
+    check_tokenizer(run, model)
+    files = [file for file, moment in moments(run / EPISODES) if (moment.split, moment.mode) == ("train", "sampled")]
+    if not files:
+        raise ValueError(f"{run} holds no rollouts of training ({EPISODES}/*.train.sampled.parquet); give the folder of a run with [rft]")
+    for file in files:
+        for _, group in groupby(read_attempts(file), key=lambda one: one.task):
+            found = list(chosen_pairs(list(group), min_gap, count))
+            if not found:
+                yield None
+            for better, worse in found:
+                assert better.example is not None
+                assert worse.example is not None
+                longest = max(len(better.example.token_ids), len(worse.example.token_ids))
+                if longest > max_tokens:
+                    problem = f"an answer with its prompt is {longest} tokens long, more than the {max_tokens} allowed"
+                    yield Reject(str(file), better.row, "token_ids", problem)
+                else:
+                    yield (better.example, worse.example), f"{file}:{better.row}"
+
+
+def read_attempts(file: Path) -> list[Attempt]:
+    """The attempts of a stored step, those at one task together. Raises ValueError when the file holds none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(file, columns=COLUMNS).to_pylist()
+        found = [Attempt(row["task"], row["sample"], number, row["reward"], _example(row)) for number, row in enumerate(rows, start=1)]
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise ValueError(f"{file}: holds no stored episodes ({type(error).__name__}: {error})") from None
+    return sorted(found, key=lambda one: (one.task, one.sample))
+
+
+def check_tokenizer(run: Path, model: Path) -> None:
+    """Raise ValueError unless the run's checkpoints have the model's tokenizer: tokens mean nothing under another one."""
+    if not (run / EPISODES).is_dir():
+        raise ValueError(f"{run} is not the folder of a run with stored rollouts (it has no {EPISODES}/)")
+    records = list_checkpoints(run)
+    if not records:
+        raise ValueError(f"{run} has no checkpoint that would say which tokenizer its rollouts are of; give a run that has one")
+    theirs, ours = (file_sha256(folder / TOKENIZER_FILE) for folder in (records[-1].model(run), model))
+    if theirs != ours:
+        raise ValueError(f"the rollouts of {run} are of another tokenizer than {model}'s; give a run of the same family of models")
+
+
+def _example(row: dict[str, Any]) -> SupervisedExample | None:
+    if len(row["lengths"] or ()) != 1:
+        return None
+    ids, mask = np.array(row["token_ids"], np.int32), np.array(row["mask"], np.bool_)
+    if len(ids) != len(mask) or mask[:1].any() or (ids < 0).any():
+        raise ValueError("tokens and mask of an episode do not fit each other")
+    return SupervisedExample(ids, mask)
