@@ -17,6 +17,7 @@ from burnish.cli import probe as probe_command
 from burnish.cli import regrade as regrade_command
 from burnish.cli import replay as replay_command
 from burnish.cli import serve as serve_commands
+from burnish.cli import tune as tune_command
 from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.options import (
     ArgOption,
@@ -160,6 +161,7 @@ def demo(
 evaluate_command.register(app)
 probe_command.register(app)
 debug_command.register(app)
+tune_command.register(app)
 
 
 @app.command()

@@ -56,6 +56,7 @@ RUN_BY = {
     "scale-services.md": ["test_docs_scale_services.py", "test_docs_all_pages.py"],
     "serving.md": ["test_serving.py"],
     "test-with-remote-services.md": ["test_docs_testing.py"],
+    "tune.md": ["test_tune.py", "test_core_tune.py"],
     "watch-a-run.md": ["test_docs_all_pages.py"],
     "write-a-reward.md": ["test_docs_write_a_reward.py"],
 }

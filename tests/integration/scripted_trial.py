@@ -1,0 +1,29 @@
+"""A trial of `burnish tune` over a scripted engine and without Ray. One whose learning rate is too small to learn stands still after its
+fourth update, so that it is under way when it is pruned, whatever the machine does.
+
+    python -m tests.integration.scripted_trial PARENT_PID run RECIPE …
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.integration.scripted_run import LocalLearner, prepare
+
+from burnish.cli.trial import main
+
+STANDS_STILL_S = 250.0
+TOO_SMALL = 1e-8
+
+
+def step(learner: LocalLearner, scale: float = 1.0) -> dict[str, float]:
+    if learner.version == 4 and learner.optimizer_config.lr < TOO_SMALL:
+        time.sleep(STANDS_STILL_S)
+    return real(learner, scale)
+
+
+if __name__ == "__main__":
+    prepare()
+    real = LocalLearner.step
+    setattr(LocalLearner, "step", step)  # noqa: B010  # in the place of an inherited method
+    main()
