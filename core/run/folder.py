@@ -34,6 +34,9 @@ from burnish.rollout.store.records import (
     read_evaluations,
     read_retention,
 )
+from burnish.trainer.data.prepared import REJECTS_FILE
+from burnish.trainer.data.sources import rejected
+from burnish.trainer.data.task_files import Unfit
 from burnish.trainer.phases.common import Phase
 
 PACKAGES = (
@@ -142,6 +145,13 @@ class RunFolder:
         """Append what became of each skill in a phase to `retention.jsonl`, all or nothing."""
         known = self.retention_file.read_text() if self.retention_file.is_file() else ""
         _write(self.retention_file, known + "".join(json.dumps(row.to_row(), allow_nan=False) + "\n" for row in rows))
+
+    def write_rejects(self, unfit: Sequence[Unfit]) -> Path:
+        """Write the rows of `[tasks]` that were left out as those of a phase are, in place of what an earlier start wrote; the file."""
+        file = self.data("tasks") / REJECTS_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, "".join(json.dumps(rejected(one.problem, one.where).to_row()) + "\n" for one in unfit))
+        return file
 
     def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
         """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.

@@ -110,6 +110,9 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
     with ExitStack() as stack:
         with console.status("starting engines and learner"):
             session = stack.enter_context(session_over(recipe, addresses, folder.seeds()))
+        left_out = session.files.rejects if session.files is not None else ()
+        if left_out:
+            say(console, f"{len(left_out)} unfit rows of [tasks] are left out: {folder.write_rejects(left_out)}")
         yield Run(session, folder, console, stack.enter_context(EpisodeStore(folder.episodes, folder.path.name)))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from burnish.envs.rows import parse_object
 from burnish.envs.types import Message, TextPart
+from burnish.run.folder import RunFolder
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.data.task_files import TaskFiles, TaskRow, read_task_files, task_row
 from burnish.trainer.data.tasks import row_tasks
@@ -158,3 +159,27 @@ def test_the_digest_follows_both_files(tmp_path: Path) -> None:
     first = read(tmp_path, [asking("a")], [asking("b")]).digest
     assert read(tmp_path, [asking("a")], [asking("b")]).digest == first
     assert first not in (read(tmp_path, [asking("a")], [asking("c")]).digest, read(tmp_path, [asking("c")], [asking("b")]).digest)
+
+
+def test_as_many_unfit_rows_as_a_recipe_allows_are_left_out_and_kept_with_their_reasons(tmp_path: Path) -> None:
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    train.write_text("\n".join([asking("a", id="x"), "{", asking("b", id="x"), asking("c")]) + "\n")
+    held_out.write_text("\n".join([asking("d"), line(messages=[])]) + "\n")
+
+    def table(allowed: int) -> TasksConfig:
+        return TasksConfig(train=str(train), held_out=str(held_out), max_rejects=allowed)
+
+    found = read_task_files(table(3))
+    assert [row.messages[0].text for row in found.train] == ["a", "c"] and len(found.held_out) == 1
+    assert [one.where.rpartition("/")[2] for one in found.rejects] == ["train.jsonl:2", "train.jsonl:3", "held_out.jsonl:2"]
+    with pytest.raises(ValueError, match=r"tasks.max_rejects: 2 rows may be left out, and 3 are unfit$"):
+        read_task_files(table(2))
+    (tmp_path / "run").mkdir()
+    file = RunFolder(tmp_path / "run").write_rejects(found.rejects)
+    assert [json.loads(row)["field"] for row in file.read_text().splitlines()] == ["", "id", "messages"]
+    held_out.write_text("{\n")
+    with pytest.raises(ValueError, match="holds no row that is fit"):
+        read_task_files(table(9))
+    held_out.write_text(asking("a") + "\n")
+    with pytest.raises(ValueError, match="must never be"):
+        read_task_files(table(9))

@@ -37,13 +37,15 @@ class TasksConfig(BaseModel):
 
     The environment gets each row as `options["task"]`, after its prompt was put to the policy; `burnish/SingleTurn-v0` adds nothing to it.
     train: rows `{"messages": […], "reference_answer": …}` (docs/formats.md), in a file, a folder of files or behind a URL.
-    held_out: others, of which no row may be in train.
+    held_out: others, of which no row may be in train. max_rejects: how many rows of both together may be unfit; they are left out and
+    written to the run's `data/tasks/rejects.jsonl` with the reason, and one more stops the run before it begins.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: str = Field(min_length=1, description="the path of a file of rows")
     held_out: str = Field(min_length=1, description="the path of a file of rows")
+    max_rejects: int = Field(default=0, ge=0)
 
     @field_validator("train", "held_out")
     @classmethod

@@ -39,13 +39,26 @@ class TaskRow:
         return tuple((message.role, " ".join(message.text.split())) for message in self.messages)
 
 
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A row that is no task: `file:line`, and `field: what is wrong`. Example: `Unfit("tasks.jsonl:3", "messages: none is the user's")`."""
+
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
 @dataclass(frozen=True)
 class TaskFiles:
-    """The rows of a `[tasks]` table, read and checked. digest: of both files, to notice a change between a run and its resumption."""
+    """The rows of a `[tasks]` table, read and checked. digest: of both files, to notice a change between a run and its resumption. rejects:
+    the rows that were left out."""
 
     train: tuple[TaskRow, ...]
     held_out: tuple[TaskRow, ...]
     digest: str
+    rejects: tuple[Unfit, ...] = ()
 
     def held_out_tasks(self, count: int) -> list[Task]:
         """The first `count` held-out rows, all of them when there are fewer: the same ones in every evaluation."""
@@ -53,20 +66,32 @@ class TaskFiles:
 
 
 def read_task_files(table: TasksConfig) -> TaskFiles:
-    """Both files. Raises ValueError, a line per problem as `file:line: field: what`, also when a held-out row is trained on."""
+    """Both files. Raises ValueError, a line per problem as `file:line: field: what`: when more rows than `max_rejects` are unfit, a file
+    cannot be read or holds no fit row, or a held-out row is trained on."""
     train, held_out = table.train, table.held_out
-    problems = Problems()
-    rows = [tuple(_read(file, problems)) for file in (train, held_out)]
+    problems, unfit = Problems(), list[Unfit]()
+    rows = [tuple(_read(file, problems, unfit)) for file in (train, held_out)]
+    if len(unfit) > table.max_rejects:
+        for one in unfit:
+            problems.add(str(one))
+        if table.max_rejects:
+            problems.add(f"tasks.max_rejects: {table.max_rejects} rows may be left out, and {len(unfit)} are unfit")
+    else:
+        for file, found in zip((train, held_out), rows, strict=True):
+            if not found and not problems:
+                problems.add(f"{file}: holds no row that is fit")
     for problem in _shared(train, rows[0], held_out, rows[1]):
         problems.add(problem)
     problems.check()
-    return TaskFiles(rows[0], rows[1], hashlib.sha256(_digest(train) + _digest(held_out)).hexdigest())
+    return TaskFiles(rows[0], rows[1], hashlib.sha256(_digest(train) + _digest(held_out)).hexdigest(), tuple(unfit))
 
 
 def read_task_rows(place: str) -> tuple[TaskRow, ...]:
     """The rows of a place, read and checked. Raises ValueError, a line per problem as `file:line: field: what`."""
-    problems = Problems()
-    rows = tuple(_read(place, problems))
+    problems, unfit = Problems(), list[Unfit]()
+    rows = tuple(_read(place, problems, unfit))
+    for one in unfit:
+        problems.add(str(one))
     problems.check()
     return rows
 
@@ -80,23 +105,24 @@ def _digest(place: str) -> bytes:
     return whole.digest()
 
 
-def _read(file: str, problems: Problems) -> Iterator[TaskRow]:
-    """The good rows of a file; what is wrong with the others, or with the file, goes to `problems`."""
+def _read(file: str, problems: Problems, unfit: list[Unfit]) -> Iterator[TaskRow]:
+    """The good rows of a file; the others go to `unfit`, and what is wrong with the file to `problems`."""
     lines, empty = dict[str, int](), True
     try:
         for found in read_rows(file):
             empty = False
             if isinstance(found, BadRow):
-                problems.add(f"{found.where}: {found.problem}")
+                unfit.append(Unfit(found.where, found.problem))
                 continue
             try:
                 row = task_row(as_task_row(found.value), stem(found.where.rpartition(":")[0]), found.number)
             except ValueError as error:
-                problems.add(f"{found.where}: {error}")
+                unfit.append(Unfit(found.where, str(error)))
                 continue
             if row.id in lines:
-                problems.add(f"{found.where}: id: {row.id!r} is the id of line {lines[row.id]} too")
-            lines.setdefault(row.id, row.line)
+                unfit.append(Unfit(found.where, f"id: {row.id!r} is the id of line {lines[row.id]} too"))
+                continue
+            lines[row.id] = row.line
             yield row
     except ValueError as error:
         problems.add(str(error))

@@ -25,7 +25,7 @@ Kind = Literal["cpt", "midtrain", "sft", "dpo", "rft"]
 """What a phase does. The registry has one entry for each."""
 Phase = str
 """A phase's name in its run: its kind, unless the recipe calls it otherwise."""
-NOT_NAMES = ("base", "evaluation", "retention")
+NOT_NAMES = ("base", "evaluation", "retention", "tasks")
 """What a run's files call what is no phase."""
 
 MAX_SEED = 2**31 - 1
