@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from burnish.recipe.resolve import ResolvedRun
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import RetentionRow, read_retention
 from burnish.run.display import StepBar, say
 from burnish.run.folder import RunFolder
 from burnish.session import Session
 from burnish.trainer.evaluation.config import RetentionConfig
+from burnish.trainer.evaluation.drift import kl_to_base
 from burnish.trainer.evaluation.suites.gate import retention_row
 from burnish.trainer.evaluation.suites.measure import Asking, measure
 from burnish.trainer.evaluation.suites.scores import RESULTS, Scores, read_scores, write_scores
@@ -49,18 +51,30 @@ class Retention:
         if known:
             return known
         base, again, after = (self._scores(name) for name in (BASE, BASE_AGAIN, phase))
+        kl = self._kl()
         rows = [
-            retention_row(phase, step, base[suite], again[suite], after[suite], self.table, self.session.recipe.seed) for suite in after
+            retention_row(phase, step, base[suite], again[suite], after[suite], self.table, self.session.recipe.seed, kl) for suite in after
         ]
         refused = [row for row in rows if row.not_promoted]
         for row in rows:
             say(self.console, row.line)
+        if kl is not None:
+            say(self.console, f"after {phase}, KL to the base on held-out tasks: {kl:.4f} nats per token")
         checkpoint = latest(self.folder.path, phase)
         if refused and checkpoint is not None:
             refuse_promotion(self.folder.path, checkpoint, "; ".join(row.not_promoted for row in refused))
             say(self.console, f"checkpoint {checkpoint.name} is kept and not promoted: it lost {', '.join(row.suite for row in refused)}")
         self.folder.log_retention(rows)
         return rows
+
+    def _kl(self) -> float | None:
+        """How far the policy is from the base on the recipe's own held-out tasks, where the base was sampled on them."""
+        file = self.folder.episodes / Moment(BASE, 0, "heldout", "sampled").file
+        recipe = self.session.recipe
+        if recipe.rollout.temperature != 1 or not file.is_file():
+            return None
+        self.session.loop.settle()
+        return kl_to_base(self.session.algo.fleet, file, recipe.engine.max_context)
 
     def _scores(self, name: str) -> dict[str, Scores]:
         """The suites under the weights that the engines hold, or as they were measured before an interruption."""

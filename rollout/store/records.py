@@ -288,7 +288,9 @@ class RetentionRow(BaseModel):
 
     before, after, retention, low, high, lost, gained, forgotten, learned: as `trainer.evaluation.suites.transitions.Change` has them; the
     last four are None for texts. significance: of the change, in words. floor_retention, floor_forgotten: the same between two evaluations
-    of the base, where nothing was trained. not_promoted: why the phase's checkpoint was refused for this suite, "" when it was not.
+    of the base, where nothing was trained. kl: of the policy after the phase to the base, on the recipe's own held-out tasks, in nats per
+    token, the same in every row of a phase; None where the base was not sampled at temperature 1. not_promoted: why the phase's checkpoint
+    was refused for this suite, "" when it was not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -310,6 +312,7 @@ class RetentionRow(BaseModel):
     significance: str = ""
     floor_retention: float | None = None
     floor_forgotten: float | None = None
+    kl: float | None = None
     not_promoted: str = ""
 
     @property

@@ -21,7 +21,7 @@ RECIPE = """
 name = "kept"
 model = "{model}"
 environment = "burnish/Arithmetic-v0"
-evaluation = {{ tasks = 4, before = false, after = false }}
+evaluation = {{ tasks = 4, greedy = false, after = false }}
 engine = {{ max_context = 128, kv_cache_mb = 32 }}
 rollout = {{ max_tokens_per_turn = 8 }}
 
@@ -55,6 +55,7 @@ def test_a_phase_that_forgets_is_kept_and_not_promoted(tiny_model: Path, tmp_pat
     assert (texts.suite, texts.phase, texts.step, texts.items) == ("tests/notes-v1", "cpt", 12, 6)
     assert texts.retention is not None and texts.retention < 0.95 and texts.floor_retention == pytest.approx(1.0, abs=1e-6)
     assert choices.retention is None and choices.not_promoted == "", "random weights had no skill to lose"
+    assert texts.kl == choices.kl and texts.kl is not None and texts.kl > 0.01, "it says other things on its own task, too"
     assert "checkpoint cpt-12 is kept and not promoted: it lost tests/notes-v1" in said
     checkpoint = latest(run)
     assert checkpoint is not None and read_manifest(checkpoint.model(run)).not_promoted == checkpoint.not_promoted == texts.not_promoted

@@ -6,18 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.one_step import make_policy
-from tests.unit.test_suites import answers, table, texts
+from tests.unit.test_suites import answers, fleet_over, table, texts
 
+from burnish.envs.types import Episode, Message, Reward, Task, Trajectory
 from burnish.inspector.report import write_report
 from burnish.inspector.runs import read_run
 from burnish.recipe.components import check_components
 from burnish.recipe.load import config_from_data, config_from_record
 from burnish.recipe.resolve import resolve
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import RetentionRow, read_retention
 from burnish.run.folder import RunFolder
 from burnish.trainer.evaluation.config import RetentionConfig
+from burnish.trainer.evaluation.drift import kl_to_base
 from burnish.trainer.evaluation.suites.gate import retention_row
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, promoted, refuse_promotion, save_checkpoint
 from burnish.trainer.models.finding import find_model
@@ -95,6 +100,25 @@ def test_a_run_stands_for_its_last_checkpoint_that_was_promoted(tmp_path: Path) 
         find_model(run)
     rft = saved(run, "rft", 1, final=False)
     assert promoted(run) == rft, "what has not been judged is not refused"
+
+
+def test_the_kl_to_the_base_is_what_its_own_answers_lost_in_probability(tmp_path: Path) -> None:
+    """The base sampled 2 + 1 tokens at -0.2 each; the engine gives every token -0.5 now. What was not sampled does not count."""
+    arrays = [([5, 6, 7, 2], [0, 0, 1, 1]), ([5, 9], [0, 1])]
+    sequences = []
+    for ids, sampled in arrays:
+        mask = np.array(sampled, bool)
+        logprobs = np.where(mask, np.float32(-0.2), np.float32(0))
+        sequences.append(Trajectory(np.array(ids, np.int32), mask, logprobs, np.array(sampled, np.int32) - 1))
+    moment = Moment("base", 0, "heldout", "sampled")
+    with EpisodeStore(tmp_path, "run") as store:
+        store.put(moment, [Episode(Task("heldout-1", 1), 0, tuple(sequences), (Message("user", "?"),), Reward(1.0))])
+    fleet, worker, _ = fleet_over(make_policy(tmp_path / "policy"), [], "A")
+    try:
+        assert kl_to_base(fleet, tmp_path / moment.file, 64) == pytest.approx(0.3, abs=1e-6)
+        assert kl_to_base(fleet, tmp_path / moment.file, 2) is None
+    finally:
+        worker.close()
 
 
 def test_a_manifest_is_replaced_whole(tmp_path: Path) -> None:

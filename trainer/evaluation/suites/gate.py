@@ -11,11 +11,12 @@ from .transitions import Change, change
 
 
 def retention_row(
-    phase: str, step: int, base: Scores, again: Scores, after: Scores, limits: RetentionConfig, seed: int = 0
+    phase: str, step: int, base: Scores, again: Scores, after: Scores, limits: RetentionConfig, seed: int = 0, kl: float | None = None
 ) -> RetentionRow:
     """What became of a suite, and why that refuses the phase's checkpoint its promotion, if it does.
 
-    base, again: two evaluations of the model that the run began with. Raises ValueError when they cannot be paired (`change`).
+    base, again: two evaluations of the model that the run began with. kl: of the policy to it (`evaluation.drift`). Raises ValueError when
+    they cannot be paired (`change`).
     """
     found, floor = change(base, after, seed), change(base, again, seed)
     moved = found.transitions
@@ -37,6 +38,7 @@ def retention_row(
         significance=found.test.significance,
         floor_retention=floor.retention,
         floor_forgotten=floor.forgotten,
+        kl=kl,
         not_promoted="; ".join(_why(found, floor, limits)),
     )
 
