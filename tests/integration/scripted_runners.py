@@ -49,24 +49,40 @@ class SlowNowAndThen(ScriptedEngine):
 
 
 class ScriptedRunner(LLMEnvRunner):
-    """`LLMEnvRunner` with such an engine."""
+    """`LLMEnvRunner` with a scripted engine."""
+
+    ENGINE: type[ScriptedEngine] = ScriptedEngine
 
     def __init__(self, *, config: Any, worker_index: int = 0, **kwargs: Any) -> None:
         EnvRunner.__init__(self, config=config, **kwargs)
         self.worker_index = worker_index
         name = f"rollout-{worker_index}"
         self.observer = RolloutMetrics(name)
-        engine = SlowNowAndThen(answer, name=name, max_context=MAX_CONTEXT)
+        engine = self.ENGINE(answer, name=name, max_context=MAX_CONTEXT)
         self.worker = RolloutWorker(config.worker_setup, name, self.observer.episode, engine)
+
+
+class WaitingRunner(ScriptedRunner):
+    """Some of its answers wait for new weights, which do not come where a step waits for every answer."""
+
+    ENGINE = SlowNowAndThen
 
 
 class ScriptedConfig(RFTConfig):
     """`RFTConfig` over such runners, whose log-probabilities are nobody's: no bound holds for their distance from the learner's."""
 
+    RUNNER: type[ScriptedRunner] = ScriptedRunner
+
     def __init__(self, algo_class: Any = None) -> None:
         super().__init__(algo_class)
-        self.env_runners(env_runner_cls=ScriptedRunner)
+        self.env_runners(env_runner_cls=self.RUNNER)
 
     @property
     def parity(self) -> ParityBound:
         return ParityBound(math.inf, math.inf)
+
+
+class WaitingConfig(ScriptedConfig):
+    """`ScriptedConfig` over runners some of whose answers wait for new weights."""
+
+    RUNNER = WaitingRunner

@@ -17,6 +17,7 @@ import pytest
 from burnish.envs.contract import make_env
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tools import ToolContext
+from burnish.rpc.local_ray import start_local_ray
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +30,9 @@ WAIT_S = 150.0
 def cluster() -> Iterator[str]:
     import ray
 
-    context = ray.init(num_cpus=4, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False, logging_level="ERROR")
+    context = start_local_ray(
+        num_cpus=4, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False, logging_level="ERROR"
+    )
     yield str(context.address_info["gcs_address"])
     ray.shutdown()
 

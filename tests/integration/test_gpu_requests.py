@@ -16,6 +16,7 @@ from burnish.recipe.placement import Placement, cluster_problem
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
+from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.rllib import RFT, RFTConfig
 
@@ -25,10 +26,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 @pytest.fixture
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(
-        address="local", num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        object_store_memory=200 * 2**20,
-    )  # fmt: skip
+    start_local_ray(
+        num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=200 * 2**20
+    )
     yield
     ray.shutdown()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.scripted_runners import ScriptedConfig
+from tests.integration.scripted_runners import ScriptedConfig, WaitingConfig
 
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
@@ -73,7 +73,7 @@ def test_one_step_off_trains_what_was_played_while_the_learner_learned(ray_sessi
 
 def test_async_takes_weights_in_the_middle_of_answers_and_nothing_gets_too_old(ray_session: None, tiny_model: Path) -> None:
     phase = RFTPhaseConfig(steps=10, groups_per_step=P, group_size=G, lr=1e-3, rollouts="async", max_staleness=2, equal_groups="keep")
-    algo = built(ScriptedConfig(), tiny_model, phase, runners=2)
+    algo = built(WaitingConfig(), tiny_model, phase, runners=2)
     split, oldest = 0, 0
     try:
         for step in range(1, phase.steps + 1):
@@ -93,7 +93,6 @@ def test_async_takes_weights_in_the_middle_of_answers_and_nothing_gets_too_old(r
         algo.stop()
 
 
-@pytest.mark.slow
 def test_a_runner_that_dies_while_the_learner_learns_gets_newer_weights_and_its_work_again(ray_session: None, tiny_model: Path) -> None:
     import ray
 
@@ -110,7 +109,6 @@ def test_a_runner_that_dies_while_the_learner_learns_gets_newer_weights_and_its_
         algo.stop()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("on_new_weights", ["recompute", "keep"])
 def test_vllm_goes_on_under_new_weights_in_the_middle_of_answers(ray_session: None, tiny_model: Path, on_new_weights: OnNewWeights) -> None:
     """What it says afterwards, the learner says too: at once where the context is computed again, and otherwise from the next turn on."""
