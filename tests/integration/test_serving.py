@@ -106,7 +106,7 @@ def test_the_client_of_the_page_gets_an_answer(service: ServingHandle, tmp_path:
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
     (ask,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "ask.py").write_text(ask.replace("http://127.0.0.1:8000", service.url))
-    done = subprocess.run([sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
 
@@ -230,7 +230,7 @@ def test_the_engine_dies_with_a_server_that_is_killed(model: Path, tmp_path: Pat
     finally:
         tree = psutil.Process(server.pid).children(recursive=True)
         server.terminate()
-        server.wait(timeout=180)
+        server.wait(timeout=300)
         deadline = time.monotonic() + 180
         while any(process.is_running() for process in tree) and time.monotonic() < deadline:
             time.sleep(0.5)
