@@ -33,6 +33,19 @@ def documents(seed: int, count: int, level: int = 0) -> Iterator[str]:
             yield wording.session(part, order)
 
 
+def factory_texts(seed: int, count: int, level: int = 0) -> Iterator[str]:
+    """What a factory has lying about: standards (a quarter), each with a reading that it decides, and shop-floor text (`documents`)."""
+    texts = documents(seed, count, level)
+    for i, text in enumerate(texts):
+        rng = np.random.default_rng([seed, i, 0x57D])
+        if rng.random() >= 0.25:
+            yield text
+            continue
+        part = make_part(int(rng.integers(TRAIN_SEEDS)), level)
+        feature = part.features[int(rng.integers(len(part.features)))]
+        yield f"{wording.standard(feature.name, feature.limit_um)}\n{wording.finding(feature)}"
+
+
 def logs(
     seed: int,
     count: int,

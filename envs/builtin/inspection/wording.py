@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .parts import INTERNAL, REASONS, VERDICTS, Feature, Level, Part, Reason, Verdict
+from .parts import INTERNAL, REASONS, VERDICTS, Feature, Level, Part, Reason, Verdict, fatal_side
 
 VERDICT_PATTERN = re.compile(r"(?:^|[;.\n])\s*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*\.?\s*$", re.IGNORECASE)
 
@@ -66,6 +66,18 @@ def parse_verdict(text: str) -> tuple[Verdict, Reason] | None:
 def finding(feature: Feature) -> str:
     """One feature explained, as a note on the shop floor would. Example: `bore: deviation +31, limit 20: oversize: scrap`."""
     return f"{reading(feature, feature.deviation_um, Level(features=1))}: {feature.reason}: {feature.verdict}"
+
+
+def standard(name: str, limit_um: int) -> str:
+    """The rule for one kind of feature, as a standard lays it down. Example, of a bore and 20:
+
+    `Standard bore (internal), limit 20. From -20 to +20: within: pass. Below -20: undersize: rework. Above +20: oversize: scrap.`
+    """
+    side = "internal" if name in INTERNAL else "external"
+    below, above = ("scrap" if fatal_side(name) == reason else "rework" for reason in ("undersize", "oversize"))
+    within = f"From -{limit_um} to +{limit_um}: within: pass."
+    beyond = f"Below -{limit_um}: undersize: {below}. Above +{limit_um}: oversize: {above}."
+    return f"Standard {name} ({side}), limit {limit_um}. {within} {beyond}"
 
 
 def report(part: Part, order: Sequence[Feature]) -> str:

@@ -1,0 +1,59 @@
+"""The manufacturing recipes: two that differ by general data alone, their factory texts, and what their plan says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.envs.builtin.inspection.corpus import documents, factory_texts, vocabulary
+from burnish.envs.builtin.inspection.parts import FEATURE_NAMES, Feature
+from burnish.envs.builtin.inspection.wording import standard
+from burnish.recipe.load import load_config
+from burnish.recipe.plan import make_plan
+from burnish.recipe.resolve import resolve
+from burnish.run.folder import differences
+from burnish.trainer.models.importing import ModelSize, new_model
+
+pytestmark = pytest.mark.unit
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+BLENDED, OWN_ONLY = RECIPES / "manufacturing-quality.toml", RECIPES / "manufacturing-quality-own-only.toml"
+
+
+def test_the_two_differ_by_general_data_alone() -> None:
+    records: list[Any] = [resolve(load_config(file, ["model=nano"])).record for file in (BLENDED, OWN_ONLY)]
+    assert {one.field for one in differences(*records)} == {
+        "name", "cpt.blend_ratio", "cpt.curated", "sft.blend_ratio", "sft.curated", "rft.blend",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("file", [BLENDED, OWN_ONLY], ids=lambda file: file.stem)
+def test_their_plan_is_whole(file: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    new_model(vocabulary(0, 300), model, ModelSize(hidden=64, layers=1, heads=2, intermediate=32, vocab_size=400, max_position=2048))
+    plan = make_plan(resolve(load_config(file, [f"model={model}", "engine.max_context=1600"])))
+    assert [phase.name for phase in plan.phases] == ["cpt", "sft", "rft", "evaluation", "retention"]
+    (kept,) = [phase.work for phase in plan.phases if phase.name == "retention"]
+    assert kept.startswith("5 times burnish/choices-v1, ") and "at least 95% of each kept" in kept
+    assert ("75.00% own" in plan.phases[0].work) == (file is BLENDED)
+
+
+@pytest.mark.parametrize("name", FEATURE_NAMES)
+def test_a_standard_says_what_the_verdict_will_be(name: str) -> None:
+    rule = standard(name, 20)
+    for deviation, words in ((20, "within: pass"), (-21, "Below -20: "), (21, "Above +20: ")):
+        feature = Feature(name, 25_000, 20, deviation)
+        said = re.search(re.escape(words) + r"([a-z]+: )?([a-z]+)\." if deviation != 20 else re.escape(words), rule)
+        assert said is not None
+        if deviation != 20:
+            assert (said[1], said[2]) == (f"{feature.reason}: ", feature.verdict)
+
+
+def test_factory_texts_are_standards_and_shop_floor_text() -> None:
+    texts = list(factory_texts(3, 400))
+    standards = [text for text in texts if text.startswith("Standard ")]
+    assert 70 <= len(standards) <= 130 and list(factory_texts(3, 400)) == texts
+    assert set(texts) - set(standards) <= set(documents(3, 400))
