@@ -64,6 +64,7 @@ RUN_BY = {
 
 NOT_RUN = {
     "schedules.md": "one table, read here as a recipe; tests/integration/test_schedules.py runs what it says",
+    "cluster.md": "needs a cluster; test_deploy_files.py and test_deploy_ray.py read its files, test_two_nodes.py has two nodes",
     "chat-templates.md": "one table, read here as a recipe",
     "gymnasium-environments.md": "an hour of PPO; tests/integration/test_baseline.py trains for less",
     "install.md": "downloads packages; tests/integration/test_base_install.py installs it, test_core_services.py another interpreter",

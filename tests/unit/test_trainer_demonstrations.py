@@ -36,6 +36,7 @@ from burnish.trainer.objectives.advantages import grpo
 from burnish.trainer.objectives.config import ObjectiveConfig
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective, objective_of
+from burnish.trainer.phases.common import Spent
 from burnish.trainer.phases.rft import RFTPhaseConfig, lay_out_replay
 from burnish.trainer.updates import Updates
 
@@ -193,6 +194,12 @@ def test_a_demonstration_that_fails_leaves_no_half_of_a_gradient() -> None:
     with pytest.raises(RuntimeError, match="no memory"):
         updates(Demonstrations(Listed(), 0.5, Fraction(1, 2))).learn(learner, (group(),), 0, lambda *_: None, False)
     assert learner.discarded and learner.steps == 0
+
+
+def test_a_budget_of_tokens_counts_them() -> None:
+    spent = Spent()
+    spent.add({"learner/tokens": 90.0, "learner/replay_tokens": 30.0})
+    assert spent.tokens == 120 and spent.reached(RFTPhaseConfig(max_tokens=120)) == "max_tokens"
 
 
 def talk(number: int) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""A fleet over two Ray nodes of one machine: an engine on each, one node goes in the middle of training, another comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from tests.integration.scripted_runners import ScriptedConfig
+from tests.integration.test_schedules import setup
+
+from burnish.trainer.fleet import FleetLimits
+from burnish.trainer.phases.rft import RFTPhaseConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SLOT = "engine_slot"
+STORE = 100 * 2**20
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head with the learner, and two nodes with room for one engine each."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
+        ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def nodes_of(algo: Any) -> list[str]:
+    """The node of each runner, by its number."""
+
+    def node(runner: Any) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+    runners = algo.fleet.runners
+    return [ray.get(runners[number].apply.remote(node), timeout=60) for number in sorted(runners)]
+
+
+def test_an_engine_whose_node_goes_is_brought_back_on_another(cluster: Cluster, tiny_model: Path) -> None:
+    phase = RFTPhaseConfig(steps=6, groups_per_step=4, group_size=4, lr=1e-3, equal_groups="keep")
+    config = ScriptedConfig().rft(worker=setup(tiny_model), phase=phase, success="digits", fleet=FleetLimits(8, restart_s=200.0))
+    config.env_runners(num_env_runners=2, custom_resources_per_env_runner={SLOT: 1})
+    config.fault_tolerance(max_num_env_runner_restarts=10)
+    algo = config.build_algo()
+    try:
+        for _ in range(2):
+            algo.train()
+        before = nodes_of(algo)
+        assert len(set(before)) == 2, "an engine on each node"
+        (going,) = [node for node in cluster.list_all_nodes() if node.node_id == before[1]]
+        cluster.remove_node(going, allow_graceful=False)
+        cluster.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
+        for _ in range(4):
+            algo.train()
+        after = nodes_of(algo)
+        assert after[0] == before[0] and after[1] not in before, "the one moved, the other stayed"
+        assert algo.fleet.restarts >= 1
+        versions = ray.get([runner.weight_version.remote() for runner in algo.fleet.runners.values()], timeout=60)
+        assert versions == [6, 6], "and both have the weights of the last step"
+        books = algo.loop.progress.ledger
+        assert (books.trained_count, books.issued) == (6 * 16, 6 * 16), "nothing was lost, nothing was trained twice"
+    finally:
+        algo.stop()

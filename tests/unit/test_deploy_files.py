@@ -1,0 +1,114 @@
+"""The files of deploy/: well-formed, whole, and in the words of burnish. What was not run stands in docs/cluster.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.core import TyperGroup
+
+from burnish.cli.main import app
+from burnish.recipe.load import load_config
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `burnish …` of a text, whatever it is quoted in, its continued comment lines joined."""
+    joined = re.sub(r"\n(?:#| ) +(?=--)", " ", text)
+    return [shlex.split(found) for found in re.findall(r"burnish (run [^\"\n`]*)", joined)]
+
+
+def cluster_of(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = read(name)["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+def test_docs_the_page_lists_every_file() -> None:
+    assert set(re.findall(r"^\| `([\w.]+)` \|", PAGE, re.MULTILINE)) == {file.name for file in DEPLOY.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml", "machines.yaml"])
+def test_their_commands_are_burnish_and_their_recipes_are_read(name: str) -> None:
+    found = commands((DEPLOY / name).read_text())
+    assert found, "each says how a run begins"
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    for arguments in found:
+        context = root.make_context("burnish", list(arguments))
+        _, command, rest = root.resolve_command(context, [*context._protected_args, *context.args])
+        assert command is not None
+        given = command.make_context("run", list(rest), parent=context).params  # raises on an option that it has not
+        recipe = ROOT / given["recipe"]
+        assert recipe.is_file(), "the path on the volume is one of this repository"
+        config = load_config(recipe, given["set_"] or (), (), given["platform"])
+        assert config.resources.ray_address == "auto", "a run on a cluster joins it"
+    if name != "machines.yaml":
+        assert all("--platform" in arguments for arguments in found), "the head of a cluster may have no GPU"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("rayjob.yaml", "RayJob"), ("raycluster.yaml", "RayCluster")])
+def test_a_kuberay_file_is_whole(name: str, kind: str) -> None:
+    said = read(name)
+    assert (said["apiVersion"], said["kind"]) == ("ray.io/v1", kind)
+    cluster = cluster_of(name)
+    (pinned,) = re.findall(r'"ray\[default,rllib\]==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert cluster["rayVersion"] == pinned and f"FROM rayproject/ray:{pinned}-py311-gpu" in (DEPLOY / "Dockerfile").read_text()
+    images = set()
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        images.add(container["image"])
+        assert container["resources"]["requests"] == container["resources"]["limits"], "Ray counts what it may use"
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounted == {"/shared", "/dev/shm"}, "one folder on every node, and room for the object store"
+    assert len(images) == 1
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_a_job_has_an_engine_on_every_node_of_its_own() -> None:
+    (arguments,) = commands(read("rayjob.yaml")["spec"]["entrypoint"])
+    engines = next(int(one.partition("=")[2]) for one in arguments if one.startswith("resources.env_runners="))
+    cluster = cluster_of("rayjob.yaml")
+    limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in cluster["workerGroupSpecs"]]
+    gpus = sum(group["replicas"] * limit["nvidia.com/gpu"] for group, limit in zip(cluster["workerGroupSpecs"], limits, strict=True))
+    assert engines == gpus, "the learner has the head's"
+
+
+def test_the_image_is_made_of_what_is_here() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    (extra,) = re.findall(r'pip install --no-cache-dir "\.\[(\w+)\]"', text)
+    assert re.search(rf"^{extra} = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert "docker build -f deploy/Dockerfile" in text
+
+
+def test_a_node_is_started_or_ended_with_ray(tmp_path: Path) -> None:
+    """Over a `ray` that says what it was asked for."""
+    said = tmp_path / "ray"
+    said.write_text('#!/bin/sh\necho "ray $*"\n')
+    said.chmod(0o755)
+
+    def node(*arguments: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "BURNISH_RAY_PORT": "6400"}
+        return subprocess.run([str(DEPLOY / "node.sh"), *arguments], env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    head, worker, stop, nothing = node("head").stdout, node("10.0.0.7").stdout, node("stop").stdout, node()
+    assert "--head --port=6400" in head and "--address=10.0.0.7:6400" in worker and stop == "ray stop\n"
+    assert nothing.returncode == 2 and "usage" in nothing.stderr and node("--help").returncode == 2
