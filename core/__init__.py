@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from burnish.recipe.config import RunConfig
     from burnish.recipe.load import load_config
     from burnish.recipe.resolve import ResolvedRun, resolve
+    from burnish.recipe.tracking import TrackedRun, tracker
     from burnish.rewards.plugin import REWARDS, reward
     from burnish.rewards.remote.service import verifier
     from burnish.rewards.rubric import Rubric
@@ -41,6 +42,7 @@ _HOME = {
     "ToolContext": "envs.tools",
     "ToolRejected": "envs.tools",
     "ToolSet": "envs.tools",
+    "TrackedRun": "recipe.tracking",
     "Trajectory": "envs.types",
     "Turn": "envs.types",
     "TurnInput": "rewards.types",
@@ -49,6 +51,7 @@ _HOME = {
     "resolve": "recipe.resolve",
     "reward": "rewards.plugin",
     "tool": "envs.tools",
+    "tracker": "recipe.tracking",
     "verifier": "rewards.remote.service",
 }
 
@@ -72,6 +75,7 @@ __all__ = [
     "ToolContext",
     "ToolRejected",
     "ToolSet",
+    "TrackedRun",
     "Trajectory",
     "Turn",
     "TurnInput",
@@ -80,6 +84,7 @@ __all__ = [
     "resolve",
     "reward",
     "tool",
+    "tracker",
     "verifier",
 ]
 

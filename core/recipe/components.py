@@ -41,7 +41,7 @@ def check_components(run: ResolvedRun) -> None:
     """Raise ValueError, one line per problem, when an environment, reward, objective, generator or service module is unknown or misfit, or
     a row of the tasks is."""
     problems: list[str] = []
-    for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _suites, _services):
+    for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _suites, _services, _trackers):
         problems += check(run)
     if problems:
         raise ValueError("\n".join(problems))
@@ -174,6 +174,10 @@ def _catalogs(run: ResolvedRun) -> Iterator[str]:
 
 def _rows(run: ResolvedRun) -> Iterator[tuple[str, SupervisedConfig]]:
     return chain.from_iterable(tables_of_rows(phase.table) for phase in run.phases)
+
+
+def _trackers(run: ResolvedRun) -> Iterator[str]:
+    return run.tracking.problems()
 
 
 def _services(run: ResolvedRun) -> Iterator[str]:

@@ -22,6 +22,7 @@ from burnish.envs.registry import ID_PATTERN
 from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.resources import ResourcesConfig
 from burnish.recipe.services import ServiceConfig
+from burnish.recipe.tracking import TrackingConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
@@ -92,6 +93,7 @@ class RunConfig(BaseModel):
     guards: GuardsConfig = GuardsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     limits: LimitsConfig = LimitsConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("reward_function", mode="before")
     @classmethod

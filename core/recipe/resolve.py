@@ -19,6 +19,7 @@ from burnish.recipe.load import config_data, config_from_record
 from burnish.recipe.placement import SHARE_FOR_VLLM, Placement, machine_problems, placement_of
 from burnish.recipe.platforms import Platform
 from burnish.recipe.services import ServiceConfig, with_addresses
+from burnish.recipe.tracking import TrackingConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
@@ -120,6 +121,7 @@ class ResolvedRun:
     engine: EngineConfig
     learner: LearnerConfig
     limits: LimitsConfig
+    tracking: TrackingConfig
     placement: Placement
     keep_checkpoints: int
     record: Mapping[str, Any]
@@ -215,6 +217,7 @@ def resolve(config: RunConfig) -> ResolvedRun:
         engine=_engine(config.engine, placement),
         learner=config.learner,
         limits=config.limits,
+        tracking=config.tracking,
         placement=placement,
         keep_checkpoints=config.keep_checkpoints,
         record=config_data(config),

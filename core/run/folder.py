@@ -15,7 +15,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +34,7 @@ from burnish.rollout.store.records import (
     read_evaluations,
     read_retention,
 )
+from burnish.run.tracking import Trackers
 from burnish.trainer.data.prepared import REJECTS_FILE
 from burnish.trainer.data.sources import rejected
 from burnish.trainer.data.task_files import Unfit
@@ -48,12 +49,13 @@ ROW_KEYS = ("phase", "step", "time")
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths and writers of one run. Its logs have one writer: the process that drives the run.
+    """Paths and writers of one run. Its logs have one writer: the process that drives the run. trackers: who else is told of every row.
 
     Example: `RunFolder(Path("runs/demo-20260101-120000")).log_metrics("rft", 3, {"reward_mean": 0.7})`.
     """
 
     path: Path
+    trackers: Trackers = field(default=Trackers(), compare=False)
 
     @property
     def config_file(self) -> Path:
@@ -127,11 +129,14 @@ class RunFolder:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"metric {name!r} of {phase} step {step} is {value!r}, not a finite number")
         row = {"phase": phase, "step": step, "time": round(time.time(), 3)}
-        _append(self.metrics_file, {**row, **{name: float(value) for name, value in metrics.items()}})
+        measured = {name: float(value) for name, value in metrics.items()}
+        _append(self.metrics_file, {**row, **measured})
+        self.trackers.metrics(phase, step, measured)
 
     def log_evaluation(self, record: EvaluationRecord) -> None:
         """Append one evaluation to `evaluations.jsonl`."""
         _append(self.evaluations_file, record.to_row())
+        self.trackers.evaluation(record)
 
     def log_ledger(self, row: LedgerRow) -> None:
         """Append the ledger's counts after one step to `ledger.jsonl`."""
@@ -140,6 +145,7 @@ class RunFolder:
     def log_alarm(self, row: AlarmRow) -> None:
         """Append what a guard found to `alarms.jsonl`."""
         _append(self.alarms_file, row.to_row())
+        self.trackers.alarm(row)
 
     def log_retention(self, rows: Sequence[RetentionRow]) -> None:
         """Append what became of each skill in a phase to `retention.jsonl`, all or nothing."""

@@ -17,6 +17,7 @@ from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.inspector.runs import read_metrics
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
+from burnish.recipe.tracking import TrackedRun
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
@@ -26,6 +27,7 @@ from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.run.retention import Retention
+from burnish.run.tracking import tracked
 from burnish.session import Session, making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.learner.group import LearnerLost
@@ -85,11 +87,16 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     Raises ValueError for what the user can put right, and what fleet, learner and sync proof raise. Whatever happens, services, Ray and
     engines have ended when this returns.
     """
-    folder = open_run(path, recipe)
-    console = console or new_console()
+    console, opened = console or new_console(), open_run(path, recipe)
+    told = TrackedRun(path.resolve().name, path, recipe.record, resume)
+    with tracked(recipe.tracking, told, partial(say, console)) as trackers:
+        return _run(recipe, replace(opened, trackers=trackers), resume, console)
+
+
+def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console) -> Results:
     with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
-    with parts_of(recipe, folder.path / "logs", partial(say, console), path.resolve().parent) as addresses:
+    with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve().parent) as addresses:
         say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
         with _started(recipe, folder, addresses, console) as current:
             current.data = data

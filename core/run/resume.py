@@ -12,8 +12,9 @@ from burnish.run.retention import is_judged
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
 from burnish.trainer.phases.registry import KINDS, tables_of_rows
 
-FREE = ("limits", "keep_checkpoints")
-"""Tables and keys that a run may resume with other values of: they decide how long it waits and what it keeps, not what it computes."""
+FREE = ("limits", "keep_checkpoints", "tracking")
+"""Tables and keys that a run may resume with other values of: they decide how long it waits, what it keeps and who is
+told, not what it computes."""
 
 
 def changes(path: Path, run: ResolvedRun) -> list[Difference]:

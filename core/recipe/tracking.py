@@ -1,0 +1,91 @@
+"""What a recipe says about trackers: where a run's numbers go beside its folder, and what a tracker is.
+
+    @tracker("my-team/printer-v1")
+    class Printer:
+        def __init__(self, run: TrackedRun, *, prefix: str = "") -> None: ...
+        def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None: ...
+        def evaluation(self, record: EvaluationRecord) -> None: ...
+        def alarm(self, row: AlarmRow) -> None: ...
+        def close(self) -> None: ...
+
+Found by id, as rewards are: registered by the decorator in a plug-in, or listed by a distribution under `burnish.trackers`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from burnish.envs.registry import Registry, check_id, did_you_mean
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """What a tracker is told of the run: its name and folder, its config as plain JSON data, and whether it goes on from a checkpoint."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    resumed: bool
+
+
+class Tracker(Protocol):
+    """Takes what a run measures, in its order, on a thread of its own. What it raises once it has started ends the tracker, not the run."""
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None: ...
+    def evaluation(self, record: EvaluationRecord) -> None: ...
+    def alarm(self, row: AlarmRow) -> None: ...
+    def close(self) -> None: ...
+
+
+TrackerFactory = Callable[..., Tracker]
+"""Makes a tracker of a `TrackedRun`; further parameters are its options. What it raises stops the run before it begins."""
+TRACKERS: Registry[TrackerFactory] = Registry("tracker", "burnish.trackers")
+
+F = TypeVar("F", bound=TrackerFactory)
+
+
+def tracker(id: str) -> Callable[[F], F]:
+    """Register a class or function as the tracker `id`. Raises ValueError on a malformed or taken id."""
+    check_id(id, TRACKERS.kind)
+
+    def register(factory: F) -> F:
+        TRACKERS.register(id, factory, source=factory.__module__)
+        return factory
+
+    return register
+
+
+class TrackingConfig(BaseModel):
+    """The `[tracking]` table: trackers that get a run's metrics, evaluations and alarms, beside its folder. A run may resume with others.
+
+    use: ids of trackers; `burnish/tensorboard-v1` writes TensorBoard's event files. args: options of each, by its id
+    (`{ "burnish/tensorboard-v1" = { folder = "boards" } }`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    use: tuple[str, ...] = ()
+    args: dict[str, dict[str, Any]] = {}
+
+    def problems(self) -> Iterator[str]:
+        """Trackers that are unknown, options that they do not take, and options of trackers that are not used."""
+        for id in self.use:
+            try:
+                factory = TRACKERS.get(id)
+            except ValueError as error:
+                yield f"tracking.use: {error}"
+                continue
+            named = list(inspect.signature(factory).parameters.values())[1:]
+            names = [one.name for one in named]
+            for key in self.args.get(id, {}):
+                if key not in names and not any(one.kind is one.VAR_KEYWORD for one in named):
+                    yield f"tracking.args.{id}.{key}: unknown{did_you_mean(key, names) if names else '; it takes none'}"
+        for id in self.args.keys() - set(self.use):
+            yield f"tracking.args.{id}: has no effect without {id!r} in tracking.use"

@@ -1,0 +1,64 @@
+"""`burnish/tensorboard-v1`: a run's numbers as TensorBoard's event files, written by tensorboardX, which Ray brings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from burnish.recipe.tracking import TrackedRun
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+
+HOME = "tensorboard"
+
+
+class TensorBoard:
+    """Event files in the run's folder, `tensorboard/PHASE/`, or in `folder/RUN/PHASE/`; `tensorboard --logdir runs` finds them.
+
+    Steps are those of the phase. Scalars are the metrics by their names, and of an evaluation `heldout/MODE/success`, its interval's ends,
+    `reward` and the parts. What a resumed run takes back is purged. Alarms and the config are texts.
+
+    Raises ImportError when tensorboardX is missing, OSError when the folder cannot be written.
+    """
+
+    def __init__(self, run: TrackedRun, *, folder: str = "") -> None:
+        from tensorboardX import SummaryWriter
+
+        self._made = SummaryWriter
+        self._home = Path(folder) / run.name if folder else run.folder / HOME
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._writers: dict[str, Any] = {}
+        if not run.resumed:
+            with SummaryWriter(str(self._home)) as writer:
+                writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2, ensure_ascii=False)}\n```")
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        writer = self._writer(phase, step)
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        writer, result = self._writer(record.phase, record.step), record.result
+        measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
+        measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
+        for name, value in measured.items():
+            writer.add_scalar(f"heldout/{result.mode}/{name}", value, record.step)
+        writer.flush()
+
+    def alarm(self, row: AlarmRow) -> None:
+        writer = self._writer(row.phase, row.step)
+        writer.add_text(f"alarm/{row.guard}", f"{row.action}: {row.text}", row.step)
+        writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def _writer(self, phase: str, step: int) -> Any:
+        if phase not in self._writers:
+            home = self._home / phase
+            again = home.is_dir() and any(home.iterdir())
+            self._writers[phase] = self._made(str(home), purge_step=step if again else None)
+        return self._writers[phase]

@@ -1,0 +1,224 @@
+"""Trackers: they get what a run measures, stop it only before it begins, and TensorBoard's files hold the numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import threading
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.stored_run import recipe, tiny_model
+from tests.unit.test_inspector import evaluation
+
+from burnish.envs.registry import load_plugin
+from burnish.recipe.components import check_components
+from burnish.recipe.load import config_from_data
+from burnish.recipe.tracking import TRACKERS, TrackedRun, TrackingConfig, tracker
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+from burnish.run import pipeline, tracking
+from burnish.run.folder import RunFolder, create_run
+from burnish.run.tensorboard import TensorBoard
+from burnish.run.tracking import Trackers, tracked
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+ALARM = AlarmRow(phase="rft", step=2, guard="parting", action="warn", text="kl 0.4")
+heard: list[Any] = []
+gate = threading.Event()
+
+
+@tracker("tracking-test/heard-v1")
+class Heard:
+    """Keeps what it hears. fails: raises at this step; starts: raises at once; hangs: until `gate` opens."""
+
+    def __init__(self, run: TrackedRun, *, starts: bool = True, fails: int = 0, hangs: bool = False) -> None:
+        if not starts:
+            raise ConnectionError("nobody listens\nthere")
+        self.fails, self.hangs = fails, hangs
+        heard.append(("start", run.name, run.resumed))
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        if self.hangs:
+            gate.wait(60)
+        if step == self.fails:
+            raise OSError("no room")
+        heard.append((phase, step, dict(values)))
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        heard.append(("evaluation", record.result.success))
+
+    def alarm(self, row: AlarmRow) -> None:
+        heard.append(("alarm", row.text))
+
+    def close(self) -> None:
+        heard.append("closed")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    heard.clear()
+    gate.clear()
+    yield
+    gate.set()
+
+
+@contextmanager
+def followed(tmp_path: Path, said: list[str], **args: Any) -> Iterator[RunFolder]:
+    config = TrackingConfig(use=("tracking-test/heard-v1",), args={"tracking-test/heard-v1": args})
+    with tracked(config, TrackedRun("r", tmp_path, {}, False), said.append) as trackers:
+        yield RunFolder(tmp_path, trackers)
+
+
+def test_a_tracker_hears_every_row_in_order(tmp_path: Path) -> None:
+    said: list[str] = []
+    with followed(tmp_path, said) as folder:
+        folder.log_metrics("rft", 1, {"reward_mean": 0.5, "count": 3})
+        folder.log_alarm(ALARM)
+        folder.log_evaluation(evaluation("rft", 0.75))
+    rows = [("rft", 1, {"reward_mean": 0.5, "count": 3.0}), ("alarm", "kl 0.4"), ("evaluation", 0.75)]
+    assert heard == [("start", "r", False), *rows, "closed"] and said == []
+    assert json.loads(folder.metrics_file.read_text())["reward_mean"] == 0.5
+
+
+def test_one_that_cannot_start_stops_the_run_in_one_line(tmp_path: Path) -> None:
+    said = "^tracking: tracking-test/heard-v1 cannot start: ConnectionError: nobody listens there; put it right"
+    with pytest.raises(ValueError, match=said), followed(tmp_path, [], starts=False):
+        raise AssertionError("the run began")
+
+
+def test_one_that_fails_later_is_warned_of_once_and_left_behind(tmp_path: Path) -> None:
+    said: list[str] = []
+    with followed(tmp_path, said, fails=2) as folder:
+        for step in (1, 2, 3):
+            folder.log_metrics("rft", step, {})
+    assert heard == [("start", "r", False), ("rft", 1, {})]
+    assert said == [
+        "tracker tracking-test/heard-v1 failed: OSError: no room; it gets nothing more of this run, whose folder has everything"
+    ]
+    assert len(folder.metrics_file.read_text().splitlines()) == 3
+
+
+def test_one_that_hangs_holds_up_neither_the_run_nor_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "CLOSE_S", 0.2)
+    monkeypatch.setattr(tracking, "WAITING", 4)
+    said: list[str] = []
+    with followed(tmp_path, said, hangs=True) as folder:
+        for step in range(20):
+            folder.log_metrics("rft", step, {})
+    assert len(said) == 1 and "is 4 steps behind" in said[0]
+    with followed(tmp_path, said, hangs=True) as folder:
+        folder.log_metrics("rft", 21, {})
+    assert "did not end within" in said[1]
+
+
+def test_one_that_does_not_start_in_time_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "START_S", 0.1)
+    monkeypatch.setattr(Heard, "__init__", lambda self, run: gate.wait(60) and None)
+    config, run = TrackingConfig(use=("tracking-test/heard-v1",)), TrackedRun("r", tmp_path, {}, False)
+    with pytest.raises(ValueError, match="did not start within 0 s"), tracked(config, run, print):
+        raise AssertionError("the run began")
+
+
+def test_the_pipeline_tells_the_recipes_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0", tracking={"use": ["tracking-test/heard-v1"]})
+
+    def goes(recipe: Any, folder: RunFolder, resume: bool, console: Any) -> dict[Any, Any]:
+        folder.log_metrics("rft", 1, {"success": 1.0})
+        return {}
+
+    monkeypatch.setattr(pipeline, "_run", goes)
+    pipeline.run(run, create_run(run, run_dir=tmp_path / "run").path)
+    assert heard == [("start", "run", False), ("rft", 1, {"success": 1.0}), "closed"]
+
+
+def test_what_the_table_says_must_make_sense(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "tiny")
+    for table, said in (
+        ({"use": ["tracking-test/herd-v1"]}, "tracking.use: tracker 'tracking-test/herd-v1' is unknown; did you mean"),
+        ({"use": ["tracking-test/heard-v1"], "args": {"tracking-test/heard-v1": {"hang": 1}}}, "hang: unknown; did you mean 'hangs'"),
+        ({"args": {"tracking-test/heard-v1": {}}}, "has no effect without 'tracking-test/heard-v1' in tracking.use"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            check_components(recipe(model, "burnish/Arithmetic-v0", tracking=table))
+
+
+def events(folder: Path) -> list[Any]:
+    """Every event of every file in a folder; TFRecord's framing: length, checksum, the event, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in sorted(folder.glob("events.*"), key=lambda file: file.name):
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    values = [(event.step, value) for event in events(folder) for value in event.summary.value]
+    return {(value.tag, step): value.simple_value for step, value in values if not value.tensor.dtype}
+
+
+def test_tensorboard_holds_metrics_evaluations_alarms_and_the_config(tmp_path: Path) -> None:
+    told = TrackedRun("r", tmp_path, {"name": "demo"}, False)
+    board = TensorBoard(told)
+    board.metrics("rft", 1, {"reward_mean": 0.5, "learner/entropy": 1.5})
+    board.metrics("rft", 2, {"reward_mean": 0.75})
+    board.evaluation(evaluation("rft", 0.5, step=2))
+    board.alarm(ALARM)
+    board.close()
+    found = scalars(tmp_path / "tensorboard" / "rft")
+    assert (found["reward_mean", 1], found["learner/entropy", 1], found["reward_mean", 2]) == (0.5, 1.5, 0.75)
+    assert (found["heldout/sampled/success", 2], found["heldout/sampled/part/cost", 2]) == (0.5, -0.25)
+    texts = b"".join(event.SerializeToString() for event in events(tmp_path / "tensorboard" / "rft"))
+    assert b"warn: kl 0.4" in texts
+    assert b'"name": "demo"' in b"".join(event.SerializeToString() for event in events(tmp_path / "tensorboard"))
+    again = TensorBoard(replace(told, resumed=True))
+    again.metrics("rft", 2, {"reward_mean": 0.25})
+    again.close()
+    starts = [event.step for event in events(tmp_path / "tensorboard" / "rft") if event.HasField("session_log")]
+    assert starts == [2]  # what TensorBoard shows of step 2 and later is what came after this
+
+
+def test_tensorboard_writes_where_it_is_told(tmp_path: Path) -> None:
+    board = TRACKERS.get("burnish/tensorboard-v1")(TrackedRun("r", tmp_path, {}, False), folder=str(tmp_path / "boards"))
+    board.metrics("sft", 1, {"loss": 2.0})
+    board.close()
+    assert scalars(tmp_path / "boards" / "r" / "sft") == {("loss", 1): 2.0}
+
+
+def blocks(language: str) -> list[str]:
+    page = (ROOT / "docs" / "watch-a-run.md").read_text()
+    return [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if kind == language]
+
+
+def test_the_table_and_the_tracker_of_the_page_work(tmp_path: Path) -> None:
+    (table,) = blocks("toml")
+    essential = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
+    config = config_from_data({**essential, **tomllib.loads(table)})
+    assert config.tracking.use == ("burnish/tensorboard-v1",)
+    (tmp_path / "lines.py").write_text(next(text for text in blocks("python") if "@tracker" in text))
+    load_plugin(tmp_path / "lines.py")
+    out = tmp_path / "lines.jsonl"
+    own = TrackingConfig(use=("my-team/lines-v1",), args={"my-team/lines-v1": {"file": str(out)}})
+    with tracked(own, TrackedRun("r", tmp_path, {}, False), print) as trackers:
+        trackers.metrics("rft", 1, {"reward_mean": 0.5})
+        trackers.evaluation(evaluation("rft", 0.75))
+        trackers.alarm(ALARM)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows == [{"at": "rft 1", "reward": 0.5}, {"at": "after rft", "success": 0.75}, {"at": "rft 2", "alarm": "kl 0.4"}]
+
+
+def test_a_run_without_trackers_has_none(tmp_path: Path) -> None:
+    RunFolder(tmp_path).log_metrics("rft", 1, {})
+    assert RunFolder(tmp_path) == RunFolder(tmp_path, Trackers())
