@@ -45,6 +45,8 @@ BEYOND = {
     "runs show runs/x": TRAIN.format("runs show"),
     "runs diff runs/x runs/y": TRAIN.format("runs diff"),
     "runs tail runs/x": TRAIN.format("runs tail"),
+    "suites": TRAIN.format("suites"),
+    "tune recipe.toml --space rft.lr=1e-6..1e-4": ENGINE.format("tune"),
     "serve runs/x": ENGINE.format("serve"),
     "models export runs/x out": TRAIN.format("models export"),
     "models import org/model": TRAIN.format("models import"),
