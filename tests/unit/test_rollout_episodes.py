@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from burnish.envs.failures import Failure, FailureKind
-from burnish.envs.types import Episode, Message, Outcome, Reward, Task, Trajectory, Turn
+from burnish.envs.types import Episode, Message, Outcome, Reward, Task, ToolCall, Trajectory, Turn
 from burnish.inspector.library import Library, Wanted
 from burnish.rollout.store.episodes import SCHEMA, EpisodeStore, row_of
 from burnish.rollout.store.moments import Moment, moments
@@ -88,10 +89,26 @@ def test_lists_are_narrowed_sorted_and_searched(tmp_path: Path) -> None:
     assert names(Wanted(failed=True)) == names(Wanted({"failure": "env_error"})) == ["train-2/0"]
     assert names(Wanted(text='"hello"\nTHERE')) == ["train-1/0"]
     assert names(Wanted(text="100% _")) == []
+    for key in ("role", "content", "assistant", '"', "[{"):  # words of the form that messages are stored in, which nobody said
+        assert names(Wanted({"split": "heldout"}, text=key)) == [], key
     assert names(Wanted(step=9)) == []
     assert [row["episode"] for row in library.group("rft", 3, "train", "sampled", "train-1")] == ["train-1/0", "train-1/1"]
     assert library.choices()["split"] == ["heldout", "train"]
     assert [row["episode"] for row in library.listed(Wanted({"split": "train"}, order="worst", first=1, most=1))] == ["train-1/1"]
+
+
+def test_calls_of_tools_and_halves_of_surrogate_pairs_are_searched_too(tmp_path: Path) -> None:
+    call = ToolCall("call_0", "Measure", {"feature": "bore"})
+    plain, odd = episode(1, 0, Reward(0.2)), episode(1, 1, Reward(0.9), "half \ud83d of one")
+    library = stored(tmp_path, replace(plain, messages=(Message("assistant", "so", (call,)),)), odd)
+    for said, found in (
+        ("measure", ["train-1/0"]),
+        ("BORE", ["train-1/0"]),
+        ("HALF", ["train-1/1"]),
+        ("call_0", []),
+        ("\ud83d of", ["train-1/1"]),
+    ):
+        assert [row["episode"] for row in library.listed(Wanted(text=said))] == found, said
 
 
 def test_what_is_asked_is_never_part_of_the_question(tmp_path: Path) -> None:
