@@ -37,8 +37,9 @@ SAID = (
     "CASE WHEN contains(lower(messages), lower(?)) "
     f"THEN coalesce(contains(TRY(lower(concat_ws(chr(10), {_TEXTS}))), lower(?)), true) ELSE false END"
 )
-"""Whether a conversation holds a text, given as JSON writes it and as it is. What cannot hold it is told by the stored JSON as it stands, and
-only the rest is read. Half of a surrogate pair, which a model may write, makes JSON that DuckDB does not read: there the JSON counts."""
+"""Whether a conversation holds a text, given as JSON writes it and as it is. What cannot hold it is told by the stored JSON as it
+stands, and only the rest is read. Half of a surrogate pair, which a model may write, makes JSON that DuckDB does not read: there the JSON
+counts."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
 
