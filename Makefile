@@ -6,6 +6,8 @@ VENV := $(if $(filter cpu,$(PLATFORM)),.venv,.venv-$(PLATFORM))
 PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
 INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python -m
+# Much of a test is waiting for processes that start. The tests of a file share what they start.
+TWO := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test browser fuzz faults bench lint docs proto install clean
@@ -18,9 +20,9 @@ demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MOD
 	$(VENV)/bin/burnish demo --model $(MODEL) --platform $(PLATFORM)
 
 test: lint browser  ## the checks, then the unit, fuzz and integration tests
-	$(RUN) pytest tests/unit
-	$(RUN) pytest tests/fuzz
-	$(RUN) pytest tests/integration -m "not slow"
+	$(RUN) pytest tests/unit $(TWO)
+	$(RUN) pytest tests/fuzz $(TWO)
+	$(RUN) pytest tests/integration -m "not slow" $(TWO)
 
 browser:  ## Debian's Chromium for the tests of pages, which are skipped without it
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium here and none could be installed: the tests in a browser are skipped; apt-get install chromium" >&2

@@ -36,7 +36,7 @@ def read(tmp_path: Path, name: str, content: str | bytes, prose: bool = False) -
 @pytest.mark.parametrize("mark", [b"", BOM])
 def test_lines_are_rows_whatever_the_suffix(tmp_path: Path, name: str, mark: bytes) -> None:
     content = mark + LINES.replace("\n", "\r\n").encode()
-    packed = gzip.compress(content) if name.endswith("GZ") else content
+    packed = gzip.compress(content, mtime=0) if name.endswith("GZ") else content
     assert read(tmp_path, name, packed) == [(1, ROWS[0]), (2, ROWS[1])]
 
 
@@ -111,10 +111,10 @@ def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_small_file_that_unpacks_to_far_more_than_text_does_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("burnish.envs.row_files.FREE_BYTES", 1 << 16)
-    bomb = gzip.compress((LINES + "\n" * 2**22).encode())
+    bomb = gzip.compress((LINES + "\n" * 2**22).encode(), mtime=0)
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz:\d+: the compressed file unpacks to more than 250 times its size"):
         read(tmp_path, "a.jsonl.gz", bomb)
-    assert len(read(tmp_path, "b.jsonl.gz", gzip.compress(LINES.encode() * 1000))) == 2000
+    assert len(read(tmp_path, "b.jsonl.gz", gzip.compress(LINES.encode() * 1000, mtime=0))) == 2000
 
 
 def test_plain_text_is_paragraphs_where_documents_are_asked_for(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_a_list_that_goes_wrong_ends_there(tmp_path: Path, content: str, line: i
         ("a.jsonl", LINES.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         ("a.jsonl", LINES.encode("utf-16-le"), "a.jsonl:1: holds a NUL byte"),
         ("a.csv", b"a\n\xff\n", "a.csv:2: not UTF-8 text: byte 1 of the line"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-9], "the compressed file is damaged or cut short"),
-        ("a.jsonl.gz", gzip.compress(b"x")[:4] + b"\xff" * 40, "the compressed file is damaged or cut short"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99, mtime=0)[:-9], "the compressed file is damaged or cut short"),
+        ("a.jsonl.gz", gzip.compress(b"x", mtime=0)[:4] + b"\xff" * 40, "the compressed file is damaged or cut short"),
         ("a.csv", b'"a"b,c\n1,2\n', "a.csv:1: the names of the columns are not CSV: ',' expected after"),
         ("a.csv", b'"a\n', "a.csv:1: the names of the columns are not CSV: unexpected end of data"),
         ("a.csv", b"a\rb\r1\r", "a.csv:1: the names of the columns are not CSV: new-line character seen"),
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_no_more_is_in_memory_than_is_read(tmp_path: Path) -> None:
     """A generator: the first rows of a file come before its broken end is met."""
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES.encode() * 10_000)[:-9])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES.encode() * 10_000, mtime=0)[:-9])
     rows = read_rows(tmp_path / "a.jsonl.gz")
     assert [next(rows) for _ in range(2)] == [Row(f"{tmp_path}/a.jsonl.gz:{i + 1}", i + 1, ROWS[i]) for i in range(2)]
 
