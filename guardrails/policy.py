@@ -81,8 +81,8 @@ class Rule(BaseModel):
 class Topic(Rule):
     """A denied topic, found by what is said about it: `[[topics]]`.
 
-    examples: sentences that belong to it, in every language that matters. allowed: sentences near it that do not. threshold: how similar
-    to an example a text must be, from 0 to 1; it must also be more similar to it than to anything allowed.
+    examples: sentences that belong to it, in every language that matters. allowed: sentences near it that do not. threshold: how likely
+    it must be, by both, that a text is about a denied topic, from 0 to 1.
     """
 
     description: Text

@@ -1,28 +1,29 @@
 """`burnish/topics-v1`: denied topics, by how similar a text is to what the policy says about them.
 
 A sentence is the mean of static word vectors (the 256-dimensional ones of WordLlama, which its wheel carries): no model is run and nothing
-is downloaded. A topic is found where a passage is as similar to one of its examples as the threshold asks, and more so than to anything
-that is allowed.
+is downloaded. A topic is found where a passage is about it with the probability that its threshold asks (`head`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...rpc.extras import require
 from ..policy import DetectorUse, Policy
 from ..registry import Find, detector
 from ..types import Match
+from .head import EVERYDAY, Vectors, fit, jumbled
 
 WEIGHTS, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
+NEARLY = 0.95
+"""The cosine from which a passage is taken for an example."""
 STRETCH, OVERLAP = 20_000, 1000
 """Characters of a long text that are looked at together, and those that two stretches share."""
 MAX_PASSAGE = 1000
@@ -32,9 +33,9 @@ FEWEST = 16
 SENTENCES = 3
 """A passage is a sentence, or so many of them one after the other."""
 
-_SENTENCE = re.compile(r"[^.!?\n。！？]+[.!?\n。！？]*")
+_SENTENCE = re.compile(r"[^.:!?\n。：！？]+[.:!?\n。：！？]*")
 
-Vectors = npt.NDArray[np.float32]
+Parts = Callable[[str, Sequence[tuple[int, int]]], Vectors]
 
 
 class Embedder:
@@ -79,28 +80,38 @@ def embedder() -> Embedder:
 
 @detector("burnish/topics-v1")
 def topics(policy: Policy, use: DetectorUse) -> Find:
-    """Finds `[[topics]]`; the evidence is the passage that is most similar to one of its examples."""
+    """Finds `[[topics]]`, in each text the passage that is most likely about one."""
     embed = embedder()
-    allowed_everywhere = [text for one in policy.allowed for text in one.examples]
-    rules = [
-        (topic, embed(topic.examples), embed([*topic.allowed, *allowed_everywhere]) if topic.allowed or allowed_everywhere else None)
-        for topic in policy.topics
-    ]
+    return find_topics(policy, embed, embed.parts)
+
+
+def find_topics(policy: Policy, embed: Callable[[Sequence[str]], Vectors], parts: Parts) -> Find:
+    """Finds a policy's topics with vectors of texts (`embed`), and of parts of a text (`parts`)."""
+    near = [text for topic in policy.topics for text in topic.allowed] + [text for one in policy.allowed for text in one.examples]
+    allowed, denied = embed([*near, *EVERYDAY, *map(jumbled, EVERYDAY)]), [embed(topic.examples) for topic in policy.topics]
+    head = fit(allowed, denied)
+
+    def scored(vectors: Vectors) -> Iterator[tuple[float, int]]:
+        """How likely each passage is about a topic, and about which. One that nearly is an example is what the example is."""
+        likely, which = head(vectors)
+        equal = np.stack([(vectors @ one.T).max(axis=1) for one in denied], axis=1)
+        harmless = (vectors @ allowed.T).max(axis=1)
+        for i in range(len(vectors)):
+            top = int(equal[i].argmax())
+            if max(equal[i, top], harmless[i]) < NEARLY:
+                yield float(likely[i]), int(which[i])
+            else:
+                yield (float(equal[i, top]) if equal[i, top] > harmless[i] else 0.0), top
 
     def find(text: str) -> Iterator[Match]:
         best: dict[str, Match] = {}
         for at in range(0, max(1, len(text) - OVERLAP), STRETCH - OVERLAP):
             stretch = text[at : at + STRETCH]
             where = passages(stretch)
-            vectors = embed.parts(stretch, where)
-            for topic, denied, allowed in rules if where else ():
-                scores = (vectors @ denied.T).max(axis=1)
-                if allowed is not None:
-                    scores = np.where(scores > (vectors @ allowed.T).max(axis=1), scores, 0.0)
-                top = int(scores.argmax())
-                if scores[top] >= max(topic.threshold, best[topic.name].score if topic.name in best else 0.0):
-                    start, end = where[top]
-                    best[topic.name] = Match(topic.name, topic.category, at + start, at + end, score=float(scores[top]))
+            for (start, end), (score, index) in zip(where, scored(parts(stretch, where)) if where else (), strict=True):
+                topic = policy.topics[index]
+                if score >= topic.threshold and (topic.name not in best or score > best[topic.name].score):
+                    best[topic.name] = Match(topic.name, topic.category, at + start, at + end, score=min(1.0, score))
         yield from best.values()
 
     return find

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from burnish.cli.guard import broken_promises
 from burnish.cli.main import app
 from burnish.envs.registry import load_plugin
 from burnish.guardrails.detectors.pii import KINDS
@@ -80,3 +81,9 @@ def test_the_page_lists_every_table_and_kind() -> None:
     assert tables == set(Policy.model_fields) - {"name", "version", "messages"}
     (kinds,) = re.findall(r"^Kinds of information: (.*?)\.\n", PAGE, re.MULTILINE)
     assert re.findall(r"`(\w+)`", kinds) == list(KINDS)
+
+
+def test_the_example_policy_holds_to_its_own_examples() -> None:
+    policy = load_policy(Path(__file__).resolve().parents[2] / "examples" / "guardrails" / "assistant.toml")
+    assert len(policy.categories) == 11 and "a policy of eleven categories" in PAGE
+    assert list(broken_promises(Guard(policy))) == []
