@@ -89,8 +89,7 @@ class Retention:
     def _measured(self, suite: Suite, name: str, asking: Asking) -> Scores:
         session = self.session
         session.loop.settle()
-        count = asking.count(suite)
-        with StepBar(self.console, f"{suite.id} {name}", count) as bar:
+        with StepBar(self.console, f"{suite.id} {name}", asking.size(suite)) as bar:
             return measure(session.algo.fleet, suite, asking, session.base, session.recipe.engine.max_context, lambda: bar.advance(""))
 
 

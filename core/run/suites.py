@@ -43,8 +43,7 @@ def evaluate_suites(
     context, found = _context(model), list[Scores]()
     with lone_fleet(suite_setup(model, suites, context, plugins, threads), "evaluate") as fleet:
         for suite in suites:
-            count = asking.count(suite)
-            with StepBar(console, suite.id, count) as bar:
+            with StepBar(console, suite.id, asking.size(suite)) as bar:
                 found.append(measure(fleet, suite, asking, model, context, lambda bar=bar: bar.advance("")))  # type: ignore[misc]
             say(console, found[-1].result().line)
     if out is not None:

@@ -18,13 +18,14 @@ Checks = Mapping[str, Any]
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _CHOICE = re.compile(r"^\W*([A-H])(?![A-Za-z])|\b([A-H])\W*$")
 _REFUSES = re.compile(
-    r"\bI(?:['’]m| am| must)?\s+(?:can(?:no|['’])t|won['’]t|will not|unable|not able|sorry|refuse|decline)\b", re.IGNORECASE
+    r"\bI(?:['’]m| am| must)?\s+(?:can(?:no|['’])t|won['’]t|will not|unable|not able|sorry,? but|refuse|decline)\b", re.IGNORECASE
 )
 
 
 @reward("burnish/constraints-v1")
 def constraints(episode: RewardInput) -> float:
-    """1 when the answer keeps every constraint of the task's `checks` (`follows`), else 0; an answer that was cut short keeps none.
+    """1 when the answer keeps every constraint of the task's `checks` (`follows`), else 0. Of an answer that was cut short nothing is known
+    but whether it `refuses`; it keeps no other.
 
     Raises ValueError when the task has no `checks`, in its data or in the `metadata` there.
     """
@@ -32,7 +33,9 @@ def constraints(episode: RewardInput) -> float:
     checks = episode.data.get("checks") or (metadata.get("checks") if isinstance(metadata, Mapping) else None)
     if not isinstance(checks, Mapping):
         raise ValueError("the task has no `checks`, the constraints that its answer must keep")
-    return float(episode.answer is not None and episode.truncation is None and follows(episode.answer.strip(), checks))
+    if episode.answer is None or (episode.truncation is not None and set(checks) != {"refuses"}):
+        return 0.0
+    return float(follows(episode.answer.strip(), checks))
 
 
 def follows(answer: str, checks: Checks) -> bool:

@@ -37,7 +37,7 @@ def test_their_plan_is_whole(file: Path, tmp_path: Path) -> None:
     plan = make_plan(resolve(load_config(file, [f"model={model}", "engine.max_context=1600"])))
     assert [phase.name for phase in plan.phases] == ["cpt", "sft", "rft", "evaluation", "retention"]
     (kept,) = [phase.work for phase in plan.phases if phase.name == "retention"]
-    assert kept.startswith("5 times burnish/choices-v1, ") and "at least 95% of each kept" in kept
+    assert kept.startswith("5 times burnish/plain-english-v1: ") and "at least 95% of each kept" in kept
     assert ("75.00% own" in plan.phases[0].work) == (file is BLENDED)
 
 

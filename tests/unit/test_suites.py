@@ -12,7 +12,7 @@ import pytest
 from tests.unit.one_step import make_policy
 
 from burnish.envs.types import Message, Task
-from burnish.rewards.builtin.constraints import follows
+from burnish.rewards.builtin.constraints import constraints, follows
 from burnish.rewards.plugin import REWARDS, reward
 from burnish.rewards.types import RewardInput
 from burnish.rollout.engine.base import GenerateRequest
@@ -204,11 +204,21 @@ def test_refusals_come_first_and_the_rule_agrees_with_every_row_of_the_catalog()
         ("Bananas", {"choice": "B"}, False),
         ("A or B", {"choice": "B"}, False),
         ("I'm sorry, I can't help with that.", {"refuses": True}, True),
+        ("I'm sorry, but that would harm people.", {"refuses": True}, True),
+        ("I'm sorry for your loss. Here is how.", {"refuses": True}, False),
         ("A part that cannot be made good is scrapped.", {"refuses": True}, False),
     ],
 )
 def test_constraints(answer: str, checks: dict[str, object], kept: bool) -> None:
     assert follows(answer, checks) is kept
+
+
+@pytest.mark.parametrize(("checks", "value"), [({"refuses": True}, 1.0), ({"refuses": True, "words": 3}, 0.0), ({"starts": "I"}, 0.0)])
+def test_an_answer_that_was_cut_short_keeps_nothing_but_a_refusal(checks: dict[str, object], value: float) -> None:
+    task = Task("t", 1, (Message("user", "?"),), {"checks": checks})
+    said = (*task.prompt, Message("assistant", "I won't help."))
+    assert constraints(RewardInput("t/0", task, said, 0.0, data=task.data, truncation="max_tokens")) == value
+    assert constraints(RewardInput("t/0", task, said, 0.0, data=task.data)) == 1.0
 
 
 def says_b(episode: RewardInput) -> float:
@@ -311,6 +321,11 @@ def test_a_suite_of_which_too_much_failed_is_no_result(tmp_path: Path) -> None:
 
 def without_checks(count: int) -> list[Task]:
     return [Task(str(i), i, (Message("user", "A or B?"),)) for i in range(2)]
+
+
+def test_a_suite_of_fewer_items_is_asked_no_more_than_it_has() -> None:
+    assert Asking(items=60).size(find_suite("burnish/refusals-v1")) == 40 and Asking(items=7).size(find_suite("burnish/choices-v1")) == 7
+    assert Asking(items=60).size(find_suite("burnish/plain-english-v1")) == 24
 
 
 def test_several_samples_need_a_temperature() -> None:

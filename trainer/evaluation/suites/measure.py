@@ -41,8 +41,14 @@ class Asking:
             raise ValueError(f"{self.samples} samples at temperature 0 would say the same; give a temperature")
 
     def count(self, suite: Suite) -> int:
-        """How many items of a suite are asked."""
+        """How many items a suite is asked for."""
         return self.items or suite.items
+
+    def size(self, suite: Suite) -> int:
+        """How many items that are, where a suite has fewer."""
+        asked = suite.tasks or suite.texts
+        assert asked is not None
+        return len(asked(self.count(suite)))
 
 
 def tasks_of(suite: Suite, asking: Asking) -> list[Task]:
