@@ -29,17 +29,16 @@ LISTED = (
 )
 Z_95 = 1.959964
 """The normal distribution's quantile of a two-sided 95 % interval."""
-_TEXTS = ", ".join(
-    f"array_to_string(json_extract_string(messages, '$[*].{path}'), chr(10))"
-    for path in ("content", "tool_calls[*].function.name", "tool_calls[*].function.arguments")
+_FORM = (
+    r'\{"role":"\w+","content":|,"tool_calls":|\{"id":"[^"]*","type":"function","function":\{"name":'
+    r'|,"arguments":|,"tool_call_id":"[^"]*"|,"name":'
 )
+"""What of stored messages is form and was not said. A quote inside a text has a backslash before it, so no text holds any of it."""
 SAID = (
     "CASE WHEN contains(lower(messages), lower(?)) "
-    f"THEN coalesce(contains(TRY(lower(concat_ws(chr(10), {_TEXTS}))), lower(?)), true) ELSE false END"
+    f"THEN contains(lower(regexp_replace(messages, '{_FORM}', '', 'g')), lower(?)) ELSE false END"
 )
-"""Whether a conversation holds a text, given as JSON writes it and as it is. What cannot hold it is told by the stored JSON as it
-stands, and only the rest is read. Half of a surrogate pair, which a model may write, makes JSON that DuckDB does not read: there the JSON
-counts."""
+"""Whether a conversation holds a text, given as JSON writes it, twice: only what may hold it is freed of its form."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
 
@@ -147,7 +146,7 @@ def _where(wanted: Wanted) -> tuple[str, list[Any]]:
         asked.append(f"failure IS {'NOT ' if wanted.failed else ''}NULL")
     if wanted.text:
         asked.append(SAID)
-        values += [text(json.dumps(wanted.text, ensure_ascii=False)[1:-1]), text(wanted.text)]
+        values += 2 * [text(json.dumps(wanted.text, ensure_ascii=False)[1:-1])]
     return (f"WHERE {' AND '.join(asked)}" if asked else ""), values
 
 
