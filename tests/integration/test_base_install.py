@@ -126,7 +126,7 @@ def served(python: Path, arguments: Sequence[str], cwd: Path) -> Iterator[str]:
 
 def test_it_is_small_and_holds_nothing_heavy(base_python: Path) -> None:
     site = site_packages(base_python)
-    installed = sum(file.lstat().st_blocks * 512 for file in site.rglob("*"))
+    installed = sum(file.lstat().st_size for file in site.rglob("*"))  # what a file system rounds up to is its own
     assert 20e6 < installed < LARGEST_BYTES
     assert [name for name in HEAVY if (site / name).exists()] == []
 

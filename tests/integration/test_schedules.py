@@ -109,6 +109,7 @@ def test_a_runner_that_dies_while_the_learner_learns_gets_newer_weights_and_its_
         algo.stop()
 
 
+@pytest.mark.slow  # weights come in the middle of an answer only where sampling and learning really share the time: on an idle machine
 @pytest.mark.parametrize("on_new_weights", ["recompute", "keep"])
 def test_vllm_goes_on_under_new_weights_in_the_middle_of_answers(ray_session: None, tiny_model: Path, on_new_weights: OnNewWeights) -> None:
     """What it says afterwards, the learner says too: at once where the context is computed again, and otherwise from the next turn on."""
