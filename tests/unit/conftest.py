@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,3 +21,11 @@ def patient_loops() -> Iterator[None]:
     asyncio.set_event_loop_policy(PatientLoops())
     yield
     asyncio.set_event_loop_policy(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def subnormals() -> Iterator[None]:
+    """A learner takes numbers too small for a normal float as zero, in its whole process; the tests of other files share this one."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

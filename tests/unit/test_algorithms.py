@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import torch
 from tests.unit.one_step import made_the_better_more_likely, make_policy, played
 from tests.unit.scripted import ScriptedLearner
 from tests.unit.test_core_plan import model as plan_model
@@ -286,9 +284,8 @@ def test_pass_at_k_takes_as_many_as_the_mask_leaves_and_no_more_than_a_group_has
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield make_policy(tmp_path_factory.mktemp("models") / "recorded")
-    torch.set_flush_denormal(False)  # a learner sets it for its whole process
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("models") / "recorded")
 
 
 EXTRA: dict[str, dict[str, Any]] = {

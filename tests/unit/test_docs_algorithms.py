@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.unit.one_step import made_the_better_more_likely, make_policy, played
 
 from burnish.trainer.objectives.losses import KL_ESTIMATES
@@ -60,9 +58,8 @@ def kinds() -> dict[str, list[list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield make_policy(tmp_path_factory.mktemp("models") / "recorded")
-    torch.set_flush_denormal(False)  # a learner sets it for its whole process
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("models") / "recorded")
 
 
 def test_docs_its_recipes_are_read_and_its_own_objectives_train(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

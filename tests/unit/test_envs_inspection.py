@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from burnish.envs.builtin.inspection.parts import LEVELS, REASONS, VERDICTS, Fea
 from burnish.envs.builtin.inspection.shop_floor import ShopFloor
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message, Task
+from burnish.recipe.load import load_config
 from burnish.rewards.builtin.inspection import verdict
 from burnish.rewards.types import RewardInput
 
@@ -173,3 +175,13 @@ def test_training_text_never_shows_a_held_out_part(monkeypatch) -> None:
     monkeypatch.setattr(corpus, "make_part", watched)
     list(corpus.documents(0, 200))
     assert max(seen) < corpus.TRAIN_SEEDS
+
+
+@pytest.mark.parametrize("name", ["nano", "smollm2"])
+def test_logs_longer_than_a_rollout_are_fewer_than_the_demos_recipes_leave_out(name: str) -> None:
+    """One run seed in three has a log that no context of the demo holds: without `max_rejects` it could not begin."""
+    table = load_config(Path(f"recipes/{name}-inspection.toml")).sft
+    assert table is not None
+    turns = [[(len(log) - 1) // 2 for log in corpus.logs(seed, table.examples, **table.args)] for seed in (11, 14_000_017)]
+    assert max(max(one) for one in turns) > 8
+    assert all(sum(count > 7 for count in one) <= table.max_rejects for one in turns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,8 @@ minibatches = 2
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield make_policy(tmp_path_factory.mktemp("models") / "recorded")
-    torch.set_flush_denormal(False)  # a learner sets it for its whole process
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("models") / "recorded")
 
 
 def phase_of(folder: Path, line: str) -> RFTPhaseConfig:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from burnish.envs.types import EpisodeGroup, Float32, Int32, Task
 from burnish.rewards.config import RewardConfig
@@ -131,11 +130,10 @@ def play(model: Path, phase: RFTPhaseConfig, learning: dict[str, Any], temperatu
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "recorded"
     new_model(TEXTS, folder, SIZE)
-    yield folder
-    torch.set_flush_denormal(False)  # a learner sets it for its whole process, and other tests share this one
+    return folder
 
 
 @pytest.mark.parametrize("name", RUNS)

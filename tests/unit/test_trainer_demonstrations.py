@@ -160,7 +160,6 @@ def test_the_gradient_is_the_policys_and_weight_times_that_of_cross_entropy(mode
     for name, value in found.items():
         expected = alone.get(name, torch.zeros_like(value)) + 0.3 * beside.get(name, torch.zeros_like(value))
         assert torch.allclose(value, expected, atol=1e-6), name
-    torch.set_flush_denormal(False)  # a learner sets it for its whole process
 
 
 def learned_alone() -> TokenBatch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tests.unit.test_recorded_steps import SIZE, TEXTS, UNSTEADY, OneWorker, scripted
 
 from burnish.rewards.config import RewardConfig
@@ -113,11 +111,10 @@ def play(model: Path, steps: int, saved: Path | None = None, save_to: Path | Non
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "resumed"
     new_model(TEXTS, folder, SIZE)
-    yield folder
-    torch.set_flush_denormal(False)  # a learner sets it for its whole process, and other tests share this one
+    return folder
 
 
 def test_a_resumed_loop_equals_one_that_never_stopped_at_every_step(model: Path, tmp_path: Path) -> None:

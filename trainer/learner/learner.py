@@ -45,7 +45,7 @@ WEIGHTS, ADAPTER = "weights", "adapter_model"
 
 
 class Learner:
-    """Owns the policy's weights. Not thread-safe; sets this process's torch threads and random seed.
+    """Owns the policy's weights. Not thread-safe; sets this process's torch threads and random seed, and takes subnormal floats as zero.
 
     `version` counts updates of any kind since the weights were loaded. A phase (`begin_phase`) has an optimizer and a learning rate
     schedule of its own. ranks: this process among those that hold the policy; alone, unless given.
