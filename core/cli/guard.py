@@ -63,11 +63,16 @@ def broken_promises(guard: Guard) -> Iterator[str]:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file. Raises ValueError when it is too large or no text."""
-    if file.stat().st_size > MAX_FILE:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes; at most {MAX_FILE} are checked")
+    """The text of a file, a pipe's too. Raises ValueError when there is none, it is too large or no text."""
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE + 1)  # what has no end, such as a device, says that its size is 0
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or error}") from None
+    if len(content) > MAX_FILE:
+        raise ValueError(f"{file}: more than {MAX_FILE} bytes, and no more are checked")
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{file} is not UTF-8 text") from None
 

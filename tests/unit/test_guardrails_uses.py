@@ -172,3 +172,9 @@ async def test_a_remote_verifier_that_does_not_judge_lets_nothing_through() -> N
     with pytest.raises(EpisodeFailure) as caught:
         await asyncio.to_thread(Guard(policy(detectors=[remote])).check, "hello", "input")
     assert caught.value.failure.kind in (FailureKind.VERIFIER_UNAVAILABLE, FailureKind.VERIFIER_TIMEOUT)
+
+
+@pytest.mark.timeout(60)
+def test_a_file_without_an_end_is_read_to_its_limit(file: str) -> None:
+    done = CliRunner().invoke(app, ["guard", "check", file, "/dev/zero"])
+    assert done.exit_code == 2 and "/dev/zero: more than 4000000 bytes" in done.stderr
