@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ def start_local_ray(**options: Any) -> Any:
     """`ray.init(address="local", …)`: what it returns. `RAY_ADDRESS` is not looked at.
 
     Ray gives a node 30 seconds to start and has no option for more, which a busy machine may need: it is started afresh, up to three times
-    in all. Raises RuntimeError when it is late each time, and what else Ray raises.
+    in all. Raises RuntimeError when it is late each time, ValueError in a folder that holds another "burnish", and what else Ray raises.
 
     Example: `start_local_ray(num_cpus=4, include_dashboard=False)`.
     """
+    check_folder()
     require("a local Ray", ["ray"], "train")
     import ray
 
@@ -41,6 +44,14 @@ def start_local_ray(**options: Any) -> Any:
                 raise RuntimeError(f"Ray did not start within its 30 s, {ATTEMPTS} times; is the machine too busy? {error}") from error
             _log.warning("Ray did not start within its 30 s (attempt %d of %d): %s", attempt, ATTEMPTS, error)
     raise AssertionError("the last attempt returns or raises")
+
+
+def check_folder() -> None:
+    """Raise ValueError where Ray's processes, which look first in the folder that one starts in, would find another "burnish" than this."""
+    found = PathFinder.find_spec("burnish", [os.getcwd(), *sys.path])
+    this = sys.modules[__name__.partition(".")[0]].__spec__
+    if found is not None and this is not None and found.origin != this.origin:
+        raise ValueError(f"{Path.cwd()} holds a folder called burnish, which Python takes for this program; start from another folder")
 
 
 def _children() -> set[int]:

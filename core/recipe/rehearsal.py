@@ -95,9 +95,8 @@ def rehearse_apart(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
 
     Raises ValueError as `rehearse` does, RuntimeError when the process ends without a result, TimeoutError when it does not end.
     """
-    here = os.getcwd()  # last: a folder called "burnish" in it is not this burnish
-    found_in = [*(path for path in sys.path if path not in ("", here)), here]
-    place = {**os.environ, "PYTHONPATH": os.pathsep.join(found_in)}
+    # Without the folder one starts in: one called "burnish" in it is not this burnish. What is imported later looks there (`look_here`).
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path not in ("", os.getcwd()))}
     limit_s = START_S + (run.rollout.retries + 1) * 3 * run.rollout.episode_timeout_s
     try:
         done = subprocess.run(

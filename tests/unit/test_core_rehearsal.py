@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.unit.paper_model import write_paper_model
 
 from burnish import RewardInput, Score
 from burnish.recipe.load import config_from_data
-from burnish.recipe.rehearsal import rehearse
+from burnish.recipe.rehearsal import rehearse, rehearse_apart
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.session import try_parts
 from burnish.testing import mock_verifier
@@ -86,6 +87,16 @@ def test_an_episode_is_played_to_its_end_and_judged(folder: Path) -> None:
     # <s> user part part part <e> <s> assistant: the newline after <e> is no word
     assert seen.line == "rehearsed task heldout-1000000000: prompt 8 tokens, 3 turns, reward 2 (env 2, env.won 1)"
     assert seen.notes == ()
+
+
+def test_a_folder_called_burnish_is_not_taken_for_this_one_by_the_process_of_a_rehearsal(folder: Path) -> None:
+    other = folder / "burnish" / "rollout"
+    other.mkdir(parents=True)
+    (other / "types.py").write_text("raise RuntimeError('somebody else')")
+    try:
+        assert rehearse_apart(recipe(**args()), {}).turns == 1
+    finally:
+        shutil.rmtree(folder / "burnish")
 
 
 def test_what_would_fit_badly_is_said(folder: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from burnish.rpc.local_ray import ATTEMPTS, start_local_ray
+from burnish.rpc.local_ray import ATTEMPTS, check_folder, start_local_ray
 
 pytestmark = pytest.mark.unit
 
@@ -57,3 +58,12 @@ def test_only_a_late_start_is_tried_again(
         for one in left:
             one.kill()
             one.wait(10)
+
+
+def test_a_folder_called_burnish_where_one_starts_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_folder()
+    (tmp_path / "burnish" / "rpc").mkdir(parents=True)
+    (tmp_path / "burnish" / "__init__.py").touch()
+    with pytest.raises(ValueError, match="holds a folder called burnish, which Python takes for this program"):
+        start_local_ray(num_cpus=1)
