@@ -5,7 +5,8 @@ Everything here is one connection under one deadline. Raises RpcError like every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,6 +20,8 @@ from .methods import BatchedMethod
 from .transport.channels import token_metadata
 
 OK = 0
+REASON_S = 2.0
+REFUSALS = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 OWN_SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 
 
@@ -30,12 +33,9 @@ def services_at(address: str, timeout_s: float = 10.0) -> list[str]:
 
     async def ask(channel: grpc.aio.Channel, left_s: float) -> list[str]:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
-            iter([request]), timeout=left_s, metadata=_token(address)
-        )  # type: ignore[no-untyped-call,unused-ignore]
-        async for answer in call:
-            return [service.name for service in answer.list_services_response.service]
-        return []
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        answers = await _heard(partial(stub.ServerReflectionInfo, metadata=_token(address)), request, left_s)
+        return [service.name for answer in answers for service in answer.list_services_response.service]
 
     return [name for name in unary_blocking(address, ask, timeout_s) if name not in OWN_SERVICES]
 
@@ -78,13 +78,22 @@ def exchange(address: str, method: BatchedMethod[Any, Any], items: Sequence[Any]
         open_stream: Any = channel.stream_stream(
             method.path, request_serializer=method.items.SerializeToString, response_deserializer=method.results.FromString
         )
-        call = open_stream(iter([method.items(items=items)]), timeout=left_s, metadata=_token(address))
-        results: list[Any] = []
-        async for message in call:
-            results += message.results
-        return results
+        messages = await _heard(partial(open_stream, metadata=_token(address)), method.items(items=items), left_s)
+        return [result for message in messages for result in message.results]
 
     return unary_blocking(address, ask, timeout_s)
+
+
+async def _heard(open_stream: Callable[..., Any], request: Any, left_s: float) -> list[Any]:
+    """Every answer on a stream to one request. Where writing met a refusal, gRPC says "internal"; a stream without a request says which."""
+    try:
+        return [answer async for answer in open_stream(iter([request]), timeout=left_s)]
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INTERNAL:
+            again = open_stream(timeout=min(left_s, REASON_S))
+            if (code := await again.code()) in REFUSALS:
+                raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await again.details(), None) from error
+        raise
 
 
 def _token(address: str) -> tuple[tuple[str, str], ...]:
