@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -183,6 +184,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
     the last step's number."""
     session, table, at, ends = run.session, phase.table, first, ""
     run.results = {key: result for key, result in run.results.items() if key[0] != phase.name}  # measured before its end moved
+    shutil.rmtree(run.folder.suites / phase.name, ignore_errors=True)  # as these were
     _begin(run, phase, first)
     parts, spent = _parts(run, phase, first), Spent()
     for row in parts.done:

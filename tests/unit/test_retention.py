@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from burnish.recipe.resolve import resolve
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import RetentionRow, read_retention
+from burnish.run import pipeline
 from burnish.run.folder import RunFolder
 from burnish.trainer.evaluation.config import RetentionConfig
 from burnish.trainer.evaluation.drift import kl_to_base
@@ -193,3 +195,27 @@ def test_what_comes_after_the_checkpoint_that_a_run_resumes_from_is_judged_again
     folder.rewind(["sft", "rft"], "rft", 2)
     assert [row.phase for row in read_retention(folder.retention_file)] == ["sft"]
     assert sorted(place.name for place in folder.suites.iterdir()) == ["base", "base-again", "sft"]
+
+
+def test_a_phase_that_goes_on_is_judged_by_the_weights_of_its_new_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path / "run")
+    folder.log_retention([judged()])
+    for name in ("base", "base-again", "rft"):
+        (folder.suites / name).mkdir(parents=True)
+        (folder.suites / name / "results.json").write_text("[]")
+    folder.rewind(["rft"], "rft", judged().step)
+    assert (folder.suites / "rft").is_dir(), "so far it is where it was judged"
+
+    class Begins(Exception):
+        pass
+
+    def begin(*_: object) -> None:
+        raise Begins
+
+    monkeypatch.setattr(pipeline, "_begin", begin)
+    phase: Any = SimpleNamespace(name="rft", table=None)
+    run: Any = SimpleNamespace(session=None, folder=folder, results={("rft", "greedy"): None, ("base", "greedy"): None})
+    with pytest.raises(Begins):
+        pipeline._train(run, phase, judged().step)
+    assert sorted(place.name for place in folder.suites.iterdir()) == ["base", "base-again"]
+    assert list(run.results) == [("base", "greedy")]
