@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,7 +29,10 @@ PlatformOption = Annotated[
     Literal["auto", "cpu", "gpu"] | None, typer.Option(help="Instead of the recipe's own platform.", show_default=False)
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write results and every sample into this new folder.")]
-SamplesOption = Annotated[int, typer.Option(min=1, help="Answers to each item; more than one are sampled, and give pass@k.")]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Answers to each item; more than one are sampled, and give pass@k. Default: 1.", show_default=False),
+]
 TemperatureOption = Annotated[float | None, typer.Option(min=0, help="Of answers. Default: 0 for one, 1 for several.", show_default=False)]
 ItemsOption = Annotated[int | None, typer.Option(min=1, help="Items of each suite. Default: as many as the suite says.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead; progress goes to stderr.")]
@@ -36,7 +40,7 @@ CompareOption = Annotated[
     tuple[str, str] | None,
     typer.Option("--compare", metavar="A B", help="Two folders of results, or two checkpoints with --suite: what became of each item."),
 ]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine. Default: 1.", show_default=False)]
 ShowOption = Annotated[int, typer.Option("--show", min=0, help="Items to print of a suite that is named.")]
 
 
@@ -51,12 +55,12 @@ def evaluate(
     recipe: RecipeArgument = None,
     suite: SuiteOption = None,
     out: OutOption = None,
-    samples: SamplesOption = 1,
+    samples: SamplesOption = None,
     temperature: TemperatureOption = None,
     items: ItemsOption = None,
     compare: CompareOption = None,
     as_json: JsonOption = False,
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
     platform: PlatformOption = None,
@@ -66,7 +70,9 @@ def evaluate(
         raise ValueError("evaluate needs a CHECKPOINT, or --compare with two evaluations")
     if compare is not None and (checkpoint is not None or recipe is not None):
         raise ValueError("--compare says what is compared; leave CHECKPOINT and RECIPE out")
+    asked = {"samples": samples, "temperature": temperature, "items": items, "threads": threads}
     if recipe is not None:
+        _refuse({**asked, "json": as_json}, "beside a RECIPE, which says how it is measured; leave it out, or name a --suite instead")
         _by_recipe(str(checkpoint), recipe, suite, out, set_, plugin, platform)
         return
     if set_ or platform:
@@ -77,6 +83,10 @@ def evaluate(
 
     console = Console(stderr=True) if as_json else new_console()
     if compare is not None and not suite:
+        _refuse(
+            {**asked, "out": out, "plugin": plugin},
+            "on two folders of results, which are only read; name a --suite to measure two checkpoints",
+        )
         _compared(compare, as_json, console)
         return
     needs_engine("evaluate")
@@ -88,8 +98,9 @@ def evaluate(
         load_plugin(file)
     if not suite:
         raise ValueError("evaluate needs a RECIPE or --suite; `burnish suites` lists those that are here")
-    asking = Asking(items, samples, temperature if temperature is not None else float(samples > 1))
-    _by_suites(compare or (str(checkpoint),), find_suites(suite), asking, out, console, plugin or [], threads, as_json)
+    count = samples or 1
+    asking = Asking(items, count, temperature if temperature is not None else float(count > 1))
+    _by_suites(compare or (str(checkpoint),), find_suites(suite), asking, out, console, plugin or [], threads or 1, as_json)
 
 
 def suites(
@@ -129,6 +140,13 @@ def _shown(suite: Suite, count: int) -> list[str]:
         said = " / ".join(message.text for message in task.prompt) or f"seed {task.seed}"
         lines.append(f"{task.id}: {said!r} {dict(task.data)}")
     return lines
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Raise ValueError naming the first option that was given and would have no effect."""
+    for name, value in given.items():
+        if value not in (None, False, []):
+            raise ValueError(f"--{name} has no effect {why}")
 
 
 def _by_recipe(

@@ -317,3 +317,16 @@ def test_what_a_run_and_a_table_say_steers_no_terminal() -> None:
     say(Console(file=out), "best constant \x1b[2Jpass")
     assert out.getvalue() == "best constant \\x1b[2Jpass\n"
     assert table_lines(("name",), [["nano\x1b[2J\nother"]])[1] == "nano\\x1b[2J\\nother"
+
+
+@pytest.mark.parametrize("option", ["--samples 2", "--temperature 0.5", "--items 3", "--threads 2", "--out o", "--plugin p.py", "--json"])
+def test_evaluate_names_an_option_that_would_have_no_effect(option: str) -> None:
+    name = option.split()[0]
+    if name != "--json":
+        result = burnish_command("evaluate", "--compare", "a", "b", *option.split())
+        assert (result.exit_code, result.stderr.startswith(f"error: {name} has no effect on two folders of results")) == (2, True), (
+            result.stderr
+        )
+    if name not in ("--out", "--plugin"):
+        result = burnish_command("evaluate", "small", "recipe.toml", *option.split())
+        assert (result.exit_code, result.stderr.startswith(f"error: {name} has no effect beside a RECIPE")) == (2, True), result.stderr
