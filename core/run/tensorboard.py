@@ -40,7 +40,7 @@ class TensorBoard:
         writer.flush()
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        writer, result = self._writer(record.phase, record.step), record.result
+        writer, result = self._writer(record.phase, record.step + 1), record.result
         measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
         measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
         for name, value in measured.items():
@@ -48,7 +48,7 @@ class TensorBoard:
         writer.flush()
 
     def alarm(self, row: AlarmRow) -> None:
-        writer = self._writer(row.phase, row.step)
+        writer = self._writer(row.phase, row.step + 1)
         writer.add_text(f"alarm/{row.guard}", f"{row.action}: {row.text}", row.step)
         writer.flush()
 
@@ -56,9 +56,11 @@ class TensorBoard:
         for writer in self._writers.values():
             writer.close()
 
-    def _writer(self, phase: str, step: int) -> Any:
+    def _writer(self, phase: str, purged: int) -> Any:
+        """The writer of a phase. Opened in a resumed run, TensorBoard forgets what earlier files have from step `purged` on: that of new
+        metrics, and the one after an evaluation or an alarm, which come after the metrics of their step."""
         if phase not in self._writers:
             home = self._home / phase
             again = home.is_dir() and any(home.iterdir())
-            self._writers[phase] = self._made(str(home), purge_step=step if again else None)
+            self._writers[phase] = self._made(str(home), purge_step=purged if again else None)
         return self._writers[phase]

@@ -190,6 +190,18 @@ def test_tensorboard_holds_metrics_evaluations_alarms_and_the_config(tmp_path: P
     assert starts == [2]  # what TensorBoard shows of step 2 and later is what came after this
 
 
+def test_tensorboard_keeps_the_metrics_of_a_step_whose_evaluation_comes_after_a_resume(tmp_path: Path) -> None:
+    told = TrackedRun("r", tmp_path, {}, False)
+    board = TensorBoard(told)
+    board.metrics("rft", 2, {"reward_mean": 0.75})
+    board.close()
+    again = TensorBoard(replace(told, resumed=True))
+    again.evaluation(evaluation("rft", 0.5, step=2))
+    again.close()
+    starts = [event.step for event in events(tmp_path / "tensorboard" / "rft") if event.HasField("session_log")]
+    assert starts == [3]  # step 2 stays
+
+
 def test_tensorboard_writes_where_it_is_told(tmp_path: Path) -> None:
     board = TRACKERS.get("burnish/tensorboard-v1")(TrackedRun("r", tmp_path, {}, False), folder=str(tmp_path / "boards"))
     board.metrics("sft", 1, {"loss": 2.0})
