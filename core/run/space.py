@@ -52,10 +52,9 @@ def read_space(given: Sequence[str]) -> Space:
     for text in given:
         if Path(text).is_file():
             try:
-                data = tomllib.loads(Path(text).read_text(encoding="utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{text}: is no TOML: {error}") from error
-            space.update(_dimensions(data, "", text))
+                space.update(_dimensions(_table(Path(text)), "", text))
+            except RecursionError as error:
+                raise ValueError(f"{text}: is no space: its tables are nested too deeply") from error
         elif "=" not in text:
             raise ValueError(f"--space {text}: is no file, and not KEY=[VALUE, …] or KEY={{low = …, high = …}}")
         else:
@@ -83,6 +82,13 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
 def combinations(space: Space) -> int:
     """Of listed values, each with each."""
     return math.prod(len(one) for one in space.values() if not isinstance(one, Range))
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # the parser's own, numbers of thousands of digits, nesting
+        raise ValueError(f"{file}: is no TOML: {error}") from error
 
 
 def _dimensions(data: Mapping[str, Any], above: str, file: str) -> Iterator[tuple[str, Dimension]]:

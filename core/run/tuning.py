@@ -173,7 +173,6 @@ def _fit(plan: trials.TrialPlan, space: Space, search: Search, compared: tuple[s
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial without news yet has no score
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-    from ray.tune.search.basic_variant import BasicVariantGenerator
 
     _, mode, steps = compared
     grace = search.grace or max(1, steps // 4)
@@ -186,7 +185,7 @@ def _fit(plan: trials.TrialPlan, space: Space, search: Search, compared: tuple[s
             metric="score",
             mode=mode,
             num_samples=search.trials,
-            search_alg=BasicVariantGenerator(max_concurrent=search.concurrent, random_state=search.seed, constant_grid_search=True),
+            search_alg=variants(search),
             scheduler=asha(max_t=max(grace, steps - 1)) if search.prune and steps > 1 else FIFOScheduler(),
         ),
         run_config=ray_tune.RunConfig(
@@ -199,6 +198,13 @@ def _fit(plan: trials.TrialPlan, space: Space, search: Search, compared: tuple[s
     )
     tuner.fit()
     return all(one.state in ("finished", "pruned", "failed") for one in book.trials.values())
+
+
+def variants(search: Search) -> Any:
+    """What draws the values of trials: of ranges, for every combination of listed values anew, which Ray Tune calls no constant grid."""
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    return BasicVariantGenerator(max_concurrent=search.concurrent, random_state=search.seed)
 
 
 def _domain(one: Range | tuple[Any, ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from burnish.cli.tune import page
 from burnish.recipe.overrides import parse_override
 from burnish.run.space import Range, combinations, corners, overrides_of, read_space
 from burnish.run.trials import Seen, Trial, TrialFailed, TrialPlan, wait_until_ended
-from burnish.run.tuning import Search, Tried, Tuned, best_of, number_of, tune
+from burnish.run.tuning import Search, Tried, Tuned, best_of, number_of, tune, variants
 
 pytestmark = pytest.mark.unit
 
@@ -155,6 +156,17 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("text", "problem"),
+    [(f"a = {'[' * 5000}{']' * 5000}", "space.toml: is no TOML"), (f"[{'.'.join('a' * 5000)}]\nb = 1", "space.toml: is no space")],
+    ids=["lists", "tables"],
+)
+def test_a_space_that_is_nested_without_end_is_refused_with_its_name(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "space.toml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        read_space([str(tmp_path / "space.toml")])
+
+
+@pytest.mark.parametrize(
     ("space", "search", "problem"),
     [
         ("rft.lr={low=1e-5, high=2.0}", Search(), "rft.lr"),
@@ -179,3 +191,19 @@ def test_docs_the_spaces_of_the_page_are_spaces(recipe: Path, tmp_path: Path) ->
     assert read_space([str(file)])["rft.group_size"] == tuple(given["rft"]["group_size"])
     assert read_space([str(file)])["rft.lr"] == read_space(["rft.lr={low=1e-5, high=3e-4, log=true}"])["rft.lr"]
     assert '--space "rft.lr={low=1e-5, high=3e-4, log=true}"' in text
+
+
+def test_every_combination_of_listed_values_has_values_of_its_own_in_the_ranges(tmp_path: Path) -> None:
+    from ray import tune as ray_tune
+    from ray.tune.experiment import Experiment
+
+    class Nothing(ray_tune.Trainable):  # type: ignore[misc]
+        pass
+
+    space = {"a": ray_tune.grid_search([1, 2]), "lr": ray_tune.uniform(0, 1)}
+    asked = variants(Search(trials=2))
+    asked.max_concurrent = 0  # all at once
+    asked.add_configurations([Experiment("it", Nothing, config=space, num_samples=2, storage_path=str(tmp_path))])
+    drawn = [asked.next_trial().config for _ in range(4)]
+    assert [one["a"] for one in drawn] == [1, 2, 1, 2]
+    assert len({one["lr"] for one in drawn}) == 4

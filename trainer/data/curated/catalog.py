@@ -115,7 +115,7 @@ def read_catalog(folder: Path) -> Catalog:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # nesting
         raise ValueError(f"{file}: {error}") from None
     return Catalog(data.id, {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()})
 

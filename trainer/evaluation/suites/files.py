@@ -89,12 +89,18 @@ def read_suite(file: Path) -> Suite:
     if not file.is_file():
         raise ValueError(f"suite {file}: there is no such file")
     try:
-        said = SuiteFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-        return _suite(said, file.parent)
+        return _suite(SuiteFile.model_validate(_table(file)), file.parent)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error).removeprefix('Value error, ')}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"is no TOML: {error}") from None
 
 
 def _suite(said: SuiteFile, folder: Path) -> Suite:
