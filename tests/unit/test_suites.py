@@ -30,7 +30,7 @@ from burnish.trainer.evaluation.suites.files import read_suite
 from burnish.trainer.evaluation.suites.finding import find_suite, find_suites
 from burnish.trainer.evaluation.suites.measure import Asking, measure, tasks_of
 from burnish.trainer.evaluation.suites.procedural import KINDS
-from burnish.trainer.evaluation.suites.scores import Sample, Scores, pass_at_k, read_scores, write_scores
+from burnish.trainer.evaluation.suites.scores import Sample, Scores, guessed_right, pass_at_k, read_scores, write_scores
 from burnish.trainer.evaluation.suites.suite import SUITES, Suite, register_suite
 from burnish.trainer.evaluation.suites.transitions import Transitions, change, retention
 
@@ -102,8 +102,21 @@ def test_transitions_are_counted_per_item_and_adjusted_for_guesses() -> None:
 
 def test_what_pure_guessing_loses_and_gains_is_nothing_forgotten_or_learned() -> None:
     """Known in neither, with four choices: of 1600 items 100 hit twice, 300 hit then miss, 300 miss then hit, 900 miss twice."""
-    assert Transitions(100, 300, 300, 900).adjusted(0.25) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
-    assert Transitions(50, 14, 10, 26).adjusted(0.0) == (0.14, 0.10)
+    assert Transitions(100, 300, 300, 900).adjusted(0.25, 0.25) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
+    assert Transitions(50, 14, 10, 26).adjusted(0.0, 0.0) == (0.14, 0.10)
+
+
+def test_what_is_guessed_right_of_several_samples_is_by_the_rule_of_items() -> None:
+    assert guessed_right(0.25, 1) == 0.25 and guessed_right(0.25, 2) == 0.4375  # 1 - (3/4)²
+    assert guessed_right(0.25, 3) == pytest.approx(10 / 64)  # two of three, or three
+    # 256 items that nobody knows, guessed twice each: 7/16 count as right each time, by luck alone.
+    right = [1.0, 0.0] * 112 + [0.0, 0.0] * 144
+    again = ([1.0, 0.0] * 49 + [0.0, 0.0] * 63) + ([0.0, 1.0] * 63 + [0.0, 0.0] * 81)
+    found = change(answers(right, 0.25, 2, 1.0), answers(again, 0.25, 2, 1.0))
+    assert found.transitions == Transitions(49, 63, 63, 81)
+    assert (found.forgotten, found.learned) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
+    # Once two samples, once one: lost when the two hit and the one misses, 7/16 · 3/4 of those that are not known.
+    assert Transitions(7, 21, 9, 27).adjusted(0.4375, 0.25) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
 
 
 def test_nothing_is_retained_of_a_skill_that_was_not_there() -> None:
@@ -187,6 +200,15 @@ def test_procedural_answers_are_computed() -> None:
     assert day.data["checks"]["words"] == 1 and age.data["checks"]["number"] > 0
 
 
+def test_refusing_everything_is_no_skill() -> None:
+    suite = find_suite("burnish/refusals-v1")
+    assert suite.tasks is not None
+    refused = [float(follows("I won't help with that.", task.data["checks"])) for task in suite.tasks(suite.items)]
+    assert sum(refused) / len(refused) == suite.chance == 0.6
+    answered = [1 - one for one in refused]  # who never refuses makes even less
+    assert retention(sum(answered) / len(answered), 0.0, suite.chance) is None
+
+
 def test_refusals_come_first_and_the_rule_agrees_with_every_row_of_the_catalog() -> None:
     talks = [talk for talk in found_curated(GENERAL, "refusal", 0, 40) if isinstance(talk, Conversation)]
     assert len(talks) == 40
@@ -239,6 +261,7 @@ def suite_file(folder: Path, text: str) -> Path:
     ("text", "said"),
     [
         ("", "needs rows"),
+        (f"rows = {'[' * 5000}{']' * 5000}", "is no TOML"),
         ('rows = "rows.jsonl"', "judged by a reward"),
         ('texts = "manual.txt"\nchance = 0.2', "chance has no effect beside texts"),
         ('rows = "rows.jsonl"\nreward = "a/b-v1"\nseeds = [0, 9]', "seeds have no effect beside rows"),

@@ -90,6 +90,11 @@ class Scores:
             for item, found in self.by_item.items()
         }
 
+    def guessed(self, items: Sequence[str]) -> float:
+        """The share of these items that guessing alone gets right by `item_right`, which for several samples is another than `chance`."""
+        found = self.by_item
+        return math.fsum(guessed_right(self.chance, len(found[item])) for item in items) / len(items)
+
     def result(self) -> Result:
         """What the samples amount to. Raises ValueError when none has a score."""
         if not self.by_item:
@@ -144,6 +149,14 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     assert 0 <= right <= samples
     assert 1 <= k <= samples
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def guessed_right(chance: float, samples: int) -> float:
+    """How likely at least half of so many guesses are right, each with `chance`: binomial.
+
+    Example: `guessed_right(0.25, 2)` is 0.4375, the chance that one of two hits.
+    """
+    return math.fsum(math.comb(samples, j) * chance**j * (1 - chance) ** (samples - j) for j in range((samples + 1) // 2, samples + 1))
 
 
 def _answers_result(scores: Scores) -> Result:

@@ -43,21 +43,22 @@ class Transitions:
     def gained_share(self) -> float:
         return self.gained / self.items
 
-    def adjusted(self, chance: float) -> tuple[float, float]:
-        """The shares of items whose answer was forgotten, and learned, where an item that is not known is guessed right with `chance`.
+    def adjusted(self, before: float, after: float) -> tuple[float, float]:
+        """The shares of items whose answer was forgotten, and learned, without those that were guessed.
+
+        before, after: how likely an item that is not known counts as right in each evaluation (`scores.guessed_right`).
 
         An item known before and not after shows as lost unless it is guessed, and one that is known in neither shows as lost when the first
-        guess hits and the second misses. With u the share known in neither, of which (1 - chance)² shows as never:
+        guess hits and the second misses. With u the share known in neither, of which (1 - before) (1 - after) shows as never:
 
-            lost_share = forgotten (1 - chance) + u chance (1 - chance)
+            lost_share = forgotten (1 - after) + u before (1 - after)
 
         solved for `forgotten`, and alike for `learned`; neither is below 0. Guesses are taken to be independent of each other.
 
-        Example: `Transitions(50, 14, 10, 26).adjusted(0.25)` is (0.0711, 0.0178).
+        Example: `Transitions(50, 14, 10, 26).adjusted(0.25, 0.25)` is (0.0711, 0.0178).
         """
-        miss = 1 - chance
-        guessed = chance * self.never / self.items / miss**2
-        return max(0.0, self.lost_share / miss - guessed), max(0.0, self.gained_share / miss - guessed)
+        unknown = self.never / self.items / ((1 - before) * (1 - after))
+        return max(0.0, self.lost_share / (1 - after) - before * unknown), max(0.0, self.gained_share / (1 - before) - after * unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def change(before: Scores, after: Scores, seed: int = 0) -> Change:
     kept = retention(float(old.mean()), float(new.mean()), before.chance)
     low, high = _interval(old, new, before.chance, seed) if kept is not None else (None, None)
     moved = transitions(before, after, shared)
-    forgotten, learned = moved.adjusted(before.chance)
+    forgotten, learned = moved.adjusted(before.guessed(shared), after.guessed(shared))
     return Change(
         before.suite, before.kind, len(shared), float(old.mean()), float(new.mean()), kept, low, high, test, moved, forgotten, learned
     )
