@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,24 @@ def test_the_image_is_made_of_what_is_here() -> None:
     (extra,) = re.findall(r'pip install --no-cache-dir "\.\[(\w+)\]"', text)
     assert re.search(rf"^{extra} = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert "docker build -f deploy/Dockerfile" in text
+
+
+def test_the_image_holds_the_packages_and_no_runs_models_or_keys() -> None:
+    said = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    mapped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"].values()
+    folders = {"proto/gen" if folder.startswith("proto/gen") else folder.partition("/")[0] for folder in mapped}
+    assert said[0] == "*", "nothing but what is listed"
+    assert {line[1:] for line in said if line.startswith("!")} == folders | {"pyproject.toml", "README.md", "LICENSE"}
+    assert said[-2:] == ["**/__pycache__", "**/.*"], "nor what lies hidden in the folders"
+    (place,) = re.findall(r"^WORKDIR (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert not place.startswith("/"), "the home is that of the image"
+
+
+@pytest.mark.parametrize(("name", "host"), [("rayjob.yaml", "0.0.0.0"), ("raycluster.yaml", "127.0.0.1")])
+def test_a_cluster_asks_for_a_token_and_listens_no_further_than_it_must(name: str, host: str) -> None:
+    cluster = cluster_of(name)
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == host
 
 
 def test_a_node_is_started_or_ended_with_ray(tmp_path: Path) -> None:
