@@ -3,8 +3,9 @@
 What may go wrong with a runner, and what becomes of it:
     it dies          Ray restarts it; it gets the current weights, and the tasks that it still owed, again
     it hangs         it does not answer a call within `answer_s`: it is killed, and then as above
-    its engine dies  the runner lives, and every episode of a group fails, at once, or, where the engine hangs instead, once its request has
-                     waited `engine.request_timeout_s`: it is killed, and then as above
+    its engine dies  the runner lives, and every episode of a group fails: it is killed, and then as above
+    its engine hangs its episodes are cut short by `rollout.episode_timeout_s`, as those of a slow one, and rewarded; it is killed once it
+                     does not take the next weights, and then as above
     it is slow       it answers, but its episodes take long: nothing, until no episode has ended anywhere for `stall_s`
     it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
     it is replaced   while new weights go out: what it owed is submitted again, under those

@@ -358,6 +358,9 @@ balances, nothing waited longer than its limit, and no process is left of what s
 - Environment and verifier are services that the run starts, and has no second one of: without them it stops. The tools are a service that
   runs already, and whoever runs it starts it again.
 - The full disk is the operating system's error at the next row that is written.
+- An engine whose process lives and answers no more is not told from a slow one: `rollout.episode_timeout_s`, which is never longer than
+  `engine.request_timeout_s`, cuts its episodes short, they are rewarded and trained on, and the engine is replaced only once it does not
+  take the next weights.
 
 | place | fault | the run | kept |
 |---|---|---|---|
