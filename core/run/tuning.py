@@ -139,7 +139,15 @@ def best_of(trials: Sequence[Tried], mode: Literal["max", "min"]) -> Tried | Non
 def _checked(recipe: Path, space: Space, search: Search, arguments: Sequence[str]) -> ResolvedRun:
     """The recipe with the first values of the space. Raises ValueError when some value makes none, or the search does not fit it."""
     given = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--set"]
-    first, *_ = runs = [resolve(load_config(recipe, [*given, *overrides_of(values)])) for values in corners(space)]
+    plain = resolve(load_config(recipe, given)).record
+    try:
+        first, *_ = runs = [resolve(load_config(recipe, [*given, *overrides_of(values)])) for values in corners(space)]
+    except ValueError as error:
+        told = str(error)
+        for key in space:
+            told = told.replace(f"--set {key}=", f"--space {key}=")
+        absent = [f"--space {key}: {recipe} has no [{key.partition('.')[0]}]" for key in space if plain.get(key.partition(".")[0]) is None]
+        raise ValueError("\n".join([*absent, told])) from None
     names = [phase.name for phase in first.phases]
     if search.phase is not None and search.phase not in names:
         raise ValueError(f"--phase {search.phase}: {first.name} has {', '.join(names)}")

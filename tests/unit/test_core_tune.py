@@ -170,7 +170,8 @@ def test_a_space_that_is_nested_without_end_is_refused_with_its_name(tmp_path: P
     ("space", "search", "problem"),
     [
         ("rft.lr={low=1e-5, high=2.0}", Search(), "rft.lr"),
-        ("rft.grop_size=[4]", Search(), "grop_size"),
+        ("rft.grop_size=[4]", Search(), "--space rft.grop_size=4: "),
+        ("sft.lr=[1e-5]", Search(), r"--space sft.lr: .*\.toml has no \[sft\]"),
         ("rft.steps=[4, 8]", Search(), "varies the steps of rft"),
         ("rft.lr=[1e-5]", Search(phase="sft"), "--phase sft: t has rft"),
         ("rft.lr=[1e-5]", Search(grace=8), "--grace 8: the phase has 8 steps"),
