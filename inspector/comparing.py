@@ -24,6 +24,8 @@ MOST = 6
 MOVED = 5
 """Tasks that are named on either side of a comparison."""
 REWARD = "reward"
+TASKS = ("environment", "environment_args", "tasks")
+"""Fields that say what a task's id stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,14 @@ def other_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str,
 
 
 def paired(first: RecordedRun, run: RecordedRun) -> Iterator[Paired]:
-    """The last evaluations of each phase that both runs have, task by task."""
+    """The last evaluations of each phase that both runs have, task by task where both played the same tasks of the same environment."""
+    same_tasks = all(first.config.get(field) == run.config.get(field) for field in TASKS)
     for mode in MODES:
         before, after = (final_evaluations(one.evaluations, mode) for one in (first, run))
         for phase in (phase for phase in before if phase in after):
             old, new = before[phase].result, after[phase].result
             shared = sorted(old.task_success.keys() & new.task_success.keys())
-            alike = old.success_part == new.success_part and len(shared) > 1
+            alike = same_tasks and old.success_part == new.success_part and len(shared) > 1
             moves = [(task, old.task_success[task], new.task_success[task]) for task in shared] if alike else []
             moves.sort(key=lambda move: (move[1] - move[2], move[0]))
             yield Paired(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..rollout.store.records import (
     read_retention,
 )
 from ..rollout.store.transcripts import Transcript, read_transcripts
+
+LARGEST = int(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,18 @@ def read_metrics(path: Path) -> Iterator[MetricRow]:
         missing = [key for key in ("phase", "step", "time") if key not in row]
         if missing:
             raise ValueError(f"{where}: a row of metrics needs {missing[0]!r}")
-        phase, step, time = str(row.pop("phase")), int(row.pop("step")), float(row.pop("time"))
+        phase, step, time = str(row.pop("phase")), row.pop("step"), row.pop("time")
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= 2**53:
+            raise ValueError(f"{where}: 'step' must be a whole number from 0 to 2**53")
+        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= 2**53:
+            raise ValueError(f"{where}: 'time' must be Unix seconds, a number from 0 to 2**53")
         wrong = [name for name, value in row.items() if isinstance(value, bool) or not isinstance(value, int | float)]
         if wrong:
             raise ValueError(f"{where}: metric {wrong[0]!r} is {row[wrong[0]]!r}, not a number")
-        yield MetricRow(phase, step, time, {name: float(value) for name, value in row.items()})
+        large = [name for name, value in row.items() if isinstance(value, int) and abs(value) > LARGEST]
+        if large:
+            raise ValueError(f"{where}: metric {large[0]!r} is larger than a float can be")
+        yield MetricRow(phase, step, float(time), {name: float(value) for name, value in row.items()})
 
 
 def read_run_transcripts(path: Path) -> Iterator[Transcript]:

@@ -22,6 +22,10 @@ OWN_METRICS = ("turns", "tokens", "seconds", "judge_seconds")
 """Metrics that the rollout adds to what the environment measures."""
 
 
+BATCH_ROWS, BATCH_BYTES = 16, 256 << 20
+"""What is held of a file at once: a compressed file of a few kilobytes may claim gigabytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredEpisode:
     """One episode as it lies in the store, without its tokens.
@@ -108,18 +112,33 @@ def _read(file: Path, moment: Moment, episode: str | None) -> Iterator[StoredEpi
         missing = set(COLUMNS) - set(pq.read_schema(file).names)
         if missing:
             raise ValueError(f"it has no column {min(missing)!r}, as an earlier burnish wrote them")
-        only = None if episode is None else [("episode", "=", episode)]
-        table = pq.read_table(file, columns=list(COLUMNS), filters=only)
-        for batch in table.to_batches(max_chunksize=1024):
-            for row in batch.to_pylist(maps_as_pydicts="lossy"):
-                yield _episode(row, moment)
+        with pq.ParquetFile(file) as stored:
+            for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=list(COLUMNS)):
+                if batch.nbytes > BATCH_BYTES:
+                    raise ValueError(f"{BATCH_ROWS} of its rows take {batch.nbytes} bytes, more than {BATCH_BYTES}")
+                for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                    if episode is None or row["episode"] == episode:
+                        yield _checked(row, moment)
     except (OSError, KeyError, TypeError, ValueError) as error:  # pyarrow's errors are among them
         raise ValueError(f"{file}: cannot be read as stored episodes: {error}") from error
 
 
+def _checked(row: Mapping[str, Any], moment: Moment) -> StoredEpisode:
+    try:
+        return _episode(row, moment)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"episode {row['episode']!r}: {error}") from error
+
+
+def _object(value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object, not {type(value).__name__}")
+    return value
+
+
 def _episode(row: Mapping[str, Any], moment: Moment) -> StoredEpisode:
     messages = tuple(message_from_dict(message, f"message {i}") for i, message in enumerate(json.loads(row["messages"])))
-    prompt, data = messages[: row["prompt"]], json.loads(row["task_data"])
+    prompt, data = messages[: row["prompt"]], _object(json.loads(row["task_data"]), "task_data")
     return StoredEpisode(
         moment=moment,
         id=row["episode"],
@@ -128,11 +147,11 @@ def _episode(row: Mapping[str, Any], moment: Moment) -> StoredEpisode:
         messages=messages,
         turns=len(row["turns"] or ()),
         env_rewards=tuple(row["env_rewards"] or ()),
-        env_data=json.loads(row["env_data"]),
+        env_data=_object(json.loads(row["env_data"]), "env_data"),
         reward=row["reward"],
-        parts=row["parts"] or {},
-        metrics=row["metrics"] or {},
-        labels=row["labels"] or {},
+        parts=_object(row["parts"] or {}, "parts"),
+        metrics=_object(row["metrics"] or {}, "metrics"),
+        labels=_object(row["labels"] or {}, "labels"),
         truncation=row["truncation"],
         failure=row["failure"],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
 from burnish.recipe.config import RunConfig
@@ -53,12 +54,19 @@ def recorded_run(folder: Path) -> RecordedRun:
 
 
 def _code(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Every file that would be run, with the field that names it."""
+    """Every file that would be run, with the field that names it; a dotted module is looked for where burnish is started."""
     yield from (("plugins", plugin) for plugin in config.plugins)
     named = {"environment": config.environment}
     named |= {f"services.{name}.{service.kind}": service.target for name, service in config.services.items()}
     for field, target in named.items():
-        file = target if target.endswith(".py") else target.rpartition(":")[0]
-        if file.endswith(".py"):
-            yield field, file
+        name = target if target.endswith(".py") else target.rpartition(":")[0]
+        yield from ((field, file) for file in ([name] if name.endswith(".py") else _module_files(name)))
     yield from ((f"services.{name}.python", service.python) for name, service in config.services.items() if service.python)
+
+
+def _module_files(module: str) -> Iterator[str]:
+    """What a dotted module and its parents would be loaded from in the folder burnish is started in; nothing is imported to find it."""
+    parts = module.split(".") if module else []
+    for end in range(1, len(parts) + 1):
+        place = Path(*parts[:end])
+        yield from (file for file in (str(place), *(f"{place}{suffix}" for suffix in all_suffixes())) if Path(file).exists())

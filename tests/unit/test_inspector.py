@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from burnish.inspector.charts import Whisker, line_chart, nice_ticks, running_mean, whisker_chart
+from burnish.inspector.comparing import paired
 from burnish.inspector.report import before_and_after, headline, render_report, write_report
-from burnish.inspector.runs import final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
+from burnish.inspector.runs import RecordedRun, final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
 from burnish.inspector.terminal import Selection, print_rollouts, render, select
 from burnish.inspector.text import number, percent, printable
 from burnish.rollout.store.records import BestConstant, Comparison, EvaluationRecord, EvaluationResult, JsonLines, LedgerRow
@@ -333,3 +334,23 @@ def test_labels_and_parts_of_an_evaluation_are_escaped(run: Path) -> None:
     page = Page(render_report(read_run(run), []))
     assert not {"i", "u"} & set(page.tags)
     assert "<u>l</u>" in page.text
+
+
+@pytest.mark.parametrize("change", [{"step": [1]}, {"step": -1}, {"step": 1.5}, {"time": None}, {"loss": 10**400}])
+def test_a_row_of_metrics_that_is_none_is_said_in_a_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(json.dumps({"phase": "rft", "step": 1, "time": 1.0, "loss": 0.5, **change}) + "\n")
+    with pytest.raises(ValueError, match=next(iter(change))):
+        list(read_metrics(file))
+
+
+def test_runs_of_other_tasks_are_not_paired(tmp_path: Path) -> None:
+    success = {"heldout-0": 0.0, "heldout-1": 1.0}
+    done = evaluation("rft", 1, task_success=success)
+
+    def run(name: str, **config: Any) -> RecordedRun:
+        return RecordedRun(tmp_path / name, config, {}, {}, (), (done,), ())
+
+    first = run("a", environment="tests/A-v0", environment_args={"digits": 1})
+    assert next(paired(first, run("b", environment="tests/A-v0", environment_args={"digits": 1}))).change is not None
+    assert next(paired(first, run("c", environment="tests/A-v0", environment_args={"digits": 2}))).change is None

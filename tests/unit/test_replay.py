@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,40 @@ def test_code_that_lies_in_the_run_folder_is_not_run(counted: Path) -> None:
             recorded_run(counted)
         found = burnish("replay", counted, "--all")
         assert found.exit_code == 2 and "not run" in found.stderr and "this ran" not in found.output
+
+
+@pytest.mark.parametrize("target", ["runs.evil.plugin:tests/Counts-v0", "runs.evil:tests/Counts-v0", "runs.evil.compiled:tests/Counts-v0"])
+def test_a_dotted_module_in_the_run_folder_is_not_run(counted: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "here" / "runs" / "evil"
+    shutil.copytree(counted, home)
+    (home / "plugin.py").write_text("raise SystemExit('this ran')")
+    (home / "compiled.pyc").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "here")
+    whole = json.loads((home / "config.json").read_text())
+    for change in ({"environment": target}, {"services": {"s": {"tools": target.partition(":")[0] + ":make"}}}):
+        (home / "config.json").write_text(json.dumps({**whole, **change}))
+        with pytest.raises(ValueError, match="lies in the run folder itself"):
+            recorded_run(home)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("messages", "[" * 100_000, "/0': maximum recursion"),
+        ("env_data", "[1]", "env_data must be an object, not list"),
+        ("task_data", "5", "task_data must be an object, not int"),
+        ("parts", "x", "parts must be an object, not str"),
+    ],
+)
+def test_a_stored_episode_that_is_none_is_said_in_a_line(counted: Path, column: str, value: str, said: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = next((counted / "episodes").glob("*.parquet"))
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(table.column_names.index(column), column, pa.array([value] * len(table))), file)
+    found = burnish("replay", counted, "--all")
+    assert found.exit_code == 2 and said in found.stderr and file.name in found.stderr, found.stderr
 
 
 def test_a_config_that_is_none_and_a_store_of_before_are_refused(counted: Path) -> None:
