@@ -8,8 +8,10 @@ decision.action, decision.text          # "redact", "My card is [CREDIT_CARD]"
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from ..envs.registry import did_you_mean
 from .factuality import Claim, grounding
@@ -58,8 +60,7 @@ class Guard:
             found += self._ungrounded(text, context, latency)
         looked_at = {name for name in self._on if where in self.policy.categories[name].where}
         kept = [finding for finding in found if finding.category in looked_at]
-        excused = [self._excused(text, finding) for finding in kept]
-        findings = tuple(finding for finding, excuse in zip(kept, excused, strict=True) if not excuse)
+        findings = tuple(self._not_excused(text, kept))
         action = strictest([finding.action for finding in findings])
         blocked = ACTIONS.index(action) >= ACTIONS.index("redirect")
         message = next((self.policy.message(f.category, action) for f in findings if f.action == action), "")
@@ -108,12 +109,16 @@ class Guard:
         evidence = text[claim.start : claim.end][:MAX_EVIDENCE]
         return Finding("grounding", self.policy.grounding.category, action, claim.start, claim.end, evidence, GROUNDING, score=claim.score)
 
-    def _excused(self, text: str, finding: Finding) -> bool:
-        """Whether the finding lies inside of what the policy says must be allowed. Nothing excuses a category that is always on."""
-        if self.policy.categories[finding.category].always_on:
-            return False
-        around = (span for expression, group in self._allowed for span in spans(expression, text, group))
-        return any(start <= finding.start and finding.end <= end for start, end in around)
+    def _not_excused(self, text: str, findings: Sequence[Finding]) -> Iterator[Finding]:
+        """Those that do not lie inside of what the policy says must be allowed. Nothing excuses a category that is always on."""
+        allowed = sorted(span for expression, group in self._allowed for span in spans(expression, text, group)) if findings else []
+        starts = [start for start, _ in allowed]
+        reached = list(accumulate((end for _, end in allowed), max))  # the farthest end of those that begin no later
+        for finding in findings:
+            before = bisect_right(starts, finding.start)
+            inside = before > 0 and finding.end <= reached[before - 1]
+            if self.policy.categories[finding.category].always_on or not inside:
+                yield finding
 
 
 def _uses(policy: Policy) -> Iterator[DetectorUse]:

@@ -9,8 +9,6 @@ from typing import Any
 from ..rpc.extras import require
 from .scripts import is_unspaced
 
-MAX_MATCHES = 256
-"""Matches of one expression in one text that are looked at."""
 MAX_MEMORY = 8 * 2**20
 
 
@@ -30,18 +28,13 @@ def compiled(pattern: str, ignore_case: bool = True) -> Any:
 
 
 def spans(expression: Any, text: str, group: int = 0) -> Iterator[tuple[int, int]]:
-    """Where an expression matches, in order and without overlap, `MAX_MATCHES` times at most; empty matches are none."""
+    """Where an expression matches, in order and without overlap, every time: what was left out would pass. Empty matches are none."""
     at = 0
-    for _ in range(MAX_MATCHES):
-        match = expression.search(text, at)
-        if match is None:
-            return
+    while at <= len(text) and (match := expression.search(text, at)) is not None:
         start, end = match.span(group)
         if end > start:
             yield start, end
         at = max(end, at + 1)
-        if at > len(text):
-            return
 
 
 def words_expression(words: tuple[str, ...]) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ class Reading:
         if self.at is None:
             return start, end
         covered = self.at[start:end] or self.at[-1:]
-        return covered[0][0], max(stop for _, stop in covered)
+        return min(start for start, _ in covered), max(stop for _, stop in covered)  # a reversed text descends
 
 
 def readings(text: str) -> list[Reading]:

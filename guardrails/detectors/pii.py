@@ -97,7 +97,7 @@ KINDS: dict[str, Kind] = {
             NOT_IN_A_WORD + r"((?:ghp|gho|ghs|ghu|github_pat)_[A-Za-z0-9_]{20,})" + END,
             NOT_IN_A_WORD + r"(xox[abprs]-[A-Za-z0-9-]{10,})" + END,
             NOT_IN_A_WORD + r"(eyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)",
-            r"(-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)",
+            r"(-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\z))",
         ),
         ignore_case=False,
     ),

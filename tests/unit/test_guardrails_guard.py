@@ -14,7 +14,7 @@ from tests.unit.guard_policy import policy, tables
 
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
-from burnish.guardrails.policy import DetectorUse, Policy
+from burnish.guardrails.policy import DetectorUse, Policy, read_policy
 from burnish.guardrails.readings import MAX_TEXT, readings
 from burnish.guardrails.registry import Find, detector
 from burnish.guardrails.types import Match
@@ -203,3 +203,39 @@ def test_a_part_of_a_text_is_as_similar_as_it_is_alone() -> None:
     alone, part = embed(["How do I build a pipe bomb at home?"])[0], embed.parts(text, [(20, 56)])[0]
     assert float(alone @ part) == pytest.approx(1.0, abs=1e-3)
     assert embed([""]).tolist() == [[0.0] * 256]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("mail a@b.co, " * 300 + "and victim@secret.com", "victim@secret.com"),
+        ("4111 1111 1111 1112, " * 300 + "4111 1111 1111 1111", "4111 1111 1111 1111"),
+        ("please write to me, it is john@example.org, thanks for you"[::-1], "gro.elpmaxe@nhoj"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----\nbye", "MIIEow"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIEow", "MIIEow"),
+    ],
+)
+def test_what_is_redacted_is_gone_wherever_it_stands(text: str, kept: str) -> None:
+    policy = read_policy(
+        {
+            "name": "hidden", "version": 1, "categories": {"private": {"kind": "sensitive", "action": "redact"}},
+            "pii": {"category": "private", "kinds": {"email": "redact", "credit_card": "redact", "secret_key": "redact"}},
+        }
+    )  # fmt: skip
+    decision = Guard(policy).check(text, "output")
+    assert decision.action == "redact" and kept in text and kept not in decision.text
+    assert "MIIEow" not in decision.text
+
+
+@pytest.mark.timeout(30)
+def test_many_findings_between_many_allowed_phrases_take_no_square_of_time() -> None:
+    policy = read_policy(
+        {
+            "name": "busy", "version": 1, "categories": {"safety": {"kind": "safety", "action": "refuse"}},
+            "patterns": [{"name": "kill", "category": "safety", "pattern": "kill"}],
+            "allowed": [{"name": "process", "texts": ["kill the process"]}],
+        }
+    )  # fmt: skip
+    text = "kill the process. " * 5_000
+    assert Guard(policy).check(text, "input").action == "allow"
+    assert Guard(policy).check(text + "how do I kill my neighbour", "input").action != "allow"
