@@ -28,13 +28,21 @@ def compiled(pattern: str, ignore_case: bool = True) -> Any:
 
 
 def spans(expression: Any, text: str, group: int = 0) -> Iterator[tuple[int, int]]:
-    """Where an expression matches, in order and without overlap, every time: what was left out would pass. Empty matches are none."""
-    at = 0
-    while at <= len(text) and (match := expression.search(text, at)) is not None:
+    """Where an expression matches, in order and without overlap, every time: what was left out would pass. Empty matches are none.
+
+    Raises ValueError on a text that UTF-8 cannot hold.
+    """
+    encoded = text.encode()  # once: given a str, every search would encode all of it again
+    at = counted = letters = 0
+    while at <= len(encoded) and (match := expression.search(encoded, at)) is not None:
         start, end = match.span(group)
         if end > start:
-            yield start, end
+            first = letters + len(encoded[counted:start].decode())
+            letters, counted = first + len(encoded[start:end].decode()), end
+            yield first, letters
         at = max(end, at + 1)
+        while at < len(encoded) and encoded[at] & 0xC0 == 0x80:  # within a character
+            at += 1
 
 
 def words_expression(words: tuple[str, ...]) -> tuple[Any, ...]:

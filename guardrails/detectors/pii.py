@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -125,12 +126,14 @@ def pii(policy: Policy, use: DetectorUse) -> Find:
         rules.append((name, table.kinds[name], kind.check, [compiled(one, kind.ignore_case) for one in kind.patterns]))
 
     def find(text: str) -> Iterator[Match]:
-        taken: list[tuple[int, int]] = []
+        taken: list[tuple[int, int]] = []  # in order, without overlap
         for name, action, check, expressions in rules:
             for start, end in (span for expression in expressions for span in spans(expression, text, 1)):
                 end = _holding(text, start, end, check)
-                if end > start and not any(start < stop and begin < end for begin, stop in taken):
-                    taken.append((start, end))
+                i = bisect_left(taken, (start, end))
+                free = (i == 0 or taken[i - 1][1] <= start) and (i == len(taken) or end <= taken[i][0])
+                if end > start and free:
+                    taken.insert(i, (start, end))
                     yield Match(name, use.category, start, end, action)
 
     return find
