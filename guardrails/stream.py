@@ -57,6 +57,9 @@ class StreamGuard:
         assert self.decision is None, "the text has ended"
         self._text += piece
         fresh = self._text[self._looked :]
+        held = len(self._text) - self._sent
+        if len(fresh) < (held - LONGEST_WORD) // 8:  # so that what is held for long is not looked at ever again
+            return ""
         if len(fresh) < EVERY and not _END.search(self._text, max(0, self._looked - 4)):
             return ""
         self._looked = len(self._text)
@@ -78,7 +81,10 @@ class StreamGuard:
         return f"{rest}\n\n{self.decision.message}" if self.decision.action == "warn" else rest
 
     def _safe(self, decision: Decision, base: int) -> int:
-        """How far the text may go out: to the end of the last sentence, or as far as the hold allows, but not into a word or a finding."""
+        """How far the text may go out: to the end of the last sentence, or as far as the hold allows, but not into a word or a finding.
+
+        What is found up to the end of the text may be going on: a private key has not ended.
+        """
         ends = [match.end() for match in _END.finditer(self._text, self._sent)]
         limit = max([len(self._text) - HOLD, *ends])
         if limit <= self._sent:
@@ -87,7 +93,8 @@ class StreamGuard:
             space = max(self._text.rfind(gap, self._sent, limit) + 1 for gap in " \n\t")
             limit = space if space > self._sent else (limit if limit - self._sent > LONGEST_WORD else self._sent)
         for finding in decision.findings:
-            if finding.action == "redact" and base + finding.start < limit < base + finding.end:
+            end = base + finding.end + (base + finding.end == len(self._text))
+            if finding.action == "redact" and base + finding.start < limit < end:
                 limit = max(self._sent, base + finding.start)
         return limit
 

@@ -75,3 +75,13 @@ def test_after_it_was_blocked_nothing_goes_out(guard: Guard) -> None:
     assert stream.feed("nerve gas is made of all sorts of things ") == ""
     assert stream.blocked and not stream.begun
     assert stream.feed("and more") == "" and stream.end() == ""
+
+
+def test_a_private_key_is_held_until_it_ends_however_long_it_is() -> None:
+    kinds = {"category": "personal", "kinds": {"secret_key": "redact"}}
+    stream = StreamGuard(Guard(policy(pii=kinds)))
+    lines = [f"MIIEow{i:04d}{'x' * 50}\n" for i in range(200)]  # more than a look takes in of what went out
+    out = "".join(map(stream.feed, [FILLER, "-----BEGIN RSA PRIVATE KEY-----\n", *lines]))
+    assert out == FILLER
+    out += "".join(map(stream.feed, ["-----END RSA PRIVATE KEY-----\n", FILLER])) + stream.end()
+    assert out == f"{FILLER}[SECRET_KEY]\n{FILLER}"
