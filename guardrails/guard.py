@@ -11,7 +11,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from ..envs.registry import did_you_mean
 from .factuality import Claim, grounding
@@ -67,18 +67,22 @@ class Guard:
         return Decision(self.policy.id, where, action, findings, "" if blocked else redacted(text, findings), message, latency)
 
     def _found(self, text: str, latency: dict[str, float]) -> list[Finding]:
-        started = time.perf_counter()
-        ways = readings(text)
-        latency["readings"] = time.perf_counter() - started
+        """What the detectors find, one reading after the other, so that no more than one is kept."""
+        latency |= dict.fromkeys(("readings", *(made.name for made in self._detectors)), 0.0)
         found: dict[tuple[str, int, int], Finding] = {}
-        for made in self._detectors:
-            started = time.perf_counter()
-            for way in [Reading("original", "original", text)] if "original" in made.plugin.reads else ways:
+        ways = chain([Reading("original", "original", text)], readings(text))
+        started = time.perf_counter()
+        for way in ways:
+            latency["readings"] += time.perf_counter() - started
+            for made in self._detectors:
                 if way.kind in made.plugin.reads:
+                    started = time.perf_counter()
                     for match in made.find(way.text):
                         finding = self._finding(text, match, way, made)
                         found.setdefault((finding.rule, finding.start, finding.end), finding)
-            latency[made.name] = time.perf_counter() - started
+                    latency[made.name] += time.perf_counter() - started
+            started = time.perf_counter()
+        latency["readings"] += time.perf_counter() - started
         return sorted(found.values(), key=lambda one: (one.start, one.end, one.rule))
 
     def _finding(self, text: str, match: Match, way: Reading, made: _Made) -> Finding:

@@ -19,6 +19,8 @@ from urllib.parse import unquote_to_bytes
 from .registry import Reads
 
 MAX_TEXT = 1_000_000
+MAX_READ = 4 * MAX_TEXT
+"""Characters of all readings of one text together."""
 MAX_TURNED = 20_000
 """Characters of a text that is also read in rot13 and from its end."""
 DEPTH = 2
@@ -68,27 +70,31 @@ class Reading:
         return min(start for start, _ in covered), max(stop for _, stop in covered)  # a reversed text descends
 
 
-def readings(text: str) -> list[Reading]:
-    """Every reading that says something else than the ones before it, the plain one first. Raises ValueError beyond a million."""
+def readings(text: str) -> Iterator[Reading]:
+    """Every reading that says something else than the ones before it, the plain one first.
+
+    Raises ValueError beyond a million characters, and where the readings together have more than `MAX_READ`.
+    """
     if len(text) > MAX_TEXT:
         raise ValueError(f"a text of {len(text)} characters is too long to be looked at; at most {MAX_TEXT}")
     plain = _plain(text)
-    found, seen = [plain], {plain.text}
-    for reading in _others(plain):
+    yield plain
+    seen, read = {plain.text}, len(plain.text)
+    for reading in _others(plain, DEPTH):
+        read += len(reading.text)
+        if read > MAX_READ:
+            raise ValueError(f"a text of {len(text)} characters can be read in too many ways to be looked at; at most {MAX_READ} in all")
         if reading.text and reading.text not in seen:
             seen.add(reading.text)
-            found.append(reading)
-    return found
-
-
-def _others(plain: Reading) -> Iterator[Reading]:
-    yield from _folded(plain)
-    layer = [plain]
-    for _ in range(DEPTH):
-        layer = [decoded for reading in layer for decoded in _decoded(reading)]
-        for reading in layer:
             yield reading
-            yield from _folded(reading)
+
+
+def _others(reading: Reading, depth: int) -> Iterator[Reading]:
+    yield from _folded(reading)
+    if depth:
+        for decoded in _decoded(reading):
+            yield decoded
+            yield from _others(decoded, depth - 1)
 
 
 def _plain(text: str) -> Reading:

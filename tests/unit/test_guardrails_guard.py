@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.guard_policy import policy, tables
 
+from burnish.guardrails import readings as readings_module
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
-from burnish.guardrails.readings import MAX_TEXT, readings
+from burnish.guardrails.readings import MAX_TEXT, Reading, readings
 from burnish.guardrails.registry import Find, detector
 from burnish.guardrails.types import Match
 
@@ -173,7 +174,17 @@ def test_a_text_that_is_too_long_is_refused_not_cut(guard: Guard) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a " * 100_000, "A1" * 100_000, "%41" * 60_000, "ab:" * 60_000, "@a." * 60_000, "ё" * 50_000, "\u0301" * 50_000, "ü a@b.co, " * 40_000]
+    "text",
+    [
+        "a " * 100_000,
+        "A1" * 100_000,
+        "%41" * 60_000,
+        "ab:" * 60_000,
+        "@a." * 60_000,
+        "ё" * 50_000,
+        "\u0301" * 50_000,
+        "ü a@b.co, " * 40_000,
+    ],
 )
 def test_no_text_takes_long(guard: Guard, text: str) -> None:
     started = time.process_time()
@@ -239,3 +250,24 @@ def test_many_findings_between_many_allowed_phrases_take_no_square_of_time() -> 
     text = "kill the process. " * 5_000
     assert Guard(policy).check(text, "input").action == "allow"
     assert Guard(policy).check(text + "how do I kill my neighbour", "input").action != "allow"
+
+
+def test_a_text_that_can_be_read_in_too_many_ways_is_refused() -> None:
+    part = "k i l l aGVsbG8gdGhlcmUgbXkgZnJpZW5k 68656c6c6f207468657265 %68%65%6c%6c%6f%20 "
+    assert sum(len(reading.text) for reading in readings(part)) > 8 * len(part)
+    with pytest.raises(ValueError, match="too many ways"):
+        sum(len(reading.text) for reading in readings(part * 6_000))
+
+
+def test_readings_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    decoded = readings_module._decoded
+
+    def decode(reading: Reading) -> Iterator[Reading]:
+        made.append(reading.name)
+        return decoded(reading)
+
+    monkeypatch.setattr(readings_module, "_decoded", decode)
+    ways = iter(readings("aGVsbG8gdGhlcmUgbXkgZnJpZW5k"))
+    assert [next(ways).name, next(ways).name] == ["plain", "leet"] and not made
+    assert next(ways).name == "base64" and made == ["plain"]
