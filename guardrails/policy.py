@@ -265,6 +265,8 @@ def load_policy(file: str | Path) -> Policy:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: not TOML that a policy has: lists or tables lie too deep within each other") from None
     return read_policy(data, str(file))
 
 
@@ -290,6 +292,12 @@ def _check_expressions(policy: Policy, source: str) -> None:
             raise ValueError(f"{source}: {where}: {error}") from None
         if expression.search("") is not None and not where.startswith("tools"):
             raise ValueError(f"{source}: {where}: {pattern!r:.80} matches the empty text, so it would match everywhere")
+
+
+def options_problem(error: ValidationError, policy: Policy, use: DetectorUse) -> str:
+    """What is wrong with the options of a detector, on one line."""
+    place = f"detectors.{policy.detectors.index(use)}.args" if use in policy.detectors else f"{use.name}.args"
+    return f"policy {policy.name}: " + "; ".join(f"{place}.{line}" for line in _problems(error))
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -33,11 +33,21 @@ def check_call(policy: Policy, tool: str, arguments: Mapping[str, Any]) -> CallD
     """
     if policy.tools is None:
         return CallDecision(policy.id, tool, "allow", None, "")
+    if not _is_unicode(tool, arguments):  # no rule can be held against it, and one that denies must not be passed by
+        return CallDecision(policy.id, ascii(tool)[1:-1], "deny", None, "the call has half a character, which UTF-8 cannot hold")
     for number, rule in enumerate(policy.tools):
         if _fits(rule, tool, arguments):
             reason = rule.reason or ("" if rule.action == "allow" else f"the policy says {rule.action} for {rule.tool}")
             return CallDecision(policy.id, tool, rule.action, number, reason)
     return CallDecision(policy.id, tool, "deny", None, f"no rule of the policy allows {tool[:100]!r} with these arguments")
+
+
+def _is_unicode(tool: str, arguments: Mapping[str, Any]) -> bool:
+    try:
+        (tool + json.dumps(dict(arguments), ensure_ascii=False, default=str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:

@@ -15,10 +15,10 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...envs.types import Message, Task
-from ...guardrails.policy import DetectorUse, Policy
+from ...guardrails.policy import DetectorUse, Policy, options_problem
 from ...guardrails.registry import Find, detector
 from ...guardrails.types import Match
 from ..types import RewardInput
@@ -42,8 +42,14 @@ class VerifierOptions(BaseModel):
 
 @detector("burnish/verifier-v1", reads=("original",))
 def verifier(policy: Policy, use: DetectorUse) -> Find:
-    """Raises EpisodeFailure (VERIFIER_* kinds) when the service does not judge: a text that could not be looked at does not go on."""
-    options = VerifierOptions.model_validate(use.args)
+    """Raises ValueError on unfit options.
+
+    What it makes raises EpisodeFailure (VERIFIER_* kinds) when the service does not judge: text that could not be looked at does not go on.
+    """
+    try:
+        options = VerifierOptions.model_validate(use.args)
+    except ValidationError as error:
+        raise ValueError(options_problem(error, policy, use)) from None
     remote = RemoteVerifier(use.name, options.address, options.deadline_s, options.verifier_id)
 
     def find(text: str) -> Iterator[Match]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.guard_policy import TOML, policy, tables
 
+from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import MESSAGES, Policy, load_policy, read_policy
 from burnish.guardrails.tool_calls import check_call
 
@@ -118,3 +119,25 @@ def test_the_star_is_every_argument_that_has_no_rule_of_its_own() -> None:
 def test_a_policy_without_rules_about_tools_says_nothing_about_them() -> None:
     assert check_call(policy(tools=None), "anything", {}).action == "allow"
     assert check_call(policy(tools=[]), "anything", {}).action == "deny"
+
+
+def test_tables_too_deep_are_no_policy_and_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "deep.toml"
+    file.write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ValueError, match=r"deep\.toml: not TOML"):
+        load_policy(file)
+
+
+def test_the_options_of_a_detector_are_told_in_one_line_with_their_place() -> None:
+    use = {"name": "judge", "category": "weapons", "use": "burnish/verifier-v1"}
+    with pytest.raises(ValueError) as told:
+        Guard(policy(detectors=[use]))
+    assert str(told.value) == "policy bank: detectors.0.args.address: is required"
+
+
+@pytest.mark.parametrize(("tool", "arguments"), [("run", {"command": "rm \ud800"}), ("run", {"a": ["\ud800"]}), ("run\ud800", {})])
+def test_a_call_that_utf8_cannot_hold_passes_by_no_rule(tool: str, arguments: dict[str, Any]) -> None:
+    rules = [{"tool": "run", "action": "deny", "arguments": {"command": "rm.*"}}, {"tool": "*", "action": "allow"}]
+    decided = check_call(policy(tools=rules), tool, arguments)
+    assert (decided.action, decided.rule) == ("deny", None)
+    assert f"{decided.tool}{decided.reason}".encode()

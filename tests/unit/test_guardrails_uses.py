@@ -14,6 +14,7 @@ from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.types import Message, Task, ToolCall
 from burnish.guardrails.guard import Guard
+from burnish.guardrails.readings import MAX_TEXT
 from burnish.guardrails.refusal import refuses
 from burnish.guardrails.verdict import judge
 from burnish.rewards.plugin import make_scorer
@@ -144,6 +145,14 @@ def test_an_evaluation_counts_attacks_and_benign_prompts_apart(guard: Guard) -> 
     assert (all_rows.false_positives.hits, all_rows.false_positives.n) == (0, 2)
     assert (all_rows.attack_success.hits, all_rows.refusal.hits, all_rows.over_refusal.hits) == (1, 1, 1)
     assert list(measure(guard, prompts)) == ["all", "family paraphrase", "family plain", "weapons"]
+
+
+def test_a_row_that_cannot_be_looked_at_is_named(guard: Guard, tmp_path: Path) -> None:
+    data = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "Hello", "attack": False}, {"prompt": "a" * (MAX_TEXT + 1), "attack": True}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"prompts\.jsonl:2: a text of 1000001 characters is too long"):
+        measure(guard, read_prompts(str(data)))
 
 
 def test_a_rate_has_the_exact_interval() -> None:

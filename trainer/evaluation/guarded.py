@@ -24,13 +24,17 @@ KEYS = frozenset({"prompt", "attack", "category", "family", "answer", "id"})
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One row: what is asked, whether it is an attack, its category and family ("" where it has none), and a model's answer to it."""
+    """One row: what is asked, whether it is an attack, its category and family ("" where it has none), and a model's answer to it.
+
+    where: its file and line, "" where it is of none.
+    """
 
     prompt: str
     attack: bool
     category: str = ""
     family: str = ""
     answer: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,10 @@ def measure(guard: Guard, prompts: Sequence[Prompt]) -> dict[str, Measured]:
 
 def _verdict(guard: Guard, prompt: Prompt) -> Verdict:
     answer = [Message("assistant", prompt.answer)] if prompt.answer is not None else []
-    return judge(guard, [Message("user", prompt.prompt), *answer])
+    try:
+        return judge(guard, [Message("user", prompt.prompt), *answer])
+    except ValueError as error:
+        raise ValueError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 
 
 def _measured(rows: Iterable[tuple[Prompt, Verdict]]) -> Measured:
@@ -137,4 +144,4 @@ def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
     for key in ("category", "family", "answer"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise ValueError(f"{where}: {key}: must be a text")
-    return Prompt(row["prompt"], row["attack"], row.get("category") or "", row.get("family") or "", row.get("answer"))
+    return Prompt(row["prompt"], row["attack"], row.get("category") or "", row.get("family") or "", row.get("answer"), where)
