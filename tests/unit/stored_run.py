@@ -49,7 +49,7 @@ def recipe(model: Path, environment: str, **more: Any) -> ResolvedRun:
 
 
 def played(run: ResolvedRun, tasks: Sequence[Task], answers: Sequence[str], group_size: int = 2) -> list[EpisodeGroup]:
-    """Groups of attempts; each turn says one of the answers, chosen by the request's seed."""
+    """Groups of attempts, in the order of the tasks; each turn says one of the answers, chosen by the request's seed."""
 
     def engine(renderer: Renderer) -> ScriptedEngine:
         def said(request: GenerateRequest) -> list[int]:
@@ -61,7 +61,8 @@ def played(run: ResolvedRun, tasks: Sequence[Task], answers: Sequence[str], grou
     parts = episode_parts(run.worker_setup(Path(run.model), {}, seed=3), engine, Daemons("test"))
 
     async def all_of_them() -> list[EpisodeGroup]:
-        return [group async for group in collect(parts, tasks, group_size, 1.0)]
+        finished = {group.task.id: group async for group in collect(parts, tasks, group_size, 1.0)}  # the first to finish comes first
+        return [finished[task.id] for task in tasks]
 
     return asyncio.run(all_of_them())
 
