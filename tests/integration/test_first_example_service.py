@@ -1,8 +1,10 @@
-"""The first example's verifier in a process of its own, asked over gRPC."""
+"""The first example in processes of its own: its recipe finds its parts, and its verifier is asked over gRPC."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,13 @@ def test_the_served_verifier_judges_an_episode(tmp_path: Path, monkeypatch: pyte
     with ServiceProcess("verifier", "examples.first.orders:shipped", tmp_path / "shipped.log") as service:
         score = asyncio.run(RemoteVerifier("shipped", service.address).score(episode))
     assert score == Score(0.0, {}, {"expected": "yes", "predicted": "no"})
+
+
+def test_the_recipe_finds_its_parts_in_a_fresh_process() -> None:
+    code = (
+        "from burnish.recipe.components import check_components\n"
+        "from burnish import load_config, resolve\n"
+        "check_components(resolve(load_config('examples/first/recipe.toml')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+    assert result.returncode == 0, result.stderr

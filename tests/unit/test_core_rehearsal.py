@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from tests.unit.paper_model import write_paper_model
 
 from burnish import RewardInput, Score
 from burnish.recipe.load import config_from_data
-from burnish.recipe.rehearsal import rehearse, rehearse_apart
+from burnish.recipe.rehearsal import rehearse
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.session import try_parts
 from burnish.testing import mock_verifier
@@ -89,16 +88,6 @@ def test_an_episode_is_played_to_its_end_and_judged(folder: Path) -> None:
     assert seen.notes == ()
 
 
-def test_a_folder_called_burnish_is_not_taken_for_this_one_by_the_process_of_a_rehearsal(folder: Path) -> None:
-    other = folder / "burnish" / "rollout"
-    other.mkdir(parents=True)
-    (other / "types.py").write_text("raise RuntimeError('somebody else')")
-    try:
-        assert rehearse_apart(recipe(**args()), {}).turns == 1
-    finally:
-        shutil.rmtree(folder / "burnish")
-
-
 def test_what_would_fit_badly_is_said(folder: Path) -> None:
     seen = rehearse(recipe(**args(words=100)), {})
     (note,) = seen.notes
@@ -172,22 +161,6 @@ def test_of_files_the_longest_prompt_is_played_to_which_the_environment_adds(fol
     assert rehearse(recipe(tasks=files), {}).task == "train-90"
     with pytest.raises(ValueError, match=r"the prompt of task train-90/0 has 132 tokens"):
         rehearse(recipe(tasks=files, **args(words=34)), {})
-
-
-def test_the_dry_run_starts_services_and_loads_their_functions(folder: Path) -> None:
-    Path("judge.py").write_text("""
-from burnish import verifier
-
-@verifier("rehearsal-test/right-v1")
-def right(episode):
-    return episode.answer.strip() == "yes"
-""")
-    said = list[str]()
-    service = {"success": "v", "rewards": [{"verifier": "service:v"}]}
-    try_parts(recipe(**service, services={"v": {"verifier": "judge.py:right"}}), said.append)
-    assert [line.rpartition(" ")[2] for line in said] == ["1)"], said
-    with pytest.raises(ValueError, match=r"did not start(?s:.*)there is no 'rihgt'; did you mean 'right'"):
-        try_parts(recipe(**service, services={"v": {"verifier": "judge.py:rihgt"}}))
 
 
 def test_what_only_the_cluster_knows_is_not_rehearsed(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -82,14 +81,3 @@ def test_recipes_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [scorer.name for scorer in config.scorers] == ["brief", "shipped"]
     for block in re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         config_from_data(tomllib.loads(block), "README.md")
-
-
-def test_the_recipe_finds_its_parts_in_a_fresh_process() -> None:
-    # The module registers first/… once per process; here another test has loaded it as a plug-in already.
-    code = (
-        "from burnish.recipe.components import check_components\n"
-        "from burnish import load_config, resolve\n"
-        "check_components(resolve(load_config('examples/first/recipe.toml')))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
-    assert result.returncode == 0, result.stderr

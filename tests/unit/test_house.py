@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("ray", "torch", "transformers", "vllm")
 BASE_ROOMS = ("v1", "rpc", "envs", "guardrails", "rewards")
-"""What the base distribution is for, beside the commands of tests/unit/test_core_base.py."""
+"""What the base distribution is for, beside the commands of tests/integration/test_base.py."""
 
 
 def project() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from burnish.cli.main import app
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = "burnish {} needs ray, torch and transformers, which are not installed here: pip install 'burnish[train]'"

@@ -15,7 +15,7 @@ from burnish.recipe.config import RunConfig
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import resolve
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 VERIFIER = """
 from burnish import verifier
