@@ -24,6 +24,7 @@ pytestmark = pytest.mark.unit
 REPLIES = {
     "burnish/Blackjack-v0": ["hit"],
     "burnish/CartPole-v0": ["left", "left", "right"],
+    "burnish/ContentModeration-v0": ["rule 2: remove"],
     "burnish/FrozenLake-v0": ["down", "right"],
     "burnish/QualityInspection-v0": ['spec("bore")', "scrap bore", "verdict: scrap; reason: undersize"],
     "burnish/Taxi-v0": ["north", "pick up", "west", "drop off"],
