@@ -21,14 +21,16 @@ class RolloutConfig(BaseModel):
     describe_tools: put the tools' JSON schemas into the prompt; false when the environment's own messages explain them.
     template_args: further variables of the model's chat template (`{ enable_thinking = false }`), in training and in serving alike.
     concurrency: episodes in flight per env runner. episode_timeout_s: seconds that the policy may take in one episode, in all its turns
-    together; the episode is then cut short and rewarded as it is (truncation "time"). The environment's calls together, and the
-    episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`,
+    together; the episode is then cut short and rewarded as it is (truncation "time"), once the engine is seen to sample on: one that
+    hangs is a failure (`engine.request_timeout_s`). Seconds in which it gets new weights do not count. The environment's calls together,
+    and the episode's judgement, may each take as long again, and are failures beyond it. step_timeout_s: seconds of one `reset` or `step`,
     and of `close`, which gets at least one and whose failure is logged.
 
     What follows a failure of the infrastructure, never of the policy, is said by the keys from retries on. retries: how often an episode,
-    or the scoring of one, is tried again. failure_action: what happens then: "mask" keeps the episode out of the loss and trains on the
-    rest of its group, "drop" drops the whole group, "stop" ends the run. on_failure: the same by failure kind (`{ verifier_unavailable =
-    "stop" }`). error_budget: share of the episodes of the last four steps that may fail before the run stops.
+    or the scoring of one, is tried again; not where the engine hangs, which is replaced instead. failure_action: what happens then:
+    "mask" keeps the episode out of the loss and trains on the rest of its group, "drop" drops the whole group, "stop" ends the run.
+    on_failure: the same by failure kind (`{ verifier_unavailable = "stop" }`). error_budget: share of the episodes of the last
+    four steps that may fail before the run stops.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

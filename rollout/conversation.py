@@ -1,8 +1,10 @@
 """A conversation between the policy and one fresh environment, token-in and token-out.
 
 Time is counted apart. What the engine takes is the policy's: when `episode_timeout_s` of it is spent, the episode is cut short, and
-rewarded as any other that ran into a limit. What the environment takes is the environment's: a call past `step_timeout_s`, or calls that
-take more than `episode_timeout_s` together, are a failure. Closing has time of its own, and whether it works loses no episode.
+rewarded as any other that ran into a limit. An engine that hangs is none of the policy's doing, and a failure: whether it is slow or hangs
+is told by the tokens that it samples, and the episode waits until it is known. What the environment takes is the environment's: a call
+past `step_timeout_s`, or calls that take more than `episode_timeout_s` together, are a failure. Closing has time of its own, and whether
+it works loses no episode.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ..envs.types import Message, Task, Truncation, Turn
 from ..rewards.rubric import Rubric
 from .busy import Meter
 from .config import RolloutConfig
-from .engine.base import Engine, GenerateRequest, Generation
+from .engine.base import Engine, GenerateRequest, Generation, OutOfTime
 from .renderers import Renderer
 from .trajectory import TrajectoryBuilder
 
@@ -81,7 +83,7 @@ class Talk:
 
 @dataclass
 class _Clock:
-    """Seconds left of what one side of an episode may take."""
+    """Seconds left of what the environment of an episode may take."""
 
     left: float
 
@@ -105,7 +107,7 @@ class _Episode:
 
     def __init__(self, parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:
         self.parts, self.task, self.id, self.temperature, self.talk = parts, task, attempt_id, temperature, talk
-        self.policy_clock, self.env_clock = _Clock(parts.limits.episode_timeout_s), _Clock(parts.limits.episode_timeout_s)
+        self.policy_s, self.env_clock = parts.limits.episode_timeout_s, _Clock(parts.limits.episode_timeout_s)
         self.shown = ""  # all that the policy has seen and said in the trajectory that grows now
 
     async def run(self) -> None:
@@ -191,16 +193,14 @@ class _Episode:
         request_id = f"{self.id}/{len(self.talk.turns)}"
         seed = request_seed(self.parts.seed, request_id)
         stops = self.parts.renderer.stop_token_ids
-        request = GenerateRequest(request_id, list(self.talk.builder.token_ids), max_tokens, self.temperature, stops, seed)
-        limit = asyncio.timeout(self.policy_clock.left)
-        with self.policy_clock.running(), self.parts.meter.running("engine"):
-            try:
-                async with limit:
-                    generation = await self.parts.engine.generate(request)
-            except TimeoutError:
-                if limit.expired():
-                    return None
-                raise
+        context = list(self.talk.builder.token_ids)
+        request = GenerateRequest(request_id, context, max_tokens, self.temperature, stops, seed, max_seconds=self.policy_s)
+        try:
+            with self.parts.meter.running("engine"):
+                generation = await self.parts.engine.generate(request)
+        except OutOfTime:
+            return None
+        self.policy_s -= generation.seconds
         if not np.isfinite(generation.logprobs).all():
             what = f"request {request_id}: a log-probability that is not finite"
             raise EpisodeFailure(Failure(FailureKind.ENGINE_ERROR, self.parts.engine.name, what))

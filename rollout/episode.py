@@ -12,6 +12,9 @@ from ..rewards.rubric import Judged, Rubric
 from ..rewards.types import RewardInput
 from .conversation import EpisodeParts, Talk, converse, deadline
 
+NOT_AGAIN = (FailureKind.CANCELLED, FailureKind.ENGINE_TIMEOUT)
+"""What another attempt would meet again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Played:
@@ -92,12 +95,15 @@ async def run_with_retries(parts: EpisodeParts, task: Task, sample: int, tempera
 
 
 async def play_with_retries(parts: EpisodeParts, task: Task, sample: int, temperature: float) -> Played:
-    """`play_episode`, tried again from the start after an infrastructure failure, `limits.retries` times at most."""
+    """`play_episode`, tried again from the start after an infrastructure failure, `limits.retries` times at most.
+
+    Not where the engine hangs, which it does for every attempt: it is replaced first.
+    """
     attempt = 0
     while True:
         played = await play_episode(parts, task, sample, temperature, attempt)
         failure = played.judged
-        if not isinstance(failure, Failure) or failure.kind is FailureKind.CANCELLED or failure.kind.is_scoring:
+        if not isinstance(failure, Failure) or failure.kind in NOT_AGAIN or failure.kind.is_scoring:
             return played  # the rubric has tried the scoring again already
         if attempt == parts.limits.retries:
             break

@@ -4,9 +4,8 @@ What may go wrong with a runner, and what becomes of it:
     it dies          Ray restarts it; it gets the current weights, and the tasks that it still owed, again
     it hangs         it does not answer a call within `answer_s`: it is killed, and then as above
     its engine dies  the runner lives, and every episode of a group fails: it is killed, and then as above
-    its engine hangs its episodes are cut short by `rollout.episode_timeout_s`, as those of a slow one, and rewarded; it is killed once it
-                     does not take the next weights, and then as above
-    it is slow       it answers, but its episodes take long: nothing, until no episode has ended anywhere for `stall_s`
+    its engine hangs it samples no token for `engine.request_timeout_s`, so every episode under way fails: it is killed, and then as above
+    it is slow       it answers, and its engine samples, but its episodes take long: nothing, until none has ended anywhere for `stall_s`
     it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
     it is replaced   while new weights go out: what it owed is submitted again, under those
     it stays away    it is not back within `restart_s`, or was restarted too often: FleetError, which ends the run
@@ -333,10 +332,8 @@ def _lost(error: object) -> bool:
 
 
 def _why_engine_is_lost(group: EpisodeGroup) -> str:
-    """What the last member failed of, where all did because the engine is gone or answers no more; "" otherwise.
-
-    An engine that is only slow cuts episodes short before that, which is rewarded: `rollout.episode_timeout_s` is the shorter wait.
-    """
+    """What the last member failed of, where all did because the engine is gone or answers no more; "" otherwise. One that is only slow
+    fails no episode."""
     failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure) and episode.outcome.kind in GONE]
     return failures[-1].line if failures and len(failures) == len(group.episodes) else ""
 

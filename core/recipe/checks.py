@@ -104,16 +104,12 @@ def _context(config: RunConfig) -> Iterator[str]:
 
 
 def _time(config: RunConfig) -> Iterator[str]:
-    call, episode = config.engine.request_timeout_s, config.rollout.episode_timeout_s
-    if call < episode:
+    stall, silent, episode = config.limits.stall_s, config.engine.request_timeout_s, config.rollout.episode_timeout_s
+    if stall < episode + silent:
         yield (
-            f"engine.request_timeout_s: {call:g} s would fail a slow answer before rollout.episode_timeout_s = {episode:g} s cuts it short "
-            "and rewards it; raise it, or lower rollout.episode_timeout_s"
-        )
-    if config.limits.stall_s < episode:
-        yield (
-            f"limits.stall_s: {config.limits.stall_s:g} s without a finished episode would end the run, and one episode may take "
-            f"rollout.episode_timeout_s = {episode:g} s; raise it, or lower rollout.episode_timeout_s"
+            f"limits.stall_s: {stall:g} s without a finished episode would end the run, and one episode may take "
+            f"rollout.episode_timeout_s = {episode:g} s, and engine.request_timeout_s = {silent:g} s more where its engine hangs; "
+            "raise it, or lower one of these"
         )
 
 

@@ -6,6 +6,7 @@ an engine on GPUs and an engine on this laptop's CPU are driven alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +21,7 @@ class GenerateRequest:
     """One call of the policy.
 
     prompt_token_ids: the whole context so far, exactly as sampled and appended. seed: None lets the engine draw one. score_prompt: give the
-    log-probabilities of the prompt's own tokens too.
+    log-probabilities of the prompt's own tokens too. max_seconds: that the answer may take, as `Generation.seconds` counts them.
     Sampling is from the untruncated distribution (top-p 1, no top-k): anything else would bias the policy ratio.
 
     Example: `GenerateRequest("train-17/0/1", [1, 5, 9], max_tokens=32, temperature=1.0, stop_token_ids=(2,), seed=7)`.
@@ -33,12 +34,17 @@ class GenerateRequest:
     stop_token_ids: tuple[int, ...]
     seed: int | None = None
     score_prompt: bool = False
+    max_seconds: float = math.inf
+
+
+class OutOfTime(Exception):
+    """An answer takes longer than `GenerateRequest.max_seconds`, of an engine that samples on: the policy's doing, and no failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What was sampled, T tokens: int32 `[T]` ids (the stop token included), float32 `[T]` log-probabilities under the sampling
-    distribution, int32 `[T]` weight versions, why it stopped, and the seconds it took."""
+    distribution, int32 `[T]` weight versions, why it stopped, and the seconds it took, those in which weights changed left out."""
 
     token_ids: Int32
     logprobs: Float32
@@ -52,6 +58,9 @@ class Engine(Protocol):
 
     Every method but `weight_version` raises `EpisodeFailure` (ENGINE_LOST, ENGINE_ERROR, ENGINE_TIMEOUT) naming the engine when it
     cannot do its work. Cancelling `generate` aborts the request inside the engine.
+
+    An engine knows how many tokens it has sampled, for all requests together, and so tells whether it is slow or hangs: `generate` and
+    `score` raise ENGINE_TIMEOUT when for some time none was (`gate.Gate.answered`). They wait for no other reason without an end.
     """
 
     @property
@@ -67,7 +76,9 @@ class Engine(Protocol):
         """Version given to the last finished weight update; 0 for the weights the engine was started with."""
         ...
 
-    async def generate(self, request: GenerateRequest) -> Generation: ...
+    async def generate(self, request: GenerateRequest) -> Generation:
+        """Sample one continuation. Raises OutOfTime, besides, when that takes longer than the request allows."""
+        ...
 
     async def pause_generation(self, finish: bool = True) -> None:
         """Hold new requests back, and wait until nothing is in flight, or, unless `finish`, sample no further token of what is."""

@@ -46,8 +46,10 @@ class EngineConfig(BaseModel):
     ones have computed of it ("keep"), which is sooner and not quite what the new policy would say; or they end first ("finish"), and the
     new weights wait for the longest. Left out, "recompute".
 
-    start_timeout_s: seconds for starting. request_timeout_s: seconds of one call of `generate`. drain_timeout_s: seconds to finish what is
-    in flight before a weight update. update_timeout_s: seconds of each step of the update.
+    start_timeout_s: seconds for starting. request_timeout_s: seconds that a request waits for an engine that samples no token, for it or
+    for any other; such an engine hangs, which is a failure (engine_timeout), whatever `rollout.episode_timeout_s` is. Of one that samples
+    on, a request waits as long as the episode may. drain_timeout_s: seconds to finish what is in flight before a weight update.
+    update_timeout_s: seconds of each step of the update.
     log_level: what vLLM may log into the file. log_file: where vLLM logs; without it, only errors are shown, on stderr.
 
     An option without effect on the chosen backend and device is an error.
@@ -98,6 +100,11 @@ class EngineConfig(BaseModel):
     def gpus(self) -> int:
         """GPUs that one model is spread over."""
         return self.tensor_parallel or 1
+
+    @property
+    def update_limit_s(self) -> float:
+        """Seconds that one weight update may hold requests back: it drains, loads and resumes."""
+        return self.drain_timeout_s + 2 * self.update_timeout_s
 
     @property
     def resolved_backend(self) -> Backend:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,9 @@ class ScriptedEngine:
 
     script: a function from the request to the tokens to answer with, or the answers in order, the last one repeated.
     faults: failures to raise, keyed by the number of the `generate` call (from 0) or by request id; a `FailureKind` becomes an
-    EpisodeFailure that names this engine. delay_s: seconds each answer takes. shapes: what a weight update must bring; None takes anything.
+    EpisodeFailure that names this engine. delay_s: seconds each answer takes. timeout_s: seconds without a token after which it hangs, for
+    what is in flight to end before new weights, and that these may hold a request. shapes: what a weight update must bring; None takes
+    anything.
 
     An answer ends at the first of its tokens that is a stop token ("stop") or at `max_tokens` ("length"); one that has neither gets the
     stop reason "length". With `token_s` set, each token takes so many seconds more; it waits while weights change, and is of those of its
@@ -54,10 +55,10 @@ class ScriptedEngine:
         vocab_size: int = 1 << 20,
         faults: Mapping[int | str, FailureKind | EpisodeFailure] | None = None,
         delay_s: float = 0.0,
-        timeout_s: float = 10.0,
+        timeout_s: float = 60.0,
         shapes: Shapes | None = None,
     ) -> None:
-        self._gate = Gate(name)
+        self._gate = Gate(name, silent_s=timeout_s, held_s=timeout_s)
         self._script = script if callable(script) else _in_order(script)
         self._max_context = max_context
         self._vocab_size = vocab_size
@@ -67,6 +68,7 @@ class ScriptedEngine:
         self._shapes = shapes
         self._received: dict[str, np.ndarray] = {}
         self._lost: str | None = None
+        self._hangs = False
         self.requests: list[GenerateRequest] = []
         self.cancelled: list[str] = []
         self.weights: dict[str, np.ndarray] = {}
@@ -86,23 +88,30 @@ class ScriptedEngine:
 
     async def generate(self, request: GenerateRequest) -> Generation:
         check_request(request, self._max_context, self._vocab_size)
-        started = time.perf_counter()
-        async with self._gate.admitted(self._timeout_s):
-            number = len(self.requests)
-            self.requests.append(request)
-            try:
-                await asyncio.sleep(self._delay_s)
-                self._raise_fault(number, request.request_id)
-                answer = self._answer(request)
-                for i in range(len(answer.token_ids) if self.token_s else 0):
-                    await asyncio.sleep(self.token_s)
-                    await self._gate.opened(self._timeout_s)
-                    self._raise_fault(number, request.request_id)
-                    answer.policy_version[i] = self.weight_version
-            except asyncio.CancelledError:
-                self.cancelled.append(request.request_id)
-                raise
-            return replace(answer, seconds=time.perf_counter() - started)
+        async with self._gate.admitted():
+            answer, seconds = await self._gate.answered(self._play(request), request.max_seconds)
+            return replace(answer, seconds=seconds)
+
+    async def _play(self, request: GenerateRequest) -> Generation:
+        number = len(self.requests)
+        self.requests.append(request)
+        try:
+            await asyncio.sleep(self._delay_s)
+            await self._goes_on(number, request.request_id)
+            answer = self._answer(request)
+            if not self.token_s:
+                self._gate.sampled(len(answer.token_ids))
+                return answer
+            for i in range(len(answer.token_ids)):
+                await asyncio.sleep(self.token_s)
+                await self._gate.opened()
+                await self._goes_on(number, request.request_id)
+                self._gate.sampled(1)
+                answer.policy_version[i] = self.weight_version
+        except asyncio.CancelledError:
+            self.cancelled.append(request.request_id)
+            raise
+        return answer
 
     async def pause_generation(self, finish: bool = True) -> None:
         await self._gate.pause(self._timeout_s, finish)
@@ -132,7 +141,7 @@ class ScriptedEngine:
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[Float32]:
         """-0.5 for every token."""
-        async with self._gate.admitted(self._timeout_s):
+        async with self._gate.admitted():
             return [np.full(len(ids) - 1, -0.5, np.float32) for ids in sequences]
 
     async def resume_generation(self) -> None:
@@ -145,7 +154,12 @@ class ScriptedEngine:
         """From now on every call of `generate` raises ENGINE_LOST."""
         self._lost = detail
 
-    def _raise_fault(self, number: int, request_id: str) -> None:
+    def hang(self) -> None:
+        """From now on it samples nothing, and answers nobody."""
+        self._hangs = True
+
+    async def _goes_on(self, number: int, request_id: str) -> None:
+        """Raises what it is to fail with; comes to no end when it hangs."""
         if self._lost is not None:
             raise self._gate.failure(FailureKind.ENGINE_LOST, self._lost)
         fault = self._faults.get(number, self._faults.get(request_id))
@@ -153,6 +167,8 @@ class ScriptedEngine:
             raise fault
         if fault is not None:
             raise self._gate.failure(fault, f"scripted for request {request_id}")
+        if self._hangs:
+            await asyncio.Event().wait()
 
     def _answer(self, request: GenerateRequest) -> Generation:
         reply = self._script(request)

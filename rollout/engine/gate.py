@@ -1,18 +1,28 @@
 """Who may generate while weights change: nobody. The gate counts what is in flight and walks through one weight update at a time.
 
-What is in flight then either ends first, or stands still and goes on under the new weights.
+What is in flight then either ends first, or stands still and goes on under the new weights. While it waits for its answer, the tokens that
+the engine samples tell whether the engine is slow, which is the policy's time, or hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
+from .base import OutOfTime
+
+T = TypeVar("T")
 
 State = Literal["open", "paused", "updating"]
+
+LOOKS = 8
+"""How often, in the seconds in which an engine may be silent, it is seen whether it was: it is, for up to an eighth longer."""
+NEXT_LOOK_S = 0.1
+"""The longest between two looks for the token that tells that an answer is late and not lost."""
 
 
 class Gate:
@@ -20,45 +30,107 @@ class Gate:
 
     open -> pause -> paused -> start -> updating -> finish -> paused -> resume -> open. An update that stops half-way leaves a fault:
     every request in flight or held back, and every later one, fails with ENGINE_ERROR until another update finishes.
+
+    silent_s: seconds in which an engine that is asked may sample no token at all, for anybody; then it hangs. held_s: seconds that one
+    weight update may hold a request. Neither counts as the other, nor as time that an answer takes.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, silent_s: float, held_s: float) -> None:
+        self.name, self.silent_s, self.held_s = name, silent_s, held_s
         self.version = 0
         self._state: State = "open"
+        self._drains = False
         self._fault: str | None = None
         self._in_flight = 0
+        self._tokens = 0
         self._waiters: set[asyncio.Future[None]] = set()
 
     @property
     def in_flight(self) -> int:
         return self._in_flight
 
+    @property
+    def tokens(self) -> int:
+        """Sampled so far, for anybody."""
+        return self._tokens
+
+    def sampled(self, tokens: int) -> None:
+        """So many more tokens were sampled; from whichever thread samples."""
+        self._tokens += tokens
+
     @asynccontextmanager
-    async def admitted(self, timeout_s: float) -> AsyncIterator[None]:
+    async def admitted(self) -> AsyncIterator[None]:
         """Hold one place in flight, waiting while the gate is not open. Raises EpisodeFailure ENGINE_TIMEOUT or ENGINE_ERROR."""
-        await self.opened(timeout_s)
+        await self.opened()
         self._in_flight += 1
         try:
             yield
             self._check_fault()  # what was in flight may have gone on under weights that are not known
         finally:
             self._in_flight -= 1
-            self._wake()
+            if self._state != "open":
+                self._wake()
 
-    async def opened(self, timeout_s: float) -> None:
+    async def opened(self) -> None:
         """Wait while the gate is not open. Raises as `admitted` does."""
-        opened = await self._until(lambda: self._state == "open" or self._fault is not None, timeout_s)
+        opened = await self._until(lambda: self._state == "open" or self._fault is not None, self.held_s)
         self._check_fault()
         if not opened:
-            raise self.failure(FailureKind.ENGINE_TIMEOUT, f"held back for {timeout_s:g} s by a weight update that has not resumed")
+            raise self._held_too_long()
+
+    async def answered(self, work: Awaitable[T], max_seconds: float = math.inf) -> tuple[T, float]:
+        """What `work`, which is in flight, gives, and the seconds it took; those in which it stood still for new weights are not among
+        them. Unless it ends well, it is cancelled.
+
+        Raises OutOfTime when it takes longer than `max_seconds`, once the engine has sampled another token, whoever it is for: until then
+        it is not known to be slow. Raises EpisodeFailure ENGINE_TIMEOUT when it samples none for `silent_s`, or weights hold it for
+        `held_s`, ENGINE_ERROR when they were not wholly updated, and what `work` raises.
+        """
+        answer = asyncio.ensure_future(work)
+        try:
+            return await self._watched(answer, max_seconds)
+        finally:
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def _watched(self, answer: asyncio.Future[T], max_seconds: float) -> tuple[T, float]:
+        now = asyncio.get_running_loop().time
+        spent = silent = held = 0.0
+        seen = self._tokens
+        while True:
+            late, still, began = spent >= max_seconds, self._stands_still, now()
+            look_s = min(self.silent_s / LOOKS, NEXT_LOOK_S if late else max_seconds - spent)
+            await self._changed(self.held_s - held if still else look_s, answer)
+            passed = now() - began
+            if answer.done():
+                found = answer.result()
+                if late:
+                    raise OutOfTime(self.name)
+                return found, spent + (0.0 if still else passed)
+            self._check_fault()
+            before, seen = seen, self._tokens
+            if still:
+                held, silent = held + passed, 0.0
+                if held >= self.held_s:
+                    raise self._held_too_long()
+                continue
+            spent, held = spent + passed, 0.0
+            if seen > before:
+                silent = 0.0
+                if late:
+                    raise OutOfTime(self.name)
+            else:
+                silent += min(passed, look_s)  # a look that comes late tells nothing of the engine
+            if silent >= self.silent_s:
+                raise self.failure(FailureKind.ENGINE_TIMEOUT, f"no token sampled for {self.silent_s:g} s, for any request")
 
     async def pause(self, timeout_s: float, finish: bool = True) -> None:
         """Close, and wait until nothing is in flight, unless that is not to `finish`. On a timeout the gate opens again, for nothing was
         changed, and it raises EpisodeFailure ENGINE_TIMEOUT."""
         if self._state == "updating":
             raise ValueError(f"engine {self.name} is updating; finish_weight_update before pausing it again")
-        self._state = "paused"
+        self._state, self._drains = "paused", finish
+        self._wake()
         if not finish:
             return
         drained = False
@@ -99,8 +171,16 @@ class Gate:
         return EpisodeFailure(Failure(kind, self.name, detail))
 
     def _open(self) -> None:
-        self._state = "open"
+        self._state, self._drains = "open", False
         self._wake()
+
+    @property
+    def _stands_still(self) -> bool:
+        """Whether what is in flight waits for new weights, instead of ending before them."""
+        return self._state != "open" and not self._drains
+
+    def _held_too_long(self) -> EpisodeFailure:
+        return self.failure(FailureKind.ENGINE_TIMEOUT, f"held back for {self.held_s:g} s by a weight update that has not resumed")
 
     def _check_fault(self) -> None:
         if self._fault is not None:
@@ -115,13 +195,17 @@ class Gate:
             left = end - loop.time()
             if left <= 0:
                 return False
-            waiter = loop.create_future()
-            self._waiters.add(waiter)
-            try:
-                await asyncio.wait({waiter}, timeout=left)
-            finally:
-                self._waiters.discard(waiter)
+            await self._changed(left)
         return True
+
+    async def _changed(self, timeout_s: float, *others: asyncio.Future[Any]) -> None:
+        """Wait until the gate has changed, or one of `others` is done."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait({waiter, *others}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiters.discard(waiter)
 
     def _wake(self) -> None:
         for waiter in self._waiters:

@@ -21,7 +21,7 @@ from ...envs.failures import EpisodeFailure, FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import EngineConfig
 from .layout import checksum
-from .vllm_base import WARM_UP, VLLMEngine, sampling_params
+from .vllm_base import WARM_UP, VLLMEngine, count_tokens, sampling_params
 from .vllm_process import engine_arguments, prepare_process
 
 T = TypeVar("T")
@@ -99,6 +99,7 @@ class AsyncEngine(VLLMEngine):
 
         arguments = engine_arguments(self._config, self._model_path)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        count_tokens(self._llm, self._gate.sampled)
         await self._llm.update_weight_version("0")
 
     def _vllm(self) -> Any:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +35,7 @@ class VLLMEngine(ABC):
             raise ValueError(f"engine {name}: {model_path} is not a model folder, for it has no config.json")
         self._config = config
         self._model_path = model_path
-        self._gate = Gate(name)
+        self._gate = Gate(name, config.request_timeout_s, config.update_limit_s)
         self._serial = itertools.count()
         self._received: dict[str, np.ndarray] = {}
         self._expected: dict[str, tuple[int, ...]] = {}
@@ -55,14 +54,11 @@ class VLLMEngine(ABC):
         return self._gate.version
 
     async def generate(self, request: GenerateRequest) -> Generation:
-        """Sample one continuation. Raises ValueError for a request that cannot be served as asked, EpisodeFailure otherwise."""
+        """See `Engine.generate`. Raises ValueError for a request that cannot be served as asked."""
         check_request(request, self.max_context, self._vocab_size)
-        started = time.perf_counter()
-        timeout_s = self._config.request_timeout_s
-        async with self._gate.admitted(timeout_s):
-            answer = self._submit(f"{request.request_id}#{next(self._serial)}", request)
-            output = await self._within(answer, timeout_s, f"request {request.request_id} not answered")
-        return self._generation(request, output, time.perf_counter() - started)
+        async with self._gate.admitted():
+            output, seconds = await self._gate.answered(self._submitted(request), request.max_seconds)
+        return self._generation(request, output, seconds)
 
     async def pause_generation(self, finish: bool = True) -> None:
         await self._gate.pause(self._config.drain_timeout_s, finish)
@@ -107,10 +103,8 @@ class VLLMEngine(ABC):
         asked = [GenerateRequest(f"score-{i}", list(ids), 1, 0.0, (), score_prompt=True) for i, ids in enumerate(sequences)]
         for request in asked:
             check_request(request, self.max_context, self._vocab_size)
-        timeout_s = self._config.request_timeout_s
-        async with self._gate.admitted(timeout_s):
-            answers = asyncio.gather(*(self._submit(f"{one.request_id}#{next(self._serial)}", one) for one in asked))
-            outputs = await self._within(answers, timeout_s, f"{len(asked)} sequences not scored")
+        async with self._gate.admitted():
+            outputs, _ = await self._gate.answered(asyncio.gather(*map(self._submitted, asked)))
         return [_prompt_logprobs(one, output) for one, output in zip(asked, outputs, strict=True)]
 
     async def resume_generation(self) -> None:
@@ -129,6 +123,9 @@ class VLLMEngine(ABC):
 
         Returns the checksum of every tensor, taken as it was loaded.
         """
+
+    def _submitted(self, request: GenerateRequest) -> Awaitable[Any]:
+        return self._submit(f"{request.request_id}#{next(self._serial)}", request)
 
     def _learn_model(self, model_config: Any) -> None:
         """Read the vocabulary and the list of tensors from vLLM's `ModelConfig` and the checkpoint."""
@@ -188,6 +185,21 @@ def sampling_params(request: GenerateRequest) -> Any:
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
+
+
+def count_tokens(llm: Any, sampled: Callable[[int], None]) -> None:
+    """Have `sampled` told how many tokens each step of vLLM's `LLMEngine` or `AsyncLLM` gave, in the thread that takes them in.
+
+    Answers come whole, and vLLM's statistics come with Prometheus; what every step passes through in this process is its output processor.
+    """
+    processor = llm.output_processor
+    process = processor.process_outputs
+
+    def counting(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        sampled(sum(len(one.new_token_ids) for one in outputs))
+        return process(outputs, *args, **kwargs)
+
+    processor.process_outputs = counting
 
 
 def _prompt_logprobs(request: GenerateRequest, output: Any) -> Float32:

@@ -19,7 +19,7 @@ from ...envs.failures import FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import CPU_THREADS, EngineConfig
 from .layout import checksum
-from .vllm_base import WARM_UP, VLLMEngine, register_model_class, sampling_params
+from .vllm_base import WARM_UP, VLLMEngine, count_tokens, register_model_class, sampling_params
 from .vllm_process import engine_arguments, prepare_process
 
 CLOSE_TIMEOUT_S = 30.0
@@ -128,6 +128,7 @@ class InProcessEngine(VLLMEngine):
         llm = None
         try:
             llm = _build(self._config, self._model_path)
+            count_tokens(llm, self._gate.sampled)
             ready.set_result(llm.vllm_config.model_config)
             self._serve(llm)
             end = "the engine was closed"

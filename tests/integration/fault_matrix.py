@@ -80,7 +80,7 @@ error_budget = 0.5
 
 [engine]
 max_context = 256
-request_timeout_s = 30.0
+request_timeout_s = 10.0
 
 [evaluation]
 before = false
@@ -252,7 +252,7 @@ class Matrix:
             draft = self.faults / f".{cell.place}"
             draft.write_text(cell.fault)
             draft.replace(self.faults / cell.place)
-            if cell.name not in ("engine killed", "disk full"):
+            if cell.name not in ("engine killed", "engine stopped", "disk full"):
                 over.wait(HOLD_S)
                 with suppress(FileNotFoundError):
                     (self.faults / cell.place).unlink()
@@ -358,9 +358,9 @@ balances, nothing waited longer than its limit, and no process is left of what s
 - Environment and verifier are services that the run starts, and has no second one of: without them it stops. The tools are a service that
   runs already, and whoever runs it starts it again.
 - The full disk is the operating system's error at the next row that is written.
-- An engine whose process lives and answers no more is not told from a slow one: `rollout.episode_timeout_s`, which is never longer than
-  `engine.request_timeout_s`, cuts its episodes short, they are rewarded and trained on, and the engine is replaced only once it does not
-  take the next weights.
+- An engine whose process lives and that answers no more is told from a slow one by the tokens that it samples for all requests together:
+  none for `engine.request_timeout_s`, and the episodes under way fail (engine_timeout), its process is replaced, and groups that failed
+  whole are played again. Where an episode's time ends first, it waits until it is known which it is.
 
 | place | fault | the run | kept |
 |---|---|---|---|

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.rollout.engine import Engine, EngineConfig, make_engine
-from burnish.rollout.engine.base import GenerateRequest, Generation
+from burnish.rollout.engine.base import GenerateRequest, Generation, OutOfTime
 from burnish.rollout.weights import PARITY_BOUNDS, SyncProofError, WeightSnapshot, check_parity, snapshot, sync_weights
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -310,13 +313,57 @@ async def test_requests_that_cannot_be_served_are_refused_by_name(engine: Engine
         await engine.generate(request(temperature=-1.0))
 
 
-async def test_a_request_has_a_deadline(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = engine._config  # type: ignore[attr-defined]
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "_config", config.model_copy(update={"request_timeout_s": 0.001}))
-        with pytest.raises(EpisodeFailure, match=r"engine_timeout in engine-under-test: request task/0 not answered within 0\.001 s"):
-            await engine.generate(request(max_tokens=150))
+async def test_an_engine_that_samples_on_is_only_slow(engine: Engine) -> None:
+    with pytest.raises(OutOfTime):
+        await engine.generate(dataclasses.replace(request(max_tokens=150), max_seconds=0.001))
     assert len((await engine.generate(request())).token_ids) == 24
+
+
+@pytest.mark.parametrize("max_seconds", [0.001, math.inf], ids=["whose time is over", "with time left"])
+async def test_an_engine_that_stands_still_in_the_middle_of_an_answer_hangs(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, max_seconds: float
+) -> None:
+    gate = engine._gate  # type: ignore[attr-defined]
+    monkeypatch.setattr(gate, "silent_s", 2.0)
+    asked, before = dataclasses.replace(request(max_tokens=190), max_seconds=max_seconds), gate.tokens
+    other = asyncio.ensure_future(engine.generate(request(max_tokens=190)))
+    async with asyncio.timeout(60):
+        while gate.tokens == before:
+            await asyncio.sleep(0)
+    with standing_still(engine):
+        assert not other.done(), "tokens are counted as they are sampled"
+        ends = await asyncio.gather(other, engine.generate(asked), return_exceptions=True)
+    assert [str(end) for end in ends] == ["engine_timeout in engine-under-test: no token sampled for 2 s, for any request"] * 2
+    assert len((await engine.generate(request())).token_ids) == 24
+
+
+@contextmanager
+def standing_still(engine: Any) -> Iterator[None]:
+    """What generates does nothing: the thread waits, the process is stopped."""
+    if not hasattr(engine, "_llm"):
+        from burnish.rollout.engine.vllm_inprocess import _Call
+
+        stands, go_on = threading.Event(), threading.Event()
+
+        def wait(llm: Any) -> None:
+            stands.set()
+            go_on.wait(60)
+
+        engine._put(_Call(wait, Future()))
+        assert stands.wait(60)
+        try:
+            yield
+        finally:
+            go_on.set()
+        return
+    processes = [process.pid for process in engine._llm.engine_core.resources.engine_manager.processes]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_dead_engine_fails_everything_by_name(engine: Engine) -> None:

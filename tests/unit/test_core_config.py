@@ -238,12 +238,12 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
         (
             ["limits.stall_s=120"],
             "limits.stall_s: 120 s without a finished episode would end the run, and one episode may take rollout.episode_timeout_s = 300 "
-            "s; raise it, or lower rollout.episode_timeout_s",
+            "s, and engine.request_timeout_s = 300 s more where its engine hangs; raise it, or lower one of these",
         ),
         (
-            ["rollout.episode_timeout_s=600"],
-            "engine.request_timeout_s: 300 s would fail a slow answer before rollout.episode_timeout_s = 600 s cuts it short and rewards "
-            "it; raise it, or lower rollout.episode_timeout_s",
+            ["rollout.episode_timeout_s=400"],
+            "limits.stall_s: 600 s without a finished episode would end the run, and one episode may take rollout.episode_timeout_s = 400 "
+            "s, and engine.request_timeout_s = 300 s more where its engine hangs; raise it, or lower one of these",
         ),
         (["success=verdct.correct"], "success: no reward gives a part 'verdct.correct'; did you mean 'verdict'?"),
         (["rewards.1.name=verdict"], "rewards: 2 of them are called 'verdict'; give each another name = \"…\""),

@@ -16,7 +16,13 @@ from burnish.recipe.resolve import ResolvedRun, resolve
 
 pytestmark = pytest.mark.unit
 
-WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "rollout": {"concurrency": 7, "episode_timeout_s": 1.0}}
+WHAT = {
+    "name": "demo",
+    "model": "m",
+    "environment": "a/B-v0",
+    "rollout": {"concurrency": 7, "episode_timeout_s": 1.0},
+    "engine": {"request_timeout_s": 1.0},
+}
 SECONDS = {"check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "learner_s": 6.0}
 
 

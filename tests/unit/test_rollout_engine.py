@@ -110,11 +110,15 @@ def test_check_tensors_names_every_kind_of_mismatch() -> None:
 # Gate
 
 
+def gate_of(silent_s: float = 5.0, held_s: float = 5.0) -> Gate:
+    return Gate("e0", silent_s, held_s)
+
+
 async def test_gate_drains_before_it_pauses_and_holds_newcomers() -> None:
-    gate, events = Gate("e0"), []
+    gate, events = gate_of(), []
 
     async def hold(name: str, seconds: float) -> None:
-        async with gate.admitted(5):
+        async with gate.admitted():
             events.append(f"{name} in")
             await asyncio.sleep(seconds)
             events.append(f"{name} out")
@@ -135,11 +139,11 @@ async def test_gate_drains_before_it_pauses_and_holds_newcomers() -> None:
 
 
 async def test_gate_reopens_when_it_cannot_drain() -> None:
-    gate = Gate("e0")
-    async with gate.admitted(1):
+    gate = gate_of()
+    async with gate.admitted():
         with pytest.raises(EpisodeFailure, match="engine_timeout in e0: 1 requests still in flight"):
             await gate.pause(0.01)
-        async with gate.admitted(0.01):
+        async with gate.admitted():
             pass
 
 
@@ -162,7 +166,7 @@ class Stubborn:
 
 def engine_over(vllm: Stubborn) -> AsyncEngine:
     engine = AsyncEngine.__new__(AsyncEngine)
-    engine._config, engine._gate = EngineConfig(backend="vllm-async"), Gate("e0")
+    engine._config, engine._gate = EngineConfig(backend="vllm-async"), gate_of()
     engine._llm, engine._end = vllm, None
     return engine
 
@@ -173,17 +177,18 @@ async def test_a_pause_that_vllm_refuses_leaves_nobody_waiting(monkeypatch: pyte
     with pytest.raises(EpisodeFailure, match="no pause today"):
         await engine.pause_generation()
     assert not vllm.paused
-    async with engine._gate.admitted(0.1):
+    async with engine._gate.admitted():
         """The next request is let in."""
 
 
 async def test_who_waits_is_told_at_once_when_vllm_does_not_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AsyncEngine, "_await", _here)
     engine = engine_over(Stubborn("resume"))
+    engine._gate.held_s = 3600.0
     await engine.pause_generation()
 
     async def ask() -> None:
-        async with engine._gate.admitted(3600.0):
+        async with engine._gate.admitted():
             raise AssertionError("it was let in")
 
     waiting = asyncio.ensure_future(ask())
@@ -203,21 +208,21 @@ async def _here(self: AsyncEngine, work: Any) -> Any:
 
 
 async def test_gate_deadline_for_requests_held_back() -> None:
-    gate = Gate("e0")
+    gate = gate_of(held_s=0.01)
     await gate.pause(1)
     with pytest.raises(EpisodeFailure, match=r"engine_timeout in e0: held back for 0\.01 s"):
-        async with gate.admitted(0.01):
+        async with gate.admitted():
             pass
 
 
 async def test_gate_after_half_an_update_fails_held_and_later_requests_until_a_whole_one() -> None:
-    gate = Gate("e0")
+    gate = gate_of()
     await gate.pause(1)
     gate.start()
-    held = asyncio.ensure_future(gate.admitted(5).__aenter__())
+    held = asyncio.ensure_future(gate.admitted().__aenter__())
     await asyncio.sleep(0)
     gate.fail("tensor lost")
-    for entering in (held, gate.admitted(5).__aenter__()):
+    for entering in (held, gate.admitted().__aenter__()):
         with pytest.raises(EpisodeFailure, match=r"engine_error in e0.*tensor lost"):
             await entering
     with pytest.raises(EpisodeFailure, match="tensor lost"):
@@ -226,12 +231,12 @@ async def test_gate_after_half_an_update_fails_held_and_later_requests_until_a_w
     gate.start()
     gate.finish(2)
     gate.resume()
-    async with gate.admitted(1):
+    async with gate.admitted():
         assert gate.version == 2
 
 
 async def test_gate_refuses_steps_out_of_order() -> None:
-    gate = Gate("e0")
+    gate = gate_of()
     with pytest.raises(ValueError, match="starts with pause_generation"):
         gate.start()
     with pytest.raises(ValueError, match="start_weight_update first"):
@@ -243,12 +248,12 @@ async def test_gate_refuses_steps_out_of_order() -> None:
 
 
 def test_gate_serves_event_loops_one_after_the_other() -> None:
-    gate = Gate("e0")
+    gate = gate_of(held_s=0.01)
 
     async def wait_in_vain() -> None:
         await gate.pause(1)
         with pytest.raises(EpisodeFailure):
-            async with gate.admitted(0.01):
+            async with gate.admitted():
                 pass
         gate.resume()
 

@@ -166,18 +166,18 @@ def test_running_out_of_context_is_the_policys_doing_and_is_rewarded(tokenizer, 
     assert episode.trajectories[0].trainable[-1], "an observation that nothing follows is left out"
 
 
-class Endless(ScriptedEngine):
-    """Says what it is told, until an answer that never ends."""
+class Rambling(ScriptedEngine):
+    """Says what it is told, and after that goes on for `max_tokens`, of which the first few take ten minutes."""
 
     def __init__(self, replies: list[Reply]) -> None:
-        super().__init__(replies or [[0]], name="endless")
+        super().__init__([*replies, [0] * 16], name="rambling")
         self.left = len(replies)
 
     async def generate(self, request: Any) -> Any:
         self.left -= 1
         if self.left < 0:
+            self.token_s = 0.05
             patient_loop().pass_time(600)
-            await asyncio.Event().wait()
         return await super().generate(request)
 
 
@@ -192,13 +192,119 @@ def test_running_out_of_time_to_think_is_the_policys_doing_and_is_rewarded_once(
             seen.append(episode)
             return Score(0.25)
 
-    engine = Endless(say(tokenizer, "measure", "measure")[:turns])
+    engine = Rambling(say(tokenizer, "measure", "measure")[:turns])
     shared = parts(tokenizer, threads, engine, Rubric([(Watch(), 1.0)], 1.0), episode_timeout_s=600, retries=2)
     episode = asyncio.run(run_with_retries(shared, TASK, 0, 1.0))
     assert (episode.truncation, episode.metrics["turns"]) == ("time", turns)
     assert episode.reward is not None and episode.reward.total == 0.5 * turns + 0.25
     assert len(seen) == 1 and seen[0].truncation == "time" and seen[0].answer is None
     assert len(episode.trajectories) == (1 if turns else 0), "where nothing was sampled there is nothing to train on"
+
+
+HANGS, SLOW = 0.4, 0.02
+"""Seconds without a token after which an engine hangs here, and that a token takes. Only what a loop waits passes on its clock, so the
+machine has no part in which is longer."""
+
+
+class Interrupted(ScriptedEngine):
+    """Something happens to it in the middle of its second answer."""
+
+    def __init__(self, replies: list[Reply], happens: Callable[[Interrupted], Any]) -> None:
+        super().__init__(replies, name="rollout-1", timeout_s=HANGS)
+        self.happens = happens
+
+    async def generate(self, request: Any) -> Any:
+        if len(self.requests) == 1:
+            self.token_s = SLOW
+            patient_loop().call_later(1.5 * SLOW, self.happens, self)
+        return await super().generate(request)
+
+
+def nothing(engine: ScriptedEngine) -> None:
+    pass
+
+
+def ten_minutes(engine: ScriptedEngine) -> None:
+    patient_loop().pass_time(600)
+
+
+def hang(engine: ScriptedEngine) -> None:
+    engine.hang()
+
+
+def hang_for_ten_minutes(engine: ScriptedEngine) -> None:
+    hang(engine)
+    ten_minutes(engine)
+
+
+@pytest.mark.parametrize("happens", [hang, hang_for_ten_minutes], ids=["with time left", "whose time is over before"])
+def test_an_engine_that_hangs_is_a_failure_that_names_it_and_never_a_reward(tokenizer, threads, happens: Callable[..., Any]) -> None:
+    engine = Interrupted([*say(tokenizer, "measure"), Reply([0] * 16)], happens)
+    shared = parts(tokenizer, threads, engine, episode_timeout_s=600, retries=2)
+    episode = asyncio.run(run_with_retries(shared, TASK, 0, 1.0))
+    assert episode.outcome == Failure(FailureKind.ENGINE_TIMEOUT, "rollout-1", "no token sampled for 0.4 s, for any request")
+    assert (episode.trajectories, len(episode.turns)) == ((), 1)
+    assert engine.cancelled == ["train-0/0/1"] and len(engine.requests) == 2, "it is replaced, and not asked again"
+
+
+def test_an_engine_that_goes_on_slowly_takes_of_the_policys_time(tokenizer, threads) -> None:
+    engine = Interrupted([*say(tokenizer, "measure"), Reply([0] * 16)], ten_minutes)
+    episode = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, episode_timeout_s=600), TASK, 0, 1.0))
+    assert (episode.truncation, len(episode.turns)) == ("time", 1)
+    assert episode.reward is not None and episode.reward.total == 0.5
+    assert engine.cancelled == ["train-0/0/1"]
+
+
+@pytest.mark.parametrize("happens", [nothing, ten_minutes], ids=["in time", "too late"])
+def test_tokens_for_others_show_that_an_engine_does_not_hang(tokenizer, threads, happens: Callable[..., Any]) -> None:
+    """A request waits for its turn, for longer than an engine may be silent."""
+
+    class Busy(Interrupted):
+        async def _goes_on(self, number: int, request_id: str) -> None:
+            for _ in range(int(2 * HANGS / SLOW) if number else 0):
+                await asyncio.sleep(SLOW)
+                self._gate.sampled(1)  # for somebody else
+            self.token_s = 0.0
+            await super()._goes_on(number, request_id)
+
+    engine = Busy(say(tokenizer, "measure", "done"), happens)
+    episode = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, episode_timeout_s=600), TASK, 0, 1.0))
+    assert episode.reward is not None
+    assert (episode.truncation, episode.reward.total) == ((None, 1.0) if happens is nothing else ("time", 0.5))
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["before it is asked", "in the middle of an answer"])
+def test_new_weights_that_take_longer_than_anybody_may_are_neither_slow_nor_a_fault(tokenizer, threads, asked: bool) -> None:
+    at_the_gate = asyncio.Event()
+
+    class Asked(ScriptedEngine):
+        async def generate(self, request: Any) -> Any:
+            at_the_gate.set()
+            return await super().generate(request)
+
+    async def played() -> Any:
+        engine = Asked(say(tokenizer, "done"), timeout_s=HANGS)
+        engine._gate.held_s, engine.token_s = 6000.0, SLOW
+        if not asked:
+            await engine.pause_generation()
+        playing = asyncio.ensure_future(run_with_retries(parts(tokenizer, threads, engine, episode_timeout_s=600), TASK, 0, 1.0))
+        await at_the_gate.wait()
+        while asked and engine._gate.tokens == 0:
+            await asyncio.sleep(SLOW / 4)
+        if asked:
+            await engine.pause_generation(finish=False)
+        await engine.start_weight_update()
+        await asyncio.sleep(SLOW)
+        ten_minutes(engine)
+        await asyncio.sleep(3 * HANGS)
+        await engine.finish_weight_update(1)
+        await engine.resume_generation()
+        return await playing
+
+    episode = asyncio.run(played())
+    assert episode.reward is not None and (episode.truncation, episode.reward.total) == (None, 0.5)
+    versions = episode.turns[0].policy_version.tolist()
+    assert (versions[0], versions[-1]) == (0 if asked else 1, 1)
 
 
 async def test_a_slow_environment_is_not_the_policys_doing(tokenizer, threads) -> None:
