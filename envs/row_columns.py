@@ -7,10 +7,12 @@ from io import BufferedReader
 from typing import Any, Final
 
 from ..rpc.extras import require
-from .row_files import Unreadable, is_packed
+from .row_files import Unreadable, is_packed, size_of
 
-COLUMN_ROWS: Final = 1024
+COLUMN_ROWS: Final = 64
 """Rows of a Parquet file that are in memory at once; of an Arrow file, as many as it was written with."""
+BATCH_BYTES: Final = 512 << 20
+"""What they may take, or the whole of an Arrow file that is larger: a file of a few kilobytes may claim gigabytes."""
 
 Value = dict[str, Any] | ValueError
 """A row, or why it cannot be read."""
@@ -29,16 +31,19 @@ def column_rows(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator
     number = 0
     try:
         for batch in _arrow_batches(stream) if arrow else _parquet_batches(stream):
+            if batch.nbytes > max(BATCH_BYTES, size_of(stream) if arrow else 0):
+                raise Unreadable(f"{file}: {batch.num_rows} rows after row {number} take {batch.nbytes} bytes, more than {BATCH_BYTES}")
             names = batch.schema.names
             if len(set(names)) < len(names):
                 raise Unreadable(f"{file}: a column's name stands there twice: {', '.join(names)}")
-            for value in _values(batch):
-                number += 1
-                yield number, value
-    except (ArrowException, OSError) as error:
+            for start in range(0, batch.num_rows, COLUMN_ROWS):
+                for value in _values(batch.slice(start, COLUMN_ROWS)):
+                    number += 1
+                    yield number, value
+    except (ArrowException, MemoryError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise Unreadable(f"{file}: the file cannot be read after row {number}: {str(error).splitlines()[0]}") from error
+        raise Unreadable(f"{file}: the file cannot be read after row {number}: {(str(error).splitlines() or ['no memory'])[0]}") from error
 
 
 def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:

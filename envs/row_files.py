@@ -153,7 +153,7 @@ def _unpacked(file: str, packed: BufferedReader[Any]) -> Iterator[BufferedReader
         yield packed
         return
     with raw, _Unpacked(raw) as stream:
-        stream.most = max(FREE_BYTES, MAX_RATIO * _size(packed))
+        stream.most = max(FREE_BYTES, MAX_RATIO * size_of(packed))
         yield stream
 
 
@@ -173,7 +173,8 @@ def most_bytes(stream: BufferedReader[Any]) -> float:
     return stream.most if isinstance(stream, _Unpacked) else math.inf
 
 
-def _size(packed: BufferedReader[Any]) -> int:
+def size_of(packed: BufferedReader[Any]) -> int:
+    """Bytes of a file that is open, 0 where nobody knows."""
     try:
         return os.fstat(packed.fileno()).st_size
     except OSError:  # behind a URL

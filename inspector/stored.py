@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ..envs.types import Message, Task, message_from_dict
 from ..rollout.store.moments import Moment, moments
+from ..rollout.store.reading import episode_columns, stored_rows
 from .runs import check_run
 
 COLUMNS = (
@@ -20,10 +19,6 @@ COLUMNS = (
 )  # fmt: skip
 OWN_METRICS = ("turns", "tokens", "seconds", "judge_seconds")
 """Metrics that the rollout adds to what the environment measures."""
-
-
-BATCH_ROWS, BATCH_BYTES = 16, 256 << 20
-"""What is held of a file at once: a compressed file of a few kilobytes may claim gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +103,12 @@ def chosen(run: Path, which: Which) -> Iterator[StoredEpisode]:
 
 
 def _read(file: Path, moment: Moment, episode: str | None) -> Iterator[StoredEpisode]:
-    try:
-        missing = set(COLUMNS) - set(pq.read_schema(file).names)
-        if missing:
-            raise ValueError(f"it has no column {min(missing)!r}, as an earlier burnish wrote them")
-        with pq.ParquetFile(file) as stored:
-            for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=list(COLUMNS)):
-                if batch.nbytes > BATCH_BYTES:
-                    raise ValueError(f"{BATCH_ROWS} of its rows take {batch.nbytes} bytes, more than {BATCH_BYTES}")
-                for row in batch.to_pylist(maps_as_pydicts="lossy"):
-                    if episode is None or row["episode"] == episode:
-                        yield _checked(row, moment)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # pyarrow's errors are among them
-        raise ValueError(f"{file}: cannot be read as stored episodes: {error}") from error
-
-
-def _checked(row: Mapping[str, Any], moment: Moment) -> StoredEpisode:
-    try:
-        return _episode(row, moment)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"episode {row['episode']!r}: {error}") from error
+    for row in stored_rows(file, episode_columns(*COLUMNS), "stored episodes"):
+        if episode is None or row["episode"] == episode:
+            try:
+                yield _episode(row, moment)
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+                raise ValueError(f"{file}: cannot be read as stored episodes: episode {row['episode']!r}: {error}") from error
 
 
 def _object(value: Any, name: str) -> Any:

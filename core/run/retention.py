@@ -24,6 +24,7 @@ from burnish.trainer.evaluation.suites.measure import Asking, measure
 from burnish.trainer.evaluation.suites.scores import RESULTS, Scores, read_scores, write_scores
 from burnish.trainer.evaluation.suites.suite import Suite
 from burnish.trainer.models.checkpoints import latest, refuse_promotion
+from burnish.trainer.models.folder import vocabulary_of
 
 BASE, BASE_AGAIN = "base", "base-again"
 
@@ -74,7 +75,7 @@ class Retention:
         if recipe.rollout.temperature != 1 or not file.is_file():
             return None
         self.session.loop.settle()
-        return kl_to_base(self.session.algo.fleet, file, recipe.engine.max_context)
+        return kl_to_base(self.session.algo.fleet, file, recipe.engine.max_context, vocabulary_of(self.session.base))
 
     def _scores(self, name: str) -> dict[str, Scores]:
         """The suites under the weights that the engines hold, or as they were measured before an interruption."""

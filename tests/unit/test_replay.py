@@ -200,7 +200,7 @@ def test_a_dotted_module_in_the_run_folder_is_not_run(counted: Path, tmp_path: P
         ("messages", "[" * 100_000, "/0': maximum recursion"),
         ("env_data", "[1]", "env_data must be an object, not list"),
         ("task_data", "5", "task_data must be an object, not int"),
-        ("parts", "x", "parts must be an object, not str"),
+        ("parts", "x", "column 'parts' is string, not map<string, double>"),
     ],
 )
 def test_a_stored_episode_that_is_none_is_said_in_a_line(counted: Path, column: str, value: str, said: str) -> None:

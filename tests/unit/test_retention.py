@@ -117,8 +117,12 @@ def test_the_kl_to_the_base_is_what_its_own_answers_lost_in_probability(tmp_path
         store.put(moment, [Episode(Task("heldout-1", 1), 0, tuple(sequences), (Message("user", "?"),), Reward(1.0))])
     fleet, worker, _ = fleet_over(make_policy(tmp_path / "policy"), [], "A")
     try:
-        assert kl_to_base(fleet, tmp_path / moment.file, 64) == pytest.approx(0.3, abs=1e-6)
-        assert kl_to_base(fleet, tmp_path / moment.file, 2) is None
+        assert kl_to_base(fleet, tmp_path / moment.file, 64, 100) == pytest.approx(0.3, abs=1e-6)
+        assert kl_to_base(fleet, tmp_path / moment.file, 2, 100) is None
+        with pytest.raises(
+            ValueError, match=r"heldout.sampled.parquet: episode 'heldout-1/0': token_ids: 2 to 9, but the model's tokens are 0 to 8"
+        ):
+            kl_to_base(fleet, tmp_path / moment.file, 64, 9)
     finally:
         worker.close()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.unit.one_step import make_policy
 
@@ -101,8 +105,44 @@ def test_rollouts_of_another_tokenizer_or_of_none_are_refused(run: Path, tmp_pat
     with pytest.raises(ValueError, match="is not the folder of a run"):
         survey_pairs(DPOConfig(steps=1, from_run=str(tmp_path)), policy)
     (run / "episodes" / "rft.000001.train.sampled.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match="holds no stored episodes"):
+    with pytest.raises(ValueError, match=r"train.sampled.parquet: cannot be read as stored episodes"):
         survey_pairs(table, policy)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("token_ids", [5, 6, 2**30, 2], "token_ids: 2 to 1073741824, but the model's tokens are 0 to"),
+        ("token_ids", [5, 6, -1, 2], "token_ids: -1 to 6"),
+        ("token_ids", [5, 6, None, 2], "token_ids: one of them is null"),
+        ("token_ids", [5, 6], "token_ids: 2 values, but lengths says 4"),
+        ("lengths", [2**31 - 1], "token_ids: 4 values, but lengths says 2147483647"),
+        ("lengths", [-4, 8], "lengths: a sequence has at least one token"),
+        ("mask", [True, False, True, True], "mask: the first token"),
+        ("reward", float("nan"), "reward: nan is no number to compare"),
+    ],
+)
+def test_stored_tokens_that_no_model_of_this_size_knows_are_refused(run: Path, tmp_path: Path, column: str, value: Any, said: str) -> None:
+    file = run / "episodes" / "rft.000001.train.sampled.parquet"
+    rows = pq.read_table(file)
+    values = rows[column].to_pylist()
+    values[4] = value
+    place = rows.schema.get_field_index(column)
+    pq.write_table(rows.set_column(place, rows.schema.field(place), pa.array(values, rows.schema.field(place).type)), file)
+    with pytest.raises(ValueError, match=re.escape(f"train.sampled.parquet: episode 'train-1/1': {said}")):
+        survey_pairs(DPOConfig(steps=1, from_run=str(run)), Making(make_policy(tmp_path / "policy"), 128, {}))
+
+
+def test_a_small_file_of_rollouts_that_claims_gigabytes_is_refused(run: Path, tmp_path: Path) -> None:
+    """Twelve million times the same token in each of six rows: a few kilobytes on disk."""
+    file = run / "episodes" / "rft.000001.train.sampled.parquet"
+    rows = pq.read_table(file)
+    count, each = len(rows), 12 << 20
+    ids = pa.ListArray.from_arrays(pa.array([each * i for i in range(count + 1)], pa.int32()), pa.array(np.zeros(count * each, np.int32)))
+    pq.write_table(rows.set_column(rows.schema.get_field_index("token_ids"), rows.schema.field("token_ids"), ids), file, compression="zstd")
+    assert file.stat().st_size < 1 << 20
+    with pytest.raises(ValueError, match=r"of its rows take \d+ bytes, more than 268435456"):
+        survey_pairs(DPOConfig(steps=1, from_run=str(run)), Making(make_policy(tmp_path / "policy"), 128, {}))
 
 
 @pytest.mark.parametrize(

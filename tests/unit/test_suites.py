@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.unit.one_step import make_policy
 
@@ -159,8 +163,95 @@ def test_samples_are_read_back_as_they_were_written_and_folders_compare(tmp_path
     with pytest.raises(ValueError, match="holds no results"):
         read_scores(tmp_path)
     (tmp_path / "a" / "other.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match="holds no samples of a suite"):
+    with pytest.raises(ValueError, match=r"other.parquet: cannot be read as samples of a suite: Parquet file size is 7 bytes"):
         read_scores(tmp_path / "a")
+
+
+HEAD = {"schema": 1, "model": "m", "suite": "a/b-v1", "kind": "answers", "right": 1.0, "chance": 0.25, "temperature": 0.0}
+ROWS: dict[str, list[Any]] = {"item": ["a"], "sample": [0], "seed": [0], "score": [1.0], "answer": [""], "tokens": [1], "failure": [""]}
+
+
+def hostile(folder: Path, head: str, types: Mapping[str, pa.DataType] | None = None, **columns: list[Any]) -> Path:
+    """Results whose only file says `head` of itself and holds these columns."""
+    folder.mkdir()
+    (folder / "results.json").write_text("{}")
+    kinds = {"item": pa.string(), "sample": pa.int32(), "seed": pa.int64(), "score": pa.float64(), "answer": pa.string()}
+    kinds |= {"tokens": pa.int32(), "failure": pa.string(), **(types or {})}
+    table = pa.table({name: pa.array(values, kinds[name]) for name, values in {**ROWS, **columns}.items()})
+    pq.write_table(table.replace_schema_metadata({"burnish": head}), folder / "a.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("7", "must be a JSON object"),
+        (json.dumps({**HEAD, "chance": math.nan}), "NaN is no JSON number"),
+        (json.dumps({**HEAD, "chance": 1.0}), "chance: Input should be less than 1"),
+        (json.dumps({**HEAD, "right": "x" * 1_000_000}), "right: Input should be a valid number"),
+        (json.dumps({**HEAD, "suite": "a/" + "b" * 1_000_000 + "-v1"}), "suite: String should have at most 200 characters"),
+        (json.dumps({**HEAD, "suite": "\x1b[2Ja/b-v1"}), "suite: String should match pattern"),
+        (json.dumps({**HEAD, "kind": {"a": 1}}), "kind: Input should be 'answers' or 'texts'"),
+        (json.dumps({**HEAD, "schema": 2}), "schema: Input should be 1"),
+        (json.dumps({**HEAD, "code": "os:system"}), "code: Extra inputs are not permitted"),
+    ],
+)
+def test_what_a_file_of_samples_says_of_itself_is_held_to_its_form(tmp_path: Path, head: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        read_scores(hostile(tmp_path / "a", head))
+    assert "a.parquet: cannot be read as samples of a suite: " in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("columns", "types", "said"),
+    [
+        ({"score": [math.nan]}, {}, "row 1: score is nan; that of an answer is from 0 to 1"),
+        ({"score": [1e308]}, {}, "row 1: score is 1e+308"),
+        ({"score": ["1"]}, {"score": pa.string()}, "column 'score' is string, not double"),
+        ({"tokens": [[1]]}, {"tokens": pa.list_(pa.int32())}, "column 'tokens' is list<"),
+        ({"item": [None]}, {}, "column 'item' holds nulls"),
+    ],
+)
+def test_samples_of_another_form_are_refused(tmp_path: Path, columns: Any, types: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_scores(hostile(tmp_path / "a", json.dumps(HEAD), types, **columns))
+
+
+def test_texts_of_impossible_likelihood_are_refused(tmp_path: Path) -> None:
+    head = json.dumps({**HEAD, "kind": "texts"})
+    for name, columns, said in (("a", {"score": [-1e300]}, "no log-probability of 1 tokens"), ("b", {"tokens": [0]}, "has some")):
+        with pytest.raises(ValueError, match=said):
+            read_scores(hostile(tmp_path / name, head, {}, **columns))
+
+
+def test_one_suite_in_two_files_is_refused_and_samples_by_the_thousand_are_counted(tmp_path: Path) -> None:
+    """2,000 samples of an item: the binomial coefficients are more than a float can hold."""
+    count = 2_000
+    item: dict[str, list[Any]] = {"item": ["a"] * count + ["b"] * count, "sample": [*range(count)] * 2, "score": [1.0, 0.0] * count}
+    rest: dict[str, list[Any]] = {
+        "seed": [0] * 2 * count,
+        "answer": [""] * 2 * count,
+        "tokens": [1] * 2 * count,
+        "failure": [""] * 2 * count,
+    }
+    folder = hostile(tmp_path / "a", json.dumps(HEAD), {}, **item, **rest)
+    assert compare_folders(folder, folder)[0].retention == pytest.approx(1)
+    assert guessed_right(0.5, 2_001) == pytest.approx(0.5) and guessed_right(0.0, 2_001) == 0
+    (folder / "b.parquet").write_bytes((folder / "a.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"b.parquet: another file of .* holds a/b-v1 too"):
+        read_scores(folder)
+
+
+def test_a_small_file_of_samples_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
+    """16 answers of 32 MB, the same every time: 60 kB on disk."""
+    many = {**{name: values * 16 for name, values in ROWS.items()}, "answer": ["x" * (32 << 20)] * 16}
+    folder = hostile(tmp_path / "a", json.dumps(HEAD), {}, **many)
+    assert (folder / "a.parquet").stat().st_size < 4 << 20
+    with pytest.raises(ValueError, match=r"16 of its rows take 53687\d+ bytes, more than 268435456"):
+        read_scores(folder)
 
 
 @pytest.mark.parametrize("id", [row.id for row in SUITES.list() if row.id.startswith("burnish/")])

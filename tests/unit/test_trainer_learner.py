@@ -95,6 +95,17 @@ def test_logprobs_are_those_of_the_plain_model(folder: Path) -> None:
     assert not ours[~trajectory.trainable].any()
 
 
+def test_tokens_that_the_model_does_not_know_are_refused_in_words(folder: Path) -> None:
+    learner = make_learner(folder)
+    for ids in ([1, VOCAB], [1, -1]):
+        batch = example_batch([SupervisedExample(np.array(ids, np.int32), np.array([False, True]))])
+        said = rf"token ids -?\d+ to {max(ids)}, but the model's are 0 to 39"
+        with pytest.raises(ValueError, match=said):
+            learner.score(batch)
+        with pytest.raises(ValueError, match=said):
+            learner.forward_backward(batch, CROSS_ENTROPY)
+
+
 def test_an_update_raises_the_better_and_lowers_the_worse(folder: Path) -> None:
     learner = make_learner(folder)
     group = make_group(learner, [Reward(1.0), Reward(0.0)])

@@ -14,7 +14,7 @@ from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Message, Outcome, Reward, Task, Trajectory, Turn
 from burnish.rollout.store.records import BestConstant, EvaluationResult
 from burnish.rollout.weights import SyncReceipt
-from burnish.trainer.evaluation import comparison, statistics
+from burnish.trainer.evaluation import statistics
 from burnish.trainer.evaluation.comparison import agresti_min_interval, compare, comparisons, paired_bootstrap, paired_test
 from burnish.trainer.evaluation.evaluate import evaluate
 from burnish.trainer.evaluation.statistics import EvaluationFailed, summarize, wilson_interval
@@ -71,7 +71,7 @@ def test_paired_bootstrap_depends_on_its_seed_only(monkeypatch: pytest.MonkeyPat
     generator = np.random.default_rng(0)
     before, after = generator.random(50), generator.random(50)
     once = paired_bootstrap(before, after, seed=5, resamples=200)
-    monkeypatch.setattr(comparison, "CHUNK", 50 * 7)  # seven resamples at a time
+    monkeypatch.setattr(statistics, "CHUNK", 50 * 7)  # seven resamples at a time
     assert paired_bootstrap(before, after, seed=5, resamples=200) == once
     assert paired_bootstrap(before, after, seed=6, resamples=200) != once
 

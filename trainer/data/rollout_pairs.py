@@ -10,16 +10,16 @@ better earned more than the worse, by `min_gap` at least.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from ...rollout.store.moments import moments
 from ..models.checkpoints import list_checkpoints
+from ..models.folder import vocabulary_of
 from ..models.manifest import TOKENIZER_FILE, file_sha256
 from .sources import Reject
 from .supervised import SupervisedExample
@@ -27,7 +27,9 @@ from .supervised import SupervisedExample
 EPISODES: Final = "episodes"
 TINY: Final = 1e-9
 """Rounding: 0.6 earned 0.4 more than 0.2."""
-COLUMNS: Final = ["task", "sample", "reward", "lengths", "token_ids", "mask"]
+COLUMNS: Final = ("episode", "task", "sample", "reward", "lengths", "token_ids", "mask", "sampler_logprobs")
+STEP_BYTES: Final = 4 << 30
+"""What the episodes of one step may take: they are in memory together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,16 @@ def rollout_pairs(
     """For each task of each step, its pairs with where the better one stands, a reject for a pair with an answer longer than `max_tokens`,
     and None for a task that gives no pair.
 
-    Raises ValueError when the folder holds no stored rollouts of training, or they are of another tokenizer than the model's.
+    Raises ValueError when the folder holds no stored rollouts of training, or they are of another tokenizer than the model's, or naming the
+    file, the episode and the field of one that the model cannot be trained on.
     """
     check_tokenizer(run, model)
+    vocabulary = vocabulary_of(model)
     files = [file for file, moment in moments(run / EPISODES) if (moment.split, moment.mode) == ("train", "sampled")]
     if not files:
         raise ValueError(f"{run} holds no rollouts of training ({EPISODES}/*.train.sampled.parquet); give the folder of a run with [rft]")
     for file in files:
-        for _, group in groupby(read_attempts(file), key=lambda one: one.task):
+        for _, group in groupby(read_attempts(file, vocabulary), key=lambda one: one.task):
             found = list(chosen_pairs(list(group), min_gap, count))
             if not found:
                 yield None
@@ -89,16 +93,23 @@ def rollout_pairs(
                     yield (better.example, worse.example), f"{file}:{better.row}"
 
 
-def read_attempts(file: Path) -> list[Attempt]:
-    """The attempts of a stored step, those at one task together. Raises ValueError when the file holds none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def read_attempts(file: Path, vocabulary: int) -> list[Attempt]:
+    """The attempts of a stored step, those at one task together, for a model of so many tokens. Raises ValueError when the file holds none,
+    or naming the episode and the field that do not fit.
+    """
+    from ...rollout.store.reading import episode_columns, stored_rows, stored_sequences
 
-    try:
-        rows = pq.read_table(file, columns=COLUMNS).to_pylist()
-        found = [Attempt(row["task"], row["sample"], number, row["reward"], _example(row)) for number, row in enumerate(rows, start=1)]
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{file}: holds no stored episodes ({type(error).__name__}: {error})") from None
+    found = list[Attempt]()
+    for number, row in enumerate(stored_rows(file, episode_columns(*COLUMNS), "stored episodes", STEP_BYTES), start=1):
+        try:
+            reward = row["reward"]
+            if reward is not None and not math.isfinite(reward):
+                raise ValueError(f"reward: {reward} is no number to compare")
+            sequences = stored_sequences(row, vocabulary)
+        except ValueError as error:
+            raise ValueError(f"{file}: episode {row['episode']!r}: {error}") from None
+        example = SupervisedExample(*sequences[0][:2]) if len(sequences) == 1 else None
+        found.append(Attempt(row["task"], row["sample"], number, reward, example))
     return sorted(found, key=lambda one: (one.task, one.sample))
 
 
@@ -112,12 +123,3 @@ def check_tokenizer(run: Path, model: Path) -> None:
     theirs, ours = (file_sha256(folder / TOKENIZER_FILE) for folder in (records[-1].model(run), model))
     if theirs != ours:
         raise ValueError(f"the rollouts of {run} are of another tokenizer than {model}'s; give a run of the same family of models")
-
-
-def _example(row: dict[str, Any]) -> SupervisedExample | None:
-    if len(row["lengths"] or ()) != 1:
-        return None
-    ids, mask = np.array(row["token_ids"], np.int32), np.array(row["mask"], np.bool_)
-    if len(ids) != len(mask) or mask[:1].any() or (ids < 0).any():
-        raise ValueError("tokens and mask of an episode do not fit each other")
-    return SupervisedExample(ids, mask)

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...rollout.store.records import Comparison, EvaluationResult, Test
-from .statistics import Z_95
+from .statistics import Z_95, resampled_means
 
 Float64 = NDArray[np.float64]
 
-CHUNK = 2_000_000  # indices drawn at a time: 16 MB, whatever the number of tasks
 EXACT = 16
 """Tasks that changed by different amounts up to which all 2^n ways to flip their signs are counted."""
 FEW = 30
@@ -83,12 +82,7 @@ def paired_bootstrap(before: ArrayLike, after: ArrayLike, seed: int = 0, resampl
     """
     old, new = _paired(before, after)
     differences, n = new - old, len(old)
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    chunk = max(1, CHUNK // n)
-    for start in range(0, resamples, chunk):
-        stop = min(start + chunk, resamples)
-        means[start:stop] = differences[generator.integers(0, n, size=(stop - start, n))].mean(axis=1)
+    (means,) = resampled_means(seed, resamples, differences)
     low, high = np.quantile(means, (0.025, 0.975))
     better, worse = ((1 + int((sign * means <= TINY).sum())) / (1 + resamples) for sign in (1, -1))
     return Comparison(float(differences.mean()), float(low), float(high), better, n, p_worse=worse, test="bootstrap")

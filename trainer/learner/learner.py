@@ -239,6 +239,9 @@ class Learner:
         set_rng_state(state["rng"], self.policy.device)
 
     def _check(self, batch: TokenBatch) -> None:
+        ids, known = batch.token_ids, int(self.policy.model.config.vocab_size)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < known:
+            raise ValueError(f"token ids {ids.min()} to {ids.max()}, but the model's are 0 to {known - 1}: they are of another tokenizer")
         if self.ranks.size == 1:  # a share of a batch may be empty
             check_trainable(batch)
 

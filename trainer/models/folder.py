@@ -176,6 +176,14 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
     raise ValueError(f"model folder {folder} names no eos_token_id in generation_config.json or config.json; generation would never stop")
 
 
+def vocabulary_of(folder: Path) -> int:
+    """How many tokens a model knows, ids 0 and up. Raises ValueError when its config does not say."""
+    size = read_json(folder / "config.json").get("vocab_size")
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{folder / 'config.json'}: vocab_size is {size!r:.60}; it must be the number of the model's tokens")
+    return size
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder in name order."""
     return sorted(file for file in folder.glob("*.safetensors") if file.is_file())

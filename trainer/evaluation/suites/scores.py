@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..statistics import exact_interval, wilson_interval
+from ....envs.registry import ID_PATTERN
+from ....envs.rows import json_object
+from ....rollout.store.records import first_error
+from ..statistics import exact_interval, resampled_means, wilson_interval
 from .suite import Suite, SuiteKind, file_name
 
 RESULTS = "results.json"
@@ -24,6 +28,12 @@ SCHEMA_VERSION = 1
 FEW = 30
 """Items below which the interval of graded scores is Wilson's, which holds for them conservatively, and no bootstrap."""
 RESAMPLES = 10_000
+SAMPLES = "samples of a suite"
+LARGEST = 512 << 20
+"""Bytes that the samples of one suite may take: they are in memory together."""
+LONGEST_ID = 200
+UNLIKELY = 700.0
+"""Nats that no token is less likely than: the exponential of more is no number."""
 
 Interval = Literal["exact", "wilson", "bootstrap"]
 
@@ -156,6 +166,16 @@ def guessed_right(chance: float, samples: int) -> float:
 
     Example: `guessed_right(0.25, 2)` is 0.4375, the chance that one of two hits.
     """
+    if samples > FEW:  # the coefficients of many are more than a float can hold
+        logs = (
+            math.lgamma(samples + 1)
+            - math.lgamma(j + 1)
+            - math.lgamma(samples - j + 1)
+            + j * math.log(chance)
+            + (samples - j) * math.log1p(-chance)
+            for j in range((samples + 1) // 2, samples + 1)
+        )
+        return min(1.0, math.fsum(map(math.exp, logs))) if chance else 0.0
     return math.fsum(math.comb(samples, j) * chance**j * (1 - chance) ** (samples - j) for j in range((samples + 1) // 2, samples + 1))
 
 
@@ -168,8 +188,7 @@ def _answers_result(scores: Scores) -> Result:
     elif n < FEW:
         interval, (low, high) = "wilson", wilson_interval(mean, n)
     else:
-        draws = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
-        interval, (low, high) = "bootstrap", np.quantile(values[draws].mean(axis=1), (0.025, 0.975))
+        interval, (low, high) = "bootstrap", np.quantile(resampled_means(0, RESAMPLES, values)[0], (0.025, 0.975))
     return Result(
         scores.suite,
         scores.kind,
@@ -200,8 +219,8 @@ def _text_result(scores: Scores) -> Result:
     found = [group[0] for group in scores.by_item.values()]
     nats = np.array([-(one.score or 0.0) for one in found])
     tokens = np.array([one.tokens for one in found], np.float64)
-    draws = np.random.default_rng(0).integers(0, len(found), size=(RESAMPLES, len(found)))
-    low, high = np.exp(np.quantile(nats[draws].sum(axis=1) / tokens[draws].sum(axis=1), (0.025, 0.975)))
+    drawn, of_tokens = resampled_means(0, RESAMPLES, nats, tokens)
+    low, high = np.exp(np.quantile(drawn / of_tokens, (0.025, 0.975)))
     value = float(np.exp(nats.sum() / tokens.sum()))
     return Result(scores.suite, scores.kind, len(found), len(found), value, float(low), float(high), "bootstrap")
 
@@ -214,7 +233,7 @@ def write_scores(out: Path, every: Sequence[Scores], model: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for scores in every:
         head = {"schema": SCHEMA_VERSION, "model": model, **{key: value for key, value in vars(scores).items() if key != "samples"}}
-        table = pa.Table.from_pylist([asdict(one) for one in scores.samples], _schema(head))
+        table = pa.Table.from_pylist([asdict(one) for one in scores.samples], _columns().with_metadata({"burnish": json.dumps(head)}))
         target = out / f"{file_name(scores.suite)}.parquet"
         partial = target.with_suffix(".partial")
         pq.write_table(table, partial, compression="zstd")
@@ -226,31 +245,70 @@ def write_scores(out: Path, every: Sequence[Scores], model: str) -> None:
 
 
 def read_scores(out: Path) -> dict[str, Scores]:
-    """What was written into a folder, by suite. Raises ValueError when it holds no results, or what is no sample."""
+    """What was written into a folder, by suite. Raises ValueError when it holds no results, or naming the file that holds what is no sample
+    of a suite, whatever it holds instead."""
     if not (out / RESULTS).is_file():
         raise ValueError(f"{out} holds no results ({RESULTS}); `burnish evaluate CHECKPOINT --suite … --out {out}` writes them")
-    files = sorted(file for file in out.glob("*.parquet") if not file.is_symlink())
-    return {scores.suite: scores for scores in map(_read, files)}
+    found = dict[str, Scores]()
+    for file in sorted(file for file in out.glob("*.parquet") if not file.is_symlink()):
+        scores = _read(file)
+        if scores.suite in found:
+            raise ValueError(f"{file}: another file of {out} holds {scores.suite} too; remove one of them")
+        found[scores.suite] = scores
+    return found
 
 
-def _schema(head: Mapping[str, Any]) -> Any:
+class _Head(BaseModel):
+    """What a file says of its suite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = Field(alias="schema")
+    model: str
+    suite: str = Field(max_length=LONGEST_ID, pattern=ID_PATTERN.pattern)
+    kind: SuiteKind
+    right: float = Field(gt=0, le=1)
+    chance: float = Field(ge=0, lt=1)
+    temperature: float = Field(ge=0, le=100)
+
+
+def _columns() -> Any:
     import pyarrow as pa
 
-    columns = [("item", pa.string()), ("sample", pa.int32()), ("seed", pa.int64()), ("score", pa.float64()), ("answer", pa.string())]
-    return pa.schema([*columns, ("tokens", pa.int32()), ("failure", pa.string())], {"burnish": json.dumps(head)})
+    kinds = {"item": pa.string(), "sample": pa.int32(), "seed": pa.int64(), "score": pa.float64(), "answer": pa.string()}
+    return pa.schema(
+        [pa.field(name, kind, name == "score") for name, kind in {**kinds, "tokens": pa.int32(), "failure": pa.string()}.items()]
+    )
 
 
 def _read(file: Path) -> Scores:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from ....rollout.store.reading import stored_note, stored_rows
 
+    note = stored_note(file, "burnish", SAMPLES)
     try:
-        table = pq.read_table(file)
-        head = json.loads((table.schema.metadata or {})[b"burnish"])
-        samples = tuple(Sample(**row) for row in table.to_pylist())
-        if head.pop("schema") != SCHEMA_VERSION:
-            raise ValueError("of another version")
-        head.pop("model")
-        return Scores(samples=samples, **head)
-    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{file}: holds no samples of a suite ({type(error).__name__}: {error})") from None
+        head = _Head.model_validate(json_object(note))
+    except ValidationError as error:
+        raise ValueError(f"{file}: cannot be read as {SAMPLES}: {first_error(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: cannot be read as {SAMPLES}: {error}") from None
+    samples = list[Sample]()
+    for number, row in enumerate(stored_rows(file, _columns(), SAMPLES, LARGEST), start=1):
+        sample = Sample(**row)
+        problem = _problem(sample, head.kind)
+        if problem:
+            raise ValueError(f"{file}: row {number}: {problem}")
+        samples.append(sample)
+    return Scores(head.suite, head.kind, head.right, head.chance, head.temperature, tuple(samples))
+
+
+def _problem(sample: Sample, kind: SuiteKind) -> str:
+    """What of a sample can be none that was measured, or ""."""
+    if sample.score is None or (kind == "answers" and 0 <= sample.score <= 1):
+        return ""
+    if kind == "answers":
+        return f"score is {sample.score:g}; that of an answer is from 0 to 1"
+    if sample.tokens < 1:
+        return f"tokens is {sample.tokens}; a text that was scored has some"
+    if not -UNLIKELY * sample.tokens <= sample.score <= sample.tokens:
+        return f"score is {sample.score:g}, which is no log-probability of {sample.tokens} tokens"
+    return ""

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from ....rollout.store.records import Comparison
 from ..comparison import paired_bootstrap, paired_test
+from ..statistics import resampled_means
 from .scores import RESAMPLES, Scores
 from .suite import SuiteKind
+
+CERTAIN = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,10 @@ def change(before: Scores, after: Scores, seed: int = 0) -> Change:
     kept = retention(float(old.mean()), float(new.mean()), before.chance)
     low, high = _interval(old, new, before.chance, seed) if kept is not None else (None, None)
     moved = transitions(before, after, shared)
-    forgotten, learned = moved.adjusted(before.guessed(shared), after.guessed(shared))
+    guessed = before.guessed(shared), after.guessed(shared)
+    if max(guessed) > 1 - CERTAIN:
+        raise ValueError(f"suite {before.suite}: guessing alone gets every item right (chance {before.chance:g}), so nothing can be told")
+    forgotten, learned = moved.adjusted(*guessed)
     return Change(
         before.suite, before.kind, len(shared), float(old.mean()), float(new.mean()), kept, low, high, test, moved, forgotten, learned
     )
@@ -148,8 +154,7 @@ def _shared(suite: str, old: dict[str, float], new: dict[str, float]) -> list[st
 
 def _interval(old: NDArray[np.float64], new: NDArray[np.float64], chance: float, seed: int) -> tuple[float | None, float | None]:
     """Of retention, over items drawn with replacement; a draw without skill before says nothing of what is left of it."""
-    draws = np.random.default_rng(seed).integers(0, len(old), size=(RESAMPLES, len(old)))
-    had, has = old[draws].mean(axis=1) - chance, new[draws].mean(axis=1) - chance
+    had, has = (means - chance for means in resampled_means(seed, RESAMPLES, old, new))
     low, high = np.quantile(has[had > 0] / had[had > 0], (0.025, 0.975))
     return float(low), float(high)
 
@@ -160,8 +165,8 @@ def _of_texts(before: Scores, after: Scores, seed: int) -> Change:
     tokens, others = (np.array([scores.by_item[item][0].tokens for item in shared], np.float64) for scores in (before, after))
     if (tokens != others).any():
         raise ValueError(f"suite {before.suite}: the two models cut its texts into other tokens, so their perplexities are not comparable")
-    draws = np.random.default_rng(seed).integers(0, len(shared), size=(RESAMPLES, len(shared)))
-    ratios = np.exp((new - old)[draws].sum(axis=1) / tokens[draws].sum(axis=1))
+    gained, of_tokens = resampled_means(seed, RESAMPLES, new - old, tokens)
+    ratios = np.exp(gained / of_tokens)
     low, high = (float(edge) for edge in np.quantile(ratios, (0.025, 0.975)))
     was, now = (math.exp(-float(nats.sum() / tokens.sum())) for nats in (old, new))
     test = paired_bootstrap(old / tokens, new / tokens, seed)
