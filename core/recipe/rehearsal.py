@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from burnish.envs.failures import Failure
+from burnish.envs.named import look_here
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.inspector.text import number
 from burnish.recipe.load import config_from_record
@@ -116,6 +117,7 @@ def rehearse_apart(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
 def _rehearse_order() -> None:
     """What that process does: read a recipe and addresses from stdin, and print what was seen, or why it does not fit, on stdout."""
     record, addresses = json.load(sys.stdin)
+    look_here()  # now that this program is loaded: plug-ins may import what lies beside them
     try:
         said = asdict(rehearse(resolve(config_from_record(record)), addresses))
     except ValueError as error:

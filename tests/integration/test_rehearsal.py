@@ -44,6 +44,12 @@ def test_a_folder_called_burnish_is_not_taken_for_this_one_by_the_process_of_a_r
     assert rehearse_apart(recipe(), {}).turns == 1
 
 
+def test_a_plugin_imports_what_lies_where_one_starts(folder: Path) -> None:
+    (folder / "neighbour.py").touch()
+    (folder / "plugin.py").write_text("import neighbour")
+    assert rehearse_apart(recipe(plugins=["plugin.py"]), {}).turns == 1
+
+
 def test_the_dry_run_starts_services_and_loads_their_functions(folder: Path) -> None:
     Path("judge.py").write_text(JUDGE)
     said = list[str]()
