@@ -289,7 +289,9 @@ class Matrix:
         yield from (f"the ledger misses {row.missing} in step {row.step}" for row in ledger if row.missing)
         row: dict[str, Any] = [row for _, row in read_json_lines(self.run / "metrics.jsonl")][-1]
         used = row.get("learner/weight_version", 0.0) - row.get("learner/updates", 0.0)
-        sampled = [one for one in read_transcripts(self.run / "transcripts") if one.split == "train" and one.step == row["step"]]
+        played = [one for one in read_transcripts(self.run / "transcripts") if one.split == "train"]
+        yield from (f"{one.task}/{one.sample} of step {one.step} was cut short and rewarded" for one in played if one.truncation == "time")
+        sampled = [one for one in played if one.step == row["step"]]
         versions = {version for one in sampled for turn in one.turns for version in (turn.oldest_version, turn.newest_version)}
         if "learner/weight_version" in row and versions - {used}:
             yield f"step {row['step']} was sampled with weights {sorted(versions)}, not {used:g}"

@@ -11,7 +11,7 @@ from tests.integration.started import Started
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-SUMMARY = ("engine killed", "runner killed", "verifier raises", "driver killed", "disk full")
+SUMMARY = ("engine killed", "engine stopped", "runner killed", "verifier raises", "driver killed", "disk full")
 SEED = 0
 
 
