@@ -12,7 +12,7 @@ from .patterns import compiled
 from .policy import Policy, ToolAction, ToolRule
 
 MAX_ARGUMENT = 100_000
-"""Characters of an argument; a longer one fits no rule."""
+"""Characters of an argument; a call with a longer one is denied, for no rule can be held against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ def check_call(policy: Policy, tool: str, arguments: Mapping[str, Any]) -> CallD
         return CallDecision(policy.id, tool, "allow", None, "")
     if not _is_unicode(tool, arguments):  # no rule can be held against it, and one that denies must not be passed by
         return CallDecision(policy.id, ascii(tool)[1:-1], "deny", None, "the call has half a character, which UTF-8 cannot hold")
+    long = next((name for name, value in arguments.items() if len(_text(value)) > MAX_ARGUMENT), None)
+    if long is not None:  # passed over, a rule that denies would leave it to one that allows
+        reason = f"argument {str(long)[:100]!r} is longer than {MAX_ARGUMENT} characters, too long to be looked at"
+        return CallDecision(policy.id, tool, "deny", None, reason)
     for number, rule in enumerate(policy.tools):
         if _fits(rule, tool, arguments):
             reason = rule.reason or ("" if rule.action == "allow" else f"the policy says {rule.action} for {rule.tool}")
@@ -63,5 +67,8 @@ def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _matches(pattern: str, value: Any) -> bool:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return len(text) <= MAX_ARGUMENT and compiled(pattern, False).fullmatch(text) is not None
+    return compiled(pattern, False).fullmatch(_text(value)) is not None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

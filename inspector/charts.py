@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 340, 150
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 20
 SMOOTH_FROM = 20  # points; shorter curves are shown as they are
 HOVER_UP_TO = 400  # points; beyond this a column per point is narrower than a pixel
+DRAWN = 1e300  # what is larger, either way, has differences that no float holds
+LEAST = 1e-300  # what differs by less has no ticks between that a float holds
 
 Points = Sequence[tuple[int, float]]
 
@@ -33,9 +35,9 @@ class Whisker:
 def line_chart(name: str, points: Points) -> Markup:
     """A curve over steps; from 20 points on the raw curve is faint and its running mean stands out.
 
-    points: (step, value), steps ascending; values that are not finite are left out. Pointing at a step shows its value.
+    points: (step, value), steps ascending; values that are not finite, or beyond `DRAWN`, are left out. Pointing at a step shows its value.
     """
-    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    finite = [(step, value) for step, value in points if _is_drawn(value)]
     if not finite:
         return Markup("")
     steps, values = [step for step, _ in finite], [value for _, value in finite]
@@ -88,7 +90,7 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str) -> Markup:
 
     axis: what x counts. Pointing at a line names it.
     """
-    kept = [(i, line.label, [p for p in line.points if all(map(math.isfinite, p))]) for i, line in enumerate(lines)]
+    kept = [(i, line.label, [p for p in line.points if all(map(_is_drawn, p))]) for i, line in enumerate(lines)]
     drawn = [(i, label, points) for i, label, points in kept if points]
     if not drawn:
         return Markup("")
@@ -121,7 +123,9 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str) -> Markup:
 
 
 def whisker_chart(rows: Sequence[Whisker]) -> Markup:
-    """Success per phase: a dot (hollow for greedy) on its 95 % interval, a short bar where the best constant policy is."""
+    """Success per phase: a dot (hollow for greedy) on its 95 % interval, a short bar where the best constant policy is. A row with a value
+    that is no share is left out."""
+    rows = [row for row in rows if all(0 <= one <= 1 for one in (row.value, row.low, row.high, row.constant or 0.0))]
     width, left, right, row_height = 720, 132, 64, 30
     height = row_height * len(rows) + 26
 
@@ -147,14 +151,19 @@ def whisker_chart(rows: Sequence[Whisker]) -> Markup:
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round numbers that enclose [low, high]. Example: (0.13, 0.87) -> [0, 0.2, 0.4, 0.6, 0.8, 1.0]."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        margin = abs(low) / 10 or 0.5
+    assert all(map(_is_drawn, (low, high)))
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), LEAST):
+        margin = abs(low) / 10 if abs(low) > LEAST else 0.5
         low, high = low - margin, high + margin
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor - raw / power))
     start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(start, stop + 1)]
+
+
+def _is_drawn(value: float) -> bool:
+    return -DRAWN <= value <= DRAWN
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

@@ -39,6 +39,8 @@ SAID = (
     f"THEN contains(lower(regexp_replace(messages, '{_FORM}', '', 'g')), lower(?)) ELSE false END"
 )
 """Whether a conversation holds a text, given as JSON writes it, twice: only what may hold it is freed of its form."""
+LARGEST_REWARD = 1e100
+"""Of larger ones no deviation can be told: a float does not hold their squares."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
 
@@ -109,7 +111,8 @@ class Library:
 
         The attempts at one task are one observation: they are alike.
         """
-        each = "SELECT step, task, avg(reward) AS worth FROM episodes WHERE phase = ? AND split = 'train' AND reward IS NOT NULL"
+        told = f"abs(reward) <= {LARGEST_REWARD}"  # and so neither null nor NaN
+        each = f"SELECT step, task, avg(reward) AS worth FROM episodes WHERE phase = ? AND split = 'train' AND {told}"
         question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each} GROUP BY step, task)"
         rows = self._ask(f"{question} GROUP BY step ORDER BY step", [phase])
         halves = [Z_95 * (row["spread"] or 0.0) / math.sqrt(row["n"]) for row in rows]

@@ -7,7 +7,7 @@ and within a group whether an attempt stands above or below the mean, which is t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -24,6 +24,12 @@ Float64 = NDArray[np.float64]
 
 UNSEEN = ("tokens", "seconds", "judge_seconds")
 """Metrics that are added once an episode was judged, so that no reward sees them."""
+
+
+OVERLONG = "overlong"
+"""The part that the objective adds to what the rewards give (`trainer.objectives.shaping`)."""
+
+RubricOf = Callable[[str], Rubric | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +88,12 @@ class Regrade:
         return {"schema": 1, **facts, **sides, "disagreements": rows}
 
 
-def regrade(episodes: Iterable[StoredEpisode], rubric: Rubric, against: str | None = None) -> tuple[list[Graded], dict[str, int]]:
-    """Every episode under the rubric, and by reason how many were left out: those that failed, and those of groups too small for it.
+def regrade(episodes: Iterable[StoredEpisode], rubric_of: RubricOf, against: str | None = None) -> tuple[list[Graded], dict[str, int]]:
+    """Every episode under the rubric of its environment, and by reason how many were left out: those that failed, those of environments
+    without a rubric, and those of groups too small for it.
 
-    against: the part that `was` is, instead of the total. Raises ValueError when no episode has such a part.
+    rubric_of: by the name of a blended environment, "" for the recipe's own. against: the part that `was` is, instead of the total without
+    the objective's penalty for length, which no reward gives. Raises ValueError when no episode has such a part.
     """
     groups: dict[Any, list[StoredEpisode]] = {}
     left_out: dict[str, int] = {}
@@ -96,14 +104,22 @@ def regrade(episodes: Iterable[StoredEpisode], rubric: Rubric, against: str | No
         elif against is not None and against not in episode.parts:
             parts |= episode.parts.keys()
             left_out[f"no part {against}"] = left_out.get(f"no part {against}", 0) + 1
+        elif rubric_of(episode.task.environment) is None:
+            reason = f"of environment {episode.task.environment or 'of its own'}, which the recipe does not blend"
+            left_out[reason] = left_out.get(reason, 0) + 1
         else:
             groups.setdefault((episode.moment, episode.task.id), []).append(episode)
     if against is not None and not groups:
         raise ValueError(f"--against {against}: no episode has this part; there are {', '.join(sorted(parts)) or 'none'}")
-    for group in [group for group in groups.values() if len(group) < rubric.min_members]:
-        left_out["too few attempts to compare"] = left_out.get("too few attempts to compare", 0) + len(group)
-    kept = [group for group in groups.values() if len(group) >= rubric.min_members]
-    return asyncio.run(_all(kept, rubric, against)), left_out
+    kept = list[tuple[Rubric, list[StoredEpisode]]]()
+    for group in groups.values():
+        rubric = rubric_of(group[0].task.environment)
+        assert rubric is not None
+        if len(group) >= rubric.min_members:
+            kept.append((rubric, group))
+        else:
+            left_out["too few attempts to compare"] = left_out.get("too few attempts to compare", 0) + len(group)
+    return asyncio.run(_all(kept, against)), left_out
 
 
 def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20) -> Regrade:
@@ -111,7 +127,9 @@ def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20)
     both = [one for one in graded if one.now is not None]
     was, now = np.array([one.was for one in both], np.float64), np.array([one.now for one in both], np.float64)
     apart = np.abs(ranks(was) - ranks(now)) / max(1, len(both) - 1)
-    first = [i for i in np.argsort(-apart, kind="stable")[:most] if apart[i] > 0]
+    order = spearman(was, now)
+    # where one side is constant, all share one place there, and how far from it another's is says nothing
+    first = [i for i in np.argsort(-apart, kind="stable")[:most] if apart[i] > 0] if order is not None else []
     groups: dict[Any, list[int]] = {}
     for i, one in enumerate(both):
         groups.setdefault((one.episode.moment, one.episode.task.id), []).append(i)
@@ -122,7 +140,7 @@ def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20)
         episodes=len(both),
         failed=len(graded) - len(both),
         left_out=left_out,
-        correlation=spearman(was, now),
+        correlation=order,
         groups=len(pairs),
         both_teach=len(teach),
         flipped=sum(bool((before * after < 0).any()) for before, after in teach),
@@ -154,9 +172,9 @@ def reward_input(episode: StoredEpisode) -> RewardInput:
     )  # fmt: skip
 
 
-async def _all(groups: Sequence[Sequence[StoredEpisode]], rubric: Rubric, against: str | None) -> list[Graded]:
+async def _all(groups: Sequence[tuple[Rubric, Sequence[StoredEpisode]]], against: str | None) -> list[Graded]:
     async with asyncio.TaskGroup() as running:
-        tasks = [running.create_task(_group(group, rubric, against)) for group in groups]
+        tasks = [running.create_task(_group(group, rubric, against)) for rubric, group in groups]
     return [graded for task in tasks for graded in task.result()]
 
 
@@ -167,8 +185,8 @@ async def _group(group: Sequence[StoredEpisode], rubric: Rubric, against: str | 
     scored = iter(await rubric.score_group(members) if enough else [])
     out = []
     for episode, one in zip(group, judged, strict=True):
-        was = episode.parts[against] if against is not None else episode.reward
-        assert was is not None
+        assert episode.reward is not None
+        was = episode.parts[against] if against is not None else episode.reward - episode.parts.get(OVERLONG, 0.0)
         result = one if isinstance(one, Failure) else next(scored, None)
         if isinstance(result, tuple):
             out.append(Graded(episode, was, result[0].total))

@@ -35,9 +35,9 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    if size >= 1000:
+    if 1000 <= size < 1e15:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if size < 0.001 else f"{value:.4g}"
+    return f"{value:.3g}" if size < 0.001 or size >= 1e15 else f"{value:.4g}"
 
 
 def percent(share: float) -> str:

@@ -16,12 +16,11 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..envs.failures import EpisodeFailure
-from ..envs.types import Message as ChatMessage
-from ..envs.types import message_from_dict
-from ..guardrails.guard import Guard, redacted, within
-from ..guardrails.types import Decision, Finding
-from ..guardrails.verdict import ASKED_BY, asked_text
+from ..guardrails.guard import Guard
+from ..guardrails.policy import ACTIONS
+from ..guardrails.types import Decision
 from .app import CHAT, read_body, refuse, replay
+from .asked import Asked
 from .audit import Audit
 from .event_stream import GuardedStream, event
 
@@ -46,19 +45,21 @@ class GuardedChatApp:
             return
         id = f"chatcmpl-{uuid.uuid4().hex}"
         try:
-            request, decision = await asyncio.to_thread(self._asked, request)
+            request, decisions = await asyncio.to_thread(self._asked, request)
         except ValueError as error:
             await refuse(send, 400, str(error), "messages")
             return
         except EpisodeFailure as error:
             await refuse(send, 503, f"the guardrail policy could not be applied: {error.failure.kind}", code="guardrail_unavailable")
             return
-        if decision is not None:
+        for decision in decisions:
             self._audit.decided(id, decision)
-            if decision.blocked:
-                await _answer_instead(request, id, decision, send)
-                return
-        warning = decision.message if decision is not None and decision.action == "warn" else ""
+        blocked = [decision for decision in decisions if decision.blocked]
+        if blocked:
+            strictest = max(blocked, key=lambda decision: ACTIONS.index(decision.action))
+            await _answer_instead(request, id, strictest, send)
+            return
+        warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
         body = json.dumps(request).encode()
         inner = {**scope, "headers": _with_length(scope["headers"], len(body))}
         if request.get("stream"):
@@ -66,19 +67,15 @@ class GuardedChatApp:
         else:
             await self._whole(inner, replay(body, receive), send, id, warning)
 
-    def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], Decision | None]:
-        """The request as it may go on, and the decision; None where nothing is asked. Raises ValueError on messages that are none."""
-        rows = request.get("messages")
-        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-            raise ValueError("messages must be a list of messages")
-        messages = [message_from_dict(row, f"messages[{i}]") for i, row in enumerate(rows)]
-        text = asked_text(messages)
-        if not text:
-            return request, None
-        decision = self._guard.check(text, "input")
-        if not any(finding.action == "redact" for finding in decision.findings) or decision.blocked:
-            return request, decision
-        return request | {"messages": _without(rows, messages, decision.findings)}, decision
+    def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[Decision, ...]]:
+        """The request as it may go on, and the decisions; none where nothing is asked. Raises ValueError on messages that are none."""
+        asked = Asked.of(request)
+        decided = {text: self._guard.check(text, "input") for text in asked.texts()}
+        decisions = tuple(decided.values())
+        blocked = any(decision.blocked for decision in decisions)
+        if blocked or not any(finding.action == "redact" for decision in decisions for finding in decision.findings):
+            return request, decisions
+        return asked.without({text: decision.findings for text, decision in decided.items()}), decisions
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send, id: str, warning: str) -> None:
         """An answer in one piece: it is held until it has been decided on."""
@@ -142,19 +139,6 @@ class GuardedChatApp:
             if not answering.done():
                 answering.cancel()
                 await asyncio.wait((answering,))
-
-
-def _without(rows: list[Any], messages: list[ChatMessage], findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
-    """The messages with what is to be redacted replaced in each; a finding that spans two is replaced in both."""
-    made, at = [], 0
-    for row, message in zip(rows, messages, strict=True):
-        if message.role not in ASKED_BY or not message.text:
-            made.append(dict(row))
-            continue
-        end = at + len(message.text)
-        made.append(dict(row) | {"content": redacted(message.text, within(findings, at, end))})
-        at = end + 1  # the line's end between two messages
-    return made
 
 
 def _with_length(headers: Any, length: int) -> list[tuple[bytes, bytes]]:

@@ -276,7 +276,7 @@ def inspect(
     from burnish.inspector.pages.serve import inspect_forever
 
     if not runs.is_dir():
-        raise ValueError(f"{runs} is no folder; give a run folder, or a folder of them")
+        raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
     inspect_forever(runs, port, lambda address: typer.echo(f"rollouts: {address}\nCtrl-C ends this."))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,8 +17,8 @@ ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 PhaseOption = Annotated[str | None, typer.Option(help="base, or the name of a phase.")]
 StepOption = Annotated[int | None, typer.Option(help="Step of the phase.")]
-SplitOption = Annotated[str | None, typer.Option(help="train or heldout.")]
-ModeOption = Annotated[str | None, typer.Option(help="sampled or greedy.")]
+SplitOption = Annotated[Literal["train", "heldout"] | None, typer.Option(help="Of training, or held out.")]
+ModeOption = Annotated[Literal["sampled", "greedy"] | None, typer.Option(help="How the policy answered.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]

@@ -15,8 +15,7 @@ from burnish.cli.needs import needs_training
 from burnish.cli.options import ArgOption, JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption
 
 if TYPE_CHECKING:
-    from burnish.inspector.regrade import Graded, Regrade, Seen
-    from burnish.rewards.rubric import Rubric
+    from burnish.inspector.regrade import Graded, Regrade, RubricOf, Seen
 
 FAILED = 1
 """Exit code when an episode could not be scored."""
@@ -52,9 +51,11 @@ def regrade(
     from burnish.inspector.text import printable
 
     _check_one(reward, verifier, recipe, verifier_id, arg or ())
+    if out is not None and out.exists():
+        raise ValueError(f"{out} is there already, and results are never overwritten; give another --out")
     episodes = list(chosen(run_folder, Which(phase, step, split, mode)))
-    with _rubric(reward, verifier, verifier_id, recipe, arg or (), plugin or ()) as rubric:
-        graded, left_out = grade(episodes, rubric, against)
+    with _rubric(reward, verifier, verifier_id, recipe, arg or (), plugin or ()) as rubric_of:
+        graded, left_out = grade(episodes, rubric_of, against)
     found, run = compared(graded, left_out, limit), run_folder.resolve().name
     if out is not None:
         out.write_text("".join(json.dumps(one.to_row(run), allow_nan=False) + "\n" for one in graded))
@@ -79,8 +80,9 @@ def _check_one(reward: str | None, verifier: str | None, recipe: Path | None, ve
 @contextmanager
 def _rubric(
     reward: str | None, verifier: str | None, verifier_id: str, recipe: Path | None, args: Sequence[str], plugins: Sequence[Path]
-) -> Iterator[Rubric]:
-    """What scores: one reward or verifier alone, or the rubric of a recipe, whose services are started for it."""
+) -> Iterator[RubricOf]:
+    """What scores: one reward or verifier alone, or the rubrics of a recipe, its own environment's and those of what it blends, whose
+    services are started for it."""
     from burnish.cli.arguments import parse_arguments
     from burnish.envs.registry import load_plugin
     from burnish.rewards.build import make_rubric
@@ -93,7 +95,8 @@ def _rubric(
             one = RewardConfig(verifier=verifier, verifier_id=verifier_id or None, name="verifier")
         else:
             one = RewardConfig(use=reward, args=parse_arguments(args))
-        yield make_rubric([one], 0.0, retries=2)
+        rubric = make_rubric([one], 0.0, retries=2)
+        yield lambda environment: rubric
         return
     from burnish.cluster import services_of
     from burnish.recipe.load import load_config
@@ -107,7 +110,9 @@ def _rubric(
     services = {name: service for name, service in run.services.items() if name in used}
     with tempfile.TemporaryDirectory(prefix="burnish-regrade-") as logs, services_of(services, Path(logs)) as addresses:
         rewards = [entry.model_copy(update={"verifier": with_addresses(entry.verifier, addresses)}) for entry in run.rewards]
-        yield make_rubric(rewards, run.environment.weight, run.rollout.retries)
+        rubrics = {"": make_rubric(rewards, run.environment.weight, run.rollout.retries)}
+        blended = {one.called for table in run.reinforced for one in table.blend}
+        yield {**{name: make_rubric((), 1.0, run.rollout.retries) for name in blended}, **rubrics}.get
 
 
 def page(found: Regrade, graded: Sequence[Graded], against: str) -> Iterator[str]:

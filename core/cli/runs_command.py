@@ -15,6 +15,7 @@ from burnish.cli.options import JsonOption, RunArgument
 
 if TYPE_CHECKING:
     from burnish.inspector.comparing import SideBySide
+    from burnish.inspector.pages.runs import RunLine
     from burnish.inspector.runs import MetricRow, RecordedRun
     from burnish.rollout.store.records import Comparison, EvaluationRecord
 
@@ -23,6 +24,8 @@ SeveralArgument = Annotated[list[Path], typer.Argument(metavar="RUN [RUN …]", 
 SHOWN = ("reward_mean", "success", "loss", "learner/entropy", "learner/kl")
 """Metrics that a line of `tail` shows, those of them that a step has."""
 POLL_S = 1.0
+UNREAD = 1
+"""Exit code when a run of a list cannot be read."""
 
 
 def register(app: typer.Typer, runs_app: typer.Typer) -> None:
@@ -34,23 +37,37 @@ def register(app: typer.Typer, runs_app: typer.Typer) -> None:
 
 
 def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) -> None:
-    """List the runs in a folder, the latest first: how far they came and what they reached."""
+    """List the runs in a folder, the latest first: how far they came and what they reached. Exits with 1 when one cannot be read."""
     needs_training("runs list")
     from burnish.cli.models import table_lines
     from burnish.inspector.pages.runs import list_runs as lines_of
     from burnish.inspector.runs import read_run
 
     if not runs.is_dir():
-        raise ValueError(f"{runs} is no folder; give a folder of run folders")
-    found = [(line, summary(read_run(line.path))) for line in lines_of(runs)]
+        raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
+    found: list[tuple[RunLine, dict[str, Any]]] = []
+    unread: list[tuple[RunLine, str]] = []
+    for line in lines_of(runs):
+        try:
+            found.append((line, summary(read_run(line.path))))
+        except (OSError, ValueError) as error:
+            unread.append((line, " ".join(str(error).split())))
     if as_json:
-        _print_json([{**row, "live": line.live, "changed": line.changed} for line, row in found])
-        return
-    cells = [
-        (row["run"], _at(row), _percent(row["success"]), "under way" if line.live else "", line.age)
-        for line, row in found
-    ]  # fmt: skip
-    _print(table_lines(("run", "at", "success", "", "written"), cells) if cells else [f"{runs} holds no run"])
+        _print_json([
+            *({**row, "live": line.live, "changed": line.changed} for line, row in found),
+            *({"run": line.name, "path": str(line.path), "error": problem} for line, problem in unread),
+        ])  # fmt: skip
+    else:
+        cells = [
+            (row["run"], _at(row), _percent(row["success"]), "under way" if line.live else "", line.age)
+            for line, row in found
+        ]  # fmt: skip
+        if cells or not unread:
+            _print(table_lines(("run", "at", "success", "", "written"), cells) if cells else [_no_runs(runs)])
+        for line, problem in unread:
+            _print_error(f"{line.name} cannot be read: {problem}")
+    if unread:
+        raise typer.Exit(UNREAD)
 
 
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
@@ -100,12 +117,15 @@ def tail(
     home = check_run(run)
     rows = list(read_metrics(home / "metrics.jsonl"))
     _print(_step(row, as_json) for row in rows[len(rows) - min(lines, len(rows)) :])
-    seen = len(rows)
     while follow:
         ended = (home / "report.html").is_file()  # asked first: what was written before it is still printed
-        rows = list(read_metrics(home / "metrics.jsonl"))
-        _print(_step(row, as_json) for row in rows[seen:])
-        seen = len(rows)
+        now = list(read_metrics(home / "metrics.jsonl"))
+        same = next((i for i, (old, new) in enumerate(zip(rows, now, strict=False)) if old != new), min(len(rows), len(now)))
+        if same < len(rows):  # a run that resumes takes back what it had written since its checkpoint
+            back = now[same - 1] if same else None
+            typer.echo(f"the run went back to {f'{back.phase} {back.step}' if back else 'its beginning'}", err=True)
+        _print(_step(row, as_json) for row in now[same:])
+        rows = now
         if ended:
             return
         time.sleep(POLL_S)
@@ -186,6 +206,16 @@ def _print(lines: Any) -> None:
 
     for line in lines:
         typer.echo(printable(line))
+
+
+def _print_error(line: str) -> None:
+    from burnish.inspector.text import printable
+
+    typer.echo(printable(line), err=True)
+
+
+def _no_runs(runs: Path) -> str:
+    return f"{runs} holds no run; `burnish run RECIPE` makes runs, in runs/ unless told otherwise"
 
 
 def _print_json(data: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from starlette.testclient import TestClient
@@ -16,10 +18,11 @@ from tests.unit.test_inspector_pages import Elements
 from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
-from burnish.inspector.charts import Series, overlay_chart
+from burnish.inspector.charts import Series, Whisker, line_chart, nice_ticks, overlay_chart, whisker_chart
 from burnish.inspector.comparing import other_settings, side_by_side
 from burnish.inspector.library import Library
 from burnish.inspector.pages.app import pages
+from burnish.inspector.text import number
 from burnish.rollout.store.records import JsonLines
 
 pytestmark = pytest.mark.unit
@@ -171,6 +174,60 @@ def test_tail_goes_on_until_the_run_has_its_report(runs: list[Path], monkeypatch
 
     monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
     assert burnish("runs", "tail", runs[0], "-n", "0", "--follow").output == "rft     3  success 0.75\n"
+
+
+def test_a_folder_that_cannot_be_read_hides_no_run(runs: list[Path]) -> None:
+    bad = runs[0].parent / "bad"
+    bad.mkdir()
+    for name in ("config.json", "seeds.json"):
+        (bad / name).write_text("{}")
+    (bad / "metrics.jsonl").write_text('{"phase": "rft", "step": 1, "time": 1.0, "loss": 1e999}\n')
+    found = burnish("runs", "list", runs[0].parent)
+    assert found.exit_code == 1 and "first" in found.stdout and "bad" not in found.stdout
+    assert found.stderr == f"bad cannot be read: {bad}/metrics.jsonl:1: metric 'loss' is larger than a float can be\n"
+    rows = {row["run"]: row for row in json.loads(burnish("runs", "list", runs[0].parent, "--json").stdout)}
+    assert rows["first"]["step"] == 2 and "metrics.jsonl:1" in rows["bad"]["error"]
+
+
+def test_a_place_without_runs_says_which_command_makes_them(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "none"):
+        found = burnish("runs", "list", place)
+        assert "`burnish run RECIPE` makes runs" in found.output + found.stderr
+
+
+def test_tail_goes_on_after_a_run_went_back_to_its_checkpoint(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 2 is taken again by a resume: once the file is shorter, once as long as before, with other rows at its end."""
+    file = runs[0] / "metrics.jsonl"
+    first, _ = file.read_text().splitlines()
+
+    def again(*successes: float) -> str:
+        rows = [{"phase": "rft", "step": 2 + i, "time": 9.0, "success": success} for i, success in enumerate(successes)]
+        return "".join(f"{line}\n" for line in (first, *map(json.dumps, rows)))
+
+    steps = iter([first + "\n", again(0.25), again(0.75, 1.0)])
+
+    def goes_on(seconds: float) -> None:
+        file.write_text(next(steps))
+        if "0.75" in file.read_text():
+            (runs[0] / "report.html").write_text("")
+
+    monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
+    found = burnish("runs", "tail", runs[0], "-n", "0", "--follow")
+    assert found.stdout == "rft     2  success 0.25\nrft     2  success 0.75\nrft     3  success 1\n"
+    assert found.stderr == 2 * "the run went back to rft 1\n"
+
+
+def test_numbers_that_no_difference_holds_are_drawn_or_left_out() -> None:
+    for value in (1e308, -1e308, math.inf, -math.inf, math.nan):
+        points = ((1, value, value, value), (2, -value, -value, -value), (3, 0.0, 0.0, 0.0), (4, 5e-324, 5e-324, 5e-324))
+        for svg in (overlay_chart("a", [Series("a", points)], "step"), line_chart("a", [(step, one) for step, one, *_ in points])):
+            assert "nan" not in svg and "inf" not in svg
+            ET.fromstring(svg)
+        ET.fromstring(whisker_chart([Whisker("a", value, 0.0, 1.0, False, None), Whisker("b", 0.5, 0.0, 1.0, False, value)]))
+    for low, high in ((-1e300, 1e300), (1e300, 1e300), (5e-324, 5e-324), (0.0, 5e-324), (-1e-310, 1e-310)):
+        ticks = nice_ticks(low, high)
+        assert all(map(math.isfinite, ticks)) and 2 <= len(ticks) <= 12 and ticks[0] <= low and high <= ticks[-1]
+    assert number(1e300) == "1e+300" and number(-1e16) == "-1e+16" and number(12345.6) == "12,346"
 
 
 def test_a_run_with_nothing_in_it_can_be_shown_and_compared(tmp_path: Path, runs: list[Path]) -> None:

@@ -116,6 +116,16 @@ def test_the_star_is_every_argument_that_has_no_rule_of_its_own() -> None:
     assert check_call(only, "add", {"note": "anything", "a": 1, "shell": "rm"}).action == "deny"
 
 
+@pytest.mark.parametrize("value", ["rm " + "x" * 100_000, ["rm", "x" * 100_000]])
+def test_a_call_too_long_to_be_looked_at_passes_by_no_rule(value: Any) -> None:
+    rules = [{"tool": "run", "action": "deny", "arguments": {"command": "rm.*"}}, {"tool": "*", "action": "allow"}]
+    decided = check_call(policy(tools=rules), "run", {"command": value})
+    assert (decided.action, decided.rule) == ("deny", None)
+    assert decided.reason == "argument 'command' is longer than 100000 characters, too long to be looked at"
+    assert check_call(policy(tools=rules), "run", {"command": "x" * 100_000}).action == "allow"
+    assert check_call(policy(tools=rules), "look", {"at": value}).action == "deny", "whichever argument, and whatever the tool"
+
+
 def test_a_policy_without_rules_about_tools_says_nothing_about_them() -> None:
     assert check_call(policy(tools=None), "anything", {}).action == "allow"
     assert check_call(policy(tools=[]), "anything", {}).action == "deny"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,42 @@ def test_the_reward_of_the_run_itself_gives_what_it_gave(made: Path, tmp_path: P
     )
     whole = json.loads(burnish("regrade", folder, "--recipe", tmp_path / "r.toml", "--json").output)
     assert whole["was"] == whole["now"]
+
+
+def test_each_environment_of_a_blend_is_scored_by_its_own_rewards(made: Path, tmp_path: Path) -> None:
+    """The recipe's reward is not of what it blends, where the environment's own is the total; what it does not blend is left out."""
+
+    def of(environment: str, number: int, *attempts: tuple[str, float]) -> EpisodeGroup:
+        one = group(number, *attempts)
+        task = replace(one.task, environment=environment)
+        return EpisodeGroup(task, tuple(replace(episode, task=task) for episode in one.episodes))
+
+    groups = [of("", 0, ("1", 1.0), ("0", 0.0)), of("sums", 1, ("7", 0.25), ("5", 0.5)), of("gone", 2, ("1", 1.0), ("0", 0.0))]
+    run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
+    (tmp_path / "r.toml").write_text(
+        f'name = "r"\nmodel = "{made / "tiny"}"\nenvironment = "burnish/Arithmetic-v0"\nenvironment_weight = 0.0\n'
+        'rewards = [{ use = "regrade-test/said-v1" }]\nplugins = ["%s"]\n'
+        % (made / "said.py")
+        + '[[rft.blend]]\nname = "sums"\nenvironment = "burnish/Arithmetic-v0"\npercent = 50\n'
+    )
+    done = burnish("regrade", run, "--recipe", tmp_path / "r.toml", "--json", "--out", tmp_path / "out.jsonl")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["left_out"] == {"of environment gone, which the recipe does not blend": 2}
+    assert [json.loads(line)["now"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [1.0, 0.0, 0.25, 0.5]
+    again = burnish("regrade", run, "--recipe", tmp_path / "r.toml", "--out", tmp_path / "out.jsonl")
+    assert again.exit_code == 2 and "out.jsonl is there already, and results are never overwritten" in again.stderr
+
+
+def test_the_penalty_for_length_is_of_no_reward_and_a_constant_disagrees_with_nothing(made: Path, tmp_path: Path) -> None:
+    long = Reward(0.5, {"env": 1.0, "overlong": -0.5})
+    of = group(0, ("1", 1.0), ("0", 0.0))
+    groups = [EpisodeGroup(of.task, (replace(of.episodes[0], outcome=long), of.episodes[1])), group(1, ("1", 1.0), ("1", 0.0))]
+    run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
+    found = json.loads(regrade(run, made, "--json").output)
+    assert found["was"]["mean"] == 0.5 and found["now"]["mean"] == 0.75
+    constant = json.loads(regrade(run, made, "--json", "--arg", "times=0.0").output)
+    assert constant["correlation"] is None and constant["disagreements"] == []
 
 
 def test_a_reward_sees_what_it_saw_when_the_episode_was_played(made: Path, tmp_path: Path) -> None:

@@ -222,3 +222,10 @@ def test_a_config_that_is_none_and_a_store_of_before_are_refused(counted: Path) 
     assert "no column 'env_data', as an earlier burnish wrote them" in burnish("replay", counted, "--all").stderr
     (counted / "config.json").write_text('{"name": "x", "mode": 1}')
     assert burnish("replay", counted, "--all").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("replay", "--all"), ("regrade", "--reward", "burnish/inspection-cost-v1"), ("rollouts",)])
+def test_a_split_and_a_mode_that_do_not_exist_are_refused_by_name(counted: Path, command: tuple[str, ...]) -> None:
+    for option, value, there in (("--split", "test", "heldout"), ("--mode", "greed", "greedy")):
+        found = burnish(command[0], counted, *command[1:], option, value)
+        assert found.exit_code == 2 and option in found.stderr and value in found.stderr and there in found.stderr
