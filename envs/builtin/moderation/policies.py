@@ -113,10 +113,11 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Rules in their order, the last for anything else, and which one counts where several apply: the first, or the strictest."""
+    """Rules in their order, the last for anything else, and which one counts where several apply. precedence: None where the policy says
+    nothing of it; then it is the first."""
 
     rules: tuple[Rule, ...]
-    precedence: Precedence = "first"
+    precedence: Precedence | None = None
 
     @property
     def held_out(self) -> bool:
@@ -128,7 +129,7 @@ class Policy:
         found = [(number, rule.decide(facts)) for number, rule in enumerate(self.rules, 1) if rule.topic in facts.topics]
         if not found:
             return Ruling(self.rules[-1].decide(facts), (len(self.rules),))
-        if self.precedence == "first":
+        if self.precedence != "strictest":
             return Ruling(found[0][1], (found[0][0],))
         strictest = max((decision for _, decision in found), key=DECISIONS.index)
         return Ruling(strictest, tuple(number for number, decision in found if decision == strictest))
@@ -145,7 +146,7 @@ def draw_policy(rng: np.random.Generator, level: Level) -> Policy:
     """A policy of the grammar, of either side. Anything else is allowed half of the time."""
     topics = [TOPICS[i] for i in rng.permutation(len(TOPICS))[: level.rules]]
     last = Rule(None, "allow" if rng.random() < 0.5 else DECISIONS[int(rng.integers(1, len(DECISIONS)))])
-    precedence = PRECEDENCES[int(rng.integers(len(PRECEDENCES)))] if level.topics > 1 else "first"
+    precedence = PRECEDENCES[int(rng.integers(len(PRECEDENCES)))] if level.topics > 1 else None
     return Policy((*(_draw_rule(rng, topic) for topic in topics), last), precedence)
 
 

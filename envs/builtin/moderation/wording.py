@@ -12,11 +12,7 @@ RULING_PATTERN = re.compile(rf"(?:^|\n)\s*rule\s+(?P<rule>[0-9]{{1,2}})\s*:\s*(?
 
 RULING_HELP = f"Answer 'rule N: D', N the rule that decides and D one of {', '.join(DECISIONS)}."
 
-INSTRUCTIONS = (
-    f"You moderate posts by a policy. Of several rules that apply, the first one counts unless the policy says otherwise. {RULING_HELP}"
-)
-
-STRICTEST = "If several apply, the strictest one counts."
+INSTRUCTIONS = f"Moderate the post by the policy. {RULING_HELP}"
 
 SAYINGS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "adverts": (
@@ -80,9 +76,10 @@ def request(case: Case) -> str:
 
 
 def policy_text(policy: Policy) -> str:
-    """The rules, one a line, and the precedence where it is not that of the instructions."""
+    """The rules, one a line, and the precedence."""
     rules = [f"{number}. {rule_text(rule)}" for number, rule in enumerate(policy.rules, 1)]
-    return "\n".join(["Policy:", *rules, *([STRICTEST] if policy.precedence == "strictest" else [])])
+    precedence = [f"If several apply, the {policy.precedence} one counts."] if policy.precedence else []
+    return "\n".join(["Policy:", *rules, *precedence])
 
 
 def rule_text(rule: Rule) -> str:
