@@ -18,8 +18,9 @@ class ServingConfig(BaseModel):
     port: 0 takes a free one. name: the model name clients ask for, the folder's recorded name when None. device: "auto" is the one that the
     installed vLLM was built for. max_context: longest prompt and answer together, in tokens; None takes what the model was made for, at
     most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may take.
-    request_timeout_s: how long one answer may take. policy: a guardrail policy that requests and answers are held to. audit_file: where
-    a line is written for each of its decisions, without what was said.
+    request_timeout_s: how long one answer may take; an engine that samples nothing for as long, for any request, is started anew. policy: a
+    guardrail policy that requests and answers are held to. audit_file: where a line is written for each of its decisions, without what
+    was said.
 
     Example: `ServingConfig(port=8000, name="inspector")`.
     """

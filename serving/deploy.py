@@ -74,6 +74,7 @@ class ChatService:
             kv_cache_mb=config.kv_cache_mb,
             device=config.device,
             threads=config.threads,
+            silent_s=config.request_timeout_s,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -10,11 +10,15 @@ import ctypes
 import json
 import os
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
+
+from .vllm_base import count_tokens
 
 CPU_BLOCK_SIZE = 32
 """Tokens per cache block. The default on CPU is 128, below which prompts would share no prefix."""
@@ -36,16 +40,38 @@ class DieWithParent:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
+class Pulse:
+    """Whether an engine that is asked for something samples at all, for anybody: what tells a slow one from one that hangs."""
+
+    def __init__(self, silent_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.silent_s, self._clock = silent_s, clock
+        self._tokens, self._seen, self._silent, self._looked = 0, 0, 0.0, clock()
+
+    def sampled(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def look(self, asked: bool) -> None:
+        """asked: whether it has requests. Raises TimeoutError when for `silent_s` seconds with requests it has sampled nothing; what it
+        was not asked for in between does not make it well."""
+        now, before, seen = self._clock(), self._seen, self._tokens
+        passed, self._looked, self._seen = now - self._looked, now, seen
+        self._silent = self._silent + (passed if asked else 0.0) if seen == before else 0.0
+        if self._silent >= self.silent_s:
+            raise TimeoutError(f"the engine hangs: asked for {self._silent:.0f} s, it has sampled no token for any request")
+
+
 @dataclass(frozen=True)
 class OpenAIApp:
     """A running engine and the ASGI application in front of it."""
 
     asgi: ASGIApp
     engine: Any
+    pulse: Pulse
 
     async def check_health(self) -> None:
-        """Raises vLLM's EngineDeadError when the engine is gone."""
+        """Raises vLLM's EngineDeadError when the engine is gone, TimeoutError when it hangs."""
         await self.engine.check_health()
+        self.pulse.look(self.engine.output_processor.has_unfinished_requests())
 
     def close(self) -> None:
         """End the engine and its process. Requests in flight are cut off."""
@@ -53,11 +79,13 @@ class OpenAIApp:
 
 
 async def start_openai_app(
-    model: Path, name: str, *, max_context: int | None, max_concurrent: int, kv_cache_mb: int | None, device: str, threads: int
-) -> OpenAIApp:
+    model: Path, name: str, *, max_context: int | None, max_concurrent: int, kv_cache_mb: int | None, device: str, threads: int,
+    silent_s: float,
+) -> OpenAIApp:  # fmt: skip
     """Start an engine on `model` and the application that serves it as `name`.
 
-    max_context: None takes the model's own length, at most 2048. kv_cache_mb: None holds four whole contexts (CPU only).
+    max_context: None takes the model's own length, at most 2048. kv_cache_mb: None holds four whole contexts (CPU only). silent_s: see
+    `Pulse`.
     Raises ValueError when `max_context` exceeds what the model was made for.
     """
     # The engine core runs its worker in its own process instead of a third one; vLLM reads this when it makes its config.
@@ -88,6 +116,8 @@ async def start_openai_app(
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
+    pulse = Pulse(silent_s)
+    count_tokens(engine, pulse.sampled)
     try:
         await engine.collective_rpc("die_with_parent")
         tasks = await engine.get_supported_tasks()
@@ -96,7 +126,7 @@ async def start_openai_app(
     except BaseException:
         engine.shutdown(timeout=0)
         raise
-    return OpenAIApp(app, engine)
+    return OpenAIApp(app, engine, pulse)
 
 
 def context_length(config: dict[str, Any], asked: int | None) -> int:

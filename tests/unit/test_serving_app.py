@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from burnish.rollout.engine.vllm_openai import context_length, kv_cache_bytes
+from burnish.rollout.engine.vllm_openai import OpenAIApp, Pulse, context_length, kv_cache_bytes
 from burnish.serving.app import LARGEST_BODY, ApiKeys, StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
 from burnish.trainer.models.exporting import export_folder
@@ -216,3 +217,30 @@ def test_an_export_of_weights_that_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="changed after it was written"):
         export_folder(tmp_path / "a", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_replica_is_well_while_its_engine_samples_or_is_asked_for_nothing_and_ill_when_it_hangs() -> None:
+    now, asked = [0.0], [True]
+
+    class Engine:
+        output_processor = SimpleNamespace(has_unfinished_requests=lambda: asked[0])
+
+        async def check_health(self) -> None:
+            """vLLM finds nothing wrong with one that only hangs."""
+
+    service = OpenAIApp(echo, Engine(), Pulse(300.0, lambda: now[0]))
+
+    async def is_well(seconds: float, tokens: int = 0) -> None:
+        for _ in range(round(seconds / 10)):
+            now[0] += 10
+            service.pulse.sampled(tokens)
+            await service.check_health()
+
+    await is_well(1000, tokens=1)  # slowly, and never to an end
+    await is_well(290)
+    asked[0] = False  # whoever had asked gave up; nobody knows more of the engine for it
+    await is_well(9000)
+    asked[0] = True
+    with pytest.raises(TimeoutError, match="the engine hangs: asked for 300 s, it has sampled no token for any request"):
+        await is_well(10)
+    await is_well(10, tokens=1)
