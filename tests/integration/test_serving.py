@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,35 +203,59 @@ def test_a_bad_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> N
     assert children() == before
 
 
-KILLED = """
+SERVER = """
 import sys
+from burnish.serving.config import ServingConfig
 from burnish.serving.deploy import start_serving
 if __name__ == "__main__":
-    handle = start_serving(sys.argv[1], port=0)
-    print("ready", flush=True)
+    handle = start_serving(sys.argv[1], config=ServingConfig(port=0, name="inspector", request_timeout_s=float(sys.argv[2])))
+    print(handle.url, flush=True)
     handle.wait()
 """
 
 
-def test_the_engine_dies_with_a_server_that_is_killed(model: Path, tmp_path: Path) -> None:
-    script = tmp_path / "server.py"
-    script.write_text(KILLED)
-    server = subprocess.Popen([sys.executable, str(script), str(model)], stdout=subprocess.PIPE, text=True, env={**os.environ})
+@contextmanager
+def server(model: Path, folder: Path, request_timeout_s: float = 300.0) -> Iterator[tuple[str, psutil.Process]]:
+    """A service in a process and a Ray of its own: its URL and its engine. Nothing of it may be left at the end."""
+    script = folder / "server.py"
+    script.write_text(SERVER)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(model), str(request_timeout_s)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
     try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        engines = engines_among(wait_for_engine(server.pid))
-        assert len(engines) == 1
-        replica = next(iter(engines)).parent()
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), url
+        (engine,) = engines_among(wait_for_engine(process.pid))
+        yield url, engine
+    finally:
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(timeout=300)
+        deadline = time.monotonic() + 180
+        while any(one.is_running() for one in tree) and time.monotonic() < deadline:
+            time.sleep(0.5)
+    assert [one for one in tree if one.is_running()] == []
+
+
+def test_the_engine_dies_with_a_server_that_is_killed(model: Path, tmp_path: Path) -> None:
+    with server(model, tmp_path) as (_, engine):
+        replica = engine.parent()
         assert replica is not None
         replica.kill()
-        _, alive = psutil.wait_procs(engines, timeout=120)
+        _, alive = psutil.wait_procs([engine], timeout=120)
         assert alive == []
-    finally:
-        tree = psutil.Process(server.pid).children(recursive=True)
-        server.terminate()
-        server.wait(timeout=300)
-        deadline = time.monotonic() + 180
-        while any(process.is_running() for process in tree) and time.monotonic() < deadline:
-            time.sleep(0.5)
-    assert [process for process in tree if process.is_running()] == []
+
+
+def test_an_engine_that_hangs_is_started_anew(model: Path, tmp_path: Path) -> None:
+    with server(model, tmp_path, request_timeout_s=20.0) as (url, engine):
+        engine.suspend()
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+            deadline = time.monotonic() + 600
+            while True:  # it is asked all the time: what is not answered in time, or finds no engine, is an error
+                with suppress(openai.APIError):
+                    assert ask(client, max_tokens=2)
+                    break
+                assert time.monotonic() < deadline, "nothing was started in its place"
+                time.sleep(0.2)
+        assert not engine.is_running()
