@@ -44,6 +44,11 @@ def secrets_in(text: str) -> Iterator[str]:
         yield from (f"the parameter {name!r}" for name in _PARAMETER.findall(url))
 
 
+def is_here(url: str) -> bool:
+    """Whether a URL leads to this machine: then no proxy that the environment names knows its ports. Example: `http://[::1]:8000/v1`."""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
 def check_url(url: str, token: str | None) -> None:
     """Raise ValueError unless calls may go to `url`.
 

@@ -20,7 +20,7 @@ from ...envs.callables import is_async
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.registry import did_you_mean, load_plugin
 from ...rpc.extras import require
-from ...rpc.urls import without_secrets
+from ...rpc.urls import is_here, without_secrets
 from ..calling.caller import Caller, Fault
 from .rows import MAX_ANSWER_BYTES, BadAnswer, parse_answer
 
@@ -48,7 +48,8 @@ class HandlerSettings:
     """What a handler is made from.
 
     target: `module:handler` or `path.py:handler`; `https://…`; or the name or ARN of an AWS Lambda. timeout_s: seconds one call may
-    take. concurrency: calls at once. token_env: the variable with the bearer token of a URL. region, endpoint_url: of AWS.
+    take, from when its turn comes. concurrency: calls at once; more wait, as long as their caller does. token_env: the variable with the
+    bearer token of a URL. region, endpoint_url: of AWS.
 
     Example: `HandlerSettings("my_team.rewards:handler", timeout_s=30)`.
     """
@@ -159,7 +160,7 @@ class HttpHandler:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s)),
             limits=httpx2.Limits(max_connections=settings.concurrency),
-            trust_env=False,
+            trust_env=not is_here(settings.target),  # a proxy that the environment names is for other machines
         )
 
     async def invoke(self, event: Any) -> Any:
@@ -213,6 +214,7 @@ class AwsHandler:
             read_timeout=settings.timeout_s,
             max_pool_connections=settings.concurrency,
             retries={"total_max_attempts": 1},  # the rubric tries again, and counts it
+            proxies={} if settings.endpoint_url and is_here(settings.endpoint_url) else None,  # None: as the environment says
         )
         self._name = settings.target.removeprefix("lambda:")
         try:

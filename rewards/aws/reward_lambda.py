@@ -47,10 +47,10 @@ class LambdaOptions(BaseModel):
     handler: `module:handler` or `path.py:handler`, called `handler(event, context)`; a URL, which gets the event by POST; or the name
     or ARN of an AWS Lambda (`lambda:NAME:ALIAS` with an alias). envelope: "list" sends the bare list, "body" sends it as API Gateway
     does, as text under `body`; answers are read in both forms. chunk: episodes in one event at most. timeout_s: seconds one call may
-    take. concurrency: calls at once, in each process that scores. deadline_s: seconds for all events of one batch, their turns waited for
-    and rows sent again included; by default 900, or twice timeout_s where that is more. Episodes whose event is late fail, the others keep
-    their scores. token_env: the environment variable with a URL's bearer token. region, endpoint_url: of AWS, where boto3's own
-    configuration is not meant.
+    take, from when its turn comes. concurrency: calls at once, in each process that scores. deadline_s: seconds for all events of one
+    batch, the wait for their turns and rows sent again included; by default 900, or twice timeout_s where that is more. Episodes whose
+    event is late fail, the others keep their scores. token_env: the environment variable with a URL's bearer token. region, endpoint_url:
+    of AWS, where boto3's own configuration is not meant.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

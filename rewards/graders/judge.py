@@ -14,11 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
-from ...rpc.security import is_loopback
-from ...rpc.urls import check_url, without_secrets
+from ...rpc.urls import check_url, is_here, without_secrets
 from ..types import Score, in_full
 from .templates import Sample, Template
 from .text_similarity import with_threshold
@@ -53,16 +51,15 @@ class JudgeSettings:
     max_concurrent: int = 32
 
     @property
-    def is_here(self) -> bool:
-        """Whether judges are on this machine."""
-        return self.base_url is not None and is_loopback(urlsplit(self.base_url).hostname or "")
+    def url(self) -> str:
+        """Where the client asks; "" for OpenAI's own API."""
+        return self.base_url or os.environ.get("OPENAI_BASE_URL", "")
 
     def api_key(self) -> str:
         """Raises ValueError when a variable is named and not set, when OpenAI's own API would be asked without a key, or when the key would
         travel in the clear."""
-        url = self.base_url or os.environ.get("OPENAI_BASE_URL", "")  # where the client asks
-        if url:
-            check_url(url, "key" if self.api_key_env else None)
+        if self.url:
+            check_url(self.url, "key" if self.api_key_env else None)
         if self.api_key_env is None:
             if self.base_url is None:
                 raise ValueError("a judge needs base_url (an OpenAI-compatible API) or api_key_env (the variable with OpenAI's key)")
@@ -96,7 +93,7 @@ class Judge:
             # The client of one's own does not follow redirects: episodes with their hidden truth go where the recipe says, nowhere else. A
             # proxy that the environment names is for other machines, and knows nothing of this one's ports.
             http_client=httpx2.AsyncClient(
-                timeout=timeout, limits=httpx2.Limits(max_connections=settings.max_concurrent), trust_env=not settings.is_here
+                timeout=timeout, limits=httpx2.Limits(max_connections=settings.max_concurrent), trust_env=not is_here(settings.url)
             ),
         )
 

@@ -218,6 +218,31 @@ async def test_scores_that_are_there_do_not_wait_for_an_event_that_is_late() -> 
     assert (results[2].kind, results[2].detail) == (FailureKind.VERIFIER_TIMEOUT, "task train-2: no answer within the batch's 3 s")
 
 
+@pytest.mark.parametrize("where", ["url", "aws"])
+async def test_waiting_for_a_turn_counts_towards_the_deadline_and_not_towards_one_call(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def script(request: Request, number: int) -> Reply:
+        if number == 1:
+            released.wait(30)
+        return right(request)
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with serve(script) as stub:
+        how: dict[str, Any] = {"endpoint_url": stub.url, "region": "us-east-1"} if where == "aws" else {}
+        limits = {"chunk": 1, "concurrency": 1, "timeout_s": 30, "deadline_s": 3.0}
+        try:
+            results = await called("my-reward" if how else stub.url, [episode(n) for n in range(4)], **limits, **how)
+        finally:
+            released.set()
+        assert len(stub.requests) == 2
+    late = [result for result in results if isinstance(result, Failure)]
+    assert [(one.kind, one.detail) for one in late] == [
+        (FailureKind.VERIFIER_TIMEOUT, f"task train-{n}: no answer within the batch's 3 s") for n in (1, 2, 3)
+    ]
+
+
 async def test_a_handler_that_is_away_is_asked_once_per_event() -> None:
     sizes: list[int] = []
 
