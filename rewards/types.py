@@ -41,10 +41,13 @@ class RewardInput:
     def answer(self) -> str | None:
         """The policy's last words; None when the episode was cut short before it answered, so that it earned nothing by them.
 
+        What the task's prompt or the environment's first messages say for the assistant is none of the policy's (`turns_of`).
+
         Example: with `messages` of a question and `Message("assistant", "7")` it is "7"; with the tool's answer after that, None.
         """
-        last = self.messages[-1] if self.messages else None
-        return last.text if last is not None and last.role == "assistant" and not last.tool_calls else None
+        spoken = _spoken(self)
+        last = self.messages[-1] if spoken and spoken[-1] == len(self.messages) - 1 else None
+        return last.text if last is not None and not last.tool_calls else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,7 @@ def turns_of(episode: RewardInput) -> tuple[TurnInput, ...]:
     Where the episode counts its turns (`metrics["turns"]`, as every rollout does) the last so many are the policy's: an environment may
     open with assistant messages of its own, which are no turns.
     """
-    messages = episode.messages
-    spoken = [i for i in range(len(episode.task.prompt), len(messages)) if messages[i].role == "assistant"]
-    if "turns" in episode.metrics:
-        spoken = spoken[max(0, len(spoken) - int(episode.metrics["turns"])) :]
+    messages, spoken = episode.messages, _spoken(episode)
     ends = [*spoken[1:], len(messages)]
     return (
         tuple(
@@ -87,6 +87,14 @@ def turns_of(episode: RewardInput) -> tuple[TurnInput, ...]:
         if spoken
         else ()
     )
+
+
+def _spoken(episode: RewardInput) -> list[int]:
+    """Where in the messages of an episode the policy speaks."""
+    spoken = [i for i in range(len(episode.task.prompt), len(episode.messages)) if episode.messages[i].role == "assistant"]
+    if "turns" in episode.metrics:
+        spoken = spoken[max(0, len(spoken) - int(episode.metrics["turns"])) :]
+    return spoken
 
 
 def in_full(value: float) -> str:

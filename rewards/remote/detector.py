@@ -56,7 +56,7 @@ def verifier(policy: Policy, use: DetectorUse) -> Find:
         if not text:
             return
         said = (Message("assistant", text),)
-        episode = RewardInput(f"guardrail-{uuid.uuid4().hex}", Task("guardrail", 0, said), said, 0.0)
+        episode = RewardInput(f"guardrail-{uuid.uuid4().hex}", Task("guardrail", 0), said, 0.0)
         score = asyncio.run(remote.score(episode)).value
         if score < options.below:
             yield Match(use.name, use.category, 0, len(text), score=max(0.0, min(1.0, 1.0 - score)))

@@ -96,6 +96,19 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
+JUDGED_LAST = re.compile(r"(episode|given|request|item)\.(get)?messages(\[-1\]|\[len\(|\.at\(-1\)|\[.*\.length - 1\])", re.IGNORECASE)
+"""The last message of an episode, which is the tool's where a limit cut it short."""
+
+
+def test_nothing_that_is_shown_judges_the_last_message() -> None:
+    assert JUDGED_LAST.search("episode.messages[-1].text") and JUDGED_LAST.search("request.messages.at(-1)")
+    shown = [*PAGES, *(file for room in ("examples", "core/cli", "recipes") for file in (ROOT / room).rglob("*") if file.is_file())]
+    texts = {file: file.read_text() for file in shown if file.suffix in (".md", ".py", ".js", ".mjs", ".ts", ".toml")}
+    guilty = {str(file.relative_to(ROOT)): found[0] for file, text in texts.items() if (found := JUDGED_LAST.search(text))}
+    guilty.pop("core/cli/data_replay.py", None)  # asks who spoke last, and judges nothing
+    assert guilty == {}, "judge `answer`"
+
+
 def test_the_readme_leads_to_every_page() -> None:
     linked = set(re.findall(r"\(docs/([\w-]+\.md)\)", PAGES[0].read_text()))
     assert linked == {page.name for page in PAGES[1:]}, "link the page in the README's tables"

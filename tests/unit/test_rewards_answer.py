@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,46 @@ def test_the_answer_is_the_policys_last_words_or_none() -> None:
     assert episode((ASKED,)).answer is None and episode(()).answer is None
     assert episode((ASKED, Message("assistant", "", (ToolCall("0", "add"),)))).answer is None, "a call is no answer"
     assert episode((ASKED, Message("assistant", ""))).answer == "", "silence is one"
+
+
+class Leads(Sum):
+    """Opens with a sum that is solved already."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return (Message("user", "What is 3 + 4?"), Message("assistant", "7")), {}
+
+
+class Silent(Sum):
+    """Adds nothing to what the task's prompt asks."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return (), {}
+
+
+@pytest.mark.parametrize(("task", "env"), [(Task("t", 0), Leads), (Task("t", 0, (ASKED, Message("assistant", "7"))), Silent)])
+def test_what_the_prompt_says_for_the_assistant_is_no_answer(threads: ThreadPoolExecutor, task: Task, env: type[Sum]) -> None:
+    """The policy's time runs out in its first turn; what the verifier gets over the wire says the same."""
+    id = f"tests/{env.__name__}-v1"
+    if ENVS.loaded(id) is None:
+        register_env(id, env)
+    renderer = TemplateRenderer(train_tokenizer(["What is 3 + 4? 7"] * 20, vocab_size=300, max_length=512))
+    engine = ScriptedEngine([[1] * 400])
+    engine.token_s = 0.01
+    limits = RolloutConfig(max_turns=2, max_tokens_per_turn=400, episode_timeout_s=0.5)
+    rubric = Rubric([(make_scorer(REWARD), 1.0)], 0.0)
+    done: Episode = asyncio.run(run_episode(EpisodeParts(id, {}, engine, renderer, rubric, limits, threads, seed=1), task, 0, 1.0))
+    assert done.truncation == "time" and not done.turns and Message("assistant", "7") in done.messages
+    assert done.reward is not None and done.reward.total == 0.0
+    given = RewardInput("t/0", task, done.messages, 0.0, metrics={"turns": 0.0})
+    assert given.answer is None and not to_request(given).HasField("answer") and from_request(to_request(given)).answer is None
+    spoken = replace(given, messages=(*done.messages, Message("assistant", "8")), metrics={"turns": 1.0})
+    assert spoken.answer == from_request(to_request(spoken)).answer == "8"
+
+
+def test_the_prompt_of_a_task_is_no_answer_where_nobody_counts_turns() -> None:
+    said = (ASKED, Message("assistant", "7"))
+    assert RewardInput("t/0", Task("t", 0, said), said, 0.0).answer is None
+    assert RewardInput("t/0", Task("t", 0, said[:1]), said, 0.0).answer == RewardInput("t/0", Task("t", 0), said, 0.0).answer == "7"
 
 
 def test_the_answer_crosses_the_wire_for_verifiers_in_any_language() -> None:

@@ -150,7 +150,8 @@ class VerifyRequest(_message.Message):
     """The limit the policy ran into ("max_turns", "max_tokens", "context", "time", "env"), if any."""
     answer: _builtins.str
     """The policy's last words: the text of the last message, where the policy said it. Absent when the episode was cut short before the policy
-    answered; the last message is then a tool's or the environment's. Judge this, not the last message.
+    answered; the last message is then a tool's, the environment's, or the prompt's, an assistant message among them. Judge this, not the last
+    message.
     """
     @_builtins.property
     def task(self) -> _common_pb2.Task: ...
