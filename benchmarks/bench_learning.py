@@ -168,9 +168,9 @@ def write_page() -> None:
     parts = [part(model, [(seed, read_learned(model, seed)) for seed in seeds]) for model, seeds in complete.items() if seeds]
     text = f"""# What the demo's policies learn
 
-`make bench` wrote this page. Each phase is measured on the same held-out parts, which no phase trains on. Success is the gRPC verifier's
-verdict (right label and right reason). Sampled is at temperature 1, greedy at 0. "Best constant" is the success of the best policy that
-always says the same. Gains are paired over the held-out parts (exact sign test, one-sided p).
+`benchmarks/bench_learning.py` wrote this page, as `make bench` runs it. Each phase is measured on the same held-out parts, which no phase
+trains on. Success is the gRPC verifier's verdict (right label and right reason). Sampled is at temperature 1, greedy at 0. "Best constant"
+is the success of the best policy that always says the same. Gains are paired over the held-out parts (exact sign test, one-sided p).
 
 {chr(10).join(parts)}"""
     TABLE.write_text(text, encoding="utf-8")

@@ -104,7 +104,10 @@ class Registry(Generic[T]):
             namespaces = {k.partition("/")[0] for k in known}
             if known and match["namespace"] not in namespaces and not difflib.get_close_matches(id, known, n=1, cutoff=0.8):
                 known_ones = ", ".join(sorted(namespaces))
-                return f"{self.kind} {id!r}: nothing is registered under {match['namespace']!r}; known namespaces are {known_ones}"
+                said = f"{self.kind} {id!r}: nothing is registered under {match['namespace']!r}; known namespaces are {known_ones}"
+                close = did_you_mean(match["namespace"], sorted(namespaces)) if len(namespaces) > 1 else ""
+                close = close if "did you mean" in close else ""
+                return f"{said}{close}; --plugin FILE.py registers your own, or the package that brings it must be installed"
         return f"{self.kind} {id!r} is unknown{did_you_mean(id, known)}"
 
 

@@ -32,6 +32,7 @@ from ..rpc.background import background
 from ..rpc.payload import PayloadError, plain_json, plain_value, utf8
 from .callables import doc_of, hints_of, is_async, written
 from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from .pydantic_words import message_of
 from .registry import did_you_mean
 
 LATE_S = 5.0  # how much longer an async tool is waited for that blocks the loop or swallows its cancellation
@@ -129,7 +130,8 @@ class Tool(Generic[P, R]):
                 case "extra_forbidden":
                     lines.append(f"there is no argument {where!r}{did_you_mean(where, list(self.parameters['properties']))}")
                 case _:
-                    lines.append(f"argument {where!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
+                    said = message_of(problem)
+                    lines.append(f"argument {where!r}: {said[:1].lower()}{said[1:]}")
         return f"{self.name}: " + "; ".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..envs.pydantic_words import first_error
 from .guard import Guard
 from .policy import Policy
 from .types import Decision, Finding
@@ -53,9 +54,7 @@ def read_request(body: Any) -> ApplyRequest:
     try:
         return ApplyRequest.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise ValueError(first_error(error)) from None
 
 
 def is_meant(policy: Policy, identifier: str, version: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..envs.pydantic_words import message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
 from .patterns import compiled
 from .scripts import SCRIPTS_OF
@@ -311,7 +312,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
         elif detail["type"] == "missing":
             yield f"{where}: is required"
         else:
-            yield f"{where}: {detail['msg']}, not {detail['input']!r:.80}"
+            yield f"{where}: {message_of(detail)}, not {detail['input']!r:.80}"
 
 
 _TABLES: dict[str, type[BaseModel]] = {

@@ -9,6 +9,9 @@ from typing import Any
 
 from .runs import RecordedRun, read_object, series_of
 
+PLAIN = ("cpt", "midtrain", "sft", "rft")
+"""Tables of a recipe without `[[phases]]`, in the order they run."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlendRow:
@@ -26,12 +29,36 @@ class BlendRow:
 
 
 def blend_rows(run: RecordedRun) -> list[BlendRow]:
-    """Every source of every phase that was blended. Raises ValueError naming the file that cannot be read."""
-    return [*_supervised(run, "cpt"), *_supervised(run, "sft"), *_environments(run)]
+    """Every source of every phase that was blended, in the order of the phases, what was replayed beside reinforcement included.
+
+    Raises ValueError naming the file that cannot be read.
+    """
+    rows = list[BlendRow]()
+    for phase, kind, table in _phases(run.config):
+        if kind == "rft":
+            rows += _environments(run, phase, table)
+        rows += _supervised(run, phase, beside=kind == "rft")
+    return rows
 
 
-def _supervised(run: RecordedRun, phase: str) -> Iterator[BlendRow]:
-    file = run.path / "data" / phase / "blend.json"
+def _phases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Name, kind and table of each phase of a recorded config: those of `[[phases]]`, or the plain tables."""
+    listed = config.get("phases")
+    if isinstance(listed, list) and listed:
+        for table in (table for table in listed if isinstance(table, Mapping)):
+            kind = str(table.get("kind"))
+            yield str(table.get("name") or kind), kind, table
+    else:
+        plain = ((kind, config.get(kind)) for kind in PLAIN)
+        yield from ((kind, kind, one) for kind, one in plain if isinstance(one, Mapping))
+
+
+def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow]:
+    """Of what a phase learns by cross-entropy. beside: reinforcement, whose replay this is."""
+    folders = {folder.name: folder for folder in run.path.glob("data/*") if not folder.is_symlink()}
+    if phase not in folders:  # looked up, never joined to a path
+        return
+    file = folders[phase] / "blend.json"
     record = read_object(file)
     sources = record.get("sources", [])
     if not isinstance(sources, list) or len(sources) < 2:
@@ -45,23 +72,23 @@ def _supervised(run: RecordedRun, phase: str) -> Iterator[BlendRow]:
             rows, left_out = int(source["rows"]), int(source["rejected"])
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{file}: a source of a blend cannot be read: {error}") from error
-        points = series.get(f"blend/{name}", [])
+        points = series.get(f"{'replay_' if beside else ''}blend/{name}", [])
         tokens = taught[f"blend_tokens/{name}"] / whole if whole and f"blend_tokens/{name}" in taught else None
-        yield BlendRow(phase, name, str(record.get("by", "samples")), asked, points[-1][1] if points else None, tokens, rows, left_out)
+        shown = f"{phase} replay" if beside else phase
+        yield BlendRow(shown, name, str(record.get("by", "samples")), asked, points[-1][1] if points else None, tokens, rows, left_out)
 
 
-def _environments(run: RecordedRun) -> Iterator[BlendRow]:
-    table = run.config.get("rft")
-    blended: list[Any] = list(table.get("blend") or ()) if isinstance(table, Mapping) else []
+def _environments(run: RecordedRun, phase: str, table: Mapping[str, Any]) -> Iterator[BlendRow]:
+    blended: list[Any] = list(table.get("blend") or ())
     if not blended:
         return
     asked = {
         str(one.get("name") or str(one.get("environment", "")).rpartition("/")[2]): float(one.get("percent", 0)) / 100 for one in blended
     }
-    series = series_of(run.metrics, "rft")
+    series = series_of(run.metrics, phase)
     sampled = dict(series.get("groups_sampled", []))
     for name, share in {"own": 1 - sum(asked.values()), **asked}.items():
         points = series.get(f"blend/{name}", [])
         groups = sum(sampled.values())
         had = sum(value * sampled.get(step, 0.0) for step, value in points) / groups if groups else None
-        yield BlendRow("rft", name, "tasks", share, had, None)
+        yield BlendRow(phase, name, "tasks", share, had, None)

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from ..envs.callables import hints_of
+from ..envs.pydantic_words import message_of
 from ..envs.registry import did_you_mean
 
 MODEL_PARAMETER = "options"
@@ -124,12 +125,12 @@ def _complaint(what: str, detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{what} needs the option {place!r}"
     if not place:
-        return f"{what}, options: {detail['msg']}"
-    return f"{what}, option {place!r}: {detail['msg']}, not {detail['input']!r}"
+        return f"{what}, options: {message_of(detail)}"
+    return f"{what}, option {place!r}: {message_of(detail)}, not {detail['input']!r}"
 
 
 def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"{what}, option {key!r}: {error.errors()[0]['msg']}, not {value!r}") from error
+        raise ValueError(f"{what}, option {key!r}: {message_of(error.errors()[0])}, not {value!r}") from error

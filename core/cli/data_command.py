@@ -111,7 +111,7 @@ def trace(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the phase, from 1.", show_default=False)],
     phase: Annotated[
-        str | None, typer.Option(help="cpt, sft or rft; without, the run's last one with that step.", show_default=False)
+        str | None, typer.Option(help="The name of a phase; without, the run's last one with that step.", show_default=False)
     ] = None,
 ) -> None:
     """The rows that a step was trained on; of reinforcement, its tasks with their rollouts and the parts of their rewards."""

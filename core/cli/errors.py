@@ -63,6 +63,10 @@ def _expected(error: BaseException) -> bool:
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
+        from burnish.envs.pydantic_words import first_error  # its own words take several lines, and name a page about pydantic
+
+        return first_error(error)  # type: ignore[arg-type]
     return str(error).strip() or type(error).__name__
 
 

@@ -130,13 +130,15 @@ def _shown(suite: Suite, count: int) -> list[str]:
     lines = [f"{suite.id}: {suite.about}"]
     if suite.tasks is None:
         assert suite.texts is not None
-        return [*lines, f"{suite.items} texts, read for their perplexity", *(one.text for one in suite.texts(count or 1)[:count])]
+        texts = suite.texts(suite.items)
+        return [*lines, f"{len(texts)} texts, read for their perplexity", *(one.text for one in texts[:count])]
     judged = ", ".join(str(one.use or one.verifier) for one in suite.rewards) or "itself"
+    tasks = suite.tasks(suite.items)
     lines.append(
-        f"{suite.items} items, played by {suite.environment}, judged by {judged}; right from {suite.right:g}, chance {suite.chance:.0%}, "
+        f"{len(tasks)} items, played by {suite.environment}, judged by {judged}; right from {suite.right:g}, chance {suite.chance:.0%}, "
         f"at most {suite.max_turns} turns of {suite.max_tokens} tokens"
     )
-    for task in suite.tasks(count or 1)[:count]:
+    for task in tasks[:count]:
         said = " / ".join(message.text for message in task.prompt) or f"seed {task.seed}"
         lines.append(f"{task.id}: {said!r} {dict(task.data)}")
     return lines

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from burnish.cli.options import PortOption
+from burnish.cli.options import PluginOption, PortOption
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A guardrail policy (*.toml).", show_default=False)]
 WhereOption = Annotated[Literal["input", "output"], typer.Option(help="Whether the text is asked or answered.")]
@@ -27,11 +27,13 @@ def check(
     text: Annotated[str | None, typer.Option(help="The text itself.", show_default=False)] = None,
     call: Annotated[str | None, typer.Option(metavar="JSON", help="A tool call, with name and arguments.", show_default=False)] = None,
     where: WhereOption = "input",
+    plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decide on a text or tool call by a policy; with neither, hold the policy to its own examples. Exits with 1 unless all is well."""
     from burnish.cli import guard as work
 
+    _load(plugin)
     if sum(given is not None for given in (file, text, call)) > 1:
         raise ValueError("give one of FILE, --text and --call")
     if call is not None:
@@ -48,6 +50,13 @@ def check(
         allowed = _check_policy(policy)
     if not allowed:
         raise typer.Exit(1)
+
+
+def _load(plugins: list[Path] | None) -> None:
+    from burnish.envs.registry import load_plugin
+
+    for plugin in plugins or ():
+        load_plugin(plugin)
 
 
 def _check_policy(file: str) -> bool:
@@ -68,6 +77,7 @@ def evaluate(
     prompts: Annotated[
         str, typer.Argument(metavar="PROMPTS", help="Rows with prompt, attack, category, family, answer.", show_default=False)
     ],
+    plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a policy on attacks and benign prompts, and a model by its answers to them."""
@@ -79,6 +89,7 @@ def evaluate(
     from burnish.guardrails.policy import load_policy
     from burnish.trainer.evaluation.guarded import measure, read_prompts
 
+    _load(plugin)
     guard = Guard(load_policy(policy))
     measured = measure(guard, read_prompts(prompts))
     rows = evaluation_rows(guard.policy, measured)
@@ -93,6 +104,7 @@ def serve(
     audit_file: Annotated[
         str, typer.Option("--audit-file", metavar="FILE", help="Append the decisions, without what was said.", show_default=False)
     ] = "",
+    plugin: PluginOption = None,
 ) -> None:
     """Answer Bedrock's ApplyGuardrail by a policy, on loopback and without a model, until Ctrl-C."""
     from burnish.rpc.extras import require
@@ -104,6 +116,7 @@ def serve(
     from burnish.serving.apply_guardrail import ApplyGuardrailApp, serve_forever
     from burnish.serving.audit import Audit
 
+    _load(plugin)
     guard = Guard(load_policy(policy))
     app = ApplyGuardrailApp(guard, Audit(audit_file), ApiKeys.read(api_key_env, api_key_file))
     serve_forever(app, port, lambda url: typer.echo(f"{guard.policy.id} at {url} (Ctrl-C stops it)"))

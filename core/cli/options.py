@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from burnish.rpc.security import ServerSecurity
 
 PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments or rewards.")
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments, rewards and more.")
 ]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]

@@ -278,6 +278,9 @@ def print_plan(plan: Plan, console: Console) -> None:
 def _times_line(plan: Plan) -> str:
     """Where the two times come from."""
     bound = "at most: every turn at its full length, on idle cores" if plan.seconds is not None else "at most: known for CPUs only"
+    rounds = max((table.max_refills for table in plan.run.reinforced), default=0)
+    if rounds and plan.seconds is not None:
+        bound += f"; up to {rounds} further rounds of tasks in a step, in place of groups that are dropped (max_refills), come on top"
     if plan.measured_in is not None:
         return f"about: at the rates of {plan.measured_in}, the same model in the same environment; {bound}"
     return f"about: not known, no run of this model in this environment is below {RUNS}/; the bar of the first steps will say. {bound}"

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from burnish.envs.pydantic_words import message_of
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.overrides import Override, kind_of
 
@@ -94,8 +95,9 @@ def _expected(detail: ErrorDetails) -> str:
         return f"kind {context['tag']!r} is unknown{did_you_mean(str(context['tag']), choices)}" if choices else "needs a kind"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"must be a table, not {kind_of(value)} {_shown(value)}"
-    message, shown = detail["msg"].removeprefix("Input should be "), _shown(value)
-    return f"must be {message}, not {kind_of(value)} {shown}" if message != detail["msg"] else f"{message} (got {shown})"
+    said, shown = message_of(detail), _shown(value)
+    message = said.removeprefix("Input should be ")
+    return f"must be {message}, not {kind_of(value)} {shown}" if message != said else f"{message} (got {shown})"
 
 
 def _shown(value: Any) -> str:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...envs.failures import EpisodeFailure, Failure
+from ...envs.pydantic_words import first_error
 from ...envs.registry import did_you_mean
 from ...envs.rows import BadRow, read_rows
 from ...envs.types import Message, Task, Truncation, message_from_dict
@@ -151,8 +152,7 @@ def _episode(data: Mapping[str, Any], number: int) -> RewardInput:
     try:
         row = _Row.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+        raise ValueError(first_error(error)) from None
     messages = tuple(_message(message, f"message {i}") for i, message in enumerate(row.messages))
     id = f"row-{number}" if row.id is None else str(row.id)
     task = Task("" if row.task is None else str(row.task), 0, (), row.truth)

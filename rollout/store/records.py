@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ...envs.pydantic_words import first_error
 from ...envs.rows import json_object
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -83,13 +84,6 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             yield where, row
-
-
-def first_error(error: ValidationError) -> str:
-    """The first complaint of pydantic on one line. Example: `turns.0.tokens: Field required`."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ...envs.failures import Failure, FailureKind
+from ...envs.pydantic_words import first_error
 from ...envs.types import Episode, Message, Reward, StopReason, Truncation, Turn, message_from_dict
-from .records import JsonLines, Mode, first_error, read_json_lines
+from .records import JsonLines, Mode, read_json_lines
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...envs.pydantic_words import message_of
+
 MODEL_TYPES: Final = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 """By architecture, the `model_type` that chooses its code."""
 
@@ -59,7 +61,7 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         sizes = Sizes.model_validate(config)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{where}: config.json: {first['loc'][0]}: {first['msg']} (got {first['input']!r:.60})") from None
+        raise ValueError(f"{where}: config.json: {first['loc'][0]}: {message_of(first)} (got {first['input']!r:.60})") from None
     if sizes.head_dim is None and sizes.hidden_size % sizes.num_attention_heads:
         raise ValueError(f"{where}: config.json: hidden_size {sizes.hidden_size} is no multiple of {sizes.num_attention_heads} heads")
 

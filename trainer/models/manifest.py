@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ...envs.pydantic_words import message_of
+
 MANIFEST_FILE = "burnish.json"
 CARD_FILE = "README.md"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -176,7 +178,7 @@ def read_manifest(folder: Path) -> Manifest:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         if first["loc"] == ("format",):
             raise ValueError(f"{file} is of a form that this burnish does not read; remove it and import the folder again") from error
-        raise ValueError(f"{file} is not a valid manifest: {where}: {first['msg']}") from error
+        raise ValueError(f"{file} is not a valid manifest: {where}: {message_of(first)}") from error
 
 
 def own_manifest(folder: Path) -> Manifest | None:

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ....envs.pydantic_words import first_error
 from ....envs.registry import ID_PATTERN, Registry, check_id
 from ....envs.row_files import opened
 from ....envs.rows import suffix_problem
@@ -113,8 +114,7 @@ def read_catalog(folder: Path) -> Catalog:
         data = _CatalogFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")), strict=True)
         check_id(data.id, "catalog")
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"{file}: {first_error(error)}") from None
     except (ValueError, RecursionError) as error:  # nesting
         raise ValueError(f"{file}: {error}") from None
     return Catalog(data.id, {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()})

@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ....envs.pydantic_words import first_error
 from ....envs.row_files import is_url
 from ....envs.types import Task
 from ....rewards.config import RewardConfig
-from ....rollout.store.records import first_error
 from ...data.forms import Document
 from ...data.sources import Reject, found_in
 from ...data.task_files import read_task_rows
@@ -91,7 +91,7 @@ def read_suite(file: Path) -> Suite:
     try:
         return _suite(SuiteFile.model_validate(_table(file)), file.parent)
     except ValidationError as error:
-        raise ValueError(f"{file}: {first_error(error).removeprefix('Value error, ')}") from None
+        raise ValueError(f"{file}: {first_error(error)}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: {error}") from None
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ....envs.pydantic_words import first_error
 from ....envs.registry import ID_PATTERN
 from ....envs.rows import json_object
-from ....rollout.store.records import first_error
 from ..statistics import exact_interval, resampled_means, wilson_interval
 from .suite import Suite, SuiteKind, file_name
 

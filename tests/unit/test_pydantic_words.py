@@ -1,0 +1,79 @@
+"""What pydantic says, as users read it; what is said of a namespace that nothing is registered under; and the blends of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError, field_validator
+from tests.unit.guard_policy import TOML
+from typer.testing import CliRunner
+
+from burnish.cli.errors import report
+from burnish.cli.main import app
+from burnish.envs.pydantic_words import first_error
+from burnish.inspector.blends import blend_rows
+from burnish.inspector.runs import MetricRow, RecordedRun
+
+pytestmark = pytest.mark.unit
+
+
+class Table(BaseModel):
+    steps: int = 1
+
+    @field_validator("steps")
+    @classmethod
+    def _some(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("needs at least one")
+        return value
+
+
+@pytest.mark.parametrize(("steps", "said"), [(0, "steps: needs at least one"), ("x", "steps: Input should be a valid integer")])
+def test_no_prefix_link_or_type_of_pydantic_is_shown(steps: object, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Table.model_validate({"steps": steps})
+    assert first_error(caught.value).startswith(said)
+    assert report(caught.value) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {said}") and len(shown.splitlines()) == 1
+    assert "Value error" not in shown and "pydantic" not in shown
+
+
+def test_a_detector_of_ones_own_is_named_by_a_plugin_and_without_one_the_way_is_shown(tmp_path: Path) -> None:
+    use = '[[detectors]]\nuse = "words-test/loud-v1"\nname = "loud"\ncategory = "rivals"\n'
+    (tmp_path / "policy.toml").write_text(f"{TOML}\n{use}")
+    (tmp_path / "loud.py").write_text(
+        "from burnish.guardrails.registry import detector\nfrom burnish.guardrails.types import Match\n"
+        '@detector("words-test/loud-v1", reads=("original",))\ndef loud(policy, use):\n'
+        "    return lambda text: [Match(use.name, use.category, 0, len(text))] if text.isupper() else []\n"
+    )
+    asked = ["guard", "check", str(tmp_path / "policy.toml"), "--text", "HELLO"]
+    without = CliRunner().invoke(app, asked)
+    assert without.exit_code == 2
+    assert "nothing is registered under 'words-test'" in without.stderr and "--plugin FILE.py registers your own" in without.stderr
+    found = CliRunner().invoke(app, [*asked, "--plugin", str(tmp_path / "loud.py")])
+    assert found.exit_code == 1 and "loud at 0" in found.stdout
+
+
+def test_the_blends_of_a_report_are_those_of_named_phases_and_of_replay_too(tmp_path: Path) -> None:
+    sources = '[{"name": "own", "asked": "3/4", "rows": 9, "rejected": 1}, {"name": "more", "asked": "1/4", "rows": 5, "rejected": 0}]'
+    for phase in ("manners", "play"):
+        (tmp_path / "data" / phase).mkdir(parents=True)
+        (tmp_path / "data" / phase / "blend.json").write_text(f'{{"by": "samples", "sources": {sources}}}')
+    play = {"kind": "rft", "name": "play", "blend": [{"name": "sums", "environment": "a/b-v0", "percent": 25}], "replay": {}}
+    config = {"phases": [{"kind": "sft", "name": "manners"}, play, {"kind": "sft", "name": "../../etc"}]}
+    blends = {"blend/own": 0.75, "blend/sums": 0.25, "groups_sampled": 4.0, "replay_blend/own": 0.8, "replay_blend/more": 0.2}
+    metrics = (
+        MetricRow("manners", 1, 1.0, {"blend/own": 0.7, "blend/more": 0.3, "blend_tokens/own": 60.0, "blend_tokens/more": 40.0}),
+        MetricRow("play", 1, 2.0, blends),
+    )
+    found = blend_rows(RecordedRun(tmp_path, config, {}, {}, metrics, (), ()))
+    assert [(one.phase, one.source, one.asked, one.samples, one.tokens) for one in found] == [
+        ("manners", "own", 0.75, 0.7, 0.6),
+        ("manners", "more", 0.25, 0.3, 0.4),
+        ("play", "own", 0.75, 0.75, None),
+        ("play", "sums", 0.25, 0.25, None),
+        ("play replay", "own", 0.75, 0.8, None),
+        ("play replay", "more", 0.25, 0.2, None),
+    ]
