@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -70,6 +71,20 @@ class RewardConfig(BaseModel):
     def term(self) -> Term:
         """How its value counts in the total."""
         return Term(self.weight, self.clip, self.normalize, self.range, self.gate, self.cap)
+
+
+def declared_range(rewards: Iterable[RewardConfig], env_weight: float, success: str) -> float:
+    """By how much a total may vary, as far as the recipe says: a value that is clipped, normalised, or the success, which lies in [0, 1].
+
+    Standardised values count as 1. 0.0 where nothing is said. Example: one reward "verdict" of weight 0.5, which is the success: 0.5.
+    """
+    widths = [abs(env_weight)] if success == "env" else []
+    for one in rewards:
+        if one.normalize is not None or one.name == success:
+            widths.append(abs(one.weight))
+        elif one.clip is not None:
+            widths.append(abs(one.weight) * (one.clip[1] - one.clip[0]))
+    return sum(widths)
 
 
 def _default_name(config: RewardConfig) -> str:

@@ -18,6 +18,11 @@ from .types import InvalidScore, in_full
 Normalize = Literal["minmax", "group"]
 
 EPS = 1e-6
+EQUAL = 2e-5
+"""Values count as equal when they differ by no more than this share of the largest: what rounding may make of equal ones."""
+ROUNDING = 2e-7
+"""And when they differ by no more than this share of the range they come from: what a float32 keeps of values of that size, where the
+difference of two was taken and is all that is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,20 @@ class Term:
         return min(total, self.cap or 0.0)
 
 
+def rounding(values: Sequence[float], size: float = 0.0) -> float:
+    """By how much values may differ and count as equal. size: of the values they were made from, as far as it is known.
+
+    Example: `rounding([0.0, 1.0])` is 2e-5; `rounding([0.0, 1e-8], size=1.0)` is 2e-7.
+    """
+    largest = max(map(abs, values), default=0.0)
+    return max(EQUAL * largest, ROUNDING * size)
+
+
 def standardised(values: Sequence[float]) -> list[float]:
-    """(value - mean) / (standard deviation + 1e-6) over a group, with the population's standard deviation; zeros when all are equal."""
+    """(value - mean) / (standard deviation + 1e-6) over a group, with the population's standard deviation; zeros when all are equal, or
+    differ by rounding (of values of about 1, which the 1e-6 stands for too)."""
     array = np.asarray(values, np.float64)
-    if len(array) == 0 or array.min() == array.max():
+    if len(array) == 0 or float(array.max()) - float(array.min()) <= rounding(values, 1.0):
         return [0.0] * len(array)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no finite total, which the rubric refuses
         return [float(value) for value in (array - array.mean()) / (array.std() + EPS)]

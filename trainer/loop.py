@@ -18,7 +18,6 @@ A `Fleet` and a `PolicyLearner` are Ray actors in production and plain objects i
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -104,12 +103,14 @@ class GroupedPhase(UpdatedPhase, Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner."""
+    """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner. range: by how
+    much rewards may vary, as far as the recipe says (`rewards.config.declared_range`)."""
 
     phase: GroupedPhase
     limits: RolloutConfig
     success: str
     parity: ParityBound = PARITY_BOUNDS["float32"]
+    range: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class PolicyLoop:
     def _gather(self) -> None:
         """Wait until the step has what it trains on."""
         progress = self.progress
-        progress.recent.append((0, Counter()))
+        progress.begin_step()
         again, self._to_issue_again = self._to_issue_again, {}
         for task, issued in again.items():
             self._submit(issued.position, 1)
@@ -294,13 +295,13 @@ class PolicyLoop:
 
     def _take_in(self, finished: Sequence[EpisodeGroup], refill: bool = True) -> None:
         """Keep the groups that can be learned from, and put others in the place of the rest."""
-        progress, phase, limits, overlong = self.progress, self.settings.phase, self.settings.limits, self.updates.asked.overlong
+        progress, limits, overlong, before = self.progress, self.settings.limits, self.updates.asked.overlong, self.size
         for one in finished:
             group = shaped(one, overlong)
-            progress.count_failures(group)
+            progress.note(group)
             self._cause = failures[-1].line if (failures := failures_of(group)) else self._cause
             learned, cut_short = without_cut_short(group, overlong)
-            reason = why_not(learned, limits, phase.equal_groups == "keep")
+            reason = self.why_not(learned)
             self.admission.waiting[group.task.id] = Waiting(learned, cut_short, group)
             if reason is not None:
                 self._drop(group.task.id, reason)
@@ -309,7 +310,26 @@ class PolicyLoop:
             if self.on_group is not None:
                 self.on_group(group)
             stop_if_asked(group, limits)
+        if self.size > before:
+            self._drop_equal(refill)
         progress.check_budget(limits, self._cause)
+
+    @property
+    def size(self) -> float:
+        """Of the rewards, as far as the recipe and the last steps show it."""
+        return max(self.settings.range, *self.progress.sizes, 0.0)
+
+    def why_not(self, learned: EpisodeGroup) -> DropReason | None:
+        """Why a step cannot learn from a group, or None when it can."""
+        return why_not(learned, self.settings.limits, self.settings.phase.equal_groups == "keep", self.size)
+
+    def _drop_equal(self, refill: bool) -> None:
+        """Drop what differs by rounding only, as the rewards of groups that finished later show: which finished first decides nothing."""
+        for task, one in list(self.admission.waiting.items()):
+            if (reason := self.why_not(one.learned)) is not None:
+                self._drop(task, reason)
+                if refill:
+                    self._admit()
 
     def _drop(self, task: str, reason: DropReason) -> None:
         """End a group that has finished and will not be trained."""

@@ -21,6 +21,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
 from ..envs.types import EpisodeGroup
+from ..rewards.config import declared_range
 from ..rollout.env_runner import LLMEnvRunner
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
 from ..rollout.worker import WorkerSetup
@@ -132,7 +133,8 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     def loop_settings(self) -> LoopSettings:
         """What the policy loop is told."""
         assert self.worker_setup is not None
-        return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity)
+        span = declared_range(self.worker_setup.rewards, self.worker_setup.environment_weight, self.success_part)
+        return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity, span)
 
     @property
     def parity(self) -> ParityBound:

@@ -37,7 +37,7 @@ from burnish.trainer.evaluation.step_cost import StepCost, Update, step_cost
 from burnish.trainer.loop import run_tasks
 from burnish.trainer.objectives.shaping import shaped, without_cut_short
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.schedule.groups import why_not
+from burnish.trainer.schedule.groups import largest, why_not
 from burnish.trainer.updates import credit
 
 EPISODES = 256
@@ -187,7 +187,8 @@ def _learned_from(session: Session, group: EpisodeGroup) -> EpisodeGroup:
 def _update(session: Session, table: RFTPhaseConfig, learned: Sequence[EpisodeGroup]) -> Update | None:
     """One update over the groups that teach, at most those of a step, and its weights on their way; None when no group teaches."""
     loop, limits = session.loop, session.recipe.rollout
-    kept = [group for group in learned if why_not(group, limits, table.equal_groups == "keep") is None][: table.groups_per_step]
+    size = max(loop.size, largest(learned))
+    kept = [group for group in learned if why_not(group, limits, table.equal_groups == "keep", size) is None][: table.groups_per_step]
     if not kept:
         return None
     session.learner.begin_phase(session.recipe.phase(table.name).optimizer)  # where the reference is kept, if there is one

@@ -51,6 +51,9 @@ def test_standardising_within_a_group() -> None:
     assert standardised([0.0, 0.0, 3.0]) == pytest.approx([-(0.5**0.5), -(0.5**0.5), 2**0.5], abs=1e-5)
     assert standardised([0.1, 0.1, 0.1]) == [0.0, 0.0, 0.0]
     assert standardised([7.0]) == [0.0]
+    for equal in ([1.0, 1.000003], [0.0, 0.1 + 0.2 - 0.3], [0.0, 1.2e-8]):
+        assert standardised(equal) == [0.0, 0.0], "what rounding left was made as large as any difference"
+    assert standardised([0.0, 1e-5]) == pytest.approx([-5 / 6, 5 / 6], abs=1e-6)
     assert standardised([]) == []
 
 

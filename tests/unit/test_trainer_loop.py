@@ -14,6 +14,7 @@ from tests.unit.scripted import ScriptedLearner
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Float32, Int32, Outcome, Reward, Task, Trajectory
+from burnish.rewards.config import RewardConfig, declared_range
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.weights import SyncProofError, SyncReceipt
 from burnish.trainer.data.tasks import held_out_tasks, training_tasks
@@ -189,6 +190,45 @@ def test_progress_survives_its_row() -> None:
     assert list(loop.progress.recent) == [(6, {"verifier_unavailable": 2})]
     row = json.loads(json.dumps(loop.progress.row()))
     assert PolicyProgress.from_row(row) == PolicyProgress.from_row({**row, "rewards": [-3.0, 7.0]}) == loop.progress
+
+
+@pytest.mark.parametrize(
+    ("rewards", "size", "kept"),
+    [
+        ([0.0, 0.1 + 0.2 - 0.3], 1.0, False),  # 5.6e-17: nothing but the rounding of what was taken from each other
+        ([0.0, float(np.float32(0.3)) - 0.3], 1.0, False),  # 1.2e-8, of a verifier that computes in float32
+        ([0.0, 0.1 + 0.2 - 0.3], 0.0, True),  # nothing shows that rewards are larger
+        ([1e-6, 2e-6], 1.0, True),  # small rewards of one task beside larger ones of others
+        ([1e-6, 1.5e-6, 2e-6], 2e-6, True),
+        ([0.0, 0.001], 1000.0, True),
+        ([0.0, 1e-4], 1000.0, False),
+    ],
+)
+def test_near_zero_rounding_is_told_by_the_size_of_rewards(rewards: list[float], size: float, kept: bool) -> None:
+    assert (why_not(group(Task("t", 0), *map(Reward, rewards)), RolloutConfig(), size=size) is None) == kept
+
+
+ROUNDED = (Reward(0.0), Reward(0.1 + 0.2 - 0.3))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_rounding_left_trains_nothing_whichever_group_finishes_first(which: int) -> None:
+    """The size of rewards is seen in the groups of the step, however small the first to finish are."""
+    loop = make_loop(lambda n: ROUNDED if n == which else varied(n), PHASE)
+    metrics = loop.step().metrics
+    assert (metrics["groups_trained"], dict(loop.progress.ledger.dropped)) == (2, {"zero_variance": 2})
+    assert loop.progress.sizes[-1] == 1.0
+
+
+def test_what_rounding_left_trains_nothing_where_the_recipe_says_how_large_rewards_are() -> None:
+    rewards = [RewardConfig(use="my-team/verdict-v1", weight=0.5), RewardConfig(use="my-team/cost-v1", clip=(0.0, 10.0), weight=-0.1)]
+    assert declared_range(rewards, 1.0, "verdict") == 1.5 and declared_range(rewards, 1.0, "env") == 2.0
+    assert declared_range(rewards[:1], 1.0, "env.won") == 0.0, "nothing is said of what the environment or the reward gives"
+    settings = LoopSettings(PHASE, RolloutConfig(), "verdict", range=0.5)
+    loop = PolicyLoop(ScriptedFleet(lambda n: ROUNDED), ScriptedLearner(()), settings, STREAM)
+    assert loop.step().metrics["groups_trained"] == 0
+    small = PolicyLoop(ScriptedFleet(lambda n: (Reward(1e-6), Reward(2e-6))), ScriptedLearner(()), settings, STREAM)
+    assert small.step().metrics["groups_trained"] == 2
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_how_likely_a_group_differs_is_counted_over_all_sets() -> None:
         expected = np.mean([max(chosen) != min(chosen) for chosen in itertools.combinations(values, k)])
         assert differ(values, k) == pytest.approx(expected)
     assert differ([1.0, 1.0 + 1e-7], 2) == 0.0, "what rounding makes of equal rewards teaches nothing"
+    assert differ([0.0, 1e-8], 2, size=1.0) == 0.0 and differ([0.0, 1e-8], 2) == 1.0
     assert differ([1.0], 1) == 0.0
 
 

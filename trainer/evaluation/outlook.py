@@ -13,9 +13,10 @@ import numpy as np
 
 from ...envs.failures import Failure
 from ...envs.types import Episode, EpisodeGroup
+from ...rewards.terms import rounding
 from ...rollout.replay import Replayed
 from ...rollout.store.records import BestConstant, EvaluationResult
-from ..schedule.groups import EQUAL
+from ..schedule.groups import largest, totals
 from .statistics import summarize
 
 SAME = 1e-6
@@ -119,7 +120,7 @@ def outlook(
     learned = sampled if learned is None else learned
     size = max(len(group.episodes) for group in sampled)
     successes = [[_success(episode, success) for episode in group.rewarded] for group in whole]
-    totals = [[episode.reward.total for episode in group.rewarded if episode.reward is not None] for group in learned]
+    rewards, size_seen = [totals(group) for group in learned], largest(learned)
     return Outlook(
         episodes=len(episodes),
         group_size=size,
@@ -129,9 +130,9 @@ def outlook(
         best_constant=result.best_constant,
         failures=result.failures,
         pass_at={k: best_of(enough, k) for k in _powers(size) if (enough := [one for one in successes if len(one) >= k])},
-        teaching=_mean([differ(values, len(values)) for values in totals]),
-        teaching_half=_mean([differ(values, max(2, len(values) // 2)) for values in totals]),
-        teaching_success=_mean([differ(values, len(values)) for values in successes]),
+        teaching=_mean([differ(values, len(values), size_seen) for values in rewards]),
+        teaching_half=_mean([differ(values, max(2, len(values) // 2), size_seen) for values in rewards]),
+        teaching_success=_mean([differ(values, len(values), 1.0) for values in successes]),
         all_failed=_mean([max(values) <= 0 for values in successes]),
         all_succeeded=_mean([min(values) >= 1 for values in successes]),
         parts=part_ranges(episodes),
@@ -159,15 +160,17 @@ def best_of(successes: Sequence[Sequence[float]], k: int) -> float:
     return math.fsum(found) / len(found)
 
 
-def differ(rewards: Sequence[float], k: int) -> float:
+def differ(rewards: Sequence[float], k: int, size: float = 0.0) -> float:
     """The share of all sets of k attempts whose rewards are not all equal: how likely a group of k is to teach anything.
 
-    Equal is what `loop.why_not` calls equal. Fewer than two attempts never teach. Example: `differ([1, 0, 0, 0], 2)` is 0.5.
+    Equal is what `schedule.groups.why_not` calls equal, size what it takes. Fewer than two attempts never teach.
+
+    Example: `differ([1, 0, 0, 0], 2)` is 0.5.
     """
     n = len(rewards)
     if n < 2 or k < 2:
         return 0.0
-    tolerance = EQUAL * max(map(abs, rewards))
+    tolerance = rounding(rewards, size)
     sizes: list[int] = []
     first = -math.inf
     for value in sorted(rewards):

@@ -10,7 +10,7 @@ from typing import Any
 from ...envs.types import EpisodeGroup
 from ...rollout.config import RolloutConfig
 from ...rollout.store.ledger import Ledger
-from .groups import ErrorBudgetSpent, failures_of
+from .groups import ErrorBudgetSpent, failures_of, largest
 
 MIN_FOR_BUDGET = 64
 """Episodes to judge the error budget on: a share of very few says nothing."""
@@ -39,6 +39,7 @@ class PolicyProgress:
 
     idle, skipped, apart: steps in a row that had nothing to learn from, in which an update was not finite, or in which an engine's
     log-probabilities were too far from the learner's. recent: episodes, and failures by kind, of the steps that the error budget looks at.
+    sizes: the largest size of a reward in each of them.
     """
 
     step: int = 0
@@ -52,6 +53,12 @@ class PolicyProgress:
     moves: int = 0
     versions: list[int] = field(default_factory=list)
     sequences: int = 0
+    sizes: deque[float] = field(default_factory=lambda: deque(maxlen=BUDGET_STEPS))
+
+    def begin_step(self) -> None:
+        """Count what finishes from now on as the next step's."""
+        self.recent.append((0, Counter()))
+        self.sizes.append(0.0)
 
     def begin_phase(self) -> None:
         """Count the steps of another phase. Position, weights and books go on."""
@@ -71,7 +78,7 @@ class PolicyProgress:
         own = {name: getattr(self, name) for name in ("step", "position", "idle", "skipped", "apart", "moves", "versions", "sequences")}
         recent = [[episodes, dict(failed)] for episodes, failed in self.recent]
         issued = {task: [one.position, one.move] for task, one in self.open.items()}
-        return {**own, "ledger": self.ledger.row(), "recent": recent, "open": issued}
+        return {**own, "ledger": self.ledger.row(), "recent": recent, "open": issued, "sizes": list(self.sizes)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> PolicyProgress:
@@ -88,10 +95,12 @@ class PolicyProgress:
             row.get("moves", 0),
             list(row.get("versions", ())),
             row.get("sequences", 0),
+            deque(row.get("sizes", ()), maxlen=BUDGET_STEPS),
         )
 
-    def count_failures(self, group: EpisodeGroup) -> None:
-        """Note what failed, for the error budget."""
+    def note(self, group: EpisodeGroup) -> None:
+        """Note what failed, for the error budget, and how large the rewards are."""
+        self.sizes[-1] = max(self.sizes[-1], largest([group]))
         episodes, failed = self.recent[-1]
         failed.update(failure.kind.value for failure in failures_of(group))
         self.recent[-1] = (episodes + len(group.episodes), failed)
