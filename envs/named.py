@@ -54,6 +54,12 @@ def import_module(name: str, field: str) -> Any:
         raise ValueError(f"{field}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def look_in(folder: str) -> None:
+    """Have relative paths, and modules' names, mean here what they mean in a process that runs in that folder, if it is here."""
+    if os.path.isdir(folder):
+        os.chdir(folder)
+
+
 def look_here() -> None:
     """Have modules of the folder burnish is started in found; a console script does not look there, `python -m` does."""
     if os.getcwd() not in sys.path:

@@ -11,6 +11,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
+from ..envs.named import look_in
 from ..envs.spaces import MessagesSpace, UnicodeText
 from ..envs.types import EpisodeGroup, Float32, Task
 from .observe import RolloutMetrics
@@ -27,6 +28,7 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
     def __init__(self, *, config: Any, worker_index: int = 0, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         setup: WorkerSetup = config.worker_setup
+        look_in(setup.folder)
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")
         self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)

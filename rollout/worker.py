@@ -56,7 +56,8 @@ class WorkerSetup:
     """What a rollout worker is built from: the policy to start with, the environment, the rewards, and the limits.
 
     plugins: files, and modules: importable names or paths of `.py` files, whose decorators register environments and rewards. seed: of all
-    sampling. blended: further environments, which play the tasks that name them.
+    sampling. blended: further environments, which play the tasks that name them. folder: where the relative paths of all of it begin, for a
+    process that Ray may have started elsewhere; empty is where that one runs.
 
     Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
     """
@@ -72,6 +73,7 @@ class WorkerSetup:
     modules: tuple[str, ...] = ()
     seed: int = 0
     blended: tuple[BlendedEnvironment, ...] = ()
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

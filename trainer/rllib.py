@@ -39,6 +39,26 @@ from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
 from .schedule.progress import PolicyProgress
 
+_ACTS = frozenset({
+    "framework_str", "log_level", "logger_config", "logger_creator", "min_time_s_per_iteration", "placement_strategy",
+    "num_env_runners", "num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner", "env_runner_cls",
+    "create_local_env_runner", "restart_failed_env_runners", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
+    "validate_env_runners_after_construction", "num_learners", "num_gpus_per_learner", "num_cpus_for_main_process",
+    "custom_resources_for_main_process", "extra_python_environs_for_driver", "extra_python_environs_for_worker", "callbacks_class",
+    "callbacks_on_algorithm_init", "callbacks_on_checkpoint_loaded", "callbacks_on_train_result",
+})  # fmt: skip
+"""What RLlib's own settings do here. Of the others, RLlib's learner, samplers and evaluation read nearly all, and none of those runs."""
+_INSTEAD: Mapping[str, str] = {
+    "lr": "phase=RFTPhaseConfig(lr=…)",
+    "grad_clip": "learner=LearnerConfig(optimizer=OptimizerConfig(grad_clip=…))",
+    "train_batch_size": "phase=RFTPhaseConfig(groups_per_step=…, group_size=…)",
+    "minibatch_size": "phase=RFTPhaseConfig(minibatches=…)",
+    "num_epochs": "phase=RFTPhaseConfig(epochs=…)",
+    "env": "worker=WorkerSetup(model, environment)",
+    "env_config": "worker=WorkerSetup(model, environment, environment_args=…)",
+    "seed": "worker=WorkerSetup(model, environment, seed=…)",
+}
+
 
 class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     """Config of `RFT`; `rft(…)` sets what it adds to RLlib's."""
@@ -93,6 +113,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         return self
 
     def validate(self) -> None:
+        self._check_settings()
         super().validate()
         if self.worker_setup is None:
             raise ValueError("RFTConfig needs .rft(worker=WorkerSetup(model, environment)) before it can be built")
@@ -100,6 +121,16 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         ignored = sorted(PHASE_OWNS & self.learner_setup.optimizer.model_fields_set)
         if ignored:
             raise ValueError(f"learner.optimizer.{ignored[0]} has no effect: it is the phase's; set RFTPhaseConfig({ignored[0]}=…)")
+
+    def _check_settings(self) -> None:
+        """Raise ValueError when one of RLlib's settings was changed that nothing here reads."""
+        fresh, seen = type(self)(), type(self)()
+        AlgorithmConfig.validate(seen)  # which RLlib changes by itself when a config is looked at
+        known = [name for name in vars(AlgorithmConfig()) if not name.startswith("_") and name not in _ACTS]
+        ignored = sorted(name for name in known if getattr(self, name) not in (getattr(fresh, name), getattr(seen, name)))
+        if ignored:
+            instead = _INSTEAD.get(ignored[0], "what is trained, on what and how")
+            raise ValueError(f"{ignored[0]} has no effect on RFTConfig, whose learner and runners are burnish's: .rft({instead}) says it")
 
     def get_multi_rl_module_spec(self, **kwargs: Any) -> MultiRLModuleSpec:
         """The policy is a Hugging Face model inside learner and engines, not an RLModule."""
@@ -112,7 +143,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
             update={"optimizer": phase_optimizer(learner.optimizer, with_rate(self.rft_phase, worker.model, learner.lora))}
         )
         gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
-        group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count)
+        group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count, worker.folder)
         if self.rft_phase.critic is not None:
             group.begin_phase(learner.optimizer, self.rft_phase.critic)
         return group

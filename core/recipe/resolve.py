@@ -176,6 +176,7 @@ class ResolvedRun:
                 ),
                 *(suite.played_by for suite in self.suites if suite.kind == "answers"),
             ),
+            folder=str(Path.cwd()),
         )
 
 

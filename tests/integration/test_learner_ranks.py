@@ -131,3 +131,23 @@ def test_a_group_of_two_learners_does_what_one_does_and_hands_its_state_on(clust
         group.foreach_learner(end)
     with pytest.raises(LearnerLost):  # the other waited for it and was ended
         group.foreach_learner(probe_loss)
+
+
+def test_a_loss_in_a_file_is_found_where_the_driver_runs_though_ray_was_started_elsewhere(
+    cluster: None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text("""
+from burnish.trainer.objectives.losses import LossInputs, LossOutputs
+
+def twice(inputs: LossInputs) -> LossOutputs:
+    return LossOutputs({"policy": -2.0 * inputs.logprobs}, {})
+""")
+    monkeypatch.chdir(tmp_path)
+    group = LearnerGroup(models / "tied", LearnerConfig(threads=1), 0, num_gpus=0, timeout_s=200)
+    try:
+        batch = batch_of(1, groups=True)
+        once = group.forward_backward(batch, Objective("cross_entropy")).means(batch)["loss"]
+        found = group.forward_backward(batch, Objective("own.py:twice", aggregation="token")).means(batch)
+        assert found["loss"] == pytest.approx(2 * once, rel=CLOSE)
+    finally:
+        group.shutdown()

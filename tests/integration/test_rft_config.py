@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +57,39 @@ def test_the_bound_of_the_proof_is_that_of_the_coarser_side() -> None:
     fine = RFTConfig().rft(worker=WORKER)
     rough = RFTConfig().rft(worker=WorkerSetup(Path("x"), "a/B-v0", engine=EngineConfig(dtype="bfloat16")))
     assert fine.parity == PARITY_BOUNDS["float32"] and rough.parity == PARITY_BOUNDS["bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "instead"),
+    [
+        (lambda config: config.training(lr=1.0), "lr", "RFTPhaseConfig(lr=…)"),
+        (lambda config: config.training(grad_clip=9.0), "grad_clip", "OptimizerConfig(grad_clip=…)"),
+        (lambda config: config.training(train_batch_size=77), "train_batch_size", "groups_per_step"),
+        (lambda config: config.training(gamma=0.3), "gamma", "what is trained"),
+        (lambda config: config.environment("CartPole-v1"), "env", "WorkerSetup(model, environment)"),
+        (lambda config: config.debugging(seed=7), "seed", "WorkerSetup(model, environment, seed=…)"),
+        (lambda config: config.env_runners(num_envs_per_env_runner=8), "num_envs_per_env_runner", "what is trained"),
+        (lambda config: config.env_runners(rollout_fragment_length=10), "rollout_fragment_length", "what is trained"),
+        (lambda config: config.evaluation(evaluation_interval=1), "evaluation_interval", "what is trained"),
+        (lambda config: config.learners(num_cpus_per_learner=3), "num_cpus_per_learner", "what is trained"),
+    ],
+)
+def test_what_rllib_offers_and_nothing_here_reads_is_refused(
+    tiny_model: Path, change: Callable[[Any], Any], name: str, instead: str
+) -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    config = RFTConfig().rft(worker=WorkerSetup(tiny_model, "burnish/Arithmetic-v0"))
+    config.validate()
+    config.validate()  # RLlib's own changes to it are no ones of the user
+    with pytest.raises(ValueError, match=f"^{name} has no effect on RFTConfig") as raised:
+        change(config).validate()
+    assert instead in str(raised.value)
+
+
+def test_what_rllib_does_here_is_taken(tiny_model: Path) -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    config = RFTConfig().rft(worker=WorkerSetup(tiny_model, "burnish/Arithmetic-v0"))
+    config.env_runners(num_env_runners=2, num_gpus_per_env_runner=0.5).learners(num_learners=2, num_gpus_per_learner=1)
+    config.fault_tolerance(max_num_env_runner_restarts=7).resources(placement_strategy="SPREAD").validate()

@@ -5,6 +5,7 @@ One actor has the policy alone; several share it (`ranks.py`), and a batch is sp
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ...envs.named import look_in
 from ...envs.registry import load_plugin
 from ...rollout.weights import WeightSnapshot
 from ..batch import TokenBatch
@@ -56,11 +58,14 @@ class LearnerActor:
         self._store = listen(host, self._ranks, self._timeout_s)
         return host, self._store.port
 
-    def start(self, model: str, config: LearnerConfig, seed: int, plugins: Sequence[str], meeting: tuple[str, int] | None) -> int:
-        """Load the model, with the other ranks where there are any; the learner's version."""
+    def start(
+        self, folder: str, model: str, config: LearnerConfig, seed: int, plugins: Sequence[str], meeting: tuple[str, int] | None
+    ) -> int:
+        """Load the model, with the other ranks where there are any; the learner's version. folder: where relative paths begin."""
         from .learner import Learner
         from .ranks import Ranks, join
 
+        look_in(folder)
         for plugin in plugins:
             load_plugin(plugin)
         ranks = Ranks()
@@ -110,8 +115,9 @@ class LearnerGroup:
     """Drives the learners through the primitives of `Learner`; every call has a deadline and names the learner when it passes.
 
     num_gpus: of each learner. timeout_s: seconds one call may take, its start included. plugins: files whose decorators register losses.
-    learners: processes that share the policy, placed together. Raises LearnerLost when one dies or does not answer in time, or a learner's
-    own error; when one of several fails alone, all are ended, because the others wait for it.
+    learners: processes that share the policy, placed together. folder: where relative paths begin; empty is where this process runs.
+    Raises LearnerLost when one dies or does not answer in time, or a learner's own error; when one of several fails alone, all are ended,
+    because the others wait for it.
     """
 
     is_remote = True
@@ -125,6 +131,7 @@ class LearnerGroup:
         timeout_s: float,
         plugins: Sequence[str] = (),
         learners: int = 1,
+        folder: str = "",
     ) -> None:
         self._timeout_s = timeout_s
         self._group = _place(learners, num_gpus)
@@ -140,7 +147,7 @@ class LearnerGroup:
                 load_plugin(plugin)
             nodes = self._all("node")
             meeting = self._get([self._actors[0].listen.remote(len(set(nodes)) == 1)])[0]
-        self.version: int = self._all("start", str(model), config, seed, tuple(plugins), meeting)[0]
+        self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
 
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
         """See `Learner.begin_phase`."""
