@@ -13,27 +13,32 @@ BFLOAT16_FLAGS = frozenset({"avx512f", "avx512_bf16", "amx_bf16", "bf16"})
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """gpus: those that torch can use. bfloat16: whether its CPU is fit for bfloat16. Example: `Machine(gpus=2)`."""
+    """gpus: those that torch can use. bfloat16: whether its CPU is fit for bfloat16. gpu_mb: memory of the smallest GPU, in MB, 0 where
+    there is none. Example: `Machine(gpus=2, gpu_mb=80_000)`.
+    """
 
     gpus: int
     bfloat16: bool = True
+    gpu_mb: int = 0
 
 
 def this_machine() -> Machine:
     """Ask. Torch is imported only where it is built for GPUs; nothing is started on one."""
-    return Machine(_gpus(), _bfloat16())
+    memories = _gpu_memories()
+    return Machine(len(memories), _bfloat16(), min(memories, default=0) // 1_000_000)
 
 
-def _gpus() -> int:
+def _gpu_memories() -> list[int]:
+    """Bytes of each GPU."""
     try:
         build = version("torch")
     except PackageNotFoundError:  # the light base: environments, rewards and services
-        return 0
+        return []
     if build.endswith("+cpu"):
-        return 0
+        return []
     import torch
 
-    return torch.cuda.device_count()
+    return [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
 
 
 def _bfloat16() -> bool:

@@ -49,7 +49,7 @@ class Placement:
         if self.platform == "cpu":
             return []
         each = " each" if self.engines > 1 else ""
-        spread = f" of one node, tensor parallel {self.tensor_parallel}" if self.tensor_parallel > 1 else ""
+        spread = f"{' of one node' if self.tensor_parallel > 1 else ''}, tensor parallel {self.tensor_parallel}"
         also = "".join(f", {amount:g} {name}" for name, amount in self.engine_resources.items())
         return [
             f"learner: {_gpus(self.learner_gpus)}" if self.learners == 1 else f"{self.learners} learners: {_gpus(self.learner_gpus)} each",

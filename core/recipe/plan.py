@@ -146,8 +146,22 @@ def _warnings(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
                 yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has neither AVX-512 nor instructions for it"
     if (model.folder / "tokenizer.json").is_file() and not load_renderer(model.folder, run.rollout.template_args).append_only:
         yield "the chat template rewrites earlier turns: a turn that does not extend the one before trains as a sequence of its own"
+    yield from _tight(run, model)
     if not model.weights_here:
         yield f"{model.folder} has no weights: the sizes follow from its config.json, and a run needs them"
+
+
+def _tight(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
+    """What the GPUs of this machine are too small for, as far as the formula of the expected memory goes. A cluster's are not known."""
+    here, placement = machine.this_machine(), run.placement
+    if run.platform != "gpu" or placement.ray_address is not None or not here.gpu_mb:
+        return
+    cures = ("learner.lora, resources.learners or learner.activation_checkpointing", "engine.tensor_parallel, max_num_seqs or max_context")
+    shares = (placement.learner_gpus, placement.engine_gpus)
+    for (role, needs), share, cure in zip(memory_mb(model, run).items(), shares, cures, strict=True):
+        has = round(min(share, 1.0) * here.gpu_mb)
+        if needs > has:
+            yield f"{role} is expected to need {needs / 1000:.1f} GB and has {has / 1000:.1f}: change {cure}, or take a smaller model"
 
 
 def engine_tokens_per_second(parameters: int) -> float:

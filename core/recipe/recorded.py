@@ -21,9 +21,9 @@ from burnish.trainer.phases.rft import RFTPhaseConfig
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedRun:
+class RecordedSetup:
     """How a run played and judged its episodes. Addresses of services stand as `service:NAME`. step_timeout_s: for one call of an
-    environment. Example: `recorded_run(Path("runs/demo-20260101-000000")).environment.id`."""
+    environment. Example: `recorded_setup(Path("runs/demo-20260101-000000")).environment.id`."""
 
     environment: EnvironmentSpec
     blended: tuple[BlendedEnvironment, ...]
@@ -33,7 +33,7 @@ class RecordedRun:
     step_timeout_s: float
 
 
-def recorded_run(folder: Path) -> RecordedRun:
+def recorded_setup(folder: Path) -> RecordedSetup:
     """Those pieces of the recipe in a run folder; its data, its model and its GPUs need not be here.
 
     Raises ValueError when `config.json` is missing or no config, or names code that lies in the folder.
@@ -43,7 +43,7 @@ def recorded_run(folder: Path) -> RecordedRun:
         if Path(place).resolve().is_relative_to(home):
             raise ValueError(f"{folder}: {field} names {place}, which lies in the run folder itself; code that came with a run is not run")
     blend = next((table.blend for table in config.tables if isinstance(table, RFTPhaseConfig)), ())
-    return RecordedRun(
+    return RecordedSetup(
         environment_of(config),
         tuple(BlendedEnvironment(one.called, one.environment, one.environment_args) for one in blend),
         config.plugins,

@@ -48,8 +48,8 @@ BASE = {"name": "p", "model": "m", "environment": "burnish/Arithmetic-v0"}
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Says what the machine has: `machine(gpus=2)`."""
 
-    def has(gpus: int = 0, bfloat16: bool = True) -> None:
-        monkeypatch.setattr("burnish.recipe.machine.this_machine", lambda: Machine(gpus, bfloat16))
+    def has(gpus: int = 0, bfloat16: bool = True, gpu_mb: int = 0) -> None:
+        monkeypatch.setattr("burnish.recipe.machine.this_machine", lambda: Machine(gpus, bfloat16, gpu_mb))
 
     has()
     return has
@@ -127,10 +127,12 @@ def shown(plan: Plan) -> str:
 @pytest.mark.parametrize(("build", "gpus"), [("2.13.0+cpu", 0), ("2.13.0", 2), ("2.13.0+cu130", 2)])
 def test_torch_is_asked_for_gpus_only_where_it_is_built_for_them(monkeypatch: pytest.MonkeyPatch, build: str, gpus: int) -> None:
     torch = types.ModuleType("torch")
-    setattr(torch, "cuda", types.SimpleNamespace(device_count=lambda: 2))  # noqa: B010
+    memories = (80 * 10**9, 40 * 10**9)
+    cuda = types.SimpleNamespace(device_count=lambda: 2, get_device_properties=lambda i: types.SimpleNamespace(total_memory=memories[i]))
+    setattr(torch, "cuda", cuda)  # noqa: B010
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr("burnish.recipe.machine.version", lambda name: build)
-    assert this_machine().gpus == gpus
+    assert (this_machine().gpus, this_machine().gpu_mb) == (gpus, 40_000 if gpus else 0)
 
 
 @pytest.mark.parametrize(("flags", "fit"), [("sse avx2 fma", False), ("avx2 avx512f", True), ("avx2 amx_bf16", True)])
@@ -164,7 +166,29 @@ def test_every_recipe_plans_on_both_platforms(
         assert "learner: 0.5 of a GPU" in shown(plan)
 
 
-def test_two_gpus_for_a_model_of_seven_billion_parameters(seven_b: Path, machine: Callable[..., None]) -> None:
+def test_a_model_of_seven_billion_parameters_on_two_gpus(seven_b: Path, machine: Callable[..., None]) -> None:
+    machine(gpus=2, gpu_mb=80_000)
+    learner: dict[str, Any] = {"dtype": "bfloat16", "activation_checkpointing": True, "microbatch_tokens": 8192}
+    engine = {"max_context": 2048, "max_num_seqs": 32}
+    whole = make_plan(recipe(model=str(seven_b), engine=engine, learner=learner))
+    assert whole.run.placement.gpus == 2
+    assert whole.run.placement.lines() == ["learner: 1 GPU", "1 engine: 1 GPU, tensor parallel 1"]
+    assert whole.memory_mb == {"learner's GPU": 123636, "each GPU of an engine": 47837}
+    too_small = "learner's GPU is expected to need 123.6 GB and has 80.0: change learner.lora, resources.learners or"
+    assert [line[: len(too_small)] for line in whole.warnings if "expected to need" in line] == [too_small]
+    adapters = make_plan(recipe(model=str(seven_b), engine=engine, learner={**learner, "lora": {}}))
+    assert adapters.memory_mb["learner's GPU"] < 80_000 and not any("expected to need" in line for line in adapters.warnings)
+
+
+def test_a_share_of_a_gpu_has_that_share_of_its_memory(seven_b: Path, machine: Callable[..., None]) -> None:
+    machine(gpus=1, gpu_mb=80_000)
+    plan = make_plan(recipe(model=str(seven_b), engine={"max_context": 2048, "max_num_seqs": 32}, learner={"lora": {}}))
+    assert any(line.startswith("each GPU of an engine is expected to need 47.8 GB and has 40.0: change engine") for line in plan.warnings)
+    machine(gpus=1)  # how much it has is not known
+    assert not any("expected to need" in line for line in make_plan(plan.run).warnings)
+
+
+def test_three_gpus_of_a_cluster_for_a_model_of_seven_billion_parameters(seven_b: Path, machine: Callable[..., None]) -> None:
     run = recipe(
         model=str(seven_b),
         engine={"tensor_parallel": 2, "max_context": 2048, "max_num_seqs": 32},
@@ -330,7 +354,8 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
     [
         (0, {}, "platform: gpu, but torch sees no GPU on this machine; choose --platform cpu, or name a cluster that has some in "
                 "resources.ray_address"),
-        (1, {"resources": {"learner_gpus": 1}}, "resources: learner: 1 GPU; 1 engine: 1 GPU: this machine has 1 GPU; lower env_runners "
+        (1, {"resources": {"learner_gpus": 1}}, "resources: learner: 1 GPU; 1 engine: 1 GPU, tensor parallel 1: "
+         "this machine has 1 GPU; lower env_runners "
                 "or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a cluster in ray_address"),
         (4, {"engine": {"tensor_parallel": 4}}, "resources: learner: 1 GPU; 1 engine: 4 GPUs of one node, tensor parallel 4: this machine "
                 "has 4 GPUs; lower env_runners or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a "
@@ -345,7 +370,8 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
                 "than resources.engine_gpus = 0.5; lower it"),
         (2, {"resources": {"learners": 2, "learner_gpus": 0.5}}, "r.toml: resources: learner_gpus = 0.5 does not fit learners = 2: each "
                 "needs a GPU of its own"),
-        (2, {"resources": {"learners": 2}}, "resources: 2 learners: 1 GPU each; 1 engine: 1 GPU: this machine has 2 GPUs; lower learners, "
+        (2, {"resources": {"learners": 2}}, "resources: 2 learners: 1 GPU each; 1 engine: 1 GPU, tensor parallel 1: "
+         "this machine has 2 GPUs; lower learners, "
                 "env_runners or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a cluster in "
                 "ray_address"),
         (2, {"resources": {"learner_gpus": 2}}, "r.toml: resources.learner_gpus: must be less than or equal to 1, not integer 2"),
