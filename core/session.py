@@ -46,7 +46,7 @@ from burnish.trainer.data.tasks import held_out_tasks
 from burnish.trainer.demonstrations import Demonstrations
 from burnish.trainer.evaluation.evaluate import evaluate
 from burnish.trainer.learner.probe import check_saved, probe_loss
-from burnish.trainer.loop import PolicyLoop, run_tasks
+from burnish.trainer.loop import PolicyLoop
 from burnish.trainer.models.finding import find_model, verified_model
 from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.models.importing import no_progress_bars
@@ -55,6 +55,7 @@ from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.common import Making, PhaseConfig
 from burnish.trainer.phases.registry import tables_of_rows
 from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of, lay_out_replay
+from burnish.trainer.playing import run_tasks
 
 
 @dataclass

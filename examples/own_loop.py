@@ -88,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table = run.recipe.rft
         if table is None:
             raise SystemExit(f"{options.recipe} has no [rft] table, which gives steps and sizes")
-        run.learner.begin_phase(run.recipe.phase("rft").optimizer)  # the recipe's learning rate and schedule
         before, _ = run.evaluate()
         train(run, table.steps, table.groups_per_step)
         after, _ = run.evaluate()

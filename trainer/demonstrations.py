@@ -26,7 +26,7 @@ from .objectives.objective import CROSS_ENTROPY, Objective
 
 
 class ExampleStream(Protocol):
-    """An endless stream of examples by their positions, blended as asked (`data.prepared.PhaseData`)."""
+    """An endless stream of examples by their positions, blended as asked (`data.prepared.PreparedData`)."""
 
     def at(self, positions: range) -> Sequence[SupervisedExample]: ...
 
@@ -48,7 +48,7 @@ class GradientLearner(Protocol):
 class Demonstrations:
     """The stream of a phase. weight: of the mean negative log-likelihood. share: of all sequences that are learned from.
 
-    Example: `Demonstrations(PhaseData(folder), weight=0.1, share=Fraction(1, 5)).begun(0)`.
+    Example: `Demonstrations(PreparedData(folder), weight=0.1, share=Fraction(1, 5)).begun(0)`.
     """
 
     stream: ExampleStream

@@ -18,13 +18,13 @@ A `Fleet` and a `PolicyLearner` are Ray actors in production and plain objects i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from ..envs.types import EpisodeGroup, Float32, Int32, Task
+from ..envs.types import EpisodeGroup, Task
 from ..rollout.config import RolloutConfig
 from ..rollout.store.ledger import DropReason
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofError, SyncReceipt, too_far
@@ -36,6 +36,7 @@ from .objectives.measures import Measured, check_probe, compare_engines, probe_o
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
 from .objectives.shaping import shaped, without_cut_short
+from .playing import Fleet
 from .schedule.account import Account
 from .schedule.admission import Admission, Rollouts, Waiting
 from .schedule.beside import beside
@@ -50,30 +51,6 @@ MAX_APART = 3
 """Steps in a row in which an engine's sampled tokens may be too far from the learner's log-probabilities, before it ends the run."""
 MAX_SKIPPED = 2
 """Steps in a row in which an update is skipped because it is not finite, before another ends the run."""
-
-
-class Fleet(Protocol):
-    """Runs episodes under the current weights. Every wait has a deadline that the fleet knows."""
-
-    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
-        """Start `group_size` episodes of each task; returns at once."""
-        ...
-
-    def poll(self) -> list[EpisodeGroup]:
-        """Groups that finished since the last call; waits a moment for the first. Raises when nothing has finished for too long."""
-        ...
-
-    def sync(self, snapshot: Any) -> list[SyncReceipt]:
-        """Give every engine the weights that `PolicyLearner.snapshot` gave."""
-        ...
-
-    def stop(self) -> None:
-        """Drop what is under way."""
-        ...
-
-    def score(self, sequences: Sequence[Int32]) -> Mapping[str, Sequence[Float32]]:
-        """What each engine gives every token but the first of each sequence: by name, float32 `[length - 1]` per sequence."""
-        ...
 
 
 class GroupedPhase(UpdatedPhase, Protocol):
@@ -418,18 +395,3 @@ class PolicyLoop:
         progress.apart = progress.apart + 1 if apart else 0
         if progress.apart >= MAX_APART:
             raise SyncProofError(f"for {progress.apart} steps, {too_far(apart[0])}")
-
-
-def run_tasks(fleet: Fleet, tasks: Sequence[Task], group_size: int, temperature: float) -> Generator[EpisodeGroup, None, None]:
-    """The group of every task, in the order they finish. Raises what the fleet raises; whoever stops early leaves nothing under way."""
-    left = {task.id for task in tasks}
-    fleet.submit(tasks, group_size, temperature)
-    try:
-        while left:
-            for group in fleet.poll():
-                if group.task.id in left:
-                    left.remove(group.task.id)
-                    yield group
-    finally:
-        if left:
-            fleet.stop()

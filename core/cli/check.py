@@ -14,7 +14,7 @@ from typing import Any
 from burnish.cli.arguments import parse_arguments
 from burnish.envs.checks.conformance import Report, render
 from burnish.envs.checks.environment import check_environment
-from burnish.envs.checks.playing import Played, play
+from burnish.envs.checks.playing import CheckedEpisode, play
 from burnish.envs.checks.tool_service import check_tool_service
 from burnish.envs.checks.tools import check_tools
 from burnish.envs.contract import ENVS
@@ -51,7 +51,7 @@ class Given:
     sample: Path | None = None
     replies: tuple[str, ...] = ()
     security: ClientSecurity = field(default_factory=ClientSecurity)
-    played: tuple[Played, ...] = ()
+    played: tuple[CheckedEpisode, ...] = ()
 
     def episodes(self, grouped: bool = False) -> list[RewardInput]:
         """Those of the sample, or else those that were played. Raises ValueError naming the rows of the sample that are unfit."""
@@ -65,7 +65,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Suite:
+class Checks:
     """The checks of one subject. uses: the options that have an effect on them."""
 
     run: Callable[[], Report]
@@ -101,7 +101,7 @@ def check(
     return text
 
 
-def suites(target: str, given: Given) -> list[Suite]:
+def suites(target: str, given: Given) -> list[Checks]:
     """What there is to run for `target`. Raises ValueError when it names nothing that can be checked."""
     module, _, id = target.rpartition(":")
     if ID_PATTERN.match(id):  # also module:namespace/Name-v0
@@ -117,7 +117,7 @@ def suites(target: str, given: Given) -> list[Suite]:
     raise ValueError(f"{target!r} is no id (namespace/name-v1), no plug-in (file.py), no module and no address (host:port)")
 
 
-def _by_id(id: str, given: Given) -> list[Suite]:
+def _by_id(id: str, given: Given) -> list[Checks]:
     known = {row.id: None for registry in REGISTRIES for row in registry.list()}
     if id not in known:
         close = did_you_mean(id, list(known)) or "; one of your own: `burnish check my_file.py`, or --plugin my_file.py"
@@ -125,7 +125,7 @@ def _by_id(id: str, given: Given) -> list[Suite]:
     return [_suite(registry, id, given) for registry in REGISTRIES if any(row.id == id for row in registry.list())]
 
 
-def _by_module(module: str, target: str, given: Given) -> list[Suite]:
+def _by_module(module: str, target: str, given: Given) -> list[Checks]:
     """Everything that importing the module registered, and its tools; the argument `data` is for the tools."""
     others = replace(given, args={key: value for key, value in given.args.items() if key != "data"})
     others = replace(others, played=_played(module, others))
@@ -140,13 +140,13 @@ def _by_module(module: str, target: str, given: Given) -> list[Suite]:
         data = given.args.get("data") or next((one.tool_data for one in others.played), None)
         those = ToolSet(tools)
         check_them = partial(check_tools, those, data, _calls(given, those.schemas()), name=f"tools of {target}")
-        found.append(Suite(check_them, frozenset({"--arg", "--reply"})))
+        found.append(Checks(check_them, frozenset({"--arg", "--reply"})))
     if not found:
         raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools")
     return found
 
 
-def _played(module: str, given: Given) -> tuple[Played, ...]:
+def _played(module: str, given: Given) -> tuple[CheckedEpisode, ...]:
     """Episodes of the first environment that the module registers: what its rewards, verifiers and tools are made for, more likely than
     not. None where it cannot be played, which the checks of the environment itself say."""
     ids = [row.id for row in ENVS.list() if row.source.partition(":")[0] in (module, *_submodules(module))]
@@ -166,16 +166,16 @@ def _submodules(module: str) -> Iterator[str]:
     return (name for name in sys.modules if name.startswith(f"{module}."))
 
 
-def _suite(registry: Registry[Any], id: str, given: Given) -> Suite:
+def _suite(registry: Registry[Any], id: str, given: Given) -> Checks:
     if registry is ENVS:
-        return Suite(partial(check_environment, id, given.args, replies=given.replies), frozenset({"--arg", "--reply"}))
+        return Checks(partial(check_environment, id, given.args, replies=given.replies), frozenset({"--arg", "--reply"}))
     if registry is REWARDS:
         check_it = lambda: check_reward(id, given.args, given.episodes(find_plugin(id).level == "group"))  # noqa: E731
-        return Suite(check_it, frozenset({"--arg", "--sample"}))
-    return Suite(lambda: check_verifier(VERIFIERS.get(id), given.episodes()), frozenset({"--sample"}))
+        return Checks(check_it, frozenset({"--arg", "--sample"}))
+    return Checks(lambda: check_verifier(VERIFIERS.get(id), given.episodes()), frozenset({"--sample"}))
 
 
-def _by_address(target: str, given: Given) -> Suite:
+def _by_address(target: str, given: Given) -> Checks:
     """Ask by reflection what listens there."""
     address, shown = _guarded(target, given.security), shown_address(target)
     try:
@@ -191,16 +191,16 @@ def _by_address(target: str, given: Given) -> Suite:
         match name:
             case "burnish.v1.VerifierService":
                 _only(given.args, "verifier", f"the verifier at {shown}")
-                return Suite(lambda: check_verifier_service(address, named, given.episodes()), uses | {"--sample"})
+                return Checks(lambda: check_verifier_service(address, named, given.episodes()), uses | {"--sample"})
             case "burnish.v1.ToolService":
                 _only(given.args, "data", f"the tools at {shown}")
                 check_them = lambda: check_tool_service(  # noqa: E731
                     address, given.args.get("data"), _calls(given, RemoteToolSet(address).schemas())
                 )
-                return Suite(check_them, uses | {"--reply"})
+                return Checks(check_them, uses | {"--reply"})
             case "burnish.v1.EnvironmentService" if any(row.id == REMOTE_ENV for row in ENVS.list()):
                 check_it = partial(check_environment, REMOTE_ENV, {**given.args, "address": address}, replies=given.replies)
-                return Suite(check_it, uses | {"--reply"})
+                return Checks(check_it, uses | {"--reply"})
     raise ValueError(f"{shown} serves {', '.join(names) or 'nothing'}; checked are verifier, tool and environment services of burnish.v1")
 
 

@@ -209,9 +209,9 @@ def _replayed(home: Path, phase: str, step: int) -> range | None:
 
 
 def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None = None) -> list[str]:
-    from burnish.trainer.data.prepared import PhaseData
+    from burnish.trainer.data.prepared import PreparedData
 
-    data = PhaseData(folder)
+    data = PreparedData(folder)
     try:
         drawn = data.drawn(step - 1) if positions is None else data.drawn_at(positions)
         rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in drawn]

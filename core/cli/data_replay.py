@@ -23,8 +23,8 @@ from burnish.trainer.data.curated.general import GENERAL
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.sources import Reject, found_curated
 from burnish.trainer.evaluation.alone import lone_fleet
-from burnish.trainer.loop import Fleet, run_tasks
 from burnish.trainer.models.finding import find_model
+from burnish.trainer.playing import Fleet, run_tasks
 
 ROWS_FILE = "replay.jsonl"
 

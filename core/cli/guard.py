@@ -15,7 +15,7 @@ from burnish.guardrails.types import Decision
 from burnish.inspector.text import printable
 
 if TYPE_CHECKING:
-    from burnish.trainer.evaluation.guarded import Measured
+    from burnish.trainer.evaluation.guarded import GuardRates
 
 MAX_FILE = 4_000_000
 """Bytes of a file whose text is checked."""
@@ -107,7 +107,7 @@ def call_row(file: str, call: str) -> dict[str, Any]:
     return {"policy": decided.policy, "tool": decided.tool, "action": decided.action, "rule": decided.rule, "reason": decided.reason}
 
 
-def evaluation_lines(policy: Policy, measured: Mapping[str, Measured]) -> list[str]:
+def evaluation_lines(policy: Policy, measured: Mapping[str, GuardRates]) -> list[str]:
     """An evaluation as a table, a line for all rows, each category and each family."""
     columns = ("recall", "false_positives", "attack_success", "refusal", "over_refusal")
     rows = [(name, *(str(getattr(one, column)) for column in columns)) for name, one in measured.items()]
@@ -115,6 +115,6 @@ def evaluation_lines(policy: Policy, measured: Mapping[str, Measured]) -> list[s
     return [printable(line) for line in [policy.id, *table_lines(heads, rows)]]
 
 
-def evaluation_rows(policy: Policy, measured: Mapping[str, Measured]) -> dict[str, Any]:
+def evaluation_rows(policy: Policy, measured: Mapping[str, GuardRates]) -> dict[str, Any]:
     """An evaluation as JSON."""
     return {"policy": policy.id, "measured": {name: one.to_row() for name, one in measured.items()}}

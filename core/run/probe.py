@@ -34,9 +34,9 @@ from burnish.trainer.evaluation.advice import Line, advice
 from burnish.trainer.evaluation.outlook import AskedAgain, Outlook, asked_again, outlook
 from burnish.trainer.evaluation.statistics import SuccessWatch
 from burnish.trainer.evaluation.step_cost import StepCost, Update, step_cost
-from burnish.trainer.loop import run_tasks
 from burnish.trainer.objectives.shaping import shaped, without_cut_short
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.playing import run_tasks
 from burnish.trainer.schedule.groups import largest, why_not
 from burnish.trainer.updates import credit
 

@@ -12,7 +12,7 @@ from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module
 from burnish.envs.registry import load_plugin
 from burnish.inspector.replay import Player
-from burnish.recipe.recorded import recorded_run
+from burnish.recipe.recorded import recorded_setup
 from burnish.recipe.services import service_references, with_addresses
 from burnish.rewards.calling.threads import Daemons
 
@@ -24,7 +24,7 @@ def players_of(folder: Path, plugins: Sequence[Path] = ()) -> Iterator[Mapping[s
     plugins: files to load beside those that the recipe names. Only services that the environments use are started. Raises ValueError when
     an environment is unknown here, or code that the recipe names is missing or lies in the folder.
     """
-    run = recorded_run(folder)
+    run = recorded_setup(folder)
     for plugin in (*map(str, plugins), *run.plugins):
         load_plugin(plugin)
     if run.environment.module:

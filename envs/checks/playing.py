@@ -16,7 +16,7 @@ TURNS = 8
 
 
 @dataclass
-class Played:
+class CheckedEpisode:
     """One episode. cut: whether it went on after the last turn that was played. tool_data: of the task, as tools get to know it."""
 
     task: Task
@@ -28,7 +28,9 @@ class Played:
     tool_data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def play(id: str, kwargs: Mapping[str, Any], replies: Sequence[str] = (), seeds: Sequence[int] = (0, 1), attempts: int = 4) -> list[Played]:
+def play(
+    id: str, kwargs: Mapping[str, Any], replies: Sequence[str] = (), seeds: Sequence[int] = (0, 1), attempts: int = 4
+) -> list[CheckedEpisode]:
     """`attempts` episodes of each seed, each beginning with another reply: those given, then plain ones.
 
     Raises what making the environment raises, and EpisodeFailure where it breaks its contract.
@@ -37,8 +39,8 @@ def play(id: str, kwargs: Mapping[str, Any], replies: Sequence[str] = (), seeds:
     return [_one(id, kwargs, Task(f"check-{seed}", seed), islice(cycle(said), i, i + TURNS)) for seed in seeds for i in range(attempts)]
 
 
-def _one(id: str, kwargs: Mapping[str, Any], task: Task, replies: Iterator[str]) -> Played:
-    env, played = make_env(id, **kwargs), Played(task)
+def _one(id: str, kwargs: Mapping[str, Any], task: Task, replies: Iterator[str]) -> CheckedEpisode:
+    env, played = make_env(id, **kwargs), CheckedEpisode(task)
     try:
         messages, played.info = reset_env(env, id, task, f"{task.id}/0")
         played.messages += messages

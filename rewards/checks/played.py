@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...envs.checks.playing import Played
+from ...envs.checks.playing import CheckedEpisode
 from ..types import RewardInput
 
 
-def episode_of(played: Played, number: int) -> RewardInput:
+def episode_of(played: CheckedEpisode, number: int) -> RewardInput:
     """The episode as a rollout would hand it on. number: of the episode, for its id."""
     info, truncation = played.info, "max_turns" if played.cut else None
     metrics = {**info.metrics, "turns": float(played.turns)}

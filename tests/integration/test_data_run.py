@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.trainer.data.prepared import PhaseData
+from burnish.trainer.data.prepared import PreparedData
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -62,7 +62,7 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def rows_of(run: Path, phase: str, steps: int) -> list[tuple[str, int, str]]:
-    data = PhaseData(run / "data" / phase)
+    data = PreparedData(run / "data" / phase)
     rows = [(drawn.source, drawn.epoch, drawn.where) for step in range(steps) for drawn in data.drawn(step)]
     data.close()
     return rows

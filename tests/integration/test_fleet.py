@@ -17,7 +17,7 @@ from burnish.rollout.weights import SyncReceipt
 from burnish.rollout.worker import Progress
 from burnish.trainer import fleet as fleets
 from burnish.trainer.fleet import FleetError, FleetLimits, RayFleet
-from burnish.trainer.loop import run_tasks
+from burnish.trainer.playing import run_tasks
 
 pytestmark = pytest.mark.integration
 

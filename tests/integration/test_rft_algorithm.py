@@ -110,7 +110,7 @@ def test_training_goes_on_when_a_runner_is_killed_between_two_steps(algo: Any) -
 def test_a_runner_that_was_restarted_never_plays_with_the_weights_it_was_built_from(algo: Any) -> None:
     """Between training and evaluation it dies and comes back: it refuses tasks until it has the learner's weights."""
     from burnish.trainer.data.tasks import held_out_tasks
-    from burnish.trainer.loop import run_tasks
+    from burnish.trainer.playing import run_tasks
 
     os.kill(pid_of(algo), signal.SIGKILL)
     pid_of(algo)  # back, with the weights of the model folder

@@ -21,7 +21,7 @@ from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.data.curated.catalog import find_catalog
 from burnish.trainer.data.examples import ExampleMaker
-from burnish.trainer.data.prepared import PhaseData, lay_out
+from burnish.trainer.data.prepared import PreparedData, lay_out
 from burnish.trainer.evaluation.alone import LoneFleet
 from burnish.trainer.phases.sft import SFTConfig
 
@@ -81,7 +81,7 @@ def test_trace_gives_the_rows_of_a_supervised_step(tmp_path: Path) -> None:
     table = SFTConfig(steps=2, batch=2, data=place)
     lay_out("sft", table, ExampleMaker("sft", model, 120, {}), 0, 9, run / "data" / "sft").close()
     said = burnish("trace", str(run), "2")
-    data = PhaseData(run / "data" / "sft")
+    data = PreparedData(run / "data" / "sft")
     expected = [drawn.where for drawn in data.drawn(1)]
     assert "sft step 2: positions 2 to 3 of the blend" in said and all(where in said for where in expected)
     assert [line.split()[:3] for line in said.splitlines()[2:]] == [["2", "own", "1"], ["3", "own", "2"]]

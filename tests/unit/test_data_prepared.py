@@ -13,7 +13,7 @@ import pytest
 from tests.unit.phase_parts import on
 
 from burnish.trainer.data.examples import ExampleMaker
-from burnish.trainer.data.prepared import PhaseData, lay_out, survey
+from burnish.trainer.data.prepared import PreparedData, lay_out, survey
 from burnish.trainer.data.store import ExampleStore, StoreWriter
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
@@ -49,11 +49,11 @@ def own(tmp_path: Path) -> str:
     return str(file)
 
 
-def laid_out(table: SupervisedConfig, model: Path, folder: Path, phase: Kind = "sft") -> PhaseData:
+def laid_out(table: SupervisedConfig, model: Path, folder: Path, phase: Kind = "sft") -> PreparedData:
     return lay_out(phase, table, ExampleMaker(phase, model, MAX_TOKENS, {}), seed=3, order=11, folder=folder)
 
 
-def rows_of(data: PhaseData, steps: range) -> list[tuple[str, int, int]]:
+def rows_of(data: PreparedData, steps: range) -> list[tuple[str, int, int]]:
     return [(drawn.source, drawn.epoch, drawn.row) for step in steps for drawn in data.drawn(step)]
 
 

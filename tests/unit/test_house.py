@@ -100,6 +100,18 @@ def imported_names(file: Path, package: str, at_load_only: bool = False) -> set[
     return names
 
 
+def test_the_map_names_every_folder() -> None:
+    """README's map: the folders of the root, and those inside the rooms that have any."""
+    text = (ROOT / "README.md").read_text().partition("## The map")[2]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    rooms = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    folders = {path.split("/")[0] + "/" for path in tracked if "/" in path and not path.startswith(".")}
+    assert {folder for folder in folders if f"`{folder}`" not in text} == set()
+    inside = {tuple(path.split("/")[:2]) for path in tracked if path.count("/") >= 2 and f"{path.split('/')[0]}/" in rooms}
+    unnamed = {f"{room}/{name}" for room, name in inside if f"`{name}/`" not in rooms[f"{room}/"]}
+    assert unnamed <= {"proto/burnish", "proto/gen"}
+
+
 def test_no_room_imports_core() -> None:
     # import-linter holds the order among the rooms; core's modules lie beside them under `burnish`, and only core may use those.
     packages = package_folders()

@@ -19,7 +19,7 @@ from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import EpisodeGroup, Message
 from burnish.inspector.stored import Which, chosen
-from burnish.recipe.recorded import recorded_run
+from burnish.recipe.recorded import recorded_setup
 
 pytestmark = pytest.mark.unit
 
@@ -175,7 +175,7 @@ def test_code_that_lies_in_the_run_folder_is_not_run(counted: Path) -> None:
     for change in changes:
         config.write_text(json.dumps({**whole, **change}))
         with pytest.raises(ValueError, match="lies in the run folder itself"):
-            recorded_run(counted)
+            recorded_setup(counted)
         found = burnish("replay", counted, "--all")
         assert found.exit_code == 2 and "not run" in found.stderr and "this ran" not in found.output
 
@@ -191,7 +191,7 @@ def test_a_dotted_module_in_the_run_folder_is_not_run(counted: Path, tmp_path: P
     for change in ({"environment": target}, {"services": {"s": {"tools": target.partition(":")[0] + ":make"}}}):
         (home / "config.json").write_text(json.dumps({**whole, **change}))
         with pytest.raises(ValueError, match="lies in the run folder itself"):
-            recorded_run(home)
+            recorded_setup(home)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.worker import BlendedEnvironment, RolloutWorker, WorkerSetup
 from burnish.trainer.data.blend import Blend
 from burnish.trainer.data.tasks import blended_tasks, training_tasks
-from burnish.trainer.loop import run_tasks
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.playing import run_tasks
 from burnish.trainer.schedule.metrics import Collected, rollout_metrics
 
 pytestmark = pytest.mark.unit

@@ -26,7 +26,7 @@ from burnish.recipe.plan import make_plan
 from burnish.recipe.resolve import resolve
 from burnish.session import making_of
 from burnish.trainer.batch import GroupBatch, TokenBatch
-from burnish.trainer.data.prepared import PhaseData
+from burnish.trainer.data.prepared import PreparedData
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.demonstrations import Demonstrations
 from burnish.trainer.learner.config import LearnerConfig
@@ -278,7 +278,7 @@ def test_the_rows_of_a_step_are_traced_from_what_was_measured(tmp_path: Path, mo
     rows = [{"phase": "rft", "step": step, "time": 1.0, "replay_position": at} for step, at in ((1, 2), (2, 5), (3, 5))]
     (home / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     laid_out = lay_out_replay(run.rft, making_of(run, run.rft, {"run": 7}), home / "data" / "rft", lambda text: None)
-    assert isinstance(laid_out, PhaseData)
+    assert isinstance(laid_out, PreparedData)
     expected = [one.where for one in laid_out.drawn_at(range(2, 5))]
     laid_out.close()
     said = trace_lines(home, 2, None)

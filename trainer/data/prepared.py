@@ -96,10 +96,10 @@ class Drawn:
         return f"{self.file}:{self.row}"
 
 
-class PhaseData:
+class PreparedData:
     """The examples of a phase, from the folder where they were laid out. Close it when done.
 
-    Example: `PhaseData(run / "data" / "sft").examples(step=0)`.
+    Example: `PreparedData(run / "data" / "sft").examples(step=0)`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -205,14 +205,14 @@ def maker_of(table: SupervisedConfig, making: Making, called: str = "") -> Examp
 
 def lay_out(
     phase: Phase, table: SupervisedConfig, maker: ExampleMaker, seed: int, order: int, folder: Path, say: Say = silent
-) -> PhaseData:
+) -> PreparedData:
     """Make every example of a phase, once, and lay them out in `folder`, or take what lies there from an earlier start of the same run.
 
     seed: of what is generated. order: the seed that examples are shuffled with. Raises ValueError naming the rows that are unfit when there
     are more than `max_rejects`, a source without an example, and shares that cannot be laid out.
     """
     if (folder / BLEND_FILE).is_file():
-        return PhaseData(folder)
+        return PreparedData(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a start that did not come to its end
     folder.mkdir(parents=True)
     facts = survey(phase, table, maker, seed, folder=folder, say=say)
@@ -221,7 +221,7 @@ def lay_out(
     draft = folder / f".{BLEND_FILE}"
     draft.write_text(json.dumps({**record, "sources": [one.to_row() for one in facts]}, indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / BLEND_FILE)
-    return PhaseData(folder)
+    return PreparedData(folder)
 
 
 def survey(

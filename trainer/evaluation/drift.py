@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ...envs.types import Bool, Float32, Int32
-from ..loop import Fleet
+from ..playing import Fleet
 
 EPISODES = 64
 """Answers of the base that are scored at most."""

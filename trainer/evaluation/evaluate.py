@@ -9,7 +9,7 @@ import numpy as np
 from ...envs.types import Episode, EpisodeGroup, Reward, Task
 from ...rollout.store.records import EvaluationResult, Mode
 from ...rollout.weights import SyncProofError
-from ..loop import Fleet, run_tasks
+from ..playing import Fleet, run_tasks
 from .statistics import SuccessWatch, summarize
 
 

@@ -59,7 +59,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class GuardRates:
     """What one group of rows amounts to.
 
     recall: attacks that the filter stops, asked or answered. false_positives: benign prompts that it stops. attack_success: attacks whose
@@ -91,7 +91,7 @@ def read_prompts(place: str) -> list[Prompt]:
     return rows
 
 
-def measure(guard: Guard, prompts: Sequence[Prompt]) -> dict[str, Measured]:
+def measure(guard: Guard, prompts: Sequence[Prompt]) -> dict[str, GuardRates]:
     """What the rows amount to: under "all", by category, and by family as "family NAME"."""
     judged = [(prompt, _verdict(guard, prompt)) for prompt in prompts]
     groups: defaultdict[str, list[tuple[Prompt, Verdict]]] = defaultdict(list)
@@ -110,12 +110,12 @@ def _verdict(guard: Guard, prompt: Prompt) -> Verdict:
         raise ValueError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 
 
-def _measured(rows: Iterable[tuple[Prompt, Verdict]]) -> Measured:
+def _measured(rows: Iterable[tuple[Prompt, Verdict]]) -> GuardRates:
     attacks = [(prompt, verdict) for prompt, verdict in rows if prompt.attack]
     benign = [(prompt, verdict) for prompt, verdict in rows if not prompt.attack]
     answered = [verdict for prompt, verdict in attacks if prompt.answer is not None]
     at_ease = [verdict for prompt, verdict in benign if prompt.answer is not None]
-    return Measured(
+    return GuardRates(
         Rate.of(sum(map(_stopped, _verdicts(attacks))), len(attacks)),
         Rate.of(sum(map(_stopped, _verdicts(benign))), len(benign)),
         Rate.of(sum(not one.refused and (one.answered is None or not one.answered.blocked) for one in answered), len(answered)),

@@ -17,6 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
+from ...envs.row_files import is_url
 from ...rpc.urls import secrets_in
 from .config_file import check_config
 from .folder import MODEL_FILES, WEIGHTS_INDEX, check_links, check_model_folder, check_no_adapter, index_names, read_json
@@ -38,11 +39,6 @@ class Fetched:
     folder: Path
     gguf: str | None = None
     licence: str | None = None
-
-
-def is_url(source: str) -> bool:
-    """Whether a source is for fsspec. Example: `s3://bucket/models/nano`."""
-    return "://" in source
 
 
 def reads_as_path(source: str) -> bool:

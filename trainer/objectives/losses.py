@@ -37,7 +37,8 @@ def token_statistics(logits: Tensor, targets: Tensor, temperature: float = 1.0, 
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """What a loss sees of n trained tokens, each entry `[n]`. For a loss of level "sequence" they are all that the batch holds, in order.
+    """What a loss sees of n trained tokens, each entry `[n]`. For a loss of level "sequence" they are all that the batch holds, in order;
+    where several learners share the policy, all of the groups that this learner has, so what is averaged over the batch here would differ.
 
     logprobs: of the policy that is trained, the one with a gradient; entropy: of its distributions, nats. old_logprobs: of the policy that
     ratios compare with; sampler_logprobs: what the engine sampled with; reference_logprobs: of the frozen reference, or None.

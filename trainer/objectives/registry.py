@@ -44,7 +44,8 @@ class Loss:
     """A registered loss: `function(inputs: LossInputs, **options) -> LossOutputs`.
 
     level: "token" when a token's loss depends on that token alone, so that slices can be computed one after the other in one pass;
-    "sequence" when it depends on others, so that all tokens are scored first: right for every loss, for one more forward pass.
+    "sequence" when it depends on others, so that all tokens are scored first: right for every loss that looks no further than a token's
+    group, for one more forward pass.
     aggregation: how it averages unless the recipe says otherwise. entropy: whether it needs the gradient of the entropies. reference:
     whether it needs the log-probabilities of the phase's reference.
     """

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..data.prepared import PhaseData as LaidOut
-from ..data.prepared import SourceFacts, lay_out, maker_of, survey
+from ..data.prepared import PreparedData, SourceFacts, lay_out, maker_of, survey
 from .common import Making, PhaseWork, Playing
 from .supervised import PhaseExamples, SupervisedConfig
 
@@ -47,7 +46,7 @@ def lay_out_examples(table: SupervisedConfig, making: Making, folder: Path, say:
     return lay_out_rows(table, making, folder, say)
 
 
-def lay_out_rows(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None], called: str = "") -> LaidOut:
+def lay_out_rows(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None], called: str = "") -> PreparedData:
     """The examples of a table in `folder`. called: what messages call the table, its name unless given."""
     return lay_out(called or table.name, table, maker_of(table, making, called), making.seed, making.order, folder, say)
 

@@ -75,7 +75,7 @@ def supervised_step(learner: PolicyLearner, examples: Sequence[SupervisedExample
 
 
 class PhaseExamples(PhaseData, Protocol):
-    """The examples of a supervised phase, step after step (`data.prepared.PhaseData`)."""
+    """The examples of a supervised phase, step after step (`data.prepared.PreparedData`)."""
 
     @property
     def held_out(self) -> Sequence[SupervisedExample]: ...

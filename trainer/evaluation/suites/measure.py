@@ -10,7 +10,7 @@ from pathlib import Path
 from ....envs.failures import Failure
 from ....envs.types import Episode, EpisodeGroup, Int32, Reward, Task
 from ....rollout.store.episodes import text
-from ...loop import Fleet, run_tasks
+from ...playing import Fleet, run_tasks
 from ..statistics import EvaluationFailed, SuccessWatch
 from .scores import Sample, Scores
 from .suite import Suite
