@@ -164,11 +164,9 @@ class Session:
         given, the base is the parent. The folder must be new. Raises SavedModelError when the saved model does not score as the learner
         does.
         """
-        import ray
-
         if isinstance(origin, str):
             origin = Origin(name=origin, stage="rft", source="a loop of one's own")
-        weights = ray.get(self.learner.snapshot(), timeout=self.recipe.limits.sync_s).tensors
+        weights = self.learner.weights()
         probed, *_ = self.learner.foreach_learner(probe_loss)
         write_model_folder(weights, self.base, folder, replace(origin, template_args=self.recipe.rollout.template_args))
         with no_progress_bars():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
+import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
@@ -15,14 +17,15 @@ from ..envs.named import look_in
 from ..envs.spaces import MessagesSpace, UnicodeText
 from ..envs.types import EpisodeGroup, Float32, Task
 from .observe import RolloutMetrics
-from .weights import SyncReceipt, WeightSnapshot
+from .transport.shipment import Receiver, Shipment
+from .weights import SyncReceipt
 from .worker import Progress, RolloutWorker, WorkerSetup
 
 
 class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
     """Runs episodes of a language-model policy. `config.worker_setup` is a `WorkerSetup`.
 
-    Weights do not travel through `set_state`: `update_weights` takes a snapshot and proves its receipt.
+    Weights do not travel through `set_state`: `update_weights` takes a shipment in and proves its receipt.
     """
 
     def __init__(self, *, config: Any, worker_index: int = 0, **kwargs: Any) -> None:
@@ -32,6 +35,7 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")
         self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)
+        self.receiver = Receiver(ray.get_runtime_context().get_node_id())
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
         """See `RolloutWorker.submit`."""
@@ -44,8 +48,9 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
     def cancel(self) -> None:
         self.worker.cancel()
 
-    def update_weights(self, snapshot: WeightSnapshot, timeout_s: float) -> SyncReceipt:
-        receipt = self.worker.update_weights(snapshot, timeout_s)
+    def update_weights(self, shipment: Shipment, timeout_s: float) -> SyncReceipt:
+        with self.receiver.taking(shipment, partial(ray.get, timeout=timeout_s)) as weights:
+            receipt = self.worker.update_weights(weights, timeout_s)
         self.observer.synced(receipt)
         return receipt
 

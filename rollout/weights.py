@@ -12,10 +12,11 @@ Log-probabilities are judged by mean and quantile, never by a maximum: that grow
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..envs.failures import EpisodeFailure
 from ..envs.types import Float32, Int32
 from .busy import Busy
 from .engine.base import Engine
-from .engine.layout import checksum
+from .engine.layout import checksum, shape_of
 
 QUANTILE = 0.9
 
@@ -60,9 +61,32 @@ class SyncProofError(RuntimeError):
     """An engine does not hold the weights it should. The run must stop: what it samples is not the policy that is trained."""
 
 
+class Weights(Protocol):
+    """All weights of one policy version, to be taken in once: a `WeightSnapshot`, or what arrives of a shipment (`transport/`).
+
+    manifest: `checksum` of each tensor under its Hugging Face `state_dict` name, made where the tensors come from. bytes: of all tensors,
+    or as many as have come.
+    """
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def manifest(self) -> Mapping[str, str]: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def delta(self) -> bool:
+        """Whether only what changed was fetched of some."""
+        ...
+
+    def stream(self) -> Iterable[tuple[str, np.ndarray]]:
+        """Every tensor by name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class WeightSnapshot:
-    """All weights of one policy version.
+    """All weights of one policy version, in memory.
 
     version: number of updates that made it. tensors: arrays under Hugging Face `state_dict` names, `lm_head.weight` of tied models
     included. manifest: `checksum` of each, made where the tensors come from.
@@ -73,13 +97,21 @@ class WeightSnapshot:
     version: int
     tensors: Mapping[str, np.ndarray]
     manifest: Mapping[str, str]
+    delta: ClassVar[bool] = False
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.nbytes for array in self.tensors.values())
+
+    def stream(self) -> Iterable[tuple[str, np.ndarray]]:
+        return self.tensors.items()
 
 
 @dataclass(frozen=True, slots=True)
 class SyncReceipt:
-    """One engine took over one version: how many tensors and bytes, and seconds for draining it and for the whole.
+    """One engine took over one version: how many tensors, how many bytes came for it, and seconds for draining it and for the whole.
 
-    busy: how long the engine and what it plays with had something to do, by then.
+    delta: whether only what changed came of some. busy: how long the engine and what it plays with had something to do, by then.
 
     Example: `SyncReceipt("engine-0", 3, 39, 15_000_000, drain_s=0.4, seconds=0.5)`.
     """
@@ -91,6 +123,7 @@ class SyncReceipt:
     drain_s: float
     seconds: float
     busy: Busy = field(default_factory=Busy)
+    delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +152,7 @@ def snapshot(version: int, tensors: Mapping[str, np.ndarray]) -> WeightSnapshot:
     return WeightSnapshot(version, tensors, {name: checksum(array) for name, array in tensors.items()})
 
 
-def verify_manifest(weights: WeightSnapshot, loaded: Mapping[str, str], engine: str) -> None:
+def verify_manifest(weights: Weights, loaded: Mapping[str, str], engine: str) -> None:
     """Raise SyncProofError naming the engine and the tensors that it did not load, loaded unannounced, or loaded otherwise than sent.
 
     loaded: `checksum` of every tensor as the engine's loader consumed it.
@@ -136,8 +169,8 @@ def verify_manifest(weights: WeightSnapshot, loaded: Mapping[str, str], engine: 
         )
 
 
-async def sync_weights(engine: Engine, weights: WeightSnapshot, finish: bool = True) -> SyncReceipt:
-    """Give `engine` the snapshot: pause, start, update, finish, verify what was loaded, resume.
+async def sync_weights(engine: Engine, weights: Weights, finish: bool = True) -> SyncReceipt:
+    """Give `engine` the weights: pause, start, update, finish, verify what was loaded, resume.
 
     finish: whether what is under way ends before that; otherwise it stands still meanwhile, and goes on under the new weights.
 
@@ -151,8 +184,8 @@ async def sync_weights(engine: Engine, weights: WeightSnapshot, finish: bool = T
     await engine.pause_generation(finish)
     drained = time.perf_counter()
     try:
-        await engine.start_weight_update()
-        await engine.update_weights(weights.tensors.items())
+        await engine.start_weight_update({name: shape_of(found) for name, found in weights.manifest.items()})
+        await engine.update_weights(weights.stream())
         verify_manifest(weights, await engine.finish_weight_update(weights.version), engine.name)
     except BaseException as error:
         await engine.refuse_generation(f"{type(error).__name__}: {error}")
@@ -162,8 +195,8 @@ async def sync_weights(engine: Engine, weights: WeightSnapshot, finish: bool = T
     await engine.resume_generation()
     if engine.weight_version != weights.version:
         raise SyncProofError(f"engine {engine.name} answers to version {engine.weight_version} after an update to {weights.version}")
-    size = sum(array.nbytes for array in weights.tensors.values())
-    return SyncReceipt(engine.name, weights.version, len(weights.tensors), size, drained - started, time.perf_counter() - started)
+    seconds = drained - started, time.perf_counter() - started
+    return SyncReceipt(engine.name, weights.version, len(weights.manifest), weights.bytes, *seconds, delta=weights.delta)
 
 
 def compare_logprobs(

@@ -25,7 +25,7 @@ from .engine.base import Engine
 from .engine.config import EngineConfig
 from .renderers import Renderer, TemplateRenderer
 from .tokenizer import load_tokenizer
-from .weights import StaleEngine, SyncReceipt, WeightSnapshot, sync_weights
+from .weights import StaleEngine, SyncReceipt, Weights, sync_weights
 
 T = TypeVar("T")
 
@@ -164,10 +164,10 @@ class RolloutWorker:
             self._groups.get_nowait()
         self._pending = 0
 
-    def update_weights(self, snapshot: WeightSnapshot, timeout_s: float) -> SyncReceipt:
+    def update_weights(self, weights: Weights, timeout_s: float) -> SyncReceipt:
         """Give the engine new weights, once its answers under way have ended or in the middle of them, as its config says; see
         `sync_weights`."""
-        receipt = self._call(sync_weights(self.engine, snapshot, self._finish), timeout_s)
+        receipt = self._call(sync_weights(self.engine, weights, self._finish), timeout_s)
         return replace(receipt, busy=self._parts.meter.read())
 
     def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[Float32]:

@@ -182,7 +182,7 @@ class RayFleet:
         return True
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
-        """Send a snapshot (a reference in Ray's object store) to every runner; all have it when this returns.
+        """Send a snapshot (`LearnerGroup.snapshot`) to every runner; all have it when this returns.
 
         Raises what the sync itself raises (`rollout.weights.sync_weights`), FleetError when a runner stays away.
         """

@@ -372,7 +372,8 @@ class PolicyLoop:
         started = time.perf_counter()
         receipts = self.sync()
         spent = self.account.handed_out(receipts, self.progress.step)
-        return {**spent, "sync_seconds": time.perf_counter() - started, "weight_version": float(receipts[0].version)}
+        sent = {"sync_seconds": time.perf_counter() - started, "sync_megabytes": sum(receipt.bytes for receipt in receipts) / 1e6}
+        return {**spent, **sent, "weight_version": float(receipts[0].version)}
 
     def _give_up(self) -> None:
         """End what no step of this phase will train."""

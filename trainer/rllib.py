@@ -23,6 +23,7 @@ from ray.rllib.utils.from_config import NotProvided
 from ..envs.types import EpisodeGroup
 from ..rewards.config import declared_range
 from ..rollout.env_runner import LLMEnvRunner
+from ..rollout.transport.shipment import WHOLE_EVERY, Form
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
 from ..rollout.worker import WorkerSetup
 from .data.config import OWN, TasksConfig
@@ -144,6 +145,8 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         )
         gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
         group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count, worker.folder)
+        engine = worker.engine
+        group.send_as(Form(engine.resolved_dtype, engine.weight_deltas is not False, engine.whole_weights_every or WHOLE_EVERY))
         if self.rft_phase.critic is not None:
             group.begin_phase(learner.optimizer, self.rft_phase.critic)
         return group

@@ -217,6 +217,9 @@ def _rollouts(config: RunConfig) -> Iterator[str]:
     in_flight = any(table.rollouts == "async" for table in _reinforced(config))
     if config.engine.on_new_weights is not None and not in_flight:
         yield 'engine.on_new_weights: no answer is under way when new weights come unless rft.rollouts = "async"; remove it, or write that'
+    for key in ("weight_deltas", "whole_weights_every"):
+        if getattr(config.engine, key) is not None and config.resources.ray_address is None:
+            yield f"engine.{key}: has no effect on the one node that is started here; remove it, or name a cluster in resources.ray_address"
 
 
 def _devices(config: RunConfig) -> Iterator[str]:

@@ -84,10 +84,13 @@ class Engine(Protocol):
         """Hold new requests back, and wait until nothing is in flight, or, unless `finish`, sample no further token of what is."""
         ...
 
-    async def start_weight_update(self) -> None: ...
+    async def start_weight_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Announce what `update_weights` will bring. Raises ValueError when that is not the whole model; nothing is changed then."""
+        ...
 
     async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Load tensors under their Hugging Face `state_dict` names, `lm_head.weight` of tied models included."""
+        """Load all tensors, one after the other as they come, under their Hugging Face `state_dict` names, `lm_head.weight` of tied models
+        included; once for each update. An array must stay as it is until this returns. bfloat16 is `layout.BFLOAT16`."""
         ...
 
     async def finish_weight_update(self, version: int) -> Mapping[str, str]:

@@ -39,7 +39,12 @@ class EngineConfig(BaseModel):
     kv_cache_mb: CPU only; memory for the KV cache, 512 when left out. threads: CPU only; OpenMP threads, 1 when left out.
     gpu_memory_fraction: CUDA only; share of the device that vLLM may use. tensor_parallel: CUDA only; GPUs of one node that the model is
     spread over, 1 when left out. weight_transfer: reserved for vLLM's native transfer straight from the learner's GPUs ("nccl", "ipc"),
-    and refused: no learner sends that way yet. Weights pass through shared memory.
+    and refused: no learner sends that way yet. Weights pass through Ray's object store.
+
+    weight_deltas: whether an engine on another node than the learner gets only what changed of the weights, where that takes half the bytes
+    or less, which each bucket of them is measured for (docs/weights.md); it keeps a copy of them in memory for that. Left out, it does. On
+    the learner's node, weights are read from shared memory. whole_weights_every: of so many versions, one that is sent whole all the same,
+    20 when left out.
 
     on_new_weights: what becomes of answers that are under way when new weights come, which only happens with `rft.rollouts = "async"`. They
     stand still, and go on under the new weights: after their context was computed again with those ("recompute"), or with what the old
@@ -69,6 +74,8 @@ class EngineConfig(BaseModel):
     gpu_memory_fraction: float | None = Field(default=None, gt=0, le=1)
     tensor_parallel: int | None = Field(default=None, ge=1)
     weight_transfer: Literal["nccl", "ipc"] | None = None
+    weight_deltas: bool | None = None
+    whole_weights_every: int | None = Field(default=None, ge=2)
     on_new_weights: OnNewWeights | None = None
     start_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
@@ -87,7 +94,11 @@ class EngineConfig(BaseModel):
                 f"{', '.join(without_effect)}: no effect on device {device!r}; remove it, or in a recipe write it in [{other}.engine]"
             )
         if self.weight_transfer is not None:
-            raise ValueError("weight_transfer: no learner sends weights that way yet; remove it, and they pass through shared memory")
+            raise ValueError("weight_transfer: no learner sends weights that way yet; remove it, and they pass through Ray's object store")
+        if self.weight_deltas is False and self.whole_weights_every is not None:
+            raise ValueError(
+                "whole_weights_every: no effect with weight_deltas = false, which sends every version whole; remove one of them"
+            )
         if self.backend == "vllm-inprocess" and self.gpus > 1:
             raise ValueError(f"tensor_parallel: {self.gpus} needs backend = 'vllm-async', which has a process for each GPU; remove backend")
         if self.log_level is not None and self.log_file is None:
@@ -103,8 +114,8 @@ class EngineConfig(BaseModel):
 
     @property
     def update_limit_s(self) -> float:
-        """Seconds that one weight update may hold requests back: it drains, loads and resumes."""
-        return self.drain_timeout_s + 2 * self.update_timeout_s
+        """Seconds that one weight update may hold requests back: it drains, loads, takes them over and resumes."""
+        return self.drain_timeout_s + 3 * self.update_timeout_s
 
     @property
     def resolved_backend(self) -> Backend:

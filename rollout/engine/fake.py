@@ -13,7 +13,7 @@ from ...envs.failures import EpisodeFailure, FailureKind
 from ...envs.types import Float32
 from .base import GenerateRequest, Generation
 from .gate import Gate
-from .layout import Shapes, check_request, check_tensors, checksum
+from .layout import Shapes, check_request, check_shapes, checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +116,22 @@ class ScriptedEngine:
     async def pause_generation(self, finish: bool = True) -> None:
         await self._gate.pause(self._timeout_s, finish)
 
-    async def start_weight_update(self) -> None:
+    async def start_weight_update(self, shapes: Shapes) -> None:
         self._gate.start()
+        if self._shapes is not None:
+            try:
+                check_shapes(shapes, self._shapes, self.name)
+            except ValueError as error:
+                self._gate.fail(str(error))
+                raise
         self._received = {}
 
     async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
         self._gate.require_updating()
-        self._received |= dict(tensors)
+        self._received = {name: array.copy() for name, array in tensors}  # as an engine does: shared memory is not held on to
 
     async def finish_weight_update(self, version: int) -> Mapping[str, str]:
         self._gate.require_updating()
-        if self._shapes is not None:
-            try:
-                check_tensors(self._received, self._shapes, self.name)
-            except ValueError as error:
-                self._gate.fail(str(error))
-                raise
         self.weights = self._received
         self._gate.finish(version)
         return {name: checksum(array) for name, array in self.weights.items()}

@@ -8,26 +8,27 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors import TensorSpec, safe_open, serialize_file
 
 from ...envs.failures import EpisodeFailure, FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import EngineConfig
-from .layout import checksum
-from .vllm_base import WARM_UP, VLLMEngine, count_tokens, sampling_params
+from .layout import checksum, dtype_name
+from .vllm_base import WARM_UP, VLLMEngine, as_array, count_tokens, sampling_params
 from .vllm_process import engine_arguments, prepare_process
 
 T = TypeVar("T")
 
 CLOSE_TIMEOUT_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")
+FILE_BYTES = 128 * 2**20
+"""Of one of the files that weights pass through, unless a single tensor is larger."""
 
 
 class AsyncEngine(VLLMEngine):
@@ -36,7 +37,7 @@ class AsyncEngine(VLLMEngine):
     `AsyncLLM` lives on an event loop of its own, in a thread, so that one engine serves any number of callers' loops. If one of its
     processes dies, everything in flight and every later call raises EpisodeFailure ENGINE_LOST.
 
-    Weights pass through a safetensors file in shared memory that vLLM's workers load (`reload_weights`), on CPU and CUDA alike; the path
+    Weights pass through safetensors files in shared memory that vLLM's workers load (`reload_weights`), on CPU and CUDA alike; the path
     on CUDA was never run.
 
     The constructor blocks until the engine has answered a first request; it raises EpisodeFailure when that fails.
@@ -89,9 +90,20 @@ class AsyncEngine(VLLMEngine):
         self._vllm()
         return await self._await(self._collect(request_id, request))
 
-    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
+    async def _load(self, tensors: Iterable[tuple[str, np.ndarray]]) -> Mapping[str, str]:
         self._vllm()
-        return await self._await(self._reload(tensors, version))
+        folder = self._scratch / "weights"
+        folder.mkdir()
+        try:
+            await asyncio.to_thread(write_files, tensors, folder)
+            await self._await(self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)}))
+            return await asyncio.to_thread(_checksums, folder)
+        finally:
+            shutil.rmtree(folder)
+
+    async def _adopt(self, version: int) -> None:
+        self._vllm()
+        await self._await(self._label(version))
 
     async def _start(self) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -112,24 +124,11 @@ class AsyncEngine(VLLMEngine):
         outputs = self._vllm().generate(self._inputs(request), sampling_params(request), request_id)
         return [output async for output in outputs][-1]  # the final one is the only one
 
-    async def _reload(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
-        folder = self._scratch / f"version-{version}"
-        folder.mkdir()
-        try:
-            save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / "model.safetensors")
-            await self._vllm().collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            with safe_open(folder / "model.safetensors", framework="np") as file:  # what vLLM's workers read
-                loaded = {name: checksum(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        finally:
-            shutil.rmtree(folder)
-        await self._reset_cache()
-        await self._llm.update_weight_version(str(version))
-        return loaded
-
-    async def _reset_cache(self) -> None:
+    async def _label(self, version: int) -> None:
         under_way = self._gate.in_flight > 0  # where there should be nothing, a block in use is one that was never freed
         if not self._keeps and not await self._llm.reset_prefix_cache(reset_running_requests=under_way):
             raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
+        await self._llm.update_weight_version(str(version))
 
     async def _call(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:
         return await self._within(self._await(work), timeout_s, f"{what} not done")
@@ -177,3 +176,34 @@ async def _cancel_other_tasks() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def write_files(tensors: Iterable[tuple[str, np.ndarray]], folder: Path) -> None:
+    """Write tensors as they come into safetensors files of about `FILE_BYTES` each, so that few of them are in memory a second time."""
+    group: dict[str, np.ndarray] = {}
+    size, files = 0, 0
+    for name, array in tensors:
+        if group and size + array.nbytes > FILE_BYTES:
+            _write(group, folder / f"model-{files:05d}.safetensors")
+            group, size, files = {}, 0, files + 1
+        group[name] = np.ascontiguousarray(array)
+        size += array.nbytes
+    _write(group, folder / f"model-{files:05d}.safetensors")
+
+
+def _write(tensors: Mapping[str, np.ndarray], file: Path) -> None:
+    """`safetensors.numpy.save_file`, which knows no bfloat16."""
+    specs = {
+        name: TensorSpec(dtype=dtype_name(array), shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
+        for name, array in tensors.items()
+    }
+    serialize_file(specs, file)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of every tensor in the files, which are what vLLM's workers have read."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            found |= {name: checksum(as_array(tensors.get_tensor(name))) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+    return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from ...envs.types import Float32
 from .base import GenerateRequest, Generation
 from .config import EngineConfig
 from .gate import Gate
-from .layout import check_request, check_tensors, checkpoint_shapes
+from .layout import BFLOAT16, Shapes, check_request, check_shapes, checkpoint_shapes
 
 T = TypeVar("T")
 
@@ -26,8 +27,8 @@ WARM_UP = GenerateRequest("warm-up", [0], max_tokens=1, temperature=1.0, stop_to
 class VLLMEngine(ABC):
     """An `Engine` over vLLM; see `InProcessEngine` and `AsyncEngine`.
 
-    A weight update is collected tensor by tensor, checked against the checkpoint's full list of names and shapes, and loaded in one go by
-    `finish_weight_update`: the arrays given to `update_weights` must stay unchanged until then.
+    A weight update is announced, checked against the checkpoint's full list of names and shapes, and then loaded as it comes: what is not
+    loaded yet need not be in this process.
     """
 
     def __init__(self, config: EngineConfig, model_path: Path, name: str) -> None:
@@ -37,7 +38,7 @@ class VLLMEngine(ABC):
         self._model_path = model_path
         self._gate = Gate(name, config.request_timeout_s, config.update_limit_s)
         self._serial = itertools.count()
-        self._received: dict[str, np.ndarray] = {}
+        self._loaded: Mapping[str, str] | None = None
         self._expected: dict[str, tuple[int, ...]] = {}
         self._vocab_size = 0
 
@@ -63,37 +64,44 @@ class VLLMEngine(ABC):
     async def pause_generation(self, finish: bool = True) -> None:
         await self._gate.pause(self._config.drain_timeout_s, finish)
 
-    async def start_weight_update(self) -> None:
+    async def start_weight_update(self, shapes: Shapes) -> None:
+        """Announce the tensors. Raises ValueError when one is missing, unknown or misshapen; the engine then refuses to generate until a
+        whole update."""
         self._gate.start()
-        self._received = {}
+        self._loaded = None
+        with self._refusing_unless_done():
+            check_shapes(shapes, self._expected, self.name)
 
     async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Collect tensors under their Hugging Face names. Raises ValueError when one arrives twice."""
+        """Load the tensors, which must be those announced: `finish_weight_update` says which were."""
         self._gate.require_updating()
-        for name, array in tensors:
-            if name in self._received:
-                self._gate.fail(f"{name} arrived twice")
-                raise ValueError(f"weight update of engine {self.name}: {name} arrived twice")
-            self._received[name] = array
+        if self._loaded is not None:
+            raise ValueError(f"engine {self.name}: its weights were loaded already; give all tensors of an update at once")
+        with self._refusing_unless_done():
+            self._loaded = await self._within(self._load(tensors), self._config.update_timeout_s, "weights not loaded")
 
     async def finish_weight_update(self, version: int) -> Mapping[str, str]:
-        """Load what was collected, forget the KV cache made under the old weights, and answer to `version`; checksums of what was loaded.
+        """Forget the KV cache made under the old weights, and answer to `version`; checksums of what was loaded.
 
         What is in flight keeps its KV cache where `on_new_weights` is "keep"; otherwise it is computed again under the new weights.
-
-        Raises ValueError when a tensor is missing, unknown or misshapen; the engine then refuses to generate until a whole update.
         """
         self._gate.require_updating()
-        received, self._received = self._received, {}
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            raise ValueError(f"engine {self.name}: no weights were loaded; call update_weights before finish_weight_update")
+        with self._refusing_unless_done():
+            await self._within(self._adopt(version), self._config.update_timeout_s, f"weights of version {version} not taken over")
+        self._gate.finish(version)
+        return loaded
+
+    @contextmanager
+    def _refusing_unless_done(self) -> Iterator[None]:
+        """When what is within raises, the engine refuses to generate until a whole update."""
         try:
-            check_tensors(received, self._expected, self.name)
-            load = self._load(received, version)
-            loaded = await self._within(load, self._config.update_timeout_s, f"weights of version {version} not loaded")
+            yield
         except BaseException as error:
             self._gate.fail(f"{type(error).__name__}: {error}")
             raise
-        self._gate.finish(version)
-        return loaded
 
     async def refuse_generation(self, reason: str) -> None:
         self._gate.fail(reason)
@@ -118,11 +126,12 @@ class VLLMEngine(ABC):
         """Run one request to vLLM's final `RequestOutput`; abort it inside the engine when cancelled."""
 
     @abstractmethod
-    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
-        """Load a complete set of tensors, reset the prefix cache, and label what is sampled from now on with `version`.
+    async def _load(self, tensors: Iterable[tuple[str, np.ndarray]]) -> Mapping[str, str]:
+        """Load a complete set of tensors. Returns the checksum of every one, taken as it was loaded."""
 
-        Returns the checksum of every tensor, taken as it was loaded.
-        """
+    @abstractmethod
+    async def _adopt(self, version: int) -> None:
+        """Reset the prefix cache, and label what is sampled from now on with `version`."""
 
     def _submitted(self, request: GenerateRequest) -> Awaitable[Any]:
         return self._submit(f"{request.request_id}#{next(self._serial)}", request)
@@ -207,6 +216,23 @@ def _prompt_logprobs(request: GenerateRequest, output: Any) -> Float32:
     given, ids = output.prompt_logprobs, request.prompt_token_ids
     assert given is not None and len(given) == len(ids), "vLLM gave no log-probability for each token of the prompt"
     return np.array([table[token].logprob for table, token in zip(given[1:], ids[1:], strict=True)], np.float32)
+
+
+def as_tensor(array: np.ndarray) -> Any:
+    """A torch tensor over the same memory."""
+    import torch
+
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """The inverse of `as_tensor`, of a tensor on the CPU."""
+    import torch
+
+    array: np.ndarray = tensor.view(torch.int16).numpy().view(BFLOAT16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return array
 
 
 def register_model_class(architectures: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import atexit
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ...envs.failures import FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import CPU_THREADS, EngineConfig
 from .layout import checksum
-from .vllm_base import WARM_UP, VLLMEngine, count_tokens, register_model_class, sampling_params
+from .vllm_base import WARM_UP, VLLMEngine, as_tensor, count_tokens, register_model_class, sampling_params
 from .vllm_process import engine_arguments, prepare_process
 
 CLOSE_TIMEOUT_S = 30.0
@@ -94,18 +94,26 @@ class InProcessEngine(VLLMEngine):
             self._commands.put(_Abort(request_id))
             raise
 
-    async def _load(self, tensors: dict[str, np.ndarray], version: int) -> Mapping[str, str]:
+    async def _load(self, tensors: Iterable[tuple[str, np.ndarray]]) -> Mapping[str, str]:
         def load(llm: Any) -> Mapping[str, str]:
             consumed: dict[str, str] = {}
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _consumed(tensors, consumed)})
+            return consumed
+
+        loaded: Mapping[str, str] = await self._call(load)
+        return loaded
+
+    async def _adopt(self, version: int) -> None:
+        def adopt(llm: Any) -> None:
             under_way = self._gate.in_flight > 0  # where there should be nothing, a block in use is one that was never freed
             if not self._keeps and not llm.reset_prefix_cache(reset_running_requests=under_way):
                 raise RuntimeError("the prefix cache could not be reset: blocks are still in use")
             llm.engine_core.set_weight_version(str(version))
-            return consumed
 
-        loaded: Mapping[str, str] = await asyncio.wrap_future(self._put(_Call(load, _running_future())))
-        return loaded
+        await self._call(adopt)
+
+    async def _call(self, function: Callable[[Any], Any]) -> Any:
+        return await asyncio.wrap_future(self._put(_Call(function, _running_future())))
 
     def _put_generate(self, request_id: str, request: GenerateRequest) -> Future[Any]:
         return self._put(_Generate(request_id, request, _running_future()))
@@ -186,13 +194,11 @@ class InProcessEngine(VLLMEngine):
         return replies
 
 
-def _consumed(tensors: Mapping[str, np.ndarray], checksums: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _consumed(tensors: Iterable[tuple[str, np.ndarray]], checksums: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """The tensors for vLLM's loader, each with its checksum noted as the loader asks for it."""
-    import torch
-
-    for name, array in tensors.items():
+    for name, array in tensors:
         checksums[name] = checksum(array)
-        yield name, torch.from_numpy(array)
+        yield name, as_tensor(array)
 
 
 def _build(config: EngineConfig, model_path: Path) -> Any:

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -238,7 +238,7 @@ async def test_an_engine_serves_one_event_loop_after_another(engine: Engine) -> 
 async def test_a_missing_tensor_is_refused_and_a_whole_update_repairs(engine: Engine, reference: Any) -> None:
     whole = new_weights(reference, 9)
     part = {name: array for name, array in whole.tensors.items() if name != "lm_head.weight"}
-    with pytest.raises(ValueError, match=r"engine-under-test.*20 tensors received, 21 expected \(missing lm_head\.weight\)"):
+    with pytest.raises(ValueError, match=r"engine-under-test.*20 tensors announced, 21 expected \(missing lm_head\.weight\)"):
         await sync_weights(engine, snapshot(9, part))
     with pytest.raises(EpisodeFailure, match=r"engine_error in engine-under-test.*lm_head"):
         await engine.generate(request())
@@ -266,8 +266,8 @@ async def test_a_tensor_lost_inside_the_engine_breaks_parity(
     await sync_weights(engine, old)
     load = engine._load  # type: ignore[attr-defined]
 
-    def load_with_a_stale_tensor(tensors: dict[str, np.ndarray], version: int) -> Any:
-        return load(tensors | {lost: old.tensors[lost]}, version)
+    def load_with_a_stale_tensor(tensors: Iterable[tuple[str, np.ndarray]]) -> Any:
+        return load((name, old.tensors[name] if name == lost else array) for name, array in tensors)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_load", load_with_a_stale_tensor)

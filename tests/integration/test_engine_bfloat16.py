@@ -58,7 +58,7 @@ def test_equal_weights_pass_and_stale_ones_do_not(tiny_model: Path) -> None:
         stale = dict(weights)
         stale["model.norm.weight"] = np.nextafter(weights["model.norm.weight"], np.float32(9), dtype=np.float32)
         load = engine._load  # type: ignore[attr-defined]
-        engine._load = lambda tensors, version: load(stale, version)  # type: ignore[attr-defined]
+        engine._load = lambda tensors: load(stale.items())  # type: ignore[attr-defined]
         with pytest.raises(SyncProofError, match=r"changed model\.norm\.weight"):
             await sync_weights(engine, sent)
 

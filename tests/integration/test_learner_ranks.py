@@ -16,6 +16,7 @@ import torch
 from tests.integration.rank_targets import CASES, STEPS, WAIT_S, Played, batch_of, played
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from burnish.rollout.engine.layout import checksum
 from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.group import LearnerGroup, LearnerLost
@@ -120,7 +121,11 @@ def test_a_group_of_two_learners_does_what_one_does_and_hands_its_state_on(clust
     assert ours == pytest.approx([probe_loss(alone).loss] * 2, abs=CLOSE)
 
     group.save_to_path(tmp_path / "state")
-    weights = ray.get(group.snapshot()).tensors
+    weights = group.weights()
+    sent = group.snapshot()
+    assert sent.manifest == {name: checksum(array) for name, array in weights.items()}
+    arrived = {name: array for part in sent.parts for name, array in ray.get(part.bucket).tensors()}
+    assert all(np.array_equal(array, weights[name]) for name, array in arrived.items()) and arrived.keys() == weights.keys()
     alone.restore(tmp_path / "state")  # exactly what two had between them, reference and moments included
     assert all(np.array_equal(array, weights[name]) for name, array in alone.weights().items())
     assert group.forward_backward(batch, objective).means(batch) == pytest.approx(

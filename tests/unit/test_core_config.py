@@ -268,6 +268,11 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
             "cpt.count: 100 examples but train_seeds holds only 99; widen it or lower count",
         ),
         (["learner.optimizer.lr=0.1"], "learner.optimizer.lr: has no effect, every phase has its own schedule; write rft.lr"),
+        (
+            ["engine.weight_deltas=true"],
+            "engine.weight_deltas: has no effect on the one node that is started here; remove it, or name a cluster in "
+            "resources.ray_address",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused(recipe: Callable[[str], Path], overrides: list[str], line: str) -> None:

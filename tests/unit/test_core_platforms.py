@@ -264,6 +264,11 @@ def test_the_tables_of_the_page_on_learners_are_planned(seven_b: Path, machine: 
     assert "4 learners: 1 GPU each" in shown(make_plan(run))
 
 
+def test_the_recipe_of_the_page_on_weights_is_read() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "weights.md").read_text(), re.DOTALL)
+    assert config_from_data(tomllib.loads(block)).engine.whole_weights_every == 50
+
+
 def test_auto_is_gpu_where_torch_sees_one(machine: Callable[..., None]) -> None:
     tables = {"cpu": {"engine": {"threads": 2}}, "gpu": {"engine": {"gpu_memory_fraction": 0.5}}}
     assert config_from_data({**BASE, **tables}).engine.threads == 2
@@ -378,7 +383,7 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
         (2, {"engine": {"threads": 2}}, "r.toml: engine: threads: no effect on device 'cuda'; remove it, or in a recipe write it in "
                 "[cpu.engine]"),
         (2, {"engine": {"weight_transfer": "nccl"}}, "r.toml: engine: weight_transfer: no learner sends weights that way yet; remove it, "
-                "and they pass through shared memory"),
+                "and they pass through Ray's object store"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_on_gpus(machine: Callable[..., None], gpus: int, more: dict[str, Any], line: str) -> None:

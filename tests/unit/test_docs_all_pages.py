@@ -58,6 +58,7 @@ RUN_BY = {
     "serving.md": ["test_serving.py"],
     "test-with-remote-services.md": ["test_docs_testing.py"],
     "tune.md": ["test_tune.py", "test_core_tune.py"],
+    "weights.md": ["test_core_platforms.py"],
     "watch-a-run.md": ["test_docs_all_pages.py", "test_tracking.py"],
     "write-a-reward.md": ["test_docs_write_a_reward.py"],
 }

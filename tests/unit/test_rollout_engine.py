@@ -18,7 +18,7 @@ from burnish.rollout.engine import EngineConfig, make_engine
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.engine.gate import Gate
-from burnish.rollout.engine.layout import check_tensors, checkpoint_shapes
+from burnish.rollout.engine.layout import check_shapes, checkpoint_shapes, checksum, shape_of
 from burnish.rollout.engine.vllm_async import AsyncEngine
 from burnish.rollout.engine.vllm_process import engine_arguments
 
@@ -43,6 +43,7 @@ def request(prompt: list[int] | None = None, max_tokens: int = 8, request_id: st
         ({"device": "cuda", "backend": "vllm-inprocess", "tensor_parallel": 2}, "tensor_parallel: 2 needs backend = 'vllm-async'"),
         ({"device": "cpu", "log_level": "debug"}, "log_level: no effect without log_file"),
         ({"device": "cpu", "block_size": 16}, "block_size: 16 is not a multiple of 32"),
+        ({"weight_deltas": False, "whole_weights_every": 5}, "whole_weights_every: no effect with weight_deltas = false"),
         ({"backend": "sglang"}, "backend"),
         ({"max_contxt": 5}, "max_contxt"),
         ({"request_timeout_s": float("inf")}, "request_timeout_s"),
@@ -98,13 +99,18 @@ def test_checkpoint_shapes_need_weights(tmp_path: Path) -> None:
         checkpoint_shapes(tmp_path, tied=True)
 
 
-def test_check_tensors_names_every_kind_of_mismatch() -> None:
+def test_check_shapes_names_every_kind_of_mismatch() -> None:
     expected = {"a": (2,), "b": (3,), "c": (4,)}
-    check_tensors({name: np.zeros(shape) for name, shape in expected.items()}, expected, "e0")
+    check_shapes(expected, expected, "e0")
     with pytest.raises(
-        ValueError, match=r"engine e0: 3 tensors received, 3 expected \(missing c; unknown d; wrong shape b \(2,\) for \(3,\)\)"
+        ValueError, match=r"engine e0: 3 tensors announced, 3 expected \(missing c; unknown d; wrong shape b \(2,\) for \(3,\)\)"
     ):
-        check_tensors({"a": np.zeros(2), "b": np.zeros(2), "d": np.zeros(1)}, expected, "e0")
+        check_shapes({"a": (2,), "b": (2,), "d": (1,)}, expected, "e0")
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4,), ()])
+def test_a_checksum_says_the_shape(shape: tuple[int, ...]) -> None:
+    assert shape_of(checksum(np.zeros(shape, np.float32))) == shape
 
 
 # Gate
@@ -284,7 +290,7 @@ async def test_scripted_function_sees_the_request_and_versions_follow_updates() 
     engine = ScriptedEngine(lambda asked: [asked.prompt_token_ids[-1], 2])
     assert (await engine.generate(request([1, 8]))).policy_version.tolist() == [0, 0]
     await engine.pause_generation()
-    await engine.start_weight_update()
+    await engine.start_weight_update({"a": (2,)})
     await engine.update_weights([("a", np.ones(2))])
     await engine.finish_weight_update(6)
     await engine.resume_generation()

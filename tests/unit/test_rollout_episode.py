@@ -293,7 +293,7 @@ def test_new_weights_that_take_longer_than_anybody_may_are_neither_slow_nor_a_fa
             await asyncio.sleep(SLOW / 4)
         if asked:
             await engine.pause_generation(finish=False)
-        await engine.start_weight_update()
+        await engine.start_weight_update({})
         await asyncio.sleep(SLOW)
         ten_minutes(engine)
         await asyncio.sleep(3 * HANGS)

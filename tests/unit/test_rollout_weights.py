@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import ScriptedEngine
-from burnish.rollout.engine.layout import checksum
+from burnish.rollout.engine.layout import BLOCK, checksum
 from burnish.rollout.weights import (
     PARITY_BOUNDS,
     SyncProofError,
@@ -33,10 +32,30 @@ def f32(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def test_checksum_is_type_shape_and_crc() -> None:
-    assert checksum(np.ones(4, np.float32)) == f"float32[4]:{zlib.crc32(np.ones(4, np.float32).tobytes()):08x}"
+def test_checksum_is_type_shape_and_two_sums_of_words() -> None:
+    # As 64-bit words 1, 2, 3: 1 + 2 + 3, and 0 * 1 + 1 * 2 + 2 * 3.
+    assert checksum(np.array([1, 2, 3], np.uint64)) == f"uint64[3]:{6:016x}{8:016x}"
+    assert checksum(np.array([2**64 - 1, 2, 2**63], np.uint64)) == f"uint64[3]:{2**63 + 1:016x}{2:016x}", "modulo 2^64"
+    # Ten bytes are a word, and a rest that is the second: 258 is 02 01.
+    assert checksum(np.array([1, 0, 0, 0, 0, 0, 0, 0, 2, 1], np.uint8)) == f"uint8[10]:{1 + 258:016x}{258:016x}"
+    assert checksum(np.zeros(0, np.float32)) == f"float32[0]:{0:032x}"
     assert checksum(TENSORS["a"]) != checksum(TENSORS["a"].reshape(3, 2))
     assert checksum(TENSORS["a"].T) == checksum(np.ascontiguousarray(TENSORS["a"].T))
+
+
+@pytest.mark.parametrize("words", [3, BLOCK - 1, 2 * BLOCK + 5])
+def test_checksum_tells_any_bit_and_any_two_words_exchanged(words: int) -> None:
+    random = np.random.default_rng(words)
+    array = random.integers(0, 2**63, words, dtype=np.uint64).view(np.float32)[:-1]  # a rest of four bytes
+    before = checksum(array)
+    for at in {0, len(array) // 2, len(array) - 1}:
+        changed = array.copy()
+        changed.view(np.uint32)[at] ^= 1 << int(random.integers(32))
+        assert checksum(changed) != before
+    for first, second in ((0, 2), (1, len(array) // 2 * 2 - 2)):
+        exchanged = array.copy()
+        exchanged[first], exchanged[second] = array[second], array[first]
+        assert checksum(exchanged) != before
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,7 +18,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ...envs.named import look_in
 from ...envs.registry import load_plugin
-from ...rollout.weights import WeightSnapshot
+from ...envs.types import Float32
+from ...rollout.transport.buckets import Bucket
+from ...rollout.transport.delta import Delta, delta_of
+from ...rollout.transport.shipment import Form, Part, Sender, Shipment
 from ..batch import TokenBatch
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
@@ -42,6 +45,14 @@ class LearnerLost(RuntimeError):
     """The learner died, or did not answer in time. What it held is gone with it; another can go on from a checkpoint."""
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What there is to know of a bucket without fetching it: the checksums of its tensors, and whether a delta leads to it."""
+
+    manifest: Mapping[str, str]
+    delta: bool
+
+
 class LearnerActor:
     """`Learner` in a process of its own: vLLM patches torch globally, so engine and learner never share one."""
 
@@ -49,6 +60,7 @@ class LearnerActor:
         self._rank, self._ranks, self._timeout_s = rank, ranks, timeout_s
         self._store: TCPStore | None = None
         self._learner: Learner  # once started
+        self._buckets: Iterator[Bucket] = iter(())
 
     def listen(self, alone: bool) -> tuple[str, int]:
         """Open the meeting point of all ranks, for this machine alone or on the address that Ray uses: host and port."""
@@ -92,8 +104,22 @@ class LearnerActor:
     def discard(self) -> None:
         self._learner.discard()
 
-    def snapshot(self) -> WeightSnapshot:
-        return self._learner.snapshot()
+    def weights(self) -> dict[str, Float32]:
+        return self._learner.weights()
+
+    def bucket(self, number: int, form: Form, before: Sequence[Any]) -> tuple[Bucket | None, Delta | None, Packed | None]:
+        """The next bucket, what changed since the one `before` where that is given, and what there is to know of both; None of all after
+        the last. Those of one version are asked for one after the other."""
+        if number == 0:
+            self._buckets = self._learner.buckets(form.dtype, form.bucket_bytes)
+        bucket = next(self._buckets, None)
+        if bucket is None:
+            return None, None, None
+        delta = None
+        if before and self._rank == 0:
+            earlier: Bucket = ray.get(before[0], timeout=self._timeout_s)
+            delta = delta_of(earlier.data, bucket.data) if earlier.spans == bucket.spans else None
+        return bucket, delta, Packed(bucket.manifest(), delta is not None)
 
     def save(self, folder: str) -> None:
         self._learner.save(Path(folder))
@@ -134,6 +160,7 @@ class LearnerGroup:
         folder: str = "",
     ) -> None:
         self._timeout_s = timeout_s
+        self._sender = Sender(Form())
         self._group = _place(learners, num_gpus)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
@@ -147,7 +174,12 @@ class LearnerGroup:
                 load_plugin(plugin)
             nodes = self._all("node")
             meeting = self._get([self._actors[0].listen.remote(len(set(nodes)) == 1)])[0]
+        self._node: str = self._all("node")[0]
         self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
+
+    def send_as(self, form: Form) -> None:
+        """In which form engines get the weights from now on; at first, in float32."""
+        self._sender = Sender(form)
 
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
         """See `Learner.begin_phase`."""
@@ -172,12 +204,31 @@ class LearnerGroup:
         """See `Learner.discard`."""
         self._all("discard")
 
-    def snapshot(self) -> Any:
-        """A reference to a `WeightSnapshot` of the current weights in Ray's object store, where it is when this returns."""
-        first, *others = self._call("snapshot")
-        self._get(others)  # empty ones, of learners that take part
-        self._all("version")  # in order, so it is made: a learner that does not make it is not taken for its engines
-        return first
+    def weights(self) -> dict[str, Float32]:
+        """See `Learner.weights`."""
+        found: dict[str, Float32] = self._all("weights")[0]
+        return found
+
+    def snapshot(self) -> Shipment:
+        """The current weights in Ray's object store, for engines, one bucket after the other. The shipment before gives up its own first:
+        at once, or, where engines on other nodes are to get what changed, as each bucket is compared."""
+        apart = any(node["Alive"] and node["NodeID"] != self._node for node in ray.nodes())
+        before = self._sender.begin(apart)
+        parts, manifest, compared = list[Part](), dict[str, str](), bool(before)
+        while (packed := self._pack(before, parts)) is not None:
+            manifest |= packed.manifest
+        return self._sender.finish(self.version, manifest, parts, self._node, apart, compared)
+
+    def _pack(self, before: list[Any], parts: list[Part]) -> Packed | None:
+        """Have the next bucket made and add it to `parts`; the one in its place before is given up."""
+        asked = (len(parts), self._sender.form, before[:1])
+        calls = [actor.bucket.options(name="learner.bucket", num_returns=3).remote(*asked) for actor in self._actors]
+        packed: Packed | None = self._get([about for _, _, about in calls])[0]
+        del before[:1]
+        if packed is not None:
+            bucket, delta, _ = calls[0]
+            parts.append(Part(bucket, delta if packed.delta else None))
+        return packed
 
     def save_to_path(self, path: str | Path | None = None, **rllib: Any) -> str:
         """Save the learner's whole state under `path`, which must be new or empty.

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from ...envs.types import Float32, Trajectory
+from ...rollout.engine.config import Dtype
+from ...rollout.transport.buckets import BUCKET_BYTES, Bucket
 from ...rollout.weights import WeightSnapshot, snapshot
 from ..batch import TokenBatch, plain_batch
 from ..models.manifest import weights_sha256
@@ -32,6 +34,7 @@ from ..objectives.losses import LossInputs, TokenStatistics
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective, whole_loss
 from ..objectives.registry import Loss
+from .buckets import Memory, in_buckets, tied_names
 from .config import CriticConfig, LearnerConfig, LoRAConfig, OptimizerConfig
 from .critic import Critic
 from .optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -57,7 +60,7 @@ class Learner:
         torch.manual_seed(seed)
         self.config, self.base, self.ranks = config, model_path, ranks or Ranks()
         self.policy: PolicyModel = load_policy_model(model_path, config, self.ranks)
-        self.version = 0
+        self.version, self._memory = 0, Memory()
         self.begin_phase(config.optimizer)
 
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
@@ -185,6 +188,17 @@ class Learner:
     def snapshot(self) -> WeightSnapshot:
         """The weights of this version with their checksums."""
         return snapshot(self.version, self.weights())
+
+    def buckets(self, dtype: Dtype, limit: int = BUCKET_BYTES) -> Iterator[Bucket]:
+        """The weights of this version in an engine's dtype, `limit` bytes at a time; names as in `weights`, tied ones of one tensor.
+
+        The data of a bucket is overwritten when the next is asked for. Of several ranks, all must ask for as many, and the first gets
+        them, the others empty ones.
+        """
+        aliases = tied_names(self.policy.model)
+        tied = {alias for others in aliases.values() for alias in others}
+        named = (((name, *aliases.get(name, ())), tensor) for name, tensor in self._whole_tensors() if name not in tied)
+        return in_buckets(named, dtype, limit, self.ranks.first, self._memory)
 
     def save(self, folder: Path) -> None:
         """Write everything that `restore` needs to go on exactly as if there had been no break. The folder must be new or empty."""
