@@ -266,6 +266,8 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
     session, folder, order = run.session, run.folder, [phase.name for phase in run.recipe.phases]
     run.remembered = None
     if done is None:
+        if session.learner.version != 0:  # no checkpoint holds the weights that it has moved from
+            session.restart_learner()
         session.loop.progress = PolicyProgress()
         folder.rewind(order, "base")
     else:

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,30 @@ class LocalLearner(Learner):
     def foreach_learner(self, function: Callable[[Learner], Any]) -> list[Any]:
         return [function(self)]
 
+    def shutdown(self) -> None:
+        """It has no process of its own to end."""
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """What a session asks of an algorithm's config."""
+
+    recipe: ResolvedRun
+
+    def build_learner_group(self) -> LocalLearner:
+        return LocalLearner(Path(self.recipe.model), self.recipe.learner, 3)
+
 
 class LocalAlgorithm:
     """What a session asks of RLlib's algorithm."""
 
     last_step: Step
 
-    def __init__(self, recipe: ResolvedRun, worker: RolloutWorker, learner: LocalLearner) -> None:
-        self.fleet, self.learner_group = OneWorker(worker), learner
+    def __init__(self, recipe: ResolvedRun, worker: RolloutWorker) -> None:
+        self.config = LocalConfig(recipe)
+        self.fleet, self.learner_group = OneWorker(worker), self.config.build_learner_group()
         settings = LoopSettings(recipe.rft or RFTPhaseConfig(), recipe.rollout, recipe.success, ParityBound(math.inf, math.inf))
-        self.loop = PolicyLoop(self.fleet, learner, settings, partial(training_tasks, recipe.tasks.train_seeds, 7))
+        self.loop = PolicyLoop(self.fleet, self.learner_group, settings, partial(training_tasks, recipe.tasks.train_seeds, 7))
         self.loop.sync()
 
     def train(self) -> None:
@@ -98,7 +113,7 @@ def local_session(recipe: ResolvedRun, addresses: Any, seeds: Any) -> Iterator[S
     engine = ScriptedEngine(scripted, max_context=recipe.engine.max_context)
     worker = RolloutWorker(recipe.worker_setup(model, {}, seeds["rft.sampling"]), "rollout-1", engine=engine)
     try:
-        yield Session(recipe, model, seeds, LocalAlgorithm(recipe, worker, LocalLearner(model, recipe.learner, 3)))
+        yield Session(recipe, model, seeds, LocalAlgorithm(recipe, worker))
     finally:
         worker.close()
 

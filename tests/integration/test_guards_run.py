@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,14 @@ roll_backs = 2
 """
 
 
-def guarded(model: Path, folder: Path, how: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+TALKS = """
+sft = {{ data = "{talks}", steps = 2, batch = 2, lr = 1e-3 }}
+"""
+
+
+def guarded(model: Path, folder: Path, how: str, every: int = 2, before: str = "") -> tuple[Path, subprocess.CompletedProcess[str]]:
     recipe = folder / "guarded.toml"
-    recipe.write_text(RECIPE.format(model=model, reward=REWARD))
+    recipe.write_text(before + RECIPE.format(model=model, reward=REWARD).replace("checkpoint_every = 2", f"checkpoint_every = {every}"))
     command = [
         sys.executable,
         "-W",
@@ -70,3 +76,30 @@ def test_a_run_that_would_go_back_for_ever_stops(tiny_model: Path, tmp_path: Pat
     assert done.returncode != 0
     assert "GuardStop: step 3: guard drift: planted; the run went back 2 times already" in done.stderr
     assert [row.step for row in read_run(path).metrics][-1] == 3
+
+
+def beginnings(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What reinforcement began with, each time that it did: the learner's version and the digest of its weights."""
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return [line.removeprefix("begins rft at ") for line in done.stdout.splitlines() if line.startswith("begins rft at ")]
+
+
+@pytest.mark.parametrize("how", ["once", "lost"])
+def test_the_beginning_of_training_is_the_model_that_it_started_from(tiny_model: Path, tmp_path: Path, how: str) -> None:
+    """Three updates were made and no checkpoint: what goes on must not be the policy that the guard found wanting."""
+    path, done = guarded(tiny_model, tmp_path, how, every=5)
+    assert "the beginning of training" in done.stdout
+    first, again = beginnings(done)
+    assert first == again and first.startswith("0: ")
+    assert [row.step for row in read_run(path).metrics] == [1, 2, 3, 4, 5]
+    assert read_run(path).ledger[-1].missing == 0
+
+
+@pytest.mark.parametrize("how", ["once", "lost"])
+def test_a_phase_without_a_checkpoint_begins_again_with_what_the_one_before_it_left(tiny_model: Path, tmp_path: Path, how: str) -> None:
+    talk = {"messages": [{"role": "user", "content": "3 + 4"}, {"role": "assistant", "content": "7"}]}
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text("".join(json.dumps(talk) + "\n" for _ in range(4)))
+    _, done = guarded(tiny_model, tmp_path, how, every=5, before=TALKS.format(talks=talks))
+    first, again = beginnings(done)
+    assert first == again and first.startswith("2: ")
