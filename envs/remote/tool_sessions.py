@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ...rpc.errors import Status
 from ...v1 import tool_pb2
 from ..failures import EpisodeFailure
+from ..tool_calls import MAX_CALLS
 from ..tool_sessions import LocalSession
 from .service import SessionLimits
 from .users import Users
@@ -20,13 +21,52 @@ from .users import Users
 log = logging.getLogger("burnish.envs")
 T = TypeVar("T")
 
-REMEMBERED = 16
-"""Answered calls of a session that may be asked for again; one that is asked again follows on its failure."""
+REMEMBERED: Final = MAX_CALLS
+"""Answers of a session that are kept: those of one turn may all be lost together, and be asked for again."""
+REMEMBERED_BYTES: Final = 1 << 20
+"""Bytes of them, which is more than a policy reads in a turn. The last one is kept, however long it is."""
+KNOWN: Final = 32 * MAX_CALLS
+"""Calls of a session whose id is known, so that one is refused, and not run again, whose answer is not kept any more."""
 
 Answer = tool_pb2.CallResponse | Status
 Guard = Callable[[Callable[[], T]], T]
 Run = Callable[[LocalSession, tool_pb2.CallRequest, Guard[str]], Awaitable[tool_pb2.CallResponse]]
 InThread = Callable[[Callable[[], object]], Coroutine[object, object, object]]
+
+
+class Answers:
+    """The calls of a session by their id: at work, answered, and answered so long ago that the answer is forgotten."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[Answer]] = {}
+        self._sizes: dict[str, int] = {}  # of the answers that are kept, the oldest first
+        self._forgotten: deque[str] = deque(maxlen=KNOWN)
+
+    def find(self, call_id: str) -> asyncio.Task[Answer] | None:
+        """The call of this id, None when there was none. Raises Status FAILED_PRECONDITION when its answer is forgotten."""
+        if call_id in self._forgotten:
+            kept = f"the last {REMEMBERED} are, up to {REMEMBERED_BYTES >> 20} MiB"
+            raise Status("FAILED_PRECONDITION", f"call {call_id!r} was answered long ago, and its answer is not kept any more: {kept}")
+        return self._tasks.get(call_id)
+
+    def add(self, call_id: str, task: asyncio.Task[Answer]) -> None:
+        """A call of a new id, at work."""
+        self._tasks[call_id] = task
+        task.add_done_callback(lambda done: self._keep(call_id, done))
+
+    def cancel(self) -> None:
+        """End what is at work."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    def _keep(self, call_id: str, task: asyncio.Task[Answer]) -> None:
+        """Keep an answer, and forget the oldest ones where there are too many."""
+        answer = None if task.cancelled() else task.result()
+        self._sizes[call_id] = answer.ByteSize() if isinstance(answer, tool_pb2.CallResponse) else 0
+        while len(self._sizes) > 1 and (len(self._sizes) > REMEMBERED or sum(self._sizes.values()) > REMEMBERED_BYTES):
+            oldest = next(iter(self._sizes))
+            del self._sizes[oldest], self._tasks[oldest]
+            self._forgotten.append(oldest)
 
 
 class ToolSession:
@@ -39,7 +79,7 @@ class ToolSession:
         self.waiting = 0
         self.tools: LocalSession | None = None
         self.opened: asyncio.Task[Status | None]
-        self.answers: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
+        self.answers = Answers()
         self.users = Users(f"session {request.session_id!r} was closed")
 
     def guard(self, work: Callable[[], T]) -> T:
@@ -53,8 +93,7 @@ class ToolSession:
     def discard(self) -> bool:
         """Let nothing more begin, and cancel what is at work; True when the caller is to call `close_tools`."""
         mine = self.users.discard()
-        for task in self.answers.values():
-            task.cancel()
+        self.answers.cancel()
         return mine
 
     def close_tools(self) -> None:
@@ -143,11 +182,10 @@ class ToolSessions:
             raise Status("NOT_FOUND", f"session {request.session_id!r} is not open here: {why}")
         if not request.call_id:
             raise Status("INVALID_ARGUMENT", "call_id must be set, and unique to this call within its session")
-        task = session.answers.get(request.call_id)
+        task = session.answers.find(request.call_id)
         if task is None:
-            task = session.answers[request.call_id] = asyncio.create_task(self._work(session, request))
-            for old in [key for key, one in session.answers.items() if one.done()][:-REMEMBERED]:
-                del session.answers[old]
+            task = asyncio.create_task(self._work(session, request))
+            session.answers.add(request.call_id, task)
         answer = await self._wait(session, task)
         if isinstance(answer, Status):
             raise Status(answer.code, answer.message)

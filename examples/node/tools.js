@@ -4,7 +4,9 @@ import { batched, CONTRACT, decodeJson, encodeJson, Fault, SERVER_VERSION, unary
 
 const IDLE_S = 600
 const MAX_SESSIONS = 4096
-const REMEMBERED = 16 // answered calls of a session that may be asked for again
+const REMEMBERED = 32 // answers of a session that are kept: those of one turn may all be lost together, and be asked for again
+const REMEMBERED_CHARS = 1 << 20 // of them; the last one is kept, however long it is
+const KNOWN = 1024 // calls of a session whose id is known, so that one whose answer is not kept is refused, and not run again
 
 /** The policy got the call wrong; the text is what it reads. Example: `throw new Rejected("there is no shelf for 'boltz'")`. */
 export class Rejected extends Error {}
@@ -78,7 +80,9 @@ export function toolService(tools, { ordered = false, idleS = IDLE_S, maxSession
 class Session {
   constructor(context) {
     this.context = { ...context, state: {} }
-    this.answers = new Map() // call_id -> { work: the promise of its answer, done }
+    this.answers = new Map() // call_id -> the promise of its answer
+    this.kept = new Map() // call_id -> how long its answer is, the oldest first
+    this.forgotten = new Set() // call_id
     this.waiting = 0
     this.used = Date.now()
     this.aborter = new AbortController()
@@ -89,20 +93,38 @@ class Session {
   }
 
   async answer(callId, run, request) {
+    if (this.forgotten.has(callId)) {
+      throw new Fault('FAILED_PRECONDITION', `call '${callId}' was answered long ago, and its answer is not kept any more`)
+    }
     if (!this.answers.has(callId)) {
       const own = request.task_data_json ? { data: decodeJson('task_data_json', request.task_data_json) } : {}
-      const call = { work: run({ ...this.context, ...own }, this.aborter.signal), done: false }
-      call.work.catch(() => {}).finally(() => (call.done = true))
-      this.answers.set(callId, call)
-      const old = [...this.answers].filter(([, { done }]) => done).slice(0, -REMEMBERED)
-      for (const [id] of old) this.answers.delete(id)
+      const work = run({ ...this.context, ...own }, this.aborter.signal)
+      this.answers.set(callId, work)
+      work.then((answer) => this.#keep(callId, lengthOf(answer)), () => this.#keep(callId, 0))
     }
     this.waiting += 1
     try {
-      return await Promise.race([this.answers.get(callId).work, this.closed])
+      return await Promise.race([this.answers.get(callId), this.closed])
     } finally {
       this.waiting -= 1
       this.used = Date.now()
+    }
+  }
+
+  /** Keep an answer, and forget the oldest ones where there are too many. */
+  #keep(callId, length) {
+    this.kept.set(callId, length)
+    let all = [...this.kept.values()].reduce((sum, one) => sum + one, 0)
+    for (const [oldest, its] of this.kept) {
+      if (this.kept.size === 1 || (this.kept.size <= REMEMBERED && all <= REMEMBERED_CHARS)) break
+      all -= its
+      this.kept.delete(oldest)
+      this.answers.delete(oldest)
+      this.forgotten.add(oldest)
+    }
+    for (const id of this.forgotten) {
+      if (this.forgotten.size <= KNOWN) break
+      this.forgotten.delete(id)
     }
   }
 
@@ -117,6 +139,10 @@ class Session {
 
 function contextOf(request) {
   return { episodeId: request.episode_id, seed: BigInt(request.task_seed), data: decodeJson('task_data_json', request.task_data_json) }
+}
+
+function lengthOf({ text = '', rejected = '', json = '' }) {
+  return text.length + rejected.length + json.length
 }
 
 function rejected(text) {

@@ -21,6 +21,7 @@ from burnish.envs.checks.tools import Call
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.remote.tools import RemoteToolSet
+from burnish.envs.tool_calls import MAX_CALLS
 from burnish.envs.tools import ToolContext, ToolRejected
 from burnish.envs.types import Message, Task, TextPart
 from burnish.rewards.checks.verifier import check_verifier_service
@@ -31,7 +32,7 @@ from burnish.rpc.background import background
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES
 from burnish.rpc.methods import VERIFY
-from burnish.v1 import common_pb2, verifier_pb2, verifier_pb2_grpc
+from burnish.v1 import common_pb2, tool_pb2, tool_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 
 pytestmark = pytest.mark.integration
 
@@ -143,6 +144,30 @@ def test_the_tools_keep_what_an_episode_did(start_node: StartNode) -> None:
     assert (mine.call("count", {"item": "bolts"}), other.call("count", {"item": "bolts"})) == ('{"bolts": 1}', '{"bolts": 3}')
     for session in (mine, other):
         session.close()
+
+
+def test_calls_of_a_turn_may_be_asked_again_and_older_ones_are_refused(start_node: StartNode) -> None:
+    address, _ = start_node("tool.js")
+    with grpc.insecure_channel(address) as channel:
+        stub = tool_pb2_grpc.ToolServiceStub(channel)
+
+        def take(call_id: int) -> str:
+            one = '{"item": "bolts", "count": 1}'
+            request = tool_pb2.CallRequest(session_id="s", call_id=str(call_id), tool="take", arguments_json=one)
+            return stub.Call(request, timeout=WAIT_S).text
+
+        opening = tool_pb2.CallRequest(
+            session_id="s", session_step=tool_pb2.SESSION_STEP_OPEN, episode_id="e/0", task_data_json='{"shelf": {"bolts": 100}}'
+        )
+        stub.Call(opening, timeout=WAIT_S)
+        for asked in ("first", "again"):
+            assert [take(i) for i in range(MAX_CALLS)] == [f"{99 - i} left" for i in range(MAX_CALLS)], asked
+        assert take(MAX_CALLS) == f"{99 - MAX_CALLS} left"
+        assert take(1) == "98 left", "the last 32 are kept"
+        with pytest.raises(grpc.RpcError, match="call '0' was answered long ago") as caught:
+            take(0)
+        assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert take(MAX_CALLS + 1) == f"{98 - MAX_CALLS} left", "nothing ran in between"
 
 
 def test_unary_and_stream_give_the_same_answers(node_puppet: str) -> None:

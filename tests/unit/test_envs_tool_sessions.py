@@ -8,11 +8,16 @@ import gymnasium
 import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
+from burnish.envs.remote.tool_sessions import REMEMBERED_BYTES
+from burnish.envs.remote.tools import ToolService
 from burnish.envs.spaces import MessagesSpace, UnicodeText
+from burnish.envs.tool_calls import MAX_CALLS
 from burnish.envs.tool_env import ToolEnv
 from burnish.envs.tool_sessions import SessionTools, open_tools
 from burnish.envs.tools import ToolContext, ToolSet, tool
 from burnish.envs.types import Message, Task
+from burnish.rpc.errors import Status
+from burnish.v1.tool_pb2 import SESSION_STEP_OPEN, CallRequest
 
 pytestmark = pytest.mark.unit
 
@@ -112,3 +117,62 @@ def test_what_is_no_class_of_tools_is_refused() -> None:
             SessionTools(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'look' is a method: give the class to SessionTools"):
         ToolSet([Shelf.look])
+
+
+class Button:
+    """Presses that can be counted, whose answers are as long as asked for."""
+
+    def __init__(self) -> None:
+        self.pressed = 0
+        self.sessions = ToolService(ToolSet([tool(self.press)]))
+
+    async def press(self, chars: int = 0) -> str:
+        """Press it."""
+        self.pressed += 1
+        return f"{self.pressed} ".ljust(chars)
+
+    async def open(self) -> None:
+        await self.sessions.answer(CallRequest(session_id="a", session_step=SESSION_STEP_OPEN, episode_id="e"))
+
+    async def call(self, call_id: str, chars: int = 0) -> str:
+        request = CallRequest(session_id="a", call_id=call_id, tool="press", arguments_json=f'{{"chars": {chars}}}')
+        return (await self.sessions.answer(request)).text.strip()
+
+
+async def test_all_calls_of_a_turn_may_be_asked_again() -> None:
+    """As a client does whose connection broke before it read an answer: 16 answers were kept, and 32 calls ran twice."""
+    button = Button()
+    await button.open()
+    ids = [str(i) for i in range(MAX_CALLS)]
+    for asked in ("first", "again"):
+        assert [await button.call(one) for one in ids] == [str(i + 1) for i in range(MAX_CALLS)], asked
+    assert button.pressed == MAX_CALLS
+    button.sessions.close()
+
+
+async def test_a_call_whose_answer_is_forgotten_is_refused_and_not_run() -> None:
+    button = Button()
+    await button.open()
+    for i in range(MAX_CALLS + 1):
+        await button.call(str(i))
+    assert await button.call("1") == "2", "the last 32 are kept"
+    with pytest.raises(Status, match="call '0' was answered long ago") as caught:
+        await button.call("0")
+    assert (caught.value.code, button.pressed) == ("FAILED_PRECONDITION", MAX_CALLS + 1)
+    button.sessions.close()
+
+
+async def test_answers_are_kept_up_to_a_mebibyte_and_the_last_one_always() -> None:
+    button, half = Button(), REMEMBERED_BYTES // 2
+    await button.open()
+    for i, chars in enumerate((half, half, 0)):  # with what is around them, two halves are more than the whole
+        await button.call(str(i), chars)
+    assert [await button.call(one) for one in ("1", "2")] == ["2", "3"]
+    with pytest.raises(Status, match="long ago"):
+        await button.call("0")
+    await button.call("3", 2 * REMEMBERED_BYTES)
+    assert await button.call("3") == "4"
+    with pytest.raises(Status, match="long ago"):
+        await button.call("2")
+    assert button.pressed == 4
+    button.sessions.close()

@@ -156,7 +156,9 @@ class CallRequest(_message.Message):
     call may give other task_data_json.
     """
     call_id: _builtins.str
-    """Names the call within its session. The same call again gets the answer that was given."""
+    """Names the call within its session. The same call again gets the answer that was given. A server keeps the answers of the last 32 calls
+    of a session, as many as a policy makes in one turn, up to 1 MiB; a call before them is FAILED_PRECONDITION, and is not run again.
+    """
     session_step: Global___SessionStep.ValueType
     def __init__(
         self,
