@@ -29,6 +29,7 @@ from ..rewards.rubric import Rubric
 from .busy import Meter
 from .config import RolloutConfig
 from .engine.base import Engine, GenerateRequest, Generation, OutOfTime
+from .hung import LeftBehind
 from .renderers import Renderer
 from .trajectory import TrajectoryBuilder
 
@@ -45,7 +46,7 @@ class EpisodeParts:
     """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them.
 
     tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none. meter: counts what is under way.
-    others: the parts of tasks that another environment plays, by its name.
+    left: the calls that nobody waits for any longer. others: the parts of tasks that another environment plays, by its name.
     """
 
     env_id: str
@@ -58,6 +59,7 @@ class EpisodeParts:
     seed: int
     tool_parser: str | None = None
     meter: Meter = field(default_factory=Meter)
+    left: LeftBehind = field(default_factory=LeftBehind)
     others: Mapping[str, EpisodeParts] = field(default_factory=dict)
 
     def of(self, task: Task) -> EpisodeParts:
@@ -215,7 +217,16 @@ class _Episode:
             overran += f", what was left of the {limits.episode_timeout_s:g} s that an environment may take in one episode"
         with clock.running(), self.parts.meter.running("environment"):
             async with deadline(seconds, Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} {what}", overran)):
-                return await asyncio.get_running_loop().run_in_executor(self.parts.threads, call)
+                return await self.in_thread(call, what)
+
+    async def in_thread(self, call: Callable[[], T], what: str) -> T:
+        """Run environment code in a thread. Where it is not waited for to its end, it goes on, and is counted."""
+        running = self.parts.threads.submit(call)
+        try:
+            return await asyncio.wrap_future(running)
+        finally:
+            if not running.done():
+                self.parts.left.add(f"{self.parts.env_id} {what}", running)
 
     def make(self) -> ConversationEnv:
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
@@ -227,7 +238,7 @@ class _Episode:
         late = Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} close", f"no answer within {seconds:.3g} s")
         try:
             async with deadline(seconds, late):
-                await asyncio.get_running_loop().run_in_executor(self.parts.threads, self.close_now, env)
+                await self.in_thread(lambda: self.close_now(env), "close")
         except EpisodeFailure as failure:
             return failure
         return None

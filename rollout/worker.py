@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from ..envs.registry import load_plugin
 from ..envs.tool_calls import parser_of_template
 from ..envs.types import Episode, EpisodeGroup, Float32, Task
 from ..rewards.build import make_rubric
+from ..rewards.calling.threads import Daemons
 from ..rewards.config import RewardConfig
 from .collect import collect
 from .config import RolloutConfig
@@ -31,9 +32,6 @@ T = TypeVar("T")
 
 CANCEL_S = 60.0
 """Seconds that episodes in flight may take to end when they are cancelled."""
-
-SPARE_THREADS = 8
-"""Threads beyond one per episode, so that a few environment calls past their deadline do not hold up the rest."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +123,13 @@ class RolloutWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
         self._thread.start()
-        threads = ThreadPoolExecutor(setup.rollout.concurrency + SPARE_THREADS, thread_name_prefix=f"{name}-env")
+        threads = Daemons(f"{name}-env")  # one for each call under way, so that one that hangs holds up no other
         self._parts = episode_parts(setup, lambda renderer: engine or make_engine(setup.engine, setup.model, name), threads)
         self.engine = self._parts.engine
         self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
         self._running: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(setup.rollout.concurrency)
+        self._concurrency = setup.rollout.concurrency
+        self._slots = asyncio.Semaphore(self._concurrency)
         self._pending = self._episodes = self._tokens = 0
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
@@ -143,7 +142,9 @@ class RolloutWorker:
         asyncio.run_coroutine_threadsafe(self._collect(list(tasks), group_size, temperature), self._loop)
 
     def sample(self, wait_s: float) -> list[EpisodeGroup]:
-        """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection."""
+        """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection, and
+        HungEnvironments where so many calls hang that this process should be replaced."""
+        self._parts.left.check(self._concurrency)
         try:
             found = [self._groups.get(timeout=wait_s)]
         except queue.Empty:
@@ -188,10 +189,9 @@ class RolloutWorker:
         return Progress(self._episodes, self._tokens, self._pending)
 
     def close(self) -> None:
-        """Cancel what runs and release engine, threads and event loop."""
+        """Cancel what runs and release engine and event loop."""
         self.cancel()
         self._call(self.engine.close(), 60.0)
-        self._parts.threads.shutdown(wait=False, cancel_futures=True)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10.0)
 

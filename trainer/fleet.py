@@ -5,6 +5,7 @@ What may go wrong with a runner, and what becomes of it:
     it hangs         it does not answer a call within `answer_s`: it is killed, and then as above
     its engine dies  the runner lives, and every episode of a group fails: it is killed, and then as above
     its engine hangs it samples no token for `engine.request_timeout_s`, so every episode under way fails: it is killed, and then as above
+    its envs hang    more calls of environments than `rollout/hung.py` allows are past their deadline: it is killed, and then as above
     it is slow       it answers, and its engine samples, but its episodes take long: nothing, until none has ended anywhere for `stall_s`
     it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
     it is replaced   while new weights go out: what it owed is submitted again, under those
@@ -13,6 +14,7 @@ What may go wrong with a runner, and what becomes of it:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +26,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
+from ..rollout.hung import HungEnvironments
 from ..rollout.weights import StaleEngine, SyncReceipt
 
+log = logging.getLogger("burnish.trainer.fleet")
 T = TypeVar("T")
 
 POLL_S = 0.1
@@ -246,6 +250,9 @@ class RayFleet:
         try:
             groups = ray.get(call, timeout=self.limits.answer_s) or []
         except RayTaskError as error:
+            if isinstance(error.cause, HungEnvironments):
+                self._replace(runner, str(error.cause))
+                return
             if not isinstance(error.cause, StaleEngine):
                 raise error.cause from error
             self._bring_back(runner)
@@ -262,7 +269,8 @@ class RayFleet:
             self._replace(runner, owed[0])
 
     def _replace(self, runner: _Runner, why: str = NO_ANSWER) -> None:
-        """Kill a runner that does not answer, or whose engine is gone or hangs; Ray starts it anew."""
+        """Kill a runner that does not answer, or whose engine or environments are gone or hang; Ray starts it anew."""
+        log.warning("%s is replaced: %s", runner.name, why)
         runner.why = why
         ray.kill(runner.actor, no_restart=False)
         self._bring_back(runner)

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task
+from burnish.rollout.hung import HungEnvironments
 from burnish.rollout.weights import SyncReceipt
 from burnish.rollout.worker import Progress
 from burnish.trainer import fleet as fleets
@@ -134,6 +135,24 @@ def test_a_runner_whose_engine_is_gone_or_hangs_is_replaced_and_its_episodes_pla
     groups = list(run_tasks(fleet, TASKS, 2, 1.0))
     assert all(episode.reward is not None for one in groups for episode in one.episodes)
     assert ray.killed == [broken] and broken.received == [3, 3]
+
+
+def test_a_runner_whose_environments_hang_is_replaced_and_the_log_names_them(ray: FakeRay, caplog: pytest.LogCaptureFixture) -> None:
+    stuck, why = Actor(), HungEnvironments("257 calls of environments hang past their deadline, 257 of my/Env-v0 step")
+    sample, raised = stuck._sample, list[bool]()
+
+    def once(wait_s: float) -> Any:
+        if raised:
+            return sample(wait_s)
+        raised.append(True)
+        return RayTaskError("sample", "", why)
+
+    stuck._sample = once  # type: ignore[method-assign]
+    fleet = RayFleet({1: stuck}, FleetLimits())
+    fleet.sync(3)
+    assert len(list(run_tasks(fleet, TASKS, 2, 1.0))) == 4
+    assert ray.killed == [stuck] and fleet.restarts == 1 and stuck.received == [3, 3]
+    assert f"rollout-1 is replaced: {why}" in caplog.text
 
 
 @pytest.mark.parametrize("other", [Reward(0.5), Failure(FailureKind.ENV_ERROR, "bench", "unplugged")], ids=["reward", "other failure"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import gymnasium
 import pytest
 
 from burnish.envs.contract import ENVS, register_env
+from burnish.envs.failures import Failure
 from burnish.envs.spaces import MessagesSpace, UnicodeText
-from burnish.envs.types import Message, Task
+from burnish.envs.types import EpisodeGroup, Message, Outcome, Task
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
+from burnish.rollout.hung import HungEnvironments
 from burnish.rollout.weights import StaleEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -24,6 +28,7 @@ pytestmark = pytest.mark.unit
 
 ENV_ID = "tests/Counted-v0"
 CONCURRENCY = 3
+SIZE = ModelSize(hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, max_position=128)
 
 
 class Counted(gymnasium.Env[Any, str]):
@@ -49,13 +54,41 @@ class Counted(gymnasium.Env[Any, str]):
             Counted.open -= 1
 
 
+class Hangs(Counted):
+    """Whose step hangs in some tasks, until it is let go."""
+
+    let_go = threading.Event()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.hangs = bool(options and options["task"].data)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.hangs:
+            Hangs.let_go.wait()
+        return super().step(action)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[RolloutWorker]:
+    if ENVS.loaded("tests/Hangs-v0") is None:
+        register_env("tests/Hangs-v0", Hangs)
+    Hangs.let_go.clear()
+    new_model(["say done"] * 20, tmp_path / "model", SIZE)
+    limits = RolloutConfig(max_tokens_per_turn=8, concurrency=20, step_timeout_s=4.0, retries=0)
+    setup = WorkerSetup(tmp_path / "model", "tests/Hangs-v0", rollout=limits, engine=EngineConfig(max_context=128))
+    made = RolloutWorker(setup, "rollout-1", engine=ScriptedEngine([[5, 6]], max_context=128))
+    yield made
+    Hangs.let_go.set()
+    made.close()
+
+
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[tuple[RolloutWorker, ScriptedEngine]]:
     if ENVS.loaded(ENV_ID) is None:
         register_env(ENV_ID, Counted)
     Counted.open = Counted.most = 0
-    size = ModelSize(hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, max_position=128)
-    new_model(["say done"] * 20, tmp_path / "model", size)
+    new_model(["say done"] * 20, tmp_path / "model", SIZE)
     limits = RolloutConfig(max_tokens_per_turn=8, concurrency=CONCURRENCY)
     setup = WorkerSetup(tmp_path / "model", ENV_ID, rollout=limits, engine=EngineConfig(max_context=128))
     engine = ScriptedEngine([[5, 6]], max_context=128, delay_s=0.01)
@@ -102,8 +135,7 @@ def test_work_for_other_weights_is_refused(worker: tuple[RolloutWorker, Scripted
 
 
 def test_an_environment_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
-    size = ModelSize(hidden=64, layers=1, heads=2, intermediate=64, vocab_size=300, max_position=128)
-    new_model(["say done"] * 20, tmp_path / "model", size)
+    new_model(["say done"] * 20, tmp_path / "model", SIZE)
     lines = ["from burnish.envs import register_env", "from burnish.envs.builtin.arithmetic import Arithmetic"]
     (tmp_path / "mine.py").write_text("\n".join([*lines, "register_env('mine/Sums-v0', Arithmetic)"]))
     setup = WorkerSetup(tmp_path / "model", "mine/Sums-v0", engine=EngineConfig(max_context=128), modules=(str(tmp_path / "mine.py"),))
@@ -114,3 +146,30 @@ def test_an_environment_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
         assert group.episodes[0].reward is not None
     finally:
         player.close()
+
+
+def all_of(player: RolloutWorker, tasks: list[Task]) -> list[Outcome]:
+    player.submit(tasks, 1, 1.0)
+    groups: list[EpisodeGroup] = []
+    while len(groups) < len(tasks):
+        groups += player.sample(30.0)
+    return [group.episodes[0].outcome for group in groups]
+
+
+def test_environments_that_hang_hold_up_no_other(hanging: RolloutWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there were threads once: every episode after them failed, for ever. And there may only be so many."""
+    hung = all_of(hanging, [Task(f"h{i}", i, data={"hang": True}) for i in range(30)])
+    assert {str(one.culprit) for one in hung if isinstance(one, Failure)} == {"tests/Hangs-v0 step"} and len(hung) == 30
+    sound = all_of(hanging, tasks(0, 3))
+    assert [one for one in sound if isinstance(one, Failure)] == []
+    monkeypatch.setattr("burnish.rollout.hung.PER_EPISODE", 1)
+    monkeypatch.setattr("burnish.rollout.hung.AT_LEAST", 29)
+    with pytest.raises(HungEnvironments, match="30 calls of environments hang past their deadline, 30 of tests/Hangs-v0 step; give"):
+        hanging.sample(0.0)
+    Hangs.let_go.set()
+    for _ in range(6000):
+        with contextlib.suppress(HungEnvironments):  # until they have ended
+            assert hanging.sample(0.0) == []
+            break
+        time.sleep(0.01)
+    assert len(all_of(hanging, tasks(10, 3))) == 3, "what has ended counts no more"
