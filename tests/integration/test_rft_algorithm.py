@@ -101,7 +101,7 @@ def test_training_goes_on_when_a_runner_is_killed_between_two_steps(algo: Any) -
 
     (runner,) = algo.fleet.runners.values()
     ray.kill(runner, no_restart=False)
-    algo.train()  # RLlib's own recovery, which would ask the learner for an RLModule, runs in here too
+    algo.train()  # RLlib has not heard of it yet: test_rllib_recovery.py has what it does once it has
     assert algo.fleet.restarts == 1
     assert algo.last_metrics["learner/stale_fraction"] == 0.0
     algo.loop.progress.ledger.check()
@@ -134,7 +134,7 @@ def test_a_runner_that_hangs_is_replaced(algo: Any) -> None:
 
 
 def test_a_runner_that_is_slow_is_waited_for(algo: Any) -> None:
-    """One that misses RLlib's own probe of its health is neither restarted nor asked for anything else."""
+    """One that does not answer for a while, and less than the fleet's limit, is not restarted."""
     algo.fleet.limits = dataclasses.replace(algo.fleet.limits, answer_s=120.0)
     before, slow = algo.fleet.restarts, pid_of(algo)
     os.kill(slow, signal.SIGSTOP)
