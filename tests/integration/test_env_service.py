@@ -528,7 +528,7 @@ def test_a_killed_server_is_a_failure_and_the_rollout_plays_again(tokenizer: Any
     assert "is not open here" in seen[0].detail
 
 
-def test_a_server_that_is_down_is_named_and_closing_does_not_wait_for_it(tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_named_and_closing_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ServiceProcess("environment", PUPPET, tmp_path / "log") as service:
         env = RemoteEnv(service.address, deadline_s=5.0)
         env.check()
@@ -536,9 +536,9 @@ def test_a_server_that_is_down_is_named_and_closing_does_not_wait_for_it(tmp_pat
     down = failure(env, "hello")
     assert down.kind == FailureKind.ENV_ERROR
     assert "could not connect" in down.detail
-    started = time.monotonic()
-    env.close()
-    assert time.monotonic() - started < 4.0
+    with monkeypatch.context() as patch:
+        patch.setattr(env._client, "call_blocking", lambda *_: pytest.fail("there is nobody to tell that the episode is over"))
+        env.close()
     with pytest.raises(ValueError, match=f"environment service at {service.address} does not answer"):
         env.check(timeout_s=0.3)
 
