@@ -128,7 +128,9 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         fresh, seen = type(self)(), type(self)()
         AlgorithmConfig.validate(seen)  # which RLlib changes by itself when a config is looked at
         known = [name for name in vars(AlgorithmConfig()) if not name.startswith("_") and name not in _ACTS]
-        ignored = sorted(name for name in known if getattr(self, name) not in (getattr(fresh, name), getattr(seen, name)))
+        # A config that RLlib has copied holds the state of what a fresh one holds as objects: states are compared.
+        mine, *others = (one.get_state() for one in (self, fresh, seen))
+        ignored = sorted(name for name in known if mine.get(name) not in [other.get(name) for other in others])
         if ignored:
             instead = _INSTEAD.get(ignored[0], "what is trained, on what and how")
             raise ValueError(f"{ignored[0]} has no effect on RFTConfig, whose learner and runners are burnish's: .rft({instead}) says it")

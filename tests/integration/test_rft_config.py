@@ -87,6 +87,16 @@ def test_what_rllib_offers_and_nothing_here_reads_is_refused(
     assert instead in str(raised.value)
 
 
+def test_a_config_that_went_through_its_state_is_taken_as_building_does_it(tiny_model: Path) -> None:
+    from burnish.trainer.rllib import RFTConfig
+
+    config = RFTConfig().rft(worker=WorkerSetup(tiny_model, "burnish/Arithmetic-v0"))
+    again = RFTConfig.from_state(config.get_state())
+    again.validate()
+    with pytest.raises(ValueError, match=r"^grad_clip has no effect on RFTConfig"):
+        again.training(grad_clip=1.0).validate()
+
+
 def test_what_rllib_does_here_is_taken(tiny_model: Path) -> None:
     from burnish.trainer.rllib import RFTConfig
 
