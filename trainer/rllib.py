@@ -114,7 +114,8 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         return self
 
     def validate(self) -> None:
-        self._check_settings()
+        if not self.in_evaluation:  # RLlib makes a config of its own for that, with other settings; it is read by nobody
+            self._check_settings()
         super().validate()
         if self.worker_setup is None:
             raise ValueError("RFTConfig needs .rft(worker=WorkerSetup(model, environment)) before it can be built")
