@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.env.env_runner import EnvRunner
 
 from burnish.rollout.engine.base import GenerateRequest, Generation
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.env_runner import LLMEnvRunner
 from burnish.rollout.observe import RolloutMetrics
+from burnish.rollout.transport.shipment import Receiver
 from burnish.rollout.weights import ParityBound
 from burnish.rollout.worker import RolloutWorker
 from burnish.trainer.rllib import RFTConfig
@@ -60,6 +62,7 @@ class ScriptedRunner(LLMEnvRunner):
         self.observer = RolloutMetrics(name)
         engine = self.ENGINE(answer, name=name, max_context=MAX_CONTEXT)
         self.worker = RolloutWorker(config.worker_setup, name, self.observer.episode, engine)
+        self.receiver = Receiver(ray.get_runtime_context().get_node_id())
 
 
 class WaitingRunner(ScriptedRunner):
