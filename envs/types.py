@@ -222,6 +222,12 @@ class Episode:
         """The reward, or None when the episode failed."""
         return self.outcome if isinstance(self.outcome, Reward) else None
 
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """What the policy said, a message per turn: the last so many of the assistant, as its first may be the prompt's."""
+        spoken = [message for message in self.messages if message.role == "assistant"]
+        return tuple(spoken[len(spoken) - len(self.turns) :])
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeGroup:
@@ -292,6 +298,8 @@ def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message
         bad = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str)]
         if bad:
             raise ValueError(f"{where}: content part {bad[0]!r} is not a text part")
+        for i, part in enumerate(content):
+            refuse_unread(part, ("type", "text"), f"{where}.content[{i}]")
         content = tuple(TextPart(str(text)) for text in texts)
     if not isinstance(content, (str, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of text parts, not {type(content).__name__}")

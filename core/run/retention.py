@@ -91,7 +91,15 @@ class Retention:
         session = self.session
         session.loop.settle()
         with StepBar(self.console, f"{suite.id} {name}", asking.size(suite)) as bar:
-            return measure(session.algo.fleet, suite, asking, session.base, session.recipe.engine.max_context, lambda: bar.advance(""))
+            return measure(
+                session.algo.fleet,
+                suite,
+                asking,
+                session.base,
+                session.recipe.engine.max_context,
+                lambda: bar.advance(""),
+                session.version,
+            )
 
 
 def recorded(folder: RunFolder) -> Sequence[RetentionRow]:

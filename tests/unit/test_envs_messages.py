@@ -36,6 +36,14 @@ def call_of(**function: Any) -> dict[str, Any]:
         ({"role": "function", "content": "7", "name": "add"}, "role 'function' is unknown.*role tool"),
         (call_of(arguments="{"), r"m.tool_calls\[0\]: function.arguments is no JSON"),
         (call_of(arguments="[3]"), "must be an object, or one as JSON text, not list"),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y", "cache_control": {"type": "ephemeral"}}],
+            },
+            r"m.content\[1\]: cache_control is not read; remove it \(read are type, text\)",
+        ),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "weight": 0}]}, r"m.content\[0\]: weight is not read"),
         (call_of(strict=True), r"m.tool_calls\[0\].function: strict is not read"),
     ],
 )

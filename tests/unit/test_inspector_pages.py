@@ -25,6 +25,9 @@ from burnish.inspector.pages.app import ASSETS, pages
 from burnish.inspector.pages.tokens import shown_tokens
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult
+from burnish.run.folder import RunFolder
+from burnish.trainer.evaluation.comparison import comparisons
 
 pytestmark = pytest.mark.unit
 
@@ -119,11 +122,21 @@ def test_what_is_shown_of_an_episode(client: TestClient) -> None:
     assert (data["reward"], data["advantages"], data["messages"][1]["tool_calls"][0]["function"]["name"]) == (1.0, [0, 0, -1, 2], "look")
 
 
+def evaluated(*values: float) -> EvaluationResult:
+    n = len(values)
+    tasks = {f"h-{i}": value for i, value in enumerate(values)}
+    return EvaluationResult("sampled", "env", n, n, sum(values) / n, 0.1, 0.9, 1.0, 1.0, 1.0, tasks)
+
+
 def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(run: Path) -> None:
+    better = evaluated(1.0, 1.0, 1.0, 0.0)
+    against = comparisons({"base": evaluated(0.0, 0.0, 0.0, 0.0)}, better)
+    RunFolder(run).log_evaluation(EvaluationRecord(phase="rft", step=2, against=against, result=better))
     with TestClient(pages(run)) as client:
         page = client.get(f"/rollouts/{run.name}").text
     assert "Evaluations" in page and "Where the episodes went" in page
     assert "Worst of the last step (rft" in page
+    assert re.search(r"against base, .*test, n = 4 ", page), "no figure without the number of tasks that it is of"
 
 
 def test_lists_choose_and_turn_pages(client: TestClient) -> None:

@@ -22,6 +22,7 @@ from burnish.rewards.types import RewardInput
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.tokenizer import load_tokenizer
+from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import RolloutWorker
 from burnish.run.suites import changes_between, compare_folders, suite_setup
 from burnish.trainer.data.curated.general import GENERAL
@@ -420,6 +421,17 @@ def test_a_suite_is_played_over_the_engine_and_judged_by_its_own_rewards(tmp_pat
         len(load_tokenizer(model)(line, add_special_tokens=False)["input_ids"]) for line in ("A bore is a hole.", "A shaft is round.")
     ]
     assert [sample.tokens for sample in read.samples] == tokens, "each token behind the begin is scored once"
+
+
+def test_a_suite_is_measured_under_the_weights_that_were_asked_for(tmp_path: Path) -> None:
+    """An engine that was restarted serves those it was built from."""
+    mine = read_suite(suite_file(tmp_path, f'rows = "rows.jsonl"\nreward = "{REWARD}"'))
+    fleet, worker, _ = fleet_over(make_policy(tmp_path / "policy"), [mine], "B")
+    try:
+        with pytest.raises(SyncProofError, match="was sampled by weights 0, and 3 are to be measured; it missed a weight update"):
+            measure(fleet, mine, Asking(items=2), tmp_path / "policy", 120, version=3)
+    finally:
+        worker.close()
 
 
 def test_a_suite_of_which_too_much_failed_is_no_result(tmp_path: Path) -> None:

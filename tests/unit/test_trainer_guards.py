@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from burnish.envs.types import Episode, Message, Reward, Task
+from burnish.envs.types import Episode, Message, Reward, Task, Turn
 from burnish.inspector.runs import read_run
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import resolve
@@ -28,7 +29,9 @@ WHAT = {"name": "g", "model": "nano", "environment": "burnish/Arithmetic-v0", "p
 
 def episode(task: int, said: str, prompt: str | None = None, success: float = 0.0, labels: Mapping[str, str] | None = None) -> Episode:
     messages = (Message("user", prompt or f"task {task}"), Message("assistant", said))
-    return Episode(Task(f"t-{task}", task), 0, (), messages, Reward(success, {"ok": success}), labels=labels or {})
+    ids = np.arange(1, dtype=np.int32)
+    turn = Turn(ids, np.zeros(1, np.float32), ids, "stop")
+    return Episode(Task(f"t-{task}", task), 0, (), messages, Reward(success, {"ok": success}), (turn,), labels=labels or {})
 
 
 def step(**metrics: float) -> dict[str, float]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Message, Outcome, Reward, Task, Trajectory, Turn
+from burnish.rollout.config import RolloutConfig
 from burnish.rollout.store.records import BestConstant, EvaluationResult
-from burnish.rollout.weights import SyncReceipt
+from burnish.rollout.weights import SyncProofError, SyncReceipt
+from burnish.session import Session
 from burnish.trainer.evaluation import statistics
 from burnish.trainer.evaluation.comparison import agresti_min_interval, compare, comparisons, paired_bootstrap, paired_test
 from burnish.trainer.evaluation.evaluate import evaluate
@@ -257,12 +261,36 @@ class Replay:
     def score(self, *probe: Any, **options: Any) -> Any:
         raise AssertionError("an evaluation proves no sync")
 
-    def evaluate(self, success: str, on_group: Callable[[EpisodeGroup], None] | None = None) -> EvaluationResult:
-        return evaluate(self, [one.task for one in self.episodes], "sampled", 1.0, success, on_group)[0]
+    def evaluate(
+        self, success: str, on_group: Callable[[EpisodeGroup], None] | None = None, version: int | None = None
+    ) -> EvaluationResult:
+        return evaluate(self, [one.task for one in self.episodes], "sampled", 1.0, success, on_group, version=version)[0]
 
 
 def parts(task: str, **values: float) -> Episode:
     return episode(task, Reward(0.0, {"env": 0.0, **{f"env.{name}": value for name, value in values.items()}}))
+
+
+def test_what_other_weights_sampled_is_no_measurement_of_these() -> None:
+    """A runner that died between training and evaluation comes back with the weights it was built from."""
+    episodes = [parts("t1", won=1.0), parts("t2", won=0.0)]  # sampled by weights 3
+    assert Replay(episodes).evaluate("env.won", version=3).success == 0.5
+    late = replace(episodes[1], turns=(replace(episodes[1].turns[0], policy_version=np.array([3, 4], np.int32)),))
+    with pytest.raises(SyncProofError, match="episode t2/0 was sampled by weights 4, and 3 are to be measured"):
+        Replay([episodes[0], late]).evaluate("env.won", version=3)
+
+
+def test_a_session_measures_its_learners_weights() -> None:
+    fleet = Replay([parts("t1", won=1.0)])
+    recipe = SimpleNamespace(
+        rollout=RolloutConfig(), success="env.won", evaluation=SimpleNamespace(error_budget=0.1), tasks=SimpleNamespace()
+    )
+    held_out = [one.task for one in fleet.episodes]
+    session = SimpleNamespace(
+        loop=SimpleNamespace(settle=lambda: None), recipe=recipe, algo=SimpleNamespace(fleet=fleet), held_out=held_out, version=4
+    )
+    with pytest.raises(SyncProofError, match="4 are to be measured"):
+        Session.evaluate(cast(Session, session))
 
 
 def test_an_episode_that_lacks_a_part_has_none_of_it() -> None:

@@ -35,7 +35,7 @@ def evaluate(
     for group in run_tasks(fleet, tasks, 1, temperature if mode == "sampled" else 0.0):
         episodes += group.episodes
         if version is not None:
-            _check_version(group, version)
+            check_version(group, version)
         if on_group is not None:
             on_group(group)
         for episode in group.episodes:
@@ -45,7 +45,8 @@ def evaluate(
     return summarize(episodes, success, mode, error_budget), episodes
 
 
-def _check_version(group: EpisodeGroup, version: int) -> None:
+def check_version(group: EpisodeGroup, version: int) -> None:
+    """Raise SyncProofError when a turn of the group was sampled by other weights than those of `version`."""
     for episode in group.episodes:
         others = {int(v) for turn in episode.turns for v in np.unique(turn.policy_version)} - {version}
         if others:

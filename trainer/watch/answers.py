@@ -120,8 +120,7 @@ def spread_phrase(first: Sequence[Answers], last: Answers, rare: float, common: 
 
 def _spoken(episode: Episode) -> str:
     """All that the policy said, a line per message."""
-    own = episode.messages[len(episode.task.prompt) :]
-    return "\n".join(message.text for message in own if message.role == "assistant")
+    return "\n".join(message.text for message in episode.said)
 
 
 def _prompt(episode: Episode) -> str:

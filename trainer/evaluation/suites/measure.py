@@ -11,6 +11,7 @@ from ....envs.failures import Failure
 from ....envs.types import Episode, EpisodeGroup, Int32, Reward, Task
 from ....rollout.store.episodes import text
 from ...playing import Fleet, run_tasks
+from ..evaluate import check_version
 from ..statistics import EvaluationFailed, SuccessWatch
 from .scores import Sample, Scores
 from .suite import Suite
@@ -63,11 +64,18 @@ def tasks_of(suite: Suite, asking: Asking) -> list[Task]:
 
 
 def measure(
-    fleet: Fleet, suite: Suite, asking: Asking, model: Path, max_context: int, on_item: Callable[[], None] = lambda: None
+    fleet: Fleet,
+    suite: Suite,
+    asking: Asking,
+    model: Path,
+    max_context: int,
+    on_item: Callable[[], None] = lambda: None,
+    version: int = 0,
 ) -> Scores:
     """Ask every item of a suite of the fleet's engines, which were set up with `suite.played_by`.
 
-    model: whose tokenizer reads texts, in pieces of at most max_context tokens. on_item: called as each ends. Raises EvaluationFailed when
+    model: whose tokenizer reads texts, in pieces of at most max_context tokens. on_item: called as each ends. version: the weights that
+    are measured; an engine starts with those of 0. Raises SyncProofError when a turn was sampled by others, EvaluationFailed when
     more samples failed than the error budget allows, ValueError when the success part turns out missing or out of range.
     """
     if suite.texts is not None:
@@ -75,6 +83,7 @@ def measure(
     watch, samples = SuccessWatch(suite.success), dict[str, list[Sample]]()
     tasks = tasks_of(suite, asking)
     for group in run_tasks(fleet, tasks, asking.samples, asking.temperature):
+        check_version(group, version)
         samples[group.task.id] = list(_samples(group, watch))
         on_item()
     found = [sample for task in tasks for sample in samples[task.id]]
@@ -99,8 +108,8 @@ def _samples(group: EpisodeGroup, watch: SuccessWatch) -> Iterator[Sample]:
 
 def _answer(episode: Episode) -> str:
     """The policy's last words, as Parquet can hold them."""
-    said = [message.text for message in episode.messages[len(episode.task.prompt) :] if message.role == "assistant"]
-    return text(said[-1]) if said else ""
+    said = episode.said
+    return text(said[-1].text) if said else ""
 
 
 def _check_failures(suite: Suite, samples: Sequence[Sample], error_budget: float) -> None:
