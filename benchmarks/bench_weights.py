@@ -38,7 +38,7 @@ from burnish.rollout.weights import sync_weights
 from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
-from burnish.trainer.learner.group import LearnerGroup
+from burnish.trainer.learner.group import LearnerGroup, LearnerLimits
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.objectives.objective import Objective
@@ -153,7 +153,7 @@ def rounds_of(model: Path) -> tuple[list[Round], int]:
     """Every round one after the other on one machine, and the bytes of the weights."""
     start_local_ray(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=1024 << 20)
     try:
-        learner = LearnerGroup(model, LearnerConfig(threads=2), 0, num_gpus=0, timeout_s=600)
+        learner = LearnerGroup(model, LearnerConfig(threads=2), 0, num_gpus=0, limits=LearnerLimits(600))
         engine = ray.remote(EngineProcess).options(num_cpus=1).remote(str(model))
         size = ray.get(engine.hold.remote(learner.snapshot()), timeout=600)
         found = []

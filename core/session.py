@@ -246,6 +246,7 @@ def _try(recipe: ResolvedRun, addresses: Mapping[str, str], play: Callable[[Reso
 def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mapping[str, int]) -> Iterator[Session]:
     """A session where services and Ray are under way."""
     from burnish.trainer.fleet import FleetLimits
+    from burnish.trainer.learner.group import LearnerLimits
     from burnish.trainer.rllib import RFTConfig
 
     base = verified_model(recipe.model)
@@ -259,7 +260,7 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
         tasks=recipe.tasks.files,
         success=recipe.success,
         fleet=FleetLimits(recipe.rollout.concurrency, limits.stall_s, limits.answer_s, limits.sync_s, limits.restart_s),
-        learner_timeout_s=limits.learner_s,
+        learner_limits=LearnerLimits(limits.learner_s, limits.place_s),
     )
     request_resources(settings, recipe.placement)
     # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.

@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 POLL_S = 0.1
 """Seconds one call of `sample` waits for a finished group. A runner does one thing after the other: new weights wait behind it."""
-START_PING_S = 60.0
 AHEAD = 2
 """Episodes given to a runner for each that it can run at once, so that it never waits for more."""
 GONE = (FailureKind.ENGINE_LOST, FailureKind.ENGINE_TIMEOUT)
@@ -346,11 +345,14 @@ def _why_engine_is_lost(group: EpisodeGroup) -> str:
     return failures[-1].line if failures and len(failures) == len(group.episodes) else ""
 
 
-def raise_why_runners_died(group: Any, error: Exception) -> NoReturn:
-    """Raise what ended the first env runner that did not start: ValueError when the user can put it right, FleetError otherwise."""
+def raise_why_runners_died(group: Any, error: Exception, answer_s: float) -> NoReturn:
+    """Raise what ended the first env runner that did not start: ValueError when the user can put it right, FleetError otherwise.
+
+    answer_s: seconds that each has to answer.
+    """
     for index, runner in group._worker_manager.actors().items():
         try:
-            ray.get(runner.ping.remote(), timeout=START_PING_S)
+            ray.get(runner.ping.remote(), timeout=answer_s)
         except RayActorError as died:
             last = [line.strip() for line in str(died).splitlines() if line.strip()][-1]
             name, _, text = last.partition(": ")

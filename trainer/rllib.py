@@ -31,7 +31,7 @@ from .data.task_files import read_task_files
 from .data.tasks import TaskStream, blended_tasks, row_tasks, training_tasks
 from .fleet import FleetLimits, RayFleet, raise_why_runners_died
 from .learner.config import LearnerConfig
-from .learner.group import LearnerGroup
+from .learner.group import LearnerGroup, LearnerLimits
 from .loop import LoopSettings, PolicyLoop, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
@@ -73,7 +73,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         self.task_files: TasksConfig | None = None
         self.success_part = "env"
         self.fleet_limits: FleetLimits | None = None
-        self.learner_timeout_s = 3600.0
+        self.learner_limits = LearnerLimits()
         self.env_runners(env_runner_cls=LLMEnvRunner, num_env_runners=1, create_local_env_runner=False, num_cpus_per_env_runner=1)
         self.fault_tolerance(restart_failed_env_runners=True, max_num_env_runner_restarts=3)
         self.framework("torch")
@@ -88,15 +88,15 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         tasks: TasksConfig | None = NotProvided,
         success: str = NotProvided,
         fleet: FleetLimits | None = NotProvided,
-        learner_timeout_s: float = NotProvided,
+        learner_limits: LearnerLimits = NotProvided,
     ) -> RFTConfig:
         """Set what is given; what is left out keeps the value it had.
 
         worker: the policy, environment and rewards. learner: how updates are computed. phase: steps, sizes, rate and objective; its rate,
         warm-up and schedule are what the optimizer uses, and `worker.rollout.temperature` is what the objective uses. train_seeds:
         half-open range that training tasks come from; tasks: files that they come from instead. success: the reward part reported as
-        success. fleet: how long the fleet waits for runners; None is FleetLimits() with the worker's concurrency. learner_timeout_s:
-        seconds one call of the learner may take.
+        success. fleet: how long the fleet waits for runners; None is FleetLimits() with the worker's concurrency. learner_limits: how
+        long it waits for learners.
         """
         given = {
             "worker_setup": worker,
@@ -106,7 +106,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
             "task_files": tasks,
             "success_part": success,
             "fleet_limits": fleet,
-            "learner_timeout_s": learner_timeout_s,
+            "learner_limits": learner_limits,
         }
         for name, value in given.items():
             if value is not NotProvided:
@@ -147,7 +147,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
             update={"optimizer": phase_optimizer(learner.optimizer, with_rate(self.rft_phase, worker.model, learner.lora))}
         )
         gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
-        group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_timeout_s, worker.plugins, count, worker.folder)
+        group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_limits, worker.plugins, count, worker.folder)
         engine = worker.engine
         group.send_as(Form(engine.resolved_dtype, engine.weight_deltas is not False, engine.whole_weights_every or WHOLE_EVERY))
         if self.rft_phase.critic is not None:
@@ -197,7 +197,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         try:
             super().setup(config)
         except IndexError as error:  # RLlib found no healthy runner and says no more than that
-            raise_why_runners_died(self.env_runner_group, error)
+            raise_why_runners_died(self.env_runner_group, error, (self.config.fleet_limits or FleetLimits()).answer_s)
         setup = self.config.worker_setup
         limits = self.config.fleet_limits or FleetLimits(concurrency=setup.rollout.concurrency)
         self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), limits)

@@ -11,8 +11,8 @@ class LimitsConfig(BaseModel):
     check_s: until a service that the recipe names answers, before the run starts. stall_s: without a finished episode anywhere,
     in training and in evaluation, until the run stops. answer_s: until an engine's process answers one call; one that does not is replaced.
     sync_s: until an engine has taken over new weights, its episodes drained. restart_s: until the process of an engine that died is back.
-    learner_s: until the learner answers one call, its start included; one that does not, or that dies, is started once more from the last
-    checkpoint.
+    place_s: until the cluster has room for several learners. learner_s: until the learner answers one call, its start included; one that
+    does not, or that dies, is started once more from the last checkpoint.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -22,4 +22,5 @@ class LimitsConfig(BaseModel):
     answer_s: float = Field(default=60.0, gt=0)
     sync_s: float = Field(default=600.0, gt=0)
     restart_s: float = Field(default=300.0, gt=0)
+    place_s: float = Field(default=600.0, gt=0)
     learner_s: float = Field(default=3600.0, gt=0)

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from burnish.rollout.engine.layout import checksum
 from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
-from burnish.trainer.learner.group import LearnerGroup, LearnerLost
+from burnish.trainer.learner.group import LearnerGroup, LearnerLimits, LearnerLost
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.learner.probe import probe_loss
 from burnish.trainer.objectives.losses import LossInputs, LossOutputs
@@ -104,7 +104,7 @@ def end(learner: Learner) -> None:
 def test_a_group_of_two_learners_does_what_one_does_and_hands_its_state_on(cluster: None, models: Path, tmp_path: Path) -> None:
     config, objective = LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-3)), Objective("ppo_clip", kl_coef=0.1)
     alone = Learner(models / "tied", config, 0)
-    group = LearnerGroup(models / "tied", config, 0, num_gpus=0, timeout_s=200, learners=2)
+    group = LearnerGroup(models / "tied", config, 0, num_gpus=0, limits=LearnerLimits(200), learners=2)
     with pytest.raises(ValueError, match="one value per token"):
         group.forward_backward(batch_of(1, groups=True), Objective(bare))
     for step in (1, 3):
@@ -148,7 +148,7 @@ def twice(inputs: LossInputs) -> LossOutputs:
     return LossOutputs({"policy": -2.0 * inputs.logprobs}, {})
 """)
     monkeypatch.chdir(tmp_path)
-    group = LearnerGroup(models / "tied", LearnerConfig(threads=1), 0, num_gpus=0, timeout_s=200)
+    group = LearnerGroup(models / "tied", LearnerConfig(threads=1), 0, num_gpus=0, limits=LearnerLimits(200))
     try:
         batch = batch_of(1, groups=True)
         once = group.forward_backward(batch, Objective("cross_entropy")).means(batch)["loss"]

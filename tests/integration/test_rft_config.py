@@ -13,6 +13,7 @@ from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.weights import PARITY_BOUNDS
 from burnish.rollout.worker import WorkerSetup
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.learner.group import LearnerLimits
 from burnish.trainer.phases.common import phase_optimizer
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
@@ -25,8 +26,8 @@ def test_what_a_second_call_leaves_out_keeps_the_value_it_had() -> None:
     from burnish.trainer.rllib import RFTConfig
 
     phase = RFTPhaseConfig(steps=7, lr=3e-4)
-    config = RFTConfig().rft(worker=WORKER, phase=phase, success="verdict", learner_timeout_s=5.0).rft(train_seeds=(0, 9))
-    assert (config.worker_setup, config.rft_phase, config.success_part, config.learner_timeout_s) == (WORKER, phase, "verdict", 5.0)
+    config = RFTConfig().rft(worker=WORKER, phase=phase, success="verdict", learner_limits=LearnerLimits(5.0)).rft(train_seeds=(0, 9))
+    assert (config.worker_setup, config.rft_phase, config.success_part, config.learner_limits.call_s) == (WORKER, phase, "verdict", 5.0)
     assert config.train_seeds == (0, 9)
     assert config.rft(tasks=None).task_files is None
 

@@ -20,7 +20,7 @@ from burnish.rollout.transport.shipment import Form, Receiver, Shipment
 from burnish.rollout.weights import SyncReceipt, sync_weights
 from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
-from burnish.trainer.learner.group import LearnerGroup
+from burnish.trainer.learner.group import LearnerGroup, LearnerLimits
 from burnish.trainer.objectives.objective import CROSS_ENTROPY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -83,7 +83,7 @@ def batch() -> TokenBatch:
 
 
 def learner(model: Path, lr: float, form: Form) -> LearnerGroup:
-    group = LearnerGroup(model, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=lr)), 0, num_gpus=0, timeout_s=200)
+    group = LearnerGroup(model, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=lr)), 0, num_gpus=0, limits=LearnerLimits(200))
     group.send_as(form)
     return group
 

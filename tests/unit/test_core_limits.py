@@ -23,7 +23,7 @@ WHAT = {
     "rollout": {"concurrency": 7, "episode_timeout_s": 1.0},
     "engine": {"request_timeout_s": 1.0},
 }
-SECONDS = {"check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "learner_s": 6.0}
+SECONDS = {"check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "place_s": 7.0, "learner_s": 6.0}
 
 
 def resolved(**more: Any) -> ResolvedRun:
@@ -33,6 +33,7 @@ def resolved(**more: Any) -> ResolvedRun:
 def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from burnish import session
     from burnish.trainer.fleet import FleetLimits
+    from burnish.trainer.learner.group import LearnerLimits
     from burnish.trainer.rllib import RFTConfig
 
     class Seen(Exception):
@@ -40,7 +41,7 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
 
     def build(config: RFTConfig) -> None:
         assert config.fleet_limits == FleetLimits(concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0)
-        assert config.learner_timeout_s == 6.0
+        assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0)
         raise Seen
 
     monkeypatch.setattr(RFTConfig, "build_algo", build)

@@ -35,10 +35,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PLACE_S: Final = 600.0
-"""Seconds that a cluster has to make room for several learners."""
 FOLLOW_S: Final = 60.0
 """Seconds that learners have to answer after one of them failed. What fails at one alone leaves the others waiting for it inside a pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerLimits:
+    """Seconds that learners may take. call_s: for one call, the start included. place_s: for the cluster to make room for several.
+
+    Example: `LearnerLimits(call_s=600)`.
+    """
+
+    call_s: float = 3600.0
+    place_s: float = 600.0
 
 
 class LearnerLost(RuntimeError):
@@ -140,7 +149,7 @@ class LearnerActor:
 class LearnerGroup:
     """Drives the learners through the primitives of `Learner`; every call has a deadline and names the learner when it passes.
 
-    num_gpus: of each learner. timeout_s: seconds one call may take, its start included. plugins: files whose decorators register losses.
+    num_gpus: of each learner. limits: how long they may take. plugins: files whose decorators register losses.
     learners: processes that share the policy, placed together. folder: where relative paths begin; empty is where this process runs.
     Raises LearnerLost when one dies or does not answer in time, or a learner's own error; when one of several fails alone, all are ended,
     because the others wait for it.
@@ -154,20 +163,20 @@ class LearnerGroup:
         config: LearnerConfig,
         seed: int,
         num_gpus: float,
-        timeout_s: float,
+        limits: LearnerLimits,
         plugins: Sequence[str] = (),
         learners: int = 1,
         folder: str = "",
     ) -> None:
-        self._timeout_s = timeout_s
+        self._timeout_s = limits.call_s
         self._sender = Sender(Form())
-        self._group = _place(learners, num_gpus)
+        self._group = _place(learners, num_gpus, limits.place_s)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
         if self._group is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
         actor = ray.remote(LearnerActor).options(**options)
-        self._actors = [actor.remote(rank, learners, timeout_s) for rank in range(learners)]
+        self._actors = [actor.remote(rank, learners, limits.call_s) for rank in range(learners)]
         meeting = None
         if learners > 1:
             for plugin in plugins:  # an objective's averaging is asked for here, before the batch is split
@@ -312,7 +321,7 @@ class LearnerGroup:
         return answers
 
 
-def _place(learners: int, num_gpus: float) -> PlacementGroup | None:
+def _place(learners: int, num_gpus: float, place_s: float) -> PlacementGroup | None:
     """Room for all learners at once, close together; None where there is one, or where a group of the caller's has it (Ray Tune).
 
     Raises TimeoutError when the cluster does not have it.
@@ -322,11 +331,14 @@ def _place(learners: int, num_gpus: float) -> PlacementGroup | None:
     each = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
     group = placement_group([each] * learners, strategy="PACK", name="learners")
     try:
-        ray.get(group.ready(), timeout=PLACE_S)
+        ray.get(group.ready(), timeout=place_s)
     except ray.exceptions.GetTimeoutError as error:
         remove_placement_group(group)
         asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-        raise TimeoutError(f"the cluster has no room for {learners} learners of {asked} each; lower resources.learners") from error
+        raise TimeoutError(
+            f"the cluster had no room for {learners} learners of {asked} each within limits.place_s = {place_s:g} s; "
+            "lower resources.learners"
+        ) from error
     return group
 
 
