@@ -146,11 +146,16 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def prepare() -> None:
-    """Put local parts in the place of Ray's, and make events of what a run does."""
-    reward(REWARD)(even_digits)
+def local_parts() -> None:
+    """Put local parts in the place of Ray's."""
     instead(parts_of=lambda *_: contextlib.nullcontext({}), session_over=local_session, dashboard_url=lambda: "")
     ray.get = lambda value, timeout: value
+
+
+def prepare() -> None:
+    """Use local parts, and make events of what a run does."""
+    reward(REWARD)(even_digits)
+    local_parts()
     watched(OneWorker, "poll", "polled")
     watched(LocalLearner, "step", "updated")
     watched(RunFolder, "log_metrics", "metrics")

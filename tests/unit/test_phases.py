@@ -184,6 +184,10 @@ def test_a_held_out_loss_is_measured_on_the_way_and_ends_a_phase_that_no_longer_
         if step.ends:
             break
     assert step.ends == "patience" and step.step < 40
+    packed, trained, seconds = (step.metrics[name] for name in ("packed_tokens", "tokens", "seconds"))
+    assert packed == len(data.examples(0)[0].token_ids) - 1, "the row that all four are is computed once, but for its last token"
+    assert packed != trained
+    assert f"{packed / seconds:,.0f} packed tokens/s, {trained / seconds:,.0f} trained" in step.line
     measured = [i for i, row in enumerate(done, 1) if "held_out_loss" in row]
     assert measured == list(range(2, step.step + 1, 2)) and "held_out_loss_before" in done[0]
     uniform = math.log(280)
