@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,17 @@ from burnish.trainer.models.importing import ModelSize, new_model
 pytestmark = pytest.mark.unit
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text()
-FILES: Mapping[str, str] = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+FILES: Mapping[str, str] = dict(re.findall(r"^`([\w./]+)`[^`\n]*:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS: Sequence[str] = [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if not kind]
+
+
+def follow(folder: Path, commands: str) -> str:
+    """What a block of commands prints for somebody who follows the page: only the files that it has shown before are there."""
+    before = PAGE[: PAGE.index(f"```\n{commands}```")]
+    for name, text in FILES.items():
+        if f"`{name}`" in before and text in before:
+            (folder / name).write_text(text)
+    return paste(commands)
 
 
 @contextmanager
@@ -44,26 +53,25 @@ def test_the_page_measures_compares_and_brings_a_suite(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suites, "lone_fleet", scripted_fleet)
     monkeypatch.setattr("burnish.cli.evaluate_command.needs_engine", lambda command: None)
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
     size = ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=1024)
     new_model(["Which of these is a fruit?"], tmp_path / "models" / "smollm2", size)
-    _, look, measure, compare, own, python = COMMANDS
-    said = paste(look)
+    _, look, measure, compare, plan, own, python = (partial(follow, tmp_path, text) for text in COMMANDS)
+    said = look()
     assert all(f"`{row.id}`" in PAGE and row.id in said for row in SUITES.list() if row.id.startswith("burnish/"))
     assert "chance 25%" in said and "'choice': 'A'" in said
-    assert "burnish/plain-english-v1: perplexity 1.65 [1.65, 1.65] of 20 texts" in paste(measure), "e to the half"
-    compared = paste(compare)
+    assert "burnish/plain-english-v1: perplexity 1.65 [1.65, 1.65] of 20 texts" in measure(), "e to the half"
+    compared = compare()
     assert "0 lost, 0 gained, n = 20" in compared and "perplexity 1.65 -> 1.65, retention 1.000" in compared
-    assert "my-team/support-v1: 0.0%" in paste(own)
-    assert "{'checks': {'number': 0}}" in paste(python)
+    assert "retention" in plan()
+    said = own()
+    assert "my-team/support-v1: 0.0%" in said and "2 items, played by" in said, "as many as the file has"
+    assert "{'checks': {'number': 0}}" in python()
 
 
 def test_the_recipe_of_the_page_is_one_and_its_plan_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text(FILES["recipe.toml"])
-    talk = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
-    (tmp_path / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    (tmp_path / "talks.jsonl").write_text(FILES["talks.jsonl"])
     size = ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=1024)
     new_model(["Which of these is a fruit?"], tmp_path / "models" / "smollm2", size)
     plan = make_plan(resolve(load_config(tmp_path / "recipe.toml")))
