@@ -44,7 +44,7 @@ _ACTS = frozenset({
     "framework_str", "log_level", "logger_config", "logger_creator", "min_time_s_per_iteration", "placement_strategy",
     "num_env_runners", "num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner", "env_runner_cls",
     "create_local_env_runner", "restart_failed_env_runners", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
-    "validate_env_runners_after_construction", "num_learners", "num_gpus_per_learner", "num_cpus_for_main_process",
+    "validate_env_runners_after_construction", "num_learners", "num_gpus_per_learner", "num_cpus_per_learner", "num_cpus_for_main_process",
     "custom_resources_for_main_process", "extra_python_environs_for_driver", "extra_python_environs_for_worker", "callbacks_class",
     "callbacks_on_algorithm_init", "callbacks_on_checkpoint_loaded", "callbacks_on_train_result",
 })  # fmt: skip

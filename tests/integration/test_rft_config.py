@@ -72,7 +72,6 @@ def test_the_bound_of_the_proof_is_that_of_the_coarser_side() -> None:
         (lambda config: config.env_runners(num_envs_per_env_runner=8), "num_envs_per_env_runner", "what is trained"),
         (lambda config: config.env_runners(rollout_fragment_length=10), "rollout_fragment_length", "what is trained"),
         (lambda config: config.evaluation(evaluation_interval=1), "evaluation_interval", "what is trained"),
-        (lambda config: config.learners(num_cpus_per_learner=3), "num_cpus_per_learner", "what is trained"),
     ],
 )
 def test_what_rllib_offers_and_nothing_here_reads_is_refused(
