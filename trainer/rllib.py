@@ -133,8 +133,8 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         mine, *others = (one.get_state() for one in (self, fresh, seen))
         ignored = sorted(name for name in known if mine.get(name) not in [other.get(name) for other in others])
         if ignored:
-            instead = _INSTEAD.get(ignored[0], "what is trained, on what and how")
-            raise ValueError(f"{ignored[0]} has no effect on RFTConfig, whose learner and runners are burnish's: .rft({instead}) says it")
+            instead = f".rft({_INSTEAD[ignored[0]]}) says it" if ignored[0] in _INSTEAD else ".rft(…) says what is trained, on what and how"
+            raise ValueError(f"{ignored[0]} has no effect on RFTConfig, whose learner and runners are burnish's: {instead}")
 
     def get_multi_rl_module_spec(self, **kwargs: Any) -> MultiRLModuleSpec:
         """The policy is a Hugging Face model inside learner and engines, not an RLModule."""

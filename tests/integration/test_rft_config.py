@@ -103,3 +103,4 @@ def test_what_rllib_does_here_is_taken(tiny_model: Path) -> None:
     config = RFTConfig().rft(worker=WorkerSetup(tiny_model, "burnish/Arithmetic-v0"))
     config.env_runners(num_env_runners=2, num_gpus_per_env_runner=0.5).learners(num_learners=2, num_gpus_per_learner=1)
     config.fault_tolerance(max_num_env_runner_restarts=7).resources(placement_strategy="SPREAD").validate()
+    assert (config.num_env_runners, config.num_learners, config.max_num_env_runner_restarts) == (2, 2, 7)
