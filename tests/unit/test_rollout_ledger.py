@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
 from burnish.rollout.store.ledger import Ledger, LedgerError
+from burnish.run.pipeline import Run, _books_of
 
 pytestmark = pytest.mark.unit
 
@@ -32,6 +36,20 @@ def test_a_dropped_group_keeps_the_cause_of_its_failures() -> None:
     ledger.drop_group(EpisodeGroup(TASK, (episode(0), episode(1, DOWN))), "too_few")
     ledger.check()
     assert (dict(ledger.dropped), dict(ledger.masked)) == ({"too_few": 1}, {"verifier_unavailable": 1})
+
+
+def test_the_books_of_a_step_that_is_broken_off_have_its_failures_once() -> None:
+    """One group was dropped on the way and is in the books; the other waits for its step, which never comes."""
+    ledger, other = Ledger(), Task("train-1", 1)
+    ledger.issue("train-0", 2)
+    ledger.issue("train-1", 3)
+    dropped = (episode(0), episode(1, DOWN))
+    ledger.drop_group(EpisodeGroup(TASK, dropped), "too_few")
+    waiting = (episode(0, task=other), episode(1, DOWN, other), episode(2, task=other))
+    run = SimpleNamespace(session=SimpleNamespace(loop=SimpleNamespace(progress=SimpleNamespace(ledger=ledger))))
+    record = _books_of(cast(Run, run), [*dropped, *waiting]).record("rft", 1)
+    assert (record.issued, record.masked, record.dropped) == (5, {"verifier_unavailable": 2}, {"too_few": 1})
+    assert ledger.open == {"train-1/0", "train-1/2"}, "what was not judged a failure stays open"
 
 
 def test_a_lost_episode_stops_the_run() -> None:
