@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python -m
 TWO := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser fuzz faults bench lint docs proto install clean
+.PHONY: help demo test gputest browser fuzz faults bench lint docs proto install clean
 
 help:  ## show this list
 	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
@@ -26,6 +26,9 @@ test: lint browser  ## the checks, then the unit, fuzz and integration tests
 
 browser:  ## Debian's Chromium for the tests of pages, which are skipped without it
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium here and none could be installed: the tests in a browser are skipped; apt-get install chromium" >&2
+
+gputest: $(INSTALLED)  ## the learner on CUDA against the learner on a CPU (needs a GPU)
+	$(RUN) pytest tests/gpu -m gpu
 
 fuzz: $(INSTALLED)  ## 10,000 made-up inputs for everything that reads what others wrote (minutes)
 	$(RUN) pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --timeout 3600

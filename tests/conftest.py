@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("unit", "integration", "fuzz")
+TIERS = ("unit", "integration", "fuzz", "gpu")
 UNIT_TIMEOUT_S = 200.0
 
 

@@ -6,17 +6,16 @@ The memory of a role is the sum of, in bytes:
   `kl_coef > 0` keeps, and dpo; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer
   that has one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model, `x 16` again. With several learners, each
   has its slice of all that, and `x 8` (weights and gradient) of one decoder layer and two vocabulary matrices (embedding and output layer)
-  while they compute. With bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations
-  `microbatch_tokens x layers x hidden x 34 x bytes / 2`, where 34 are the bytes of one token in one layer at 16 bit without attention
-  scores (Korthikanti et al. 2022, arXiv 2205.05198), or `x 4 x bytes / 4` when layers are recomputed; logits
-  `logit_rows x vocabulary x 4 x 3` (float32 logits, their softmax and gradient).
+  while they compute. With bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations of
+  `microbatch_tokens`, see `activation_bytes`; logits `logit_rows x vocabulary x 12` (float32 logits, their softmax and gradient), `x 14`
+  with bfloat16 products.
 - engine: `parameters x bytes` of its dtype; the KV cache, `kv_cache_mb` on a CPU, on GPUs room for every sequence that is decoded at once
   at its full length, `2 x layers x kv_heads x head_dim x bytes x max_num_seqs x max_context`. vLLM takes more than that where
   `gpu_memory_fraction` gives it more. With tensor parallelism each GPU holds its part of both. On a CPU, vLLM packs matrices, and the
   vocabulary's once more for a tied model, which costs two of those on top.
 
-Beside these there are, on a CPU, the processes themselves, libraries included. None of this was compared with a run on GPUs, and of
-several learners only the arithmetic was checked.
+Beside these there are, on a CPU, the processes themselves, libraries included. One learner on a GPU in bfloat16 took what this expects
+within 4 % (docs/gpus.md); an engine's GPUs were not compared with anything, and of several learners only the arithmetic was checked.
 """
 
 from __future__ import annotations
@@ -35,8 +34,6 @@ from burnish.trainer.models.folder import count_parameters, weight_files
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TRAINED_BYTES = 16
 """Per parameter: float32 weights, gradient and two Adam moments."""
-ACTIVATIONS_PER_BYTE = 17
-"""Numbers kept per token, layer and hidden unit for the backward pass: 34 bytes at 16 bit."""
 PROCESS_MB = {"learner": 700, "engine": 1500, "ray": 900}
 """Memory of the processes themselves, libraries included."""
 
@@ -90,10 +87,22 @@ def adapter_parameters(model: ModelFacts, lora: LoRAConfig) -> int:
     return model.layers * lora.rank * sum(model.hidden + ends[target] for target in lora.targets)
 
 
+def activation_bytes(model: ModelFacts, learner: LearnerConfig) -> int:
+    """What one token of a microbatch keeps for the backward pass, counted over the tensors that autograd saves in a Llama's layer.
+
+    The MLP keeps four rows of its width. Norms, residuals, queries and attention's output keep rows of the hidden size, in float32 where
+    nothing is cast, which autocast leaves most of them in; keys and values are fewer where several heads share one. With
+    `activation_checkpointing` each layer keeps its input in float32, and one at a time is computed again.
+    """
+    width, shared = BYTES[learner.dtype], model.kv_heads / model.heads
+    rows = 36 + 16 * shared if learner.dtype == "float32" else 30 + 8 * shared
+    layer = round(model.hidden * rows) + 4 * width * model.intermediate
+    return 4 * model.layers * model.hidden + layer if learner.activation_checkpointing else model.layers * layer
+
+
 def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, learners: int = 1, critic: bool = False) -> int:
     """Weights, optimizer, activations and logits of each learner, see above. reference: whether what is trained is kept a second time.
     critic: whether there is a value model beside it."""
-    bytes_per_number = BYTES[learner.dtype]
     trained = model.parameters if learner.lora is None else adapter_parameters(model, learner.lora)
     frozen = 0 if learner.lora is None else 4 * model.parameters
     held = (TRAINED_BYTES + (4 if reference else 0)) * trained + frozen + (TRAINED_BYTES * model.parameters if critic else 0)
@@ -101,9 +110,8 @@ def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, le
         layer = max(0, model.parameters - model.embedding) // model.layers
         held = held // learners + 8 * (layer + 2 * model.embedding)
     cast = 2 * model.parameters * (2 if critic else 1) if learner.dtype == "bfloat16" else 0
-    per_token = model.layers * model.hidden * (1 if learner.activation_checkpointing else ACTIVATIONS_PER_BYTE) * bytes_per_number
-    logits = learner.logit_rows * model.vocabulary * 4 * 3
-    return held + cast + learner.microbatch_tokens * per_token + logits
+    logits = learner.logit_rows * model.vocabulary * (12 if learner.dtype == "float32" else 14)
+    return held + cast + learner.microbatch_tokens * activation_bytes(model, learner) + logits
 
 
 def engine_bytes(model: ModelFacts, engine: EngineConfig) -> int:

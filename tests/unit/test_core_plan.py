@@ -97,7 +97,7 @@ def test_memory_by_hand(model: Path) -> None:
     plan = make_plan(recipe(model, engine={"device": "cpu", "kv_cache_mb": 100}, resources={"env_runners": 2, "object_store_mb": 200}))
     assert plan.memory_mb["2 engines"] == 2 * (100 + 1500)
     assert plan.memory_mb["Ray and its object store"] == 900 + 200
-    activations = 4096 * 2 * HIDDEN * 68 + 1024 * VOCABULARY * 12
+    activations = 4096 * 2 * (52 * HIDDEN + 16 * 24) + 1024 * VOCABULARY * 12
     assert plan.memory_mb["learner"] == round((16 * 420 + activations) / 1e6) + 700
 
 

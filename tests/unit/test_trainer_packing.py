@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from burnish.envs.types import Bool, Int32
+from burnish.trainer.learner import attention
 from burnish.trainer.learner.attention import make_layout, use_packed_attention
 from burnish.trainer.learner.packing import PackedBatch, Segment, microbatches, pack, path_index
 
@@ -150,6 +151,46 @@ def test_packed_equals_plain_forward_and_gradients(kv_heads: int) -> None:
     assert worst < 1e-5
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and (parameter.grad - expected[name]).abs().max().item() < 1e-5, name
+
+
+def reference_varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor, longest_query: int,
+    longest_key: int, *, scale: float | None, window_size: tuple[int, int], enable_gqa: bool,
+) -> torch.Tensor:  # fmt: skip
+    """What the flash kernel computes, a segment at a time: the last query sees every key, each before it one key less."""
+    assert window_size == (-1, 0)
+    outputs = []
+    for i in range(len(query_ends) - 1):
+        (q0, q1), (k0, k1) = query_ends[i : i + 2].tolist(), key_ends[i : i + 2].tolist()
+        assert q1 - q0 <= longest_query and k1 - k0 <= longest_key
+        seen = torch.arange(k1 - k0)[None] <= torch.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0)
+        q, k, v = (each.transpose(0, 1)[None] for each in (query[q0:q1], key[k0:k1], value[k0:k1]))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
+        outputs.append(out[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_ragged_segments_see_what_padded_ones_see(kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the ragged way all but the kernel, which is CUDA's; tests/gpu runs that."""
+    monkeypatch.setattr(attention, "varlen_attn", reference_varlen)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=kv_heads
+    )
+    model = LlamaForCausalLM(config).eval()
+    use_packed_attention(model)
+    sequences, trainable = grouped()
+    for batch in microbatches(sequences, trainable, 200):
+        tokens, positions = torch.from_numpy(batch.token_ids)[None], torch.from_numpy(batch.position_ids)[None]
+        padded, ragged = (
+            model.model(
+                input_ids=tokens, position_ids=positions, use_cache=False,
+                packed_layout=make_layout(batch.segments, torch.device("cpu"), torch.float32, ragged=way),
+            ).last_hidden_state
+            for way in (False, True)
+        )  # fmt: skip
+        torch.testing.assert_close(ragged, padded, atol=2e-6, rtol=1e-5)
 
 
 def test_a_sliding_window_shorter_than_the_batch_is_refused() -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..batch import TokenBatch
 from ..objectives.losses import TokenStatistics, token_statistics
-from .attention import AttentionLayout, make_layout, use_packed_attention
+from .attention import AttentionLayout, make_layout, ragged_attention, use_packed_attention
 from .config import LearnerConfig
 from .packing import PackedBatch, microbatches, no_predictions
 from .ranks import Ranks, gathered_weight, shard
@@ -69,7 +69,8 @@ class PolicyModel:
         if self.ranks.size > 1:
             shard(model, self.ranks, self.device)
         self.model = model.to(config.device).eval()
-        self.dtype = getattr(torch, config.dtype)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        self.ragged = ragged_attention(self.device, self.dtype, _head_dim(model.config))
         self.microbatch_tokens, self.logit_rows = config.microbatch_tokens, config.logit_rows
         if config.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -133,7 +134,7 @@ class PolicyModel:
         body = self.model.base_model
         own = list(microbatches(batch.sequences, batch.masks, self.microbatch_tokens))
         for packed in [*own, *[no_predictions()] * (self.ranks.most(len(own)) - len(own))]:
-            layout: AttentionLayout = make_layout(packed.segments, self.device, self.dtype)
+            layout: AttentionLayout = make_layout(packed.segments, self.device, self.dtype, self.ragged)
             ids, positions = (torch.from_numpy(array)[None].to(self.device) for array in (packed.token_ids, packed.position_ids))
             with self._autocast():
                 out = body(input_ids=ids, position_ids=positions, use_cache=False, packed_layout=layout)
@@ -165,6 +166,10 @@ class PolicyModel:
 
 def _no_scores(batch: TokenBatch) -> Scores:
     return Scores(torch.zeros(len(batch.mask)), torch.zeros(len(batch.mask)))
+
+
+def _head_dim(config: PretrainedConfig) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _flat_index(batch: TokenBatch, packed: PackedBatch) -> Tensor:
