@@ -62,23 +62,33 @@ def is_meant(policy: Policy, identifier: str, version: str) -> bool:
     return identifier == policy.name and version in ("DRAFT", str(policy.version))
 
 
-def apply(guard: Guard, request: ApplyRequest) -> dict[str, Any]:
-    """The response. Blocks that are a grounding source or a query are what an answer is held against; the others are looked at."""
+def decide(guard: Guard, request: ApplyRequest) -> Decision:
+    """What becomes of it. Blocks that are a grounding source or a query are what an answer is held against; the others are looked at.
+
+    Raises what `Guard.check` raises.
+    """
     blocks = [block.text for block in request.content]
-    guarded = [block for block in blocks if not {"grounding_source", "query"} & set(block.qualifiers)]
     sources = [block.text for block in blocks if "grounding_source" in block.qualifiers]
     where: Literal["input", "output"] = "input" if request.source == "INPUT" else "output"
-    text, context = "\n".join(block.text for block in guarded), "\n".join(sources) if sources else None
-    decision = guard.check(text, where, context)
-    intervened = decision.action not in ("allow", "warn")
-    characters = len(text)
+    return guard.check(_guarded(request), where, "\n".join(sources) if sources else None)
+
+
+def respond(policy: Policy, request: ApplyRequest, decision: Decision) -> dict[str, Any]:
+    """The response that says what was decided."""
+    intervened, text = decision.action not in ("allow", "warn"), _guarded(request)
+    grounded = any("grounding_source" in block.text.qualifiers for block in request.content)
     return {
-        "usage": _usage(guard.policy, characters, context is not None),
+        "usage": _usage(policy, len(text), grounded),
         "action": "GUARDRAIL_INTERVENED" if intervened else "NONE",
         "outputs": [{"text": decision.reply}] if intervened else [],
-        "assessments": [_assessment(guard.policy, decision)] if decision.findings else [],
-        "guardrailCoverage": {"textCharacters": {"guarded": characters, "total": sum(len(block.text) for block in blocks)}},
+        "assessments": [_assessment(policy, decision)] if decision.findings else [],
+        "guardrailCoverage": {"textCharacters": {"guarded": len(text), "total": sum(len(block.text.text) for block in request.content)}},
     }
+
+
+def _guarded(request: ApplyRequest) -> str:
+    blocks = [block.text for block in request.content]
+    return "\n".join(block.text for block in blocks if not {"grounding_source", "query"} & set(block.qualifiers))
 
 
 def _usage(policy: Policy, characters: int, grounded: bool) -> dict[str, int]:

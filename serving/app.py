@@ -7,24 +7,31 @@ request asks to be fetched (images, sound, files) is refused: a client does not 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..guardrails.guard import Guard
 from ..rpc.payload import deeper_than
-from ..rpc.security import read_token
+from .admission import Refused, Visit
+from .apply_guardrail import ApplyGuardrailApp
+from .audit import record_of
+from .front import Front
+from .guarded import GuardedChatApp
+from .keys import Route
+from .metered import MeteredChatApp
+from .wire import BODY_S, CHAT, HEALTH, MAX_DEPTH, answer, read_body, refuse, replay
 
-CHAT: Final = "/v1/chat/completions"
-HEALTH: Final = "/health"
-ROUTES: Final = {CHAT: "POST", "/v1/models": "GET", HEALTH: "GET"}
-LARGEST_BODY: Final = 4 * 2**20
-MAX_DEPTH: Final = 64
+MODELS: Final = "/v1/models"
+METRICS: Final = "/metrics"
+ROUTES: Final = {CHAT: "POST", MODELS: "GET", METRICS: "GET", HEALTH: "GET"}
+_CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", MODELS: "models", METRICS: "metrics"}
 TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
+MOST_ANSWERS: Final = 128
+"""Of `n`, as OpenAI has it."""
 
 CHAT_FIELDS: Final = frozenset({
     "messages", "tools", "model", "n", "stream", "stream_options", "user",
@@ -35,50 +42,26 @@ CHAT_FIELDS: Final = frozenset({
 """Request fields that the service honours. `user` only names the caller and changes no answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKeys:
-    """The keys that let a request in, as SHA-256 digests: neither a key nor anything it could be read from is kept, sent or logged.
+def chat_service(
+    model: ASGIApp, models: Callable[[], Sequence[str]], front: Front | None = None, guard: Guard | None = None, body_s: float = BODY_S
+) -> ASGIApp:
+    """The whole service but its model: the front, the strict part of the API, the guardrail policy, and the meter.
 
-    Without any, every request is let in. Example: `ApiKeys.read("", "keys.txt").let_in(b"Bearer sk-1")`.
+    model: answers chat requests, and `/health`. models: the names that clients may ask for, as they are now. body_s: seconds that a client
+    has to send a request.
     """
-
-    digests: tuple[bytes, ...] = ()
-
-    @staticmethod
-    def read(env: str, file: str) -> ApiKeys:
-        """The key in the environment variable, or the keys in the file, one a line. Raises ValueError when none is fit."""
-        if env:
-            where, keys = f"environment variable {env}", [read_token(env, "")]
-        elif file:
-            where = f"file {file}"
-            try:
-                keys = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"API keys: {where} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from None
-        else:
-            return ApiKeys()
-        if not keys or not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
-            raise ValueError(f"API keys: {where} must hold one key a line, printable ASCII without spaces")
-        return ApiKeys(tuple(_digest(key.encode()) for key in keys))
-
-    def let_in(self, authorization: bytes) -> bool:
-        """Whether the value of an `Authorization` header is that of a key. Takes the same time whatever it is."""
-        kind, _, key = authorization.partition(b" ")
-        found = False
-        for digest in self.digests:
-            found |= hmac.compare_digest(digest, _digest(key.strip()))
-        return not self.digests or (found and kind.lower() == b"bearer")
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+    front = front or Front()
+    metered = MeteredChatApp(model)
+    if guard is None:
+        return StrictChatApp(metered, models, front, body_s)
+    return ApplyGuardrailApp(guard, front, StrictChatApp(GuardedChatApp(metered, guard), models, front, body_s), body_s)
 
 
 class StrictChatApp:
-    """ASGI middleware that lets through requests with a key, the chat routes and honoured fields only. `/health` needs no key."""
+    """ASGI middleware that lets through what the front does, the chat routes and honoured fields only. `/health` needs no key."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys = ApiKeys()) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, models: Callable[[], Sequence[str]], front: Front | None = None, body_s: float = BODY_S) -> None:
+        self._app, self._models, self._front, self._body_s = app, models, front or Front(), body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,89 +69,91 @@ class StrictChatApp:
                 await self._app(scope, receive, send)
             return
         path = scope["path"].rstrip("/") or "/"
-        if path != HEALTH and not self._keys.let_in(dict(scope["headers"]).get(b"authorization", b"")):
-            await refuse(send, 401, "this service needs an API key: send it as Authorization: Bearer KEY", code="invalid_api_key")
-        elif path not in ROUTES:
-            await refuse(send, 404, f"there is no {path}; the service has {', '.join(ROUTES)}")
-        elif scope["method"] != ROUTES[path]:
-            await refuse(send, 405, f"{path} takes {ROUTES[path]}, not {scope['method']}")
-        elif path != CHAT:
+        if path == HEALTH and scope["method"] == ROUTES[HEALTH]:
             await self._app(scope, receive, send)
-        else:
-            await self._chat(scope, receive, send)
+            return
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive)
-        if body is None:
-            await refuse(send, 413, f"the request is larger than {LARGEST_BODY // 2**20} MB")
-            return
-        problem = check_chat_request(body)
-        if problem:
-            await refuse(send, 400, problem[0], problem[1])
-            return
+        async def answered(scope: Scope, send: Send, visit: Visit) -> None:
+            if path == CHAT:
+                await self._chat(scope, receive, send, visit)
+            elif path == MODELS:
+                await answer(send, 200, self._listed(visit))
+            else:
+                await answer(send, 200, self._front.books.metrics.page(), b"text/plain; version=0.0.4; charset=utf-8")
+
+        await self._front.handle(scope, send, _called(path, scope["method"]), answered, refuse)
+
+    def _listed(self, visit: Visit) -> bytes:
+        now = int(time.time())
+        names = [name for name in self._models() if visit.caller.may_ask(name)]
+        data = [{"id": name, "object": "model", "created": now, "owned_by": "burnish"} for name in names]
+        return json.dumps({"object": "list", "data": data}).encode()
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+        body = await read_body(receive, self._body_s)
+        request = read_chat_request(body)
+        record = record_of(scope)
+        if self._front.books.audit.prompts:
+            record.asked = request.get("messages")
+        model = request.get("model") or (self._models()[0] if len(self._models()) == 1 else None)
+        if not isinstance(model, str):
+            raise Refused(400, "model", f"the request must name a model; there are {', '.join(self._models())}", param="model")
+        if not visit.caller.may_ask(model):
+            said = f"the key {visit.caller.name!r} may not ask for {model[:100]!r}"
+            raise Refused(403, "model", said, code="insufficient_permissions", param="model")
+        if model not in self._models():
+            raise Refused(404, "model", f"there is no model {model[:100]!r}", code="model_not_found", param="model")
+        record.model = model
+        visit.take(request.get("n") or 1)
         await self._app(scope, replay(body, receive), send)
 
 
-def check_chat_request(body: bytes) -> tuple[str, str | None] | None:
-    """What is wrong with a chat request (a sentence, and the field when it is one), or None.
+def _called(path: str, method: str) -> Route | Refused:
+    if path not in ROUTES:
+        return Refused(404, "unknown_route", f"there is no {path[:200]}; the service has {', '.join(ROUTES)}")
+    if method != ROUTES[path]:
+        return Refused(405, "method", f"{path} takes {ROUTES[path]}, not {method}")
+    return _CALLED[path]
+
+
+def read_chat_request(body: bytes) -> dict[str, Any]:
+    """A chat request. Raises Refused, 400, naming the field where one is wrong.
 
     Only what the application behind would let pass in silence is looked at; it checks the values itself.
     """
     try:
         request = json.loads(body)
     except RecursionError:
-        return TOO_DEEP, None
+        raise _invalid(TOO_DEEP) from None
     except ValueError as error:
-        return f"the request is not valid JSON: {error}", None
+        raise _invalid(f"the request is not valid JSON: {error}") from None
     if deeper_than(request, MAX_DEPTH):
-        return TOO_DEEP, None
+        raise _invalid(TOO_DEEP)
     if not isinstance(request, dict):
-        return "the request must be a JSON object", None
+        raise _invalid("the request must be a JSON object")
     unknown = sorted(key for key in request if key not in CHAT_FIELDS)
     if unknown:
-        return f"this service does not support the parameter {unknown[0]!r}; it has {', '.join(sorted(CHAT_FIELDS))}", unknown[0]
+        name = unknown[0][:100]
+        raise _invalid(f"this service does not support the parameter {name!r}; it has {', '.join(sorted(CHAT_FIELDS))}", name)
+    if not isinstance(request.get("stream"), bool | None):
+        raise _invalid("stream must be true or false", "stream")
+    answers = request.get("n")
+    if answers is not None and (not isinstance(answers, int) or isinstance(answers, bool) or not 1 <= answers <= MOST_ANSWERS):
+        raise _invalid(f"n must be a whole number from 1 to {MOST_ANSWERS}", "n")
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and not _only_text(message.get("content")):
-            return 'messages may hold text only: a part of a content reads {"type": "text", "text": …}; nothing is fetched', "messages"
-    return None
+            raise _invalid(
+                'messages may hold text only: a part of a content reads {"type": "text", "text": …}; nothing is fetched', "messages"
+            )
+    return request
+
+
+def _invalid(message: str, param: str | None = None) -> Refused:
+    return Refused(400, "invalid", message, param=param)
 
 
 def _only_text(content: Any) -> bool:
     if isinstance(content, list):
         return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
     return content is None or isinstance(content, str)
-
-
-async def read_body(receive: Receive) -> bytes | None:
-    chunks: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b"".join(chunks)
-        chunks.append(message.get("body", b""))
-        if sum(map(len, chunks)) > LARGEST_BODY:
-            return None
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """Hand the body on once, then whatever the client still sends: its disconnect ends the generation."""
-    pending = [body]
-
-    async def handed_on() -> Message:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        return await receive()
-
-    return handed_on
-
-
-async def refuse(send: Send, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code or status}
-    body = json.dumps({"error": error}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

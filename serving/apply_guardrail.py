@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import socket
-import uuid
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote
@@ -17,11 +17,14 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..envs.failures import EpisodeFailure
-from ..guardrails.bedrock import apply, is_meant, read_request
+from ..guardrails.bedrock import decide, is_meant, read_request, respond
 from ..guardrails.guard import Guard
 from ..rpc.payload import deeper_than
-from .app import HEALTH, LARGEST_BODY, MAX_DEPTH, ApiKeys, read_body
-from .audit import Audit
+from .admission import Refused, Visit
+from .audit import record_of
+from .front import Front
+from .keys import Route
+from .wire import BODY_S, HEALTH, MAX_DEPTH, answer, read_body
 
 APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply/?")
 
@@ -29,8 +32,8 @@ APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply
 class ApplyGuardrailApp:
     """ASGI middleware that answers ApplyGuardrail, and `/health` where nothing stands behind it; all else goes on to `app`."""
 
-    def __init__(self, guard: Guard, audit: Audit, keys: ApiKeys, app: ASGIApp | None = None) -> None:
-        self._guard, self._audit, self._keys, self._app = guard, audit, keys, app
+    def __init__(self, guard: Guard, front: Front, app: ASGIApp | None = None, body_s: float = BODY_S) -> None:
+        self._guard, self._front, self._app, self._body_s = guard, front, app, body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = APPLY.fullmatch(scope["path"]) if scope["type"] == "http" else None
@@ -38,38 +41,41 @@ class ApplyGuardrailApp:
             await self._app(scope, receive, send)
         elif scope["type"] == "lifespan":
             await _live(receive, send)
-        elif found is None:
-            assert scope["type"] == "http", "no other kind of connection is taken"
-            healthy = scope["path"].rstrip("/") == HEALTH
-            await (_send(send, 200, {}) if healthy else _fail(send, 404, "UnknownOperationException", f"there is no {scope['path'][:200]}"))
-        elif scope["method"] != "POST":
-            await _fail(send, 405, "ValidationException", "ApplyGuardrail takes POST")
-        elif not self._keys.let_in(dict(scope["headers"]).get(b"authorization", b"")):
-            await _fail(send, 403, "AccessDeniedException", "this service needs an API key: set AWS_BEARER_TOKEN_BEDROCK")
-        elif not is_meant(self._guard.policy, unquote(found[1]), unquote(found[2])):
-            meant = f"{self._guard.policy.name!r} with version {self._guard.policy.version} or DRAFT"
-            await _fail(send, 404, "ResourceNotFoundException", f"the guardrail here is {meant}")
+        elif found is None and scope["path"].rstrip("/") == HEALTH:
+            await answer(send, 200, b"{}")
         else:
-            await self._apply(receive, send)
+            assert scope["type"] == "http", "no other kind of connection is taken"
 
-    async def _apply(self, receive: Receive, send: Send) -> None:
-        body = await read_body(receive)
-        if body is None:
-            await _fail(send, 413, "ValidationException", f"the request is larger than {LARGEST_BODY // 2**20} MB")
-            return
+            async def applied(scope: Scope, send: Send, visit: Visit) -> None:
+                await answer(send, 200, await self._applied(scope, receive))
+
+            await self._front.handle(scope, send, self._called(scope, found), applied, _fail)
+
+    def _called(self, scope: Scope, found: re.Match[str] | None) -> Route | Refused:
+        policy = self._guard.policy
+        if found is None:
+            return Refused(404, "unknown_route", f"there is no {scope['path'][:200]}", code="UnknownOperationException")
+        if scope["method"] != "POST":
+            return Refused(405, "method", "ApplyGuardrail takes POST")
+        if not is_meant(policy, unquote(found[1]), unquote(found[2])):
+            said = f"the guardrail here is {policy.name!r} with version {policy.version} or DRAFT"
+            return Refused(404, "unknown_route", said, code="ResourceNotFoundException")
+        return "guardrail"
+
+    async def _applied(self, scope: Scope, receive: Receive) -> bytes:
+        body = await read_body(receive, self._body_s)
         try:
             given = json.loads(body)
             if deeper_than(given, MAX_DEPTH):
                 raise ValueError(f"the request is nested more than {MAX_DEPTH} levels deep")
-            answer = await asyncio.to_thread(apply, self._guard, read_request(given))
+            request = read_request(given)
+            decision = await asyncio.to_thread(decide, self._guard, request)
         except (ValueError, RecursionError) as error:
-            await _fail(send, 400, "ValidationException", str(error)[:500] or "the request is nested too deep")
-            return
+            raise Refused(400, "invalid", str(error)[:500] or "the request is nested too deep") from None
         except EpisodeFailure as error:
-            await _fail(send, 503, "ServiceUnavailableException", f"a detector does not answer: {error.failure.kind}")
-            return
-        self._audit.note({"request": f"apply-{uuid.uuid4().hex}", "policy": self._guard.policy.id, "action": answer["action"]})
-        await _send(send, 200, answer)
+            raise Refused(503, "guard", f"a detector does not answer: {error.failure.kind}") from None
+        record_of(scope).decisions.append(decision)
+        return json.dumps(respond(self._guard.policy, request, decision)).encode()
 
 
 def serve_forever(app: ASGIApp, port: int, said: Callable[[str], None]) -> None:
@@ -94,13 +100,11 @@ async def _live(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _fail(send: Send, status: int, kind: str, message: str) -> None:
-    await _send(send, status, {"message": message}, kind)
-
-
-async def _send(send: Send, status: int, row: dict[str, object], kind: str | None = None) -> None:
-    body = json.dumps(row).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"x-amzn-errortype", kind.encode())] if kind is not None else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _fail(send: Send, refused: Refused) -> None:
+    """An error as Bedrock has them; who may not call is told 403."""
+    status = 403 if refused.status == 401 else refused.status
+    kinds = {403: "AccessDeniedException", 429: "ThrottlingException", 503: "ServiceUnavailableException"}
+    kind = refused.code if refused.status == 404 else kinds.get(status, "ValidationException")
+    said = "this service needs an API key: set AWS_BEARER_TOKEN_BEDROCK" if refused.reason == "no_key" else refused.message
+    again = [(b"retry-after", str(math.ceil(refused.again_s)).encode())] if refused.again_s is not None else []
+    await answer(send, status, json.dumps({"message": said}).encode(), b"application/json", (b"x-amzn-errortype", kind.encode()), *again)

@@ -1,23 +1,74 @@
-"""The audit log: what was decided on which request, and nothing of what was said."""
+"""What is kept of every request: a line of the audit log and counters, and nothing of what was said unless it is asked for."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import Scope
 
 from ..guardrails.types import Decision
 
+RECORD: Final = "burnish.record"
+BROKEN_OFF: Final = 499
+"""The status of a request whose client was gone before an answer began."""
+SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
-class Audit:
-    """Appends a line of JSON for every decision: time, request, policy, place, action, findings without evidence, latencies.
 
-    file: None keeps no log. Raises ValueError when the file cannot be written. One write per line, so that lines stay whole.
+@dataclass(slots=True)
+class Record:
+    """One request as it is counted and logged.
+
+    id: what its answer carries. key: the name of its key. model: the one that is asked for, once it is known to be one; version: the one
+    that answers. refused: why it was not answered (`admission.Reason`). Tokens are those that the model read and wrote, whatever of them
+    went out. asked: the messages, kept only where a log is to hold them.
     """
 
-    def __init__(self, file: str | Path | None = None) -> None:
+    route: str = ""
+    id: str = ""
+    key: str = ""
+    model: str = ""
+    version: str = ""
+    status: int = BROKEN_OFF
+    refused: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    decisions: list[Decision] = field(default_factory=list)
+    asked: Any = None
+    started: float = field(default_factory=time.monotonic)
+    first_s: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def has_begun(self) -> None:
+        """Note that the first of the answer is there."""
+        if self.first_s is None:
+            self.first_s = time.monotonic() - self.started
+
+
+def record_of(scope: Scope) -> Record:
+    """The record of a request under way; one that nobody reads where none is kept."""
+    found = scope.get(RECORD)
+    return found if isinstance(found, Record) else Record()
+
+
+class Audit:
+    """Appends a line of JSON for every request whose caller is known.
+
+    file: None keeps no log. prompts: whether the messages are in it. Raises ValueError when the file cannot be written. One write per line,
+    so that lines stay whole.
+    """
+
+    def __init__(self, file: str | Path | None = None, prompts: bool = False) -> None:
+        self.prompts = prompts and bool(file)
         self._file: int | None = None
         if file:
             try:
@@ -25,12 +76,80 @@ class Audit:
             except OSError as error:
                 raise ValueError(f"audit log {file} cannot be written: {error.strerror}") from None
 
-    def decided(self, request: str, decision: Decision) -> None:
-        """Note a decision on a request, by the id that its answer carries."""
-        self.note({"request": request, **decision.to_row(evidence=False)})
+    def note(self, record: Record) -> None:
+        """Append the line of a request that has ended."""
+        if self._file is None:
+            return
+        row: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request": record.id,
+            "key": record.key,
+            "route": record.route,
+            "model": record.model,
+            **({"version": record.version} if record.version else {}),
+            "status": record.status,
+            **({"refused": record.refused} if record.refused else {}),
+            "prompt_tokens": record.prompt_tokens,
+            "completion_tokens": record.completion_tokens,
+            "seconds": round(time.monotonic() - record.started, 4),
+            **({"first_s": round(record.first_s, 4)} if record.first_s is not None else {}),
+            "decisions": [decision.to_row(evidence=False) for decision in record.decisions],
+            **({"messages": record.asked} if self.prompts else {}),
+        }
+        os.write(self._file, f"{json.dumps(row)}\n".encode())  # escapes: half a character is no UTF-8
 
-    def note(self, row: dict[str, Any]) -> None:
-        """Append a row with the time before it."""
-        if self._file is not None:
-            line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **row}, ensure_ascii=False)
-            os.write(self._file, f"{line}\n".encode())
+
+class Metrics:
+    """Counters for Prometheus. Their labels are names that this service was configured with, never a client's words."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        of = self._registry
+        self._requests = Counter("burnish_requests", "Requests that have ended.", ("key", "route", "model", "status"), registry=of)
+        self._refused = Counter("burnish_refused", "Requests that were refused.", ("key", "reason"), registry=of)
+        self._tokens = Counter("burnish_tokens", "Tokens that the model read and wrote.", ("key", "model", "kind"), registry=of)
+        self._decisions = Counter("burnish_policy_decisions", "What the policy did.", ("key", "where", "action"), registry=of)
+        self._under_way = Gauge("burnish_requests_under_way", "Requests under way.", ("key",), registry=of)
+        self._seconds = Histogram("burnish_request_seconds", "Time of whole answers.", ("model",), buckets=SECONDS, registry=of)
+        self._first = Histogram("burnish_first_token_seconds", "Time to the first of an answer.", ("model",), buckets=SECONDS, registry=of)
+
+    def began(self, record: Record) -> None:
+        self._under_way.labels(record.key).inc()
+
+    def ended(self, record: Record, seconds: float, began: bool) -> None:
+        """began: whether `began` was called."""
+        if began:
+            self._under_way.labels(record.key).dec()
+        self._requests.labels(record.key, record.route, record.model, str(record.status)).inc()
+        if record.refused:
+            self._refused.labels(record.key, record.refused).inc()
+        for kind, tokens in (("prompt", record.prompt_tokens), ("completion", record.completion_tokens)):
+            if tokens:
+                self._tokens.labels(record.key, record.model, kind).inc(tokens)
+        for decision in record.decisions:
+            self._decisions.labels(record.key, decision.where, decision.action).inc()
+        if record.tokens:
+            self._seconds.labels(record.model).observe(seconds)
+        if record.first_s is not None:
+            self._first.labels(record.model).observe(record.first_s)
+
+    def page(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class Books:
+    """The audit log and the counters of a service."""
+
+    def __init__(self, audit: Audit | None = None) -> None:
+        self.audit, self.metrics = audit or Audit(), Metrics()
+
+    def began(self, record: Record) -> None:
+        """A request whose caller is known, and let in."""
+        self.metrics.began(record)
+
+    def ended(self, record: Record, known: bool, began: bool) -> None:
+        """A request has ended. known: whether its caller is; of others there is a count and no line, so that they cannot fill a disk."""
+        self.metrics.ended(record, time.monotonic() - record.started, began)
+        if known:
+            self.audit.note(record)

@@ -18,9 +18,10 @@ class ServingConfig(BaseModel):
     port: 0 takes a free one. name: the model name clients ask for, the folder's recorded name when None. device: "auto" is the one that the
     installed vLLM was built for. max_context: longest prompt and answer together, in tokens; None takes what the model was made for, at
     most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may take.
-    request_timeout_s: how long one answer may take; an engine that samples nothing for as long, for any request, is started anew. policy: a
-    guardrail policy that requests and answers are held to. audit_file: where a line is written for each of its decisions, without what
-    was said.
+    request_timeout_s: how long one answer may take; an engine that samples nothing for as long, for any request, is started anew.
+    keys_file: keys with names, scopes and limits (`serving.keys`), in the place of the plain ones. policy: a guardrail policy that requests
+    and answers are held to; plugins: Python files that register its detectors. audit_file: where a line is written for each request,
+    without what was said unless audit_prompts.
 
     Example: `ServingConfig(port=8000, name="inspector")`.
     """
@@ -31,6 +32,7 @@ class ServingConfig(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     api_key_env: str = ""
     api_key_file: str = ""
+    keys_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
     insecure: bool = False
@@ -43,22 +45,26 @@ class ServingConfig(BaseModel):
     ready_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
     policy: str = ""
+    plugins: tuple[str, ...] = ()
     audit_file: str = ""
+    audit_prompts: bool = False
 
     @model_validator(mode="after")
     def _guarded(self) -> ServingConfig:
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError(f"https needs both a certificate and its key; the {'key' if self.tls_cert else 'certificate'} is missing")
-        if self.api_key_env and self.api_key_file:
-            raise ValueError("give the API keys by environment variable or by file, not both")
-        if self.audit_file and not self.policy:
-            raise ValueError("audit_file has no effect without policy: what is logged are the policy's decisions")
+        if sum(map(bool, (self.api_key_env, self.api_key_file, self.keys_file))) > 1:
+            raise ValueError("give the API keys in one way: by environment variable, by a file that lists them, or by a keys file")
+        if self.plugins and not self.policy:
+            raise ValueError("plugins have no effect without policy: what they bring are its detectors")
+        if self.audit_prompts and not self.audit_file:
+            raise ValueError("audit_prompts has no effect without audit_file")
         if is_loopback(self.host):
             return self
-        if not self.api_key_env and not self.api_key_file:
+        if not (self.api_key_env or self.api_key_file or self.keys_file):
             raise ValueError(
-                f"host {self.host!r} is not loopback: whoever reaches the port could use the model; give --api-key-file or --api-key-env, "
-                "or listen on 127.0.0.1"
+                f"host {self.host!r} is not loopback: whoever reaches the port could use the model; give --keys, --api-key-file or "
+                "--api-key-env, or listen on 127.0.0.1"
             )
         if not self.tls_cert and not self.insecure:
             raise ValueError(

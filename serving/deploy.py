@@ -28,22 +28,20 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from ..guardrails.guard import Guard
-from ..guardrails.policy import Policy, load_policy
 from ..rollout.engine.config import EngineConfig
 from ..rpc.local_ray import start_local_ray
 from ..rpc.signals import keep_sigterm
 from ..trainer.models.finding import verified_model
 from ..trainer.models.manifest import own_manifest
-from .app import ApiKeys, StrictChatApp
-from .apply_guardrail import ApplyGuardrailApp
-from .audit import Audit
+from .app import chat_service
 from .config import ServingConfig, serving_options
-from .guarded import GuardedChatApp
-from .rendering import RenderedChatApp
+from .engine import start_engine
+from .rules import Rules, front_of, load_plugins, most_under_way, read_rules
 
 APP_NAME: Final = "burnish-chat"
 OBJECT_STORE_BYTES: Final = 80 * 2**20
-QUEUED_PER_SLOT: Final = 16
+ROOM: Final = 128
+"""Requests beyond those that may be under way, which are being refused, or ask for no answer."""
 POLL_S: Final = 0.2
 SILENCE_S: Final = 60.0
 CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
@@ -52,45 +50,25 @@ CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
 
 @serve.ingress()
 class ChatService:
-    """One replica: an engine on the model and the strict application in front of it."""
+    """One replica: an engine on the model and the service in front of it."""
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, model: str, name: str, config: ServingConfig, keys: ApiKeys, policy: Policy | None = None
-    ) -> None:
-        from ..rollout.engine.vllm_openai import start_openai_app
-        from ..rollout.renderers import TemplateRenderer
-        from ..rollout.tokenizer import load_tokenizer
-
-        manifest = own_manifest(Path(model))
-        self._renderer = TemplateRenderer(load_tokenizer(Path(model)), manifest.template_args if manifest is not None else {})
-        self._keys = keys
-        self._guard = Guard(policy) if policy is not None else None
-        self._audit = Audit(config.audit_file)
-        self._service = await start_openai_app(
-            Path(model),
-            name,
-            max_context=config.max_context,
-            max_concurrent=config.max_concurrent,
-            kv_cache_mb=config.kv_cache_mb,
-            device=config.device,
-            threads=config.threads,
-            silent_s=config.request_timeout_s,
-        )
+    async def __init__(self, model: str, name: str, options: ServingConfig, rules: Rules) -> None:  # type: ignore[misc]  # Serve awaits it
+        load_plugins(options.plugins)
+        self._name = name
+        self._guard = Guard(rules.policy) if rules.policy is not None else None
+        self._front = front_of(rules, options, most_under_way(options))
+        self._engine = await start_engine(Path(model), name, options)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        rendered = RenderedChatApp(self._service.asgi, self._renderer)
-        if self._guard is None:
-            return StrictChatApp(rendered, self._keys)
-        guarded = StrictChatApp(GuardedChatApp(rendered, self._guard, self._audit), self._keys)
-        return ApplyGuardrailApp(self._guard, self._audit, self._keys, guarded)
+        return chat_service(self._engine.app, lambda: (self._name,), self._front, self._guard)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
-        await self._service.check_health()
+        await self._engine.check_health()
 
     def __del__(self) -> None:
-        if hasattr(self, "_service"):  # absent when the constructor raised
-            self._service.close()
+        if hasattr(self, "_engine"):  # absent when the constructor raised
+            self._engine.close()
 
 
 @dataclass(frozen=True)
@@ -135,10 +113,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     options = serving_options(config or ServingConfig(), port=port, **({"name": name} if name else {}))
     if options.device == "auto":
         options = serving_options(options, device=EngineConfig().resolved_device)
-    keys = ApiKeys.read(options.api_key_env, options.api_key_file)
-    policy = load_policy(options.policy) if options.policy else None
-    if policy is not None:
-        Guard(policy)  # what it cannot do is said here, not by a replica
+    rules = read_rules(options)
     model = verified_model(checkpoint)
     manifest = own_manifest(model)
     served_name = options.name or (manifest.name if manifest is not None else model.name)
@@ -147,7 +122,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
         owns_ray = _start_ray(options)
     url = _url(options, free)
     try:
-        _deploy(model, served_name, options, (keys, policy), free, url)
+        _deploy(model, served_name, options, rules, free, url)
     except BaseException:
         _stop(owns_ray)
         raise
@@ -198,14 +173,16 @@ def _url(options: ServingConfig, port: int) -> str:
     return f"{'https' if options.tls_cert else 'http'}://{host}:{port}"
 
 
-def _deploy(model: Path, name: str, options: ServingConfig, guards: tuple[ApiKeys, Policy | None], port: int, url: str) -> None:
+def _deploy(model: Path, name: str, options: ServingConfig, rules: Rules, port: int, url: str) -> None:
     resources: dict[str, Any] = {"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0}
     deployment = serve.deployment(
         ChatService,
         name="chat",
         ray_actor_options=resources,
-        max_ongoing_requests=4 * options.max_concurrent,
-        max_queued_requests=QUEUED_PER_SLOT * options.max_concurrent,  # what comes then is told 503, and may come again
+        # The service itself says when there are too many, in OpenAI's words, and counts them. What is beyond its bound and some room is
+        # told 503 by Serve, whose own queue would have no end.
+        max_ongoing_requests=most_under_way(options) + ROOM,
+        max_queued_requests=ROOM,
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=5.0,
     )
@@ -223,7 +200,7 @@ def _deploy(model: Path, name: str, options: ServingConfig, guards: tuple[ApiKey
 
     def run() -> None:
         try:
-            serve.run(deployment.bind(str(model), name, options, *guards), name=APP_NAME, route_prefix="/")
+            serve.run(deployment.bind(str(model), name, options, rules), name=APP_NAME, route_prefix="/")
         except BaseException as error:
             failure.append(error)
 

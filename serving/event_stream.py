@@ -21,12 +21,12 @@ def event(row: dict[str, Any]) -> bytes:
 class GuardedStream:
     """Takes the bytes of a stream and gives those that may go out: `take` is called with each piece, in order.
 
-    id: what the events are given as their own. warning: what stands below the answer in any case. decided: called with the decision on each
-    choice. `over`: every choice has been blocked, so that nothing more will go out.
+    warning: what stands below the answer in any case. decided: called with the decision on each choice. `over`: every choice has been
+    blocked, so that nothing more will go out.
     """
 
-    def __init__(self, guard: Guard, id: str, warning: str, decided: Callable[[Decision], None]) -> None:
-        self._guard, self._id, self._warning, self._decided = guard, id, warning, decided
+    def __init__(self, guard: Guard, warning: str, decided: Callable[[Decision], object]) -> None:
+        self._guard, self._warning, self._decided = guard, warning, decided
         self._rest = b""
         self._choices: dict[int, StreamGuard] = {}
         self._closed: set[int] = set()
@@ -46,7 +46,7 @@ class GuardedStream:
         if "choices" not in row:  # an error of the model's
             return raw + b"\n\n"
         choices = [kept for choice in row["choices"] if (kept := self._choice(choice)) is not None]
-        made = event(row | {"id": self._id, "choices": choices}) if choices or not row["choices"] else b""
+        made = event(row | {"choices": choices}) if choices or not row["choices"] else b""
         if self._choices and all(one.blocked for one in self._choices.values()) and self._closed >= self._choices.keys():
             self.over = True
             made += DONE + b"\n\n"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,53 +18,49 @@ from ..envs.failures import EpisodeFailure
 from ..guardrails.guard import Guard
 from ..guardrails.policy import ACTIONS
 from ..guardrails.types import Decision
-from .app import CHAT, read_body, refuse, replay
+from .admission import Refused
 from .asked import Asked
-from .audit import Audit
-from .event_stream import GuardedStream, event
+from .audit import Record, record_of
+from .event_stream import DONE, GuardedStream, event
+from .wire import CHAT, answer, error_of, read_body, with_length, with_request
 
 TELLING = ("logprobs", "top_logprobs", "return_token_ids")
 """Fields that would say what the policy holds back."""
 
 
 class GuardedChatApp:
-    """ASGI middleware that holds chat requests and their answers to a policy. It stands behind the strict application."""
+    """ASGI middleware that holds chat requests and their answers to a policy. It stands between the strict application and the meter."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, audit: Audit) -> None:
-        self._app, self._guard, self._audit = app, guard, audit
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
             await self._app(scope, receive, send)
             return
-        request = json.loads(await read_body(receive) or b"{}")
+        request = json.loads(await read_body(receive))
         telling = next((field for field in TELLING if request.get(field)), None)
         if telling is not None:
-            await refuse(send, 400, f"{telling} would say what the guardrail policy holds back; leave it out", telling)
-            return
-        id = f"chatcmpl-{uuid.uuid4().hex}"
+            raise Refused(400, "invalid", f"{telling} would say what the guardrail policy holds back; leave it out", param=telling)
+        record = record_of(scope)
         try:
             request, decisions = await asyncio.to_thread(self._asked, request)
         except ValueError as error:
-            await refuse(send, 400, str(error), "messages")
-            return
+            raise Refused(400, "invalid", str(error), param="messages") from None
         except EpisodeFailure as error:
-            await refuse(send, 503, f"the guardrail policy could not be applied: {error.failure.kind}", code="guardrail_unavailable")
-            return
-        for decision in decisions:
-            self._audit.decided(id, decision)
+            raise _unavailable(f"could not be applied: {error.failure.kind}") from None
+        record.decisions += decisions
         blocked = [decision for decision in decisions if decision.blocked]
         if blocked:
             strictest = max(blocked, key=lambda decision: ACTIONS.index(decision.action))
-            await _answer_instead(request, id, strictest, send)
+            await _answer_instead(request, record, strictest, send)
             return
         warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
-        body = json.dumps(request).encode()
-        inner = {**scope, "headers": _with_length(scope["headers"], len(body))}
+        inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
-            await self._stream(inner, replay(body, receive), send, id, warning)
+            await self._stream(inner, handed_on, send, record, warning)
         else:
-            await self._whole(inner, replay(body, receive), send, id, warning)
+            await self._whole(inner, handed_on, send, record, warning)
 
     def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[Decision, ...]]:
         """The request as it may go on, and the decisions; none where nothing is asked. Raises ValueError on messages that are none."""
@@ -77,7 +72,7 @@ class GuardedChatApp:
             return request, decisions
         return asked.without({text: decision.findings for text, decision in decided.items()}), decisions
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send, id: str, warning: str) -> None:
+    async def _whole(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str) -> None:
         """An answer in one piece: it is held until it has been decided on."""
         start: Message = {}
         parts: list[bytes] = []
@@ -93,26 +88,25 @@ class GuardedChatApp:
         body = b"".join(parts)
         if start["status"] == 200:
             try:
-                body = await asyncio.to_thread(self._answered, json.loads(body), id, warning)
+                body = await asyncio.to_thread(self._answered, json.loads(body), record, warning)
             except (ValueError, EpisodeFailure):
-                await refuse(send, 503, "the guardrail policy could not be applied to the answer", code="guardrail_unavailable")
-                return
-        await send({**start, "headers": _with_length(start.get("headers", ()), len(body))})
+                raise _unavailable("could not be applied to the answer") from None
+        await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
         await send({"type": "http.response.body", "body": body})
 
-    def _answered(self, answer: dict[str, Any], id: str, warning: str) -> bytes:
+    def _answered(self, answer: dict[str, Any], record: Record, warning: str) -> bytes:
         for choice in answer["choices"]:
             text = choice["message"].get("content") or ""
             decision = self._guard.check(text, "output")
-            self._audit.decided(id, decision)
+            record.decisions.append(decision)
             choice["message"]["content"] = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
             if decision.blocked:
                 choice["finish_reason"], choice["stop_reason"] = "content_filter", None
-        return json.dumps(answer | {"id": id}).encode()
+        return json.dumps(answer).encode()
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, id: str, warning: str) -> None:
-        """An answer as it is written. When all of it is blocked, the model is told to stop."""
-        stream = GuardedStream(self._guard, id, warning, lambda decision: self._audit.decided(id, decision))
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str) -> None:
+        """An answer as it is written. When all of it is blocked, or cannot be decided on, the model is told to stop."""
+        stream = GuardedStream(self._guard, warning, record.decisions.append)
         over = asyncio.Event()
 
         async def pass_on(message: Message) -> None:
@@ -122,9 +116,15 @@ class GuardedChatApp:
                 stream.is_events = message["status"] == 200
                 await send(message)
                 return
-            body = await asyncio.to_thread(stream.take, message.get("body", b"")) if stream.is_events else message.get("body", b"")
-            more = message.get("more_body", False) and not stream.over
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+            body = message.get("body", b"")
+            if stream.is_events:
+                try:
+                    body = await asyncio.to_thread(stream.take, body)
+                except (ValueError, EpisodeFailure):
+                    refused = _unavailable("could not be applied to the rest of the answer")
+                    record.refused, stream.over = refused.reason, True
+                    body = event({"error": error_of(refused)}) + DONE + b"\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": message.get("more_body", False) and not stream.over})
             if stream.over:
                 over.set()
 
@@ -141,23 +141,19 @@ class GuardedChatApp:
                 await asyncio.wait((answering,))
 
 
-def _with_length(headers: Any, length: int) -> list[tuple[bytes, bytes]]:
-    return [*((name, value) for name, value in headers if name.lower() != b"content-length"), (b"content-length", str(length).encode())]
+def _unavailable(what: str) -> Refused:
+    return Refused(503, "guard", f"the guardrail policy {what}", code="guardrail_unavailable")
 
 
-async def _answer_instead(request: Mapping[str, Any], id: str, decision: Decision, send: Send) -> None:
+async def _answer_instead(request: Mapping[str, Any], record: Record, decision: Decision, send: Send) -> None:
     """The policy's own words in the shape of an answer."""
-    head = {"id": id, "created": int(time.time()), "model": str(request.get("model", ""))}
+    head = {"id": record.id, "created": int(time.time()), "model": record.model}
     if request.get("stream"):
         delta = {"role": "assistant", "content": decision.reply}
         chunk = {**head, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": "content_filter"}]}
-        body, kind = event(chunk) + b"data: [DONE]\n\n", b"text/event-stream"
-    else:
-        message = {"role": "assistant", "content": decision.reply}
-        usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        choice = {"index": 0, "message": message, "finish_reason": "content_filter"}
-        body = json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
-        kind = b"application/json"
-    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        await answer(send, 200, event(chunk) + DONE + b"\n\n", b"text/event-stream")
+        return
+    message = {"role": "assistant", "content": decision.reply}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    choice = {"index": 0, "message": message, "finish_reason": "content_filter"}
+    await answer(send, 200, json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": usage}).encode())

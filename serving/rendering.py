@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..envs.types import message_from_dict
 from ..rollout.renderers import Renderer
-from .app import CHAT, read_body, refuse, replay
+from .admission import Refused
+from .wire import CHAT, read_body, refuse, with_request
 
 
 class RenderedChatApp:
@@ -29,13 +30,11 @@ class RenderedChatApp:
             await self._app(scope, receive, send)
             return
         try:
-            body = json.dumps(as_in_training(json.loads(await read_body(receive) or b"{}"), self._renderer)).encode()
+            request = as_in_training(json.loads(await read_body(receive)), self._renderer)
         except ValueError as error:
-            await refuse(send, 400, str(error), "messages")
+            await refuse(send, Refused(400, "invalid", str(error), param="messages"))
             return
-        headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
-        headers.append((b"content-length", str(len(body)).encode()))
-        await self._app({**scope, "headers": headers}, replay(body, receive), send)
+        await self._app(*with_request(scope, receive, request), send)
 
 
 def as_in_training(request: Mapping[str, Any], renderer: Renderer) -> dict[str, Any]:

@@ -112,11 +112,14 @@ def serve(
     require("burnish guard serve", ["starlette", "uvicorn"], "train")
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
-    from burnish.serving.app import ApiKeys
+    from burnish.serving.admission import Admission
     from burnish.serving.apply_guardrail import ApplyGuardrailApp, serve_forever
-    from burnish.serving.audit import Audit
+    from burnish.serving.audit import Audit, Books
+    from burnish.serving.front import Front
+    from burnish.serving.keys import listed_keys
 
     _load(plugin)
     guard = Guard(load_policy(policy))
-    app = ApplyGuardrailApp(guard, Audit(audit_file), ApiKeys.read(api_key_env, api_key_file))
+    front = Front(Admission(listed_keys(api_key_env, api_key_file)), Books(Audit(audit_file)))
+    app = ApplyGuardrailApp(guard, front)
     serve_forever(app, port, lambda url: typer.echo(f"{guard.policy.id} at {url} (Ctrl-C stops it)"))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from burnish.cli import data_command, evaluate_command, guard_command, models_command, runs_command, scaffold_command
+from burnish.cli import data_command, evaluate_command, guard_command, keys_command, models_command, runs_command, scaffold_command
 from burnish.cli import debug as debug_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
@@ -77,22 +77,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app, env_app, rewards_app, data_app, guard_app, runs_app = (
+models_app, env_app, rewards_app, data_app, guard_app, keys_app, runs_app = (
     _group("Make, import, compare, merge and export models."),
     _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
     _group("Check, count, blend and trace data."),
     _group("Decide on texts and tool calls by a guardrail policy."),
+    _group("Make, list and revoke the keys of a served model."),
     _group("List, show, compare and follow runs."),
 )
 models_command.register(models_app)
 data_command.register(data_app)
 guard_command.register(guard_app)
+keys_command.register(keys_app)
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(data_app, name="data")
 app.add_typer(guard_app, name="guard")
+app.add_typer(keys_app, name="keys")
 app.add_typer(runs_app, name="runs")
 
 
@@ -182,12 +185,17 @@ def serve(
     tls_cert: TlsCertOption = "",
     tls_key: TlsKeyOption = "",
     insecure: InsecureOption = False,
+    keys: Annotated[
+        str, typer.Option("--keys", metavar="FILE", help="Keys with scopes and limits, of `burnish keys`.", show_default=False)
+    ] = "",
     policy: Annotated[
         str, typer.Option("--policy", metavar="FILE", help="A guardrail policy for requests and answers.", show_default=False)
     ] = "",
+    plugin: PluginOption = None,
     audit_file: Annotated[
-        str, typer.Option("--audit-file", metavar="FILE", help="Append the policy's decisions, without what was said.", show_default=False)
+        str, typer.Option("--audit-file", metavar="FILE", help="Append a line for each request, without what was said.", show_default=False)
     ] = "",
+    audit_prompts: Annotated[bool, typer.Option("--audit-prompts", help="With the messages of each request in it.")] = False,
 ) -> None:
     """Serve a checkpoint as an OpenAI-compatible chat endpoint."""
     needs_engine("serve")
@@ -197,7 +205,8 @@ def serve(
 
     engine = {"device": device, "threads": threads, "max_context": max_context}
     guard = {"api_key_env": api_key_env, "api_key_file": api_key_file, "tls_cert": tls_cert, "tls_key": tls_key, "insecure": insecure}
-    guard |= {"policy": policy, "audit_file": str(Path(audit_file).resolve()) if audit_file else ""}
+    guard |= {"keys_file": keys, "policy": policy, "plugins": tuple(str(file.resolve()) for file in plugin or ())}
+    guard |= {"audit_file": str(Path(audit_file).resolve()) if audit_file else "", "audit_prompts": audit_prompts}
     config = serving_options(ServingConfig(), host=host, **engine, **guard)
     with start_serving(checkpoint, port, name, config) as service:
         typer.echo(f"serving {printable(service.name)} at {service.url}/v1 (Ctrl-C stops it)")

@@ -13,8 +13,12 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from burnish.rollout.engine.vllm_openai import OpenAIApp, Pulse, context_length, kv_cache_bytes
-from burnish.serving.app import LARGEST_BODY, ApiKeys, StrictChatApp
+from burnish.serving.admission import Admission
+from burnish.serving.app import StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
+from burnish.serving.front import Front
+from burnish.serving.keys import holder, listed_keys
+from burnish.serving.wire import LARGEST_BODY
 from burnish.trainer.models.exporting import export_folder
 from burnish.trainer.models.folder import Origin, write_manifest
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -35,7 +39,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(StrictChatApp(echo)), base_url="http://service")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(StrictChatApp(echo, lambda: ("m",))), base_url="http://service")
 
 
 async def post(body: Any) -> httpx.Response:
@@ -95,7 +99,7 @@ KEYS = ("sk-first", "sk-second")
 def guarded(tmp_path: Path) -> httpx.AsyncClient:
     file = tmp_path / "keys"
     file.write_text("\n".join(KEYS) + "\n\n")
-    app = StrictChatApp(echo, ApiKeys.read("", str(file)))
+    app = StrictChatApp(echo, lambda: ("m",), Front(Admission(listed_keys("", str(file)))))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 
@@ -121,26 +125,27 @@ async def test_each_key_lets_in(guarded: httpx.AsyncClient, given: str) -> None:
 
 def test_keys_are_read_and_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_TEST_KEY", "sk-third")
-    keys = ApiKeys.read("BURNISH_TEST_KEY", "")
-    assert keys.let_in(b"Bearer sk-third") and not keys.let_in(b"Bearer sk-first")
+    keys = listed_keys("BURNISH_TEST_KEY", "")
+    assert keys is not None
+    assert holder(keys.current(), [b"Bearer sk-third"]) == "key-1" and holder(keys.current(), [b"Bearer sk-first"]) is None
     assert "sk-third" not in repr(keys)
     file = tmp_path / "keys"
     for content, says in ((None, "cannot be read"), ("\n", "one key a line"), ("two words", "one key a line"), ("né", "one key a line")):
         if content is not None:
             file.write_text(content)
         with pytest.raises(ValueError, match=says) as caught:
-            ApiKeys.read("", str(file))
+            listed_keys("", str(file))
         assert "two words" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({}, "whoever reaches the port could use the model; give --api-key-file"),
-        ({"tls_cert": "c", "tls_key": "k"}, "whoever reaches the port could use the model; give --api-key-file"),
-        ({"insecure": True}, "whoever reaches the port could use the model; give --api-key-file"),
+        ({}, "whoever reaches the port could use the model; give --keys, --api-key-file"),
+        ({"tls_cert": "c", "tls_key": "k"}, "whoever reaches the port could use the model; give --keys, --api-key-file"),
+        ({"insecure": True}, "whoever reaches the port could use the model; give --keys, --api-key-file"),
         ({"api_key_file": "f"}, "the API key would travel in the clear; give --tls-cert"),
-        ({"api_key_file": "f", "api_key_env": "E"}, "not both"),
+        ({"api_key_file": "f", "api_key_env": "E"}, "in one way"),
         ({"tls_cert": "c"}, "the key is missing"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from burnish.serving import deploy
 from burnish.serving.config import ServingConfig
+from burnish.serving.rules import Rules
 
 pytestmark = pytest.mark.unit
 
@@ -27,5 +28,5 @@ def test_what_waits_for_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch, tm
     )
     monkeypatch.setattr(deploy, "serve", serve)
     monkeypatch.setattr(deploy, "is_ready", lambda url: True)
-    deploy._deploy(tmp_path, "chat", ServingConfig(max_concurrent=3), (None, None), 8000, "http://127.0.0.1:8000")  # type: ignore[arg-type]
-    assert (told["max_ongoing_requests"], told["max_queued_requests"]) == (12, 48)
+    deploy._deploy(tmp_path, "chat", ServingConfig(max_concurrent=3), Rules(), 8000, "http://127.0.0.1:8000")
+    assert (told["max_ongoing_requests"], told["max_queued_requests"]) == (3 * 17 + 128, 128)

@@ -17,15 +17,19 @@ from tests.unit.guard_policy import TOML, policy
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
 from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import Place
+from burnish.guardrails.types import Decision
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
-from burnish.serving.app import ApiKeys, StrictChatApp
+from burnish.serving.admission import Admission
+from burnish.serving.app import chat_service
 from burnish.serving.apply_guardrail import ApplyGuardrailApp
-from burnish.serving.audit import Audit
-from burnish.serving.config import ServingConfig, serving_options
-from burnish.serving.guarded import GuardedChatApp
+from burnish.serving.audit import Audit, Books
+from burnish.serving.front import Front
+from burnish.serving.keys import listed_keys
 from burnish.trainer.data.audit import check
 from burnish.trainer.evaluation.guarded import Prompt, measure
 
@@ -83,8 +87,12 @@ def client(service: ASGIApp) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service")
 
 
+def serving(model: Model, guard: Guard, audit: Path | None = None) -> ASGIApp:
+    return chat_service(model, lambda: ("m",), Front(books=Books(Audit(audit))), guard)
+
+
 async def ask(guard: Guard, model: Model, *texts: str, audit: Path | None = None, **fields: Any) -> httpx.Response:
-    service = StrictChatApp(GuardedChatApp(model, guard, Audit(audit)))
+    service = serving(model, guard, audit)
     messages = [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
     return await client(service).post("/v1/chat/completions", json={"model": "m", "messages": messages, **fields})
 
@@ -145,7 +153,7 @@ def called(**arguments: Any) -> dict[str, Any]:
 )
 async def test_all_that_the_model_reads_of_a_request_is_looked_at(guard: Guard, messages: list[Any], tools: list[Any]) -> None:
     model = Model("no")
-    service = StrictChatApp(GuardedChatApp(model, guard, Audit()))
+    service = serving(model, guard)
     answer = await client(service).post("/v1/chat/completions", json={"model": "m", "messages": messages, "tools": tools})
     assert [choice["message"]["content"] for choice in answer.json()["choices"]] == [REFUSAL]
     assert model.asked == []
@@ -153,7 +161,7 @@ async def test_all_that_the_model_reads_of_a_request_is_looked_at(guard: Guard, 
 
 async def test_what_is_redacted_is_so_wherever_it_stands_and_names_are_refused(guard: Guard) -> None:
     model = Model("Noted.")
-    service = StrictChatApp(GuardedChatApp(model, guard, Audit()))
+    service = serving(model, guard)
     messages = [{"role": "user", "content": "Hello"}, called(to="jo@example.com"), {"role": "tool", "content": "sent", "tool_call_id": "1"}]
     row = {"model": "m", "messages": messages, "tools": tool(description="Mails jo@example.com")}
     assert (await client(service).post("/v1/chat/completions", json=row)).status_code == 200
@@ -181,9 +189,30 @@ async def test_a_stream_ends_where_the_policy_blocks_it_and_the_model_is_told(gu
 
 
 async def test_a_stream_is_redacted_and_the_other_events_pass(guard: Guard) -> None:
-    answer = await ask(guard, Model("Write to jo@example.com today.", "Take nerve gas now."), "Whom?", stream=True, n=2)
+    answer = await ask(
+        guard,
+        Model("Write to jo@example.com today.", "Take nerve gas now."),
+        "Whom?",
+        stream=True,
+        n=2,
+        stream_options={"include_usage": True},
+    )
     assert streamed(answer) == [("Write to [EMAIL] today.", "stop"), (REFUSAL, "content_filter")]
     assert '"total_tokens": 7' in answer.text
+
+
+async def test_a_stream_that_can_no_longer_be_decided_on_ends_with_an_error_and_the_model_is_told(guard: Guard) -> None:
+    class Failing(Guard):
+        def check(self, text: str, where: Place, context: str | None = None) -> Decision:
+            if where == "output" and len(text) > 100:
+                raise EpisodeFailure(Failure(FailureKind.VERIFIER_UNAVAILABLE, "judge", "it is gone"))
+            return guard.check(text, where, context)
+
+    model = Model("A sentence. " * 50)
+    answer = await ask(Failing(guard.policy), model, "How?", stream=True)
+    *_, failed, done = [line[6:] for line in answer.text.split("\n\n") if line]
+    assert (json.loads(failed)["error"]["code"], done) == ("guardrail_unavailable", "[DONE]")
+    assert 0 < answer.text.count("sentence") < 15 and model.cancelled
 
 
 @pytest.mark.parametrize("field", ["logprobs", "return_token_ids"])
@@ -194,7 +223,7 @@ async def test_what_would_tell_is_refused(guard: Guard, field: str) -> None:
 
 
 async def test_messages_that_are_none_are_the_clients_error(guard: Guard) -> None:
-    service = StrictChatApp(GuardedChatApp(Model("x"), guard, Audit()))
+    service = serving(Model("x"), guard)
     for messages in (7, [7], [{"role": "boss", "content": "x"}]):
         assert (await client(service).post("/v1/chat/completions", json={"messages": messages})).status_code == 400
 
@@ -210,17 +239,13 @@ async def test_without_the_guard_nothing_goes_out() -> None:
 async def test_the_audit_log_has_every_decision_and_no_word_of_it(guard: Guard, tmp_path: Path) -> None:
     answer = await ask(guard, Model("Write to jo@example.com"), "Am I jane@example.com?", audit=tmp_path / "audit.jsonl")
     text = (tmp_path / "audit.jsonl").read_text()
-    asked, answered = map(json.loads, text.splitlines())
+    (line,) = map(json.loads, text.splitlines())
+    asked, answered = line["decisions"]
     assert (asked["where"], answered["where"], answered["action"]) == ("input", "output", "redact")
-    assert asked["request"] == answered["request"] == answer.json()["id"]
+    assert (line["request"], answered["policy"]) == (answer.json()["id"], guard.policy.id)
     assert "example.com" not in text
     with pytest.raises(ValueError, match="cannot be written"):
         Audit(tmp_path / "absent" / "audit.jsonl")
-
-
-def test_an_audit_log_without_a_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match="audit_file has no effect without policy"):
-        serving_options(ServingConfig(), audit_file="audit.jsonl")
 
 
 async def test_all_uses_decide_alike(guard: Guard, tmp_path: Path) -> None:
@@ -250,7 +275,7 @@ async def test_all_uses_decide_alike(guard: Guard, tmp_path: Path) -> None:
         assert (await ask(guard, Model(text), "Hello")).json()["choices"][0]["message"]["content"] == reply, "the service"
         assert streamed(await ask(guard, Model(text), "Hello", stream=True))[0][0] == reply, "its streams"
         request = {"source": "OUTPUT", "content": [{"text": {"text": text}}]}
-        gateway = client(ApplyGuardrailApp(guard, Audit(), ApiKeys()))
+        gateway = client(ApplyGuardrailApp(guard, Front()))
         applied = (await gateway.post("/guardrail/bank/version/3/apply", json=request)).json()
         assert (applied["action"] == "NONE") is passes and (passes or applied["outputs"] == [{"text": reply}]), "ApplyGuardrail"
 
@@ -261,7 +286,7 @@ def bedrock(guard: Guard) -> Iterator[Any]:
     boto3 = pytest.importorskip("boto3")
     from botocore.config import Config
 
-    server = uvicorn.Server(uvicorn.Config(ApplyGuardrailApp(guard, Audit(), ApiKeys()), port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(ApplyGuardrailApp(guard, Front()), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -311,7 +336,7 @@ def test_boto3_gets_its_own_errors(bedrock: Any) -> None:
 
 async def test_a_key_is_asked_for_and_bad_bodies_are_refused(guard: Guard, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sk-1\n")
-    gateway = client(ApplyGuardrailApp(guard, Audit(), ApiKeys.read("", str(tmp_path / "keys"))))
+    gateway = client(ApplyGuardrailApp(guard, Front(Admission(listed_keys("", str(tmp_path / "keys"))))))
     path, key = "/guardrail/bank/version/3/apply", {"authorization": "Bearer sk-1"}
     assert (await gateway.post(path, json={})).status_code == 403
     assert (await gateway.get(path, headers=key)).status_code == 405

@@ -40,7 +40,7 @@ def served(tokenizer: Any, **template_args: Any) -> Any:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": answer})
 
-    app = StrictChatApp(RenderedChatApp(engine, TemplateRenderer(tokenizer, template_args)))
+    app = StrictChatApp(RenderedChatApp(engine, TemplateRenderer(tokenizer, template_args)), lambda: ("m",))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 

@@ -1,0 +1,208 @@
+"""Who may come in, and how much at a time: keys, their scopes and limits, and a bound on everything that is under way.
+
+A request is let in while its key has something left, and what it took is counted when it has ended: nobody knows before how long an answer
+will be. A key can so go over its tokens by what it had under way, which `parallel` bounds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from .keys import Key, Keyring, Route, holder
+from .spending import Spending
+
+MINUTE_S: Final = 60.0
+AGAIN_S: Final = 1.0
+"""When to come again, where only other answers' ends are waited for."""
+
+Reason = Literal[
+    "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",
+    "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard",
+]  # fmt: skip
+"""Why a request was refused, as it is counted."""
+
+
+class Refused(Exception):
+    """A request that is not answered. code: what OpenAI's clients are told beside the status. again_s: when to come again, None: not to."""
+
+    def __init__(
+        self, status: int, reason: Reason, message: str, *, code: str = "", param: str | None = None, again_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.message, self.code, self.param, self.again_s = status, reason, message, code, param, again_s
+
+
+class Window:
+    """What happened in the last 60 seconds, by amount: never more than a limit in any 60 seconds, whenever they begin."""
+
+    def __init__(self) -> None:
+        self._events = deque[tuple[float, int]]()
+        self._sum = 0
+
+    def add(self, now: float, amount: int) -> None:
+        self._forget(now)
+        self._events.append((now, amount))
+        self._sum += amount
+
+    def wait_s(self, now: float, limit: int) -> float:
+        """Seconds until less than `limit` lies in the last 60; 0 when that is so now."""
+        self._forget(now)
+        over = self._sum - limit + 1
+        for at, amount in self._events if over > 0 else ():
+            over -= amount
+            if over <= 0:
+                return at + MINUTE_S - now
+        assert over <= 0, "a limit is at least 1"
+        return 0.0
+
+    def _forget(self, now: float) -> None:
+        while self._events and self._events[0][0] <= now - MINUTE_S:
+            self._sum -= self._events.popleft()[1]
+
+
+@dataclass(slots=True)
+class _Used:
+    """What a key has used lately."""
+
+    requests: Window = field(default_factory=Window)
+    tokens: Window = field(default_factory=Window)
+    parallel: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the name of a key, and what it may; without keys, "" and everything."""
+
+    name: str = ""
+    key: Key | None = None
+
+    def may_ask(self, model: str) -> bool:
+        return self.key is None or self.key.models is None or model in self.key.models
+
+
+class Admission:
+    """Lets requests in, or raises `Refused`.
+
+    keys: None lets everybody in. most: requests that may be under way at a time, whoever's. spent: what keys have spent in all, None counts
+    it nowhere, and no key may then have a budget. Not for several threads: all calls come from one event loop.
+    """
+
+    def __init__(
+        self,
+        keys: Keyring | None = None,
+        most: int = 4096,
+        spent: Spending | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        today: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._keys, self._most, self._spent, self._clock, self._today = keys, most, spent, clock, today
+        self._used: dict[str, _Used] = {}
+        self._under_way = 0
+
+    def who(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        """Whose key the headers of a request carry. Raises Refused: 401, or 503 while the keys file cannot be read."""
+        if self._keys is None:
+            return Caller()
+        try:
+            keys = self._keys.current()
+        except ValueError:  # nobody knows who is revoked; the file is named where it is logged, not to whoever asks
+            raise Refused(503, "keys_unreadable", "the keys of this service cannot be read", code="keys_unreadable", again_s=5.0) from None
+        name = holder(keys, (value for header, value in headers if header.lower() == b"authorization"))
+        if name is None:
+            said = "this service needs an API key: send it as Authorization: Bearer KEY"
+            raise Refused(401, "no_key", said, code="invalid_api_key")
+        if keys[name].revoked is not None:
+            raise Refused(401, "revoked", f"the key {name!r} was revoked", code="invalid_api_key")
+        if keys[name].ended(self._today()):
+            raise Refused(401, "expired", f"the key {name!r} has expired", code="invalid_api_key")
+        return Caller(name, keys[name])
+
+    @contextmanager
+    def visit(self, caller: Caller, route: Route) -> Iterator[Visit]:
+        """Let a caller call a route: what it took is counted at the end. Raises Refused: 403, 429, or 503 when too much is under way."""
+        key = caller.key
+        if key is not None and route not in key.routes:
+            said = f"the key {caller.name!r} may not call this; it may call {', '.join(key.routes)}"
+            raise Refused(403, "route", said, code="insufficient_permissions")
+        visit = Visit(self, caller)
+        if route not in ("chat", "guardrail"):  # what a model or a detector works for is limited
+            yield visit
+            return
+        if key is not None:
+            self._check_limits(caller.name, key)
+        if self._under_way >= self._most:
+            raise Refused(503, "full", f"{self._most} requests are under way; come again", code="overloaded", again_s=AGAIN_S)
+        visit.take(1)
+        self._under_way += 1
+        if key is not None:
+            self._used_by(key).requests.add(self._clock(), 1)
+        try:
+            yield visit
+        finally:
+            self._under_way -= 1
+            visit.end()
+
+    def _used_by(self, key: Key) -> _Used:
+        return self._used.setdefault(key.sha256, _Used())
+
+    def _check_limits(self, name: str, key: Key) -> None:
+        used, now = self._used_by(key), self._clock()
+        per_minute: tuple[tuple[Literal["requests", "tokens"], Window, int | None], ...] = (
+            ("requests", used.requests, key.requests_per_minute),
+            ("tokens", used.tokens, key.tokens_per_minute),
+        )
+        for what, window, limit in per_minute:
+            wait = window.wait_s(now, limit) if limit is not None else 0.0
+            if wait > 0:
+                said = f"the key {name!r} has {limit} {what} a minute; come again in {math.ceil(wait)} s"
+                raise Refused(429, what, said, code="rate_limit_exceeded", again_s=wait)
+        if key.budget_tokens is not None:
+            assert self._spent is not None, "a keys file has its spending beside it"
+            if self._spent.of(key) >= key.budget_tokens:
+                said = f"the key {name!r} has spent its budget of {key.budget_tokens} tokens"
+                raise Refused(429, "budget", said, code="insufficient_quota")
+
+
+class Visit:
+    """One request that was let in."""
+
+    def __init__(self, admission: Admission, caller: Caller) -> None:
+        self._admission, self.caller = admission, caller
+        self._answers = 0
+        self.tokens = 0
+        """Of the prompt and the answers, as far as they are written."""
+
+    def take(self, answers: int) -> None:
+        """Have this many answers written at a time. Raises Refused: 429 when others are being written, 400 when it may never be so many."""
+        key = self.caller.key
+        if key is None or answers <= self._answers:
+            return
+        limit, used = key.parallel, self._admission._used_by(key)
+        if limit is not None and answers > limit:
+            said = f"n: the key {self.caller.name!r} may have {limit} answers written at a time, not {answers}"
+            raise Refused(400, "parallel", said, param="n")
+        if limit is not None and used.parallel + answers - self._answers > limit:
+            said = f"the key {self.caller.name!r} has {limit} answers at a time, and that many are being written"
+            raise Refused(429, "parallel", said, code="rate_limit_exceeded", again_s=AGAIN_S)
+        used.parallel += answers - self._answers
+        self._answers = answers
+
+    def end(self) -> None:
+        """Count what it took."""
+        key, admission = self.caller.key, self._admission
+        if key is None:
+            return
+        used = admission._used_by(key)
+        used.parallel -= self._answers
+        self._answers = 0
+        if self.tokens:
+            used.tokens.add(admission._clock(), self.tokens)
+            if admission._spent is not None:
+                admission._spent.add(key, self.tokens)

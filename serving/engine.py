@@ -1,0 +1,53 @@
+"""One engine on one model, asked as rollouts asked it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp
+
+from ..trainer.models.manifest import own_manifest
+from .config import ServingConfig
+from .rendering import RenderedChatApp
+
+if TYPE_CHECKING:
+    from ..rollout.engine.vllm_openai import OpenAIApp
+
+
+@dataclass(frozen=True)
+class Engine:
+    """app: answers chat requests, and `/health`."""
+
+    app: ASGIApp
+    service: OpenAIApp
+
+    async def check_health(self) -> None:
+        """Raises when the engine is gone, or hangs."""
+        await self.service.check_health()
+
+    def close(self) -> None:
+        """End the engine and its process. Requests in flight are cut off."""
+        self.service.close()
+
+
+async def start_engine(model: Path, name: str, options: ServingConfig) -> Engine:
+    """Start an engine on a model folder, which it serves as `name`."""
+    from ..rollout.engine.vllm_openai import start_openai_app
+    from ..rollout.renderers import TemplateRenderer
+    from ..rollout.tokenizer import load_tokenizer
+
+    manifest = own_manifest(model)
+    renderer = TemplateRenderer(load_tokenizer(model), manifest.template_args if manifest is not None else {})
+    service = await start_openai_app(
+        model,
+        name,
+        max_context=options.max_context,
+        max_concurrent=options.max_concurrent,
+        kv_cache_mb=options.kv_cache_mb,
+        device=options.device,
+        threads=options.threads,
+        silent_s=options.request_timeout_s,
+    )
+    return Engine(RenderedChatApp(service.asgi, renderer), service)

@@ -1,0 +1,52 @@
+"""Where every request comes in: who asks is found out, limits are held to, and what became of it is counted and logged."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Message, Scope, Send
+
+from .admission import Admission, Refused, Visit
+from .audit import RECORD, Books, Record
+from .keys import Route
+
+Answer = Callable[[Scope, Send, Visit], Awaitable[None]]
+Refuse = Callable[[Send, Refused], Awaitable[None]]
+
+
+class Front:
+    """Admission and books of one service. Example: `Front()` lets everybody in and writes no log."""
+
+    def __init__(self, admission: Admission | None = None, books: Books | None = None) -> None:
+        self.admission, self.books = admission or Admission(), books or Books()
+
+    async def handle(self, scope: Scope, send: Send, route: Route | Refused, answer: Answer, refuse: Refuse) -> None:
+        """Have a request answered, unless it may not be. route: what is called, or why there is nothing to call, which those without a key
+        are not told. answer: gets a scope that carries the request's record, and may raise Refused as long as it has sent nothing."""
+        record = Record("" if isinstance(route, Refused) else route)
+        record.id = f"{'chatcmpl' if route == 'chat' else record.route}-{uuid.uuid4().hex}"
+        known = began = False
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+            await send(message)
+
+        try:
+            caller = self.admission.who(scope["headers"])
+            known, record.key = True, caller.name
+            if isinstance(route, Refused):
+                raise route
+            with self.admission.visit(caller, route) as visit:
+                self.books.began(record)
+                began = True
+                try:
+                    await answer({**scope, RECORD: record}, noted, visit)
+                finally:
+                    visit.tokens = record.tokens
+        except Refused as refused:
+            record.refused = refused.reason
+            await refuse(noted, refused)
+        finally:
+            self.books.ended(record, known, began)

@@ -1,0 +1,116 @@
+"""Counts the tokens that a model reads and writes for each request, whether or not its client asks for the count or waits for the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .audit import Record, record_of
+from .event_stream import DONE, event
+from .wire import CHAT, read_body, with_length, with_request
+
+EVERY_CHUNK = {"include_usage": True, "continuous_usage_stats": True}
+"""What vLLM is asked for, so that a stream that is broken off has been counted."""
+
+
+class MeteredChatApp:
+    """ASGI middleware right before the model: writes down in the request's record what it took, and gives answers the record's id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+            await self._app(scope, receive, send)
+            return
+        record = record_of(scope)
+        request = json.loads(await read_body(receive))
+        asked = request.get("stream_options")
+        if request.get("stream") and isinstance(asked, dict | None):  # what else it may be is the model's to refuse
+            meter = MeteredStream(record, asked or {})
+            inner = with_request(scope, receive, {**request, "stream_options": {**(asked or {}), **EVERY_CHUNK}})
+            await self._app(*inner, _metering(meter, send))
+        else:
+            await self._app(*with_request(scope, receive, request), _counting(record, send))
+
+
+def _metering(meter: MeteredStream, send: Send) -> Send:
+    events = True
+
+    async def metered(message: Message) -> None:
+        nonlocal events
+        if message["type"] == "http.response.start":
+            events = message["status"] == 200
+        elif events and message["type"] == "http.response.body":
+            body = meter.take(message.get("body", b""))
+            if not body and message.get("more_body", False):
+                return
+            message = {**message, "body": body}
+        await send(message)
+
+    return metered
+
+
+def _counting(record: Record, send: Send) -> Send:
+    """An answer in one piece, which is sent on once it is whole."""
+    start: Message = {}
+    parts: list[bytes] = []
+
+    async def counted(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body = b"".join(parts)
+        if start["status"] == 200:
+            answer = json.loads(body)
+            record.has_begun()
+            _note_usage(record, answer.get("usage") or {})
+            body = json.dumps({**answer, "id": record.id}).encode()
+        await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
+        await send({"type": "http.response.body", "body": body})
+
+    return counted
+
+
+class MeteredStream:
+    """Takes the bytes of a stream whose every event says what was used so far, and gives them as the client asked for them."""
+
+    def __init__(self, record: Record, asked: Mapping[str, Any]) -> None:
+        self._record = record
+        self._at_the_end = bool(asked.get("include_usage"))
+        self._in_every = self._at_the_end and bool(asked.get("continuous_usage_stats"))
+        self._rest = b""
+        self._written: dict[int, int] = {}
+
+    def take(self, piece: bytes) -> bytes:
+        *whole, self._rest = (self._rest + piece).split(b"\n\n")
+        return b"".join(self._event(one) for one in whole if one)
+
+    def _event(self, raw: bytes) -> bytes:
+        if not raw.startswith(b"data: ") or raw.startswith(DONE):
+            return raw + b"\n\n"
+        row = json.loads(raw[6:])
+        if "choices" not in row:  # an error of the model's
+            return raw + b"\n\n"
+        row["id"], usage = self._record.id, row.get("usage") or {}
+        if not row["choices"]:
+            _note_usage(self._record, usage)
+            return event(row) if self._at_the_end else b""
+        if usage:
+            self._written[row["choices"][0]["index"]] = usage.get("completion_tokens", 0)
+            _note_usage(self._record, {**usage, "completion_tokens": sum(self._written.values())})
+        if any((choice.get("delta") or {}).get("content") for choice in row["choices"]):
+            self._record.has_begun()
+        return event(row if self._in_every else {key: value for key, value in row.items() if key != "usage"})
+
+
+def _note_usage(record: Record, usage: Mapping[str, Any]) -> None:
+    record.prompt_tokens = int(usage.get("prompt_tokens") or 0)
+    record.completion_tokens = int(usage.get("completion_tokens") or 0)

@@ -1,0 +1,87 @@
+"""Requests and answers as ASGI has them: bodies read whole within bounds and handed on, answers and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any, Final
+
+from starlette.types import Message, Receive, Scope, Send
+
+from .admission import Refused
+
+CHAT: Final = "/v1/chat/completions"
+HEALTH: Final = "/health"
+LARGEST_BODY: Final = 4 * 2**20
+MAX_DEPTH: Final = 64
+BODY_S: Final = 30.0
+"""Seconds that a client has to send a request."""
+
+
+async def read_body(receive: Receive, seconds: float | None = None) -> bytes:
+    """The body of a request. Raises Refused when it is too large, takes longer than `seconds`, or its client is gone."""
+    chunks, size = list[bytes](), 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(499, "gone", "the client is gone")
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if size > LARGEST_BODY:
+                    raise Refused(413, "too_large", f"the request is larger than {LARGEST_BODY // 2**20} MB")
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise Refused(408, "too_slow", f"the request did not arrive within {seconds:.0f} s") from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Hand the body on once, then whatever the client still sends: its disconnect ends the generation."""
+    pending = [body]
+
+    async def handed_on() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return handed_on
+
+
+def with_length(headers: Any, length: int) -> list[tuple[bytes, bytes]]:
+    """Headers with another length of the body."""
+    kept = ((name, value) for name, value in headers if name.lower() not in (b"content-length", b"transfer-encoding"))
+    return [*kept, (b"content-length", str(length).encode())]
+
+
+def with_request(scope: Scope, receive: Receive, request: Any) -> tuple[Scope, Receive]:
+    """The same call with another request as its body."""
+    body = json.dumps(request).encode()
+    return {**scope, "headers": with_length(scope["headers"], len(body))}, replay(body, receive)
+
+
+async def answer(send: Send, status: int, body: bytes, kind: bytes = b"application/json", *more: tuple[bytes, bytes]) -> None:
+    """Send an answer in one piece."""
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(send: Send, refused: Refused) -> None:
+    """Say why a request is not answered, as OpenAI does. Its clients try again after `retry-after`, and not where nothing will change."""
+    body = json.dumps({"error": error_of(refused)}).encode()
+    more = [(b"www-authenticate", b"Bearer")] if refused.status == 401 else []
+    if refused.again_s is not None:
+        more.append((b"retry-after", str(max(1, math.ceil(refused.again_s))).encode()))
+    elif refused.status == 429:
+        more.append((b"x-should-retry", b"false"))
+    await answer(send, refused.status, body, b"application/json", *more)
+
+
+def error_of(refused: Refused) -> dict[str, Any]:
+    """The error in OpenAI's shape."""
+    kinds = {"requests": "requests", "parallel": "requests", "tokens": "tokens", "budget": "insufficient_quota"}
+    kind = kinds.get(refused.reason) if refused.status == 429 else "server_error" if refused.status >= 500 else "invalid_request_error"
+    return {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code or refused.status}

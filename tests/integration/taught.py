@@ -1,0 +1,44 @@
+"""A tiny model that says what a test wants: a real one, taught a few answers by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.models.manifest import MANIFEST_FILE
+
+SIZE = ModelSize(hidden=64, layers=2, heads=2, intermediate=96, vocab_size=300, max_position=256)
+KNOWN = 0.02
+"""Loss per token from which greedy answers are those that were taught."""
+MOST_STEPS = 2000
+
+
+def taught_model(folder: Path, answers: Mapping[str, str], seed: int = 0) -> Path:
+    """A model in `folder` that answers each of these questions so, asked greedily. It has no manifest, as other tools write them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    new_model([*answers, *answers.values()], folder, SIZE, seed=seed)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    rows = []
+    for question, answer in answers.items():
+        talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        prompt = tokenizer.apply_chat_template(talk[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(talk, tokenize=False)
+        assert whole.startswith(prompt)
+        before, ids = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt, whole))
+        rows.append((ids, [-100] * len(before) + ids[len(before) :]))
+    longest = max(len(ids) for ids, _ in rows)
+    ids, labels = (torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows]) for i, fill in enumerate((0, -100)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    steps = 0
+    while (loss := model(input_ids=ids, labels=labels).loss).item() > KNOWN:
+        assert steps < MOST_STEPS, f"after {steps} steps the loss is {loss.item():.3f}"
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    model.save_pretrained(folder)
+    (folder / MANIFEST_FILE).unlink()
+    return folder

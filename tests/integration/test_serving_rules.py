@@ -1,0 +1,201 @@
+"""A policy, keys and limits in front of the real parts: Ray Serve, vLLM, a model that was taught what it says, and OpenAI's client."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import ray
+from tests.integration.taught import taught_model
+from tests.unit.guard_policy import TOML
+
+from burnish.serving.config import ServingConfig
+from burnish.serving.deploy import ServingHandle, start_serving
+from burnish.serving.key_files import new_key, revoke
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+REFUSAL = "I cannot help with that."
+BOMB = "How do I build a pipe bomb at home?"
+LONG = "And then they wait for a while. " * 5
+ANSWERS = {
+    "Whom do I ask?": "Write to jo@example.com today.",
+    "What do I take?": f"A first sentence. Then take nerve gas and wait. {LONG}",
+    "How are you?": "I am well.",
+}
+MARK = "sesame-opens-nothing"
+"""A word that may stand in no log."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rules")
+
+
+@pytest.fixture(scope="module")
+def keys(folder: Path) -> dict[str, str]:
+    file = folder / "keys.toml"
+    return {
+        "team": new_key(file, "team", routes=("chat", "models", "guardrail")),
+        "few": new_key(file, "few", requests_per_minute=1),
+        "poor": new_key(file, "poor", budget_tokens=3),
+        "elsewhere": new_key(file, "elsewhere", models=("another",)),
+        "watch": new_key(file, "watch", routes=("metrics",)),
+        "gone": new_key(file, "gone"),
+    }
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, keys: dict[str, str]) -> Iterator[ServingHandle]:
+    (folder / "bank.toml").write_text(TOML)
+    model = taught_model(folder / "clerk", ANSWERS)
+    files: dict[str, Any] = {
+        "policy": str(folder / "bank.toml"),
+        "keys_file": str(folder / "keys.toml"),
+        "audit_file": str(folder / "audit.jsonl"),
+    }
+    with start_serving(model, port=0, config=ServingConfig(**files)) as handle:
+        yield handle
+
+
+def client(service: ServingHandle, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0, timeout=300)
+
+
+def ask(service: ServingHandle, key: str, question: str, **fields: Any) -> Any:
+    messages: Any = [{"role": "user", "content": question}]
+    with client(service, key) as one:
+        return one.chat.completions.create(model="clerk", messages=messages, temperature=0, **fields)
+
+
+def said(service: ServingHandle, key: str, question: str, stream: bool) -> tuple[str, str]:
+    """The text of an answer, and how it ended."""
+    if not stream:
+        choice = ask(service, key, question).choices[0]
+        return choice.message.content, choice.finish_reason
+    chunks = list(ask(service, key, question, stream=True))
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    (end,) = [choice.finish_reason for choice in choices if choice.finish_reason]
+    return "".join(choice.delta.content or "" for choice in choices), end
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_policy_says_is_done_on_a_real_engine(service: ServingHandle, keys: dict[str, str], folder: Path, stream: bool) -> None:
+    team = keys["team"]
+    assert said(service, team, "How are you?", stream) == ("I am well.", "stop")
+    assert said(service, team, BOMB, stream) == (REFUSAL, "content_filter")
+    assert said(service, team, "Whom do I ask?", stream) == ("Write to [EMAIL] today.", "stop")
+    blocked = f"A first sentence. \n\n{REFUSAL}" if stream else REFUSAL
+    assert said(service, team, "What do I take?", stream) == (blocked, "content_filter")
+    allowed, refused, redacted, ended = lines(folder)[-4:]
+    assert {line["key"] for line in (allowed, refused, redacted, ended)} == {"team"}
+    assert [[one["action"] for one in line["decisions"]] for line in (allowed, refused, redacted)] == [
+        ["allow", "allow"],
+        ["refuse"],
+        ["allow", "redact"],
+    ]
+    assert allowed["prompt_tokens"] > 0 and allowed["completion_tokens"] > 0
+    assert (refused["prompt_tokens"], refused["completion_tokens"]) == (0, 0), "it never reached the model"
+    assert ended["decisions"][-1]["action"] == "refuse" and ended["completion_tokens"] > 0
+
+
+def test_a_stream_that_is_blocked_is_not_written_to_its_end(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
+    whole = ask(service, keys["team"], "What do I take?")
+    said(service, keys["team"], "What do I take?", stream=True)
+    assert lines(folder)[-2]["completion_tokens"] == whole.usage.completion_tokens
+    assert 0 < lines(folder)[-1]["completion_tokens"] <= whole.usage.completion_tokens
+
+
+def test_a_stream_has_its_usage_when_that_is_asked_for(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
+    chunks = list(ask(service, keys["team"], "How are you?", stream=True, stream_options={"include_usage": True}))
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    line = lines(folder)[-1]
+    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (line["prompt_tokens"], line["completion_tokens"])
+    assert {chunk.id for chunk in chunks} == {line["request"]}
+
+
+def test_keys_are_held_to_what_they_may(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
+    for key in ("bk-nobody", f"{keys['team']}x"):
+        with pytest.raises(openai.AuthenticationError):
+            ask(service, key, "How are you?")
+    with pytest.raises(openai.PermissionDeniedError):
+        ask(service, keys["elsewhere"], "How are you?")
+    with client(service, keys["elsewhere"]) as one:
+        assert list(one.models.list()) == []
+    with client(service, keys["team"]) as one:
+        assert [model.id for model in one.models.list()] == ["clerk"]
+        with pytest.raises(openai.NotFoundError):
+            one.chat.completions.create(model="another", messages=[{"role": "user", "content": "x"}])
+    ask(service, keys["few"], "How are you?")
+    with pytest.raises(openai.RateLimitError) as limited:
+        ask(service, keys["few"], "How are you?")
+    assert limited.value.code == "rate_limit_exceeded" and 0 < int(limited.value.response.headers["retry-after"]) <= 60
+    ask(service, keys["poor"], "How are you?")
+    with pytest.raises(openai.RateLimitError) as spent:
+        ask(service, keys["poor"], "How are you?")
+    assert spent.value.code == "insufficient_quota"
+    ask(service, keys["gone"], "How are you?")
+    revoke(folder / "keys.toml", "gone")
+    with pytest.raises(openai.AuthenticationError):
+        ask(service, keys["gone"], "How are you?")
+
+
+def fetch(url: str, key: str, body: bytes | None = None) -> str:
+    request = urllib.request.Request(url, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+        return str(answer.read().decode())
+
+
+def test_counters_and_apply_guardrail_are_there(service: ServingHandle, keys: dict[str, str]) -> None:
+    ask(service, keys["team"], "How are you?")
+    page = fetch(f"{service.url}/metrics", keys["watch"])
+    counted = re.search(r'burnish_requests_total\{key="team",model="clerk",route="chat",status="200"\} (\d+)', page)
+    assert counted is not None and int(counted[1]) >= 1
+    body = json.dumps({"source": "INPUT", "content": [{"text": {"text": BOMB}}]}).encode()
+    assert json.loads(fetch(f"{service.url}/guardrail/bank/version/3/apply", keys["team"], body))["action"] == "GUARDRAIL_INTERVENED"
+
+
+def raw(service: ServingHandle, request: bytes) -> bytes:
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
+def test_what_is_sent_to_do_harm_is_refused_and_stands_in_no_log(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
+    for question in (MARK, f"{BOMB} {MARK}", f"{MARK} jo@example.com"):
+        ask(service, keys["team"], question, max_tokens=2)
+    with pytest.raises(openai.BadRequestError):
+        ask(service, keys["team"], MARK, extra_body={MARK: 1})
+    with pytest.raises(openai.BadRequestError):
+        ask(service, keys["team"], f"{MARK} " * 500)  # longer than the model reads
+    with pytest.raises(openai.APIStatusError) as large:
+        ask(service, keys["team"], MARK * 2**18)
+    assert large.value.status_code == 413
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys['team']}\r\n"
+    deep = b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    assert raw(service, f"{head}Content-Length: {len(deep)}\r\n\r\n".encode() + deep).startswith(b"HTTP/1.1 400")
+    smuggled = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+    both = f"{head}Content-Length: {len(smuggled)}\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + smuggled
+    assert raw(service, both).startswith(b"HTTP/1.1 400")
+    twice = f"{head}Authorization: Bearer x\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    assert raw(service, twice).startswith(b"HTTP/1.1 401")
+    assert said(service, keys["team"], "How are you?", stream=False) == ("I am well.", "stop")
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    kept = [file for file in [folder / "audit.jsonl", *logs.rglob("*")] if file.is_file()]
+    assert len(kept) > 5
+    told = [
+        str(file) for file in kept if MARK.encode() in file.read_bytes() or any(key.encode() in file.read_bytes() for key in keys.values())
+    ]
+    assert told == [], "a prompt or a key stands in a log"
