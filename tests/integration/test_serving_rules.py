@@ -72,7 +72,8 @@ def client(service: ServingHandle, key: str) -> openai.OpenAI:
 def ask(service: ServingHandle, key: str, question: str, **fields: Any) -> Any:
     messages: Any = [{"role": "user", "content": question}]
     with client(service, key) as one:
-        return one.chat.completions.create(model="clerk", messages=messages, temperature=0, **fields)
+        answer = one.chat.completions.create(model="clerk", messages=messages, temperature=0, **fields)
+        return list(answer) if fields.get("stream") else answer  # whole, before the client closes
 
 
 def said(service: ServingHandle, key: str, question: str, stream: bool) -> tuple[str, str]:
@@ -80,7 +81,7 @@ def said(service: ServingHandle, key: str, question: str, stream: bool) -> tuple
     if not stream:
         choice = ask(service, key, question).choices[0]
         return choice.message.content, choice.finish_reason
-    chunks = list(ask(service, key, question, stream=True))
+    chunks = ask(service, key, question, stream=True)
     choices = [choice for chunk in chunks for choice in chunk.choices]
     (end,) = [choice.finish_reason for choice in choices if choice.finish_reason]
     return "".join(choice.delta.content or "" for choice in choices), end
@@ -118,7 +119,7 @@ def test_a_stream_that_is_blocked_is_not_written_to_its_end(service: ServingHand
 
 
 def test_a_stream_has_its_usage_when_that_is_asked_for(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
-    chunks = list(ask(service, keys["team"], "How are you?", stream=True, stream_options={"include_usage": True}))
+    chunks = ask(service, keys["team"], "How are you?", stream=True, stream_options={"include_usage": True})
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     line = lines(folder)[-1]
     assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (line["prompt_tokens"], line["completion_tokens"])
