@@ -24,7 +24,7 @@ from .admission import Refused, Visit
 from .audit import record_of
 from .front import Front
 from .keys import Route
-from .wire import BODY_S, HEALTH, MAX_DEPTH, answer, read_body
+from .wire import BODY_S, HEALTH, MAX_DEPTH, answer, live, read_body
 
 APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply/?")
 
@@ -40,7 +40,7 @@ class ApplyGuardrailApp:
         if found is None and self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
         elif found is None and scope["path"].rstrip("/") == HEALTH:
             await answer(send, 200, b"{}")
         else:
@@ -91,13 +91,6 @@ def serve_forever(app: ASGIApp, port: int, said: Callable[[str], None]) -> None:
         listening.listen()
         said(f"http://127.0.0.1:{listening.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)).run([listening])
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    while (message := await receive())["type"] != "lifespan.shutdown":
-        assert message["type"] == "lifespan.startup"
-        await send({"type": "lifespan.startup.complete"})
-    await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _fail(send: Send, refused: Refused) -> None:

@@ -44,8 +44,8 @@ ROOM: Final = 128
 """Requests beyond those that may be under way, which are being refused, or ask for no answer."""
 POLL_S: Final = 0.2
 SILENCE_S: Final = 60.0
-CONTROLLER_ENDS: Final = "Task ServeController.graceful_shutdown failed"
-"""Ray prints it because Serve's controller, asked to shut down, ends before it has answered."""
+CONTROLLER_ENDS: Final = "Task ServeController."
+"""Ray prints of these that they failed: Serve's controller, asked to shut down, ends before it has answered whoever asked it last."""
 
 
 @serve.ingress()
@@ -90,11 +90,11 @@ class ServingHandle:
             if is_ready(self.url):
                 answered = time.monotonic()
             elif time.monotonic() - answered > SILENCE_S:
-                raise RuntimeError(f"the chat service at {self.url} stopped answering: {_status_message()}")
+                raise RuntimeError(f"the chat service at {self.url} stopped answering: {status_message()}")
 
     def stop(self) -> None:
         """End the service, its engine, and Ray if it was started for it. Safe to call twice."""
-        _stop(self.owns_ray)
+        stop_serving(self.owns_ray)
 
     def __enter__(self) -> ServingHandle:
         return self
@@ -118,19 +118,19 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     manifest = own_manifest(model)
     served_name = options.name or (manifest.name if manifest is not None else model.name)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress lines say what this call's return says
-    with _free_port(options.host, options.port) as free:
-        owns_ray = _start_ray(options)
-    url = _url(options, free)
+    with free_port(options.host, options.port) as free:
+        owns_ray = start_ray(options, options.threads)
+    url = url_of(options, free)
     try:
         _deploy(model, served_name, options, rules, free, url)
     except BaseException:
-        _stop(owns_ray)
+        stop_serving(owns_ray)
         raise
     return ServingHandle(url, served_name, owns_ray)
 
 
 @contextlib.contextmanager
-def _free_port(host: str, port: int) -> Iterator[int]:
+def free_port(host: str, port: int) -> Iterator[int]:
     """Hold the port while Ray starts, and let go of it for Serve's proxy. Raises ValueError when it is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
@@ -141,18 +141,18 @@ def _free_port(host: str, port: int) -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def _start_ray(options: ServingConfig) -> bool:
-    """Start a small Ray unless one is running; say whether it was started."""
+def start_ray(options: ServingConfig, cpus: int) -> bool:
+    """Start a small Ray of so many CPUs unless one is running; say whether it was started. Raises ValueError when it serves something."""
     if ray.is_initialized():
         if serve.status().proxies:
             raise ValueError("this Ray session already serves an application; stop it before serving another")
         return False
-    gpus = 1 if options.device == "cuda" else 0
-    if gpus and not _gpu_here():  # Ray would take our word for it, and vLLM fail minutes later
+    gpus = _gpus_here() if options.device == "cuda" else 0
+    if options.device == "cuda" and not gpus:  # Ray would take our word for it, and vLLM fail minutes later
         raise ValueError("device cuda: torch sees no GPU on this machine; use --device cpu")
     with keep_sigterm():
         start_local_ray(
-            num_cpus=options.threads,
+            num_cpus=cpus,
             num_gpus=gpus,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
@@ -162,13 +162,13 @@ def _start_ray(options: ServingConfig) -> bool:
     return True
 
 
-def _gpu_here() -> bool:
+def _gpus_here() -> int:
     import torch
 
-    return torch.cuda.device_count() > 0
+    return int(torch.cuda.device_count())
 
 
-def _url(options: ServingConfig, port: int) -> str:
+def url_of(options: ServingConfig, port: int) -> str:
     host = f"[{options.host}]" if ":" in options.host else options.host
     return f"{'https' if options.tls_cert else 'http'}://{host}:{port}"
 
@@ -186,35 +186,48 @@ def _deploy(model: Path, name: str, options: ServingConfig, rules: Rules, port: 
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=5.0,
     )
-    serve.start(
-        http_options=serve.HTTPOptions(
-            host=options.host,
-            port=port,
-            request_timeout_s=options.request_timeout_s,
-            ssl_certfile=options.tls_cert or None,
-            ssl_keyfile=options.tls_key or None,
-        ),
-        proxy_location="HeadOnly",
-    )
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            serve.run(deployment.bind(str(model), name, options, rules), name=APP_NAME, route_prefix="/")
-        except BaseException as error:
-            failure.append(error)
-
-    # serve.run waits without a deadline of its own, hence beside the one kept here.
-    runner = threading.Thread(target=run, daemon=True, name="burnish-serve-run")
-    runner.start()
+    start_proxy(options, port)
+    starting = Starting(deployment.bind(str(model), name, options, rules), APP_NAME, "/")
     deadline = time.monotonic() + options.ready_timeout_s
-    while runner.is_alive() or not is_ready(url):
-        if failure:
-            raise RuntimeError(f"the chat service did not start: {_status_message() or failure[0]}") from failure[0]
+    while not (starting.is_over() and is_ready(url)):
         if time.monotonic() > deadline:
-            said = _status_message() or "its replica is still starting"
+            said = status_message() or "its replica is still starting"
             raise RuntimeError(f"the chat service did not answer within {options.ready_timeout_s:.0f} s: {said}")
         time.sleep(POLL_S)
+
+
+class Starting:
+    """Runs an application of Serve's. `serve.run` waits without a deadline of its own, hence beside whoever keeps one."""
+
+    def __init__(self, app: Any, name: str, route: str | None) -> None:
+        self._name, self._failure = name, list[BaseException]()
+
+        def run() -> None:
+            try:
+                serve.run(app, name=name, route_prefix=route)
+            except BaseException as error:
+                self._failure.append(error)
+
+        self._thread = threading.Thread(target=run, daemon=True, name=f"serve-run-{name}")
+        self._thread.start()
+
+    def is_over(self) -> bool:
+        """Whether it runs. Raises RuntimeError with the replica's own message when it never will."""
+        if self._failure:
+            raise RuntimeError(f"{self._name} did not start: {status_message(self._name) or self._failure[0]}") from self._failure[0]
+        return not self._thread.is_alive()
+
+
+def start_proxy(options: ServingConfig, port: int) -> None:
+    """Start what listens."""
+    http = serve.HTTPOptions(
+        host=options.host,
+        port=port,
+        request_timeout_s=options.request_timeout_s,
+        ssl_certfile=options.tls_cert or None,
+        ssl_keyfile=options.tls_key or None,
+    )
+    serve.start(http_options=http, proxy_location="HeadOnly")
 
 
 def is_ready(url: str) -> bool:
@@ -233,16 +246,17 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def _status_message() -> str:
-    """What Serve says about the application: the replica's own exception when it has one."""
-    application = serve.status().applications.get(APP_NAME)
+def status_message(name: str = APP_NAME) -> str:
+    """What Serve says about an application: the replica's own exception when it has one."""
+    application = serve.status().applications.get(name)
     if application is None:
         return ""
     parts = [application.message, *(deployment.message for deployment in application.deployments.values())]
     return "\n".join(part for part in parts if part)
 
 
-def _stop(owns_ray: bool) -> None:
+def stop_serving(owns_ray: bool) -> None:
+    """End all that Serve serves, and Ray if it was started for it."""
     if ray.is_initialized():
         with WithoutLine(sys.stdout, CONTROLLER_ENDS) as lines, contextlib.redirect_stdout(lines):
             serve.shutdown()

@@ -85,3 +85,11 @@ def error_of(refused: Refused) -> dict[str, Any]:
     kinds = {"requests": "requests", "parallel": "requests", "tokens": "tokens", "budget": "insufficient_quota"}
     kind = kinds.get(refused.reason) if refused.status == 429 else "server_error" if refused.status >= 500 else "invalid_request_error"
     return {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code or refused.status}
+
+
+async def live(receive: Receive, send: Send) -> None:
+    """The lifespan of an application that has nothing to start or end."""
+    while (message := await receive())["type"] != "lifespan.shutdown":
+        assert message["type"] == "lifespan.startup"
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})

@@ -1,14 +1,15 @@
-"""The `burnish deploy-…` commands and `burnish undeploy`."""
+"""The `burnish deploy-…` commands, `burnish undeploy`, and `burnish deploy` for models."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.needs import needs_training
+from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.options import (
     AllowArgOption,
     ArgOption,
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
             name, help=f"Serve {what} from many Ray actors, as many as the load asks for. Files that options name are there on every node."
         )(_command(kind, name))
     app.command("undeploy")(undeploy)
+    app.command("deploy")(deploy_models)
 
 
 def _command(kind: ServiceKind, command_name: str) -> Callable[..., None]:
@@ -99,3 +101,21 @@ def undeploy(
 
     end(name, ray_address)
     typer.echo(f"{name} has ended")
+
+
+def deploy_models(
+    deployment: Annotated[
+        Path, typer.Argument(metavar="DEPLOYMENT", help="A deployment file (*.toml): models, versions, weights.", show_default=False)
+    ],
+) -> None:
+    """Serve versions of models behind one gateway, and follow the file while it is edited, until Ctrl-C."""
+    needs_engine("deploy")
+    from burnish.inspector.text import printable
+    from burnish.serving.fleet import start_deployment
+
+    def say(line: str) -> None:
+        typer.echo(printable(line))
+
+    with start_deployment(deployment, say) as running:
+        say(f"{deployment} at {running.url}/v1 (Ctrl-C stops it)")
+        running.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,54 +77,58 @@ def ask(service: ServingHandle, key: str, question: str, **fields: Any) -> Any:
         return list(answer) if fields.get("stream") else answer  # whole, before the client closes
 
 
-def said(service: ServingHandle, key: str, question: str, stream: bool) -> tuple[str, str]:
-    """The text of an answer, and how it ended."""
+def said(service: ServingHandle, key: str, question: str, stream: bool) -> tuple[str, str, str]:
+    """The text of an answer, how it ended, and its id."""
+    answer = ask(service, key, question, stream=stream)
     if not stream:
-        choice = ask(service, key, question).choices[0]
-        return choice.message.content, choice.finish_reason
-    chunks = ask(service, key, question, stream=True)
-    choices = [choice for chunk in chunks for choice in chunk.choices]
+        return answer.choices[0].message.content, answer.choices[0].finish_reason, answer.id
+    choices = [choice for chunk in answer for choice in chunk.choices]
     (end,) = [choice.finish_reason for choice in choices if choice.finish_reason]
-    return "".join(choice.delta.content or "" for choice in choices), end
+    (id,) = {chunk.id for chunk in answer}
+    return "".join(choice.delta.content or "" for choice in choices), end, id
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+def line_of(folder: Path, id: str) -> dict[str, Any]:
+    """The line of an answer in the audit log; it is written when the answer has gone out."""
+    deadline = time.monotonic() + 60
+    while True:
+        for row in map(json.loads, (folder / "audit.jsonl").read_text().splitlines()):
+            if row["request"] == id:
+                assert isinstance(row, dict)
+                return row
+        assert time.monotonic() < deadline, f"no line of {id}"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_policy_says_is_done_on_a_real_engine(service: ServingHandle, keys: dict[str, str], folder: Path, stream: bool) -> None:
-    team = keys["team"]
-    assert said(service, team, "How are you?", stream) == ("I am well.", "stop")
-    assert said(service, team, BOMB, stream) == (REFUSAL, "content_filter")
-    assert said(service, team, "Whom do I ask?", stream) == ("Write to [EMAIL] today.", "stop")
+    def asked(question: str) -> tuple[str, str, list[str], int, int]:
+        text, end, id = said(service, keys["team"], question, stream)
+        line = line_of(folder, id)
+        assert (line["key"], line["model"], line["status"]) == ("team", "clerk", 200)
+        return text, end, [one["action"] for one in line["decisions"]], line["prompt_tokens"], line["completion_tokens"]
+
+    text, end, actions, read, written = asked("How are you?")
+    assert (text, end, actions) == ("I am well.", "stop", ["allow", "allow"]) and read > 0 and written > 0
+    assert asked(BOMB) == (REFUSAL, "content_filter", ["refuse"], 0, 0), "it never reached the model"
+    assert asked("Whom do I ask?")[:3] == ("Write to [EMAIL] today.", "stop", ["allow", "redact"])
+    text, end, actions, _, written = asked("What do I take?")
     blocked = f"A first sentence. \n\n{REFUSAL}" if stream else REFUSAL
-    assert said(service, team, "What do I take?", stream) == (blocked, "content_filter")
-    allowed, refused, redacted, ended = lines(folder)[-4:]
-    assert {line["key"] for line in (allowed, refused, redacted, ended)} == {"team"}
-    assert [[one["action"] for one in line["decisions"]] for line in (allowed, refused, redacted)] == [
-        ["allow", "allow"],
-        ["refuse"],
-        ["allow", "redact"],
-    ]
-    assert allowed["prompt_tokens"] > 0 and allowed["completion_tokens"] > 0
-    assert (refused["prompt_tokens"], refused["completion_tokens"]) == (0, 0), "it never reached the model"
-    assert ended["decisions"][-1]["action"] == "refuse" and ended["completion_tokens"] > 0
+    assert (text, end, actions) == (blocked, "content_filter", ["allow", "refuse"]) and written > 0
 
 
-def test_a_stream_that_is_blocked_is_not_written_to_its_end(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
+def test_a_stream_that_is_blocked_is_not_written_further(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
     whole = ask(service, keys["team"], "What do I take?")
-    said(service, keys["team"], "What do I take?", stream=True)
-    assert lines(folder)[-2]["completion_tokens"] == whole.usage.completion_tokens
-    assert 0 < lines(folder)[-1]["completion_tokens"] <= whole.usage.completion_tokens
+    assert line_of(folder, whole.id)["completion_tokens"] == whole.usage.completion_tokens
+    *_, id = said(service, keys["team"], "What do I take?", stream=True)
+    assert 0 < line_of(folder, id)["completion_tokens"] <= whole.usage.completion_tokens
 
 
 def test_a_stream_has_its_usage_when_that_is_asked_for(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
     chunks = ask(service, keys["team"], "How are you?", stream=True, stream_options={"include_usage": True})
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
-    line = lines(folder)[-1]
+    line = line_of(folder, chunks[-1].id)
     assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (line["prompt_tokens"], line["completion_tokens"])
-    assert {chunk.id for chunk in chunks} == {line["request"]}
 
 
 def test_keys_are_held_to_what_they_may(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
@@ -192,7 +197,7 @@ def test_what_is_sent_to_do_harm_is_refused_and_stands_in_no_log(service: Servin
     assert raw(service, both).startswith(b"HTTP/1.1 400")
     twice = f"{head}Authorization: Bearer x\r\nContent-Length: 2\r\n\r\n{{}}".encode()
     assert raw(service, twice).startswith(b"HTTP/1.1 401")
-    assert said(service, keys["team"], "How are you?", stream=False) == ("I am well.", "stop")
+    assert said(service, keys["team"], "How are you?", stream=False)[:2] == ("I am well.", "stop")
     logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
     kept = [file for file in [folder / "audit.jsonl", *logs.rglob("*")] if file.is_file()]
     assert len(kept) > 5

@@ -21,7 +21,7 @@ from burnish.rewards.plugin import make_scorer
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput, Score
 from burnish.serving.config import ServingConfig
-from burnish.serving.deploy import _start_ray, is_ready
+from burnish.serving.deploy import is_ready, start_ray
 
 pytestmark = pytest.mark.integration
 
@@ -147,7 +147,7 @@ def test_a_run_starts_a_ray_of_its_own_whatever_ray_address_says(shell: None) ->
 def test_serving_starts_a_ray_of_its_own_whatever_ray_address_says(shell: None) -> None:
     import ray
 
-    assert _start_ray(ServingConfig())
+    assert start_ray(ServingConfig(), 1)
     try:
         assert NOWHERE not in ray.get_runtime_context().gcs_address
     finally:
@@ -160,4 +160,4 @@ def test_serving_on_a_gpu_that_is_not_there_is_refused_at_once() -> None:
     if torch.cuda.device_count():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match="device cuda: torch sees no GPU on this machine; use --device cpu"):
-        _start_ray(ServingConfig(device="cuda"))
+        start_ray(ServingConfig(device="cuda"), 1)

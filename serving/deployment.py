@@ -1,0 +1,222 @@
+"""A deployment file, and what follows from it: which versions of which models run, and who is answered by which.
+
+    [service]
+    port = 8000
+    keys_file = "keys.toml"
+
+    [models.inspector.versions.v1]
+    model = "runs/inspection-20260101-120000"
+    weight = 95
+
+    [models.inspector.versions.v2]
+    model = "runs/inspection-20260201-120000"
+    weight = 5
+
+The file may be edited while it is deployed: `Deployer.turn` makes what runs follow it. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..envs.pydantic_words import first_error
+from .config import ServingConfig
+
+MAX_BYTES: Final = 1_000_000
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class VersionTable(BaseModel):
+    """`[models.NAME.versions.VERSION]`. model: a run, a checkpoint, a model folder, or a name under models/. weight: the share of callers
+    that it answers, among its model's; one of weight 0 runs, and answers who asks for it by name. replicas: how many of it."""
+
+    model_config = STRICT
+
+    model: str = Field(min_length=1)
+    weight: float = Field(default=1.0, ge=0)
+    replicas: int = Field(default=1, ge=1)
+
+
+class ModelTable(BaseModel):
+    """`[models.NAME]`: what clients ask for. versions: in the order in which they share its callers."""
+
+    model_config = STRICT
+
+    versions: dict[Name, VersionTable] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> ModelTable:
+        if not any(version.weight for version in self.versions.values()):
+            raise ValueError("every version has weight 0, so that none answers; give one of them a weight")
+        return self
+
+
+class Deployment(BaseModel):
+    """A deployment file. service: the options of `ServingConfig`, for all of it."""
+
+    model_config = STRICT
+
+    service: ServingConfig = ServingConfig()
+    models: dict[Name, ModelTable] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Deployment:
+        if self.service.name is not None:
+            raise ValueError("service.name: models are named by their tables, [models.NAME]; remove it")
+        return self
+
+    def served(self) -> dict[str, VersionTable]:
+        """Every version by the name that it is served under. Example: `{"inspector:v1": …, "inspector:v2": …}`."""
+        return {served_name(name, version): table for name, model in self.models.items() for version, table in model.versions.items()}
+
+
+def read_deployment(file: Path) -> Deployment:
+    """Raises ValueError, one line, when a file cannot be read or is no deployment."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{file}: it is larger than {MAX_BYTES} bytes")
+        return Deployment.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise ValueError(f"{file}: {first_error(error)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file}: not TOML: {error}") from None
+
+
+def served_name(model: str, version: str) -> str:
+    return f"{model}:{version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A version that runs, and the weight with which it is drawn."""
+
+    version: str
+    weight: float
+
+
+Routes = Mapping[str, tuple[Share, ...]]
+"""By model: the versions that run, in the order of the file."""
+
+
+def names(routes: Routes) -> list[str]:
+    """What clients may ask for: models, and versions of them."""
+    return [*routes, *(served_name(model, share.version) for model, shares in routes.items() for share in shares)]
+
+
+def version_for(routes: Routes, asked: str, caller: str) -> str:
+    """The served name of the version that answers. A caller stays with its version: its place among all callers is a hash of its name, and
+    versions divide that line in their order. So when the last one's weight grows, it takes callers over and gives none back.
+
+    asked: one of `names`. Example: `version_for({"m": (Share("v1", 1.0),)}, "m", "search-team") == "m:v1"`.
+    """
+    if asked not in routes:
+        return asked
+    shares = routes[asked]
+    digest = hashlib.sha256(f"{asked}\0{caller}".encode()).digest()
+    place = int.from_bytes(digest[:6], "big") / 2**48 * sum(share.weight for share in shares)
+    for share in shares:
+        place -= share.weight
+        if place < 0:
+            return served_name(asked, share.version)
+    return served_name(asked, max(shares, key=lambda share: share.weight).version)  # rounding, at the line's very end
+
+
+State = Literal["starting", "ready", "failed"]
+
+
+class Fleet(Protocol):
+    """What runs versions of models, and sends callers to them."""
+
+    def start(self, name: str, table: VersionTable) -> None:
+        """Begin to start a version; returns at once."""
+
+    def state(self, name: str) -> tuple[State, str]:
+        """How far it is, and what went wrong when it failed."""
+
+    def stop(self, name: str) -> None:
+        """Begin to end a version, once it has answered what it has; returns at once."""
+
+    def route(self, routes: Routes) -> None:
+        """Send callers this way from now on. Called again and again, for whoever forgot."""
+
+
+class Deployer:
+    """Makes what runs follow a deployment file. say: called with a line for each thing that happens.
+
+    A model's callers go the new way when every version with a weight is there; until then, and when one does not start, they go the old
+    one. A version ends when the file no longer has it and nobody is sent to it.
+    """
+
+    def __init__(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+        self._fleet, self._say = fleet, say
+        self._started: dict[str, VersionTable] = {}
+        self._told = set[str]()
+        self.routes: Routes = {}
+
+    def check(self, deployment: Deployment, running: Deployment | None) -> None:
+        """Raise ValueError for an edit that cannot be followed while it runs."""
+        if running is not None and deployment.service != running.service:
+            raise ValueError("[service] changed, which takes effect at the next start only; models and weights may change while it runs")
+        for name, table in deployment.served().items():
+            before = self._started.get(name)
+            if before is not None and (before.model, before.replicas) != (table.model, table.replicas):
+                raise ValueError(
+                    f"{name} runs {before.replicas} x {before.model}; call what is another model, or more of it, another version"
+                )
+
+    def turn(self, deployment: Deployment) -> None:
+        """Do what can be done now. Call it a few times a second."""
+        wanted = deployment.served()
+        for name, table in wanted.items():
+            if name not in self._started:
+                self._say(f"{name}: starting {table.model}")
+                self._started[name] = table
+                self._fleet.start(name, table)
+        self._tell_failures(wanted)
+        routes = {model: self._shares(model, table) for model, table in deployment.models.items()}
+        routes = {model: shares for model, shares in routes.items() if shares}
+        self._fleet.route(routes)
+        for model, shares in routes.items():
+            if self.routes.get(model) != shares:
+                total = sum(share.weight for share in shares)
+                self._say(f"{model}: " + ", ".join(f"{share.version} {share.weight / total:.1%}" for share in shares))
+        self.routes = routes
+        routed = set(names(routes))
+        for name in [name for name in self._started if name not in wanted and name not in routed]:
+            self._say(f"{name}: ending")
+            del self._started[name]
+            self._told.discard(name)
+            self._fleet.stop(name)
+
+    def ready(self, deployment: Deployment) -> bool:
+        """Whether every model of the file is answered as it says. Raises RuntimeError when a version that it takes did not start."""
+        for name in deployment.served():
+            state, why = self._fleet.state(name)
+            if state == "failed":
+                raise RuntimeError(f"{name} did not start: {why}")
+            if state != "ready":
+                return False
+        return self.routes.keys() == deployment.models.keys()
+
+    def _shares(self, model: str, table: ModelTable) -> tuple[Share, ...]:
+        here = {version: self._fleet.state(served_name(model, version))[0] == "ready" for version in table.versions}
+        if all(here[version] for version, one in table.versions.items() if one.weight):
+            return tuple(Share(version, one.weight) for version, one in table.versions.items() if here[version])
+        return self.routes.get(model, ())
+
+    def _tell_failures(self, wanted: Sequence[str] | Mapping[str, VersionTable]) -> None:
+        for name in wanted:
+            state, why = self._fleet.state(name)
+            if state == "failed" and name not in self._told:
+                self._told.add(name)
+                self._say(f"{name} did not start, and its model is answered as before: {why}")

@@ -1,0 +1,186 @@
+"""`burnish deploy`: what a deployment file says, running on Ray Serve, and following the file while it is edited."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from ray import serve
+
+from ..rollout.engine.config import EngineConfig
+from ..trainer.models.finding import verified_model
+from .config import ServingConfig, serving_options
+from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
+from .deployment import Deployer, Deployment, Routes, State, VersionTable, read_deployment
+from .gateway import GATEWAY, Gateway, Replica, app_name
+from .rules import Rules, most_under_way, read_rules
+
+POLL_S: Final = 0.25
+CALL_S: Final = 60.0
+"""How long the gateway may take to take a word."""
+LOCAL_CPUS: Final = 256
+"""What a Ray of one's own says this machine has: how many engines share its cores is for whoever wrote the file to say."""
+
+
+class RayFleet:
+    """Versions as applications of Ray Serve, and the gateway's routes. For one thread."""
+
+    def __init__(self, options: ServingConfig) -> None:
+        self._options = options
+        self._starting: dict[str, Starting] = {}
+        self._found: dict[str, tuple[State, str]] = {}
+
+    def start(self, name: str, table: VersionTable) -> None:
+        options = self._options
+        try:
+            model = verified_model(table.model)
+        except ValueError as error:
+            self._found[name] = ("failed", str(error))
+            return
+        deployment = serve.deployment(
+            Replica,
+            name="model",
+            num_replicas=table.replicas,
+            ray_actor_options={"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0},
+            max_ongoing_requests=most_under_way(options),
+            max_queued_requests=ROOM,
+            graceful_shutdown_timeout_s=options.request_timeout_s,  # longer than the longest answer
+            graceful_shutdown_wait_loop_s=0.5,
+            health_check_period_s=5.0,
+        )
+        self._starting[name] = Starting(deployment.bind(str(model), name, options), app_name(name), None)
+
+    def state(self, name: str) -> tuple[State, str]:
+        if name not in self._found:
+            try:
+                if not self._starting[name].is_over():
+                    return "starting", ""
+                self._found[name] = ("ready", "")  # from then on Serve starts anew what dies
+            except RuntimeError as error:
+                self._found[name] = ("failed", str(error))
+        return self._found[name]
+
+    def stop(self, name: str) -> None:
+        self._found.pop(name, None)
+        if self._starting.pop(name, None) is not None:
+            threading.Thread(target=serve.delete, args=(app_name(name),), daemon=True, name=f"serve-delete-{name}").start()
+
+    def route(self, routes: Routes) -> None:
+        serve.get_app_handle(GATEWAY).follow.remote(routes).result(timeout_s=CALL_S)
+
+
+class DeploymentHandle:
+    """A deployment that runs and follows its file. Use it as a context manager, or call `stop`. url: base of the API."""
+
+    def __init__(self, file: Path, deployment: Deployment, url: str, owns_ray: bool, say: Callable[[str], None]) -> None:
+        self.url, self._file, self._owns_ray, self._say = url, file, owns_ray, say
+        self._deployment, self._seen = deployment, file.stat().st_mtime_ns
+        self._fleet = RayFleet(deployment.service)
+        self._deployer = Deployer(self._fleet, say)
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._following = threading.Thread(target=self._follow, daemon=True, name="burnish-deployment")
+
+    def start(self) -> None:
+        """Return once every model is answered. Raises RuntimeError when that is not so in `ready_timeout_s` seconds a version."""
+        deadline = time.monotonic() + self._deployment.service.ready_timeout_s * len(self._deployment.served())
+        self._deployer.turn(self._deployment)
+        while not (self._deployer.ready(self._deployment) and is_ready(self.url)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the deployment did not answer in time: {status_message() or 'its versions are still starting'}")
+            time.sleep(POLL_S)
+            self._deployer.turn(self._deployment)
+        self._following.start()
+
+    def wait(self) -> None:
+        """Return never while the file is followed. Raises what ended that."""
+        while self._following.is_alive():
+            self._following.join(1.0)
+        raise RuntimeError(f"the deployment is no longer followed: {self._error}") from self._error
+
+    def stop(self) -> None:
+        """End every version, the gateway, and Ray if it was started for it. Safe to call twice."""
+        self._over.set()
+        if self._following.is_alive():
+            self._following.join(CALL_S)
+        stop_serving(self._owns_ray)
+
+    def __enter__(self) -> DeploymentHandle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+    def _follow(self) -> None:
+        try:
+            while not self._over.wait(POLL_S):
+                self._read_again()
+                self._deployer.turn(self._deployment)
+        except BaseException as error:
+            self._error = error
+
+    def _read_again(self) -> None:
+        """What the file says now, where that can be followed; else what it said before."""
+        with contextlib.suppress(FileNotFoundError):  # for a moment, while an editor puts another in its place
+            seen = self._file.stat().st_mtime_ns
+            if seen == self._seen:
+                return
+            self._seen = seen
+            try:
+                changed = read_deployment(self._file)
+                changed = changed.model_copy(update={"service": _on_this_machine(changed.service)})
+                self._deployer.check(changed, self._deployment)
+                self._deployment = changed
+            except ValueError as error:
+                self._say(f"not followed: {error}")
+
+
+def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle:
+    """Deploy what a file says and return once all of it answers. say: called with a line for each thing that happens, then and later.
+
+    Raises ValueError when the file, a model, the keys or the policy cannot be read, or the port is taken; RuntimeError when a version does
+    not start, having ended what was started.
+    """
+    deployment = read_deployment(file)
+    options = _on_this_machine(deployment.service)
+    rules = read_rules(options)
+    for table in deployment.served().values():
+        verified_model(table.model)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with free_port(options.host, options.port) as port:
+        owns_ray = start_ray(options, LOCAL_CPUS)
+    handle = DeploymentHandle(file, deployment.model_copy(update={"service": options}), url_of(options, port), owns_ray, say)
+    try:
+        _start_gateway(options, rules, port)
+        handle.start()
+    except BaseException:
+        handle.stop()
+        raise
+    return handle
+
+
+def _start_gateway(options: ServingConfig, rules: Rules, port: int) -> None:
+    start_proxy(options, port)
+    gateway: Any = serve.deployment(
+        Gateway,
+        name="gateway",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=100_000,  # it bounds what it lets in itself, and says so in OpenAI's words
+        graceful_shutdown_timeout_s=5.0,
+        health_check_period_s=5.0,
+    )
+    starting, deadline = Starting(gateway.bind(options, rules), GATEWAY, "/"), time.monotonic() + options.ready_timeout_s
+    while not starting.is_over():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the gateway did not start within {options.ready_timeout_s:.0f} s: {status_message(GATEWAY)}")
+        time.sleep(POLL_S)
+
+
+def _on_this_machine(options: ServingConfig) -> ServingConfig:
+    return serving_options(options, device=EngineConfig().resolved_device) if options.device == "auto" else options

@@ -1,0 +1,172 @@
+"""Many versions of many models behind one address: a gateway on Ray Serve, and an application of Serve's for each version.
+
+The gateway is the service that `burnish serve` is, with a router where that has its engine. There is one of it, because limits are counted
+in it; it holds no model, so it is soon there again. Versions are applications of their own, so that one starts or ends beside the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..guardrails.guard import Guard
+from .admission import AGAIN_S, Refused
+from .app import chat_service
+from .audit import record_of
+from .config import ServingConfig
+from .deployment import Routes, names, version_for
+from .engine import start_engine
+from .rules import Rules, front_of, load_plugins
+from .wire import CHAT, HEALTH, answer, live, read_body
+
+GATEWAY: Final = "burnish-gateway"
+ATTEMPTS: Final = 3
+"""How often a request is put to a version of which replicas die before they have answered anything."""
+
+
+class Replica:
+    """One engine on one version of a model."""
+
+    async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._engine = await start_engine(Path(model), name, config)
+
+    async def chat(self, body: bytes) -> AsyncIterator[list[Message]]:
+        """The answer to a chat request as ASGI messages, those together that are there together. It ends when nobody waits for it."""
+        waiting: asyncio.Queue[Message | None] = asyncio.Queue()
+        asked = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            if asked:
+                return asked.pop()
+            await asyncio.Event().wait()  # whoever asked does not hang up: the call is cancelled
+            raise AssertionError("nothing sets this event")
+
+        async def run() -> None:
+            try:
+                await self._engine.app(_chat_scope(len(body)), receive, waiting.put)
+            finally:
+                waiting.put_nowait(None)
+
+        running = asyncio.ensure_future(run())
+        try:
+            ended = False
+            while not ended:
+                batch = [await waiting.get()]
+                while not waiting.empty():
+                    batch.append(waiting.get_nowait())
+                ended = None in batch
+                yield [message for message in batch if message is not None]
+            await running
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await running
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        await self._engine.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):  # absent when the constructor raised
+            self._engine.close()
+
+
+def _chat_scope(length: int) -> Scope:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
+    http: Scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "POST"}
+    where = {"path": CHAT, "raw_path": CHAT.encode(), "root_path": "", "query_string": b"", "client": None, "server": None}
+    return {**http, **where, "headers": headers}
+
+
+class Router:
+    """ASGI application that has a version answer: sticky per caller, put to another replica when one dies before it has said anything."""
+
+    def __init__(self) -> None:
+        self.routes: Routes = {}
+        self._handles: dict[str, Any] = {}
+
+    async def follow(self, routes: Routes) -> None:
+        """Send callers this way from now on; what is being answered stays where it is."""
+        missing = [name for name in names(routes) if name not in routes and name not in self._handles]
+        for name in missing:
+            self._handles[name] = await asyncio.to_thread(serve.get_app_handle, app_name(name))
+        self.routes = routes
+        self._handles = {name: self._handles[name] for name in names(routes) if name not in routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await live(receive, send)
+            return
+        if scope["path"].rstrip("/") == HEALTH:
+            await answer(send, 200 if self.routes else 503, b"")
+            return
+        request, record = json.loads(await read_body(receive)), record_of(scope)
+        version = version_for(self.routes, record.model, record.key or str(request.get("user") or record.id))
+        record.version = version
+        handle = self._handles[version].options(stream=True, method_name="chat")
+        await self._answer(handle, json.dumps({**request, "model": version}).encode(), receive, send)
+
+    async def _answer(self, handle: Any, body: bytes, receive: Receive, send: Send) -> None:
+        calls = list[Any]()
+
+        async def hang_up() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            calls[-1].cancel()
+
+        watching: asyncio.Future[None] | None = None
+        ended = begun = False
+        try:
+            for attempt in range(ATTEMPTS):
+                calls.append(handle.remote(body))
+                watching = watching or asyncio.ensure_future(hang_up())
+                try:
+                    async for batch in calls[-1]:
+                        for message in batch:
+                            begun = True
+                            await send(message)
+                    ended = True
+                    return
+                except RayActorError:
+                    if begun or attempt == ATTEMPTS - 1:
+                        raise
+                except (BackPressureError, DeploymentUnavailableError):
+                    said = "as many requests wait for this model as may; come again"
+                    raise Refused(503, "full", said, code="overloaded", again_s=AGAIN_S) from None
+        finally:
+            if watching is not None:
+                watching.cancel()
+            if not ended:
+                calls[-1].cancel()
+
+
+def app_name(version: str) -> str:
+    """What Serve calls a version. Example: `app_name("inspector:v1") == "burnish-inspector-v1"`."""
+    return f"burnish-{version.replace(':', '-')}"
+
+
+@serve.ingress()
+class Gateway:
+    """The one that clients talk to."""
+
+    def __init__(self, options: ServingConfig, rules: Rules) -> None:
+        load_plugins(options.plugins)
+        self._router = Router()
+        self._guard = Guard(rules.policy) if rules.policy is not None else None
+        self._front = front_of(rules, options, most=10**6)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return chat_service(self._router, lambda: names(self._router.routes), self._front, self._guard)
+
+    async def follow(self, routes: Routes) -> None:
+        """See `Router.follow`."""
+        await self._router.follow(routes)

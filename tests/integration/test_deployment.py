@@ -1,0 +1,181 @@
+"""A deployment with the real parts: Ray Serve, two versions of a model under vLLM, and clients that ask all the time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from tests.integration.taught import taught_model
+
+from burnish.serving.deployment import Share, version_for
+from burnish.serving.fleet import DeploymentHandle, start_deployment
+from burnish.serving.key_files import new_key
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+QUESTION = "Which version are you?"
+TEXT = """
+[service]
+port = 0
+keys_file = "{folder}/keys.toml"
+audit_file = "{folder}/audit.jsonl"
+
+[models.clerk.versions.v1]
+model = "{folder}/one"
+weight = {v1}
+
+[models.clerk.versions.v2]
+model = "{folder}/two"
+weight = {v2}
+"""
+ROLLED_BACK_S = 2.0
+WAIT_S = 300.0
+
+
+class Deployed:
+    """A deployment of two versions, and a key for each of twenty callers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "deployment.toml"
+        self.keys = {f"caller-{i}": new_key(folder / "keys.toml", f"caller-{i}") for i in range(20)}
+        self.watching = new_key(folder / "keys.toml", "watch", routes=("metrics",))
+        for name, answer in (("one", "I am the first one."), ("two", "I am the second.")):
+            taught_model(folder / name, {QUESTION: answer})
+        self.said: list[str] = []
+        self.write(50, 50)
+        self.handle: DeploymentHandle = start_deployment(self.file, self.said.append)
+
+    def write(self, v1: float, v2: float) -> None:
+        draft = self.folder / "draft.toml"
+        draft.write_text(TEXT.format(folder=self.folder, v1=v1, v2=v2))
+        draft.replace(self.file)
+
+    def ask(self, caller: str, model: str = "clerk", **fields: Any) -> str:
+        with openai.OpenAI(base_url=f"{self.handle.url}/v1", api_key=self.keys[caller], max_retries=0, timeout=120) as client:
+            messages: Any = [{"role": "user", "content": QUESTION}]
+            answer: Any = client.chat.completions.create(model=model, messages=messages, temperature=0, **fields)
+            if not fields.get("stream"):
+                return str(answer.choices[0].message.content)
+            return "".join(choice.delta.content or "" for chunk in answer for choice in chunk.choices)
+
+    def under_way(self, caller: str) -> bool:
+        """Whether a request of a caller is being answered."""
+        with httpx.Client(trust_env=False, headers={"authorization": f"Bearer {self.watching}"}) as client:
+            return f'burnish_requests_under_way{{key="{caller}"}} 1.0' in client.get(f"{self.handle.url}/metrics", timeout=120).text
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+
+    def expected(self, caller: str, v1: float, v2: float) -> str:
+        version = version_for({"clerk": (Share("v1", v1), Share("v2", v2))}, "clerk", caller)
+        return {"clerk:v1": "I am the first one.", "clerk:v2": "I am the second."}[version]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    made = Deployed(tmp_path_factory.mktemp("deployed"))
+    with made.handle:
+        yield made
+
+
+def until(true: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + wait_s
+    while not true():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.05)
+
+
+def test_callers_are_shared_by_weight_stay_where_they_are_and_may_ask_for_a_version(deployed: Deployed) -> None:
+    answers = {caller: deployed.ask(caller) for caller in deployed.keys}
+    assert answers == {caller: deployed.expected(caller, 50, 50) for caller in deployed.keys}
+    assert len(set(answers.values())) == 2
+    assert {caller: deployed.ask(caller, stream=True) for caller in deployed.keys} == answers
+    assert deployed.ask("caller-0", "clerk:v2") == "I am the second."
+    until(lambda: len(deployed.lines()) == 41, "the last line, which is written after its answer")
+    assert {line["version"] for line in deployed.lines()} == {"clerk:v1", "clerk:v2"}
+    assert [line["model"] for line in deployed.lines()] == ["clerk"] * 40 + ["clerk:v2"]
+    with openai.OpenAI(base_url=f"{deployed.handle.url}/v1", api_key=deployed.keys["caller-0"], max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["clerk", "clerk:v1", "clerk:v2"]
+
+
+def test_a_rollback_takes_less_than_two_seconds_and_fails_no_request(deployed: Deployed) -> None:
+    over, answers, failed = threading.Event(), list[tuple[float, str, str]](), list[BaseException]()
+
+    def keep_asking(caller: str) -> None:
+        while not over.is_set():
+            try:
+                began = time.monotonic()
+                answers.append((began, caller, deployed.ask(caller, stream=len(answers) % 2 == 0)))
+            except BaseException as error:
+                failed.append(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        for caller in list(deployed.keys)[:8]:
+            pool.submit(keep_asking, caller)
+        try:
+            until(lambda: len(answers) >= 16, "asking")
+            edited = time.monotonic()
+            deployed.write(100, 0)
+            until(lambda: sum(began > edited + ROLLED_BACK_S for began, *_ in answers) >= 16, "asking on")
+        finally:
+            over.set()
+    assert failed == []
+    late = Counter(answer for began, _, answer in answers if began > edited + ROLLED_BACK_S)
+    assert list(late) == ["I am the first one."]
+    deployed.write(50, 50)
+    until(lambda: all(deployed.ask(caller) == deployed.expected(caller, 50, 50) for caller in deployed.keys), "going back")
+
+
+def test_a_bad_edit_is_said_and_changes_nothing(deployed: Deployed) -> None:
+    good = deployed.file.read_text()
+    deployed.file.write_text("[models")
+    until(lambda: any("not followed" in line and "not TOML" in line for line in deployed.said), "saying so")
+    assert deployed.ask("caller-0") == deployed.expected("caller-0", 50, 50)
+    deployed.file.write_text(good)
+
+
+def test_a_replica_that_is_killed_loses_no_request_that_had_no_answer_yet(deployed: Deployed) -> None:
+    os.kill(replica_of("v1").pid, signal.SIGKILL)
+    for caller in deployed.keys:
+        assert deployed.ask(caller) == deployed.expected(caller, 50, 50)
+
+
+def replica_of(version: str) -> psutil.Process:
+    """The process of a version's one replica."""
+    every = psutil.Process().children(recursive=True)
+    (replica,) = [one for one in every if f"ServeReplica:burnish-clerk-{version}" in " ".join(one.cmdline())]
+    return replica
+
+
+def test_a_version_that_is_taken_out_ends_when_it_has_answered_what_it_has(deployed: Deployed) -> None:
+    replica = replica_of("v2")
+    (engine,) = [one for one in replica.children(recursive=True) if "VLLM" in one.name() or "spawn" in " ".join(one.cmdline())]
+    engine.suspend()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(deployed.ask, "caller-0", "clerk:v2", stream=True)
+            until(lambda: deployed.under_way("caller-0"), "asking")
+            deployed.file.write_text(deployed.file.read_text().partition("[models.clerk.versions.v2]")[0])
+            until(lambda: "clerk:v2: ending" in deployed.said, "the end of v2")
+            assert not asking.done()
+            engine.resume()
+            assert asking.result(WAIT_S) == "I am the second."
+    finally:
+        engine.resume()
+    assert {deployed.ask(caller) for caller in deployed.keys} == {"I am the first one."}
+    with pytest.raises(openai.NotFoundError):
+        deployed.ask("caller-0", "clerk:v2")
+    psutil.wait_procs([replica, engine], timeout=WAIT_S)
+    assert not replica.is_running() and not engine.is_running()

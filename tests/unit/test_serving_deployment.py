@@ -1,0 +1,193 @@
+"""Deployments: the file, who is answered by which version, and what happens when the file is edited."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.serving.deployment import Deployer, Deployment, Routes, Share, State, VersionTable, names, read_deployment, version_for
+from burnish.serving.keys import parse_keys
+
+pytestmark = pytest.mark.unit
+
+CALLERS = [f"caller-{i}" for i in range(2000)]
+
+
+def deployment(**weights: float) -> Deployment:
+    """One model, m, with a version for each weight."""
+    return Deployment.model_validate({"models": {"m": {"versions": {v: {"model": f"runs/{v}", "weight": w} for v, w in weights.items()}}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "models: Field required"),
+        ("[models.m.versions]", "models.m.versions"),
+        ('[models."M m".versions.v1]\nmodel = "a"', "models.M m"),
+        ('[models.m.versions.v1]\nmodel = "a"\nwieght = 1', "wieght"),
+        ('[models.m.versions.v1]\nmodel = "a"\nweight = 0', "every version has weight 0"),
+        ('[models.m.versions.v1]\nmodel = "a"\nweight = inf', "weight"),
+        ('[service]\nname = "x"\n[models.m.versions.v1]\nmodel = "a"', "models are named by their tables"),
+        ('[service]\nhost = "0.0.0.0"\n[models.m.versions.v1]\nmodel = "a"', "not loopback"),
+        ("[models", "not TOML"),
+    ],
+)
+def test_a_file_that_is_none_is_said_so_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "d.toml").write_text(text)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_deployment(tmp_path / "d.toml")
+    assert "\n" not in str(caught.value)
+
+
+def shares(**weights: float) -> Routes:
+    return {"m": tuple(Share(version, weight) for version, weight in weights.items())}
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=5).filter(any))
+def test_versions_share_callers_by_their_weights(weights: list[float]) -> None:
+    routes = shares(**{f"v{i}": weight for i, weight in enumerate(weights)})
+    drawn = [version_for(routes, "m", caller) for caller in CALLERS]
+    for i, weight in enumerate(weights):
+        expected = weight / sum(weights)
+        assert abs(drawn.count(f"m:v{i}") / len(CALLERS) - expected) <= 5 * (expected * (1 - expected) / len(CALLERS)) ** 0.5 + 1e-9
+
+
+def test_a_canary_that_grows_takes_callers_over_and_gives_none_back() -> None:
+    before: set[str] = set()
+    for weight in (0, 1, 5, 20, 50, 100):
+        routes = shares(v1=100 - weight, v2=weight)
+        now = {caller for caller in CALLERS if version_for(routes, "m", caller) == "m:v2"}
+        assert before <= now
+        before = now
+    assert len(before) == len(CALLERS)
+
+
+def test_a_version_is_asked_for_by_name_whatever_its_weight_and_models_draw_apart() -> None:
+    routes = {**shares(v1=1, v2=0), "other": (Share("v1", 0.5), Share("v2", 0.5))}
+    assert names(routes) == ["m", "other", "m:v1", "m:v2", "other:v1", "other:v2"]
+    assert version_for(routes, "m:v2", "x") == "m:v2"
+    half = shares(v1=0.5, v2=0.5)
+    same = [version_for(half, "m", one)[-1] == version_for(routes, "other", one)[-1] for one in CALLERS]
+    assert 0.4 < sum(same) / len(same) < 0.6, "who is in one model's canary need not be in another's"
+
+
+class Shop:
+    """A fleet in memory. begun, ended: what was asked of it, in order."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, tuple[State, str]] = {}
+        self.begun, self.ended, self.routes = list[str](), list[str](), dict[str, Any]()
+
+    def start(self, name: str, table: VersionTable) -> None:
+        self.states[name] = ("starting", "")
+        self.begun.append(name)
+
+    def state(self, name: str) -> tuple[State, str]:
+        return self.states[name]
+
+    def stop(self, name: str) -> None:
+        assert all(name not in names({model: shares}) for model, shares in self.routes.items()), "callers are still sent there"
+        del self.states[name]
+        self.ended.append(name)
+
+    def route(self, routes: Routes) -> None:
+        assert all(self.states[name][0] == "ready" for name in names(routes) if name not in routes)
+        self.routes = dict(routes)
+
+    def comes_up(self, name: str) -> None:
+        self.states[name] = ("ready", "")
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def deployer(shop: Shop, said: list[str]) -> Deployer:
+    return Deployer(shop, said.append)
+
+
+def test_a_model_is_answered_once_all_that_answer_for_it_are_there(deployer: Deployer, shop: Shop) -> None:
+    file = deployment(v1=95, v2=5, v3=0)
+    deployer.turn(file)
+    assert shop.begun == ["m:v1", "m:v2", "m:v3"] and shop.routes == {} and not deployer.ready(file)
+    shop.comes_up("m:v1")
+    deployer.turn(file)
+    assert shop.routes == {}
+    shop.comes_up("m:v2")
+    deployer.turn(file)
+    assert shop.routes == shares(v1=95, v2=5)
+    shop.comes_up("m:v3")
+    deployer.turn(file)
+    assert shop.routes == shares(v1=95, v2=5, v3=0) and deployer.ready(file)
+
+
+def test_a_rollback_is_one_turn_and_nothing_starts_or_ends(deployer: Deployer, shop: Shop, said: list[str]) -> None:
+    for name in ("m:v1", "m:v2"):
+        deployer.turn(deployment(v1=1, v2=1))
+        shop.comes_up(name)
+    deployer.turn(deployment(v1=1, v2=1))
+    said.clear()
+    deployer.turn(deployment(v1=1, v2=0))
+    assert shop.routes == shares(v1=1, v2=0) and (shop.begun, shop.ended) == (["m:v1", "m:v2"], [])
+    deployer.turn(deployment(v1=1, v2=0))
+    assert said == ["m: v1 100.0%, v2 0.0%"]
+
+
+def test_a_new_version_takes_over_when_it_is_there_and_the_old_one_ends_then(deployer: Deployer, shop: Shop) -> None:
+    deployer.turn(deployment(v1=1))
+    shop.comes_up("m:v1")
+    deployer.turn(deployment(v1=1))
+    for _ in range(3):
+        deployer.turn(deployment(v2=1))
+        assert shop.routes == shares(v1=1) and shop.ended == []
+    shop.comes_up("m:v2")
+    deployer.turn(deployment(v2=1))
+    assert shop.routes == shares(v2=1) and shop.ended == ["m:v1"]
+
+
+def test_a_version_that_does_not_start_is_said_once_and_changes_nothing(deployer: Deployer, shop: Shop, said: list[str]) -> None:
+    deployer.turn(deployment(v1=1))
+    shop.comes_up("m:v1")
+    deployer.turn(deployment(v1=1))
+    deployer.turn(deployment(v1=1, v2=1))
+    shop.states["m:v2"] = ("failed", "no such model")
+    for _ in range(3):
+        deployer.turn(deployment(v1=1, v2=1))
+    assert shop.routes == shares(v1=1)
+    assert [line for line in said if "did not start" in line] == ["m:v2 did not start, and its model is answered as before: no such model"]
+    with pytest.raises(RuntimeError, match="m:v2 did not start: no such model"):
+        deployer.ready(deployment(v1=1, v2=1))
+    deployer.turn(deployment(v1=1))
+    assert shop.ended == ["m:v2"]
+
+
+def test_edits_that_cannot_be_followed_are_said(deployer: Deployer) -> None:
+    running = deployment(v1=1)
+    deployer.turn(running)
+    other = Deployment.model_validate(tomllib.loads('[models.m.versions.v1]\nmodel = "runs/other"'))
+    with pytest.raises(ValueError, match="m:v1 runs 1 x runs/v1; call what is another model"):
+        deployer.check(other, running)
+    with pytest.raises(ValueError, match="at the next start only"):
+        deployer.check(running.model_copy(update={"service": running.service.model_copy(update={"port": 1})}), running)
+    deployer.check(deployment(v1=3, v2=1), running)
+
+
+def test_the_files_of_the_page_are_what_it_says() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
+    keys, deployed = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert parse_keys(keys, "keys.toml")["search-team"].parallel == 4
+    served = Deployment.model_validate(tomllib.loads(deployed)).served()
+    assert {name: table.weight for name, table in served.items()} == {"inspector:v1": 95, "inspector:v2": 5}
