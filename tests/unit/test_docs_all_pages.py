@@ -39,6 +39,7 @@ RUN_BY = {
     "README.md": ["test_first_example.py", "test_first_example_service.py", "test_docs_all_pages.py"],
     "blend-data.md": ["test_docs_blend_data.py"],
     "content-moderation.md": ["test_docs_content_moderation.py", "test_moderation.py"],
+    "drug-discovery.md": ["test_docs_drug_discovery.py", "test_drug_discovery_service.py"],
     "evaluate.md": ["test_docs_evaluate.py"],
     "bring-an-environment.md": ["test_docs_pages.py"],
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
