@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -181,6 +181,17 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         return max((PARITY_BOUNDS[dtype] for dtype in dtypes), key=lambda bound: bound.mean)
 
 
+def _refused(name: str, instead: str) -> Callable[..., NoReturn]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ValueError(f"RFT does not {name}: {instead}")
+
+    return method
+
+
+_NO_MODULES = "its policy is a language model that the learner and the engines hold, not an RLModule; save_to_path keeps it"
+_NO_EVALUATION = "`burnish evaluate`, or the session's evaluate, plays held-out tasks on the run's own engines"
+
+
 class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     """Reinforcement fine-tuning: `training_step` is one step of `self.loop`, a `PolicyLoop`; what it did is in `last_step`.
 
@@ -231,6 +242,19 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """The fleet brings runners back, with weights and tasks; RLlib's own way asks the learner for an RLModule that is not there."""
         return []
+
+    evaluate = _refused("evaluate", _NO_EVALUATION)
+    evaluate_offline = _refused("evaluate offline", _NO_EVALUATION)
+    add_module = _refused("take modules", _NO_MODULES)
+    remove_module = _refused("give modules up", _NO_MODULES)
+    get_module = _refused("hand a module out", _NO_MODULES)
+    add_policy = _refused("take policies", _NO_MODULES)
+    remove_policy = _refused("give policies up", _NO_MODULES)
+    get_policy = _refused("hand a policy out", _NO_MODULES)
+    get_weights = _refused("hand weights out", _NO_MODULES)
+    set_weights = _refused("take weights", _NO_MODULES)
+    compute_actions = _refused("compute actions", "`burnish serve` answers over HTTP, `burnish evaluate` plays episodes")
+    compute_single_action = _refused("compute actions", "`burnish serve` answers over HTTP, `burnish evaluate` plays episodes")
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)

@@ -6,6 +6,7 @@ the learner for an RLModule, which there is none of.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -114,3 +115,30 @@ def test_a_runner_that_is_slow_while_rllib_asks_for_it(algo: Any) -> None:
     trains(algo)
     waking.join()
     assert algo.fleet.restarts == before and pid_of(algo) == slow
+
+
+WALKED = {"step", "training_step", "setup", "get_state", "set_state", "restore_from_path", "restore_env_runners", "cleanup",
+          "get_checkpointable_components"}  # fmt: skip
+"""What RLlib's trainable calls by itself in `build_algo`, `train`, `save_to_path`, `restore_from_path` and `stop`: here and in
+test_rft_algorithm.py."""
+OTHERS = {"env_runner", "eval_env_runner", "resource_help", "restore_workers", "restore_offline_eval_runners", "save_checkpoint"}
+"""Properties that hand the groups themselves out, and what only the old API stack or offline evaluation calls."""
+
+
+def test_whatever_rllib_does_with_our_groups_is_walked_or_refused(algo: Any) -> None:
+    """A new release of RLlib that asks something else of runners or learner shows up here."""
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+    def touches_groups(member: Any) -> bool:
+        code = getattr(getattr(member, "fget", member), "__func__", getattr(member, "fget", member))
+        return callable(code) and any(
+            name in getattr(inspect.unwrap(code), "__code__", touches_groups.__code__).co_names
+            for name in ("env_runner_group", "learner_group", "workers", "eval_env_runner_group")
+        )
+
+    public = {name for name, member in vars(Algorithm).items() if not name.startswith("_") and touches_groups(member)}
+    refused = {name for name in dir(type(algo)) if getattr(getattr(type(algo), name), "__qualname__", "").startswith("_refused.")}
+    assert public <= WALKED | OTHERS | refused
+    for name in refused:
+        with pytest.raises(ValueError, match=r"^RFT does not .+: .+"):
+            getattr(algo, name)()
