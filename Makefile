@@ -24,7 +24,8 @@ test: lint browser  ## the checks, then the unit, fuzz and integration tests
 	$(RUN) pytest tests/fuzz $(TWO)
 	$(RUN) pytest tests/integration -m "not slow" $(TWO)
 
-browser:  ## Debian's Chromium for the tests of pages, which are skipped without it
+browser: $(INSTALLED)  ## Debian's Chromium and axe-core for the tests of pages, which are skipped without them
+	@$(RUN) pip install -q --no-deps axe-playwright-python==0.1.8 || echo "axe-core could not be installed: its test of the pages is skipped" >&2
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium here and none could be installed: the tests in a browser are skipped; apt-get install chromium" >&2
 
 gputest: $(INSTALLED)  ## the learner on CUDA against the learner on a CPU (needs a GPU)

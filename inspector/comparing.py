@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ..rollout.store.records import Comparison, EvaluationRecord, Mode
 from ..trainer.evaluation.comparison import compare
 from .charts import Series, overlay_chart
+from .drift import TASKS, evaluation_place
 from .library import Library
 from .rendering import environment
 from .report import MODES, metric_rank
@@ -24,18 +25,17 @@ MOST = 6
 MOVED = 5
 """Tasks that are named on either side of a comparison."""
 REWARD = "reward"
-TASKS = ("environment", "environment_args", "tasks")
-"""Fields that say what a task's id stands for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """An evaluation of a run beside the first run's: after the same phase, in the same mode, over the tasks that both scored.
+    """An evaluation of a run beside that of the first, `base`: after the same phase, in the same mode, over the tasks that both scored.
 
     change: the run's success minus the first's, None where fewer than two tasks are shared or success is another part. better, worse: the
     tasks that moved most, each with success before and after.
     """
 
+    base: str
     run: str
     phase: str
     mode: Mode
@@ -44,6 +44,11 @@ class Paired:
     change: Comparison | None
     better: tuple[tuple[str, float, float], ...]
     worse: tuple[tuple[str, float, float], ...]
+
+    @property
+    def places(self) -> tuple[str, str]:
+        """Where the episodes of both evaluations are."""
+        return evaluation_place(self.base, self.first), evaluation_place(self.run, self.record)
 
     def to_row(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -123,6 +128,7 @@ def paired(first: RecordedRun, run: RecordedRun) -> Iterator[Paired]:
             moves = [(task, old.task_success[task], new.task_success[task]) for task in shared] if alike else []
             moves.sort(key=lambda move: (move[1] - move[2], move[0]))
             yield Paired(
+                first.name,
                 run.name,
                 phase,
                 mode,
@@ -140,7 +146,7 @@ def comparison_page(paths: Sequence[Path]) -> str:
     style = Markup((folder / "static" / "style.css").read_text())  # a file of ours
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment(folder / "templates").get_template("comparison_report.html.jinja").render(
-        found=side_by_side(paths), style=style, made=made, base=None
+        found=side_by_side(paths), style=style, made=made, to=None
     )  # fmt: skip
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import duckdb
+from typing import Any, Literal, cast, get_args
 
 from ..rollout.store.episodes import text
-from ..rollout.store.moments import moments
+from ..rollout.store.moments import Moment, Split
+from ..rollout.store.records import Mode
+from .database import Database
+from .index import SAID, SUMMARY, WORDS, coverage
 
 Order = Literal["latest", "worst", "best", "longest", "slowest"]
 ORDERS: Mapping[Order, str] = {
@@ -23,32 +24,23 @@ ORDERS: Mapping[Order, str] = {
     "slowest": "seconds DESC, step DESC, episode",
 }
 assert set(ORDERS) == set(get_args(Order))
-LISTED = (
-    "phase, step, split, mode, episode, task, sample, reward, failure, culprit, truncation, labels, sampled_tokens, context_tokens, "
-    "seconds, oldest_version, newest_version, len(turns) AS turns, advantages, mask"
-)
 Z_95 = 1.959964
 """The normal distribution's quantile of a two-sided 95 % interval."""
-_FORM = (
-    r'\{"role":"\w+","content":|,"tool_calls":|\{"id":"[^"]*","type":"function","function":\{"name":'
-    r'|,"arguments":|,"tool_call_id":"[^"]*"|,"name":'
-)
-"""What of stored messages is form and was not said. A quote inside a text has a backslash before it, so no text holds any of it."""
-SAID = (
-    "CASE WHEN contains(lower(messages), lower(?)) "
-    f"THEN contains(lower(regexp_replace(messages, '{_FORM}', '', 'g')), lower(?)) ELSE false END"
-)
-"""Whether a conversation holds a text, given as JSON writes it, twice: only what may hold it is freed of its form."""
 LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
+MOST_WORDS = 16
+"""Words that can be searched for at once."""
+DEEPEST = 10_000
+"""How far down a list can be turned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which episodes to list. exact: column -> its value, of `EXACT`. step: of training; None for all. failed: only those that failed, or
-    only those that did not. text: that the conversation holds, in any case. most: how many, from number `first` on.
+    only those that did not. text: words, each of which is part of a word of the conversation, in any case, and a word of its own
+    there if it has less than three Latin letters or digits; text without a word is nowhere. most: how many, from number `first` on.
 
     Example: `Wanted({"phase": "rft"}, step=12, order="worst")`.
     """
@@ -63,80 +55,180 @@ class Wanted:
 
 
 class Library:
-    """The episodes in one folder. Every question reads the files that are there now."""
+    """The episodes in one folder. Every question is answered by the files that are there now: by the index as far as it covers them
+    (`index.build_segment`), by the store itself beyond. db: shared with other libraries; by default one of its own. beyond: bytes of files
+    beyond the index that lists and counts are made of, the latest; None for all of them, which takes seconds for a hundred thousand.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        # Nothing is loaded or fetched: what reads Parquet is built in.
-        self._db = duckdb.connect(
-            config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false", "allow_community_extensions": "false"}
-        )
+    Every question raises ValueError when a file cannot be read, or the database's limits do not allow it.
+
+    Example: `Library(run / "episodes").listed(Wanted(text="scrap"))`.
+    """
+
+    def __init__(self, folder: Path, db: Database | None = None, beyond: int | None = None) -> None:
+        self._folder, self._db, self._beyond = folder, db or Database(), beyond
 
     def count(self, wanted: Wanted) -> int:
         """How many there are of those, `first` and `most` aside."""
-        where, values = _where(wanted)
-        found = self._ask(f"SELECT count(*) AS n FROM episodes {where}", values)
-        return int(found[0]["n"]) if found else 0
+        return self.page(replace(wanted, most=0))[0]
 
     def listed(self, wanted: Wanted) -> list[dict[str, Any]]:
-        """Episodes without their messages and tokens: the columns of `LISTED`."""
-        where, values = _where(wanted)
-        question = f"SELECT {LISTED} FROM episodes {where} ORDER BY {ORDERS[wanted.order]} LIMIT ? OFFSET ?"
-        return [_plain(row) for row in self._ask(question, [*values, wanted.most, wanted.first])]
+        """Episodes without their messages and tokens: the columns of `index.SUMMARY`."""
+        return self.page(wanted)[1]
+
+    def page(self, wanted: Wanted) -> tuple[int, list[dict[str, Any]]]:
+        """How many there are, and those that are wanted of them.
+
+        Raises ValueError, beside what every question raises, for what is further down than `DEEPEST`.
+        """
+        last = wanted.first + wanted.most
+        if last > DEEPEST:
+            raise ValueError(f"a list goes down to its episode {DEEPEST:,}; narrow it")
+        parts, hits = self._parts(wanted)
+        total = sum(self._count(part, hits) for part in parts)
+        if not total or not wanted.most:
+            return total, []
+        order = ORDERS[wanted.order]
+        tops = [part.top(order, last) for part in parts]
+        rows = " UNION ALL ".join(f"SELECT * FROM ({question})" for question, _ in tops)
+        values = [value for _, inserted in tops for value in inserted]
+        question = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
+        return total, self._db.ask(question, [*values, wanted.most, wanted.first], hits=hits)
 
     def choices(self) -> dict[str, list[Any]]:
         """The values there are of what can be chosen: phase, step, split, mode, failure, truncation."""
-        found = {}
-        for name in ("phase", "step", "split", "mode", "failure", "truncation"):
-            rows = self._ask(f"SELECT DISTINCT {name} AS value FROM episodes WHERE {name} IS NOT NULL ORDER BY value", [])
-            found[name] = [row["value"] for row in rows]
-        return found
+        covered = coverage(self._folder)
+        rest = covered.beyond(self._beyond)
+        found: dict[str, set[Any]] = {name: {getattr(one, name) for one in covered.moments} for name in ("phase", "step", "split", "mode")}
+        found["failure"] = {kind for segment in covered.segments for kind in segment.failures}
+        found["truncation"] = {kind for segment in covered.segments for kind in segment.truncations}
+        for name in ("failure", "truncation") if rest else ():
+            rows = self._db.ask(f"SELECT DISTINCT {name} AS value FROM {_STORE} WHERE {name} IS NOT NULL", [rest])
+            found[name] |= {row["value"] for row in rows}
+        return {name: sorted(values) for name, values in found.items()}
 
     def one(self, phase: str, step: int, split: str, mode: str, episode: str) -> dict[str, Any] | None:
         """The whole of an episode, or None: every column, `messages` and `turn_parts` read."""
-        question = "SELECT * FROM episodes WHERE phase = ? AND step = ? AND split = ? AND mode = ? AND episode = ? LIMIT 1"
-        found = self._ask(question, [phase, step, split, mode, text(episode)])
+        file = self._file(phase, step, split, mode)
+        found = self._db.ask(f"SELECT * FROM {_STORE} WHERE episode = ? LIMIT 1", [[str(file)], text(episode)]) if file else []
         if not found:
             return None
-        row = _plain(found[0])
+        row = found[0]
         return {**row, "messages": json.loads(row["messages"]), "turn_parts": json.loads(row["turn_parts"] or "{}")}
 
     def group(self, phase: str, step: int, split: str, mode: str, task: str) -> list[dict[str, Any]]:
         """The episodes of one task at one moment, in the order of their samples."""
-        question = f"SELECT {LISTED} FROM episodes WHERE phase = ? AND step = ? AND split = ? AND mode = ? AND task = ? ORDER BY sample"
-        return [_plain(row) for row in self._ask(question, [phase, step, split, mode, task])]
+        file = self._file(phase, step, split, mode)
+        question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample"
+        return self._db.ask(question, [[str(file)], text(task)]) if file else []
 
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
         """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval.
 
         The attempts at one task are one observation: they are alike.
         """
+        parts, _ = self._parts(Wanted({"phase": phase, "split": "train"}))
+        if not parts:
+            return []
+        chosen = [part.selected("step, task, reward") for part in parts]
         told = f"abs(reward) <= {LARGEST_REWARD}"  # and so neither null nor NaN
-        each = f"SELECT step, task, avg(reward) AS worth FROM episodes WHERE phase = ? AND split = 'train' AND {told}"
-        question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each} GROUP BY step, task)"
-        rows = self._ask(f"{question} GROUP BY step ORDER BY step", [phase])
+        rewarded = " UNION ALL ".join(question for question, _ in chosen)
+        each = f"SELECT step, task, avg(reward) AS worth FROM ({rewarded}) WHERE {told} GROUP BY step, task"
+        question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each}) GROUP BY step ORDER BY step"
+        rows = self._db.ask(question, [value for _, values in chosen for value in values])
         halves = [Z_95 * (row["spread"] or 0.0) / math.sqrt(row["n"]) for row in rows]
         return [(row["step"], row["mean"], row["mean"] - half, row["mean"] + half) for row, half in zip(rows, halves, strict=True)]
 
-    def _ask(self, question: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        files = [str(file) for file, _ in moments(self._folder)]
-        if not files:
-            return []
-        cursor = self._db.cursor()
-        answer = cursor.execute(
-            question.replace("FROM episodes", "FROM read_parquet(?, union_by_name=true)", 1), _inserted(question, files, values)
+    def task_rewards(self, moment: Moment) -> list[tuple[str, float | None, int]]:
+        """Of each task of a moment, its mean reward, None where no attempt has one, and how many attempts have."""
+        file = self._file(moment.phase, moment.step, moment.split, moment.mode)
+        told = f"FILTER (abs(reward) <= {LARGEST_REWARD})"
+        question = f"SELECT task, avg(reward) {told} AS mean, count(reward) {told} AS n"
+        rows = self._db.ask(f"{question} FROM {_STORE} GROUP BY task", [[str(file)]]) if file else []
+        return [(row["task"], row["mean"], row["n"]) for row in rows]
+
+    def _file(self, phase: str, step: int, split: str, mode: str) -> Path | None:
+        """The file of a moment, if the names make one."""
+        asked = Moment(phase, step, cast(Split, split), cast(Mode, mode))
+        file = self._folder / asked.file if Moment.of(Path(asked.file)) == asked else None
+        return file if file is not None and file.is_file() and not file.is_symlink() else None
+
+    def _parts(self, wanted: Wanted) -> tuple[list[_Part], Any]:
+        """The wanted episodes, as far as the index covers the store and beyond; and a table of those in the index that hold the text."""
+        covered, hits = coverage(self._folder), None
+        rest, indexed = covered.beyond(self._beyond), [segment.rows_file for segment in covered.segments]
+        asked, values = _where(wanted)
+        words = self._words(wanted.text) if wanted.text else []
+        if wanted.text and not words:
+            return [], None
+        if words and indexed:
+            files = [part for segment in covered.segments for part in segment.words]
+            hold = [f"SELECT unnest(ids) AS id FROM read_parquet(?) WHERE {_FITS_ALONE if _is_short(word) else _FITS}" for word in words]
+            question = f"SELECT DISTINCT id FROM ({' INTERSECT '.join(hold)})"
+            hits = self._db.table(question, [value for word in words for value in (files, word)])
+        parts = list[_Part]()
+        if indexed:
+            parts.append(_Part("read_parquet(?)", indexed, [*asked, *([_HIT] if words else [])], values))
+        if rest:
+            said = [_SAYS_ALONE if _is_short(word) else _SAYS for word in words]
+            parts.append(_Part(_STORE, rest, [*asked, *said], [*values, *(word for word in words for _ in range(2))]))
+        return parts, hits
+
+    def _count(self, part: _Part, hits: Any) -> int:
+        if part.asked == [_HIT]:
+            return int(hits.num_rows)
+        question, values = part.selected("count(*) AS n")
+        return int(self._db.ask(question, values, hits=hits)[0]["n"])
+
+    def _words(self, said: str) -> list[str]:
+        """The words of a text, taken apart as what was said is, the longest first."""
+        as_stored = text(json.dumps(said, ensure_ascii=False)[1:-1])
+        (row,) = self._db.ask(
+            f"SELECT list_distinct(regexp_extract_all({SAID}, {WORDS})) AS words FROM (SELECT ? AS messages)", [as_stored]
         )
-        names = [column[0] for column in answer.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+        if len(row["words"]) > MOST_WORDS:
+            raise ValueError(f"text: {MOST_WORDS} words can be searched for at once, not {len(row['words'])}")
+        return sorted(row["words"], key=lambda word: (-len(word), word))
 
 
-def _inserted(question: str, files: list[str], values: Sequence[Any]) -> list[Any]:
-    """The values with the files where their question mark stands."""
-    before = question.partition("FROM episodes")[0].count("?")
-    return [*values[:before], files, *values[before:]]
+def _is_short(word: str) -> bool:
+    """Whether a word is part of too many others to be looked for in them."""
+    return len(word) < 3 and word.isascii()
 
 
-def _where(wanted: Wanted) -> tuple[str, list[Any]]:
+_STORE = "read_parquet(?, union_by_name=true)"
+_HIT = "id IN (SELECT id FROM hits)"
+_FITS, _FITS_ALONE = "contains(word, ?)", "word = ?"
+# Only what may hold a word is freed of its form.
+_SAYS = f"CASE WHEN contains(lower(messages), ?) THEN contains({SAID}, ?) ELSE false END"
+_SAYS_ALONE = f"CASE WHEN contains(lower(messages), ?) THEN list_contains(regexp_extract_all({SAID}, {WORDS}), ?) ELSE false END"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Episodes in one form, of the index or of the store: a table, the files that it is of, and what is asked of it with its values."""
+
+    table: str
+    files: list[str]
+    asked: list[str]
+    values: list[Any]
+
+    @property
+    def where(self) -> str:
+        return f" WHERE {' AND '.join(self.asked)}" if self.asked else ""
+
+    def selected(self, columns: str) -> tuple[str, list[Any]]:
+        return f"SELECT {columns} FROM {self.table}{self.where}", [self.files, *self.values]
+
+    def top(self, order: str, most: int) -> tuple[str, list[Any]]:
+        """The first in an order. Of the index, only those are read whole."""
+        if self.table == _STORE:
+            return f"SELECT {SUMMARY} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?", [self.files, *self.values, most]
+        first = f"SELECT id FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
+        return f"SELECT * EXCLUDE (id) FROM {self.table} WHERE id IN ({first})", [self.files, self.files, *self.values, most]
+
+
+def _where(wanted: Wanted) -> tuple[list[str], list[Any]]:
+    """What both the index and the store are asked for, and the values of its question marks."""
     asked, values = list[str](), list[Any]()
     for name, value in wanted.exact.items():
         assert name in EXACT, f"no column to choose by: {name}"
@@ -147,16 +239,4 @@ def _where(wanted: Wanted) -> tuple[str, list[Any]]:
         values.append(wanted.step)
     if wanted.failed is not None:
         asked.append(f"failure IS {'NOT ' if wanted.failed else ''}NULL")
-    if wanted.text:
-        asked.append(SAID)
-        values += 2 * [text(json.dumps(wanted.text, ensure_ascii=False)[1:-1])]
-    return (f"WHERE {' AND '.join(asked)}" if asked else ""), values
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with one number for what a list shows of the tokens: the mean advantage of those that the policy sampled."""
-    if "advantages" in row and "lengths" not in row:
-        values, mask = row.pop("advantages"), row.pop("mask")
-        trained = [value for value, is_trained in zip(values or (), mask or (), strict=False) if is_trained]
-        row["advantage"] = sum(trained) / len(trained) if trained else None
-    return row
+    return asked, values

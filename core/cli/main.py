@@ -279,14 +279,40 @@ regrade_command.register(app)
 def inspect(
     runs: Annotated[Path, typer.Argument(metavar="RUNS", help="A run folder, or a folder of them.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8266,
+    memory_mb: Annotated[int, typer.Option(min=64, help="Memory of the database that answers lists and searches.")] = 256,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of that database.")] = 2,
+    spill: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for what does not fit into that memory. Default: the system's temporary one."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the pages into this new folder, to send to somebody, instead of serving them.")
+    ] = None,
+    rollouts: Annotated[
+        int | None, typer.Option(min=1, help="Rollouts that get a page in a bundle, the latest first. Default: 1000.", show_default=False)
+    ] = None,
 ) -> None:
     """Look at rollouts in a browser, of runs that have ended or go on."""
     needs_training("inspect")
-    from burnish.inspector.pages.serve import inspect_forever
+    from burnish.inspector.database import Database, Limits
 
     if not runs.is_dir():
         raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
-    inspect_forever(runs, port, lambda address: typer.echo(f"rollouts: {address}\nCtrl-C ends this."))
+    if bundle is not None:
+        from burnish.inspector.pages.bundle import write_bundle
+        from burnish.inspector.text import printable
+
+        made = write_bundle(
+            runs, bundle, rollouts or 1000, Database(Limits(memory_mb, threads, spill)), lambda run: typer.echo(printable(run))
+        )
+        typer.echo(f"{bundle / 'index.html'}: {made.runs} run(s), {made.pages:,} of {made.rollouts:,} rollouts")
+        return
+    if rollouts is not None:
+        raise ValueError("--rollouts is of a bundle; give --bundle DIR, too")
+    from burnish.inspector.pages.serve import inspect_forever
+
+    said = "rollouts: {}\nCtrl-C ends this.".format
+    inspect_forever(runs, port, lambda address: typer.echo(said(address)), Limits(memory_mb, threads, spill))
 
 
 @env_app.command("list")

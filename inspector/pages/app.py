@@ -2,6 +2,7 @@
 
     /rollouts                               the runs
     /rollouts/-/compare?run=NAME&run=NAME   two runs or more, side by side
+    /rollouts/-/drift?before=…&after=…      the same tasks at two moments, of one run or two
     /rollouts/NAME                          one run: curves, evaluations, the ledger
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
     /rollouts/NAME/episode?…                one episode: what was said and earned, every token; with json=1 as data
@@ -12,7 +13,6 @@ content security policy that allows the pages' own two files and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -29,17 +29,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ...envs.types import message_from_dict
+from ...rollout.store.moments import moments
 from ..comparing import MOST, side_by_side
-from ..library import EXACT, Library, Order, Wanted
-from ..rendering import environment
-from ..report import curves_of, headline, phase_rows
-from ..runs import final_ledger, phases_of, read_run
+from ..database import USUAL, Database, Limits
+from ..drift import Place, drift_between
+from ..library import DEEPEST, EXACT, Library, Order, Wanted
 from ..text import finite
+from .indexing import Indexer
+from .links import STATIC, Served
 from .runs import find_run, list_runs
-from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
+from .tokens import COLOURS, Colour
+from .views import MOVES, chat_of, drawn, episode_view, library_of, run_view, templates
 
-HERE = Path(__file__).parent
 PAGE = 50
 """Episodes on one page of a list."""
 POLICY = "; ".join((
@@ -53,25 +54,31 @@ assert set(TEXTS) <= set(EXACT)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are of: a folder of runs, or one run; and how they are drawn."""
+    """What the pages are of: a folder of runs, or one run; how they are drawn, and what answers their questions."""
 
     root: Path
     templates: Environment
+    db: Database
+    indexer: Indexer
 
     def show(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        page = self.templates.get_template(f"{template}.html.jinja")
-        return HTMLResponse(page.render(base="/rollouts", asset=asset_name, **values), status)
+        return HTMLResponse(drawn(self.templates, template, Served(), **values), status)
 
 
 Page = Callable[[Site, Request], Response]
 
 
-def pages(root: Path, prefix: str = "") -> Starlette:
-    """The application over the run folders in `root`, or over the one run that `root` is. prefix: put before every path."""
-    site, base = Site(root, environment(HERE / "templates")), f"{prefix}/rollouts"
+def pages(root: Path, prefix: str = "", limits: Limits = USUAL) -> Starlette:
+    """The application over the run folders in `root`, or over the one run that `root` is.
+
+    prefix: put before every path. limits: of what answers questions about stored episodes. Raises ValueError when these cannot be kept.
+    """
+    db, base = Database(limits), f"{prefix}/rollouts"
+    site = Site(root, templates(), db, Indexer(db))
     shown: dict[str, Page] = {
         "/static/{name}": asset,
         "/-/compare": comparison,
+        "/-/drift": drift,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
         "/{run}": one_run,
@@ -101,19 +108,7 @@ def all_runs(site: Site, request: Request) -> Response:
 
 def one_run(site: Site, request: Request) -> Response:
     """What a run has come to."""
-    line = find_run(site.root, request.path_params["run"])
-    run = read_run(line.path)
-    return site.show(
-        "run",
-        line=line,
-        run=run,
-        headline=headline(run),
-        rows=phase_rows(run),
-        curves={phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
-        ledger=final_ledger(run.ledger),
-        config=json.dumps(run.config, indent=2, ensure_ascii=False),
-        last=run.metrics[-1] if run.metrics else None,
-    )
+    return site.show("run", **run_view(find_run(site.root, request.path_params["run"])))
 
 
 def comparison(site: Site, request: Request) -> Response:
@@ -126,14 +121,15 @@ def episodes(site: Site, request: Request) -> Response:
     """The episodes that were asked for, a page at a time."""
     line = find_run(site.root, request.path_params["run"])
     wanted, page = _wanted(request.query_params)
-    library = Library(line.path / "episodes")
+    looked = site.indexer.look(line.path / "episodes")
+    library = Library(line.path / "episodes", site.db, looked.beyond)
     chosen = {name: value for name, value in request.query_params.items() if name != "page" and value}
-    total = library.count(wanted)
-    near = [number for number in (page - 1, page + 1) if 1 <= number <= -(-total // PAGE)]
+    total, rows = library.page(wanted)
+    near = [number for number in (page - 1, page + 1) if 1 <= number <= -(-min(total, DEEPEST) // PAGE)]
     return site.show(
         "episodes",
         line=line,
-        rows=library.listed(wanted),
+        rows=rows,
         total=total,
         page=page,
         first=wanted.first,
@@ -141,6 +137,7 @@ def episodes(site: Site, request: Request) -> Response:
         choices=library.choices(),
         chosen=chosen,
         orders=get_args(Order),
+        index=looked.note,
     )
 
 
@@ -148,24 +145,31 @@ def episode(site: Site, request: Request) -> Response:
     """One episode, as a page or as data."""
     line, asked = find_run(site.root, request.path_params["run"]), request.query_params
     moment = (asked.get("phase", ""), _number(asked, "step", 0), asked.get("split", ""), asked.get("mode", ""))
-    library = Library(line.path / "episodes")
+    library = library_of(line, site.db)
     found = library.one(*moment, asked.get("episode", ""))
     if found is None:
         raise LookupError("this run has no such episode; it may have been dropped when the run was resumed")
     if asked.get("json"):
         return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
     colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
-    return site.show(
-        "episode",
-        line=line,
-        e=found,
-        chat=[message_from_dict(message) for message in found["messages"]],
-        group=library.group(*moment, found["task"]),
-        trajectories=shown_tokens(found, colour, tokenizer_of(line.path)),
-        colour=colour,
-        colours=COLOURS,
-        link=lambda **changed: f"?{urlencode({**asked, **changed})}",
-    )
+    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour))
+
+
+def drift(site: Site, request: Request) -> Response:
+    """The same tasks at two moments, of one run or two; with task=… one of them, side by side."""
+    asked = request.query_params
+    before, after = (Place.read(asked.get(name, ""), name) for name in ("before", "after"))
+    lines = {place.run: find_run(site.root, place.run) for place in (before, after)}
+    stores = {name: library_of(line, site.db) for name, line in lines.items()}
+    found = drift_between(before, after, {name: line.path for name, line in lines.items()}, stores)
+    task, sides = asked.get("task", ""), []
+    for place in (before, after) if task else ():
+        at = place.moment
+        attempts = stores[place.run].group(at.phase, at.step, at.split, at.mode, task)
+        first = stores[place.run].one(at.phase, at.step, at.split, at.mode, attempts[0]["episode"]) if attempts else None
+        sides.append((place, attempts, chat_of(first) if first else []))
+    places = [Place(name, moment) for name, line in lines.items() for _, moment in moments(line.path / "episodes")]
+    return site.show("drift", found=found, task=task, sides=sides, places=places, shown=MOVES)
 
 
 def asset(site: Site, request: Request) -> Response:
@@ -174,12 +178,7 @@ def asset(site: Site, request: Request) -> Response:
     if name not in ASSETS:
         raise LookupError("there is no such file")
     headers = {"cache-control": "public, max-age=31536000, immutable"}
-    return Response((HERE / "static" / name).read_bytes(), media_type=ASSETS[name], headers=headers)
-
-
-def asset_name(name: str) -> str:
-    """An asset under a name that changes with what it holds, so that a browser may keep it."""
-    return f"{hashlib.sha256((HERE / 'static' / name).read_bytes()).hexdigest()[:12]}.{name}"
+    return Response((STATIC / name).read_bytes(), media_type=ASSETS[name], headers=headers)
 
 
 async def _headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -198,7 +197,9 @@ def _wanted(asked: Mapping[str, str]) -> tuple[Wanted, int]:
         raise ValueError(f"order: {order!r} is none of {', '.join(get_args(Order))}")
     failed = {"yes": True, "no": False}.get(asked.get("failed", ""))
     exact = {name: asked[name] for name in TEXTS if asked.get(name)}
-    return Wanted(exact, _number(asked, "step", 0) if step else None, failed, asked.get("text", ""), order, PAGE * (page - 1), PAGE), page
+    return Wanted(
+        exact, _number(asked, "step", 0) if step else None, failed, asked.get("text", "").strip(), order, PAGE * (page - 1), PAGE
+    ), page
 
 
 def _number(asked: Mapping[str, str], name: str, default: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..runs import check_run
@@ -29,6 +30,11 @@ class RunLine:
             if seconds >= size:
                 return f"{int(seconds // size)} {unit} ago"
         return "now"
+
+    @property
+    def written(self) -> str:
+        """Example: "2026-01-01 12:00 UTC"."""
+        return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def list_runs(root: Path) -> list[RunLine]:

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
+from ..database import USUAL, Limits
 from .access import WithKey, new_key
 from .app import pages
 from .dashboard import with_entry
@@ -21,15 +22,17 @@ from .dashboard import with_entry
 START_S = 20.0
 
 
-def inspect_forever(root: Path, port: int, said: Callable[[str], None]) -> None:
-    """Serve the runs in `root` on loopback until SIGINT or SIGTERM. said: called with the address, once it answers.
+def inspect_forever(root: Path, port: int, said: Callable[[str], None], limits: Limits = USUAL) -> None:
+    """Serve the runs in `root` on loopback until SIGINT or SIGTERM. said: called with the address, once it answers. limits: of the
+    database behind the pages.
 
-    Raises ValueError when the port is taken.
+    Raises ValueError when the port is taken, or the limits cannot be kept.
     """
+    shown = pages(root, limits=limits)
     listening = _listen(port)
     key, port = new_key(), listening.getsockname()[1]
     hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
-    app = Starlette(routes=[Route("/", lambda _: RedirectResponse("/rollouts")), Mount("/", pages(root))])
+    app = Starlette(routes=[Route("/", lambda _: RedirectResponse("/rollouts")), Mount("/", shown)])
     server = _server(WithKey(app, key, hosts))
     with listening:
         said(f"http://127.0.0.1:{port}/rollouts?key={key}")

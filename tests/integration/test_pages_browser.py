@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 import ray
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from tests.unit.test_inspector_bundle import PLACES
+from tests.unit.test_inspector_bundle import run as run
 from tests.unit.test_inspector_pages import root as root
 
+from burnish.inspector.database import Database
+from burnish.inspector.pages.bundle import write_bundle
 from burnish.inspector.pages.serve import behind_dashboard, inspect_forever
 from burnish.rpc.local_ray import start_local_ray
 
@@ -47,7 +51,9 @@ def page(browser: Browser) -> Iterator[Page]:
     opened, complaints = context.new_page(), list[str]()
 
     def heard(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and "/rollouts" in message.location["url"]:  # Ray's own page complains of its own
+        if message.type in {"error", "warning"} and re.search(
+            "/rollouts|^file:", message.location["url"]
+        ):  # Ray's own page complains of its own
             complaints.append(message.text)
 
     opened.on("console", heard)
@@ -163,6 +169,90 @@ def test_two_runs_are_ticked_and_compared(page: Page, root: Path, address: str) 
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     keep(page, "compare-narrow")
     assert complaints(page) == []
+
+
+def test_a_drift_is_found_from_the_run_and_read_side_by_side(page: Page, run: Path, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("link", name=run.name).click()
+    page.get_by_role("link", name=re.compile("Which tasks moved")).click()
+    expect(page.get_by_text("1 improved, 1 regressed")).to_be_visible()
+    keep(page, "drift")
+    page.get_by_role("link", name="train-0").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-0, then and now")
+    assert page.get_by_role("group", name="Conversation").count() == 2
+    keep(page, "drift-task")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert complaints(page) == []
+
+
+def test_a_bundle_is_read_from_files_alone(page: Page, run: Path, tmp_path: Path) -> None:
+    write_bundle(run, tmp_path / "bundle", 100, Database())
+    page.goto((tmp_path / "bundle" / "index.html").as_uri())
+    assert page.evaluate("getComputedStyle(document.querySelector('main')).maxWidth") == "1280px"  # the policy lets the style in
+    page.get_by_role("link", name=run.name).click()
+    keep(page, "bundle-run")
+    page.get_by_role("link", name="All episodes").click()
+    page.get_by_label("Narrow to").fill("held 2")  # and the script
+    expect(page.locator("[data-row]:visible")).to_have_count(1)
+    keep(page, "bundle-steps")
+    page.locator("[data-row]:visible a").click()
+    expect(page.get_by_role("status")).to_have_text("6 episodes")
+    page.get_by_label("Narrow to").fill("train-1/1")
+    expect(page.locator("[data-row]:visible")).to_have_count(1)
+    keep(page, "bundle-table")
+    page.locator("[data-row]:visible a").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
+    assert page.locator(".t.sampled").count() == 2 and page.locator("main script, main img").count() == 0
+    keep(page, "bundle-episode")
+    page.go_back()
+    page.get_by_role("link", name=run.name).click()
+    page.get_by_role("link", name=re.compile("Which tasks moved")).click()
+    expect(page.get_by_text("1 improved, 1 regressed")).to_be_visible()
+    assert complaints(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Path, address: str, tmp_path: Path, scheme: Any) -> None:
+    axe = axe_core()
+    page.set_content("<main><img src='x'></main>")
+    assert [one.partition(":")[0] for one in serious_faults(page, axe)] == ["image-alt"]
+    shutil.copytree(run, root / "nano-20260102-000000")
+    write_bundle(run, tmp_path / "bundle", 100, Database())
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address)
+    at, home = address.partition("/rollouts")[0], f"/rollouts/{run.name}"
+    drift = f"/rollouts/-/drift?before={PLACES[0]}&after={PLACES[1]}"
+    moment = "phase=rft&step=1&split=train&mode=sampled"
+    served = [
+        "/rollouts",
+        home,
+        f"{home}/episodes",
+        f"{home}/episodes?order=worst&text=alert",
+        f"{home}/episode?{moment}&episode=train-1/0",
+    ]
+    served += [f"{home}/episode?{moment}&episode=train-1/0&colour=advantage", f"{home}/episode?{moment}&episode=train-1/2", drift]
+    served += [f"{drift}&task=train-0", f"/rollouts/-/compare?run={run.name}&run=nano-20260102-000000", "/rollouts/none"]
+    bundled = sorted((tmp_path / "bundle").rglob("*.html"))
+    found = {}
+    for one in [*(at + path for path in served), *(file.as_uri() for file in bundled)]:
+        page.goto(one)
+        found[one] = serious_faults(page, axe)
+    assert {address: faults for address, faults in found.items() if faults} == {}
+
+
+def axe_core() -> str:
+    """The script of axe-core, out of a package that carries it."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed: make browser")
+    return (Path(str(package.__file__)).parent / "axe.min.js").read_text()
+
+
+def serious_faults(page: Page, axe: str) -> list[str]:
+    """What axe-core holds against a page, of those faults that keep somebody from using it. Its script comes in beside the policy."""
+    page.evaluate(axe)
+    results: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    serious = [one for one in results["violations"] if one["impact"] in {"serious", "critical"}]
+    return [f"{one['id']}: {', '.join(node['html'][:120] for node in one['nodes'][:3])}" for one in serious]
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_hostile_text_stays_text(client: TestClient, path: str) -> None:
 
 
 def _asset(name: str) -> str:
-    from burnish.inspector.pages.app import asset_name
+    from burnish.inspector.pages.links import asset_name
 
     return asset_name(name)
 

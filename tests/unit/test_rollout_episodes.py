@@ -120,7 +120,7 @@ def test_what_is_asked_is_never_part_of_the_question(tmp_path: Path) -> None:
 
 
 def test_the_mean_advantage_is_over_what_the_policy_sampled(tmp_path: Path) -> None:
-    per = {name: np.array([9, 9, 0.5, 1.5], np.float32) for name in ("logprobs", "advantage", "entropy", "ratio")}
+    per = {name: np.array([0, 0, 0.5, 1.5], np.float32) for name in ("logprobs", "advantage", "entropy", "ratio")}
     found = stored(tmp_path, episode(1, 0, Reward(1.0)), measured={"train-1/0": [per]}).listed(Wanted())
     assert found[0]["advantage"] == 1.0
 

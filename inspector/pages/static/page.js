@@ -1,6 +1,7 @@
-// Live pages fetch themselves and take over what changed. Keys: j and k go down and up the rows, Enter opens, / searches.
+// Live pages fetch themselves and take over what changed. A filter hides the rows without its words.
+// Keys: j and k go down and up the rows, Enter opens, / searches.
 'use strict'
-const rows = () => [...document.querySelectorAll('[data-row] a:first-of-type')]
+const rows = () => [...document.querySelectorAll('[data-row]:not([hidden]) a:first-of-type')]
 
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return
@@ -25,6 +26,15 @@ document.addEventListener('keydown', (event) => {
 
 document.addEventListener('change', (event) => {
   if (event.target.tagName === 'SELECT' && event.target.form) event.target.form.requestSubmit()
+})
+
+document.addEventListener('input', (event) => {
+  if (event.target.dataset.filter === undefined) return
+  const words = event.target.value.toLowerCase().split(/\s+/)
+  for (const row of document.querySelectorAll('[data-row]')) {
+    const said = row.textContent.toLowerCase()
+    row.hidden = !words.every((word) => said.includes(word))
+  }
 })
 
 const busy = () =>

@@ -1,0 +1,119 @@
+"""Drift: what became of the same tasks between two moments, of one run or of two: steps, checkpoints, evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..rollout.store.moments import Moment
+from ..rollout.store.records import EvaluationRecord
+from .library import Z_95, Library
+from .runs import read_object
+
+TASKS = ("environment", "environment_args", "tasks")
+"""Fields of a config that say what a task's id stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A moment of a run. Example: `str(Place("nano-1", Moment("rft", 12, "heldout", "greedy"))) == "nano-1/rft.000012.heldout.greedy"`."""
+
+    run: str
+    moment: Moment
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.moment.file.removesuffix('.parquet')}"
+
+    @classmethod
+    def read(cls, said: str, where: str) -> Place:
+        """What `str` wrote. Raises ValueError, beginning with `where`, for anything else."""
+        run, _, name = said.rpartition("/")
+        moment = Moment.of(Path(f"{name}.parquet"))
+        if not run or moment is None or len(name) > 200:
+            raise ValueError(f"{where}: {said[:80]!r} names no moment of a run; one reads RUN/rft.000012.heldout.sampled")
+        return cls(run, moment)
+
+
+def evaluation_place(run: str, record: EvaluationRecord) -> str:
+    """Where the episodes of an evaluation are, as `Place` writes it."""
+    return str(Place(run, Moment(record.phase, record.step, "heldout", record.result.mode)))
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A task's mean reward at both moments, and how many attempts each mean is of."""
+
+    task: str
+    before: float
+    after: float
+    attempts: tuple[int, int]
+
+    @property
+    def change(self) -> float:
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What moved. moves: every task that was rewarded at both moments. unpaired: tasks that were at one only. alike: whether a task's id
+    names the same task in both runs, as far as their configs say."""
+
+    before: Place
+    after: Place
+    moves: tuple[Move, ...]
+    unpaired: int
+    alike: bool
+
+    @cached_property
+    def better(self) -> list[Move]:
+        """The most improved first."""
+        return sorted((move for move in self.moves if move.change > 0), key=lambda move: (-move.change, move.task))
+
+    @cached_property
+    def worse(self) -> list[Move]:
+        """The most regressed first."""
+        return sorted((move for move in self.moves if move.change < 0), key=lambda move: (move.change, move.task))
+
+    @property
+    def mean_before(self) -> float:
+        return math.fsum(move.before for move in self.moves) / len(self.moves)
+
+    @property
+    def mean_after(self) -> float:
+        return math.fsum(move.after for move in self.moves) / len(self.moves)
+
+    @property
+    def change(self) -> float:
+        return self.mean_after - self.mean_before
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean change over the tasks, None for fewer than two."""
+        n = len(self.moves)
+        if n < 2:
+            return None
+        spread = math.sqrt(math.fsum((move.change - self.change) ** 2 for move in self.moves) / (n - 1))
+        half = Z_95 * spread / math.sqrt(n)
+        return self.change - half, self.change + half
+
+
+def drift_between(before: Place, after: Place, runs: Mapping[str, Path], stores: Mapping[str, Library]) -> Drift:
+    """Compare two moments, task by task. runs, stores: the folder and the episodes of each run, by name.
+
+    Raises ValueError when a moment has no stored episodes, or a file cannot be read.
+    """
+    rewards = []
+    for place in (before, after):
+        found = stores[place.run].task_rewards(place.moment)
+        if not found:
+            raise ValueError(f"{place} has no stored episodes")
+        rewards.append({task: (mean, attempts) for task, mean, attempts in found if mean is not None})
+    old, new = rewards
+    configs = [read_object(runs[place.run] / "config.json") for place in (before, after)]
+    shared = sorted(old.keys() & new.keys())
+    moves = tuple(Move(task, old[task][0], new[task][0], (old[task][1], new[task][1])) for task in shared)
+    alike = all(configs[0].get(field) == configs[1].get(field) for field in TASKS)
+    return Drift(before, after, moves, len(old.keys() ^ new.keys()), alike)

@@ -1,0 +1,253 @@
+"""An index over a store of episodes, so that a list of a million of them is filtered, sorted and searched at once.
+
+The files of a store hold everything, tokens above all; a list shows little of it. The index, `.index/` beside them, holds that little in
+segments of many files each: a row per episode (`rows.parquet`), every word that was said with the episodes that hold it
+(`words-N.parquet`), and which files they cover, as these were (`segment.json`). It is made by who looks, never by the run, and holds
+nothing that could not be made again. What it does not cover, or covers as it no longer is, is read from the store.
+
+    store, index = Path("runs/NAME/episodes"), Database()
+    while build_segment(store, index): ...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..rollout.store.moments import Moment, moments
+from .database import Database
+
+FOLDER = ".index"
+"""Where it lies in a store. Readers of Parquet folders pass over names that begin with a dot."""
+VERSION = 1
+FULL = 16_384
+"""Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
+WORDS_AT_ONCE = 32 << 20
+"""Bytes of conversations whose words are held in memory together, about."""
+LONGEST_WORD = 200
+"""Characters of a word that the index keeps."""
+ROWS_TOGETHER, WORDS_TOGETHER = 2048, 8192
+"""Episodes and words in a row group: what is read for one of them."""
+PARTIAL, ABANDONED_S = "partial-", 3600.0
+"""How folders begin that are being written, and after how long they are no longer."""
+RESTED_NS = 1_000_000_000
+"""How long a folder must not have changed for its time of change to tell it apart from what it will be."""
+ROOM = 1 << 24
+"""Episodes that a segment may have: an episode's number is its segment's times this, and its place."""
+
+SUMMARY = (
+    "phase, step, split, mode, episode, task, sample, engine, reward, failure, culprit, truncation, labels, sampled_tokens, "
+    "context_tokens, seconds, oldest_version, newest_version, len(turns)::INTEGER AS turns, "
+    "list_sum(advantages) / nullif(sampled_tokens, 0) AS advantage"
+)
+"""What lists show of an episode, out of the store's columns; of the advantages, which are 0 where nothing was sampled, their mean."""
+_FORM = (
+    r'\{"role":"\w+","content":|,"tool_calls":|\{"id":"[^"]*","type":"function","function":\{"name":'
+    r'|,"arguments":|,"tool_call_id":"[^"]*"|,"name":'
+)
+"""What of stored messages is form and was not said. A quote inside a text has a backslash before it, so no text holds any of it."""
+_ESCAPES = r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+SAID = f"lower(regexp_replace(regexp_replace(messages, '{_FORM}', ' ', 'g'), '{_ESCAPES}', ' ', 'g'))"
+"""What was said in an episode, in small letters, without the form and the escapes of JSON."""
+WORDS = r"'[\p{L}\p{M}\p{N}_]+'"
+"""A word: letters, digits and what combines with them."""
+_SEGMENT = re.compile(r"\d{6}")
+Stamp = tuple[int, int]
+"""Of a file: bytes, and when it was written, in nanoseconds. A file that is replaced has another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the index. files: of the store, by name, that it covers. episodes: how many these hold. failures, truncations: the kinds
+    among them."""
+
+    folder: Path
+    files: tuple[str, ...]
+    episodes: int
+    failures: tuple[str, ...]
+    truncations: tuple[str, ...]
+    words: tuple[str, ...]
+
+    @property
+    def rows_file(self) -> str:
+        return str(self.folder / "rows.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What of a store its index covers. moments: all there are. rest: files that the index does not cover, the latest first, with their
+    sizes."""
+
+    moments: tuple[Moment, ...]
+    segments: tuple[Segment, ...]
+    rest: Mapping[Path, int]
+
+    @property
+    def bytes(self) -> int:
+        """What the index does not cover."""
+        return sum(self.rest.values())
+
+    def beyond(self, most: int | None) -> list[str]:
+        """The latest of the files that the index does not cover, until they are so large; None for all of them."""
+        before = accumulate(self.rest.values(), initial=0)
+        return [str(file) for file, size in zip(self.rest, before, strict=False) if most is None or size < most]
+
+
+def coverage(store: Path) -> Coverage:
+    """What the index of a store covers now."""
+    try:  # files appear under their names, so a folder that has rested has no news
+        written = max(folder.stat().st_mtime_ns for folder in (store, store / FOLDER) if folder.is_dir())
+    except ValueError:
+        return Coverage((), (), {})
+    if time.time_ns() - written < RESTED_NS:
+        return _coverage(store)
+    return _rested(store, written)
+
+
+@lru_cache(maxsize=64)
+def _rested(store: Path, written: int) -> Coverage:
+    return _coverage(store)
+
+
+def _coverage(store: Path) -> Coverage:
+    all_of_them = dict(moments(store))
+    there = {file.name: file for file in all_of_them}
+    stamps = {name: stamp for name, file in there.items() if (stamp := _stamp(file)) is not None}
+    kept, covered = list[Segment](), set[str]()
+    for folder in _segment_folders(store):
+        found = _segment(folder)
+        if found is None:
+            continue
+        segment, as_they_were = found
+        if covered.isdisjoint(as_they_were) and all(stamps.get(name) == stamp for name, stamp in as_they_were.items()):
+            kept.append(segment)
+            covered |= as_they_were.keys()
+    rest = sorted((name for name in stamps if name not in covered), key=lambda name: (-stamps[name][1], name))
+    return Coverage(tuple(all_of_them.values()), tuple(kept), {there[name]: stamps[name][0] for name in rest})
+
+
+def build_segment(store: Path, db: Database) -> bool:
+    """Cover more of a store; False when there is nothing left to cover. Segments that count no longer are removed.
+
+    Raises ValueError when the index cannot be written, or a file of the store cannot be read.
+
+    Example: `build_segment(Path("runs/NAME/episodes"), Database())`.
+    """
+    home = store / FOLDER
+    if home.is_symlink():
+        raise ValueError(f"{home} is a link; an index is written into the store itself")
+    found = coverage(store)
+    try:
+        _clear(home, keep={segment.folder for segment in found.segments})
+        if not found.rest:
+            return False
+        small = [name for segment in found.segments if segment.episodes < FULL for name in segment.files]
+        chosen, episodes = dict[Path, int](), 0
+        for name in sorted({*(file.name for file in found.rest), *small}):
+            chosen[store / name] = episodes
+            episodes += pq.read_metadata(store / name).num_rows
+            if episodes >= FULL:
+                break
+        _write(home, chosen, episodes, db)
+    except OSError as error:
+        raise ValueError(f"no index can be kept in {home}: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise ValueError(f"the store cannot be indexed: {str(error).splitlines()[0]:.300}") from error
+    return True
+
+
+def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -> None:
+    """Write a segment, whole or not at all. files: the number of episodes in those before each."""
+    stamps = {file.name: _stamp(file) for file in files}  # before reading: a file that changes meanwhile is not covered
+    home.mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=home))
+    number = 1 + max((int(folder.name) for folder in _segment_folders(home.parent)), default=0)
+    placed = (
+        "(SELECT * FROM read_parquet(?, union_by_name=true, filename=true, file_row_number=true) "
+        "JOIN (SELECT unnest(?) AS filename, unnest(?) AS first) USING (filename))"
+    )
+    names, firsts = [str(file) for file in files], [number * ROOM + first for first in files.values()]
+    rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [names, names, firsts])
+    pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
+    kinds = {name: sorted(set(rows.column(name).drop_null().to_pylist())) for name in ("failure", "truncation")}
+    each = max(1, episodes * WORDS_AT_ONCE // max(1, _said_bytes(files)))
+    parts = list[str]()
+    for first in range(number * ROOM, number * ROOM + episodes, each):
+        said = f"SELECT first + file_row_number AS id, {SAID} AS said FROM {placed} WHERE first + file_row_number BETWEEN ? AND ?"
+        pairs = f"SELECT id, unnest(list_distinct(regexp_extract_all(said, {WORDS}))) AS word FROM ({said})"
+        held = f"SELECT left(word, {LONGEST_WORD}) AS word, list(id ORDER BY id) AS ids FROM ({pairs}) GROUP BY 1 ORDER BY 1"
+        parts.append(f"words-{len(parts)}.parquet")
+        words = db.table(held, [names, names, firsts, first, first + each - 1])
+        pq.write_table(words, partial / parts[-1], compression="zstd", row_group_size=WORDS_TOGETHER)
+    record = {"version": VERSION, "files": stamps, "episodes": episodes, **kinds, "words": parts}
+    (partial / "segment.json").write_text(json.dumps(record))
+    partial.rename(home / f"{number:06}")
+
+
+def _said_bytes(files: Iterable[Path]) -> int:
+    """What the conversations of files take in memory, as the files say."""
+    groups = (group for file in files for group in _row_groups(pq.read_metadata(file)))
+    columns = (group.column(i) for group in groups for i in range(group.num_columns))
+    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == "messages")
+
+
+def _row_groups(metadata: pq.FileMetaData) -> Iterator[Any]:
+    return (metadata.row_group(i) for i in range(metadata.num_row_groups))
+
+
+def _segment_folders(store: Path) -> list[Path]:
+    """The newest first: where two cover the same, it is the one that counts."""
+    home = store / FOLDER
+    if home.is_symlink() or not home.is_dir():
+        return []
+    return sorted((one for one in home.iterdir() if _SEGMENT.fullmatch(one.name) and not one.is_symlink()), reverse=True)
+
+
+def _segment(folder: Path) -> tuple[Segment, dict[str, Stamp]] | None:
+    """A segment, and the files that it covers as they were; None for a folder that holds none, or one of another version."""
+    try:
+        return _read_segment(folder, (folder / "segment.json").stat().st_mtime_ns)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _read_segment(folder: Path, changed: int) -> tuple[Segment, dict[str, Stamp]] | None:
+    record = json.loads((folder / "segment.json").read_bytes())
+    if record["version"] != VERSION:
+        return None
+    parts = tuple(f"words-{i}.parquet" for i in range(len(record["words"])))
+    if any((folder / name).is_symlink() for name in ("segment.json", "rows.parquet", *parts)):
+        return None
+    stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
+    failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
+    words = tuple(str(folder / name) for name in parts)
+    return Segment(folder, tuple(stamps), int(record["episodes"]), failures, truncations, words), stamps
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:  # a run that resumes took it back this very moment
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _clear(home: Path, keep: Set[Path]) -> None:
+    """Remove segments that are none of those to keep, and what was left by who was stopped while writing one."""
+    for folder in list(home.iterdir()) if home.is_dir() else []:
+        old = folder.name.startswith(PARTIAL) and time.time() - folder.stat().st_mtime > ABANDONED_S
+        if (old or _SEGMENT.fullmatch(folder.name)) and folder not in keep and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)

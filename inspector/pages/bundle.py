@@ -1,0 +1,261 @@
+"""The pages as a folder of files, to send to somebody: no server, no network, the same templates.
+
+    DIR/index.html                                      the runs, and how they compare
+    DIR/runs/NAME/index.html                            one run
+    DIR/runs/NAME/steps.html                            its steps and evaluations
+    DIR/runs/NAME/rft.000012.train.sampled/index.html   the episodes of one, worst first
+    DIR/runs/NAME/rft.000012.train.sampled/7.html       one episode
+
+What is large is left out beyond a limit, the latest steps last, and every page says so.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ...rollout.store.moments import Moment, moments
+from ..comparing import MOST, side_by_side
+from ..database import Database
+from ..drift import Place, drift_between
+from ..library import Library, Wanted
+from ..runs import phases_of, read_metrics
+from .links import EPISODE, STATIC
+from .runs import RunLine, list_runs
+from .views import MOVES, drawn, episode_view, library_of, run_view, templates
+
+POLICY = "; ".join((
+    "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "form-action 'none'", "base-uri 'none'",
+))  # fmt: skip
+"""The policy of every page; who may frame one is the server's to say."""
+ASSETS = ("style.css", "page.js", "icon.svg")
+LISTED = 20
+"""Episodes that are listed for each that may have a page."""
+TABLE = 5000
+"""Episodes that the list of one step may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundled:
+    """What a bundle holds: of how many runs, and how many of how many rollouts have a page."""
+
+    runs: int
+    pages: int
+    rollouts: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Which pages a bundle has. tables: of each run, the moments that are listed. episodes: (run, *EPISODE) -> its page. drifts: (before,
+    after) -> its page, for pairs of evaluations. compared: whether the runs are."""
+
+    tables: dict[str, dict[Moment, list[dict[str, Any]]]] = field(default_factory=dict)
+    episodes: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    drifts: dict[tuple[str, str], str] = field(default_factory=dict)
+    compared: bool = False
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Addresses in a bundle, as seen from a page so many folders deep. Example: `Bundle(Contents(), 2).runs() == "../../index.html"`."""
+
+    contents: Contents
+    depth: int
+    served = False
+
+    def _to(self, path: str) -> str:
+        return "../" * self.depth + quote(path)
+
+    def asset(self, name: str) -> str:
+        return self._to(f"static/{name}")
+
+    def runs(self) -> str:
+        return self._to("index.html")
+
+    def run(self, name: str) -> str:
+        return self._to(f"runs/{name}/index.html")
+
+    def episodes(self, run: str, **asked: Any) -> str | None:
+        """The list that was asked for: the latest moment that fits, or the overview when none is named; None for what needs a search."""
+        asked.pop("order", None)
+        if not asked:
+            return self._to(f"runs/{run}/steps.html")
+        if asked.keys() - {"phase", "step", "split", "mode"}:
+            return None
+        fits = [one for one in self.contents.tables.get(run, ()) if all(getattr(one, name) == value for name, value in asked.items())]
+        train = [one for one in fits if one.split == "train"] or fits
+        return self._to(table_page(run, train[-1])) if fits else None
+
+    def episode(self, run: str, row: Mapping[str, Any], **_: Any) -> str | None:
+        page = self.contents.episodes.get((run, *(row[name] for name in EPISODE)))
+        return self._to(page) if page else None
+
+    def compare(self) -> str | None:
+        return self._to("compare.html") if self.contents.compared else None
+
+    def drift(self, before: str, after: str, task: str = "") -> str | None:
+        page = self.contents.drifts.get((str(before), str(after)))
+        return self._to(page) if page and not task else None
+
+
+def table_page(run: str, moment: Moment) -> str:
+    """Where the list of a moment is. Example: `runs/nano-1/rft.000012.train.sampled/index.html`."""
+    return f"runs/{run}/{moment.file.removesuffix('.parquet')}/index.html"
+
+
+def write_bundle(root: Path, target: Path, most: int, db: Database, said: Callable[[str], None] = lambda _: None) -> Bundled:
+    """Write the bundle of a run, or of all runs in a folder, into a new folder, whole or not at all.
+
+    most: episodes that get a page, of all runs together, the latest steps first. said: told of each run as it begins.
+
+    Raises ValueError when there is no run, the target exists, or a file cannot be read.
+
+    Example: `write_bundle(Path("runs/nano-1"), Path("nano-1.bundle"), 1000, Database())`.
+    """
+    lines = [replace(line, live=False) for line in list_runs(root)]
+    if not lines:
+        raise ValueError(f"{root} is no run folder, and holds none")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--bundle: {target} is there already; give a folder that is not")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        done = _write(lines, partial, most, db, said)
+        partial.chmod(0o755)  # what mkdtemp makes is for its owner alone
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return done
+
+
+def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: Callable[[str], None]) -> Bundled:
+    contents, made = _contents(lines, most, db)
+    note = _note(lines, contents, made.rollouts)
+    jinja = templates()
+
+    def page(path: str, template: str, **values: Any) -> None:
+        file = home / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to = Bundle(contents, path.count("/"))
+        file.write_text(drawn(jinja, template, to, policy=POLICY, note=note, **values), encoding="utf-8")
+
+    (home / "static").mkdir()
+    for name in ASSETS:
+        shutil.copyfile(STATIC / name, home / "static" / name)
+    page("index.html", "runs", runs=lines)
+    if contents.compared:
+        page("compare.html", "compare", found=side_by_side([line.path for line in lines]))
+    for line in lines:
+        said(line.name)
+        page(f"runs/{line.name}/index.html", "run", **run_view(line))
+        page(f"runs/{line.name}/steps.html", "steps", line=line, rows=[_step(*one) for one in contents.tables[line.name].items()][::-1])
+        for path, values in _tables(line, contents.tables[line.name]):
+            page(path, "episodes", **values)
+    for path, template, values in _episodes(lines, contents, db):
+        page(path, template, **values)
+    for path, values in _drifts(lines, contents, db):
+        page(path, "drift", **values)
+    return made
+
+
+def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Contents, Bundled]:
+    """What is in, the latest steps of each run first, shared equally between the runs."""
+    contents, rollouts = Contents(compared=1 < len(lines) <= MOST), 0
+    for line in lines:
+        library, pages, listed = library_of(line, db), 0, 0
+        tables: dict[Moment, list[dict[str, Any]]] = {}
+        there = _in_order(line)
+        for moment in reversed(there):
+            if listed >= LISTED * most // len(lines):
+                break
+            rows = _rows(library, moment)
+            tables[moment] = rows
+            listed += len(rows)
+            for number, row in enumerate(rows):
+                if pages < most // len(lines):
+                    key = (line.name, *(row[name] for name in EPISODE))
+                    contents.episodes[key] = table_page(line.name, moment).replace("index.html", f"{number}.html")
+                    pages += 1
+        rollouts += library.count(Wanted())
+        contents.tables[line.name] = {moment: tables[moment] for moment in there if moment in tables}
+        for mode in ("sampled", "greedy"):
+            evaluated = [one for one in contents.tables[line.name] if one.split == "heldout" and one.mode == mode]
+            if len(evaluated) > 1:
+                pair = (str(Place(line.name, evaluated[0])), str(Place(line.name, evaluated[-1])))
+                contents.drifts[pair] = f"runs/{line.name}/drift-{mode}.html"
+    return contents, Bundled(len(lines), len(contents.episodes), rollouts)
+
+
+def _in_order(line: RunLine) -> list[Moment]:
+    """The moments of a run as they came."""
+    phases = phases_of(read_metrics(line.path / "metrics.jsonl"))
+    return sorted(
+        (one for _, one in moments(line.path / "episodes")),
+        key=lambda one: (phases.index(one.phase) if one.phase in phases else -1, one.step, one.split, one.mode),
+    )
+
+
+def _rows(library: Library, moment: Moment) -> list[dict[str, Any]]:
+    """The episodes of a moment, the worst first."""
+    exact = {"phase": moment.phase, "split": moment.split, "mode": moment.mode}
+    return library.listed(Wanted(exact, step=moment.step, order="worst", most=TABLE))
+
+
+def _step(moment: Moment, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A moment as a row of the overview."""
+    rewards = [row["reward"] for row in rows if row["reward"] is not None and math.isfinite(row["reward"])]
+    measured = {"episodes": len(rows), "reward": math.fsum(rewards) / len(rewards) if rewards else None}
+    place = {"phase": moment.phase, "step": moment.step, "split": moment.split, "mode": moment.mode}
+    return {**place, **measured, "failed": sum(row["failure"] is not None for row in rows)}
+
+
+def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The list of each moment, with links to the one before and the one after."""
+    names = [moment.file.removesuffix(".parquet") for moment in tables]
+    for i, (moment, rows) in enumerate(tables.items()):
+        near = {j: f"../{quote(names[j])}/index.html" for j in (i - 1, i + 1) if 0 <= j < len(names)}
+        shown: dict[str, Any] = {"line": line, "rows": rows, "total": len(rows), "page": i, "first": 0, "links": near}
+        yield table_page(line.name, moment), {**shown, "choices": {}, "chosen": {}, "orders": (), "index": ""}
+
+
+def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each episode that has a page."""
+    for line in lines:
+        library = library_of(line, db)
+        for moment, rows in contents.tables[line.name].items():
+            for row in rows:
+                path = contents.episodes.get((line.name, *(row[name] for name in EPISODE)))
+                found = library.one(moment.phase, moment.step, moment.split, moment.mode, row["episode"]) if path else None
+                if path and found:
+                    group = sorted((one for one in rows if one["task"] == row["task"]), key=lambda one: one["sample"])
+                    yield path, "episode", episode_view(line, found, group)
+
+
+def _drifts(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The first evaluation against the last, for each mode of each run."""
+    runs = {line.name: line.path for line in lines}
+    stores = {line.name: library_of(line, db) for line in lines}
+    for (before, after), path in contents.drifts.items():
+        found = drift_between(Place.read(before, "before"), Place.read(after, "after"), runs, stores)
+        yield path, {"found": found, "task": "", "sides": [], "places": [], "shown": MOVES}
+
+
+def _note(lines: Sequence[RunLine], contents: Contents, rollouts: int) -> str:
+    """What the foot of every page says."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    steps = sum(1 for line in lines for _ in moments(line.path / "episodes"))
+    listed, pages = sum(map(len, contents.tables.values())), len(contents.episodes)
+    whole = listed == steps and pages == rollouts
+    left = (
+        ""
+        if whole
+        else f" In it are the lists of {listed:,} of {steps:,} steps and evaluations, and {pages:,} of {rollouts:,} rollouts: the latest."
+    )
+    return f"A copy made on {made}, which nothing updates.{left}"

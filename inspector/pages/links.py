@@ -1,0 +1,64 @@
+"""Where the pages are, for the templates: on a server, or as files of a bundle. What is not there has no address, and is no link."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+STATIC = Path(__file__).parent / "static"
+BASE = "/rollouts"
+EPISODE = ("phase", "step", "split", "mode", "episode")
+"""What an episode of a run is named by."""
+
+
+class Links(Protocol):
+    """Addresses for one page. served: whether a server answers, which filters, searches and compares.
+
+    episode: of a row with the columns of `EPISODE`; further names are options of its page. drift: of two moments, each as `place` writes
+    it, and of one task of theirs.
+    """
+
+    served: bool
+
+    def asset(self, name: str) -> str: ...
+    def runs(self) -> str: ...
+    def run(self, name: str) -> str: ...
+    def episodes(self, run: str, **asked: Any) -> str | None: ...
+    def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None: ...
+    def compare(self) -> str | None: ...
+    def drift(self, before: str, after: str, task: str = "") -> str | None: ...
+
+
+class Served:
+    """Addresses on the server. Example: `Served().run("nano-1") == "/rollouts/nano-1"`."""
+
+    served = True
+
+    def asset(self, name: str) -> str:
+        return f"{BASE}/static/{asset_name(name)}"
+
+    def runs(self) -> str:
+        return BASE
+
+    def run(self, name: str) -> str:
+        return f"{BASE}/{quote(name, safe='')}"
+
+    def episodes(self, run: str, **asked: Any) -> str:
+        return f"{self.run(run)}/episodes" + (f"?{urlencode(asked)}" if asked else "")
+
+    def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str:
+        return f"{self.run(run)}/episode?{urlencode({**{name: row[name] for name in EPISODE}, **options})}"
+
+    def compare(self) -> str:
+        return f"{BASE}/-/compare"
+
+    def drift(self, before: str, after: str, task: str = "") -> str:
+        return f"{BASE}/-/drift?{urlencode({'before': before, 'after': after, **({'task': task} if task else {})})}"
+
+
+def asset_name(name: str) -> str:
+    """An asset under a name that changes with what it holds, so that a browser may keep it."""
+    return f"{hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]}.{name}"

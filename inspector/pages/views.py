@@ -1,0 +1,84 @@
+"""What the pages show: what each template is filled with, the same on a server and in a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from ...envs.types import message_from_dict
+from ..database import Database
+from ..drift import evaluation_place
+from ..library import Library
+from ..rendering import environment
+from ..report import curves_of, headline, phase_rows
+from ..runs import RecordedRun, final_ledger, phases_of, read_run
+from .links import Links
+from .runs import RunLine
+from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOVES = 25
+"""Tasks that are named on either side of a drift."""
+
+
+def templates() -> Environment:
+    """The templates of the pages."""
+    return environment(TEMPLATES)
+
+
+def drawn(made: Environment, template: str, to: Links, *, policy: str = "", note: str = "", **values: Any) -> str:
+    """A page. policy: a content security policy for a page that no server sends one with. note: what stands at its foot."""
+    return made.get_template(f"{template}.html.jinja").render(to=to, policy=policy, note=note, **values)
+
+
+def run_view(line: RunLine) -> dict[str, Any]:
+    """What a run has come to."""
+    run = read_run(line.path)
+    return {
+        "line": line,
+        "run": run,
+        "headline": headline(run),
+        "rows": phase_rows(run),
+        "curves": {phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
+        "ledger": final_ledger(run.ledger),
+        "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+        "last": run.metrics[-1] if run.metrics else None,
+        "drift": drift_of(run),
+    }
+
+
+def drift_of(run: RecordedRun) -> list[tuple[str, str, str]]:
+    """For each mode that was evaluated twice or more: (mode, its first moment, its last), as `Place` writes them."""
+    found = list[tuple[str, str, str]]()
+    for mode in dict.fromkeys(record.result.mode for record in run.evaluations):
+        at = [evaluation_place(run.name, one) for one in run.evaluations if one.result.mode == mode]
+        if at[0] != at[-1]:
+            found.append((mode, at[0], at[-1]))
+    return found
+
+
+def episode_view(line: RunLine, found: Mapping[str, Any], group: Sequence[Mapping[str, Any]], colour: Colour = "logprob") -> dict[str, Any]:
+    """One episode, whole, beside the other attempts at its task."""
+    return {
+        "line": line,
+        "e": found,
+        "chat": chat_of(found),
+        "group": group,
+        "trajectories": shown_tokens(found, colour, tokenizer_of(line.path)),
+        "colour": colour,
+        "colours": COLOURS,
+    }
+
+
+def chat_of(found: Mapping[str, Any]) -> list[Any]:
+    """The conversation of a whole episode."""
+    return [message_from_dict(message) for message in found["messages"]]
+
+
+def library_of(line: RunLine, db: Database) -> Library:
+    """The stored episodes of a run."""
+    return Library(line.path / "episodes", db)

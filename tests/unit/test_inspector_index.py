@@ -1,0 +1,236 @@
+"""The index over stored episodes: it answers as the store does, follows what changes there, and the database keeps to its limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd  # type: ignore[import-untyped]
+import pytest
+from starlette.testclient import TestClient
+from tests.unit.test_inspector_pages import root as root
+from tests.unit.test_rollout_episodes import episode, stored
+
+from burnish.envs.failures import Failure, FailureKind
+from burnish.envs.types import Message, Reward, ToolCall
+from burnish.inspector import index
+from burnish.inspector.database import Database, Limits
+from burnish.inspector.index import FOLDER, LONGEST_WORD, build_segment, coverage
+from burnish.inspector.library import EXACT, ORDERS, Library, Wanted
+from burnish.inspector.pages import indexing
+from burnish.inspector.pages.app import pages
+from burnish.inspector.pages.indexing import Indexer
+from burnish.rollout.store.moments import Moment
+
+pytestmark = pytest.mark.unit
+
+TEXTS = ["", "plain", "PLA", "of one", "a\nb", "nb", "12.5", "漢字", "measure bore", "role", "call_0", "user", "né", "ud83d", "quo", "<b>"]
+"""What is searched for: words, parts of words, escapes, and words of the form that messages are stored in."""
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    made = Database()
+    yield made
+    made.close()
+
+
+def step(number: int) -> Moment:
+    return Moment("rft", number, "train", "sampled")
+
+
+def put(store: Path, number: int, *said: str, each: int = 2) -> None:
+    episodes = [episode(number, sample, Reward(0.1 * sample + number), text) for sample, text in enumerate(said or ["plain"] * each)]
+    stored(store, *episodes, moment=step(number))
+
+
+def varied(store: Path) -> None:
+    """Steps whose episodes differ in all that lists are narrowed and sorted by."""
+    call = ToolCall("call_0", "Measure", {"feature": "bore"})
+    put(store, 1, "half \ud83d of one", 'a "quoted\\n" a\nb', "naïve né 漢字漢", "12.50 <b>bold</b>")
+    odd = replace(
+        episode(9, 0, Reward(0.5), "so"), messages=(Message("assistant", "so", (call,)),), truncation="max_tokens", engine="rollout-2"
+    )
+    stored(store, odd, episode(9, 1, Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged")), moment=step(2))
+    stored(store, episode(3, 0, Reward(1e200)), episode(3, 1, Reward(-1.0)), moment=Moment("rft", 2, "heldout", "greedy"))
+
+
+def answers(library: Library) -> Any:
+    asked = [Wanted(order=order) for order in ORDERS]
+    asked += [
+        Wanted({name: value}) for name in EXACT for value in ("rft", "train", "greedy", "train-9", "tool_error", "max_tokens", "rollout-2")
+    ]
+    asked += [Wanted(text=text) for text in TEXTS] + [Wanted(failed=True), Wanted(failed=False), Wanted(step=2), Wanted(first=1, most=2)]
+    found = {repr(one): (library.count(one), library.listed(one)) for one in asked}
+    return found, library.choices(), library.rewards("rft")
+
+
+def test_what_the_index_answers_is_what_the_store_answers(tmp_path: Path, db: Database) -> None:
+    varied(tmp_path)
+    library = Library(tmp_path, db)
+    without = answers(library)
+    assert build_segment(tmp_path, db) and not build_segment(tmp_path, db)
+    assert not coverage(tmp_path).rest
+    assert answers(library) == without
+    put(tmp_path, 3)
+    assert [file.name for file in coverage(tmp_path).rest] == [step(3).file]
+    partly = answers(library)
+    shutil.rmtree(tmp_path / FOLDER)
+    assert answers(library) == partly
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_every_word_of_a_text_must_be_part_of_a_word_that_was_said(tmp_path: Path, db: Database, indexed: bool) -> None:
+    varied(tmp_path)
+    if indexed:
+        assert build_segment(tmp_path, db)
+    library = Library(tmp_path, db)
+    expected = {
+        "one half": ["train-1/0"], "ONE": ["train-1/0"], "nb": [], "quo a": ["train-1/1"], "quo n": ["train-1/1"], "AÏV": ["train-1/2"],
+        "né": ["train-1/2"], "字": ["train-1/2"],
+        "12 50": ["train-1/3"], "<b>bold</b>": ["train-1/3"], "feat bore": ["train-9/0"], "or": [], "ud83d": [], "...": [], "content": [],
+    }  # fmt: skip
+    for text, found in expected.items():
+        assert [row["episode"] for row in library.listed(Wanted(text=text))] == found, text
+    with pytest.raises(ValueError, match="a list goes down to its episode 10,000; narrow it"):
+        library.listed(Wanted(first=10_000, most=1))
+    with pytest.raises(ValueError, match="16 words can be searched for at once, not 17"):
+        library.count(Wanted(text=" ".join(f"word{i}" for i in range(17))))
+
+
+def test_words_are_kept_up_to_a_length(tmp_path: Path, db: Database) -> None:
+    put(tmp_path, 1, "x" * (LONGEST_WORD - 1) + "yz")
+    library = Library(tmp_path, db)
+    assert library.count(Wanted(text="xyz")) == 1
+    assert build_segment(tmp_path, db)
+    assert (library.count(Wanted(text="xxy")), library.count(Wanted(text="xyz"))) == (1, 0)
+
+
+def test_segments_fill_up_and_then_stay(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FULL", 6)
+    for number in (1, 2):
+        put(tmp_path, number)
+        assert build_segment(tmp_path, db)
+    assert [segment.files for segment in coverage(tmp_path).segments] == [(step(1).file, step(2).file)]  # the first was made again
+    for number in (3, 4):
+        put(tmp_path, number)
+    while build_segment(tmp_path, db):
+        pass
+    full, small = sorted(coverage(tmp_path).segments, key=lambda one: one.files)
+    assert (full.episodes, full.files, small.files) == (6, tuple(step(i).file for i in (1, 2, 3)), (step(4).file,))
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2
+    assert [row["episode"] for row in Library(tmp_path, db).listed(Wanted(order="worst", most=3))] == [
+        "train-1/0",
+        "train-1/1",
+        "train-2/0",
+    ]
+
+
+def test_words_are_counted_in_parts_where_conversations_are_long(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "WORDS_AT_ONCE", 1)
+    put(tmp_path, 1, "one shared", "two shared", "three shared")
+    assert build_segment(tmp_path, db)
+    (segment,) = coverage(tmp_path).segments
+    assert len(segment.words) == 3
+    assert [Library(tmp_path, db).count(Wanted(text=word)) for word in ("shared", "two", "four")] == [3, 1, 0]
+
+
+def test_a_step_that_is_taken_again_is_read_from_the_store_until_it_is_indexed_again(tmp_path: Path, db: Database) -> None:
+    put(tmp_path, 1, "before")
+    put(tmp_path, 2, "before")
+    assert build_segment(tmp_path, db)
+    put(tmp_path, 2, "after the resume")
+    library = Library(tmp_path, db)
+    counted = {"before": 1, "resume": 1}
+    assert {word: library.count(Wanted(text=word)) for word in counted} == counted
+    assert build_segment(tmp_path, db)
+    assert {word: library.count(Wanted(text=word)) for word in counted} == counted
+    (tmp_path / step(1).file).unlink()
+    assert library.count(Wanted()) == 1
+
+
+def test_pandas_reads_a_store_with_an_index_as_it_did(tmp_path: Path, db: Database) -> None:
+    put(tmp_path, 1)
+    assert build_segment(tmp_path, db)
+    assert len(pd.read_parquet(tmp_path)) == 2
+
+
+def test_an_index_is_neither_read_nor_written_through_a_link(tmp_path: Path, db: Database) -> None:
+    store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    put(store, 1)
+    elsewhere.mkdir()
+    (store / FOLDER).symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="is a link; an index is written into the store itself"):
+        build_segment(store, db)
+    assert not list(elsewhere.iterdir())
+    (store / FOLDER).unlink()
+    assert build_segment(store, db)
+    shutil.move(store / FOLDER / "000001" / "rows.parquet", elsewhere)
+    (store / FOLDER / "000001" / "rows.parquet").symlink_to(elsewhere / "rows.parquet")
+    index._read_segment.cache_clear()
+    assert coverage(store).segments == ()
+
+
+def test_an_index_of_nonsense_is_made_again(tmp_path: Path, db: Database) -> None:
+    put(tmp_path, 1)
+    for content in (
+        "{",
+        "[]",
+        '{"version": 1}',
+        '{"version": 0, "files": {}, "episodes": 1, "failure": [], "truncation": [], "words": []}',
+    ):
+        folder = tmp_path / FOLDER / "000007"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "segment.json").write_text(content)
+        assert coverage(tmp_path).segments == ()
+        assert build_segment(tmp_path, db)
+        assert not folder.exists() and Library(tmp_path, db).count(Wanted(text="plain")) == 2
+        shutil.rmtree(tmp_path / FOLDER)
+
+
+def test_where_no_index_can_be_written_the_pages_say_so_and_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "WORTH", 1)
+    run = next(one for one in root.iterdir() if one.name.startswith("nano") and not one.is_symlink())
+    (run / "episodes" / FOLDER).write_text("a file is in the way")
+    looked = Indexer(Database())
+    looked.look(run / "episodes")
+    while looked._waiting:
+        os.sched_yield()
+    assert "no index can be kept in" in looked.look(run / "episodes").note
+    with TestClient(pages(root)) as client:
+        assert "3 episodes" in client.get(f"/rollouts/{run.name}/episodes").text
+
+
+def test_a_store_that_somebody_looks_at_is_indexed_in_the_background(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "WORTH", 1)
+    run = next(one for one in root.iterdir() if one.name.startswith("nano") and not one.is_symlink())
+    with TestClient(pages(root)) as client:
+        while "An index of this run is being made" in client.get(f"/rollouts/{run.name}/episodes").text:
+            pass
+    assert not coverage(run / "episodes").rest
+
+
+# -------------------------------------------------------------------------------------------------------------------------- the database
+
+
+def test_a_question_that_takes_too_much_is_refused_in_a_line() -> None:
+    db = Database(Limits(memory_mb=64))
+    with pytest.raises(ValueError, match=r"takes more than 64 MB of memory; narrow it, or allow more \(--memory-mb\)"):
+        db.ask("SELECT list(i) AS l FROM range(50000000) t(i)", [])
+    assert db.ask("SELECT 1 AS one", []) == [{"one": 1}]
+
+
+def test_what_does_not_fit_is_spilled_where_it_may_be_and_removed(tmp_path: Path) -> None:
+    db = Database(Limits(spill=tmp_path))
+    (spill,) = tmp_path.iterdir()
+    assert db.ask("SELECT current_setting('temp_directory') AS t", [])[0]["t"] == str(spill)
+    db.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=r"--spill: nothing can be written in .*missing: No such file"):
+        Database(Limits(spill=tmp_path / "missing"))
+    with pytest.raises(ValueError, match="64 MB of memory and one thread at least"):
+        Database(Limits(threads=0))
