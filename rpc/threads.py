@@ -48,6 +48,7 @@ class Threads:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
         self._threads: list[threading.Thread] = []
+        self._busy: set[threading.Thread] = set()
         self._stuck = 0
         self._full_since: float | None = None  # when the last thread got stuck, while all of them are
         self._in_flight = 0
@@ -83,12 +84,13 @@ class Threads:
             raise
 
     def close(self, patience_s: float = 0.1) -> bool:
-        """Let the threads end; False when one is still busy with a function that does not return."""
+        """Let the threads end; False when one is still busy with a function that does not return. One that only has not got round to
+        ending, on a busy machine, is not waited for any longer."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join(patience_s)
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self._busy
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"burnish-handler-{len(self._threads)}", daemon=True)
@@ -101,11 +103,14 @@ class Threads:
             if job.event.is_set():
                 self._finish(job, None, None)
                 continue
+            self._busy.add(threading.current_thread())
             try:
                 result = job.context.run(job.function, *job.args)
             except BaseException as error:
+                self._busy.discard(threading.current_thread())
                 self._finish(job, None, error)
             else:
+                self._busy.discard(threading.current_thread())
                 self._finish(job, result, None)
             del job
 

@@ -37,3 +37,22 @@ def test_a_burst_of_callers_who_gave_up_is_waited_for_and_what_lasts_is_said(mon
         pool.close()
 
     asyncio.run(asyncio.wait_for(run(), 50))
+
+
+async def test_a_pool_whose_threads_are_slow_to_end_is_closed_and_one_that_is_busy_is_not() -> None:
+    """A machine under load may leave an idle thread no time to end."""
+    pool, free, at_it = Threads(limit=2), threading.Event(), threading.Event()
+    await pool.run(int, "1")
+    assert pool.close(patience_s=0.0)
+
+    def held() -> None:
+        at_it.set()
+        free.wait(60)
+
+    pool = Threads(limit=2)
+    task = asyncio.ensure_future(pool.run(held))
+    await asyncio.to_thread(at_it.wait, 60)
+    assert not pool.close(patience_s=0.0)
+    free.set()
+    await task
+    assert pool.close(patience_s=60)
