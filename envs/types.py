@@ -165,7 +165,8 @@ class Reward:
     """What the episode was worth: the total that trains, and every part unweighted.
 
     turns: part -> its value for each turn, in the order of `Episode.turns`, of the parts that were judged turn by turn. credit: what each
-    turn earned of the total, the weighted sum of those parts; the rest of the total was earned by the episode as a whole.
+    turn earned of the total, the weighted sum of those parts; the rest of the total was earned by the episode as a whole. size: of the
+    terms that the total is the sum of, together, 0 where that is not known: rounding is a share of it, however small the sum.
 
     Example: `Reward(0.95, {"verdict": 1.0, "cost": -0.5}, turns={"cost": (-0.2, -0.3)}, credit=(-0.02, -0.03))`.
     """
@@ -174,6 +175,7 @@ class Reward:
     parts: Mapping[str, float] = field(default_factory=dict)
     turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     credit: tuple[float, ...] = ()
+    size: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         bad = [name for name, value in {"total": self.total, **self.parts}.items() if not math.isfinite(value)]

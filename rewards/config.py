@@ -73,18 +73,17 @@ class RewardConfig(BaseModel):
         return Term(self.weight, self.clip, self.normalize, self.range, self.gate, self.cap)
 
 
-def declared_range(rewards: Iterable[RewardConfig], env_weight: float, success: str) -> float:
-    """By how much a total may vary, as far as the recipe says: a value that is clipped, normalised, or the success, which lies in [0, 1].
+def declared_sizes(rewards: Iterable[RewardConfig], env_weight: float, success: str) -> dict[str, float]:
+    """How large a part is in the total, of the parts whose values are known to be of about the size of what they lie in: the success, which
+    lies in [0, 1], and what is mapped from a range no wider. A wider range, or a clip, says nothing of how large the values in it are.
 
-    Standardised values count as 1. 0.0 where nothing is said. Example: one reward "verdict" of weight 0.5, which is the success: 0.5.
+    Example: one reward "verdict" of weight 0.5, which is the success: `{"verdict": 0.5}`.
     """
-    widths = [abs(env_weight)] if success == "env" else []
+    sizes = {"env": abs(env_weight)} if success == "env" else {}
     for one in rewards:
-        if one.normalize is not None or one.name == success:
-            widths.append(abs(one.weight))
-        elif one.clip is not None:
-            widths.append(abs(one.weight) * (one.clip[1] - one.clip[0]))
-    return sum(widths)
+        if (one.range is not None and one.range[1] - one.range[0] <= 1) or (one.name == success and one.normalize is None):
+            sizes[one.name] = abs(one.weight)
+    return sizes
 
 
 def _default_name(config: RewardConfig) -> str:

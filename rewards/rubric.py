@@ -193,14 +193,19 @@ class Rubric:
         total = sum((self._terms[name].weight * shaped[name] for name in given), start=self._env_weight * episode.env_reward)
         if not math.isfinite(total):
             return _failed(episode, f"the weighted sum overflows: {parts}")
+        size = abs(self._env_weight * episode.env_reward)
+        size += sum(self._terms[name].size(score.value, shaped[name]) for name, score in given.items())
+        uncapped = total
         for name, score in given.items():
             total = self._terms[name].capped(total, score.value)
+        if total != uncapped:
+            size = abs(total)  # a cap is a number of its own, whatever it cut off
         try:
             labels = _merge_labels(given)
         except InvalidScore as error:
             return _failed(episode, str(error))
         turns = {name: score.turns for name, score in given.items() if score.turns}
-        return Reward(total, parts, turns, self._credit(turns)), labels
+        return Reward(total, parts, turns, self._credit(turns), size), labels
 
     def _credit(self, turns: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
         """What each turn earned: of the scorers that judge turns and whose value is only weighed. What is clipped or normalised as a whole

@@ -21,8 +21,8 @@ EPS = 1e-6
 EQUAL = 2e-5
 """Values count as equal when they differ by no more than this share of the largest: what rounding may make of equal ones."""
 ROUNDING = 2e-7
-"""And when they differ by no more than this share of the range they come from: what a float32 keeps of values of that size, where the
-difference of two was taken and is all that is left."""
+"""And when they differ by no more than this share of the terms that they are the sums of: what a float32 keeps of numbers of that size,
+where the difference of two was taken and is all that is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,14 @@ class Term:
             value = (value - low) / (high - low)
         return value
 
+    def size(self, value: float, shaped: float) -> float:
+        """How large the number is that this adds to the total, in units of the total: for "minmax", the value before its low end was taken
+        away. Example: with range [1000, 1001], 1000.5 adds 0.5, and its size is 1000.5."""
+        if self.range is None:
+            return abs(self.weight * shaped)
+        kept = value if self.clip is None else min(max(value, self.clip[0]), self.clip[1])
+        return abs(self.weight) * abs(kept) / (self.range[1] - self.range[0])
+
     def capped(self, total: float, value: float) -> float:
         """The total after this scorer's gate, which asks about its value as given."""
         if self.gate is None or value >= self.gate:
@@ -86,7 +94,7 @@ class Term:
 
 
 def rounding(values: Sequence[float], size: float = 0.0) -> float:
-    """By how much values may differ and count as equal. size: of the values they were made from, as far as it is known.
+    """By how much values of one group may differ and count as equal. size: of the terms that they are the sums of, as far as it is known.
 
     Example: `rounding([0.0, 1.0])` is 2e-5; `rounding([0.0, 1e-8], size=1.0)` is 2e-7.
     """

@@ -30,7 +30,7 @@ class RolloutConfig(BaseModel):
     or the scoring of one, is tried again; not where the engine hangs, which is replaced instead. failure_action: what happens then:
     "mask" keeps the episode out of the loss and trains on the rest of its group, "drop" drops the whole group, "stop" ends the run.
     on_failure: the same by failure kind (`{ verifier_unavailable = "stop" }`). error_budget: share of the episodes of the last
-    four steps that may fail before the run stops.
+    four steps, or of as many as hold 64 episodes, that may fail before the run stops.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

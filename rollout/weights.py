@@ -207,7 +207,8 @@ def compare_logprobs(
     learner_logprobs, engine_logprobs: float `[N]` of the same tokens, under the weights before this step's update. versions: int32 `[N]`,
     what the engine says it sampled each token with.
 
-    Raises SyncProofError for what admits of no degree: another version, a log-probability that is not finite, no token at all.
+    Raises SyncProofError for what admits of no degree: another version, a log-probability of the engine that is not finite, no token at
+    all; FloatingPointError for one of the learner that is not finite, which says nothing of the engine.
     """
     assert learner_logprobs.shape == engine_logprobs.shape == versions.shape, "one entry per token in each array"
     tokens = len(versions)
@@ -220,14 +221,25 @@ def compare_logprobs(
             f"{', '.join(map(str, strangers[:5]))} and not by {version}; it missed a weight update. Sync it before it generates"
         )
     ours, theirs = learner_logprobs.astype(np.float64), engine_logprobs.astype(np.float64)
-    infinite = int((~(np.isfinite(ours) & np.isfinite(theirs))).sum())
+    infinite = int((~np.isfinite(theirs)).sum())
     if infinite:
         raise SyncProofError(f"engine {engine}: {infinite} of {tokens} log-probabilities of version {version} are not finite")
+    check_learner(learner_logprobs, version)
     difference = np.abs(ours - theirs)
     relative = difference / np.maximum(1.0, -ours)
     return SyncProof(
         engine, version, tokens, float(difference.max()), float(relative.mean()), float(np.quantile(relative, QUANTILE)), bound
     )
+
+
+def check_learner(logprobs: Float32, version: int) -> None:
+    """Raise FloatingPointError when one of the learner's log-probabilities of trained tokens, float `[N]`, is not finite."""
+    infinite = int((~np.isfinite(logprobs)).sum())
+    if infinite:
+        raise FloatingPointError(
+            f"the learner's log-probabilities of {infinite} of {len(logprobs)} tokens are not finite under weights of version {version}: "
+            "its computation overflows, and no engine is to blame. Lower the learning rate, and resume from a checkpoint before it"
+        )
 
 
 def check_parity(

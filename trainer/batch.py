@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..envs.types import Bool, Episode, EpisodeGroup, Float32, Int32, Trajectory
+from ..rewards.terms import rounding
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -131,14 +132,26 @@ def plain_batch(sequences: Sequence[tuple[Int32, Bool]]) -> TokenBatch:
     )
 
 
+def alike(values: Float64, size: float = 0.0) -> bool:
+    """Whether values, `[n]`, differ by rounding at most (`rewards.terms.rounding`): a division by their deviation would make that as large
+    as any difference. Example: `alike(np.array([1.0, 1.000003]))` is True."""
+    return len(values) == 0 or float(np.ptp(values)) <= rounding([float(values.min()), float(values.max())], size)
+
+
+def levelled(values: Float64, size: float = 0.0) -> Float64:
+    """Values, `[n]`, or as often the first of them where they are `alike`."""
+    return np.full_like(values, values[0]) if len(values) and alike(values, size) else values
+
+
 @dataclass(frozen=True, eq=False)
 class GroupBatch:
     """Groups of episodes as an advantage sees them: E rewarded episodes in order, whose trajectories make N tokens.
 
     Members that failed are absent, not zero. token_rewards: float `[N]`, what single tokens earned beside the totals (a KL penalty), None
     for nothing; outside the mask it does not count. values: float32 `[N]`, what a critic expects the episode still to earn just before each
-    trained token, None without a critic. rewards: float64 `[E]`, the totals and what the episode's tokens earned. group: int64
-    `[E]`, the number of each episode's group. tokens: the batch without advantages yet.
+    trained token, None without a critic. rewards: float64 `[E]`, the totals and what the episode's tokens earned; those of a group that
+    differ by no more than `rewards.terms.rounding` are one number, so that no division makes much of nothing. group: int64 `[E]`, the
+    number of each episode's group. tokens: the batch without advantages yet.
 
     Example of an advantage, reward minus the group's mean: `batch.per_token(batch.rewards - batch.group_means(batch.rewards))`.
 
@@ -164,7 +177,12 @@ class GroupBatch:
         set_(self, "tokens", _tokens([(g, episode, t) for _, g, episode, t in rows]))
         set_(self, "episode", np.repeat(np.array([e for e, *_ in rows], np.int64), self.tokens.lengths))
         totals = np.array([e.reward.total for e in self.episodes if e.reward is not None], np.float64)
-        set_(self, "rewards", totals if self.token_rewards is None else totals + self.sums(self.token_rewards))
+        earned = totals if self.token_rewards is None else totals + self.sums(self.token_rewards)
+        sizes = np.array([e.reward.size for e in self.episodes if e.reward is not None], np.float64)
+        for g in np.unique(self.group):
+            of_group = self.group == g
+            earned[of_group] = levelled(earned[of_group], float(sizes[of_group].max()))
+        set_(self, "rewards", earned)
 
     def by_group(self, function: Callable[[Float64], ArrayLike]) -> Float64:
         """`function` of each group's rewards, float64 `[members]`, laid out as `rewards` are: float64 `[E]`."""

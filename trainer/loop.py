@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -80,14 +80,14 @@ class GroupedPhase(UpdatedPhase, Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner. range: by how
-    much rewards may vary, as far as the recipe says (`rewards.config.declared_range`)."""
+    """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner. declared:
+    sizes of reward parts, as far as the recipe says (`rewards.config.declared_sizes`)."""
 
     phase: GroupedPhase
     limits: RolloutConfig
     success: str
     parity: ParityBound = PARITY_BOUNDS["float32"]
-    range: float = 0.0
+    declared: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -272,13 +272,13 @@ class PolicyLoop:
 
     def _take_in(self, finished: Sequence[EpisodeGroup], refill: bool = True) -> None:
         """Keep the groups that can be learned from, and put others in the place of the rest."""
-        progress, limits, overlong, before = self.progress, self.settings.limits, self.updates.asked.overlong, self.size
+        progress, settings, overlong = self.progress, self.settings, self.updates.asked.overlong
         for one in finished:
             group = shaped(one, overlong)
             progress.note(group)
             self._cause = failures[-1].line if (failures := failures_of(group)) else self._cause
             learned, cut_short = without_cut_short(group, overlong)
-            reason = self.why_not(learned)
+            reason = why_not(learned, settings.limits, settings.phase.equal_groups == "keep", settings.declared)
             self.admission.waiting[group.task.id] = Waiting(learned, cut_short, group)
             if reason is not None:
                 self._drop(group.task.id, reason)
@@ -286,27 +286,8 @@ class PolicyLoop:
                     self._admit()
             if self.on_group is not None:
                 self.on_group(group)
-            stop_if_asked(group, limits)
-        if self.size > before:
-            self._drop_equal(refill)
-        progress.check_budget(limits, self._cause)
-
-    @property
-    def size(self) -> float:
-        """Of the rewards, as far as the recipe and the last steps show it."""
-        return max(self.settings.range, *self.progress.sizes, 0.0)
-
-    def why_not(self, learned: EpisodeGroup) -> DropReason | None:
-        """Why a step cannot learn from a group, or None when it can."""
-        return why_not(learned, self.settings.limits, self.settings.phase.equal_groups == "keep", self.size)
-
-    def _drop_equal(self, refill: bool) -> None:
-        """Drop what differs by rounding only, as the rewards of groups that finished later show: which finished first decides nothing."""
-        for task, one in list(self.admission.waiting.items()):
-            if (reason := self.why_not(one.learned)) is not None:
-                self._drop(task, reason)
-                if refill:
-                    self._admit()
+            stop_if_asked(group, settings.limits)
+        progress.check_budget(settings.limits, self._cause)
 
     def _drop(self, task: str, reason: DropReason) -> None:
         """End a group that has finished and will not be trained."""

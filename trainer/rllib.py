@@ -21,7 +21,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
 from ..envs.types import EpisodeGroup
-from ..rewards.config import declared_range
+from ..rewards.config import declared_sizes
 from ..rollout.env_runner import LLMEnvRunner
 from ..rollout.transport.shipment import WHOLE_EVERY, Form
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
@@ -170,8 +170,8 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
     def loop_settings(self) -> LoopSettings:
         """What the policy loop is told."""
         assert self.worker_setup is not None
-        span = declared_range(self.worker_setup.rewards, self.worker_setup.environment_weight, self.success_part)
-        return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity, span)
+        sizes = declared_sizes(self.worker_setup.rewards, self.worker_setup.environment_weight, self.success_part)
+        return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity, sizes)
 
     @property
     def parity(self) -> ParityBound:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..envs.types import EpisodeGroup, Float32
-from .batch import GroupBatch, Int64, TokenBatch
+from ..rollout.weights import check_learner
+from .batch import GroupBatch, Int64, TokenBatch, alike
 from .demonstrations import Demonstrations
 from .learner.config import CriticConfig
 from .objectives.advantages import beyond_expected
@@ -91,7 +92,12 @@ class Updates:
         sequences: that the phase has gone over before.
         """
         phase, version = self.phase, learner.version
-        batch, scored, kl = credit(groups, self.advantage, self.asked, phase, partial(learner.score, temperature=self.temperature))
+        try:
+            batch, scored, kl = credit(groups, self.advantage, self.asked, phase, partial(_finite, learner, temperature=self.temperature))
+        except LearnerNotFinite:
+            if not may_skip:
+                raise
+            return _unscored(groups, phase)
         if scored is not None:
             judge(batch, scored)
         passes, stepped, trained = list[tuple[Int64, Measured]](), list[dict[str, float]](), set[int]()
@@ -100,22 +106,24 @@ class Updates:
         for part, at in left:
             found = learner.forward_backward(part, self.objective)
             passes.append((at, found))
-            if scored is None:
-                try:
-                    judge(batch, found)
-                except BaseException:
-                    learner.discard()  # nothing of this batch may reach a later step
-                    raise
             gone_over += len(part.lengths)
-            if shown is not None:
-                shown.beside(learner, len(part.lengths))
             try:
+                ours = found.logprobs[part.mask]
+                if scored is None and np.isfinite(ours).all():
+                    judge(batch, found)
+                if shown is not None:
+                    shown.beside(learner, len(part.lengths))
+                check_learner(ours, learner.version)
                 stepped.append(learner.step(share(len(groups), phase)))
             except FloatingPointError:
+                learner.discard()
                 if not may_skip:
                     raise
                 skipped = 1 + sum(1 for _ in left)  # the rest of the step is left out with it
                 break
+            except BaseException:
+                learner.discard()  # nothing of this batch may reach a later step
+                raise
             trained |= set(part.group.tolist())
         measured = passes[0][1] if scored is None else joined(batch, scored, passes)
         measured = measured if kl is None else replace(measured, tokens={**measured.tokens, "reference_kl": kl})
@@ -129,6 +137,29 @@ class Updates:
             metrics["seconds"] = measured.seconds + sum(row["seconds"] for row in stepped)
             metrics["seconds"] += 0.0 if shown is None else shown.seconds
         return Learned(batch, measured, metrics, frozenset(trained), len(stepped), skipped, gone_over)
+
+
+class LearnerNotFinite(FloatingPointError):
+    """The learner scored tokens, and a log-probability or a critic's value is not finite."""
+
+
+def _finite(learner: PolicyLearner, batch: TokenBatch, **asked: Any) -> Measured:
+    """`PolicyLearner.score`. Raises LearnerNotFinite."""
+    found = learner.score(batch, **asked)
+    for values in (found.logprobs, *found.tokens.values()):
+        try:
+            check_learner(values[batch.mask], learner.version)
+        except FloatingPointError as error:
+            raise LearnerNotFinite(str(error)) from None
+    return found
+
+
+def _unscored(groups: tuple[EpisodeGroup, ...], phase: UpdatedPhase) -> Learned:
+    """A step whose updates are all left out, since what the learner gave its tokens before the first was not finite."""
+    batch = GroupBatch(groups).tokens
+    nothing = np.zeros(len(batch.mask), np.float32)
+    metrics = {"tokens": float(batch.tokens), "updates": 0.0, "updates_skipped": float(phase.updates)}
+    return Learned(batch, Measured(nothing, nothing), metrics, frozenset(), 0, phase.updates)
 
 
 def credit(
@@ -167,8 +198,7 @@ def expectations(batch: TokenBatch) -> dict[str, float]:
     if batch.values is None or batch.returns is None:
         return {}
     values, returns = batch.values[batch.mask].astype(np.float64), batch.returns[batch.mask].astype(np.float64)
-    spread = float(returns.var())
-    explained = {"value_explained": 1.0 - float((returns - values).var()) / spread} if spread > 0 else {}
+    explained = {} if alike(returns) else {"value_explained": 1.0 - float((returns - values).var()) / float(returns.var())}
     return {"value": float(values.mean()), "return": float(returns.mean()), **explained}
 
 

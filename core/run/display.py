@@ -104,7 +104,7 @@ def evaluation_line(phase: str, result: EvaluationResult, against: Mapping[str, 
     if result.best_constant is not None:
         parts.append(f"best constant policy {result.best_constant.success:.1%} ({result.best_constant.label})")
     if result.macro_recall is not None:
-        parts.append(f"macro-recall {result.macro_recall:.1%}")
+        parts.append(f"macro-recall {result.macro_recall:.1%} (n = {sum(sum(row.values()) for row in result.confusion.values())})")
     parts.append(f"turns {result.turns:.1f}")
     if result.cost is not None:
         parts.append(f"cost {result.cost:.2f}")

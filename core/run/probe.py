@@ -37,7 +37,7 @@ from burnish.trainer.evaluation.step_cost import StepCost, Update, step_cost
 from burnish.trainer.objectives.shaping import shaped, without_cut_short
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.playing import run_tasks
-from burnish.trainer.schedule.groups import largest, why_not
+from burnish.trainer.schedule.groups import why_not
 from burnish.trainer.updates import credit
 
 EPISODES = 256
@@ -95,7 +95,7 @@ def probe(recipe: ResolvedRun, run_dir: Path | None, episodes: int, console: Con
                 learned = [_learned_from(session, group) for group in played.groups]
                 update = _update(session, table, learned)
             peaks = _peak_memory(session)
-        seen = outlook(played.groups, played.greedy, recipe.success, learned)
+        seen = outlook(played.groups, played.greedy, recipe.success, learned, session.loop.settings.declared)
         cost = step_cost(table, seen.teaching, played.episodes_per_second, update)
         earlier = plan.phases[: [phase.table for phase in recipe.phases].index(table)]
         lines = advice(seen, again, table, _weights(recipe), [phase.name for phase in earlier])
@@ -187,8 +187,8 @@ def _learned_from(session: Session, group: EpisodeGroup) -> EpisodeGroup:
 def _update(session: Session, table: RFTPhaseConfig, learned: Sequence[EpisodeGroup]) -> Update | None:
     """One update over the groups that teach, at most those of a step, and its weights on their way; None when no group teaches."""
     loop, limits = session.loop, session.recipe.rollout
-    size = max(loop.size, largest(learned))
-    kept = [group for group in learned if why_not(group, limits, table.equal_groups == "keep", size) is None][: table.groups_per_step]
+    keep, declared = table.equal_groups == "keep", loop.settings.declared
+    kept = [group for group in learned if why_not(group, limits, keep, declared) is None][: table.groups_per_step]
     if not kept:
         return None
     session.learner.begin_phase(session.recipe.phase(table.name).optimizer)  # where the reference is kept, if there is one

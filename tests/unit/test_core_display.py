@@ -8,6 +8,7 @@ import pytest
 
 from burnish.rollout.store.records import BestConstant, Comparison, EvaluationResult
 from burnish.run.display import evaluation_line
+from burnish.trainer.phases.rft import _line
 
 pytestmark = pytest.mark.unit
 
@@ -18,10 +19,17 @@ def result(tasks: int, **more: Any) -> EvaluationResult:
 
 
 def test_success_stands_beside_its_n_and_the_best_constant_policy() -> None:
-    line = evaluation_line("sft", result(8, best_constant=BestConstant("pass", 0.625, 0.5), macro_recall=0.45), {})
-    assert line == (
-        "after sft (sampled, n = 8): success 50.0% [40%, 60%], best constant policy 62.5% (pass), macro-recall 45.0%, turns 3.0"
+    labelled = result(
+        8, best_constant=BestConstant("pass", 0.625, 0.5), macro_recall=0.45, confusion={"pass": {"pass": 4, "": 1}, "b": {"pass": 2}}
     )
+    assert evaluation_line("sft", labelled, {}) == (
+        "after sft (sampled, n = 8): success 50.0% [40%, 60%], best constant policy 62.5% (pass), macro-recall 45.0% (n = 7), turns 3.0"
+    )
+
+
+def test_the_line_of_a_step_has_the_n_of_its_success() -> None:
+    metrics = {"reward_mean": 0.47, "success": 0.53, "episodes": 64.0, "rewarded": 30.0, "episodes_per_second": 13.0, "groups_trained": 8.0}
+    assert _line({**metrics, "failed": 2.0}, 8) == "reward 0.47  success 53% (n = 30)  13 episodes/s  8/8 groups  2 failed"
 
 
 def test_a_gain_and_a_fall_name_their_side_and_test() -> None:

@@ -65,6 +65,11 @@ def test_normalised_advantages_have_mean_zero_and_deviation_one() -> None:
     np.testing.assert_allclose(gae(batch), [0, 1, 0, -1], rtol=1e-6)
 
 
+def test_what_rounding_left_of_rewards_and_values_is_no_advantage() -> None:
+    batch = batch_of(episode(0, [0, 1], Reward(1.0)), episode(1, [0, 1], Reward(1.000003)), values=[0, 1.0, 0, 1.0])
+    assert gae(batch).tolist() == [0.0] * 4
+
+
 def test_without_a_critic_there_is_nothing_to_compare_with() -> None:
     with pytest.raises(ValueError, match="needs a critic"):
         gae(batch_of(episode(0, [0, 1], Reward(1.0))))

@@ -48,6 +48,19 @@ async def test_total_is_weighted_and_parts_are_not() -> None:
     assert labels == {"expected": "scrap", "predicted": "pass"}
 
 
+async def test_the_size_of_a_reward_is_that_of_its_terms() -> None:
+    """0.1 x 0.5 + 2 x 1.0 + 0.5 x 0.4, and 1000.5 of a range of 2 wide from 1000 on, clipped to 1000.2: 0.05 + 2 + 0.2 + 500.1."""
+    verdict, cost, huge, clipped = (Scripted(name, Score(value)) for name, value in (("a", 1.0), ("b", -0.4), ("c", 7e9), ("d", 1000.5)))
+    mapped = Term(clip=(1000.0, 1000.2), normalize="minmax", range=(1000.0, 1002.0))
+    entries: list[tuple[Scripted, float | Term]] = [(verdict, 2.0), (cost, 0.5), (huge, 0.0), (clipped, mapped)]
+    reward, _ = await Rubric(entries, env_weight=0.1).score(given(0.5))
+    assert reward.size == pytest.approx(502.35)
+    bounded, _ = await Rubric([(Scripted("a", Score(150.0)), Term(clip=(0.0, 1e9)))]).score(given(0.0))
+    assert bounded.size == 150.0, "a bound that the value is far from says nothing"
+    capped, _ = await Rubric([(verdict, Term(gate=2.0)), (huge, 1.0)]).score(given(0.5))
+    assert (capped.total, capped.size) == (0.0, 0.0)
+
+
 async def test_the_environment_alone_is_a_rubric() -> None:
     reward, labels = await Rubric([]).score(given(0.75))
     assert (reward.total, reward.parts, labels) == (0.75, {"env": 0.75}, {})

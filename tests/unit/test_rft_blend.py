@@ -72,6 +72,7 @@ def test_each_task_is_played_by_its_environment_and_only_its_own_reward_counts_t
     metrics = rollout_metrics(Collected(tuple(groups[:4]), tuple(groups)), 8, "env")
     assert metrics["blend/sums"] == 0.25 and metrics["blend/own"] == 0.75
     assert metrics["blend_reward/sums"] == pytest.approx(sum(totals["sums"]) / len(totals["sums"])) and metrics["episodes"] == 32
+    assert metrics["rewarded"] == len(totals[""]) == 24, "success and reward are of the recipe's own environment, and so is their n"
     assert metrics["reward_mean"] == pytest.approx(sum(totals[""]) / len(totals[""])) == metrics["blend_reward/own"]
     assert metrics["blend_trained/own"] + metrics["blend_trained/sums"] == 1.0
 

@@ -162,7 +162,7 @@ def test_a_low_temperature_multiplies_differences() -> None:
     [
         (f32(-1, -2), f32(-1, -2), [3, 2], r"1 of 2 tokens were sampled by version 2 and not by 3"),
         (f32(-1, -2), f32(-1, -2), [-1, 4], r"2 of 2 tokens were sampled by version -1, 4"),
-        (f32(-1, np.nan), f32(-1, -2), [3, 3], r"1 of 2 log-probabilities of version 3 are not finite"),
+        (f32(-1, -2), f32(-1, np.nan), [3, 3], r"1 of 2 log-probabilities of version 3 are not finite"),
         (f32(-1, -2), f32(-1, -np.inf), [3, 3], r"1 of 2 .* not finite"),
         (f32(-1, -np.inf), f32(-1, -np.inf), [3, 3], r"1 of 2 .* not finite"),
         (f32(), f32(), [], "no token of version 3"),
@@ -171,3 +171,10 @@ def test_a_low_temperature_multiplies_differences() -> None:
 def test_what_admits_of_no_degree(learner: np.ndarray, engine: np.ndarray, versions: list[int], message: str) -> None:
     with pytest.raises(SyncProofError, match=message):
         compare_logprobs("e0", 3, learner, engine, np.array(versions, np.int32), PARITY_BOUNDS["float32"])
+
+
+def test_a_log_probability_of_the_learner_that_is_not_finite_is_no_engines_fault() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"the learner's log-probabilities of 1 of 2 tokens .* version 3: .* no engine"
+    ):
+        compare_logprobs("e0", 3, f32(-1, np.nan), f32(-1, -2), np.array([3, 3], np.int32), PARITY_BOUNDS["float32"])

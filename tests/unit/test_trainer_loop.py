@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from tests.unit.scripted import ScriptedLearner
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Float32, Int32, Outcome, Reward, Task, Trajectory
-from burnish.rewards.config import RewardConfig, declared_range
+from burnish.rewards.config import RewardConfig, declared_sizes
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.weights import SyncProofError, SyncReceipt
+from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.tasks import held_out_tasks, training_tasks
 from burnish.trainer.evaluation.statistics import summarize
 from burnish.trainer.loop import LoopSettings, PolicyLoop
+from burnish.trainer.objectives.measures import Measured
+from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.schedule.groups import ErrorBudgetSpent, why_not
 from burnish.trainer.schedule.progress import PolicyProgress
@@ -167,6 +171,62 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted_before_it_ends_the_
         loop.step()
 
 
+class Overflowing(ScriptedLearner):
+    """Its log-probabilities are NaN while it is `lost`."""
+
+    lost = False
+
+    def _lost(self, found: Measured, batch: TokenBatch) -> Measured:
+        lost = np.where(batch.mask, np.float32(np.nan), found.logprobs)
+        return replace(found, logprobs=lost) if self.lost else found
+
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
+        return self._lost(super().forward_backward(batch, objective), batch)
+
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
+        return self._lost(super().score(batch, temperature, reference), batch)
+
+
+@pytest.mark.parametrize("more", [{}, {"epochs": 2}, {"objective": {"kl_coef": 0.1, "kl_in": "reward"}}])
+def test_a_learner_that_overflows_is_skipped_counted_and_blamed_and_no_engine_is(more: dict[str, Any]) -> None:
+    phase = RFTPhaseConfig(groups_per_step=2, group_size=2, max_refills=2, **more)
+    loop = PolicyLoop(ScriptedFleet(varied), Overflowing(), LoopSettings(phase, RolloutConfig(), "verdict"), STREAM)
+    loop.step()
+    loop.learner.lost = True  # type: ignore[attr-defined]
+    for skipped in (1, 2):
+        metrics = loop.step().metrics
+        assert (metrics["learner/updates_skipped"], loop.progress.skipped, loop.learner.version) == (phase.updates, skipped, phase.updates)
+        assert all(map(math.isfinite, metrics.values()))
+    assert dict(loop.progress.ledger.dropped) == {"non_finite": 8}
+    with pytest.raises(FloatingPointError, match=r"the learner's log-probabilities of 8 of 8 tokens are .* no engine is to blame"):
+        loop.step()
+
+
+def test_a_learner_that_overflows_at_a_sync_is_blamed_and_no_engine_is() -> None:
+    loop = PolicyLoop(ScriptedFleet(varied), Overflowing(), LoopSettings(PHASE, RolloutConfig(), "verdict"), STREAM)
+    loop.step()
+    loop.learner.lost = True  # type: ignore[attr-defined]
+    with pytest.raises(FloatingPointError, match="the learner's log-probabilities of 4 of 4 tokens"):
+        loop.sync()
+
+
+def test_a_log_probability_of_an_engine_that_is_not_finite_is_the_engines() -> None:
+    loop = make_loop(varied, PHASE)
+    loop.step()
+    loop.fleet.off = math.nan  # type: ignore[attr-defined]
+    with pytest.raises(SyncProofError, match=r"engine rollout-1: \d of \d log-probabilities of version 1 are not finite"):
+        loop.sync()
+
+
+def test_the_bound_of_a_sync_proof_is_that_of_the_temperature() -> None:
+    """At temperature 0.5 the differences of log-probabilities double: 8e-5 is within 2 x 5e-5, and not within 5e-5."""
+    for temperature, apart in ((0.5, 0), (1.0, 1), (2.0, 1)):
+        loop = make_loop(varied, PHASE, RolloutConfig(temperature=temperature))
+        loop.learner.off = 8e-5  # type: ignore[attr-defined]
+        loop.step()
+        assert loop.progress.apart == apart, temperature
+
+
 def test_a_skipped_update_leaves_numbers_in_the_row_and_ends_its_step() -> None:
     loop = make_loop(varied, RFTPhaseConfig(groups_per_step=2, group_size=2, minibatches=2, epochs=3), broken=[2])
     metrics = loop.step().metrics
@@ -197,38 +257,51 @@ def test_progress_survives_its_row() -> None:
     [
         ([0.0, 0.1 + 0.2 - 0.3], 1.0, False),  # 5.6e-17: nothing but the rounding of what was taken from each other
         ([0.0, float(np.float32(0.3)) - 0.3], 1.0, False),  # 1.2e-8, of a verifier that computes in float32
-        ([0.0, 0.1 + 0.2 - 0.3], 0.0, True),  # nothing shows that rewards are larger
-        ([1e-6, 2e-6], 1.0, True),  # small rewards of one task beside larger ones of others
+        ([0.0, 0.1 + 0.2 - 0.3], 0.0, True),  # nothing shows that what they are the sums of was larger
+        ([1e-6, 2e-6], 1.0, True),
         ([1e-6, 1.5e-6, 2e-6], 2e-6, True),
         ([0.0, 0.001], 1000.0, True),
         ([0.0, 1e-4], 1000.0, False),
     ],
 )
-def test_near_zero_rounding_is_told_by_the_size_of_rewards(rewards: list[float], size: float, kept: bool) -> None:
-    assert (why_not(group(Task("t", 0), *map(Reward, rewards)), RolloutConfig(), size=size) is None) == kept
+def test_near_zero_rounding_is_told_by_the_size_of_the_terms(rewards: list[float], size: float, kept: bool) -> None:
+    given = [Reward(reward, size=size) for reward in rewards]
+    assert (why_not(group(Task("t", 0), *given), RolloutConfig()) is None) == kept
 
 
-ROUNDED = (Reward(0.0), Reward(0.1 + 0.2 - 0.3))
+ROUNDED = (Reward(0.0), Reward(0.1 + 0.2 - 0.3, size=0.6))
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_rounding_left_trains_nothing_whichever_group_finishes_first(which: int) -> None:
-    """The size of rewards is seen in the groups of the step, however small the first to finish are."""
     loop = make_loop(lambda n: ROUNDED if n == which else varied(n), PHASE)
     metrics = loop.step().metrics
     assert (metrics["groups_trained"], dict(loop.progress.ledger.dropped)) == (2, {"zero_variance": 2})
-    assert loop.progress.sizes[-1] == 1.0
 
 
-def test_what_rounding_left_trains_nothing_where_the_recipe_says_how_large_rewards_are() -> None:
+def judged(value: float) -> Reward:
+    return Reward(0.5 * value, {"verdict": value})
+
+
+def test_a_success_that_differs_by_rounding_trains_nothing_where_the_recipe_weighs_it() -> None:
     rewards = [RewardConfig(use="my-team/verdict-v1", weight=0.5), RewardConfig(use="my-team/cost-v1", clip=(0.0, 10.0), weight=-0.1)]
-    assert declared_range(rewards, 1.0, "verdict") == 1.5 and declared_range(rewards, 1.0, "env") == 2.0
-    assert declared_range(rewards[:1], 1.0, "env.won") == 0.0, "nothing is said of what the environment or the reward gives"
-    settings = LoopSettings(PHASE, RolloutConfig(), "verdict", range=0.5)
-    loop = PolicyLoop(ScriptedFleet(lambda n: ROUNDED), ScriptedLearner(()), settings, STREAM)
+    assert declared_sizes(rewards, 1.0, "verdict") == {"verdict": 0.5} and declared_sizes(rewards, 2.0, "env") == {"env": 2.0}
+    assert declared_sizes(rewards[:1], 1.0, "env.won") == {}, "nothing is said of what the environment or the reward gives"
+    mapped = [RewardConfig(use="my/a-v1", normalize="minmax", range=(0.0, one)) for one in (1.0, 1e9)]
+    assert declared_sizes(mapped[:1], 1.0, "x") == {"a": 1.0} and declared_sizes(mapped[1:], 1.0, "x") == {}
+    settings = LoopSettings(PHASE, RolloutConfig(), "verdict", declared={"verdict": 0.5})
+    loop = PolicyLoop(ScriptedFleet(lambda n: (judged(0.0), judged(1e-8))), ScriptedLearner(()), settings, STREAM)
     assert loop.step().metrics["groups_trained"] == 0
-    small = PolicyLoop(ScriptedFleet(lambda n: (Reward(1e-6), Reward(2e-6))), ScriptedLearner(()), settings, STREAM)
+    small = PolicyLoop(ScriptedFleet(lambda n: (judged(1e-6), judged(2e-6))), ScriptedLearner(()), settings, STREAM)
     assert small.step().metrics["groups_trained"] == 2
+
+
+@pytest.mark.parametrize("low_and_high", [(1.0, 0.0), (150.0, 0.0)])
+def test_a_bound_that_no_reward_comes_near_makes_none_equal(low_and_high: tuple[float, float]) -> None:
+    """A clip that only cuts off negatives, and a success of a large weight that is the same in all."""
+    wide = [RewardConfig(use="my/b-v1", clip=(0.0, 1e9)), RewardConfig(use="my/verdict-v1", weight=1e9)]
+    rewards = [Reward(one, {"b": one, "verdict": 0.0}, size=one) for one in low_and_high]
+    assert why_not(group(Task("t", 0), *rewards), RolloutConfig(), declared=declared_sizes(wide, 0.0, "verdict")) is None
 
 
 @pytest.mark.parametrize(
@@ -245,9 +318,10 @@ def test_rewards_that_differ_by_rounding_count_as_equal(rewards: list[float], ke
     assert (why_not(group(Task("t", 0), *map(Reward, rewards)), RolloutConfig()) is None) == kept
 
 
-def test_one_outlier_does_not_make_later_rewards_equal() -> None:
-    loop = make_loop(lambda n: (Reward(0.0), Reward(-20000.0)) if n == 0 else varied(n), PHASE)
-    assert [loop.step().metrics["groups_trained"] for _ in range(2)] == [2, 2]
+@pytest.mark.parametrize("outlier", [-20000.0, -5e6, -1e8])
+def test_one_outlier_does_not_make_the_rewards_of_other_groups_equal(outlier: float) -> None:
+    loop = make_loop(lambda n: (Reward(0.0), Reward(outlier)) if n == 0 else varied(n), PHASE)
+    assert [loop.step().metrics["groups_trained"] for _ in range(4)] == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +355,32 @@ def test_the_error_budget_stops_the_run_and_says_what_failed() -> None:
     loop = make_loop(lambda n: (Reward(1.0), Reward(0.0), *(DOWN,) * 6), phase, RolloutConfig(error_budget=0.1))
     with pytest.raises(ErrorBudgetSpent, match=r"48 of the last 64 .*48 verifier_unavailable; the last one: verifier_unavailable in verd"):
         loop.step()
+
+
+@pytest.mark.parametrize(("size", "stops_in"), [(4, 8), (2, 16), (16, 2)])
+def test_the_error_budget_judges_small_steps_over_as_many_as_hold_64_episodes(size: int, stops_in: int) -> None:
+    """Half of all episodes fail; two groups of `size` a step, so that 64 are together after `stops_in` steps."""
+    half = size // 2 if size > 2 else 1
+    loop = make_loop(
+        lambda n: (Reward(1.0), *(Reward(0.0),) * (size - half - 1), *(DOWN,) * half),
+        RFTPhaseConfig(groups_per_step=2, group_size=size, max_refills=0, equal_groups="keep", steps=100),
+        RolloutConfig(error_budget=0.1),
+    )
+    for _ in range(stops_in - 1):
+        loop.step()
+    with pytest.raises(ErrorBudgetSpent, match=rf"{64 * half // size} of the last 64 episodes failed"):
+        loop.step()
+
+
+def test_the_error_budget_forgets_steps_that_it_need_not_look_back_on() -> None:
+    """Eight steps of eight episodes are 64: what failed before them is past, in a resumed run too."""
+    phase = RFTPhaseConfig(groups_per_step=2, group_size=4, steps=1000)
+    script = lambda n: (*varied(n), *varied(n)) if n % 16 else (Reward(1.0), Reward(0.0), DOWN, DOWN)  # noqa: E731  2 of 64
+    loop = make_loop(script, phase, RolloutConfig(error_budget=0.05))
+    for _ in range(40):
+        loop.step()
+    row = json.loads(json.dumps(loop.progress.row()))
+    assert PolicyProgress.from_row(row) == loop.progress
 
 
 def test_every_group_is_heard_of_before_what_it_holds_stops_the_run() -> None:

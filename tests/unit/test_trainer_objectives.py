@@ -68,9 +68,29 @@ def test_dr_grpo_keeps_a_small_difference_small() -> None:
 
 
 @pytest.mark.parametrize("advantage", [normalised, centred])
-@pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [0.7], []])
+@pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [0.7], [], [1.0, 1.000003], [1.0] * 7 + [0.99999]])
 def test_a_group_without_variance_teaches_exactly_nothing(advantage, rewards: list[float]) -> None:
     assert advantage(np.array(rewards)).tolist() == [0.0] * len(rewards)
+
+
+@pytest.mark.parametrize(
+    "advantage",
+    [grpo, dr_grpo, rloo, reinforce_pp, partial(reinforce_pp, baseline="group"), partial(pass_at_k, k=2), grpo_per_turn],
+)
+@pytest.mark.parametrize("rewards", [[1.0, 1.000003], [1.0] * 7 + [0.99999]])
+def test_what_rounding_left_is_no_advantage_of_any_estimator(advantage, rewards: list[float]) -> None:
+    assert advantage(groups([*map(Reward, rewards)])).tolist() == [0.0] * len(rewards) * 3
+    beside = advantage(groups([*map(Reward, rewards)], [Reward(0.0), Reward(1.0)]))
+    assert np.ptp(beside[: 3 * len(rewards)].reshape(-1, 3)[:, -1]) <= 2e-5, "alike, beside a group that differs"
+    assert beside[3 * len(rewards) :].any()
+
+
+def test_what_rounding_left_of_large_terms_is_no_advantage() -> None:
+    """Two sums of terms of 1000 that differ by 1e-4, within 2e-7 of 1000; with terms of 1 they differ."""
+    for size, equal in ((1000.0, True), (1.0, False)):
+        batch = groups([Reward(0.0, size=size), Reward(1e-4, size=size)])
+        assert batch.rewards.tolist() == ([0.0, 0.0] if equal else [0.0, 1e-4])
+        assert (not grpo(batch).any()) == equal
 
 
 def test_every_trained_token_carries_the_advantage_of_its_episode_and_no_other() -> None:

@@ -152,6 +152,16 @@ def test_graded_values_of_many_tasks_are_resampled() -> None:
     assert result == paired_bootstrap(before, np.minimum(before + np.random.default_rng(1).random(60) / 3, 1.0), seed=4)
 
 
+def test_graded_values_of_few_tasks_have_students_interval_however_many_moved() -> None:
+    """18 tasks, all of which moved: 0.03, 0.06, ... 0.27 up, and half of that down; t of 17 degrees of freedom is 2.109816."""
+    up = 0.03 * np.arange(1, 10)
+    changes = np.concatenate([up, -up / 2])
+    result = paired_test(np.full(18, 0.4), 0.4 + changes)
+    half = 2.109816 * changes.std(ddof=1) / math.sqrt(18)
+    assert (result.test, result.n) == ("bootstrap", 18)
+    assert (result.low, result.high) == (pytest.approx(0.0375 - half), pytest.approx(0.0375 + half))
+
+
 def test_the_interval_of_agresti_and_min_by_hand() -> None:
     """94 pairs, of which 16 were won and 4 lost; half an observation more in each of four cells."""
     low, high = agresti_min_interval(16, 4, 94)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 def rows(successes: list[float], episodes: int = 64) -> list[dict[str, float]]:
-    return [{"success": value, "episodes": float(episodes), "failed": 0.0} for value in successes]
+    return [{"success": value, "episodes": float(episodes), "failed": 0.0, "rewarded": float(episodes)} for value in successes]
 
 
 def test_the_windows_are_thirds_and_the_test_is_welchs() -> None:
@@ -47,6 +47,19 @@ def test_steps_without_a_reward_are_left_out() -> None:
     full: list[dict[str, float]] = [{**row, "reward_mean": 1.0, "reward_std": 0.5} for row in rows([0.5] * 8)]
     assert success_change([*full, empty]) is None and reward_change([*full, empty]) is None
     assert metric_change([{"episode/turns": 2.0}] * 9, "episode/turns") == Change(2.0, 2.0, 1.0)
+
+
+def test_episodes_of_other_environments_make_a_change_no_surer() -> None:
+    """48 of 64 were played elsewhere: success and reward are of 16, whose counting error is twice that of 64."""
+    own = rows([0.0] * 3 + [0.1] * 3 + [0.2] * 3, episodes=16)
+    blended = [{**row, "episodes": 64.0, "failed": 3.0, "reward_mean": row["success"], "reward_std": 0.4} for row in own]
+    assert success_change(blended) == success_change(own)
+    found, spread = reward_change(blended), 2 * 0.4**2 / 16 / 3
+    assert found is not None and found.p_value == pytest.approx(2 * float(stats.t.sf(0.2 / spread**0.5, 4)))
+
+
+def test_means_that_differ_by_rounding_have_not_changed() -> None:
+    assert change([0.3] * 6 + [0.1 + 0.2] * 3) == Change(0.3, 0.1 + 0.2, 1.0)
 
 
 def simulated(generator: np.random.Generator, steps: int, tasks: int, before: float, after: float) -> list[dict[str, float]]:

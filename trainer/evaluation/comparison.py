@@ -40,6 +40,7 @@ def paired_test(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Compariso
     old, new = _paired(before, after)
     differences = new - old
     moved = differences[np.abs(differences) > TINY]
+    worse: float | None
     boot = functools.partial(paired_bootstrap, old, new, seed)
     if not len(moved) or np.ptp(np.abs(moved)) <= TINY:
         wins, count = int((moved > 0).sum()), len(moved)
@@ -51,7 +52,8 @@ def paired_test(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Compariso
         better, worse = (float((sums >= sign * moved.sum() - TINY).mean()) for sign in (1, -1))
         test = "sign-flip test"
     else:
-        return boot()
+        resampled = boot()
+        better, worse, test = resampled.p_value, resampled.p_worse, resampled.test
     mean = float(differences.mean())
     if np.isin(np.concatenate([old, new]), (0.0, 1.0)).all():
         low, high = agresti_min_interval(int((moved > 0).sum()), int((moved < 0).sum()), len(differences))

@@ -16,7 +16,7 @@ from ...envs.types import Episode, EpisodeGroup
 from ...rewards.terms import rounding
 from ...rollout.replay import Replayed
 from ...rollout.store.records import BestConstant, EvaluationResult
-from ..schedule.groups import largest, totals
+from ..schedule.groups import NOTHING, rewards_of, size_of, totals
 from .statistics import summarize
 
 SAME = 1e-6
@@ -108,10 +108,13 @@ def outlook(
     greedy: Sequence[Episode],
     success: str,
     learned: Sequence[EpisodeGroup] | None = None,
+    declared: Mapping[str, float] = NOTHING,
 ) -> Outlook:
     """Everything that follows from the episodes alone.
 
     success: the reward part that counts. learned: the groups as a step learns from them (`objectives.shaping`), where that differs.
+    declared: as `schedule.groups.why_not` takes it.
+
     Raises EvaluationFailed when no episode has a reward, ValueError when the success part is missing or out of range.
     """
     episodes = [episode for group in sampled for episode in group.episodes]
@@ -120,7 +123,7 @@ def outlook(
     learned = sampled if learned is None else learned
     size = max(len(group.episodes) for group in sampled)
     successes = [[_success(episode, success) for episode in group.rewarded] for group in whole]
-    rewards, size_seen = [totals(group) for group in learned], largest(learned)
+    rewards = [(totals(group), size_of(rewards_of(group), declared)) for group in learned]
     return Outlook(
         episodes=len(episodes),
         group_size=size,
@@ -130,8 +133,8 @@ def outlook(
         best_constant=result.best_constant,
         failures=result.failures,
         pass_at={k: best_of(enough, k) for k in _powers(size) if (enough := [one for one in successes if len(one) >= k])},
-        teaching=_mean([differ(values, len(values), size_seen) for values in rewards]),
-        teaching_half=_mean([differ(values, max(2, len(values) // 2), size_seen) for values in rewards]),
+        teaching=_mean([differ(values, len(values), size) for values, size in rewards]),
+        teaching_half=_mean([differ(values, max(2, len(values) // 2), size) for values, size in rewards]),
         teaching_success=_mean([differ(values, len(values), 1.0) for values in successes]),
         all_failed=_mean([max(values) <= 0 for values in successes]),
         all_succeeded=_mean([min(values) >= 1 for values in successes]),

@@ -7,25 +7,26 @@ from typing import Literal
 
 import numpy as np
 
-from ...envs.types import Float32
-from ..batch import Float64, GroupBatch
+from ...envs.types import Bool, Float32
+from ...rewards.terms import rounding
+from ..batch import Float64, GroupBatch, alike, levelled
 from .registry import advantage
 
 
 def normalised(rewards: Float64, eps: float = 1e-6) -> Float64:
     """(r - mean) / (std + eps) of one group's rewards `[G]`, with the population's standard deviation.
 
-    A group whose rewards are all equal says nothing about what to prefer: exactly zeros.
+    A group whose rewards are all equal, or differ by rounding (`batch.alike`), says nothing about what to prefer: exactly zeros.
     """
-    if len(rewards) == 0 or np.ptp(rewards) == 0.0:
+    if alike(rewards):
         return np.zeros_like(rewards)
     values: Float64 = (rewards - rewards.mean()) / (rewards.std() + eps)
     return values
 
 
 def centred(rewards: Float64) -> Float64:
-    """r - mean of one group's rewards `[G]`; exactly zeros when all are equal. `[0, 0, 1, 1]` gives `[-0.5, -0.5, 0.5, 0.5]`."""
-    values: Float64 = rewards - rewards.mean() if len(rewards) and np.ptp(rewards) else np.zeros_like(rewards)
+    """r - mean of one group's rewards `[G]`; exactly zeros when all are `alike`. `[0, 0, 1, 1]` gives `[-0.5, -0.5, 0.5, 0.5]`."""
+    values: Float64 = np.zeros_like(rewards) if alike(rewards) else rewards - rewards.mean()
     return values
 
 
@@ -39,7 +40,7 @@ def best_of(rewards: Float64, k: int) -> Float64:
 
     The best of k - 1 others is the j-th smallest of all G - 1 with probability C(j - 1, k - 2) / C(G - 1, k - 1).
     """
-    others = len(rewards) - 1
+    rewards, others = levelled(rewards), len(rewards) - 1
     chance = np.array([comb(j, k - 2) for j in range(others)], np.float64) / comb(others, k - 1)
     gains = [np.maximum(reward - np.sort(np.delete(rewards, i)), 0.0) @ chance for i, reward in enumerate(rewards)]
     return np.array(gains, np.float64)
@@ -74,11 +75,17 @@ def reinforce_pp(batch: GroupBatch, *, baseline: Literal["batch", "group"] = "ba
     baseline: "group" takes the mean of each group's rewards away first, the paper's REINFORCE++-baseline.
     """
     mask = batch.tokens.mask
-    values = batch.to_go() if baseline == "batch" else (batch.rewards - batch.group_means(batch.rewards))[batch.episode]
+    values = batch.to_go() if baseline == "batch" else batch.by_group(centred)[batch.episode]
+    return standard(values, mask, eps)
+
+
+def standard(values: Float64, mask: Bool, eps: float, taken_from: float = 0.0) -> Float32:
+    """(value - mean) / (std + eps) over the trained tokens of a batch, float32 `[N]`; zeros where they differ by rounding at most.
+    taken_from: size of the numbers whose differences the values are."""
     trained = values[mask]
-    spread = trained.std() if len(trained) and np.ptp(trained) else 0.0
-    scaled = (values - trained.mean()) / (spread + eps) if spread else np.zeros_like(values)
-    return np.where(mask, scaled, 0.0).astype(np.float32)
+    if alike(trained) or np.ptp(trained) <= rounding([taken_from]):
+        return np.zeros(len(values), np.float32)
+    return np.where(mask, (values - trained.mean()) / (trained.std() + eps), 0.0).astype(np.float32)
 
 
 @advantage("burnish/pass-at-k-v1")
@@ -136,9 +143,10 @@ def gae(batch: GroupBatch, *, lam: float = 0.95, normalise: bool = True, eps: fl
     if not 0 <= lam <= 1:
         raise ValueError(f"advantage 'gae', option 'lam': must be from 0 to 1, not {lam}")
     values, mask = beyond_expected(batch, lam), batch.tokens.mask
-    if normalise and mask.any():
-        values = (values - values[mask].mean()) / (values[mask].std() + eps)
-    return np.where(mask, values, 0.0).astype(np.float32)
+    if not normalise:
+        return np.where(mask, values, 0.0).astype(np.float32)
+    assert batch.values is not None
+    return standard(values, mask, eps, float(np.abs(np.append(batch.values[mask], batch.rewards)).max(initial=0.0)))
 
 
 def beyond_expected(batch: GroupBatch, lam: float) -> Float64:

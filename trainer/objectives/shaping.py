@@ -45,4 +45,6 @@ def _penalised(episode: Episode, overlong: OverlongConfig) -> Episode:
     assert overlong.tokens is not None and overlong.buffer is not None and overlong.penalty is not None
     sampled = sum(int(trajectory.trainable.sum()) for trajectory in episode.trajectories)
     part = overlong_penalty(sampled, overlong.tokens, overlong.buffer, overlong.penalty)
-    return replace(episode, outcome=replace(reward, total=reward.total + part, parts={**reward.parts, PART: part}))
+    return replace(
+        episode, outcome=replace(reward, total=reward.total + part, parts={**reward.parts, PART: part}, size=reward.size + abs(part))
+    )

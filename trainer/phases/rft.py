@@ -294,7 +294,7 @@ def ending_lines(parts: PhaseParts, did: Step | None) -> Iterator[str]:
 def _line(metrics: Mapping[str, float], groups: int) -> str:
     parts = [f"reward {metrics.get('reward_mean', float('nan')):.2f}"]
     if "success" in metrics:
-        parts.append(f"success {metrics['success']:.0%}")
+        parts.append(f"success {metrics['success']:.0%} (n = {metrics['rewarded']:.0f})")
     if "learner/entropy" in metrics:
         parts.append(f"entropy {metrics['learner/entropy']:.3f}")
     parts.append(f"{metrics['episodes_per_second']:.0f} episodes/s")

@@ -31,8 +31,8 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
 
     Of every environment that is blended with it, `blend/NAME` is the share of the groups sampled, `blend_trained/NAME` of those trained on,
     and `blend_reward/NAME` the mean reward. An episode that lacks a part which others have has 0 of it, as in an evaluation
-    (`evaluation.statistics.summarize`); success, too.
-    `failed/KIND` counts the failures of a kind.
+    (`evaluation.statistics.summarize`); success, too. `rewarded` is the number of episodes that those means are over; `episodes` and
+    `failed` count all. `failed/KIND` counts the failures of a kind.
     """
     rewarded = [episode for episode in collected.episodes if episode.reward is not None]
     failures = Counter(str(episode.outcome.kind) for episode in collected.episodes if isinstance(episode.outcome, Failure))
@@ -50,6 +50,7 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
     if not rewarded:
         return metrics
     totals = np.array([episode.reward.total for episode in rewarded if episode.reward is not None])
+    metrics["rewarded"] = float(len(rewarded))
     metrics |= {"reward_mean": float(totals.mean()), "reward_std": float(totals.std())}
     rows = [episode.reward.parts for episode in rewarded if episode.reward is not None]
     parts = {name: float(np.mean([row.get(name, 0.0) for row in rows])) for name in sorted({name for row in rows for name in row})}

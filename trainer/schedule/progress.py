@@ -10,12 +10,14 @@ from typing import Any
 from ...envs.types import EpisodeGroup
 from ...rollout.config import RolloutConfig
 from ...rollout.store.ledger import Ledger
-from .groups import ErrorBudgetSpent, failures_of, largest
+from .groups import ErrorBudgetSpent, failures_of
 
 MIN_FOR_BUDGET = 64
 """Episodes to judge the error budget on: a share of very few says nothing."""
 BUDGET_STEPS = 4
-"""Steps that the error budget looks back on, this one included."""
+"""Steps that the error budget looks back on, this one included; more, where they have fewer episodes than `MIN_FOR_BUDGET`."""
+MAX_BUDGET_STEPS = 64
+"""And no more than these, however small they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,6 @@ class PolicyProgress:
 
     idle, skipped, apart: steps in a row that had nothing to learn from, in which an update was not finite, or in which an engine's
     log-probabilities were too far from the learner's. recent: episodes, and failures by kind, of the steps that the error budget looks at.
-    sizes: the largest size of a reward in each of them.
     """
 
     step: int = 0
@@ -48,17 +49,15 @@ class PolicyProgress:
     idle: int = 0
     skipped: int = 0
     apart: int = 0
-    recent: deque[tuple[int, Counter[str]]] = field(default_factory=lambda: deque(maxlen=BUDGET_STEPS))
+    recent: deque[tuple[int, Counter[str]]] = field(default_factory=lambda: deque(maxlen=MAX_BUDGET_STEPS))
     open: dict[str, Issued] = field(default_factory=dict)
     moves: int = 0
     versions: list[int] = field(default_factory=list)
     sequences: int = 0
-    sizes: deque[float] = field(default_factory=lambda: deque(maxlen=BUDGET_STEPS))
 
     def begin_step(self) -> None:
         """Count what finishes from now on as the next step's."""
         self.recent.append((0, Counter()))
-        self.sizes.append(0.0)
 
     def begin_phase(self) -> None:
         """Count the steps of another phase. Position, weights and books go on."""
@@ -78,7 +77,7 @@ class PolicyProgress:
         own = {name: getattr(self, name) for name in ("step", "position", "idle", "skipped", "apart", "moves", "versions", "sequences")}
         recent = [[episodes, dict(failed)] for episodes, failed in self.recent]
         issued = {task: [one.position, one.move] for task, one in self.open.items()}
-        return {**own, "ledger": self.ledger.row(), "recent": recent, "open": issued, "sizes": list(self.sizes)}
+        return {**own, "ledger": self.ledger.row(), "recent": recent, "open": issued}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> PolicyProgress:
@@ -90,25 +89,26 @@ class PolicyProgress:
             row.get("idle", 0),
             row.get("skipped", 0),
             row.get("apart", 0),
-            deque([(episodes, Counter(failed)) for episodes, failed in row.get("recent", ())], maxlen=BUDGET_STEPS),
+            deque([(episodes, Counter(failed)) for episodes, failed in row.get("recent", ())], maxlen=MAX_BUDGET_STEPS),
             {task: Issued(*issued) for task, issued in row.get("open", {}).items()},
             row.get("moves", 0),
             list(row.get("versions", ())),
             row.get("sequences", 0),
-            deque(row.get("sizes", ()), maxlen=BUDGET_STEPS),
         )
 
     def note(self, group: EpisodeGroup) -> None:
-        """Note what failed, for the error budget, and how large the rewards are."""
-        self.sizes[-1] = max(self.sizes[-1], largest([group]))
+        """Note what failed, for the error budget."""
         episodes, failed = self.recent[-1]
         failed.update(failure.kind.value for failure in failures_of(group))
         self.recent[-1] = (episodes + len(group.episodes), failed)
 
     def check_budget(self, limits: RolloutConfig, cause: str) -> None:
-        """Raise ErrorBudgetSpent when too large a share of the episodes of the last steps failed. cause: of the last failure."""
+        """Raise ErrorBudgetSpent when too large a share of the episodes of the last steps failed: of `BUDGET_STEPS`, or of as many as hold
+        `MIN_FOR_BUDGET` episodes. cause: of the last failure."""
         episodes, failed = 0, Counter[str]()
-        for count, kinds in self.recent:
+        for back, (count, kinds) in enumerate(reversed(self.recent)):
+            if back >= BUDGET_STEPS and episodes >= MIN_FOR_BUDGET:
+                break
             episodes, failed = episodes + count, failed + kinds
         if episodes >= MIN_FOR_BUDGET and failed.total() > limits.error_budget * episodes:
             causes = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())

@@ -29,7 +29,7 @@ SOLVED = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the rewarded episodes of one step said.
+    """What the rewarded episodes of one step said in the recipe's own environment.
 
     said: answer -> episodes: the label that was read ("" for none), or, without labels, a digest of all that the policy said. asked: the
     label that was expected -> its tasks, or the tasks by a digest of their prompt. success: the mean. phrases: share of episodes that have
@@ -57,7 +57,7 @@ class Answers:
 
 def answers_of(episodes: Sequence[Episode], success: str) -> Answers:
     """See `Answers`. success: the reward part that is called so."""
-    rewarded = [episode for episode in episodes if episode.reward is not None]
+    rewarded = [episode for episode in episodes if episode.reward is not None and not episode.task.environment]
     if not rewarded:
         return Answers()
     judged = [episode for episode in rewarded if "expected" in episode.labels]

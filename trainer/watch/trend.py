@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...rewards.terms import rounding
+
 LEVEL = 0.002
 """Two-sided p-value below which a change counts as one: low, because every step looks again."""
 FEWEST = 3
@@ -68,8 +70,10 @@ def change(values: Sequence[float], errors: Sequence[float] | None = None) -> Ch
         of_means.append(max(float(window.var(ddof=1)), least) / len(window))
         freedoms.append(len(window) - 1)
     (before, after), spread = means, sum(of_means)
+    if abs(after - before) <= rounding(means):
+        return Change(before, after, 1.0)
     if spread == 0.0:
-        return Change(before, after, 1.0 if before == after else 0.0)
+        return Change(before, after, 0.0)
     freedom = spread**2 / sum(one**2 / n for one, n in zip(of_means, freedoms, strict=True))
     return Change(before, after, 2 * float(stats.t.sf(abs(after - before) / math.sqrt(spread), freedom)))
 
@@ -80,7 +84,7 @@ Rows = Sequence[Mapping[str, float]]
 
 def success_change(rows: Rows) -> Change | None:
     """How success has changed over the steps that had a rewarded episode."""
-    seen = [(row["success"], row["episodes"] - row["failed"]) for row in rows if "success" in row]
+    seen = [(row["success"], row["rewarded"]) for row in rows if "success" in row]
     shares = [(success * n + 1) / (n + 2) for success, n in seen]  # Laplace's: an error of 0 at 0 and 1 would be too sure
     errors = [math.sqrt(share * (1 - share) / n) for share, (_, n) in zip(shares, seen, strict=True)]
     return change([success for success, _ in seen], errors)
@@ -89,7 +93,7 @@ def success_change(rows: Rows) -> Change | None:
 def reward_change(rows: Rows) -> Change | None:
     """How the mean reward that trains has changed."""
     seen = [row for row in rows if "reward_mean" in row]
-    errors = [row["reward_std"] / math.sqrt(row["episodes"] - row["failed"]) for row in seen]
+    errors = [row["reward_std"] / math.sqrt(row["rewarded"]) for row in seen]
     return change([row["reward_mean"] for row in seen], errors)
 
 
