@@ -161,6 +161,16 @@ def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_pa
     assert (config["rft"]["steps"], config["limits"]["stall_s"]) == (5, 900.0)
 
 
+def test_a_run_that_ends_by_itself_says_where_its_report_is_and_how_to_serve_it(pipeline: dict[str, Any]) -> None:
+    done = burnish_command("run", "r.toml", "--run-dir", "here")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-3:] == [
+        "report:       here/report.html",
+        "transcripts:  burnish rollouts here --order worst",
+        "serve it:     burnish serve here",
+    ]
+
+
 def test_a_dry_run_rehearses_and_starts_no_run(pipeline: dict[str, Any], tmp_path: Path) -> None:
     done = burnish_command("run", "r.toml", "--dry-run")
     assert (done.exit_code, done.stdout) == (0, "rehearsed\n")

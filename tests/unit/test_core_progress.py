@@ -5,16 +5,23 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Reward, Task
+from burnish.rollout.config import RolloutConfig
 from burnish.rollout.store.records import BestConstant, EvaluationRecord, EvaluationResult
+from burnish.run import pipeline
 from burnish.run.display import StepBar, constant_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder
 from burnish.run.launch import say_what_next
+from burnish.session import Session
+from burnish.trainer.learner.probe import probe_loss
+from burnish.trainer.phases.common import PhaseStep
 
 pytestmark = pytest.mark.unit
 
@@ -104,4 +111,41 @@ def test_a_run_that_has_ended_says_what_it_left(tmp_path: Path) -> None:
         f"report:       {tmp_path}/report.html",
         f"transcripts:  burnish rollouts {tmp_path} --order worst",
         f"serve it:     burnish serve {tmp_path}",
+    ]
+
+
+def test_every_checkpoint_scores_the_probe_that_the_learner_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written is loaded again and scored: a model that scores otherwise ends the run."""
+    done: list[Any] = []
+    learner = SimpleNamespace(weights=lambda: "weights", foreach_learner=lambda probe: [("probed by", probe)])
+    one = SimpleNamespace(learner=learner, base=tmp_path, recipe=SimpleNamespace(rollout=RolloutConfig()))
+    monkeypatch.setattr("burnish.session.write_model_folder", lambda *what: done.append(("written", what[:3])))
+    monkeypatch.setattr("burnish.session.check_saved", lambda *what: done.append(("scored", what)))
+    Session.save_model(cast(Session, one), tmp_path / "model", "mine")
+    assert done == [
+        ("written", ("weights", tmp_path, tmp_path / "model")),
+        ("scored", (tmp_path / "model", ("probed by", probe_loss))),
+    ]
+
+
+def test_a_step_says_what_failed_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two steps the second has an outage: one line, in the step in which it happens."""
+    good = Episode(Task("t", 1), 0, (), (), Reward(1.0))
+    down = replace(good, outcome=Failure(FailureKind.VERIFIER_UNAVAILABLE, "v@h:1", "connection refused"))
+    steps = [PhaseStep(n, {"loss": 0.0}, "line", episodes=[good, one]) for n, one in ((1, good), (2, down))]
+    console, file = log()
+    table = SimpleNamespace(steps=2, checkpoint_every=9)
+    phase = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=lambda *_: iter(steps)))
+    loop = SimpleNamespace(on_group=None)
+    folder = RunFolder(tmp_path)
+    run = SimpleNamespace(session=SimpleNamespace(loop=loop), results={}, folder=folder, console=console, data={})
+    for name in ("_begin", "_keep", "_checkpoint", "_end"):
+        monkeypatch.setattr(f"burnish.run.pipeline.{name}", lambda *what, **more: None)
+    monkeypatch.setattr("burnish.run.pipeline._parts", lambda *what: SimpleNamespace(done=[]))
+    monkeypatch.setattr("burnish.run.pipeline.Spent.reached", lambda *what: "")
+    assert pipeline._train(cast(Any, run), cast(Any, phase), 0) == 2
+    said = [line for line in file.getvalue().splitlines() if "teach nothing" in line]
+    assert said == [
+        "step 2: 1 of 2 episodes failed and teach nothing: 1 verifier_unavailable; "
+        "the last one: verifier_unavailable in v@h:1: connection refused"
     ]

@@ -17,6 +17,8 @@ from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_data, config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import data_seed, derive_seeds
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment, moments
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, LedgerRow, Mode, read_json_lines
 from burnish.rollout.store.transcripts import Transcript, TranscriptWriter, read_transcripts, transcript_of
 from burnish.run.folder import RunFolder, create_run, open_run, versions
@@ -142,6 +144,18 @@ def test_rewind_drops_the_transcripts_of_what_is_done_again(run: RunFolder) -> N
     assert [file.name for file in run.transcripts.iterdir()] == ["episodes.jsonl"]
     run.rewind(("cpt", "sft", "rft"), "base")
     assert list(read_transcripts(run.transcripts)) == kept[:1]
+
+
+def test_rewind_drops_the_stored_episodes_of_what_is_done_again(run: RunFolder) -> None:
+    """An episode that a resumed run plays again is stored once: what lay after the checkpoint goes, evaluations that count stay."""
+    run.log_evaluation(evaluation("sft", 2))
+    kept = [Moment("rft", 1, "train", "sampled"), Moment("sft", 2, "heldout", "sampled")]
+    again = [Moment("rft", 2, "train", "sampled"), Moment("rft", 2, "heldout", "sampled"), Moment("sft", 2, "heldout", "greedy")]
+    with EpisodeStore(run.episodes, "r") as store:
+        for moment in (*kept, *again):
+            store.put(moment, [Episode(Task("t", 1), 0, (), (), Reward(1.0))])
+    run.rewind(("cpt", "sft", "rft"), "rft", 1)
+    assert [moment for _, moment in moments(run.episodes)] == kept
 
 
 def test_resume_takes_the_same_config_only(run: RunFolder, recipe: ResolvedRun) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from burnish.envs.rows import ENDS, MAX_LINE_BYTES, BadRow, Problems, Row, parse_object, read_rows, suffix_problem
 from burnish.envs.types import message_from_dict
+from burnish.trainer.data.sources import read_documents
 
 pytestmark = pytest.mark.unit
 
@@ -38,6 +39,21 @@ def test_lines_are_rows_whatever_the_suffix(tmp_path: Path, name: str, mark: byt
     content = mark + LINES.replace("\n", "\r\n").encode()
     packed = gzip.compress(content, mtime=0) if name.endswith("GZ") else content
     assert read(tmp_path, name, packed) == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.json", "a.JSONL", "a.csv", "a.jsonl.gz", "a.parquet"])
+def test_where_documents_are_asked_for_rows_are_rows_and_no_prose(tmp_path: Path, name: str) -> None:
+    texts = [{"text": "one"}, {"text": "two words"}]
+    file = tmp_path / name
+    if name.endswith("csv"):
+        file.write_text("text\none\ntwo words\n")
+    elif name.endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(texts), file)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in texts).encode()
+        file.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    assert [row.value if isinstance(row, Row) else row.problem for row in read_rows(file, prose=True)] == texts
+    assert list(read_documents(file)) == ["one", "two words"], "which is what `cpt.data` and `models new --text` read"
 
 
 def test_a_list_is_rows_however_it_is_laid_out(tmp_path: Path) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from burnish.cluster import check_services
 from burnish.envs.types import Message, Task, TextPart, ToolCall
+from burnish.rewards.build import make_rubric
+from burnish.rewards.config import RewardConfig
 from burnish.rewards.remote.client import RemoteVerifier
-from burnish.rewards.remote.service import VERIFIERS, VerifierService, verifier
+from burnish.rewards.remote.service import VERIFIERS, Verifier, VerifierService, verifier
 from burnish.rewards.remote.wire import check_turns, from_request, from_response, to_request, to_response
 from burnish.rewards.types import InvalidScore, RewardInput, Score
 from burnish.rpc.payload import PayloadError
+from burnish.rpc.transport.mock import MockTransport
 from burnish.v1 import common_pb2, verifier_pb2
 
 pytestmark = pytest.mark.unit
@@ -104,3 +110,30 @@ def test_verifier_arguments_are_checked() -> None:
 def test_a_remote_verifier_can_be_sent_to_another_process() -> None:
     there = pickle.loads(pickle.dumps(RemoteVerifier("verdict", "127.0.0.1:5", 2.0, "a/b-v1")))
     assert (there.name, there.culprit, there.deadline_s, there.verifier) == ("verdict", "verdict@127.0.0.1:5", 2.0, "a/b-v1")
+
+
+def test_the_verifier_that_a_recipe_names_of_several_is_the_one_that_is_asked_and_checked() -> None:
+    """Through what makes the rubric of a recipe, and what asks its services before a run."""
+    service = VerifierService([Verifier("my/low-v1", lambda episode: 0.25), Verifier("my/high-v1", lambda episode: 0.75)])
+
+    async def answer(method: str, request: Any) -> Any:
+        return await (service.Describe(request, None) if method == "Describe" else service.answer(request))
+
+    def run(id: str | None) -> Any:
+        rewards = [RewardConfig(verifier="service:several", verifier_id=id, name="verdict")]
+        environment = SimpleNamespace(is_remote=False, args={})
+        return SimpleNamespace(environment=environment, rewards=rewards, limits=SimpleNamespace(check_s=20.0))
+
+    address = "several.example:50051?tls=1"
+    try:
+        with MockTransport(answer, address):
+            for id, value in (("my/low-v1", 0.25), ("my/high-v1", 0.75)):
+                check_services(run(id), {"several": address})
+                at = [one.model_copy(update={"verifier": address}) for one in run(id).rewards]
+                reward, _ = asyncio.run(make_rubric(at, 0.0, retries=0).score(EPISODE))
+                assert (reward.total, reward.parts["verdict"]) == (value, value)
+            for id, says in ((None, "say which one to use"), ("my/hihg-v1", "has no verifier 'my/hihg-v1'; did you mean 'my/high-v1'")):
+                with pytest.raises(ValueError, match=says):
+                    check_services(run(id), {"several": address})
+    finally:
+        service.close()

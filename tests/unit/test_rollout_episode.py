@@ -352,6 +352,24 @@ def test_what_cannot_be_rendered_fails_its_episode_and_no_other(tokenizer, threa
     assert [message.text for message in stored.chat] == ["say measure", *(["measure", "\ud800"] if "says" in args else [])]
 
 
+@pytest.mark.parametrize("error", [KeyError("name"), TypeError("not a string"), RuntimeError("the template gave up")])
+def test_whatever_a_template_raises_fails_its_episode_and_no_other(tokenizer, threads, monkeypatch, error: Exception) -> None:
+    """The second prompt cannot be rendered: what the environment answered is what the template does not take."""
+    made = parts(tokenizer, threads, ScriptedEngine(say(tokenizer, "measure")))
+    prompt = made.renderer.prompt
+
+    def broken(messages: Any, tools: Any = ()) -> str:
+        if len(messages) > 1:
+            raise error
+        return str(prompt(messages, tools))
+
+    monkeypatch.setattr(made.renderer, "prompt", broken)
+    episode = asyncio.run(run_episode(made, TASK, 0, 1.0))
+    failure = episode.outcome
+    assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
+    assert str(error) in failure.detail and len(episode.turns) == 1
+
+
 def test_a_failed_episode_keeps_what_was_said_and_nothing_to_train_on(tokenizer, threads) -> None:
     engine = ScriptedEngine(say(tokenizer, "hello", "measure"))
     episode = asyncio.run(run_episode(parts(tokenizer, threads, engine, env_args={"fail_on": "meas"}), TASK, 0, 1.0))

@@ -1,13 +1,25 @@
 """Documents and conversations become examples in which every token that should be learned is learned once."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Punctuation, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as Sequence_
+from transformers import PreTrainedTokenizerFast
 
 from burnish.envs.types import Message
+from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.forms import Document
+from burnish.trainer.data.sources import Source
 from burnish.trainer.data.supervised import SupervisedExample, cpt_examples, sft_examples, shuffled_batch
+from burnish.trainer.evaluation.suites.measure import _pieces
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +58,34 @@ def test_a_long_document_is_cut_so_that_each_token_is_predicted_once() -> None:
     assert cpt_examples([], 8, 0, 4) == []
     with pytest.raises(ValueError, match="at least 2"):
         cpt_examples([[1]], 8, 0, 1)
+
+
+WORDS = {"x": 0, "<|endoftext|>": 1, "<pad>": 2, "<|im_end|>": 3, "<": 4, "|": 5, "im": 6, "_": 7, "end": 8, ">": 9}
+
+
+def split_tokenizer() -> PreTrainedTokenizerFast:
+    """Its pad token is not its end of text, and neither is what ends a turn. A control token that is broken up is six others."""
+    words = Tokenizer(WordLevel(WORDS, unk_token="x"))
+    words.pre_tokenizer = Sequence_([WhitespaceSplit(), Punctuation("isolated")])
+    words.add_special_tokens(["<|endoftext|>", "<pad>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", pad_token="<pad>")
+
+
+def test_a_document_stands_between_the_models_own_tokens_and_holds_no_control_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.trainer.data.examples.load_tokenizer", lambda model: split_tokenizer())
+    source = Source("own", Fraction(1), "here", lambda: iter([Document("x <|im_end|> x", "a.txt:1")]))
+    ((examples, where),) = ExampleMaker("cpt", Path("m"), 64, {}).of(source)
+    assert where == "a.txt:1"
+    assert [one.token_ids.tolist() for one in examples] == [[1, 0, 4, 5, 6, 7, 8, 5, 9, 0, 1]]  # x < | im _ end | > x
+    assert examples[0].trainable.tolist() == [False, *[True] * 10]
+
+
+def test_a_text_that_is_measured_is_framed_and_broken_up_as_one_that_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.rollout.tokenizer.load_tokenizer", lambda model: split_tokenizer())
+    suite = SimpleNamespace(id="mine", texts=lambda count: [Document("x <|im_end|> x")][:count])
+    asking = SimpleNamespace(count=lambda suite: 1)
+    (pieces,) = _pieces(cast(Any, suite), cast(Any, asking), Path("m"), 64)
+    assert [ids.tolist() for ids in pieces] == [[1, 0, 4, 5, 6, 7, 8, 5, 9, 0]]
 
 
 def letters(forgetful: bool = False) -> Any:
