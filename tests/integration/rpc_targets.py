@@ -27,6 +27,8 @@ async def puppet(episode: RewardInput) -> Any:
             return Score(episode.env_reward, {"messages": len(episode.messages)}, {"expected": episode.task.id})
         case "raise":
             raise KeyError("verdict")
+        case "fetch":  # what a client of somebody else's says when it fails
+            raise RuntimeError(f"GET {data['url']} failed")
         case "nan":
             return float("nan")
         case "word":

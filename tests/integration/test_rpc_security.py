@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import logging
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,21 @@ def test_tls_mutual_tls_and_tokens_let_in_who_belongs(start: Start, files: Files
     address = f"{mutual}?ca={files.ca}&cert={files.client.cert}&key={files.client.key}"
     assert score(address) == 0.5
     RemoteVerifier("verdict", address).check()
+
+
+def test_no_log_holds_a_secret_of_a_url_nor_a_token(start: Start, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the service's nor this process's, at its most talkative, nor the failure that the run stores."""
+    caplog.set_level(logging.DEBUG, "burnish")
+    address, url = start("--token-file", files.token), "https://me:hunter2@h.example/x?token=abc123&n=2"
+    remote = RemoteVerifier("verdict", f"{address}?token_file={files.token}", deadline_s=20.0)
+    with pytest.raises(EpisodeFailure) as caught:
+        asyncio.run(remote.score(replace(EPISODE, data={"do": "fetch", "url": url})))
+    failure = caught.value.failure
+    served = "".join(log.read_text() for log in files.folder.glob("*.log"))
+    assert "h.example/x?token=…&n=2 failed" in failure.detail and "h.example/x?token=…&n=2 failed" in served
+    ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("burnish"))
+    for secret in ("s3cret", "hunter2", "abc123"):
+        assert secret not in f"{served}{ours}{failure.culprit}{failure.detail}{caught.value}"
 
 
 def test_a_wrong_or_missing_token_is_named(start: Start, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

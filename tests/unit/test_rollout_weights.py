@@ -174,7 +174,5 @@ def test_what_admits_of_no_degree(learner: np.ndarray, engine: np.ndarray, versi
 
 
 def test_a_log_probability_of_the_learner_that_is_not_finite_is_no_engines_fault() -> None:
-    with pytest.raises(
-        FloatingPointError, match=r"the learner's log-probabilities of 1 of 2 tokens .* version 3: .* no engine"
-    ):
+    with pytest.raises(FloatingPointError, match=r"the learner's log-probabilities of 1 of 2 tokens .* version 3: .* no engine"):
         compare_logprobs("e0", 3, f32(-1, np.nan), f32(-1, -2), np.array([3, 3], np.int32), PARITY_BOUNDS["float32"])

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from burnish.envs.types import Message
 from burnish.trainer.data.examples import ExampleMaker
 from burnish.trainer.data.forms import Document
-from burnish.trainer.data.sources import Source
+from burnish.trainer.data.sources import Reject, Source
 from burnish.trainer.data.supervised import SupervisedExample, cpt_examples, sft_examples, shuffled_batch
 from burnish.trainer.evaluation.suites.measure import _pieces
 
@@ -74,7 +74,9 @@ def split_tokenizer() -> PreTrainedTokenizerFast:
 def test_a_document_stands_between_the_models_own_tokens_and_holds_no_control_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("burnish.trainer.data.examples.load_tokenizer", lambda model: split_tokenizer())
     source = Source("own", Fraction(1), "here", lambda: iter([Document("x <|im_end|> x", "a.txt:1")]))
-    ((examples, where),) = ExampleMaker("cpt", Path("m"), 64, {}).of(source)
+    (made,) = ExampleMaker("cpt", Path("m"), 64, {}).of(source)
+    assert not isinstance(made, Reject)
+    examples, where = made
     assert where == "a.txt:1"
     assert [one.token_ids.tolist() for one in examples] == [[1, 0, 4, 5, 6, 7, 8, 5, 9, 0, 1]]  # x < | im _ end | > x
     assert examples[0].trainable.tolist() == [False, *[True] * 10]
