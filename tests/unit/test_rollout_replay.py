@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,15 @@ from burnish.trainer.models.importing import new_model
 
 pytestmark = pytest.mark.unit
 
-calls, made = itertools.count(), itertools.count()
+calls, later = itertools.count(), threading.Event()
 
 
 class TwoTurns(gymnasium.Env[Any, str]):
-    """Asks twice. When it `wanders`, every second one made asks another question, and when it `lingers`, once more than the first did."""
+    """Asks twice. One that is made `later` asks another question when it `wanders`, and once more when it `lingers`."""
 
     def __init__(self, wanders: bool = False, lingers: bool = False) -> None:
         self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
-        number = next(made)
-        self.odd, self.turns = wanders and number % 2, 3 if lingers and number >= 4 else 2
+        self.odd, self.turns = wanders and later.is_set(), 3 if lingers and later.is_set() else 2
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -76,8 +76,7 @@ def setup(model: Path, scorer: str = "fair", **env: bool) -> WorkerSetup:
 
 def played(given: WorkerSetup) -> list[EpisodeGroup]:
     """Two groups of two."""
-    global made
-    made = itertools.count()
+    later.clear()
     worker = RolloutWorker(given, "rollout-1", engine=ScriptedEngine(scripted, max_context=160))
     try:
         worker.submit([Task("t-0", 3), Task("t-1", 4)], 2, 1.0)
@@ -111,14 +110,16 @@ def test_a_scorer_that_changes_its_mind_is_found(model: Path) -> None:
 def test_an_environment_that_answers_otherwise_is_no_change_of_verdict(model: Path) -> None:
     given = setup(model, wanders=True)
     groups = played(given)
-    next(made)  # those made from now on are odd where the first were even
+    later.set()
     found = asked_again(replay(given, groups))
     assert found.other_answers > 0 and found.changed == 0
 
 
 def test_an_environment_that_goes_on_where_it_had_ended_is_a_failure_of_its_own(model: Path) -> None:
     given = setup(model, lingers=True)
-    again = replay(given, played(given))
+    groups = played(given)
+    later.set()
+    again = replay(given, groups)
     outcomes = [one.again.outcome for one in again]
     assert all(isinstance(outcome, Failure) and outcome.kind is FailureKind.ENV_ERROR for outcome in outcomes)
     assert "goes on after turn 2" in str(outcomes[0])
