@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -90,6 +90,8 @@ class StrictChatApp:
         return json.dumps({"object": "list", "data": data}).encode()
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+        if not _is_json(scope["headers"]):  # a page in somebody's browser can send every other kind to this machine unasked
+            raise Refused(415, "invalid", "a request is JSON: send it with Content-Type: application/json")
         body = await read_body(receive, self._body_s)
         request = read_chat_request(body)
         record = record_of(scope)
@@ -151,6 +153,11 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
 
 def _invalid(message: str, param: str | None = None) -> Refused:
     return Refused(400, "invalid", message, param=param)
+
+
+def _is_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name.lower() == b"content-type"]
+    return kinds == [b"application/json"]
 
 
 def _only_text(content: Any) -> bool:

@@ -36,13 +36,15 @@ STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 class VersionTable(BaseModel):
     """`[models.NAME.versions.VERSION]`. model: a run, a checkpoint, a model folder, or a name under models/. weight: the share of callers
-    that it answers, among its model's; one of weight 0 runs, and answers who asks for it by name. replicas: how many of it."""
+    that it answers, among its model's; one of weight 0 runs, and answers who asks for it by name. replicas: how many of it. forced: why a
+    package is served whose verdict does not speak for it."""
 
     model_config = STRICT
 
     model: str = Field(min_length=1)
     weight: float = Field(default=1.0, ge=0)
     replicas: int = Field(default=1, ge=1)
+    forced: str = Field(default="", max_length=1000)
 
 
 class ModelTable(BaseModel):
@@ -83,12 +85,20 @@ def read_deployment(file: Path) -> Deployment:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"{file}: it is larger than {MAX_BYTES} bytes")
-        return Deployment.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return parse_deployment(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: it is not text") from None
+
+
+def parse_deployment(text: str, file: str) -> Deployment:
+    """The deployment that a text of TOML describes. Raises ValueError as `read_deployment` does, naming the file."""
+    try:
+        return Deployment.model_validate(tomllib.loads(text))
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: not TOML: {error}") from None
 
 
@@ -179,7 +189,7 @@ class Deployer:
         wanted = deployment.served()
         for name, table in wanted.items():
             if name not in self._started:
-                self._say(f"{name}: starting {table.model}")
+                self._say(f"{name}: starting {table.model}{f', forced: {table.forced}' if table.forced else ''}")
                 self._started[name] = table
                 self._fleet.start(name, table)
         self._tell_failures(wanted)

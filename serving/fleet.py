@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from ray import serve
 
+from ..guardrails.policy import Policy
 from ..rollout.engine.config import EngineConfig
-from ..trainer.models.finding import verified_model
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
 from .deployment import Deployer, Deployment, Routes, State, VersionTable, read_deployment
 from .gateway import GATEWAY, Gateway, Replica, app_name
+from .promotion import servable_model
 from .rules import Rules, most_under_way, read_rules
 
 POLL_S: Final = 0.25
@@ -31,15 +32,15 @@ LOCAL_CPUS: Final = 256
 class RayFleet:
     """Versions as applications of Ray Serve, and the gateway's routes. For one thread."""
 
-    def __init__(self, options: ServingConfig) -> None:
-        self._options = options
+    def __init__(self, options: ServingConfig, policy: Policy | None) -> None:
+        self._options, self._policy = options, policy
         self._starting: dict[str, Starting] = {}
         self._found: dict[str, tuple[State, str]] = {}
 
     def start(self, name: str, table: VersionTable) -> None:
         options = self._options
         try:
-            model = verified_model(table.model)
+            model = servable_model(table, self._policy)
         except ValueError as error:
             self._found[name] = ("failed", str(error))
             return
@@ -78,11 +79,10 @@ class RayFleet:
 class DeploymentHandle:
     """A deployment that runs and follows its file. Use it as a context manager, or call `stop`. url: base of the API."""
 
-    def __init__(self, file: Path, deployment: Deployment, url: str, owns_ray: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, file: Path, deployment: Deployment, fleet: RayFleet, url: str, owns_ray: bool, say: Callable[[str], None]) -> None:
         self.url, self._file, self._owns_ray, self._say = url, file, owns_ray, say
         self._deployment, self._seen = deployment, file.stat().st_mtime_ns
-        self._fleet = RayFleet(deployment.service)
-        self._deployer = Deployer(self._fleet, say)
+        self._deployer = Deployer(fleet, say)
         self._over = threading.Event()
         self._error: BaseException | None = None
         self._following = threading.Thread(target=self._follow, daemon=True, name="burnish-deployment")
@@ -151,11 +151,12 @@ def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle
     options = _on_this_machine(deployment.service)
     rules = read_rules(options)
     for table in deployment.served().values():
-        verified_model(table.model)
+        servable_model(table, rules.policy)  # what is wrong is said before anything starts
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with free_port(options.host, options.port) as port:
         owns_ray = start_ray(options, LOCAL_CPUS)
-    handle = DeploymentHandle(file, deployment.model_copy(update={"service": options}), url_of(options, port), owns_ray, say)
+    deployment = deployment.model_copy(update={"service": options})
+    handle = DeploymentHandle(file, deployment, RayFleet(options, rules.policy), url_of(options, port), owns_ray, say)
     try:
         _start_gateway(options, rules, port)
         handle.start()

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..envs.pydantic_words import first_error
 from ..envs.registry import did_you_mean
-from .keys import Key, KeyName, parse_keys, read_keys, sha256_of, write_private
+from .keys import Key, KeyName, parse_keys, read_keys, sha256_of, write_whole
 
 PREFIX: Final = "bk-"
 """What keys begin with, so that programs that look for secrets in code can find them."""
@@ -48,7 +48,7 @@ def new_key(file: Path, name: str, **said: Any) -> str:
         text = (f"{text.rstrip()}\n\n" if text.strip() else "") + "\n".join(lines) + "\n"
         if parse_keys(text, str(file)) != {**known, name: key}:
             raise ValueError(f"{file} cannot be added to safely; write what it holds as tables [keys.NAME]")
-        write_private(file, text)
+        write_whole(file, text)
     return secret
 
 
@@ -66,7 +66,7 @@ def revoke(file: Path, name: str) -> None:
         changed = head.sub(lambda found: f"{found[0]}revoked = {now.isoformat()}\n", f"{text.rstrip()}\n", count=1)
         if parse_keys(changed, str(file)) != {**known, name: known[name].model_copy(update={"revoked": now})}:
             raise ValueError(f"{file} cannot be changed safely; write `revoked = {now.isoformat()}` into [keys.{name}] yourself")
-        write_private(file, changed)
+        write_whole(file, changed)
 
 
 def read_expiry(text: str, now: datetime) -> datetime:

@@ -186,10 +186,10 @@ def sha256_of(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def write_private(file: Path, text: str) -> None:
-    """Put a text in a file's place at once, readable for its owner only."""
+def write_whole(file: Path, text: str, mode: int = 0o600) -> None:
+    """Put a text in a file's place at once; readable for its owner only unless told."""
     draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as stream:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from burnish.cli import data_command, evaluate_command, guard_command, keys_command, models_command, runs_command, scaffold_command
+from burnish.cli import (
+    data_command,
+    evaluate_command,
+    guard_command,
+    keys_command,
+    models_command,
+    runs_command,
+    scaffold_command,
+    ship_command,
+)
 from burnish.cli import debug as debug_command
 from burnish.cli import deploy as deploy_commands
 from burnish.cli import probe as probe_command
@@ -215,6 +224,7 @@ def serve(
 
 serve_commands.register(app)
 deploy_commands.register(app)
+ship_command.register(app)
 scaffold_command.register(app)
 
 

@@ -238,7 +238,7 @@ def test_any_request_reaches_the_model_as_in_training_or_is_refused_in_one_line(
     async def ask() -> httpx.Response:
         app = StrictChatApp(RenderedChatApp(echo, renderer), lambda: ("m",))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-            return await client.post("/v1/chat/completions", content=body)
+            return await client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
 
     answer = asyncio.run(ask())
     if answer.status_code != 200:

@@ -189,7 +189,8 @@ def test_what_is_sent_to_do_harm_is_refused_and_stands_in_no_log(service: Servin
     with pytest.raises(openai.APIStatusError) as large:
         ask(service, keys["team"], MARK * 2**18)
     assert large.value.status_code == 413
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys['team']}\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {keys['team']}\r\n"
     deep = b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
     assert raw(service, f"{head}Content-Length: {len(deep)}\r\n\r\n".encode() + deep).startswith(b"HTTP/1.1 400")
     smuggled = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"

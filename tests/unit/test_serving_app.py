@@ -44,7 +44,7 @@ def client() -> httpx.AsyncClient:
 
 async def post(body: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await client().post("/v1/chat/completions", content=content)
+    return await client().post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
 
 
 async def test_a_supported_request_arrives_unchanged() -> None:
@@ -170,6 +170,15 @@ def test_no_chat_service_beyond_loopback_is_open(given: dict[str, Any], says: st
 async def test_a_client_cannot_have_anything_fetched(content: Any) -> None:
     answer = await post({"model": "m", "messages": [{"role": "user", "content": content}]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"])
+async def test_what_a_page_in_a_browser_can_send_unasked_is_refused(kind: str | None) -> None:
+    headers = {"content-type": kind} if kind else {}
+    answer = await client().post("/v1/chat/completions", content=b'{"model": "m", "messages": []}', headers=headers)
+    assert answer.status_code == 415 and "Content-Type: application/json" in answer.json()["error"]["message"]
+    typed = {"content-type": "Application/JSON; charset=utf-8"}
+    assert (await client().post("/v1/chat/completions", content=b'{"model": "m", "messages": []}', headers=typed)).status_code == 200
 
 
 async def test_messages_of_text_parts_pass() -> None:

@@ -307,7 +307,7 @@ class Service:
         self.app = chat_service(self.model, lambda: ("m", "other"), Front(self.admission, self.books), body_s=0.2)
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
-        headers = {"authorization": f"Bearer {self.key if key is None else key}"}
+        headers = {"authorization": f"Bearer {self.key if key is None else key}", "content-type": "application/json"}
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", headers=headers)
 
     async def ask(self, key: str | None = None, **fields: Any) -> httpx.Response:
@@ -380,7 +380,8 @@ async def test_a_stream_that_is_broken_off_has_been_counted(tmp_path: Path) -> N
             gone.set()
             await asyncio.sleep(60)
 
-    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [(b"authorization", f"Bearer {service.key}".encode())]}
+    scope: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [(b"authorization", f"Bearer {service.key}".encode())]}
+    scope["headers"].append((b"content-type", b"application/json"))
     asking = asyncio.ensure_future(service.app(scope, receive, send))
     await gone.wait()
     asking.cancel()
@@ -524,7 +525,9 @@ async def test_prompts_are_logged_when_that_is_asked_for(tmp_path: Path) -> None
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service") as client:
         for text in ("Hello", "\ud800"):
             body = json.dumps({"messages": [{"role": "user", "content": text}]})
-            assert (await client.post(CHAT, content=body)).status_code == 200, "with one model, nobody need name it"
+            assert (await client.post(CHAT, content=body, headers={"content-type": "application/json"})).status_code == 200, (
+                "with one model, nobody need name it"
+            )
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert rows[0]["messages"] == [{"role": "user", "content": "Hello"}] and rows[0]["key"] == ""
 

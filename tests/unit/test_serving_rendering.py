@@ -97,5 +97,7 @@ async def test_an_answer_stops_where_a_rollout_would() -> None:
 )
 async def test_what_cannot_be_rendered_is_the_clients_error(messages: Any, says: str) -> None:
     body = json.dumps({"model": "m", "messages": messages}).encode()
-    answer = await served(family_tokenizer("gemma")).post("/v1/chat/completions", content=body)
+    answer = await served(family_tokenizer("gemma")).post(
+        "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+    )
     assert answer.status_code == 400 and says in answer.json()["error"]["message"]
