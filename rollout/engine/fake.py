@@ -40,7 +40,7 @@ class ScriptedEngine:
     anything.
 
     An answer ends at the first of its tokens that is a stop token ("stop") or at `max_tokens` ("length"); one that has neither gets the
-    stop reason "length". With `token_s` set, each token takes so many seconds more; it waits while weights change, and is of those of its
+    stop reason "length". With `token_s` set, each token takes so many seconds more. It waits while weights change, and is of those of its
     moment, as in a real engine. What happened is recorded: `requests`, `cancelled` (request ids), `weights` (the last ones loaded).
 
     Example: `ScriptedEngine(script=lambda request: [request.prompt_token_ids[-1], 2])`.
@@ -97,6 +97,7 @@ class ScriptedEngine:
         self.requests.append(request)
         try:
             await asyncio.sleep(self._delay_s)
+            await self._gate.moving()
             await self._goes_on(number, request.request_id)
             answer = self._answer(request)
             if not self.token_s:
@@ -104,7 +105,7 @@ class ScriptedEngine:
                 return answer
             for i in range(len(answer.token_ids)):
                 await asyncio.sleep(self.token_s)
-                await self._gate.opened()
+                await self._gate.moving()
                 await self._goes_on(number, request.request_id)
                 self._gate.sampled(1)
                 answer.policy_version[i] = self.weight_version

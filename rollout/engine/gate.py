@@ -61,7 +61,7 @@ class Gate:
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
         """Hold one place in flight, waiting while the gate is not open. Raises EpisodeFailure ENGINE_TIMEOUT or ENGINE_ERROR."""
-        await self.opened()
+        await self._once(lambda: self._state == "open")
         self._in_flight += 1
         try:
             yield
@@ -71,12 +71,9 @@ class Gate:
             if self._state != "open":
                 self._wake()
 
-    async def opened(self) -> None:
-        """Wait while the gate is not open. Raises as `admitted` does."""
-        opened = await self._until(lambda: self._state == "open" or self._fault is not None, self.held_s)
-        self._check_fault()
-        if not opened:
-            raise self._held_too_long()
+    async def moving(self) -> None:
+        """Wait while what is in flight stands still for new weights. Raises as `admitted` does."""
+        await self._once(lambda: not self._stands_still)
 
     async def answered(self, work: Awaitable[T], max_seconds: float = math.inf) -> tuple[T, float]:
         """What `work`, which is in flight, gives, and the seconds it took; those in which it stood still for new weights are not among
@@ -187,6 +184,13 @@ class Gate:
             raise self.failure(
                 FailureKind.ENGINE_ERROR, f"its last weight update did not finish ({self._fault}); it serves again after one that does"
             )
+
+    async def _once(self, condition: Callable[[], bool]) -> None:
+        """Wait for `condition`, as long as a weight update may hold a request."""
+        met = await self._until(lambda: condition() or self._fault is not None, self.held_s)
+        self._check_fault()
+        if not met:
+            raise self._held_too_long()
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()

@@ -9,13 +9,14 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...envs.failures import FailureKind, short_traceback
+from ...envs.failures import EpisodeFailure, FailureKind, short_traceback
 from .base import GenerateRequest
 from .config import CPU_THREADS, EngineConfig
 from .layout import checksum
@@ -56,7 +57,8 @@ class InProcessEngine(VLLMEngine):
     """An `Engine` over vLLM's `LLMEngine`.
 
     The thread owns vLLM: it alone steps it, adds and aborts requests, and loads weights. Commands reach it through a queue, answers
-    leave as futures. If it dies, everything in flight and every later call raises EpisodeFailure ENGINE_LOST.
+    leave as futures. Between a pause and the resuming it takes commands and steps nothing: nobody samples from weights that have no
+    version yet. If it dies, everything in flight and every later call raises EpisodeFailure ENGINE_LOST.
 
     vLLM on CPU changes torch for the whole process (streams, events, thread counts): keep the learner in another one.
 
@@ -69,6 +71,7 @@ class InProcessEngine(VLLMEngine):
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._replies: dict[str, Future[Any]] = {}
         self._end: str | None = None
+        self._still = False  # the thread's own
         self._lock = threading.Lock()  # orders "put a command" against "the thread ended"
         ready: Future[Any] = _running_future()
         self._thread = threading.Thread(target=self._run, args=(ready,), name=f"engine-{name}", daemon=True)
@@ -79,6 +82,19 @@ class InProcessEngine(VLLMEngine):
             self._put_generate("warm-up", WARM_UP).result(config.start_timeout_s)
         except TimeoutError:
             raise self._gate.failure(FailureKind.ENGINE_TIMEOUT, f"not started within {config.start_timeout_s:g} s") from None
+
+    async def pause_generation(self, finish: bool = True) -> None:
+        await super().pause_generation(finish)
+        try:
+            await self._within(self._call(self._stand_still), self._config.drain_timeout_s, "a pause not done")
+        except BaseException:
+            with suppress(EpisodeFailure):
+                await self.resume_generation()  # nothing was changed: whoever waits at the gate goes on
+            raise
+
+    async def resume_generation(self) -> None:
+        await super().resume_generation()  # raises where the weights are not known; the thread then stands still until they are
+        await self._within(self._call(self._go_on), self._config.update_timeout_s, "resuming not done")
 
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)
@@ -153,13 +169,11 @@ class InProcessEngine(VLLMEngine):
             llm.engine_core.shutdown()
 
     def _serve(self, llm: Any) -> None:
-        """Run commands as they come and step vLLM while it has work; wait for a command when it has none."""
+        """Run commands as they come and step vLLM while it has work; wait for a command when it has none, or stands still."""
         while True:
-            command = self._next_command(wait=not llm.has_unfinished_requests())
+            command = self._next_command(wait=self._still or not llm.has_unfinished_requests())
             if command is None:
-                for output in llm.step():
-                    if output.finished:
-                        self._replies.pop(output.request_id).set_result(output)
+                self._step(llm)
             elif isinstance(command, _Generate):
                 self._add(llm, command)
             elif isinstance(command, _Abort):
@@ -171,6 +185,24 @@ class InProcessEngine(VLLMEngine):
                 del self._replies["call"]
             else:
                 return
+
+    def _step(self, llm: Any) -> None:
+        for output in llm.step():
+            if output.finished:
+                self._replies.pop(output.request_id).set_result(output)
+
+    def _stand_still(self, llm: Any) -> None:
+        """Step no more, once what was sampled has been taken in: vLLM gives a token the version of the moment in which it takes it in, and
+        with asynchronous scheduling that is a step later."""
+        core = llm.engine_core.engine_core
+        core.pause_scheduler("keep", clear_cache=False)
+        while core.batch_queue:
+            self._step(llm)
+        self._still = True
+
+    def _go_on(self, llm: Any) -> None:
+        llm.engine_core.engine_core.resume_scheduler()
+        self._still = False
 
     def _add(self, llm: Any, command: _Generate) -> None:
         try:

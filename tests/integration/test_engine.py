@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ async def split_by(engine: Engine, weights: WeightSnapshot, max_tokens: int = 15
 
 async def test_answers_under_way_go_on_under_new_weights_as_these_would_have_them(engine: Engine, reference: Any) -> None:
     await sync_weights(engine, new_weights(reference, 20))
+    older = deepcopy(reference)
     prompts, generations = await split_by(engine, new_weights(reference, 21))
     for prompt, generation in zip(prompts, generations, strict=True):
         assert len(generation.token_ids) == 150 and (np.diff(generation.policy_version) >= 0).all()
@@ -214,6 +216,11 @@ async def test_answers_under_way_go_on_under_new_weights_as_these_would_have_the
         if newest.any():  # on a context that was computed again, tokens of the older weights included
             ours = reference_logprobs(reference, prompt, generation)[newest]
             check_parity(engine.name, engine.weight_version, ours, generation.logprobs[newest], generation.policy_version[newest])
+        first = generation.policy_version == 20
+        if first.any():  # to the last token before they stood still
+            theirs = reference_logprobs(older, prompt, generation)[first]
+            check_parity(engine.name, 20, theirs, generation.logprobs[first], generation.policy_version[first])
+            assert np.abs(theirs - generation.logprobs[first]).max() < 1e-3
     after = await engine.generate(request(prompts[0]))
     check_parity(engine.name, engine.weight_version, reference_logprobs(reference, prompts[0], after), after.logprobs, after.policy_version)
 
