@@ -117,6 +117,7 @@ class PolicyLoop:
         self.proofs: list[SyncProof] = []
         self.account = Account()
         self._cause = ""  # of the last failure
+        self._owes_weights = False  # the learner's, to the engines
         self._go_on_from(PolicyProgress())
 
     @property
@@ -141,14 +142,29 @@ class PolicyLoop:
         self._progress = progress
         self.admission = Admission(phase.groups_per_step, tries, phase.staleness, phase.rollouts, progress.open, issued=len(progress.open))
         self._to_issue_again = dict(progress.open)
-        self._owes_weights = False  # the learner's, to the engines
 
     def take(self, phase: GroupedPhase, demonstrations: Demonstrations | None = None) -> None:
-        """Let the next steps be those of `phase`, with what is learned beside its episodes. Position and books go on. Raises ValueError as
-        the constructor does."""
+        """Let the next steps be those of `phase`, with what is learned beside its episodes; `begin_phase` follows where it is another than
+        before. Position and books go on. Raises ValueError as the constructor does."""
         self.settings = replace(self.settings, phase=phase)
         self.updates = replace(self._updates_of(self.settings), demonstrations=demonstrations)
         self.progress = self._progress
+
+    def begin_phase(self) -> None:
+        """Count the steps of another phase. Position and books go on; what was left open is dropped as surplus."""
+        self.end_phase()
+        self.progress.begin_phase()
+
+    def end_phase(self) -> None:
+        """No further step of this phase follows, be it its last or not: what is still open is dropped as surplus, and the engines get the
+        learner's weights if a step has left that to the next."""
+        if self.admission.under_way:
+            self.fleet.stop()
+        self.progress.ledger.give_up(self.progress.open, "surplus")
+        self.progress.open.clear()
+        self._go_on_from(self.progress)
+        if self._owes_weights:
+            self.sync()
 
     def _updates_of(self, settings: LoopSettings) -> Updates:
         phase, limits = settings.phase, settings.limits
@@ -190,7 +206,7 @@ class PolicyLoop:
                 metrics |= self._hand_out()
         progress.step += 1
         if self.exhausted or progress.step == phase.steps:
-            self._give_up()
+            self.end_phase()
         elif phase.rollouts == "async":
             self._admit()
         progress.ledger.check(in_flight=len(progress.open) * phase.group_size)
@@ -220,8 +236,9 @@ class PolicyLoop:
 
     def settle(self) -> None:
         """Wait until nothing is under way, and give the engines the learner's weights if a step has left that to the next: for an
-        evaluation, or anything else that wants the fleet for itself. What has finished waits for the next step, which trains on it."""
-        while self.admission.under_way:
+        evaluation, or anything else that wants the fleet for itself. What has finished waits for the next step, which trains on it, and so
+        does what a checkpoint has left open, which that step issues again."""
+        while self.admission.under_way.keys() - self._to_issue_again.keys():
             self._take_in(self.fleet.poll(), refill=self.settings.phase.rollouts != "async")
         if self._owes_weights:
             self.sync()
@@ -355,15 +372,6 @@ class PolicyLoop:
         spent = self.account.handed_out(receipts, self.progress.step)
         sent = {"sync_seconds": time.perf_counter() - started, "sync_megabytes": sum(receipt.bytes for receipt in receipts) / 1e6}
         return {**spent, **sent, "weight_version": float(receipts[0].version)}
-
-    def _give_up(self) -> None:
-        """End what no step of this phase will train."""
-        if self.admission.under_way:
-            self.fleet.stop()
-        for task in self.progress.open:
-            self.progress.ledger.give_up(task, self.settings.phase.group_size, "surplus")
-        self.progress.open.clear()
-        self._go_on_from(self.progress)
 
     def _judge(self, batch: TokenBatch, measured: Measured) -> None:
         """Raise SyncProofError for tokens of weights that they may not be of at once, and for log-probabilities too far apart when that

@@ -207,6 +207,8 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             ends = did.ends or (spent.reached(table) if at < table.steps else "")
             run.folder.log_metrics(phase.name, did.step, did.metrics)
             if isinstance(table, RFTPhaseConfig):
+                if ends:
+                    session.loop.end_phase()
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
             _keep(run, phase.name, did.step, did.episodes, "train", "sampled", did.measured)
             bar.advance(did.line)
@@ -230,7 +232,7 @@ def _begin(run: Run, phase: PhaseRun, first: int) -> None:
         session.loop.take(phase.table, demonstrations_of(phase.table, run.data.get(phase.name)))
     if first == 0:
         session.learner.begin_phase(phase.optimizer, phase.critic)
-        session.loop.progress.begin_phase()
+        session.loop.begin_phase()
 
 
 def _end(run: Run, phase: PhaseRun, parts: PhaseParts, at: int) -> None:

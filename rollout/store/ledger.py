@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,10 +59,10 @@ class Ledger:
         self._close(episode.id)
         self.dropped[reason] += 1
 
-    def give_up(self, task_id: str, samples: int, reason: DropReason) -> None:
-        """Close all `samples` episodes of a task that is open as a whole, finished or not."""
-        for sample in range(samples):
-            self._close(f"{task_id}/{sample}")
+    def give_up(self, task_ids: Collection[str], reason: DropReason) -> None:
+        """Close all episodes of these tasks that are open, finished or not."""
+        for episode_id in [one for one in self.open if one.rpartition("/")[0] in task_ids]:
+            self._close(episode_id)
             self.dropped[reason] += 1
 
     def settle(self, trained: Iterable[EpisodeGroup]) -> None:

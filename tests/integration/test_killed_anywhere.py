@@ -130,3 +130,65 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(rollouts
         for what, value in whole.items():
             of = settled if what == "ledger.jsonl" and rollouts == "one_step_off" else lambda rows: rows
             assert of(found[what]) == of(value), f"{what}, killed at {moment}"
+
+
+TWO_PHASES = """
+name = "ended"
+model = "{model}"
+environment = "burnish/Arithmetic-v0"
+success = "env"
+reward_function = "{reward}"
+
+[[phases]]
+kind = "rft"
+name = "first"
+steps = 50
+groups_per_step = 2
+group_size = 3
+max_refills = 1
+max_tokens = 40
+rollouts = "{rollouts}"
+lr = 1e-3
+checkpoint_every = 50
+
+[[phases]]
+kind = "rft"
+name = "second"
+steps = 1
+groups_per_step = 2
+group_size = 4
+lr = 1e-3
+
+[rollout]
+max_tokens_per_turn = 6
+
+[engine]
+max_context = 128
+
+[learner]
+threads = 1
+
+[evaluation]
+tasks = 3
+before = false
+greedy = false
+"""
+
+
+@pytest.mark.parametrize("rollouts", ["one_step_off", "async"])
+def test_a_phase_that_a_budget_ended_leaves_nothing_open_to_its_evaluation_and_the_next_phase(
+    rollouts: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Resumed between its checkpoint and its evaluation, it waited for groups that nobody played; the next phase began with groups of the
+    size of this one."""
+    recipe = tmp_path / "ended.toml"
+    recipe.write_text(TWO_PHASES.format(model=tiny_model, reward=REWARD, rollouts=rollouts))
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", PROGRAM, str(recipe), str(tmp_path), "evaluation-due:1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0}, (done.stdout + done.stderr)[-4000:]
+    run = tmp_path / "evaluation-due-1"
+    books = [row for _, row in read_json_lines(run / "ledger.jsonl")]
+    first = [row for row in books if row["phase"] == "first"]
+    assert len(first) < 50 and first[-1]["carried"] == 0 and first[-1]["dropped"]["surplus"] > 0 and books[-1]["phase"] == "second"
+    assert [row["phase"] for _, row in read_json_lines(run / "evaluations.jsonl")] == ["first", "second"]

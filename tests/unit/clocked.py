@@ -49,7 +49,7 @@ class ClockedFleet:
         self.began, self.ended, self.given = dict[int, float](), dict[int, float](), list[int]()
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
-        assert group_size == 2
+        assert all(group_size == len(self.outcomes(number(task))) for task in tasks)
         self.given += map(number, tasks)
         self.queue += tasks
         self._begin()

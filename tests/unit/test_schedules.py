@@ -206,3 +206,45 @@ def test_what_a_phase_leaves_when_nothing_can_be_learned_is_given_up_and_counted
     assert not loop.progress.open and not fleet.running
     ledger = loop.progress.ledger
     assert ledger.dropped.total() == ledger.issued and 0 < ledger.dropped["surplus"] <= 12
+
+
+@pytest.mark.parametrize("phase", [ONE_STEP, ASYNC], ids=["one_step_off", "async"])
+def test_what_a_phase_leaves_that_ends_before_its_last_step_is_given_up_and_the_engines_are_up_to_date(phase: RFTPhaseConfig) -> None:
+    """A budget of tokens or minutes ends one so. Its checkpoint kept groups that nobody would play, and an evaluation waited for them."""
+    loop, fleet = clocked_loop(phase, lasts=lambda n: 1.0 + n % 3)
+    loop.step(), loop.step()
+    left = len(loop.progress.open)
+    loop.end_phase()
+    assert left > 0 and not loop.progress.open and not fleet.running and fleet.version == loop.learner.version
+    ledger, given = loop.progress.ledger, len(fleet.given)
+    ledger.check(in_flight=0)
+    assert ledger.dropped == {"surplus": 2 * left} and json.loads(json.dumps(loop.progress.row()))["open"] == {}
+    loop.settle()
+    assert len(fleet.given) == given, "no task is put in the place of another for a step that never comes"
+
+
+@pytest.mark.parametrize("phase", [ONE_STEP, ASYNC], ids=["one_step_off", "async"])
+def test_whoever_wants_the_fleet_after_a_resume_does_not_wait_for_what_was_not_issued_again(phase: RFTPhaseConfig) -> None:
+    loop, _ = clocked_loop(phase, lasts=lambda n: 1.0 + n % 3)
+    loop.step()
+    resumed, fleet = clocked_loop(phase, lasts=lambda n: 1.0)
+    resumed.progress = PolicyProgress.from_row(json.loads(json.dumps(loop.progress.row())))
+    resumed.learner.version = loop.learner.version  # type: ignore[misc]
+    resumed.sync()
+    resumed.settle()
+    assert not fleet.given and resumed.progress.open == loop.progress.open != {}
+    resumed.step()
+    assert set(fleet.given) >= {one.position for one in loop.progress.open.values()}
+
+
+@pytest.mark.parametrize("phase", [ONE_STEP, ASYNC], ids=["one_step_off", "async"])
+def test_the_next_phase_may_have_groups_of_another_size(phase: RFTPhaseConfig) -> None:
+    loop, fleet = clocked_loop(phase, lasts=lambda n: 1.0 + n % 3)
+    loop.step(), loop.step()
+    left, closed = len(loop.progress.open), 4 * 2
+    fleet.outcomes = lambda n: (Reward(1.0), Reward(0.0), Reward(1.0), Reward(0.0))
+    loop.take(RFTPhaseConfig(groups_per_step=2, group_size=4, steps=20))
+    loop.begin_phase()
+    assert loop.step().metrics["groups_trained"] == 2 and loop.progress.step == 1
+    ledger = loop.progress.ledger
+    assert (ledger.dropped, ledger.trained_count) == ({"surplus": 2 * left}, closed + 2 * 4)
