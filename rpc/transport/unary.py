@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -115,7 +116,13 @@ class UnaryExchange:
             batch, self._outbox = self._outbox, []
             for call in batch:
                 if call.request_id in self._calls:
-                    self._tasks[call.request_id] = asyncio.create_task(self._one(call_one, call))
+                    task = self._tasks[call.request_id] = asyncio.create_task(self._one(call_one, call))
+                    task.add_done_callback(partial(self._forget, call.request_id))
+
+    def _forget(self, request_id: str, task: asyncio.Task[None]) -> None:
+        """A task has ended; one that was cancelled before its first step ran nothing that could say so."""
+        if self._tasks.get(request_id) is task:
+            del self._tasks[request_id]
 
     async def _one(self, call_one: Any, call: Call) -> None:
         link, loop = self._link, asyncio.get_running_loop()
@@ -129,7 +136,5 @@ class UnaryExchange:
                 )
         except grpc.aio.AioRpcError as error:
             result = await call_error(error, link.address, link.target, link.security)
-        finally:
-            del self._tasks[call.request_id]
         if self._calls.pop(call.request_id, None) is not None:
             self._settled(call, result)

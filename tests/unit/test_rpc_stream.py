@@ -14,6 +14,7 @@ from burnish.rpc.methods import VERIFY
 from burnish.rpc.security import ClientSecurity
 from burnish.rpc.transport.calls import Call, Ended, Link, StreamCounts
 from burnish.rpc.transport.stream import StreamExchange
+from burnish.rpc.transport.unary import UnaryExchange
 
 
 class CoveredUp:
@@ -73,3 +74,46 @@ def test_a_server_that_said_it_stops_has_begun_nothing_else_however_the_stream_e
         return ended
 
     assert asyncio.run(asyncio.wait_for(run(), 10)).clean == clean
+
+
+class Silent(CoveredUp):
+    """A server that answers no unary call."""
+
+    def unary_unary(self, *_: object, **__: object) -> Any:
+        async def call(*_: object, **__: object) -> None:
+            await asyncio.Event().wait()
+
+        return call
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return grpc.ChannelConnectivity.READY
+
+    async def wait_for_state_change(self, state: grpc.ChannelConnectivity) -> None:
+        await asyncio.Event().wait()
+
+
+def test_a_unary_call_that_is_withdrawn_leaves_nothing_behind() -> None:
+    """Also before its task has taken a step: it was kept for as long as the connection lived."""
+
+    async def run() -> None:
+        link = Link("mine", Target("127.0.0.1:1"), VERIFY, ClientSecurity(), "me", StreamCounts())
+        calls: dict[str, Call] = {}
+        exchange = UnaryExchange(link, calls, lambda *_: None)
+        running = asyncio.ensure_future(exchange.run(Silent([])))  # type: ignore[arg-type]
+        for number, steps in enumerate((0, 1, 2, 5)):
+            call = Call(VERIFY.request(), 100.0, Unheard(), None)
+            call.request_id, call.deadline = f"me-{number}", asyncio.get_running_loop().time() + 100
+            calls[call.request_id] = call
+            exchange.send(call)
+            while call.request_id not in exchange._tasks:
+                await asyncio.sleep(0)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            del calls[call.request_id]
+            exchange.withdraw(call)
+        while exchange._tasks:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(run(), 10))
