@@ -36,7 +36,7 @@ class Busy:
 
 
 class Meter:
-    """Counts the calls under way, from one thread, and adds up the time in which there is one.
+    """Counts the calls under way, from one thread, and adds up the time in which there is one. ended: calls that have, of any part.
 
     Example: `with meter.running("engine"): await engine.generate(request)`.
     """
@@ -44,6 +44,7 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._made = clock, clock()
         self._calls: dict[Part, int] = {"engine": 0, "environment": 0, "rewards": 0}
+        self.ended = 0
         self._began: dict[Part, float] = {}
         self._seconds: dict[Part, float] = dict.fromkeys(self._calls, 0.0)
 
@@ -57,8 +58,14 @@ class Meter:
             yield
         finally:
             self._calls[part] -= 1
+            self.ended += 1
             if self._calls[part] == 0:
                 self._seconds[part] += self._clock() - self._began.pop(part)
+
+    @property
+    def under_way(self) -> dict[Part, int]:
+        """How many calls of each part are under way now, where there are any; from any thread."""
+        return {part: count for part, count in self._calls.items() if count}
 
     def read(self) -> Busy:
         """From the beginning until now, from any thread."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ..envs.failures import Failure
 from ..envs.types import Episode, EpisodeGroup, Task
 from .conversation import EpisodeParts
+from .ended import all_ended, together
 from .episode import Played, play_with_retries, reward_together
 
 Progress = Callable[[Episode], None]
@@ -27,7 +28,7 @@ async def collect(
     slots: places that this shares with other collections of the same worker, instead of `limits.concurrency` of its own.
 
     Failed episodes are part of their group, with their `Failure` as outcome. Where rewards compare the episodes of a group, they are
-    given, and `on_episode` is called, when its last member has ended. Closing the iterator cancels what is in flight.
+    given, and `on_episode` is called, when its last member has ended. Closing the iterator cancels what is in flight, and waits for it.
     """
     places = slots or asyncio.Semaphore(parts.limits.concurrency)
 
@@ -50,8 +51,8 @@ async def collect(
     async def group(task: Task) -> EpisodeGroup:
         samples, rubric = range(group_size), parts.of(task).rubric
         if not rubric.compares:
-            return EpisodeGroup(task, tuple(await asyncio.gather(*(one(task, sample) for sample in samples))))
-        played = await asyncio.gather(*(play(task, sample) for sample in samples))
+            return EpisodeGroup(task, tuple(await together(one(task, sample) for sample in samples)))
+        played = await together(play(task, sample) for sample in samples)
         judged = sum(not isinstance(member.judged, Failure) for member in played)
         return EpisodeGroup(task, await reward(task, played), comparable=judged >= rubric.min_members)
 
@@ -62,4 +63,4 @@ async def collect(
     finally:
         for future in running:
             future.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await all_ended(running)

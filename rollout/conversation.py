@@ -14,9 +14,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from ..envs.types import Message, Task, Truncation, Turn
 from ..rewards.rubric import Rubric
 from .busy import Meter
 from .config import RolloutConfig
+from .ended import all_ended
 from .engine.base import Engine, GenerateRequest, Generation, OutOfTime
 from .hung import LeftBehind
 from .renderers import Renderer
@@ -65,6 +67,11 @@ class EpisodeParts:
     def of(self, task: Task) -> EpisodeParts:
         """Those that play a task."""
         return self.others[task.environment] if task.environment else self
+
+    @property
+    def close_s(self) -> float:
+        """Seconds that an environment may take to close."""
+        return max(self.limits.step_timeout_s, MIN_CLOSE_S)
 
 
 @dataclass
@@ -113,15 +120,15 @@ class _Episode:
         self.shown = ""  # all that the policy has seen and said in the trajectory that grows now
 
     async def run(self) -> None:
-        env = await self.call(self.make, "make")
+        env = await self.call(self.make, "make", unwanted=self.close_later)
         try:
             await self.talk_to(env)
         except BaseException as error:
-            unclosed = await asyncio.shield(self.close(env))
+            unclosed = await self.closed(env)
             if unclosed is not None:
                 error.add_note(str(unclosed))  # what ended the episode is why it failed, not what its remains did
             raise
-        unclosed = await asyncio.shield(self.close(env))
+        unclosed = await self.closed(env)
         if unclosed is not None:
             log.warning("episode %s ended well, and its environment did not close: %s", self.id, unclosed)
 
@@ -208,8 +215,11 @@ class _Episode:
             raise EpisodeFailure(Failure(FailureKind.ENGINE_ERROR, self.parts.engine.name, what))
         return generation
 
-    async def call(self, call: Callable[[], T], what: str) -> T:
-        """Run environment code in a thread. A call that overruns its deadline fails the episode; its thread is left behind."""
+    async def call(self, call: Callable[[], T], what: str, unwanted: Callable[[T], None] | None = None) -> T:
+        """Run environment code in a thread. A call that overruns its deadline fails the episode; its thread is left behind.
+
+        unwanted: is given what the call gives when nobody waits for it any longer; from any thread.
+        """
         limits, clock = self.parts.limits, self.env_clock
         seconds = min(limits.step_timeout_s, max(clock.left, 0.0))
         overran = f"no answer within {seconds:.3g} s"
@@ -217,13 +227,17 @@ class _Episode:
             overran += f", what was left of the {limits.episode_timeout_s:g} s that an environment may take in one episode"
         with clock.running(), self.parts.meter.running("environment"):
             async with deadline(seconds, Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} {what}", overran)):
-                return await self.in_thread(call, what)
+                return await self.in_thread(call, what, unwanted)
 
-    async def in_thread(self, call: Callable[[], T], what: str) -> T:
+    async def in_thread(self, call: Callable[[], T], what: str, unwanted: Callable[[T], None] | None = None) -> T:
         """Run environment code in a thread. Where it is not waited for to its end, it goes on, and is counted."""
         running = self.parts.threads.submit(call)
         try:
             return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if unwanted is not None:
+                running.add_done_callback(partial(_hand_over, unwanted))
+            raise
         finally:
             if not running.done():
                 self.parts.left.add(f"{self.parts.env_id} {what}", running)
@@ -232,13 +246,31 @@ class _Episode:
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
             return make_env(self.parts.env_id, **self.parts.env_args)
 
+    def close_later(self, env: ConversationEnv) -> None:
+        """Close an environment that came when nobody waited for it any longer."""
+        what = f"{self.parts.env_id} close"
+        self.parts.left.add(what, self.parts.threads.submit(self.close_logged, env))
+
+    def close_logged(self, env: ConversationEnv) -> None:
+        try:
+            self.close_now(env)
+        except EpisodeFailure as unclosed:
+            log.warning("the environment of episode %s came late, and did not close: %s", self.id, unclosed)
+
+    async def closed(self, env: ConversationEnv) -> EpisodeFailure | None:
+        """`close`, to its end; whoever cancels the episode meanwhile waits for it too."""
+        closing = asyncio.ensure_future(self.close(env))
+        await all_ended([closing])
+        return closing.result()
+
     async def close(self, env: ConversationEnv) -> EpisodeFailure | None:
         """Close the environment, whatever time it has spent before; what went wrong, or None."""
-        seconds = max(self.parts.limits.step_timeout_s, MIN_CLOSE_S)
+        seconds = self.parts.close_s
         late = Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} close", f"no answer within {seconds:.3g} s")
         try:
-            async with deadline(seconds, late):
-                await self.in_thread(lambda: self.close_now(env), "close")
+            with self.parts.meter.running("environment"):
+                async with deadline(seconds, late):
+                    await self.in_thread(lambda: self.close_now(env), "close")
         except EpisodeFailure as failure:
             return failure
         return None
@@ -246,6 +278,12 @@ class _Episode:
     def close_now(self, env: ConversationEnv) -> None:
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
             env.close()
+
+
+def _hand_over(taker: Callable[[T], None], call: Future[T]) -> None:
+    """Give what a call has given, if it has, to whoever takes it."""
+    if not call.cancelled() and call.exception() is None:
+        taker(call.result())
 
 
 class deadline:

@@ -37,13 +37,15 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)
         self.receiver = Receiver(ray.get_runtime_context().get_node_id())
 
-    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
+    def submit(
+        self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None, life: str | None = None
+    ) -> None:
         """See `RolloutWorker.submit`."""
-        self.worker.submit(tasks, group_size, temperature, version)
+        self.worker.submit(tasks, group_size, temperature, version, life)
 
-    def sample(self, wait_s: float = 1.0, **kwargs: Any) -> list[EpisodeGroup]:
+    def sample(self, wait_s: float = 1.0, life: str | None = None, **kwargs: Any) -> list[EpisodeGroup]:
         """Groups finished since the last call; see `RolloutWorker.sample`."""
-        return self.worker.sample(wait_s)
+        return self.worker.sample(wait_s, life)
 
     def cancel(self) -> None:
         self.worker.cancel()
@@ -54,9 +56,9 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.observer.synced(receipt)
         return receipt
 
-    def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[Float32]:
+    def score(self, sequences: Sequence[Sequence[int]], version: int | None = None, life: str | None = None) -> list[Float32]:
         """See `RolloutWorker.score`."""
-        return self.worker.score(sequences, version)
+        return self.worker.score(sequences, version, life)
 
     def weight_version(self) -> int:
         return self.worker.weight_version

@@ -45,7 +45,7 @@ def replay(setup: WorkerSetup, groups: Sequence[EpisodeGroup], stall_s: float = 
     """Play groups again, whole, since rewards may compare their members; in this process, with environments and scorers made anew.
 
     setup: what they were played with. An episode that the environment did not end where it ended the first time is a failure. Raises
-    ValueError for a group that `can_replay` refuses, TimeoutError when none ends for `stall_s` seconds.
+    ValueError for a group that `can_replay` refuses, TimeoutError when no call of environments or rewards ends for `stall_s` seconds.
     """
     for group in groups:
         if not can_replay(group):
@@ -57,14 +57,15 @@ def replay(setup: WorkerSetup, groups: Sequence[EpisodeGroup], stall_s: float = 
     try:
         for size in sorted({len(group.episodes) for group in groups}):
             worker.submit([group.task for group in groups if len(group.episodes) == size], size, setup.rollout.temperature)
-        last = time.monotonic()
+        last, ended = time.monotonic(), 0
         while len(again) < len(said):
             found = worker.sample(LOOK_S)
             again |= {episode.id: episode for group in found for episode in group.episodes}
-            if found:
-                last = time.monotonic()
+            if found or worker.progress.calls != ended:
+                last, ended = time.monotonic(), worker.progress.calls
             elif time.monotonic() - last > stall_s:
-                raise TimeoutError(f"{len(said) - len(again)} episodes that are played again did not end within {stall_s:g} s")
+                left = len(said) - len(again)
+                raise TimeoutError(f"{left} episodes are played again, and no call of environments or rewards ended for {stall_s:g} s")
     finally:
         worker.close()
     return [Replayed(episode, again[episode.id]) for group in groups for episode in group.episodes]

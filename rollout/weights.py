@@ -54,7 +54,8 @@ taken from its precision relative to theirs."""
 
 
 class StaleEngine(RuntimeError):
-    """An engine holds other weights than those that work was meant for: it was restarted, or missed an update. Sync it first."""
+    """An engine holds other weights than those that work was meant for, or its runner has begun a new life, without what the one before was
+    given: it was restarted, or missed an update. Sync it first."""
 
 
 class SyncProofError(RuntimeError):
@@ -111,7 +112,8 @@ class WeightSnapshot:
 class SyncReceipt:
     """One engine took over one version: how many tensors, how many bytes came for it, and seconds for draining it and for the whole.
 
-    delta: whether only what changed came of some. busy: how long the engine and what it plays with had something to do, by then.
+    delta: whether only what changed came of some. busy: how long the engine and what it plays with had something to do, by then. life: of
+    the runner that the engine is in, which a restart changes.
 
     Example: `SyncReceipt("engine-0", 3, 39, 15_000_000, drain_s=0.4, seconds=0.5)`.
     """
@@ -124,6 +126,7 @@ class SyncReceipt:
     seconds: float
     busy: Busy = field(default_factory=Busy)
     delta: bool = False
+    life: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from ..envs.named import import_module
 from ..envs.registry import load_plugin
@@ -18,9 +20,11 @@ from ..envs.types import Episode, EpisodeGroup, Float32, Task
 from ..rewards.build import make_rubric
 from ..rewards.calling.threads import Daemons
 from ..rewards.config import RewardConfig
+from .busy import Part
 from .collect import collect
 from .config import RolloutConfig
 from .conversation import EpisodeParts
+from .ended import all_ended
 from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
@@ -31,7 +35,7 @@ from .weights import StaleEngine, SyncReceipt, Weights, sync_weights
 T = TypeVar("T")
 
 CANCEL_S = 60.0
-"""Seconds that episodes in flight may take to end when they are cancelled."""
+"""Seconds that episodes in flight may take to end when they are cancelled, beside what their environments may take to close."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,28 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Counts since the worker was made: episodes finished, tokens sampled, and episodes in flight or waiting now."""
+    """Counts since the worker was made: episodes finished, tokens sampled, and episodes in flight or waiting now.
+
+    calls: of the engine, of environments and of rewards that have ended, those of an episode that is tried again included. under_way: how
+    many of each are under way now.
+    """
 
     episodes: int
     tokens: int
     pending: int
+    calls: int = 0
+    under_way: Mapping[Part, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Round:
+    """What was submitted since the last `cancel`. What one that was cancelled still brings to an end belongs to nobody.
+
+    groups: finished ones, and what broke a collection. pending: episodes in flight or waiting.
+    """
+
+    groups: queue.SimpleQueue[EpisodeGroup | BaseException] = field(default_factory=queue.SimpleQueue)
+    pending: int = 0
 
 
 def episode_parts(setup: WorkerSetup, make: Callable[[Renderer], Engine], threads: Executor) -> EpisodeParts:
@@ -110,14 +131,16 @@ def _other(own: EpisodeParts, one: BlendedEnvironment) -> EpisodeParts:
 class RolloutWorker:
     """Runs episodes in the background: `submit` tasks, fetch finished groups with `sample`.
 
-    name: for failures and logs. on_episode: called on the worker's event loop for every finished episode. engine: instead of the one
-    the setup describes, for tests. Raises ValueError when the setup cannot be built.
+    name: for failures and logs. life: an id of this worker alone, which one that takes its place does not have. on_episode: called on
+    the worker's event loop for every finished episode. engine: instead of the one the setup describes, for tests. Raises ValueError when
+    the setup cannot be built.
     """
 
     def __init__(
         self, setup: WorkerSetup, name: str, on_episode: Callable[[Episode], None] | None = None, engine: Engine | None = None
     ) -> None:
         self.name = name
+        self.life = uuid4().hex
         self._on_episode = on_episode
         self._finish = setup.engine.on_new_weights == "finish"
         self._loop = asyncio.new_event_loop()
@@ -126,31 +149,38 @@ class RolloutWorker:
         threads = Daemons(f"{name}-env")  # one for each call under way, so that one that hangs holds up no other
         self._parts = episode_parts(setup, lambda renderer: engine or make_engine(setup.engine, setup.model, name), threads)
         self.engine = self._parts.engine
-        self._groups: queue.SimpleQueue[EpisodeGroup | BaseException] = queue.SimpleQueue()
+        self._round = _Round()
         self._running: set[asyncio.Task[None]] = set()
         self._concurrency = setup.rollout.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
-        self._pending = self._episodes = self._tokens = 0
+        self._episodes = self._tokens = 0
+        self._cancel_s = CANCEL_S + max(parts.close_s for parts in (self._parts, *self._parts.others.values()))
 
-    def submit(self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None) -> None:
+    def submit(
+        self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None, life: str | None = None
+    ) -> None:
         """Start `group_size` episodes of every task; returns at once.
 
-        version: the weights they are meant for; raises StaleEngine, and starts nothing, when the engine holds others.
+        version, life: the weights they are meant for, and the worker; raises StaleEngine, and starts nothing, when the engine holds others
+        or this is another.
         """
-        self._check_version(version)
-        self._pending += len(tasks) * group_size
-        asyncio.run_coroutine_threadsafe(self._collect(list(tasks), group_size, temperature), self._loop)
+        self._check_meant(version, life)
+        this = self._round
+        this.pending += len(tasks) * group_size
+        asyncio.run_coroutine_threadsafe(self._collect(this, list(tasks), group_size, temperature), self._loop)
 
-    def sample(self, wait_s: float) -> list[EpisodeGroup]:
-        """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection, and
-        HungEnvironments where so many calls hang that this process should be replaced."""
+    def sample(self, wait_s: float, life: str | None = None) -> list[EpisodeGroup]:
+        """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection,
+        StaleEngine as `submit` does, and HungEnvironments where so many calls hang that this process should be replaced."""
+        self._check_meant(None, life)
         self._parts.left.check(self._concurrency)
+        groups_of = self._round.groups
         try:
-            found = [self._groups.get(timeout=wait_s)]
+            found = [groups_of.get(timeout=wait_s)]
         except queue.Empty:
             return []
-        while not self._groups.empty():
-            found.append(self._groups.get_nowait())
+        while not groups_of.empty():
+            found.append(groups_of.get_nowait())
         groups = []
         for item in found:
             if isinstance(item, BaseException):
@@ -159,24 +189,27 @@ class RolloutWorker:
         return groups
 
     def cancel(self) -> None:
-        """Stop all episodes in flight and forget finished groups that were not fetched."""
-        self._call(self._ended(), CANCEL_S)
-        while not self._groups.empty():
-            self._groups.get_nowait()
-        self._pending = 0
+        """Stop all episodes in flight, wait until their environments have closed, and forget finished groups that were not fetched.
+
+        Raises TimeoutError when that takes too long; what was in flight is nobody's then, too.
+        """
+        self._round = _Round()
+        self._call(self._ended(), self._cancel_s)
 
     def update_weights(self, weights: Weights, timeout_s: float) -> SyncReceipt:
         """Give the engine new weights, once its answers under way have ended or in the middle of them, as its config says; see
         `sync_weights`."""
         receipt = self._call(sync_weights(self.engine, weights, self._finish), timeout_s)
-        return replace(receipt, busy=self._parts.meter.read())
+        return replace(receipt, busy=self._parts.meter.read(), life=self.life)
 
-    def score(self, sequences: Sequence[Sequence[int]], version: int | None = None) -> list[Float32]:
+    def score(self, sequences: Sequence[Sequence[int]], version: int | None = None, life: str | None = None) -> list[Float32]:
         """The engine's log-probabilities; see `Engine.score`, whose own deadline holds. Raises StaleEngine as `submit` does."""
-        self._check_version(version)
+        self._check_meant(version, life)
         return self._call(self.engine.score(sequences), None)
 
-    def _check_version(self, version: int | None) -> None:
+    def _check_meant(self, version: int | None, life: str | None) -> None:
+        if life is not None and self.life != life:
+            raise StaleEngine(f"{self.name} was started anew, and has nothing of what it was given before")
         if version is not None and self.engine.weight_version != version:
             raise StaleEngine(f"{self.name} holds weights {self.engine.weight_version}, and work under {version} was asked for")
 
@@ -186,12 +219,15 @@ class RolloutWorker:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self._episodes, self._tokens, self._pending)
+        meter = self._parts.meter
+        return Progress(self._episodes, self._tokens, self._round.pending, meter.ended, meter.under_way)
 
     def close(self) -> None:
         """Cancel what runs and release engine and event loop."""
-        self.cancel()
-        self._call(self.engine.close(), 60.0)
+        try:
+            self.cancel()
+        finally:
+            self._call(self.engine.close(), 60.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10.0)
 
@@ -203,25 +239,25 @@ class RolloutWorker:
         running = list(self._running)
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await all_ended(running)
 
-    async def _collect(self, tasks: list[Task], group_size: int, temperature: float) -> None:
+    async def _collect(self, this_round: _Round, tasks: list[Task], group_size: int, temperature: float) -> None:
         this = asyncio.current_task()
         assert this is not None
         self._running.add(this)
         try:
-            async for group in collect(self._parts, tasks, group_size, temperature, self._note, self._slots):
-                self._groups.put(group)
+            async for group in collect(self._parts, tasks, group_size, temperature, partial(self._note, this_round), self._slots):
+                this_round.groups.put(group)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self._groups.put(error)
+            this_round.groups.put(error)
         finally:
             self._running.discard(this)
 
-    def _note(self, episode: Episode) -> None:
+    def _note(self, this_round: _Round, episode: Episode) -> None:
         self._episodes += 1
-        self._pending -= 1
+        this_round.pending -= 1
         self._tokens += int(episode.metrics.get("tokens", 0.0))
         if self._on_episode is not None:
             self._on_episode(episode)

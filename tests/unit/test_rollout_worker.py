@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import gymnasium
 import pytest
 
 from burnish.envs.contract import ENVS, register_env
-from burnish.envs.failures import Failure
+from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import EpisodeGroup, Message, Outcome, Task
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.hung import HungEnvironments
-from burnish.rollout.weights import StaleEngine
+from burnish.rollout.weights import StaleEngine, snapshot
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.models.importing import ModelSize, new_model
 
@@ -67,6 +68,54 @@ class Hangs(Counted):
         if self.hangs:
             Hangs.let_go.wait()
         return super().step(action)
+
+
+class Slow(Counted):
+    """Whose making waits where a test says so, and whose closing does for the first that closes."""
+
+    made, closing, let_go = threading.Event(), threading.Event(), threading.Event()
+    makes_slowly, closes_slowly = False, 0
+
+    def __init__(self) -> None:
+        Slow.made.set()
+        if Slow.makes_slowly:
+            Slow.let_go.wait()
+        super().__init__()
+
+    def close(self) -> None:
+        with Counted.lock:
+            waits, Slow.closes_slowly = Slow.closes_slowly > 0, Slow.closes_slowly - 1
+        Slow.closing.set()
+        if waits:
+            Slow.let_go.wait()
+        super().close()
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[tuple[RolloutWorker, ScriptedEngine]]:
+    """Over environments that wait to be let go, at their end."""
+    if ENVS.loaded("tests/Slow-v0") is None:
+        register_env("tests/Slow-v0", Slow)
+    Counted.open = Counted.most = 0
+    Slow.makes_slowly, Slow.closes_slowly = False, 0
+    for event in (Slow.made, Slow.closing, Slow.let_go):
+        event.clear()
+    new_model(["say done"] * 20, tmp_path / "model", SIZE)
+    limits = RolloutConfig(max_tokens_per_turn=8, concurrency=CONCURRENCY, retries=0)
+    setup = WorkerSetup(tmp_path / "model", "tests/Slow-v0", rollout=limits, engine=EngineConfig(max_context=128))
+    engine = ScriptedEngine([[5, 6]], max_context=128)
+    made = RolloutWorker(setup, "rollout-1", engine=engine)
+    yield made, engine
+    Slow.let_go.set()
+    made.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come to that")
 
 
 @pytest.fixture
@@ -123,6 +172,84 @@ def test_cancelling_returns_when_every_episode_has_closed_its_environment(worker
     engine._delay_s = 0.0
     player.submit(tasks(9, 1), 1, 1.0)
     assert [group.task.id for group in player.sample(30.0)] == ["t9"]
+
+
+@pytest.mark.parametrize("at_its_end", [True, False], ids=["at its end", "on its way"])
+def test_cancelling_waits_for_an_environment_that_is_slow_to_close(slow: tuple[RolloutWorker, ScriptedEngine], at_its_end: bool) -> None:
+    """It returned when the first member of a group had closed, and at once where an episode that had ended well was closing."""
+    player, engine = slow
+    engine._delay_s, Slow.closes_slowly = 0.0 if at_its_end else 600.0, 1
+    player.submit(tasks(0, 1), 2, 1.0)
+    until(lambda: Counted.most == 2)
+    if at_its_end:
+        until(lambda: Counted.open == 1)
+    cancelling = threading.Thread(target=player.cancel, daemon=True)
+    cancelling.start()
+    until(lambda: Counted.open == 1)
+    cancelling.join(0.2)
+    assert cancelling.is_alive()
+    Slow.let_go.set()
+    cancelling.join(60.0)
+    assert not cancelling.is_alive() and Counted.open == 0
+
+
+def test_what_ends_after_a_cancel_that_came_to_no_end_passes_for_nothing_new(slow: tuple[RolloutWorker, ScriptedEngine]) -> None:
+    player, engine = slow
+    player.submit(tasks(0, 1), 1, 1.0)
+    until(lambda: player.progress.episodes == 1)  # finished, and nobody has fetched it
+    engine._delay_s, Slow.closes_slowly = 600.0, 1
+    player.submit(tasks(1, 1), 1, 1.0)
+    until(lambda: len(engine.requests) == 2)
+    player._cancel_s = 0.05
+    with pytest.raises(TimeoutError):
+        player.cancel()
+    engine._gate.version, engine._delay_s, player._cancel_s = 1, 0.0, 60.0
+    player.submit(tasks(0, 1), 1, 1.0)
+    (found,) = player.sample(60.0)
+    assert found.task.id == "t0" and found.episodes[0].turns[0].policy_version.tolist() == [1, 1]
+    assert player.progress.pending == 0
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_environment_that_is_made_when_nobody_waits_any_longer_is_closed(
+    slow: tuple[RolloutWorker, ScriptedEngine], cancelled: bool
+) -> None:
+    player, _ = slow
+    Slow.makes_slowly = True
+    player._parts = replace(player._parts, limits=player._parts.limits.model_copy(update={"step_timeout_s": 600.0 if cancelled else 0.05}))
+    player.submit(tasks(0, 1), 1, 1.0)
+    Slow.made.wait()
+    if cancelled:
+        player.cancel()
+    else:
+        (group,) = player.sample(60.0)
+        assert isinstance(group.episodes[0].outcome, Failure) and group.episodes[0].outcome.kind is FailureKind.ENV_TIMEOUT
+    assert (Counted.most, Counted.open) == (0, 0) and not Slow.closing.is_set()
+    Slow.let_go.set()
+    until(lambda: Slow.closing.is_set() and Counted.open == 0)
+    assert Counted.most == 1
+
+
+def test_progress_counts_calls_that_ended_and_names_those_under_way(worker: tuple[RolloutWorker, ScriptedEngine]) -> None:
+    player, engine = worker
+    engine._delay_s = 600.0
+    player.submit(tasks(0, 1), 1, 1.0)
+    until(lambda: engine.requests)
+    assert (player.progress.episodes, player.progress.calls, player.progress.under_way) == (0, 2, {"engine": 1})  # it was made and reset
+
+
+def test_work_for_another_life_is_refused(worker: tuple[RolloutWorker, ScriptedEngine]) -> None:
+    player, _ = worker
+    calls: tuple[Callable[[str], object], ...] = (
+        lambda life: player.submit(tasks(0, 1), 1, 1.0, life=life),
+        lambda life: player.sample(0.0, life),
+        lambda life: player.score([], life=life),
+    )
+    for call in calls:
+        call(player.life)
+        with pytest.raises(StaleEngine, match="rollout-1 was started anew, and has nothing of what it was given before"):
+            call("another")
+    assert player.update_weights(snapshot(1, {}), 60.0).life == player.life
 
 
 def test_work_for_other_weights_is_refused(worker: tuple[RolloutWorker, ScriptedEngine]) -> None:
