@@ -6,9 +6,11 @@ What may go wrong with a runner, and what becomes of it:
     its engine dies  the runner lives, and every episode of a group fails: it is killed, and then as above
     its engine hangs it samples no token for `engine.request_timeout_s`, so every episode under way fails: it is killed, and then as above
     its envs hang    more calls of environments than `rollout/hung.py` allows are past their deadline: it is killed, and then as above
-    it is slow       it answers, and its engine samples, but its episodes take long: nothing, until none has ended anywhere for `stall_s`
-    it is stale      it was restarted behind our back, so its engine holds other weights: it refuses tasks, and gets the weights first
+    it is slow       it answers, and its engine samples, but its episodes take long: nothing, until for `stall_s` no call has ended anywhere
+    it is stale      it was restarted behind our back, whenever that was: every call names the life of the runner that is meant and the
+                     weights, and the answer to new weights says whose it is; it gets the weights, and the tasks that it owed, again
     it is replaced   while new weights go out: what it owed is submitted again, under those
+    it stops late    it has not dropped its work within `answer_s` when it is told to: it is killed, and then as above
     it stays away    it is not back within `restart_s`, or was restarted too often: FleetError, which ends the run
 """
 
@@ -28,6 +30,7 @@ from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import HungEnvironments
 from ..rollout.weights import StaleEngine, SyncReceipt
+from ..rollout.worker import Progress
 
 log = logging.getLogger("burnish.trainer.fleet")
 T = TypeVar("T")
@@ -51,8 +54,8 @@ class FleetError(RuntimeError):
 class FleetLimits:
     """Seconds that the fleet waits, and episodes that a runner runs at once.
 
-    stall_s: without a finished episode anywhere, until the run stops; more than one may take with all its retries. answer_s: for a
-    runner's answer to one call. sync_s: for one weight update, draining the engine included. restart_s: for a runner that died.
+    stall_s: in which no call of an engine, an environment or a reward ends anywhere, until the run stops. answer_s: for a runner's answer
+    to one call. sync_s: for one weight update, draining the engine included. restart_s: for a runner that died.
     """
 
     concurrency: int = 64
@@ -72,7 +75,7 @@ class _Work:
 @dataclass
 class _Runner:
     """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes. why: what it was replaced for last."""
+    it was given what it owes. life: that it had when it got the weights, None before. why: what it was replaced for last."""
 
     index: int
     actor: Any
@@ -80,6 +83,7 @@ class _Runner:
     sampling: tuple[Any, float] | None = None
     submitted: list[tuple[Any, float]] = field(default_factory=list)
     lost_work: bool = False
+    life: str | None = None
     why: str = NO_ANSWER
 
     @property
@@ -144,8 +148,8 @@ class RayFleet:
     def poll(self) -> list[EpisodeGroup]:
         """Groups that finished since the last call, waiting up to `POLL_S` for the first.
 
-        Raises FleetError when nothing is under way, nothing has finished for `stall_s` seconds, or a runner stays away; what broke a
-        runner's own work passes.
+        Raises FleetError when nothing is under way, no call has ended for `stall_s` seconds, or a runner stays away; what broke a runner's
+        own work passes.
         """
         if not self.busy:
             raise FleetError("no task is under way, so no group can finish")
@@ -167,22 +171,22 @@ class RayFleet:
         self._hand_out()
         if found:
             self._last = time.monotonic()
-        elif self.busy and time.monotonic() - self._last > self.limits.stall_s and not self._some_episode_ended():
-            owing = ", ".join(f"{runner.name} owes {len(runner.owed)} groups" for runner in self._runners if runner.owed)
-            raise FleetError(f"no episode finished for {self.limits.stall_s:g} s: {owing}")
+        elif self.busy and time.monotonic() - self._last > self.limits.stall_s and (stalled := self._stalled()):
+            raise FleetError(f"no call of an engine, an environment or a reward ended for {self.limits.stall_s:g} s: {stalled}")
         return found
 
-    def _some_episode_ended(self) -> bool:
-        """Whether an episode ended since this was last asked, though no group is whole yet."""
-        calls = [runner.actor.progress.remote() for runner in self._runners if runner.owed]
+    def _stalled(self) -> str:
+        """What the runners owe and wait for, where no call has ended since this was last asked; "" where one has."""
+        owing = [runner for runner in self._runners if runner.owed]
         try:
-            ended = sum(progress.episodes for progress in ray.get(calls, timeout=self.limits.answer_s))
+            said = ray.get([runner.actor.progress.remote() for runner in owing], timeout=self.limits.answer_s)
         except (RayError, GetTimeoutError):
-            return True  # of a runner that does not answer, the deadlines of its calls tell
-        if ended == self._ended:
-            return False
-        self._ended, self._last = ended, time.monotonic()
-        return True
+            return ""  # of a runner that does not answer, the deadlines of its calls tell
+        ended = sum(progress.calls for progress in said)
+        if ended != self._ended:
+            self._ended, self._last = ended, time.monotonic()
+            return ""
+        return "; ".join(_waits(runner, progress) for runner, progress in zip(owing, said, strict=True)) or "no runner has a task"
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
         """Send a snapshot (`LearnerGroup.snapshot`) to every runner; all have it when this returns.
@@ -192,6 +196,8 @@ class RayFleet:
         self._snapshot = snapshot
         calls = [(runner, self._send(runner)) for runner in self._runners]
         receipts = [self._insist(runner, call, self._send, "did not take new weights") for runner, call in calls]
+        for runner, receipt in zip(self._runners, receipts, strict=True):
+            self._met(runner, receipt)
         (self._version,) = {receipt.version for receipt in receipts}
         return receipts
 
@@ -200,19 +206,25 @@ class RayFleet:
         rows = [ids.tolist() for ids in sequences]
 
         def ask(runner: _Runner) -> Any:
-            return runner.actor.score.options(name="rollout.score").remote(rows, self._version)
+            return runner.actor.score.options(name="rollout.score").remote(rows, self._version, runner.life)
 
         calls = [(runner, ask(runner)) for runner in self._runners]
         return {runner.name: self._insist(runner, call, ask, "did not score the probe of the weight sync") for runner, call in calls}
 
     def stop(self) -> None:
-        """Drop what is under way and waiting."""
+        """Drop what is under way and waiting. A runner that has not by then is replaced. Raises FleetError when it stays away."""
         self._waiting.clear()
-        calls = [runner.actor.cancel.remote() for runner in self._runners if runner.owed]
+        calls = [(runner, runner.actor.cancel.remote()) for runner in self._runners if runner.owed]
         for runner in self._runners:
             runner.owed, runner.sampling, runner.submitted, runner.lost_work = {}, None, [], False
-        if calls:
-            ray.wait(calls, num_returns=len(calls), timeout=self.limits.answer_s)
+        deadline = time.monotonic() + self.limits.answer_s
+        for runner, call in calls:
+            try:
+                ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
+            except RayActorError:
+                self._bring_back(runner)
+            except (RayError, GetTimeoutError) as error:
+                self._replace(runner, f"it did not drop its work: {_last_line(error)}")
 
     def _hand_out(self) -> None:
         """Give waiting tasks to the runners with the fewest episodes, as long as they have room."""
@@ -225,17 +237,18 @@ class RayFleet:
             runner.owed[work.task.id] = work
             given.setdefault(runner.index, []).append(work)
         for runner in self._runners:
-            self._submit(runner, given.get(runner.index, []))
+            if not runner.lost_work:  # otherwise it gets all that it owes with the next poll
+                self._submit(runner, given.get(runner.index, []))
 
     def _submit(self, runner: _Runner, work: Sequence[_Work]) -> None:
         """One call per size and temperature; the runner refuses it unless its engine holds the fleet's weights."""
         for size, temperature in dict.fromkeys((one.group_size, one.temperature) for one in work):
             tasks = [one.task for one in work if (one.group_size, one.temperature) == (size, temperature)]
-            call = runner.actor.submit.options(name="rollout.submit").remote(tasks, size, temperature, self._version)
+            call = runner.actor.submit.options(name="rollout.submit").remote(tasks, size, temperature, self._version, runner.life)
             runner.submitted.append((call, time.monotonic() + self.limits.answer_s))
 
     def _ask(self, runner: _Runner) -> None:
-        call = runner.actor.sample.options(name="rollout.sample").remote(POLL_S)
+        call = runner.actor.sample.options(name="rollout.sample").remote(POLL_S, runner.life)
         runner.sampling = (call, time.monotonic() + POLL_S + self.limits.answer_s)
 
     def _answered(self, runner: _Runner, call: Any) -> Iterator[EpisodeGroup]:
@@ -279,7 +292,7 @@ class RayFleet:
         runner.sampling, runner.submitted = None, []
         self._await(runner)
         if self._snapshot is not None:
-            self._insist(runner, self._send(runner), self._send, "did not take the weights")
+            self._met(runner, self._insist(runner, self._send(runner), self._send, "did not take the weights"))
         # A stale one may have begun some of what it owes.
         self._insist(runner, runner.actor.cancel.remote(), lambda one: one.actor.cancel.remote(), "did not drop its work")
         self._give_again(runner)
@@ -293,11 +306,23 @@ class RayFleet:
     def _send(self, runner: _Runner) -> Any:
         return runner.actor.update_weights.options(name="rollout.update_weights").remote(self._snapshot, self.limits.sync_s)
 
+    def _met(self, runner: _Runner, receipt: SyncReceipt) -> None:
+        """Note the life in which a runner has taken the weights. In another than was known it has lost what it was given."""
+        if runner.life is not None and runner.life != receipt.life:
+            log.warning("%s was restarted since it was last heard of", runner.name)
+            self.restarts += 1
+            runner.lost_work = True
+        runner.life = receipt.life
+
     def _insist(self, runner: _Runner, call: Any, again: Callable[[_Runner], Any], what: str) -> Any:
         """The answer of a call that must not fail: when the runner died, hangs, is stale or lost its engine, it is made once more after the
         runner was brought back. Raises FleetError when that fails too, and what else broke the call."""
         for attempt in range(1, TRIES + 1):
             try:
+                if attempt > 1:
+                    if self._snapshot is not None and again != self._send:
+                        self._met(runner, ray.get(self._send(runner), timeout=self.limits.sync_s))
+                    call = again(runner)
                 return ray.get(call, timeout=self.limits.sync_s)
             except RayTaskError as error:
                 if not isinstance(error.cause, StaleEngine | TimeoutError) and not _lost(error.cause):
@@ -312,15 +337,12 @@ class RayFleet:
             if alive:
                 ray.kill(runner.actor, no_restart=False)
             self._await(runner)
-            if self._snapshot is not None and again != self._send:
-                ray.get(self._send(runner), timeout=self.limits.sync_s)
-            call = again(runner)
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _await(self, runner: _Runner) -> None:
         """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`."""
         self.restarts += 1
-        runner.lost_work = True
+        runner.lost_work, runner.life = True, None
         deadline = time.monotonic() + self.limits.restart_s
         while True:
             try:
@@ -345,18 +367,35 @@ def _why_engine_is_lost(group: EpisodeGroup) -> str:
     return failures[-1].line if failures and len(failures) == len(group.episodes) else ""
 
 
+def _waits(runner: _Runner, progress: Progress) -> str:
+    calls = ", ".join(f"{count} of the {part}" for part, count in progress.under_way.items())
+    return f"{runner.name} owes {len(runner.owed)} groups, calls under way: {calls or 'none'}"
+
+
+def _last_line(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
 def raise_why_runners_died(group: Any, error: Exception, answer_s: float) -> NoReturn:
     """Raise what ended the first env runner that did not start: ValueError when the user can put it right, FleetError otherwise.
 
-    answer_s: seconds that each has to answer.
+    answer_s: seconds that they have to answer.
     """
+    deadline, starting = time.monotonic() + answer_s, dict[int, Exception]()
     for index, runner in group._worker_manager.actors().items():
         try:
-            ray.get(runner.ping.remote(), timeout=answer_s)
+            ray.get(runner.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
         except RayActorError as died:
-            last = [line.strip() for line in str(died).splitlines() if line.strip()][-1]
+            last = _last_line(died)
             name, _, text = last.partition(": ")
             if name.rpartition(".")[2] == "ValueError":
                 raise ValueError(text) from died
             raise FleetError(f"rollout-{index} did not start: {last}") from died
+        except RayError as silent:
+            starting[index] = silent  # another may say more
+    for index, late in starting.items():
+        raise FleetError(
+            f"rollout-{index} did not start: after {answer_s:g} s more it is still being started, for the first time or again after its "
+            f"process died ({_last_line(late)}); see the logs of Ray"
+        ) from late
     raise error

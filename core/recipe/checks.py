@@ -107,8 +107,8 @@ def _time(config: RunConfig) -> Iterator[str]:
     stall, silent, episode = config.limits.stall_s, config.engine.request_timeout_s, config.rollout.episode_timeout_s
     if stall < episode + silent:
         yield (
-            f"limits.stall_s: {stall:g} s without a finished episode would end the run, and one episode may take "
-            f"rollout.episode_timeout_s = {episode:g} s, and engine.request_timeout_s = {silent:g} s more where its engine hangs; "
+            f"limits.stall_s: {stall:g} s in which no call ends would end the run, and one call of the engine may take "
+            f"rollout.episode_timeout_s = {episode:g} s, and engine.request_timeout_s = {silent:g} s more where it hangs; "
             "raise it, or lower one of these"
         )
 

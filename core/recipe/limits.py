@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 class LimitsConfig(BaseModel):
     """The `[limits]` table: seconds that a run waits, before it says for what. A run may resume with others.
 
-    check_s: until a service that the recipe names answers, before the run starts. stall_s: without a finished episode anywhere,
-    in training and in evaluation, until the run stops. answer_s: until an engine's process answers one call; one that does not is replaced.
-    sync_s: until an engine has taken over new weights, its episodes drained. restart_s: until the process of an engine that died is back.
-    place_s: until the cluster has room for several learners. learner_s: until the learner answers one call, its start included; one that
-    does not, or that dies, is started once more from the last checkpoint.
+    check_s: until a service that the recipe names answers, before the run starts. stall_s: in which no call of an engine, an environment
+    or a reward ends anywhere, in training and in evaluation, until the run stops. answer_s: until an engine's process answers one call; one
+    that does not is replaced. sync_s: until an engine has taken over new weights, its episodes drained. restart_s: until the process of an
+    engine that died is back. place_s: until the cluster has room for several learners. learner_s: until the learner answers one call, its
+    start included; one that does not, or that dies, is started once more from the last checkpoint.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

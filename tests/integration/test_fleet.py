@@ -9,15 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task
 from burnish.rollout.hung import HungEnvironments
-from burnish.rollout.weights import SyncReceipt
+from burnish.rollout.weights import StaleEngine, SyncReceipt
 from burnish.rollout.worker import Progress
 from burnish.trainer import fleet as fleets
-from burnish.trainer.fleet import FleetError, FleetLimits, RayFleet
+from burnish.trainer.fleet import FleetError, FleetLimits, RayFleet, raise_why_runners_died
 from burnish.trainer.playing import run_tasks
 
 pytestmark = pytest.mark.integration
@@ -66,19 +66,25 @@ class Actor:
     given: list[Task] = field(default_factory=list)
     received: list[Any] = field(default_factory=list)
     ended: int = 0
+    life: str = "1"
+    sync_fails: list[Exception] = field(default_factory=list)
 
     def die(self) -> None:
         self.given.clear()
+        self.life += "+"
         self.outcomes = self.outcomes[1:] or self.outcomes
 
     def __getattr__(self, name: str) -> Any:
         methods: dict[str, Callable[..., Any]] = {
-            "submit": lambda tasks, size, temperature, version: self.given.extend(tasks),
-            "sample": self._sample,
-            "update_weights": self._update_weights,
+            "submit": lambda tasks, size, temperature, version, life: self._meant(life) or self._submit(tasks),
+            "sample": lambda wait_s, life: self._meant(life) or self._sample(wait_s),
+            "score": lambda rows, version, life: self._meant(life) or [[0.0] for _ in rows],
+            "update_weights": lambda snapshot, timeout_s: (
+                self.sync_fails.pop(0) if self.sync_fails else self._update_weights(snapshot, timeout_s)
+            ),
             "cancel": self.given.clear,
             "ping": lambda: "pong",
-            "progress": lambda: Progress(self.ended, 0, 0),
+            "progress": lambda: Progress(0, 0, 0, calls=self.ended, under_way={"environment": 3, "rewards": 1}),
         }
         if name not in methods:
             raise AttributeError(name)
@@ -88,7 +94,14 @@ class Actor:
 
     def _update_weights(self, snapshot: int, timeout_s: float) -> SyncReceipt:
         self.received.append(snapshot)
-        return SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0)
+        return SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0, life=self.life)
+
+    def _submit(self, tasks: Sequence[Task]) -> list[Task]:
+        self.given += tasks
+        return []
+
+    def _meant(self, life: str | None) -> RayTaskError | None:
+        return None if life in (None, self.life) else RayTaskError("call", "", StaleEngine("rollout-1 was started anew"))
 
     def _sample(self, wait_s: float) -> list[EpisodeGroup]:
         done, self.given[:] = list(self.given) if self.ready else [], self.given if not self.ready else []
@@ -205,7 +218,84 @@ def test_a_fleet_in_which_no_episode_ends_stops(ray: FakeRay, monkeypatch: pytes
     fleet = RayFleet({1: silent}, FleetLimits(stall_s=600.0, answer_s=1e9))
     fleet.submit(TASKS, 2, 1.0)
     silent.ended = 1
-    assert fleet.poll() == []  # an episode ended, so it goes on
-    with pytest.raises(FleetError, match="no episode finished for 600 s: rollout-1 owes 4 groups"):
+    assert fleet.poll() == []  # a call ended, of an episode that is tried again for all we know, so it goes on
+    owing = "rollout-1 owes 4 groups, calls under way: 3 of the environment, 1 of the rewards"
+    with pytest.raises(FleetError, match=f"no call of an engine, an environment or a reward ended for 600 s: {owing}"):
         for _ in range(5):
             fleet.poll()
+
+
+def test_a_runner_that_was_restarted_before_new_weights_came_plays_what_it_owed_again(ray: FakeRay) -> None:
+    """With weights that match it passed for the one that died, and had none of its tasks: the run waited for them in vain."""
+    first, second = Actor(), Actor()
+    fleet = RayFleet({1: first, 2: second}, FleetLimits())
+    fleet.sync(3)
+    fleet.submit(TASKS, 2, 1.0)
+    assert first.given
+    first.die()
+    fleet.sync(4)
+    assert fleet.restarts == 1
+    found = [group.task.id for _ in range(4) if fleet.busy for group in fleet.poll()]
+    assert sorted(found) == [task.id for task in TASKS] and ray.killed == [] and fleet.restarts == 1
+
+
+def test_a_runner_that_was_restarted_between_two_polls_is_noticed_by_the_next(ray: FakeRay) -> None:
+    """Also where it holds the weights that are asked for, as one does before the first update."""
+    fleet = RayFleet({1: (actor := Actor())}, FleetLimits())
+    fleet.sync(0)
+    fleet.submit(TASKS[:2], 2, 1.0)
+    actor.die()
+    found = [group.task.id for _ in range(4) if fleet.busy for group in fleet.poll()]
+    assert sorted(found) == ["t0", "t1"] and fleet.restarts == 1 and actor.received == [0, 0]
+
+
+def test_a_runner_that_was_restarted_before_it_scores_gets_the_weights_first(ray: FakeRay) -> None:
+    fleet = RayFleet({1: (actor := Actor())}, FleetLimits())
+    fleet.sync(3)
+    actor.die()
+    assert fleet.score([]) == {"rollout-1": []} and actor.received == [3, 3] and fleet.restarts == 1
+
+
+def test_a_runner_that_dies_again_while_it_gets_the_weights_is_named(ray: FakeRay) -> None:
+    fleet = RayFleet({1: (actor := Actor())}, FleetLimits())
+    fleet.sync(3)
+    actor.die()
+    actor.sync_fails = [ActorDiedError()]
+    with pytest.raises(FleetError, match="rollout-1 did not score the probe of the weight sync within 600 s, 2 times"):
+        fleet.score([])
+
+
+def test_a_runner_that_does_not_drop_its_work_is_replaced(ray: FakeRay) -> None:
+    """What it had would pass for what it is given next."""
+    stuck = Actor()
+    stuck.cancel = SimpleNamespace(remote=lambda: Call(RayTaskError("cancel", "", TimeoutError())))  # type: ignore[attr-defined]
+
+    def die(die: Callable[[], None] = stuck.die) -> None:
+        die()
+        del stuck.cancel
+
+    stuck.die = die  # type: ignore[method-assign]
+    fleet = RayFleet({1: stuck}, FleetLimits())
+    fleet.sync(3)
+    fleet.submit(TASKS, 2, 1.0)
+    fleet.stop()
+    assert ray.killed == [stuck] and stuck.received == [3, 3] and stuck.given == [] and not fleet.busy
+    assert [group.task.id for group in run_tasks(fleet, [Task("other", 9)], 2, 1.0)] == ["other"]
+
+
+def managed(*answers: Any) -> Any:
+    """RLlib's group of runners that answer a `ping` so."""
+    actors = {
+        index: SimpleNamespace(ping=SimpleNamespace(remote=lambda answer=answer: Call(answer))) for index, answer in enumerate(answers, 1)
+    }
+    return SimpleNamespace(_worker_manager=SimpleNamespace(actors=lambda: actors))
+
+
+def test_runners_that_are_still_being_started_are_named_and_hide_no_reason(ray: FakeRay) -> None:
+    slow, found_none = GetTimeoutError("Get timed out: some object(s) not ready."), IndexError("list index out of range")
+    with pytest.raises(FleetError, match=r"rollout-2 did not start: after 60 s more it is still being started.*Get timed out"):
+        raise_why_runners_died(managed("pong", slow), found_none, 60.0)
+    with pytest.raises(FleetError, match=r"rollout-2 did not start: The actor died"):
+        raise_why_runners_died(managed(slow, ActorDiedError()), found_none, 60.0)
+    with pytest.raises(IndexError):
+        raise_why_runners_died(managed("pong"), found_none, 60.0)

@@ -237,13 +237,13 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
         ),
         (
             ["limits.stall_s=120"],
-            "limits.stall_s: 120 s without a finished episode would end the run, and one episode may take rollout.episode_timeout_s = 300 "
-            "s, and engine.request_timeout_s = 300 s more where its engine hangs; raise it, or lower one of these",
+            "limits.stall_s: 120 s in which no call ends would end the run, and one call of the engine may take "
+            "rollout.episode_timeout_s = 300 s, and engine.request_timeout_s = 300 s more where it hangs; raise it, or lower one of these",
         ),
         (
             ["rollout.episode_timeout_s=400"],
-            "limits.stall_s: 600 s without a finished episode would end the run, and one episode may take rollout.episode_timeout_s = 400 "
-            "s, and engine.request_timeout_s = 300 s more where its engine hangs; raise it, or lower one of these",
+            "limits.stall_s: 600 s in which no call ends would end the run, and one call of the engine may take "
+            "rollout.episode_timeout_s = 400 s, and engine.request_timeout_s = 300 s more where it hangs; raise it, or lower one of these",
         ),
         (["success=verdct.correct"], "success: no reward gives a part 'verdct.correct'; did you mean 'verdict'?"),
         (["rewards.1.name=verdict"], "rewards: 2 of them are called 'verdict'; give each another name = \"…\""),

@@ -13,7 +13,7 @@ from ...rollout.worker import RolloutWorker, WorkerSetup
 from ..models.importing import no_progress_bars
 
 STALL_S = 600.0
-"""Seconds without a finished episode after which the engine is said to hang."""
+"""Seconds in which no call of the engine, an environment or a reward ends, after which something is said to hang."""
 
 
 class LoneFleet:
@@ -24,19 +24,23 @@ class LoneFleet:
 
     def __init__(self, worker: RolloutWorker, stall_s: float = STALL_S) -> None:
         self._worker, self._stall_s = worker, stall_s
-        self._last, self._episodes = time.monotonic(), 0
+        self._last, self._ended = time.monotonic(), 0
 
     def submit(self, tasks: Sequence[Task], group_size: int, temperature: float) -> None:
         self._last = time.monotonic()
         self._worker.submit(tasks, group_size, temperature)
 
     def poll(self) -> list[EpisodeGroup]:
-        """Groups that finished, waiting a second for the first. Raises TimeoutError when no episode has ended for `stall_s` seconds."""
-        groups, ended = self._worker.sample(1.0), self._worker.progress.episodes
-        if groups or ended != self._episodes:
-            self._last, self._episodes = time.monotonic(), ended
+        """Groups that finished, waiting a second for the first. Raises TimeoutError when no call has ended for `stall_s` seconds."""
+        groups, progress = self._worker.sample(1.0), self._worker.progress
+        if groups or progress.calls != self._ended:
+            self._last, self._ended = time.monotonic(), progress.calls
         elif time.monotonic() - self._last > self._stall_s:
-            raise TimeoutError(f"no episode finished for {self._stall_s:g} s, with {self._worker.progress.pending} under way")
+            calls = ", ".join(f"{count} of the {part}" for part, count in progress.under_way.items())
+            raise TimeoutError(
+                f"no call of the engine, an environment or a reward ended for {self._stall_s:g} s, with {progress.pending} episodes and "
+                f"these calls under way: {calls or 'none'}"
+            )
         return groups
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
