@@ -1,0 +1,71 @@
+"""A run in MLflow's store, read back with its own client."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.recipe.tracking import TrackedRun, TrackingConfig
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
+from burnish.run.mlflow_store import MLflow, _name
+from burnish.run.tracking import tracked
+
+pytestmark = pytest.mark.unit
+
+CONFIG = TrackingConfig(use=("burnish/mlflow-v1",))
+HOSTILE = "<script>../\x1b[31m\u202e'"
+
+
+@pytest.fixture
+def mlflow() -> Any:
+    return pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'burnish[mlflow]'")
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> TrackedRun:
+    folder = tmp_path / "runs" / "nano-1"
+    folder.mkdir(parents=True)
+    return TrackedRun("nano-1", folder, {"name": "demo", "model": "nano", "note": HOSTILE}, False)
+
+
+def test_mlflow_holds_metrics_evaluations_alarms_and_the_config(mlflow: Any, told: TrackedRun) -> None:
+    warnings: list[str] = []
+    result = EvaluationResult("sampled", "env", 1, 1, 0.5, 0.25, 0.75, 1.5, 1.0, 1.0, {"t": 0.5}, {HOSTILE: -0.25})
+    with tracked(CONFIG, told, warnings.append) as trackers:
+        trackers.metrics("rft", 1, {"reward_mean": 0.5, f"predicted/{HOSTILE}": 1.0})
+        trackers.metrics("rft", 2, {"reward_mean": 0.75})
+        trackers.evaluation(EvaluationRecord(phase="rft", step=2, result=result))
+        trackers.alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
+    assert warnings == []
+    client = mlflow.MlflowClient(f"sqlite:///{told.folder.parent}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("burnish").experiment_id])
+    assert [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, "rft/reward_mean")] == [(1, 0.5), (2, 0.75)]
+    assert (run.info.run_name, run.info.status, run.data.params["model"]) == ("nano-1", "FINISHED", "nano")
+    assert run.data.metrics[_name(f"rft/predicted/{HOSTILE}")] == 1.0 and run.data.metrics["rft/heldout/sampled/success"] == 0.5
+    assert run.data.tags["alarm/rft/2/parting"] == f"warn: {HOSTILE}"
+    kept = list((told.folder.parent / "mlflow").rglob("config.json"))
+    assert len(kept) == 1 and '"name": "demo"' in kept[0].read_text()
+    with tracked(CONFIG, replace(told, resumed=True), warnings.append) as trackers:
+        trackers.metrics("rft", 3, {"reward_mean": 1.0})
+    (again,) = client.search_runs([run.info.experiment_id])
+    assert (again.info.run_id, again.data.metrics["rft/reward_mean"]) == (run.info.run_id, 1.0)
+
+
+def test_a_store_that_cannot_be_opened_stops_the_run_before_it_begins(mlflow: Any, told: TrackedRun) -> None:
+    (told.folder.parent / "mlflow.db").mkdir()
+    with pytest.raises(ValueError, match="tracking: burnish/mlflow-v1 cannot start"), tracked(CONFIG, told, print):
+        raise AssertionError("the run began")
+
+
+def test_without_mlflow_the_run_is_told_what_to_install(told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'burnish\[mlflow\]'"):
+        MLflow(told)
+
+
+def test_names_are_as_mlflow_takes_them() -> None:
+    assert _name("rft/predicted/<b>/../x/") == "rft/predicted/_b_/_/x/_"
+    assert len(_name("x" * 1000)) == 250
