@@ -6,6 +6,7 @@ says. A `Failure` is an infrastructure cause; the episode it ends is retried, th
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..rpc.urls import without_secrets
+from ..rpc.user_code import is_asked_for, message_of
+from .printable import printable
+
+MAX_DETAIL = 2000
+"""Characters of a failure: an exception may quote all that its code was given, and a failure is stored with every episode."""
+MAX_SAID = 1000
+"""Of those, what an exception may say: the places it came from are worth as much."""
+_CUT_URL = re.compile(r"://[^\s\"'<>]*\Z")
 
 
 class FailureKind(StrEnum):
@@ -44,8 +53,8 @@ class FailureKind(StrEnum):
 class Failure:
     """Why an episode has no reward.
 
-    kind: the cause. culprit: the id or address of the part that failed. detail: one or a few lines for a person. Secrets in URLs are taken
-    out of both.
+    kind: the cause. culprit: the id or address of the part that failed. detail: one or a few lines for a person. Both are made `fit`:
+    secrets in URLs are taken out, control characters shown as escapes, and what is beyond `MAX_DETAIL` characters is left out.
 
     Example: `Failure(FailureKind.VERIFIER_TIMEOUT, "verdicts@127.0.0.1:50051", "no answer within 5.0 s (2 attempts)")`.
     """
@@ -54,12 +63,9 @@ class Failure:
     culprit: str
     detail: str
 
-    def __post_init__(self) -> None:
-        for name in (
-            "culprit",
-            "detail",
-        ):  # failures are stored and shown; an error of somebody's library may quote a URL with its password
-            object.__setattr__(self, name, without_secrets(getattr(self, name)))
+    def __post_init__(self) -> None:  # failures are stored and shown; an error of somebody's library may quote anything
+        object.__setattr__(self, "culprit", fit(self.culprit))
+        object.__setattr__(self, "detail", fit(self.detail))
 
     def __str__(self) -> str:
         return f"{self.kind} in {self.culprit}: {self.detail}"
@@ -82,22 +88,53 @@ class EpisodeFailure(Exception):
 
 
 @contextmanager
-def boundary(kind: FailureKind, culprit: str) -> Iterator[None]:
-    """Attribute any exception that escapes user code to `culprit`, as an `EpisodeFailure` with a short traceback.
+def boundary(kind: FailureKind, culprit: str, *passing: type[Exception]) -> Iterator[None]:
+    """Attribute whatever escapes sync user code to `culprit`, as an `EpisodeFailure` with a short traceback.
 
-    An `EpisodeFailure` raised inside keeps its own, more precise attribution. Cancellation passes through untouched.
+    An `EpisodeFailure` raised inside keeps its own, more precise attribution, and those `passing` are let through. So is Ctrl-C, and a
+    cancellation that was asked for; any other, and a `sys.exit`, would end the event loop that waits for the code, or hold it for ever.
     """
     try:
         yield
     except EpisodeFailure:
         raise
-    except Exception as error:
+    except passing:
+        raise
+    except BaseException as error:
+        if is_asked_for(error) and not isinstance(error, GeneratorExit):  # here nothing waits that could be closed
+            raise
         raise EpisodeFailure(Failure(kind, culprit, short_traceback(error))) from error
 
 
 def short_traceback(error: BaseException, frames: int = 2) -> str:
     """The exception and its innermost frames on one line each, for a person reading a transcript."""
     where = traceback.extract_tb(error.__traceback__)[-frames:]
-    lines = [f"{type(error).__name__}: {error}"]
+    lines = [f"{type(error).__name__}: {said_by(error)}"]
     lines += [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in where]
     return "\n".join(lines)
+
+
+def said_by(error: BaseException) -> str:
+    """The message of an exception, made `fit`, and short."""
+    return fit(message_of(error), MAX_SAID)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """The beginning of a value's `repr`, which is somebody's code too. Example: `shown("a" * 100, 4)` is `"'aa…"`."""
+    try:
+        return fit(repr(value), limit)
+    except BaseException as error:
+        if is_asked_for(error):
+            raise
+        return f"a {type(value).__name__} (its repr cannot be read: {type(error).__name__})"
+
+
+def fit(text: str, limit: int = MAX_DETAIL) -> str:
+    """Text that may be stored and shown: no secrets in its URLs, control characters as escapes, at most `limit` characters.
+
+    Example: `fit("no\x1b[0m answer", 8)` is `"no\\x1b[…"`.
+    """
+    if len(text) > 2 * limit:
+        text = _CUT_URL.sub("://…", text[: 2 * limit])  # what is cut inside a URL shows no more what of it is secret
+    text = printable(without_secrets(text))
+    return text if len(text) <= limit else text[: limit - 1] + "…"

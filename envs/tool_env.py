@@ -15,7 +15,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from .contract import ConversationEnv, Observation
-from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from .failures import EpisodeFailure, Failure, FailureKind, boundary
 from .tool_calls import Malformed, ToolParser, find_parser, parser_id
 from .tool_sessions import OpenTools, open_tools
 from .tools import ToolContext, ToolRejected, Tools
@@ -131,13 +131,10 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
 
     def _dispatch(self, session: OpenTools, call: ToolCall) -> tuple[str, str]:
         try:
-            text = session.call(call.name, call.arguments)
+            with boundary(FailureKind.TOOL_ERROR, f"tool {call.name}", ToolRejected):
+                text = session.call(call.name, call.arguments)
         except ToolRejected as rejection:
             return "rejected", f"Error: {rejection}"
-        except EpisodeFailure:
-            raise
-        except Exception as error:
-            raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {call.name}", short_traceback(error))) from error
         if not isinstance(text, str):
             raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {call.name}", f"returned {type(text).__name__} instead of str"))
         return "ok", text

@@ -21,7 +21,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from .failures import FailureKind, boundary
 from .tools import Tool, ToolContext, Tools, ToolSet
 
 
@@ -93,19 +93,13 @@ class SessionTools:
     def open(self, context: ToolContext) -> LocalSession:
         """The tools of one episode. Raises EpisodeFailure TOOL_ERROR when the object cannot be made."""
         culprit = f"tools {self._kind.__qualname__}"
-        try:
+        with boundary(FailureKind.TOOL_ERROR, culprit):
             made = self._kind(context)
-        except EpisodeFailure:
-            raise
-        except Exception as error:
-            raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, culprit, short_traceback(error))) from error
 
         def close() -> None:
-            try:
+            with boundary(FailureKind.TOOL_ERROR, f"{culprit}.close"):
                 if hasattr(made, "close"):
                     made.close()
-            except Exception as error:
-                raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"{culprit}.close", short_traceback(error))) from error
 
         return LocalSession(ToolSet([one.__get__(made) for one in self._tools.values()]), context, close, ordered=True)
 

@@ -31,7 +31,7 @@ from typing_extensions import TypedDict  # pydantic refuses the standard library
 from ..rpc.background import background
 from ..rpc.payload import PayloadError, plain_json, plain_value, utf8
 from .callables import doc_of, hints_of, is_async, written
-from .failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from .failures import EpisodeFailure, Failure, FailureKind, boundary, short_traceback
 from .pydantic_words import message_of
 from .registry import did_you_mean
 
@@ -225,13 +225,9 @@ class ToolSet:
         """
         one = self.find(name)
         bound = one.bind(arguments, context)
-        try:
+        with boundary(FailureKind.TOOL_ERROR, f"tool {name}", ToolRejected):
             text = self._call_async(one, bound) if one.is_async else one.function(**bound)
-        except (ToolRejected, EpisodeFailure):
-            raise
-        except Exception as error:
-            raise EpisodeFailure(Failure(FailureKind.TOOL_ERROR, f"tool {name}", short_traceback(error))) from error
-        return observation(name, text)
+            return observation(name, text)
 
     def _call_async(self, one: Tool[..., Any], bound: Mapping[str, Any]) -> Any:
         try:
@@ -244,7 +240,8 @@ class ToolSet:
         deadline = asyncio.timeout(self._deadline_s)
         try:
             async with deadline:
-                return await one.function(**bound)
+                with boundary(FailureKind.TOOL_ERROR, f"tool {one.name}", ToolRejected, TimeoutError):
+                    return await one.function(**bound)
         except TimeoutError as error:
             if deadline.expired():
                 failure = Failure(FailureKind.TOOL_TIMEOUT, f"tool {one.name}", f"no answer within {self._deadline_s:g} s")

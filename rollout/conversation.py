@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 MIN_CLOSE_S = 1.0
 """Seconds that an environment has to close at the least, however short its steps must be."""
+
+LONG_CHARS = 20_000
+"""Characters of a conversation that is rendered and encoded in a thread: on the event loop, all other episodes would wait for it."""
 
 log = logging.getLogger("burnish.rollout.conversation")
 
@@ -91,19 +94,16 @@ class Talk:
 
 
 @dataclass
-class _Clock:
-    """Seconds left of what the environment of an episode may take."""
+class _Span:
+    """When a call began and ended in its thread, by the clock of the deadlines; the event loop may hear of it late, at nobody's cost."""
 
-    left: float
+    now: Callable[[], float]
+    began: float
+    ended: float | None = None
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        now = asyncio.get_running_loop().time  # the clock of the deadlines that are set to what is left
-        started = now()
-        try:
-            yield
-        finally:
-            self.left -= now() - started
+    @property
+    def seconds(self) -> float:
+        return (self.now() if self.ended is None else self.ended) - self.began
 
 
 async def converse(parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:
@@ -116,7 +116,7 @@ class _Episode:
 
     def __init__(self, parts: EpisodeParts, task: Task, attempt_id: str, temperature: float, talk: Talk) -> None:
         self.parts, self.task, self.id, self.temperature, self.talk = parts, task, attempt_id, temperature, talk
-        self.policy_s, self.env_clock = parts.limits.episode_timeout_s, _Clock(parts.limits.episode_timeout_s)
+        self.policy_s = self.env_s = parts.limits.episode_timeout_s  # what is left to either
         self.shown = ""  # all that the policy has seen and said in the trajectory that grows now
 
     async def run(self) -> None:
@@ -139,8 +139,9 @@ class _Episode:
         check_agreement(talk.info.data.get("tool_parser"), parts.tool_parser)
         talk.messages += messages
         talk.tools = talk.info.tools if parts.limits.describe_tools else ()
-        if not self.prompted():
-            detail = f"the prompt of task {self.id} has {len(talk.builder)} tokens, engine.max_context is {parts.engine.max_context}"
+        if not await self.prompted():
+            size = f"{len(talk.builder)} tokens" if len(talk.builder) else f"{len(self.shown):,} characters"
+            detail = f"the prompt of task {self.id} has {size}, engine.max_context is {parts.engine.max_context}"
             raise EpisodeFailure(Failure(FailureKind.ENV_ERROR, parts.env_id, f"{detail}; raise it or shorten the prompt"))
         while talk.truncation is None:
             room = parts.engine.max_context - len(talk.builder)
@@ -156,7 +157,7 @@ class _Episode:
                 break
             if talk.truncation is None and len(talk.turns) == parts.limits.max_turns:
                 talk.truncation = "max_turns"
-            if talk.truncation is None and not self.prompted():
+            if talk.truncation is None and not await self.prompted():
                 talk.truncation = "context"
 
     async def take_turn(self, env: ConversationEnv, generation: Generation) -> bool:
@@ -173,29 +174,45 @@ class _Episode:
         finally:
             talk.turns.append(_turn(generation, time.monotonic() - asked, given))
         talk.env_reward, talk.info = talk.env_reward + step.reward, talk.info.then(step.info)
+        if not all(map(math.isfinite, (talk.env_reward, *talk.info.reward_parts.values()))):
+            what = "its rewards, or a part of them, add up to more than a number holds"
+            raise EpisodeFailure(Failure(FailureKind.ENV_ERROR, self.parts.env_id, what))
         if not step.terminated:
             talk.messages += step.messages
             talk.truncation = "env" if step.truncated else None
         return step.terminated
 
-    def prompted(self) -> bool:
+    async def prompted(self) -> bool:
         """Bring the context up to the next turn of the policy; False when it is too long to answer.
 
         What is new is appended where the conversation, rendered whole, begins with all that was seen and said. Otherwise the template has
         rewritten something of it, and a new trajectory begins.
         """
+        talk, limit = self.talk, self.parts.engine.max_context
+        long = sum(len(message.text) for message in talk.messages) > LONG_CHARS
+        work = self.parts.threads.submit(self.rendered) if long else None  # the loop has other episodes to answer
+        whole, appended, new = await asyncio.wrap_future(work) if work else self.rendered()
+        if new is None or (appended and len(talk.builder) + len(new) >= limit):
+            self.shown = whole
+            return False  # an observation that nothing follows is left out
+        if appended:
+            talk.builder.observed(new)
+        else:
+            talk.builder.open(new)
+        self.shown = whole
+        return len(talk.builder) < limit
+
+    def rendered(self) -> tuple[str, bool, list[int] | None]:
+        """The conversation as text, whether it begins with what was seen and said, and the ids of what is new in it; None for those where
+        it is certainly too long."""
         talk, renderer, limit = self.talk, self.parts.renderer, self.parts.engine.max_context
         with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
             whole = renderer.prompt(talk.messages, talk.tools)
-            if talk.turns and whole.startswith(self.shown):
-                new = renderer.encode_after_turn(whole[len(self.shown) :])
-                if len(talk.builder) + len(new) >= limit:
-                    return False  # an observation that nothing follows is left out
-                talk.builder.observed(new)
-            else:
-                talk.builder.open(renderer.encode(whole))
-        self.shown = whole
-        return len(talk.builder) < limit
+            appended = bool(talk.turns) and whole.startswith(self.shown)
+            new = whole[len(self.shown) :] if appended else whole
+            if not renderer.fits(new, limit):
+                return whole, appended, None
+            return whole, appended, renderer.encode_after_turn(new) if appended else renderer.encode(new)
 
     async def generate(self, max_tokens: int) -> Generation | None:
         """What the policy says next; None when its time is over."""
@@ -220,31 +237,57 @@ class _Episode:
 
         unwanted: is given what the call gives when nobody waits for it any longer; from any thread.
         """
-        limits, clock = self.parts.limits, self.env_clock
-        seconds = min(limits.step_timeout_s, max(clock.left, 0.0))
+        limits = self.parts.limits
+        seconds = min(limits.step_timeout_s, max(self.env_s, 0.0))
         overran = f"no answer within {seconds:.3g} s"
         if seconds < limits.step_timeout_s:
             overran += f", what was left of the {limits.episode_timeout_s:g} s that an environment may take in one episode"
-        with clock.running(), self.parts.meter.running("environment"):
-            async with deadline(seconds, Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} {what}", overran)):
-                return await self.in_thread(call, what, unwanted)
-
-    async def in_thread(self, call: Callable[[], T], what: str, unwanted: Callable[[T], None] | None = None) -> T:
-        """Run environment code in a thread. Where it is not waited for to its end, it goes on, and is counted."""
-        running = self.parts.threads.submit(call)
+        late = Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} {what}", overran)
+        now = asyncio.get_running_loop().time
+        span = _Span(now, now())
         try:
-            return await asyncio.wrap_future(running)
-        except asyncio.CancelledError:
+            with self.parts.meter.running("environment"):
+                return await self.in_thread(call, what, seconds, late, span, unwanted)
+        finally:
+            self.env_s -= span.seconds
+
+    async def in_thread(
+        self,
+        call: Callable[[], T],
+        what: str,
+        seconds: float,
+        late: Failure,
+        span: _Span,
+        unwanted: Callable[[T], None] | None = None,
+    ) -> T:
+        """Run environment code in a thread. Where it is not waited for to its end, it goes on, and is counted. Whether it was in time,
+        its own clock tells: the event loop may have been held up by others."""
+
+        def attributed() -> T:
+            try:
+                with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
+                    return call()
+            finally:
+                span.ended = span.now()
+
+        running = self.parts.threads.submit(attributed)
+        heard = asyncio.wrap_future(running)
+        try:
+            await asyncio.wait({heard}, timeout=seconds)
+            if running.done() and span.seconds <= seconds:
+                return heard.result() if heard.done() else running.result()
+            raise EpisodeFailure(late)
+        except BaseException:
             if unwanted is not None:
                 running.add_done_callback(partial(_hand_over, unwanted))
             raise
         finally:
+            heard.cancel()
             if not running.done():
                 self.parts.left.add(f"{self.parts.env_id} {what}", running)
 
     def make(self) -> ConversationEnv:
-        with boundary(FailureKind.ENV_ERROR, self.parts.env_id):
-            return make_env(self.parts.env_id, **self.parts.env_args)
+        return make_env(self.parts.env_id, **self.parts.env_args)
 
     def close_later(self, env: ConversationEnv) -> None:
         """Close an environment that came when nobody waited for it any longer."""
@@ -267,10 +310,10 @@ class _Episode:
         """Close the environment, whatever time it has spent before; what went wrong, or None."""
         seconds = self.parts.close_s
         late = Failure(FailureKind.ENV_TIMEOUT, f"{self.parts.env_id} close", f"no answer within {seconds:.3g} s")
+        now = asyncio.get_running_loop().time
         try:
             with self.parts.meter.running("environment"):
-                async with deadline(seconds, late):
-                    await self.in_thread(lambda: self.close_now(env), "close")
+                await self.in_thread(env.close, "close", seconds, late, _Span(now, now()))
         except EpisodeFailure as failure:
             return failure
         return None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..envs.failures import EpisodeFailure, Failure, FailureKind
+from ..envs.failures import MAX_DETAIL, EpisodeFailure, Failure, FailureKind, fit
 from ..envs.types import Episode, Outcome, Task
 from ..rewards.rubric import Judged, Rubric
 from ..rewards.types import RewardInput
@@ -109,4 +109,4 @@ async def play_with_retries(parts: EpisodeParts, task: Task, sample: int, temper
             break
         attempt += 1
     tried = f" (episode tried {attempt + 1} times)" if attempt else ""
-    return replace(played, judged=replace(failure, detail=failure.detail + tried))
+    return replace(played, judged=replace(failure, detail=fit(failure.detail, MAX_DETAIL - len(tried)) + tried))

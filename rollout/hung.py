@@ -13,8 +13,16 @@ for each of them, and lets go of them again."""
 AT_LEAST: Final = 32
 
 
-class HungEnvironments(RuntimeError):
-    """So many calls of environments hang in this process that another is to take its place."""
+class Unfit(RuntimeError):
+    """This process can play no more episodes; another is to take its place."""
+
+
+class HungEnvironments(Unfit):
+    """So many calls of environments hang here."""
+
+
+class LoopEnded(Unfit):
+    """The event loop that plays the episodes has ended."""
 
 
 class LeftBehind:

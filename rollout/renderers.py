@@ -39,6 +39,7 @@ class Tokenizer(Protocol):
     @property
     def added_tokens_decoder(self) -> Mapping[int, Any]: ...
     def __call__(self, text: str, /, **kwargs: Any) -> Any: ...
+    def get_vocab(self) -> dict[str, int]: ...
     def apply_chat_template(self, conversation: Any, /, **kwargs: Any) -> Any: ...
     def encode(self, text: str, /, **kwargs: Any) -> list[int]: ...
     def decode(self, ids: Any, /, **kwargs: Any) -> str: ...
@@ -85,6 +86,10 @@ class Renderer(Protocol):
         """Ids of a text rendered by `prompt`."""
         ...
 
+    def fits(self, text: str, tokens: int) -> bool:
+        """Whether so many tokens may hold a text. Cheap: one that certainly does not fit is not worth the seconds of encoding it."""
+        ...
+
     def encode_after_turn(self, text: str) -> list[int]:
         """Ids of what follows a sampled turn, as they are within the whole."""
         ...
@@ -122,6 +127,7 @@ class TemplateRenderer:
             raise ValueError("the tokenizer has no chat template; set tokenizer.chat_template in the model folder (ChatML works for most)")
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
+        self._longest_token = max(map(len, tokenizer.get_vocab()))  # in bytes or characters, and no character has less than a byte
         self.template_args = dict(template_args or {})
         _check_args(tokenizer.chat_template, self.template_args)
         seen = Message("tool", PLACEHOLDER, tool_call_id="call_0", name="probe_tool")
@@ -165,6 +171,9 @@ class TemplateRenderer:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    def fits(self, text: str, tokens: int) -> bool:
+        return len(text) <= tokens * self._longest_token
 
     def encode_after_turn(self, text: str) -> list[int]:
         return self.encode(self._turn_end + text)[1:]  # a special token splits the text, as in the whole

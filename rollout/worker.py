@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from ..envs.failures import short_traceback
 from ..envs.named import import_module
 from ..envs.registry import load_plugin
 from ..envs.tool_calls import parser_of_template
@@ -20,6 +24,7 @@ from ..envs.types import Episode, EpisodeGroup, Float32, Task
 from ..rewards.build import make_rubric
 from ..rewards.calling.threads import Daemons
 from ..rewards.config import RewardConfig
+from ..rpc.user_code import is_asked_for
 from .busy import Part
 from .collect import collect
 from .config import RolloutConfig
@@ -28,12 +33,17 @@ from .ended import all_ended
 from .engine import make_engine
 from .engine.base import Engine
 from .engine.config import EngineConfig
+from .hung import LoopEnded
 from .renderers import Renderer, TemplateRenderer
 from .tokenizer import load_tokenizer
 from .weights import StaleEngine, SyncReceipt, Weights, sync_weights
 
 T = TypeVar("T")
 
+log = logging.getLogger("burnish.rollout.worker")
+
+LOOK_S = 1.0
+"""Seconds between two looks at whether the event loop lives."""
 CANCEL_S = 60.0
 """Seconds that episodes in flight may take to end when they are cancelled, beside what their environments may take to close."""
 
@@ -144,7 +154,8 @@ class RolloutWorker:
         self._on_episode = on_episode
         self._finish = setup.engine.on_new_weights == "finish"
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"{name}-loop", daemon=True)
+        self._end = ""  # why the loop did, once it has
+        self._thread = threading.Thread(target=self._run_loop, name=f"{name}-loop", daemon=True)
         self._thread.start()
         threads = Daemons(f"{name}-env")  # one for each call under way, so that one that hangs holds up no other
         self._parts = episode_parts(setup, lambda renderer: engine or make_engine(setup.engine, setup.model, name), threads)
@@ -162,29 +173,34 @@ class RolloutWorker:
         """Start `group_size` episodes of every task; returns at once.
 
         version, life: the weights they are meant for, and the worker; raises StaleEngine, and starts nothing, when the engine holds others
-        or this is another.
+        or this is another. Raises LoopEnded as `sample` does.
         """
         self._check_meant(version, life)
+        self._check_loop()
         this = self._round
         this.pending += len(tasks) * group_size
         asyncio.run_coroutine_threadsafe(self._collect(this, list(tasks), group_size, temperature), self._loop)
 
     def sample(self, wait_s: float, life: str | None = None) -> list[EpisodeGroup]:
         """The groups finished since the last call, waiting up to `wait_s` seconds for the first one. Raises what broke the collection,
-        StaleEngine as `submit` does, and HungEnvironments where so many calls hang that this process should be replaced."""
+        StaleEngine as `submit` does, and HungEnvironments or LoopEnded where this process can play no more and should be
+        replaced."""
         self._check_meant(None, life)
         self._parts.left.check(self._concurrency)
         groups_of = self._round.groups
         try:
             found = [groups_of.get(timeout=wait_s)]
         except queue.Empty:
+            self._check_loop()
             return []
         while not groups_of.empty():
             found.append(groups_of.get_nowait())
         groups = []
         for item in found:
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
+            if isinstance(item, BaseException):  # which would end whoever samples, and say nothing
+                raise RuntimeError(f"{self.name}: {short_traceback(item)}") from item
             groups.append(item)
         return groups
 
@@ -223,7 +239,7 @@ class RolloutWorker:
         return Progress(self._episodes, self._tokens, self._round.pending, meter.ended, meter.under_way)
 
     def close(self) -> None:
-        """Cancel what runs and release engine and event loop."""
+        """Cancel what runs and release engine and event loop. Raises LoopEnded when that has ended before."""
         try:
             self.cancel()
         finally:
@@ -231,8 +247,37 @@ class RolloutWorker:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10.0)
 
+    def _run_loop(self) -> None:
+        why = "it was stopped"
+        try:
+            self._loop.run_forever()
+        except BaseException as error:  # a task's SystemExit, say, which asyncio passes on to whoever runs the loop
+            log.critical("%s: its event loop ended", self.name, exc_info=error)
+            why = short_traceback(error)
+        finally:
+            self._end = why
+
+    def _check_loop(self) -> None:
+        if not self._thread.is_alive():
+            raise LoopEnded(f"{self.name} plays no more episodes, its event loop has ended: {self._end}")
+
     def _call(self, work: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+        """What the work returns on the loop. Raises TimeoutError, and LoopEnded when the loop does not live to see it."""
+        if not self._thread.is_alive():
+            work.close()
+            self._check_loop()
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        deadline = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return running.result(max(0.0, min(LOOK_S, left)))
+            except TimeoutError:
+                if running.done():
+                    return running.result()
+                if left <= LOOK_S:
+                    raise
+            self._check_loop()
 
     async def _ended(self) -> None:
         """Cancel every collection, and wait until each has closed its environments."""
@@ -248,9 +293,9 @@ class RolloutWorker:
         try:
             async for group in collect(self._parts, tasks, group_size, temperature, partial(self._note, this_round), self._slots):
                 this_round.groups.put(group)
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if is_asked_for(error):
+                raise
             this_round.groups.put(error)
         finally:
             self._running.discard(this)

@@ -23,6 +23,7 @@ from .errors import CODES, Status
 from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod, RequestT, ResponseT
 from .threads import Threads, cancelled
 from .transport.deadlines import Deadlines
+from .user_code import is_asked_for, message_of
 
 __all__ = ["BatchedHandler", "Limits", "cancelled"]
 
@@ -137,9 +138,11 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         except Status as status:
             log.log(logging.WARNING if status.code == "UNKNOWN" else logging.INFO, "%s: %s: %s", request_id, status.code, status.message)
             return status
-        except Exception as error:
+        except BaseException as error:  # whatever a handler calls must not end the server
+            if is_asked_for(error):
+                raise
             log.error("%s: the server failed", request_id, exc_info=error)
-            return Status("INTERNAL", f"{type(error).__name__}: {error}")
+            return Status("INTERNAL", f"{type(error).__name__}: {message_of(error)}")
         return response
 
 

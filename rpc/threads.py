@@ -12,6 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from .user_code import message_of
+
 T = TypeVar("T")
 
 STUCK_S = 1.0
@@ -108,7 +110,7 @@ class Threads:
                 result = job.context.run(job.function, *job.args)
             except BaseException as error:
                 self._busy.discard(threading.current_thread())
-                self._finish(job, None, error)
+                self._finish(job, None, _carried(error))
             else:
                 self._busy.discard(threading.current_thread())
                 self._finish(job, result, None)
@@ -135,7 +137,15 @@ class Threads:
                 continue
             if error is None:
                 future.set_result(result)
-            elif isinstance(error, StopIteration):
-                future.set_exception(RuntimeError(f"StopIteration: {error}"))  # a future cannot carry it
             else:
                 future.set_exception(error)
+
+
+def _carried(error: BaseException) -> Exception:
+    """The error as a future can carry it: StopIteration it cannot, SystemExit would end the event loop, and CancelledError would look as if
+    the caller had given up."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    raised = RuntimeError(f"the function raised {type(error).__name__}: {message_of(error)}").with_traceback(error.__traceback__)
+    raised.__cause__ = error
+    return raised

@@ -6,6 +6,7 @@ What may go wrong with a runner, and what becomes of it:
     its engine dies  the runner lives, and every episode of a group fails: it is killed, and then as above
     its engine hangs it samples no token for `engine.request_timeout_s`, so every episode under way fails: it is killed, and then as above
     its envs hang    more calls of environments than `rollout/hung.py` allows are past their deadline: it is killed, and then as above
+    its loop ends    the event loop that plays its episodes, by a fault of ours: it says so, is killed, and then as above
     it is slow       it answers, and its engine samples, but its episodes take long: nothing, until for `stall_s` no call has ended anywhere
     it is stale      it was restarted behind our back, whenever that was: every call names the life of the runner that is meant and the
                      weights, and the answer to new weights says whose it is; it gets the weights, and the tasks that it owed, again
@@ -28,7 +29,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
-from ..rollout.hung import HungEnvironments
+from ..rollout.hung import Unfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
 
@@ -262,7 +263,7 @@ class RayFleet:
         try:
             groups = ray.get(call, timeout=self.limits.answer_s) or []
         except RayTaskError as error:
-            if isinstance(error.cause, HungEnvironments):
+            if isinstance(error.cause, Unfit):
                 self._replace(runner, str(error.cause))
                 return
             if not isinstance(error.cause, StaleEngine):
@@ -325,7 +326,7 @@ class RayFleet:
                     call = again(runner)
                 return ray.get(call, timeout=self.limits.sync_s)
             except RayTaskError as error:
-                if not isinstance(error.cause, StaleEngine | TimeoutError) and not _lost(error.cause):
+                if not isinstance(error.cause, StaleEngine | TimeoutError | Unfit) and not _lost(error.cause):
                     raise error.cause from error
                 cause, alive = error.cause, not isinstance(error.cause, StaleEngine)
             except GetTimeoutError as error:

@@ -107,7 +107,7 @@ def _run(check: Callable[[S], str], title: str, subject: S, deadline_s: float, w
             found.append(Check(title, "need", str(reason)))
         except Broken as reason:
             found.append(Check(title, "fail", str(reason)))
-        except Exception as error:
+        except BaseException as error:  # a sys.exit would end this thread and say nothing
             found.append(Check(title, "fail", short_traceback(error)))
 
     thread = threading.Thread(target=work, name=f"check {title}", daemon=True)

@@ -180,7 +180,7 @@ def _hostile_text(subject: _Subject) -> str:
         read_reset(env.reset(seed=subject.seeds[0]), "reset")
         try:
             read_step(env.step(text), "step")
-        except Exception as error:
+        except BaseException as error:  # argparse over a reply exits
             raise Broken(f"the reply {text[:40]!r} ({len(text)} characters) makes step fail: {short_traceback(error)}") from error
     return f"{len(texts)} replies: empty, huge, control characters, Unicode, broken tool calls"
 
@@ -218,12 +218,12 @@ def _threads(subject: _Subject) -> str:
     reference = _play(subject.make(), subject.seeds[0], subject.replies)
     env = subject.make()
     transcript: Transcript = [read_reset(env.reset(seed=subject.seeds[0]), "reset")]
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
 
     def step(text: str) -> None:
         try:
             transcript.append(read_step(env.step(text), "step"))
-        except Exception as error:
+        except BaseException as error:
             errors.append(error)
 
     for turn in range(len(reference) - 1):

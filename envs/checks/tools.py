@@ -184,12 +184,12 @@ def _isolation(subject: _Subject) -> str:
 
 def _concurrency(subject: _Subject) -> str:
     alone, together = _told(subject, "alone"), dict[int, list[str]]()
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
 
     def work(index: int) -> None:
         try:
             together[index] = _told(subject, f"thread-{index}")
-        except Exception as error:
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(CONCURRENT)]

@@ -21,8 +21,10 @@ from ...rpc.errors import Status
 from ...rpc.methods import CONTRACT, EPISODE
 from ...rpc.payload import encode_json
 from ...rpc.urls import without_secrets
+from ...rpc.user_code import is_asked_for
 from ...v1 import environment_pb2, environment_pb2_grpc
 from ..contract import ENVS
+from ..failures import said_by
 from ..registry import did_you_mean
 from .session import Answer, EpisodeSession
 
@@ -234,9 +236,11 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
             return session.run(work) if self._inline else await self._handler.in_thread(session.run, work)
         except Status as status:
             return status
-        except Exception as error:
+        except BaseException as error:
+            if is_asked_for(error):
+                raise
             log.error("%s: the server failed", session.episode_id, exc_info=error)
-            return Status("INTERNAL", f"{type(error).__name__}: {error}")
+            return Status("INTERNAL", f"{type(error).__name__}: {said_by(error)}")
 
     async def _outcome(self, session: EpisodeSession, answer: asyncio.Future[Answer]) -> environment_pb2.EpisodeResponse:
         clock = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ...rpc.errors import Status
 from ...rpc.payload import PayloadError
+from ...rpc.user_code import is_asked_for
 from ...v1 import environment_pb2
 from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step, with_declared_parts
 from ..failures import EpisodeFailure, short_traceback
@@ -89,12 +90,10 @@ class EpisodeSession:
     def begin(self) -> environment_pb2.EpisodeResponse:
         """Make the environment and reset it. Raises Status."""
         try:
-            self._env = make_env(self._env_id, **self._kwargs)
+            self._env = env = _user_code(lambda: make_env(self._env_id, **self._kwargs), ValueError)
         except ValueError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from error
-        except Exception as error:
-            raise Status("UNKNOWN", short_traceback(error)) from error
-        env, seed, task = self._env, self.request.seed, self._options.get("task")
+        seed, task = self.request.seed, self._options.get("task")
         raw = _user_code(lambda: env.reset(seed=seed, options=self._options))
         messages, info = _checked(lambda: read_reset(raw, self._env_id, asked=bool(task and task.prompt)))
         info = _checked(lambda: with_declared_parts(env, self._env_id, info))
@@ -138,12 +137,16 @@ def _step_response(step: StepResult) -> environment_pb2.EpisodeResponse:
     return response
 
 
-def _user_code(call: Callable[[], T]) -> T:
+def _user_code(call: Callable[[], T], *passing: type[Exception]) -> T:
     try:
         return call()
+    except passing:
+        raise
     except EpisodeFailure as error:  # of a tool, say: the message keeps its own attribution
         raise Status("UNKNOWN", str(error)) from error
-    except Exception as error:
+    except BaseException as error:  # a sys.exit would end the server
+        if is_asked_for(error):
+            raise
         raise Status("UNKNOWN", short_traceback(error)) from error
 
 

@@ -11,8 +11,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
 from ...rpc.errors import Status
+from ...rpc.user_code import is_asked_for
 from ...v1 import tool_pb2
-from ..failures import EpisodeFailure
+from ..failures import EpisodeFailure, said_by
 from ..tool_calls import MAX_CALLS
 from ..tool_sessions import LocalSession
 from .service import SessionLimits
@@ -206,9 +207,11 @@ class ToolSessions:
                         self._later(session)
         except Status as status:
             return status
-        except Exception as error:
+        except BaseException as error:
+            if is_asked_for(error):
+                raise
             log.error("session %s: the server failed", session.request.session_id, exc_info=error)
-            return Status("INTERNAL", f"{type(error).__name__}: {error}")
+            return Status("INTERNAL", f"{type(error).__name__}: {said_by(error)}")
 
     async def _wait(self, session: ToolSession, task: asyncio.Task[T]) -> T:
         clock = asyncio.get_running_loop()

@@ -22,6 +22,7 @@ from ...rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavai
 from ...rpc.methods import CALL, CONTRACT
 from ...rpc.pauses import growing_pause
 from ...rpc.payload import PayloadError, decode_json, encode_json, plain_value, utf8
+from ...rpc.user_code import is_asked_for
 from ...v1 import tool_pb2, tool_pb2_grpc
 from ..failures import EpisodeFailure, Failure, FailureKind, short_traceback
 from ..tool_sessions import LocalSession, SessionTools
@@ -147,7 +148,9 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
             raise Status("UNKNOWN", failure.failure.detail) from failure
         except Status:
             raise
-        except Exception as error:
+        except BaseException as error:  # a sys.exit would end the server
+            if is_asked_for(error):
+                raise
             raise Status("UNKNOWN", short_traceback(error)) from error
 
 

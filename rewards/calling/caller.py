@@ -13,14 +13,14 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 
 from ...envs.callables import is_async, written
-from ...envs.failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from ...envs.failures import EpisodeFailure, Failure, FailureKind, said_by, short_traceback
+from ...rpc.user_code import is_asked_for
 from ..types import InvalidScore, RewardInput, Score, as_score, turns_of
 from .processes import Died, Raised, Reference, Unfit, Workers, worker_count
 from .threads import Worker, start
 
 T = TypeVar("T")
 
-MAX_DETAIL = 2000  # characters of a failure: an exception may quote the whole answer
 MAX_ABANDONED_THREADS = 16  # a thread cannot be stopped: past this many hung calls a plug-in fails at once instead of leaking more
 
 
@@ -146,7 +146,7 @@ class Caller:
 
     def failure(self, fault: Fault, task: str) -> Failure:
         """The failure of one task's scoring."""
-        return Failure(fault.kind, self.id, f"task {task}: {fault}"[:MAX_DETAIL])
+        return Failure(fault.kind, self.id, f"task {task}: {fault}")
 
     async def _on_loop(self, argument: Any) -> Any:
         task = asyncio.ensure_future(_contained(self._function, argument))
@@ -185,7 +185,7 @@ class Caller:
             return value
         if isinstance(value, Exception):
             raise value
-        raise RuntimeError(f"the reward function raised {type(value).__name__}: {value}") from value
+        raise RuntimeError(f"the reward function raised {type(value).__name__}: {said_by(value)}") from value
 
     async def _in_process(self, workers: Workers, argument: Any) -> Any:
         try:
@@ -235,8 +235,10 @@ async def _contained(function: Callable[..., Any], argument: Any) -> Any:
     """SystemExit out of a task would end the event loop, and with it every other episode."""
     try:
         return await function(argument)
-    except SystemExit as error:
-        raise RuntimeError(f"the reward function raised SystemExit: {error}") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        if is_asked_for(error):
+            raise
+        raise RuntimeError(f"the reward function raised {type(error).__name__}: {said_by(error)}") from error
 
 
 def _where_defined(function: Callable[..., Any]) -> str:

@@ -25,6 +25,7 @@ from ...rpc.batches import BatchedHandler, Limits
 from ...rpc.errors import Status
 from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.payload import PayloadError
+from ...rpc.user_code import is_asked_for
 from ...v1 import verifier_pb2, verifier_pb2_grpc
 from ..calling.processes import ISOLATIONS, Died, Isolation, Raised, Unfit, Workers, reference, worker_count
 from ..plugin import as_score
@@ -142,7 +143,9 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
             raise
         except (Died, Raised, Unfit) as error:
             raise Status("UNKNOWN", str(error)) from None
-        except Exception as error:
+        except BaseException as error:  # a sys.exit would end the server
+            if is_asked_for(error):
+                raise
             raise Status("UNKNOWN", short_traceback(error)) from error
         try:
             score = Score(result) if type(result) is float else as_score(result)

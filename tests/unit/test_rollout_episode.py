@@ -17,7 +17,7 @@ import pytest
 from tests.unit.clock import patient_loop
 
 from burnish.envs.contract import ENVS, register_env
-from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
+from burnish.envs.failures import MAX_DETAIL, EpisodeFailure, Failure, FailureKind
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.tool_env import ToolEnv
 from burnish.envs.tools import ToolSet, tool
@@ -55,8 +55,9 @@ class Echo(gymnasium.Env[Any, str]):
         says: str = "",
         tool: str = "",
         closed: Callable[[], Any] = int,
+        reward: float = 0.5,
     ) -> None:
-        self._closed = closed
+        self._closed, self._reward = closed, reward
         self.observation_space, self.action_space = MessagesSpace(), UnicodeText()
         self._fail_on, self._before, self._fail_closing, self._says, self._tool = fail_on, before, fail_closing, says, tool
 
@@ -73,7 +74,7 @@ class Echo(gymnasium.Env[Any, str]):
             raise RuntimeError("the gauge is broken")
         done = action == "done"
         info = {"reward_parts": {"echo": 0.5}, "metrics": {"length": float(len(action))}}
-        return () if done else (Message("user", self._says or f"you said {action}"),), 0.5, done, False, info
+        return () if done else (Message("user", self._says or f"you said {action}"),), self._reward, done, False, info
 
     def close(self) -> None:
         with Echo.lock:
@@ -349,7 +350,7 @@ def test_what_cannot_be_rendered_fails_its_episode_and_no_other(tokenizer, threa
     assert "lone surrogate" in failure.detail
     stored = transcript_of(episode, run="r", phase="rft", step=1)
     assert stored.failure is not None and "lone surrogate" in stored.failure.detail
-    assert [message.text for message in stored.chat] == ["say measure", *(["measure", "\ud800"] if "says" in args else [])]
+    assert [message.text for message in stored.chat] == (["say measure", "measure", "\ud800"] if "says" in args else [])
 
 
 @pytest.mark.parametrize("error", [KeyError("name"), TypeError("not a string"), RuntimeError("the template gave up")])
@@ -392,6 +393,105 @@ def test_an_environment_that_raises_is_a_failure_that_names_it(tokenizer, thread
     assert (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
     assert "the gauge is broken" in failure.detail
     assert episode.reward is None and episode.trajectories == ()
+
+
+def _raises(error: BaseException) -> Callable[[], Any]:
+    def raising() -> None:
+        raise error
+
+    return raising
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+ESCAPES = {
+    "SystemExit: 3": SystemExit(3),
+    "CancelledError: ": asyncio.CancelledError(),
+    "KeyboardInterrupt: ": KeyboardInterrupt(),
+    "GeneratorExit: ": GeneratorExit(),
+    "Mute: (its message cannot be read: RuntimeError)": Mute(),
+}
+
+
+@pytest.mark.parametrize("said", ESCAPES)
+def test_whatever_an_environment_raises_is_its_failure_and_ends_no_loop(tokenizer, threads, said: str) -> None:
+    """argparse over the policy's words is enough to exit. The runner's loop died of it, or waited for the episode for ever."""
+    engine, args = ScriptedEngine(say(tokenizer, "measure")), {"before": _raises(ESCAPES[said])}
+    limits = parts(tokenizer, threads, engine, env_args=args, retries=0)
+    failure = asyncio.run(asyncio.wait_for(run_with_retries(limits, TASK, 0, 1.0), 60)).outcome
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
+    assert failure.detail.startswith(f"{said}\n  at ") and "in raising" in failure.detail
+
+
+def test_what_an_environment_says_when_it_fails_is_kept_short_and_shows_its_control_characters(tokenizer, threads) -> None:
+    engine, args = ScriptedEngine(say(tokenizer, "measure")), {"before": _raises(ValueError("\x1b[2J" + "x" * 20_000_000))}
+    failure = asyncio.run(run_with_retries(parts(tokenizer, threads, engine, env_args=args, retries=1), TASK, 0, 1.0)).outcome
+    assert isinstance(failure, Failure) and len(failure.detail) <= MAX_DETAIL
+    assert failure.detail.startswith("ValueError: \\x1b[2Jxxx") and "in raising" in failure.detail
+    assert failure.detail.endswith("(episode tried 2 times)")
+
+
+class Telling(ThreadPoolExecutor):
+    """Says when a call has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.ended = threading.Event()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        future = super().submit(function, *args, **kwargs)
+        future.add_done_callback(lambda _: self.ended.set())
+        return future
+
+
+async def test_what_holds_up_the_event_loop_is_not_the_environments_time(tokenizer) -> None:
+    """It answered in time, and the loop looked when the deadline had passed: the episode failed, and its clock had lost the seconds."""
+    loop, blocked = patient_loop(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        pool.ended.wait(30)
+        loop.pass_time(400)
+
+    def answer() -> None:
+        pool.ended.clear()
+        loop.call_soon_threadsafe(block)
+        blocked.wait(30)
+
+    with Telling() as pool:
+        engine = ScriptedEngine(say(tokenizer, "measure", "done"))
+        limits = parts(tokenizer, pool, engine, env_args={"before": answer}, step_timeout_s=300.0, episode_timeout_s=500.0)
+        assert (await run_episode(limits, TASK, 0, 1.0)).reward is not None
+
+
+def test_a_long_observation_is_encoded_beside_the_loop_and_one_that_cannot_fit_not_at_all(tokenizer, threads, monkeypatch) -> None:
+    encoded: list[tuple[int, bool]] = []
+    encode = TemplateRenderer.encode
+
+    def told(self: TemplateRenderer, text: str) -> list[int]:
+        encoded.append((len(text), threading.current_thread() is threading.main_thread()))
+        return encode(self, text)
+
+    for length, room, tried in ((30_000, 100_000, [False]), (2_000_000, 100, [])):
+        engine = ScriptedEngine(say(tokenizer, "measure", "done"), max_context=room)
+        limits = parts(tokenizer, threads, engine, env_args={"says": "z" * length})
+        monkeypatch.setattr(TemplateRenderer, "encode", told)
+        encoded.clear()
+        episode = asyncio.run(run_episode(limits, TASK, 0, 1.0))
+        monkeypatch.undo()
+        assert episode.reward is not None and episode.truncation == (None if tried else "context")
+        assert [on_loop for size, on_loop in encoded if size > 10_000] == tried
+
+
+def test_rewards_that_add_up_to_no_number_are_a_failure_of_the_environment(tokenizer, threads) -> None:
+    engine = ScriptedEngine(say(tokenizer, "measure", "measure", "done"))
+    episode = asyncio.run(run_episode(parts(tokenizer, threads, engine, env_args={"reward": 1.7e308}), TASK, 0, 1.0))
+    assert isinstance(episode.outcome, Failure) and episode.outcome.kind is FailureKind.ENV_ERROR
+    assert "add up to more than a number holds" in episode.outcome.detail
 
 
 def test_an_environment_that_cannot_close_loses_no_episode_and_hides_no_failure(tokenizer, threads, caplog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -20,7 +21,7 @@ from burnish.envs.types import EpisodeGroup, Message, Outcome, Task
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
-from burnish.rollout.hung import HungEnvironments
+from burnish.rollout.hung import HungEnvironments, Unfit
 from burnish.rollout.weights import StaleEngine, snapshot
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -300,3 +301,54 @@ def test_environments_that_hang_hold_up_no_other(hanging: RolloutWorker, monkeyp
             break
         time.sleep(0.01)
     assert len(all_of(hanging, tasks(10, 3))) == 3, "what has ended counts no more"
+
+
+class Exiting(ScriptedEngine):
+    """An engine that ends the event loop it is called on, as no part of ours may."""
+
+    async def generate(self, request: Any) -> Any:
+        raise SystemExit("the engine is done")
+
+    async def score(self, sequences: Any) -> Any:
+        raise SystemExit("the engine is done")
+
+
+def exiting(tmp_path: Path) -> RolloutWorker:
+    if ENVS.loaded(ENV_ID) is None:
+        register_env(ENV_ID, Counted)
+    new_model(["say done"] * 20, tmp_path / "model", SIZE)
+    setup = WorkerSetup(tmp_path / "model", ENV_ID, rollout=RolloutConfig(), engine=EngineConfig(max_context=128))
+    return RolloutWorker(setup, "rollout-1", engine=Exiting([[5, 6]], max_context=128))
+
+
+def bury(worker: RolloutWorker) -> None:
+    """End what was under way on a loop that nothing runs any more."""
+
+    async def end() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    for _ in range(3):  # what waits for a task that exits does so too
+        with contextlib.suppress(SystemExit):
+            worker._loop.run_until_complete(end())
+    worker._loop.close()
+
+
+def test_an_event_loop_that_has_ended_is_said_to_everyone_who_asks(tmp_path: Path) -> None:
+    worker = exiting(tmp_path)
+    worker.submit(tasks(0, 1), 1, 1.0)
+    worker._thread.join(60.0)
+    said = "rollout-1 plays no more episodes, its event loop has ended: SystemExit: the engine is done"
+    for call in (lambda: worker.sample(0.01), lambda: worker.submit(tasks(2, 1), 1, 1.0), lambda: worker.score([[1]]), worker.close):
+        with pytest.raises(Unfit, match=said):
+            call()
+    bury(worker)
+
+
+def test_a_call_under_way_when_the_event_loop_ends_is_told(tmp_path: Path) -> None:
+    worker = exiting(tmp_path)
+    with pytest.raises(Unfit, match="its event loop has ended"):
+        worker.score([[1, 2]])
+    bury(worker)

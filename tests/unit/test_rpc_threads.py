@@ -56,3 +56,21 @@ async def test_a_pool_whose_threads_are_slow_to_end_is_closed_and_one_that_is_bu
     free.set()
     await task
     assert pool.close(patience_s=60)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(3)])
+def test_whatever_a_function_raises_its_caller_can_bear(error: BaseException) -> None:
+    """The first two would end the event loop; the third looked as if the caller had given up, so that the thread counted as stuck."""
+
+    def function() -> None:
+        raise error
+
+    async def run() -> None:
+        pool = Threads(1)
+        with pytest.raises(RuntimeError, match=f"the function raised {type(error).__name__}") as raised:
+            await pool.run(function)
+        assert raised.value.__cause__ is error
+        assert (pool.stuck, await pool.run(int)) == (0, 0)
+        pool.close()
+
+    asyncio.run(asyncio.wait_for(run(), 50))
