@@ -37,9 +37,10 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from .failures import EpisodeFailure, Failure, FailureKind, boundary
+from ..rpc.payload import MAX_DEPTH, plain_value
+from .failures import EpisodeFailure, Failure, FailureKind, boundary, said_by, shown
 from .registry import ID_PATTERN, Registry, check_id, did_you_mean
-from .types import Message, Task
+from .types import Message, Task, TextPart, ToolCall
 
 Observation = tuple[Message, ...]
 ConversationEnv: TypeAlias = gymnasium.Env[Observation, str]
@@ -159,15 +160,12 @@ class StepInfo:
             return cls()
         if not isinstance(info, Mapping):
             raise ValueError(f"info must be a dict, not {type(info).__name__}")
-        tools = info.get("tools", ())
-        if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
-            raise ValueError('info["tools"] must be a list of JSON schemas')
         return cls(
-            tools=tuple(tools),
+            tools=_tools(info.get("tools", ())),
             reward_parts={key: _number(value, f'info["reward_parts"][{key!r}]') for key, value in _mapping(info, "reward_parts").items()},
             metrics={key: _number(value, f'info["metrics"][{key!r}]') for key, value in _mapping(info, "metrics").items()},
             labels={key: _label(value, key) for key, value in _mapping(info, "labels").items()},
-            data=dict(_mapping(info, "data")),
+            data={key: _held(value, f'info["data"][{key!r}]') for key, value in _mapping(info, "data").items()},
         )
 
     def then(self, later: StepInfo) -> StepInfo:
@@ -203,10 +201,9 @@ def reset_env(
     """
     given = {"task": task, "episode_id": episode_id, "tool_parser": tool_parser}
     options = {key: value for key, value in given.items() if value is not None}
-    with boundary(FailureKind.ENV_ERROR, env_id):
-        result = env.reset(seed=task.seed, options=options)
-    messages, info = read_reset(result, env_id, asked=bool(task.prompt))
-    return messages, with_declared_parts(env, env_id, info)
+    with boundary(FailureKind.ENV_ERROR, env_id):  # reading runs code of the environment's too: its mappings, numbers and properties
+        messages, info = read_reset(env.reset(seed=task.seed, options=options), env_id, asked=bool(task.prompt))
+        return messages, with_declared_parts(env, env_id, info)
 
 
 def with_declared_parts(env: ConversationEnv, env_id: str, info: StepInfo) -> StepInfo:
@@ -216,15 +213,14 @@ def with_declared_parts(env: ConversationEnv, env_id: str, info: StepInfo) -> St
     """
     declared = env.get_wrapper_attr("reward_parts") if env.has_wrapper_attr("reward_parts") else ()
     if not isinstance(declared, tuple | list) or not all(isinstance(name, str) for name in declared):
-        _breach(env_id, f"its attribute reward_parts must be a tuple of names, not {declared!r:.80}")
+        _breach(env_id, f"its attribute reward_parts must be a tuple of names, not {shown(declared)}")
     return replace(info, reward_parts={**dict.fromkeys(declared, 0.0), **info.reward_parts}) if declared else info
 
 
 def step_env(env: ConversationEnv, env_id: str, text: str) -> StepResult:
     """Step `env` with the policy's text and check what it returns. Raises EpisodeFailure ENV_ERROR as `reset_env` does."""
     with boundary(FailureKind.ENV_ERROR, env_id):
-        result = env.step(text)
-    return read_step(result, env_id)
+        return read_step(env.step(text), env_id)
 
 
 def read_reset(result: Any, env_id: str, asked: bool = False) -> tuple[Observation, StepInfo]:
@@ -248,7 +244,7 @@ def read_step(result: Any, env_id: str) -> StepResult:
     flags = []
     for name, value in (("terminated", result[2]), ("truncated", result[3])):
         if type(value) is not bool and not isinstance(value, np.bool_):
-            _breach(env_id, f"step: {name} must be a bool, not {value!r:.80}")
+            _breach(env_id, f"step: {name} must be a bool, not {shown(value)}")
         flags.append(bool(value))
     if "assistant" in [message.role for message in messages]:
         _breach(env_id, "step returned an assistant message; only the policy writes those")
@@ -264,7 +260,10 @@ def read_step(result: Any, env_id: str) -> StepResult:
 def _messages(value: Any, where: str, env_id: str) -> Observation:
     if not isinstance(value, tuple) or not all(isinstance(message, Message) for message in value):
         _breach(env_id, f"{where}: messages must be a tuple of Message, not {_shape(value)}")
-    return value
+    try:
+        return tuple(_held_message(message, f"message {i}") for i, message in enumerate(value))
+    except ValueError as error:
+        _breach(env_id, f"{where}: {error}")
 
 
 def _info(value: Any, where: str, env_id: str) -> StepInfo:
@@ -281,7 +280,51 @@ def _breach(env_id: str, detail: str) -> NoReturn:
 def _mapping(info: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = info.get(key, {})
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f'info["{key}"] must be a dict with string keys, not {value!r:.80}')
+        raise ValueError(f'info["{key}"] must be a dict with string keys, not {shown(value)}')
+    return value
+
+
+def _tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise ValueError('info["tools"] must be a list of JSON schemas')
+    return tuple(plain_value(tool, f'info["tools"][{i}]') for i, tool in enumerate(tools))
+
+
+def _held_message(message: Message, where: str) -> Message:
+    """The message, such that it can be rendered and stored. Raises ValueError naming what of it cannot."""
+    content, calls = message.content, message.tool_calls
+    texts = [part.text if isinstance(part, TextPart) else None for part in content] if isinstance(content, tuple) else [content]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: content must be a string or a tuple of TextPart, not {shown(content)}")
+    for key, value in (("tool_call_id", message.tool_call_id), ("name", message.name)):
+        if not isinstance(value, str | None):
+            raise ValueError(f"{where}: {key} must be a string, not {shown(value)}")
+    if isinstance(calls, tuple) and not calls:  # nearly always
+        return message
+    if not isinstance(calls, tuple) or not all(isinstance(call, ToolCall) for call in calls):
+        raise ValueError(f"{where}: tool_calls must be a tuple of ToolCall, not {shown(calls)}")
+    return replace(message, tool_calls=tuple(_held_call(call, f"{where}: tool_calls[{i}]") for i, call in enumerate(calls)))
+
+
+def _held_call(call: ToolCall, where: str) -> ToolCall:
+    if not isinstance(call.id, str) or not isinstance(call.name, str) or not isinstance(call.arguments, Mapping):
+        raise ValueError(f"{where} must have a string as id and name, and a dict of arguments, not {shown(call)}")
+    return replace(call, arguments=plain_value(call.arguments, f"{where}.arguments"))
+
+
+def _held(value: Any, where: str, depth: int = 0) -> Any:
+    """A copy of what an episode keeps, so that no later step changes it. Raises ValueError where it could not be written down."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{where:.200} is nested more than {MAX_DEPTH} levels deep, or holds itself")
+    if isinstance(value, Mapping):
+        return {key: _held(item, f"{where}[{shown(key)}]", depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_held(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if not isinstance(value, str | float | None):
+        try:
+            str(value)  # as which it is stored, where JSON has no word for it
+        except Exception as error:
+            raise ValueError(f"{where:.200} is a {type(value).__name__} that cannot be written as text: {said_by(error)}") from error
     return value
 
 
@@ -290,14 +333,18 @@ def _number(value: Any, where: str) -> float:
         return value
     # numpy's scalars are numbers too; its bools, and Python's, are not
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not math.isfinite(float(value)):
-        raise ValueError(f"{where} must be a finite number, not {value!r:.80}")
-    return float(value)
+    try:
+        read = float(value) if number else math.nan
+    except OverflowError:  # an integer beyond what a float holds
+        read = math.inf
+    if not math.isfinite(read):
+        raise ValueError(f"{where} must be a finite number, not {shown(value)}")
+    return read
 
 
 def _label(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f'info["labels"][{key!r}] must be a string, not {value!r:.80}')
+        raise ValueError(f'info["labels"][{key!r}] must be a string, not {shown(value)}')
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..rpc.payload import MAX_DEPTH, deeper_than
 from .failures import Failure
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -328,4 +329,11 @@ def _tool_call_from_dict(row: Any, where: str) -> ToolCall:
             raise ValueError(f"{where}: function.arguments is no JSON: {error}") from None
     if not isinstance(arguments, Mapping):
         raise ValueError(f"{where}: function.arguments must be an object, or one as JSON text, not {type(arguments).__name__}")
-    return ToolCall(str(row.get("id") or ""), function["name"], dict(arguments))
+    arguments = dict(arguments)
+    if deeper_than(arguments, MAX_DEPTH):
+        raise ValueError(f"{where}: function.arguments are nested more than {MAX_DEPTH} levels deep")
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except (TypeError, ValueError) as error:  # NaN and 1e999 are read, and could not be written
+        raise ValueError(f"{where}: function.arguments are no JSON: {error}") from None
+    return ToolCall(str(row.get("id") or ""), function["name"], arguments)

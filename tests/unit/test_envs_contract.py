@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from burnish.envs.contract import ENVS, StepInfo, StepResult, make_env, read_reset, read_step, register_env, reset_env, step_env
 from burnish.envs.failures import EpisodeFailure, FailureKind
-from burnish.envs.types import Message, Task
+from burnish.envs.types import Message, Task, TextPart, ToolCall
 
 pytestmark = pytest.mark.unit
 
@@ -37,6 +38,35 @@ class Echo(gymnasium.Env[Any, str]):
 
 
 register_env("test/Echo-v0", Echo)
+
+
+class Shy:
+    """Says nothing of itself."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    __str__ = __repr__
+
+
+SHY: Any = Shy()
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def says(content: Any, **more: Any) -> tuple[Message, ...]:
+    return (Message("user", content, **more),)
+
+
+def calls(arguments: Any) -> tuple[Message, ...]:
+    return says("x", tool_calls=(ToolCall("c", "add", arguments),))
 
 
 def test_gymnasium_makes_built_in_environments_by_module_and_id() -> None:
@@ -191,6 +221,29 @@ def test_step_env_returns_a_checked_step() -> None:
         ((ASK, 0.0, 1, False, {}), "terminated must be a bool, not 1"),
         ((ASK, 0.0, False, None, {}), "truncated must be a bool, not None"),
         ((ASK, 0.0, False, False, {"labels": 3}), r'step: info\["labels"\] must be a dict'),
+        ((ASK, 10**400, False, False, {}), "reward must be a finite number, not 1000"),
+        ((ASK, 10**5000, False, False, {}), r"reward must be a finite number, not a int \(its repr cannot be read"),
+        ((ASK, 0.0, False, False, {"reward_parts": {"won": 10**400}}), r'info\["reward_parts"\]\[\'won\'\] must be a finite number'),
+        ((ASK, 0.0, False, False, {"metrics": {"cost": 10**400}}), r'info\["metrics"\]\[\'cost\'\] must be a finite number'),
+        ((ASK, 0.0, SHY, False, {}), r"terminated must be a bool, not a Shy \(its repr cannot be read: ZeroDivisionError\)"),
+        ((ASK, SHY, False, False, {}), "reward must be a finite number, not a Shy"),
+        ((ASK, 0.0, False, False, {"labels": {"expected": SHY}}), "must be a string, not a Shy"),
+        ((ASK, 0.0, False, False, {"metrics": SHY}), "must be a dict with string keys, not a Shy"),
+        ((ASK, 0.0, False, False, {"data": {"x": SHY}}), r'info\["data"\]\[\'x\'\] is a Shy that cannot be written as text'),
+        ((ASK, 0.0, False, False, {"data": {"x": 10**5000}}), "is a int that cannot be written as text"),
+        ((ASK, 0.0, False, False, {"data": {"x": nested(3000)}}), "is nested more than 32 levels deep, or holds itself"),
+        ((ASK, 0.0, False, False, {"data": {"x": CYCLE}}), "is nested more than 32 levels deep, or holds itself"),
+        ((ASK, 0.0, False, False, {"tools": [{1: 2}]}), r'info\["tools"\]\[0\] has the key 1, which is not a valid string'),
+        ((ASK, 0.0, False, False, {"tools": [{"a": {2}}]}), r'info\["tools"\]\[0\]\.a is a set, which JSON does not have'),
+        ((says(5), 0.0, False, False, {}), "message 0: content must be a string or a tuple of TextPart, not 5"),
+        ((says(None), 0.0, False, False, {}), "message 0: content must be a string or a tuple of TextPart, not None"),
+        ((says((TextPart(SHY),)), 0.0, False, False, {}), "content must be a string or a tuple of TextPart"),
+        ((says("x", name=3), 0.0, False, False, {}), "message 0: name must be a string, not 3"),
+        ((says("x", tool_calls=[1]), 0.0, False, False, {}), "message 0: tool_calls must be a tuple of ToolCall"),
+        ((calls({"a": math.nan}), 0.0, False, False, {}), r"tool_calls\[0\]\.arguments\.a is nan, not a finite number"),
+        ((calls({"a": {1}}), 0.0, False, False, {}), r"tool_calls\[0\]\.arguments\.a is a set, which JSON does not have"),
+        ((calls({"a": SHY}), 0.0, False, False, {}), r"tool_calls\[0\]\.arguments\.a is a Shy, which JSON does not have"),
+        ((calls(SHY), 0.0, False, False, {}), "must have a string as id and name, and a dict of arguments"),
     ],
 )
 def test_a_step_that_breaks_the_contract_is_a_failure_naming_the_environment(result: Any, detail: str) -> None:
@@ -204,6 +257,26 @@ def test_a_reset_that_breaks_the_contract_is_a_failure_naming_the_environment(re
     with pytest.raises(EpisodeFailure, match=detail) as caught:
         read_reset(result, "test/Echo-v0")
     assert caught.value.failure.culprit == "test/Echo-v0"
+
+
+class Untrue(dict[str, Any]):
+    """A mapping that fails where it is read."""
+
+    def get(self, *_: Any) -> Any:
+        raise SystemExit("not today")
+
+
+def test_code_of_the_environment_that_runs_while_its_answer_is_read_is_its_failure() -> None:
+    with pytest.raises(EpisodeFailure, match="SystemExit: not today") as caught:
+        step_env(Echo((ASK, 0.0, False, False, Untrue(a=1))), "test/Echo-v0", "hi")
+    assert caught.value.failure.kind is FailureKind.ENV_ERROR
+
+
+def test_what_an_episode_keeps_of_an_answer_no_later_step_changes() -> None:
+    seen = [1]
+    info = StepInfo.read({"data": {"seen": seen, "at": np.int64(3)}})
+    seen.append(2)
+    assert info.data == {"seen": [1], "at": 3}
 
 
 def test_an_exception_inside_an_environment_is_its_failure() -> None:

@@ -101,3 +101,16 @@ async def test_what_cannot_be_rendered_is_the_clients_error(messages: Any, says:
         "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
     )
     assert answer.status_code == 400 and says in answer.json()["error"]["message"]
+
+
+DEEP = '{"a": ' * 900 + "1" + "}" * 900
+
+
+@pytest.mark.parametrize("arguments", ["[" * 900 + "]" * 900, DEEP, '{"a": NaN}', '{"a": 1e999}', '{"a": [[-Infinity]]}'])
+async def test_arguments_that_no_tool_could_receive_are_the_clients_error(arguments: str) -> None:
+    """Deep ones were the server's error; NaN was passed on."""
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    answer = await ask(served(family_tokenizer("chatml")), [{"role": "user", "content": "2 + 2?"}, said, {"role": "tool", "content": "4"}])
+    assert answer.status_code == 400, answer.text
+    assert "messages[1].tool_calls[0]: function.arguments" in answer.json()["error"]["message"]

@@ -12,6 +12,7 @@ from burnish.envs.rows import parse_object
 from burnish.envs.types import Message, TextPart
 from burnish.run.folder import RunFolder
 from burnish.trainer.data.config import TasksConfig
+from burnish.trainer.data.forms import read_conversation
 from burnish.trainer.data.task_files import TaskFiles, TaskRow, read_task_files, task_row
 from burnish.trainer.data.tasks import row_tasks
 
@@ -84,6 +85,22 @@ def test_everything_but_id_and_messages_is_the_tasks_data() -> None:
 def test_a_row_that_is_none_says_which_field(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         read_row(text)
+
+
+def calling(arguments: str) -> str:
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    return line(messages=[USER, said, {"role": "tool", "content": "4"}, {"role": "assistant", "content": "4"}, USER])
+
+
+@pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": 1e999}', '{"a": ' * 400 + "1" + "}" * 400, '{"a": [' * 500 + "]}" * 500])
+def test_arguments_that_could_not_be_stored_are_refused_where_they_stand(tmp_path: Path, arguments: str) -> None:
+    """Such a row passed every check, and the first step that played it ended the run."""
+    with pytest.raises(ValueError, match=r"train\.jsonl:2: messages\[1\]\.tool_calls\[0\]: function\.arguments"):
+        read(tmp_path, [asking("1 + 1?"), calling(arguments)], [asking("3 + 3?")])
+    row = parse_object(calling(arguments))
+    with pytest.raises(ValueError, match=r"messages\[1\]\.tool_calls\[0\]: function\.arguments"):
+        read_conversation({"messages": row["messages"][:4]}, "sft.jsonl:3")
 
 
 def test_zero_and_false_are_reference_answers() -> None:
