@@ -8,6 +8,7 @@ request asks to be fetched (images, sound, files) is refused: a client does not 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -118,13 +119,22 @@ def _called(path: str, method: str) -> Route | Refused:
     return _CALLED[path]
 
 
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:40])
+
+
 def read_chat_request(body: bytes) -> dict[str, Any]:
     """A chat request. Raises Refused, 400, naming the field where one is wrong.
 
     Only what the application behind would let pass in silence is looked at; it checks the values itself.
     """
     try:
-        request = json.loads(body)
+        request = json.loads(body, parse_constant=_no_number, parse_float=_number)
     except RecursionError:
         raise _invalid(TOO_DEEP) from None
     except ValueError as error:

@@ -109,7 +109,7 @@ def _of_message(row: dict[str, Any], where: str) -> Iterator[Piece]:
 
 
 def _leaves(value: Any) -> Iterator[Piece]:
-    """Every text in plain JSON, the names of its fields included."""
+    """Every text and number in plain JSON, the names of its fields included."""
     if deeper_than(value, MAX_DEPTH):
         raise ValueError(f"tools and the arguments of their calls may be nested {MAX_DEPTH} levels deep at most")
     waiting = [value]
@@ -123,3 +123,5 @@ def _leaves(value: Any) -> Iterator[Piece]:
                     yield Piece(one, (holder, key))
             elif isinstance(one, dict | list):
                 waiting.append(one)
+            elif isinstance(one, int | float) and not isinstance(one, bool):  # a card's number is one without its quotes too
+                yield Piece(json.dumps(one), (holder, key))

@@ -21,12 +21,12 @@ def event(row: dict[str, Any]) -> bytes:
 class GuardedStream:
     """Takes the bytes of a stream and gives those that may go out: `take` is called with each piece, in order.
 
-    warning: what stands below the answer in any case. decided: called with the decision on each choice. `over`: every choice has been
-    blocked, so that nothing more will go out.
+    warning: what stands below the answer in any case. decided: called with the decision on each choice. count: of choices that
+    were asked for, some of which may begin late. `over`: every one has been blocked, so that nothing more will go out.
     """
 
-    def __init__(self, guard: Guard, warning: str, decided: Callable[[Decision], object]) -> None:
-        self._guard, self._warning, self._decided = guard, warning, decided
+    def __init__(self, guard: Guard, warning: str, decided: Callable[[Decision], object], count: int = 1) -> None:
+        self._guard, self._warning, self._decided, self._count = guard, warning, decided, count
         self._rest = b""
         self._choices: dict[int, StreamGuard] = {}
         self._closed: set[int] = set()
@@ -47,7 +47,8 @@ class GuardedStream:
             return raw + b"\n\n"
         choices = [kept for choice in row["choices"] if (kept := self._choice(choice)) is not None]
         made = event(row | {"choices": choices}) if choices or not row["choices"] else b""
-        if self._choices and all(one.blocked for one in self._choices.values()) and self._closed >= self._choices.keys():
+        begun = self._choices
+        if len(begun) >= self._count and all(one.blocked for one in begun.values()) and self._closed >= begun.keys():
             self.over = True
             made += DONE + b"\n\n"
         return made

@@ -58,7 +58,7 @@ class GuardedChatApp:
         warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
         inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
-            await self._stream(inner, handed_on, send, record, warning)
+            await self._stream(inner, handed_on, send, record, warning, request.get("n") or 1)
         else:
             await self._whole(inner, handed_on, send, record, warning)
 
@@ -104,9 +104,9 @@ class GuardedChatApp:
                 choice["finish_reason"], choice["stop_reason"] = "content_filter", None
         return json.dumps(answer).encode()
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, count: int) -> None:
         """An answer as it is written. When all of it is blocked, or cannot be decided on, the model is told to stop."""
-        stream = GuardedStream(self._guard, warning, record.decisions.append)
+        stream = GuardedStream(self._guard, warning, record.decisions.append, count)
         over = asyncio.Event()
 
         async def pass_on(message: Message) -> None:

@@ -70,6 +70,8 @@ def nested(levels: int) -> bytes:
     [
         (b"{", "not valid JSON"),
         (b"[]", "must be a JSON object"),
+        (b'{"messages": [], "temperature": NaN}', "NaN is no number of JSON"),
+        (b'{"messages": [], "temperature": 1e999}', "1e999 is no number of JSON"),
         (nested(64), "nested more than 64 levels"),
         (nested(900), "nested more than 64 levels"),
         (nested(100_000), "nested more than 64 levels"),

@@ -159,6 +159,19 @@ async def test_all_that_the_model_reads_of_a_request_is_looked_at(guard: Guard, 
     assert model.asked == []
 
 
+CARD = 4111111111111111
+
+
+@pytest.mark.parametrize("arguments", [{"card": CARD}, {"cards": [[1, CARD]]}, {"card": float(CARD)}], ids=["number", "nested", "float"])
+async def test_numbers_are_read_by_the_model_and_looked_at_like_text(guard: Guard, arguments: dict[str, Any]) -> None:
+    model = Model("no")
+    messages = [{"role": "user", "content": "Pay"}, called(**arguments), {"role": "tool", "content": "ok", "tool_call_id": "1"}]
+    for tools, rows in (([], messages), (tool(parameters={"type": "object", "default": arguments}), [{"role": "user", "content": "Pay"}])):
+        answer = await client(serving(model, guard)).post("/v1/chat/completions", json={"model": "m", "messages": rows, "tools": tools})
+        assert [choice["message"]["content"] for choice in answer.json()["choices"]] == [REFUSAL]
+    assert model.asked == []
+
+
 async def test_what_is_redacted_is_so_wherever_it_stands_and_names_are_refused(guard: Guard) -> None:
     model = Model("Noted.")
     service = serving(model, guard)
@@ -186,6 +199,12 @@ async def test_a_stream_ends_where_the_policy_blocks_it_and_the_model_is_told(gu
     model = Model("A first sentence. " + "Then take nerve gas and wait. " + "More. " * 200)
     assert streamed(await ask(guard, model, "How?", stream=True)) == [(f"A first sentence. \n\n{REFUSAL}", "content_filter")]
     assert model.cancelled
+
+
+async def test_a_stream_goes_on_while_a_choice_may_still_begin(guard: Guard) -> None:
+    """The first of two is blocked before the second has said a word."""
+    answer = await ask(guard, Model("Take nerve gas now. And more.", "Drink tea."), "How?", stream=True, n=2)
+    assert streamed(answer) == [(REFUSAL, "content_filter"), ("Drink tea.", "stop")]
 
 
 async def test_a_stream_is_redacted_and_the_other_events_pass(guard: Guard) -> None:
