@@ -25,6 +25,7 @@ from .types import JudgeMessage, LabelModel, SamplingParams, ScoreModel
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+MAX_ANSWER_BYTES = 6 * 2**20
 RESULT_KEYS = ("result", "score", "label")
 CONNECT_S = 10.0
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
@@ -80,6 +81,8 @@ class Judge:
         import httpx2
         from openai import AsyncOpenAI
 
+        from ...rpc.http_answers import UNPACKED, bounded
+
         self.settings = settings
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         key = settings.api_key()
@@ -93,7 +96,11 @@ class Judge:
             # The client of one's own does not follow redirects: episodes with their hidden truth go where the recipe says, nowhere else. A
             # proxy that the environment names is for other machines, and knows nothing of this one's ports.
             http_client=httpx2.AsyncClient(
-                timeout=timeout, limits=httpx2.Limits(max_connections=settings.max_concurrent), trust_env=not is_here(settings.url)
+                timeout=timeout,
+                limits=httpx2.Limits(max_connections=settings.max_concurrent),
+                trust_env=not is_here(settings.url),
+                headers=UNPACKED,
+                event_hooks={"response": [bounded(MAX_ANSWER_BYTES)]},
             ),
         )
 
@@ -136,6 +143,8 @@ class Judge:
     async def _complete(self, grader: ScoreModel | LabelModel, messages: list[dict[str, str]]) -> str:
         import openai
 
+        from ...rpc.http_answers import UnfitAnswer
+
         try:
             create: Any = self._client.chat.completions.create  # its overloads want message types of their own
             answer = await create(model=grader.model, messages=messages, **sampling(grader.sampling_params))
@@ -144,6 +153,8 @@ class Judge:
             detail = f"no answer within {self.settings.timeout_s:g} s"
             raise _failure(FailureKind.VERIFIER_TIMEOUT, grader, detail) from error
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, UnfitAnswer):
+                raise _failure(FailureKind.VERIFIER_INVALID, grader, str(error.__cause__)) from error
             raise _failure(
                 FailureKind.VERIFIER_UNAVAILABLE, grader, f"cannot be reached: {self._shown(str(error.__cause__ or error))}"
             ) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import threading
 import time
 from typing import Any
@@ -94,6 +96,20 @@ async def test_a_judges_label_passes_or_not(text: str, value: float) -> None:
 async def test_an_answer_that_is_no_score_is_a_failure(text: Any) -> None:
     found = await failure(RATE, lambda r, n: says(text))
     assert (found.kind, found.culprit) == (FailureKind.VERIFIER_INVALID, "rate (judge)")
+
+
+def packed(text: str) -> Reply:
+    return Reply(gzip.compress(json.dumps(says(text).body).encode()), headers={"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize(
+    ("reply", "says_why"),
+    [(says("1" + " " * 7_000_000), "more than 6291456 bytes"), (packed("1" + " " * 7_000_000), "packed as 'gzip', which was not asked")],
+)
+async def test_an_answer_larger_than_any_judgement_is_not_read(reply: Reply, says_why: str) -> None:
+    """A packed one of half a megabyte took a gigabyte."""
+    found = await failure(RATE, lambda r, n: reply)
+    assert found.kind is FailureKind.VERIFIER_INVALID and says_why in found.detail
 
 
 @pytest.mark.parametrize("text", ["", "ugly", "good or bad", '{"result": 1}'])
