@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -309,7 +308,14 @@ def test_new_weights_that_take_longer_than_anybody_may_are_neither_slow_nor_a_fa
 
 
 async def test_a_slow_environment_is_not_the_policys_doing(tokenizer, threads) -> None:
-    engine, spent = ScriptedEngine(say(tokenizer, "measure")), partial(patient_loop().pass_time, 400)
+    engine, loop = ScriptedEngine(say(tokenizer, "measure")), patient_loop()
+
+    def spent() -> None:
+        until = loop.time() + 400
+        loop.pass_time(400)
+        while loop.time() < until:
+            time.sleep(0.001)
+
     slow = parts(tokenizer, threads, engine, env_args={"before": spent}, episode_timeout_s=1000.0, step_timeout_s=30_000.0)
     failure = (await run_episode(slow, TASK, 0, 1.0)).outcome
     assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_TIMEOUT, f"{ENV_ID} step")
