@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
+from ..rollout.store.records import read_share
 from .runs import RecordedRun, read_object, series_of
 
 PLAIN = ("cpt", "midtrain", "sft", "rft")
@@ -55,11 +55,10 @@ def _phases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, 
 
 def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow]:
     """Of what a phase learns by cross-entropy. beside: reinforcement, whose replay this is."""
-    folders = {folder.name: folder for folder in run.path.glob("data/*") if not folder.is_symlink()}
-    if phase not in folders:  # looked up, never joined to a path
+    if phase not in {folder.name for folder in run.path.glob("data/*")}:  # a phase may be called anything
         return
-    file = folders[phase] / "blend.json"
-    record = read_object(file)
+    file = f"data/{phase}/blend.json"
+    record = read_object(run.path, file)
     sources = record.get("sources", [])
     if not isinstance(sources, list) or len(sources) < 2:
         return
@@ -68,10 +67,10 @@ def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow
     whole = sum(taught.values())
     for source in sources:
         try:
-            name, asked = str(source["name"]), float(Fraction(source["asked"]))
+            name, asked = str(source["name"]), float(read_share(source["asked"]))
             rows, left_out = int(source["rows"]), int(source["rejected"])
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ValueError(f"{file}: a source of a blend cannot be read: {error}") from error
+            raise ValueError(f"{run.path / file}: a source of a blend cannot be read: {error}") from error
         points = series.get(f"{'replay_' if beside else ''}blend/{name}", [])
         tokens = taught[f"blend_tokens/{name}"] / whole if whole and f"blend_tokens/{name}" in taught else None
         shown = f"{phase} replay" if beside else phase

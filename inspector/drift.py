@@ -112,7 +112,7 @@ def drift_between(before: Place, after: Place, runs: Mapping[str, Path], stores:
             raise ValueError(f"{place} has no stored episodes")
         rewards.append({task: (mean, attempts) for task, mean, attempts in found if mean is not None})
     old, new = rewards
-    configs = [read_object(runs[place.run] / "config.json") for place in (before, after)]
+    configs = [read_object(runs[place.run], "config.json") for place in (before, after)]
     shared = sorted(old.keys() & new.keys())
     moves = tuple(Move(task, old[task][0], new[task][0], (old[task][1], new[task][1])) for task in shared)
     alike = all(configs[0].get(field) == configs[1].get(field) for field in TASKS)

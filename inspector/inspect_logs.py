@@ -45,7 +45,7 @@ def export_evaluations(run: Path, target: Path) -> list[Path]:
     if there is not None:
         raise ValueError(f"{there} is there already; give another folder")
     target.mkdir(parents=True, exist_ok=True)
-    config = read_object(home / "config.json")
+    config = read_object(home, "config.json")
     for file, moment in evaluated:
         made = datetime.fromtimestamp(file.stat().st_mtime, UTC)
         episodes = list(stored_episodes(home / "episodes", Which(moment.phase, moment.step, moment.split, moment.mode)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..rollout.store.own_files import check_own, own_file, read_whole
 from ..rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
@@ -23,6 +24,7 @@ from ..rollout.store.records import (
 )
 from ..rollout.store.transcripts import Transcript, read_transcripts
 
+FOLDERS = ("transcripts", "episodes", "data", "checkpoints", "suites")
 LARGEST = int(sys.float_info.max)
 
 
@@ -58,36 +60,37 @@ class RecordedRun:
 def read_run(path: Path) -> RecordedRun:
     """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read."""
     path = check_run(path)
-    versions = read_object(path / "versions.json")
+    versions = read_object(path, "versions.json")
     if not isinstance(versions.get("packages", {}), dict):
         raise ValueError(f"{path / 'versions.json'}: packages must be a JSON object")
     return RecordedRun(
         path,
-        read_object(path / "config.json"),
+        read_object(path, "config.json"),
         versions,
-        read_object(path / "seeds.json"),
+        read_object(path, "seeds.json"),
         tuple(read_metrics(path / "metrics.jsonl")),
-        tuple(read_evaluations(file) if (file := path / "evaluations.jsonl").is_file() else ()),
-        tuple(read_ledger(file) if (file := path / "ledger.jsonl").is_file() else ()),
-        tuple(read_alarms(file) if (file := path / "alarms.jsonl").is_file() else ()),
-        tuple(read_retention(file) if (file := path / "retention.jsonl").is_file() else ()),
+        tuple(read_evaluations(file) if (file := own_file(path, "evaluations.jsonl")) else ()),
+        tuple(read_ledger(file) if (file := own_file(path, "ledger.jsonl")) else ()),
+        tuple(read_alarms(file) if (file := own_file(path, "alarms.jsonl")) else ()),
+        tuple(read_retention(file) if (file := own_file(path, "retention.jsonl")) else ()),
     )
 
 
 def check_run(path: Path) -> Path:
-    """The resolved folder of a run. Raises ValueError when it holds none, or a file in it is a link to somewhere else."""
+    """The resolved folder of a run. Raises ValueError when it holds none, or a file that is shown of it is a link to somewhere else, or no
+    file at all."""
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} is not a run folder (it has no config.json); give a folder under runs/")
     home = path.resolve()
-    for file in (*home.glob("*.json*"), home / "transcripts", *home.glob("transcripts/*.jsonl")):
-        if file.is_symlink() and not file.resolve().is_relative_to(home):
-            raise ValueError(f"{file} is a link that leads out of the folder; what is shown of a run must be its own")
+    for pattern in ("*.json*", *FOLDERS, "transcripts/*.jsonl", "episodes/*.parquet", "episodes/.index", "data/*", "data/*/*.json*"):
+        for one in home.glob(pattern):
+            check_own(home, one)
     return home
 
 
 def read_metrics(path: Path) -> Iterator[MetricRow]:
     """The rows of metrics.jsonl. Raises ValueError with file and line on a row without phase, step and time, or with text in it."""
-    if not path.is_file():
+    if own_file(path.parent, path.name) is None:
         return
     for where, row in read_json_lines(path):
         missing = [key for key in ("phase", "step", "time") if key not in row]
@@ -144,12 +147,14 @@ def final_ledger(rows: Sequence[LedgerRow]) -> dict[str, LedgerRow]:
     return {row.phase: row for row in rows}
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty when it is not there. Raises ValueError naming the file when it holds anything else."""
-    if not path.is_file():
+def read_object(run: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of a run, empty when it is not there. Raises ValueError naming the file when it holds anything else."""
+    path = own_file(run, name)
+    if path is None:
         return {}
+    content = read_whole(path)
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(data, dict):

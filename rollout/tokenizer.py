@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .tokenizer_files import check_tokenizer_files
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder: its files alone, and no code that may come with them. Raises ValueError when it cannot be read."""
+    """The tokenizer of a model folder: its files alone, and no code that may come with them.
+
+    Raises ValueError when it cannot be read, or is to be read from elsewhere (`check_tokenizer_files`).
+    """
+    check_tokenizer_files(folder)
     from transformers import AutoTokenizer
 
     try:

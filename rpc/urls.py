@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from .security import is_loopback
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")  # a password may hold quotes and brackets
 _USER = re.compile(r"(?<=://)[^/?#]*@")
-_PARAMETER = re.compile(
-    r"(?<=[?&;])((?:[\w.-]*[-_.])?(?:token|secret|password|passwd|pwd|signature|sig|key|apikey|credential|auth|code|jwt|sas))=[^&;#]*",
-    re.IGNORECASE,
-)
+_PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?\s]+)=([^&;#]*)")
+_WORDS = (
+    "token", "secret", "password", "passwd", "pwd", "signature", "sig", "key", "apikey", "accesskey", "credential", "credentials", "auth",
+    "authorization", "bearer", "code", "jwt", "sas",
+)  # fmt: skip
+"""What the last word of a secret's name may be: `X-Amz-Signature`, `accessToken`, `client_secret`."""
+_ENDINGS = ("token", "secret", "password", "passwd", "signature", "apikey", "accesskey", "accesskeyid", "credential", "authorization")
+"""And what a name ends in that is written as one word."""
+_BEFORE_A_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 HIDDEN = "…"
 
 
@@ -30,7 +35,7 @@ def without_secrets(text: str, *secrets: str) -> str:
         text = text.replace(secret, HIDDEN)
     if "://" not in text:
         return text
-    return _URL.sub(lambda url: _PARAMETER.sub(rf"\1={HIDDEN}", _USER.sub(f"{HIDDEN}@", url[0])), text)
+    return _URL.sub(lambda url: _PARAMETER.sub(_hidden, _USER.sub(f"{HIDDEN}@", url[0])), text)
 
 
 def secrets_in(text: str) -> Iterator[str]:
@@ -41,7 +46,22 @@ def secrets_in(text: str) -> Iterator[str]:
     for url in _URL.findall(text) if "://" in text else ():
         if _USER.search(url):
             yield "a user name or password"
-        yield from (f"the parameter {name!r}" for name in _PARAMETER.findall(url))
+        yield from (f"the parameter {_read(name)!r:.60}" for name, _ in _PARAMETER.findall(url) if _is_secret(name))
+
+
+def _hidden(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}={HIDDEN}" if _is_secret(parameter[1]) else parameter[0]
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a parameter is called like a secret, however its name is written: `api_key`, `clientSecret`, `tok%65n`."""
+    words = re.split(r"[^A-Za-z0-9]+", _BEFORE_A_CAPITAL.sub("_", _read(name)).rstrip("[]").lower())
+    return words[-1] in _WORDS or "".join(words).endswith(_ENDINGS)
+
+
+def _read(name: str) -> str:
+    """A name as whoever is asked reads it; some read twice."""
+    return unquote_plus(unquote_plus(name)).strip()
 
 
 def is_here(url: str) -> bool:

@@ -16,6 +16,7 @@ from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
 from burnish.inspector.runs import check_run, read_run_transcripts
 from burnish.inspector.text import printable
+from burnish.rollout.store.own_files import own_files
 from burnish.trainer.data.audit import Checked, Use, check, checked_rows, stats
 from burnish.trainer.data.curated.catalog import CATALOG_FILE, CATALOGS, Catalog, find_catalog
 from burnish.trainer.data.forms import Conversation
@@ -122,7 +123,7 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
 def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
     """The rows of a step. Raises ValueError when the run has no such step."""
     home = check_run(run)
-    laid_out = [file.parent.name for file in home.glob("data/*/blend.json")]
+    laid_out = [file.parent.name for file in own_files(home, "*/blend.json", "data")]
     steps = _steps_taken(home)
     chosen = phase or next((name for name in reversed(list(steps)) if steps[name] >= step), None)
     if chosen is None or steps.get(chosen, 0) < step:

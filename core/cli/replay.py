@@ -52,6 +52,9 @@ def replay(
     split: SplitOption = None,
     mode: ModeOption = None,
     plugin: PluginOption = None,
+    outward: Annotated[
+        bool, typer.Option("--outward", help="Let the run folder name addresses to call, and variables and files with secrets to send.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Step through stored episodes against the real environment, and name the first answer that differs. Exits with 1 when one does."""
@@ -62,7 +65,7 @@ def replay(
 
     if (rollout is None) != all_:
         raise ValueError("give the id of one episode, such as train-17/0, or --all")
-    with players_of(run_folder, plugin or ()) as players:
+    with players_of(run_folder, plugin or (), outward) as players:
         outcomes = [_played(episode, players) for episode in chosen(run_folder, Which(phase, step, split, mode, rollout))]
     if as_json:
         typer.echo(json.dumps(finite(_row(outcomes)), allow_nan=False))

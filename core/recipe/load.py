@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,7 +16,11 @@ from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, kind_of, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import Source, inner_model, is_model, kinds_of, problem_lines
+from burnish.rollout.store.own_files import own_file, read_whole
 from burnish.trainer.phases.common import PHASE_OWNS
+
+DEEPEST: Final = 60
+"""How deep tables and lists of a recipe may be nested; the arguments of an environment are its deepest."""
 
 
 def load_config(
@@ -49,6 +53,11 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     """
     early = [override for override in overrides if override.path[0] in ("platform", *PLATFORMS)]
     late = [override for override in overrides if override not in early]
+    for override in overrides:
+        if len(override.path) > DEEPEST:
+            raise ValueError(f"--set {override.text[:60]}…: a key of {len(override.path)} parts, which no recipe has")
+        check_depth(override.value, f"--set {override.text[:60]}")
+    check_depth(data, source)
     for override in early:
         override.apply(data, source)
     problems = [Source(source, early).name(line) for line in overlay_problems(data)]
@@ -94,13 +103,29 @@ def config_as_recorded(folder: Path) -> RunConfig:
 
     Raises ValueError when the folder holds none, or its `config.json` is no config of this burnish.
     """
-    file = folder / "config.json"
-    if not file.is_file():
+    file = own_file(folder, "config.json")
+    if file is None:
         raise ValueError(f"{folder} is not a run folder (it has no config.json); give a folder under runs/")
     config, problems = _config(_read(file), Source(str(file)))
     if config is None:
         raise ValueError("\n".join(problems))
     return config
+
+
+def check_depth(data: Any, where: str) -> None:
+    """Raise ValueError naming the place when tables and lists are nested deeper than `DEEPEST`: what follows walks them by recursion."""
+    level: list[tuple[str, Any]] = [("", data)]
+    for _ in range(DEEPEST):
+        level = [(f"{path}.{key}", item) for path, value in level for key, item in _items(value)]
+    deeper = next((path for path, value in level if isinstance(value, dict | list)), None)
+    if deeper is not None:
+        raise ValueError(f"{where}: {deeper[1:61]}…: nested more than {DEEPEST} deep, which no recipe is")
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else []
 
 
 def _platform(asked: Any) -> Platform:
@@ -133,7 +158,7 @@ def _read(file: Path) -> dict[str, Any]:
         near = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
         raise ValueError(f"recipe {file} does not exist" + (f"; {file.parent} has {', '.join(near)}" if near else ""))
     try:
-        text = file.read_bytes().decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
+        text = read_whole(file).decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
         data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from error
@@ -142,6 +167,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not valid {form}: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file}: must hold a JSON object, not a {kind_of(data)}")
+    check_depth(data, str(file))
     return without_defaults(data, RunConfig) if file.suffix == ".json" else data
 
 

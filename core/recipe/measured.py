@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from burnish.inspector.runs import MetricRow, read_metrics
+from burnish.inspector.runs import MetricRow, read_metrics, read_object
 from burnish.recipe.resolve import ResolvedRun
 from burnish.trainer.phases.registry import KINDS
 
@@ -34,10 +33,10 @@ class Rates:
 def earlier_rates(run: ResolvedRun, runs: Path) -> Rates | None:
     """The rates of the latest run below `runs` that played the same model in the same environment, on the same platform and with turns as
     long; None when there is none. A folder that cannot be read is no such run."""
-    folders = sorted(runs.glob("*/config.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    folders = sorted(runs.glob("*/config.json"), key=lambda file: file.lstat().st_mtime, reverse=True)
     for file in folders[:LOOKED_AT]:
         try:
-            config = json.loads(file.read_bytes())
+            config = read_object(file.parent, file.name)
             rows = list(read_metrics(file.with_name("metrics.jsonl"))) if _alike(config, run.record) else []
             if rows:
                 return _rates(file.parent, config, rows)

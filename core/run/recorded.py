@@ -18,13 +18,14 @@ from burnish.rewards.calling.threads import Daemons
 
 
 @contextmanager
-def players_of(folder: Path, plugins: Sequence[Path] = ()) -> Iterator[Mapping[str, Player]]:
+def players_of(folder: Path, plugins: Sequence[Path] = (), outward: bool = False) -> Iterator[Mapping[str, Player]]:
     """The players by the name of their environment in a blend, "" for the recipe's own.
 
-    plugins: files to load beside those that the recipe names. Only services that the environments use are started. Raises ValueError when
-    an environment is unknown here, or code that the recipe names is missing or lies in the folder.
+    plugins: files to load beside those that the recipe names. outward: whether the folder may name addresses and secrets. Only services
+    that the environments use are started. Raises ValueError when an environment is unknown here, code that the recipe names is missing or
+    lies in the folder, or it names an address or a secret that it may not.
     """
-    run = recorded_setup(folder)
+    run = recorded_setup(folder, outward)
     for plugin in (*map(str, plugins), *run.plugins):
         load_plugin(plugin)
     if run.environment.module:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from tokenizers import Tokenizer
 
+from ...rollout.store.own_files import own_files, read_whole
 from ..text import number, printable
 
 Colour = Literal["logprob", "advantage", "ratio", "entropy", "version"]
@@ -40,13 +41,17 @@ class Token:
 
 def tokenizer_of(run: Path) -> Tokenizer | None:
     """The tokenizer of a model that the run itself saved, the latest; None before the first checkpoint. It is data, no code."""
-    files = [file for file in (run / "checkpoints").glob("*/model/tokenizer.json") if not file.is_symlink()]
+    files = own_files(run, "*/model/tokenizer.json", "checkpoints")
     return _load(str(max(files, key=lambda file: file.stat().st_mtime))) if files else None
 
 
 @lru_cache(maxsize=8)
 def _load(file: str) -> Tokenizer:
-    return Tokenizer.from_file(file)
+    content = read_whole(Path(file))
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # it raises nothing narrower
+        raise ValueError(f"{file}: is no tokenizer: {error!s:.200}") from None
 
 
 def shown_tokens(row: Mapping[str, Any], colour: Colour, tokenizer: Tokenizer | None) -> list[list[Token]]:

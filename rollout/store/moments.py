@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...envs.types import Float32
+from .own_files import own_files
 from .records import Mode
 
 Split = Literal["train", "heldout"]
@@ -39,8 +40,8 @@ class Moment:
 
 
 def moments(folder: Path) -> Iterator[tuple[Path, Moment]]:
-    """The files of a store with what they hold, by name."""
-    for file in sorted(folder.glob("*.parquet")):
+    """The files of the store in a run folder with what they hold, by name. Raises ValueError on one that is not the run's own."""
+    for file in own_files(folder.parent, "*.parquet", folder.name):
         moment = Moment.of(file)
-        if moment is not None and not file.is_symlink():
+        if moment is not None:
             yield file, moment

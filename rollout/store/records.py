@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -18,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...envs.pydantic_words import first_error
 from ...envs.rows import json_object
+from .own_files import MOST_LINE_BYTES, open_file
 
+_SHARE = re.compile(r"[0-9]{1,30}(/0*[1-9][0-9]{0,29})?")
 Row = TypeVar("Row", bound=BaseModel)
 Mode = Literal["sampled", "greedy"]
 Test = Literal["sign test", "sign-flip test", "bootstrap"]
@@ -72,10 +76,12 @@ def _drop_unfinished_line(file: int) -> None:
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) for every whole line, where reading "path:line". Blank lines and an unfinished last line are skipped.
 
-    Raises ValueError naming file and line when a line is no JSON object.
+    Raises ValueError naming file and line when a line is no JSON object or longer than `MOST_LINE_BYTES`, and naming a file that is a pipe.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with open_file(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MOST_LINE_BYTES:
+                raise ValueError(f"{path}:{number}: the line is longer than {MOST_LINE_BYTES >> 20} MiB")
             if not line.strip() or not line.endswith(b"\n"):
                 continue
             where = f"{path}:{number}"
@@ -84,6 +90,16 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             yield where, row
+
+
+def read_share(text: object) -> Fraction:
+    """A share as `str` writes it. Raises ValueError on any other text: some that `Fraction` takes have more digits than a memory.
+
+    Example: `read_share("7/10")`.
+    """
+    if not isinstance(text, str) or not _SHARE.fullmatch(text):
+        raise ValueError(f"{text!r:.60} is no share; it reads N or N/M")
+    return Fraction(text)
 
 
 @dataclass(frozen=True, slots=True)

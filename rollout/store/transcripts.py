@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ...envs.failures import Failure, FailureKind
 from ...envs.pydantic_words import first_error
 from ...envs.types import Episode, Message, Reward, StopReason, Truncation, Turn, message_from_dict
+from .own_files import own_files
 from .records import JsonLines, Mode, read_json_lines
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -190,9 +191,9 @@ class TranscriptWriter:
 def read_transcripts(path: Path) -> Iterator[Transcript]:
     """The transcripts of a file, or of all *.jsonl files of a folder in order of name, one at a time.
 
-    Raises ValueError with file and line on a row that is no transcript.
+    Raises ValueError with file and line on a row that is no transcript, and naming a file of the folder that is not its own.
     """
-    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+    for file in own_files(path.parent, "*.jsonl", path.name) if path.is_dir() else [path]:
         for where, row in read_json_lines(file):
             try:
                 yield Transcript.model_validate(row)

@@ -180,6 +180,59 @@ def test_code_that_lies_in_the_run_folder_is_not_run(counted: Path) -> None:
         assert found.exit_code == 2 and "not run" in found.stderr and "this ran" not in found.output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"describe": "FILE:f"}, {"describe": "FILE"}, {"deep": [{"x": {"describe": "FILE:f"}}]}, {"FILE:f": 1},
+        {"env_id": "runs.evil.code:X-v0"},
+        {"python": "runs/evil/bin/python"}, {"describe": "runs.evil.code:f"},
+    ],
+)  # fmt: skip
+def test_no_argument_names_code_in_the_run_folder(
+    counted: Path, tmp_path: Path, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "here" / "runs" / "evil"
+    shutil.copytree(counted, home)
+    (home / "code.py").write_text("raise SystemExit('this ran')")
+    monkeypatch.chdir(tmp_path / "here")
+    whole = json.loads((home / "config.json").read_text())
+    given = json.loads(json.dumps(arguments).replace("FILE", "runs/evil/code.py"))
+    service = {"s": {"environment": "burnish/Arithmetic-v0", "kwargs": given}}
+    blend = {**whole["rft"], "blend": [{"environment": "burnish/Arithmetic-v0", "percent": 20, "environment_args": given}]}
+    for change in ({"environment_args": given}, {"services": service}, {"rft": blend}):
+        (home / "config.json").write_text(json.dumps({**whole, **change}))
+        for outward in (False, True):
+            with pytest.raises(ValueError, match="lies in the run folder itself"):
+                recorded_setup(home, outward)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"address": "10.0.0.1:50051"}, "environment_args.address names an address"),
+        ({"address": "h.example:1?token_env=AWS_SECRET_ACCESS_KEY"}, "environment_args.address names an address"),
+        ({"deep": [{"tools": "a:1,b:2"}]}, "names an address"),
+        ({"tools": "ray:verdicts"}, "names an address"),
+        ({"url": "https://h.example/x"}, "names an address"),
+        ({"api_key_env": "AWS_SECRET_ACCESS_KEY"}, "environment_args.api_key_env names a variable or file that holds a secret"),
+        ({"token_file": "/home/me/.token"}, "names a variable or file that holds a secret"),
+        ({"tools": "service:far"}, "services.far.address names an address"),
+    ],
+)
+def test_no_argument_leads_outward_unless_that_is_allowed(counted: Path, arguments: dict[str, Any], said: str) -> None:
+    config = counted / "config.json"
+    services = {"far": {"address": "h.example:1"}, "unused": {"address": "i.example:1"}}
+    whole = {**json.loads(config.read_text()), "services": services}
+    config.write_text(json.dumps(whole))
+    recorded_setup(counted)  # a service that no environment uses is not called
+    config.write_text(json.dumps({**whole, "environment_args": arguments}))
+    with pytest.raises(ValueError, match=said):
+        recorded_setup(counted)
+    assert recorded_setup(counted, outward=True).environment.args == arguments
+    found = burnish("replay", counted, "--all")
+    assert found.exit_code == 2 and "--outward" in found.stderr
+
+
 @pytest.mark.parametrize("target", ["runs.evil.plugin:tests/Counts-v0", "runs.evil:tests/Counts-v0", "runs.evil.compiled:tests/Counts-v0"])
 def test_a_dotted_module_in_the_run_folder_is_not_run(counted: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "here" / "runs" / "evil"

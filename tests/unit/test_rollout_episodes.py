@@ -136,9 +136,11 @@ def test_what_fails_in_the_background_is_raised_by_the_next_call(tmp_path: Path)
 def test_names_tell_where_files_belong_and_others_are_left_alone(tmp_path: Path) -> None:
     stored(tmp_path, episode(1, 0, Reward(1.0)))
     (tmp_path / "other.parquet").write_text("no")
-    (tmp_path / "rft.000004.train.sampled.parquet").symlink_to("/etc/passwd")
     assert [moment for _, moment in moments(tmp_path)] == [TRAIN]
     assert Library(tmp_path).count(Wanted()) == 1
+    (tmp_path / "rft.000004.train.sampled.parquet").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match="is a link that leads out of the folder"):
+        list(moments(tmp_path))
     assert Moment.of(Path("sft.1234567.heldout.greedy.parquet")) == Moment("sft", 1234567, "heldout", "greedy")
     assert pq.read_metadata(tmp_path / TRAIN.file).num_rows == 1
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,9 @@ SPECULATORS = {"algorithms": [{"proposal_methods": [{"speculative_tokens": 1}]}]
         ({"attn_implementation": {"": "someone/kernel"}}, "which may name code to fetch"),
         ({"_attn_implementation": "flash_attention_2"}, "_attn_implementation is 'flash_attention_2'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config says that the weights are quantised"),
+        ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files names other files"),
+        ({"text_config": {"hidden_size": 64}}, "text_config holds another config"),
+        ({"compression_config": {}}, "compression_config says that the weights are quantised"),
         ({"model_type": "medusa"}, "model_type is 'medusa'; LlamaForCausalLM is 'llama'"),
         ({"model_type": ["llama"]}, "model_type is ['llama']"),
         ({"architectures": "LlamaForCausalLM"}, "architecture LlamaForCausalLM is not supported"),
@@ -149,3 +155,73 @@ def test_a_snapshot_of_the_hub_is_whole_with_its_blobs_and_nothing_else(tiny: Pa
 
 def test_the_config_is_checked_whole(tiny: Path) -> None:
     check_config(json.loads((tiny / "config.json").read_text()), "here")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.4.0.0.json", "tokenizer.4.0.0.json", "params.json", "consolidated.safetensors", "tekken.json", "hf_quant_config.json",
+     "modules.json", "processor_config.json"],
+)  # fmt: skip
+def test_a_file_that_would_be_read_in_place_of_the_checked_ones_is_refused(name: str, copy: Path, tmp_path: Path) -> None:
+    (copy / "burnish.json").unlink()
+    shutil.copyfile(copy / "config.json", copy / name)
+    for take in (lambda: check_model_folder(copy), lambda: import_model(copy, tmp_path / "out")):
+        with pytest.raises(ValueError, match=f"holds {name}, which would be read in place of its checked files"):
+            take()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["OUTSIDE"]}, "fast_tokenizer_files has the tokenizer read from elsewhere"),
+        ("tokenizer_config.json", {"vocab_file": "OUTSIDE"}, "vocab_file has the tokenizer read from elsewhere"),
+        ("tokenizer_config.json", {"init_inputs": ["OUTSIDE"]}, "init_inputs has the tokenizer read from elsewhere"),
+        ("special_tokens_map.json", {"tokenizer_file": "OUTSIDE"}, "'tokenizer_file' names no token"),
+    ],
+)
+def test_a_tokenizer_is_read_from_its_own_folder(
+    file: str, changes: dict[str, Any], says: str, copy: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    outside = tmp_path / "outside" / "tokenizer.4.0.0.json"
+    outside.parent.mkdir()
+    shutil.copyfile(copy / "tokenizer.json", outside)
+    said = json.loads((copy / file).read_text()) if (copy / file).is_file() else {}
+    (copy / file).write_text(json.dumps({**said, **changes}).replace("OUTSIDE", str(outside)))
+    opened.clear()
+    takes: list[Callable[[Path], Any]] = [check_model_folder, load_tokenizer]
+    for take in takes:
+        with pytest.raises(ValueError, match=says):
+            take(copy)
+    assert not [name for name in opened if "outside" in name]
+
+
+HOOKED: list[list[str]] = []
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """The files that are opened from here on."""
+    if not HOOKED:
+        HOOKED.append([])
+        sys.addaudithook(lambda event, args: HOOKED[0].append(str(args[0])) if event == "open" else None)
+    HOOKED[0].clear()
+    yield HOOKED[0]
+
+
+def gguf(*, kind: int = 8, inner: int = 0, count: int = 1, pairs: int = 1, tensors: int = 0) -> bytes:
+    """A head with one value: an array of `count` values of kind `inner` (9), or a text that claims to be so long (8)."""
+    head = struct.pack("<4sIQQQ4sI", b"GGUF", 3, tensors, pairs, 4, b"name", kind)
+    return head + (struct.pack("<I", inner) if kind == 9 else b"") + struct.pack("<Q", count)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        gguf(kind=9, inner=0, count=2**52), gguf(kind=9, inner=8, count=2**62), gguf(kind=9, inner=9, count=2**40), gguf(count=2**63),
+        gguf(kind=8, count=0, pairs=2**50), gguf(kind=8, count=0, tensors=2**50), gguf(kind=77), gguf(kind=9, inner=8, count=1)[:20],
+    ],
+)  # fmt: skip
+def test_a_gguf_that_claims_more_than_it_holds_is_refused_before_it_is_read(head: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(head + bytes(19 if len(head) > 20 else 0))
+    with pytest.raises(ValueError, match=r"a\.gguf: the GGUF "):
+        import_model(tmp_path / "a.gguf", tmp_path / "out")

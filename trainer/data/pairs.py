@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 from ...envs.rows import Problems
 from ...envs.types import Int32, Message
 from ...rollout.renderers import Renderer, TemplateRenderer
+from ...rollout.store.own_files import read_whole
 from ...rollout.store.records import JsonLines
 from ...rollout.tokenizer import load_tokenizer
 from ..models.manifest import DataUse
@@ -80,7 +81,7 @@ class PairData:
     """The pairs of a phase, from the folder where they were laid out. Example: `PairData(run / "data" / "dpo").pairs(step=0)`."""
 
     def __init__(self, folder: Path) -> None:
-        self.facts = PairFacts(**json.loads((folder / PAIRS_FILE).read_bytes()))
+        self.facts = PairFacts(**json.loads(read_whole(folder / PAIRS_FILE)))
         self._store = ExampleStore(folder / STORE)
 
     def pairs(self, step: int) -> list[Pair]:

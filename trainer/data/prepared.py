@@ -17,13 +17,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from ...envs.rows import Problems
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ...envs.pydantic_words import first_error
+from ...envs.rows import Problems, json_object
 from ...envs.types import Int32
-from ...rollout.store.records import JsonLines
+from ...rollout.store.own_files import own_file, read_whole
+from ...rollout.store.records import JsonLines, read_share
 from ..models.manifest import DataUse
 from ..phases.common import Making, Phase
 from ..phases.supervised import SupervisedConfig
@@ -36,6 +41,9 @@ from .supervised import SupervisedExample
 
 BLEND_FILE: Final = "blend.json"
 REJECTS_FILE: Final = "rejects.jsonl"
+
+MOST_SAMPLES: Final = 1_000_000
+"""Of a step, in what is read of a run."""
 
 By = Literal["samples", "tokens"]
 
@@ -75,9 +83,45 @@ class SourceFacts:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> SourceFacts:
-        """The inverse of `to_row`."""
-        exact = {key: Fraction(row[key]) for key in ("asked", "share")}
-        return cls(**{**row, **exact, "files": tuple(row["files"])})
+        """The inverse of `to_row`. Raises ValueError naming the field that is missing or wrong."""
+        try:
+            stored = _StoredFacts.model_validate(row)
+        except ValidationError as error:
+            raise ValueError(first_error(error)) from None
+        return cls(**dict(stored))
+
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class _StoredFacts(BaseModel):
+    """A row of `blend.json`, which may be anybody's. name: of a folder beside it, and nothing that leads elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(pattern=r"^[^./\x00][^/\x00]*$")
+    origin: str
+    asked: Annotated[Fraction, BeforeValidator(read_share)]
+    share: Annotated[Fraction, BeforeValidator(read_share)]
+    rows: Count
+    examples: Count
+    tokens: Count
+    trained: Count
+    rejected: Count
+    curated: bool
+    files: tuple[str, ...] = Field(strict=False)
+    digest: str
+
+
+class _Record(BaseModel):
+    """The rest of `blend.json`. batch: samples of a step. order: the seed that examples are shuffled with."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    batch: int = Field(ge=1, le=MOST_SAMPLES)
+    order: int
+    by: By
+    sources: list[dict[str, Any]] = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +147,26 @@ class PreparedData:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError when nothing was laid out there, or not to the end."""
-        file = folder / BLEND_FILE
-        if not file.is_file():
+        """Raises ValueError when nothing was laid out there, or not to the end, or what lies there is not what `lay_out` writes."""
+        file = own_file(folder, BLEND_FILE)
+        if file is None:
             raise ValueError(f"{folder} holds no data of a phase (it has no {BLEND_FILE})")
-        self.record: dict[str, Any] = json.loads(file.read_bytes())
-        self.facts = tuple(SourceFacts.from_row(row) for row in self.record["sources"])
-        self.batch, self.order = int(self.record["batch"]), int(self.record["order"])
-        self.blend = Blend({one.name: one.share for one in self.facts})
-        self._stores = {one.name: ExampleStore(folder / one.name) for one in self.facts if one.share}
-        self.held_out = read_held_out(folder)
+        self._folder = folder
+        try:
+            record = _Record.model_validate(json_object(read_whole(file)))
+            self.facts = tuple(map(SourceFacts.from_row, record.sources))
+            self.blend = Blend({one.name: one.share for one in self.facts})
+        except ValidationError as error:
+            raise ValueError(f"{file}: {first_error(error)}") from None
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        self.batch, self.order, self.by = record.batch, record.order, record.by
+        self._stores = {one.name: _store(folder, one) for one in self.facts if one.share}
+
+    @cached_property
+    def held_out(self) -> tuple[SupervisedExample, ...]:
+        """The examples that the phase is measured on and never trains on."""
+        return read_held_out(self._folder)
 
     def drawn(self, step: int) -> Iterator[Drawn]:
         """What a step has, from 0, in the order of its batch."""
@@ -123,6 +177,8 @@ class PreparedData:
         for position in positions:
             source, epoch, number = self._at(position)
             entry = self._stores[source.name].entry(number)
+            if not 0 <= entry.file < len(source.files):
+                raise ValueError(f"{self._folder / source.name}: example {number} is of a file that {BLEND_FILE} does not name")
             yield Drawn(position, source.name, epoch, number, source.files[entry.file], entry.row)
 
     def examples(self, step: int) -> list[SupervisedExample]:
@@ -172,7 +228,7 @@ class PreparedData:
                 passes = f", {count / one.examples:.1f} passes over its {one.examples:,}" if one.share else ""
                 yield (
                     f"{phase} blend, {one.name}: {count / whole:.2%} of {whole:,} samples, {tokens[one.name] / all_tokens:.2%} of tokens "
-                    f"({float(one.asked):.2%} of {self.record['by']} asked for){passes}"
+                    f"({float(one.asked):.2%} of {self.by} asked for){passes}"
                 )
 
     @property
@@ -196,6 +252,15 @@ class PreparedData:
         source = self.facts[draw.source]
         place = row_at(source.examples, _order_of(source.name, self.order), draw.ordinal)
         return source, place.epoch, place.row
+
+
+def _store(folder: Path, facts: SourceFacts) -> ExampleStore:
+    """The examples of a source. Raises ValueError when they are not those that the record tells of."""
+    store = ExampleStore(folder / facts.name)
+    if not 0 < len(store) == facts.examples:
+        store.close()
+        raise ValueError(f"{folder / facts.name} holds {len(store)} examples, but {BLEND_FILE} says {facts.examples}")
+    return store
 
 
 def maker_of(table: SupervisedConfig, making: Making, called: str = "") -> ExampleMaker:

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 import numpy as np
 
+from ...rollout.store.own_files import own_file
 from .supervised import SupervisedExample
 
 TOKENS, INDEX = "tokens.bin", "index.bin"
@@ -86,7 +87,12 @@ class ExampleStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokens, self._index = (os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC) for name in (TOKENS, INDEX))
+        """Raises ValueError when a file of the store is missing, or is a link that leads out of the folder of its phase, or no file."""
+        files = [own_file(folder.parent, f"{folder.name}/{name}") for name in (TOKENS, INDEX)]
+        if None in files:
+            raise ValueError(f"{folder} holds no examples ({TOKENS}, {INDEX})")
+        self._folder = folder
+        self._tokens, self._index = (os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in files if file is not None)
         self._size = os.fstat(self._index).st_size // (8 * ENTRY)
 
     def __len__(self) -> int:
@@ -101,8 +107,10 @@ class ExampleStore:
         return Entry(int(read[0, 0]) if number else 0, end, trained, row, file)
 
     def example(self, number: int) -> SupervisedExample:
-        """An example as the learner takes it."""
+        """An example as the learner takes it. Raises ValueError when the index leads past the tokens."""
         at = self.entry(number)
+        if not 0 <= at.start <= at.end <= os.fstat(self._tokens).st_size // 4:
+            raise ValueError(f"{self._folder}: example {number} is tokens {at.start} to {at.end}, which are not there")
         packed = np.frombuffer(os.pread(self._tokens, 4 * (at.end - at.start), 4 * at.start), "<i4")
         return SupervisedExample(np.where(packed < 0, ~packed, packed).astype(np.int32), packed >= 0)
 

@@ -22,6 +22,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...envs.pydantic_words import message_of
+from ...rollout.store.own_files import check_own, own_file, read_whole
 from .folder import atomic_folder, check_model_folder, manifest_of, store_manifest
 from .manifest import MAX_REASON
 
@@ -121,9 +122,8 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
 
     Raises ValueError when a line other than a torn last one is not valid, or when a recorded folder is missing.
     """
-    for file in (run / JOURNAL, run / FOLDER):
-        if file.is_symlink() and not file.resolve().is_relative_to(run.resolve()):
-            raise ValueError(f"{file} is a link that leads out of the folder; give the run that it belongs to")
+    own_file(run, JOURNAL)
+    check_own(run, run / FOLDER)
     kept: dict[str, CheckpointRecord] = {}
     for number, line in enumerate(_complete_lines(run / JOURNAL), start=1):
         try:
@@ -138,6 +138,7 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
         else:
             kept[record.name] = record
     for record in kept.values():
+        check_own(run, record.model(run))
         if not record.folder(run).is_dir():
             raise ValueError(f"run {run} records checkpoint {record.name}, but its folder is gone; put it back or start another run")
     return list(kept.values())
@@ -190,7 +191,7 @@ def _remove_leftovers(run: Path, name: str) -> None:
 
 def _complete_lines(journal: Path) -> list[bytes]:
     """The lines that end in a newline; a torn one at the end was never promised to anyone."""
-    return journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []
+    return read_whole(journal).split(b"\n")[:-1] if journal.is_file() else []
 
 
 def _append(run: Path, record: Record) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...rollout.store.own_files import own_file
 from ...rollout.store.records import Mode, read_evaluations
 from .checkpoints import FOLDER, list_checkpoints
 from .finding import MODELS, verified_model
@@ -83,7 +84,7 @@ def compare_models(first: str | Path, second: str | Path, models_dir: Path = MOD
 def successes(model: Path) -> dict[Mode, float]:
     """Success by mode of a checkpoint, as its run measured it after the phase; empty for any other model."""
     run = model.parents[2] if len(model.parents) > 2 and model.parents[1].name == FOLDER else None
-    if run is None or not (run / "evaluations.jsonl").is_file():
+    if run is None or own_file(run, "evaluations.jsonl") is None:
         return {}
     own = [record for record in list_checkpoints(run) if record.name == model.parent.name]
     return {

@@ -23,6 +23,10 @@ OWN_ATTENTION: Final = (None, "eager", "sdpa")
 REFUSED: Final = {
     "speculators_config": "names another model, which vLLM would load in place of this one",
     "quantization_config": "says that the weights are quantised, which cannot be trained; import the unquantised model",
+    "compression_config": "says that the weights are quantised, which cannot be trained; import the unquantised model",
+    "configuration_files": "names other files, one of which transformers and vLLM would read in place of this one; remove it",
+    "dual_chunk_attention_config": "has vLLM read a further file; remove it",
+    "text_config": "holds another config, which vLLM would take in place of this one; give the text model by itself",
 }
 
 Size = Annotated[int, Field(gt=0, lt=2**31, strict=True)]

@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...rollout.tokenizer_files import check_tokenizer_files
 from .card import model_card
 from .config_file import check_config, ties_embeddings
 from .manifest import CARD_FILE, MANIFEST_FILE, Manifest, Stage, Training, digests_of, lineage_of, own_manifest
@@ -92,17 +94,33 @@ def _described(folder: Path, origin: Origin) -> Manifest:
     )
 
 
-def check_no_adapter(folder: Path) -> None:
-    """Raise ValueError for a folder with an adapter: transformers would load it into whatever base model its file names."""
+OTHERS = (
+    "config.*.json", "tokenizer.*.json", "params.json", "consolidated*", "tekken.json", "tokenizer.model.v*", "chat_template.json",
+    "hf_quant_config.json", "modules.json", "sentence_*_config.json", "joint_head_config.json", "sparse_attention_config.json",
+    "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
+)  # fmt: skip
+"""What transformers or vLLM take, where it is there, in place of the files that are checked here, or beside them."""
+
+
+def check_no_others(folder: Path) -> None:
+    """Raise ValueError for a folder that is more than one model in the form that is checked here.
+
+    transformers would load an adapter into whatever base model its file names, and both it and vLLM prefer some files to `config.json`,
+    `tokenizer.json` and `model*.safetensors`: what nobody looked at would be trained and served.
+    """
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"model folder {folder} holds an adapter (adapter_config.json); merge it into its base model and take that")
+    others = sorted(path.name for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in OTHERS))
+    if others:
+        raise ValueError(f"model folder {folder} holds {others[0]}, which would be read in place of its checked files; remove it")
+    check_tokenizer_files(folder)
 
 
 def check_model_folder(folder: Path, need_template: bool = True, need_weights: bool = True) -> None:
     """Check a folder by its files alone, without loading a model.
 
     Raises ValueError with one sentence: no such folder, `config.json` missing or unreadable, an unsupported architecture, no tokenizer,
-    no chat template, no safetensors, or a weight file that is cut short.
+    no chat template, no safetensors, a weight file that is cut short, or a file or key that has another file read in place of these.
     """
     if not folder.is_dir():
         raise ValueError(f"model folder {folder} does not exist")
@@ -110,7 +128,7 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
     if not config.is_file():
         raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
     check_links(folder)
-    check_no_adapter(folder)
+    check_no_others(folder)
     check_config(read_json(config), f"model folder {folder}")
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"model folder {folder} has no tokenizer.json; save its fast tokenizer next to the weights")

@@ -20,7 +20,8 @@ from typing import Final
 from ...envs.row_files import is_url
 from ...rpc.urls import secrets_in
 from .config_file import check_config
-from .folder import MODEL_FILES, WEIGHTS_INDEX, check_links, check_model_folder, check_no_adapter, index_names, read_json
+from .folder import MODEL_FILES, WEIGHTS_INDEX, check_links, check_model_folder, check_no_others, index_names, read_json
+from .gguf_header import check_gguf
 from .manifest import CARD_FILE, FILE_NAME, MANIFEST_FILE, WEIGHTS_SUFFIX, Manifest
 
 DOWNLOAD_TIMEOUT_S: Final = 900.0
@@ -82,6 +83,7 @@ def _gguf(file: Path, scratch: Path, licence: str | None = None) -> Fetched:
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ValueError(f"{file} is not a GGUF file; give a .gguf file or a Hugging Face folder")
+    check_gguf(file)
     folder = scratch
     if file.parent != scratch:
         folder = scratch / "gguf"
@@ -191,7 +193,7 @@ def _is_wanted(name: str) -> bool:
 def check_source_files(folder: Path, template_given: bool) -> None:
     """Refuse by name, before anything is loaded, what transformers would report at length."""
     check_links(folder)
-    check_no_adapter(folder)
+    check_no_others(folder)
     _check_indices(folder)
     if list(folder.glob(f"*{WEIGHTS_SUFFIX}")) or not list(folder.glob("pytorch_model*.bin")):
         check_model_folder(folder, need_template=not template_given)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ....envs.pydantic_words import first_error
 from ....envs.registry import ID_PATTERN
 from ....envs.rows import json_object
+from ....rollout.store.own_files import own_file, own_files
 from ..statistics import exact_interval, resampled_means, wilson_interval
 from .suite import Suite, SuiteKind, file_name
 
@@ -247,10 +248,10 @@ def write_scores(out: Path, every: Sequence[Scores], model: str) -> None:
 def read_scores(out: Path) -> dict[str, Scores]:
     """What was written into a folder, by suite. Raises ValueError when it holds no results, or naming the file that holds what is no sample
     of a suite, whatever it holds instead."""
-    if not (out / RESULTS).is_file():
+    if own_file(out, RESULTS) is None:
         raise ValueError(f"{out} holds no results ({RESULTS}); `burnish evaluate CHECKPOINT --suite … --out {out}` writes them")
     found = dict[str, Scores]()
-    for file in sorted(file for file in out.glob("*.parquet") if not file.is_symlink()):
+    for file in own_files(out, "*.parquet"):
         scores = _read(file)
         if scores.suite in found:
             raise ValueError(f"{file}: another file of {out} holds {scores.suite} too; remove one of them")
