@@ -85,6 +85,11 @@ def test_what_rounding_left_is_no_advantage_of_any_estimator(advantage, rewards:
     assert beside[3 * len(rewards) :].any()
 
 
+def test_groups_that_differ_from_each_other_by_rounding_are_no_deviation_of_a_batch() -> None:
+    assert not reinforce_pp(groups([Reward(1.0), Reward(1.0)], [Reward(1.000003), Reward(1.000003)])).any()
+    assert best_of(np.array([1.0, 1.000003]), 2).tolist() == [0.0, 0.0]
+
+
 def test_what_rounding_left_of_large_terms_is_no_advantage() -> None:
     """Two sums of terms of 1000 that differ by 1e-4, within 2e-7 of 1000; with terms of 1 they differ."""
     for size, equal in ((1000.0, True), (1.0, False)):
