@@ -199,6 +199,7 @@ def test_summary_of_an_evaluation() -> None:
 
 def test_summary_survives_json_unchanged() -> None:
     result = summarize([episode("t1", 1.0, labels=said("a", "b")), episode("t2", 0.0)], "verdict")
+    assert result.best_constant is None, "of one answer there is no policy that could tell another"
     assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 

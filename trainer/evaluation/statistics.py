@@ -128,7 +128,7 @@ def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "samp
         confusion=counts,
         recall=recall,
         macro_recall=math.fsum(recall.values()) / len(recall) if recall else None,
-        best_constant=best_constant(counts) if counts else None,
+        best_constant=best_constant(counts) if len(counts) > 1 else None,  # always right says nothing where one answer is ever expected
         failures=dict(sorted(failures.items())),
         truncations=dict(sorted(Counter(str(e.truncation) for e in rewarded if e.truncation).items())),
     )
