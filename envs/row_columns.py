@@ -7,12 +7,13 @@ from io import BufferedReader
 from typing import Any, Final
 
 from ..rpc.extras import require
+from .column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes
 from .row_files import Unreadable, is_packed, size_of
 
 COLUMN_ROWS: Final = 64
 """Rows of a Parquet file that are in memory at once; of an Arrow file, as many as it was written with."""
 BATCH_BYTES: Final = 512 << 20
-"""What they may take, or the whole of an Arrow file that is larger: a file of a few kilobytes may claim gigabytes."""
+"""What they may take, told before they do, or the whole of an Arrow file that is larger: a file of a few kilobytes may claim gigabytes."""
 
 Value = dict[str, Any] | ValueError
 """A row, or why it cannot be read."""
@@ -31,8 +32,9 @@ def column_rows(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator
     number = 0
     try:
         for batch in _arrow_batches(stream) if arrow else _parquet_batches(stream):
-            if batch.nbytes > max(BATCH_BYTES, size_of(stream) if arrow else 0):
-                raise Unreadable(f"{file}: {batch.num_rows} rows after row {number} take {batch.nbytes} bytes, more than {BATCH_BYTES}")
+            claimed = sum(map(value_bytes, batch.columns))
+            if claimed > max(BATCH_BYTES, size_of(stream) if arrow else 0):
+                raise Unreadable(f"{file}: {batch.num_rows} rows after row {number} take {claimed} bytes, more than {BATCH_BYTES}")
             names = batch.schema.names
             if len(set(names)) < len(names):
                 raise Unreadable(f"{file}: a column's name stands there twice: {', '.join(names)}")
@@ -40,27 +42,49 @@ def column_rows(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator
                 for value in _values(batch.slice(start, COLUMN_ROWS)):
                     number += 1
                     yield number, value
-    except (ArrowException, MemoryError, OSError) as error:
+    except Unreadable:
+        raise
+    except (ArrowException, MemoryError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise Unreadable(f"{file}: the file cannot be read after row {number}: {(str(error).splitlines() or ['no memory'])[0]}") from error
 
 
 def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile, read_metadata
 
-    yield from ParquetFile(stream).iter_batches(batch_size=COLUMN_ROWS)
+    metadata = read_metadata(stream)
+    check_values(metadata, size_of(stream))
+    columns = dictionary_columns(metadata)
+    stream.seek(0)
+    yield from ParquetFile(stream, read_dictionary=columns).iter_batches(batch_size=COLUMN_ROWS)
 
 
 def _arrow_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
-    """Of a file or of a stream, which is what `datasets` saves."""
+    """Of a file, which is a stream between two marks, or of a stream, which is what `datasets` saves."""
+    from pyarrow import PythonFile, ipc
+
+    begin = 8 if stream.peek(6)[:6] == b"ARROW1" else 0
+    most = max(BATCH_BYTES, size_of(stream))
+    stream.seek(begin)
+    source = PythonFile(stream, "r")
+    for message in _messages(source):
+        claimed = unpacked_bytes(message)
+        if claimed > most:
+            raise ValueError(f"rows that were written together take {claimed} bytes, more than {most}")
+    stream.seek(begin)
+    yield from ipc.open_stream(stream)
+
+
+def _messages(source: Any) -> Iterator[Any]:
+    """Of Arrow's stream, as they lie in the file."""
     from pyarrow import ipc
 
-    if stream.peek(6)[:6] == b"ARROW1":
-        reader = ipc.open_file(stream)
-        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
-    else:
-        yield from ipc.open_stream(stream)
+    while True:
+        try:
+            yield ipc.read_message(source)
+        except EOFError:
+            return
 
 
 def _values(batch: Any) -> list[Value]:

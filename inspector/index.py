@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..rollout.store.moments import Moment, moments
+from ..rollout.store.own_files import own_file, read_whole
 from .database import Database
 
 FOLDER = ".index"
@@ -219,18 +220,19 @@ def _segment(folder: Path) -> tuple[Segment, dict[str, Stamp]] | None:
     """A segment, and the files that it covers as they were; None for a folder that holds none, or one of another version."""
     try:
         return _read_segment(folder, (folder / "segment.json").stat().st_mtime_ns)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, AttributeError):
         return None
 
 
 @lru_cache(maxsize=4096)
 def _read_segment(folder: Path, changed: int) -> tuple[Segment, dict[str, Stamp]] | None:
-    record = json.loads((folder / "segment.json").read_bytes())
+    own_file(folder, "segment.json")
+    record = json.loads(read_whole(folder / "segment.json"))
     if record["version"] != VERSION:
         return None
     parts = tuple(f"words-{i}.parquet" for i in range(len(record["words"])))
-    if any((folder / name).is_symlink() for name in ("segment.json", "rows.parquet", *parts)):
-        return None
+    for name in ("rows.parquet", *parts):
+        own_file(folder, name)
     stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
     failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
     words = tuple(str(folder / name) for name in parts)

@@ -11,6 +11,8 @@ from typing import Any, Literal, cast, get_args
 
 from ..rollout.store.episodes import text
 from ..rollout.store.moments import Moment, Split
+from ..rollout.store.own_files import own_file
+from ..rollout.store.reading import check_row, check_store, check_tokens
 from ..rollout.store.records import Mode
 from .database import Database
 from .index import SAID, SUMMARY, WORDS, coverage
@@ -92,12 +94,12 @@ class Library:
         rows = " UNION ALL ".join(f"SELECT * FROM ({question})" for question, _ in tops)
         values = [value for _, inserted in tops for value in inserted]
         question = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
-        return total, self._db.ask(question, [*values, wanted.most, wanted.first], hits=hits)
+        return total, _checked(self._db.ask(question, [*values, wanted.most, wanted.first], hits=hits))
 
     def choices(self) -> dict[str, list[Any]]:
         """The values there are of what can be chosen: phase, step, split, mode, failure, truncation."""
         covered = coverage(self._folder)
-        rest = covered.beyond(self._beyond)
+        rest = _store_files(covered.beyond(self._beyond))
         found: dict[str, set[Any]] = {name: {getattr(one, name) for one in covered.moments} for name in ("phase", "step", "split", "mode")}
         found["failure"] = {kind for segment in covered.segments for kind in segment.failures}
         found["truncation"] = {kind for segment in covered.segments for kind in segment.truncations}
@@ -113,13 +115,15 @@ class Library:
         if not found:
             return None
         row = found[0]
-        return {**row, "messages": json.loads(row["messages"]), "turn_parts": json.loads(row["turn_parts"] or "{}")}
+        check_row(row)
+        check_tokens(row)
+        return {**row, "messages": _read(row, "messages", list, dict), "turn_parts": _read(row, "turn_parts", dict, list)}
 
     def group(self, phase: str, step: int, split: str, mode: str, task: str) -> list[dict[str, Any]]:
         """The episodes of one task at one moment, in the order of their samples."""
         file = self._file(phase, step, split, mode)
         question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample"
-        return self._db.ask(question, [[str(file)], text(task)]) if file else []
+        return _checked(self._db.ask(question, [[str(file)], text(task)])) if file else []
 
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
         """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval.
@@ -150,12 +154,15 @@ class Library:
         """The file of a moment, if the names make one."""
         asked = Moment(phase, step, cast(Split, split), cast(Mode, mode))
         file = self._folder / asked.file if Moment.of(Path(asked.file)) == asked else None
-        return file if file is not None and file.is_file() and not file.is_symlink() else None
+        if file is None or own_file(self._folder.parent, f"{self._folder.name}/{file.name}") is None:
+            return None
+        check_store(file)
+        return file
 
     def _parts(self, wanted: Wanted) -> tuple[list[_Part], Any]:
         """The wanted episodes, as far as the index covers the store and beyond; and a table of those in the index that hold the text."""
         covered, hits = coverage(self._folder), None
-        rest, indexed = covered.beyond(self._beyond), [segment.rows_file for segment in covered.segments]
+        rest, indexed = _store_files(covered.beyond(self._beyond)), [segment.rows_file for segment in covered.segments]
         asked, values = _where(wanted)
         words = self._words(wanted.text) if wanted.text else []
         if wanted.text and not words:
@@ -188,6 +195,31 @@ class Library:
         if len(row["words"]) > MOST_WORDS:
             raise ValueError(f"text: {MOST_WORDS} words can be searched for at once, not {len(row['words'])}")
         return sorted(row["words"], key=lambda word: (-len(word), word))
+
+
+def _store_files(files: list[str]) -> list[str]:
+    for file in files:
+        check_store(Path(file))
+    return files
+
+
+def _checked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for row in rows:
+        check_row(row)
+    return rows
+
+
+def _read(row: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
+    """A column of JSON. Raises ValueError when it holds none, or something else."""
+    try:
+        value = json.loads(row[name]) if row[name] is not None else kind()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name}: {error}") from None
+    items: list[Any] = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    fits = isinstance(value, kind) and all(isinstance(one, inner) for one in items)
+    if not fits or (inner is list and not all(type(number) in (int, float) for one in items for number in one)):
+        raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not what is stored there")
+    return value
 
 
 def _is_short(word: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ..envs.types import Bool, Int32, Message, ToolCall
+from .chat_template import Unbounded, render_chat
 from .control_tokens import ControlTokens
 
 PLACEHOLDER = "PLACEHOLDER"
@@ -39,8 +40,10 @@ class Tokenizer(Protocol):
     @property
     def added_tokens_decoder(self) -> Mapping[int, Any]: ...
     def __call__(self, text: str, /, **kwargs: Any) -> Any: ...
+    @property
+    def special_tokens_map(self) -> Mapping[str, Any]: ...
     def get_vocab(self) -> dict[str, int]: ...
-    def apply_chat_template(self, conversation: Any, /, **kwargs: Any) -> Any: ...
+    def get_chat_template(self, chat_template: Any = None, tools: Any = None, /) -> str: ...
     def encode(self, text: str, /, **kwargs: Any) -> list[int]: ...
     def decode(self, ids: Any, /, **kwargs: Any) -> str: ...
 
@@ -57,7 +60,8 @@ class Said:
 
 
 class Renderer(Protocol):
-    """Renders conversations of one model, always whole. Rendering raises ValueError on a conversation that the template refuses."""
+    """Renders conversations of one model, always whole. Rendering raises ValueError on a conversation that the template refuses, or that it
+    does not come to an end with (`Unbounded`)."""
 
     @property
     def append_only(self) -> bool:
@@ -210,12 +214,13 @@ class TemplateRenderer:
         rows = given.pop("messages")
         try:
             return self._applied(rows, generate, given)
+        except Unbounded:
+            raise
         except Exception as error:  # a template is a program of somebody else's, and says in its own ways what it does not take
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
     def _applied(self, rows: list[Any], generate: bool, given: Mapping[str, Any]) -> str:
-        apply = self._tokenizer.apply_chat_template
-        return str(apply(rows, tokenize=False, add_generation_prompt=generate, **given, **self.template_args))
+        return render_chat(self._tokenizer, rows, generate, {**given, **self.template_args})
 
     def _decode(self, ids: list[int]) -> str:
         """Ids as text in the place they are sampled at: after a token, not at the beginning, where a decoder drops a space."""
@@ -242,6 +247,8 @@ class TemplateRenderer:
         given: dict[str, Any] = {"tools": list(tools)} if tools else {}
         try:
             text = self._applied([message.to_dict() for message in messages], True, given)
+        except Unbounded:
+            raise
         except Exception:  # a template is a program of somebody else's
             return None
         return PLACEHOLDER in text

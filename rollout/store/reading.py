@@ -5,6 +5,7 @@ that are known, and a file that is not of that form is named with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...envs.column_sizes import check_values, dictionary_columns, value_bytes
 from ...envs.types import Bool, Float32, Int32
 from .episodes import MEASURED, SCHEMA
 
@@ -47,6 +49,48 @@ def stored_rows(file: Path, columns: pa.Schema, what: str, most: int | None = No
     except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{file}: cannot be read as {what}: {said[0]:.300}") from None
+
+
+def check_store(file: Path) -> None:
+    """Raise ValueError naming a file of a store that cannot be read, or lacks a column of `SCHEMA`, or holds one of another type."""
+    try:
+        _checked_store(file, file.stat().st_mtime_ns)
+    except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{file}: cannot be read as stored episodes: {said[0]:.300}") from None
+
+
+@lru_cache(maxsize=1 << 16)
+def _checked_store(file: Path, changed: int) -> None:
+    _check_columns(pq.read_schema(file), SCHEMA)
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Raise ValueError naming the first column of `SCHEMA` in a row that is null, or holds nulls, and may not.
+
+    Example: `check_row({"reward": None, "messages": "[]"})`.
+    """
+    if {"reward", "failure"} <= row.keys() and row["reward"] is None and row["failure"] is None:
+        raise ValueError(f"the stored episodes cannot be read: episode {row.get('episode')!r:.80} has neither a reward nor a failure")
+    for name in (name for name in SCHEMA.names if name in row):
+        if (row[name] is None and name not in MAY_BE_NULL) or (name in ("parts", "labels", "metrics", "turns") and _holds_null(row[name])):
+            raise ValueError(f"the stored episodes cannot be read: episode {row.get('episode')!r:.80}: {name} is null")
+
+
+def _holds_null(value: Any) -> bool:
+    """Whether something within a value is null."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return any(item is None or _holds_null(item) for item in items)
+
+
+def check_tokens(row: Mapping[str, Any]) -> None:
+    """Raise ValueError naming the column of a whole row whose values are not as many as its `lengths` say, or are null."""
+    lengths, names = row["lengths"], ("token_ids", "mask", "version", "sampler_logprobs", *MEASURED)
+    whole = sum(lengths) if all(type(length) is int and length > 0 for length in lengths) else -1
+    for name in names:
+        values = row[name]
+        if values is not None and (len(values) != whole or any(value is None for value in values)):
+            raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not as long as lengths says")
 
 
 def stored_note(file: Path, key: str, what: str) -> bytes:
@@ -90,12 +134,15 @@ def stored_sequences(row: Mapping[str, Any], vocabulary: int) -> list[Sampled]:
 
 def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str, Any]]:
     used = 0
-    with pq.ParquetFile(file) as stored:
-        _check_columns(stored.schema_arrow, columns)
+    _check_columns(pq.read_schema(file), columns)
+    metadata = pq.read_metadata(file)
+    check_values(metadata, file.stat().st_size)
+    with pq.ParquetFile(file, read_dictionary=dictionary_columns(metadata)) as stored:
         for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=columns.names):
-            if batch.nbytes > BATCH_BYTES:
-                raise ValueError(f"{BATCH_ROWS} of its rows take {batch.nbytes} bytes, more than {BATCH_BYTES}")
-            used += batch.nbytes + ROW_BYTES * batch.num_rows
+            claimed = sum(map(value_bytes, batch.columns))
+            if claimed > BATCH_BYTES:
+                raise ValueError(f"{BATCH_ROWS} of its rows take {claimed} bytes, more than {BATCH_BYTES}")
+            used += claimed + ROW_BYTES * batch.num_rows
             if most is not None and used > most:
                 raise ValueError(f"its rows take more than {most} bytes together")
             for column in columns:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.registry import did_you_mean
+from ...rollout.chat_template import render_chat
 from ...rollout.tokenizer import load_tokenizer
 from .config_file import check_architecture
 from .folder import (
@@ -264,11 +265,10 @@ def _verify(folder: Path) -> None:
 def _check_chat_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
     question, answer = {"role": "user", "content": "Is part 17 good?"}, {"role": "assistant", "content": "pass"}
     try:
-        prompt = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template([question, answer], tokenize=False)
+        prompt = render_chat(tokenizer, [question], generate=True)
+        whole = render_chat(tokenizer, [question, answer], generate=False)
     except Exception as error:  # a template is a program of its own and fails in its own ways
         raise ValueError(f"the chat template of {folder} does not render a user and an assistant message: {_first_line(error)}") from error
-    assert isinstance(prompt, str) and isinstance(whole, str)
     tail = tokenizer.encode(whole.rpartition("pass")[2], add_special_tokens=False)
     stops = stop_token_ids(folder)
     if not set(tail) & set(stops):

@@ -1,0 +1,148 @@
+"""What columns take in memory once they are Python's values, told before they are: a file of kilobytes may claim gigabytes.
+
+Parquet stores a text that repeats once, and so many numbers that point at it; it is read in that form (`dictionary_columns`), and measured
+in it (`value_bytes`). Arrow's buffers are compressed one by one, and each says how long it becomes (`unpacked_bytes`).
+
+Not bounded: a page of Parquet is unpacked whole, and the page says itself how large it becomes, at most 2 GiB.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+FREE_BYTES: Final = 512 << 20
+MOST_RATIO: Final = 250
+"""Values may take so much, or so many times the size of their file."""
+WIDTHS: Final = {"BOOLEAN": 1, "INT64": 8, "DOUBLE": 8, "INT96": 12}
+"""Bytes of a value in memory, by its kind; of a pointer to one, and of the others, four."""
+REPEATED: Final = "BYTE_ARRAY"
+"""The kind of Parquet's columns that can be read as pointers to values."""
+
+
+def dictionary_columns(metadata: Any) -> list[str]:
+    """The columns of a Parquet file, by their paths, that are to be read as values and pointers to them (`read_dictionary`).
+
+    metadata: a `FileMetaData`. Example: `ParquetFile(file, read_dictionary=dictionary_columns(read_metadata(file)))`.
+    """
+    columns = [metadata.schema.column(i) for i in range(len(metadata.schema))]
+    return [column.path for column in columns if column.physical_type == REPEATED]
+
+
+def check_values(metadata: Any, size: int) -> None:
+    """Raise ValueError when a row group of a Parquet file has more values than a file of so many bytes can be meant to have.
+
+    A number that repeats is stored once with how often it does, so that one row may hold any number of them.
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        claimed = sum(chunk.num_values * WIDTHS.get(chunk.physical_type, 4) for chunk in chunks)
+        if claimed > max(FREE_BYTES, MOST_RATIO * size):
+            raise ValueError(f"rows that were written together hold {claimed} bytes of values, more than {MOST_RATIO} times the file")
+
+
+def value_bytes(array: Any) -> int:
+    """Bytes of what an array of pyarrow holds, values counted as often as they are pointed at.
+
+    Raises ValueError for kinds whose values may share their bytes in other ways: views, and runs.
+
+    Example: `value_bytes(pa.array(["abc", "abc"]).dictionary_encode())` is about `2 * 3 + 2 * 4`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return int(array.indices.nbytes) + _pointed_at(array)
+    if pa.types.is_struct(kind):
+        return sum(value_bytes(child) for child in array.flatten())
+    if pa.types.is_map(kind):
+        return value_bytes(pc.list_flatten(array.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return int(array.nbytes) if not _holds_dictionaries(kind) else 8 * len(array) + value_bytes(array.flatten())
+    if isinstance(array, pa.ExtensionArray):
+        return value_bytes(array.storage)
+    if any(word in str(kind) for word in ("_view", "run_end")):
+        raise ValueError(f"a column is {str(kind)[:60]}, which is not read; write it as its plain kind")
+    return int(array.nbytes)
+
+
+def _pointed_at(array: Any) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values, pointers = array.dictionary, array.indices.drop_null()
+    if not len(pointers) or not len(values):
+        return 0
+    if str(values.type) in ("string", "large_string", "binary", "large_binary"):
+        lengths = pc.fill_null(pc.binary_length(values), 0)
+        return int(pc.sum(lengths.take(pointers)).as_py() or 0)
+    if pa.types.is_primitive(values.type):
+        return 8 * len(pointers)
+    return len(pointers) * max(value_bytes(values.slice(i, 1)) for i in range(len(values)))
+
+
+def _holds_dictionaries(kind: Any) -> bool:
+    return "dictionary" in str(kind) or any(word in str(kind) for word in ("_view", "run_end", "extension"))
+
+
+def unpacked_bytes(message: Any) -> int:
+    """What the buffers of a message of Arrow's stream become once unpacked; 0 where they are not compressed, or there are none.
+
+    The head of a message is a flatbuffer (https://arrow.apache.org/docs/format/Columnar.html#recordbatch-message), of which pyarrow shows
+    nothing, so that it is read here. Raises ValueError when it is damaged.
+    """
+    head = message.metadata.to_pybytes()
+    try:
+        start = _Table(head, struct.unpack_from("<I", head)[0])
+        batch = start.table(2)
+        if start.number(1, "B") == 2 and batch is not None:  # values that pointers point at
+            batch = batch.table(1)
+        if start.number(1, "B") not in (2, 3) or batch is None or batch.place(3) is None:
+            return 0
+        return sum(_unpacked(message.body, offset, length) for offset, length in batch.pairs(2))
+    except struct.error as error:
+        raise ValueError(f"a message is damaged: {error}") from None
+
+
+def _unpacked(body: Any, offset: int, length: int) -> int:
+    """Each compressed buffer begins with how long it becomes, -1 where it is as it was."""
+    if length < 8 or not 0 <= offset <= body.size - 8:
+        return max(0, length)
+    declared = int(struct.unpack_from("<q", body, offset)[0])
+    return declared if declared >= 0 else length
+
+
+class _Table:
+    """A table of a flatbuffer: its fields are found through a table of their places."""
+
+    def __init__(self, content: bytes, at: int) -> None:
+        self._content, self._at = content, at
+        self._places = at - struct.unpack_from("<i", content, at)[0]
+        if self._places < 0:
+            raise struct.error("a table lies before its beginning")
+
+    def place(self, field: int) -> int | None:
+        (size,) = struct.unpack_from("<H", self._content, self._places)
+        if 4 + 2 * field >= size:
+            return None
+        (offset,) = struct.unpack_from("<H", self._content, self._places + 4 + 2 * field)
+        return self._at + offset if offset else None
+
+    def number(self, field: int, form: str) -> int:
+        at = self.place(field)
+        return 0 if at is None else int(struct.unpack_from(f"<{form}", self._content, at)[0])
+
+    def table(self, field: int) -> _Table | None:
+        at = self.place(field)
+        return None if at is None else _Table(self._content, at + struct.unpack_from("<I", self._content, at)[0])
+
+    def pairs(self, field: int) -> list[tuple[int, int]]:
+        at = self.place(field)
+        if at is None:
+            return []
+        at += struct.unpack_from("<I", self._content, at)[0]
+        (count,) = struct.unpack_from("<I", self._content, at)
+        if count > len(self._content) // 16:
+            raise struct.error("more buffers than a head can name")
+        return [struct.unpack_from("<qq", self._content, at + 4 + 16 * i) for i in range(count)]

@@ -1,0 +1,209 @@
+"""Chat templates rendered within bounds: a template comes with its model, and is a program of whoever made that.
+
+jinja2's sandbox keeps a template from reaching anything, but not from going on for ever (two loops over `range(99999)`) or from making a
+text that fills the memory (`'a' * 10**10`). So every turn of a loop, every call of a macro and every number of a range is a step, of which
+a rendering has so many and so much time, and what is multiplied, added or joined is measured first.
+
+Not bounded are single filters and methods of texts (`center(10**10)`, `replace` of many short texts by long ones).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final
+
+from jinja2 import Template, nodes
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+MOST_STEPS: Final = 1_000_000
+"""Of one rendering; a conversation of a thousand messages takes some thousands."""
+DEADLINE_S: Final = 60.0
+MOST_CHARACTERS: Final = 64 << 20
+"""Of one rendering, and of one value within it."""
+MOST_BITS: Final = 10_000
+"""Of a number."""
+
+
+class Unbounded(ValueError):
+    """A template that takes more steps, time or memory than a conversation can need."""
+
+
+@dataclass
+class _Budget:
+    """What is left of one rendering."""
+
+    ends: float
+    steps: int = MOST_STEPS
+
+    def take(self, steps: int) -> None:
+        self.steps -= steps
+        if self.steps < 0:
+            raise Unbounded(f"the chat template takes more than {MOST_STEPS:,} steps, as a loop without end does")
+        if time.monotonic() > self.ends:
+            raise Unbounded(f"the chat template takes more than {DEADLINE_S:g} s")
+
+
+_BUDGET: ContextVar[_Budget] = ContextVar("budget")
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """The text of a template, as `transformers` renders it.
+
+    values: its variables. Raises what the template raises, and `Unbounded`.
+
+    Example: `rendered("{{ messages[0].content }}", {"messages": [{"role": "user", "content": "hi"}]})`.
+    """
+    token = _BUDGET.set(_Budget(time.monotonic() + DEADLINE_S))
+    try:
+        pieces, length = list[str](), 0
+        for piece in _compiled(template).generate(**values):
+            length += len(piece)
+            _check_length(length)
+            pieces.append(piece)
+        return "".join(pieces)
+    finally:
+        _BUDGET.reset(token)
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Any], generate: bool, given: Mapping[str, Any] | None = None) -> str:
+    """A conversation in the chat template of a tokenizer, as its `apply_chat_template` renders it.
+
+    messages: as the template takes them. generate: up to where the assistant begins to speak. given: `tools`, and further variables of the
+    template. Raises as `rendered` does, and ValueError when the tokenizer has no template.
+    """
+    more = dict(given or {})
+    told = {**tokenizer.special_tokens_map, "tools": None, "documents": None, **more}
+    template = tokenizer.get_chat_template(None, more.get("tools"))
+    return rendered(template, {**told, "messages": list(messages), "add_generation_prompt": generate})
+
+
+class _Steps(Extension):
+    """Counts, and takes `{% generation %}`, which marks what an assistant says and changes nothing of the text."""
+
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+    def step(self) -> bool:
+        _BUDGET.get().take(1)
+        return True
+
+    def concat(self, *values: Any) -> str:
+        texts = [str(value) for value in values]
+        _check_length(sum(map(len, texts)))
+        return "".join(texts)
+
+
+class _Counted(NodeTransformer):
+    """Puts a step at the beginning of everything that can be repeated."""
+
+    def __init__(self, steps: _Steps) -> None:
+        self.steps = steps
+
+    def _call(self, name: str, values: Sequence[nodes.Expr] = ()) -> nodes.Call:
+        return self.steps.call_method(name, list(values), lineno=1)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # jinja2's names
+        if node.test is not None:
+            node.test = nodes.And(self._call("step"), node.test, lineno=node.lineno)
+        return self.visit_Macro(node)
+
+    def visit_Macro(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(self._call("step"), lineno=node.lineno))
+        return node  # type: ignore[no-any-return]
+
+    visit_CallBlock = visit_Macro
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return self._call("concat", node.nodes)
+
+
+class _Bounded(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Steps, LoopControlExtension])
+        self.filters["tojson"] = _to_json
+        self.globals |= {"range": _range, "raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        steps = self.extensions[_Steps.identifier]
+        assert isinstance(steps, _Steps)
+        return _Counted(steps).visit(super()._parse(source, name, filename))  # type: ignore[no-any-return]
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+            _check_length((len(left) + len(right)) * _bytes_each(left))
+        elif operator == "*":
+            for one, times in ((left, right), (right, left)):
+                if isinstance(one, str | bytes | list | tuple) and isinstance(times, int):
+                    _check_length(len(one) * max(0, times) * _bytes_each(one))
+            _check_number(left, right)
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _check_number(*[left] * min(abs(right), MOST_BITS + 1))
+        elif operator == "%" and isinstance(left, str):
+            _check_format(left, right)
+        return super().call_binop(context, operator, left, right)
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    return _Bounded().from_string(template)
+
+
+def _bytes_each(value: Any) -> int:
+    return 1 if isinstance(value, str | bytes) else 64
+
+
+def _range(*ends: int) -> range:
+    numbers = range(*ends)
+    _BUDGET.get().take(len(numbers))
+    return numbers
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if isinstance(indent, int):
+        _check_length(1000 * indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _check_length(length: int) -> None:
+    if length > MOST_CHARACTERS:
+        raise Unbounded(f"the chat template makes more than {MOST_CHARACTERS:,} characters")
+
+
+def _check_number(*factors: Any) -> None:
+    if sum(one.bit_length() for one in factors if isinstance(one, int)) > MOST_BITS:
+        raise Unbounded(f"the chat template makes a number of more than {MOST_BITS:,} bits")
+
+
+def _check_format(form: str, values: Any) -> None:
+    """Of `'%9d' % values`: no width that is longer than a text may be."""
+    widths = [int(digits[-12:]) for digits in "".join(one if one.isdigit() else " " for one in form).split()]
+    given = values if isinstance(values, tuple) else (values,)
+    _check_length(max([*widths, *(one for one in given if "*" in form and isinstance(one, int)), 0]))

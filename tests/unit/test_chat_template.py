@@ -1,0 +1,97 @@
+"""Chat templates within bounds: what is rendered is what transformers renders, and a template without end is stopped by what it does."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.chat_templates import FAMILIES, family_tokenizer
+
+from burnish.rollout import chat_template
+from burnish.rollout.chat_template import Unbounded, render_chat, rendered
+from burnish.rollout.renderers import TemplateRenderer
+from burnish.trainer.models.importing import ModelSize, new_model, verify_model
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(300)]
+
+TALK: list[dict[str, Any]] = [
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": " 4 \n"},
+    {"role": "user", "content": "and <b>&'\"?"},
+]
+TOOL = {"type": "function", "function": {"name": "add", "description": "Ädds.", "parameters": {"type": "object", "properties": {}}}}
+NO_END = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for a in range(1001) if range(1001)|length < 0 %}{% endfor %}",
+    "{% set c = 'x' * 2000 %}{% for a in c %}{% for b in c %}{% endfor %}{% endfor %}",
+    "{% set c = 'x' * 2000 %}{% for a in c %}{% for b in c if b == a and false %}{% endfor %}{% endfor %}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+    "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+)
+TOO_LARGE = (
+    "{{ 'a' * 4000000000 }}", "{{ 4000000000 * 'a' }}", "{{ 2 ** 4000000000 }}", "{{ '%4000000000d' % 1 }}",
+    "{{ '%*d' % (4000000000, 1) }}",
+    "{% set ns = namespace(x='a') %}{% for a in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x='a') %}{% for a in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% for a in range(1000) %}{{ 'a' * 1000000 }}{% endfor %}", "{{ [1]|tojson(indent=4000000000) }}",
+    "{% set ns = namespace(x=7) %}{% for a in range(40) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+)  # fmt: skip
+
+
+def tokenizer_with(template: str) -> Any:
+    tokenizer = copy.deepcopy(family_tokenizer("chatml"))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tools", [None, [TOOL]])
+def test_what_is_rendered_is_what_transformers_renders(family: str, tools: Any) -> None:
+    tokenizer = family_tokenizer(family)
+    for talk in (TALK, TALK[:2], TALK[:1]):
+        for generate in (True, False):
+            theirs = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=generate, tools=tools)
+            assert render_chat(tokenizer, talk, generate, {"tools": tools}) == theirs
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}!",
+        "  {%- for m in messages if m.role == 'user' %}{{ loop.index }}{% if loop.last %}{% break %}{% endif %}\n{% endfor %}",
+        "{% macro m(x) %}<{{ x }}{{ caller() }}>{% endmacro %}{% call m(2) %}b{% endcall %}{{ 1 ~ 'a' ~ none }}",
+        "{{ [1, 'é']|tojson }}{{ {'b': 1, 'a': 2}|tojson(indent=2) }}{{ 'a' * 3 + 'b' }}{{ 7 % 4 }}{{ '%3d' % 5 }}{{ 2 ** 10 }}",
+        "{% for k in range(3) recursive %}{{ k }}{% else %}none{% endfor %}{{ messages|map(attribute='role')|join(',') }}",
+        "{% set step = 1 %}{% for m in messages %}{{ step }}{% endfor %}{{ strftime_now('%Y')|length }}",
+    ],
+)
+def test_every_statement_means_what_it_means_to_transformers(template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    assert render_chat(tokenizer, TALK, True) == tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("template", [*NO_END, *TOO_LARGE])
+def test_a_template_without_end_is_stopped(template: str) -> None:
+    with pytest.raises(Unbounded, match=r"the chat template (takes|makes)"):
+        rendered(template, {"messages": TALK})
+    assert rendered("{{ range(9)|length }}", {}) == "9", "each rendering has a budget of its own"
+
+
+def test_a_rendering_has_so_much_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "DEADLINE_S", -1.0)
+    with pytest.raises(Unbounded, match="takes more than"):
+        rendered("{% for m in messages %}{% endfor %}", {"messages": TALK})
+
+
+def test_whoever_renders_says_so(tmp_path: Path) -> None:
+    new_model(["some text"], tmp_path / "m", ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=64))
+    file = tmp_path / "m" / "chat_template.jinja"
+    file.write_text(file.read_text() + NO_END[0])
+    with pytest.raises(ValueError, match="takes more than 1,000,000 steps"):
+        verify_model(tmp_path / "m")
+    with pytest.raises(Unbounded):
+        TemplateRenderer(tokenizer_with(NO_END[0]))
+    shutil.rmtree(tmp_path / "m")

@@ -1,0 +1,124 @@
+"""Files of kilobytes that claim gigabytes: what they claim is told before it is taken."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import ipc
+
+from burnish.envs import column_sizes, row_columns
+from burnish.envs.column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes
+from burnish.envs.rows import Row, read_rows
+from burnish.rollout.store import reading
+from burnish.rollout.store.episodes import SCHEMA
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(300)]
+
+LONG = "x" * 24_000_000
+MANY = 2_000_000
+
+
+def messages(stream: bytes) -> list[Any]:
+    source, found = pa.BufferReader(stream), []
+    while True:
+        try:
+            found.append(ipc.read_message(source))
+        except EOFError:
+            return found
+
+
+def as_stream(table: pa.Table, compression: str | None, file: bool = False) -> bytes:
+    out = io.BytesIO()
+    with (ipc.new_file if file else ipc.new_stream)(out, table.schema, options=ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def bomb(folder: Path, name: str) -> Path:
+    """A file of a few kilobytes."""
+    file, repeated = folder / name, pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), pa.array([LONG]))
+    many = pa.ListArray.from_arrays(pa.array([0, MANY], pa.int32()), pa.array(np.full(MANY, 7, np.int32)))
+    if name == "text.parquet":
+        pq.write_table(pa.table({"text": repeated}), file, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
+    elif name == "list.parquet":
+        pq.write_table(pa.table({"ids": many}), file, compression="zstd")
+    elif name == "zeros.arrow":
+        file.write_bytes(as_stream(pa.table({"a": many}), "zstd"))
+    else:
+        file.write_bytes(as_stream(pa.table({"text": repeated}), "zstd", file=name == "file.arrow"))
+    assert file.stat().st_size < 20_000
+    return file
+
+
+@pytest.mark.parametrize("name", ["text.parquet", "stream.arrow", "file.arrow"])
+def test_a_small_file_takes_no_gigabytes(name: str, tmp_path: Path) -> None:
+    """64 rows of one text of 24 MB: 1.5 GB as Python's values, and several times that on the way."""
+    code = (
+        "import resource, sys, pyarrow.parquet\nfrom burnish.envs.rows import read_rows\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: print(len(list(read_rows(sys.argv[1]))))\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bomb(tmp_path, name)], capture_output=True, text=True, check=True, timeout=200)
+    said, megabytes = done.stdout.strip().splitlines()
+    assert "more than" in said and int(megabytes) < 500, done.stdout
+
+
+@pytest.mark.parametrize("name", ["list.parquet", "zeros.arrow"])
+def test_numbers_that_repeat_are_counted_before_they_are_unpacked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bomb(tmp_path, name)
+    assert len(list(read_rows(file))) == 1
+    monkeypatch.setattr(row_columns, "BATCH_BYTES", 4 * MANY - 1)
+    monkeypatch.setattr(column_sizes, "FREE_BYTES", 4 * MANY - 1)
+    monkeypatch.setattr(row_columns, "value_bytes", lambda array: pytest.fail("the values are there already"))
+    with pytest.raises(ValueError, match="rows that were written together"):
+        list(read_rows(file))
+
+
+@pytest.mark.parametrize("name", ["messages", "token_ids"])
+def test_a_store_of_kilobytes_takes_no_gigabytes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = pa.ListArray.from_arrays(pa.array([0, MANY], pa.int32()), pa.array(np.full(MANY, 7, np.int32)))
+    column = many if name == "token_ids" else pa.array(["x" * 1_000_000] * 16)
+    file, kind = tmp_path / "a.parquet", SCHEMA.field(name).type
+    pq.write_table(pa.table({name: column.cast(kind)}), file, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    monkeypatch.setattr(reading, "BATCH_BYTES", 8_000_000)
+    monkeypatch.setattr(column_sizes, "FREE_BYTES", 4 * MANY - 1)
+    with pytest.raises(ValueError, match="more than"):
+        list(reading.stored_rows(file, reading.episode_columns(name), "stored episodes"))
+
+
+def test_values_count_as_often_as_they_are_pointed_at() -> None:
+    text = pa.array(["abc", None, "abc", "de"]).dictionary_encode()
+    assert value_bytes(text) == text.indices.nbytes + 8
+    nested = pa.array([[{"a": "abc"}], [{"a": "abc"}, {"a": "abc"}]])
+    kind = pa.list_(pa.struct([("a", pa.dictionary(pa.int32(), pa.string()))]))
+    assert value_bytes(nested.cast(kind)) >= 9 and value_bytes(pa.array([1, 2], pa.int64())) == 16
+    with pytest.raises(ValueError, match="is not read"):
+        value_bytes(pa.array(["a"], pa.string_view()))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("file", [False, True])
+def test_columns_of_every_kind_are_read_as_they_were(compression: str | None, file: bool, tmp_path: Path) -> None:
+    rows = [{"id": str(i), "n": i, "talk": [{"role": "user", "content": "x" * i}], "deep": {"a": ["b"]}} for i in range(200)]
+    table = pa.Table.from_pylist(rows)
+    table = table.append_column("kind", pa.array(["one", "two"] * 100).dictionary_encode())
+    stream = as_stream(table, compression, file)
+    (tmp_path / "a.arrow").write_bytes(stream)
+    pq.write_table(table, tmp_path / "a.parquet")
+    wanted = [{**row, "kind": ("one", "two")[i % 2]} for i, row in enumerate(rows)]
+    for name in ("a.arrow", "a.parquet"):
+        assert [one.value for one in read_rows(tmp_path / name) if isinstance(one, Row)] == wanted
+    unpacked = sum(unpacked_bytes(message) for message in messages(stream[8:] if file else stream))
+    assert (unpacked > 0) == (compression is not None)
+    assert dictionary_columns(pq.read_metadata(tmp_path / "a.parquet"))
+    check_values(pq.read_metadata(tmp_path / "a.parquet"), 1)
