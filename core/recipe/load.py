@@ -164,7 +164,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # both parsers' own errors, numbers of thousands of digits, nesting
         form = "JSON" if file.suffix == ".json" else "TOML"
-        raise ValueError(f"{file}: not valid {form}: {error}") from error
+        twice = "Cannot declare" in str(error) or "immutable" in str(error)
+        hint = "; a table that stands in { … } on one line takes no further keys: give it a [table] of its own" if twice else ""
+        raise ValueError(f"{file}: not valid {form}: {error}{hint}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file}: must hold a JSON object, not a {kind_of(data)}")
     check_depth(data, str(file))

@@ -68,6 +68,8 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         owner = model_at(model, where[:-1])
+        if owner is not None and (table := _table_with(str(where[-1]), owner)):
+            return f"unknown key: {where[-1]} stands in the table {'.'.join([*map(str, _written(where[:-1], model)), table])}"
         return f"unknown key{did_you_mean(str(where[-1]), list(owner.model_fields)) if owner else ''}"
     if kind == "missing":
         owner = model_at(model, where[:-1])
@@ -79,6 +81,15 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
         form = field.description if field and field.description else f"of the form {context['pattern']}"
         return f"{_shown(value)} must be {form}"
     return str(context["error"]) if kind == "value_error" else _expected(detail)
+
+
+def _table_with(key: str, owner: type[BaseModel]) -> str | None:
+    """The table within a table that has a key which stands outside it."""
+    for name, field in owner.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        if any(isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields for kind in kinds):
+            return name
+    return None
 
 
 def _expected(detail: ErrorDetails) -> str:

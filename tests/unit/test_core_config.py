@@ -131,6 +131,7 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
     ("addition", "line"),
     [
         ("modle = 1", "r.toml: modle: unknown key; did you mean 'model'?"),
+        ("[rft]\nsteps = 3\nkl_coef = 0.1", "r.toml: rft.kl_coef: unknown key: kl_coef stands in the table rft.objective"),
         ("[rollout]\nmax_turn = 3", "r.toml: rollout.max_turn: unknown key; did you mean 'max_turns'?"),
         (
             '[cpt]\nsteps = 3\ngenerate = "m:f"\nwarmup_steps = 20\nschedule = "cosine"',
@@ -350,6 +351,8 @@ def test_an_environment_must_read_like_an_id(recipe: Callable[[str], Path]) -> N
 
 def test_toml_that_does_not_parse_names_the_line(recipe: Callable[[str], Path]) -> None:
     assert problems(recipe('name = "x"\nseed = = 2\n')) == ["r.toml: not valid TOML: Invalid value (at line 2, column 8)"]
+    (line,) = problems(recipe("rft = { steps = 3 }\n[rft.objective]\nkl_coef = 0.1\n"))
+    assert line.endswith("a table that stands in { … } on one line takes no further keys: give it a [table] of its own")
 
 
 def test_files_that_are_not_there_are_named(recipe: Callable[[str], Path], tmp_path: Path) -> None:
