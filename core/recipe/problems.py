@@ -85,8 +85,8 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
 
 def _table_with(key: str, owner: type[BaseModel]) -> str | None:
     """The table within a table that has a key which stands outside it."""
-    for name, field in owner.model_fields.items():
-        kinds = [field.annotation, *get_args(field.annotation)]
+    for name, info in owner.model_fields.items():
+        kinds = [info.annotation, *get_args(info.annotation)]
         if any(isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields for kind in kinds):
             return name
     return None
