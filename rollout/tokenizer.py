@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .tokenizer_files import check_tokenizer_files
+from .tokenizer_files import check_tokenizer_files, refused_by_tokenizers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and its parsers raise many kinds for one cause
+        tokenizer("a")  # a template of special tokens that are not there is noticed only when it is filled in
+    except BaseException as error:  # transformers and its parsers raise many kinds for one cause
+        if not refused_by_tokenizers(error):
+            raise
         said = str(error).strip().splitlines()
         raise ValueError(
             f"the tokenizer of {folder} cannot be loaded: {type(error).__name__}: {said[0] if said else 'no detail'}"

@@ -34,3 +34,9 @@ def _object(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"the tokenizer of {file.parent} cannot be loaded: {file.name} must hold a JSON object")
     return data
+
+
+def refused_by_tokenizers(error: BaseException) -> bool:
+    """Whether this is how the tokenizers library says that it cannot read a file: an exception of no kind of its own, or a panic of its
+    Rust, which is no `Exception` and cannot be imported."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

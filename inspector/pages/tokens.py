@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from tokenizers import Tokenizer
 
 from ...rollout.store.own_files import own_files, read_whole
+from ...rollout.tokenizer_files import refused_by_tokenizers
 from ..text import number, printable
 
 Colour = Literal["logprob", "advantage", "ratio", "entropy", "version"]
@@ -50,7 +51,9 @@ def _load(file: str) -> Tokenizer:
     content = read_whole(Path(file))
     try:
         return Tokenizer.from_buffer(content)
-    except Exception as error:  # it raises nothing narrower
+    except BaseException as error:
+        if not refused_by_tokenizers(error):
+            raise
         raise ValueError(f"{file}: is no tokenizer: {error!s:.200}") from None
 
 

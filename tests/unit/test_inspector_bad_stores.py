@@ -50,6 +50,15 @@ def junk_tokenizer(run: Path) -> None:
     (run / "checkpoints" / "rft-1" / "model" / "tokenizer.json").write_text("junk")
 
 
+def tokenizer_that_panics(run: Path) -> None:
+    with_row()(run)
+    (run / "checkpoints" / "rft-1" / "model").mkdir(parents=True)
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    whole = {"version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": model}
+    (run / "checkpoints" / "rft-1" / "model" / "tokenizer.json").write_text(json.dumps(whole))
+
+
 def junk_index(run: Path) -> None:
     with_row()(run)
     (run / "episodes" / ".index" / "000001").mkdir(parents=True)
@@ -65,6 +74,7 @@ def junk_index(run: Path) -> None:
         lambda run: pq.write_table(pa.table({"a": [1]}), run / "episodes" / FILE),
         step_as_text,
         junk_tokenizer,
+        tokenizer_that_panics,
         with_row(messages="[" * 5000 + "]" * 5000), with_row(messages="5"), with_row(messages="[5]"), with_row(messages='{"a"'),
         with_row(reward=None),
         with_row(messages=None), with_row(messages='[{"role": ["x"]}]'), with_row(messages='[{"role": "user"}]'),

@@ -124,6 +124,26 @@ def test_a_tokenizer_that_cannot_be_read_is_a_line_that_names_it(copy: Path, nam
         load_tokenizer(copy)
 
 
+PANICS = {
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    "post_processor": {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    },
+}
+
+
+@pytest.mark.parametrize("field", PANICS)
+def test_a_tokenizer_over_which_its_library_panics_is_a_line_that_names_it(copy: Path, field: str) -> None:
+    """A panic is no `Exception`, and one of the two comes only when the tokenizer is used."""
+    said = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps({**said, field: PANICS[field]}))
+    with pytest.raises(ValueError, match=f"the tokenizer of {copy} cannot be loaded: PanicException: "):
+        load_tokenizer(copy)
+
+
 def test_a_pipe_or_a_folder_among_the_weights_is_no_weight_file(copy: Path) -> None:
     """Opening a pipe waits for its other end for ever."""
     weights = copy / "model.safetensors"

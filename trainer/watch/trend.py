@@ -79,12 +79,12 @@ def change(values: Sequence[float], errors: Sequence[float] | None = None) -> Ch
 
 
 Rows = Sequence[Mapping[str, float]]
-"""Metrics of the steps of a phase, in order."""
+"""Metrics of the steps of a phase, in order. Steps that a run recorded without the number of rewarded episodes say nothing here."""
 
 
 def success_change(rows: Rows) -> Change | None:
     """How success has changed over the steps that had a rewarded episode."""
-    seen = [(row["success"], row["rewarded"]) for row in rows if "success" in row]
+    seen = [(row["success"], row["rewarded"]) for row in rows if "success" in row and "rewarded" in row]
     shares = [(success * n + 1) / (n + 2) for success, n in seen]  # Laplace's: an error of 0 at 0 and 1 would be too sure
     errors = [math.sqrt(share * (1 - share) / n) for share, (_, n) in zip(shares, seen, strict=True)]
     return change([success for success, _ in seen], errors)
@@ -92,7 +92,7 @@ def success_change(rows: Rows) -> Change | None:
 
 def reward_change(rows: Rows) -> Change | None:
     """How the mean reward that trains has changed."""
-    seen = [row for row in rows if "reward_mean" in row]
+    seen = [row for row in rows if "reward_mean" in row and "rewarded" in row]
     errors = [row["reward_std"] / math.sqrt(row["rewarded"]) for row in seen]
     return change([row["reward_mean"] for row in seen], errors)
 
