@@ -149,12 +149,12 @@ class Judge:
             create: Any = self._client.chat.completions.create  # its overloads want message types of their own
             answer = await create(model=grader.model, messages=messages, **sampling(grader.sampling_params))
             text = answer.choices[0].message.content
+        except UnfitAnswer as error:
+            raise _failure(FailureKind.VERIFIER_INVALID, grader, str(error)) from error
         except openai.APITimeoutError as error:
             detail = f"no answer within {self.settings.timeout_s:g} s"
             raise _failure(FailureKind.VERIFIER_TIMEOUT, grader, detail) from error
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, UnfitAnswer):
-                raise _failure(FailureKind.VERIFIER_INVALID, grader, str(error.__cause__)) from error
             raise _failure(
                 FailureKind.VERIFIER_UNAVAILABLE, grader, f"cannot be reached: {self._shown(str(error.__cause__ or error))}"
             ) from error
