@@ -61,6 +61,8 @@ BEYOND = {
     "deploy-tools m": TRAIN.format("deploy-tools"),
     "deploy-env burnish/CartPole-v0": TRAIN.format("deploy-env"),
     "undeploy x": TRAIN.format("undeploy"),
+    "package runs/x out": TRAIN.format("package"),
+    "promote out d.toml --model m --version v": TRAIN.format("promote"),
 }
 WITHIN = {
     "--help": "serve-verifier",
@@ -90,6 +92,10 @@ WITHIN = {
     "guard check --help": "POLICY",
     "guard evaluate --help": "PROMPTS",
     "guard serve --help": "POLICY",
+    "keys new --help": "FILE",
+    "keys list --help": "FILE",
+    "keys revoke --help": "FILE",
+    "runs export --help": "RUN",
 }
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 

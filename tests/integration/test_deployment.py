@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,12 @@ def test_a_replica_that_is_killed_loses_no_request_that_had_no_answer_yet(deploy
 
 def replica_of(version: str) -> psutil.Process:
     """The process of a version's one replica."""
-    every = psutil.Process().children(recursive=True)
-    (replica,) = [one for one in every if f"ServeReplica:burnish-clerk-{version}" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that ended meanwhile, or that nobody has waited for
+            if f"ServeReplica:burnish-clerk-{version}" in " ".join(one.cmdline()):
+                found.append(one)
+    (replica,) = found
     return replica
 
 

@@ -216,7 +216,7 @@ def test_a_bundle_is_read_from_files_alone(page: Page, run: Path, tmp_path: Path
 def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Path, address: str, tmp_path: Path, scheme: Any) -> None:
     axe = axe_core()
     page.set_content("<main><img src='x'></main>")
-    assert [one.partition(":")[0] for one in serious_faults(page, axe)] == ["image-alt"]
+    assert "image-alt" in [one.partition(":")[0] for one in serious_faults(page, axe)], "axe finds nothing at all"
     shutil.copytree(run, root / "nano-20260102-000000")
     write_bundle(run, tmp_path / "bundle", 100, Database())
     page.emulate_media(color_scheme=scheme)
