@@ -215,7 +215,7 @@ def test_no_argument_names_code_in_the_run_folder(
         ({"tools": "ray:verdicts"}, "names an address"),
         ({"url": "https://h.example/x"}, "names an address"),
         ({"api_key_env": "AWS_SECRET_ACCESS_KEY"}, "environment_args.api_key_env names a variable or file that holds a secret"),
-        ({"token_file": "/home/me/.token"}, "names a variable or file that holds a secret"),
+        ({"token_file": "/etc/secrets/token"}, "names a variable or file that holds a secret"),
         ({"tools": "service:far"}, "services.far.address names an address"),
     ],
 )
