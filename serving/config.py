@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -82,3 +83,16 @@ def serving_options(config: ServingConfig, **changes: Any) -> ServingConfig:
         first = error.errors(include_url=False)[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise ValueError(f"{where}{first['ctx']['error'] if first['type'] == 'value_error' else first['msg']}") from None
+
+
+def small_text(file: Path, name: str, limit: int) -> str:
+    """The text of a file of settings. name: what errors call it. Raises ValueError, one line, when it is larger than `limit` bytes, is not
+    text, or cannot be read."""
+    try:
+        if file.stat().st_size > limit:
+            raise ValueError(f"{name}: it is larger than {limit} bytes")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: it is not text") from None

@@ -27,7 +27,7 @@ from typing import Annotated, Final, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..envs.pydantic_words import first_error
-from .config import ServingConfig
+from .config import ServingConfig, small_text
 
 MAX_BYTES: Final = 1_000_000
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
@@ -82,14 +82,7 @@ class Deployment(BaseModel):
 
 def read_deployment(file: Path) -> Deployment:
     """Raises ValueError, one line, when a file cannot be read or is no deployment."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{file}: it is larger than {MAX_BYTES} bytes")
-        return parse_deployment(file.read_text(encoding="utf-8"), str(file))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{file}: it is not text") from None
+    return parse_deployment(small_text(file, str(file), MAX_BYTES), str(file))
 
 
 def parse_deployment(text: str, file: str) -> Deployment:

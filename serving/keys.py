@@ -28,6 +28,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from ..envs.pydantic_words import first_error
 from ..rpc.security import read_token
+from .config import small_text
 
 Route = Literal["chat", "models", "guardrail", "metrics"]
 ROUTES: Final[tuple[Route, ...]] = get_args(Route)
@@ -138,14 +139,7 @@ def listed_keys(env: str, file: str) -> Listed | None:
 
 def read_keys(file: Path) -> Mapping[str, Key]:
     """The keys of a keys file by name. Raises ValueError, one line, when it cannot be read or says what no keys file says."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"keys file {file}: it is larger than {MAX_BYTES} bytes")
-        return parse_keys(file.read_text(encoding="utf-8"), str(file))
-    except OSError as error:
-        raise ValueError(f"keys file {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"keys file {file}: it is not text") from None
+    return parse_keys(small_text(file, f"keys file {file}", MAX_BYTES), str(file))
 
 
 def parse_keys(text: str, file: str) -> Mapping[str, Key]:
