@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burnish.envs.contract import ENVS, make_env
+    from burnish.envs.drawing import DrawnEpisode, draws
     from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
     from burnish.envs.tools import ToolContext, ToolRejected, ToolSet, tool
     from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task, ToolCall, Trajectory, Turn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from burnish.rewards.types import RewardInput, Score, TurnInput
 
 _HOME = {
+    "DrawnEpisode": "envs.drawing",
     "ENVS": "envs.contract",
     "REWARDS": "rewards.plugin",
     "Episode": "envs.types",
@@ -46,6 +48,7 @@ _HOME = {
     "Trajectory": "envs.types",
     "Turn": "envs.types",
     "TurnInput": "rewards.types",
+    "draws": "envs.drawing",
     "load_config": "recipe.load",
     "make_env": "envs.contract",
     "resolve": "recipe.resolve",
@@ -58,6 +61,7 @@ _HOME = {
 __all__ = [
     "ENVS",
     "REWARDS",
+    "DrawnEpisode",
     "Episode",
     "EpisodeFailure",
     "EpisodeGroup",
@@ -79,6 +83,7 @@ __all__ = [
     "Trajectory",
     "Turn",
     "TurnInput",
+    "draws",
     "load_config",
     "make_env",
     "resolve",

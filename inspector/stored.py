@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def _read(file: Path, moment: Moment, episode: str | None) -> Iterator[StoredEpi
     for row in stored_rows(file, episode_columns(*COLUMNS), "stored episodes"):
         if episode is None or row["episode"] == episode:
             try:
-                yield _episode(row, moment)
+                yield episode_of(row, moment, json.loads(row["messages"]))
             except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{file}: cannot be read as stored episodes: episode {row['episode']!r}: {error}") from error
 
@@ -117,8 +117,12 @@ def _object(value: Any, name: str) -> Any:
     return value
 
 
-def _episode(row: Mapping[str, Any], moment: Moment) -> StoredEpisode:
-    messages = tuple(message_from_dict(message, f"message {i}") for i, message in enumerate(json.loads(row["messages"])))
+def episode_of(row: Mapping[str, Any], moment: Moment, said: Sequence[Any]) -> StoredEpisode:
+    """The episode of a row that has the columns of `COLUMNS`, its messages read.
+
+    Raises AttributeError, KeyError, TypeError, ValueError or RecursionError when the row is not one.
+    """
+    messages = tuple(message_from_dict(message, f"message {i}") for i, message in enumerate(said))
     prompt, data = messages[: row["prompt"]], _object(json.loads(row["task_data"]), "task_data")
     return StoredEpisode(
         moment=moment,

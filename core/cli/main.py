@@ -301,10 +301,15 @@ def inspect(
     rollouts: Annotated[
         int | None, typer.Option(min=1, help="Rollouts that get a page in a bundle, the latest first. Default: 1000.", show_default=False)
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Look at rollouts in a browser, of runs that have ended or go on."""
     needs_training("inspect")
+    from burnish.envs.registry import load_plugin
     from burnish.inspector.database import Database, Limits
+
+    for file in plugin or ():
+        load_plugin(file)
 
     if not runs.is_dir():
         raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")

@@ -6,6 +6,7 @@
     /rollouts/NAME                          one run: curves, evaluations, the ledger
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
     /rollouts/NAME/episode?…                one episode: what was said and earned, every token; with json=1 as data
+    /rollouts/NAME/drawing?…                the same episode as its environment draws it, for a frame in which nothing runs
 
 Everything shown was written by a model, an environment or a tool. It is escaped, stripped of what steers a display, and kept still by a
 content security policy that allows the pages' own two files and nothing else.
@@ -34,18 +35,19 @@ from ..comparing import MOST, side_by_side
 from ..database import USUAL, Database, Limits
 from ..drift import Place, drift_between
 from ..library import DEEPEST, EXACT, Library, Order, Wanted
+from ..own_view import POLICY as DRAWN_POLICY
 from ..text import finite
 from .indexing import Indexer
 from .links import STATIC, Served
-from .runs import find_run, list_runs
+from .runs import RunLine, find_run, list_runs
 from .tokens import COLOURS, Colour
-from .views import MOVES, chat_of, drawn, episode_view, library_of, run_view, templates
+from .views import MOVES, chat_of, drawing_of, drawn, episode_view, library_of, run_view, templates
 
 PAGE = 50
 """Episodes on one page of a list."""
 POLICY = "; ".join((
     "default-src 'none'", "style-src 'self'", "script-src 'self'", "connect-src 'self'", "img-src 'self'", "form-action 'self'",
-    "base-uri 'none'", "frame-ancestors 'self'",
+    "base-uri 'none'", "frame-src 'self'", "frame-ancestors 'self'",
 ))  # fmt: skip
 ASSETS = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 TEXTS = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
@@ -81,6 +83,7 @@ def pages(root: Path, prefix: str = "", limits: Limits = USUAL) -> Starlette:
         "/-/drift": drift,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
+        "/{run}/drawing": drawing,
         "/{run}": one_run,
         "": all_runs,
     }
@@ -144,15 +147,29 @@ def episodes(site: Site, request: Request) -> Response:
 def episode(site: Site, request: Request) -> Response:
     """One episode, as a page or as data."""
     line, asked = find_run(site.root, request.path_params["run"]), request.query_params
+    library, moment, found = _asked_episode(site, line, asked)
+    if asked.get("json"):
+        return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
+    colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
+    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour))
+
+
+def drawing(site: Site, request: Request) -> Response:
+    """One episode as its environment draws it."""
+    line = find_run(site.root, request.path_params["run"])
+    view = drawing_of(line, _asked_episode(site, line, request.query_params)[2])
+    if view is None:
+        raise LookupError("nothing is registered that draws the episodes of this environment")
+    return HTMLResponse(view, headers={"content-security-policy": f"sandbox; frame-ancestors 'self'; {DRAWN_POLICY}"})
+
+
+def _asked_episode(site: Site, line: RunLine, asked: Mapping[str, str]) -> tuple[Library, tuple[str, int, str, str], dict[str, Any]]:
     moment = (asked.get("phase", ""), _number(asked, "step", 0), asked.get("split", ""), asked.get("mode", ""))
     library = library_of(line, site.db)
     found = library.one(*moment, asked.get("episode", ""))
     if found is None:
         raise LookupError("this run has no such episode; it may have been dropped when the run was resumed")
-    if asked.get("json"):
-        return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
-    colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
-    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour))
+    return library, moment, found
 
 
 def drift(site: Site, request: Request) -> Response:
@@ -184,7 +201,8 @@ def asset(site: Site, request: Request) -> Response:
 async def _headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
     """The headers of every answer."""
     response = await call(request)
-    response.headers.update({"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"})
+    response.headers.setdefault("content-security-policy", POLICY)
+    response.headers.update({"x-content-type-options": "nosniff", "referrer-policy": "same-origin"})
     response.headers.setdefault("cache-control", "no-store")
     return response
 

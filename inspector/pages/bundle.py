@@ -4,7 +4,7 @@
     DIR/runs/NAME/index.html                            one run
     DIR/runs/NAME/steps.html                            its steps and evaluations
     DIR/runs/NAME/rft.000012.train.sampled/index.html   the episodes of one, worst first
-    DIR/runs/NAME/rft.000012.train.sampled/7.html       one episode
+    DIR/runs/NAME/rft.000012.train.sampled/7.html       one episode; in 7.drawing.html as its environment draws it
 
 What is large is left out beyond a limit, the latest steps last, and every page says so.
 """
@@ -29,10 +29,11 @@ from ..library import Library, Wanted
 from ..runs import phases_of, read_metrics
 from .links import EPISODE, STATIC
 from .runs import RunLine, list_runs
-from .views import MOVES, drawn, episode_view, library_of, run_view, templates
+from .views import MOVES, drawing_of, drawn, episode_view, library_of, run_view, templates
 
 POLICY = "; ".join((
-    "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "form-action 'none'", "base-uri 'none'",
+    "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "frame-src 'self'", "form-action 'none'",
+    "base-uri 'none'",
 ))  # fmt: skip
 """The policy of every page; who may frame one is the server's to say."""
 ASSETS = ("style.css", "page.js", "icon.svg")
@@ -97,6 +98,10 @@ class Bundle:
         page = self.contents.episodes.get((run, *(row[name] for name in EPISODE)))
         return self._to(page) if page else None
 
+    def drawing(self, run: str, row: Mapping[str, Any]) -> str | None:
+        page = self.contents.episodes.get((run, *(row[name] for name in EPISODE)))
+        return self._to(drawing_page(page)) if page else None
+
     def compare(self) -> str | None:
         return self._to("compare.html") if self.contents.compared else None
 
@@ -108,6 +113,11 @@ class Bundle:
 def table_page(run: str, moment: Moment) -> str:
     """Where the list of a moment is. Example: `runs/nano-1/rft.000012.train.sampled/index.html`."""
     return f"runs/{run}/{moment.file.removesuffix('.parquet')}/index.html"
+
+
+def drawing_page(page: str) -> str:
+    """Where the drawing of an episode's page is. Example: `drawing_page("runs/a/rft.1/7.html") == "runs/a/rft.1/7.drawing.html"`."""
+    return f"{page.removesuffix('.html')}.drawing.html"
 
 
 def write_bundle(root: Path, target: Path, most: int, db: Database, said: Callable[[str], None] = lambda _: None) -> Bundled:
@@ -158,8 +168,11 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
         page(f"runs/{line.name}/steps.html", "steps", line=line, rows=[_step(*one) for one in contents.tables[line.name].items()][::-1])
         for path, values in _tables(line, contents.tables[line.name]):
             page(path, "episodes", **values)
-    for path, template, values in _episodes(lines, contents, db):
-        page(path, template, **values)
+    for path, values in _episodes(lines, contents, db):
+        page(path, "episode", **values)
+        view = drawing_of(values["line"], values["e"]) if values["drawn"] else None
+        if view is not None:
+            (home / drawing_page(path)).write_text(view, encoding="utf-8")
     for path, values in _drifts(lines, contents, db):
         page(path, "drift", **values)
     return made
@@ -225,7 +238,7 @@ def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]]) -> Ite
         yield table_page(line.name, moment), {**shown, "choices": {}, "chosen": {}, "orders": (), "index": ""}
 
 
-def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each episode that has a page."""
     for line in lines:
         library = library_of(line, db)
@@ -235,7 +248,7 @@ def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Ite
                 found = library.one(moment.phase, moment.step, moment.split, moment.mode, row["episode"]) if path else None
                 if path and found:
                     group = sorted((one for one in rows if one["task"] == row["task"]), key=lambda one: one["sample"])
-                    yield path, "episode", episode_view(line, found, group)
+                    yield path, episode_view(line, found, group)
 
 
 def _drifts(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:

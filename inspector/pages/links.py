@@ -17,7 +17,8 @@ EPISODE = ("phase", "step", "split", "mode", "episode")
 class Links(Protocol):
     """Addresses for one page. served: whether a server answers, which filters, searches and compares.
 
-    episode: of a row with the columns of `EPISODE`; further names are options of its page. drift: of two moments, each as `place` writes
+    episode: of a row with the columns of `EPISODE`; further names are options of its page. drawing: of such a row, as its environment
+    draws it. drift: of two moments, each as `place` writes
     it, and of one task of theirs.
     """
 
@@ -28,6 +29,7 @@ class Links(Protocol):
     def run(self, name: str) -> str: ...
     def episodes(self, run: str, **asked: Any) -> str | None: ...
     def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None: ...
+    def drawing(self, run: str, row: Mapping[str, Any]) -> str | None: ...
     def compare(self) -> str | None: ...
     def drift(self, before: str, after: str, task: str = "") -> str | None: ...
 
@@ -51,6 +53,9 @@ class Served:
 
     def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str:
         return f"{self.run(run)}/episode?{urlencode({**{name: row[name] for name in EPISODE}, **options})}"
+
+    def drawing(self, run: str, row: Mapping[str, Any]) -> str:
+        return f"{self.run(run)}/drawing?{urlencode({name: row[name] for name in EPISODE})}"
 
     def compare(self) -> str:
         return f"{BASE}/-/compare"

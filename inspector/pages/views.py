@@ -9,13 +9,17 @@ from typing import Any
 
 from jinja2 import Environment
 
+from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
+from ...rollout.store.moments import Moment
 from ..database import Database
 from ..drift import evaluation_place
 from ..library import Library
+from ..own_view import drawing_for, own_view
 from ..rendering import environment
 from ..report import curves_of, headline, phase_rows
-from ..runs import RecordedRun, final_ledger, phases_of, read_run
+from ..runs import RecordedRun, final_ledger, phases_of, read_object, read_run
+from ..stored import COLUMNS, episode_of
 from .links import Links
 from .runs import RunLine
 from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
@@ -71,7 +75,25 @@ def episode_view(line: RunLine, found: Mapping[str, Any], group: Sequence[Mappin
         "trajectories": shown_tokens(found, colour, tokenizer_of(line.path)),
         "colour": colour,
         "colours": COLOURS,
+        "drawn": _draw_of(line, found) is not None,
     }
+
+
+def drawing_of(line: RunLine, found: Mapping[str, Any]) -> str | None:
+    """A whole episode as its environment draws it, None where nothing draws it. Raises ValueError when it cannot be read."""
+    draw = _draw_of(line, found)
+    if draw is None:
+        return None
+    moment = Moment(found["phase"], found["step"], found["split"], found["mode"])
+    try:
+        episode = episode_of({name: found[name] for name in COLUMNS}, moment, found["messages"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"episode {found['episode']!r} cannot be read: {error}") from error
+    return own_view(draw, episode)
+
+
+def _draw_of(line: RunLine, found: Mapping[str, Any]) -> Draw | None:
+    return drawing_for(read_object(line.path, "config.json"), str(found.get("environment") or ""))
 
 
 def chat_of(found: Mapping[str, Any]) -> list[Any]:

@@ -60,7 +60,7 @@ RUN_BY = {
     "test-with-remote-services.md": ["test_docs_testing.py"],
     "tune.md": ["test_tune.py", "test_core_tune.py"],
     "weights.md": ["test_core_platforms.py"],
-    "watch-a-run.md": ["test_docs_all_pages.py", "test_tracking.py"],
+    "watch-a-run.md": ["test_docs_all_pages.py", "test_inspector_drawings.py", "test_tracking.py"],
     "write-a-reward.md": ["test_docs_write_a_reward.py"],
 }
 """By page, the tests that run its blocks. Their names are looked for, so that a test that goes takes its page along."""
@@ -200,7 +200,7 @@ def test_two_lines_of_pandas_read_a_run(tmp_path: Path) -> None:
     with EpisodeStore(run / "episodes", run.name) as store:
         tried = [Episode(Task("train-1", 1), sample, (), (), Reward(float(sample))) for sample in range(2)]
         store.put(Moment("rft", 1, "train", "sampled"), tried)
-    metrics, transcripts, stored, _ = blocks(ROOT / "docs" / "watch-a-run.md", "python")
+    metrics, transcripts, stored, *_ = blocks(ROOT / "docs" / "watch-a-run.md", "python")
     said = [
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=55, check=True).stdout
         for code in (metrics, transcripts, stored)
