@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from .text import number, percent, printable
 
 WIDTH, HEIGHT = 340, 150
+BAR_WIDTH = 600
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 20
 SMOOTH_FROM = 20  # points; shorter curves are shown as they are
 HOVER_UP_TO = 400  # points; beyond this a column per point is narrower than a pixel
@@ -146,6 +147,21 @@ def whisker_chart(rows: Sequence[Whisker]) -> Markup:
         told = f"{row.label}: {percent(row.value)}, 95 % interval {percent(row.low)} to {percent(row.high)}"
         out.append(dot.format("point hollow" if row.greedy else "point", _round(x(row.value)), _round(y), printable(told)))
         out.append(_text(width - right + 14, y + 4, percent(row.value), "label"))
+    return Markup("").join([*out, Markup("</svg>")])
+
+
+def span_chart(name: str, spans: Sequence[tuple[int, str, float, float]]) -> Markup:
+    """One bar of spans, each (class of its colour, what it is, start, length), in seconds. Pointing at one says what it is and how long."""
+    end = max((start + length for _, _, start, length in spans), default=0.0)
+    if not 0 < end < DRAWN:
+        return Markup("")
+    out = [_open(name, BAR_WIDTH, 44)]
+    for colour, label, start, length in spans:
+        x, width = BAR_WIDTH * start / end, max(BAR_WIDTH * length / end, 0.5)
+        drawn = Markup('<rect class="mark s{}" x="{}" y="2" width="{}" height="22"><title>{}</title></rect>')
+        out.append(drawn.format(colour, f"{x:.2f}", f"{width:.2f}", printable(f"{label}: {length:.3f} s")))
+    out.append(_text(0, 40, "0", "tick"))
+    out.append(_text(BAR_WIDTH, 40, f"{end:.3g} s", "tick end"))
     return Markup("").join([*out, Markup("</svg>")])
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
 from ...rollout.store.moments import Moment
+from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
 from ..library import Library
@@ -20,6 +21,7 @@ from ..rendering import environment
 from ..report import curves_of, headline, phase_rows
 from ..runs import RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
+from ..timeline import KINDS, timeline, totals
 from .links import Links
 from .runs import RunLine
 from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
@@ -76,6 +78,17 @@ def episode_view(line: RunLine, found: Mapping[str, Any], group: Sequence[Mappin
         "colour": colour,
         "colours": COLOURS,
         "drawn": _draw_of(line, found) is not None,
+        "time": time_of(found),
+    }
+
+
+def time_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the time of a whole episode went: the bar, and (class of its colour, kind, seconds) of each kind."""
+    spans = timeline(found)
+    rows = [(KINDS.index(one.kind), f"{one.kind}, {one.label}", one.start, one.seconds) for one in spans]
+    return {
+        "bar": span_chart("Seconds of the episode, one after another", rows),
+        "kinds": [(KINDS.index(kind), kind, seconds) for kind, seconds in totals(spans).items()],
     }
 
 

@@ -1,0 +1,56 @@
+"""Where an episode's time went: its calls one after another, as the spans of one bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ENGINE, ENVIRONMENT, REST, SCORING = "engine", "environment and tools", "reset and waiting", "scoring"
+KINDS = (ENGINE, ENVIRONMENT, REST, SCORING)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Seconds of one kind. start: from the beginning of the bar. label: what it was. Example: `Span(ENGINE, "turn 1", 0.0, 0.25)`."""
+
+    kind: str
+    label: str
+    start: float
+    seconds: float
+
+
+def timeline(found: Mapping[str, Any]) -> list[Span]:
+    """The spans of a stored episode, in their order, those of no length left out.
+
+    What no turn accounts for, the environment's making and reset and waits between the turns, is one span at the beginning; scoring, the
+    wait for a scorer's turn included, stands at the end.
+    """
+    turns = found["turns"] or ()
+    pieces = [
+        (kind, f"turn {i}", _seconds(turn[column]))
+        for i, turn in enumerate(turns, start=1)
+        for kind, column in ((ENGINE, "generate_s"), (ENVIRONMENT, "env_s"))
+    ]
+    metrics = found["metrics"] or {}
+    pieces.append((SCORING, "by rewards and verifiers", _seconds(metrics.get("judge_seconds"))))
+    rest = _seconds(metrics.get("seconds")) - math.fsum(seconds for _, _, seconds in pieces)
+    pieces.insert(0, (REST, "before and between the turns", max(rest, 0.0)))
+    spans, start = list[Span](), 0.0
+    for kind, label, seconds in pieces:
+        if seconds > 0:
+            spans.append(Span(kind, label, start, seconds))
+            start += seconds
+    return spans
+
+
+def totals(spans: list[Span]) -> dict[str, float]:
+    """Seconds of each kind that there is, in the order of `KINDS`."""
+    sums = {kind: math.fsum(span.seconds for span in spans if span.kind == kind) for kind in KINDS}
+    return {kind: seconds for kind, seconds in sums.items() if seconds > 0}
+
+
+def _seconds(value: Any) -> float:
+    """What was stored, 0 for what is none: a store may come from anywhere."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 else 0.0
