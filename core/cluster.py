@@ -20,9 +20,6 @@ from burnish.rpc.address import RAY
 from burnish.rpc.local_ray import start_local_ray
 from burnish.rpc.signals import keep_sigterm
 
-KILL_S = 60.0
-"""Seconds for a node to kill a process of its own, the start of the process that does it included."""
-
 
 @contextmanager
 def services_of(services: Mapping[str, ServiceConfig], logs: Path) -> Iterator[dict[str, str]]:
@@ -147,10 +144,10 @@ def this_process(_: Any = None) -> Process:
     return ray.get_runtime_context().get_node_id(), os.getpid(), _born(os.getpid())
 
 
-def kill_processes(processes: Sequence[Process]) -> None:
+def kill_processes(processes: Sequence[Process], wait_s: float) -> None:
     """Kill processes of the cluster, on whichever node they are: `ray.kill` asks a process to end, and one that hangs does not hear it.
 
-    Those that have ended are none; a node that does not answer within `KILL_S` keeps its own.
+    Those that have ended are none; a node that does not answer within `wait_s` seconds keeps its own.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -158,7 +155,7 @@ def kill_processes(processes: Sequence[Process]) -> None:
     kill = ray.remote(num_cpus=0, max_retries=0)(_kill)
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node, _, _ in processes]
     calls = [kill.options(scheduling_strategy=at).remote(pid, born) for at, (_, pid, born) in zip(there, processes, strict=True)]
-    ray.wait(calls, num_returns=len(calls), timeout=KILL_S)
+    ray.wait(calls, num_returns=len(calls), timeout=wait_s)
 
 
 def _kill(pid: int, born: str) -> None:

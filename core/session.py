@@ -152,7 +152,7 @@ class Session:
         The engines keep their weights until the next `sync`.
         """
         self.learner.shutdown()
-        kill_processes(self.learners)
+        kill_processes(self.learners, self.recipe.limits.kill_s)
         self.algo.fleet.stop()
         self.algo.learner_group = self.loop.learner = self.algo.config.build_learner_group()
         self.learners = self.learner.foreach_learner(this_process)
@@ -260,7 +260,7 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
         tasks=recipe.tasks.files,
         success=recipe.success,
         fleet=FleetLimits(recipe.rollout.concurrency, limits.stall_s, limits.answer_s, limits.sync_s, limits.restart_s),
-        learner_limits=LearnerLimits(limits.learner_s, limits.place_s),
+        learner_limits=LearnerLimits(limits.learner_s, limits.place_s, limits.follow_s),
     )
     request_resources(settings, recipe.placement)
     # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.

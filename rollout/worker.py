@@ -44,8 +44,6 @@ log = logging.getLogger("burnish.rollout.worker")
 
 LOOK_S = 1.0
 """Seconds between two looks at whether the event loop lives."""
-CANCEL_S = 60.0
-"""Seconds that episodes in flight may take to end when they are cancelled, beside what their environments may take to close."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,8 @@ class WorkerSetup:
 
     plugins: files, and modules: importable names or paths of `.py` files, whose decorators register environments and rewards. seed: of all
     sampling. blended: further environments, which play the tasks that name them. folder: where the relative paths of all of it begin, for a
-    process that Ray may have started elsewhere; empty is where that one runs.
+    process that Ray may have started elsewhere; empty is where that one runs. cancel_s: seconds that episodes in flight may take to end
+    when they are cancelled, beside what their environments may take to close, and the engine to close.
 
     Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
     """
@@ -86,6 +85,7 @@ class WorkerSetup:
     seed: int = 0
     blended: tuple[BlendedEnvironment, ...] = ()
     folder: str = ""
+    cancel_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,8 @@ class RolloutWorker:
         self._concurrency = setup.rollout.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
         self._episodes = self._tokens = 0
-        self._cancel_s = CANCEL_S + max(parts.close_s for parts in (self._parts, *self._parts.others.values()))
+        self._close_s = setup.cancel_s
+        self._cancel_s = setup.cancel_s + max(parts.close_s for parts in (self._parts, *self._parts.others.values()))
 
     def submit(
         self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None, life: str | None = None
@@ -243,7 +244,7 @@ class RolloutWorker:
         try:
             self.cancel()
         finally:
-            self._call(self.engine.close(), 60.0)
+            self._call(self.engine.close(), self._close_s)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10.0)
 

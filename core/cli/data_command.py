@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
+from burnish.cli.options import StallOption
 
 PlacesArgument = Annotated[
     list[str], typer.Argument(metavar="PLACE…", help="Files of rows, folders of them, or URLs of files.", show_default=False)
@@ -140,9 +141,11 @@ def replay(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer; a longer one is not kept.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of prompts and sampling.")] = 0,
+    stall_s: StallOption = None,
 ) -> None:
     """A model's own answers to general questions, as a catalog to blend with: it rehearses what it could do before."""
     needs_engine("data replay")
     from burnish.cli.data_replay import replay_lines
+    from burnish.trainer.evaluation.alone import STALL_S
 
-    typer.echo("\n".join(replay_lines(model, out, prompts, count, max_tokens, temperature, seed)))
+    typer.echo("\n".join(replay_lines(model, out, prompts, count, max_tokens, temperature, seed, stall_s or STALL_S)))

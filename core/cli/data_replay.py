@@ -22,22 +22,25 @@ from burnish.trainer.data.curated.catalog import CATALOG_FILE
 from burnish.trainer.data.curated.general import GENERAL
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.sources import Reject, found_curated
-from burnish.trainer.evaluation.alone import lone_fleet
+from burnish.trainer.evaluation.alone import STALL_S, lone_fleet
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.playing import Fleet, run_tasks
 
 ROWS_FILE = "replay.jsonl"
 
 
-def replay_lines(model: str, out: Path, prompts: str | None, count: int, max_tokens: int, temperature: float, seed: int) -> list[str]:
-    """Ask, and write a catalog folder `out` of the answers that came to their end. Raises ValueError when there is none."""
+def replay_lines(
+    model: str, out: Path, prompts: str | None, count: int, max_tokens: int, temperature: float, seed: int, stall_s: float = STALL_S
+) -> list[str]:
+    """Ask, and write a catalog folder `out` of the answers that came to their end. Raises ValueError when there is none, TimeoutError when
+    no call ends for `stall_s` seconds."""
     if out.exists():
         raise ValueError(f"{out} is there already, and a catalog is never overwritten; give another folder")
     folder = find_model(model)
     asked = list(prompts_of(prompts, count, seed))
     rollout = RolloutConfig(max_tokens_per_turn=max_tokens, temperature=temperature)
     engine = EngineConfig(max_context=_context(folder, max_tokens))
-    with lone_fleet(WorkerSetup(folder, "burnish/SingleTurn-v0", rollout=rollout, engine=engine, seed=seed), "replay") as fleet:
+    with lone_fleet(WorkerSetup(folder, "burnish/SingleTurn-v0", rollout=rollout, engine=engine, seed=seed), "replay", stall_s) as fleet:
         episodes = answers(fleet, asked, temperature)
     rows = [row for episode in sorted(episodes, key=lambda one: one.task.id) if (row := answered(episode)) is not None]
     if not rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption
+from burnish.cli.options import PluginOption, StallOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +61,7 @@ def evaluate(
     compare: CompareOption = None,
     as_json: JsonOption = False,
     threads: ThreadsOption = None,
+    stall_s: StallOption = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
     platform: PlatformOption = None,
@@ -70,7 +71,7 @@ def evaluate(
         raise ValueError("evaluate needs a CHECKPOINT, or --compare with two evaluations")
     if compare is not None and (checkpoint is not None or recipe is not None):
         raise ValueError("--compare says what is compared; leave CHECKPOINT and RECIPE out")
-    asked = {"samples": samples, "temperature": temperature, "items": items, "threads": threads}
+    asked = {"samples": samples, "temperature": temperature, "items": items, "threads": threads, "stall_s": stall_s}
     if recipe is not None:
         _refuse({**asked, "json": as_json}, "beside a RECIPE, which says how it is measured; leave it out, or name a --suite instead")
         _by_recipe(str(checkpoint), recipe, suite, out, set_, plugin, platform)
@@ -100,7 +101,7 @@ def evaluate(
         raise ValueError("evaluate needs a RECIPE or --suite; `burnish suites` lists those that are here")
     count = samples or 1
     asking = Asking(items, count, temperature if temperature is not None else float(count > 1))
-    _by_suites(compare or (str(checkpoint),), find_suites(suite), asking, out, console, plugin or [], threads or 1, as_json)
+    _by_suites(compare or (str(checkpoint),), find_suites(suite), asking, out, console, plugin or [], threads or 1, stall_s, as_json)
 
 
 def suites(
@@ -148,7 +149,7 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
     """Raise ValueError naming the first option that was given and would have no effect."""
     for name, value in given.items():
         if value not in (None, False, []):
-            raise ValueError(f"--{name} has no effect {why}")
+            raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
 
 
 def _by_recipe(
@@ -191,6 +192,7 @@ def _by_suites(
     console: Console,
     plugins: list[Path],
     threads: int,
+    stall_s: float | None,
     as_json: bool,
 ) -> None:
     """Measure one checkpoint, or two and what became of each suite from the first to the second."""
@@ -201,7 +203,7 @@ def _by_suites(
     measured = []
     for place, checkpoint in zip("ab", checkpoints, strict=False):
         folder = out / place if out is not None and one_of_two else out
-        measured.append(suites.evaluate_suites(checkpoint, found, asking, folder, console, plugins, threads))
+        measured.append(suites.evaluate_suites(checkpoint, found, asking, folder, console, plugins, threads, stall_s))
     if one_of_two:
         before, after = ({scores.suite: scores for scores in one} for one in measured)
         changes = suites.changes_between(before, after)

@@ -20,6 +20,10 @@ StepOption = Annotated[int | None, typer.Option(help="Step of the phase.")]
 SplitOption = Annotated[Literal["train", "heldout"] | None, typer.Option(help="Of training, or held out.")]
 ModeOption = Annotated[Literal["sampled", "greedy"] | None, typer.Option(help="How the policy answered.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+StallOption = Annotated[
+    float | None,
+    typer.Option("--stall-s", min=1, help="Seconds in which no call ends, until it stops. Default: 600.", show_default=False),
+]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]

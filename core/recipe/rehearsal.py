@@ -34,8 +34,6 @@ from burnish.trainer.models.finding import find_model
 
 SAID = "yes"
 """What the made-up policy says in every turn."""
-START_S = 600.0
-"""Seconds to import what the recipe names, and to spare."""
 TURNS = 8
 """Turns that it takes at most: environments that nothing ends are played no longer."""
 
@@ -98,7 +96,7 @@ def rehearse_apart(run: ResolvedRun, addresses: Mapping[str, str]) -> Rehearsal:
     """
     # Without the folder one starts in: one called "burnish" in it is not this burnish. What is imported later looks there (`look_here`).
     place = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path not in ("", os.getcwd()))}
-    limit_s = START_S + (run.rollout.retries + 1) * 3 * run.rollout.episode_timeout_s
+    limit_s = run.limits.rehearse_s + (run.rollout.retries + 1) * 3 * run.rollout.episode_timeout_s
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", __name__], input=json.dumps([run.record, dict(addresses)]), capture_output=True, text=True,

@@ -177,6 +177,7 @@ class ResolvedRun:
                 *(suite.played_by for suite in self.suites if suite.kind == "answers"),
             ),
             folder=str(Path.cwd()),
+            cancel_s=self.limits.cancel_s,
         )
 
 

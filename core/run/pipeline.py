@@ -90,7 +90,7 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     """
     console, opened = console or new_console(), open_run(path, recipe)
     told = TrackedRun(path.resolve().name, path, recipe.record, resume)
-    with tracked(recipe.tracking, told, partial(say, console)) as trackers:
+    with tracked(recipe.tracking, told, partial(say, console), recipe.limits.tracker_s) as trackers:
         return _run(recipe, replace(opened, trackers=trackers), resume, console)
 
 

@@ -12,7 +12,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
 from burnish.run.display import StepBar, say
-from burnish.trainer.evaluation.alone import lone_fleet
+from burnish.trainer.evaluation.alone import STALL_S, lone_fleet
 from burnish.trainer.evaluation.suites.measure import Asking, measure
 from burnish.trainer.evaluation.suites.scores import Scores, read_scores, write_scores
 from burnish.trainer.evaluation.suites.suite import SINGLE_TURN, Suite
@@ -32,8 +32,11 @@ def evaluate_suites(
     console: Console,
     plugins: Sequence[Path] = (),
     threads: int = 1,
+    stall_s: float | None = None,
 ) -> list[Scores]:
     """Measure a checkpoint by each suite, say what each amounts to, and write all into the new folder `out`.
+
+    stall_s: seconds in which no call ends, until it stops; None is `alone.STALL_S`.
 
     Raises ValueError for what the user can put right, EvaluationFailed when too many samples failed.
     """
@@ -41,7 +44,7 @@ def evaluate_suites(
         raise ValueError(f"{out} is there already, and results are never overwritten; give another --out")
     model = verified_model(checkpoint)
     context, found = _context(model), list[Scores]()
-    with lone_fleet(suite_setup(model, suites, context, plugins, threads), "evaluate") as fleet:
+    with lone_fleet(suite_setup(model, suites, context, plugins, threads), "evaluate", stall_s or STALL_S) as fleet:
         for suite in suites:
             with StepBar(console, suite.id, asking.size(suite)) as bar:
                 found.append(measure(fleet, suite, asking, model, context, lambda bar=bar: bar.advance("")))  # type: ignore[misc]

@@ -16,10 +16,6 @@ from burnish.recipe.tracking import TRACKERS, TrackedRun, Tracker, TrackingConfi
 from burnish.rewards.calling.threads import Daemons
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 
-START_S = 60.0
-"""Seconds that a tracker may take to start."""
-CLOSE_S = 30.0
-"""Seconds that the run waits at its end for what a tracker has not taken yet."""
 WAITING = 1000
 """Things that may wait for a tracker; one that is further behind hangs."""
 
@@ -65,13 +61,13 @@ class Feed:
         except queue.Full:
             self._lose(f"is {WAITING} steps behind")
 
-    def close(self) -> None:
-        """Wait until the tracker has taken everything and closed, `CLOSE_S` seconds at most."""
+    def close(self, wait_s: float) -> None:
+        """Wait until the tracker has taken everything and closed, `wait_s` seconds at most."""
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
-        self._thread.join(CLOSE_S)
+        self._thread.join(wait_s)
         if self._thread.is_alive():
-            self._lose(f"did not end within {CLOSE_S:.0f} s")
+            self._lose(f"did not end within {wait_s:g} s")
 
     def _work(self) -> None:
         while (what := self._waiting.get()) is not None:
@@ -93,24 +89,27 @@ class Feed:
 
 
 @contextmanager
-def tracked(config: TrackingConfig, run: TrackedRun, say: Say) -> Iterator[Trackers]:
-    """The recipe's trackers while the block runs. Raises ValueError naming the first that does not start."""
+def tracked(config: TrackingConfig, run: TrackedRun, say: Say, wait_s: float = 60.0) -> Iterator[Trackers]:
+    """The recipe's trackers while the block runs. Raises ValueError naming the first that does not start.
+
+    wait_s: seconds that each may take to start, and at the end for what it has not taken yet.
+    """
     feeds: list[Feed] = []
     try:
         for id in config.use:
-            feeds.append(Feed(id, _started(id, config, run), say))
+            feeds.append(Feed(id, _started(id, config, run, wait_s), say))
         yield Trackers(feeds)
     finally:
         for feed in feeds:
-            feed.close()
+            feed.close(wait_s)
 
 
-def _started(id: str, config: TrackingConfig, run: TrackedRun) -> Tracker:
+def _started(id: str, config: TrackingConfig, run: TrackedRun, wait_s: float) -> Tracker:
     factory = TRACKERS.get(id)
     try:
-        return Daemons("tracker").submit(factory, run, **config.args.get(id, {})).result(START_S)  # type: ignore[no-any-return]
+        return Daemons("tracker").submit(factory, run, **config.args.get(id, {})).result(wait_s)  # type: ignore[no-any-return]
     except Exception as error:
-        why = f"did not start within {START_S:.0f} s" if isinstance(error, TimeoutError) else _said(error)
+        why = f"did not start within {wait_s:g} s" if isinstance(error, TimeoutError) else _said(error)
         raise ValueError(f"tracking: {id} cannot start: {why}; put it right, or take it out of tracking.use") from error
 
 

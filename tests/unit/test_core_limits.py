@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from burnish import cluster
+from burnish.recipe import rehearsal
 from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
@@ -23,7 +26,10 @@ WHAT = {
     "rollout": {"concurrency": 7, "episode_timeout_s": 1.0},
     "engine": {"request_timeout_s": 1.0},
 }
-SECONDS = {"check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "place_s": 7.0, "learner_s": 6.0}
+SECONDS = {
+    "check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "place_s": 7.0, "learner_s": 6.0,
+    "rehearse_s": 8.0, "cancel_s": 9.0, "follow_s": 10.0, "kill_s": 11.0, "tracker_s": 12.0,
+}  # fmt: skip
 
 
 def resolved(**more: Any) -> ResolvedRun:
@@ -41,7 +47,8 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
 
     def build(config: RFTConfig) -> None:
         assert config.fleet_limits == FleetLimits(concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0)
-        assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0)
+        assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0, follow_s=10.0)
+        assert config.worker_setup is not None and config.worker_setup.cancel_s == 9.0
         raise Seen
 
     monkeypatch.setattr(RFTConfig, "build_algo", build)
@@ -74,6 +81,74 @@ def test_services_are_asked_and_started_with_the_recipes_limits(monkeypatch: pyt
     monkeypatch.setattr(cluster, "ServiceProcess", Process)
     with cluster.services_of(run.services, tmp_path) as addresses:
         assert (addresses, asked) == ({"v": "127.0.0.1:1"}, [1.0, 8.0])
+
+
+def test_no_limit_is_left_out_of_these_tests() -> None:
+    assert SECONDS.keys() == LimitsConfig.model_fields.keys()
+
+
+def test_a_rehearsal_has_the_recipes_time_and_that_of_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*command: Any, timeout: float, **how: Any) -> None:
+        assert timeout == 8.0 + 3 * (0 + 1) * 1.0, "three times an episode's own, for each try"
+        raise subprocess.TimeoutExpired("rehearsal", timeout)
+
+    monkeypatch.setattr("burnish.recipe.rehearsal.subprocess.run", run)
+    with pytest.raises(TimeoutError, match="the rehearsal of one episode did not end within 11 s"):
+        rehearsal.rehearse_apart(resolved(rollout={"episode_timeout_s": 1.0, "concurrency": 7, "retries": 0}), {})
+
+
+def test_learners_follow_one_that_failed_within_the_recipes_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from burnish.trainer.learner.group import LearnerGroup
+
+    waits, gone = list[float](), ray.exceptions.RayError("it failed")
+
+    def wait(calls: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        waits.append(timeout)
+        return (["failed"], ["silent"]) if len(waits) == 1 else ([], ["silent"])
+
+    def get(calls: list[str]) -> None:
+        raise gone
+
+    learners = object.__new__(LearnerGroup)
+    learners._timeout_s, learners._follow_s, learners._actors, learners._group = 6000.0, 10.0, [], None
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(ray.exceptions.RayError, match="it failed"):
+        learners._get(["failed", "silent"])
+    assert waits[0] > 5000 and waits[1] <= 10.0
+
+
+def test_the_processes_of_a_learner_that_is_replaced_have_the_recipes_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish import session
+
+    class Seen(Exception):
+        pass
+
+    def kill(processes: Any, wait_s: float) -> None:
+        raise Seen(processes, wait_s)
+
+    monkeypatch.setattr(session, "kill_processes", kill)
+    algo = SimpleNamespace(learner_group=SimpleNamespace(shutdown=lambda: None))
+    with pytest.raises(Seen) as seen:
+        session.Session(resolved(), Path(), {}, algo, learners=[("n", 1, "b")]).restart_learner()
+    assert seen.value.args == ([("n", 1, "b")], 11.0)
+
+
+def test_trackers_have_the_recipes_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from burnish.run import pipeline
+
+    class Seen(Exception):
+        pass
+
+    def tracked(config: Any, told: Any, said: Any, wait_s: float) -> None:
+        raise Seen(wait_s)
+
+    monkeypatch.setattr(pipeline, "tracked", tracked)
+    monkeypatch.setattr(pipeline, "open_run", lambda path, recipe: None)
+    with pytest.raises(Seen, match="12"):
+        pipeline.run(resolved(), tmp_path)
 
 
 def test_niceness_reaches_rays_node_and_only_one_that_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,10 @@ def follow(folder: Path, commands: str) -> str:
 
 
 @contextmanager
-def scripted_fleet(setup: WorkerSetup, name: str) -> Iterator[LoneFleet]:
+def scripted_fleet(setup: WorkerSetup, name: str, stall_s: float) -> Iterator[LoneFleet]:
     worker = RolloutWorker(setup, name, engine=ScriptedEngine([[65, 66]], max_context=setup.engine.max_context))
     try:
-        yield LoneFleet(worker)
+        yield LoneFleet(worker, stall_s)
     finally:
         worker.close()
 

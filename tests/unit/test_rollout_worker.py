@@ -194,6 +194,20 @@ def test_cancelling_waits_for_an_environment_that_is_slow_to_close(slow: tuple[R
     assert not cancelling.is_alive() and Counted.open == 0
 
 
+def test_closing_gives_an_engine_the_time_of_the_setup_and_no_more(tmp_path: Path) -> None:
+    class NeverCloses(ScriptedEngine):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    new_model(["say done"] * 20, tmp_path / "model", SIZE)
+    setup = WorkerSetup(tmp_path / "model", "burnish/Arithmetic-v0", engine=EngineConfig(max_context=128), cancel_s=0.05)
+    player = RolloutWorker(setup, "rollout-1", engine=NeverCloses([[5, 6]], max_context=128))
+    assert player._cancel_s == pytest.approx(0.05 + player._parts.close_s)
+    with pytest.raises(TimeoutError):
+        player.close()
+    player._loop.call_soon_threadsafe(player._loop.stop)
+
+
 def test_what_ends_after_a_cancel_that_came_to_no_end_passes_for_nothing_new(slow: tuple[RolloutWorker, ScriptedEngine]) -> None:
     player, engine = slow
     player.submit(tasks(0, 1), 1, 1.0)

@@ -71,9 +71,9 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def followed(tmp_path: Path, said: list[str], **args: Any) -> Iterator[RunFolder]:
+def followed(tmp_path: Path, said: list[str], wait_s: float = 60.0, **args: Any) -> Iterator[RunFolder]:
     config = TrackingConfig(use=("tracking-test/heard-v1",), args={"tracking-test/heard-v1": args})
-    with tracked(config, TrackedRun("r", tmp_path, {}, False), said.append) as trackers:
+    with tracked(config, TrackedRun("r", tmp_path, {}, False), said.append, wait_s) as trackers:
         yield RunFolder(tmp_path, trackers)
 
 
@@ -107,23 +107,21 @@ def test_one_that_fails_later_is_warned_of_once_and_left_behind(tmp_path: Path) 
 
 
 def test_one_that_hangs_holds_up_neither_the_run_nor_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "CLOSE_S", 0.2)
     monkeypatch.setattr(tracking, "WAITING", 4)
     said: list[str] = []
-    with followed(tmp_path, said, hangs=True) as folder:
+    with followed(tmp_path, said, 0.5, hangs=True) as folder:
         for step in range(20):
             folder.log_metrics("rft", step, {})
     assert len(said) == 1 and "is 4 steps behind" in said[0]
-    with followed(tmp_path, said, hangs=True) as folder:
+    with followed(tmp_path, said, 0.5, hangs=True) as folder:
         folder.log_metrics("rft", 21, {})
-    assert "did not end within" in said[1]
+    assert "did not end within 0.5 s" in said[1]
 
 
 def test_one_that_does_not_start_in_time_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "START_S", 0.1)
     monkeypatch.setattr(Heard, "__init__", lambda self, run: gate.wait(60) and None)
     config, run = TrackingConfig(use=("tracking-test/heard-v1",)), TrackedRun("r", tmp_path, {}, False)
-    with pytest.raises(ValueError, match="did not start within 0 s"), tracked(config, run, print):
+    with pytest.raises(ValueError, match=r"did not start within 0\.1 s"), tracked(config, run, print, 0.1):
         raise AssertionError("the run began")
 
 

@@ -54,11 +54,11 @@ class LoneFleet:
 
 
 @contextmanager
-def lone_fleet(setup: WorkerSetup, name: str) -> Iterator[LoneFleet]:
+def lone_fleet(setup: WorkerSetup, name: str, stall_s: float = STALL_S) -> Iterator[LoneFleet]:
     """Start the engine of a setup, and end it on the way out. Raises ValueError when the setup cannot be built."""
     with no_progress_bars():
         worker = RolloutWorker(setup, name)
     try:
-        yield LoneFleet(worker)
+        yield LoneFleet(worker, stall_s)
     finally:
         worker.close()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, placement_group, remove_placement_group
@@ -35,19 +35,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FOLLOW_S: Final = 60.0
-"""Seconds that learners have to answer after one of them failed. What fails at one alone leaves the others waiting for it inside a pass."""
-
 
 @dataclass(frozen=True, slots=True)
 class LearnerLimits:
     """Seconds that learners may take. call_s: for one call, the start included. place_s: for the cluster to make room for several.
+    follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it inside a pass.
 
     Example: `LearnerLimits(call_s=600)`.
     """
 
     call_s: float = 3600.0
     place_s: float = 600.0
+    follow_s: float = 60.0
 
 
 class LearnerLost(RuntimeError):
@@ -168,7 +167,7 @@ class LearnerGroup:
         learners: int = 1,
         folder: str = "",
     ) -> None:
-        self._timeout_s = limits.call_s
+        self._timeout_s, self._follow_s = limits.call_s, limits.follow_s
         self._sender = Sender(Form())
         self._group = _place(learners, num_gpus, limits.place_s)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
@@ -308,7 +307,7 @@ class LearnerGroup:
                 ray.get(done)
             except ray.exceptions.RayError as error:
                 errors.append(error)
-                deadline = min(deadline, time.monotonic() + FOLLOW_S)
+                deadline = min(deadline, time.monotonic() + self._follow_s)
         if errors and waiting:
             self.shutdown()
         for first in sorted(errors, key=lambda error: not isinstance(error, ray.exceptions.RayActorError)):
