@@ -8,12 +8,14 @@ from typing import Any, Literal, get_args
 
 from ..envs.callables import doc_of
 from ..envs.registry import did_you_mean
-from .calling.processes import ISOLATIONS, Isolation
 
 RewardFunction = Callable[..., Any]
 
 Level = Literal["episode", "turn", "group", "batch"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+
+Isolation = Literal["thread", "process"]
+ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
 FIRST_PARAMETER: dict[str, str] = {
     "episode": "episode: RewardInput",

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from ..envs.callables import source_of
 from ..envs.registry import ID_PATTERN, Registry, check_id
 from .calling.caller import MAX_ABANDONED_THREADS
-from .calling.processes import Isolation, reference
+from .calling.processes import reference
 from .calling.scorers import PluginGroupScorer, scorer_for
-from .declaration import Level, RewardFunction, RewardPlugin, declare
+from .declaration import Isolation, Level, RewardFunction, RewardPlugin, declare
 from .options import check_options, option_parameters
 from .types import GroupScorer, Scorer, as_score
 

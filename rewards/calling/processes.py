@@ -28,9 +28,6 @@ from ...envs.failures import EpisodeFailure, short_traceback
 from ...envs.registry import Registry, is_plugin_module, load_plugin
 from ..types import InvalidScore
 
-Isolation = Literal["thread", "process"]
-ISOLATIONS: tuple[Isolation, ...] = ("thread", "process")
-
 Kind = Literal["reward", "verifier"]
 
 REGISTRIES: Mapping[Kind, tuple[str, str]] = {

@@ -27,7 +27,8 @@ from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.payload import PayloadError
 from ...rpc.user_code import is_asked_for
 from ...v1 import verifier_pb2, verifier_pb2_grpc
-from ..calling.processes import ISOLATIONS, Died, Isolation, Raised, Unfit, Workers, reference, worker_count
+from ..calling.processes import Died, Raised, Unfit, Workers, reference, worker_count
+from ..declaration import ISOLATIONS, Isolation
 from ..plugin import as_score
 from ..types import InvalidScore, RewardInput, Score
 from .wire import check_turns, from_request, to_response
