@@ -128,7 +128,7 @@ def engine(llm: LLM, tmp_path: Path) -> Any:
 async def sampled(llm: LLM, tokens: int) -> list[tuple[int, int, int]]:
     """Those of the request under way, once there are so many."""
     while True:
-        found = [given for name, given in llm.tokens.items() if name.startswith("t/0")]
+        found = [given for name, given in list(llm.tokens.items()) if name.startswith("t/0")]
         if found and len(found[0]) >= tokens:
             return found[0]
         await asyncio.sleep(0)
