@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.prepared import lay_out
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.phases.cpt import CPTConfig
@@ -42,9 +42,8 @@ def measure(folder: Path, megabytes: float) -> dict[str, float]:
         ["part 1 bore 2 limit 3"] * 50, model, ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=512)
     )
     table = CPTConfig(steps=DRAWN // 32, batch=32, own=(str(file),), blend_ratio=0.7, curated=True)
-    maker = ExampleMaker("cpt", model, 512, {})
     started = time.perf_counter()
-    data = lay_out("cpt", table, maker, 0, 0, folder / "data")
+    data = lay_out(table.supervised_rows, Making(model, 512, {}), folder / "data")
     laid_out = time.perf_counter() - started
     started = time.perf_counter()
     tokens = sum(len(example.token_ids) for step in range(table.steps) for example in data.examples(step))

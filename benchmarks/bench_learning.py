@@ -91,7 +91,7 @@ def continue_sft(config: RunConfig, recipe: Path, trained: RunFolder, out: Path)
     model = next(record for record in list_checkpoints(trained.path) if record.phase == "sft" and record.final).model(trained.path)
     steps = max(1, round(seconds / per_step))
     # the logs are those of the SFT phase: as many examples as it had, seen again
-    longer = config.sft.model_copy(update={"steps": steps, "count": config.sft.examples, "schedule": "constant"})
+    longer = config.sft.model_copy(update={"steps": steps, "count": config.sft.supervised_rows.examples, "schedule": "constant"})
     continued = config.model_copy(update={"name": "continued-sft", "model": str(model), "cpt": None, "rft": None, "sft": longer})
     train(continued, recipe, out)
 

@@ -40,6 +40,7 @@ from burnish.recipe.seeds import data_seed, derive_seeds, phase_seed
 from burnish.rollout.store.records import EvaluationResult, Mode
 from burnish.rollout.weights import SyncReceipt
 from burnish.trainer.batch import TokenBatch
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.examples import Say, silent
 from burnish.trainer.data.task_files import TaskFiles, read_task_files
 from burnish.trainer.data.tasks import held_out_tasks
@@ -52,8 +53,7 @@ from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.models.importing import no_progress_bars
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
-from burnish.trainer.phases.common import Making, PhaseConfig
-from burnish.trainer.phases.registry import tables_of_rows
+from burnish.trainer.phases.common import PhaseConfig
 from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of, lay_out_replay
 from burnish.trainer.playing import run_tasks
 
@@ -199,7 +199,8 @@ def _demonstrations(run: ResolvedRun, seeds: Mapping[str, int], folder: Path) ->
 
 def making_of(run: ResolvedRun, table: PhaseConfig, seeds: Mapping[str, int]) -> Making:
     """What the examples of a phase are made with."""
-    count = max((rows.examples for _, rows in tables_of_rows(table)), default=1)
+    rows = table.supervised_rows
+    count = 1 if rows is None else rows.examples
     seed, order = data_seed(seeds, table.name, run.tasks.train_seeds, count), phase_seed(seeds, f"{table.name}.order")
     return Making(find_model(run.model), run.engine.max_context, run.rollout.template_args, seed, order)
 

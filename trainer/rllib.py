@@ -26,7 +26,7 @@ from ..rollout.env_runner import LLMEnvRunner
 from ..rollout.transport.shipment import WHOLE_EVERY, Form
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncReceipt
 from ..rollout.worker import WorkerSetup
-from .data.config import OWN, TasksConfig
+from .data.config import OWN, TRAIN_SEEDS, TasksConfig
 from .data.task_files import read_task_files
 from .data.tasks import TaskStream, blended_tasks, row_tasks, training_tasks
 from .fleet import FleetLimits, RayFleet, raise_why_runners_died
@@ -35,7 +35,7 @@ from .learner.group import LearnerGroup, LearnerLimits
 from .loop import LoopSettings, PolicyLoop, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
-from .phases.common import PHASE_OWNS, TRAIN_SEEDS, phase_optimizer
+from .phases.common import PHASE_OWNS, phase_optimizer
 from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
 from .schedule.progress import PolicyProgress

@@ -9,6 +9,7 @@ from typing import Any
 
 from burnish.envs.contract import make_env
 from burnish.envs.text.adapter import GymnasiumText
+from burnish.trainer.data.config import HELD_OUT_SEEDS, TRAIN_SEEDS
 from burnish.trainer.evaluation.baseline import (
     Act,
     AgentEnv,
@@ -21,7 +22,6 @@ from burnish.trainer.evaluation.baseline import (
     report_lines,
     write_demonstrations,
 )
-from burnish.trainer.phases.common import HELD_OUT_SEEDS, TRAIN_SEEDS
 
 TRIES = 10
 """Episodes played per demonstration asked for, before giving up on an agent that does not reach the threshold."""

@@ -91,16 +91,14 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
     """The blend of each supervised phase of a recipe, and of the demonstrations beside reinforcement, every row read and rendered."""
     from burnish.recipe.load import load_config
     from burnish.recipe.resolve import resolve
-    from burnish.trainer.data.prepared import maker_of, survey
+    from burnish.trainer.data.config import Making
+    from burnish.trainer.data.prepared import survey
     from burnish.trainer.models.finding import find_model
-    from burnish.trainer.phases.common import Making
-    from burnish.trainer.phases.registry import tables_of_rows
 
     run, lines = resolve(load_config(recipe, overrides)), list[str]()
     making = Making(find_model(run.model, need_weights=False), run.engine.max_context, run.rollout.template_args)
-    for name, table in [found for phase in run.phases for found in tables_of_rows(phase.table)]:
-        facts = survey(name, table, maker_of(table, making, name), 0)
-        samples = table.steps * table.batch
+    for wanted in [found for phase in run.phases if (found := phase.table.supervised_rows) is not None]:
+        facts = survey(wanted, making)
         rows = [
             (
                 one.name,
@@ -109,13 +107,13 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
                 f"{one.rows:,}",
                 f"{one.rejected:,}",
                 f"{one.mean_tokens:.0f}",
-                f"{float(one.share) * samples / one.examples:.2f}" if one.examples else "-",
+                f"{float(one.share) * wanted.samples / one.examples:.2f}" if one.examples else "-",
                 one.origin,
             )
             for one in facts
         ]
-        by = f"asked, by {table.blend_by or 'samples'}"
-        lines += [f"[{name}] {samples:,} samples"]
+        by = f"asked, by {wanted.rows.shares_of}"
+        lines += [f"[{wanted.called}] {wanted.samples:,} samples"]
         lines += table_lines(("source", by, "of samples", "rows", "left out", "tokens a row", "passes", "from"), rows)
     return lines or [f"{recipe} has no supervised phase, and no demonstrations beside reinforcement"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from burnish.recipe.platforms import DEVICES
 from burnish.recipe.services import SERVICE, service_references
 from burnish.rpc.address import RAY
 from burnish.rpc.urls import secrets_in
-from burnish.trainer.phases.registry import KINDS, tables_of_rows
+from burnish.trainer.data.config import SupervisedRows
+from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.phases.supervised import SupervisedConfig
 
 REMOTE_ENVIRONMENT = "burnish/Remote-v0"
 SINGLE_TURN = "burnish/SingleTurn-v0"
@@ -77,8 +76,8 @@ def _reinforced(config: RunConfig) -> list[RFTPhaseConfig]:
     return [table for table in config.tables if isinstance(table, RFTPhaseConfig)]
 
 
-def _rows(config: RunConfig) -> Iterator[tuple[str, SupervisedConfig]]:
-    return chain.from_iterable(map(tables_of_rows, config.tables))
+def _supervised(config: RunConfig) -> list[SupervisedRows]:
+    return [rows for table in config.tables if (rows := table.supervised_rows) is not None]
 
 
 def _turns(config: RunConfig) -> Iterator[str]:
@@ -174,9 +173,9 @@ def _seeds(config: RunConfig) -> Iterator[str]:
             "held-out tasks must never be trained on"
         )
     size = train[1] - train[0]
-    for name, table in _rows(config):
-        if table.generate is not None and table.examples > size:
-            yield f"{name}.count: {table.examples} examples but train_seeds holds only {size}; widen it or lower count"
+    for wanted in _supervised(config):
+        if wanted.rows.generate is not None and wanted.examples > size:
+            yield f"{wanted.called}.count: {wanted.examples} examples but train_seeds holds only {size}; widen it or lower count"
 
 
 def _tasks(config: RunConfig) -> Iterator[str]:
@@ -188,7 +187,7 @@ def _tasks(config: RunConfig) -> Iterator[str]:
         yield "tasks.held_out: is tasks.train; held-out tasks must never be trained on"
     if "seeds" in config.evaluation.model_fields_set:
         yield "evaluation.seeds: has no effect with [tasks], whose held_out is what is measured; remove one of them"
-    generates = any(table.generate is not None for _, table in _rows(config))
+    generates = any(wanted.rows.generate is not None for wanted in _supervised(config))
     if "train_seeds" in config.model_fields_set and not generates:
         yield "train_seeds: has no effect with [tasks], whose train is what is trained on; remove one of them"
 

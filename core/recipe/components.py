@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.plugin import REWARDS, RewardPlugin, check_params, find_plugin
+from burnish.trainer.data.config import SupervisedRows
 from burnish.trainer.data.sources import sources_of
 from burnish.trainer.objectives.registry import find_advantage, find_loss
-from burnish.trainer.phases.registry import tables_of_rows
-from burnish.trainer.phases.supervised import SupervisedConfig
 
 __all__ = ["check_components", "load_components", "load_function"]
 
@@ -153,27 +151,27 @@ def _tasks(run: ResolvedRun) -> Iterator[str]:
 
 
 def _generators(run: ResolvedRun) -> Iterator[str]:
-    for name, table in _rows(run):
-        if table.generate is None:
+    for wanted in _supervised(run):
+        if wanted.rows.generate is None:
             continue
         try:
-            function = load_function(table.generate, f"{name}.generate")
+            function = load_function(wanted.rows.generate, f"{wanted.called}.generate")
         except ValueError as error:
             yield str(error)
         else:
-            yield from _unfit(f"{name}.args", function, table.args, positional=2)
+            yield from _unfit(f"{wanted.called}.args", function, wanted.rows.args, positional=2)
 
 
 def _catalogs(run: ResolvedRun) -> Iterator[str]:
-    for name, table in _rows(run):
+    for wanted in _supervised(run):
         try:
-            sources_of(name, table, 0)
+            sources_of(wanted, 0)
         except ValueError as error:
-            yield f"{name}: {error}" if not str(error).startswith(f"{name}.") else str(error)
+            yield f"{wanted.called}: {error}" if not str(error).startswith(f"{wanted.called}.") else str(error)
 
 
-def _rows(run: ResolvedRun) -> Iterator[tuple[str, SupervisedConfig]]:
-    return chain.from_iterable(tables_of_rows(phase.table) for phase in run.phases)
+def _supervised(run: ResolvedRun) -> list[SupervisedRows]:
+    return [rows for phase in run.phases if (rows := phase.table.supervised_rows) is not None]
 
 
 def _trackers(run: ResolvedRun) -> Iterator[str]:

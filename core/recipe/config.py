@@ -26,10 +26,10 @@ from burnish.recipe.tracking import TrackingConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
-from burnish.trainer.data.config import TasksConfig
+from burnish.trainer.data.config import TRAIN_SEEDS, SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import LearnerConfig
-from burnish.trainer.phases.common import TRAIN_SEEDS, PhaseConfig, SeedRange
+from burnish.trainer.phases.common import PhaseConfig
 from burnish.trainer.phases.cpt import CPTConfig
 from burnish.trainer.phases.dpo import DPOConfig
 from burnish.trainer.phases.midtrain import MidtrainConfig

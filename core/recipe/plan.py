@@ -20,12 +20,13 @@ from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.manifest import own_manifest
-from burnish.trainer.phases.common import Making, PhaseWork, Playing
+from burnish.trainer.phases.common import PhaseWork, Playing
 from burnish.trainer.phases.transitions import doubts
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
-from burnish.trainer.data.config import TasksConfig
+from burnish.trainer.data.config import SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
-from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, SeedRange, phase_optimizer
+from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, phase_optimizer
 from burnish.trainer.phases.rates import with_rate
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig

@@ -10,7 +10,7 @@ from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
 from burnish.run.retention import is_judged
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
-from burnish.trainer.phases.registry import KINDS, tables_of_rows
+from burnish.trainer.phases.registry import KINDS
 
 FREE = ("limits", "keep_checkpoints", "tracking")
 """Tables and keys that a run may resume with other values of: they decide how long it waits, what it keeps and who is
@@ -63,6 +63,7 @@ def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: Checkpoi
         return f"{phase} is at step {done.step} of a {table.schedule} schedule that was laid out over all of its steps"
     if done.ended:
         return f"it ended early, at step {done.step}: {done.ended}"
-    if any(rows.generate is not None and rows.count is None for _, rows in tables_of_rows(table)):
+    wanted = table.supervised_rows
+    if wanted is not None and wanted.rows.generate is not None and wanted.rows.count is None:
         return "its examples were generated for its steps, and others would have been made for more; a recipe that gives `count` can go on"
     return None

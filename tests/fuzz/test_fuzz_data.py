@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.prepared import lay_out
 from burnish.trainer.data.sources import Reject, found_in
@@ -127,7 +127,7 @@ def test_a_thousand_spoiled_files(tmp_path: Path) -> None:
     model = tmp_path / "model"
     new_model(["order 1 is shipped"], model, ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=270, max_position=256))
     table = SFTConfig(steps=2, batch=8, data=str(folder), max_rejects=FILES)
-    data = lay_out("sft", table, ExampleMaker("sft", model, 200, {}), 0, 1, tmp_path / "laid out")
+    data = lay_out(table.supervised_rows, Making(model, 200, {}, 0, 1), tmp_path / "laid out")
     assert (data.facts[0].rows, data.facts[0].rejected) == (read, rejected) and rejected == FILES
     assert len((tmp_path / "laid out" / "rejects.jsonl").read_text().splitlines()) == FILES
     assert len(data.examples(1)) == 8

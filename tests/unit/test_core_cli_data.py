@@ -19,8 +19,8 @@ from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.curated.catalog import find_catalog
-from burnish.trainer.data.examples import ExampleMaker
 from burnish.trainer.data.prepared import PreparedData, lay_out
 from burnish.trainer.evaluation.alone import LoneFleet
 from burnish.trainer.phases.sft import SFTConfig
@@ -79,7 +79,7 @@ def test_trace_gives_the_rows_of_a_supervised_step(tmp_path: Path) -> None:
     model, place = make_policy(tmp_path / "policy"), write(tmp_path / "own.jsonl", *(talk(str(i)) for i in range(3)))
     run = run_folder(tmp_path, {}, [{"phase": "sft", "step": 1}, {"phase": "sft", "step": 2}])
     table = SFTConfig(steps=2, batch=2, data=place)
-    lay_out("sft", table, ExampleMaker("sft", model, 120, {}), 0, 9, run / "data" / "sft").close()
+    lay_out(table.supervised_rows, Making(model, 120, {}, 0, 9), run / "data" / "sft").close()
     said = burnish("trace", str(run), "2")
     data = PreparedData(run / "data" / "sft")
     expected = [drawn.where for drawn in data.drawn(1)]

@@ -26,7 +26,7 @@ def write_rows(file: Path, *rows: object) -> str:
 
 def own(table: SupervisedConfig, seed: int = 0, limit: int | None = None) -> list[Found]:
     """What the own source of a table gives."""
-    (source,) = sources_of("cpt" if isinstance(table, CPTConfig) else "sft", table, seed, limit)
+    (source,) = sources_of(table.supervised_rows, seed, limit)
     return list(source.found())
 
 

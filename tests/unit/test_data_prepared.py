@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from tests.unit.phase_parts import on
 
-from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.prepared import PreparedData, lay_out, survey
 from burnish.trainer.data.store import ExampleStore, StoreWriter
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.importing import ModelSize, new_model
-from burnish.trainer.phases.common import Kind, PhaseStep
+from burnish.trainer.phases.common import PhaseStep
 from burnish.trainer.phases.cpt import CPTConfig
 from burnish.trainer.phases.sft import SFTConfig
 from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
@@ -49,8 +49,8 @@ def own(tmp_path: Path) -> str:
     return str(file)
 
 
-def laid_out(table: SupervisedConfig, model: Path, folder: Path, phase: Kind = "sft") -> PreparedData:
-    return lay_out(phase, table, ExampleMaker(phase, model, MAX_TOKENS, {}), seed=3, order=11, folder=folder)
+def laid_out(table: SupervisedConfig, model: Path, folder: Path) -> PreparedData:
+    return lay_out(table.supervised_rows, Making(model, MAX_TOKENS, {}, seed=3, order=11), folder)
 
 
 def rows_of(data: PreparedData, steps: range) -> list[tuple[str, int, int]]:
@@ -117,7 +117,7 @@ def test_a_blend_by_tokens_comes_near_what_was_asked(model: Path, own: str, tmp_
     taught = data.taught(1500)
     assert taught["own"] / sum(taught.values()) == pytest.approx(0.5, abs=0.02)
     assert float(data.facts[0].share) != 0.5 and data.facts[0].asked == 0.5
-    survey("sft", table, ExampleMaker("sft", model, MAX_TOKENS, {}), 0, limit=8)
+    survey(table.supervised_rows, Making(model, MAX_TOKENS, {}), limit=8)
 
 
 def test_what_is_laid_out_is_taken_again_and_what_is_half_is_made_anew(model: Path, own: str, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_documents_and_conversations_blend_in_one_phase(model: Path, tmp_path: P
     """Of a conversation every token is learned there, as of a document."""
     (tmp_path / "notes.txt").write_text("first note\n\nsecond note\n\n" + "long " * 400)
     table = CPTConfig(steps=3, batch=4, own=(str(tmp_path / "notes.txt"),), blend_ratio=0.5, curated=True)
-    data = laid_out(table, model, tmp_path / "data", "cpt")
+    data = laid_out(table, model, tmp_path / "data")
     examples = [example for step in range(3) for example in data.examples(step)]
     assert all(example.trainable[1:].all() and not example.trainable[0] for example in examples)
     assert data.facts[0].rows == 3 and data.facts[0].examples > 3, "a long document is cut, and loses nothing"

@@ -15,7 +15,7 @@ from burnish.envs.builtin.drug_discovery.fragments import ADDITIVE, GROUPS, LINK
 from burnish.envs.builtin.drug_discovery.goals import Goal
 from burnish.envs.builtin.drug_discovery.molecules import Exchange, Molecule, draw_molecule
 from burnish.envs.contract import make_env
-from burnish.trainer.phases.common import TRAIN_SEEDS as RECIPES_TRAIN_SEEDS
+from burnish.trainer.data.config import TRAIN_SEEDS as RECIPES_TRAIN_SEEDS
 
 pytestmark = pytest.mark.unit
 

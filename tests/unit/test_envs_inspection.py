@@ -182,6 +182,7 @@ def test_logs_longer_than_a_rollout_are_fewer_than_the_demos_recipes_leave_out(n
     """One run seed in three has a log that no context of the demo holds: without `max_rejects` it could not begin."""
     table = load_config(Path(f"recipes/{name}-inspection.toml")).sft
     assert table is not None
-    turns = [[(len(log) - 1) // 2 for log in corpus.logs(seed, table.examples, **table.args)] for seed in (11, 14_000_017)]
+    examples = table.supervised_rows.examples
+    turns = [[(len(log) - 1) // 2 for log in corpus.logs(seed, examples, **table.args)] for seed in (11, 14_000_017)]
     assert max(max(one) for one in turns) > 8
     assert all(sum(count > 7 for count in one) <= table.max_rejects for one in turns)

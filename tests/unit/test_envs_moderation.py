@@ -25,7 +25,7 @@ from burnish.envs.builtin.moderation.policies import (
     Ruling,
 )
 from burnish.envs.contract import make_env
-from burnish.trainer.phases.common import TRAIN_SEEDS as RECIPES_TRAIN_SEEDS
+from burnish.trainer.data.config import TRAIN_SEEDS as RECIPES_TRAIN_SEEDS
 
 pytestmark = pytest.mark.unit
 

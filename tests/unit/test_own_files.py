@@ -23,7 +23,7 @@ from burnish.recipe.load import config_as_recorded, config_from_data, load_confi
 from burnish.recipe.recorded import recorded_setup
 from burnish.rollout.store.own_files import MOST_LINE_BYTES, check_own, open_file, own_file, own_files, read_whole
 from burnish.rollout.store.records import read_json_lines, read_share
-from burnish.trainer.data.examples import ExampleMaker
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.prepared import PreparedData, lay_out
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.phases.sft import SFTConfig
@@ -148,7 +148,7 @@ def traced(run: Path, tmp_path: Path) -> Path:
     place.write_text((json.dumps(row) + "\n") * 3)
     table = SFTConfig(steps=1, batch=2, data=str(place))
     (run / "data" / "sft").rmdir()
-    lay_out("sft", table, ExampleMaker("sft", make_policy(tmp_path / "policy"), 120, {}), 0, 9, run / "data" / "sft").close()
+    lay_out(table.supervised_rows, Making(make_policy(tmp_path / "policy"), 120, {}, 0, 9), run / "data" / "sft").close()
     assert len(trace_lines(run, 1, None)) == 4
     return run
 

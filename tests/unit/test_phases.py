@@ -21,6 +21,7 @@ from burnish.recipe.seeds import derive_seeds, phase_seed
 from burnish.rollout.renderers import TemplateRenderer
 from burnish.rollout.tokenizer import load_tokenizer
 from burnish.trainer.batch import plain_batch
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.forms import Preference
 from burnish.trainer.data.pairs import lay_out, pair_examples
 from burnish.trainer.data.supervised import SupervisedExample
@@ -29,7 +30,7 @@ from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.losses import LossInputs, dpo
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
-from burnish.trainer.phases.common import Making, Spent, phase_optimizer
+from burnish.trainer.phases.common import Spent, phase_optimizer
 from burnish.trainer.phases.dpo import DPOConfig, dpo_step, dpo_steps, pair_batch
 from burnish.trainer.phases.examples import lay_out_examples
 from burnish.trainer.phases.midtrain import MidtrainConfig

@@ -18,12 +18,12 @@ from burnish.envs.types import Episode, Message, Outcome, Reward, Task, Trajecto
 from burnish.recipe.load import config_from_data
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
+from burnish.trainer.data.config import Making
 from burnish.trainer.data.pairs import lay_out, survey_pairs
 from burnish.trainer.data.rollout_pairs import Attempt, chosen_pairs
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
-from burnish.trainer.phases.common import Making
 from burnish.trainer.phases.dpo import DPOConfig
 
 pytestmark = pytest.mark.unit

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...envs.row_files import is_url, suffix_of
 from ...envs.rows import suffix_problem
@@ -17,6 +18,24 @@ CATALOG: Final = "burnish/general-v1"
 
 OWN: Final = "own"
 """What a phase's own rows are called among the sources of a blend."""
+
+RowsKind = Literal["cpt", "midtrain", "sft"]
+"""What rows are read as, called as the phases that learn from them: documents; documents and conversations; conversations."""
+
+MAX_SEED: Final = 2**31 - 1
+
+
+def _check_range(seeds: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= seeds[0] < seeds[1] <= MAX_SEED:
+        raise ValueError(f"[{seeds[0]}, {seeds[1]}] must be a range [first, last + 1] with 0 <= first < last + 1 <= {MAX_SEED}")
+    return seeds
+
+
+SeedRange = Annotated[tuple[int, int], AfterValidator(_check_range)]
+"""Task seeds as a half-open range `[first, end)`."""
+
+TRAIN_SEEDS: SeedRange = (0, 1_000_000_000)
+HELD_OUT_SEEDS: SeedRange = (1_000_000_000, 2_000_000_000)
 
 
 def readable(place: str, prose: bool = False) -> str:
@@ -153,6 +172,11 @@ class RowsConfig(BaseModel):
             raise ValueError("data is a phase that is not blended; write own = … beside a blend")
 
     @property
+    def shares_of(self) -> Literal["samples", "tokens"]:
+        """What the shares of a blend are of."""
+        return self.blend_by or "samples"
+
+    @property
     def places(self) -> tuple[str, ...]:
         """Where the own rows lie; empty when they are generated."""
         return self.own if self.data is None else (self.data,)
@@ -161,3 +185,37 @@ class RowsConfig(BaseModel):
     def own_rows(self) -> Mapping[str, tuple[str, ...]]:
         """`places`, by the key that names them."""
         return {"data" if self.data is not None else "own": self.places}
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedRows:
+    """What a phase learns by cross-entropy.
+
+    called: the table that asks for it, in messages. kind: what the rows are read as. rows: where they come from. batch: examples of a step.
+    samples: that all steps see. held_out: rows that are never trained on.
+
+    Example: `SupervisedRows("sft", "sft", RowsConfig(data="talks.jsonl"), batch=32, samples=6_400)`.
+    """
+
+    called: str
+    kind: RowsKind
+    rows: RowsConfig
+    batch: int
+    samples: int
+    held_out: str | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many texts or conversations to generate."""
+        return self.rows.count or self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What the examples of a phase are made with. model: whose tokenizer and template. seed: of what is generated; order: of shuffling."""
+
+    model: Path
+    max_tokens: int
+    template_args: Mapping[str, Any]
+    seed: int = 0
+    order: int = 0

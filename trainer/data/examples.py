@@ -14,8 +14,7 @@ from ...rollout.control_tokens import ControlTokens
 from ...rollout.renderers import TemplateRenderer, prompt_ids
 from ...rollout.tokenizer import load_tokenizer
 from ..models.tokenizer import document_frame
-from ..phases.common import Kind, Phase
-from .config import TasksConfig
+from .config import RowsKind, TasksConfig
 from .forms import Conversation, Document
 from .sources import READ_DOCUMENTS, Found, Reject, Source, rejected
 from .supervised import SupervisedExample, cpt_examples, sft_examples, wholly_trained
@@ -42,13 +41,13 @@ def silent(text: str) -> None:
 class ExampleMaker:
     """Makes examples of a phase for the tokenizer of a model, none longer than `max_tokens`.
 
-    template_args: of the chat template. phase: what messages call it, its kind unless given.
+    template_args: of the chat template. called: in messages, its kind unless given.
 
     Raises ValueError when the model's tokenizer or template is none that can be trained with.
     """
 
-    def __init__(self, kind: Kind, model: Path, max_tokens: int, template_args: Mapping[str, Any], phase: Phase = "") -> None:
-        self.kind, self.phase, self.max_tokens, self._args = kind, phase or kind, max_tokens, template_args
+    def __init__(self, kind: RowsKind, model: Path, max_tokens: int, template_args: Mapping[str, Any], called: str = "") -> None:
+        self.kind, self.called, self.max_tokens, self._args = kind, called or kind, max_tokens, template_args
         self.tokenizer = load_tokenizer(model)
         self._control = ControlTokens(self.tokenizer)
         self._frame = document_frame(self.tokenizer) if kind in READ_DOCUMENTS else None
@@ -63,7 +62,7 @@ class ExampleMaker:
             if len(batch) >= BATCH or size >= BATCH_CHARS:
                 done += len(batch)
                 yield from self._made(batch)
-                say(f"{self.phase}: {source.name}, {done:,} rows tokenised")
+                say(f"{self.called}: {source.name}, {done:,} rows tokenised")
                 batch, size = [], 0
         yield from self._made(batch)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ...envs.rows import Problems
-from ..phases.supervised import SupervisedConfig
+from .config import SupervisedRows
 from .examples import ExampleMaker
 from .sources import Reject, Source, found_in
 from .store import ExampleStore, StoreWriter
@@ -16,15 +16,15 @@ from .supervised import SupervisedExample
 FOLDER: Final = "held_out"
 
 
-def lay_out_held_out(table: SupervisedConfig, maker: ExampleMaker, folder: Path) -> None:
-    """Make the examples of a table's held-out rows in `folder / "held_out"`; nothing for a table without them.
+def lay_out_held_out(wanted: SupervisedRows, maker: ExampleMaker, folder: Path) -> None:
+    """Make the examples of the held-out rows in `folder / "held_out"`; nothing where there are none.
 
     Raises ValueError naming every row that is unfit, or when there is no row.
     """
-    place, problems = table.held_out, Problems()
+    place, problems = wanted.held_out, Problems()
     if place is None:
         return
-    source = Source(FOLDER, Fraction(0), place, lambda: found_in(place, table.kind))
+    source = Source(FOLDER, Fraction(0), place, lambda: found_in(place, wanted.kind))
     with StoreWriter(folder / FOLDER) as store:
         for made in maker.of(source):
             if isinstance(made, Reject):
@@ -35,7 +35,7 @@ def lay_out_held_out(table: SupervisedConfig, maker: ExampleMaker, folder: Path)
             store.add(examples, int(number), file)
         problems.check()
         if not store.examples:
-            raise ValueError(f"{table.name}.held_out: {place} gives no example")
+            raise ValueError(f"{wanted.called}.held_out: {place} gives no example")
 
 
 def read_held_out(folder: Path) -> tuple[SupervisedExample, ...]:

@@ -23,8 +23,8 @@ from ...rollout.store.own_files import read_whole
 from ...rollout.store.records import JsonLines
 from ...rollout.tokenizer import load_tokenizer
 from ..models.manifest import DataUse
-from ..phases.common import Making, Phase
 from .blend import row_at
+from .config import Making
 from .examples import silent
 from .forms import Preference, read_preference
 from .rollout_pairs import rollout_pairs
@@ -99,7 +99,7 @@ class PairData:
         """A few sequences of tokens to compare engines and learner on."""
         return [better.token_ids for better, _ in self.pairs(0)]
 
-    def ending_lines(self, phase: Phase, steps: int) -> Iterator[str]:
+    def ending_lines(self, phase: str, steps: int) -> Iterator[str]:
         """How often each pair was seen."""
         seen = steps * self.facts.batch
         yield f"{phase}: {seen:,} pairs seen, {seen / self.facts.pairs:.1f} passes over {self.facts.pairs:,}"

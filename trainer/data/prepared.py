@@ -30,9 +30,8 @@ from ...envs.types import Int32
 from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import JsonLines, read_share
 from ..models.manifest import DataUse
-from ..phases.common import Making, Phase
-from ..phases.supervised import SupervisedConfig
 from .blend import Blend, row_at, shares_by_tokens
+from .config import Making, SupervisedRows
 from .examples import ExampleMaker, Say, silent
 from .held_out import lay_out_held_out, read_held_out
 from .sources import Reject, Source, sources_of
@@ -215,11 +214,11 @@ class PreparedData:
             total[source.name] += self._stores[source.name].entry(number).trained
         return total
 
-    def ending_lines(self, phase: Phase, steps: int) -> Iterator[str]:
+    def ending_lines(self, phase: str, steps: int) -> Iterator[str]:
         """What the blend amounted to after `steps` steps, beside what was asked for."""
         return self.blend_lines(phase, steps * self.batch)
 
-    def blend_lines(self, phase: Phase, samples: int) -> Iterator[str]:
+    def blend_lines(self, phase: str, samples: int) -> Iterator[str]:
         """What the blend amounted to after so many samples, beside what was asked for."""
         if len(self.facts) > 1 and samples:
             counts, tokens = self.blend.counts(samples), self.taught(samples)
@@ -263,59 +262,55 @@ def _store(folder: Path, facts: SourceFacts) -> ExampleStore:
     return store
 
 
-def maker_of(table: SupervisedConfig, making: Making, called: str = "") -> ExampleMaker:
-    """What makes the examples of a table. called: in messages, its name unless given. Raises ValueError as `ExampleMaker` does."""
-    return ExampleMaker(table.kind, making.model, making.max_tokens, making.template_args, called or table.name)
-
-
-def lay_out(
-    phase: Phase, table: SupervisedConfig, maker: ExampleMaker, seed: int, order: int, folder: Path, say: Say = silent
-) -> PreparedData:
+def lay_out(wanted: SupervisedRows, making: Making, folder: Path, say: Say = silent) -> PreparedData:
     """Make every example of a phase, once, and lay them out in `folder`, or take what lies there from an earlier start of the same run.
 
-    seed: of what is generated. order: the seed that examples are shuffled with. Raises ValueError naming the rows that are unfit when there
-    are more than `max_rejects`, a source without an example, and shares that cannot be laid out.
+    Raises ValueError naming the rows that are unfit when there are more than `max_rejects`, a source without an example, shares that cannot
+    be laid out, and a tokenizer or template that nothing can be trained with.
     """
     if (folder / BLEND_FILE).is_file():
         return PreparedData(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a start that did not come to its end
+    maker = _maker(wanted, making)
     folder.mkdir(parents=True)
-    facts = survey(phase, table, maker, seed, folder=folder, say=say)
-    lay_out_held_out(table, maker, folder)
-    record = {"schema": 1, "phase": phase, "batch": table.batch, "order": order, "by": table.blend_by or "samples"}
+    facts = _surveyed(wanted, maker, making.seed, None, folder, say)
+    lay_out_held_out(wanted, maker, folder)
+    record = {"schema": 1, "phase": wanted.called, "batch": wanted.batch, "order": making.order, "by": wanted.rows.shares_of}
     draft = folder / f".{BLEND_FILE}"
     draft.write_text(json.dumps({**record, "sources": [one.to_row() for one in facts]}, indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / BLEND_FILE)
     return PreparedData(folder)
 
 
-def survey(
-    phase: Phase,
-    table: SupervisedConfig,
-    maker: ExampleMaker,
-    seed: int,
-    *,
-    limit: int | None = None,
-    folder: Path | None = None,
-    say: Say = silent,
-) -> tuple[SourceFacts, ...]:
+def survey(wanted: SupervisedRows, making: Making, *, limit: int | None = None, say: Say = silent) -> tuple[SourceFacts, ...]:
     """What every source of a phase amounts to, each row of it read and rendered. limit: of what is generated; a file is always read whole.
 
-    folder: where the examples are laid out, nowhere unless given. Raises ValueError as `lay_out` does.
+    Raises ValueError as `lay_out` does.
     """
+    return _surveyed(wanted, _maker(wanted, making), making.seed, limit, None, say)
+
+
+def _maker(wanted: SupervisedRows, making: Making) -> ExampleMaker:
+    return ExampleMaker(wanted.kind, making.model, making.max_tokens, making.template_args, wanted.called)
+
+
+def _surveyed(
+    wanted: SupervisedRows, maker: ExampleMaker, seed: int, limit: int | None, folder: Path | None, say: Say
+) -> tuple[SourceFacts, ...]:
+    """What every source amounts to; with a folder, its examples are laid out there."""
     facts: list[SourceFacts] = []
     with ExitStack() as stack:
         rejects = stack.enter_context(JsonLines(folder / REJECTS_FILE)) if folder is not None else None
-        for source in sources_of(phase, table, seed, limit):
-            facts.append(_taken(source, maker, rejects, folder, table.max_rejects, say))
-    if table.blend_by == "tokens":
+        for source in sources_of(wanted, seed, limit):
+            facts.append(_taken(source, maker, rejects, folder, wanted.rows.max_rejects, say))
+    if wanted.rows.shares_of == "tokens":
         asked = {one.name: one.asked for one in facts}
         shares = shares_by_tokens(asked, {one.name: one.trained for one in facts}, {one.name: one.examples for one in facts})
         facts = [replace(one, share=shares[one.name]) for one in facts]
     try:
         Blend({one.name: one.share for one in facts})
     except ValueError as error:
-        raise ValueError(f"{phase}.blend: {error}") from None
+        raise ValueError(f"{wanted.called}.blend: {error}") from None
     return tuple(facts)
 
 
@@ -342,11 +337,11 @@ def _taken(source: Source, maker: ExampleMaker, rejects: JsonLines | None, folde
         files, digest = (store.files, store.digest) if store is not None else ((), "")
     if rejected > most and not source.curated:
         if most:
-            problems.add(f"{maker.phase}.max_rejects: {most} rows may be left out, and {rejected} are unfit")
+            problems.add(f"{maker.called}.max_rejects: {most} rows may be left out, and {rejected} are unfit")
         problems.check()
     if not examples and source.share:
         problems.check()
-        raise ValueError(f"{maker.phase}: {source.origin} gives no example")
+        raise ValueError(f"{maker.called}: {source.origin} gives no example")
     return SourceFacts(
         source.name, source.origin, source.share, source.share, rows, examples, tokens, trained, rejected, source.curated, files, digest
     )

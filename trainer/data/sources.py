@@ -17,10 +17,8 @@ from typing import Any, Final, TypeVar
 from ...envs.named import load_function
 from ...envs.row_files import Unreadable, files_at
 from ...envs.rows import ENDS, BadRow, Problems, read_rows, suffix_problem
-from ..phases.common import Kind, Phase
-from ..phases.supervised import SupervisedConfig
 from .blend import share_of
-from .config import CATALOG, OWN, BlendConfig
+from .config import CATALOG, OWN, BlendConfig, RowsKind, SupervisedRows
 from .curated.catalog import Catalog, find_catalog
 from .forms import Conversation, Document, Item, conversation_of, read_conversation, read_document
 
@@ -71,23 +69,23 @@ class Source:
     curated: bool = False
 
 
-def sources_of(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None = None) -> list[Source]:
-    """The sources of a `[cpt]` or `[sft]` table, the own rows first. limit: of what is generated; a file is always read whole.
+def sources_of(wanted: SupervisedRows, seed: int, limit: int | None = None) -> list[Source]:
+    """The sources of what a phase learns, the own rows first. limit: of what is generated; a file is always read whole.
 
     Raises ValueError naming a catalog or a category that is not there.
     """
-    own = _own(phase, table, seed, limit)
-    if table.blend is not None:
-        catalog = find_catalog(table.blend.catalog)
-        _check_categories(phase, table.blend, catalog)
-        share, percents = share_of(table.blend.own_percent) / 100, {name: share_of(p) / 100 for name, p in table.blend.curated.items()}
-    elif table.blend_ratio is not None:
-        catalog = find_catalog(CATALOG if table.curated is True else str(table.curated))
-        share, percents = share_of(table.blend_ratio), dict.fromkeys(catalog.sets, Fraction(1, len(catalog.sets)))
+    own, rows = _own(wanted, seed, limit), wanted.rows
+    if rows.blend is not None:
+        catalog = find_catalog(rows.blend.catalog)
+        _check_categories(wanted.called, rows.blend, catalog)
+        share, percents = share_of(rows.blend.own_percent) / 100, {name: share_of(p) / 100 for name, p in rows.blend.curated.items()}
+    elif rows.blend_ratio is not None:
+        catalog = find_catalog(CATALOG if rows.curated is True else str(rows.curated))
+        share, percents = share_of(rows.blend_ratio), dict.fromkeys(catalog.sets, Fraction(1, len(catalog.sets)))
     else:
         return [own]
-    wanted = {name: (1 - share) * percent for name, percent in percents.items()}
-    return [replace(own, share=share), *(_curated(catalog, name, part, table, seed, limit) for name, part in wanted.items())]
+    shares = {name: (1 - share) * percent for name, percent in percents.items()}
+    return [replace(own, share=share), *(_curated(catalog, name, part, wanted.samples, seed, limit) for name, part in shares.items())]
 
 
 def read_documents(place: str | Path) -> Iterator[str]:
@@ -103,7 +101,7 @@ def read_conversations(place: str | Path) -> Iterator[Conversation]:
     return (item for item in _only(found_in(str(place), "sft")) if isinstance(item, Conversation))
 
 
-def found_in(place: str, kind: Kind) -> Iterator[Found]:
+def found_in(place: str, kind: RowsKind) -> Iterator[Found]:
     """The items of a place, and what is unfit; see `found_rows`."""
     read: Callable[[Mapping[str, Any], str], Item] = read_document if kind in READ_DOCUMENTS else read_conversation
     return found_rows(place, read, prose=kind in READ_DOCUMENTS)
@@ -167,29 +165,28 @@ def _only(found: Iterable[T | Reject]) -> Iterator[T]:
     problems.check()
 
 
-def _own(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None) -> Source:
-    if table.generate is None:
-        places = table.places
-        return Source(OWN, Fraction(1), ", ".join(places), lambda: (one for place in places for one in found_in(place, table.kind)))
-    return Source(OWN, Fraction(1), table.generate, lambda: _generated(phase, table, seed, limit))
+def _own(wanted: SupervisedRows, seed: int, limit: int | None) -> Source:
+    places, function = wanted.rows.places, wanted.rows.generate
+    if function is None:
+        return Source(OWN, Fraction(1), ", ".join(places), lambda: (one for place in places for one in found_in(place, wanted.kind)))
+    return Source(OWN, Fraction(1), function, lambda: _generated(function, wanted, seed, limit))
 
 
-def _generated(phase: Phase, table: SupervisedConfig, seed: int, limit: int | None) -> Iterator[Item]:
+def _generated(function: str, wanted: SupervisedRows, seed: int, limit: int | None) -> Iterator[Item]:
     """What a generator gives. It is code of the user's own: raises ValueError naming the example that is unfit."""
-    assert table.generate is not None
-    field, count = f"{phase}.generate", table.examples if limit is None else min(limit, table.examples)
-    made = load_function(table.generate, field)(seed, count, **table.args)
+    field, count = f"{wanted.called}.generate", wanted.examples if limit is None else min(limit, wanted.examples)
+    made = load_function(function, field)(seed, count, **wanted.rows.args)
     if not isinstance(made, Iterable):
-        raise ValueError(f"{field}: {table.generate} must give an iterable of examples, not {type(made).__name__}")
+        raise ValueError(f"{field}: {function} must give an iterable of examples, not {type(made).__name__}")
     for i, example in enumerate(islice(made, limit)):
-        where = f"{field}: {table.generate}, example:{i}"
+        where = f"{field}: {function}, example:{i}"
         if isinstance(example, str):
-            if table.kind == "sft":
+            if wanted.kind == "sft":
                 raise ValueError(f"{where}: must be a conversation, not a text")
             yield Document(example, where)
             continue
-        if table.kind == "cpt" and not isinstance(example, Mapping | list | tuple):
-            raise ValueError(f"{field}: {table.generate} must give strings, not {type(example).__name__}")
+        if wanted.kind == "cpt" and not isinstance(example, Mapping | list | tuple):
+            raise ValueError(f"{field}: {function} must give strings, not {type(example).__name__}")
         try:
             row: Mapping[str, Any] = example if isinstance(example, Mapping) else {"messages": example}
             yield conversation_of(row.get("messages"), row, where)
@@ -197,10 +194,10 @@ def _generated(phase: Phase, table: SupervisedConfig, seed: int, limit: int | No
             raise ValueError(f"{where}: {error}") from error
 
 
-def _curated(catalog: Catalog, name: str, share: Fraction, table: SupervisedConfig, seed: int, limit: int | None) -> Source:
+def _curated(catalog: Catalog, name: str, share: Fraction, samples: int, seed: int, limit: int | None) -> Source:
     chosen = catalog.sets[name]
-    samples = min(MAX_MADE, int(share * table.steps * table.batch) + 1)
-    count = samples if limit is None else min(limit, samples)
+    made = min(MAX_MADE, int(share * samples) + 1)
+    count = made if limit is None else min(limit, made)
 
     def found() -> Iterator[Found]:
         return found_curated(catalog, name, seed, count if share else 0)
@@ -219,7 +216,7 @@ def found_curated(catalog: Catalog, name: str, seed: int, count: int) -> Iterato
         yield read_conversation(row, f"{catalog.id} {name}:{i}")
 
 
-def _check_categories(phase: Phase, blend: BlendConfig, catalog: Catalog) -> None:
+def _check_categories(called: str, blend: BlendConfig, catalog: Catalog) -> None:
     unknown: Sequence[str] = [name for name in blend.curated if name not in catalog.sets]
     if unknown:
-        raise ValueError(f"{phase}.blend.curated: {catalog.id} has no category {unknown[0]!r}; it has {', '.join(catalog.sets)}")
+        raise ValueError(f"{called}.blend.curated: {catalog.id} has no category {unknown[0]!r}; it has {', '.join(catalog.sets)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...rollout.store.records import Mode
-from ..phases.common import HELD_OUT_SEEDS, SeedRange
+from ..data.config import HELD_OUT_SEEDS, SeedRange
 
 
 class EvaluationConfig(BaseModel):

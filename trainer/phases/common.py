@@ -9,42 +9,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.types import Episode, Int32
 from ...rollout.store.moments import PerEpisode
+from ..data.config import Making, RowsKind, SupervisedRows
 from ..learner.config import OptimizerConfig
 from ..loop import PolicyLoop, Step
 from ..models.manifest import DataUse, Stage
 from ..updates import PolicyLearner
 from ..watch.guards import Alarm, Watch
 
-Kind = Literal["cpt", "midtrain", "sft", "dpo", "rft"]
+Kind = Literal[RowsKind, "dpo", "rft"]
 """What a phase does. The registry has one entry for each."""
 Phase = str
 """A phase's name in its run: its kind, unless the recipe calls it otherwise."""
 NOT_NAMES = ("base", "evaluation", "retention", "tasks")
 """What a run's files call what is no phase."""
 
-MAX_SEED = 2**31 - 1
-
 Schedule = Literal["constant", "cosine"]
-
-
-def _check_range(seeds: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= seeds[0] < seeds[1] <= MAX_SEED:
-        raise ValueError(f"[{seeds[0]}, {seeds[1]}] must be a range [first, last + 1] with 0 <= first < last + 1 <= {MAX_SEED}")
-    return seeds
-
-
-SeedRange = Annotated[tuple[int, int], AfterValidator(_check_range)]
-"""Task seeds as a half-open range `[first, end)`."""
-
-
-TRAIN_SEEDS: SeedRange = (0, 1_000_000_000)
-HELD_OUT_SEEDS: SeedRange = (1_000_000_000, 2_000_000_000)
 
 
 REWARM = 20
@@ -102,6 +87,11 @@ class PhaseConfig(BaseModel):
         """Files, folders and URLs that it reads, by the key that names them."""
         return {}
 
+    @property
+    def supervised_rows(self) -> SupervisedRows | None:
+        """What of it is learned by cross-entropy."""
+        return None
+
 
 PHASE_OWNS = frozenset({"lr", "warmup_steps", "schedule", "total_steps", "min_lr_ratio"})
 """What of an optimizer's settings belongs to a phase."""
@@ -134,17 +124,6 @@ class PhaseStep:
     episodes: Sequence[Episode] = ()
     alarms: Sequence[Alarm] = ()
     measured: PerEpisode = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Making:
-    """What the examples of a phase are made with. model: whose tokenizer and template. seed: of what is generated; order: of shuffling."""
-
-    model: Path
-    max_tokens: int
-    template_args: Mapping[str, Any]
-    seed: int = 0
-    order: int = 0
 
 
 class PhaseData(Protocol):

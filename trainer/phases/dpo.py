@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ..batch import TokenBatch, plain_batch
-from ..data.config import readable
+from ..data.config import Making, readable
 from ..data.pairs import Pair, PairData, lay_out, survey_pairs
 from ..objectives.objective import Objective
 from ..updates import PolicyLearner
-from .common import Making, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Schedule
+from .common import PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Schedule
 
 
 class DPOConfig(PhaseConfig):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..data.prepared import PreparedData, SourceFacts, lay_out, maker_of, survey
-from .common import Making, PhaseWork, Playing
+from ..data.config import Making, SupervisedRows
+from ..data.prepared import SourceFacts, lay_out, survey
+from .common import PhaseWork, Playing
 from .supervised import PhaseExamples, SupervisedConfig
 
 SAMPLE: Final = 32
@@ -27,43 +28,38 @@ class Examples:
 
 def supervised_plan(table: SupervisedConfig, making: Making, playing: Playing, say: Callable[[str], None]) -> PhaseWork:
     """What the phase will do, by the length of its examples."""
-    found, seen = examples_of(table, making, say), table.steps * table.batch
+    found, seen = examples_of(table.supervised_rows, making, say), table.steps * table.batch
     length = found.mean_tokens
     what = {"cpt": "documents", "midtrain": "documents and conversations"}.get(table.kind, "conversations")
     work = f"{table.steps} steps x {table.batch} {what} of about {length:.0f} tokens, lr {table.lr:g}, {found.line}"
     return PhaseWork(work, round(seen * length), examples=found.own)
 
 
-def examples_of(table: SupervisedConfig, making: Making, say: Callable[[str], None], called: str = "") -> Examples:
-    """What the rows of a table amount to, each read and rendered. called: what messages call the table, its name unless given."""
-    facts = survey(called or table.name, table, maker_of(table, making, called), 0, limit=SAMPLE, say=say)
-    own = table.examples if table.generate is not None else sum(one.examples for one in facts if not one.curated)
-    return Examples(sum(float(one.share) * one.mean_tokens for one in facts), own, _blend_line(table, facts))
+def examples_of(wanted: SupervisedRows, making: Making, say: Callable[[str], None]) -> Examples:
+    """What rows amount to, each read and rendered."""
+    facts = survey(wanted, making, limit=SAMPLE, say=say)
+    own = wanted.examples if wanted.rows.generate is not None else sum(one.examples for one in facts if not one.curated)
+    return Examples(sum(float(one.share) * one.mean_tokens for one in facts), own, _blend_line(wanted, facts))
 
 
 def lay_out_examples(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None]) -> PhaseExamples:
     """The phase's examples in `folder`."""
-    return lay_out_rows(table, making, folder, say)
+    return lay_out(table.supervised_rows, making, folder, say)
 
 
-def lay_out_rows(table: SupervisedConfig, making: Making, folder: Path, say: Callable[[str], None], called: str = "") -> PreparedData:
-    """The examples of a table in `folder`. called: what messages call the table, its name unless given."""
-    return lay_out(called or table.name, table, maker_of(table, making, called), making.seed, making.order, folder, say)
-
-
-def _blend_line(table: SupervisedConfig, facts: Sequence[SourceFacts]) -> str:
+def _blend_line(wanted: SupervisedRows, facts: Sequence[SourceFacts]) -> str:
     """Where the examples come from, each source of a blend with its share, what it has, and what is left out of it."""
     if len(facts) == 1:
         return f"from {facts[0].origin}{_left_out(facts[0])}"
-    listed = [f"{float(one.asked):.2%} {one.name} ({one.origin.partition(':')[0]}{_rows(table, one)}{_left_out(one)})" for one in facts]
-    return f"blended by {table.blend_by or 'samples'}: {', '.join(listed)}"
+    listed = [f"{float(one.asked):.2%} {one.name} ({one.origin.partition(':')[0]}{_rows(wanted, one)}{_left_out(one)})" for one in facts]
+    return f"blended by {wanted.rows.shares_of}: {', '.join(listed)}"
 
 
-def _rows(table: SupervisedConfig, one: SourceFacts) -> str:
+def _rows(wanted: SupervisedRows, one: SourceFacts) -> str:
     """How many rows there are, and how often each is seen, of a source whose rows were all read."""
-    if one.curated or table.generate is not None or not one.examples:
+    if one.curated or wanted.rows.generate is not None or not one.examples:
         return ""
-    return f", {one.rows:,} rows seen {float(one.share) * table.steps * table.batch / one.examples:.1f} times"
+    return f", {one.rows:,} rows seen {float(one.share) * wanted.samples / one.examples:.1f} times"
 
 
 def _left_out(one: SourceFacts) -> str:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ...envs.registry import ID_PATTERN
 from ...rollout.store.moments import PerEpisode
 from ..data.blend import Blend, share_of
-from ..data.config import OWN, RowsConfig
+from ..data.config import OWN, Making, RowsConfig, SupervisedRows
+from ..data.prepared import lay_out
 from ..demonstrations import Demonstrations, ExampleStream
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, Step
@@ -22,9 +23,8 @@ from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
 from ..schedule.account import shares, what_to_scale
 from ..schedule.admission import Rollouts
-from .common import Making, PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
-from .examples import examples_of, lay_out_rows
-from .sft import SFTConfig
+from .common import PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
+from .examples import examples_of
 
 MAX_STALENESS = 2
 """Of tokens that are trained on, in moves of the weights, unless the recipe says otherwise."""
@@ -182,14 +182,13 @@ class RFTPhaseConfig(PhaseConfig):
         return {} if self.replay is None else {f"replay.{key}": places for key, places in self.replay.own_rows.items()}
 
     @property
-    def replayed(self) -> SFTConfig | None:
-        """The rows of `replay` as the data layer takes them: a supervised table that sees as many as the phase will, about."""
+    def supervised_rows(self) -> SupervisedRows | None:
+        """Those of `replay`, about as many as the phase will see."""
         if self.replay is None:
             return None
-        rows = {key: getattr(self.replay, key) for key in RowsConfig.model_fields if key in self.replay.model_fields_set}
         sequences = self.steps * self.epochs * self.groups_per_step * self.group_size
         seen = max(1, math.ceil(sequences * self.replay.exact_share / (1 - self.replay.exact_share)))
-        return SFTConfig(name=self.name, steps=1, batch=seen, schedule="constant", **rows)
+        return SupervisedRows(f"{self.name}.replay", "sft", self.replay, batch=seen, samples=seen)
 
     @property
     def task_blend(self) -> Blend | None:
@@ -204,8 +203,8 @@ def _shares(blended: Sequence[BlendedConfig]) -> dict[str, Fraction]:
 
 def lay_out_replay(table: RFTPhaseConfig, making: Making, folder: Path, say: Callable[[str], None]) -> PhaseData | None:
     """The demonstrations of the phase in `folder`, None for a table without them."""
-    rows = table.replayed
-    return None if rows is None else lay_out_rows(rows, making, folder, say, f"{table.name}.replay")
+    rows = table.supervised_rows
+    return None if rows is None else lay_out(rows, making, folder, say)
 
 
 def demonstrations_of(table: RFTPhaseConfig, data: PhaseData | None) -> Demonstrations | None:
@@ -243,9 +242,9 @@ def rft_plan(table: RFTPhaseConfig, making: Making, playing: Playing, say: Calla
     size = f"{table.steps} steps x {table.groups_per_step} tasks x {table.group_size} episodes"
     turns = f"up to {playing.turns} turns" if playing.turns > 1 else "1 turn"
     work = f"{size} of {turns}, lr {table.lr:g}" + (f", from {playing.tasks}" if playing.tasks else "")
-    beside, rows = 0, table.replayed
+    beside, rows = 0, table.supervised_rows
     if rows is not None and table.replay is not None:
-        found = examples_of(rows, making, say, f"{table.name}.replay")
+        found = examples_of(rows, making, say)
         beside = round(rows.batch * found.mean_tokens)
         work += (
             f", beside {rows.batch:,} demonstrations of about {found.mean_tokens:.0f} tokens ({table.replay.share:.0%} of what is learned "

@@ -8,7 +8,7 @@ from typing import Protocol
 from pydantic import Field, field_validator, model_validator
 
 from ..batch import TokenBatch, plain_batch
-from ..data.config import RowsConfig, readable
+from ..data.config import RowsConfig, RowsKind, SupervisedRows, readable
 from ..data.supervised import SupervisedExample
 from ..objectives.objective import CROSS_ENTROPY
 from ..updates import PolicyLearner
@@ -25,6 +25,7 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
     be no better than the best before the phase ends; left out, it takes all of its steps.
     """
 
+    kind: RowsKind
     batch: int = Field(default=32, ge=1)
     schedule: Schedule = "cosine"
     held_out: str | None = None
@@ -46,9 +47,8 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
         return self
 
     @property
-    def examples(self) -> int:
-        """How many texts or conversations to generate."""
-        return self.count or self.steps * self.batch
+    def supervised_rows(self) -> SupervisedRows:
+        return SupervisedRows(self.name, self.kind, self, self.batch, self.steps * self.batch, self.held_out)
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:

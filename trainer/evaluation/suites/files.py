@@ -23,10 +23,10 @@ from ....envs.pydantic_words import first_error
 from ....envs.row_files import is_url
 from ....envs.types import Task
 from ....rewards.config import RewardConfig
+from ...data.config import HELD_OUT_SEEDS, SeedRange
 from ...data.forms import Document
 from ...data.sources import Reject, found_in
 from ...data.task_files import read_task_rows
-from ...phases.common import HELD_OUT_SEEDS, SeedRange
 from .suite import SINGLE_TURN, Suite
 
 
