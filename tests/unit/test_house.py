@@ -125,6 +125,19 @@ def test_no_room_imports_core() -> None:
             assert [name for name in own if name.split(".")[1] not in rooms] == [], file
 
 
+def test_every_folder_has_its_place_in_the_order_of_its_room() -> None:
+    layers = [contract for contract in project()["tool"]["importlinter"]["contracts"] if contract["type"] == "layers"]
+    placed = {
+        f"{container}.{name}"
+        for contract in layers
+        for container in contract["containers"]
+        for layer in contract["layers"]
+        for name in layer.split(" | ")
+    }
+    assert [name for name in package_folders() if name != "burnish" and name not in placed] == []
+    assert [contract["name"] for contract in layers if "ignore_imports" in contract] == [], "an order with exceptions is none"
+
+
 def test_proto_is_not_a_package() -> None:
     # google-api-core imports proto-plus, whose top-level package is called `proto` too.
     assert not (ROOT / "proto" / "__init__.py").exists()
