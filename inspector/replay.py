@@ -61,7 +61,7 @@ def why_not(episode: StoredEpisode) -> str | None:
     """Why an episode cannot be replayed, None when it can."""
     if episode.failure is not None:
         return f"it failed ({episode.failure}), so its record may end anywhere"
-    if len(_spoken(episode)) != episode.turns or len(episode.env_rewards) != episode.turns:
+    if len(spoken_at(episode)) != episode.turns or len(episode.env_rewards) != episode.turns:
         return "its messages and its turns do not fit together"
     return None
 
@@ -103,7 +103,7 @@ def _closed(env: ConversationEnv, player: Player) -> None:
 
 def _differences(episode: StoredEpisode, env: ConversationEnv, player: Player, at: _At) -> Iterator[Divergence]:
     """What differs, in the order of the episode; nothing after the first is worth reading."""
-    spoken, said = _spoken(episode), episode.messages
+    spoken, said = spoken_at(episode), episode.messages
     opening = said[len(episode.task.prompt) : spoken[0] if spoken else len(said)]
     parser = episode.env_data.get("tool_parser")
     messages, at.info = player.call(
@@ -148,7 +148,7 @@ def _by_key(values: Mapping[str, Any]) -> dict[str, str]:
     return {text(key): json.dumps(plain(value), sort_keys=True) for key, value in values.items() if key not in OWN_METRICS}
 
 
-def _spoken(episode: StoredEpisode) -> list[int]:
+def spoken_at(episode: StoredEpisode) -> list[int]:
     """Where in the messages the policy's turns are: an environment may open with assistant messages of its own."""
     found = [i for i, message in enumerate(episode.messages) if message.role == "assistant"]
     return found[len(found) - episode.turns :] if episode.turns <= len(found) else found

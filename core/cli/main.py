@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from burnish.cli import branch as branch_command
 from burnish.cli import (
     data_command,
     evaluate_command,
@@ -173,6 +174,7 @@ def demo(
 evaluate_command.register(app)
 probe_command.register(app)
 debug_command.register(app)
+branch_command.register(app)
 tune_command.register(app)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.calling.threads import Daemons
 from burnish.rollout.collect import collect
 from burnish.rollout.engine.base import GenerateRequest
+from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
-from burnish.rollout.renderers import Renderer
+from burnish.rollout.renderers import Renderer, TemplateRenderer
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
+from burnish.rollout.tokenizer import load_tokenizer
 from burnish.rollout.worker import episode_parts
 from burnish.run.folder import create_run
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -65,6 +67,16 @@ def played(run: ResolvedRun, tasks: Sequence[Task], answers: Sequence[str], grou
         return [finished[task.id] for task in tasks]
 
     return asyncio.run(all_of_them())
+
+
+def speaking(says: str) -> Callable[[EngineConfig, Path, str], ScriptedEngine]:
+    """What stands in for `make_engine`: an engine that always says this."""
+
+    def made(config: EngineConfig, model: Path, name: str) -> ScriptedEngine:
+        renderer = TemplateRenderer(load_tokenizer(model))
+        return ScriptedEngine(lambda asked: [*renderer.encode(says), asked.stop_token_ids[0]], name=name, max_context=config.max_context)
+
+    return made
 
 
 def stored(run: ResolvedRun, groups: Sequence[EpisodeGroup], folder: Path, step: int = 1) -> Path:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.unit.stored_run import INSPECTS, played, recipe, seeded, stored, tiny_model
+from tests.unit.stored_run import INSPECTS, played, recipe, seeded, speaking, stored, tiny_model
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
@@ -33,6 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_whoever_follows_the_page_can_run_every_command_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order: a file is there once the page has said what is in it."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("burnish.cli.branch.needs_engine", lambda command: None)  # tests/integration/test_branch.py has a real one
+    monkeypatch.setattr("burnish.rollout.engine.make_engine", speaking("verdict: pass; reason: within"))
+    monkeypatch.setattr("burnish.trainer.models.finding.verified_model", lambda model: folder / "tiny")  # a stored run has no checkpoint
     shown = re.findall(r"^(?:`([\w./]+)`:\n\n)?```(\w*)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     commands = 0
     for name, kind, text in shown:
@@ -42,4 +45,4 @@ def test_whoever_follows_the_page_can_run_every_command_of_it(folder: Path, monk
             done = CliRunner().invoke(app, shlex.split(line.removeprefix("burnish ")))
             assert done.exit_code == 0, f"{line}: {done.output}"
             commands += 1
-    assert commands == 5
+    assert commands == 6
