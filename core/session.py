@@ -261,7 +261,7 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
         tasks=recipe.tasks.files,
         success=recipe.success,
         fleet=FleetLimits(recipe.rollout.concurrency, limits.stall_s, limits.answer_s, limits.sync_s, limits.restart_s),
-        learner_limits=LearnerLimits(limits.learner_s, limits.place_s, limits.follow_s),
+        learner_limits=LearnerLimits(limits.learner_s, limits.place_s, limits.follow_s, recipe.placement.trusted_network),
     )
     request_resources(settings, recipe.placement)
     # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.

@@ -23,11 +23,13 @@ def start_local_ray(**options: Any) -> Any:
     """`ray.init(address="local", …)`: what it returns. `RAY_ADDRESS` is not looked at.
 
     Ray gives a node 30 seconds to start and has no option for more, which a busy machine may need: it is started afresh, up to three times
-    in all. Raises RuntimeError when it is late each time, ValueError in a folder that holds another "burnish", and what else Ray raises.
+    in all. Raises RuntimeError when it is late each time, ValueError in a folder that holds another "burnish" or where the environment
+    turns Ray's authentication off, and what else Ray raises.
 
     Example: `start_local_ray(num_cpus=4, include_dashboard=False)`.
     """
     check_folder()
+    check_authentication()
     require("a local Ray", ["ray"], "train")
     import ray
 
@@ -44,6 +46,15 @@ def start_local_ray(**options: Any) -> Any:
                 raise RuntimeError(f"Ray did not start within its 30 s, {ATTEMPTS} times; is the machine too busy? {error}") from error
             _log.warning("Ray did not start within its 30 s (attempt %d of %d): %s", attempt, ATTEMPTS, error)
     raise AssertionError("the last attempt returns or raises")
+
+
+def check_authentication() -> None:
+    """Raise ValueError where Ray would listen on every address, as it does, and ask nobody for its token."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        raise ValueError(
+            "RAY_AUTH_MODE=disabled: Ray listens on every address, and whoever reaches it would run code here; unset it, or start a Ray "
+            "yourself and name it in resources.ray_address"
+        )
 
 
 def check_folder() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from burnish.recipe.config import RunConfig
 from burnish.recipe.machine import Machine
 from burnish.recipe.platforms import Platform
+from burnish.trainer.learner.config import NOT_TRUSTED
 
 SHARE_FOR_VLLM = 0.9
 """Of the memory of its share of a GPU, what an engine takes: vLLM's own default for a whole one."""
@@ -22,7 +23,7 @@ class Placement:
     engines: env runners, each with an engine. learners: processes that share the policy. learner_gpus, engine_gpus: GPUs of each learner
     and of each engine; a fraction is a share of
     one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
-    of each engine.
+    of each engine. trusted_network: whether learners may be on more than one node.
 
     Example: `Placement("gpu", engines=2, learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2).gpus == 5.0`.
     """
@@ -38,6 +39,7 @@ class Placement:
     tensor_parallel: int = 1
     engine_resources: Mapping[str, float] = field(default_factory=dict)
     learners: int = 1
+    trusted_network: bool = False
 
     @property
     def gpus(self) -> float:
@@ -83,6 +85,7 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
         tensor_parallel=config.engine.gpus,
         engine_resources=resources.engine_resources,
         learners=resources.learners,
+        trusted_network=resources.trusted_network,
     )
 
 
@@ -105,8 +108,12 @@ def machine_problems(placement: Placement, machine: Machine) -> Iterator[str]:
 
 def cluster_problem(placement: Placement, nodes: Sequence[float]) -> str | None:
     """Why a running cluster with so many GPUs on each node cannot hold a run, or None when it can."""
-    if placement.platform == "cpu" or fits(placement, nodes):
+    if placement.platform == "cpu":
         return None
+    if fits(placement, nodes):
+        together = replace(placement, engines=0)
+        apart = placement.learners > 1 and not placement.trusted_network and not any(fits(together, [gpus]) for gpus in nodes)
+        return NOT_TRUSTED if apart else None
     where = f"the cluster at {placement.ray_address}" if placement.ray_address is not None else "the Ray started here"
     has = ", ".join(f"{gpus:g}" for gpus in nodes) or "none"
     return f"resources: {'; '.join(placement.lines())}: {where} has no room, GPUs by node: {has}"

@@ -21,7 +21,9 @@ class ResourcesConfig(BaseModel):
     more of it. Left out, it is Ray's own, 15, or what the environment variable RAY_worker_niceness says.
 
     learners: processes that share the policy, each with a slice of weights and optimizer, and on GPUs with one of its own. A group of a
-    batch is computed by one of them, so more of them than groups per step are of no use.
+    batch is computed by one of them, so more of them than groups per step are of no use. trusted_network: that only the nodes themselves
+    reach each other. Learners on more than one node meet over it without authentication or encryption, which gloo and nccl do not have; a
+    run whose learners are not all on one node is refused unless this says so.
     learner_gpus: the share of a GPU that the learner takes, a whole one when left out. engine_gpus: the share that each engine
     takes; left out, as many whole GPUs as `engine.tensor_parallel`, all on one node. Where both are left out and this machine has a single
     GPU, they share it, one half for the learner. Shares below 1 put learner and engines on one GPU, where an engine takes nine tenths of
@@ -37,6 +39,7 @@ class ResourcesConfig(BaseModel):
     worker_niceness: int | None = Field(default=None, ge=0, le=19)
     engine_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     learners: int = Field(default=1, ge=1)
+    trusted_network: bool = False
     learner_gpus: float | None = Field(default=None, gt=0, le=1)
     engine_gpus: float | None = Field(default=None, gt=0, le=1)
 
@@ -47,6 +50,9 @@ class ResourcesConfig(BaseModel):
             raise ValueError(f"{' and '.join(idle)} has no effect with ray_address: the running cluster has its own; remove one of them")
         if self.ray_address is None and self.engine_resources:
             raise ValueError("engine_resources: a cluster that is started here offers none; say which cluster does in ray_address")
+        if self.trusted_network and (self.learners == 1 or self.ray_address is None):
+            alone = "a single learner meets nobody" if self.learners == 1 else "without ray_address all learners are on this machine"
+            raise ValueError(f"trusted_network has no effect: {alone}; remove it")
         if self.learners > 1 and self.learner_gpus is not None and self.learner_gpus < 1:
             raise ValueError(f"learner_gpus = {self.learner_gpus:g} does not fit learners = {self.learners}: each needs a GPU of its own")
         return self

@@ -19,6 +19,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from .vllm_base import count_tokens
+from .vllm_process import listening_here
 
 CPU_BLOCK_SIZE = 32
 """Tokens per cache block. The default on CPU is 128, below which prompts would share no prefix."""
@@ -92,6 +93,7 @@ async def start_openai_app(
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.update(listening_here())
     os.environ.pop("VLLM_LOGGING_CONFIG_PATH", None)  # an engine that ended may have left its own, whose file went with it
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ...rpc.loopback import collectives_on_loopback
 from .config import CPU_BATCHED_TOKENS, CPU_BLOCK_SIZE, CPU_KV_CACHE_MB, CPU_THREADS, EngineConfig
 
 
@@ -23,6 +24,7 @@ def prepare_process(config: EngineConfig, scratch: Path | None = None) -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.resolved_backend == "vllm-inprocess" else "1",
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        **listening_here(),
     }
     if config.resolved_device == "cpu":
         environment |= {
@@ -45,6 +47,12 @@ def prepare_process(config: EngineConfig, scratch: Path | None = None) -> None:
     logging.config.dictConfig(logs)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.reduce_op` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
+
+def listening_here() -> dict[str, str]:
+    """The environment that keeps what an engine's processes say to each other on loopback: nothing of it asks who is there, and all of them
+    are on one node."""
+    return {"VLLM_HOST_IP": "127.0.0.1", **collectives_on_loopback()}
 
 
 def engine_arguments(config: EngineConfig, model_path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.integration.listening import listeners_beyond_loopback
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.rollout.engine import Engine, EngineConfig, make_engine
@@ -40,19 +42,25 @@ def reference(engine: Engine, tiny_model: Path) -> Any:
 @pytest.fixture(scope="module", params=["vllm-inprocess", "vllm-async"])
 def engine(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """One engine per backend for the whole module; the last test of the module kills it."""
-    config = EngineConfig(
-        backend=request.param,
+    with pytest.MonkeyPatch.context() as patch:
+        outward = next((name for _, name in socket.if_nameindex() if not name.startswith("lo")), "lo")
+        patch.setenv("GLOO_SOCKET_IFNAME", outward)  # as an environment may say that is made for something else
+        started = make_engine(config_of(request.param, tmp_path_factory.mktemp("logs") / "vllm.log"), tiny_model, "engine-under-test")
+        yield started
+        asyncio.run(started.close())
+
+
+def config_of(backend: Any, log: Path) -> EngineConfig:
+    return EngineConfig(
+        backend=backend,
         max_context=MAX_CONTEXT,
         kv_cache_mb=64,
         max_num_seqs=16,
         request_timeout_s=60,
         drain_timeout_s=60,
         update_timeout_s=60,
-        log_file=tmp_path_factory.mktemp("logs") / "vllm.log",
+        log_file=log,
     )
-    started = make_engine(config, tiny_model, "engine-under-test")
-    yield started
-    asyncio.run(started.close())
 
 
 def new_weights(reference: Any, version: int) -> WeightSnapshot:
@@ -89,6 +97,13 @@ def forward_logprobs(reference: Any, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         logits = reference(tokens).logits[0, :-1]
     return torch.log_softmax(logits, -1).gather(1, tokens[0, 1:, None])[:, 0].numpy()
+
+
+def test_an_engine_listens_on_loopback_alone(engine: Engine) -> None:
+    """What its processes say to each other passes no authentication: gloo's, nccl's and vLLM's sockets have none."""
+    with socket.create_server(("0.0.0.0", 0)):
+        assert len(listeners_beyond_loopback(os.getpid())) > 0, "the test sees them"
+    assert listeners_beyond_loopback(os.getpid()) == []
 
 
 async def test_logprobs_are_those_of_the_checkpoint(engine: Engine, reference: Any) -> None:

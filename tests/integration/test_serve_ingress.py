@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from burnish.envs.failures import EpisodeFailure
 from burnish.envs.types import Message, Task
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.types import RewardInput
@@ -30,7 +32,8 @@ def ingress() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "examples.verifier.ray_serve", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    env = {**os.environ, "VERIFIER_TOKEN": "s3cret"}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
             assert select.select([process.stdout], [], [], WAIT_S)[0], f"the example said nothing for {WAIT_S} s"
@@ -47,10 +50,13 @@ def episode(number: int) -> RewardInput:
     return RewardInput(f"t-{number}/0", Task(f"t-{number}", number), messages, 0.0, data={"answer": 7})
 
 
-def test_verdicts_come_through_serves_proxy_by_unary_calls(ingress: str) -> None:
-    remote = RemoteVerifier("short-answer", ingress, deadline_s=60.0)
+def test_verdicts_come_through_serves_proxy_by_unary_calls(ingress: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERIFIER_TOKEN", "s3cret")
+    remote = RemoteVerifier("short-answer", f"{ingress}?token_env=VERIFIER_TOKEN", deadline_s=60.0)
 
     async def judge() -> list[float]:
         return [score.value for score in await asyncio.gather(*(remote.score(episode(number)) for number in range(16)))]
 
     assert asyncio.run(asyncio.wait_for(judge(), WAIT_S)) == [float(number == 7) for number in range(16)]
+    with pytest.raises(EpisodeFailure, match="the token is wrong"):
+        asyncio.run(RemoteVerifier("short-answer", ingress, deadline_s=60.0).score(episode(7)))

@@ -14,6 +14,9 @@ from tests.integration.scripted_runners import ScriptedConfig
 from tests.integration.test_schedules import setup
 
 from burnish.trainer.fleet import FleetLimits
+from burnish.trainer.learner.config import LearnerConfig
+from burnish.trainer.learner.group import LearnerGroup, LearnerLimits
+from burnish.trainer.learner.probe import probe_loss
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -35,6 +38,34 @@ def cluster() -> Iterator[Cluster]:
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+@pytest.fixture
+def one_each() -> Iterator[Cluster]:
+    """Two nodes with room for one learner each."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False})
+    try:
+        made.add_node(num_cpus=1, object_store_memory=STORE)
+        ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def test_learners_meet_over_the_network_only_where_that_is_trusted(one_each: Cluster, tiny_model: Path) -> None:
+    def made(limits: LearnerLimits) -> LearnerGroup:
+        return LearnerGroup(tiny_model, LearnerConfig(threads=1), 0, num_gpus=0, limits=limits, learners=2)
+
+    with pytest.raises(ValueError, match=r"on more than one node, where torch\.distributed asks nobody who it is"):
+        made(LearnerLimits(200))
+    group = made(LearnerLimits(200, apart=True))  # and the room of those that were refused is free again
+    try:
+        first, second = group.foreach_learner(probe_loss)
+        assert first.loss == pytest.approx(second.loss)
+    finally:
+        group.shutdown()
 
 
 def nodes_of(algo: Any) -> list[str]:

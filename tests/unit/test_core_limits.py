@@ -47,13 +47,14 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
 
     def build(config: RFTConfig) -> None:
         assert config.fleet_limits == FleetLimits(concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0)
-        assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0, follow_s=10.0)
+        assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0, follow_s=10.0, apart=True)
         assert config.worker_setup is not None and config.worker_setup.cancel_s == 9.0
         raise Seen
 
     monkeypatch.setattr(RFTConfig, "build_algo", build)
     monkeypatch.setattr(session, "verified_model", lambda model: tmp_path)
-    with pytest.raises(Seen), session.session_over(resolved(), {}, {"rft.sampling": 1}):
+    on_nodes = resolved(resources={"ray_address": "auto", "learners": 2, "trusted_network": True})
+    with pytest.raises(Seen), session.session_over(on_nodes, {}, {"rft.sampling": 1}):
         pass
 
 

@@ -9,6 +9,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -466,6 +467,17 @@ def test_room_is_whole_gpus_of_one_node_or_a_share_of_one(placement: Placement, 
     assert (cluster_problem(placement, nodes) is None) == answer
     if placement.platform == "gpu":
         assert fits(placement, nodes) == answer
+
+
+def test_learners_go_to_several_nodes_only_where_the_recipe_trusts_the_network() -> None:
+    apart = Placement("gpu", "auto", learner_gpus=1.0, engine_gpus=1.0, learners=2)
+    assert str(cluster_problem(apart, [1.0, 1.0, 1.0])).startswith("resources.learners: they are on more than one node, where torch")
+    assert cluster_problem(replace(apart, trusted_network=True), [1.0, 1.0, 1.0]) is None
+    assert cluster_problem(apart, [2.0, 1.0]) is None and cluster_problem(replace(apart, learners=1), [1.0, 1.0]) is None
+    assert recipe("gpu", resources={"ray_address": "auto", "learners": 2, "trusted_network": True}).placement.trusted_network
+    for alone in ({"ray_address": "auto"}, {"learners": 2}):
+        with pytest.raises(ValueError, match="trusted_network has no effect"):
+            recipe("gpu", resources={**alone, "trusted_network": True})
 
 
 def test_a_cluster_without_room_is_named() -> None:

@@ -118,10 +118,18 @@ def test_a_cluster_asks_for_a_token_and_listens_no_further_than_it_must(name: st
     assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == host
 
 
+def test_machines_without_kubernetes_ask_for_a_token_too() -> None:
+    machines = read("machines.yaml")
+    for role in ("head", "worker"):
+        (start,) = [command for command in machines[f"{role}_start_ray_commands"] if "ray start" in command]
+        assert "RAY_AUTH_MODE=token ray start" in start
+    assert machines["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+
+
 def test_a_node_is_started_or_ended_with_ray(tmp_path: Path) -> None:
     """Over a `ray` that says what it was asked for."""
     said = tmp_path / "ray"
-    said.write_text('#!/bin/sh\necho "ray $*"\n')
+    said.write_text('#!/bin/sh\necho "ray $* $RAY_AUTH_MODE"\n')
     said.chmod(0o755)
 
     def node(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -129,5 +137,6 @@ def test_a_node_is_started_or_ended_with_ray(tmp_path: Path) -> None:
         return subprocess.run([str(DEPLOY / "node.sh"), *arguments], env=env, capture_output=True, text=True, timeout=30, check=False)
 
     head, worker, stop, nothing = node("head").stdout, node("10.0.0.7").stdout, node("stop").stdout, node()
-    assert "--head --port=6400" in head and "--address=10.0.0.7:6400" in worker and stop == "ray stop\n"
+    assert "--head --port=6400" in head and "--address=10.0.0.7:6400" in worker and stop == "ray stop token\n"
+    assert head.endswith(" token\n") and worker.endswith(" token\n"), "Ray asks for its token"
     assert nothing.returncode == 2 and "usage" in nothing.stderr and node("--help").returncode == 2

@@ -18,6 +18,17 @@ LATE = Exception("The current node timed out during startup. This could happen b
 BUSY = RuntimeError("Ray did not start within its 30 s, 3 times; is the machine too busy")
 
 
+def test_a_ray_that_would_ask_nobody_for_its_token_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: Any) -> None:
+        raise AssertionError("it was started")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.setattr("burnish.rpc.local_ray.require", lambda *args: None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "Disabled")
+    with pytest.raises(ValueError, match="RAY_AUTH_MODE=disabled: Ray listens on every address"):
+        start_local_ray(num_cpus=1)
+
+
 @pytest.mark.parametrize(
     ("answers", "calls", "raises"),
     [

@@ -6,6 +6,11 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+NOT_TRUSTED = (
+    "resources.learners: they are on more than one node, where torch.distributed asks nobody who it is and encrypts nothing; write "
+    "resources.trusted_network = true if the nodes alone reach each other there, or let one node hold them all"
+)
+"""Why learners do not start apart from each other."""
 UnitInterval = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 

@@ -25,7 +25,7 @@ from ...rollout.transport.shipment import Form, Part, Sender, Shipment
 from ..batch import TokenBatch
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
-from .config import CriticConfig, LearnerConfig, OptimizerConfig
+from .config import NOT_TRUSTED, CriticConfig, LearnerConfig, OptimizerConfig
 from .shares import check_trainable, merged, shares
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LearnerLimits:
-    """Seconds that learners may take. call_s: for one call, the start included. place_s: for the cluster to make room for several.
-    follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it inside a pass.
+    """What learners may take, in seconds, and where. call_s: for one call, the start included. place_s: for the cluster to make room for
+    several. follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it in a
+    pass. apart: whether several may be on more than one node, where they meet without authentication.
 
     Example: `LearnerLimits(call_s=600)`.
     """
@@ -47,6 +48,7 @@ class LearnerLimits:
     call_s: float = 3600.0
     place_s: float = 600.0
     follow_s: float = 60.0
+    apart: bool = False
 
 
 class LearnerLost(RuntimeError):
@@ -150,6 +152,7 @@ class LearnerGroup:
 
     num_gpus: of each learner. limits: how long they may take. plugins: files whose decorators register losses.
     learners: processes that share the policy, placed together. folder: where relative paths begin; empty is where this process runs.
+    Raises ValueError when they would be on more than one node and may not.
     Raises LearnerLost when one dies or does not answer in time, or a learner's own error; when one of several fails alone, all are ended,
     because the others wait for it.
     """
@@ -180,8 +183,11 @@ class LearnerGroup:
         if learners > 1:
             for plugin in plugins:  # an objective's averaging is asked for here, before the batch is split
                 load_plugin(plugin)
-            nodes = self._all("node")
-            meeting = self._get([self._actors[0].listen.remote(len(set(nodes)) == 1)])[0]
+            alone = len(set(self._all("node"))) == 1
+            if not alone and not limits.apart:
+                self.shutdown()
+                raise ValueError(NOT_TRUSTED)
+            meeting = self._get([self._actors[0].listen.remote(alone)])[0]
         self._node: str = self._all("node")[0]
         self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
 

@@ -26,6 +26,8 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ...rpc.loopback import collectives_on_loopback
+
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """By device type; counts and losses are agreed on over gloo in both."""
 
@@ -68,18 +70,13 @@ def listen(host: str, size: int, timeout_s: float) -> TCPStore:
 
 def join(host: str, port: int, rank: int, size: int, device: str, timeout_s: float, store: TCPStore | None = None) -> Ranks:
     """Take part as `rank` of `size`; returns when all did. store: what `listen` gave, at the first rank. timeout_s: how long a rank waits
-    for the others, here and in every pass. On this machine alone, ranks on CPUs reach each other over loopback."""
+    for the others, here and in every pass. On this machine alone, ranks reach each other over loopback."""
     if ip_address(host).is_loopback:
-        os.environ["GLOO_SOCKET_IFNAME"] = _loopback()  # or gloo listens where this machine's name leads
+        os.environ.update(collectives_on_loopback())
     limit = timedelta(seconds=timeout_s)
     store = store or TCPStore(host, port, size, is_master=False, timeout=limit)
     dist.init_process_group(BACKENDS[torch.device(device).type], store=store, rank=rank, world_size=size, timeout=limit)
     return Ranks(rank, size)
-
-
-def _loopback() -> str:
-    """What this machine calls its loopback interface: lo, or lo0."""
-    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, device: torch.device) -> None:
