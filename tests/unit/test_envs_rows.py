@@ -11,9 +11,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from burnish.cli.models import TextSource
 from burnish.envs.rows import ENDS, MAX_LINE_BYTES, BadRow, Problems, Row, parse_object, read_rows, suffix_problem
 from burnish.envs.types import message_from_dict
-from burnish.trainer.data.sources import read_documents
+from burnish.trainer.data.forms import Document
+from burnish.trainer.data.sources import sources_of
+from burnish.trainer.phases.cpt import CPTConfig
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +56,9 @@ def test_where_documents_are_asked_for_rows_are_rows_and_no_prose(tmp_path: Path
         lines = "".join(json.dumps(row) + "\n" for row in texts).encode()
         file.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
     assert [row.value if isinstance(row, Row) else row.problem for row in read_rows(file, prose=True)] == texts
-    assert list(read_documents(file)) == ["one", "two words"], "which is what `cpt.data` and `models new --text` read"
+    (own,) = sources_of(CPTConfig(steps=1, data=str(file)).supervised_rows, seed=0)
+    assert [found.text for found in own.found() if isinstance(found, Document)] == ["one", "two words"], "which is what `cpt.data` trains"
+    assert list(TextSource(files=(file,)).texts(0)) == ["one", "two words"], "and what `models new --text` reads"
 
 
 def test_a_list_is_rows_however_it_is_laid_out(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from tests.unit.chat_templates import family_tokenizer
 from tests.unit.clock import patient_loop
 
 from burnish.envs.contract import ENVS, register_env
@@ -375,6 +376,20 @@ def test_whatever_a_template_raises_fails_its_episode_and_no_other(tokenizer, th
     failure = episode.outcome
     assert isinstance(failure, Failure) and (failure.kind, failure.culprit) == (FailureKind.ENV_ERROR, ENV_ID)
     assert str(error) in failure.detail and len(episode.turns) == 1
+
+
+def test_a_system_message_that_a_template_refuses_fails_its_episode_and_no_other(threads) -> None:
+    """Gemma's own template raises for one."""
+    gemma = family_tokenizer("gemma")
+    ends = gemma.convert_tokens_to_ids("<end_of_turn>")
+    engine = ScriptedEngine([Reply([*gemma.encode("4", add_special_tokens=False), ends])])
+    made = EpisodeParts("burnish/SingleTurn-v0", {}, engine, TemplateRenderer(gemma), Rubric([], 1.0), RolloutConfig(), threads, seed=3)
+    asked = Message("user", "2 + 2?")
+    ruled = asyncio.run(run_episode(made, Task("a", 1, (Message("system", "be brief"), asked)), 0, 1.0))
+    failure = ruled.outcome
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.ENV_ERROR and "System role not supported" in failure.detail
+    plain = asyncio.run(run_episode(made, Task("b", 1, (asked,)), 0, 1.0))
+    assert plain.reward is not None and plain.messages[-1].text == "4"
 
 
 def test_a_failed_episode_keeps_what_was_said_and_nothing_to_train_on(tokenizer, threads) -> None:
