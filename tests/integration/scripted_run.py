@@ -111,7 +111,7 @@ class LocalAlgorithm:
 def local_session(recipe: ResolvedRun, addresses: Any, seeds: Any) -> Iterator[Session]:
     model = Path(recipe.model)
     engine = ScriptedEngine(scripted, max_context=recipe.engine.max_context)
-    worker = RolloutWorker(recipe.worker_setup(model, {}, seeds["rft.sampling"]), "rollout-1", engine=engine)
+    worker = RolloutWorker(recipe.worker_setup(model, addresses, seeds["rft.sampling"]), "rollout-1", engine=engine)
     try:
         yield Session(recipe, model, seeds, LocalAlgorithm(recipe, worker))
     finally:
