@@ -131,6 +131,23 @@ def parameter_names(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, 
     return {function["name"]: tuple(function.get("parameters", {}).get("properties", {})) for function in functions}
 
 
+def write_pythonic(calls: Sequence[ToolCall], tools: Sequence[Mapping[str, Any]]) -> str:
+    """The calls as `parse_pythonic` reads them, a line each: positional where the arguments are the tool's first ones in their order.
+
+    Example: `write_pythonic([ToolCall("", "measure", {"part": 17, "feature": "bore"})], tools)` is `'measure(17, "bore")'`.
+    """
+    parameters = parameter_names(tools)
+    return "\n".join(_written(call, parameters.get(call.name, ())) for call in calls)
+
+
+def _written(call: ToolCall, names: Sequence[str]) -> str:
+    positional = tuple(call.arguments) == tuple(names[: len(call.arguments)])
+    values = {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value) for key, value in call.arguments.items()
+    }
+    return f"{call.name}({', '.join(value if positional else f'{key}={value}' for key, value in values.items())})"
+
+
 def parse_pythonic(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
     """Calls written as Python with literal arguments: each at the start of a line, several on a line, or a list of them.
 

@@ -120,7 +120,7 @@ class TemplateRenderer:
     """The chat template of a Hugging Face tokenizer.
 
     template_args: further variables of the template (`{"enable_thinking": False}`). Tools are rendered by the template, or, when it knows
-    none, listed as JSON in the system message.
+    none, listed as JSON in the system message. `takes_calls`: whether it shows the tool_calls of a message.
 
     Raises ValueError when the tokenizer has no template, when the template ends the assistant's turn with anything but a special token (an
     answer could then not hold that text, and would end on it), and when it has no variable of a name in `template_args`.
@@ -142,7 +142,7 @@ class TemplateRenderer:
         self._left_out = [role for role, there in shown.items() if there is False]
         self._takes_system = bool(shown["system"])
         self._takes_tools = bool(self._shows([_ASKED], [_tool(PLACEHOLDER)]))
-        self._takes_calls = bool(
+        self.takes_calls = bool(
             self._shows([_ASKED, Message("assistant", "", (ToolCall("call_0", PLACEHOLDER, {}),)), Message("tool", "7")])
         )
         asked, said = self._render([_ASKED], True), self._render([_ASKED, _SAID], False)
@@ -199,7 +199,7 @@ class TemplateRenderer:
                 raise ValueError(
                     f"the chat template leaves out messages of role {message.role!r}, as message {i} is; give it as the user's"
                 )
-            if message.tool_calls and not self._takes_calls:
+            if message.tool_calls and not self.takes_calls:
                 raise ValueError(
                     f"the chat template leaves out tool_calls, which message {i} has; write the calls into its content, as the policy is "
                     "to write them"

@@ -24,6 +24,7 @@ from .front import Front
 from .guarded import GuardedChatApp
 from .keys import Route
 from .metered import MeteredChatApp
+from .tool_calls import ToolCallsApp
 from .wire import BODY_S, CHAT, HEALTH, MAX_DEPTH, answer, read_body, refuse, replay
 
 MODELS: Final = "/v1/models"
@@ -31,11 +32,13 @@ METRICS: Final = "/metrics"
 ROUTES: Final = {CHAT: "POST", MODELS: "GET", METRICS: "GET", HEALTH: "GET"}
 _CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", MODELS: "models", METRICS: "metrics"}
 TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
+FORMATS: Final = ("text", "json_object", "json_schema")
+LARGEST_SCHEMA: Final = 16_384
 MOST_ANSWERS: Final = 128
 """Of `n`, as OpenAI has it."""
 
 CHAT_FIELDS: Final = frozenset({
-    "messages", "tools", "model", "n", "stream", "stream_options", "user",
+    "messages", "tools", "tool_choice", "response_format", "model", "n", "stream", "stream_options", "user",
     "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias",
     "max_tokens", "max_completion_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos",
     "logprobs", "top_logprobs", "return_token_ids", "skip_special_tokens", "add_generation_prompt", "continue_final_message",
@@ -46,7 +49,7 @@ CHAT_FIELDS: Final = frozenset({
 def chat_service(
     model: ASGIApp, models: Callable[[], Sequence[str]], front: Front | None = None, guard: Guard | None = None, body_s: float = BODY_S
 ) -> ASGIApp:
-    """The whole service but its model: the front, the strict part of the API, the guardrail policy, and the meter.
+    """The whole service but its model: the front, the strict part of the API, tool calls, the guardrail policy, and the meter.
 
     model: answers chat requests, and `/health`. models: the names that clients may ask for, as they are now. body_s: seconds that a client
     has to send a request.
@@ -54,8 +57,9 @@ def chat_service(
     front = front or Front()
     metered = MeteredChatApp(model)
     if guard is None:
-        return StrictChatApp(metered, models, front, body_s)
-    return ApplyGuardrailApp(guard, front, StrictChatApp(GuardedChatApp(metered, guard), models, front, body_s), body_s)
+        return StrictChatApp(ToolCallsApp(metered), models, front, body_s)
+    guarded = ToolCallsApp(GuardedChatApp(metered, guard))
+    return ApplyGuardrailApp(guard, front, StrictChatApp(guarded, models, front, body_s), body_s)
 
 
 class StrictChatApp:
@@ -152,6 +156,11 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
     answers = request.get("n")
     if answers is not None and (not isinstance(answers, int) or isinstance(answers, bool) or not 1 <= answers <= MOST_ANSWERS):
         raise _invalid(f"n must be a whole number from 1 to {MOST_ANSWERS}", "n")
+    form = request.get("response_format")
+    if form is not None and not (isinstance(form, dict) and form.get("type") in FORMATS):
+        raise _invalid(f"response_format must be an object whose type is one of {', '.join(FORMATS)}", "response_format")
+    if form is not None and len(json.dumps(form)) > LARGEST_SCHEMA:
+        raise _invalid(f"response_format may have {LARGEST_SCHEMA:,} characters: a grammar is made of its schema", "response_format")
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and not _only_text(message.get("content")):

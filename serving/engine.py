@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+from ..envs.tool_calls import parser_of_template
 from ..trainer.models.manifest import own_manifest
 from .config import ServingConfig
-from .rendering import RenderedChatApp
+from .rendering import PYTHONIC, RenderedChatApp
 
 if TYPE_CHECKING:
     from ..rollout.engine.vllm_openai import OpenAIApp
@@ -39,7 +40,9 @@ async def start_engine(model: Path, name: str, options: ServingConfig) -> Engine
     from ..rollout.tokenizer import load_tokenizer
 
     manifest = own_manifest(model)
-    renderer = TemplateRenderer(load_tokenizer(model), manifest.template_args if manifest is not None else {})
+    tokenizer = load_tokenizer(model)
+    renderer = TemplateRenderer(tokenizer, manifest.template_args if manifest is not None else {})
+    parser = parser_of_template(tokenizer.chat_template) or PYTHONIC
     service = await start_openai_app(
         model,
         name,
@@ -50,4 +53,4 @@ async def start_engine(model: Path, name: str, options: ServingConfig) -> Engine
         threads=options.threads,
         silent_s=options.request_timeout_s,
     )
-    return Engine(RenderedChatApp(service.asgi, renderer), service)
+    return Engine(RenderedChatApp(service.asgi, renderer, parser, writes_calls=not renderer.takes_calls), service)

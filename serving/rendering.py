@@ -8,40 +8,57 @@ the ends of a turn those of training.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..envs.tool_calls import parser_id, write_pythonic
+from ..envs.types import Message as ChatMessage
 from ..envs.types import message_from_dict
 from ..rollout.renderers import Renderer
 from .admission import Refused
+from .tool_calls import PARSER_HEADER
 from .wire import CHAT, read_body, refuse, with_request
+
+PYTHONIC: Final = parser_id("pythonic")
 
 
 class RenderedChatApp:
-    """ASGI middleware between the strict application and vLLM's. What cannot be rendered is the client's error, status 400."""
+    """ASGI middleware between the strict application and vLLM's. What cannot be rendered is the client's error, status 400.
 
-    def __init__(self, app: ASGIApp, renderer: Renderer) -> None:
-        self._app, self._renderer = app, renderer
+    parser: the id of what reads the model's tool calls, said with every answer. writes_calls: whether calls of earlier turns have to be
+    written into the text, because the template leaves them out.
+    """
+
+    def __init__(self, app: ASGIApp, renderer: Renderer, parser: str = PYTHONIC, writes_calls: bool = False) -> None:
+        self._app, self._renderer, self._parser, self._writes_calls = app, renderer, parser.encode(), writes_calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
             await self._app(scope, receive, send)
             return
         try:
-            request = as_in_training(json.loads(await read_body(receive)), self._renderer)
+            request = as_in_training(json.loads(await read_body(receive)), self._renderer, self._writes_calls)
         except ValueError as error:
             await refuse(send, Refused(400, "invalid", str(error), param="messages"))
             return
-        await self._app(*with_request(scope, receive, request), send)
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (PARSER_HEADER, self._parser)]}
+            await send(message)
+
+        await self._app(*with_request(scope, receive, request), named)
 
 
-def as_in_training(request: Mapping[str, Any], renderer: Renderer) -> dict[str, Any]:
+def as_in_training(request: Mapping[str, Any], renderer: Renderer, writes_calls: bool = False) -> dict[str, Any]:
     """The request that makes vLLM render the messages as a rollout would, and stop where a rollout would.
 
-    Tools are rendered and nothing else: calls come back in the answer's text, as the policy writes them. Raises ValueError naming what of
-    the messages is wrong or not read.
+    Tools are rendered and nothing else: calls come back in the answer's text, as the policy writes them, with the control tokens that may
+    be part of them unless `tool_choice` is "none". writes_calls: write those of earlier turns into their text. Raises ValueError naming
+    what of the messages is wrong or not read.
     """
     rows, tools = request.get("messages"), request.get("tools") or ()
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
@@ -49,8 +66,12 @@ def as_in_training(request: Mapping[str, Any], renderer: Renderer) -> dict[str, 
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
         raise ValueError("tools must be a list of functions")
     messages = [message_from_dict(row, f"messages[{i}]") for i, row in enumerate(rows)]
+    if writes_calls:
+        messages = [_in_words(message, tools) for message in messages]
     given = renderer.request(messages, tools)
-    made = {key: value for key, value in request.items() if key not in ("messages", "tools")} | given
+    made = {key: value for key, value in request.items() if key not in ("messages", "tools", "tool_choice")} | given
+    if tools and request.get("tool_choice") != "none":
+        made.setdefault("skip_special_tokens", False)
     if "tools" in given:
         made["tool_choice"] = "none"
     if renderer.template_args:
@@ -59,3 +80,10 @@ def as_in_training(request: Mapping[str, Any], renderer: Renderer) -> dict[str, 
         own = request.get("stop_token_ids") or []
         made["stop_token_ids"] = [*own, *(id for id in renderer.stop_token_ids if id not in own)] if isinstance(own, list) else own
     return made
+
+
+def _in_words(message: ChatMessage, tools: Sequence[Mapping[str, Any]]) -> ChatMessage:
+    if not message.tool_calls:
+        return message
+    said = "\n".join(part for part in (message.text, write_pythonic(message.tool_calls, tools)) if part)
+    return replace(message, content=said, tool_calls=())

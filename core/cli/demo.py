@@ -128,7 +128,7 @@ def _ask(model: Path, recipe: ResolvedRun, console: Console) -> None:
         # the run's tool service has ended; the environment has the same tools in itself
         env = make_env(recipe.environment.id, **{name: value for name, value in recipe.environment.args.items() if name != "tools"})
         new, info = env.reset(seed=ASKED_SEED)
-        tools: Any = {"tools": list(info["tools"])} if recipe.rollout.describe_tools and info.get("tools") else {}
+        tools: Any = {"tools": list(info["tools"]), "tool_choice": "none"} if recipe.rollout.describe_tools and info.get("tools") else {}
         conversation: list[Message] = list(new)
         for _ in range(MAX_ASKED_TURNS):
             rows: list[Any] = [message.to_dict() for message in conversation]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import socket
@@ -132,6 +133,15 @@ def test_the_prompt_is_rendered_as_in_training_whatever_it_holds(client: openai.
         assert expected.count(renderer.stop_token_ids[0]) == 3 + bool(tools)  # of the turns, and of the tools' system message
 
 
+def test_a_schema_is_kept_to_even_by_a_model_that_knows_nothing(client: openai.OpenAI) -> None:
+    schema = {"name": "verdict", "strict": True, "schema": {"type": "string", "enum": ["pass", "scrap"]}}
+    given: Any = {"type": "json_schema", "json_schema": schema}
+    answers = ask(client, max_tokens=24, temperature=1.0, n=4, seed=3, response_format=given)
+    assert {json.loads(answer) for answer in answers} <= {"pass", "scrap"}
+    with pytest.raises(openai.BadRequestError, match="Invalid type: nothing"):
+        ask(client, max_tokens=24, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}})
+
+
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
     whole = ask(client, max_tokens=12, temperature=0)[0]
     stop = whole[len(whole) // 2]
@@ -150,7 +160,7 @@ def test_a_stream_brings_the_same_answer_in_pieces(client: openai.OpenAI) -> Non
     ("options", "word"),
     [
         ({"extra_body": {"verbosity_level": 3}}, "does not support the parameter 'verbosity_level'"),
-        ({"response_format": {"type": "json_object"}}, "does not support the parameter 'response_format'"),
+        ({"response_format": {"type": "regex"}}, "response_format must be"),
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 100_000}, "max_tokens"),
     ],

@@ -55,10 +55,10 @@ async def test_a_supported_request_arrives_unchanged() -> None:
 
 
 async def test_a_parameter_without_effect_is_an_error_that_names_it() -> None:
-    answer = await post({"model": "m", "messages": [], "response_format": {}})
+    answer = await post({"model": "m", "messages": [], "modalities": ["text"]})
     assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == "response_format"
-    assert "does not support the parameter 'response_format'" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "modalities"
+    assert "does not support the parameter 'modalities'" in answer.json()["error"]["message"]
 
 
 def nested(levels: int) -> bytes:

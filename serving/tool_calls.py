@@ -1,0 +1,177 @@
+"""Tool calls in answers, as OpenAI's clients read them: what the policy wrote becomes `tool_calls`, read by the parser of its rollouts.
+
+The model is asked for text and answers with text, as in training; only whoever gave `tools`, and not `tool_choice` "none", gets its calls
+apart. An answer whose calls cannot be read is an answer in text, as it was written. In a stream, a choice is held until it has ended: until
+then nobody knows whether it is a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..envs.tool_calls import Malformed, ToolParser, find_parser
+from ..envs.types import ToolCall
+from .admission import Refused
+from .event_stream import DONE, event
+from .wire import CHAT, read_body, with_length, with_request
+
+PARSER_HEADER: Final = b"x-burnish-tool-parser"
+"""In which the model's side says what reads its calls; clients do not see it."""
+CHOICES: Final = ("auto", "none")
+_ID = string.ascii_letters + string.digits
+_TRIED_LINES = 200
+"""Lines in which the beginning of the first call is looked for; what stands before it is kept as the message's content."""
+
+
+class ToolCallsApp:
+    """ASGI middleware between the strict application and the guard, which has read the text before it becomes calls."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+            await self._app(scope, receive, send)
+            return
+        request = json.loads(await read_body(receive))
+        choice, tools = request.get("tool_choice"), checked_tools(request.get("tools"))
+        if choice is not None and choice not in CHOICES:
+            raise Refused(400, "invalid", f'tool_choice must be "auto" or "none", not {str(choice)[:60]}', param="tool_choice")
+        if choice is not None and not tools:
+            raise Refused(400, "invalid", "tool_choice has no effect without tools", param="tool_choice")
+        inner, handed_on = with_request(scope, receive, request)
+        await self._app(inner, handed_on, _Answer(send, tools if choice != "none" else ()).take)
+
+
+def checked_tools(tools: Any) -> Sequence[Mapping[str, Any]]:
+    """The tools of a request. Raises Refused, 400, naming the first that is no function."""
+    if tools is not None and not isinstance(tools, list):
+        raise Refused(400, "invalid", "tools must be a list of functions", param="tools")
+    for i, tool in enumerate(tools or ()):
+        match tool:
+            case {"type": "function", "function": {"name": str(), **rest}}:
+                parameters = rest.get("parameters", {})
+                if isinstance(parameters, Mapping) and isinstance(parameters.get("properties", {}), Mapping):
+                    continue
+        said = f'tools[{i}] must read {{"type": "function", "function": {{"name": …, "parameters": {{a JSON schema}}}}}}'
+        raise Refused(400, "invalid", said, param="tools")
+    return tools or ()
+
+
+@dataclass
+class _Answer:
+    """One answer on its way out."""
+
+    send: Send
+    tools: Sequence[Mapping[str, Any]]
+    start: Message = field(default_factory=dict)
+    parser: ToolParser | None = None
+    streams: bool = False
+    parts: list[bytes] = field(default_factory=list)
+    rest: bytes = b""
+    held: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            named = {name.lower(): value for name, value in message.get("headers", ())}
+            headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != PARSER_HEADER]
+            self.start = {**message, "headers": headers}
+            if self.tools and message["status"] == 200 and PARSER_HEADER in named:
+                self.parser = await asyncio.to_thread(find_parser, named[PARSER_HEADER].decode())  # imports vLLM for those of vLLM's
+                self.streams = named.get(b"content-type", b"").startswith(b"text/event-stream")
+            if self.parser is None or self.streams:
+                await self.send(self.start)
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if self.parser is None:
+            await self.send(message)
+        elif self.streams:
+            made = b"".join(await asyncio.to_thread(self._events, body))
+            if made or not more:
+                await self.send({**message, "body": made})
+        else:
+            self.parts.append(body)
+            if not more:
+                whole = await asyncio.to_thread(self._whole, json.loads(b"".join(self.parts)))
+                await self.send({**self.start, "headers": with_length(self.start["headers"], len(whole))})
+                await self.send({"type": "http.response.body", "body": whole})
+
+    def _whole(self, answer: dict[str, Any]) -> bytes:
+        for choice in answer.get("choices", ()):
+            calls = self._calls(choice["message"].get("content"), choice.get("finish_reason"))
+            if calls:
+                before, rows = calls
+                choice["message"] |= {"content": before, "tool_calls": rows}
+                choice["finish_reason"] = "tool_calls"
+        return json.dumps(answer).encode()
+
+    def _events(self, piece: bytes) -> list[bytes]:
+        """The events that may go out after this piece: those without choices, and of every choice that has ended what came of it."""
+        *whole, self.rest = (self.rest + piece).split(b"\n\n")
+        return [made for one in whole if one for made in self._event(one)]
+
+    def _event(self, raw: bytes) -> list[bytes]:
+        if not raw.startswith(b"data: ") or raw.startswith(DONE):
+            return [raw + b"\n\n"]
+        row = json.loads(raw[6:])
+        if not row.get("choices"):
+            return [raw + b"\n\n"]
+        out = list[bytes]()
+        for choice in row["choices"]:
+            events = self.held.setdefault(choice["index"], [])
+            events.append(row | {"choices": [choice]})
+            if choice.get("finish_reason") is not None:
+                out += [event(one) for one in self._ended(self.held.pop(choice["index"]))]
+        return out
+
+    def _ended(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What goes out of a choice: its events as they came, or one of its calls."""
+        said = "".join((one["choices"][0].get("delta") or {}).get("content") or "" for one in events)
+        last = events[-1]["choices"][0]
+        calls = self._calls(said, last["finish_reason"])
+        if not calls:
+            return events
+        before, rows = calls
+        delta = {"role": "assistant", "content": before, "tool_calls": [{"index": i, **row} for i, row in enumerate(rows)]}
+        return [events[-1] | {"choices": [{**last, "delta": delta, "finish_reason": "tool_calls"}]}]
+
+    def _calls(self, said: str | None, finish: str | None) -> tuple[str | None, list[dict[str, Any]]] | None:
+        """What stands before the calls, and the calls; None where there are none, or where the answer was cut short or held back."""
+        assert self.parser is not None
+        if not said or finish != "stop":
+            return None
+        found = self.parser(said, self.tools)
+        if isinstance(found, Malformed) or not found:
+            return None
+        return _before(said, found, self.parser, self.tools), [_row(call) for call in found]
+
+
+def _row(call: ToolCall) -> dict[str, Any]:
+    """A call as OpenAI has it. Nine letters and digits are an id that every chat template takes, Mistral's too."""
+    arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+    id = "".join(secrets.choice(_ID) for _ in range(9))
+    return {"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _before(said: str, found: Sequence[ToolCall], parser: ToolParser, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text before the line in which the first call begins: the last from which on all of them are read."""
+    starts, at = [0], 0
+    for line in said.splitlines(keepends=True)[:_TRIED_LINES]:
+        at += len(line)
+        starts.append(at)
+    begin = next((start for start in reversed(starts) if start < len(said) and _same(parser(said[start:], tools), found)), 0)
+    return said[:begin].strip() or None
+
+
+def _same(again: object, found: Sequence[ToolCall]) -> bool:
+    if not isinstance(again, tuple) or len(again) != len(found):
+        return False
+    return all((a.name, dict(a.arguments)) == (b.name, dict(b.arguments)) for a, b in zip(again, found, strict=True))
