@@ -2,14 +2,15 @@
 
 Times are said twice. "At most" is a simple model with constants measured on two AVX2 cores in float32, an upper bound of the steps
 themselves: every turn is counted at its full length, and most end sooner. "About" is what an earlier run of the same model in the same
-environment took on this machine, where there is one. Neither replaces a look at the first steps of a run.
+environment took on this machine, where there is one, and else an estimate from a short measurement (`pace.py`). Where that comes to more,
+on a machine that is slower or busy, it is the bound.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from burnish.recipe import machine
 from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
 from burnish.recipe.measured import Rates, earlier_rates
+from burnish.recipe.pace import ENGINE_SHARE, EPISODE_SHARE, LEARNER_SHARE, Amount, Pace, estimated, on_two_cores
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
@@ -32,20 +34,14 @@ from burnish.trainer.phases.transitions import doubts
 if TYPE_CHECKING:
     from rich.console import Console
 
-ENGINE_POINTS = ((4e6, 3500.0), (135e6, 100.0))
-"""(parameters, sampled tokens per second) measured with vLLM on two cores; a power law joins them."""
-LEARNER_FLOPS = 1e11
-"""Floating-point operations per second of forward and backward passes on two cores."""
-SYNC_S_PER_PARAMETER = 5e-9
-"""Seconds per parameter to hand new weights to the engine."""
 START_S = 45.0
 """Seconds to start Ray and load an engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """One phase: what it does in words, its tokens sampled and trained, and its episodes; the seconds that it takes at most, and about, by
-    an earlier run. None where nothing measured applies."""
+    """One phase: what it does in words, its tokens sampled and trained, and its episodes; the seconds that it takes at most, and about.
+    None where nothing measured applies. amount: what the seconds follow from. limit_s: after which it ends."""
 
     name: str
     work: str
@@ -54,12 +50,30 @@ class PhasePlan:
     seconds: float | None
     episodes: int = 0
     about_s: float | None = None
+    amount: Amount = field(default_factory=Amount)
+    limit_s: float = math.inf
+
+    def at(self, pace: Pace) -> float:
+        """Seconds at a pace."""
+        return min(self.amount.seconds(pace), self.limit_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a run that resumes has behind it: the phase and step of its checkpoint, whether that phase has ended, and the modes that were
+    evaluated after it."""
+
+    phase: str
+    step: int
+    ended: bool = False
+    measured: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What `burnish run --dry-run` shows. memory_mb: by role. warnings: what will work, but not well, or not from here. measured_in: the
-    run whose rates give the times that it will take about."""
+    run whose rates give the times that it will take about. machine_flops: of a short measurement that gives those that no run gives. done:
+    what a run that resumes has behind it; phases and times are those that are left."""
 
     run: ResolvedRun
     model: ModelFacts
@@ -69,6 +83,8 @@ class Plan:
     run_folder: str
     warnings: tuple[str, ...] = ()
     measured_in: Path | None = None
+    machine_flops: float | None = None
+    done: Done | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -77,14 +93,24 @@ class Plan:
 
     @property
     def about_s(self) -> float | None:
-        """Of the whole run about, or None when a phase was not measured before."""
+        """Of the whole run about, or None where that of a phase is not known."""
         return _whole([phase.about_s for phase in self.phases])
 
 
-def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, *, need_weights: bool = False) -> Plan:
+def make_plan(
+    run: ResolvedRun,
+    run_dir: Path | None = None,
+    say: Say = silent,
+    *,
+    need_weights: bool = False,
+    measure: Callable[[], float] | None = None,
+    done: Done | None = None,
+) -> Plan:
     """Check that every part of the recipe is there and estimate the run. Loads plug-ins, but no model, and starts nothing.
 
-    need_weights: whether a model folder without its weights will not do; a plan is made from its `config.json`.
+    need_weights: whether a model folder without its weights will not do; a plan is made from its `config.json`. measure: what this machine
+    makes of matrix products (`pace.machine_flops`), asked where no earlier run says how long things take; None asks nothing. done: for a
+    run that resumes, what not to count.
     Every row of every data file is rendered; `say` is told how far that is. Raises ValueError when the model, the environment, a reward,
     a generator, a data file or a row is missing or unfit, when the model cannot be spread over the GPUs of an engine, or its chat template
     is none that can be trained with.
@@ -93,26 +119,38 @@ def make_plan(run: ResolvedRun, run_dir: Path | None = None, say: Say = silent, 
     model = model_facts(find_model(run.model, need_weights=need_weights))
     _check_heads(run, model)
     planned = [_phase(run, phase, model, say) for phase in run.phases]
-    phases = [plan for plan, _ in planned] + _evaluation(run, model) + _retention(run, model)
+    phases = _left(run, [plan for plan, _ in planned], done) + _evaluation(run, done) + _retention(run, done)
     if run.tasks.files is not None:
         with_tools = run.environment.id == SINGLE_TURN and run.rollout.describe_tools
         files, longest, args = run.tasks.files, run.engine.max_context, run.rollout.template_args
         check_prompts(files, read_task_files(files), model.folder, longest, args, with_tools, say)
-    if run.platform == "gpu":  # the constants are those of a CPU
-        phases = [replace(phase, seconds=None) for phase in phases]
-    rates = earlier_rates(run, RUNS)
+    rates, flops = earlier_rates(run, RUNS), None
     if rates is not None:
         phases = [replace(phase, about_s=_about(phase, rates)) for phase in phases]
+    here = run.platform == "cpu" and run.placement.ray_address is None  # the constants are those of a CPU, and it is this machine's
+    if here and measure is not None and any(phase.about_s is None for phase in phases):
+        flops = measure()
+        pace = estimated(model.parameters, flops)
+        phases = [replace(phase, about_s=phase.at(pace)) if phase.about_s is None else phase for phase in phases]
     return Plan(
         run=run,
         model=model,
-        phases=tuple(phases),
+        phases=tuple(_bounded(phase, run, model) for phase in phases),
         memory_mb=memory_mb(model, run),
         services=tuple(_service_line(name, service) for name, service in run.services.items()),
         run_folder=str(run_dir or RUNS / f"{run.name}-YYYYmmdd-HHMMSS"),
         warnings=(*_warnings(run, model), *_doubts(run, model, [work for _, work in planned])),
         measured_in=rates.run if rates is not None else None,
+        machine_flops=flops,
+        done=done,
     )
+
+
+def _bounded(phase: PhasePlan, run: ResolvedRun, model: ModelFacts) -> PhasePlan:
+    """With the seconds that it takes at most: on idle cores, or as this machine was measured where that is more. None but for CPUs."""
+    if run.platform != "cpu":
+        return phase
+    return replace(phase, seconds=max(phase.at(on_two_cores(model.parameters)), phase.about_s or 0.0))
 
 
 def _whole(seconds: list[float | None]) -> float | None:
@@ -122,11 +160,28 @@ def _whole(seconds: list[float | None]) -> float | None:
 
 def _about(phase: PhasePlan, rates: Rates) -> float | None:
     """Seconds of a phase at the rates of an earlier run, None where that run has none."""
+    found: float | None = None
     if phase.name == "evaluation":
-        return phase.episodes / rates.episodes_per_second if rates.episodes_per_second else None
-    if phase.episodes:
-        return phase.episodes * rates.seconds_per_episode if rates.seconds_per_episode else None
-    return phase.trained_tokens / rates.tokens_per_second[phase.name] if phase.name in rates.tokens_per_second else None
+        found = phase.episodes / rates.episodes_per_second if rates.episodes_per_second else None
+    elif phase.episodes:
+        found = phase.episodes * rates.seconds_per_episode if rates.seconds_per_episode else None
+    elif phase.name in rates.tokens_per_second:
+        found = phase.trained_tokens / rates.tokens_per_second[phase.name]
+    return None if found is None else min(found, phase.limit_s)
+
+
+def _left(run: ResolvedRun, phases: list[PhasePlan], done: Done | None) -> list[PhasePlan]:
+    """Of the phases in order, what is left of them."""
+    if done is None:
+        return phases
+    at = [phase.name for phase in phases].index(done.phase)
+    under_way, steps = phases[at], run.phases[at].table.steps
+    if done.ended or done.step >= steps:
+        return phases[at + 1 :]
+    share = (steps - done.step) / steps
+    tokens = {name: round(share * getattr(under_way, name)) for name in ("sampled_tokens", "trained_tokens", "episodes")}
+    work = f"steps {done.step + 1} to {steps} of: {under_way.work}"
+    return [replace(under_way, work=work, amount=under_way.amount.part(share), **tokens), *phases[at + 1 :]]
 
 
 def _check_heads(run: ResolvedRun, model: ModelFacts) -> None:
@@ -165,26 +220,22 @@ def _tight(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
             yield f"{role} is expected to need {needs / 1000:.1f} GB and has {has / 1000:.1f}: change {cure}, or take a smaller model"
 
 
-def engine_tokens_per_second(parameters: int) -> float:
-    """Sampling rate on two cores: the power law through `ENGINE_POINTS`."""
-    (small, fast), (large, slow) = ENGINE_POINTS
-    exponent = math.log(slow / fast) / math.log(large / small)
-    return float(fast * (parameters / small) ** exponent)
-
-
 def _phase(run: ResolvedRun, phase: PhaseRun, model: ModelFacts, say: Say) -> tuple[PhasePlan, PhaseWork]:
     """A phase by what its kind says of its work: sampling, learning and syncing, one after the other."""
     files = run.tasks.files
     making = Making(model.folder, run.engine.max_context, run.rollout.template_args)
-    playing = Playing(_sampled_per_episode(run), _context_per_episode(run), run.rollout.max_turns, files.train if files else None)
+    playing = Playing(run.rollout.sampled_tokens, context_per_episode(run), run.rollout.max_turns, files.train if files else None)
     work = phase.kind.plan(phase.table, making, playing, say)
-    seconds = work.sampled_tokens / engine_tokens_per_second(model.parameters)
-    seconds += model.parameters * (work.flops * work.trained_tokens + 6 * work.replayed_tokens) / LEARNER_FLOPS
-    seconds += work.syncs * model.parameters * SYNC_S_PER_PARAMETER * run.placement.engines
-    limit = phase.table.max_minutes
-    seconds = seconds if limit is None else min(seconds, 60 * limit)
+    amount = Amount(
+        work.sampled_tokens,
+        model.parameters * (work.flops * work.trained_tokens + 6 * work.replayed_tokens),
+        work.syncs * model.parameters * run.placement.engines,
+        played=work.episodes > 0,
+    )
+    limit = math.inf if phase.table.max_minutes is None else 60 * phase.table.max_minutes
     trained = work.trained_tokens + work.replayed_tokens
-    return PhasePlan(phase.name, work.work + _budget(phase), work.sampled_tokens, trained, seconds, work.episodes), work
+    text = work.work + _budget(phase)
+    return PhasePlan(phase.name, text, work.sampled_tokens, trained, None, work.episodes, amount=amount, limit_s=limit), work
 
 
 def _budget(phase: PhaseRun) -> str:
@@ -206,43 +257,43 @@ def _doubts(run: ResolvedRun, model: ModelFacts, works: Sequence[PhaseWork]) -> 
         stage = phase.kind.stage
 
 
-def _evaluation(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
+def _evaluation(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:
     table = run.evaluation
-    times = table.before + table.after * len(run.phases)
+    modes = table.modes
+    times: float = table.before + table.after * len(run.phases)
+    if done is not None:
+        left = len(run.phases) - [phase.name for phase in run.phases].index(done.phase)
+        times = table.after * (left - len(done.measured) / len(modes)) if modes else 0
     if not times:
         return []
-    modes = table.modes
     files = run.tasks.files
     count = table.tasks if files is None else min(table.tasks, len(read_task_files(files).held_out))
-    episodes = times * len(modes) * count
-    tokens = episodes * _sampled_per_episode(run)
-    work = f"{times} times {count} held-out tasks, {' and '.join(modes)}" + (
+    episodes = round(times * len(modes) * count)
+    tokens = episodes * run.rollout.sampled_tokens
+    work = f"{times:g} times {count} held-out tasks, {' and '.join(modes)}" + (
         f", from {run.tasks.files.held_out}" if run.tasks.files else ""
     )
-    return [PhasePlan("evaluation", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters), episodes)]
+    return [PhasePlan("evaluation", work, tokens, 0, None, episodes, amount=Amount(tokens))]
 
 
-def _retention(run: ResolvedRun, model: ModelFacts) -> list[PhasePlan]:
+def _retention(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:
     """What `[retention]` measures: every suite under the base, twice, and after every phase."""
     table = run.retention
     if table is None:
         return []
-    times = 2 + len(run.phases)
+    names = [phase.name for phase in run.phases]
+    times = 2 + len(names) if done is None else len(names) - names.index(done.phase)
     asked = {suite.id: (table.items or suite.items) * table.samples for suite in run.suites if suite.kind == "answers"}
     tokens = times * sum(asked[suite.id] * suite.max_turns * suite.max_tokens for suite in run.suites if suite.id in asked)
     gates = f"at least {table.min_retention:.0%} of each kept" if table.min_retention else "nothing asked of what is kept"
     lost = f", at most {table.max_lost:.0%} of the items lost" if table.max_lost < 1 else ""
     work = f"{times} times {', '.join(suite.id for suite in run.suites)}: {gates}{lost}"
-    return [PhasePlan("retention", work, tokens, 0, tokens / engine_tokens_per_second(model.parameters))]
+    return [PhasePlan("retention", work, tokens, 0, None, amount=Amount(tokens))]
 
 
-def _sampled_per_episode(run: ResolvedRun) -> int:
-    return run.rollout.max_turns * run.rollout.max_tokens_per_turn
-
-
-def _context_per_episode(run: ResolvedRun) -> int:
+def context_per_episode(run: ResolvedRun) -> int:
     """Sampled tokens and as many from prompt and environment, within the context."""
-    return min(run.engine.max_context, 2 * _sampled_per_episode(run))
+    return min(run.engine.max_context, 2 * run.rollout.sampled_tokens)
 
 
 def _service_line(name: str, service: ServiceConfig) -> str:
@@ -274,6 +325,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         **({"learns": _adapters_line(run.learner.lora, model)} if run.learner.lora is not None else {}),
         "memory": _memory_line(plan),
         "goes to": plan.run_folder,
+        **({"is left": f"after {plan.done.phase}-{plan.done.step}, the latest checkpoint: what follows"} if plan.done is not None else {}),
         **({"but": "\n".join(plan.warnings)} if plan.warnings else {}),
     }.items():
         facts.add_row(f"[bold]{key}[/bold]", _plain(value))
@@ -282,8 +334,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         phases.add_column(heading, justify="right")
     for phase in plan.phases:
         sampled, trained = _tokens(phase.sampled_tokens), _tokens(phase.trained_tokens)
-        phases.add_row(phase.name, _plain(phase.work), sampled, trained, _duration(phase.about_s, "–"), _duration(phase.seconds))
-    whole = (f"[bold]{_duration(plan.about_s, '–')}[/bold]", f"[bold]{_duration(plan.seconds)}[/bold]")
+        phases.add_row(phase.name, _plain(phase.work), sampled, trained, duration(phase.about_s, "–"), duration(phase.seconds))
+    whole = (f"[bold]{duration(plan.about_s, '–')}[/bold]", f"[bold]{duration(plan.seconds)}[/bold]")
     phases.add_row("[bold]all[/bold]", "with start-up", "", "", *whole)
     console.print(facts)
     console.print(phases)
@@ -296,9 +348,21 @@ def _times_line(plan: Plan) -> str:
     rounds = max((table.max_refills for table in plan.run.reinforced), default=0)
     if rounds and plan.seconds is not None:
         bound += f"; up to {rounds} further rounds of tasks in a step, in place of groups that are dropped (max_refills), come on top"
+    about = []
     if plan.measured_in is not None:
-        return f"about: at the rates of {plan.measured_in}, the same model in the same environment; {bound}"
-    return f"about: not known, no run of this model in this environment is below {RUNS}/; the bar of the first steps will say. {bound}"
+        about.append(f"at the rates of {plan.measured_in}, the same model in the same environment")
+    if plan.machine_flops is not None:
+        first = f"a rough estimate, since no run of this model here is below {RUNS}/"
+        rest = "what it has no rate for is a rough estimate" if about else first
+        shares = f"{LEARNER_SHARE:.0%} of it in the learner, {ENGINE_SHARE:.0%} in the engine"
+        shares += f", episodes of {EPISODE_SHARE:.0%} of their longest"
+        about.append(
+            f"{rest}: this machine, as busy as it is, made {plan.machine_flops / 1e9:.0f} GFLOP/s of matrix products just now; {shares}. "
+            "The run says more after its first evaluation"
+        )
+    if not about:
+        about.append(f"not known, no run of this model in this environment is below {RUNS}/; the run says it after its first evaluation")
+    return f"about: {'; '.join(about)}. {bound[0].upper()}{bound[1:]}"
 
 
 def _adapters_line(lora: LoRAConfig, model: ModelFacts) -> str:
@@ -326,7 +390,7 @@ def _tokens(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k" if count >= 1e3 else str(count)
 
 
-def _duration(seconds: float | None, unknown: str = "not measured") -> str:
+def duration(seconds: float | None, unknown: str = "not measured") -> str:
     if seconds is None:
         return unknown
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

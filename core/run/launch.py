@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.run.folder import Difference, RunFolder, create_run, open_run
-from burnish.run.resume import changes, is_finished
+from burnish.run.resume import behind, changes, is_finished
 from burnish.trainer.models.checkpoints import latest
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from burnish.recipe.plan import Plan
 
 
 def launch(
@@ -33,6 +35,7 @@ def launch(
     be there, and rehearse an episode (see `rehearse`). Raises ValueError for whatever the user can put right. Ctrl-C passes through, with
     a note that says how to resume.
     """
+    from burnish.recipe.pace import machine_flops
     from burnish.recipe.plan import make_plan, print_plan
     from burnish.run.display import new_console, say
     from burnish.session import try_parts
@@ -42,18 +45,19 @@ def launch(
         run_dir = _run_to_resume(recipe, run_dir)
     elif recipe.is_dir():
         raise ValueError(f"{recipe} is a folder; give a recipe (*.toml), or --resume to continue the run in it")
-    run, changed = resolve(load_config(recipe, overrides, plugins, platform)), list[Difference]()
+    run, changed, done = resolve(load_config(recipe, overrides, plugins, platform)), list[Difference](), None
     if resume and run_dir is not None:
         changed = changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
         if is_finished(open_run(run_dir), run):
             return _say_finished(open_run(run_dir), run)
+        done = behind(run_dir, run)
     console = new_console()
     if not dry_run and is_source(run.model):
         console.print(f"looking for model {run.model} (imported on first use)", markup=False)
         find_model(run.model, may_import=True)
         run = resolve(load_config(recipe, overrides, plugins, platform))  # what follows from the model follows now
     with console.status("checking the recipe and every row of its data") as status:
-        plan = make_plan(run, run_dir, status.update, need_weights=not dry_run)
+        plan = make_plan(run, run_dir, status.update, need_weights=not dry_run, measure=machine_flops, done=done)
     print_plan(plan, console)
     if dry_run:
         with console.status("rehearsing an episode with the recipe's environment, rewards and services"):
@@ -66,7 +70,7 @@ def launch(
         folder = create_run(run, recipe, run_dir)
     for change in changed:
         console.print(f"resumes with another setting, {change}", markup=False, highlight=False)
-    _run_pipeline(run, folder, resume, console)
+    _run_pipeline(run, folder, resume, console, plan)
     say_what_next(folder, console)
     return folder
 
@@ -107,11 +111,11 @@ def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
     raise ValueError(f"--resume needs the run: `burnish run RUN_FOLDER --resume`, or `burnish run {recipe} --resume --run-dir RUN_FOLDER`")
 
 
-def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool, console: Console) -> None:
+def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan) -> None:
     from burnish.run.pipeline import run as run_pipeline
 
     try:
-        run_pipeline(run, folder.path, resume=resume, console=console)
+        run_pipeline(run, folder.path, resume=resume, console=console, plan=plan)
     except BaseException as error:
         if isinstance(error, ValueError) and latest(folder.path) is None:  # what a recipe or its parts have wrong is no other on resume
             error.add_note(f"nothing was trained; put it right and start again. What there is of this start is in {folder.path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from burnish.cluster import dashboard_url
 from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.inspector.runs import read_metrics
+from burnish.recipe.plan import Plan
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
 from burnish.recipe.tracking import TrackedRun
 from burnish.rollout.store.episodes import EpisodeStore
@@ -28,6 +30,7 @@ from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.run.retention import Retention
+from burnish.run.time_left import time_left_line
 from burnish.run.tracking import tracked
 from burnish.session import Session, making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
@@ -52,6 +55,7 @@ class Run:
 
     store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
     begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
+    plan: what was expected of the run, for what is left of it.
     """
 
     session: Session
@@ -63,6 +67,7 @@ class Run:
     watch: Watch | None = None
     remembered: Mapping[str, Any] | None = None
     rolled_back: int = 0
+    plan: Plan | None = None
 
     @property
     def recipe(self) -> ResolvedRun:
@@ -82,25 +87,26 @@ Results = Mapping[tuple[str, Mode], EvaluationResult]
 """Every evaluation of a run, by phase and mode."""
 
 
-def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Console | None = None) -> Results:
+def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Console | None = None, plan: Plan | None = None) -> Results:
     """Run a recipe in the run folder `path`, or go on from its latest checkpoint. Returns every evaluation by phase and mode.
 
+    plan: what is expected of it; with one, each evaluation says how long the rest will take.
     Raises ValueError for what the user can put right, and what fleet, learner and sync proof raise. Whatever happens, services, Ray and
     engines have ended when this returns.
     """
     console, opened = console or new_console(), open_run(path, recipe)
     told = TrackedRun(path.resolve().name, path, recipe.record, resume)
     with tracked(recipe.tracking, told, partial(say, console), recipe.limits.tracker_s) as trackers:
-        return _run(recipe, replace(opened, trackers=trackers), resume, console)
+        return _run(recipe, replace(opened, trackers=trackers), resume, console, plan)
 
 
-def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console) -> Results:
+def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan | None) -> Results:
     with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
     with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve().parent) as addresses:
         say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
         with _started(recipe, folder, addresses, console) as current:
-            current.data = data
+            current.data, current.plan = data, plan
             done = latest(folder.path) if resume else None
             if resume:
                 _resume(current, done)
@@ -361,13 +367,19 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
                 finished.extend(group.episodes)
                 bar.advance("")
 
+            began = time.monotonic()
             result, episodes = run.session.evaluate(mode, count)
+            took = time.monotonic() - began
         _keep(run, phase, step, episodes, "heldout", mode)
         earlier = {name: before for (name, its_mode), before in run.results.items() if its_mode == mode}
         against = comparisons(earlier, result, run.recipe.seed)
         run.folder.log_evaluation(EvaluationRecord(phase=phase, step=step, against=against, result=result))
         run.results[(phase, mode)] = result
         say(run.console, evaluation_line(phase, result, against))
+        if run.plan is not None and mode == run.recipe.evaluation.modes[0]:
+            left = time_left_line(run.plan, run.session, phase, episodes, took)
+            if left is not None:
+                say(run.console, left)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from burnish.recipe.plan import Done
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
@@ -41,9 +42,23 @@ def is_finished(folder: RunFolder, run: ResolvedRun) -> bool:
     done, last = latest(folder.path), run.phases[-1]
     if done is None or done.phase != last.name or (done.step < last.table.steps and not done.ended):
         return False
-    recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
-    measured = {record.result.mode for record in recorded if (record.phase, record.step) == (last.name, done.step)}
+    measured = _measured(folder, done)
     return (not run.evaluation.after or set(run.evaluation.modes) <= measured) and is_judged(folder, run, last.name, done.step)
+
+
+def behind(path: Path, run: ResolvedRun) -> Done | None:
+    """What the run in folder `path` has behind it when it resumes, None when it begins anew."""
+    done = latest(path)
+    if done is None:
+        return None
+    asked = frozenset(run.evaluation.modes if run.evaluation.after else ())
+    return Done(done.phase, done.step, bool(done.ended), _measured(open_run(path), done) & asked)
+
+
+def _measured(folder: RunFolder, done: CheckpointRecord) -> frozenset[str]:
+    """The modes that were evaluated at a checkpoint."""
+    recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
+    return frozenset(record.result.mode for record in recorded if (record.phase, record.step) == (done.phase, done.step))
 
 
 def _raises_steps(change: Difference) -> bool:

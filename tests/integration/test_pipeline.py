@@ -128,7 +128,10 @@ def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: 
 
     second = start(["run", str(run), "--resume"], log)
     assert second.wait(timeout=900) == 0, log.read_text()[-3000:]
-    assert "resumed from sft-10" in log.read_text()
+    shown = log.read_text()
+    assert "resumed from sft-10" in shown
+    assert "after sft-10, the latest checkpoint: what follows" in shown and "steps 11 to 30 of: " in shown, "the plan is of what is left"
+    assert "left (rft " in shown and "evaluation " in shown, "the first evaluation says how long the rest takes"
     steps = [(row["phase"], row["step"]) for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
     assert steps == [("sft", i) for i in range(1, 31)] + [("rft", 1), ("rft", 2)]
     assert [(r.phase, r.result.mode) for r in read_evaluations(run / "evaluations.jsonl")] == [

@@ -19,7 +19,8 @@ from tests.unit.test_trainer_loop import ScriptedFleet, equal, group, make_loop,
 
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.recipe.load import config_data, config_from_data, load_config
-from burnish.recipe.plan import LEARNER_FLOPS, make_plan
+from burnish.recipe.pace import LEARNER_FLOPS
+from burnish.recipe.plan import make_plan
 from burnish.rollout.config import RolloutConfig
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.learner.config import LearnerConfig

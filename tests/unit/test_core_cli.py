@@ -124,7 +124,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """The command with a stand-in for planning and for the pipeline; gives what the pipeline was called with, and sets what it raises."""
     seen: dict[str, Any] = {"raises": None}
 
-    def run(recipe: ResolvedRun, run_dir: Path, *, resume: bool, console: Console) -> None:
+    def run(recipe: ResolvedRun, run_dir: Path, *, resume: bool, console: Console, plan: Any) -> None:
         seen.update(recipe=recipe, run_dir=run_dir, resume=resume)
         if seen["raises"] is not None:
             raise seen["raises"]
@@ -132,7 +132,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     module = types.ModuleType("burnish.run.pipeline")
     setattr(module, "run", run)  # noqa: B010
     monkeypatch.setitem(sys.modules, "burnish.run.pipeline", module)
-    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda recipe, run_dir=None, say=None, need_weights=False: None)
+    monkeypatch.setattr("burnish.recipe.plan.make_plan", lambda recipe, run_dir=None, say=None, **asked: None)
     monkeypatch.setattr("burnish.recipe.plan.print_plan", lambda plan, console: None)
     monkeypatch.setattr("burnish.session.try_parts", lambda recipe, say: say("rehearsed"))
     monkeypatch.chdir(tmp_path)

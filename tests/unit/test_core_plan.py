@@ -13,7 +13,8 @@ from rich.console import Console
 from tests.unit.paper_model import HIDDEN, VOCABULARY, write_paper_model
 
 from burnish.recipe.load import config_from_data
-from burnish.recipe.plan import engine_tokens_per_second, make_plan, print_plan
+from burnish.recipe.pace import Amount, Pace, engine_tokens_per_second, estimated, machine_flops
+from burnish.recipe.plan import Done, make_plan, print_plan
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.trainer.models.tokenizer import CHAT_TEMPLATE
 
@@ -258,3 +259,79 @@ def test_an_earlier_run_of_the_same_model_says_how_long_it_takes(model: Path, tm
     screen = io.StringIO()
     print_plan(plan, Console(width=160, file=screen))
     assert "about: at the rates of runs/alike" in screen.getvalue()
+
+
+def test_a_first_run_is_estimated_from_a_short_measurement(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products at 1 MFLOP/s: the engine makes a tenth of it, at 2 x 420 operations a token, the learner four tenths; episodes of 40 %."""
+    monkeypatch.chdir(tmp_path)
+    more: dict[str, Any] = {"rft": {"steps": 3, "groups_per_step": 4, "group_size": 2}, "rollout": {"max_tokens_per_turn": 50}}
+    run = recipe(model, **more, evaluation={"tasks": 7, "greedy": False})
+    assert [phase.about_s for phase in make_plan(run).phases] == [None, None]
+    plan = make_plan(run, measure=lambda: 1e6)
+    rft, evaluation = plan.phases
+    sampled = 3 * 4 * 2 * 50
+    assert rft.about_s == pytest.approx(0.4 * sampled * 840 / 1e5 + 0.4 * 2 * sampled * 8 * 420 / 4e5, rel=1e-3)
+    assert evaluation.about_s == pytest.approx(0.4 * 2 * 7 * 50 * 840 / 1e5)
+    assert plan.about_s == pytest.approx(45 + sum(phase.about_s or 0.0 for phase in plan.phases))
+    screen = io.StringIO()
+    print_plan(plan, Console(width=160, file=screen))
+    shown = screen.getvalue()
+    assert (
+        "about: a rough estimate, since no run of this model here is below runs/: this machine, as busy as it is, made 0 GFLOP/s" in shown
+    )
+    assert "40% of it in the learner, 10% in the engine, episodes of 40% of their longest" in shown
+
+
+def test_about_is_never_more_than_at_most(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound of idle cores is none where a short measurement, or an earlier run, says that this machine is slower."""
+    monkeypatch.chdir(tmp_path)
+    run = recipe(model, rft={"steps": 3}, evaluation={"tasks": 7})
+    bound = make_plan(run).seconds
+    assert bound is not None
+    slow = make_plan(run, measure=lambda: 1e3)
+    fast = make_plan(run, measure=lambda: 1e15)
+    for plan in (slow, fast):
+        assert all(phase.about_s is not None and phase.seconds is not None and phase.about_s <= phase.seconds for phase in plan.phases)
+        assert plan.about_s is not None and plan.seconds is not None and plan.about_s <= plan.seconds
+    assert slow.seconds is not None and slow.seconds > bound and fast.seconds == bound
+    limited = make_plan(recipe(model, rft={"steps": 3, "max_minutes": 2.0}), measure=lambda: 1e3)
+    assert limited.phases[0].about_s == limited.phases[0].seconds == 120.0
+
+
+def test_a_cluster_is_not_estimated_by_this_machine(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def never() -> float:
+        raise AssertionError("measured")
+
+    plan = make_plan(recipe(model, resources={"ray_address": "auto"}), measure=never)
+    assert plan.about_s is None
+
+
+def test_what_a_machine_makes_of_matrix_products_is_measured() -> None:
+    assert machine_flops(seconds=0.01) > 1e6
+    assert estimated(420, 1e9) == Pace(1e8 / 840, 4e8, 0.4, 0.4)
+    amount = Amount(sampled_tokens=100, operations=1e9, synced=1e9, played=True)
+    assert amount.seconds(Pace(10.0, 1e9, 0.5, 0.2)) == pytest.approx(5 + 0.2 + 5)
+
+
+def test_a_run_that_resumes_is_planned_from_where_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sft nothing is left at step 30 of 40 of rft, of which a quarter is, and of four evaluations that after rft."""
+    monkeypatch.chdir(tmp_path)
+    talk = {"messages": [{"role": "user", "content": "part"}, {"role": "assistant", "content": "one"}]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk))
+    more: dict[str, Any] = {"sft": {"steps": 4, "data": "talks.jsonl"}, "rft": {"steps": 40}, "evaluation": {"tasks": 7}}
+    run = recipe(model, **more)
+    whole, left = make_plan(run), make_plan(run, done=Done("rft", 30))
+    assert [phase.name for phase in whole.phases] == ["sft", "rft", "evaluation"]
+    assert [phase.name for phase in left.phases] == ["rft", "evaluation"]
+    assert left.phases[0].episodes == whole.phases[1].episodes // 4
+    assert left.phases[0].sampled_tokens == whole.phases[1].sampled_tokens // 4
+    assert left.phases[1].episodes == whole.phases[2].episodes // 3 == 2 * 7  # sampled and greedy
+    screen = io.StringIO()
+    print_plan(left, Console(width=200, file=screen))
+    assert "steps 31 to 40 of: 40 steps x" in screen.getvalue()
+    assert "after rft-30, the latest checkpoint: what follows" in screen.getvalue()
+    ended = make_plan(run, done=Done("sft", 4, measured=frozenset({"sampled"})))
+    assert [phase.name for phase in ended.phases] == ["rft", "evaluation"]
+    assert ended.phases[1].episodes == 3 * 7  # greedy after sft, both after rft

@@ -128,7 +128,7 @@ def test_one_that_does_not_start_in_time_stops_the_run(tmp_path: Path, monkeypat
 def test_the_pipeline_tells_the_recipes_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0", tracking={"use": ["tracking-test/heard-v1"]})
 
-    def goes(recipe: Any, folder: RunFolder, resume: bool, console: Any) -> dict[Any, Any]:
+    def goes(recipe: Any, folder: RunFolder, resume: bool, console: Any, plan: Any) -> dict[Any, Any]:
         folder.log_metrics("rft", 1, {"success": 1.0})
         return {}
 
