@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from . import ray_ends
 from .extras import require
 
 ATTEMPTS = 3
 _LATE = ("timed out during startup", "Timed out waiting for file")  # of the node, and of its control service
+
+_watchers: list[subprocess.Popen[bytes]] = []
+"""Those of the Rays that this process has started; each ends with its Ray."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +30,10 @@ def start_local_ray(**options: Any) -> Any:
     """`ray.init(address="local", …)`: what it returns. `RAY_ADDRESS` is not looked at.
 
     Ray gives a node 30 seconds to start and has no option for more, which a busy machine may need: it is started afresh, up to three times
-    in all. Raises RuntimeError when it is late each time, ValueError in a folder that holds another "burnish" or where the environment
-    turns Ray's authentication off, and what else Ray raises.
+    in all. A process of its own ends what Ray leaves when this one is killed (`ray_ends.py`).
+
+    Raises RuntimeError when it is late each time, ValueError in a folder that holds another "burnish" or where the environment turns Ray's
+    authentication off, and what else Ray raises.
 
     Example: `start_local_ray(num_cpus=4, include_dashboard=False)`.
     """
@@ -33,10 +42,13 @@ def start_local_ray(**options: Any) -> Any:
     require("a local Ray", ["ray"], "train")
     import ray
 
-    before = _children()
+    before, mark = _children(), uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return ray.init(address="local", **options)
+            with _marked(mark):
+                started = ray.init(address="local", **options)
+            _watch(mark)
+            return started
         except Exception as error:  # Ray has no class of its own for this
             if not any(words in str(error) for words in _LATE):
                 raise
@@ -55,6 +67,31 @@ def check_authentication() -> None:
             "RAY_AUTH_MODE=disabled: Ray listens on every address, and whoever reaches it would run code here; unset it, or start a Ray "
             "yourself and name it in resources.ray_address"
         )
+
+
+@contextmanager
+def _marked(mark: str) -> Iterator[None]:
+    """Have what is started here inherit the mark. This process may have one itself, of a Ray that it is a worker of."""
+    own = os.environ.get(ray_ends.MARK)
+    os.environ[ray_ends.MARK] = mark
+    try:
+        yield
+    finally:
+        if own is None:
+            del os.environ[ray_ends.MARK]
+        else:
+            os.environ[ray_ends.MARK] = own
+
+
+def _watch(mark: str) -> None:
+    """Start the process that ends what is left with the mark. Neither Ctrl-C nor the end of this process's group reaches it."""
+    bare = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    command = [sys.executable, "-I", "-S", ray_ends.__file__, str(os.getpid()), mark]
+    nothing = subprocess.DEVNULL
+    _watchers[:] = [one for one in _watchers if one.poll() is None]
+    _watchers.append(
+        subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True, env=bare, cwd="/")
+    )  # fmt: skip
 
 
 def check_folder() -> None:
