@@ -2,6 +2,7 @@
 
     /rollouts                               the runs
     /rollouts/-/compare?run=NAME&run=NAME   two runs or more, side by side
+    /rollouts/-/models                      the checkpoints of the runs: stage, lineage, what was measured
     /rollouts/-/drift?before=…&after=…      the same tasks at two moments, of one run or two
     /rollouts/NAME                          one run: curves, evaluations, the ledger
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
@@ -41,7 +42,7 @@ from .indexing import Indexer
 from .links import STATIC, Served
 from .runs import RunLine, find_run, list_runs
 from .tokens import COLOURS, Colour
-from .views import MOVES, chat_of, drawing_of, drawn, episode_view, library_of, run_view, templates
+from .views import MOVES, chat_of, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
 
 PAGE = 50
 """Episodes on one page of a list."""
@@ -81,6 +82,7 @@ def pages(root: Path, prefix: str = "", limits: Limits = USUAL) -> Starlette:
         "/static/{name}": asset,
         "/-/compare": comparison,
         "/-/drift": drift,
+        "/-/models": all_models,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
         "/{run}/drawing": drawing,
@@ -107,6 +109,11 @@ def _guarded(site: Site, page: Page) -> Callable[[Request], Awaitable[Response]]
 def all_runs(site: Site, request: Request) -> Response:
     """The runs, the latest first."""
     return site.show("runs", runs=list_runs(site.root))
+
+
+def all_models(site: Site, request: Request) -> Response:
+    """The checkpoints of every run."""
+    return site.show("models", found=models_view(list_runs(site.root)))
 
 
 def one_run(site: Site, request: Request) -> Response:

@@ -1,6 +1,7 @@
 """The pages as a folder of files, to send to somebody: no server, no network, the same templates.
 
     DIR/index.html                                      the runs, and how they compare
+    DIR/models.html                                     their checkpoints
     DIR/runs/NAME/index.html                            one run
     DIR/runs/NAME/steps.html                            its steps and evaluations
     DIR/runs/NAME/rft.000012.train.sampled/index.html   the episodes of one, worst first
@@ -29,7 +30,7 @@ from ..library import Library, Wanted
 from ..runs import phases_of, read_metrics
 from .links import EPISODE, STATIC
 from .runs import RunLine, list_runs
-from .views import MOVES, drawing_of, drawn, episode_view, library_of, run_view, templates
+from .views import MOVES, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
 
 POLICY = "; ".join((
     "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "frame-src 'self'", "form-action 'none'",
@@ -105,6 +106,9 @@ class Bundle:
     def compare(self) -> str | None:
         return self._to("compare.html") if self.contents.compared else None
 
+    def models(self) -> str:
+        return self._to("models.html")
+
     def drift(self, before: str, after: str, task: str = "") -> str | None:
         page = self.contents.drifts.get((str(before), str(after)))
         return self._to(page) if page and not task else None
@@ -160,6 +164,7 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
     for name in ASSETS:
         shutil.copyfile(STATIC / name, home / "static" / name)
     page("index.html", "runs", runs=lines)
+    page("models.html", "models", found=models_view(lines))
     if contents.compared:
         page("compare.html", "compare", found=side_by_side([line.path for line in lines]))
     for line in lines:

@@ -31,6 +31,7 @@ class Links(Protocol):
     def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None: ...
     def drawing(self, run: str, row: Mapping[str, Any]) -> str | None: ...
     def compare(self) -> str | None: ...
+    def models(self) -> str: ...
     def drift(self, before: str, after: str, task: str = "") -> str | None: ...
 
 
@@ -59,6 +60,9 @@ class Served:
 
     def compare(self) -> str:
         return f"{BASE}/-/compare"
+
+    def models(self) -> str:
+        return f"{BASE}/-/models"
 
     def drift(self, before: str, after: str, task: str = "") -> str:
         return f"{BASE}/-/drift?{urlencode({'before': before, 'after': after, **({'task': task} if task else {})})}"

@@ -16,6 +16,7 @@ from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
 from ..library import Library
+from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, own_view
 from ..rendering import environment
 from ..report import curves_of, headline, phase_rows
@@ -41,6 +42,11 @@ def drawn(made: Environment, template: str, to: Links, *, policy: str = "", note
     return made.get_template(f"{template}.html.jinja").render(to=to, policy=policy, note=note, **values)
 
 
+def models_view(lines: Sequence[RunLine]) -> dict[str, list[ModelLine]]:
+    """The checkpoints by their run, runs without one left out."""
+    return by_run(model for line in lines for model in models_of(line.name, line.path))
+
+
 def run_view(line: RunLine) -> dict[str, Any]:
     """What a run has come to."""
     run = read_run(line.path)
@@ -54,6 +60,7 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),
         "last": run.metrics[-1] if run.metrics else None,
         "drift": drift_of(run),
+        "models": models_of(line.name, line.path),
     }
 
 
