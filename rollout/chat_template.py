@@ -43,7 +43,7 @@ class _Budget:
     """What is left of one rendering."""
 
     ends: float
-    steps: int = MOST_STEPS
+    steps: int
 
     def take(self, steps: int) -> None:
         self.steps -= steps
@@ -63,7 +63,7 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
 
     Example: `rendered("{{ messages[0].content }}", {"messages": [{"role": "user", "content": "hi"}]})`.
     """
-    token = _BUDGET.set(_Budget(time.monotonic() + DEADLINE_S))
+    token = _BUDGET.set(_Budget(time.monotonic() + DEADLINE_S, MOST_STEPS))
     try:
         pieces, length = list[str](), 0
         for piece in _compiled(template).generate(**values):

@@ -15,8 +15,10 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -284,13 +286,19 @@ def _both_tables(old: Any, new: Any) -> bool:
 
 def versions() -> dict[str, Any]:
     """Python, the machine, and the packages that decide what a run computes."""
+    return {
+        "python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), "packages": _packages(),
+    }  # fmt: skip
+
+
+@cache
+def _packages() -> Mapping[str, str]:
+    """Those of PACKAGES that are here, as they are while this process runs."""
     packages: dict[str, str] = {}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), "packages": packages}
+    return packages
 
 
 def _keep_rows(file: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:

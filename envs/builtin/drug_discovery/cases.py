@@ -75,10 +75,11 @@ def make_case(seed: int, level: int) -> Case:
         goals = _draw_goals(rng, molecule, first, bound, settings)
         if goals is None:
             continue
-        case = Case(seed, molecule, goals, settings.moves)
-        moving = sum(case.meets(exchange, goals[: settings.moves]) for exchange in molecule.exchanges())
-        if FEWEST <= len(case.fitting) <= min(MOST, BITE * moving):
-            return case
+        after = [molecule.exchanged(exchange).properties.values for exchange in molecule.exchanges()]
+        moving = [values for values in after if all(goal.met_by(values) for goal in goals[: settings.moves])]
+        fitting = [values for values in moving if all(goal.met_by(values) for goal in goals)]
+        if FEWEST <= len(fitting) <= min(MOST, BITE * len(moving)):
+            return Case(seed, molecule, goals, settings.moves)
 
 
 def _draw_goals(rng: np.random.Generator, molecule: Molecule, first: str, bound: Bound, level: Level) -> tuple[Goal, ...] | None:

@@ -104,5 +104,9 @@ GROUPS: Mapping[str, Group] = {
 
 def total(*parts: Properties) -> Properties:
     """The sum, rounded to the digits that RDKit's own tables have."""
-    weight, logp, tpsa, donors, acceptors = map(sum, zip(*parts, strict=True))
-    return Properties(round(weight, 3), round(logp, 4), round(tpsa, 2), int(donors), int(acceptors))
+    weight = logp = tpsa = 0.0
+    donors = acceptors = 0
+    for part in parts:
+        weight, logp, tpsa = weight + part.weight, logp + part.logp, tpsa + part.tpsa
+        donors, acceptors = donors + part.donors, acceptors + part.acceptors
+    return Properties(round(weight, 3), round(logp, 4), round(tpsa, 2), donors, acceptors)

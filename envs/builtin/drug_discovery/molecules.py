@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Molecule:
     def exchanged(self, exchange: Exchange) -> Molecule:
         """The molecule after an exchange."""
         one, other = self.groups
-        return replace(self, groups=(exchange.group, other) if exchange.place == 0 else (one, exchange.group))
+        return Molecule(self.rings, self.linker, (exchange.group, other) if exchange.place == 0 else (one, exchange.group))
 
     def exchanges(self) -> Iterator[Exchange]:
         """Everything that can be done to it in one step of the grammar."""
