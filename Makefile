@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python -m
 # Much of a test is waiting for processes that start. The tests of a file share what they start.
 TWO := --numprocesses 2 --dist loadfile
+# Each of those would compile burnish again where the caller's environment forbids bytecode to be kept; `make clean` removes it.
+test fuzz gputest faults bench: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test gputest browser fuzz faults bench lint docs proto install clean

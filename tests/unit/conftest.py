@@ -1,13 +1,15 @@
-"""Unit tests run on event loops whose clock does not depend on how busy the machine is."""
+"""Unit tests run on event loops whose clock does not depend on how busy the machine is, and share what is costly to make."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 from tests.unit.clock import PatientLoop, PatientLoops
+from typer.main import get_command
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -21,6 +23,14 @@ def patient_loops() -> Iterator[None]:
     asyncio.set_event_loop_policy(PatientLoops())
     yield
     asyncio.set_event_loop_policy(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def commands() -> Iterator[None]:
+    """The tree of commands is the same for every `CliRunner`; making it takes longer than most of the commands do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(get_command))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

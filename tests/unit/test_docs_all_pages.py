@@ -142,9 +142,13 @@ def command_lines(page: Path) -> Iterator[list[str]]:
                     yield shlex.split(found[1].replace("; \\", " "), comments=True)
 
 
+@pytest.fixture(scope="module")
+def root() -> Any:
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_commands_and_their_options_exist(page: Path) -> None:
-    root = typer.main.get_command(app)
+def test_commands_and_their_options_exist(page: Path, root: Any) -> None:
     for arguments in command_lines(page):
         group: Any = root
         context = group.make_context("burnish", list(arguments))

@@ -59,11 +59,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture
-def counted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(f"{__name__}.now", {})
+@pytest.fixture(scope="module")
+def original(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = recipe(model, "tests/Counts-v0", max_turns=6)
-    return stored(run, played(run, seeded(2), ["one", "zwölf"]), tmp_path / "run")
+    return stored(run, played(run, seeded(2), ["one", "zwölf"]), tmp_path_factory.mktemp("recorded") / "run")
+
+
+@pytest.fixture
+def counted(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(f"{__name__}.now", {})
+    return shutil.copytree(original, tmp_path / "run")
 
 
 def burnish(*arguments: str | Path) -> Result:

@@ -16,6 +16,7 @@ from tests.unit.one_step import make_policy
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Outcome, Reward, Task, Trajectory
 from burnish.recipe.load import config_from_data
+from burnish.rollout.store import reading
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
 from burnish.trainer.data.config import Making
@@ -133,15 +134,16 @@ def test_stored_tokens_that_no_model_of_this_size_knows_are_refused(run: Path, t
         survey_pairs(DPOConfig(steps=1, from_run=str(run)), Making(make_policy(tmp_path / "policy"), 128, {}))
 
 
-def test_a_small_file_of_rollouts_that_claims_gigabytes_is_refused(run: Path, tmp_path: Path) -> None:
-    """Twelve million times the same token in each of six rows: a few kilobytes on disk."""
+def test_a_small_file_of_rollouts_that_claims_much_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hundred thousand times the same token in each of six rows: a few kilobytes on disk."""
+    monkeypatch.setattr(reading, "BATCH_BYTES", 4 << 20)
     file = run / "episodes" / "rft.000001.train.sampled.parquet"
     rows = pq.read_table(file)
-    count, each = len(rows), 12 << 20
+    count, each = len(rows), 300_000
     ids = pa.ListArray.from_arrays(pa.array([each * i for i in range(count + 1)], pa.int32()), pa.array(np.zeros(count * each, np.int32)))
     pq.write_table(rows.set_column(rows.schema.get_field_index("token_ids"), rows.schema.field("token_ids"), ids), file, compression="zstd")
-    assert file.stat().st_size < 1 << 20
-    with pytest.raises(ValueError, match=r"of its rows take \d+ bytes, more than 268435456"):
+    assert file.stat().st_size < 1 << 16
+    with pytest.raises(ValueError, match=r"of its rows take \d+ bytes, more than 4194304"):
         survey_pairs(DPOConfig(steps=1, from_run=str(run)), Making(make_policy(tmp_path / "policy"), 128, {}))
 
 

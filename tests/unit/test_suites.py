@@ -21,6 +21,7 @@ from burnish.rewards.plugin import REWARDS, reward
 from burnish.rewards.types import RewardInput
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
+from burnish.rollout.store import reading
 from burnish.rollout.tokenizer import load_tokenizer
 from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import RolloutWorker
@@ -246,12 +247,13 @@ def test_one_suite_in_two_files_is_refused_and_samples_by_the_thousand_are_count
         read_scores(folder)
 
 
-def test_a_small_file_of_samples_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
-    """16 answers of 32 MB, the same every time: 60 kB on disk."""
-    many = {**{name: values * 16 for name, values in ROWS.items()}, "answer": ["x" * (32 << 20)] * 16}
+def test_a_small_file_of_samples_that_claims_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 answers of 1 MB, the same every time: a few kB on disk."""
+    monkeypatch.setattr(reading, "BATCH_BYTES", 8 << 20)
+    many = {**{name: values * 16 for name, values in ROWS.items()}, "answer": ["x" * (1 << 20)] * 16}
     folder = hostile(tmp_path / "a", json.dumps(HEAD), {}, **many)
-    assert (folder / "a.parquet").stat().st_size < 4 << 20
-    with pytest.raises(ValueError, match=r"16 of its rows take 53687\d+ bytes, more than 268435456"):
+    assert (folder / "a.parquet").stat().st_size < 1 << 18
+    with pytest.raises(ValueError, match=r"16 of its rows take 16777\d+ bytes, more than 8388608"):
         read_scores(folder)
 
 
