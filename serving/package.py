@@ -25,12 +25,13 @@ from ..envs.pydantic_words import first_error
 from ..envs.row_files import files_at
 from ..guardrails.guard import Guard
 from ..guardrails.policy import Policy, load_policy
+from ..rollout.store.own_files import own_file
 from ..rollout.store.records import EvaluationRecord, RetentionRow, read_evaluations, read_retention
 from ..trainer.evaluation.guarded import GuardRates, measure, read_prompts
 from ..trainer.models.bedrock import export_bedrock
 from ..trainer.models.checkpoints import JOURNAL
 from ..trainer.models.finding import MODELS, verified_model
-from ..trainer.models.folder import manifest_of
+from ..trainer.models.folder import check_links, manifest_of
 from ..trainer.models.manifest import Digest, FileName, Manifest, Training, file_sha256, json_sha256, read_manifest, verify_digests
 
 RELEASE: Final = "release"
@@ -106,6 +107,7 @@ def read_package(folder: Path) -> Package:
     """Hold a package to its hashes, every byte of it. Raises ValueError naming the first file that is not what the verdict is about."""
     if not is_package(folder):
         raise ValueError(f"{folder} is no package: it has no {RELEASE}/{VERDICT}; `burnish package RUN DIR` makes one")
+    check_links(folder)
     manifest = verify_digests(folder)
     if manifest is None:
         raise ValueError(f"{folder} is no package: it has no burnish.json")
@@ -156,8 +158,8 @@ def write_package(
         release = draft / RELEASE
         release.mkdir()
         run = source.parents[2] if len(source.parents) > 2 and (source.parents[2] / JOURNAL).is_file() else None
-        evaluations = read_evaluations(run / EVALUATIONS) if run is not None and (run / EVALUATIONS).is_file() else []
-        retention = read_retention(run / RETENTION) if run is not None and (run / RETENTION).is_file() else []
+        evaluations = read_evaluations(file) if run is not None and (file := own_file(run, EVALUATIONS)) else []
+        retention = read_retention(file) if run is not None and (file := own_file(run, RETENTION)) else []
         rates = measure(guard, read_prompts(prompts)) if guard is not None and prompts else {}
         gates = [task_gate(trained.training, evaluations, limits), retention_gate(trained.training, retention)]
         gates.append(guardrail_gate(guard.policy if guard is not None else None, rates.get("all"), limits))

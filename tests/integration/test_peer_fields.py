@@ -1,23 +1,16 @@
-"""Whatever a peer can set is tried, field by field: none names code, a file outside its folder, or an address to call.
-
-A peer is a client or a server of the services, whoever wrote a row of data, a model folder, or a run folder that is opened to be looked
-at. Python's audit hooks see every import, file, process and socket of this process; what gRPC's own code connects to, a listener sees.
-"""
+"""Whatever a peer can set in a message or a row is tried, field by field: none names code, a file outside, or an address to call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
-import io
 import json
-import shutil
 import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,97 +19,33 @@ import pytest
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as Proto
-from rich.console import Console
+from tests.integration.reaching import CALL_S, MARK, TALK, Watch, json_changed, watching
 
 from burnish.envs.builtin.inspection import service as inspection_tools
 from burnish.envs.contract import ENVS, make_env
-from burnish.envs.failures import EpisodeFailure
 from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment
 from burnish.envs.remote.tools import RemoteToolSet, ToolService
-from burnish.envs.tools import ToolContext, ToolRejected, ToolSet
+from burnish.envs.tools import ToolContext, ToolSet
 from burnish.envs.types import Message, Task
-from burnish.inspector.report import render_report
-from burnish.inspector.runs import read_run, read_run_transcripts
-from burnish.inspector.terminal import Selection, print_rollouts
 from burnish.rewards.checks.trial import read_episodes
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.service import VERIFIERS, VerifierService
 from burnish.rewards.types import RewardInput
 from burnish.rpc.background import background
-from burnish.rpc.errors import RpcError
 from burnish.rpc.methods import CONTRACT
 from burnish.rpc.server import Server
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.data.sources import read_conversations
 from burnish.trainer.data.task_files import read_task_files
-from burnish.trainer.models.checkpoints import list_checkpoints
-from burnish.trainer.models.folder import check_model_folder
-from burnish.trainer.models.importing import ModelSize, import_model, new_model
-from burnish.trainer.models.manifest import read_manifest
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-MARK = "burnish_canary"
-HOST = "127.66.66.66"
-WATCHED = ("import", "open", "exec", "socket.", "subprocess.", "os.", "pickle.", "ctypes.", "sqlite3.", "urllib.", "shutil.", "glob.")
-CALL_S = 120.0
-REFUSALS = (ValueError, OSError, EpisodeFailure, RpcError, ToolRejected, grpc.RpcError)
-"""How a peer's nonsense may end."""
-
-
-@dataclass
-class Watch:
-    """What reached an importer, a file, a process or a socket, and names a canary."""
-
-    folder: Path
-    listener: socket.socket
-    seen: list[str] = field(default_factory=list)
-    on: bool = False
-
-    @property
-    def payloads(self) -> tuple[str, ...]:
-        """What names code, files and addresses in the ways that burnish reads them."""
-        place = f"{HOST}:{self.listener.getsockname()[1]}"
-        code = (f"{MARK}:run", f"{self.folder}/{MARK}.py:run", f"{MARK}:{MARK}/Env-v0", f"{MARK}/Env-v0")
-        files = (f"{self.folder}/{MARK}.txt", f"../{MARK}.txt", f"--plugin={MARK}.py")
-        template = f"{{{{ ''.__class__.__mro__[1].__subclasses__() }}}}{{% include '{self.folder}/{MARK}.txt' %}}"
-        return (*code, *files, place, f"http://{place}/{MARK}", template)
-
-    @contextlib.contextmanager
-    def over(self, what: str) -> Iterator[None]:
-        """Fail when anything in the block reaches out for a canary. Refusals are swallowed."""
-        self.seen.clear()
-        self.on = True
-        try:
-            with contextlib.suppress(*REFUSALS):
-                yield
-        finally:
-            self.on = False
-        assert not self.seen, f"{what}: {self.seen[:3]}"
-        with pytest.raises(BlockingIOError):
-            self.listener.accept()
-
-    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.on and event.startswith(WATCHED):
-            told = repr(arguments)
-            if MARK in told or HOST in told:
-                self.seen.append(f"{event} {told:.200}")
-
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
-    folder = tmp_path_factory.mktemp("outside")
-    (folder / f"{MARK}.py").write_text("def run(*args, **kwargs): return ''\n")
-    (folder / f"{MARK}.txt").write_text("secret")
-    with socket.socket() as listener, pytest.MonkeyPatch.context() as patch:
-        listener.bind((HOST, 0))
-        listener.listen()
-        listener.setblocking(False)
-        patch.syspath_prepend(str(folder))
-        made = Watch(folder, listener)
-        sys.addaudithook(made.hook)  # for as long as this process lives; it does nothing while it is off
+    with watching(tmp_path_factory.mktemp("outside")) as made:
         yield made
 
 
@@ -347,37 +276,6 @@ def test_no_field_of_an_answer_reaches_out(service: Any, watch: Watch) -> None:
 # -------------------------------------------------------------------------------------------------------------- rows
 
 
-def json_leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from json_leaves(value[key], (*path, key))
-
-
-def json_changed(value: Any, payload: str) -> Iterator[tuple[str, Any]]:
-    """The value with each part of it replaced by the payload, and with the payload as a further key of each object."""
-    for path in list(json_leaves(value))[1:]:
-        copy = json.loads(json.dumps(value))
-        here = copy
-        for step in path[:-1]:
-            here = here[step]
-        if isinstance(here[path[-1]], dict):
-            here[path[-1]][payload] = payload
-            yield f"{path} as a key", json.loads(json.dumps(copy))
-        here[path[-1]] = payload
-        yield f"{path}", copy
-
-
-TALK = [
-    {"role": "user", "content": "2 + 2?"},
-    {
-        "role": "assistant",
-        "content": "4",
-        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
-    },
-    {"role": "tool", "content": "4", "tool_call_id": "1", "name": "f"},
-    {"role": "assistant", "content": "4"},
-]
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}}
 TASK = {"id": "a", "messages": TALK[:1], "reference_answer": "4", "tools": [TOOL], "topic": {"deep": ["x"]}}
 TRIAL = {"id": "a", "task": "t", "messages": TALK, "metadata": {"x": 1}, "data": {"y": "z"}, "metrics": {"m": 1.0}, "env_parts": {"p": 1.0}}
@@ -409,162 +307,3 @@ def test_no_field_of_a_row_reaches_out(row: dict[str, Any], read: Callable[[Path
             file.write_text(json.dumps(changed_row) + "\n")
             with watch.over(where):
                 read(file)
-
-
-# ------------------------------------------------------------------------------------------------- run and model folders
-
-
-RESULT = {
-    "mode": "sampled", "success_part": "env", "episodes": 2, "rewarded": 2, "success": 0.5, "success_low": 0.1, "success_high": 0.9,
-    "reward": 0.5, "turns": 1.0, "tokens": 3.0, "task_success": {"t": 0.5}, "parts": {"env": 0.5}, "metrics": {"cost": 1.0},
-    "confusion": {"pass": {"pass": 1, "": 1}}, "recall": {"pass": 0.5}, "macro_recall": 0.5,
-    "best_constant": {"label": "pass", "success": 1.0, "macro_recall": 1.0}, "failures": {"env_error": 1}, "truncations": {"max_turns": 1},
-}  # fmt: skip
-TRANSCRIPT = {
-    "schema": 1, "run": "r", "phase": "base", "step": 0, "split": "heldout", "mode": "sampled", "episode": "t/0", "task": "t", "seed": 1,
-    "sample": 0, "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
-    "reward": {"total": 1.0, "parts": {"env": 1.0}}, "labels": {"expected": "pass", "predicted": "pass"}, "metrics": {"cost": 1.0},
-    "turns": [{"tokens": 3, "stop_reason": "stop", "generate_s": 0.1, "env_s": 0.1, "oldest_version": 0, "newest_version": 0}],
-    "trainable_tokens": 3, "context_tokens": 9,
-}  # fmt: skip
-AGAINST = {"base": {"difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.1, "n": 2, "unpaired": 0}}
-SAVED = {"event": "saved", "phase": "rft", "step": 3, "final": True, "metrics": {"reward": 1.0}, "created_at": "2026-01-01T00:00:00Z"}
-RUN_FILES: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "config.json": ({"name": "r", "model": "m", "environment": "e/E-v0", "plugins": ["x.py"], "services": {"a": {"address": "h:1"}}},),
-    "versions.json": ({"python": "3.11", "platform": "linux", "cpus": 2, "packages": {"burnish": "0"}},),
-    "seeds.json": ({"run": 1},),
-    "metrics.jsonl": ({"phase": "rft", "step": 1, "time": 1.0, "reward_mean": 0.5},),
-    "evaluations.jsonl": (
-        {"schema": 1, "phase": "base", "step": 0, "against": {}, **RESULT},
-        {"schema": 1, "phase": "rft", "step": 3, "against": AGAINST, **RESULT},
-    ),
-    "ledger.jsonl": ({"schema": 1, "phase": "rft", "step": 1, "issued": 1, "trained": 0, "masked": {"env_error": 1}},),
-    "transcripts/episodes.jsonl": (TRANSCRIPT, {**TRANSCRIPT, "phase": "rft", "step": 3}),
-    "checkpoints.jsonl": (SAVED, {"event": "pruned", "name": "rft-1"}),
-}
-
-
-def write_run(folder: Path) -> None:
-    (folder / "transcripts").mkdir(parents=True)
-    (folder / "checkpoints" / "rft-3").mkdir(parents=True)
-    for name, rows in RUN_FILES.items():
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def look_at(run: Path) -> tuple[str, str]:
-    """Open a run folder in every way there is. Returns the page and the terminal, as far as they can be shown."""
-    page, terminal = io.StringIO(), io.StringIO()
-    for show in (
-        lambda: page.write(render_report(read_run(run), read_run_transcripts(run))),
-        lambda: print_rollouts(run, Selection(), Console(file=terminal, width=120, force_terminal=True, no_color=True)),
-        lambda: list_checkpoints(run),
-    ):
-        with contextlib.suppress(*REFUSALS):
-            show()
-    return page.getvalue(), terminal.getvalue()
-
-
-def test_no_field_of_a_run_folder_reaches_out_and_none_becomes_markup(watch: Watch, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    write_run(run)
-    page, terminal = look_at(run)
-    assert "<h1>run</h1>" in page and "t/0" in terminal and "<script" not in page
-    shown = 0
-    for name, rows in RUN_FILES.items():
-        text = (run / name).read_text()
-        for i, row in enumerate(rows):
-            for number in range(len(list(json_changed(row, "")))):
-                for payload in (watch.payloads[number % len(watch.payloads)], "</pre><script>alert(1)</script>\x1b]0;owned\x07\u202e"):
-                    where, changed_row = list(json_changed(row, payload))[number]
-                    lines = [json.dumps(changed_row if i == j else other) for j, other in enumerate(rows)]
-                    (run / name).write_text("".join(f"{line}\n" for line in lines))
-                    with watch.over(f"{name} {where}"):
-                        page, terminal = look_at(run)
-                    assert "<script" not in page, where
-                    assert not any(sign in page + terminal for sign in ("\x1b]", "\u202e", "\x07")), where
-                    shown += "&lt;script&gt;" in page or "<script>" in terminal
-        (run / name).write_text(text)
-    assert shown > 20, "most of it is shown, as text"
-
-
-def test_links_in_a_run_folder_lead_nowhere(watch: Watch, tmp_path: Path) -> None:
-    outside = watch.folder / f"{MARK}.jsonl"
-    outside.write_text(json.dumps(TRANSCRIPT) + "\n")
-    for name in RUN_FILES:
-        run = tmp_path / name.replace("/", "-")
-        write_run(run)
-        (run / name).unlink()
-        (run / name).symlink_to(outside)
-        with pytest.raises(ValueError, match=r"is a link that leads out of the folder"):
-            read_run(run) if "checkpoints" not in name else list_checkpoints(run)
-
-
-@pytest.fixture(scope="module")
-def honest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    new_model(["some text"], folder, ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=64))
-    return folder
-
-
-AUTO_MAP = {
-    "auto_map": {
-        "AutoConfig": f"{MARK}.Config", "AutoModelForCausalLM": f"{MARK}.Model", "AutoTokenizer": [f"{MARK}.Slow", f"{MARK}.Fast"],
-    },
-    "custom_pipelines": {"x": {"impl": f"{MARK}.Pipeline"}},
-}  # fmt: skip
-
-
-def test_no_field_of_a_model_folder_reaches_out(honest_model: Path, watch: Watch, tmp_path: Path) -> None:
-    number = 0
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "burnish.json"):
-        value = {**json.loads((honest_model / name).read_text()), "adapter": "x", "_name_or_path": "x", "tokenizer_file": "x"}
-        for turn in range(len(list(json_leaves(value)))):
-            payload = watch.payloads[turn % len(watch.payloads)]
-            cases = list(json_changed(value, payload))
-            if turn >= len(cases):
-                continue
-            where, hostile_value = cases[turn]
-            folder, number = tmp_path / f"m{number}", number + 1
-            shutil.copytree(honest_model, folder)
-            (folder / name).write_text(json.dumps(hostile_value))
-            with watch.over(f"{name} {where}"):
-                read_manifest(folder)
-                check_model_folder(folder)
-                import_model(folder, tmp_path / "imported" / f"m{number}")
-            shutil.rmtree(folder)
-
-
-def test_code_that_comes_with_a_model_is_neither_run_nor_passed_on(honest_model: Path, watch: Watch, tmp_path: Path) -> None:
-    folder = tmp_path / "with-code"
-    shutil.copytree(honest_model, folder)
-    (folder / "burnish.json").unlink()  # as others write their folders; with it, the import would be refused for the change alone
-    (folder / f"{MARK}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": f"{watch.folder}/{MARK}", "peft_type": "LORA"}))
-    for name in ("config.json", "tokenizer_config.json"):
-        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **AUTO_MAP}))
-    with watch.over("a model with an adapter"), pytest.raises(ValueError, match="holds an adapter"):
-        import_model(folder, tmp_path / "imported")
-    (folder / "adapter_config.json").unlink()
-    with watch.over("a model with code"):
-        import_model(folder, tmp_path / "imported")
-    assert not (tmp_path / "ran").exists()
-    for file in (tmp_path / "imported").iterdir():
-        assert MARK.encode() not in file.read_bytes(), f"{file.name} passes on where the code is"
-
-
-def test_no_file_of_a_model_folder_leads_out_of_it(honest_model: Path, watch: Watch, tmp_path: Path) -> None:
-    weights = watch.folder / f"{MARK}.safetensors"
-    shutil.copyfile(honest_model / "model.safetensors", weights)
-    for name in ("chat_template.jinja", "tokenizer.json", "model.safetensors", "config.json"):
-        folder = tmp_path / name
-        shutil.copytree(honest_model, folder)
-        shutil.move(folder / name, watch.folder / f"{MARK}-{name}")
-        (folder / name).symlink_to(watch.folder / f"{MARK}-{name}")
-        with pytest.raises(ValueError, match="is a link that leads out of the folder"):
-            check_model_folder(folder)
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        folder = tmp_path / index
-        shutil.copytree(honest_model, folder)
-        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": str(weights), "x": f"../{MARK}.bin"}}))
-        with watch.over(index), pytest.raises(ValueError, match=r"names the file|lacks the weight file"):
-            import_model(folder, tmp_path / f"{index}-imported")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ...rollout.store.moments import moments
+from ...rollout.store.own_files import own_file
 from ..models.checkpoints import list_checkpoints
 from ..models.folder import vocabulary_of
 from ..models.manifest import TOKENIZER_FILE, file_sha256
@@ -120,6 +121,6 @@ def check_tokenizer(run: Path, model: Path) -> None:
     records = list_checkpoints(run)
     if not records:
         raise ValueError(f"{run} has no checkpoint that would say which tokenizer its rollouts are of; give a run that has one")
-    theirs, ours = (file_sha256(folder / TOKENIZER_FILE) for folder in (records[-1].model(run), model))
-    if theirs != ours:
+    of_run = own_file(run, str((records[-1].model(run) / TOKENIZER_FILE).relative_to(run)))
+    if of_run is None or file_sha256(of_run) != file_sha256(model / TOKENIZER_FILE):
         raise ValueError(f"the rollouts of {run} are of another tokenizer than {model}'s; give a run of the same family of models")

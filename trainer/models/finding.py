@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from ...envs.registry import did_you_mean
+from ...rollout.store.own_files import check_own
 from .checkpoints import FOLDER, JOURNAL, latest, promoted
 from .folder import check_model_folder
 from .importing import import_model
@@ -94,6 +95,7 @@ def _model_below(folder: Path) -> Path:
         if record is None:
             raise ValueError(f"run {folder} promoted no checkpoint; to take one all the same, name it: {last.folder(folder)}")
         return record.model(folder)
+    check_own(folder, folder / "model")
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
