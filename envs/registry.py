@@ -132,7 +132,8 @@ def load_plugin(path: str | Path) -> str:
     """
     file = Path(path).resolve()
     if not file.is_file():
-        raise ValueError(f"plug-in {path} is not a file")
+        here = "" if Path(path).is_absolute() else f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
+        raise ValueError(f"plug-in {path} is not a file{here}")
     name = f"{PLUGIN_MODULE}{re.sub(r'[^A-Za-z0-9_]', '_', str(file.with_suffix('')))}"
     if name in sys.modules:
         return name

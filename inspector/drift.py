@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment
 from ..rollout.store.records import EvaluationRecord
-from .library import Z_95, Library
+from .library import Library
 from .runs import read_object
 
 TASKS = ("environment", "environment_args", "tasks")
@@ -96,8 +97,7 @@ class Drift:
         if n < 2:
             return None
         spread = math.sqrt(math.fsum((move.change - self.change) ** 2 for move in self.moves) / (n - 1))
-        half = Z_95 * spread / math.sqrt(n)
-        return self.change - half, self.change + half
+        return mean_interval(self.change, spread, n)
 
 
 def drift_between(before: Place, after: Place, runs: Mapping[str, Path], stores: Mapping[str, Library]) -> Drift:

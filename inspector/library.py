@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from ..rollout.store.episodes import text
+from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment, Split
 from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens
@@ -26,8 +26,6 @@ ORDERS: Mapping[Order, str] = {
     "slowest": "seconds DESC, step DESC, episode",
 }
 assert set(ORDERS) == set(get_args(Order))
-Z_95 = 1.959964
-"""The normal distribution's quantile of a two-sided 95 % interval."""
 LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
@@ -139,8 +137,7 @@ class Library:
         each = f"SELECT step, task, avg(reward) AS worth FROM ({rewarded}) WHERE {told} GROUP BY step, task"
         question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each}) GROUP BY step ORDER BY step"
         rows = self._db.ask(question, [value for _, values in chosen for value in values])
-        halves = [Z_95 * (row["spread"] or 0.0) / math.sqrt(row["n"]) for row in rows]
-        return [(row["step"], row["mean"], row["mean"] - half, row["mean"] + half) for row, half in zip(rows, halves, strict=True)]
+        return [(row["step"], row["mean"], *mean_interval(row["mean"], row["spread"] or 0.0, row["n"])) for row in rows]
 
     def task_rewards(self, moment: Moment) -> list[tuple[str, float | None, int]]:
         """Of each task of a moment, its mean reward, None where no attempt has one, and how many attempts have."""

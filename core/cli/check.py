@@ -139,7 +139,8 @@ def _by_module(module: str, target: str, given: Given) -> list[Checks]:
     if tools:
         data = given.args.get("data") or next((one.tool_data for one in others.played), None)
         those = ToolSet(tools)
-        check_them = partial(check_tools, those, data, _calls(given, those.schemas()), name=f"tools of {target}")
+        calls = _calls(given, those.schemas()) or _calls_shown(others.played, those.schemas())
+        check_them = partial(check_tools, those, data, calls, name=f"tools of {target}")
         found.append(Checks(check_them, frozenset({"--arg", "--reply"})))
     if not found:
         raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools")
@@ -160,6 +161,14 @@ def _calls(given: Given, schemas: Sequence[Mapping[str, Any]]) -> list[tuple[str
     """The replies that are calls of these tools."""
     read = [parse_tool_calls(text, schemas) for text in given.replies]
     return [(call.name, call.arguments) for calls in read if not isinstance(calls, Malformed) for call in calls]
+
+
+def _calls_shown(played: Sequence[CheckedEpisode], schemas: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The calls of these tools that an environment's own messages show, as a prompt does that says how to call them."""
+    names = "|".join(re.escape(str(schema.get("function", schema)["name"])) for schema in schemas)
+    texts = [message.text for episode in played for message in episode.messages if message.role != "assistant"]
+    shown = dict.fromkeys(call for text in texts for call in re.findall(rf"\b(?:{names})\([^()\n]{{0,200}}\)", text))
+    return _calls(Given({}, replies=tuple(shown)), schemas)
 
 
 def _submodules(module: str) -> Iterator[str]:

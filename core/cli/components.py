@@ -30,13 +30,9 @@ def environment_lines(plugins: Sequence[Path]) -> list[str]:
 
 
 def reward_lines(plugins: Sequence[Path]) -> list[str]:
-    """Every reward; level and first line of the docstring of those that are loaded, "-" for the others: listing imports nothing."""
+    """Every reward and where it comes from. Level and description stand in `burnish rewards show`: listing imports nothing."""
     _load(plugins)
-    rows = []
-    for row in REWARDS.list():
-        plugin = REWARDS.loaded(row.id)
-        rows.append((row.id, plugin.level, row.source, plugin.doc.partition("\n")[0]) if plugin else (row.id, "-", row.source, "-"))
-    return table_lines(("id", "level", "from", ""), rows)
+    return [*_listing(REWARDS.list()), "burnish rewards show ID says what one is called with, and its options"]
 
 
 def check_environment(id: str, args: Sequence[str], plugins: Sequence[Path]) -> str:

@@ -71,7 +71,8 @@ def provide_model(model: DemoModel, models_dir: Path, console: Console) -> None:
 def result_table(records: Sequence[EvaluationRecord]) -> Table:
     """One row per evaluation: what the policy is worth after each phase. Fits a terminal of 80 columns."""
     scorers = [name for name in records[-1].result.parts if "." not in name and name != "env"]
-    table = Table(title="held-out parts, never trained on", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    title = f"{len(records[-1].result.task_success)} held-out parts, never trained on"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.add_column("after")
     table.add_column("mode", no_wrap=True)
     for heading in ("success", "95 %", "macro-\nrecall", "best con-\nstant", *(f"reward\n{name}" for name in scorers), "turns", "cost"):

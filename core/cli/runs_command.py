@@ -44,11 +44,11 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
     from burnish.inspector.pages.runs import list_runs as lines_of
     from burnish.inspector.runs import read_run
 
-    if not runs.is_dir():
+    if runs.exists() and not runs.is_dir():
         raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
     found: list[tuple[RunLine, dict[str, Any]]] = []
     unread: list[tuple[RunLine, str]] = []
-    for line in lines_of(runs):
+    for line in lines_of(runs) if runs.is_dir() else ():
         try:
             found.append((line, summary(read_run(line.path))))
         except (OSError, ValueError) as error:
@@ -229,7 +229,7 @@ def _print_error(line: str) -> None:
 
 
 def _no_runs(runs: Path) -> str:
-    return f"{runs} holds no run; `burnish run RECIPE` makes runs, in runs/ unless told otherwise"
+    return f"no runs yet in {runs}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise"
 
 
 def _print_json(data: Any) -> None:

@@ -91,7 +91,7 @@ def parse_name(kind: Kind, name: str) -> Component:
     namespace, slash, last = name.rpartition("/")
     component = Component(kind, namespace if slash else last, last)
     if not WORDS.fullmatch(last) or not WORDS.fullmatch(component.namespace):
-        raise ValueError(f"{name!r} is no name for {_a(kind)}; it must read like answer-length or my-team/answer-length, in small letters")
+        raise ValueError(f"{name!r} is no name for {_a(kind)}; it must read {_name_like(name)}, in small letters, words joined by -")
     if re.search(r"-v[0-9]+$", last):
         raise ValueError(f"{name!r}: leave out the version, which burnish adds")
     if last in ("env", "total"):
@@ -101,6 +101,14 @@ def parse_name(kind: Kind, name: str) -> Component:
     if _is_taken(component.package):
         raise ValueError(f"{name!r}: {component.package} is the name of another Python module; choose another name or namespace")
     return component
+
+
+def _name_like(name: str) -> str:
+    """The name that was meant, or two examples: `me/GuessWord` is "like me/guess-word"."""
+    parts = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", part) for part in name.split("/")]
+    words = [re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts]
+    meant = all(WORDS.fullmatch(word) for word in words) and len(words) <= 2
+    return f"like {'/'.join(words)}" if meant else "like answer-length or my-team/answer-length"
 
 
 def render(component: Component) -> dict[str, str]:

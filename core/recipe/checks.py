@@ -33,7 +33,9 @@ def cross_problems(config: RunConfig) -> list[str]:
 
 def file_problems(config: RunConfig) -> list[str]:
     """Files that the recipe names and that are not there."""
-    lines = [f"plugins: {path} is not a file" for path in config.plugins if not Path(path).is_file()]
+    here = f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
+    missing = [path for path in config.plugins if not Path(path).is_file()]
+    lines = [f"plugins: {path} is not a file{'' if Path(path).is_absolute() else here}" for path in missing]
     for table in config.tables:
         lines += [
             f"{table.name}.{key}: {place} is not there" for key, places in table.reads.items() for place in places if not is_there(place)

@@ -56,7 +56,7 @@ class RunConfig(BaseModel):
     policy speaks more than once per episode. train_seeds: the range that training tasks come from, `[first, last + 1]`; `[tasks]` names
     files that they come from instead. phases: what runs, in any order and number (docs/phases.md); left out, the plain tables run in the
     order of their kinds. keep_checkpoints: how many stay on disk, beside the last of each phase. plugins: Python files that
-    register environments, rewards and objectives. seed: of everything random.
+    register environments, rewards and objectives, by paths from the folder that burnish is started in. seed: of everything random.
 
     What the tables must agree on is checked where a config is read (`load_config`) or resolved (`resolve`).
     """

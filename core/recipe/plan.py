@@ -19,6 +19,7 @@ from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
 from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.pace import ENGINE_SHARE, EPISODE_SHARE, LEARNER_SHARE, Amount, Pace, estimated, on_two_cores
+from burnish.recipe.placement import machine_problems
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
@@ -202,6 +203,7 @@ def _warnings(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
                 yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has neither AVX-512 nor instructions for it"
     if (model.folder / "tokenizer.json").is_file() and not load_renderer(model.folder, run.rollout.template_args).append_only:
         yield "the chat template rewrites earlier turns: a turn that does not extend the one before trains as a sequence of its own"
+    yield from machine_problems(run.placement, machine.this_machine())  # of a plan alone: a run is refused for them
     yield from _tight(run, model)
     if not model.weights_here:
         yield f"{model.folder} has no weights: the sizes follow from its config.json, and a run needs them"

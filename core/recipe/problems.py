@@ -37,10 +37,11 @@ class Source:
 
     def name(self, line: str) -> str:
         """A line `field: what is wrong` with where the field was written before it."""
-        where = line.partition(": ")[0]
+        where, _, rest = line.partition(": ")
         for override in reversed(self.overrides):
-            path = override.path[1:] if override.path[0] == self.platform else override.path
-            if f"{where}.".startswith(".".join(path) + "."):
+            path = ".".join(override.path[1:] if override.path[0] == self.platform else override.path)
+            within = path.removeprefix(f"{where}.")  # a table's own check names the key in its sentence
+            if f"{where}.".startswith(f"{path}.") or (within != path and re.search(rf"(?<![\w.]){re.escape(within)}(?![\w])", rest)):
                 return f"--set {override.text}: {line}"
         return f"{self.file}: {self.platform}.{line}" if self._overlaid(where) else f"{self.file}: {line}"
 
@@ -108,6 +109,8 @@ def _expected(detail: ErrorDetails) -> str:
         return f"must be a table, not {kind_of(value)} {_shown(value)}"
     said, shown = message_of(detail), _shown(value)
     message = said.removeprefix("Input should be ")
+    if kind.startswith(("greater_than", "less_than", "finite_number")):  # of the right kind, and too much or too little
+        return f"must be {message}, not {shown}"
     return f"must be {message}, not {kind_of(value)} {shown}" if message != said else f"{message} (got {shown})"
 
 

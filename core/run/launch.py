@@ -45,7 +45,8 @@ def launch(
         run_dir = _run_to_resume(recipe, run_dir)
     elif recipe.is_dir():
         raise ValueError(f"{recipe} is a folder; give a recipe (*.toml), or --resume to continue the run in it")
-    run, changed, done = resolve(load_config(recipe, overrides, plugins, platform)), list[Difference](), None
+    config = load_config(recipe, overrides, plugins, platform)
+    run, changed, done = resolve(config, planning=dry_run), list[Difference](), None
     if resume and run_dir is not None:
         changed = changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
         if is_finished(open_run(run_dir), run):

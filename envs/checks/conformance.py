@@ -90,6 +90,14 @@ class NeedsSample(Exception):
     """Made-up input does not suit the subject, which may be no fault of it; the text says what to give."""
 
 
+def no_difference(values: Sequence[float]) -> list[str]:
+    """A line to look at where everything was worth the same: right for some episodes, and for others a reward that teaches nothing."""
+    if len(values) < 2 or len(set(values)) > 1:
+        return []
+    cure = "give episodes that should differ: --sample FILE.jsonl"
+    return [f"all the same, {values[0] + 0.0:g}: a reward that never differs teaches nothing; {cure}"]
+
+
 def run_checks(checks: Mapping[str, Callable[[S], str]], subject: S, deadline_s: float, waits: str) -> tuple[Check, ...]:
     """Every check by its title. waits: what to suspect when one does not end within `deadline_s` seconds."""
     return tuple(_run(check, title, subject, deadline_s, waits) for title, check in checks.items())

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, percentiles, run_checks
+from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, no_difference, percentiles, run_checks
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.types import Message, Task
 from ..calling.scorers import PluginGroupScorer, scorer_for
@@ -150,7 +150,8 @@ def _scores(subject: _Subject) -> str:
         _suited(found)
     _scored(found)
     values = [result.value for case in found for result in case if isinstance(result, Score)]
-    return f"{len(values)} episodes: {', '.join(in_full(value) for value in values[:8])}{', …' if len(values) > 8 else ''}"
+    line = f"{len(values)} episodes: {', '.join(in_full(value) for value in values[:8])}{', …' if len(values) > 8 else ''}"
+    return "\n".join([line, *no_difference(values)])
 
 
 def _determinism(subject: _Subject) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, percentiles, run_checks
+from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, no_difference, percentiles, run_checks
 from ...envs.checks.services import check_health, check_reflection, expect_code, offers_stream, outcome_of_one, outcomes, quiet_server
 from ...envs.failures import EpisodeFailure, FailureKind
 from ...rpc.background import background
@@ -146,7 +146,8 @@ def _scores(subject: _Subject) -> str:
             fix = "if the made-up episodes do not suit it, give some that do: --sample FILE.jsonl"
             raise NeedsSample(f"{error.failure}\n{fix}") from None
         raise Broken(str(error.failure)) from None
-    return f"{len(values)} episodes: {', '.join(in_full(value) for value in values[:8])}"
+    line = f"{len(values)} episodes: {', '.join(in_full(value) for value in values[:8])}"
+    return "\n".join([line, *no_difference(values)])
 
 
 def _determinism(subject: _Subject) -> str:

@@ -17,6 +17,8 @@ from burnish.envs.tools import Tool, ToolContext, ToolRejected, ToolSet, tool
 
 pytestmark = pytest.mark.unit
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def status(report: Report, name: str) -> tuple[str, str]:
     return next((check.status, check.detail) for check in report.checks if check.name == name)
@@ -153,6 +155,15 @@ def test_an_environment_in_the_same_file_gives_what_rewards_verifiers_and_tools_
     assert done.exit_code == 0, done.output
     states = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if line and not line.startswith(" ")]
     assert states == ["passed"] * 4, done.stdout
+
+
+def test_the_first_example_is_whole() -> None:
+    """Its tool is called as its prompt shows; that its made-up episodes all earn the same is said, of the reward and of the verifier."""
+    done = CliRunner().invoke(app, ["check", str(ROOT / "examples" / "first" / "orders.py")])
+    assert done.exit_code == 0, done.output
+    states = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if line and not line.startswith(" ")]
+    assert states == ["passed"] * 4, done.stdout
+    assert done.stdout.count("all the same, 0: a reward that never differs teaches nothing") == 2
 
 
 def test_tools_of_which_no_call_is_answered_have_shown_nothing() -> None:

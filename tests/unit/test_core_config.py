@@ -148,8 +148,8 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
         ("seed = true", "r.toml: seed: must be a valid integer, not boolean True"),
         ("rollout = 3", "r.toml: rollout: must be a table, not integer 3"),
         ("[rft]\nsteps = 2.5", "r.toml: rft.steps: must be a valid integer, not float 2.5"),
-        ("[rft]\nsteps = 0", "r.toml: rft.steps: must be greater than or equal to 1, not integer 0"),
-        ("[rft]\nlr = nan", "r.toml: rft.lr: must be a finite number, not float nan"),
+        ("[rft]\nsteps = 0", "r.toml: rft.steps: must be greater than or equal to 1, not 0"),
+        ("[rft]\nlr = nan", "r.toml: rft.lr: must be a finite number, not nan"),
         (
             "[rft]\ngroup_size = 1",
             "r.toml: rft.group_size: must be at least 2, not 1: the episodes of one task are compared with each other",
@@ -328,7 +328,7 @@ def test_what_shapes_a_reward_reads_back_equal(recipe: Callable[[str], Path], tm
 
 def test_a_tool_service_is_no_verifier(recipe: Callable[[str], Path]) -> None:
     lines = problems(recipe(SERVICES), "rewards.verdict.verifier=service:shop-floor")
-    assert "r.toml: rewards.verdict: service:shop-floor serves tools, not a verifier" in lines
+    assert "--set rewards.verdict.verifier=service:shop-floor: rewards.verdict: service:shop-floor serves tools, not a verifier" in lines
 
 
 def test_every_problem_is_reported_at_once(recipe: Callable[[str], Path]) -> None:
@@ -337,7 +337,7 @@ def test_every_problem_is_reported_at_once(recipe: Callable[[str], Path]) -> Non
         'r.toml: name: \'q!\' must be made of letters, digits, ".", "_" and "-"',
         "r.toml: model: is required: a folder, a name under models/, or a source that `burnish models import` takes",
         'r.toml: environment: is required: an id of `burnish env list`, for example "burnish/Arithmetic-v0"',
-        "r.toml: seed: must be greater than or equal to 0, not integer -1",
+        "r.toml: seed: must be greater than or equal to 0, not -1",
         "r.toml: rft.stepz: unknown key; did you mean 'steps'?",
     ]
 
@@ -357,7 +357,9 @@ def test_toml_that_does_not_parse_names_the_line(recipe: Callable[[str], Path]) 
 
 def test_files_that_are_not_there_are_named(recipe: Callable[[str], Path], tmp_path: Path) -> None:
     text = ESSENTIAL + 'plugins = ["no.py"]\n[sft]\nsteps = 1\ndata = "no.jsonl"\n'
-    assert problems(recipe(text)) == ["r.toml: plugins: no.py is not a file", "r.toml: sft.data: no.jsonl is not there"]
+    plugin, data = problems(recipe(text))
+    assert plugin == f"r.toml: plugins: no.py is not a file; a path counts from the folder that burnish is started in, {Path.cwd()}"
+    assert data == "r.toml: sft.data: no.jsonl is not there"
     with pytest.raises(ValueError, match=r"recipe .*nope\.toml does not exist; .* has .*r\.toml"):
         load_config(tmp_path / "nope.toml")
 
@@ -418,6 +420,15 @@ def test_overrides_reach_items_of_a_list_by_name_and_number(recipe: Callable[[st
 )
 def test_a_wrong_override_is_named(recipe: Callable[[str], Path], override: str, line: str) -> None:
     assert problems(recipe(SERVICES), override) == [line]
+
+
+def test_an_override_that_only_a_tables_own_check_refuses_is_named_too(recipe: Callable[[str], Path]) -> None:
+    """Of a clip that has no effect with one update a step, the check of the whole table says so; the file is not to blame."""
+    text = '\n[rft]\n[rft.objective]\nloss = "ppo_clip"\ncorrection = "truncate"\n'
+    (line,) = problems(recipe(ESSENTIAL + text), "rft.objective.loss_args.clip_high=0.3")
+    assert line.startswith("--set rft.objective.loss_args.clip_high=0.3: rft: objective.loss_args.clip_high has no effect")
+    (line,) = problems(recipe(ESSENTIAL + text + "loss_args = { clip_high = 0.3 }\n"), "rft.steps=3")
+    assert line.startswith("r.toml: rft: objective.loss_args.clip_high has no effect")
 
 
 def test_the_value_of_an_override_cannot_smuggle_in_other_keys(recipe: Callable[[str], Path]) -> None:

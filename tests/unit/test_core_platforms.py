@@ -380,7 +380,7 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
          "this machine has 2 GPUs; lower learners, "
                 "env_runners or engine.tensor_parallel, share GPUs with learner_gpus and engine_gpus below 1, or name a cluster in "
                 "ray_address"),
-        (2, {"resources": {"learner_gpus": 2}}, "r.toml: resources.learner_gpus: must be less than or equal to 1, not integer 2"),
+        (2, {"resources": {"learner_gpus": 2}}, "r.toml: resources.learner_gpus: must be less than or equal to 1, not 2"),
         (2, {"engine": {"threads": 2}}, "r.toml: engine: threads: no effect on device 'cuda'; remove it, or in a recipe write it in "
                 "[cpu.engine]"),
         (2, {"engine": {"weight_transfer": "nccl"}}, "r.toml: engine: weight_transfer: no learner sends weights that way yet; remove it, "
@@ -390,6 +390,17 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
 def test_what_cannot_work_on_gpus(machine: Callable[..., None], gpus: int, more: dict[str, Any], line: str) -> None:
     machine(gpus=gpus)
     assert refused(platform="gpu", **more) == [line]
+
+
+def test_a_plan_for_gpus_is_made_where_there_are_none(seven_b: Path, machine: Callable[..., None]) -> None:
+    """A run is refused, in the same words."""
+    machine(gpus=0)
+    config = config_from_data({"name": "p", "model": str(seven_b), "environment": "burnish/Arithmetic-v0", "platform": "gpu"})
+    plan = make_plan(resolve(config, planning=True))
+    assert plan.warnings[0].startswith("platform: gpu, but torch sees no GPU on this machine; choose --platform cpu, or name a cluster")
+    assert "learner: 1 GPU" in shown(plan)
+    with pytest.raises(ValueError, match="torch sees no GPU on this machine"):
+        resolve(config)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
 from burnish.cluster import without_line
 from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_data, config_from_data
@@ -26,6 +28,18 @@ from burnish.run.resume import changes, is_finished
 from burnish.trainer.models.checkpoints import CheckpointRecord
 
 pytestmark = pytest.mark.unit
+
+
+def test_before_the_first_run_there_are_none(tmp_path: Path) -> None:
+    """Nothing is wrong yet, in a folder or without one."""
+    for folder in (tmp_path, tmp_path / "runs"):
+        found = CliRunner().invoke(app, ["runs", "list", str(folder)])
+        assert found.exit_code == 0, found.output
+        assert found.stdout == f"no runs yet in {folder}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise\n"
+        assert CliRunner().invoke(app, ["runs", "list", str(folder), "--json"]).stdout == "[]\n"
+    (tmp_path / "file").touch()
+    assert CliRunner().invoke(app, ["runs", "list", str(tmp_path / "file")]).exit_code == 2
+
 
 RECIPE = 'name = "demo"\nmodel = "m"\nenvironment = "a/B-v0"\nseed = 7\n'
 WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "seed": 7}

@@ -47,7 +47,10 @@ def test_what_a_name_becomes(kind: Kind, name: str, id: str, module: str) -> Non
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("Answer", "must read like answer-length or my-team/answer-length"),
+        ("Answer", "must read like answer, in small letters"),
+        ("me/Guess", "must read like me/guess, in small letters"),
+        ("My Team/guessWord", "must read like my-team/guess-word, in small letters"),
+        ("a/b/c", "must read like answer-length or my-team/answer-length, in small letters"),
         ("answer_length", "must read like"),
         ("answer\n", "must read like"),
         ("../answer", "must read like"),

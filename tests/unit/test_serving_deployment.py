@@ -186,7 +186,9 @@ def test_edits_that_cannot_be_followed_are_said(deployer: Deployer) -> None:
 
 def test_the_files_of_the_page_are_what_it_says() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
-    keys, deployed = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    keys, smallest, deployed = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert parse_keys(keys, "keys.toml")["search-team"].parallel == 4
+    (only,) = Deployment.model_validate(tomllib.loads(smallest)).served().values()
+    assert only.weight > 0, "it answers"
     served = Deployment.model_validate(tomllib.loads(deployed)).served()
     assert {name: table.weight for name, table in served.items()} == {"inspector:v1": 95, "inspector:v2": 5}

@@ -121,12 +121,12 @@ def test_measuring_by_hand() -> None:
     episodes = [AgentEpisode(i, (1,) * 3, value, True, value >= 3) for i, value in enumerate((3.0, 1.0, 3.0, 1.0))]
     row = measure("PPO", episodes)
     assert (row.mean_return, row.success, row.mean_steps, row.episodes) == (2.0, 0.5, 3.0, 4)
-    half = 1.959964 * np.sqrt(4 / 3) / 2  # standard deviation with n - 1, over the root of n
+    half = 3.18244631 * np.sqrt(4 / 3) / 2  # Student's t of 3 degrees; standard deviation with n - 1, over the root of n
     assert row.return_interval == pytest.approx((2 - half, 2 + half))
     assert row.success_interval == pytest.approx((0.1500, 0.8500), abs=1e-4)  # Wilson, n = 4
     assert report_lines([row]) == [
         "     mean return  95 % interval  success  95 % interval   steps",
-        "PPO  2            0.868 to 3.13  50.0%    15.0% to 85.0%  3.0",
+        "PPO  2            0.163 to 3.84  50.0%    15.0% to 85.0%  3.0",
     ]
     silent = measure("x", [AgentEpisode(0, (), 1.0, True, None), AgentEpisode(1, (), 1.0, True, None)])
     assert (silent.success, silent.success_interval, silent.return_interval) == (None, None, (1.0, 1.0))

@@ -221,8 +221,13 @@ def test_a_probe_leaves_an_engine_room_for_one_more_token() -> None:
 
 def test_names_that_are_not_there_are_suggested() -> None:
     assert full_id("dr_grpo") == "burnish/dr-grpo-v1"
-    with pytest.raises(ValueError, match="objective 'burnish/grop-v1' is unknown; did you mean 'burnish/grpo-v1'"):
+    with pytest.raises(ValueError) as caught:
         find_advantage("grop", {})
+    said = str(caught.value)
+    assert said.startswith("rft.objective.advantage: 'grop' is unknown; registered are, the closest first: grpo, dr_grpo, ")
+    assert "cispo" not in said, "a loss is no advantage"
+    with pytest.raises(ValueError, match=r"rft\.objective\.loss: 'cipso' is unknown; registered are, the closest first: cispo, "):
+        find_loss("cipso", {})
     with pytest.raises(ValueError, match="loss 'ppo_clip', option 'clip_low'"):
         find_loss("ppo_clip", {"clip_low": "wide"})
 

@@ -20,7 +20,8 @@ from gymnasium.wrappers import FlattenObservation, TransformObservation
 
 from ...envs.text.adapter import GymnasiumText
 from ...envs.types import Message
-from .statistics import Z_95, wilson_interval
+from ...rollout.store.intervals import mean_interval
+from .statistics import wilson_interval
 
 Act = Callable[[Any], Any]
 """An observation of `agent_env` to an action of it."""
@@ -138,19 +139,20 @@ def random_agent(space: spaces.Space[Any], seed: int = 0) -> Act:
 
 
 def measure(agent: str, episodes: Sequence[AgentEpisode]) -> AgentResult:
-    """Means over at least two episodes. The interval of the return is normal (mean +- 1.96 standard errors), that of success Wilson's.
+    """Means over at least two episodes. The interval of the return is Student's, that of success Wilson's.
 
     Raises ValueError on fewer than two episodes.
     """
     if len(episodes) < 2:
         raise ValueError(f"an interval needs at least two episodes, got {len(episodes)}")
     returns = np.array([episode.episode_return for episode in episodes])
-    mean, half = float(returns.mean()), Z_95 * float(returns.std(ddof=1)) / math.sqrt(len(returns))
+    mean = float(returns.mean())
+    spread = mean_interval(mean, float(returns.std(ddof=1)), len(returns))
     known = [float(episode.success) for episode in episodes if episode.success is not None]
     success = sum(known) / len(known) if known else None
     interval = wilson_interval(success, len(known)) if success is not None else None
     steps = float(np.mean([len(episode.actions) for episode in episodes]))
-    return AgentResult(agent, len(episodes), mean, (mean - half, mean + half), success, interval, steps)
+    return AgentResult(agent, len(episodes), mean, spread, success, interval, steps)
 
 
 def report_lines(rows: Sequence[AgentResult]) -> list[str]:

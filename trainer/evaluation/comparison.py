@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...rollout.store.intervals import mean_interval
 from ...rollout.store.records import Comparison, EvaluationResult, Test
 from .statistics import Z_95, resampled_means
 
@@ -58,8 +59,8 @@ def paired_test(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Compariso
     if np.isin(np.concatenate([old, new]), (0.0, 1.0)).all():
         low, high = agresti_min_interval(int((moved > 0).sum()), int((moved < 0).sum()), len(differences))
     elif len(differences) < FEW:
-        half = float(stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences)))
-        low, high = max(-1.0, mean - half), min(1.0, mean + half)
+        low, high = mean_interval(mean, float(differences.std(ddof=1)), len(differences))
+        low, high = max(-1.0, low), min(1.0, high)
     else:
         resampled = boot()
         low, high = resampled.low, resampled.high

@@ -13,6 +13,7 @@ A recipe names them in `[rft.objective]`, by id or as `module:function`. Torch i
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -136,12 +137,30 @@ def full_id(name: str) -> str:
 
 def _find(name: str, field: str) -> Advantage | Loss | Callable[..., Any]:
     if ":" not in name:
+        if full_id(name) not in [row.id for row in OBJECTIVES.list()]:
+            raise ValueError(f"{field}: {name!r} is unknown; {_registered(name, field)}")
         found = OBJECTIVES.get(full_id(name))
         if not isinstance(found, Advantage | Loss):
             raise ValueError(f"{field}: {name!r} is no objective; decorate the function its entry point names with @advantage or @loss")
         return found
     function = load_function(name, field)
     return _declared(function) or function
+
+
+def _registered(name: str, field: str) -> str:
+    """The advantages, or the losses, that a recipe can name, those first that are written most alike; of what is installed by others it is
+    not known which they are."""
+    loaded = {row.id: OBJECTIVES.get(row.id) if row.id.startswith("burnish/") else OBJECTIVES.loaded(row.id) for row in OBJECTIVES.list()}
+    other = Advantage if field.endswith("loss") else Loss
+    known = [_short(id) for id, found in loaded.items() if not isinstance(found, other)]
+    alike = sorted(known, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), reverse=True)
+    return f"registered are, the closest first: {', '.join(alike)}; one of your own: my_module:function, or my_file.py:function"
+
+
+def _short(id: str) -> str:
+    """How a recipe names one: the inverse of `full_id`."""
+    own = id.startswith("burnish/")
+    return id.removeprefix("burnish/").removesuffix("-v1").replace("-", "_") if own else id
 
 
 def _declared(function: Callable[..., Any]) -> Advantage | Loss | None:
