@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -33,6 +33,7 @@ from burnish.rollout.store.records import (
     JsonLines,
     LedgerRow,
     RetentionRow,
+    keep_rows,
     read_evaluations,
     read_retention,
 )
@@ -174,7 +175,7 @@ class RunFolder:
             return (position[row["phase"]], row["step"]) <= end
 
         for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.alarms_file, self.retention_file):
-            _keep_rows(file, done)
+            keep_rows(file, done)
         judged = {row.phase for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
         for name in set(order) - judged:
             shutil.rmtree(self.suites / name, ignore_errors=True)
@@ -185,7 +186,7 @@ class RunFolder:
             return (row["phase"], row["step"], row["mode"]) in evaluated if row["split"] == "heldout" else done(row)
 
         for file in sorted(self.transcripts.glob("*.jsonl")):
-            _keep_rows(file, happened)
+            keep_rows(file, happened)
         for file, moment in moments(self.episodes):
             if not happened(asdict(moment)):
                 file.unlink()
@@ -299,23 +300,6 @@ def _packages() -> Mapping[str, str]:
         with suppress(PackageNotFoundError):
             packages[name] = version(name)
     return packages
-
-
-def _keep_rows(file: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Drop the rows that are not to be kept, and an unfinished last line, from a file that nobody has open; whole or not at all."""
-    if not file.is_file():
-        return
-    draft, dropped = file.with_name(f".{file.name}.tmp"), False
-    with file.open("rb") as lines, draft.open("wb") as kept:
-        for line in lines:
-            if line.endswith(b"\n") and keep(json.loads(line)):
-                kept.write(line)
-            else:
-                dropped = True
-    if dropped:
-        draft.replace(file)
-    else:
-        draft.unlink()
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:

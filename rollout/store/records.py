@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -78,6 +78,26 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises ValueError naming file and line when a line is no JSON object or longer than `MOST_LINE_BYTES`, and naming a file that is a pipe.
     """
+    return ((where, row) for where, _, row in _whole_lines(path))
+
+
+def keep_rows(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the rows that are not to be kept, and an unfinished last line, from a file that nobody has open; whole or not at all.
+
+    A file that is not there holds none. Raises ValueError as `read_json_lines` does.
+    """
+    if not path.is_file():
+        return
+    draft = path.with_name(f".{path.name}.tmp")
+    with draft.open("wb") as kept:
+        kept.writelines(line for _, line, row in _whole_lines(path) if keep(row))
+    if draft.stat().st_size < path.stat().st_size:
+        draft.replace(path)
+    else:
+        draft.unlink()
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     with open_file(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES + 1), b""), start=1):
             if len(line) > MOST_LINE_BYTES:
@@ -89,7 +109,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 row = json_object(line)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            yield where, row
+            yield where, line, row
 
 
 def read_share(text: object) -> Fraction:

@@ -18,6 +18,7 @@ from burnish.rollout.store.records import (
     EvaluationResult,
     JsonLines,
     LedgerRow,
+    keep_rows,
     read_evaluations,
     read_json_lines,
     read_ledger,
@@ -216,3 +217,19 @@ def test_the_ledger_counts_where_every_sample_ended(tmp_path: Path) -> None:
         read_ledger(file)
     file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])
     assert read_ledger(file) == [row]
+
+
+def test_rows_that_are_kept_keep_their_bytes_and_one_that_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "m.jsonl"
+    keep_rows(file, lambda row: True)
+    assert not file.exists()
+    file.write_bytes(b'{"a": 1}\n{"a":2}\n{"a"')
+    keep_rows(file, lambda row: row["a"] == 1)
+    assert file.read_bytes() == b'{"a": 1}\n'
+    same = file.stat().st_ino
+    keep_rows(file, lambda row: True)
+    assert file.stat().st_ino == same, "a file of which nothing is dropped is not written"
+    file.write_bytes(b'{"a":1}\n[2]\n')
+    with pytest.raises(ValueError, match=rf"{file}:2: "):
+        keep_rows(file, lambda row: False)
+    assert file.read_bytes() == b'{"a":1}\n[2]\n'
