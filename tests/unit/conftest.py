@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
+from hypothesis import settings
 from tests.unit.clock import PatientLoop, PatientLoops
 from typer.main import get_command
+
+settings.register_profile("unit", deadline=None)  # how long an input takes is the machine's
+settings.load_profile("unit")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
