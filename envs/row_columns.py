@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..rpc.extras import require
 from .column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes
-from .row_files import Unreadable, is_packed, size_of
+from .row_files import UnreadableFile, is_packed, size_of
 
 COLUMN_ROWS: Final = 64
 """Rows of a Parquet file that are in memory at once; of an Arrow file, as many as it was written with."""
@@ -28,26 +28,28 @@ def column_rows(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator
     from pyarrow import ArrowException
 
     if is_packed(stream):
-        raise Unreadable(f"{file}: a Parquet or Arrow file is compressed inside; unpack it")
+        raise UnreadableFile(f"{file}: a Parquet or Arrow file is compressed inside; unpack it")
     number = 0
     try:
         for batch in _arrow_batches(stream) if arrow else _parquet_batches(stream):
             claimed = sum(map(value_bytes, batch.columns))
             if claimed > max(BATCH_BYTES, size_of(stream) if arrow else 0):
-                raise Unreadable(f"{file}: {batch.num_rows} rows after row {number} take {claimed} bytes, more than {BATCH_BYTES}")
+                raise UnreadableFile(f"{file}: {batch.num_rows} rows after row {number} take {claimed} bytes, more than {BATCH_BYTES}")
             names = batch.schema.names
             if len(set(names)) < len(names):
-                raise Unreadable(f"{file}: a column's name stands there twice: {', '.join(names)}")
+                raise UnreadableFile(f"{file}: a column's name stands there twice: {', '.join(names)}")
             for start in range(0, batch.num_rows, COLUMN_ROWS):
                 for value in _values(batch.slice(start, COLUMN_ROWS)):
                     number += 1
                     yield number, value
-    except Unreadable:
+    except UnreadableFile:
         raise
     except (ArrowException, MemoryError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise Unreadable(f"{file}: the file cannot be read after row {number}: {(str(error).splitlines() or ['no memory'])[0]}") from error
+        raise UnreadableFile(
+            f"{file}: the file cannot be read after row {number}: {(str(error).splitlines() or ['no memory'])[0]}"
+        ) from error
 
 
 def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:

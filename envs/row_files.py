@@ -28,7 +28,7 @@ PROTOCOLS: Final = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "http", "h
 """What a URL may begin with. fsspec knows more, and some of those open what a file of theirs names."""
 
 
-class Unreadable(ValueError):
+class UnreadableFile(ValueError):
     """The content of a file is none that can be read: damaged, in another encoding, or of another form. Where it lies is well."""
 
 
@@ -91,10 +91,10 @@ def opened(file: str) -> Iterator[BufferedReader[Any]]:
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no such file") from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise Unreadable(f"{file}: the compressed file is damaged or cut short: {error}") from error
+        raise UnreadableFile(f"{file}: the compressed file is damaged or cut short: {error}") from error
     except OSError as error:
         if error.errno is None:  # raised by who unpacks, not by who has the file
-            raise Unreadable(f"{file}: is damaged or cut short: {error}") from error
+            raise UnreadableFile(f"{file}: is damaged or cut short: {error}") from error
         raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 

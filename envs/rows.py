@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from ..rpc.payload import PayloadError, plain_json
 from .row_columns import column_rows
-from .row_files import MAX_RATIO, PACKED_SUFFIXES, Unreadable, files_at, most_bytes, opened, suffix_of, unpacked_name
+from .row_files import MAX_RATIO, PACKED_SUFFIXES, UnreadableFile, files_at, most_bytes, opened, suffix_of, unpacked_name
 
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 PROSE_SUFFIXES: Final = (".txt", ".text", ".md")
@@ -148,7 +148,7 @@ def _rows(file: str, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
     if suffix == ".arrow":
         return _columns(file, stream, arrow=True)
     if start[:2] in _OTHER_ENCODINGS:
-        raise Unreadable(f"{file}: is {_OTHER_ENCODINGS[start[:2]]} text; save it as UTF-8")
+        raise UnreadableFile(f"{file}: is {_OTHER_ENCODINGS[start[:2]]} text; save it as UTF-8")
     lines = _lines(file, stream)
     blank, first = _first(lines)
     if first is None:
@@ -157,7 +157,7 @@ def _rows(file: str, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
     opening = first.lstrip()[:1]
     if suffix in PROSE_SUFFIXES:
         if opening == b"{" and _is_object(first):
-            raise Unreadable(f"{file}: begins with a JSON object; call it .jsonl to read rows, or begin it with text to read documents")
+            raise UnreadableFile(f"{file}: begins with a JSON object; call it .jsonl to read rows, or begin it with text to read documents")
         return _paragraphs(file, lines)
     if opening == b"[" or (suffix == ".json" and opening == b"{" and not _is_object(first)):
         return _laid_out(file, lines)
@@ -171,11 +171,13 @@ def _lines(file: str, stream: BufferedReader[Any]) -> Iterator[tuple[int, bytes]
         number += 1
         length += len(line)
         if length > most:
-            raise Unreadable(f"{file}:{number}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself")
+            raise UnreadableFile(
+                f"{file}:{number}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself"
+            )
         if len(line) > MAX_LINE_BYTES:
-            raise Unreadable(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
+            raise UnreadableFile(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
         if number == 1 and b"\0" in line:
-            raise Unreadable(f"{file}:{number}: holds a NUL byte, so it is no UTF-8 text; save it as UTF-8")
+            raise UnreadableFile(f"{file}:{number}: holds a NUL byte, so it is no UTF-8 text; save it as UTF-8")
         yield number, line.removeprefix(_BOM)
 
 
@@ -284,9 +286,9 @@ def _cells(file: str, lines: Lines) -> Iterator[Row | BadRow]:
     try:
         header = [name.strip() for name in next(table)]
     except csv.Error as error:
-        raise Unreadable(f"{file}:{numbers[0]}: the names of the columns are not CSV: {error}") from None
+        raise UnreadableFile(f"{file}:{numbers[0]}: the names of the columns are not CSV: {error}") from None
     if len(set(header)) < len(header) or not all(header):
-        raise Unreadable(f"{file}:{numbers[0]}: a .csv begins with the names of its columns, each of them once, not {header}")
+        raise UnreadableFile(f"{file}:{numbers[0]}: a .csv begins with the names of its columns, each of them once, not {header}")
     while True:
         numbers.clear()
         try:
@@ -355,11 +357,11 @@ def _plain(value: Any) -> dict[str, Any]:
 
 def _decoded(file: str, number: int, line: bytes) -> str:
     if b"\0" in line:
-        raise Unreadable(f"{file}:{number}: holds a NUL byte, so it is no text")
+        raise UnreadableFile(f"{file}:{number}: holds a NUL byte, so it is no text")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise Unreadable(f"{file}:{number}: {_undecodable(error)}") from None
+        raise UnreadableFile(f"{file}:{number}: {_undecodable(error)}") from None
 
 
 def _undecodable(error: UnicodeDecodeError) -> str:

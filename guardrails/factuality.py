@@ -52,14 +52,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Grounding:
+class Groundedness:
     """How far an answer follows from a context. score: the share of its claims that are supported, 1 for an answer without any."""
 
     score: float
     claims: tuple[Claim, ...]
 
 
-def grounding(answer: str, context: str) -> Grounding:
+def grounding(answer: str, context: str) -> Groundedness:
     """Hold every sentence of an answer against a context: its words, and each of its numbers.
 
     Example: of "The bore is 12 mm. It is made of steel." the context "bore: 12 mm" supports the first sentence alone, so the score is 0.5.
@@ -73,7 +73,7 @@ def grounding(answer: str, context: str) -> Grounding:
         invented = any(word[0].isdigit() and word not in known for word in words)
         score = 0.0 if invented else sum(_known(word, known) for word in words) / len(words)
         claims.append(Claim(sentence.start(), sentence.end(), score))
-    return Grounding(sum(claim.supported for claim in claims) / len(claims) if claims else 1.0, tuple(claims))
+    return Groundedness(sum(claim.supported for claim in claims) / len(claims) if claims else 1.0, tuple(claims))
 
 
 def _words(text: str) -> list[str]:

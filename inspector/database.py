@@ -16,11 +16,11 @@ import duckdb
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DatabaseLimits:
     """What the database may take. memory_mb: of memory, in megabytes, for all questions together. threads: of the processor's.
     spill: an existing folder for what does not fit into memory while a question is answered; None for one in the system's temporary folder.
 
-    Example: `Limits(memory_mb=1024, spill=Path("/scratch"))`.
+    Example: `DatabaseLimits(memory_mb=1024, spill=Path("/scratch"))`.
     """
 
     memory_mb: int = 256
@@ -28,7 +28,7 @@ class Limits:
     spill: Path | None = None
 
 
-USUAL = Limits()
+USUAL = DatabaseLimits()
 
 
 class Database:
@@ -39,7 +39,7 @@ class Database:
     Example: `Database().ask("SELECT count(*) AS n FROM read_parquet(?)", [["a.parquet"]]) == [{"n": 7}]`.
     """
 
-    def __init__(self, limits: Limits = USUAL) -> None:
+    def __init__(self, limits: DatabaseLimits = USUAL) -> None:
         if limits.memory_mb < 64 or limits.threads < 1:
             raise ValueError("the database needs 64 MB of memory and one thread at least")
         self.limits = limits

@@ -19,8 +19,11 @@ TASKS = ("environment", "environment_args", "tasks")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A moment of a run. Example: `str(Place("nano-1", Moment("rft", 12, "heldout", "greedy"))) == "nano-1/rft.000012.heldout.greedy"`."""
+class RunMoment:
+    """A moment of a run.
+
+    Example: `str(RunMoment("nano-1", Moment("rft", 12, "heldout", "greedy")))` is `"nano-1/rft.000012.heldout.greedy"`.
+    """
 
     run: str
     moment: Moment
@@ -29,7 +32,7 @@ class Place:
         return f"{self.run}/{self.moment.file.removesuffix('.parquet')}"
 
     @classmethod
-    def read(cls, said: str, where: str) -> Place:
+    def read(cls, said: str, where: str) -> RunMoment:
         """What `str` wrote. Raises ValueError, beginning with `where`, for anything else."""
         run, _, name = said.rpartition("/")
         moment = Moment.of(Path(f"{name}.parquet"))
@@ -39,8 +42,8 @@ class Place:
 
 
 def evaluation_place(run: str, record: EvaluationRecord) -> str:
-    """Where the episodes of an evaluation are, as `Place` writes it."""
-    return str(Place(run, Moment(record.phase, record.step, "heldout", record.result.mode)))
+    """Where the episodes of an evaluation are, as `RunMoment` writes it."""
+    return str(RunMoment(run, Moment(record.phase, record.step, "heldout", record.result.mode)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class Drift:
     """What moved. moves: every task that was rewarded at both moments. unpaired: tasks that were at one only. alike: whether a task's id
     names the same task in both runs, as far as their configs say."""
 
-    before: Place
-    after: Place
+    before: RunMoment
+    after: RunMoment
     moves: tuple[Move, ...]
     unpaired: int
     alike: bool
@@ -100,7 +103,7 @@ class Drift:
         return mean_interval(self.change, spread, n)
 
 
-def drift_between(before: Place, after: Place, runs: Mapping[str, Path], stores: Mapping[str, Library]) -> Drift:
+def drift_between(before: RunMoment, after: RunMoment, runs: Mapping[str, Path], stores: Mapping[str, Library]) -> Drift:
     """Compare two moments, task by task. runs, stores: the folder and the episodes of each run, by name.
 
     Raises ValueError when a moment has no stored episodes, or a file cannot be read.

@@ -70,7 +70,7 @@ Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class IndexSegment:
     """A part of the index. files: of the store, by name, that it covers. episodes: how many these hold. failures, truncations: the kinds
     among them."""
 
@@ -92,7 +92,7 @@ class Coverage:
     sizes."""
 
     moments: tuple[Moment, ...]
-    segments: tuple[Segment, ...]
+    segments: tuple[IndexSegment, ...]
     rest: Mapping[Path, int]
 
     @property
@@ -126,7 +126,7 @@ def _coverage(store: Path) -> Coverage:
     all_of_them = dict(moments(store))
     there = {file.name: file for file in all_of_them}
     stamps = {name: stamp for name, file in there.items() if (stamp := _stamp(file)) is not None}
-    kept, covered = list[Segment](), set[str]()
+    kept, covered = list[IndexSegment](), set[str]()
     for folder in _segment_folders(store):
         found = _segment(folder)
         if found is None:
@@ -216,7 +216,7 @@ def _segment_folders(store: Path) -> list[Path]:
     return sorted((one for one in home.iterdir() if _SEGMENT.fullmatch(one.name) and not one.is_symlink()), reverse=True)
 
 
-def _segment(folder: Path) -> tuple[Segment, dict[str, Stamp]] | None:
+def _segment(folder: Path) -> tuple[IndexSegment, dict[str, Stamp]] | None:
     """A segment, and the files that it covers as they were; None for a folder that holds none, or one of another version."""
     try:
         return _read_segment(folder, (folder / "segment.json").stat().st_mtime_ns)
@@ -225,7 +225,7 @@ def _segment(folder: Path) -> tuple[Segment, dict[str, Stamp]] | None:
 
 
 @lru_cache(maxsize=4096)
-def _read_segment(folder: Path, changed: int) -> tuple[Segment, dict[str, Stamp]] | None:
+def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, Stamp]] | None:
     own_file(folder, "segment.json")
     record = json.loads(read_whole(folder / "segment.json"))
     if record["version"] != VERSION:
@@ -236,7 +236,7 @@ def _read_segment(folder: Path, changed: int) -> tuple[Segment, dict[str, Stamp]
     stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
     failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
     words = tuple(str(folder / name) for name in parts)
-    return Segment(folder, tuple(stamps), int(record["episodes"]), failures, truncations, words), stamps
+    return IndexSegment(folder, tuple(stamps), int(record["episodes"]), failures, truncations, words), stamps
 
 
 def _stamp(file: Path) -> Stamp | None:

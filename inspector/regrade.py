@@ -53,7 +53,7 @@ class Graded:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RewardSpread:
     """What training sees of a reward: its mean and standard deviation over the episodes, and how many groups differ within and so teach."""
 
     mean: float
@@ -77,8 +77,8 @@ class Regrade:
     groups: int
     both_teach: int
     flipped: int
-    was: Seen | None
-    now: Seen | None
+    was: RewardSpread | None
+    now: RewardSpread | None
     disagreements: tuple[tuple[Graded, float], ...]
 
     def to_row(self, run: str) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _signs(deviations: Float64) -> Float64:
     return np.where(np.abs(deviations) <= near, 0.0, np.sign(deviations))
 
 
-def _seen(values: Float64, signs: Sequence[Float64]) -> Seen | None:
+def _seen(values: Float64, signs: Sequence[Float64]) -> RewardSpread | None:
     if not len(values):
         return None
-    return Seen(float(values.mean()), float(values.std()), sum(bool(one.any()) for one in signs))
+    return RewardSpread(float(values.mean()), float(values.std()), sum(bool(one.any()) for one in signs))

@@ -12,8 +12,8 @@ KINDS = (ENGINE, ENVIRONMENT, REST, SCORING)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Seconds of one kind. start: from the beginning of the bar. label: what it was. Example: `Span(ENGINE, "turn 1", 0.0, 0.25)`."""
+class TimeSpan:
+    """Seconds of one kind. start: from the beginning of the bar. label: what it was. Example: `TimeSpan(ENGINE, "turn 1", 0.0, 0.25)`."""
 
     kind: str
     label: str
@@ -21,7 +21,7 @@ class Span:
     seconds: float
 
 
-def timeline(found: Mapping[str, Any]) -> list[Span]:
+def timeline(found: Mapping[str, Any]) -> list[TimeSpan]:
     """The spans of a stored episode, in their order, those of no length left out.
 
     What no turn accounts for, the environment's making and reset and waits between the turns, is one span at the beginning; scoring, the
@@ -37,15 +37,15 @@ def timeline(found: Mapping[str, Any]) -> list[Span]:
     pieces.append((SCORING, "by rewards and verifiers", _seconds(metrics.get("judge_seconds"))))
     rest = _seconds(metrics.get("seconds")) - math.fsum(seconds for _, _, seconds in pieces)
     pieces.insert(0, (REST, "before and between the turns", max(rest, 0.0)))
-    spans, start = list[Span](), 0.0
+    spans, start = list[TimeSpan](), 0.0
     for kind, label, seconds in pieces:
         if seconds > 0:
-            spans.append(Span(kind, label, start, seconds))
+            spans.append(TimeSpan(kind, label, start, seconds))
             start += seconds
     return spans
 
 
-def totals(spans: list[Span]) -> dict[str, float]:
+def totals(spans: list[TimeSpan]) -> dict[str, float]:
     """Seconds of each kind that there is, in the order of `KINDS`."""
     sums = {kind: math.fsum(span.seconds for span in spans if span.kind == kind) for kind in KINDS}
     return {kind: seconds for kind, seconds in sums.items() if seconds > 0}

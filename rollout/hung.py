@@ -13,15 +13,15 @@ for each of them, and lets go of them again."""
 AT_LEAST: Final = 32
 
 
-class Unfit(RuntimeError):
+class WorkerUnfit(RuntimeError):
     """This process can play no more episodes; another is to take its place."""
 
 
-class HungEnvironments(Unfit):
+class HungEnvironments(WorkerUnfit):
     """So many calls of environments hang here."""
 
 
-class LoopEnded(Unfit):
+class LoopEnded(WorkerUnfit):
     """The event loop that plays the episodes has ended."""
 
 

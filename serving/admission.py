@@ -77,7 +77,7 @@ class _Used:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class KeyHolder:
     """Who asks: the name of a key, and what it may; without keys, "" and everything."""
 
     name: str = ""
@@ -87,7 +87,7 @@ class Caller:
         return self.key is None or self.key.models is None or model in self.key.models
 
 
-class Admission:
+class RequestAdmission:
     """Lets requests in, or raises `Refused`.
 
     keys: None lets everybody in. most: requests that may be under way at a time, whoever's. spent: what keys have spent in all, None counts
@@ -106,10 +106,10 @@ class Admission:
         self._used: dict[str, _Used] = {}
         self._under_way = 0
 
-    def who(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+    def who(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyHolder:
         """Whose key the headers of a request carry. Raises Refused: 401, or 503 while the keys file cannot be read."""
         if self._keys is None:
-            return Caller()
+            return KeyHolder()
         try:
             keys = self._keys.current()
         except ValueError:  # nobody knows who is revoked; the file is named where it is logged, not to whoever asks
@@ -122,10 +122,10 @@ class Admission:
             raise Refused(401, "revoked", f"the key {name!r} was revoked", code="invalid_api_key")
         if keys[name].ended(self._today()):
             raise Refused(401, "expired", f"the key {name!r} has expired", code="invalid_api_key")
-        return Caller(name, keys[name])
+        return KeyHolder(name, keys[name])
 
     @contextmanager
-    def visit(self, caller: Caller, route: Route) -> Iterator[Visit]:
+    def visit(self, caller: KeyHolder, route: Route) -> Iterator[Visit]:
         """Let a caller call a route: what it took is counted at the end. Raises Refused: 403, 429, or 503 when too much is under way."""
         key = caller.key
         if key is not None and route not in key.routes:
@@ -173,7 +173,7 @@ class Admission:
 class Visit:
     """One request that was let in."""
 
-    def __init__(self, admission: Admission, caller: Caller) -> None:
+    def __init__(self, admission: RequestAdmission, caller: KeyHolder) -> None:
         self._admission, self.caller = admission, caller
         self._answers = 0
         self.tokens = 0

@@ -100,14 +100,14 @@ def served_name(model: str, version: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class VersionShare:
     """A version that runs, and the weight with which it is drawn."""
 
     version: str
     weight: float
 
 
-Routes = Mapping[str, tuple[Share, ...]]
+Routes = Mapping[str, tuple[VersionShare, ...]]
 """By model: the versions that run, in the order of the file."""
 
 
@@ -120,7 +120,7 @@ def version_for(routes: Routes, asked: str, caller: str) -> str:
     """The served name of the version that answers. A caller stays with its version: its place among all callers is a hash of its name, and
     versions divide that line in their order. So when the last one's weight grows, it takes callers over and gives none back.
 
-    asked: one of `names`. Example: `version_for({"m": (Share("v1", 1.0),)}, "m", "search-team") == "m:v1"`.
+    asked: one of `names`. Example: `version_for({"m": (VersionShare("v1", 1.0),)}, "m", "search-team") == "m:v1"`.
     """
     if asked not in routes:
         return asked
@@ -137,7 +137,7 @@ def version_for(routes: Routes, asked: str, caller: str) -> str:
 State = Literal["starting", "ready", "failed"]
 
 
-class Fleet(Protocol):
+class VersionFleet(Protocol):
     """What runs versions of models, and sends callers to them."""
 
     def start(self, name: str, table: VersionTable) -> None:
@@ -160,7 +160,7 @@ class Deployer:
     one. A version ends when the file no longer has it and nobody is sent to it.
     """
 
-    def __init__(self, fleet: Fleet, say: Callable[[str], None]) -> None:
+    def __init__(self, fleet: VersionFleet, say: Callable[[str], None]) -> None:
         self._fleet, self._say = fleet, say
         self._started: dict[str, VersionTable] = {}
         self._told = set[str]()
@@ -211,10 +211,10 @@ class Deployer:
                 return False
         return self.routes.keys() == deployment.models.keys()
 
-    def _shares(self, model: str, table: ModelTable) -> tuple[Share, ...]:
+    def _shares(self, model: str, table: ModelTable) -> tuple[VersionShare, ...]:
         here = {version: self._fleet.state(served_name(model, version))[0] == "ready" for version in table.versions}
         if all(here[version] for version, one in table.versions.items() if one.weight):
-            return tuple(Share(version, one.weight) for version, one in table.versions.items() if here[version])
+            return tuple(VersionShare(version, one.weight) for version, one in table.versions.items() if here[version])
         return self.routes.get(model, ())
 
     def _tell_failures(self, wanted: Sequence[str] | Mapping[str, VersionTable]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Engine:
+class ServedEngine:
     """app: answers chat requests, and `/health`."""
 
     app: ASGIApp
@@ -33,7 +33,7 @@ class Engine:
         self.service.close()
 
 
-async def start_engine(model: Path, name: str, options: ServingConfig) -> Engine:
+async def start_engine(model: Path, name: str, options: ServingConfig) -> ServedEngine:
     """Start an engine on a model folder, which it serves as `name`."""
     from ..rollout.engine.vllm_openai import start_openai_app
     from ..rollout.renderers import TemplateRenderer
@@ -53,4 +53,4 @@ async def start_engine(model: Path, name: str, options: ServingConfig) -> Engine
         threads=options.threads,
         silent_s=options.request_timeout_s,
     )
-    return Engine(RenderedChatApp(service.asgi, renderer, parser, writes_calls=not renderer.takes_calls), service)
+    return ServedEngine(RenderedChatApp(service.asgi, renderer, parser, writes_calls=not renderer.takes_calls), service)

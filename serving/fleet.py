@@ -18,7 +18,7 @@ from ..rollout.engine.config import EngineConfig
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
 from .deployment import Deployer, Deployment, Routes, State, VersionTable, read_deployment
-from .gateway import GATEWAY, Gateway, Replica, app_name
+from .gateway import GATEWAY, EngineReplica, Gateway, app_name
 from .promotion import servable_model
 from .rules import Rules, most_under_way, read_rules
 
@@ -29,7 +29,7 @@ LOCAL_CPUS: Final = 256
 """What a Ray of one's own says this machine has: how many engines share its cores is for whoever wrote the file to say."""
 
 
-class RayFleet:
+class ServeFleet:
     """Versions as applications of Ray Serve, and the gateway's routes. For one thread."""
 
     def __init__(self, options: ServingConfig, policy: Policy | None) -> None:
@@ -45,7 +45,7 @@ class RayFleet:
             self._found[name] = ("failed", str(error))
             return
         deployment = serve.deployment(
-            Replica,
+            EngineReplica,
             name="model",
             num_replicas=table.replicas,
             ray_actor_options={"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0},
@@ -79,7 +79,7 @@ class RayFleet:
 class DeploymentHandle:
     """A deployment that runs and follows its file. Use it as a context manager, or call `stop`. url: base of the API."""
 
-    def __init__(self, file: Path, deployment: Deployment, fleet: RayFleet, url: str, owns_ray: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, file: Path, deployment: Deployment, fleet: ServeFleet, url: str, owns_ray: bool, say: Callable[[str], None]) -> None:
         self.url, self._file, self._owns_ray, self._say = url, file, owns_ray, say
         self._deployment, self._seen = deployment, file.stat().st_mtime_ns
         self._deployer = Deployer(fleet, say)
@@ -156,7 +156,7 @@ def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle
     with free_port(options.host, options.port) as port:
         owns_ray = start_ray(options, LOCAL_CPUS)
     deployment = deployment.model_copy(update={"service": options})
-    handle = DeploymentHandle(file, deployment, RayFleet(options, rules.policy), url_of(options, port), owns_ray, say)
+    handle = DeploymentHandle(file, deployment, ServeFleet(options, rules.policy), url_of(options, port), owns_ray, say)
     try:
         _start_gateway(options, rules, port)
         handle.start()

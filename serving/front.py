@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Scope, Send
 
-from .admission import Admission, Refused, Visit
+from .admission import Refused, RequestAdmission, Visit
 from .audit import RECORD, Books, Record
 from .keys import Route
 
@@ -18,8 +18,8 @@ Refuse = Callable[[Send, Refused], Awaitable[None]]
 class Front:
     """Admission and books of one service. Example: `Front()` lets everybody in and writes no log."""
 
-    def __init__(self, admission: Admission | None = None, books: Books | None = None) -> None:
-        self.admission, self.books = admission or Admission(), books or Books()
+    def __init__(self, admission: RequestAdmission | None = None, books: Books | None = None) -> None:
+        self.admission, self.books = admission or RequestAdmission(), books or Books()
 
     async def handle(self, scope: Scope, send: Send, route: Route | Refused, answer: Answer, refuse: Refuse) -> None:
         """Have a request answered, unless it may not be. route: what is called, or why there is nothing to call, which those without a key

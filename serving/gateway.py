@@ -33,7 +33,7 @@ ATTEMPTS: Final = 3
 """How often a request is put to a version of which replicas die before they have answered anything."""
 
 
-class Replica:
+class EngineReplica:
     """One engine on one version of a model."""
 
     async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it

@@ -46,7 +46,7 @@ LARGEST: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class GateLimits:
     """What the gates ask for. min_success: of the run's own evaluation; None asks for no less than the base's. max_attack_success,
     max_over_refusal: of the model's answers to the prompts."""
 
@@ -55,7 +55,7 @@ class Limits:
     max_over_refusal: float = 0.1
 
 
-class Gate(BaseModel):
+class GateResult(BaseModel):
     """One of `GATES`. found: the figures that decided, or what is missing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ class Gate(BaseModel):
     found: str
 
 
-class Verdict(BaseModel):
+class PackageVerdict(BaseModel):
     """A `verdict.json`. model: the digest of the package's manifest. policy: its id, "" without one. files: SHA-256 of the evidence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,7 +75,7 @@ class Verdict(BaseModel):
     weights_sha256: Digest
     policy: str
     files: dict[FileName, Digest]
-    gates: tuple[Gate, ...]
+    gates: tuple[GateResult, ...]
     created_by: str
     created_at: AwareDatetime
 
@@ -96,7 +96,7 @@ class Package:
 
     folder: Path
     manifest: Manifest
-    verdict: Verdict
+    verdict: PackageVerdict
 
 
 def is_package(folder: Path) -> bool:
@@ -113,7 +113,7 @@ def read_package(folder: Path) -> Package:
         raise ValueError(f"{folder} is no package: it has no burnish.json")
     file = folder / RELEASE / VERDICT
     try:
-        verdict = Verdict.model_validate_json(_evidence(file))
+        verdict = PackageVerdict.model_validate_json(_evidence(file))
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error)}") from None
     if (verdict.model, verdict.weights_sha256) != (manifest.digest, manifest.weights_sha256):
@@ -136,7 +136,7 @@ def read_package(folder: Path) -> Package:
 
 
 def write_package(
-    checkpoint: str | Path, out: Path, policy: str = "", prompts: str = "", limits: Limits = Limits(), models_dir: Path = MODELS
+    checkpoint: str | Path, out: Path, policy: str = "", prompts: str = "", limits: GateLimits = GateLimits(), models_dir: Path = MODELS
 ) -> Package:
     """Write a checkpoint and everything that speaks for or against it to `out`, which appears once it holds together.
 
@@ -173,7 +173,7 @@ def write_package(
             (release / GUARDRAIL).write_text(json.dumps(row, indent=2) + "\n")
         manifest = read_manifest(draft)
         assert manifest.weights_sha256 == trained.weights_sha256, "an export changes no weight"
-        verdict = Verdict(
+        verdict = PackageVerdict(
             model=manifest.digest,
             weights_sha256=manifest.weights_sha256,
             policy=guard.policy.id if guard is not None else "",
@@ -188,7 +188,7 @@ def write_package(
     return Package(out, manifest, verdict)
 
 
-def task_gate(training: Training | None, evaluations: Sequence[EvaluationRecord], limits: Limits) -> Gate:
+def task_gate(training: Training | None, evaluations: Sequence[EvaluationRecord], limits: GateLimits) -> GateResult:
     """The run's own evaluation of this checkpoint, in each mode: no worse than the base, and as good as is asked."""
     if training is None:
         return _gate("task", False, "no run wrote this model, so that none evaluated it")
@@ -211,7 +211,7 @@ def task_gate(training: Training | None, evaluations: Sequence[EvaluationRecord]
     return _gate("task", passed, "; ".join(said))
 
 
-def retention_gate(training: Training | None, rows: Sequence[RetentionRow]) -> Gate:
+def retention_gate(training: Training | None, rows: Sequence[RetentionRow]) -> GateResult:
     """What the run says of skills that the base had, at the end of this checkpoint's phase."""
     here = [row for row in rows if training is not None and (row.phase, row.step) == (training.phase, training.step)]
     if not here:
@@ -220,7 +220,7 @@ def retention_gate(training: Training | None, rows: Sequence[RetentionRow]) -> G
     return _gate("retention", not lost, "; ".join(lost or [f"{row.suite}: {row.scores}, {row.left}" for row in here]))
 
 
-def guardrail_gate(policy: Policy | None, rates: GuardRates | None, limits: Limits) -> Gate:
+def guardrail_gate(policy: Policy | None, rates: GuardRates | None, limits: GateLimits) -> GateResult:
     """The model's answers to attacks and to benign prompts, held to the policy."""
     if policy is None or rates is None:
         return _gate("guardrail", False, "it was not measured; give --policy and --prompts")
@@ -239,8 +239,8 @@ def verdict_lines(package: Package) -> Iterator[str]:
         yield f"  {gate.name}: {'passed' if gate.passed else 'not passed'}: {gate.found}"
 
 
-def _gate(name: Literal["task", "retention", "guardrail"], passed: bool, found: str) -> Gate:
-    return Gate(name=name, passed=passed, found=found)
+def _gate(name: Literal["task", "retention", "guardrail"], passed: bool, found: str) -> GateResult:
+    return GateResult(name=name, passed=passed, found=found)
 
 
 def _write_rows(file: Path, rows: Sequence[dict[str, object]]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from ..envs.registry import load_plugin
 from ..guardrails.guard import Guard
 from ..guardrails.policy import Policy, load_policy
-from .admission import Admission
+from .admission import RequestAdmission
 from .audit import Audit, Books
 from .config import ServingConfig
 from .front import Front
@@ -52,7 +52,7 @@ def load_plugins(files: Sequence[str]) -> None:
 def front_of(rules: Rules, options: ServingConfig, most: int) -> Front:
     """Admission and books. most: requests that may be under way at a time."""
     spent = Spending(rules.keys.file) if isinstance(rules.keys, Filed) else None
-    return Front(Admission(rules.keys, most, spent), Books(Audit(options.audit_file, options.audit_prompts)))
+    return Front(RequestAdmission(rules.keys, most, spent), Books(Audit(options.audit_file, options.audit_prompts)))
 
 
 def most_under_way(options: ServingConfig) -> int:

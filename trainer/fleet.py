@@ -29,7 +29,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
-from ..rollout.hung import Unfit
+from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
 
@@ -263,7 +263,7 @@ class RayFleet:
         try:
             groups = ray.get(call, timeout=self.limits.answer_s) or []
         except RayTaskError as error:
-            if isinstance(error.cause, Unfit):
+            if isinstance(error.cause, WorkerUnfit):
                 self._replace(runner, str(error.cause))
                 return
             if not isinstance(error.cause, StaleEngine):
@@ -326,7 +326,7 @@ class RayFleet:
                     call = again(runner)
                 return ray.get(call, timeout=self.limits.sync_s)
             except RayTaskError as error:
-                if not isinstance(error.cause, StaleEngine | TimeoutError | Unfit) and not _lost(error.cause):
+                if not isinstance(error.cause, StaleEngine | TimeoutError | WorkerUnfit) and not _lost(error.cause):
                     raise error.cause from error
                 cause, alive = error.cause, not isinstance(error.cause, StaleEngine)
             except GetTimeoutError as error:

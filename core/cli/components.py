@@ -18,7 +18,7 @@ from burnish.envs.contract import ENVS
 from burnish.envs.registry import Listing, load_plugin
 from burnish.inspector.text import printable
 from burnish.rewards.checks.reward import check_reward as check_plugin
-from burnish.rewards.checks.trial import Trial, read_episodes, try_rows
+from burnish.rewards.checks.trial import TriedRow, read_episodes, try_rows
 from burnish.rewards.options import describe_options
 from burnish.rewards.plugin import REWARDS, find_plugin, make_group_scorer, make_scorer
 from burnish.rewards.types import RewardInput, Score
@@ -97,7 +97,7 @@ def try_reward(id: str, file: Path, args: Sequence[str], plugins: Sequence[Path]
     return "\n".join(_trial_lines(trials, scorer.name)), any(trial.failed for trial in trials)
 
 
-def _trial_lines(trials: Sequence[Trial], name: str) -> list[str]:
+def _trial_lines(trials: Sequence[TriedRow], name: str) -> list[str]:
     scores = [(trial, trial.result) for trial in trials if isinstance(trial.result, Score)]
     parts = list(dict.fromkeys(part for _, score in scores for part in score.parts))
     # + 0.0: a negative zero reads as zero

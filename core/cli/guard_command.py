@@ -112,7 +112,7 @@ def serve(
     require("burnish guard serve", ["starlette", "uvicorn"], "train")
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
-    from burnish.serving.admission import Admission
+    from burnish.serving.admission import RequestAdmission
     from burnish.serving.apply_guardrail import ApplyGuardrailApp, serve_forever
     from burnish.serving.audit import Audit, Books
     from burnish.serving.front import Front
@@ -120,6 +120,6 @@ def serve(
 
     _load(plugin)
     guard = Guard(load_policy(policy))
-    front = Front(Admission(listed_keys(api_key_env, api_key_file)), Books(Audit(audit_file)))
+    front = Front(RequestAdmission(listed_keys(api_key_env, api_key_file)), Books(Audit(audit_file)))
     app = ApplyGuardrailApp(guard, front)
     serve_forever(app, port, lambda url: typer.echo(f"{guard.policy.id} at {url} (Ctrl-C stops it)"))

@@ -308,7 +308,7 @@ def inspect(
     """Look at rollouts in a browser, of runs that have ended or go on."""
     needs_training("inspect")
     from burnish.envs.registry import load_plugin
-    from burnish.inspector.database import Database, Limits
+    from burnish.inspector.database import Database, DatabaseLimits
 
     for file in plugin or ():
         load_plugin(file)
@@ -320,7 +320,7 @@ def inspect(
         from burnish.inspector.text import printable
 
         made = write_bundle(
-            runs, bundle, rollouts or 1000, Database(Limits(memory_mb, threads, spill)), lambda run: typer.echo(printable(run))
+            runs, bundle, rollouts or 1000, Database(DatabaseLimits(memory_mb, threads, spill)), lambda run: typer.echo(printable(run))
         )
         typer.echo(f"{bundle / 'index.html'}: {made.runs} run(s), {made.pages:,} of {made.rollouts:,} rollouts")
         return
@@ -329,7 +329,7 @@ def inspect(
     from burnish.inspector.pages.serve import inspect_forever
 
     said = "rollouts: {}\nCtrl-C ends this.".format
-    inspect_forever(runs, port, lambda address: typer.echo(said(address)), Limits(memory_mb, threads, spill))
+    inspect_forever(runs, port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill))
 
 
 @env_app.command("list")

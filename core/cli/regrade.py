@@ -15,7 +15,7 @@ from burnish.cli.needs import needs_training
 from burnish.cli.options import ArgOption, JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption
 
 if TYPE_CHECKING:
-    from burnish.inspector.regrade import Graded, Regrade, RubricOf, Seen
+    from burnish.inspector.regrade import Graded, Regrade, RewardSpread, RubricOf
 
 FAILED = 1
 """Exit code when an episode could not be scored."""
@@ -136,7 +136,7 @@ def page(found: Regrade, graded: Sequence[Graded], against: str) -> Iterator[str
     yield from _failures(graded)
 
 
-def _side(seen: Seen, groups: int) -> str:
+def _side(seen: RewardSpread, groups: int) -> str:
     return f"mean {seen.mean:.4g}, deviation {seen.deviation:.4g}, {seen.teaching:,} of {groups:,} groups teach"
 
 

@@ -39,11 +39,11 @@ def package(
     needs_training("package")
     from burnish.envs.registry import load_plugin
     from burnish.inspector.text import printable
-    from burnish.serving.package import Limits, verdict_lines, write_package
+    from burnish.serving.package import GateLimits, verdict_lines, write_package
 
     for file in plugin or ():
         load_plugin(file)
-    written = write_package(checkpoint, out, policy, prompts, Limits(min_success, max_attack_success, max_over_refusal))
+    written = write_package(checkpoint, out, policy, prompts, GateLimits(min_success, max_attack_success, max_over_refusal))
     typer.echo("\n".join(printable(line) for line in verdict_lines(written)))
     if not written.verdict.passed:
         raise typer.Exit(1)

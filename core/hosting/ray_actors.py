@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from burnish.hosting.scaling import Deployment, Scale
+from burnish.hosting.scaling import Scale, ServiceReplicas
 from burnish.hosting.services import ServiceKind, load_services
 from burnish.rpc.address import NAME
 from burnish.rpc.local_ray import start_local_ray
@@ -91,7 +91,7 @@ class ReplicaActor:
 
 
 class RayReplicaPool:
-    """Replicas as Ray actors; the `ReplicaPool` of a `Deployment`."""
+    """Replicas as Ray actors; the `ReplicaPool` of a `ServiceReplicas`."""
 
     def __init__(self, options: DeployOptions) -> None:
         self._options = options
@@ -171,7 +171,7 @@ def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
                 f"the name {options.name!r} is taken on this cluster; `burnish undeploy {options.name}`, or give another --name"
             )
         pool = RayReplicaPool(options)
-        deployment = Deployment(pool, options.scale, lambda text: say(f"{options.name}: {text}"))
+        deployment = ServiceReplicas(pool, options.scale, lambda text: say(f"{options.name}: {text}"))
         try:
             deployment.start()
             say(json.dumps({"event": "ready", "address": f"ray:{options.name}", "replicas": deployment.addresses, "pid": os.getpid()}))

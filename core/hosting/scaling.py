@@ -79,7 +79,7 @@ class ReplicaPool(Protocol):
     def asked_to_stop(self) -> bool: ...
 
 
-class Deployment:
+class ServiceReplicas:
     """The replicas of one service. Call `step` about once a second, and `stop` at the end."""
 
     def __init__(self, pool: ReplicaPool, scale: Scale, say: Callable[[str], None], leave_s: float = 3.0) -> None:

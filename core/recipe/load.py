@@ -15,7 +15,7 @@ from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, kind_of, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
-from burnish.recipe.problems import Source, inner_model, is_model, kinds_of, problem_lines
+from burnish.recipe.problems import RecipeSource, inner_model, is_model, kinds_of, problem_lines
 from burnish.rollout.store.own_files import own_file, read_whole
 from burnish.trainer.phases.common import PHASE_OWNS
 
@@ -60,7 +60,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     check_depth(data, source)
     for override in early:
         override.apply(data, source)
-    problems = [Source(source, early).name(line) for line in overlay_problems(data)]
+    problems = [RecipeSource(source, early).name(line) for line in overlay_problems(data)]
     if problems:
         raise ValueError("\n".join(problems))
     asked = data.get("platform", "auto")
@@ -73,7 +73,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     secrets = dict.fromkeys([*secret_problems(data), *secret_problems(here)])
     if secrets:
         raise ValueError("\n".join(f"{source}: {line}" for line in secrets))
-    origin = Source(source, overrides, data.get(platform, {}), platform)
+    origin = RecipeSource(source, overrides, data.get(platform, {}), platform)
     config, problems = _config(here, origin)
     for other in PLATFORMS:
         if other != platform and other in data:
@@ -106,7 +106,7 @@ def config_as_recorded(folder: Path) -> RunConfig:
     file = own_file(folder, "config.json")
     if file is None:
         raise ValueError(f"{folder} is not a run folder (it has no config.json); give a folder under runs/")
-    config, problems = _config(_read(file), Source(str(file)))
+    config, problems = _config(_read(file), RecipeSource(str(file)))
     if config is None:
         raise ValueError("\n".join(problems))
     return config
@@ -135,7 +135,7 @@ def _platform(asked: Any) -> Platform:
     return "gpu" if machine.this_machine().gpus else "cpu"
 
 
-def _config(data: Mapping[str, Any], origin: Source) -> tuple[RunConfig | None, list[str]]:
+def _config(data: Mapping[str, Any], origin: RecipeSource) -> tuple[RunConfig | None, list[str]]:
     try:
         text = json.dumps(data, default=str)  # TOML's dates become strings, which no field takes
         return RunConfig.model_validate_json(text, strict=True), []
@@ -149,7 +149,7 @@ def _other_platform(data: Mapping[str, Any], platform: Platform, source: str, ea
     kept = [override for override in late if override.path[0] not in OVERLAID]
     for override in kept:
         override.apply(there, source)
-    lines = _config(there, Source(source, [*early, *kept], data[platform], platform))[1]
+    lines = _config(there, RecipeSource(source, [*early, *kept], data[platform], platform))[1]
     return [f"{line} (on platform {platform})" if f" {platform}." not in line else line for line in lines]
 
 

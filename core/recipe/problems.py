@@ -21,12 +21,12 @@ MAX_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RecipeSource:
     """Where the values of a recipe came from, so that a problem is named where it was written.
 
     file: the recipe. overrides: `--set`s on top of it. overlay: the tables below `[platform]` that were laid over it.
 
-    Example: `Source("r.toml", overlay={"engine": {"threads": 0}}, platform="cpu").name("engine.threads: is 0")` is
+    Example: `RecipeSource("r.toml", overlay={"engine": {"threads": 0}}, platform="cpu").name("engine.threads: is 0")` is
     `"r.toml: cpu.engine.threads: is 0"`.
     """
 
@@ -54,8 +54,8 @@ class Source:
         return not isinstance(here, Mapping)
 
 
-def problem_lines(error: ValidationError, model: type[BaseModel], source: Source) -> list[str]:
-    """One line per problem: `recipe.toml: dotted.field: what is wrong`, named as `Source.name` does."""
+def problem_lines(error: ValidationError, model: type[BaseModel], source: RecipeSource) -> list[str]:
+    """One line per problem: `recipe.toml: dotted.field: what is wrong`, named as `RecipeSource.name` does."""
     lines: list[str] = []
     for detail in error.errors(include_url=False):
         where = tuple(part for part in detail["loc"] if part != "[key]")

@@ -36,7 +36,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class RecipeKey:
     """One key of a table. type, default: in words and in TOML."""
 
     name: str
@@ -52,7 +52,7 @@ class Table:
     name: str
     heading: str
     text: str
-    keys: tuple[Key, ...]
+    keys: tuple[RecipeKey, ...]
 
     def markdown(self) -> str:
         rows = [f"| `{key.name}` | {_cell(key.type)} | {_cell(key.default)} | {_cell(key.text)} |" for key in self.keys]
@@ -85,12 +85,12 @@ def _tables(model: type[BaseModel], name: str, heading: str) -> Iterator[Table]:
         table = inner_model(field.annotation)
         if kinds_of(field.annotation):
             keys.append(
-                Key(key, f"list of tables, each with a `kind`: {', '.join(map(str, kinds_of(field.annotation)))}", "`[]`", said[key])
+                RecipeKey(key, f"list of tables, each with a `kind`: {', '.join(map(str, kinds_of(field.annotation)))}", "`[]`", said[key])
             )
         elif table is not None:
             inner.append(_inner(name, key, table, field.annotation))
         elif not (name == "learner.optimizer" and key in PHASE_OWNS):  # refused there: every phase has its own
-            keys.append(Key(key, _type(schema["properties"][key]), _default(model, key), said[key]))
+            keys.append(RecipeKey(key, _type(schema["properties"][key]), _default(model, key), said[key]))
     yield Table(name, heading, _summary(model, name), tuple(keys))
     for below in inner:
         yield from _tables(*below)

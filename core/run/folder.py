@@ -40,7 +40,7 @@ from burnish.rollout.store.records import (
 from burnish.run.tracking import Trackers
 from burnish.trainer.data.prepared import REJECTS_FILE
 from burnish.trainer.data.sources import rejected
-from burnish.trainer.data.task_files import Unfit
+from burnish.trainer.data.task_files import UnfitRow
 from burnish.trainer.phases.common import Phase
 
 PACKAGES = (
@@ -155,7 +155,7 @@ class RunFolder:
         known = self.retention_file.read_text() if self.retention_file.is_file() else ""
         _write(self.retention_file, known + "".join(json.dumps(row.to_row(), allow_nan=False) + "\n" for row in rows))
 
-    def write_rejects(self, unfit: Sequence[Unfit]) -> Path:
+    def write_rejects(self, unfit: Sequence[UnfitRow]) -> Path:
         """Write the rows of `[tasks]` that were left out as those of a phase are, in place of what an earlier start wrote; the file."""
         file = self.data("tasks") / REJECTS_FILE
         file.parent.mkdir(parents=True, exist_ok=True)

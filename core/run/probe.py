@@ -30,7 +30,7 @@ from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.display import StepBar
 from burnish.run.folder import RunFolder, create_run
 from burnish.session import Session, parts_of, session_over
-from burnish.trainer.evaluation.advice import Line, advice
+from burnish.trainer.evaluation.advice import Advice, advice
 from burnish.trainer.evaluation.outlook import AskedAgain, Outlook, asked_again, outlook
 from burnish.trainer.evaluation.statistics import SuccessWatch
 from burnish.trainer.evaluation.step_cost import StepCost, Update, step_cost
@@ -62,7 +62,7 @@ class Probe:
     recipe_s: float | None
     memory_mb: Mapping[str, int]
     peak_mb: Mapping[str, int]
-    lines: Sequence[Line]
+    lines: Sequence[Advice]
     seconds: float
 
     def to_row(self) -> dict[str, Any]:

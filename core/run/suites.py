@@ -16,7 +16,7 @@ from burnish.trainer.evaluation.alone import STALL_S, lone_fleet
 from burnish.trainer.evaluation.suites.measure import Asking, measure
 from burnish.trainer.evaluation.suites.scores import Scores, read_scores, write_scores
 from burnish.trainer.evaluation.suites.suite import SINGLE_TURN, Suite
-from burnish.trainer.evaluation.suites.transitions import Change, change
+from burnish.trainer.evaluation.suites.transitions import SuiteChange, change
 from burnish.trainer.models.finding import verified_model
 from burnish.trainer.models.manifest import own_manifest
 
@@ -68,7 +68,7 @@ def suite_setup(model: Path, suites: Sequence[Suite], context: int, plugins: Seq
     )
 
 
-def changes_between(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> list[Change]:
+def changes_between(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> list[SuiteChange]:
     """What became of each suite that both have, in the order of the first. Raises ValueError when they share none."""
     shared = [suite for suite in before if suite in after]
     if not shared:
@@ -76,7 +76,7 @@ def changes_between(before: Mapping[str, Scores], after: Mapping[str, Scores]) -
     return [change(before[suite], after[suite]) for suite in shared]
 
 
-def compare_folders(before: Path, after: Path) -> list[Change]:
+def compare_folders(before: Path, after: Path) -> list[SuiteChange]:
     """What became of each suite between two folders of results. Raises ValueError when one is none."""
     return changes_between(read_scores(before), read_scores(after))
 

@@ -54,7 +54,7 @@ class TrialPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TrialProgress:
     """Where a trial is: the last step that had the metric, its value, and the mean of the last `WINDOW` values. ended: the run has come to
     its end."""
 
@@ -71,7 +71,7 @@ class Trial:
         self.plan, self.number = plan, number
         self.run_dir = Path(plan.folder) / f"trial-{number}"
         self.log = Path(plan.folder) / f"trial-{number}.log"
-        self._seen: Seen | None = None
+        self._seen: TrialProgress | None = None
         sets = [argument for override in overrides for argument in ("--set", override)]
         command = [*plan.program, str(os.getpid()), "run", plan.recipe, *plan.arguments, *sets, "--run-dir", str(self.run_dir)]
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_") and key not in OWN_ENV}
@@ -82,7 +82,7 @@ class Trial:
                 command, cwd=plan.cwd, env={**env, **plan.env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    def next(self, wait_s: float) -> Seen | None:
+    def next(self, wait_s: float) -> TrialProgress | None:
         """Wait for the next step, or for the end of the run; None when neither comes within `wait_s` seconds.
 
         Raises TrialFailed with the last line of its log when the run ended otherwise than well, or never had the metric.
@@ -111,17 +111,17 @@ class Trial:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(END_S)
 
-    def _look(self) -> Seen | None:
+    def _look(self) -> TrialProgress | None:
         """The first step after the last one seen that has the metric."""
         file, after = self.run_dir / "metrics.jsonl", self._seen.step if self._seen is not None else 0
         rows = [row for row in read_metrics(file) if row.phase == self.plan.phase] if file.is_file() else []
         values = [(row.step, float(row.values[self.plan.metric])) for row in rows if self.plan.metric in row.values]
         for at, (step, value) in enumerate(values):
             if step > after:
-                return Seen(step, value, fmean(one for _, one in values[max(0, at + 1 - WINDOW) : at + 1]))
+                return TrialProgress(step, value, fmean(one for _, one in values[max(0, at + 1 - WINDOW) : at + 1]))
         return None
 
-    def _at_the_end(self) -> Seen:
+    def _at_the_end(self) -> TrialProgress:
         said = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         last = next((line for line in said if line.startswith(("error: ", "failed: "))), said[-1] if said else "it said nothing")
         if self._process.returncode != 0:
@@ -130,7 +130,7 @@ class Trial:
             rows = read_metrics(self.run_dir / "metrics.jsonl") if (self.run_dir / "metrics.jsonl").is_file() else []
             known = sorted({name for row in rows if row.phase == self.plan.phase for name in row.values})
             raise TrialFailed(f"no step of {self.plan.phase} has a metric {self.plan.metric!r}; it has {', '.join(known) or 'none'}")
-        return Seen(self._seen.step, self._seen.value, self._seen.score, ended=True)
+        return TrialProgress(self._seen.step, self._seen.value, self._seen.score, ended=True)
 
 
 def wait_until_ended(logs: Iterable[Path], wait_s: float) -> list[Path]:

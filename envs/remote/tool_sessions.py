@@ -35,7 +35,7 @@ Run = Callable[[LocalSession, tool_pb2.CallRequest, Guard[str]], Awaitable[tool_
 InThread = Callable[[Callable[[], object]], Coroutine[object, object, object]]
 
 
-class Answers:
+class AnsweredCalls:
     """The calls of a session by their id: at work, answered, and answered so long ago that the answer is forgotten."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class ToolSession:
         self.waiting = 0
         self.tools: LocalSession | None = None
         self.opened: asyncio.Task[Status | None]
-        self.answers = Answers()
+        self.answers = AnsweredCalls()
         self.users = Users(f"session {request.session_id!r} was closed")
 
     def guard(self, work: Callable[[], T]) -> T:

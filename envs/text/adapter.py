@@ -13,7 +13,7 @@ from ..contract import Observation
 from ..named import load_function, look_here
 from ..spaces import MessagesSpace, UnicodeText
 from ..types import Message
-from .spaces import Unreadable, Words, action_words, describe_space, numbers_in
+from .spaces import ActionWords, Unreadable, action_words, describe_space, numbers_in
 
 MAX_DESCRIBED_NUMBERS = 256
 ID = "burnish/Gymnasium-v0"
@@ -214,7 +214,7 @@ def _default_describe(env: NativeEnv) -> Describe:
     return lambda observation, env: describe_space(env.observation_space, observation)
 
 
-def _default_words(env: NativeEnv, names: Sequence[str] | None) -> Words:
+def _default_words(env: NativeEnv, names: Sequence[str] | None) -> ActionWords:
     space = env.action_space
     if names is not None:
         if not isinstance(space, gymnasium.spaces.Discrete):

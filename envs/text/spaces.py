@@ -34,7 +34,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class ActionWords:
     """How actions of one space are said and read.
 
     expected: what follows "Answer with". read: the action in a text, or None. say: an action as the text that reads back as it.
@@ -58,7 +58,7 @@ def describe_space(space: spaces.Space[Any], value: Any) -> str:
     return "\n".join(f"{name}: {_leaf_in_words(leaf, part)}" for name, leaf, part in _leaves_of(space, value))
 
 
-def action_words(space: spaces.Space[Any], names: Sequence[str] | None = None) -> Words | None:
+def action_words(space: spaces.Space[Any], names: Sequence[str] | None = None) -> ActionWords | None:
     """How actions of `space` are said and read, or None for a kind of space that is not known. names: words for a Discrete space's
     actions, in order."""
     if isinstance(space, spaces.Discrete):
@@ -67,7 +67,7 @@ def action_words(space: spaces.Space[Any], names: Sequence[str] | None = None) -
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
         return _several_numbers(space)
     if isinstance(space, spaces.Text | UnicodeText):
-        return Words(f"text of {space}", lambda text: text if space.contains(text) else None, str)
+        return ActionWords(f"text of {space}", lambda text: text if space.contains(text) else None, str)
     return _composite(space) if _parts(space) else None
 
 
@@ -102,7 +102,7 @@ def numbers_in(space: spaces.Space[Any]) -> int | None:
     return 1 if isinstance(space, spaces.Discrete | spaces.Text | UnicodeText) else None
 
 
-def _reader(words: Words) -> Callable[[str], Any]:
+def _reader(words: ActionWords) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         action = words.read(text)
         return words.unreadable if action is None else action
@@ -110,7 +110,7 @@ def _reader(words: Words) -> Callable[[str], Any]:
     return read
 
 
-def _choice(names: Sequence[str], start: int) -> Words:
+def _choice(names: Sequence[str], start: int) -> ActionWords:
     patterns = [re.escape(name.casefold()) for name in sorted(names, key=len, reverse=True)]  # "up left" before "left"
     pattern = re.compile(rf"(?<![\w.+-])(?:{'|'.join(patterns)})(?!\w|\.\d)")
     index = {name.casefold(): start + i for i, name in enumerate(names)}
@@ -120,10 +120,10 @@ def _choice(names: Sequence[str], start: int) -> Words:
         found = set(pattern.findall(text[-MAX_REPLY_CHARS:].casefold()))
         return index[found.pop()] if len(found) == 1 else None
 
-    return Words(f"exactly one of: {listed}", read, lambda action: names[int(action) - start])
+    return ActionWords(f"exactly one of: {listed}", read, lambda action: names[int(action) - start])
 
 
-def _several_numbers(space: spaces.Space[Any]) -> Words:
+def _several_numbers(space: spaces.Space[Any]) -> ActionWords:
     shape = space.shape or ()
     dtype: np.dtype[Any] = np.dtype(space.dtype)
     count = math.prod(shape)
@@ -144,7 +144,7 @@ def _several_numbers(space: spaces.Space[Any]) -> Words:
         # str of a numpy number is the shortest text that reads back as it
         return " ".join(str(number) for number in np.asarray(action, dtype=dtype).ravel())
 
-    return Words(f"{count} {kind}{'s' if count > 1 else ''}{bounds}", read, say)
+    return ActionWords(f"{count} {kind}{'s' if count > 1 else ''}{bounds}", read, say)
 
 
 def _choices(space: spaces.Space[Any]) -> str:
@@ -153,8 +153,8 @@ def _choices(space: spaces.Space[Any]) -> str:
     return ", each 0 or 1"
 
 
-def _composite(space: spaces.Space[Any]) -> Words | None:
-    leaves: dict[str, Words] = {}
+def _composite(space: spaces.Space[Any]) -> ActionWords | None:
+    leaves: dict[str, ActionWords] = {}
     for name, leaf in _leaf_spaces(space):
         words = action_words(leaf)
         if words is None or name in leaves:  # 1 and "1", or "a.b" beside a: {b: …}, have one name for two parts
@@ -178,7 +178,7 @@ def _composite(space: spaces.Space[Any]) -> Words | None:
         return "\n".join(f"{name}: {leaves[name].say(part)}" for name, _, part in _leaves_of(space, action))
 
     expected = "\n".join(["a line for each of:", *(f"{name}: {words.expected}" for name, words in leaves.items())])
-    return Words(expected, read, say)
+    return ActionWords(expected, read, say)
 
 
 def _parts(space: spaces.Space[Any]) -> Mapping[str, spaces.Space[Any]]:

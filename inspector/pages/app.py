@@ -33,8 +33,8 @@ from starlette.routing import Route
 
 from ...rollout.store.moments import moments
 from ..comparing import MOST, side_by_side
-from ..database import USUAL, Database, Limits
-from ..drift import Place, drift_between
+from ..database import USUAL, Database, DatabaseLimits
+from ..drift import RunMoment, drift_between
 from ..library import DEEPEST, EXACT, Library, Order, Wanted
 from ..own_view import POLICY as DRAWN_POLICY
 from ..text import finite
@@ -71,7 +71,7 @@ class Site:
 Page = Callable[[Site, Request], Response]
 
 
-def pages(root: Path, prefix: str = "", limits: Limits = USUAL) -> Starlette:
+def pages(root: Path, prefix: str = "", limits: DatabaseLimits = USUAL) -> Starlette:
     """The application over the run folders in `root`, or over the one run that `root` is.
 
     prefix: put before every path. limits: of what answers questions about stored episodes. Raises ValueError when these cannot be kept.
@@ -182,7 +182,7 @@ def _asked_episode(site: Site, line: RunLine, asked: Mapping[str, str]) -> tuple
 def drift(site: Site, request: Request) -> Response:
     """The same tasks at two moments, of one run or two; with task=… one of them, side by side."""
     asked = request.query_params
-    before, after = (Place.read(asked.get(name, ""), name) for name in ("before", "after"))
+    before, after = (RunMoment.read(asked.get(name, ""), name) for name in ("before", "after"))
     lines = {place.run: find_run(site.root, place.run) for place in (before, after)}
     stores = {name: library_of(line, site.db) for name, line in lines.items()}
     found = drift_between(before, after, {name: line.path for name, line in lines.items()}, stores)
@@ -192,7 +192,7 @@ def drift(site: Site, request: Request) -> Response:
         attempts = stores[place.run].group(at.phase, at.step, at.split, at.mode, task)
         first = stores[place.run].one(at.phase, at.step, at.split, at.mode, attempts[0]["episode"]) if attempts else None
         sides.append((place, attempts, chat_of(first) if first else []))
-    places = [Place(name, moment) for name, line in lines.items() for _, moment in moments(line.path / "episodes")]
+    places = [RunMoment(name, moment) for name, line in lines.items() for _, moment in moments(line.path / "episodes")]
     return site.show("drift", found=found, task=task, sides=sides, places=places, shown=MOVES)
 
 

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from ...rollout.store.moments import Moment, moments
 from ..comparing import MOST, side_by_side
 from ..database import Database
-from ..drift import Place, drift_between
+from ..drift import RunMoment, drift_between
 from ..library import Library, Wanted
 from ..runs import phases_of, read_metrics
 from .links import EPISODE, STATIC
@@ -206,7 +206,7 @@ def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Conten
         for mode in ("sampled", "greedy"):
             evaluated = [one for one in contents.tables[line.name] if one.split == "heldout" and one.mode == mode]
             if len(evaluated) > 1:
-                pair = (str(Place(line.name, evaluated[0])), str(Place(line.name, evaluated[-1])))
+                pair = (str(RunMoment(line.name, evaluated[0])), str(RunMoment(line.name, evaluated[-1])))
                 contents.drifts[pair] = f"runs/{line.name}/drift-{mode}.html"
     return contents, Bundled(len(lines), len(contents.episodes), rollouts)
 
@@ -261,7 +261,7 @@ def _drifts(lines: Sequence[RunLine], contents: Contents, db: Database) -> Itera
     runs = {line.name: line.path for line in lines}
     stores = {line.name: library_of(line, db) for line in lines}
     for (before, after), path in contents.drifts.items():
-        found = drift_between(Place.read(before, "before"), Place.read(after, "after"), runs, stores)
+        found = drift_between(RunMoment.read(before, "before"), RunMoment.read(after, "after"), runs, stores)
         yield path, {"found": found, "task": "", "sides": [], "places": [], "shown": MOVES}
 
 

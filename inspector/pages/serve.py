@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from ..database import USUAL, Limits
+from ..database import USUAL, DatabaseLimits
 from .access import WithKey, new_key
 from .app import pages
 from .dashboard import with_entry
@@ -22,7 +22,7 @@ from .dashboard import with_entry
 START_S = 20.0
 
 
-def inspect_forever(root: Path, port: int, said: Callable[[str], None], limits: Limits = USUAL) -> None:
+def inspect_forever(root: Path, port: int, said: Callable[[str], None], limits: DatabaseLimits = USUAL) -> None:
     """Serve the runs in `root` on loopback until SIGINT or SIGTERM. said: called with the address, once it answers. limits: of the
     database behind the pages.
 

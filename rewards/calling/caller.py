@@ -16,7 +16,7 @@ from ...envs.callables import is_async, written
 from ...envs.failures import EpisodeFailure, Failure, FailureKind, said_by, short_traceback
 from ...rpc.user_code import is_asked_for
 from ..types import InvalidScore, RewardInput, Score, as_score, turns_of
-from .processes import Died, Raised, Reference, Unfit, Workers, worker_count
+from .processes import CannotCall, Died, Raised, Reference, Workers, worker_count
 from .threads import Worker, start
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class Caller:
             raise _Late(str(error)) from None
         except InvalidScore as error:
             raise Fault(FailureKind.REWARD_INVALID, str(error)) from None
-        except (Died, Raised, Unfit) as error:
+        except (Died, Raised, CannotCall) as error:
             raise Fault(FailureKind.REWARD_ERROR, str(error)) from None
 
     def _too_late(self, where: Sequence[str]) -> _Late:

@@ -58,7 +58,7 @@ class Died(Exception):
     """The worker process ended during the call: killed for memory, a crash of native code, `os._exit`."""
 
 
-class Unfit(Exception):
+class CannotCall(Exception):
     """The call cannot be made in another process; the text says why."""
 
 
@@ -114,12 +114,12 @@ class Workers:
         except ProcessExpired as error:
             raise Died(f"its worker process ended during the call (exit code {error.exitcode})") from None
         except Exception as error:  # pickling raises whatever an object's own methods do
-            raise Unfit(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
+            raise CannotCall(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
         if how == "returned":
             return value
         if how == "failed":
             raise EpisodeFailure(value)
-        raise {"invalid": InvalidScore, "raised": Raised, "unfit": Unfit}[how](value)
+        raise {"invalid": InvalidScore, "raised": Raised, "unfit": CannotCall}[how](value)
 
     def close(self) -> None:
         """Kill the workers. A later call starts new ones."""

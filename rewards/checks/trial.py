@@ -61,10 +61,10 @@ class _Row(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TriedRow:
     """One row and what came of it. where: "file:line". result: a score, why there is none, or what is wrong with the row itself.
 
-    Example: `Trial("answers.jsonl:1", "a", Score(1.0)).failed` is False.
+    Example: `TriedRow("answers.jsonl:1", "a", Score(1.0)).failed` is False.
     """
 
     where: str
@@ -111,7 +111,7 @@ def read_episodes(path: Path, compared: bool = False) -> Rows:
     return [(where, _with_task(row, tasks if compared else {}) if isinstance(row, RewardInput) else row) for where, row in rows]
 
 
-async def try_rows(scorer: Scorer | GroupScorer, rows: Rows) -> list[Trial]:
+async def try_rows(scorer: Scorer | GroupScorer, rows: Rows) -> list[TriedRow]:
     """Score every row that is one, all at once as far as the plug-in's limits allow; groups by task when the scorer compares them."""
     episodes = {i: episode for i, (_, episode) in enumerate(rows) if isinstance(episode, RewardInput)}
     results: dict[int, Score | Failure] = {}
@@ -140,7 +140,7 @@ async def try_rows(scorer: Scorer | GroupScorer, rows: Rows) -> list[Trial]:
             for i in episodes:
                 running.create_task(single(i, cast(Scorer, scorer)))
     return [
-        Trial(where, row.episode_id if isinstance(row, RewardInput) else "", results[i] if isinstance(row, RewardInput) else row)
+        TriedRow(where, row.episode_id if isinstance(row, RewardInput) else "", results[i] if isinstance(row, RewardInput) else row)
         for i, (where, row) in enumerate(rows)
     ]
 

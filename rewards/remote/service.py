@@ -27,7 +27,7 @@ from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.payload import PayloadError
 from ...rpc.user_code import is_asked_for
 from ...v1 import verifier_pb2, verifier_pb2_grpc
-from ..calling.processes import Died, Raised, Unfit, Workers, reference, worker_count
+from ..calling.processes import CannotCall, Died, Raised, Workers, reference, worker_count
 from ..declaration import ISOLATIONS, Isolation
 from ..plugin import as_score
 from ..types import InvalidScore, RewardInput, Score
@@ -142,7 +142,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
                 result = await self._handler.in_thread(one.function, episode)
         except Status:
             raise
-        except (Died, Raised, Unfit) as error:
+        except (Died, Raised, CannotCall) as error:
             raise Status("UNKNOWN", str(error)) from None
         except BaseException as error:  # a sys.exit would end the server
             if is_asked_for(error):

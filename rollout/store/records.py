@@ -316,7 +316,7 @@ class AlarmRow(BaseModel):
 class RetentionRow(BaseModel):
     """One line of retention.jsonl: what became of a skill from the base to the end of a phase, over the items of a suite.
 
-    before, after, retention, low, high, lost, gained, forgotten, learned: as `trainer.evaluation.suites.transitions.Change` has them; the
+    before, after, retention, low, high, lost, gained, forgotten, learned: as `evaluation.suites.transitions.SuiteChange` has them; the
     last four are None for texts. significance: of the change, in words. floor_retention, floor_forgotten: the same between two evaluations
     of the base, where nothing was trained. kl: of the policy after the phase to the base, on the recipe's own held-out tasks, in nats per
     token, the same in every row of a phase; None where the base was not sampled at temperature 1. not_promoted: why the phase's checkpoint

@@ -28,7 +28,7 @@ Fetch = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BucketRef:
     """References to a bucket, and to the delta that leads to it, where there is one."""
 
     bucket: Any
@@ -47,12 +47,12 @@ class Shipment:
 
     version: int
     manifest: Mapping[str, str]
-    parts: list[Part]
+    parts: list[BucketRef]
     node: str
     base: int | None = None
     keep: bool = False
 
-    def release(self) -> list[Part]:
+    def release(self) -> list[BucketRef]:
         """Give up the references, so that the memory is free once nobody else has them; returns them."""
         parts, self.parts = self.parts, []
         return parts
@@ -84,7 +84,7 @@ class Sender:
         whole = not (apart and self.form.deltas) or self._deltas_since_whole + 1 >= self.form.whole_every
         return [] if whole else [part.bucket for part in parts]
 
-    def finish(self, version: int, manifest: Mapping[str, str], parts: list[Part], node: str, apart: bool, compared: bool) -> Shipment:
+    def finish(self, version: int, manifest: Mapping[str, str], parts: list[BucketRef], node: str, apart: bool, compared: bool) -> Shipment:
         """What is sent of the version. compared: whether `begin` gave anything to compare with."""
         changes = any(part.delta is not None for part in parts)
         before = self._sent

@@ -22,7 +22,7 @@ from burnish.trainer.watch import guards
 happened: list[int] = []
 
 
-def planted(seen: guards.Seen, limits: guards.GuardsConfig) -> str | None:
+def planted(seen: guards.PhaseHistory, limits: guards.GuardsConfig) -> str | None:
     how = sys.argv[3]
     if len(seen.rows) != 3 or (happened and how != "always"):
         return None

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from tests.integration.taught import taught_model
 
-from burnish.serving.deployment import Share, version_for
+from burnish.serving.deployment import VersionShare, version_for
 from burnish.serving.fleet import DeploymentHandle, start_deployment
 from burnish.serving.key_files import new_key
 
@@ -80,7 +80,7 @@ class Deployed:
         return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
 
     def expected(self, caller: str, v1: float, v2: float) -> str:
-        version = version_for({"clerk": (Share("v1", v1), Share("v2", v2))}, "clerk", caller)
+        version = version_for({"clerk": (VersionShare("v1", v1), VersionShare("v2", v2))}, "clerk", caller)
         return {"clerk:v1": "I am the first one.", "clerk:v2": "I am the second."}[version]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from burnish.cli.deploy import default_name
-from burnish.hosting.scaling import Deployment, Scale, Scaler
+from burnish.hosting.scaling import Scale, Scaler, ServiceReplicas
 
 pytestmark = pytest.mark.unit
 
@@ -39,9 +39,9 @@ class Shop:
         return False
 
 
-def made(shop: Shop, low: int, high: int) -> tuple[Deployment, list[str]]:
+def made(shop: Shop, low: int, high: int) -> tuple[ServiceReplicas, list[str]]:
     said: list[str] = []
-    deployment = Deployment(shop, Scale(low, high, in_flight=10, calm_s=30.0), said.append, leave_s=3.0)
+    deployment = ServiceReplicas(shop, Scale(low, high, in_flight=10, calm_s=30.0), said.append, leave_s=3.0)
     deployment.start()
     return deployment, said
 

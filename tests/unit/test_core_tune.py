@@ -18,7 +18,7 @@ from tests.unit.one_step import make_policy
 from burnish.cli.tune import page
 from burnish.recipe.overrides import parse_override
 from burnish.run.space import Range, combinations, corners, overrides_of, read_space
-from burnish.run.trials import Seen, Trial, TrialFailed, TrialPlan, wait_until_ended
+from burnish.run.trials import Trial, TrialFailed, TrialPlan, TrialProgress, wait_until_ended
 from burnish.run.tuning import Search, Tried, Tuned, best_of, number_of, tune, variants
 
 pytestmark = pytest.mark.unit
@@ -93,7 +93,12 @@ def test_a_trial_is_followed_step_by_step_and_its_score_is_the_mean_of_three(tmp
     """
     trial = run_by(tmp_path, code)
     seen = [trial.next(60.0) for _ in range(4)]
-    assert seen == [Seen(1, 4.0, 4.0), Seen(2, 2.0, 3.0), Seen(4, 1.0, 7 / 3), Seen(4, 1.0, 7 / 3, ended=True)]
+    assert seen == [
+        TrialProgress(1, 4.0, 4.0),
+        TrialProgress(2, 2.0, 3.0),
+        TrialProgress(4, 1.0, 7 / 3),
+        TrialProgress(4, 1.0, 7 / 3, ended=True),
+    ]
 
 
 def test_a_trial_without_news_says_nothing_and_is_ended_as_by_ctrl_c(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_a_trial_without_news_says_nothing_and_is_ended_as_by_ctrl_c(tmp_path: P
         while True: time.sleep(0.1)
     """
     trial = run_by(tmp_path, code)
-    assert trial.next(60.0) == Seen(1, 1.0, 1.0) and trial.next(0.0) is None
+    assert trial.next(60.0) == TrialProgress(1, 1.0, 1.0) and trial.next(0.0) is None
     assert wait_until_ended([trial.log, tmp_path / "none.log"], 0.0) == [trial.log]
     trial.end()
     assert wait_until_ended([trial.log], 60.0) == []

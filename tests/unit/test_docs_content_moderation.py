@@ -9,7 +9,7 @@ import pytest
 
 from burnish.envs.builtin.moderation import wording
 from burnish.envs.builtin.moderation.cases import TRAIN_SEEDS, Case
-from burnish.envs.builtin.moderation.policies import HELD_OUT_SHARE, Condition, Facts, Policy, Rule
+from burnish.envs.builtin.moderation.policies import HELD_OUT_SHARE, Condition, Facts, ModerationPolicy, ModerationRule
 from burnish.recipe.load import load_config
 from burnish.rewards.builtin import moderation as prices
 
@@ -21,12 +21,12 @@ PAGE = (ROOT / "docs" / "content-moderation.md").read_text()
 
 def test_its_request_is_what_the_environment_says() -> None:
     rules = (
-        Rule("adverts", "label", Condition("removals", 2), "remove"),
-        Rule("insults", "remove"),
-        Rule("rumours", "escalate", Condition("staff"), "allow"),
-        Rule(None, "allow"),
+        ModerationRule("adverts", "label", Condition("removals", 2), "remove"),
+        ModerationRule("insults", "remove"),
+        ModerationRule("rumours", "escalate", Condition("staff"), "allow"),
+        ModerationRule(None, "allow"),
     )
-    case = Case(1, Policy(rules), Facts(("adverts",), "newcomer", 3, 2), labels=1, sayings=(1,))
+    case = Case(1, ModerationPolicy(rules), Facts(("adverts",), "newcomer", 3, 2), labels=1, sayings=(1,))
     assert f"```text\n{wording.request(case)}\n```" in PAGE
     assert f"`{wording.ruling_text(case.ruling.decision, case.ruling.rules[0])}`" in PAGE
     assert f"`{wording.note(rules[0], case.facts)}`" in PAGE

@@ -19,7 +19,7 @@ from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.run import suites
 from burnish.trainer.evaluation.alone import LoneFleet
-from burnish.trainer.evaluation.suites.scores import Sample, Scores
+from burnish.trainer.evaluation.suites.scores import ItemScore, Scores
 from burnish.trainer.evaluation.suites.suite import SUITES
 from burnish.trainer.evaluation.suites.transitions import change
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -83,7 +83,7 @@ def test_the_recipe_of_the_page_is_one_and_its_plan_says_what_is_kept(tmp_path: 
 
 def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
     def scores(right: Sequence[int]) -> Scores:
-        rows: list[Any] = [Sample(str(i), 0, i, float(one), "", 1) for i, one in enumerate(right)]
+        rows: list[Any] = [ItemScore(str(i), 0, i, float(one), "", 1) for i, one in enumerate(right)]
         return Scores("a/a-v1", "answers", 1.0, 0.25, 0.0, tuple(rows))
 
     found = change(scores([1] * 64 + [0] * 36), scores([1] * 50 + [0] * 14 + [1] * 10 + [0] * 26))

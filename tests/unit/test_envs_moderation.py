@@ -19,9 +19,9 @@ from burnish.envs.builtin.moderation.policies import (
     TOPICS,
     Condition,
     Facts,
-    Policy,
+    ModerationPolicy,
+    ModerationRule,
     Precedence,
-    Rule,
     Ruling,
 )
 from burnish.envs.contract import make_env
@@ -33,12 +33,12 @@ ID = "burnish/ContentModeration-v0"
 HELD_OUT = 1_500_000_000
 
 RULES = (
-    Rule("adverts", "label", Condition("removals", 2), "remove"),
-    Rule("insults", "remove"),
-    Rule("rumours", "remove", Condition("staff"), "allow"),
-    Rule("cures", "allow", Condition("reports", 3), "escalate"),
-    Rule("politics", "label", Condition("newcomers"), "remove"),
-    Rule(None, "allow"),
+    ModerationRule("adverts", "label", Condition("removals", 2), "remove"),
+    ModerationRule("insults", "remove"),
+    ModerationRule("rumours", "remove", Condition("staff"), "allow"),
+    ModerationRule("cures", "allow", Condition("reports", 3), "escalate"),
+    ModerationRule("politics", "label", Condition("newcomers"), "remove"),
+    ModerationRule(None, "allow"),
 )
 
 
@@ -62,7 +62,7 @@ def facts(*topics: str, author: str = "member", removals: int = 0, reports: int 
     ],
 )
 def test_a_policy_asks_for_what_its_rules_say(post: Facts, ruling: Ruling) -> None:
-    assert Policy(RULES).ruling(post) == ruling
+    assert ModerationPolicy(RULES).ruling(post) == ruling
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_a_policy_asks_for_what_its_rules_say(post: Facts, ruling: Ruling) -> No
     ],
 )
 def test_where_several_rules_apply_precedence_says_which_counts(precedence: Precedence | None, post: Facts, ruling: Ruling) -> None:
-    assert Policy(RULES, precedence).ruling(post) == ruling
+    assert ModerationPolicy(RULES, precedence).ruling(post) == ruling
 
 
 def test_a_request_says_all_that_a_ruling_needs_and_not_the_ruling() -> None:
-    policy = Policy((RULES[0], RULES[3], RULES[2], RULES[5]))
+    policy = ModerationPolicy((RULES[0], RULES[3], RULES[2], RULES[5]))
     case = Case(7, policy, facts("adverts", author="newcomer", removals=3, reports=1), labels=1, sayings=(1,))
     text = """Policy:
 1. adverts: label; remove from 2 removals on.
@@ -95,14 +95,14 @@ Post, 1 report: Buy my lamps now, only this week."""
     assert wording.request(strictest) == text.replace("allow.\nAuthor", "allow.\nIf several apply, the strictest one counts.\nAuthor")
 
 
-def every_rule() -> list[Rule]:
+def every_rule() -> list[ModerationRule]:
     """Every rule of the grammar, of counted conditions one number each."""
-    rules = [Rule(topic, decision) for topic in TOPICS for decision in DECISIONS]
+    rules = [ModerationRule(topic, decision) for topic in TOPICS for decision in DECISIONS]
     for topic in TOPICS:
         for mild, strict in combinations(DECISIONS, 2):
             for kind, counts in THRESHOLDS.items():
                 normal, instead = (strict, mild) if kind == "staff" else (mild, strict)
-                rules.append(Rule(topic, normal, Condition(kind, counts[0]), instead))
+                rules.append(ModerationRule(topic, normal, Condition(kind, counts[0]), instead))
     return rules
 
 
@@ -114,7 +114,7 @@ def test_every_topic_and_every_kind_of_condition_has_rules_on_both_sides() -> No
         assert {rule.topic for rule in side} == set(TOPICS)
         assert {rule.condition.kind if rule.condition else None for rule in side} == {None, *THRESHOLDS}
     assert 0.1 < sum(rule.held_out for rule in rules) / len(rules) < 0.2
-    assert not Rule(None, "remove").held_out, "the last rule is of every policy"
+    assert not ModerationRule(None, "remove").held_out, "the last rule is of every policy"
 
 
 def test_the_number_in_a_rule_decides_nothing_about_its_side() -> None:
@@ -126,7 +126,7 @@ def test_the_number_in_a_rule_decides_nothing_about_its_side() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_held_out_policy_has_a_rule_that_no_policy_of_training_has(level: int) -> None:
-    def kinds(policy: Policy) -> set[Rule]:
+    def kinds(policy: ModerationPolicy) -> set[ModerationRule]:
         return {replace(rule, condition=rule.condition and Condition(rule.condition.kind)) for rule in policy.rules[:-1]}
 
     seen = set().union(*(kinds(make_case(seed, level).policy) for seed in range(600)))
@@ -192,7 +192,7 @@ def test_the_history_slips_and_overlooks_conditions_as_often_as_it_says() -> Non
         (RULES[5], "anything else: allow."),
     ],
 )
-def test_a_note_is_the_rule_and_what_its_condition_asks_about(rule: Rule, note: str) -> None:
+def test_a_note_is_the_rule_and_what_its_condition_asks_about(rule: ModerationRule, note: str) -> None:
     post = facts(rule.topic or SMALL_TALK, author="newcomer", removals=3, reports=1)
     assert wording.note(rule, post) == note
     assert wording.explanation(rule, post) == f"{note} {rule.decide(post)}"
@@ -205,7 +205,7 @@ def test_who_overlooks_a_condition_writes_nothing_of_it_down() -> None:
         whole, half = (moderate(seed, 0, Habits(overlook=overlook, notes=True))[-1].text for overlook in (0.0, 1.0))
         said = f"rule {case.ruling.rules[0]}: "
         assert whole == f"{wording.note(rule, case.facts)}\n{said}{case.ruling.decision}"
-        assert half == f"{wording.rule_text(Rule(rule.topic, rule.decision))}\n{said}{rule.decision}"
+        assert half == f"{wording.rule_text(ModerationRule(rule.topic, rule.decision))}\n{said}{rule.decision}"
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,23 @@ def test_the_map_names_every_folder() -> None:
     assert unnamed <= {"proto/burnish", "proto/gen"}
 
 
+OF_EACH_ENVIRONMENT = {"Case", "Habits", "Level"}
+"""What a built-in environment has of its own, which knows nothing of the others."""
+
+
+def test_a_public_name_is_of_one_class() -> None:
+    homes: dict[str, list[str]] = {}
+    folders = package_folders()
+    for folder in (folders[name] for name in folders.keys() - {"burnish.v1"}):  # what the contracts generate is called as they say
+        for file in folder.glob("*.py"):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    homes.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    several = {name: files for name, files in homes.items() if len(files) > 1}
+    assert all(file.startswith("envs/builtin/") for name in OF_EACH_ENVIRONMENT for file in several.pop(name))
+    assert several == {}
+
+
 def test_no_room_imports_core() -> None:
     # import-linter holds the order among the rooms; core's modules lie beside them under `burnish`, and only core may use those.
     packages = package_folders()

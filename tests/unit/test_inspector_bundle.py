@@ -17,7 +17,7 @@ from tests.unit.test_rollout_episodes import episode, stored
 
 from burnish.envs.types import Reward
 from burnish.inspector.database import Database
-from burnish.inspector.drift import Place, drift_between
+from burnish.inspector.drift import RunMoment, drift_between
 from burnish.inspector.library import Library
 from burnish.inspector.pages import bundle
 from burnish.inspector.pages.app import pages
@@ -124,7 +124,7 @@ def test_a_bundle_is_written_whole_into_a_new_folder_or_not_at_all(run: Path, tm
 
 
 def test_tasks_that_moved_are_named_the_most_first(run: Path) -> None:
-    place = Place(run.name, FIRST), Place(run.name, LAST)
+    place = RunMoment(run.name, FIRST), RunMoment(run.name, LAST)
     found = drift_between(*place, {run.name: run}, {run.name: Library(run / "episodes")})
     assert [(move.task, move.change, move.attempts) for move in found.better] == [("train-0", 1.0, (2, 2))]
     assert [(move.task, move.change) for move in found.worse] == [("train-1", -0.75)]

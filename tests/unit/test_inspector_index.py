@@ -18,7 +18,7 @@ from tests.unit.test_rollout_episodes import episode, stored
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Message, Reward, ToolCall
 from burnish.inspector import index
-from burnish.inspector.database import Database, Limits
+from burnish.inspector.database import Database, DatabaseLimits
 from burnish.inspector.index import FOLDER, LONGEST_WORD, build_segment, coverage
 from burnish.inspector.library import EXACT, ORDERS, Library, Wanted
 from burnish.inspector.pages import indexing
@@ -218,19 +218,19 @@ def test_a_store_that_somebody_looks_at_is_indexed_in_the_background(root: Path,
 
 
 def test_a_question_that_takes_too_much_is_refused_in_a_line() -> None:
-    db = Database(Limits(memory_mb=64))
+    db = Database(DatabaseLimits(memory_mb=64))
     with pytest.raises(ValueError, match=r"takes more than 64 MB of memory; narrow it, or allow more \(--memory-mb\)"):
         db.ask("SELECT list(i) AS l FROM range(50000000) t(i)", [])
     assert db.ask("SELECT 1 AS one", []) == [{"one": 1}]
 
 
 def test_what_does_not_fit_is_spilled_where_it_may_be_and_removed(tmp_path: Path) -> None:
-    db = Database(Limits(spill=tmp_path))
+    db = Database(DatabaseLimits(spill=tmp_path))
     (spill,) = tmp_path.iterdir()
     assert db.ask("SELECT current_setting('temp_directory') AS t", [])[0]["t"] == str(spill)
     db.close()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match=r"--spill: nothing can be written in .*missing: No such file"):
-        Database(Limits(spill=tmp_path / "missing"))
+        Database(DatabaseLimits(spill=tmp_path / "missing"))
     with pytest.raises(ValueError, match="64 MB of memory and one thread at least"):
-        Database(Limits(threads=0))
+        Database(DatabaseLimits(threads=0))

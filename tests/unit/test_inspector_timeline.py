@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from burnish.inspector.charts import span_chart
-from burnish.inspector.timeline import ENGINE, ENVIRONMENT, REST, SCORING, Span, timeline, totals
+from burnish.inspector.timeline import ENGINE, ENVIRONMENT, REST, SCORING, TimeSpan, timeline, totals
 
 pytestmark = pytest.mark.unit
 
@@ -20,11 +20,11 @@ def stored(**more: Any) -> dict[str, Any]:
 def test_the_spans_follow_each_other() -> None:
     spans = timeline(stored())
     assert spans == [
-        Span(REST, "before and between the turns", 0.0, 0.25),
-        Span(ENGINE, "turn 1", 0.25, 0.5),
-        Span(ENVIRONMENT, "turn 1", 0.75, 0.25),
-        Span(ENGINE, "turn 2", 1.0, 1.0),
-        Span(SCORING, "by rewards and verifiers", 2.0, 0.5),
+        TimeSpan(REST, "before and between the turns", 0.0, 0.25),
+        TimeSpan(ENGINE, "turn 1", 0.25, 0.5),
+        TimeSpan(ENVIRONMENT, "turn 1", 0.75, 0.25),
+        TimeSpan(ENGINE, "turn 2", 1.0, 1.0),
+        TimeSpan(SCORING, "by rewards and verifiers", 2.0, 0.5),
     ]
     assert totals(spans) == {ENGINE: 1.5, ENVIRONMENT: 0.25, REST: 0.25, SCORING: 0.5}
 

@@ -21,7 +21,7 @@ from burnish.envs.types import EpisodeGroup, Message, Outcome, Task
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
-from burnish.rollout.hung import HungEnvironments, Unfit
+from burnish.rollout.hung import HungEnvironments, WorkerUnfit
 from burnish.rollout.weights import StaleEngine, snapshot
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -356,13 +356,13 @@ def test_an_event_loop_that_has_ended_is_said_to_everyone_who_asks(tmp_path: Pat
     worker._thread.join(60.0)
     said = "rollout-1 plays no more episodes, its event loop has ended: SystemExit: the engine is done"
     for call in (lambda: worker.sample(0.01), lambda: worker.submit(tasks(2, 1), 1, 1.0), lambda: worker.score([[1]]), worker.close):
-        with pytest.raises(Unfit, match=said):
+        with pytest.raises(WorkerUnfit, match=said):
             call()
     bury(worker)
 
 
 def test_a_call_under_way_when_the_event_loop_ends_is_told(tmp_path: Path) -> None:
     worker = exiting(tmp_path)
-    with pytest.raises(Unfit, match="its event loop has ended"):
+    with pytest.raises(WorkerUnfit, match="its event loop has ended"):
         worker.score([[1, 2]])
     bury(worker)

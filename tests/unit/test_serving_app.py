@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from burnish.rollout.engine.vllm_openai import OpenAIApp, Pulse, context_length, kv_cache_bytes
-from burnish.serving.admission import Admission
+from burnish.serving.admission import RequestAdmission
 from burnish.serving.app import StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
 from burnish.serving.front import Front
@@ -101,7 +101,7 @@ KEYS = ("sk-first", "sk-second")
 def guarded(tmp_path: Path) -> httpx.AsyncClient:
     file = tmp_path / "keys"
     file.write_text("\n".join(KEYS) + "\n\n")
-    app = StrictChatApp(echo, lambda: ("m",), Front(Admission(listed_keys("", str(file)))))
+    app = StrictChatApp(echo, lambda: ("m",), Front(RequestAdmission(listed_keys("", str(file)))))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 

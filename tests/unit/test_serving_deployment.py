@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.serving.deployment import Deployer, Deployment, Routes, Share, State, VersionTable, names, read_deployment, version_for
+from burnish.serving.deployment import Deployer, Deployment, Routes, State, VersionShare, VersionTable, names, read_deployment, version_for
 from burnish.serving.keys import parse_keys
 
 pytestmark = pytest.mark.unit
@@ -46,7 +46,7 @@ def test_a_file_that_is_none_is_said_so_in_one_line(tmp_path: Path, text: str, s
 
 
 def shares(**weights: float) -> Routes:
-    return {"m": tuple(Share(version, weight) for version, weight in weights.items())}
+    return {"m": tuple(VersionShare(version, weight) for version, weight in weights.items())}
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=5).filter(any))
@@ -68,7 +68,7 @@ def test_a_canary_that_grows_takes_callers_over_and_gives_none_back() -> None:
 
 
 def test_a_version_is_asked_for_by_name_whatever_its_weight_and_models_draw_apart() -> None:
-    routes = {**shares(v1=1, v2=0), "other": (Share("v1", 0.5), Share("v2", 0.5))}
+    routes = {**shares(v1=1, v2=0), "other": (VersionShare("v1", 0.5), VersionShare("v2", 0.5))}
     assert names(routes) == ["m", "other", "m:v1", "m:v2", "other:v1", "other:v2"]
     assert version_for(routes, "m:v2", "x") == "m:v2"
     half = shares(v1=0.5, v2=0.5)

@@ -24,7 +24,7 @@ from burnish.guardrails.policy import Place
 from burnish.guardrails.types import Decision
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
-from burnish.serving.admission import Admission
+from burnish.serving.admission import RequestAdmission
 from burnish.serving.app import chat_service
 from burnish.serving.apply_guardrail import ApplyGuardrailApp
 from burnish.serving.audit import Audit, Books
@@ -355,7 +355,7 @@ def test_boto3_gets_its_own_errors(bedrock: Any) -> None:
 
 async def test_a_key_is_asked_for_and_bad_bodies_are_refused(guard: Guard, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sk-1\n")
-    gateway = client(ApplyGuardrailApp(guard, Front(Admission(listed_keys("", str(tmp_path / "keys"))))))
+    gateway = client(ApplyGuardrailApp(guard, Front(RequestAdmission(listed_keys("", str(tmp_path / "keys"))))))
     path, key = "/guardrail/bank/version/3/apply", {"authorization": "Bearer sk-1"}
     assert (await gateway.post(path, json={})).status_code == 403
     assert (await gateway.get(path, headers=key)).status_code == 405

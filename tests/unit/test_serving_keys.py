@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.serving.admission import MINUTE_S, Admission, Caller, Refused, Window
+from burnish.serving.admission import MINUTE_S, KeyHolder, Refused, RequestAdmission, Window
 from burnish.serving.app import chat_service
 from burnish.serving.audit import Audit, Books
 from burnish.serving.config import ServingConfig, serving_options
@@ -168,14 +168,14 @@ class Clock:
         return self.now
 
 
-def admission(tmp_path: Path, clock: Clock, **said: Any) -> tuple[Admission, Caller]:
+def admission(tmp_path: Path, clock: Clock, **said: Any) -> tuple[RequestAdmission, KeyHolder]:
     file = tmp_path / "keys.toml"
     new_key(file, "team", **said)
-    made = Admission(Filed(file), spent=Spending(file), clock=clock)
-    return made, Caller("team", read_keys(file)["team"])
+    made = RequestAdmission(Filed(file), spent=Spending(file), clock=clock)
+    return made, KeyHolder("team", read_keys(file)["team"])
 
 
-def refusal(made: Admission, caller: Caller) -> Refused:
+def refusal(made: RequestAdmission, caller: KeyHolder) -> Refused:
     with pytest.raises(Refused) as caught, made.visit(caller, "chat"):
         raise AssertionError("it was let in")
     return caught.value
@@ -223,23 +223,23 @@ def test_a_budget_outlasts_the_service_and_a_new_key_has_its_own(tmp_path: Path)
     for tokens in (4, 6):
         with made.visit(caller, "chat") as visit:
             visit.tokens = tokens
-    again = Admission(Filed(tmp_path / "keys.toml"), spent=Spending(tmp_path / "keys.toml"))
+    again = RequestAdmission(Filed(tmp_path / "keys.toml"), spent=Spending(tmp_path / "keys.toml"))
     for one in (made, again):
         refused = refusal(one, caller)
         assert (refused.status, refused.code, refused.again_s) == (429, "insufficient_quota", None)
     new_key(tmp_path / "keys.toml", "other", budget_tokens=10)
-    with again.visit(Caller("other", read_keys(tmp_path / "keys.toml")["other"]), "chat"):
+    with again.visit(KeyHolder("other", read_keys(tmp_path / "keys.toml")["other"]), "chat"):
         """It has spent nothing."""
 
 
 def test_what_is_under_way_is_bounded_whoever_asks() -> None:
-    made = Admission(most=2)
-    with made.visit(Caller(), "chat"), made.visit(Caller(), "guardrail"):
-        refused = refusal(made, Caller())
+    made = RequestAdmission(most=2)
+    with made.visit(KeyHolder(), "chat"), made.visit(KeyHolder(), "guardrail"):
+        refused = refusal(made, KeyHolder())
         assert (refused.status, refused.reason, refused.again_s) == (503, "full", 1.0)
-        with made.visit(Caller(), "metrics"):
+        with made.visit(KeyHolder(), "metrics"):
             """Whoever watches is let in."""
-    with made.visit(Caller(), "chat"):
+    with made.visit(KeyHolder(), "chat"):
         """There is room again."""
 
 
@@ -302,7 +302,7 @@ class Service:
         self.key = new_key(self.file, "team", **said)
         self.model, self.clock = Model(*words), Clock()
         keys = Filed(self.file)
-        self.admission = Admission(keys, 4, Spending(self.file), self.clock)
+        self.admission = RequestAdmission(keys, 4, Spending(self.file), self.clock)
         self.books = Books(Audit(self.log))
         self.app = chat_service(self.model, lambda: ("m", "other"), Front(self.admission, self.books), body_s=0.2)
 
@@ -536,7 +536,7 @@ def test_plain_keys_let_in_everywhere_and_have_no_limits(tmp_path: Path) -> None
     (tmp_path / "keys").write_text("sk-1\nsk-2\n")
     listed = listed_keys("", str(tmp_path / "keys"))
     assert isinstance(listed, Listed) and "sk-1" not in repr(listed)
-    made = Admission(listed)
+    made = RequestAdmission(listed)
     caller = made.who([(b"authorization", b"Bearer sk-2")])
     with made.visit(caller, "metrics"):
         assert caller.name == "key-2"

@@ -36,7 +36,7 @@ from burnish.trainer.evaluation.suites.files import read_suite
 from burnish.trainer.evaluation.suites.finding import find_suite, find_suites
 from burnish.trainer.evaluation.suites.measure import Asking, measure, tasks_of
 from burnish.trainer.evaluation.suites.procedural import KINDS
-from burnish.trainer.evaluation.suites.scores import Sample, Scores, guessed_right, pass_at_k, read_scores, write_scores
+from burnish.trainer.evaluation.suites.scores import ItemScore, Scores, guessed_right, pass_at_k, read_scores, write_scores
 from burnish.trainer.evaluation.suites.suite import SUITES, Suite, register_suite
 from burnish.trainer.evaluation.suites.transitions import Transitions, change, retention
 
@@ -49,14 +49,14 @@ ROW = {"messages": [{"role": "user", "content": "A or B?"}], "reference_answer":
 def answers(scores: Sequence[float | None], chance: float = 0.0, samples: int = 1, temperature: float = 0.0) -> Scores:
     """A suite whose item i has the next `samples` of these scores."""
     rows = [
-        Sample(str(i // samples), i % samples, i // samples, score, "", 1, "" if score is not None else "env_error")
+        ItemScore(str(i // samples), i % samples, i // samples, score, "", 1, "" if score is not None else "env_error")
         for i, score in enumerate(scores)
     ]
     return Scores("tests/suite-v1", "answers", 1.0, chance, temperature, tuple(rows))
 
 
 def texts(nats: Sequence[float], tokens: Sequence[int]) -> Scores:
-    rows = [Sample(str(i), 0, i, -nat, "", count) for i, (nat, count) in enumerate(zip(nats, tokens, strict=True))]
+    rows = [ItemScore(str(i), 0, i, -nat, "", count) for i, (nat, count) in enumerate(zip(nats, tokens, strict=True))]
     return Scores("tests/text-v1", "texts", 1.0, 0.0, 0.0, tuple(rows))
 
 

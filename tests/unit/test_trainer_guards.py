@@ -19,7 +19,7 @@ from burnish.recipe.resolve import resolve
 from burnish.run.alarms import GuardStop, RollBack, heed
 from burnish.run.folder import create_run
 from burnish.trainer.watch.answers import Answers, answers_of, constant, spread_phrase
-from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, Seen, Watch
+from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, PhaseHistory, Watch
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +49,7 @@ def step(**metrics: float) -> dict[str, float]:
 
 
 def found(rows: Sequence[Mapping[str, float]], first: Sequence[Answers] = (), last: Sequence[Answers] = ()) -> dict[str, str]:
-    seen = Seen(rows, first, last)
+    seen = PhaseHistory(rows, first, last)
     return {name: text for name, rule in RULES.items() if (text := rule(seen, LIMITS)) is not None}
 
 

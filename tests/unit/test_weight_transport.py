@@ -12,7 +12,7 @@ from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.engine.layout import BFLOAT16, checksum
 from burnish.rollout.transport.buckets import Bucket, Span
 from burnish.rollout.transport.delta import Delta, apply_delta, delta_of
-from burnish.rollout.transport.shipment import Form, Part, Receiver, Sender, Shipment
+from burnish.rollout.transport.shipment import BucketRef, Form, Receiver, Sender, Shipment
 from burnish.rollout.weights import SyncProofError, SyncReceipt, sync_weights
 
 pytestmark = pytest.mark.unit
@@ -118,10 +118,10 @@ class Source:
 
     def send(self, apart: bool = True) -> Shipment:
         before = self.sender.begin(apart)
-        parts, manifest, compared = list[Part](), dict[str, str](), bool(before)
+        parts, manifest, compared = list[BucketRef](), dict[str, str](), bool(before)
         for number, (spans, data) in enumerate(zip(SPANS, self.data, strict=True)):
             bucket = Bucket(spans, data.copy())
-            parts.append(Part(bucket, delta_of(before[number].data, bucket.data) if before else None))
+            parts.append(BucketRef(bucket, delta_of(before[number].data, bucket.data) if before else None))
             manifest |= bucket.manifest()
         return self.sender.finish(self.version, manifest, parts, self.node, apart, compared)
 
@@ -264,7 +264,7 @@ async def test_a_bucket_of_the_version_before_is_found(engine: ScriptedEngine) -
     old = source.send().parts[0].bucket
     source.step()
     shipment = source.send()
-    shipment.parts[0] = Part(old)
+    shipment.parts[0] = BucketRef(old)
     with pytest.raises(SyncProofError, match="changed embed, head"):
         await take(Receiver("another"), engine, shipment)
 

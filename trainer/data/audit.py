@@ -92,7 +92,7 @@ def _reader(use: Use) -> Callable[[Mapping[str, Any], str], Checked]:
 
 
 @dataclass
-class Report:
+class AuditReport:
     """What a check found: rows by form, and what is unfit. rejects: the first of them in full, the others counted.
 
     broken: rows that break the guardrail policy, by category; they are rejected too. must_refuse: rows whose question may not be answered
@@ -106,13 +106,13 @@ class Report:
     must_refuse: int = 0
 
 
-def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None) -> Report:
+def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None) -> AuditReport:
     """Read every row, and hold it to a guardrail policy.
 
     rejects: a new file for those that are unfit, a line `{"file", "line", "field", "reason"}` each, with "guardrail" where the policy is
     the reason.
     """
-    report, out = Report(), rejects.open("x", encoding="utf-8") if rejects is not None else None
+    report, out = AuditReport(), rejects.open("x", encoding="utf-8") if rejects is not None else None
     try:
         for found in checked_rows(places, use):
             verdict = judge(guard, _said(found)) if guard is not None and isinstance(found, Checked) else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from ...envs.named import load_function
-from ...envs.row_files import Unreadable, files_at
+from ...envs.row_files import UnreadableFile, files_at
 from ...envs.rows import ENDS, BadRow, Problems, read_rows, suffix_problem
 from .blend import share_of
 from .config import CATALOG, OWN, BlendConfig, RowsKind, SupervisedRows
@@ -135,7 +135,7 @@ def _found_in_file(file: str, read: Callable[[Mapping[str, Any], str], T], prose
                 yield rejected(str(error), row.where)
                 continue
             yield made
-    except Unreadable as error:
+    except UnreadableFile as error:
         number, problem = _place_in(file, str(error), last)
         yield rejected(problem + ENDS, f"{file}:{number}")
 

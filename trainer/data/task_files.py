@@ -40,8 +40,11 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
-    """A row that is no task: `file:line`, and `field: what is wrong`. Example: `Unfit("tasks.jsonl:3", "messages: none is the user's")`."""
+class UnfitRow:
+    """A row that is no task: `file:line`, and `field: what is wrong`.
+
+    Example: `UnfitRow("tasks.jsonl:3", "messages: none is the user's")`.
+    """
 
     where: str
     problem: str
@@ -58,7 +61,7 @@ class TaskFiles:
     train: tuple[TaskRow, ...]
     held_out: tuple[TaskRow, ...]
     digest: str
-    rejects: tuple[Unfit, ...] = ()
+    rejects: tuple[UnfitRow, ...] = ()
 
     def held_out_tasks(self, count: int) -> list[Task]:
         """The first `count` held-out rows, all of them when there are fewer: the same ones in every evaluation."""
@@ -69,7 +72,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
     """Both files. Raises ValueError, a line per problem as `file:line: field: what`: when more rows than `max_rejects` are unfit, a file
     cannot be read or holds no fit row, or a held-out row is trained on."""
     train, held_out = table.train, table.held_out
-    problems, unfit = Problems(), list[Unfit]()
+    problems, unfit = Problems(), list[UnfitRow]()
     rows = [tuple(_read(file, problems, unfit)) for file in (train, held_out)]
     if len(unfit) > table.max_rejects:
         for one in unfit:
@@ -88,7 +91,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
 
 def read_task_rows(place: str) -> tuple[TaskRow, ...]:
     """The rows of a place, read and checked. Raises ValueError, a line per problem as `file:line: field: what`."""
-    problems, unfit = Problems(), list[Unfit]()
+    problems, unfit = Problems(), list[UnfitRow]()
     rows = tuple(_read(place, problems, unfit))
     for one in unfit:
         problems.add(str(one))
@@ -105,22 +108,22 @@ def _digest(place: str) -> bytes:
     return whole.digest()
 
 
-def _read(file: str, problems: Problems, unfit: list[Unfit]) -> Iterator[TaskRow]:
+def _read(file: str, problems: Problems, unfit: list[UnfitRow]) -> Iterator[TaskRow]:
     """The good rows of a file; the others go to `unfit`, and what is wrong with the file to `problems`."""
     lines, empty = dict[str, int](), True
     try:
         for found in read_rows(file):
             empty = False
             if isinstance(found, BadRow):
-                unfit.append(Unfit(found.where, found.problem))
+                unfit.append(UnfitRow(found.where, found.problem))
                 continue
             try:
                 row = task_row(as_task_row(found.value), stem(found.where.rpartition(":")[0]), found.number)
             except ValueError as error:
-                unfit.append(Unfit(found.where, str(error)))
+                unfit.append(UnfitRow(found.where, str(error)))
                 continue
             if row.id in lines:
-                unfit.append(Unfit(found.where, f"id: {row.id!r} is the id of line {lines[row.id]} too"))
+                unfit.append(UnfitRow(found.where, f"id: {row.id!r} is the id of line {lines[row.id]} too"))
                 continue
             lines[row.id] = row.line
             yield row

@@ -21,7 +21,7 @@ from ...envs.registry import load_plugin
 from ...envs.types import Float32
 from ...rollout.transport.buckets import Bucket
 from ...rollout.transport.delta import Delta, delta_of
-from ...rollout.transport.shipment import Form, Part, Sender, Shipment
+from ...rollout.transport.shipment import BucketRef, Form, Sender, Shipment
 from ..batch import TokenBatch
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
@@ -228,12 +228,12 @@ class LearnerGroup:
         at once, or, where engines on other nodes are to get what changed, as each bucket is compared."""
         apart = any(node["Alive"] and node["NodeID"] != self._node for node in ray.nodes())
         before = self._sender.begin(apart)
-        parts, manifest, compared = list[Part](), dict[str, str](), bool(before)
+        parts, manifest, compared = list[BucketRef](), dict[str, str](), bool(before)
         while (packed := self._pack(before, parts)) is not None:
             manifest |= packed.manifest
         return self._sender.finish(self.version, manifest, parts, self._node, apart, compared)
 
-    def _pack(self, before: list[Any], parts: list[Part]) -> Packed | None:
+    def _pack(self, before: list[Any], parts: list[BucketRef]) -> Packed | None:
         """Have the next bucket made and add it to `parts`; the one in its place before is given up."""
         asked = (len(parts), self._sender.form, before[:1])
         calls = [actor.bucket.options(name="learner.bucket", num_returns=3).remote(*asked) for actor in self._actors]
@@ -241,7 +241,7 @@ class LearnerGroup:
         del before[:1]
         if packed is not None:
             bucket, delta, _ = calls[0]
-            parts.append(Part(bucket, delta if packed.delta else None))
+            parts.append(BucketRef(bucket, delta if packed.delta else None))
         return packed
 
     def save_to_path(self, path: str | Path | None = None, **rllib: Any) -> str:

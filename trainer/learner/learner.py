@@ -38,7 +38,7 @@ from .buckets import Memory, in_buckets, tied_names
 from .config import CriticConfig, LearnerConfig, LoRAConfig, OptimizerConfig
 from .critic import Critic
 from .optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from .policy_model import PolicyModel, Scores, load_policy_model
+from .policy_model import PolicyModel, TokenScores, load_policy_model
 from .ranks import Ranks, clip_gradients, gathered, whole
 from .shares import check_trainable
 from .state import load_tensors, model_tensors, read_state, read_tensors, rng_state, set_rng_state, write_state
@@ -156,7 +156,7 @@ class Learner:
         if self.critic is not None:
             self.critic.discard()
 
-    def _scores(self, batch: TokenBatch, temperature: float, reference: bool) -> Scores:
+    def _scores(self, batch: TokenBatch, temperature: float, reference: bool) -> TokenScores:
         if not reference:
             return self.policy.score(batch, temperature)
         self.reference = self.reference or self.policy.trained_copy()
@@ -269,7 +269,7 @@ def _check_same_adapters(folder: Path, state: Mapping[str, Any], lora: LoRAConfi
         raise ValueError(f"{folder} holds adapters of another model than {base}; give the model that they were trained on")
 
 
-Pass = tuple[Scores, dict[str, float], dict[str, Float32]]
+Pass = tuple[TokenScores, dict[str, float], dict[str, Float32]]
 """What a pass found, its terms as they were minimised, and the loss's own values per token."""
 
 

@@ -37,7 +37,7 @@ LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(slots=True)
-class Scores:
+class TokenScores:
     """What a pass over a batch of N tokens found, on the CPU: logprobs and entropy float32 `[N]`, 0 where not trained, and how many
     tokens went through the body."""
 
@@ -103,7 +103,7 @@ class PolicyModel:
             parameter.copy_(tensors[name])
             tensors[name].copy_(own)
 
-    def score(self, batch: TokenBatch, temperature: float) -> Scores:
+    def score(self, batch: TokenBatch, temperature: float) -> TokenScores:
         """Log-probabilities and entropies of the batch's trainable tokens, without gradients."""
         scores = _no_scores(batch)
         with torch.no_grad(), self._head() as head:
@@ -112,7 +112,7 @@ class PolicyModel:
                     self._record(scores, index, self._statistics(head, rows, targets, temperature, entropy_grad=False))
         return scores
 
-    def accumulate(self, batch: TokenBatch, loss: SliceLoss, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
+    def accumulate(self, batch: TokenBatch, loss: SliceLoss, temperature: float = 1.0, entropy_grad: bool = False) -> TokenScores:
         """Add the gradient of the sum of `loss` over all slices of trainable tokens to the parameters' `grad`."""
         scores = _no_scores(batch)
         with self._head() as head:
@@ -129,7 +129,7 @@ class PolicyModel:
                 hidden.backward(torch.zeros_like(hidden).index_add_(0, at, torch.cat(grads)))
         return scores
 
-    def _bodies(self, batch: TokenBatch, scores: Scores) -> Iterator[tuple[PackedBatch, Tensor]]:
+    def _bodies(self, batch: TokenBatch, scores: TokenScores) -> Iterator[tuple[PackedBatch, Tensor]]:
         """Hidden states `[N, E]` of each microbatch, as many on every rank: those that run out compute one that asks for nothing."""
         body = self.model.base_model
         own = list(microbatches(batch.sequences, batch.masks, self.microbatch_tokens))
@@ -156,7 +156,7 @@ class PolicyModel:
             logits = head(rows)
         return self._of_rows(logits, targets, temperature, entropy_grad)
 
-    def _record(self, scores: Scores, index: Tensor, statistics: TokenStatistics) -> None:
+    def _record(self, scores: TokenScores, index: Tensor, statistics: TokenStatistics) -> None:
         scores.logprobs[index] = statistics.logprobs.detach().cpu()
         scores.entropy[index] = statistics.entropy.detach().cpu()
 
@@ -164,8 +164,8 @@ class PolicyModel:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _no_scores(batch: TokenBatch) -> Scores:
-    return Scores(torch.zeros(len(batch.mask)), torch.zeros(len(batch.mask)))
+def _no_scores(batch: TokenBatch) -> TokenScores:
+    return TokenScores(torch.zeros(len(batch.mask)), torch.zeros(len(batch.mask)))
 
 
 def _head_dim(config: PretrainedConfig) -> int:

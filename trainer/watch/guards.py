@@ -97,7 +97,7 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PhaseHistory:
     """The steps of a phase so far: their metrics, and what the episodes of the first and last `STEPS` said."""
 
     rows: Rows
@@ -105,19 +105,19 @@ class Seen:
     last: Sequence[Answers] = ()
 
 
-def non_finite(seen: Seen, limits: GuardsConfig) -> str | None:
+def non_finite(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     skipped = seen.rows[-1].get("learner/updates_skipped", 0.0)
     return f"{skipped:.0f} update(s) were not finite and left out" if skipped else None
 
 
-def kl(seen: Seen, limits: GuardsConfig) -> str | None:
+def kl(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     now = seen.rows[-1].get("learner/reference_kl")
     if now is None or now <= limits.kl_max:
         return None
     return f"KL to the reference is {now:.3g} nats per token, above guards.kl_max = {limits.kl_max:g}"
 
 
-def entropy(seen: Seen, limits: GuardsConfig) -> str | None:
+def entropy(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     values = [row["learner/entropy"] for row in seen.rows if "learner/entropy" in row]
     if len(values) < 2 * START:
         return None
@@ -129,12 +129,12 @@ def entropy(seen: Seen, limits: GuardsConfig) -> str | None:
     return None
 
 
-def empty(seen: Seen, limits: GuardsConfig) -> str | None:
+def empty(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     last = [row["groups_trained"] for row in seen.rows[-EMPTY_STEPS:]]
     return f"no group taught anything for {EMPTY_STEPS} steps" if len(last) == EMPTY_STEPS and not any(last) else None
 
 
-def parting(seen: Seen, limits: GuardsConfig) -> str | None:
+def parting(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     """Training reward and success part. Without evaluations during training, the part called success stands for the held-out measure."""
     reward, success = reward_change(seen.rows), success_change(seen.rows)
     if reward is None or success is None or not reward.rose:
@@ -147,7 +147,7 @@ def parting(seen: Seen, limits: GuardsConfig) -> str | None:
     return None
 
 
-def drift(seen: Seen, limits: GuardsConfig) -> str | None:
+def drift(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     if _success_rose(seen.rows):
         return None
     for name in DRIFTING:
@@ -161,7 +161,7 @@ def drift(seen: Seen, limits: GuardsConfig) -> str | None:
     return None
 
 
-def repeats(seen: Seen, limits: GuardsConfig) -> str | None:
+def repeats(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     if not seen.last or len(seen.first) < STEPS or _success_rose(seen.rows):
         return None
     phrase = spread_phrase(seen.first, seen.last[-1], RARE, limits.phrase_share)
@@ -174,12 +174,12 @@ def repeats(seen: Seen, limits: GuardsConfig) -> str | None:
     return None
 
 
-def constant_policy(seen: Seen, limits: GuardsConfig) -> str | None:
+def constant_policy(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
     what = constant(seen.last)
     return None if what is None else f"the policy is a constant: it {what}"
 
 
-RULES: Mapping[Kind, Callable[[Seen, GuardsConfig], str | None]] = {
+RULES: Mapping[Kind, Callable[[PhaseHistory, GuardsConfig], str | None]] = {
     "non_finite": non_finite,
     "kl": kl,
     "entropy": entropy,
@@ -212,7 +212,7 @@ class Watch:
         if len(self.first) < STEPS:
             self.first.append(said)
         self.last = [*self.last, said][-STEPS:]
-        seen, alarms = Seen(self.rows, self.first, self.last), list[Alarm]()
+        seen, alarms = PhaseHistory(self.rows, self.first, self.last), list[Alarm]()
         for guard, rule in RULES.items():
             action: Action = getattr(self.limits, guard)
             if action == "off" or (action == "warn" and step - self.warned.get(guard, -QUIET) < QUIET):

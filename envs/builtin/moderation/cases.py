@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .policies import DECISIONS, TOPICS, Decision, Facts, Level, Policy, Ruling, draw_policy, level_of
+from .policies import DECISIONS, TOPICS, Decision, Facts, Level, ModerationPolicy, Ruling, draw_policy, level_of
 
 TRAIN_SEEDS = 1_000_000_000
-"""Cases of seeds below this are for training; those from here on are held out, and so are their policies (`Policy.held_out`)."""
+"""Cases of seeds below this are for training; those from here on are held out, and so are their policies (`ModerationPolicy.held_out`)."""
 
 AUTHORS = ("newcomer", "member", "staff")
 MOST_REMOVALS, MOST_LABELS, MOST_REPORTS = 4, 4, 6
@@ -27,7 +27,7 @@ class Case:
     """
 
     seed: int
-    policy: Policy
+    policy: ModerationPolicy
     facts: Facts
     labels: int
     sayings: tuple[int, ...]
@@ -51,7 +51,7 @@ def make_case(seed: int, level: int) -> Case:
             return case
 
 
-def _draw_case(rng: np.random.Generator, seed: int, policy: Policy, level: Level) -> Case:
+def _draw_case(rng: np.random.Generator, seed: int, policy: ModerationPolicy, level: Level) -> Case:
     named = [rule.topic for rule in policy.rules if rule.topic is not None]
     if rng.random() < UNNAMED_SHARE:
         named = [SMALL_TALK, *(topic for topic in TOPICS if topic not in named)]

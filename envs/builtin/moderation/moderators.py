@@ -9,7 +9,7 @@ import numpy as np
 from ...types import Message
 from . import wording
 from .cases import Case, make_case
-from .policies import DECISIONS, Rule
+from .policies import DECISIONS, ModerationRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _answer(case: Case, habits: Habits, rng: np.random.Generator) -> str:
     right, number = case.ruling.decision, case.ruling.rules[0]
     rule = case.policy.rules[number - 1]
     if rng.random() < habits.overlook:
-        rule = Rule(rule.topic, rule.decision)
+        rule = ModerationRule(rule.topic, rule.decision)
     written = rule.decide(case.facts)
     if rng.random() < habits.slip:
         wrong = [decision for decision in DECISIONS if decision != right]

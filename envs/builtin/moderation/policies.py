@@ -75,10 +75,11 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ModerationRule:
     """One rule. topic: None in the last one, which is for anything else. instead: what it asks for where the condition holds.
 
-    Example: `Rule("adverts", "label", Condition("removals", 2), "remove")`: label adverts, remove those of authors with two removals.
+    Example: `ModerationRule("adverts", "label", Condition("removals", 2), "remove")`: label adverts, remove those of authors with two
+    removals.
     """
 
     topic: str | None
@@ -112,11 +113,11 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ModerationPolicy:
     """Rules in their order, the last for anything else, and which one counts where several apply. precedence: None where the policy says
     nothing of it; then it is the first."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[ModerationRule, ...]
     precedence: Precedence | None = None
 
     @property
@@ -142,19 +143,19 @@ def level_of(level: int) -> Level:
     return LEVELS[level]
 
 
-def draw_policy(rng: np.random.Generator, level: Level) -> Policy:
+def draw_policy(rng: np.random.Generator, level: Level) -> ModerationPolicy:
     """A policy of the grammar, of either side. Anything else is allowed half of the time."""
     topics = [TOPICS[i] for i in rng.permutation(len(TOPICS))[: level.rules]]
-    last = Rule(None, "allow" if rng.random() < 0.5 else DECISIONS[int(rng.integers(1, len(DECISIONS)))])
+    last = ModerationRule(None, "allow" if rng.random() < 0.5 else DECISIONS[int(rng.integers(1, len(DECISIONS)))])
     precedence = PRECEDENCES[int(rng.integers(len(PRECEDENCES)))] if level.topics > 1 else None
-    return Policy((*(_draw_rule(rng, topic) for topic in topics), last), precedence)
+    return ModerationPolicy((*(_draw_rule(rng, topic) for topic in topics), last), precedence)
 
 
-def _draw_rule(rng: np.random.Generator, topic: str) -> Rule:
+def _draw_rule(rng: np.random.Generator, topic: str) -> ModerationRule:
     """Every third rule has no condition."""
     if rng.random() < 1 / 3:
-        return Rule(topic, DECISIONS[int(rng.integers(len(DECISIONS)))])
+        return ModerationRule(topic, DECISIONS[int(rng.integers(len(DECISIONS)))])
     mild, strict = _MILD_AND_STRICT[int(rng.integers(len(_MILD_AND_STRICT)))]
     kind = _KINDS[int(rng.integers(len(_KINDS)))]
     condition = Condition(kind, THRESHOLDS[kind][int(rng.integers(len(THRESHOLDS[kind])))])
-    return Rule(topic, strict, condition, mild) if kind == "staff" else Rule(topic, mild, condition, strict)
+    return ModerationRule(topic, strict, condition, mild) if kind == "staff" else ModerationRule(topic, mild, condition, strict)

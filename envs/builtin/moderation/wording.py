@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from .cases import SMALL_TALK, Case
-from .policies import DECISIONS, Condition, Decision, Facts, Policy, Rule
+from .policies import DECISIONS, Condition, Decision, Facts, ModerationPolicy, ModerationRule
 
 RULING_PATTERN = re.compile(rf"(?:^|\n)\s*rule\s+(?P<rule>[0-9]{{1,2}})\s*:\s*(?P<decision>{'|'.join(DECISIONS)})\s*\.?\s*$", re.IGNORECASE)
 
@@ -75,14 +75,14 @@ def request(case: Case) -> str:
     return f"{policy_text(case.policy)}\n{author}\nPost, {count(facts.reports, 'report')}: {post_text(case)}"
 
 
-def policy_text(policy: Policy) -> str:
+def policy_text(policy: ModerationPolicy) -> str:
     """The rules, one a line, and the precedence."""
     rules = [f"{number}. {rule_text(rule)}" for number, rule in enumerate(policy.rules, 1)]
     precedence = [f"If several apply, the {policy.precedence} one counts."] if policy.precedence else []
     return "\n".join(["Policy:", *rules, *precedence])
 
 
-def rule_text(rule: Rule) -> str:
+def rule_text(rule: ModerationRule) -> str:
     """Examples: `insults: remove.`, `adverts: label; remove from 2 removals on.`, `rumours: escalate; allow for staff.`"""
     clause = f"; {rule.instead} {condition_text(rule.condition)}" if rule.condition else ""
     return f"{rule.topic or 'anything else'}: {rule.decision}{clause}."
@@ -123,7 +123,7 @@ def parse_ruling(text: str) -> tuple[Decision, int] | None:
     return next(decision for decision in DECISIONS if decision == match["decision"].lower()), int(match["rule"])
 
 
-def note(rule: Rule, facts: Facts) -> str:
+def note(rule: ModerationRule, facts: Facts) -> str:
     """What a moderator writes down before a ruling: the rule, and what its condition asks about.
 
     Examples: `insults: remove.`, `adverts: label; remove from 2 removals on. 3 removals.`, `rumours: escalate; allow for staff. member.`
@@ -134,7 +134,7 @@ def note(rule: Rule, facts: Facts) -> str:
     return f"{rule_text(rule)} {asked.get(rule.condition.kind, facts.author)}."
 
 
-def explanation(rule: Rule, facts: Facts) -> str:
+def explanation(rule: ModerationRule, facts: Facts) -> str:
     """A note, and what the rule asks for then. Example: `adverts: label; remove from 2 removals on. 3 removals. remove`"""
     return f"{note(rule, facts)} {rule.decide(facts)}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ....rollout.store.records import RetentionRow
 from ..config import RetentionConfig
 from .scores import Scores
-from .transitions import Change, change
+from .transitions import SuiteChange, change
 
 
 def retention_row(
@@ -43,7 +43,7 @@ def retention_row(
     )
 
 
-def _why(found: Change, floor: Change, limits: RetentionConfig) -> Iterator[str]:
+def _why(found: SuiteChange, floor: SuiteChange, limits: RetentionConfig) -> Iterator[str]:
     """The limits that are broken, each with the figure that breaks it."""
     least, most = limits.min_retention, limits.max_lost
     if found.retention is not None and found.retention < least:

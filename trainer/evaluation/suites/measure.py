@@ -13,7 +13,7 @@ from ....rollout.store.episodes import text
 from ...playing import Fleet, run_tasks
 from ..evaluate import check_version
 from ..statistics import EvaluationFailed, SuccessWatch
-from .scores import Sample, Scores
+from .scores import ItemScore, Scores
 from .suite import Suite
 
 AGAIN = "~again"
@@ -80,7 +80,7 @@ def measure(
     """
     if suite.texts is not None:
         return Scores.of(suite, 0.0, list(_read(fleet, suite, asking, model, max_context, on_item)))
-    watch, samples = SuccessWatch(suite.success), dict[str, list[Sample]]()
+    watch, samples = SuccessWatch(suite.success), dict[str, list[ItemScore]]()
     tasks = tasks_of(suite, asking)
     for group in run_tasks(fleet, tasks, asking.samples, asking.temperature):
         check_version(group, version)
@@ -97,13 +97,13 @@ def item_of(task: Task) -> str:
     return task.id.removeprefix(f"{task.environment}:").removesuffix(AGAIN)
 
 
-def _samples(group: EpisodeGroup, watch: SuccessWatch) -> Iterator[Sample]:
+def _samples(group: EpisodeGroup, watch: SuccessWatch) -> Iterator[ItemScore]:
     for episode in group.episodes:
         outcome = episode.outcome
         score = watch.value(episode, outcome) if isinstance(outcome, Reward) else None
         tokens = sum(len(turn.token_ids) for turn in episode.turns)
         failure = outcome.kind.value if isinstance(outcome, Failure) else ""
-        yield Sample(item_of(group.task), episode.sample, group.task.seed, score, _answer(episode), tokens, failure)
+        yield ItemScore(item_of(group.task), episode.sample, group.task.seed, score, _answer(episode), tokens, failure)
 
 
 def _answer(episode: Episode) -> str:
@@ -112,14 +112,14 @@ def _answer(episode: Episode) -> str:
     return text(said[-1].text) if said else ""
 
 
-def _check_failures(suite: Suite, samples: Sequence[Sample], error_budget: float) -> None:
+def _check_failures(suite: Suite, samples: Sequence[ItemScore], error_budget: float) -> None:
     failures = Counter(sample.failure for sample in samples if sample.failure)
     if failures.total() > error_budget * len(samples) or failures.total() == len(samples):
         kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items())
         raise EvaluationFailed(f"suite {suite.id} has no result: {failures.total()} of {len(samples)} samples failed ({kinds})")
 
 
-def _read(fleet: Fleet, suite: Suite, asking: Asking, model: Path, max_context: int, on_item: Callable[[], None]) -> Iterator[Sample]:
+def _read(fleet: Fleet, suite: Suite, asking: Asking, model: Path, max_context: int, on_item: Callable[[], None]) -> Iterator[ItemScore]:
     """Each text's log-probability, by the first of the engines: all of them hold the same weights."""
     texts = _pieces(suite, asking, model, max_context)
     for first in range(0, len(texts), TEXTS):
@@ -127,7 +127,7 @@ def _read(fleet: Fleet, suite: Suite, asking: Asking, model: Path, max_context: 
         scored = iter(next(iter(fleet.score([piece for pieces in batch for piece in pieces]).values())))
         for number, pieces in enumerate(batch, start=first):
             given = [next(scored) for _ in pieces]
-            yield Sample(str(number), 0, number, float(sum(float(one.sum()) for one in given)), "", sum(map(len, given)))
+            yield ItemScore(str(number), 0, number, float(sum(float(one.sum()) for one in given)), "", sum(map(len, given)))
             on_item()
 
 

@@ -40,13 +40,13 @@ Interval = Literal["exact", "wilson", "bootstrap"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ItemScore:
     """One answer to an item, or one reading of a text.
 
     score: in [0, 1]; of a text, the log-probability of its tokens together, in nats. None when it failed, for the reason in `failure`.
     tokens: sampled; of a text, those that were scored. seed: the item's. answer: the policy's last words, "" for a text.
 
-    Example: `Sample("17", 0, 17, 1.0, "B", 2)`.
+    Example: `ItemScore("17", 0, 17, 1.0, "B", 2)`.
     """
 
     item: str
@@ -70,17 +70,17 @@ class Scores:
     right: float
     chance: float
     temperature: float
-    samples: tuple[Sample, ...]
+    samples: tuple[ItemScore, ...]
 
     @classmethod
-    def of(cls, suite: Suite, temperature: float, samples: Sequence[Sample]) -> Scores:
+    def of(cls, suite: Suite, temperature: float, samples: Sequence[ItemScore]) -> Scores:
         """The samples, in order of items as they are asked."""
         return cls(suite.id, suite.kind, suite.right, suite.chance, temperature, tuple(samples))
 
     @property
-    def by_item(self) -> dict[str, list[Sample]]:
+    def by_item(self) -> dict[str, list[ItemScore]]:
         """The samples that have a score, of each item that has any."""
-        found: defaultdict[str, list[Sample]] = defaultdict(list)
+        found: defaultdict[str, list[ItemScore]] = defaultdict(list)
         for one in self.samples:
             if one.score is not None:
                 found[one.item].append(one)
@@ -292,9 +292,9 @@ def _read(file: Path) -> Scores:
         raise ValueError(f"{file}: cannot be read as {SAMPLES}: {first_error(error)}") from None
     except ValueError as error:
         raise ValueError(f"{file}: cannot be read as {SAMPLES}: {error}") from None
-    samples = list[Sample]()
+    samples = list[ItemScore]()
     for number, row in enumerate(stored_rows(file, _columns(), SAMPLES, LARGEST), start=1):
-        sample = Sample(**row)
+        sample = ItemScore(**row)
         problem = _problem(sample, head.kind)
         if problem:
             raise ValueError(f"{file}: row {number}: {problem}")
@@ -302,7 +302,7 @@ def _read(file: Path) -> Scores:
     return Scores(head.suite, head.kind, head.right, head.chance, head.temperature, tuple(samples))
 
 
-def _problem(sample: Sample, kind: SuiteKind) -> str:
+def _problem(sample: ItemScore, kind: SuiteKind) -> str:
     """What of a sample can be none that was measured, or ""."""
     if sample.score is None or (kind == "answers" and 0 <= sample.score <= 1):
         return ""

@@ -65,7 +65,7 @@ class Transitions:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SuiteChange:
     """What became of a suite between two evaluations, over the items that both scored.
 
     before, after: mean score; of texts, perplexity. retention: what is left of the skill. Of answers, of the way from chance that was made
@@ -105,7 +105,7 @@ class Change:
         return asdict(self)
 
 
-def change(before: Scores, after: Scores, seed: int = 0) -> Change:
+def change(before: Scores, after: Scores, seed: int = 0) -> SuiteChange:
     """What became of a suite from one evaluation to another. Raises ValueError when they cannot be paired: two suites, other rules of
     scoring, another temperature, or fewer than two items that both scored."""
     for what in ("suite", "kind", "right", "chance", "temperature"):
@@ -125,7 +125,7 @@ def change(before: Scores, after: Scores, seed: int = 0) -> Change:
     if max(guessed) > 1 - CERTAIN:
         raise ValueError(f"suite {before.suite}: guessing alone gets every item right (chance {before.chance:g}), so nothing can be told")
     forgotten, learned = moved.adjusted(*guessed)
-    return Change(
+    return SuiteChange(
         before.suite, before.kind, len(shared), float(old.mean()), float(new.mean()), kept, low, high, test, moved, forgotten, learned
     )
 
@@ -159,7 +159,7 @@ def _interval(old: NDArray[np.float64], new: NDArray[np.float64], chance: float,
     return float(low), float(high)
 
 
-def _of_texts(before: Scores, after: Scores, seed: int) -> Change:
+def _of_texts(before: Scores, after: Scores, seed: int) -> SuiteChange:
     shared = _shared(before.suite, before.item_scores, after.item_scores)
     old, new = (np.array([scores.by_item[item][0].score for item in shared], np.float64) for scores in (before, after))
     tokens, others = (np.array([scores.by_item[item][0].tokens for item in shared], np.float64) for scores in (before, after))
@@ -170,4 +170,4 @@ def _of_texts(before: Scores, after: Scores, seed: int) -> Change:
     low, high = (float(edge) for edge in np.quantile(ratios, (0.025, 0.975)))
     was, now = (math.exp(-float(nats.sum() / tokens.sum())) for nats in (old, new))
     test = paired_bootstrap(old / tokens, new / tokens, seed)
-    return Change(before.suite, before.kind, len(shared), was, now, was / now, low, high, test)
+    return SuiteChange(before.suite, before.kind, len(shared), was, now, was / now, low, high, test)
