@@ -31,6 +31,9 @@ log = logging.getLogger("burnish.rpc")
 T = TypeVar("T")
 
 CANCEL_GRACE_S = 2.0
+LEAVE_S = 5.0
+"""How long a stream that has said it stops waits for its client to leave. A socket that is closed while there is something unread in it is
+reset, and then a client that is slow to read loses what was said last."""
 SHARE_ITEMS = 32  # after so many results, those go out while the next are worked out: both sides then have something to do
 
 
@@ -189,6 +192,7 @@ class _Stream:
                         self._room.set()
             if self._draining:  # a client whose write meets the end of the stream is not told by gRPC how it ended
                 await context.write(self._method.results(stopping=True))
+                await asyncio.sleep(LEAVE_S)  # ended by the client's leaving, which cancels this
         finally:
             left = [self._reader, *(worker.task for worker in self.items.values())]
             for task in left:

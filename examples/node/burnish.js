@@ -18,6 +18,7 @@ const MAX_DEADLINE_S = 600
 const MAX_IN_FLIGHT = 8192
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 const BATCH_ITEMS = 512
+const LEAVE_MS = 5000
 const DRAIN_S = 10
 
 const schemas = protoLoader.loadSync(['verifier', 'tool', 'environment'].map((name) => `burnish/v1/${name}.proto`), {
@@ -130,6 +131,7 @@ export function batched(handle) {
     let ended = false
     let stopping = false
     let gone = false
+    let leaving
 
     const flush = () => {
       scheduled = false
@@ -140,8 +142,9 @@ export function batched(handle) {
       }
       if (ended && !running.size && !results.length) {
         openStreams.delete(drain)
-        if (stopping) call.write({ stopping: true })
-        call.end()
+        if (!stopping || leaving) return call.end()
+        call.write({ stopping: true })
+        leaving = setTimeout(() => call.end(), LEAVE_MS) // closing at once could reset the socket before the client has read that
       }
     }
     const soon = () => {
@@ -181,6 +184,7 @@ export function batched(handle) {
     call.on('error', () => {}) // the client went away; 'cancelled' says so too
     call.on('cancelled', () => {
       gone = true
+      clearTimeout(leaving)
       openStreams.delete(drain)
       for (const aborter of running.values()) aborter.abort(new Fault('CANCELLED', 'the client went away'))
     })

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from burnish.rpc import batches
 from burnish.rpc.address import Target
 from burnish.rpc.methods import VERIFY
 from burnish.rpc.security import ClientSecurity
@@ -117,3 +118,42 @@ def test_a_unary_call_that_is_withdrawn_leaves_nothing_behind() -> None:
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(run(), 10))
+
+
+class Reads:
+    """The server's side of a stream whose client reads when it pleases: what was written, and when that was read."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    async def write(self, message: Any) -> None:
+        self.written.append(message)
+
+
+async def never() -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield
+
+
+def test_a_server_that_stops_waits_for_its_client_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handle(request: Any) -> Any:
+        raise AssertionError("nothing is asked")
+
+    async def run(seconds: float) -> tuple[list[Any], bool]:
+        monkeypatch.setattr(batches, "LEAVE_S", seconds)
+        handler, reads = batches.BatchedHandler(VERIFY, handle), Reads()
+        serving = asyncio.create_task(handler.stream(never(), reads))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        await handler.drain()
+        while not reads.written:
+            await asyncio.sleep(0.01)
+        await asyncio.wait({serving}, timeout=0.2)
+        stays = not serving.done()
+        serving.cancel()  # the client leaves
+        await asyncio.wait({serving}, timeout=10)
+        assert serving.done() and not handler._streams
+        return reads.written, stays
+
+    written, stays = asyncio.run(run(60.0))
+    assert [message.stopping for message in written] == [True] and stays
+    assert not asyncio.run(run(0.0))[1]
