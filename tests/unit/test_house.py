@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ BASE_ROOMS = ("v1", "rpc", "envs", "guardrails", "rewards")
 """What the base distribution is for, beside the commands of tests/integration/test_base.py."""
 
 
+@cache
 def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -86,11 +88,16 @@ def test_every_package_folder_is_mapped() -> None:
     assert holding_code <= mapped
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def imported_names(file: Path, package: str, at_load_only: bool = False) -> set[str]:
     """Absolute dotted names that a source file imports, `from x import y` as `x.y`. at_load_only: leave out what functions import when they
     are called, and what only a type checker sees."""
     names = set()
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     for node in tree.body if at_load_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -121,7 +128,7 @@ def test_a_public_name_is_of_one_class() -> None:
     folders = package_folders()
     for folder in (folders[name] for name in folders.keys() - {"burnish.v1"}):  # what the contracts generate is called as they say
         for file in folder.glob("*.py"):
-            for node in ast.parse(file.read_text()).body:
+            for node in parsed(file).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     homes.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
     several = {name: files for name, files in homes.items() if len(files) > 1}
@@ -243,7 +250,7 @@ def test_no_model_is_loaded_with_code_of_its_own() -> None:
         (file.relative_to(ROOT), node.lineno, {keyword.arg for keyword in node.keywords})
         for room in ("core", "rollout", "trainer", "serving")
         for file in (ROOT / room).rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in ast.walk(parsed(file))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained"
     ]
     assert calls
