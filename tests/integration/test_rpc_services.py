@@ -228,6 +228,18 @@ def test_every_fault_of_a_verifier_is_a_typed_failure_with_its_name(puppet: str,
     assert verify(remote, episode()).value == 1.0
 
 
+def test_a_server_of_several_verifiers_is_asked_by_id(logs: Path) -> None:
+    with ServiceProcess("verifier", str(TARGETS), logs / "several.log") as service:
+        scored = RemoteVerifier("verdict", service.address, verifier="test/puppet-v1", deadline_s=WAIT_S)
+        process = RemoteVerifier("verdict", service.address, verifier="test/pid-v1", deadline_s=WAIT_S)
+        scored.check(WAIT_S)
+        assert verify(scored, episode(0.5)).value == 0.5
+        assert verify(process, episode(0.5)).value == service.pid
+        with pytest.raises(ValueError, match=r"serves .*test/pid-v1.*; say which one to use: verifier_id = …"):
+            RemoteVerifier("verdict", service.address).check(WAIT_S)
+        assert failure(RemoteVerifier("verdict", service.address, deadline_s=WAIT_S), episode()).kind == FailureKind.VERIFIER_ERROR
+
+
 def test_a_verifier_that_is_down_is_unavailable() -> None:
     address = f"127.0.0.1:{free_port()}"
     remote = RemoteVerifier("verdict", address, deadline_s=0.5)
