@@ -89,7 +89,9 @@ STORED = {
 EPISODE = "phase=rft&step=1&split=train&mode=sampled&episode=t/0"
 SUITE_ITEM = {"item": "i", "sample": 0, "seed": 1, "score": 1.0, "answer": "a", "tokens": 1, "failure": ""}
 RUN_FILES: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "config.json": ({"name": "r", "model": "m", "environment": "e/E-v0", "plugins": ["x.py"], "services": {"a": {"address": "h:1"}}},),
+    "config.json": (
+        {"name": "r", "model": "m", "environment": "burnish/SingleTurn-v0", "plugins": [], "services": {"a": {"address": "h:1"}}},
+    ),
     "versions.json": ({"python": "3.11", "platform": "linux", "cpus": 2, "packages": {"burnish": "0"}},),
     "seeds.json": ({"run": 1},),
     "metrics.jsonl": ({"phase": "rft", "step": 1, "time": 1.0, "reward_mean": 0.5},),
@@ -167,7 +169,7 @@ def commands(run: Path, out: Path) -> Iterator[tuple[str | Path, ...]]:
     """
     yield from (("rollouts", run), ("rollouts", run, "--prompt"))
     yield from (("runs", "list", run.parent), ("runs", "show", run), ("runs", "diff", run, run.parent / "other"), ("runs", "tail", run))
-    yield from (("replay", run, "--all"), ("regrade", run, "--reward", "burnish/answer-v1"))
+    yield from (("replay", run, "--all"), ("regrade", run, "--reward", "burnish/inspection-cost-v1"))
     yield from (("data", "trace", run, "1"), ("data", "trace", run, "1", "--phase", "sft"))
     yield from (("models", "show", run), ("models", "lineage", run), ("package", run, out / "package"))
     yield from (
@@ -251,7 +253,7 @@ def test_a_run_is_opened_in_every_way_there_is(traced: Path) -> None:
     assert all(shown in page for shown in ("<h1>run</h1>", "The same tasks, then and now", "t/0")) and "<script>" not in page
     assert "own.jsonl:1" in terminal and "t/0" in terminal
     with tempfile.TemporaryDirectory() as made:
-        said = {command: burnish(*command) for command in commands(traced, Path(made)) if command[0] in ("rollouts", "runs")}
+        said = {command: burnish(*command) for command in commands(traced, Path(made))}
     assert not {command: text for command, text in said.items() if text.startswith("error")}
 
 
