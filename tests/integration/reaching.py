@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,8 @@ class Watch:
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.on and event.startswith(WATCHED):
             told = repr(arguments)
+            if event == "open" and isinstance(arguments[0], str):
+                told += os.path.realpath(arguments[0])  # a link is opened by its own name
             if MARK in told or HOST in told:
                 self.seen.append(f"{event} {told:.200}")
 

@@ -1,4 +1,4 @@
-"""Whatever a peer can set in a message or a row is tried, field by field: none names code, a file outside, or an address to call."""
+"""Whatever a peer can set in a message or a row is tried, field by field: none names code, a file elsewhere, or an address to call."""
 
 from __future__ import annotations
 
