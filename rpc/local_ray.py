@@ -71,16 +71,22 @@ def check_authentication() -> None:
 
 @contextmanager
 def _marked(mark: str) -> Iterator[None]:
-    """Have what is started here inherit the mark. This process may have one itself, of a Ray that it is a worker of."""
-    own = os.environ.get(ray_ends.MARK)
-    os.environ[ray_ends.MARK] = mark
+    """Have what is started here inherit the mark. This process may have one itself, of a Ray that it is a worker of.
+
+    SPT_NOENV has Ray's agents, which give themselves other names, keep their environment where `/proc` shows it: the names would be written
+    over some of it, and over which is chance, since a raylet hands its environment on in no order.
+    """
+    wanted = {ray_ends.MARK: mark, "SPT_NOENV": "1"}
+    own = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if own is None:
-            del os.environ[ray_ends.MARK]
-        else:
-            os.environ[ray_ends.MARK] = own
+        for name, value in own.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _watch(mark: str) -> None:

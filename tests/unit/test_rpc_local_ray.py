@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from burnish.rpc.local_ray import ATTEMPTS, check_folder, start_local_ray
+from burnish.rpc import ray_ends
+from burnish.rpc.local_ray import ATTEMPTS, _marked, check_folder, start_local_ray
 
 pytestmark = pytest.mark.unit
 
@@ -78,3 +80,24 @@ def test_a_folder_called_burnish_where_one_starts_is_one_line(tmp_path: Path, mo
     (tmp_path / "burnish" / "__init__.py").touch()
     with pytest.raises(ValueError, match="holds a folder called burnish, which Python takes for this program"):
         start_local_ray(num_cpus=1)
+
+
+RENAMED = "from ray._raylet import setproctitle; setproctitle('ray::Agent'); print(1, flush=True); input()"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="marks are read as Linux shows them")
+def test_a_process_of_ray_that_gave_itself_another_name_still_carries_its_mark() -> None:
+    pytest.importorskip("ray")
+    before = dict(os.environ)
+    with _marked("abc"):  # a raylet hands its environment on in no order, and what stood before what Ray sets was written over
+        environment = {ray_ends.MARK: os.environ[ray_ends.MARK], **os.environ, "RAY_CLIENT_MODE": "0"}
+        command = [sys.executable, "-c", RENAMED]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert dict(os.environ) == before
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "1\n"
+        assert Path(f"/proc/{process.pid}/comm").read_text() == "ray::Agent\n"
+        assert ray_ends.marked("abc") == {process.pid: "ray::Agent"}
+    finally:
+        process.kill()
+        process.communicate()
