@@ -99,6 +99,14 @@ def served_name(model: str, version: str) -> str:
     return f"{model}:{version}"
 
 
+def app_name(served: str) -> str:
+    """What Serve calls a version. The @ stands in no name, so that no two versions share one.
+
+    Example: `app_name("inspector:v1") == "burnish-inspector@v1"`.
+    """
+    return f"burnish-{served.replace(':', '@')}"
+
+
 @dataclass(frozen=True, slots=True)
 class VersionShare:
     """A version that runs, and the weight with which it is drawn."""

@@ -17,8 +17,8 @@ from ..guardrails.policy import Policy
 from ..rollout.engine.config import EngineConfig
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
-from .deployment import Deployer, Deployment, Routes, State, VersionTable, read_deployment
-from .gateway import GATEWAY, EngineReplica, Gateway, app_name
+from .deployment import Deployer, Deployment, Routes, State, VersionTable, app_name, read_deployment
+from .gateway import GATEWAY, EngineReplica, Gateway
 from .promotion import servable_model
 from .rules import Rules, most_under_way, read_rules
 

@@ -23,7 +23,7 @@ from .admission import AGAIN_S, Refused
 from .app import chat_service
 from .audit import record_of
 from .config import ServingConfig
-from .deployment import Routes, names, version_for
+from .deployment import Routes, app_name, names, version_for
 from .engine import start_engine
 from .rules import Rules, front_of, load_plugins
 from .wire import CHAT, HEALTH, answer, live, read_body
@@ -147,11 +147,6 @@ class Router:
                 watching.cancel()
             if not ended:
                 calls[-1].cancel()
-
-
-def app_name(version: str) -> str:
-    """What Serve calls a version. Example: `app_name("inspector:v1") == "burnish-inspector-v1"`."""
-    return f"burnish-{version.replace(':', '-')}"
 
 
 @serve.ingress()

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.serving.deployment import Deployer, Deployment, Routes, State, VersionShare, VersionTable, names, read_deployment, version_for
+from burnish.serving.deployment import (
+    Deployer,
+    Deployment,
+    Routes,
+    State,
+    VersionShare,
+    VersionTable,
+    app_name,
+    names,
+    read_deployment,
+    version_for,
+)
 from burnish.serving.keys import parse_keys
 
 pytestmark = pytest.mark.unit
@@ -43,6 +54,13 @@ def test_a_file_that_is_none_is_said_so_in_one_line(tmp_path: Path, text: str, s
     with pytest.raises(ValueError, match=says) as caught:
         read_deployment(tmp_path / "d.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_no_two_versions_are_one_application() -> None:
+    versions = {"inspector": ["a-v1", "v1"], "inspector-a": ["v1"], "inspector-": ["v1"]}
+    tables = {model: {"versions": {version: {"model": "runs/x"} for version in found}} for model, found in versions.items()}
+    served = Deployment.model_validate({"models": tables}).served()
+    assert len(served) == 4 == len(set(map(app_name, served)))
 
 
 def shares(**weights: float) -> Routes:
