@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .audit import Record, record_of
+from .admission import Refused
+from .audit import BROKEN_OFF, Record, record_of
 from .event_stream import DONE, event
 from .wire import CHAT, read_body, with_length, with_request
 
@@ -34,7 +36,10 @@ class MeteredChatApp:
             inner = with_request(scope, receive, {**request, "stream_options": {**(asked or {}), **EVERY_CHUNK}})
             await self._app(*inner, _metering(meter, send))
         else:
-            await self._app(*with_request(scope, receive, request), _counting(record, send))
+            answered = asyncio.Event()
+            await self._app(*with_request(scope, receive, request), _counting(record, send, answered.set))
+            if not answered.is_set():
+                raise Refused(BROKEN_OFF, "gone", "the client is gone")
 
 
 def _metering(meter: MeteredStream, send: Send) -> Send:
@@ -54,8 +59,8 @@ def _metering(meter: MeteredStream, send: Send) -> Send:
     return metered
 
 
-def _counting(record: Record, send: Send) -> Send:
-    """An answer in one piece, which is sent on once it is whole."""
+def _counting(record: Record, send: Send, answered: Callable[[], None]) -> Send:
+    """An answer in one piece, which is sent on once it is whole. Of a client that is gone, vLLM's is `null`, and is none."""
     start: Message = {}
     parts: list[bytes] = []
 
@@ -70,9 +75,12 @@ def _counting(record: Record, send: Send) -> Send:
         body = b"".join(parts)
         if start["status"] == 200:
             answer = json.loads(body)
+            if answer is None:
+                return
             record.has_begun()
             _note_usage(record, answer.get("usage") or {})
             body = json.dumps({**answer, "id": record.id}).encode()
+        answered()
         await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
         await send({"type": "http.response.body", "body": body})
 

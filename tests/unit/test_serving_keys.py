@@ -392,6 +392,20 @@ async def test_a_stream_that_is_broken_off_has_been_counted(tmp_path: Path) -> N
     assert error(await service.ask())[0] == 429, "7 + 3 tokens are its 10 a minute"
 
 
+@pytest.mark.parametrize("tools", [{}, {"tools": [{"type": "function", "function": {"name": "look"}}]}])
+async def test_a_client_that_is_gone_before_its_whole_answer_is_no_fault_of_the_service(tmp_path: Path, tools: dict[str, Any]) -> None:
+    async def model(scope: Scope, receive: Receive, send: Send) -> None:  # as vLLM answers whoever has hung up
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b"null"})
+
+    service = Service(tmp_path)
+    service.app = chat_service(model, lambda: ("m",), Front(service.admission, service.books))
+    answer = await service.ask(**tools)
+    assert answer.status_code == 499
+    (line,) = service.lines()
+    assert (line["status"], line["refused"], line["completion_tokens"]) == (499, "gone", 0)
+
+
 async def test_who_is_not_known_is_told_401_and_leaves_a_count_and_no_line(tmp_path: Path) -> None:
     service = Service(tmp_path)
     for key in ("", "bk-wrong", service.key[:-1], "x" * 5000):
