@@ -21,6 +21,7 @@ from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.phases.common import PhaseStep
 from burnish.trainer.phases.cpt import CPTConfig
+from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.sft import SFTConfig
 from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
 
@@ -217,3 +218,11 @@ def test_blends_that_contradict_themselves_are_refused(table: dict[str, Any], sa
 def test_blends_that_cannot_be_are_refused(model: Path, own: str, tmp_path: Path, table: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         laid_out(SFTConfig.model_validate({"steps": 1, "own": [own], **table}), model, tmp_path / "data")
+
+
+def test_the_demonstrations_beside_millions_of_episodes_are_laid_out_and_read_back(model: Path, own: str, tmp_path: Path) -> None:
+    table = RFTPhaseConfig.model_validate({"steps": 2_000, "groups_per_step": 64, "group_size": 16, "replay": {"data": own, "share": 0.5}})
+    wanted = table.supervised_rows
+    assert wanted is not None and (wanted.samples, wanted.batch) == (2_048_000, 1_024), "as many as episodes, a step's beside each step"
+    data = lay_out(wanted, Making(model, MAX_TOKENS, {}), tmp_path / "data")
+    assert len(data.at(range(2_047_999, 2_048_000))) == 1

@@ -188,7 +188,7 @@ class RFTPhaseConfig(PhaseConfig):
             return None
         sequences = self.steps * self.epochs * self.groups_per_step * self.group_size
         seen = max(1, math.ceil(sequences * self.replay.exact_share / (1 - self.replay.exact_share)))
-        return SupervisedRows(f"{self.name}.replay", "sft", self.replay, batch=seen, samples=seen)
+        return SupervisedRows(f"{self.name}.replay", "sft", self.replay, batch=math.ceil(seen / self.steps), samples=seen)
 
     @property
     def task_blend(self) -> Blend | None:
@@ -245,10 +245,10 @@ def rft_plan(table: RFTPhaseConfig, making: Making, playing: Playing, say: Calla
     beside, rows = 0, table.supervised_rows
     if rows is not None and table.replay is not None:
         found = examples_of(rows, making, say)
-        beside = round(rows.batch * found.mean_tokens)
+        beside = round(rows.samples * found.mean_tokens)
         work += (
-            f", beside {rows.batch:,} demonstrations of about {found.mean_tokens:.0f} tokens ({table.replay.share:.0%} of what is learned "
-            f"from, weight {table.replay.weight:g}), {found.line}"
+            f", beside {rows.samples:,} demonstrations of about {found.mean_tokens:.0f} tokens ({table.replay.share:.0%} of what is "
+            f"learned from, weight {table.replay.weight:g}), {found.line}"
         )
     return PhaseWork(
         work, episodes * playing.context, flops(table), episodes * playing.sampled, episodes, table.steps, replayed_tokens=beside
