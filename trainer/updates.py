@@ -157,7 +157,7 @@ def _finite(learner: PolicyLearner, batch: TokenBatch, **asked: Any) -> Measured
 def _unscored(groups: tuple[EpisodeGroup, ...], phase: UpdatedPhase) -> Learned:
     """A step whose updates are all left out, since what the learner gave its tokens before the first was not finite."""
     batch = GroupBatch(groups).tokens
-    nothing = np.zeros(len(batch.mask), np.float32)
+    nothing = np.full(len(batch.mask), np.nan, np.float32)
     metrics = {"tokens": float(batch.tokens), "updates": 0.0, "updates_skipped": float(phase.updates)}
     return Learned(batch, Measured(nothing, nothing), metrics, frozenset(), 0, phase.updates)
 

@@ -194,9 +194,12 @@ def test_a_learner_that_overflows_is_skipped_counted_and_blamed_and_no_engine_is
     loop.step()
     loop.learner.lost = True  # type: ignore[attr-defined]
     for skipped in (1, 2):
-        metrics = loop.step().metrics
+        did = loop.step()
+        metrics = did.metrics
         assert (metrics["learner/updates_skipped"], loop.progress.skipped, loop.learner.version) == (phase.updates, skipped, phase.updates)
         assert all(map(math.isfinite, metrics.values()))
+        assert did.measured is not None and did.batch is not None
+        assert np.isnan(did.measured.logprobs[did.batch.mask]).all(), "what nobody measured is no number, 0 least of all: it says certain"
     assert dict(loop.progress.ledger.dropped) == {"non_finite": 8}
     with pytest.raises(FloatingPointError, match=r"the learner's log-probabilities of 8 of 8 tokens are .* no engine is to blame"):
         loop.step()
