@@ -260,7 +260,14 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
         train_seeds=recipe.tasks.train_seeds,
         tasks=recipe.tasks.files,
         success=recipe.success,
-        fleet=FleetLimits(recipe.rollout.concurrency, limits.stall_s, limits.answer_s, limits.sync_s, limits.restart_s),
+        fleet=FleetLimits(
+            recipe.rollout.concurrency,
+            limits.stall_s,
+            limits.answer_s,
+            limits.sync_s,
+            limits.restart_s,
+            limits.cancel_s + recipe.rollout.step_timeout_s,
+        ),
         learner_limits=LearnerLimits(limits.learner_s, limits.place_s, limits.follow_s, recipe.placement.trusted_network),
     )
     request_resources(settings, recipe.placement)

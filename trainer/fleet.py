@@ -11,7 +11,7 @@ What may go wrong with a runner, and what becomes of it:
     it is stale      it was restarted behind our back, whenever that was: every call names the life of the runner that is meant and the
                      weights, and the answer to new weights says whose it is; it gets the weights, and the tasks that it owed, again
     it is replaced   while new weights go out: what it owed is submitted again, under those
-    it stops late    it has not dropped its work within `answer_s` when it is told to: it is killed, and then as above
+    it stops late    it has not dropped its work within `cancel_s` and `answer_s` when it is told to: it is killed, and then as above
     it stays away    it is not back within `restart_s`, or was restarted too often: FleetError, which ends the run
 """
 
@@ -56,7 +56,8 @@ class FleetLimits:
     """Seconds that the fleet waits, and episodes that a runner runs at once.
 
     stall_s: in which no call of an engine, an environment or a reward ends anywhere, until the run stops. answer_s: for a runner's answer
-    to one call. sync_s: for one weight update, draining the engine included. restart_s: for a runner that died.
+    to one call. sync_s: for one weight update, draining the engine included. restart_s: for a runner that died. cancel_s: beside answer_s,
+    for dropping what is under way, its environments closed.
     """
 
     concurrency: int = 64
@@ -64,6 +65,7 @@ class FleetLimits:
     answer_s: float = 60.0
     sync_s: float = 600.0
     restart_s: float = 300.0
+    cancel_s: float = 90.0
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class RayFleet:
         calls = [(runner, runner.actor.cancel.remote()) for runner in self._runners if runner.owed]
         for runner in self._runners:
             runner.owed, runner.sampling, runner.submitted, runner.lost_work = {}, None, [], False
-        deadline = time.monotonic() + self.limits.answer_s
+        deadline = time.monotonic() + self.limits.cancel_s + self.limits.answer_s
         for runner, call in calls:
             try:
                 ray.get(call, timeout=max(0.0, deadline - time.monotonic()))

@@ -28,10 +28,11 @@ HUNG = Failure(FailureKind.ENGINE_TIMEOUT, "rollout-1", "request t0/0 not answer
 
 @dataclass(eq=False)
 class Call:
-    """A reference: what `ray.get` gives, or raises."""
+    """A reference: what `ray.get` gives, or raises; takes_s: after how many seconds."""
 
     value: Any = None
     ready: bool = True
+    takes_s: float = 0.0
 
 
 class FakeRay:
@@ -41,6 +42,8 @@ class FakeRay:
     def get(self, call: Any, timeout: float) -> Any:
         calls = call if isinstance(call, list) else [call]
         for one in calls:
+            if one.takes_s > timeout:
+                raise GetTimeoutError("Get timed out: some object(s) not ready.")
             if isinstance(one.value, Exception):
                 raise one.value
         return [one.value for one in call] if isinstance(call, list) else call.value
@@ -281,6 +284,26 @@ def test_a_runner_that_does_not_drop_its_work_is_replaced(ray: FakeRay) -> None:
     fleet.stop()
     assert ray.killed == [stuck] and stuck.received == [3, 3] and stuck.given == [] and not fleet.busy
     assert [group.task.id for group in run_tasks(fleet, [Task("other", 9)], 2, 1.0)] == ["other"]
+
+
+@pytest.mark.parametrize(("cancel_s", "killed"), [(90.0, False), (10.0, True)])
+def test_a_runner_whose_environments_take_as_long_to_close_as_they_may_is_waited_for(ray: FakeRay, cancel_s: float, killed: bool) -> None:
+    closing = Actor()
+
+    def cancel() -> Call:
+        closing.given.clear()
+        return Call(takes_s=80.0)
+
+    def die(die: Callable[[], None] = closing.die) -> None:
+        die()
+        del closing.cancel
+
+    closing.cancel, closing.die = SimpleNamespace(remote=cancel), die  # type: ignore[attr-defined, method-assign]
+    fleet = RayFleet({1: closing}, FleetLimits(answer_s=60.0, cancel_s=cancel_s))
+    fleet.sync(3)
+    fleet.submit(TASKS, 2, 1.0)
+    fleet.stop()
+    assert bool(ray.killed) is killed and not fleet.busy
 
 
 def managed(*answers: Any) -> Any:
