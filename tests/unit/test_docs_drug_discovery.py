@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.envs.builtin.drug_discovery import wording
-from burnish.envs.builtin.drug_discovery.cases import FEWEST, MOST, TRAIN_SEEDS, Case, make_case
+from burnish.envs.builtin.drug_discovery.cases import FEWEST, LEVELS, MOST, TRAIN_SEEDS, Case, make_case
 from burnish.envs.builtin.drug_discovery.fragments import GROUPS, LINKERS, RINGS
 from burnish.envs.builtin.drug_discovery.goals import Goal
 from burnish.envs.builtin.drug_discovery.molecules import Exchange, Molecule
@@ -38,10 +38,11 @@ def test_its_figures_are_the_codes() -> None:
     assert [float(value) for value in re.findall(r"\| ([\d.]+) \|$", table, re.MULTILINE)] == [
         worth.VALID, worth.FAIR, worth.GOALS, worth.SUCCESS,
     ]  # fmt: skip
-    assert f"{TRAIN_SEEDS:,}" in PAGE and (len(RINGS), len(LINKERS), len(GROUPS), FEWEST, MOST, worth.MAX_GROUP) == (12, 6, 16, 2, 7, 4)
+    assert f"{TRAIN_SEEDS:,}" in PAGE and (len(RINGS), len(LINKERS), len(GROUPS), FEWEST, MOST, worth.MAX_GROUP) == (12, 6, 16, 2, 0.25, 4)
+    assert f"({', '.join(f'`{group}`' for group in LEVELS[0].groups)})" in FLOWING and len(LEVELS[0].groups) == 8
     assert f"({', '.join(name for name, ring in RINGS.items() if ring.held_out)})" in PAGE
     cases = [make_case(seed, 0) for seed in range(1000)]
-    blindly = sum(len(case.fitting) / 30 for case in cases) / len(cases)
+    blindly = sum(len(case.fitting) / len(list(case.exchanges())) for case in cases) / len(cases)
     assert blindly == pytest.approx(float(re.findall(r"one drawn blindly does in (\d+) %", PAGE)[0]) / 100, abs=0.01)
     config = load_config(ROOT / "recipes" / "drug-discovery.toml")
     assert config.sft is not None

@@ -45,5 +45,5 @@ def choose(case: Case, habits: Habits, rng: np.random.Generator) -> Exchange:
     """The exchange that is made: one of those that meet the goals, or that the habits lead to."""
     guess, overlook = rng.random(2) < (habits.guess, habits.overlook)
     goals = () if guess else case.goals[:1] if overlook else case.goals
-    fitting = [exchange for exchange in case.molecule.exchanges() if not goals or case.meets(exchange, goals)]
+    fitting = [exchange for exchange in case.exchanges() if not goals or case.meets(exchange, goals)]
     return fitting[int(rng.integers(len(fitting)))]

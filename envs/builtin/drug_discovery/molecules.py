@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +45,10 @@ class Molecule:
         one, other = self.groups
         return Molecule(self.rings, self.linker, (exchange.group, other) if exchange.place == 0 else (one, exchange.group))
 
-    def exchanges(self) -> Iterator[Exchange]:
-        """Everything that can be done to it in one step of the grammar."""
+    def exchanges(self, groups: Collection[str] = GROUPS) -> Iterator[Exchange]:
+        """Everything that can be done to it in one step of the grammar, with these groups."""
         for place in PLACES:
-            yield from (Exchange(place, group) for group in GROUPS if group != self.groups[place])
+            yield from (Exchange(place, group) for group in groups if group != self.groups[place])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class Exchange:
     group: str
 
 
-def draw_molecule(rng: np.random.Generator, held_out: bool) -> Molecule:
-    """A molecule of one side. Of those that are held out, the rings are drawn until one of them is new."""
+def draw_molecule(rng: np.random.Generator, held_out: bool, groups: Collection[str] = GROUPS) -> Molecule:
+    """A molecule of one side, with two of these groups. Of those that are held out, the rings are drawn until one of them is new."""
     while True:
-        rings, groups = ([names[int(i)] for i in rng.integers(len(names), size=2)] for names in (list(RINGS), list(GROUPS)))
+        rings, chosen = ([names[int(i)] for i in rng.integers(len(names), size=2)] for names in (list(RINGS), list(groups)))
         linker = list(LINKERS)[int(rng.integers(len(LINKERS)))]
-        molecule = Molecule((rings[0], rings[1]), linker, (groups[0], groups[1]))
+        molecule = Molecule((rings[0], rings[1]), linker, (chosen[0], chosen[1]))
         if molecule.held_out == held_out:
             return molecule
 

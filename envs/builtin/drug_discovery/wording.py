@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from .cases import Case
 from .fragments import GROUPS, Properties
-from .goals import Goal
+from .goals import Bound, Goal
 from .molecules import Exchange, Molecule
 
 MAX_SMILES = 120
@@ -30,14 +30,15 @@ WISHES: Mapping[str, tuple[str, str]] = {
 
 
 def request(case: Case) -> str:
-    """What a chemist is given. Example:
+    """What a chemist is given: a molecule, the properties that the goals are of, and the goals. Example:
 
     Molecule: c1cc(O)ccc1C(=O)Nc1ccc(Cl)s1
-    Now: weight 253.7, logP 3.4, TPSA 49.3, donors 2, acceptors 3
+    Now: donors 2, logP 3.4
     Goal: donors at most 1, logP at least 3.5
     """
-    goals = ", ".join(map(goal_text, case.goals))
-    return f"Molecule: {case.molecule.smiles}\nNow: {values_text(case.molecule.properties)}\nGoal: {goals}"
+    values, goals = case.molecule.properties.values, ", ".join(map(goal_text, case.goals))
+    now = ", ".join(value_text(goal.property, values[goal.property]) for goal in case.goals)
+    return f"Molecule: {case.molecule.smiles}\nNow: {now}\nGoal: {goals}"
 
 
 def value_text(name: str, value: float) -> str:
@@ -92,6 +93,11 @@ def group_fact(molecule: Molecule, exchange: Exchange) -> str:
     old, new = molecule.groups[exchange.place], exchange.group
     shift = shift_text(molecule.properties, molecule.exchanged(exchange).properties)
     return f"{GROUPS[new].name.capitalize()} ({new}) for {GROUPS[old].name} ({old}): {shift}."
+
+
+def rule(name: str, bound: Bound, old: str, new: str) -> str:
+    """What one exchange is good for, as a note has it (`note`). Example: `lower TPSA: O -> OC`"""
+    return f"{WISHES[name][bound == 'at_least']}: {old} -> {new}"
 
 
 def entry(molecule: Molecule) -> str:
