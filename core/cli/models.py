@@ -13,6 +13,7 @@ from burnish.envs.registry import did_you_mean
 from burnish.inspector.text import printable
 from burnish.recipe.components import load_function
 from burnish.trainer.data.sources import read_documents
+from burnish.trainer.evaluation import suites
 from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models, verified_model
 from burnish.trainer.models.importing import import_model, new_model
 from burnish.trainer.models.manifest import STAGES, Ancestor, Manifest, own_manifest, read_manifest
@@ -21,9 +22,13 @@ SHOWN_TENSORS = 10
 """Of two models, the tensors that differ most."""
 
 
+PLAIN_TEXT = Path(suites.__file__).with_name("plain_english.txt")
+
+
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """Text for a new tokenizer: files, or a generator `module:function` with arguments `key=value` that makes `count` texts."""
+    """Text for a new tokenizer: files, or a generator `module:function` with arguments `key=value` that makes `count` texts; with neither,
+    a page of plain English that comes with burnish, enough for a model that only tries a recipe out."""
 
     files: tuple[Path, ...] = ()
     generate: str | None = None
@@ -31,13 +36,13 @@ class TextSource:
     count: int = 2000
 
     def texts(self, seed: int) -> Iterator[str]:
-        """Raises ValueError at once unless exactly one source is given, and while iterating when it holds nothing readable."""
-        if bool(self.files) == (self.generate is not None):
-            raise ValueError("a new model needs text for its tokenizer: give either --text FILE or --generate module:function")
+        """Raises ValueError at once when both sources are given, and while iterating when one holds nothing readable."""
+        if self.files and self.generate is not None:
+            raise ValueError("a tokenizer is made of one kind of text: give either --text FILE or --generate module:function")
         if self.generate is None:
             if self.args:
                 raise ValueError("--arg has no effect without --generate")
-            return (text for file in self.files for text in read_documents(file))
+            return (text for file in self.files or (PLAIN_TEXT,) for text in read_documents(file))
         return self._generated(load_function(self.generate, "--generate"), seed)
 
     def _generated(self, function: Callable[..., Iterable[object]], seed: int) -> Iterator[str]:

@@ -65,7 +65,8 @@ def lineage(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> Non
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
     text: Annotated[
-        list[Path] | None, typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or rows with 'text'.")
+        list[Path] | None,
+        typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or rows with 'text'. Default: some English."),
     ] = None,
     generate: Annotated[str | None, typer.Option(help="module:function that makes the text instead.")] = None,
     arg: ArgOption = None,
@@ -74,7 +75,7 @@ def new(
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
     models_dir: ModelsOption = MODELS,
 ) -> None:
-    """Make a small Llama with random weights and a tokenizer trained on your text."""
+    """Make a small Llama with random weights and a tokenizer trained on your text, or on some that comes with burnish."""
     needs_training("models new")
     from burnish.cli.models import TextSource, new_named
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 120.0
+RUN_S = 840.0
 
 
 @pytest.fixture
@@ -48,9 +49,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def paste(text: str, folder: Path) -> str:
+def paste(text: str, folder: Path, wait_s: float = WAIT_S) -> str:
     done = subprocess.run(
-        ["bash", "-e"], input=text, cwd=folder, env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False
+        ["bash", "-e"], input=text, cwd=folder, env=environment(), capture_output=True, text=True, timeout=wait_s, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -76,12 +77,23 @@ def other_terminal(text: str, folder: Path) -> Iterator[None]:
 
 
 def test_bring_an_environment(ports: dict[str, str], tmp_path: Path) -> None:
-    write_and_check, serve, play = blocks("bring-an-environment.md", ports)
+    write_and_check, _smallest, serve, play = blocks("bring-an-environment.md", ports)
     assert paste(write_and_check, tmp_path).startswith("my-team/Sums-v0: passed")
     with other_terminal(serve, tmp_path):
         said = paste(play, tmp_path)
     assert said.startswith("burnish/Remote-v0: passed")
     assert "What is 19 + 13? {'answer': '32'}" in said
+
+
+def test_the_smallest_run_of_an_environment_of_ones_own(ports: dict[str, str], tmp_path: Path) -> None:
+    write_and_check, smallest, *_ = blocks("bring-an-environment.md", ports)
+    recipe, *_ = blocks("bring-an-environment.md", ports, "toml")
+    paste(write_and_check, tmp_path)
+    (tmp_path / "recipe.toml").write_text(recipe)
+    said = paste(smallest, tmp_path, RUN_S)
+    assert "report:       runs/smallest/report.html" in said, said
+    assert (tmp_path / "runs" / "smallest" / "report.html").is_file()
+    assert len((tmp_path / "runs" / "smallest" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_in_another_language(ports: dict[str, str], tmp_path: Path) -> None:

@@ -304,10 +304,13 @@ def test_rewards_and_environments_can_be_listed_and_checked(tmp_path: Path) -> N
     assert "a reward must not vary between calls" in result.stderr
 
 
-def test_a_new_model_needs_exactly_one_source_of_text() -> None:
-    result = burnish_command("models", "new", "x")
+def test_a_new_model_takes_one_kind_of_text_or_none(tmp_path: Path) -> None:
+    result = burnish_command("models", "new", "x", "--text", "a.txt", "--generate", "a:b")
     assert result.exit_code == 2
-    assert result.stderr == "error: a new model needs text for its tokenizer: give either --text FILE or --generate module:function\n"
+    assert result.stderr == "error: a tokenizer is made of one kind of text: give either --text FILE or --generate module:function\n"
+    result = burnish_command("models", "new", "tiny", "--models-dir", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "tiny" / "tokenizer.json").is_file()
 
 
 def test_an_error_neither_steers_the_terminal_nor_shows_a_password(
