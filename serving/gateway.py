@@ -112,7 +112,10 @@ class Router:
         request, record = json.loads(await read_body(receive)), record_of(scope)
         version = version_for(self.routes, record.model, record.key or str(request.get("user") or record.id))
         record.version = version
-        handle = self._handles[version].options(stream=True, method_name="chat")
+        handle = self._handles.get(version)
+        if handle is None:  # it left the deployment while the request was looked at
+            raise Refused(404, "model", f"there is no model {record.model[:100]!r}", code="model_not_found", param="model")
+        handle = handle.options(stream=True, method_name="chat")
         await self._answer(handle, json.dumps({**request, "model": version}).encode(), receive, send)
 
     async def _answer(self, handle: Any, body: bytes, receive: Receive, send: Send) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from burnish.serving import deploy
+from burnish.serving.admission import Refused
+from burnish.serving.audit import RECORD, Record
 from burnish.serving.config import ServingConfig
 from burnish.serving.rules import Rules
 
@@ -30,3 +32,18 @@ def test_what_waits_for_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(deploy, "is_ready", lambda url: True)
     deploy._deploy(tmp_path, "chat", ServingConfig(max_concurrent=3), Rules(), 8000, "http://127.0.0.1:8000")
     assert (told["max_ongoing_requests"], told["max_queued_requests"]) == (3 * 17 + 128, 128)
+
+
+async def test_a_version_that_left_while_a_request_was_looked_at_is_unknown() -> None:
+    from burnish.serving.gateway import Router
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"messages": []}', "more_body": False}
+
+    async def send(_: Any) -> None:
+        raise AssertionError("nothing is answered")
+
+    scope = {"type": "http", "path": "/v1/chat/completions", RECORD: Record(model="inspector:v1")}
+    with pytest.raises(Refused, match=r"there is no model 'inspector:v1'") as refused:
+        await Router()(scope, receive, send)
+    assert refused.value.status == 404
