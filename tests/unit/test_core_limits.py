@@ -45,8 +45,10 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
     class Seen(Exception):
         pass
 
-    def build(config: RFTConfig) -> None:
-        assert config.fleet_limits == FleetLimits(concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0)
+    def build(config: RFTConfig) -> None:  # a runner may take a step's 30 s more to drop its work
+        assert config.fleet_limits == FleetLimits(
+            concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0, cancel_s=39.0
+        )  # and a step's 30
         assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0, follow_s=10.0, apart=True)
         assert config.worker_setup is not None and config.worker_setup.cancel_s == 9.0
         raise Seen
