@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     asked = data.get("platform", "auto")
     platform = _platform(asked)
     here = laid_over(data, platform)
+    written = copy.deepcopy(here)
     if asked not in ("auto", *PLATFORMS):
         here["platform"] = asked  # for the config to refuse
     for override in late:
@@ -73,7 +75,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     secrets = dict.fromkeys([*secret_problems(data), *secret_problems(here)])
     if secrets:
         raise ValueError("\n".join(f"{source}: {line}" for line in secrets))
-    origin = RecipeSource(source, overrides, data.get(platform, {}), platform)
+    origin = RecipeSource(source, overrides, data.get(platform, {}), platform, written)
     config, problems = _config(here, origin)
     for other in PLATFORMS:
         if other != platform and other in data:

@@ -24,7 +24,8 @@ MAX_SHOWN = 200
 class RecipeSource:
     """Where the values of a recipe came from, so that a problem is named where it was written.
 
-    file: the recipe. overrides: `--set`s on top of it. overlay: the tables below `[platform]` that were laid over it.
+    file: the recipe. overrides: `--set`s on top of it. overlay: the tables below `[platform]` that were laid over it. data: the file's own
+    values, of the chosen platform, before the overrides, or None where they are not known: a table that is not there was made by a `--set`.
 
     Example: `RecipeSource("r.toml", overlay={"engine": {"threads": 0}}, platform="cpu").name("engine.threads: is 0")` is
     `"r.toml: cpu.engine.threads: is 0"`.
@@ -34,6 +35,7 @@ class RecipeSource:
     overrides: Sequence[Override] = ()
     overlay: Mapping[str, Any] = field(default_factory=dict)
     platform: str = ""
+    data: Mapping[str, Any] | None = None
 
     def name(self, line: str) -> str:
         """A line `field: what is wrong` with where the field was written before it."""
@@ -41,9 +43,25 @@ class RecipeSource:
         for override in reversed(self.overrides):
             path = ".".join(override.path[1:] if override.path[0] == self.platform else override.path)
             within = path.removeprefix(f"{where}.")  # a table's own check names the key in its sentence
-            if f"{where}.".startswith(f"{path}.") or (within != path and re.search(rf"(?<![\w.]){re.escape(within)}(?![\w])", rest)):
+            made = any(path.startswith(f"{table}.") for table in self._absent(where)) and rest.startswith(("unknown key", "is required"))
+            if (
+                made
+                or f"{where}.".startswith(f"{path}.")
+                or (within != path and re.search(rf"(?<![\w.]){re.escape(within)}(?![\w])", rest))
+            ):
                 return f"--set {override.text}: {line}"
         return f"{self.file}: {self.platform}.{line}" if self._overlaid(where) else f"{self.file}: {line}"
+
+    def _absent(self, where: str) -> Iterator[str]:
+        """The tables of a field, itself included, that the file does not have."""
+        here: Any = self.data
+        keys = where.split(".")
+        for depth, key in enumerate(keys, start=1):
+            if not isinstance(here, Mapping):
+                return
+            here = here.get(key, {})
+            if not here:
+                yield ".".join(keys[:depth])
 
     def _overlaid(self, where: str) -> bool:
         here: Any = self.overlay

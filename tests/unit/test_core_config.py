@@ -413,6 +413,8 @@ def test_overrides_reach_items_of_a_list_by_name_and_number(recipe: Callable[[st
         ("rft.steps", "--set rft.steps: must read key=value or table.key=value, for example --set rft.steps=50"),
         ("=3", "--set =3: must read key=value or table.key=value, for example --set rft.steps=50"),
         ("rft.stps=4", "--set rft.stps=4: rft.stps: unknown key; did you mean 'steps'?"),
+        ("rtf.steps=4", "--set rtf.steps=4: rtf: unknown key; did you mean 'rft'?"),
+        ("cpt.lr=1e-4", "--set cpt.lr=1e-4: cpt.steps: is required"),
         ("rft.lr=fast", "--set rft.lr=fast: rft.lr: must be a valid number, not string 'fast'"),
         ("name.first=x", "--set name.first=x: name is a string in r.toml, not a table"),
         ("rewards.verdit.weight=1", "--set rewards.verdit.weight=1: there is no item 'verdit'; did you mean 'verdict'?"),
