@@ -54,7 +54,8 @@ def test_conversations_keep_their_tools(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"text": "x"}, "messages: must be a list of messages, at least one"),
+        ({"text": "x"}, r"messages: the row has none, but a text; \[cpt\] and \[midtrain\] read documents"),
+        ({"message": CHAT}, "messages: the row has none; its keys are 'message'"),
         ({"messages": []}, "messages: must be a list of messages, at least one"),
         ({"messages": [{"role": "boss", "content": "x"}]}, r"messages\[0\]: role 'boss' is unknown"),
         ({"messages": CHAT[:1]}, "messages: none is the assistant's, so there is nothing to learn from"),

@@ -98,7 +98,16 @@ def read_conversation(row: Mapping[str, Any], where: str = "") -> Conversation:
         raise ValueError("chosen: the row is a preference pair; imitate its better answer by writing it as messages")
     if form == "verl task":
         raise ValueError("prompt: the row is a task, which has no answer to learn from; give it to [tasks]")
-    return conversation_of(row.get("messages"), row, where)
+    if "messages" not in row:
+        raise ValueError(no_messages(row))
+    return conversation_of(row["messages"], row, where)
+
+
+def no_messages(row: Mapping[str, Any]) -> str:
+    """What is said of a row without messages where they are needed: `messages: the row has none, …`, with what it has."""
+    if form_of(row) == "document":
+        return "messages: the row has none, but a text; [cpt] and [midtrain] read documents"
+    return f"messages: the row has none; its keys are {', '.join(map(repr, list(row)[:8]))}" if row else "messages: the row is empty"
 
 
 def conversation_of(messages: Any, row: Mapping[str, Any], where: str = "") -> Conversation:

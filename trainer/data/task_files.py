@@ -16,7 +16,7 @@ from ...envs.row_files import files_at, opened
 from ...envs.rows import BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, message_from_dict, refuse_unread
 from .config import TasksConfig
-from .forms import as_task_row
+from .forms import as_task_row, no_messages
 
 MAX_ID_CHARS = 200
 OLD_KEYS = ("functions", "function_call")
@@ -148,7 +148,9 @@ def task_row(row: Mapping[str, Any], stem: str, number: int) -> TaskRow:
     if "reference_answer" in row and row["reference_answer"] in ("", {}, [], None):
         raise ValueError("reference_answer: is empty; leave it out")
     id = _read_id(row.get("id"))
-    messages = tuple(_messages(row.get("messages")))
+    if "messages" not in row:
+        raise ValueError(no_messages(row))
+    messages = tuple(_messages(row["messages"]))
     return TaskRow(id or f"{stem}-{number}", id is not None, number, messages, data)
 
 
