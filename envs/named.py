@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .contract import ENVS
-from .registry import ID_PATTERN, did_you_mean, load_plugin
+from .registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py", re.DOTALL)
 
@@ -51,7 +51,7 @@ def import_module(name: str, field: str) -> Any:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{field}: module {name} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{field}: module {name} cannot be imported: {said_of_import(error)}") from error
 
 
 def look_in(folder: str) -> None:

@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import re
 import sys
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -91,7 +92,7 @@ class Registry(Generic[T]):
                 component = component(id)  # type: ignore[operator]  # a family's entry point makes its members
         except Exception as error:
             where = f"{_distribution(entry)} failed to load from {entry.value}"
-            raise ValueError(f"{self.kind} {id!r} of {where}: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{self.kind} {id!r} of {where}: {said_of_import(error)}") from error
         return self._loaded.get(id) or self.register(id, component, _distribution(entry))
 
     def _unknown(self, id: str) -> str:
@@ -125,6 +126,13 @@ def check_id(id: str, kind: str) -> None:
         raise ValueError(f"{kind} id {id!r} must read namespace/name-vN, for example 'my-team/{kind}-v1'")
 
 
+def said_of_import(error: BaseException) -> str:
+    """What a module raised when it was imported, and the line that did: `NameError: name 'x' is not defined (at /mine/sums.py:3)`."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    named = not lines or isinstance(error, SyntaxError)  # the module was not found, or the message says its line already
+    return f"{type(error).__name__}: {error}" + ("" if named else f" (at {lines[-1].filename}:{lines[-1].lineno})")
+
+
 def load_plugin(path: str | Path) -> str:
     """Import a plug-in file so that its decorators register; return the module's name. Loading it twice is harmless.
 
@@ -146,7 +154,7 @@ def load_plugin(path: str | Path) -> str:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a program that ends itself when it is imported must not end this one in silence
         del sys.modules[name]
-        raise ValueError(f"plug-in {path} failed to import: {type(error).__name__}: {error}") from error
+        raise ValueError(f"plug-in {path} failed to import: {said_of_import(error)}") from error
     return name
 
 

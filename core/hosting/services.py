@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from burnish.envs.contract import make_env
 from burnish.envs.named import load_environment
-from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin
+from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote.tools import ToolService
 from burnish.envs.tool_sessions import SessionTools
@@ -173,7 +173,7 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"module {module!r} cannot be imported from {os.getcwd()}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"module {module!r} cannot be imported from {os.getcwd()}: {said_of_import(error)}") from error
 
 
 def _attribute(module: Any, name: str, target: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ...envs.callables import is_async
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
-from ...envs.registry import did_you_mean, load_plugin
+from ...envs.registry import did_you_mean, load_plugin, said_of_import
 from ...rpc.extras import require
 from ...rpc.urls import is_here, without_secrets
 from ..calling.caller import Caller, Fault
@@ -98,7 +98,7 @@ def load_handler(target: str) -> Callable[[Any, Any], Any]:
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
-        raise ValueError(f"module {match['module']} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"module {match['module']} cannot be imported: {said_of_import(error)}") from error
     handler = getattr(module, match["name"], None)
     if not callable(handler):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]

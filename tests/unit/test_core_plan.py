@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,12 @@ def test_a_plugin_of_the_recipe_brings_its_environment_and_its_error(model: Path
     plugin.write_text("from burnish import reward\n@reward('plan-test/one-v1')\ndef one(episode):\n    return 1.0\n")
     assert make_plan(recipe(model, plugins=[str(plugin)], reward_function="plan-test/one-v1")).phases
     broken = tmp_path / "broken.py"
-    for code, error in (("1 / 0\n", "ZeroDivisionError"), ("raise SystemExit(3)\n", "SystemExit: 3")):
+    place = rf"\(at {re.escape(str(broken))}:2\)$"
+    for code, error in (
+        ("\n1 / 0\n", rf"ZeroDivisionError: division by zero {place}"),
+        ("\nraise SystemExit(3)\n", rf"SystemExit: 3 {place}"),
+        ("\ndef half(:\n", r"SyntaxError: invalid syntax \(broken\.py, line 2\)$"),
+    ):
         broken.write_text(code)
         with pytest.raises(ValueError, match=rf"plug-in .*broken\.py failed to import: {error}"):
             make_plan(recipe(model, plugins=[str(broken)]))
