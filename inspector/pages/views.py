@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,16 @@ def episode_view(line: RunLine, found: Mapping[str, Any], group: Sequence[Mappin
         "colours": COLOURS,
         "drawn": _draw_of(line, found) is not None,
         "time": time_of(found),
+        "branching": branching_of(line, found),
     }
+
+
+def branching_of(line: RunLine, found: Mapping[str, Any]) -> str:
+    """The command that continues a whole episode from its last turn, to be copied into a shell: what a stranger's run calls its own is
+    quoted there, and no option."""
+    place = ["--phase", found["phase"], "--step", str(found["step"]), "--split", found["split"], "--mode", found["mode"]]
+    asked = ["--recipe", "RECIPE", *place, "--turn", str(len(found["turns"] or ())), "-n", "8"]
+    return shlex.join(["burnish", "branch", *asked, "--", f"runs/{line.name}", found["episode"]])
 
 
 def time_of(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Traject
 from burnish.inspector.pages import dashboard
 from burnish.inspector.pages.access import WithKey
 from burnish.inspector.pages.app import ASSETS, pages
+from burnish.inspector.pages.runs import RunLine
 from burnish.inspector.pages.tokens import shown_tokens
+from burnish.inspector.pages.views import branching_of
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult
@@ -251,3 +253,13 @@ def test_shades_tell_the_value() -> None:
     assert [[token.shade for token in one] for one in shown_tokens(row, "version", None)] == [["", "high-0"], ["high-0", "high-7"]]
     assert {token.shade for one in shown_tokens(row, "ratio", None) for token in one} == {""}
     assert [token.text for one in shown_tokens(row, "logprob", None) for token in one] == ["5 ", "6 ", "7 ", "8 "]
+
+
+def test_a_command_to_be_copied_quotes_what_a_run_calls_its_own() -> None:
+    line = RunLine("a b", Path("runs/a b"), 0.0, False)
+    found = {"episode": "--plugin=x; touch /tmp/y $(id)", "phase": "rft", "step": 3, "split": "train", "mode": "sampled", "turns": [{}, {}]}
+    said = branching_of(line, found)
+    assert said == (
+        "burnish branch --recipe RECIPE --phase rft --step 3 --split train --mode sampled --turn 2 -n 8 "
+        "-- 'runs/a b' '--plugin=x; touch /tmp/y $(id)'"
+    )
