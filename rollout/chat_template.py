@@ -1,17 +1,19 @@
 """Chat templates rendered within bounds: a template comes with its model, and is a program of whoever made that.
 
 jinja2's sandbox keeps a template from reaching anything, but not from going on for ever (two loops over `range(99999)`) or from making a
-text that fills the memory (`'a' * 10**10`). So every turn of a loop, every call of a macro and every number of a range is a step, of which
-a rendering has so many and so much time, and what is multiplied, added or joined is measured first.
+text that fills the memory (`'a' * 10**10`). So every turn of a loop, every call of a macro or a block and every number of a range is a
+step, of which a rendering has so many and so much time, and what is multiplied, added, joined or shown is measured first: a list of two
+lists of two lists … takes a few names to make, and for ever to write down.
 
-Not bounded are single filters and methods of texts (`center(10**10)`, `replace` of many short texts by long ones).
+Not bounded are single filters, tests and methods (`center(10**10)`, `replace` of many short texts by long ones), nor what many values
+take together.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MappingView, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +25,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MOST_STEPS: Final = 1_000_000
@@ -102,7 +105,7 @@ class _Steps(Extension):
         return True
 
     def concat(self, *values: Any) -> str:
-        texts = [str(value) for value in values]
+        texts = [str(_shown(value)) for value in values]
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
@@ -126,7 +129,7 @@ class _Counted(NodeTransformer):
         node.body.insert(0, nodes.ExprStmt(self._call("step"), lineno=node.lineno))
         return node  # type: ignore[no-any-return]
 
-    visit_CallBlock = visit_Macro
+    visit_CallBlock = visit_Block = visit_Macro
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -137,8 +140,9 @@ class _Bounded(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Steps, LoopControlExtension])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Steps, LoopControlExtension], finalize=_shown)
         self.filters["tojson"] = _to_json
+        del self.globals["lipsum"]
         self.globals |= {"range": _range, "raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -157,7 +161,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_number(*[left] * min(abs(right), MOST_BITS + 1))
         elif operator == "%" and isinstance(left, str):
-            _check_format(left, right)
+            _check_format(left, _shown(right))
         return super().call_binop(context, operator, left, right)
 
 
@@ -172,12 +176,28 @@ def _bytes_each(value: Any) -> int:
 
 def _range(*ends: int) -> range:
     numbers = range(*ends)
-    _BUDGET.get().take(len(numbers))
+    _BUDGET.get().take(len(numbers[: MOST_STEPS + 1]))  # the length of a long one is no length to Python
     return numbers
 
 
 def _refuse(message: str) -> None:
     raise TemplateError(message)
+
+
+_HOLDERS: Final = (list, tuple, Mapping, MappingView, Namespace)
+
+
+def _shown(value: Any) -> Any:
+    """A value that is about to be written down; each thing that it holds, as often as it holds it, is a step."""
+    inner = [value] if isinstance(value, _HOLDERS) else []
+    while inner:
+        one = inner.pop()
+        if isinstance(one, Namespace):
+            _refuse("a namespace is no text")
+        _BUDGET.get().take(len(one))
+        held = [*one, *one.values()] if isinstance(one, Mapping) else one
+        inner += [part for part in held if isinstance(part, _HOLDERS)]
+    return value
 
 
 def _to_json(
@@ -187,6 +207,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    _shown(value)
     if isinstance(indent, int):
         _check_length(1000 * indent)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -23,6 +23,8 @@ TALK: list[dict[str, Any]] = [
     {"role": "user", "content": "and <b>&'\"?"},
 ]
 TOOL = {"type": "function", "function": {"name": "add", "description": "Ädds.", "parameters": {"type": "object", "properties": {}}}}
+NESTED = "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+LAST_BLOCK = "{% block b40 %}{% endblock %}"
 NO_END = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "{% for a in range(1001) if range(1001)|length < 0 %}{% endfor %}",
@@ -30,6 +32,9 @@ NO_END = (
     "{% set c = 'x' * 2000 %}{% for a in c %}{% for b in c if b == a and false %}{% endfor %}{% endfor %}",
     "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
     "{% set ns = namespace(x=[1]) %}{% for a in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    *(f"{NESTED}{{{{ {shown} }}}}" for shown in ("ns.x", "ns.x ~ ''", "ns.x|tojson", "'%s' % (ns.x,)", "{'a': ns.x}.items()")),
+    "".join(f"{{% block b{i} %}}{{{{ self.b{i + 1}() }}}}{{{{ self.b{i + 1}() }}}}{{% endblock %}}" for i in range(40)) + LAST_BLOCK,
+    "{{ range(10 ** 30) }}",
 )
 TOO_LARGE = (
     "{{ 'a' * 4000000000 }}", "{{ 4000000000 * 'a' }}", "{{ 2 ** 4000000000 }}", "{{ '%4000000000d' % 1 }}",
