@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,9 +69,9 @@ def lineage(manifest: Manifest) -> tuple[str, ...]:
     Example: of a checkpoint of RFT on one of SFT on `nano`: `("sft-120", "nano")`.
     """
     known = {ancestor.digest: ancestor for ancestor in manifest.lineage}
-    names, queue, seen = list[str](), list[str](manifest.parents), {manifest.digest}
+    names, queue, seen = list[str](), deque[str](manifest.parents), {manifest.digest}
     while queue:
-        digest = queue.pop(0)
+        digest = queue.popleft()
         if digest not in seen:  # a manifest from elsewhere may claim that it descends from itself
             seen.add(digest)
             names.append(known[digest].name)

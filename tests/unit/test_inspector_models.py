@@ -87,3 +87,25 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(client: TestClient, r
 def test_a_bundle_has_them(run: Path, tmp_path: Path) -> None:
     write_bundle(run, tmp_path / "bundle", 10, Database())
     assert "sft-5" in (tmp_path / "bundle" / "models.html").read_text()
+
+
+def manifest_file(run: Path) -> Path:
+    return run / "checkpoints" / "sft-5" / "model" / "burnish.json"
+
+
+def test_a_count_of_parameters_that_no_float_holds_leaves_the_page_whole(run: Path, client: TestClient) -> None:
+    file = manifest_file(run)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"parameters": 10**400}))
+    page = client.get("/rollouts/-/models")
+    assert page.status_code == 200 and "cannot be read" in page.text and "parameters" in page.text
+
+
+def test_a_manifest_is_a_file_of_its_own_folder_and_no_larger_than_any_is(run: Path, tmp_path: Path) -> None:
+    file = manifest_file(run)
+    elsewhere = file.replace(tmp_path / "elsewhere.json")
+    file.symlink_to(elsewhere)
+    assert "leads out of the folder" in models_of("models-1", run)[1].problem
+    file.unlink()
+    with file.open("wb") as stream:
+        stream.truncate(5 << 20)
+    assert "is larger than 4 MiB" in models_of("models-1", run)[1].problem

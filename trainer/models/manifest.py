@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...envs.pydantic_words import message_of
+from ...rollout.store.own_files import own_file, read_whole
 
 MANIFEST_FILE = "burnish.json"
 CARD_FILE = "README.md"
@@ -27,6 +28,8 @@ Stage = Literal["none", "pretraining-partial", "pretraining-full", "mid-training
 """How far a model's training has come. "none": random weights. "pretraining-partial": pre-training that has not ended.
 "pretraining-full": a base model. "mid-training": continued on documents, or on documents and chats. "sft": taught conversations.
 "post-training": taught and aligned by preferences or otherwise, as most published chat models are. "rft": reinforced here."""
+MOST_BYTES = 4 << 20
+"""Of a `burnish.json`."""
 MAX_REASON = 1000
 """Characters of a reason that a manifest gives."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -112,7 +115,7 @@ class Manifest(BaseModel):
     stage: Stage
     source: str
     architecture: str
-    parameters: int = Field(ge=0)
+    parameters: int = Field(ge=0, lt=2**63)
     files: dict[FileName, Digest]
     parents: tuple[Digest, ...] = ()
     lineage: tuple[Ancestor, ...] = ()
@@ -167,12 +170,13 @@ def lineage_of(parents: Iterable[Manifest]) -> tuple[Ancestor, ...]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a model folder. Raises ValueError when `burnish.json` is missing or does not fit the schema."""
-    file = folder / MANIFEST_FILE
-    if not file.is_file():
+    """The manifest of a model folder. Raises ValueError when `burnish.json` is missing, leads out of the folder, is larger than any is, or
+    does not fit the schema."""
+    file = own_file(folder, MANIFEST_FILE)
+    if file is None:
         raise ValueError(f"{folder} has no {MANIFEST_FILE}; bring the model in with `burnish models import {folder}`")
     try:
-        return Manifest.model_validate_json(file.read_bytes())
+        return Manifest.model_validate_json(read_whole(file, MOST_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -184,7 +188,7 @@ def read_manifest(folder: Path) -> Manifest:
 def own_manifest(folder: Path) -> Manifest | None:
     """What `burnish.json` says of a model folder, None for one without, as every other tool writes them. Raises ValueError as
     `read_manifest` does when it is not sound."""
-    return read_manifest(folder) if (folder / MANIFEST_FILE).is_file() else None
+    return read_manifest(folder) if own_file(folder, MANIFEST_FILE) else None
 
 
 def file_sha256(file: Path) -> str:
