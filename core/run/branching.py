@@ -45,13 +45,15 @@ def branch(
 ) -> Branches:
     """Play `samples` episodes that say what the recorded one said before `turn`, and then what the model says.
 
-    addresses: of the recipe's services. make: the engine. Raises ValueError when the episode has no such turn, or its recipe's
-    environment is another one.
+    addresses: of the recipe's services. make: the engine. Raises ValueError when the episode has no such turn, its messages are not
+    those of its turns, or its recipe's environment is another one.
     """
     if not 1 <= turn <= episode.turns:
         raise ValueError(f"--turn {turn}: the policy spoke {episode.turns} times in {episode.id}; give a turn from 1 to {episode.turns}")
     if samples < 1:
         raise ValueError(f"--samples {samples}: give at least 1")
+    if len(spoken_at(episode)) != episode.turns:
+        raise ValueError(f"{episode.id} cannot be continued: its messages and its turns do not fit together")
     said, before = _said_before(episode, turn)
     setup = run.worker_setup(model, addresses, seed=run.seed)
 

@@ -89,6 +89,11 @@ def test_what_cannot_be_is_refused(run: ResolvedRun, model: Path, three_turns: S
         branch(run, {}, model, other, 1, 1, speaker([]))
 
 
+def test_turns_that_the_messages_do_not_have_are_refused(run: ResolvedRun, model: Path, three_turns: StoredEpisode) -> None:
+    with pytest.raises(ValueError, match="its messages and its turns do not fit together"):
+        branch(run, {}, model, replace(three_turns, turns=9), 8, 1, speaker([]))
+
+
 def test_the_command_says_what_came_of_it(
     run: ResolvedRun, model: Path, folder: Path, three_turns: StoredEpisode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
