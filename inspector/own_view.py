@@ -17,7 +17,7 @@ from .text import printable
 
 LARGEST_BYTES = 4 << 20
 """What may be drawn of one episode."""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
 """The content security policy of such a page; a server adds `sandbox`, which no page can say of itself."""
 IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 

@@ -104,7 +104,8 @@ class StrictChatApp:
             record.asked = request.get("messages")
         model = request.get("model") or (self._models()[0] if len(self._models()) == 1 else None)
         if not isinstance(model, str):
-            raise Refused(400, "model", f"the request must name a model; there are {', '.join(self._models())}", param="model")
+            there = ", ".join(filter(visit.caller.may_ask, self._models()))
+            raise Refused(400, "model", f"the request must name a model; there are {there}", param="model")
         if not visit.caller.may_ask(model):
             said = f"the key {visit.caller.name!r} may not ask for {model[:100]!r}"
             raise Refused(403, "model", said, code="insufficient_permissions", param="model")
