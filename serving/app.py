@@ -34,6 +34,8 @@ _CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", MODELS: "models", METRICS: 
 TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
 FORMATS: Final = ("text", "json_object", "json_schema")
 LARGEST_SCHEMA: Final = 16_384
+MOST_COUNTED: Final = 16
+"""Properties that a schema may count: the grammar's size grows with the cube of it."""
 MOST_ANSWERS: Final = 128
 """Of `n`, as OpenAI has it."""
 
@@ -157,11 +159,7 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
     answers = request.get("n")
     if answers is not None and (not isinstance(answers, int) or isinstance(answers, bool) or not 1 <= answers <= MOST_ANSWERS):
         raise _invalid(f"n must be a whole number from 1 to {MOST_ANSWERS}", "n")
-    form = request.get("response_format")
-    if form is not None and not (isinstance(form, dict) and form.get("type") in FORMATS):
-        raise _invalid(f"response_format must be an object whose type is one of {', '.join(FORMATS)}", "response_format")
-    if form is not None and len(json.dumps(form)) > LARGEST_SCHEMA:
-        raise _invalid(f"response_format may have {LARGEST_SCHEMA:,} characters: a grammar is made of its schema", "response_format")
+    _check_format(request.get("response_format"))
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and not _only_text(message.get("content")):
@@ -169,6 +167,31 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
                 'messages may hold text only: a part of a content reads {"type": "text", "text": …}; nothing is fetched', "messages"
             )
     return request
+
+
+def _check_format(form: Any) -> None:
+    """Raises Refused where a `response_format` is none, or would cost more than an answer to make a grammar of."""
+    if form is None:
+        return
+    if not isinstance(form, dict) or form.get("type") not in FORMATS:
+        raise _invalid(f"response_format must be an object whose type is one of {', '.join(FORMATS)}", "response_format")
+    if len(json.dumps(form)) > LARGEST_SCHEMA:
+        raise _invalid(f"response_format may have {LARGEST_SCHEMA:,} characters: a grammar is made of its schema", "response_format")
+    if _largest_count(form) > MOST_COUNTED:
+        said = (
+            f"a schema may ask for {MOST_COUNTED} properties at most by minProperties or maxProperties: the grammar of more takes minutes"
+        )
+        raise _invalid(said, "response_format")
+
+
+def _largest_count(form: Any) -> float:
+    """The largest number that `minProperties` or `maxProperties` has anywhere in a format, 0 where there is none."""
+    if isinstance(form, list):
+        return max(map(_largest_count, form), default=0)
+    if not isinstance(form, dict):
+        return 0
+    own = [form[name] for name in ("minProperties", "maxProperties") if isinstance(form.get(name), int | float)]
+    return max([*own, *map(_largest_count, form.values())], default=0)
 
 
 def _invalid(message: str, param: str | None = None) -> Refused:

@@ -27,8 +27,8 @@ PARSER_HEADER: Final = b"x-burnish-tool-parser"
 """In which the model's side says what reads its calls; clients do not see it."""
 CHOICES: Final = ("auto", "none")
 _ID = string.ascii_letters + string.digits
-_TRIED_LINES = 200
-"""Lines in which the beginning of the first call is looked for; what stands before it is kept as the message's content."""
+_TRIED_LINES = 50
+"""Lines in which the beginning of the first call, or the end of the last, is looked for; what stands around them is kept as content."""
 
 
 class ToolCallsApp:
@@ -95,6 +95,9 @@ class _Answer:
             await self.send(message)
         elif self.streams:
             made = b"".join(await asyncio.to_thread(self._events, body))
+            if not more:  # a choice that nobody ended goes out as it came
+                made = b"".join(event(one) for events in self.held.values() for one in events) + made + self.rest
+                self.held, self.rest = {}, b""
             if made or not more:
                 await self.send({**message, "body": made})
         else:
@@ -108,8 +111,8 @@ class _Answer:
         for choice in answer.get("choices", ()):
             calls = self._calls(choice["message"].get("content"), choice.get("finish_reason"))
             if calls:
-                before, rows = calls
-                choice["message"] |= {"content": before, "tool_calls": rows}
+                around, rows = calls
+                choice["message"] |= {"content": around, "tool_calls": rows}
                 choice["finish_reason"] = "tool_calls"
         return json.dumps(answer).encode()
 
@@ -139,19 +142,19 @@ class _Answer:
         calls = self._calls(said, last["finish_reason"])
         if not calls:
             return events
-        before, rows = calls
-        delta = {"role": "assistant", "content": before, "tool_calls": [{"index": i, **row} for i, row in enumerate(rows)]}
+        around, rows = calls
+        delta = {"role": "assistant", "content": around, "tool_calls": [{"index": i, **row} for i, row in enumerate(rows)]}
         return [events[-1] | {"choices": [{**last, "delta": delta, "finish_reason": "tool_calls"}]}]
 
     def _calls(self, said: str | None, finish: str | None) -> tuple[str | None, list[dict[str, Any]]] | None:
-        """What stands before the calls, and the calls; None where there are none, or where the answer was cut short or held back."""
+        """What stands around the calls, and the calls; None where there are none, or where the answer was cut short or held back."""
         assert self.parser is not None
         if not said or finish != "stop":
             return None
         found = self.parser(said, self.tools)
         if isinstance(found, Malformed) or not found:
             return None
-        return _before(said, found, self.parser, self.tools), [_row(call) for call in found]
+        return _around(said, found, self.parser, self.tools), [_row(call) for call in found]
 
 
 def _row(call: ToolCall) -> dict[str, Any]:
@@ -161,14 +164,16 @@ def _row(call: ToolCall) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _before(said: str, found: Sequence[ToolCall], parser: ToolParser, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """The text before the line in which the first call begins: the last from which on all of them are read."""
-    starts, at = [0], 0
-    for line in said.splitlines(keepends=True)[:_TRIED_LINES]:
-        at += len(line)
-        starts.append(at)
-    begin = next((start for start in reversed(starts) if start < len(said) and _same(parser(said[start:], tools), found)), 0)
-    return said[:begin].strip() or None
+def _around(said: str, found: Sequence[ToolCall], parser: ToolParser, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text before the line in which the first call begins, and after that in which the last ends."""
+    cuts = [0]
+    for line in said.splitlines(keepends=True):
+        cuts.append(cuts[-1] + len(line))
+    reads = [cut for cut in cuts[:_TRIED_LINES] if cut < len(said) and _same(parser(said[cut:], tools), found)]
+    begin = max(reads, default=0)
+    ends = [cut for cut in cuts[-_TRIED_LINES:] if cut > begin and _same(parser(said[begin:cut], tools), found)]
+    end = min(ends, default=len(said))
+    return "\n".join(part for part in (said[:begin].strip(), said[end:].strip()) if part) or None
 
 
 def _same(again: object, found: Sequence[ToolCall]) -> bool:

@@ -86,6 +86,7 @@ async def streamed(model: Model, **more: Any) -> tuple[str, list[tuple[str, str]
     [
         ('measure(3, "bore")', PYTHONIC, None, [("measure", {"part": 3, "feature": "bore"})]),
         ('Now.\nmeasure(3, "bore")\nstop()', PYTHONIC, "Now.", [("measure", {"part": 3, "feature": "bore"}), ("stop", {})]),
+        ("stop()\n\nNo medical advice.", PYTHONIC, "No medical advice.", [("stop", {})]),
         (HERMES, "burnish/hermes-v1", "I look.", [("measure", {"part": 3, "feature": "bore"})]),
     ],
 )
@@ -128,12 +129,18 @@ async def test_everything_else_is_text_as_it_was_written(says: str, finish: str,
         ({"tools": [{"function": {"name": "x"}}]}, "tools"),
         ({"response_format": {"type": "regex"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x" * 20_000}}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"anyOf": [{"minProperties": 60}]}}}}, "response_format"),
     ],
 )
 async def test_what_would_do_nothing_or_harm_is_refused(more: dict[str, Any], param: str) -> None:
     http = httpx.AsyncClient(transport=httpx.ASGITransport(chat_service(Model("x"), lambda: ("m",))), base_url="http://service")
     answer = await http.post("/v1/chat/completions", json={"model": "m", "messages": [{"role": "user", "content": "?"}], **more})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+async def test_a_stream_that_breaks_off_loses_no_text() -> None:
+    text, calls, finish, _ = await streamed(Model("It is", finish=None), tools=TOOLS)  # type: ignore[arg-type]
+    assert (text, calls, finish) == ("It is", [], None)
 
 
 async def test_nobody_outside_sees_which_parser_reads() -> None:
