@@ -189,7 +189,7 @@ _HOLDERS: Final = (list, tuple, Mapping, MappingView, Namespace)
 
 def _shown(value: Any) -> Any:
     """A value that is about to be written down; each thing that it holds, as often as it holds it, is a step."""
-    inner = [value] if isinstance(value, _HOLDERS) else []
+    inner: list[Any] = [value] if isinstance(value, _HOLDERS) else []
     while inner:
         one = inner.pop()
         if isinstance(one, Namespace):
