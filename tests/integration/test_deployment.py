@@ -158,7 +158,7 @@ def replica_of(version: str) -> psutil.Process:
     found = []
     for one in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # one that ended meanwhile, or that nobody has waited for
-            if f"ServeReplica:burnish-clerk-{version}" in " ".join(one.cmdline()):
+            if f"ServeReplica:burnish-clerk@{version}" in " ".join(one.cmdline()):
                 found.append(one)
     (replica,) = found
     return replica
