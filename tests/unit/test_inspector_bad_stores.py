@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def junk_index(run: Path) -> None:
     os.mkfifo(run / "episodes" / ".index" / "000001" / "rows.parquet")
 
 
+@contextmanager
+def shown(make: Callable[[Path], Any], home: Path) -> Iterator[TestClient]:
+    """The pages over the run `r`, into which `make` has put its store."""
+    run = home / "runs" / "r"
+    (run / "episodes").mkdir(parents=True)
+    for name, content in (("config.json", '{"name": "r"}'), ("seeds.json", "{}")):
+        (run / name).write_text(content)
+    make(run)
+    with TestClient(pages(home / "runs"), base_url="http://127.0.0.1:8266", raise_server_exceptions=False) as client:
+        yield client
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -85,12 +98,7 @@ def junk_index(run: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_store_that_cannot_be_read_is_named_by_every_page(make: Callable[[Path], Any], tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "r"
-    (run / "episodes").mkdir(parents=True)
-    for name, content in (("config.json", '{"name": "r"}'), ("seeds.json", "{}")):
-        (run / name).write_text(content)
-    make(run)
-    with TestClient(pages(tmp_path / "runs"), base_url="http://127.0.0.1:8266", raise_server_exceptions=False) as client:
+    with shown(make, tmp_path) as client:
         answers = {page: client.get(f"/rollouts/r{page.replace('EPISODE', EPISODE)}") for page in PAGES}
     assert {page: answer.status_code for page, answer in answers.items() if answer.status_code not in (200, 400, 410)} == {}
     assert any(answer.status_code == 400 for answer in answers.values()), "something says what is wrong"
@@ -99,11 +107,6 @@ def test_a_store_that_cannot_be_read_is_named_by_every_page(make: Callable[[Path
 
 @pytest.mark.parametrize("make", [with_row(), with_row(token_ids=[-1, 2**31 - 1]), junk_index])
 def test_what_is_odd_but_whole_is_shown(make: Callable[[Path], Any], tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "r"
-    (run / "episodes").mkdir(parents=True)
-    for name, content in (("config.json", '{"name": "r"}'), ("seeds.json", "{}")):
-        (run / name).write_text(content)
-    make(run)
-    with TestClient(pages(tmp_path / "runs"), base_url="http://127.0.0.1:8266", raise_server_exceptions=False) as client:
+    with shown(make, tmp_path) as client:
         for page in PAGES:
             assert client.get(f"/rollouts/r{page.replace('EPISODE', EPISODE)}").status_code == 200, page
