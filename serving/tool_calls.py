@@ -95,9 +95,8 @@ class _Answer:
             await self.send(message)
         elif self.streams:
             made = b"".join(await asyncio.to_thread(self._events, body))
-            if not more:  # a choice that nobody ended goes out as it came
-                made = b"".join(event(one) for events in self.held.values() for one in events) + made + self.rest
-                self.held, self.rest = {}, b""
+            if not more:
+                made += b"".join(self._unended()) + self.rest
             if made or not more:
                 await self.send({**message, "body": made})
         else:
@@ -122,9 +121,9 @@ class _Answer:
         return [made for one in whole if one for made in self._event(one)]
 
     def _event(self, raw: bytes) -> list[bytes]:
-        if not raw.startswith(b"data: ") or raw.startswith(DONE):
-            return [raw + b"\n\n"]
-        row = json.loads(raw[6:])
+        if raw.startswith(DONE):
+            return [*self._unended(), raw + b"\n\n"]
+        row = json.loads(raw[6:]) if raw.startswith(b"data: ") else {}
         if not row.get("choices"):
             return [raw + b"\n\n"]
         out = list[bytes]()
@@ -134,6 +133,11 @@ class _Answer:
             if choice.get("finish_reason") is not None:
                 out += [event(one) for one in self._ended(self.held.pop(choice["index"]))]
         return out
+
+    def _unended(self) -> list[bytes]:
+        """What is held of choices that nobody ended, as it came."""
+        held, self.held = self.held, {}
+        return [event(one) for events in held.values() for one in events]
 
     def _ended(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What goes out of a choice: its events as they came, or one of its calls."""

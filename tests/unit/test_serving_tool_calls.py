@@ -56,7 +56,8 @@ class Model:
         for row in rows:
             chunk = {**head, "object": "chat.completion.chunk", "choices": [row]}
             await send({"type": "http.response.body", "body": b"data: " + json.dumps(chunk).encode() + b"\n\n", "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def client(model: Model) -> AsyncOpenAI:
