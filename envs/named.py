@@ -14,6 +14,7 @@ from .contract import ENVS
 from .registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py", re.DOTALL)
+_MODULE_AND_ID = re.compile(r"\S+:\S*-v\d+")
 
 
 def load_function(target: str, field: str) -> Callable[..., Any]:
@@ -41,6 +42,18 @@ def load_environment(target: str) -> str:
         import_module(module, "environment")
     ENVS.get(id)
     return id
+
+
+def names_code(text: str) -> bool:
+    """Whether one of the resolvers (`load_function`, `load_environment`, `import_module`, `gymnasium.make`) would import a module of
+    somebody's own for a text: `module:function`, `module:Name-v0`, or whatever a `.py` file stands in. Nothing is looked for.
+
+    Example: `names_code("words.py:describe")`, but not `names_code("FrozenLake-v1")`, nor `names_code("Answer: yes or no")`.
+    """
+    module, _, name = text.rpartition(":")
+    if (module or text).endswith(".py"):
+        return True
+    return bool(_MODULE.fullmatch(module) and name.isidentifier()) or bool(_MODULE_AND_ID.fullmatch(text))
 
 
 def import_module(name: str, field: str) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from burnish.cli.needs import needs_engine
-from burnish.cli.options import JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption
+from burnish.cli.options import JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption, TrustOption
 
 if TYPE_CHECKING:
     from burnish.envs.types import Episode
@@ -44,6 +44,7 @@ def branch(
     mode: ModeOption = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")] = None,
     plugin: PluginOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a stored episode from one of its turns, several times, with this or another checkpoint, and score what comes of it."""
@@ -51,13 +52,13 @@ def branch(
     from burnish.cluster import services_of
     from burnish.inspector.stored import Which, chosen
     from burnish.inspector.text import finite, printable
-    from burnish.recipe.load import load_config
+    from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
     from burnish.rollout.engine import make_engine
     from burnish.run.branching import branch as play
     from burnish.trainer.models.finding import verified_model
 
-    run = resolve(load_config(recipe, set_ or (), plugin or ()))
+    run = resolve(load_recipe(recipe, set_ or (), plugin or (), trust, run_folder))
     found = list(chosen(run_folder, Which(phase, step, split, mode, rollout)))
     if len(found) > 1:
         places = "; ".join(one.where for one in found[:4])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption
+from burnish.cli.options import PluginOption, TrustOption
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")]
@@ -30,6 +30,7 @@ def debug(
     model: Annotated[bool, typer.Option("--model", help="Let the recipe's model speak, in this process.")] = False,
     set_: SetOption = None,
     plugin: PluginOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Play one episode in one process, where breakpoints in environment, tools and rewards fire. Exits with 1 when it fails."""
     if sum((bool(say), ask, model)) > 1:
@@ -37,13 +38,13 @@ def debug(
     needs_engine("debug --model") if model else needs_training("debug")
     from burnish.cluster import services_of
     from burnish.envs.failures import Failure
-    from burnish.recipe.load import load_config
+    from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
     from burnish.run.debugging import debug as play
     from burnish.run.debugging import in_order, task_named
     from burnish.run.display import new_console
 
-    run = resolve(load_config(recipe, set_ or (), plugin or ()))
+    run = resolve(load_recipe(recipe, set_ or (), plugin or (), trust))
     speaker = None if model else _typed if ask else in_order(say or [])
     chosen = task_named(run, task)
     with tempfile.TemporaryDirectory(prefix="burnish-debug-") as logs, services_of(run.services, Path(logs)) as addresses:

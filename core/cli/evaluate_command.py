@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption, StallOption
+from burnish.cli.options import PluginOption, StallOption, TrustOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +65,7 @@ def evaluate(
     set_: SetOption = None,
     plugin: PluginOption = None,
     platform: PlatformOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Measure a checkpoint by suites or on the held-out tasks of a recipe, or compare two evaluations item by item."""
     if compare is None and checkpoint is None:
@@ -74,10 +75,10 @@ def evaluate(
     asked = {"samples": samples, "temperature": temperature, "items": items, "threads": threads, "stall_s": stall_s}
     if recipe is not None:
         _refuse({**asked, "json": as_json}, "beside a RECIPE, which says how it is measured; leave it out, or name a --suite instead")
-        _by_recipe(str(checkpoint), recipe, suite, out, set_, plugin, platform)
+        _by_recipe(str(checkpoint), recipe, suite, out, set_, plugin, platform, trust)
         return
-    if set_ or platform:
-        raise ValueError("--set and --platform are of a RECIPE; there is none")
+    if set_ or platform or trust:
+        raise ValueError("--set, --platform and --trust are of a RECIPE; there is none")
     from rich.console import Console
 
     from burnish.run.display import new_console
@@ -160,15 +161,16 @@ def _by_recipe(
     set_: list[str] | None,
     plugin: list[Path] | None,
     platform: Literal["auto", "cpu", "gpu"] | None,
+    trust: bool,
 ) -> None:
     if suite or out:
         raise ValueError("a RECIPE's held-out tasks go to a run folder; give either a RECIPE or --suite (with --out)")
     needs_engine("evaluate")
-    from burnish.recipe.load import load_config
+    from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
     from burnish.run.pipeline import evaluate_checkpoint
 
-    evaluate_checkpoint(resolve(load_config(recipe, set_ or (), plugin or (), platform)), checkpoint)
+    evaluate_checkpoint(resolve(load_recipe(recipe, set_ or (), plugin or (), trust, platform=platform)), checkpoint)
 
 
 def _compared(folders: tuple[str, str], as_json: bool, console: Console) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from burnish.cli.needs import needs_training
-from burnish.cli.options import ArgOption, JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption
+from burnish.cli.options import ArgOption, JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption, TrustOption
 
 if TYPE_CHECKING:
     from burnish.inspector.regrade import Graded, Regrade, RewardSpread, RubricOf
@@ -34,6 +34,7 @@ def regrade(
     verifier_id: Annotated[str, typer.Option(metavar="ID", help="Which verifier of a server that has several.", show_default=False)] = "",
     arg: ArgOption = None,
     plugin: PluginOption = None,
+    trust: TrustOption = False,
     against: Annotated[str | None, typer.Option(metavar="PART", help="Compare with this part of the reward, not the total.")] = None,
     phase: PhaseOption = None,
     step: StepOption = None,
@@ -50,11 +51,11 @@ def regrade(
     from burnish.inspector.stored import Which, chosen
     from burnish.inspector.text import printable
 
-    _check_one(reward, verifier, recipe, verifier_id, arg or ())
+    _check_one(reward, verifier, recipe, verifier_id, arg or (), trust)
     if out is not None and out.exists():
         raise ValueError(f"{out} is there already, and results are never overwritten; give another --out")
     episodes = list(chosen(run_folder, Which(phase, step, split, mode)))
-    with _rubric(reward, verifier, verifier_id, recipe, arg or (), plugin or ()) as rubric_of:
+    with _rubric(reward, verifier, verifier_id, recipe, arg or (), plugin or (), run_folder, trust) as rubric_of:
         graded, left_out = grade(episodes, rubric_of, against)
     found, run = compared(graded, left_out, limit), run_folder.resolve().name
     if out is not None:
@@ -67,19 +68,28 @@ def regrade(
         raise typer.Exit(FAILED)
 
 
-def _check_one(reward: str | None, verifier: str | None, recipe: Path | None, verifier_id: str, args: Sequence[str]) -> None:
+def _check_one(reward: str | None, verifier: str | None, recipe: Path | None, verifier_id: str, args: Sequence[str], trust: bool) -> None:
     given = [name for name, value in (("--reward", reward), ("--verifier", verifier), ("--recipe", recipe)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"give one of --reward ID, --verifier HOST:PORT and --recipe RECIPE, not {' and '.join(given) or 'none'}")
     if args and reward is None:
         raise ValueError(f"--arg has no effect with {given[0]}: it is an option of a reward")
+    if trust and recipe is None:
+        raise ValueError(f"--trust has no effect with {given[0]}: nothing that the run names is run")
     if verifier_id and verifier is None:
         raise ValueError(f"--verifier-id has no effect with {given[0]}")
 
 
 @contextmanager
 def _rubric(
-    reward: str | None, verifier: str | None, verifier_id: str, recipe: Path | None, args: Sequence[str], plugins: Sequence[Path]
+    reward: str | None,
+    verifier: str | None,
+    verifier_id: str,
+    recipe: Path | None,
+    args: Sequence[str],
+    plugins: Sequence[Path],
+    run_folder: Path,
+    trust: bool,
 ) -> Iterator[RubricOf]:
     """What scores: one reward or verifier alone, or the rubrics of a recipe, its own environment's and those of what it blends, whose
     services are started for it."""
@@ -99,11 +109,11 @@ def _rubric(
         yield lambda environment: rubric
         return
     from burnish.cluster import services_of
-    from burnish.recipe.load import load_config
+    from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
     from burnish.recipe.services import service_references, with_addresses
 
-    run = resolve(load_config(recipe, (), plugins))
+    run = resolve(load_recipe(recipe, (), plugins, trust, run_folder))
     for name in run.plugins:
         load_plugin(name)
     used = {name for entry in run.rewards for name in service_references(entry.verifier)}

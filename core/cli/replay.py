@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from burnish.cli.needs import needs_training
-from burnish.cli.options import JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption
+from burnish.cli.options import JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption, TrustOption
 
 if TYPE_CHECKING:
     from burnish.inspector.replay import Divergence
@@ -52,6 +52,7 @@ def replay(
     split: SplitOption = None,
     mode: ModeOption = None,
     plugin: PluginOption = None,
+    trust: TrustOption = False,
     outward: Annotated[
         bool, typer.Option("--outward", help="Let the run folder name addresses to call, and variables and files with secrets to send.")
     ] = False,
@@ -65,7 +66,7 @@ def replay(
 
     if (rollout is None) != all_:
         raise ValueError("give the id of one episode, such as train-17/0, or --all")
-    with players_of(run_folder, plugin or (), outward) as players:
+    with players_of(run_folder, plugin or (), outward, trust) as players:
         outcomes = [_played(episode, players) for episode in chosen(run_folder, Which(phase, step, split, mode, rollout))]
     if as_json:
         typer.echo(json.dumps(finite(_row(outcomes)), allow_nan=False))

@@ -1,22 +1,24 @@
 """What a run that is only looked at is worked with again: the pieces of its recipe, from a config that may be anybody's.
 
-A run folder names code, as a recipe does: plug-ins, modules, services, functions among an environment's arguments. Whoever replays a run
-runs that code. What lies inside the folder itself is never run, so that a folder from elsewhere brings none along; and no address is
-called, and no variable or file of secrets read, that only the folder names, unless whoever replays it says so.
+A run folder names code, as a recipe does: plug-ins, modules, services, functions among an environment's arguments. Names that are
+registered, by burnish or by an installed package, are resolved; what else a folder names is imported or run only for whoever says that
+the run is his own, or names the plug-in himself. What lies inside the folder is never run, so that a folder from elsewhere brings none
+along; and no address is called, and no variable or file of secrets read, that only the folder names, unless whoever replays it says so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import all_suffixes
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from burnish.envs.named import names_code
 from burnish.recipe.config import RunConfig
-from burnish.recipe.load import config_as_recorded
+from burnish.recipe.load import config_as_recorded, load_config
 from burnish.recipe.resolve import EnvironmentSpec, environment_of
 from burnish.recipe.services import SERVICE, ServiceConfig, service_references
 from burnish.rewards.config import RewardConfig
@@ -42,20 +44,31 @@ _ADDRESS = re.compile(r"\A[^\s/]*:\d{1,5}(\Z|[,?])|\Aray:|://|[?&]\w+=")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _SECRETS = re.compile(r"(_env|token_file|key_file)\Z", re.IGNORECASE)
 """Arguments that name an environment variable, or a file, whose content is sent with calls."""
+_ADDRESSES = (SERVICE, "ray:")
+"""What begins as these is an address, and judged as one."""
+_MODULES = ("plugins", "services tools", "services python")
+"""Fields whose every value is code."""
+_CALLED = ("environment_args", "rewards", "services", "rft", "phases")
+"""Fields under which an address would be called."""
+NOT_RUN = "names {!r:.80}, which is neither built in nor installed; code of a run is run with --trust only, when the run is your own"
 
 
-def recorded_setup(folder: Path, outward: bool = False) -> RecordedSetup:
+def recorded_setup(folder: Path, outward: bool = False, trust: bool = False, plugins: Collection[Path] = ()) -> RecordedSetup:
     """Those pieces of the recipe in a run folder; its data, its model and its GPUs need not be here.
 
-    outward: whether the folder may name addresses, and variables and files that hold secrets.
+    outward: whether the folder may name addresses, and variables and files that hold secrets. trust: whether it may name code that nobody
+    registered. plugins: files that whoever replays it loads anyway.
 
-    Raises ValueError when `config.json` is missing or no config, or names code that lies in the folder, or an address or a secret that it
-    may not.
+    Raises ValueError when `config.json` is missing or no config, or names code that lies in the folder, or code, an address or a secret
+    that it may not.
     """
     config, home = config_as_recorded(folder), folder.resolve()
     for field, place in _code(config):
         if "\0" not in place and Path(place).resolve().is_relative_to(home):
             raise ValueError(f"{folder}: {field} names {place}, which lies in the run folder itself; code that came with a run is not run")
+    own = None if trust else next(_own_code(_played(config), plugins), None)
+    if own is not None:
+        raise ValueError(f"{folder}: {own[0]} {NOT_RUN.format(own[1])}")
     leads = None if outward else next(_outward(config), None)
     if leads is not None:
         field, text, meaning = leads
@@ -71,6 +84,67 @@ def recorded_setup(folder: Path, outward: bool = False) -> RecordedSetup:
     )
 
 
+def load_recipe(
+    recipe: Path, overrides: Sequence[str], plugins: Sequence[Path], trust: bool, run: Path | None = None, platform: str | None = None
+) -> RunConfig:
+    """A recipe that a command is given (see `load_config`). One that lies in a run folder is as much that folder's word as its
+    `config.json` is: it names registered code only, and no address, unless trust says that the run is one's own.
+
+    run: the run that the command is about. What `overrides` and `plugins` name, whoever gives the command names. Raises ValueError like
+    `load_config`, and when the recipe names what it may not.
+    """
+    config = load_config(recipe, overrides, plugins, platform)
+    if trust or not _of_a_run(recipe.resolve(), run):
+        return config
+    named = [(field, text) for field, text in _everything(config) if not any(text in one for one in overrides)]
+    own = next(_own_code(named, plugins), None)
+    if own is not None:
+        raise ValueError(f"{recipe}: {own[0]} {NOT_RUN.format(own[1])}")
+    leads = next(((field, text) for field, text in named if field.startswith(_CALLED) and _ADDRESS.search(text)), None)
+    if leads is not None:
+        raise ValueError(f"{recipe}: {leads[0]} names an address, {leads[1]!r:.80}, which a run folder may not; --trust allows it")
+    return config
+
+
+def _of_a_run(recipe: Path, run: Path | None) -> bool:
+    """Whether a recipe is part of a run folder: of the run given, or of another."""
+    inside = run is not None and recipe.is_relative_to(run.resolve())
+    return inside or recipe.is_dir() or recipe.name == "config.json" or (recipe.parent / "config.json").exists()
+
+
+def _own_code(named: Iterable[tuple[str, str]], plugins: Collection[Path]) -> Iterator[tuple[str, str]]:
+    """Those of the texts, each with its field, that name code which is neither built in nor installed, nor one of the plug-ins."""
+    given = {file.resolve() for file in plugins}
+    for field, text in named:
+        if field in _MODULES or (names_code(text) and not text.startswith(_ADDRESSES)):
+            file = text if text.endswith(".py") else text.rpartition(":")[0]
+            if not (file.endswith(".py") and "\0" not in file and Path(file).resolve() in given):
+                yield field, text
+
+
+def _played(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Every text that says what plays the episodes: the environments, and the services that they use."""
+    yield from (("plugins", one) for one in config.plugins)
+    yield "environment", config.environment
+    yield from ((field, text) for field, _, text in _arguments(config, used_only=True))
+    used = _used(config)
+    yield from (pair for name, service in config.services.items() if name in used for pair in _of_service(service))
+
+
+def _everything(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Every text of a recipe that is not a default."""
+    data = config.model_dump(mode="json", exclude_defaults=True, exclude={"services", "plugins"})
+    yield from (("plugins", one) for one in config.plugins)
+    yield from ((field, text) for name, value in data.items() for field, _, text in _texts(name, "", value))
+    yield from (pair for service in config.services.values() for pair in _of_service(service))
+    yield from ((field, text) for name, one in config.services.items() for field, _, text in _texts(f"services.{name}.kwargs", "", one.kwargs))
+
+
+def _of_service(service: ServiceConfig) -> Iterator[tuple[str, str]]:
+    fields = ((f"services {key}", getattr(service, key)) for key in ("tools", "verifier", "environment", "python", "address"))
+    return ((field, text) for field, text in fields if text is not None)
+
+
 def _code(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Every file that would be run, with the field that names it; a dotted module is looked for where burnish is started."""
     yield from (("plugins", plugin) for plugin in config.plugins)
@@ -84,12 +158,28 @@ def _code(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from ((f"services.{name}.python", service.python) for name, service in config.services.items() if service.python)
 
 
-def _arguments(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+def _arguments(config: RunConfig, used_only: bool = False) -> Iterator[tuple[str, str, str]]:
     """Every text that environments and services are made with, however deep: the field that it stands in, its key there, and itself."""
     blends = (table.blend for table in config.tables if isinstance(table, RFTPhaseConfig))
-    given: list[tuple[str, str, Any]] = [("environment_args", "", config.environment_args)]
-    given += [(f"blend {one.called}", "", one.environment_args) for one in chain(*blends)]
-    given += [(f"services.{name}.kwargs", "", service.kwargs) for name, service in config.services.items()]
+    used = _used(config) if used_only else config.services
+    yield from _texts("environment_args", "", config.environment_args)
+    for one in chain(*blends):
+        yield from _texts(f"blend {one.called}", "", one.environment_args)
+    for name, service in config.services.items():
+        if name in used:
+            yield from _texts(f"services.{name}.kwargs", "", service.kwargs)
+
+
+def _used(config: RunConfig) -> set[str]:
+    """The services that environments use."""
+    blends = (table.blend for table in config.tables if isinstance(table, RFTPhaseConfig))
+    given = (config.environment_args, *(one.environment_args for one in chain(*blends)))
+    return {name for one in given for name in service_references(one)}
+
+
+def _texts(field: str, key: str, value: Any) -> Iterator[tuple[str, str, str]]:
+    """Every text in plain data, keys included: the field that it stands in, its key there, and itself."""
+    given = [(field, key, value)]
     while given:
         field, key, value = given.pop()
         if isinstance(value, str):
@@ -102,10 +192,9 @@ def _arguments(config: RunConfig) -> Iterator[tuple[str, str, str]]:
 
 def _outward(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     """Every address, and every place of a secret, that an environment would be given: its field, itself, and what it is."""
-    used = set[str]()
+    used = {name for _, _, text in _arguments(config) for name in service_references(text)}
     for field, key, text in _arguments(config):
         if text.startswith(SERVICE):
-            used.update(service_references(text))
             continue
         if _SECRETS.search(key):
             yield field, text, "a variable or file that holds a secret"

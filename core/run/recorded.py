@@ -18,14 +18,16 @@ from burnish.rewards.calling.threads import Daemons
 
 
 @contextmanager
-def players_of(folder: Path, plugins: Sequence[Path] = (), outward: bool = False) -> Iterator[Mapping[str, Player]]:
+def players_of(
+    folder: Path, plugins: Sequence[Path] = (), outward: bool = False, trust: bool = False
+) -> Iterator[Mapping[str, Player]]:
     """The players by the name of their environment in a blend, "" for the recipe's own.
 
-    plugins: files to load beside those that the recipe names. outward: whether the folder may name addresses and secrets. Only services
-    that the environments use are started. Raises ValueError when an environment is unknown here, code that the recipe names is missing or
-    lies in the folder, or it names an address or a secret that it may not.
+    plugins: files to load beside those that the recipe names. outward: whether the folder may name addresses and secrets. trust: whether
+    it may name code that nobody registered. Only services that the environments use are started. Raises ValueError when an environment is
+    unknown here, code that the recipe names is missing or lies in the folder, or it names code, an address or a secret that it may not.
     """
-    run = recorded_setup(folder, outward)
+    run = recorded_setup(folder, outward, trust, plugins)
     for plugin in (*map(str, plugins), *run.plugins):
         load_plugin(plugin)
     if run.environment.module:

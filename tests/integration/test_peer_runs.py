@@ -381,6 +381,23 @@ def test_no_argument_of_a_recorded_environment_reaches_out(traced: Path, watch: 
                     burnish("replay", run, "--all")
 
 
+def test_no_code_that_only_a_run_folder_names_is_imported_by_a_replay(traced: Path, watch: Watch, tmp_path: Path) -> None:
+    """Code that could be imported, outside of the folder: a file, a module, and an environment that importing one would register."""
+    run = copied(traced, tmp_path)
+    config = json.loads((run / "config.json").read_text()) | {"plugins": [], "services": {}, "environment": "burnish/Gymnasium-v0"}
+    file = f"{watch.folder}/{MARK}.py"
+    changes: list[dict[str, Any]] = [{"plugins": [file]}]
+    changes += [{"environment": f"{code}:{MARK}/Env-v0"} for code in (file, MARK)]
+    for argument in (*watch.payloads, f"{MARK}:{MARK}-v0"):
+        changes += [{"environment_args": {name: argument}} for name in ("describe", "read_action", "env_id")]
+    for service in ({"tools": MARK}, {"tools": file}, {"environment": "burnish/Taxi-v0", "kwargs": {"describe": f"{MARK}:run"}}):
+        changes.append({"services": {"s": service}, "environment_args": {"env_id": "service:s"}})
+    for change in changes:
+        (run / "config.json").write_text(json.dumps({**config, **change}))
+        with watch.over(f"replay {change}"):
+            burnish("replay", run, "--all", "--outward")
+
+
 LINKED = (
     *RUN_FILES,
     *(f"episodes/{moment}.parquet" for moment in MOMENTS),

@@ -1,0 +1,110 @@
+"""A run folder names code only that is registered: anything else is imported for whoever says that the run is his own, and for nobody else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.stored_run import played, recipe, seeded, stored, tiny_model
+from typer.testing import CliRunner, Result
+
+from burnish.cli.main import app
+from burnish.envs.named import names_code
+
+pytestmark = pytest.mark.unit
+
+RECIPE = """
+name = "r"
+model = "{model}"
+environment = "burnish/Arithmetic-v0"
+[engine]
+max_context = 256
+[rft]
+steps = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "is_code"),
+    [
+        *((text, True) for text in ("words.py:describe", "a b.py:f", "words.py", "cProfile:run", "a.b:f", "my-mod:Env-v0", "m:a/Env-v0")),
+        *((text, False) for text in ("FrozenLake-v1", "burnish/Arithmetic-v0", "Answer: yes or no", "h.example:50051", "https://h/x", "local")),
+        *((text, False) for text in ("", ":", "12:30", "Play this: FrozenLake-v1", "runs/x/model")),
+    ],
+)
+def test_what_names_code_is_told_from_what_does_not(text: str, is_code: bool) -> None:
+    assert names_code(text) is is_code
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, in the folder that burnish is started in; beside it `mine.py`, whose import leaves a mark."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\ndef f(*given): return ''\n")
+    run = recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0")
+    return stored(run, played(run, seeded(1), ["7"]), tmp_path / "runs" / "one")
+
+
+def burnish(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+USED = {"environment": "burnish/Gymnasium-v0", "environment_args": {"env_id": "FrozenLake-v1"}}
+NAMED: list[tuple[str, dict[str, Any]]] = [
+    ("plugins", {"plugins": ["mine.py"]}),
+    ("environment", {"environment": "mine:burnish/Arithmetic-v0"}),
+    ("environment", {"environment": "mine.py:burnish/Arithmetic-v0"}),
+    ("environment_args.describe", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "describe": "mine:f"}}),
+    ("environment_args.deep.x", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "deep": [{"x": "mine.py:f"}]}}),
+    ("environment_args.env_id", {**USED, "environment_args": {"env_id": "mine:FrozenLake-v1"}}),
+    ("services tools", {"services": {"s": {"tools": "mine"}}, "environment_args": {"tools": "service:s"}}),
+    ("services python", {"services": {"s": {"environment": "burnish/Taxi-v0", "python": "py"}}, "environment_args": {"at": "service:s"}}),
+    ("services.s.kwargs.x", {"services": {"s": {"environment": "burnish/Taxi-v0", "kwargs": {"x": "mine:f"}}}, "environment_args": {"at": "service:s"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "change"), NAMED, ids=[f"{i}-{field}" for i, (field, _) in enumerate(NAMED)])
+def test_a_replay_imports_nothing_that_only_the_run_names(folder: Path, field: str, change: dict[str, Any]) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    found = burnish("replay", folder, "--all")
+    assert found.exit_code == 2 and f"{field} names" in found.stderr and "--trust" in found.stderr, found.output
+    assert not Path("ran").exists() and len(found.stderr.strip().splitlines()) == 1
+
+
+def test_whoever_trusts_a_run_or_names_its_code_himself_replays_it(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "plugins": ["mine.py"]}))
+    assert burnish("replay", folder, "--all", "--trust").exit_code == 0 and Path("ran").exists()
+    assert burnish("replay", folder, "--all", "--plugin", "mine.py").exit_code == 0
+    unused = {"services": {"s": {"verifier": "mine:f"}}, "plugins": []}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **unused}))
+    assert burnish("replay", folder, "--all").exit_code == 0, "a replay scores nothing, and starts no verifier"
+
+
+WAYS: list[tuple[str, ...]] = [
+    ("branch", "RUN", "train-0/0", "--recipe", "RECIPE"),
+    ("regrade", "RUN", "--recipe", "RECIPE"),
+    ("debug", "RECIPE"),
+    ("evaluate", "tiny", "RECIPE"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=[way[0] for way in WAYS])
+def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(folder: Path, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("branch", "debug", "evaluate_command"):
+        monkeypatch.setattr(f"burnish.cli.{command}.needs_engine", lambda command: None)
+    own, reward = folder / "recipe.toml", '[[rewards]]\nuse = "burnish/reward-lambda-v1"\nargs = { handler = "HANDLER" }\n'
+    for more, said in (
+        ('plugins = ["mine.py"]\n', "plugins names"),
+        ("", "rewards.args.handler names"),
+        ("", "names an address"),
+    ):
+        handler = "mine:f" if "handler" in said else "https://h.example/x"
+        own.write_text(more + RECIPE.format(model="tiny") + ("" if more else reward.replace("HANDLER", handler)))
+        found = burnish(*(str({"RUN": folder, "RECIPE": own}.get(word, word)) for word in way))
+        assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
+    assert not Path("ran").exists()
