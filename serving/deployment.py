@@ -18,6 +18,7 @@ The file may be edited while it is deployed: `Deployer.turn` makes what runs fol
 from __future__ import annotations
 
 import hashlib
+import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,6 +145,53 @@ def version_for(routes: Routes, asked: str, caller: str) -> str:
 
 State = Literal["starting", "ready", "failed"]
 
+FIRST_WAIT_S: Final = 0.25
+LONGEST_WAIT_S: Final = 10.0
+LASTING_S: Final = 300.0
+"""Seconds after which a fault that comes again and again is one that does not pass."""
+
+
+class Faults:
+    """What goes wrong while a file is followed: said once, and tried again after longer and longer, until it lasts `LASTING_S`.
+
+    Example: `wait(faults.wait_s)`, then `faults.over()` where all went well, or `if faults.lasting(error): stop()`.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._since: float | None = None
+        self._said = ""
+        self.wait_s = FIRST_WAIT_S
+
+    def lasting(self, error: Exception) -> bool:
+        """Whether this has gone on for too long; else it is said, unless it was the last time too."""
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        if now - self._since >= LASTING_S:
+            return True
+        line = said_of(error)
+        if line != self._said:
+            self._said = line
+            self._say(f"the deployment cannot be followed now, and is tried again: {line}")
+        self.wait_s = min(2 * self.wait_s, LONGEST_WAIT_S)
+        return False
+
+    def over(self) -> None:
+        """All went well."""
+        if self._since is not None:
+            self._say("the deployment is followed again")
+        self._since, self._said, self.wait_s = None, "", FIRST_WAIT_S
+
+
+def said_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {last_line(str(error))}"
+
+
+def last_line(text: str) -> str:
+    """The last line of a text that says something: of a traceback, what was raised."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
 
 class VersionFleet(Protocol):
     """What runs versions of models, and sends callers to them."""
@@ -180,10 +228,12 @@ class Deployer:
             raise ValueError("[service] changed, which takes effect at the next start only; models and weights may change while it runs")
         for name, table in deployment.served().items():
             before = self._started.get(name)
-            if before is not None and (before.model, before.replicas) != (table.model, table.replicas):
-                raise ValueError(
-                    f"{name} runs {before.replicas} x {before.model}; call what is another model, or more of it, another version"
-                )
+            if before is None or (before.model, before.replicas) == (table.model, table.replicas):
+                continue
+            state, why = self._fleet.state(name)
+            was = f"{before.replicas} x {before.model}"
+            now = f"did not start with {was} ({last_line(why)})" if state == "failed" else f"runs {was}"
+            raise ValueError(f"{name} {now}; call what is another model, or more of it, another version")
 
     def turn(self, deployment: Deployment) -> None:
         """Do what can be done now. Call it a few times a second."""
@@ -191,8 +241,8 @@ class Deployer:
         for name, table in wanted.items():
             if name not in self._started:
                 self._say(f"{name}: starting {table.model}{f', forced: {table.forced}' if table.forced else ''}")
-                self._started[name] = table
                 self._fleet.start(name, table)
+                self._started[name] = table
         self._tell_failures(wanted)
         routes = {model: self._shares(model, table) for model, table in deployment.models.items()}
         routes = {model: shares for model, shares in routes.items() if shares}

@@ -17,12 +17,13 @@ from ..guardrails.policy import Policy
 from ..rollout.engine.config import EngineConfig
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
-from .deployment import Deployer, Deployment, Routes, State, VersionTable, app_name, read_deployment
+from .deployment import Deployer, Deployment, Faults, Routes, State, VersionFleet, VersionTable, app_name, read_deployment, said_of
 from .gateway import GATEWAY, EngineReplica, Gateway
 from .promotion import servable_model
 from .rules import Rules, most_under_way, read_rules
 
 POLL_S: Final = 0.25
+FileState = tuple[int, int, int, int]
 CALL_S: Final = 60.0
 """How long the gateway may take to take a word."""
 LOCAL_CPUS: Final = 256
@@ -79,12 +80,21 @@ class ServeFleet:
 class DeploymentHandle:
     """A deployment that runs and follows its file. Use it as a context manager, or call `stop`. url: base of the API."""
 
-    def __init__(self, file: Path, deployment: Deployment, fleet: ServeFleet, url: str, owns_ray: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        read: tuple[Deployment, FileState],
+        fleet: VersionFleet,
+        url: str,
+        owns_ray: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        """read: what the file said, and what it was then; an edit since is followed from the start on."""
         self.url, self._file, self._owns_ray, self._say = url, file, owns_ray, say
-        self._deployment, self._seen = deployment, file.stat().st_mtime_ns
+        self._deployment, self._seen = read
         self._deployer = Deployer(fleet, say)
         self._over = threading.Event()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._following = threading.Thread(target=self._follow, daemon=True, name="burnish-deployment")
 
     def start(self) -> None:
@@ -95,6 +105,7 @@ class DeploymentHandle:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the deployment did not answer in time: {status_message() or 'its versions are still starting'}")
             time.sleep(POLL_S)
+            self._read_again()
             self._deployer.turn(self._deployment)
         self._following.start()
 
@@ -102,7 +113,8 @@ class DeploymentHandle:
         """Return never while the file is followed. Raises what ended that."""
         while self._following.is_alive():
             self._following.join(1.0)
-        raise RuntimeError(f"the deployment is no longer followed: {self._error}") from self._error
+        assert self._error is not None, "it ends when it is over, or by a fault"
+        raise RuntimeError(f"the deployment is no longer followed: {said_of(self._error)}") from self._error
 
     def stop(self) -> None:
         """End every version, the gateway, and Ray if it was started for it. Safe to call twice."""
@@ -118,20 +130,25 @@ class DeploymentHandle:
         self.stop()
 
     def _follow(self) -> None:
-        try:
-            while not self._over.wait(POLL_S):
+        """Until it is over, or a fault lasts: a gateway that is being replaced, or a file that cannot be read now, passes."""
+        faults = Faults(self._say)
+        while not self._over.wait(faults.wait_s):
+            try:
                 self._read_again()
                 self._deployer.turn(self._deployment)
-        except BaseException as error:
-            self._error = error
+            except Exception as error:
+                if faults.lasting(error):
+                    self._error = error
+                    return
+            else:
+                faults.over()
 
     def _read_again(self) -> None:
         """What the file says now, where that can be followed; else what it said before."""
         with contextlib.suppress(FileNotFoundError):  # for a moment, while an editor puts another in its place
-            seen = self._file.stat().st_mtime_ns
+            seen = _state_of(self._file)
             if seen == self._seen:
                 return
-            self._seen = seen
             try:
                 changed = read_deployment(self._file)
                 changed = changed.model_copy(update={"service": _on_this_machine(changed.service)})
@@ -139,6 +156,13 @@ class DeploymentHandle:
                 self._deployment = changed
             except ValueError as error:
                 self._say(f"not followed: {error}")
+            self._seen = seen
+
+
+def _state_of(file: Path) -> FileState:
+    """What is another once a file was written, put in another's place, or made readable."""
+    found = file.stat()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle:
@@ -147,6 +171,10 @@ def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle
     Raises ValueError when the file, a model, the keys or the policy cannot be read, or the port is taken; RuntimeError when a version does
     not start, having ended what was started.
     """
+    try:
+        seen = _state_of(file)  # before it is read: what is written meanwhile is read once more
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
     deployment = read_deployment(file)
     options = _on_this_machine(deployment.service)
     rules = read_rules(options)
@@ -156,7 +184,7 @@ def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle
     with free_port(options.host, options.port) as port:
         owns_ray = start_ray(options, LOCAL_CPUS)
     deployment = deployment.model_copy(update={"service": options})
-    handle = DeploymentHandle(file, deployment, ServeFleet(options, rules.policy), url_of(options, port), owns_ray, say)
+    handle = DeploymentHandle(file, (deployment, seen), ServeFleet(options, rules.policy), url_of(options, port), owns_ray, say)
     try:
         _start_gateway(options, rules, port)
         handle.start()

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.serving.deployment import (
+    LASTING_S,
+    LONGEST_WAIT_S,
     Deployer,
     Deployment,
+    Faults,
     Routes,
     State,
     VersionShare,
@@ -200,6 +203,37 @@ def test_edits_that_cannot_be_followed_are_said(deployer: Deployer) -> None:
     with pytest.raises(ValueError, match="at the next start only"):
         deployer.check(running.model_copy(update={"service": running.service.model_copy(update={"port": 1})}), running)
     deployer.check(deployment(v1=3, v2=1), running)
+
+
+def test_an_edit_of_a_version_that_did_not_start_is_told_so_and_why(deployer: Deployer, shop: Shop) -> None:
+    running = deployment(v1=1)
+    deployer.turn(running)
+    shop.states["m:v1"] = ("failed", "it failed to start 3 times:\nTraceback\n  a line\nOSError: no space left\n")
+    other = Deployment.model_validate(tomllib.loads('[models.m.versions.v1]\nmodel = "runs/other"'))
+    with pytest.raises(ValueError, match=r"^m:v1 did not start with 1 x runs/v1 \(OSError: no space left\); call what is another model"):
+        deployer.check(other, running)
+
+
+def test_a_version_whose_start_cannot_be_asked_for_is_started_later(deployer: Deployer, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shop, "start", lambda *given: (_ for _ in ()).throw(ConnectionError("Ray is not there")))
+        with pytest.raises(ConnectionError):
+            deployer.turn(deployment(v1=1))
+    deployer.turn(deployment(v1=1))
+    assert shop.begun == ["m:v1"]
+
+
+def test_a_fault_that_passes_is_said_once_and_one_that_lasts_ends_it(said: list[str]) -> None:
+    now = [0.0]
+    faults, waits = Faults(said.append, lambda: now[0]), list[float]()
+    while not faults.lasting(RuntimeError("many lines\nof a traceback\nthe gateway is gone")):
+        waits.append(faults.wait_s)
+        now[0] += faults.wait_s
+    assert waits[:3] == [0.5, 1.0, 2.0] and max(waits) == LONGEST_WAIT_S and LASTING_S <= now[0] <= LASTING_S + LONGEST_WAIT_S
+    assert said == ["the deployment cannot be followed now, and is tried again: RuntimeError: the gateway is gone"]
+    faults.over()
+    assert said[1:] == ["the deployment is followed again"] and faults.wait_s == 0.25
+    assert not faults.lasting(OSError("again")), "what passed counts no more"
 
 
 def test_the_files_of_the_page_are_what_it_says() -> None:
