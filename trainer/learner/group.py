@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TOGETHER_S = 15.0
+"""Seconds that learners wait for room on one node that could hold them all, before they take what there is on several."""
+
 
 @dataclass(frozen=True, slots=True)
 class LearnerLimits:
@@ -179,17 +182,23 @@ class LearnerGroup:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
         actor = ray.remote(LearnerActor).options(**options)
         self._actors = [actor.remote(rank, learners, limits.call_s) for rank in range(learners)]
-        meeting = None
-        if learners > 1:
-            for plugin in plugins:  # an objective's averaging is asked for here, before the batch is split
-                load_plugin(plugin)
-            alone = len(set(self._all("node"))) == 1
-            if not alone and not limits.apart:
-                self.shutdown()
-                raise ValueError(NOT_TRUSTED)
-            meeting = self._get([self._actors[0].listen.remote(alone)])[0]
-        self._node: str = self._all("node")[0]
-        self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
+        try:
+            meeting = self._meet(limits.apart, plugins) if learners > 1 else None
+            self._node: str = self._all("node")[0]
+            self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
+        except BaseException:
+            self.shutdown()  # nobody else can: what they took of the cluster would stay taken
+            raise
+
+    def _meet(self, apart: bool, plugins: Sequence[str]) -> tuple[str, int]:
+        """Where the learners meet. Raises ValueError when they are on more than one node, and may not be."""
+        for plugin in plugins:  # an objective's averaging is asked for here, before the batch is split
+            load_plugin(plugin)
+        alone = len(set(self._all("node"))) == 1
+        if not alone and not apart:
+            raise ValueError(NOT_TRUSTED)
+        place: tuple[str, int] = self._get([self._actors[0].listen.remote(alone)])[0]
+        return place
 
     def send_as(self, form: Form) -> None:
         """In which form engines get the weights from now on; at first, in float32."""
@@ -327,23 +336,46 @@ class LearnerGroup:
 
 
 def _place(learners: int, num_gpus: float, place_s: float) -> PlacementGroup | None:
-    """Room for all learners at once, close together; None where there is one, or where a group of the caller's has it (Ray Tune).
+    """Room for all learners at once: on one node where one could hold them all and has room within `TOGETHER_S`, else close together. None
+    where there is one learner, or where a group of the caller's has it (Ray Tune).
 
     Raises TimeoutError when the cluster does not have it.
     """
     if learners == 1 or get_current_placement_group() is not None:
         return None
     each = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
-    group = placement_group([each] * learners, strategy="PACK", name="learners")
-    try:
-        ray.get(group.ready(), timeout=place_s)
-    except ray.exceptions.GetTimeoutError as error:
-        remove_placement_group(group)
+    deadline = time.monotonic() + place_s
+    if _one_node_could(each, learners):
+        group = _room(each, learners, "STRICT_PACK", min(TOGETHER_S, place_s / 2))
+        if group is not None:
+            return group
+    group = _room(each, learners, "PACK", max(0.0, deadline - time.monotonic()))
+    if group is None:
         asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
         raise TimeoutError(
             f"the cluster had no room for {learners} learners of {asked} each within limits.place_s = {place_s:g} s; "
             "lower resources.learners"
-        ) from error
+        )
+    return group
+
+
+def _one_node_could(each: Mapping[str, float], learners: int) -> bool:
+    """Whether a node of the cluster has so much, free or not."""
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return any(all(has.get(name, 0.0) >= amount * learners for name, amount in each.items()) for has in nodes)
+
+
+def _room(each: Mapping[str, float], learners: int, strategy: str, wait_s: float) -> PlacementGroup | None:
+    """A placement group, None when there is no room for it in time."""
+    group = placement_group([dict(each)] * learners, strategy=strategy, name="learners")
+    try:
+        ray.get(group.ready(), timeout=wait_s)
+    except ray.exceptions.GetTimeoutError:
+        remove_placement_group(group)
+        return None
+    except BaseException:
+        remove_placement_group(group)
+        raise
     return group
 
 
