@@ -282,7 +282,8 @@ class _Episode:
                 running.add_done_callback(partial(_hand_over, unwanted))
             raise
         finally:
-            heard.cancel()
+            if not heard.cancel() and not heard.cancelled():
+                heard.exception()  # it was late or nobody waits for it: read, so that asyncio does not say that it never was
             if not running.done():
                 self.parts.left.add(f"{self.parts.env_id} {what}", running)
 

@@ -240,13 +240,20 @@ class RolloutWorker:
         return Progress(self._episodes, self._tokens, self._round.pending, meter.ended, meter.under_way)
 
     def close(self) -> None:
-        """Cancel what runs and release engine and event loop. Raises LoopEnded when that has ended before."""
+        """Cancel what runs and release engine and event loop. Raises LoopEnded when that has ended before; the engine is released all the
+        same."""
         try:
             self.cancel()
         finally:
-            self._call(self.engine.close(), self._close_s)
+            self._close_engine()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10.0)
+
+    def _close_engine(self) -> None:
+        try:
+            self._call(self.engine.close(), self._close_s)
+        except LoopEnded:  # its process, or its thread, lives on, and nobody else knows of it
+            asyncio.run(asyncio.wait_for(self.engine.close(), self._close_s))
 
     def _run_loop(self) -> None:
         why = "it was stopped"

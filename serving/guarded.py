@@ -139,6 +139,8 @@ class GuardedChatApp:
             if not answering.done():
                 answering.cancel()
                 await asyncio.wait((answering,))
+                if not answering.cancelled():
+                    answering.exception()  # of an answer that was cut off, nobody waits for how it ended
 
 
 def _unavailable(what: str) -> Refused:

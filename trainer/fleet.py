@@ -215,7 +215,11 @@ class RayFleet:
         return {runner.name: self._insist(runner, call, ask, "did not score the probe of the weight sync") for runner, call in calls}
 
     def stop(self) -> None:
-        """Drop what is under way and waiting. A runner that has not by then is replaced. Raises FleetError when it stays away."""
+        """Drop what is under way and waiting. A runner that has not by then is replaced. Raises FleetError when it stays away.
+
+        One that comes back is owed nothing, and gets its weights with the next that it is given: those of before may be gone with the node
+        of a learner that died.
+        """
         self._waiting.clear()
         calls = [(runner, runner.actor.cancel.remote()) for runner in self._runners if runner.owed]
         for runner in self._runners:
@@ -225,9 +229,10 @@ class RayFleet:
             try:
                 ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
             except RayActorError:
-                self._bring_back(runner)
+                self._await(runner)
             except (RayError, GetTimeoutError) as error:
-                self._replace(runner, f"it did not drop its work: {_last_line(error)}")
+                self._kill(runner, f"it did not drop its work: {_last_line(error)}")
+                self._await(runner)
 
     def _hand_out(self) -> None:
         """Give waiting tasks to the runners with the fewest episodes, as long as they have room."""
@@ -284,11 +289,15 @@ class RayFleet:
             self._replace(runner, owed[0])
 
     def _replace(self, runner: _Runner, why: str = NO_ANSWER) -> None:
-        """Kill a runner that does not answer, or whose engine or environments are gone or hang; Ray starts it anew."""
+        """Kill a runner that does not answer, or whose engine or environments are gone or hang, and bring it back."""
+        self._kill(runner, why)
+        self._bring_back(runner)
+
+    def _kill(self, runner: _Runner, why: str) -> None:
+        """End a runner; Ray starts it anew."""
         log.warning("%s is replaced: %s", runner.name, why)
         runner.why = why
         ray.kill(runner.actor, no_restart=False)
-        self._bring_back(runner)
 
     def _bring_back(self, runner: _Runner) -> None:
         """Wait for a runner, give it the weights, and submit again what it owes. Raises FleetError when it does not come back."""

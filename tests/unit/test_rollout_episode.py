@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from burnish.rewards.rubric import Rubric
 from burnish.rewards.types import RewardInput, Score
 from burnish.rollout.collect import collect
 from burnish.rollout.config import RolloutConfig
-from burnish.rollout.conversation import EpisodeParts, request_seed
+from burnish.rollout.conversation import EpisodeParts, Talk, _Episode, _Span, request_seed
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.episode import run_episode, run_with_retries
 from burnish.rollout.renderers import TemplateRenderer
@@ -506,6 +507,22 @@ def test_a_long_observation_is_encoded_beside_the_loop_and_one_that_cannot_fit_n
         monkeypatch.undo()
         assert episode.reward is not None and episode.truncation == (None if tried else "context")
         assert [on_loop for size, on_loop in encoded if size > 10_000] == tried
+
+
+async def test_how_a_call_that_came_too_late_ended_is_read(tokenizer, threads) -> None:
+    said: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["message"]))
+
+    def breaks() -> None:
+        raise OSError("after its deadline")
+
+    limits = parts(tokenizer, threads, ScriptedEngine([[1]]))
+    late = Failure(FailureKind.ENV_TIMEOUT, ENV_ID, "no answer")
+    with pytest.raises(EpisodeFailure, match="no answer"):
+        await _Episode(limits, TASK, "train-0/0", 1.0, Talk()).in_thread(breaks, "step", 60.0, late, _Span(lambda: 100.0, 0.0))
+    gc.collect()
+    await asyncio.sleep(0)
+    assert said == [], "asyncio says of an exception that nobody read that it was never retrieved"
 
 
 def test_rewards_that_add_up_to_no_number_are_a_failure_of_the_environment(tokenizer, threads) -> None:

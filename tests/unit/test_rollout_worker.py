@@ -358,6 +358,7 @@ def test_an_event_loop_that_has_ended_is_said_to_everyone_who_asks(tmp_path: Pat
     for call in (lambda: worker.sample(0.01), lambda: worker.submit(tasks(2, 1), 1, 1.0), lambda: worker.score([[1]]), worker.close):
         with pytest.raises(WorkerUnfit, match=said):
             call()
+    assert worker.engine._lost == "the engine was closed", "its process would live on"  # type: ignore[attr-defined]
     bury(worker)
 
 
