@@ -7,6 +7,7 @@ will be. A key can so go over its tokens by what it had under way, which `parall
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ from .spending import Spending
 MINUTE_S: Final = 60.0
 AGAIN_S: Final = 1.0
 """When to come again, where only other answers' ends are waited for."""
+LIMITED: Final[tuple[Route, ...]] = ("chat", "guardrail")
+"""What a model or a detector works for."""
 
 Reason = Literal[
     "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",
@@ -124,6 +127,21 @@ class RequestAdmission:
             raise Refused(401, "expired", f"the key {name!r} has expired", code="invalid_api_key")
         return KeyHolder(name, keys[name])
 
+    async def check_budget(self, caller: KeyHolder, route: Route) -> None:
+        """To be asked before `visit`. Raises Refused: 429 when a key has spent its budget, 503 while nobody can say."""
+        key = caller.key
+        if key is None or key.budget_tokens is None or route not in LIMITED:
+            return
+        assert self._spent is not None, "a keys file has its spending beside it"
+        try:
+            spent = await self._spent.spent(key)
+        except sqlite3.Error:
+            said = "what the keys of this service have spent cannot be read"
+            raise Refused(503, "keys_unreadable", said, code="keys_unreadable", again_s=5.0) from None
+        if spent >= key.budget_tokens:
+            said = f"the key {caller.name!r} has spent its budget of {key.budget_tokens} tokens"
+            raise Refused(429, "budget", said, code="insufficient_quota")
+
     @contextmanager
     def visit(self, caller: KeyHolder, route: Route) -> Iterator[Visit]:
         """Let a caller call a route: what it took is counted at the end. Raises Refused: 403, 429, or 503 when too much is under way."""
@@ -132,7 +150,7 @@ class RequestAdmission:
             said = f"the key {caller.name!r} may not call this; it may call {', '.join(key.routes)}"
             raise Refused(403, "route", said, code="insufficient_permissions")
         visit = Visit(self, caller)
-        if route not in ("chat", "guardrail"):  # what a model or a detector works for is limited
+        if route not in LIMITED:
             yield visit
             return
         if key is not None:
@@ -163,11 +181,6 @@ class RequestAdmission:
             if wait > 0:
                 said = f"the key {name!r} has {limit} {what} a minute; come again in {math.ceil(wait)} s"
                 raise Refused(429, what, said, code="rate_limit_exceeded", again_s=wait)
-        if key.budget_tokens is not None:
-            assert self._spent is not None, "a keys file has its spending beside it"
-            if self._spent.of(key) >= key.budget_tokens:
-                said = f"the key {name!r} has spent its budget of {key.budget_tokens} tokens"
-                raise Refused(429, "budget", said, code="insufficient_quota")
 
 
 class Visit:
@@ -205,4 +218,4 @@ class Visit:
         if self.tokens:
             used.tokens.add(admission._clock(), self.tokens)
             if admission._spent is not None:
-                admission._spent.add(key, self.tokens)
+                admission._spent.note(key, self.tokens)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from ..envs.tool_calls import parser_of_template
 from ..trainer.models.manifest import own_manifest
 from .config import ServingConfig
+from .counting import CountedChatApp
 from .rendering import PYTHONIC, RenderedChatApp
 
 if TYPE_CHECKING:
@@ -53,4 +54,4 @@ async def start_engine(model: Path, name: str, options: ServingConfig) -> Served
         threads=options.threads,
         silent_s=options.request_timeout_s,
     )
-    return ServedEngine(RenderedChatApp(service.asgi, renderer, parser, writes_calls=not renderer.takes_calls), service)
+    return ServedEngine(RenderedChatApp(CountedChatApp(service.asgi, service.taken), renderer, parser, writes_calls=not renderer.takes_calls), service)

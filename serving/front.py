@@ -38,6 +38,7 @@ class Front:
             known, record.key = True, caller.name
             if isinstance(route, Refused):
                 raise route
+            await self.admission.check_budget(caller, route)
             with self.admission.visit(caller, route) as visit:
                 self.books.began(record)
                 began = True

@@ -26,7 +26,7 @@ from .config import ServingConfig
 from .deployment import Routes, app_name, names, version_for
 from .engine import start_engine
 from .rules import Rules, front_of, load_plugins
-from .wire import CHAT, HEALTH, answer, live, read_body
+from .wire import CHAT, HEALTH, USAGE, answer, live, read_body
 
 GATEWAY: Final = "burnish-gateway"
 ATTEMPTS: Final = 3
@@ -135,7 +135,7 @@ class Router:
                 try:
                     async for batch in calls[-1]:
                         for message in batch:
-                            begun = True
+                            begun = begun or message["type"] != USAGE
                             await send(message)
                     ended = True
                     return

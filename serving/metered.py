@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .admission import Refused
 from .audit import BROKEN_OFF, Record, record_of
 from .event_stream import DONE, event
-from .wire import CHAT, read_body, with_length, with_request
+from .wire import CHAT, USAGE, read_body, with_length, with_request
 
 EVERY_CHUNK = {"include_usage": True, "continuous_usage_stats": True}
 """What vLLM is asked for, so that a stream that is broken off has been counted."""
@@ -47,6 +47,9 @@ def _metering(meter: MeteredStream, send: Send) -> Send:
 
     async def metered(message: Message) -> None:
         nonlocal events
+        if message["type"] == USAGE:
+            meter.note(message)
+            return
         if message["type"] == "http.response.start":
             events = message["status"] == 200
         elif events and message["type"] == "http.response.body":
@@ -66,6 +69,9 @@ def _counting(record: Record, send: Send, answered: Callable[[], None]) -> Send:
 
     async def counted(message: Message) -> None:
         nonlocal start
+        if message["type"] == USAGE:
+            _note_usage(record, message)
+            return
         if message["type"] == "http.response.start":
             start = message
             return
@@ -97,6 +103,10 @@ class MeteredStream:
         self._rest = b""
         self._written: dict[int, int] = {}
 
+    def note(self, usage: Mapping[str, Any]) -> None:
+        """Count what was taken before an event says so."""
+        _note_usage(self._record, usage)
+
     def take(self, piece: bytes) -> bytes:
         *whole, self._rest = (self._rest + piece).split(b"\n\n")
         return b"".join(self._event(one) for one in whole if one)
@@ -120,5 +130,6 @@ class MeteredStream:
 
 
 def _note_usage(record: Record, usage: Mapping[str, Any]) -> None:
-    record.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-    record.completion_tokens = int(usage.get("completion_tokens") or 0)
+    """What was taken at the least: the engine's word and the answer's come by different ways, and only ever say more."""
+    record.prompt_tokens = max(record.prompt_tokens, int(usage.get("prompt_tokens") or 0))
+    record.completion_tokens = max(record.completion_tokens, int(usage.get("completion_tokens") or 0))

@@ -196,8 +196,9 @@ def sampling_params(request: GenerateRequest) -> Any:
     )
 
 
-def count_tokens(llm: Any, sampled: Callable[[int], None]) -> None:
-    """Have `sampled` told how many tokens each step of vLLM's `LLMEngine` or `AsyncLLM` gave, in the thread that takes them in.
+def count_tokens(llm: Any, sampled: Callable[[int], None], each: Callable[[Any, int], None] | None = None) -> None:
+    """Have `sampled` told how many tokens each step of vLLM's `LLMEngine` or `AsyncLLM` gave, in the thread that takes them in; and `each`,
+    how many to which request, a `RequestState` of vLLM's.
 
     Answers come whole, and vLLM's statistics come with Prometheus; what every step passes through in this process is its output processor.
     """
@@ -206,6 +207,10 @@ def count_tokens(llm: Any, sampled: Callable[[int], None]) -> None:
 
     def counting(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         sampled(sum(len(one.new_token_ids) for one in outputs))
+        for one in outputs if each is not None else ():
+            state = processor.request_states.get(one.request_id)
+            if state is not None and each is not None:
+                each(state, len(one.new_token_ids))
         return process(outputs, *args, **kwargs)
 
     processor.process_outputs = counting

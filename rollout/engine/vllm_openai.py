@@ -61,6 +61,30 @@ class Pulse:
             raise TimeoutError(f"the engine hangs: asked for {self._silent:.0f} s, it has sampled no token for any request")
 
 
+class Taken:
+    """The tokens that chat requests have taken so far, by the `x-request-id` that they carry. An answer in one piece says so only at its
+    end, and one that is broken off never does."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[int, int]] = {}
+
+    def begin(self, id: str) -> None:
+        self._of[f"chatcmpl-{id}"] = (0, 0)  # as vLLM calls it
+
+    def read(self, id: str) -> tuple[int, int]:
+        """Tokens of the prompt, once it was read, and of all answers so far."""
+        return self._of[f"chatcmpl-{id}"]
+
+    def forget(self, id: str) -> None:
+        del self._of[f"chatcmpl-{id}"]
+
+    def note(self, state: Any, tokens: int) -> None:
+        """state: vLLM's, of one answer to a request."""
+        before = self._of.get(state.external_req_id)
+        if before is not None:
+            self._of[state.external_req_id] = (state.prompt_len, before[1] + tokens)
+
+
 @dataclass(frozen=True)
 class OpenAIApp:
     """A running engine and the ASGI application in front of it."""
@@ -68,6 +92,7 @@ class OpenAIApp:
     asgi: ASGIApp
     engine: Any
     pulse: Pulse
+    taken: Taken
 
     async def check_health(self) -> None:
         """Raises vLLM's EngineDeadError when the engine is gone, TimeoutError when it hangs."""
@@ -118,8 +143,8 @@ async def start_openai_app(
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
-    pulse = Pulse(silent_s)
-    count_tokens(engine, pulse.sampled)
+    pulse, taken = Pulse(silent_s), Taken()
+    count_tokens(engine, pulse.sampled, taken.note)
     try:
         await engine.collective_rpc("die_with_parent")
         tasks = await engine.get_supported_tasks()
@@ -128,7 +153,7 @@ async def start_openai_app(
     except BaseException:
         engine.shutdown(timeout=0)
         raise
-    return OpenAIApp(app, engine, pulse)
+    return OpenAIApp(app, engine, pulse, taken)
 
 
 def context_length(config: dict[str, Any], asked: int | None) -> int:

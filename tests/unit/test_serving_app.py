@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from burnish.rollout.engine.vllm_openai import OpenAIApp, Pulse, context_length, kv_cache_bytes
+from burnish.rollout.engine.vllm_openai import OpenAIApp, Pulse, Taken, context_length, kv_cache_bytes
 from burnish.serving.admission import RequestAdmission
 from burnish.serving.app import StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
@@ -244,7 +244,7 @@ async def test_a_replica_is_well_while_its_engine_samples_or_is_asked_for_nothin
         async def check_health(self) -> None:
             """vLLM finds nothing wrong with one that only hangs."""
 
-    service = OpenAIApp(echo, Engine(), Pulse(300.0, lambda: now[0]))
+    service = OpenAIApp(echo, Engine(), Pulse(300.0, lambda: now[0]), Taken())
 
     async def is_well(seconds: float, tokens: int = 0) -> None:
         for _ in range(round(seconds / 10)):
@@ -260,3 +260,14 @@ async def test_a_replica_is_well_while_its_engine_samples_or_is_asked_for_nothin
     with pytest.raises(TimeoutError, match="the engine hangs: asked for 300 s, it has sampled no token for any request"):
         await is_well(10)
     await is_well(10, tokens=1)
+
+
+def test_the_tokens_of_a_request_are_those_of_all_its_answers() -> None:
+    taken = Taken()
+    taken.begin("one")
+    for name, tokens in (("chatcmpl-one", 1), ("chatcmpl-one", 2), ("chatcmpl-other", 5)):
+        taken.note(SimpleNamespace(external_req_id=name, prompt_len=7), tokens)
+    assert taken.read("one") == (7, 3)
+    taken.forget("one")
+    taken.note(SimpleNamespace(external_req_id="chatcmpl-one", prompt_len=7), 1)
+    assert taken._of == {}, "nothing is kept of what has ended"

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import json
 import os
+import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,7 @@ from burnish.serving.admission import MINUTE_S, KeyHolder, Refused, RequestAdmis
 from burnish.serving.app import chat_service
 from burnish.serving.audit import Audit, Books
 from burnish.serving.config import ServingConfig, serving_options
+from burnish.serving.counting import CountedChatApp
 from burnish.serving.front import Front
 from burnish.serving.key_files import new_key, read_expiry, revoke
 from burnish.serving.keys import Filed, Key, Listed, holder, listed_keys, read_keys, sha256_of
@@ -131,7 +134,7 @@ def test_the_commands(tmp_path: Path) -> None:
     file, run = str(tmp_path / "keys.toml"), CliRunner().invoke
     made = run(app, ["keys", "new", file, "team", "--model", "m", "--route", "chat", "--parallel", "2", "--expires", "30d"])
     assert made.exit_code == 0 and read_keys(Path(file))["team"].sha256 == sha256_of(made.stdout.strip().encode())
-    Spending(Path(file)).add(read_keys(Path(file))["team"], 42)
+    Spending(Path(file)).add(read_keys(Path(file))["team"].sha256, 42)
     (row,) = json.loads(run(app, ["keys", "list", file, "--json"]).stdout)
     assert (row["name"], row["state"], row["models"], row["parallel"], row["spent_tokens"]) == ("team", "valid", ["m"], 2, 42)
     assert "sha256" not in row
@@ -225,11 +228,51 @@ def test_a_budget_outlasts_the_service_and_a_new_key_has_its_own(tmp_path: Path)
             visit.tokens = tokens
     again = RequestAdmission(Filed(tmp_path / "keys.toml"), spent=Spending(tmp_path / "keys.toml"))
     for one in (made, again):
-        refused = refusal(one, caller)
+        with pytest.raises(Refused) as caught:
+            asyncio.run(one.check_budget(caller, "chat"))
+        refused = caught.value
         assert (refused.status, refused.code, refused.again_s) == (429, "insufficient_quota", None)
     new_key(tmp_path / "keys.toml", "other", budget_tokens=10)
-    with again.visit(KeyHolder("other", read_keys(tmp_path / "keys.toml")["other"]), "chat"):
-        """It has spent nothing."""
+    asyncio.run(again.check_budget(KeyHolder("other", read_keys(tmp_path / "keys.toml")["other"]), "chat"))  # it has spent nothing
+    asyncio.run(made.check_budget(caller, "models"))
+
+
+async def test_a_database_that_another_service_writes_to_holds_up_nobody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(tmp_path, budget_tokens=100)
+    free = new_key(service.file, "free")
+    spending, key = service.admission._spent, read_keys(service.file)["team"]
+    assert spending is not None
+    spending._database.execute("PRAGMA busy_timeout = 1")
+    other = sqlite3.connect(service.file.with_name("keys.toml.spent"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert (await service.ask(free)).status_code == 200 and (await service.ask()).status_code == 200
+    assert await spending.spent(key) == 9, "it counts before it is written"
+    assert "spent tokens cannot be written now, and are kept: database is locked" in caplog.text
+    other.execute("COMMIT")
+    spending.note(key, 1)
+    assert await spending.spent(key) == 10 == await asyncio.to_thread(Spending(service.file).of, key)
+    spending.close()
+    other.close()
+
+
+async def test_a_budget_that_nobody_can_read_lets_nobody_in_for_now(tmp_path: Path) -> None:
+    service = Service(tmp_path, budget_tokens=100)
+    assert service.admission._spent is not None
+    service.admission._spent._database.execute("DROP TABLE spent")
+    assert error(await service.ask()) == (503, "server_error", "keys_unreadable")
+
+
+async def test_the_database_is_never_asked_on_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, asked = Service(tmp_path, budget_tokens=100), list[str]()
+    for name in ("of", "add"):
+
+        def told(self: Spending, *given: Any, plain: Callable[..., Any] = getattr(Spending, name)) -> Any:
+            asked.append(threading.current_thread().name)
+            return plain(self, *given)
+
+        monkeypatch.setattr(Spending, name, told)
+    assert (await service.ask()).status_code == 200 and (await service.ask()).status_code == 200
+    assert len(asked) >= 3 and all(name.startswith("burnish-spending") for name in asked)
 
 
 def test_what_is_under_way_is_bounded_whoever_asks() -> None:
@@ -343,7 +386,9 @@ async def test_an_answer_is_counted_and_logged_under_its_keys_name(tmp_path: Pat
     assert service.count("tokens_total", key="team", model="m", kind="prompt") == 7
     assert service.count("tokens_total", key="team", model="m", kind="completion") == 2
     assert service.count("requests_under_way", key="team") == 0
-    assert Spending(service.file).of(read_keys(service.file)["team"]) == 9
+    assert service.admission._spent is not None
+    assert await service.admission._spent.spent(read_keys(service.file)["team"]) == 9
+    assert Spending(service.file).of(read_keys(service.file)["team"]) == 9, "and it is written"
 
 
 @pytest.mark.parametrize(
@@ -404,6 +449,82 @@ async def test_a_client_that_is_gone_before_its_whole_answer_is_no_fault_of_the_
     assert answer.status_code == 499
     (line,) = service.lines()
     assert (line["status"], line["refused"], line["completion_tokens"]) == (499, "gone", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_broken_off_before_it_goes_out_costs_what_was_written_of_it(tmp_path: Path, stream: bool) -> None:
+    async def engine(scope: Scope, receive: Receive, send: Send) -> None:  # as vLLM's: it says what was taken at the end, or never
+        (id,) = [value.decode() for name, value in scope["headers"] if name == b"x-request-id"]
+        taken.of[id] = (7, 3)
+        told.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        taken.of[id] = (7, 5)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b"null" if not stream else b""})
+
+    class Taken:
+        def __init__(self) -> None:
+            self.of: dict[str, tuple[int, int]] = {}
+
+        def begin(self, id: str) -> None:
+            self.of[id] = (0, 0)
+
+        def read(self, id: str) -> tuple[int, int]:
+            return self.of[id]
+
+        def forget(self, id: str) -> None:
+            del self.of[id]
+
+    taken, told = Taken(), asyncio.Event()
+    service = Service(tmp_path, tokens_per_minute=12)
+    service.app = chat_service(CountedChatApp(engine, taken), lambda: ("m",), Front(service.admission, service.books))
+    waiting = [{"type": "http.request", "body": json.dumps({"model": "m", "messages": [], "stream": stream}).encode()}]
+
+    async def receive() -> dict[str, Any]:
+        if waiting:
+            return waiting.pop()
+        await told.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        assert message["type"].startswith("http."), "what the engine tells the meter goes no further"
+
+    headers = [(b"authorization", f"Bearer {service.key}".encode()), (b"content-type", b"application/json"), (b"X-Request-Id", b"mine")]
+    await service.app({"type": "http", "method": "POST", "path": CHAT, "headers": headers}, receive, send)
+    (line,) = service.lines()
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (7, 5) and taken.of == {}
+    assert error(await service.ask())[0] == 429, "7 + 5 tokens are its 12 a minute"
+
+
+async def test_what_a_request_takes_is_told_while_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is cancelled from afar, by a gateway, has no last word."""
+    monkeypatch.setattr("burnish.serving.counting.TOLD_S", 0.001)
+    counts, told, seen = [(7, 1), (7, 1), (7, 2)], asyncio.Event(), list[tuple[int, int]]()
+
+    class Taken:
+        def begin(self, id: str) -> None: ...
+
+        def read(self, id: str) -> tuple[int, int]:
+            return counts.pop(0) if len(counts) > 1 else counts[0]
+
+        def forget(self, id: str) -> None: ...
+
+    async def engine(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        seen.append((message["prompt_tokens"], message["completion_tokens"]))
+        if len(seen) == 2:
+            told.set()
+
+    app = CountedChatApp(engine, Taken())
+    asking = asyncio.ensure_future(app({"type": "http", "path": CHAT, "headers": []}, lambda: asyncio.Event().wait(), send))  # type: ignore[arg-type, return-value]
+    await told.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert seen == [(7, 1), (7, 2)]
 
 
 async def test_who_is_not_known_is_told_401_and_leaves_a_count_and_no_line(tmp_path: Path) -> None:
