@@ -3,21 +3,21 @@
 jinja2's sandbox keeps a template from reaching anything, but not from going on for ever (two loops over `range(99999)`) or from making a
 text that fills the memory (`'a' * 10**10`). So every turn of a loop, every call of a macro or a block and every number of a range is a
 step, of which a rendering has so many and so much time, and what is multiplied, added, joined or shown is measured first: a list of two
-lists of two lists … takes a few names to make, and for ever to write down.
+lists of two lists … takes a few names to make, and for ever to write down. What all of these make together is bounded too, kept or not,
+and what filters, methods, macros and slices give counts as well, once it is there.
 
-Not bounded are single filters, tests and methods (`center(10**10)`, `replace` of many short texts by long ones), nor what many values
-take together.
+Not bounded is what a single filter, test or method takes (`center(10**10)`, `replace` of many short texts by long ones).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, MappingView, Sequence
+from collections.abc import Callable, Mapping, MappingView, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any, Final
 
 from jinja2 import Template, nodes
@@ -33,6 +33,9 @@ MOST_STEPS: Final = 1_000_000
 DEADLINE_S: Final = 60.0
 MOST_CHARACTERS: Final = 64 << 20
 """Of one rendering, and of one value within it."""
+MOST_MADE: Final = 512 << 20
+"""Characters of all values that one rendering makes, an item of a list counting as eight: a conversation that grows piece by piece is made
+anew with each."""
 MOST_BITS: Final = 10_000
 """Of a number."""
 
@@ -47,6 +50,12 @@ class _Budget:
 
     ends: float
     steps: int
+    made: int = 0
+
+    def make(self, characters: int) -> None:
+        self.made += characters
+        if self.made > MOST_MADE:
+            raise Unbounded(f"the chat template makes more than {MOST_MADE:,} characters in all")
 
     def take(self, steps: int) -> None:
         self.steps -= steps
@@ -71,7 +80,8 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
         pieces, length = list[str](), 0
         for piece in _compiled(template).generate(**values):
             length += len(piece)
-            _check_length(length)
+            if length > MOST_CHARACTERS:
+                raise _too_long()
             pieces.append(piece)
         return "".join(pieces)
     finally:
@@ -109,6 +119,11 @@ class _Steps(Extension):
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
+    def slice(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        part = value[start:stop:step]
+        _BUDGET.get().make(_size(part))
+        return part
+
 
 class _Counted(NodeTransformer):
     """Puts a step at the beginning of everything that can be repeated."""
@@ -135,13 +150,21 @@ class _Counted(NodeTransformer):
         self.generic_visit(node)
         return self._call("concat", node.nodes)
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        ends = (node.arg.start, node.arg.stop, node.arg.step)
+        return self._call("slice", [node.node, *(end or nodes.Const(None) for end in ends)])
+
 
 class _Bounded(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Steps, LoopControlExtension], finalize=_shown)
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Steps, LoopControlExtension], finalize=_written)
         self.filters["tojson"] = _to_json
+        self.filters = {name: _counted(function, joins=name == "join") for name, function in self.filters.items()}
         del self.globals["lipsum"]
         self.globals |= {"range": _range, "raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
 
@@ -152,7 +175,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _check_length((len(left) + len(right)) * _bytes_each(left))
+            length = len(left) + len(right)
+            _check_length(length * _bytes_each(left), length * (1 if isinstance(left, str) else ITEM))
         elif operator == "*":
             for one, times in ((left, right), (right, left)):
                 if isinstance(one, str | bytes | list | tuple) and isinstance(times, int):
@@ -162,12 +186,50 @@ class _Bounded(ImmutableSandboxedEnvironment):
             _check_number(*[left] * min(abs(right), MOST_BITS + 1))
         elif operator == "%" and isinstance(left, str):
             _check_format(left, _shown(right))
-        return super().call_binop(context, operator, left, right)
+        value = super().call_binop(context, operator, left, right)
+        if operator == "%":
+            _BUDGET.get().make(_size(value))
+        return value
+
+    def call(self, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # jinja2's own names
+        owner = getattr(called, "__self__", None)
+        if isinstance(owner, str) and getattr(called, "__name__", "") == "join":
+            _measure(args)
+        value = super().call(context, called, *args, **kwargs)
+        if not isinstance(owner, _Steps) and value is not owner and not any(value is one for one in args):
+            _BUDGET.get().make(_size(value))
+        return value
 
 
 @lru_cache(maxsize=16)
 def _compiled(template: str) -> Template:
     return _Bounded().from_string(template)
+
+
+def _counted(function: Callable[..., Any], joins: bool) -> Callable[..., Any]:
+    """A filter of which what it makes is counted. joins: whether it puts together what it is given, which is then measured first."""
+
+    @wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        if joins:
+            _measure(args)
+        value = function(*args, **kwargs)
+        if not any(value is one for one in args):
+            _BUDGET.get().make(_size(value))
+        return value
+
+    return counted
+
+
+def _measure(args: Sequence[Any]) -> None:
+    """Count what joining lists would make, before it is made."""
+    texts = (item for one in args if isinstance(one, list | tuple) for item in one if isinstance(item, str))
+    _check_length(sum(map(len, texts)))
+
+
+def _size(value: Any) -> int:
+    """What a value counts that was made."""
+    return len(value) if isinstance(value, str | bytes) else ITEM * len(value) if isinstance(value, list | tuple | dict) else 0
 
 
 def _bytes_each(value: Any) -> int:
@@ -184,6 +246,7 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
+ITEM: Final = 8
 _HOLDERS: Final = (list, tuple, Mapping, MappingView, Namespace)
 
 
@@ -196,8 +259,16 @@ def _shown(value: Any) -> Any:
             _refuse("a namespace is no text")
         _BUDGET.get().take(len(one))
         held = [*one, *one.values()] if isinstance(one, Mapping) else one
+        _BUDGET.get().make(sum(len(part) for part in held if isinstance(part, str)))
         inner += [part for part in held if isinstance(part, _HOLDERS)]
     return value
+
+
+def _written(value: Any) -> Any:
+    """A value that is put into the text, or into a block of it that is kept."""
+    if isinstance(value, str):
+        _BUDGET.get().make(len(value))
+    return _shown(value)
 
 
 def _to_json(
@@ -213,9 +284,16 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _check_length(length: int) -> None:
+def _check_length(length: int, made: int | None = None) -> None:
+    """Raise Unbounded for a value that would be so long, or too much beside the others. made: what it counts among those, where that is
+    another."""
     if length > MOST_CHARACTERS:
-        raise Unbounded(f"the chat template makes more than {MOST_CHARACTERS:,} characters")
+        raise _too_long()
+    _BUDGET.get().make(length if made is None else made)
+
+
+def _too_long() -> Unbounded:
+    return Unbounded(f"the chat template makes more than {MOST_CHARACTERS:,} characters")
 
 
 def _check_number(*factors: Any) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from ..envs.types import Bool, Int32, Message, ToolCall
 from .chat_template import Unbounded, render_chat
 from .control_tokens import ControlTokens
+from .token_bounds import token_bound
 
 PLACEHOLDER = "PLACEHOLDER"
 _ASKED = Message("user", "question")
@@ -131,7 +132,7 @@ class TemplateRenderer:
             raise ValueError("the tokenizer has no chat template; set tokenizer.chat_template in the model folder (ChatML works for most)")
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
-        self._longest_token = max(map(len, tokenizer.get_vocab()))  # in bytes or characters, and no character has less than a byte
+        self._bound = token_bound(tokenizer)
         self.template_args = dict(template_args or {})
         _check_args(tokenizer.chat_template, self.template_args)
         seen = Message("tool", PLACEHOLDER, tool_call_id="call_0", name="probe_tool")
@@ -177,7 +178,7 @@ class TemplateRenderer:
         return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def fits(self, text: str, tokens: int) -> bool:
-        return len(text) <= tokens * self._longest_token
+        return self._bound.least(text) <= tokens
 
     def encode_after_turn(self, text: str) -> list[int]:
         return self.encode(self._turn_end + text)[1:]  # a special token splits the text, as in the whole

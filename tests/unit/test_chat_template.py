@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,19 @@ TOO_LARGE = (
     "{% for a in range(1000) %}{{ 'a' * 1000000 }}{% endfor %}", "{{ [1]|tojson(indent=4000000000) }}",
     "{% set ns = namespace(x=7) %}{% for a in range(40) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
 )  # fmt: skip
+
+
+BIG = "{% set big = 'a' * 8000000 %}{% set ns = namespace(x=[]) %}"
+TOO_MUCH = tuple(
+    f"{BIG}{{% for i in range(200) %}}{{% set ns.x = ns.x + [{made}] %}}{{% endfor %}}{{{{ ns.x|length }}}}"
+    for made in ("big ~ i", "big + 'b'", "big[1:]", "big|upper", "big.lower()", "'%s!' % big", "[big, i]|join", "''.join([big, 'b'])", "[big]|tojson")
+) + (
+    f"{BIG}{{% for i in range(200) %}}{{% set x %}}{{{{ big }}}}{{% endset %}}{{% set ns.x = ns.x + [x] %}}{{% endfor %}}",
+    f"{BIG}{{% macro m() %}}{{{{ big }}}}{{% endmacro %}}{{% for i in range(200) %}}{{% set ns.x = ns.x + [m()] %}}{{% endfor %}}",
+    f"{BIG}{{% for i in range(200) %}}{{% set ns.x = ns.x + [big] %}}{{% endfor %}}{{{{ ns.x|join }}}}",
+    f"{BIG}{{% for i in range(200) %}}{{% set ns.x = ns.x + [big] %}}{{% endfor %}}{{{{ ns.x }}}}",
+)  # fmt: skip
+"""Values of which each is allowed, and all together are not: gigabytes."""
 
 
 def tokenizer_with(template: str) -> Any:
@@ -97,6 +111,27 @@ def test_a_template_without_end_is_stopped(template: str) -> None:
     with pytest.raises(Unbounded, match=r"the chat template (takes|makes)"):
         rendered(template, {"messages": TALK})
     assert rendered("{{ range(9)|length }}", {}) == "9", "each rendering has a budget of its own"
+
+
+@pytest.mark.parametrize("template", TOO_MUCH)
+def test_what_many_values_take_together_is_bounded(template: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unbounded, match=r"the chat template makes more than [0-9,]+ characters"):
+            rendered(template, {"messages": TALK})
+        assert tracemalloc.get_traced_memory()[1] < 2 * chat_template.MOST_MADE
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_conversation_is_far_from_what_its_template_may_make() -> None:
+    """Piece by piece, as templates write: every message adds to a text, to a list, and is trimmed and cut."""
+    template = (
+        "{% set ns = namespace(text='', rows=[]) %}{% for m in messages %}{% set ns.text = ns.text + m.content|trim %}"
+        "{% set ns.rows = ns.rows + [m] %}{% if messages[1:]|length %}{{ m.content[:9] }}{% endif %}{% endfor %}{{ ns.text|length }}"
+    )
+    talk = [{"role": "user", "content": "word " * 40}] * 1500
+    assert rendered(template, {"messages": talk}).endswith(str(1500 * 199))
 
 
 def test_a_rendering_has_so_much_time(monkeypatch: pytest.MonkeyPatch) -> None:
