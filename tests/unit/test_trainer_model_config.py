@@ -179,8 +179,8 @@ def test_the_config_is_checked_whole(tiny: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["config.4.0.0.json", "tokenizer.4.0.0.json", "params.json", "consolidated.safetensors", "tekken.json", "hf_quant_config.json",
-     "modules.json", "processor_config.json"],
+    ["config.4.0.0.json", "tokenizer.4.0.0.json", "consolidated.safetensors", "tekken.json", "hf_quant_config.json", "modules.json",
+     "processor_config.json", "chat_template.json"],
 )  # fmt: skip
 def test_a_file_that_would_be_read_in_place_of_the_checked_ones_is_refused(name: str, copy: Path, tmp_path: Path) -> None:
     (copy / "burnish.json").unlink()
@@ -188,6 +188,18 @@ def test_a_file_that_would_be_read_in_place_of_the_checked_ones_is_refused(name:
     for take in (lambda: check_model_folder(copy), lambda: import_model(copy, tmp_path / "out")):
         with pytest.raises(ValueError, match=f"holds {name}, which would be read in place of its checked files"):
             take()
+
+
+@pytest.mark.parametrize("name", ["params.json", "preprocessor_config.json", "video_preprocessor_config.json"])
+def test_what_lies_in_a_snapshot_and_is_read_in_place_of_nothing_is_left_where_it_is(name: str, copy: Path, tmp_path: Path) -> None:
+    (copy / "burnish.json").unlink()
+    tokenizer = load_tokenizer(copy)
+    (copy / name).write_text(json.dumps({"dim": 4096, "vocab_size": 1, "processor_class": "LlavaProcessor", "chat_template": "evil"}))
+    check_model_folder(copy)
+    again = load_tokenizer(copy)
+    assert (again.chat_template, again.get_vocab()) == (tokenizer.chat_template, tokenizer.get_vocab())
+    import_model(copy, tmp_path / "out")
+    assert not (tmp_path / "out" / name).exists(), "nobody has looked at it"
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,15 @@ def _described(folder: Path, origin: Origin) -> Manifest:
 
 
 OTHERS = (
-    "config.*.json", "tokenizer.*.json", "params.json", "consolidated*", "tekken.json", "tokenizer.model.v*", "chat_template.json",
+    "config.*.json", "tokenizer.*.json", "consolidated*", "tekken.json", "tokenizer.model.v*", "chat_template.json",
     "hf_quant_config.json", "modules.json", "sentence_*_config.json", "joint_head_config.json", "sparse_attention_config.json",
-    "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
+    "processor_config.json", "audio_tokenizer_config.json",
 )  # fmt: skip
-"""What transformers or vLLM take, where it is there, in place of the files that are checked here, or beside them."""
+"""What transformers or vLLM take, where it is there, in place of the files that are checked here, or beside them.
+
+`params.json` is read with `consolidated*` only; `preprocessor_config.json`, which says how images or sound are made numbers, names a processor
+whose chat template is that of `chat_template.jinja` unless one of these files has another. Both lie in folders of models that read text.
+"""
 
 
 def check_no_others(folder: Path) -> None:
