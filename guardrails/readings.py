@@ -1,8 +1,8 @@
 """How a text can be read: what hides words from a filter is undone, and every character still knows where it came from.
 
 Undone are Unicode's variants (NFKC), invisible characters, letters that look alike in other scripts, digits that stand for letters, letters
-with spaces between them, and base64, hexadecimal, percent, rot13 and reversed writing. What is decoded is
-never longer than what it stands in for.
+with spaces between them, and base64, hexadecimal, percent, rot13 and reversed writing, and the escapes by which JSON and Python write
+characters in the arguments of tool calls. What is decoded is never longer than what it stands in for.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ LEET = dict(zip("0134578@$!|€", "oieastbasile", strict=True))
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,20000}={0,2}")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ :]?){4,10000}")
 _PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2}|[A-Za-z0-9_.~+-]){3,20000}")
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # one character of two halves
+    r"|\\(?:u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|[0-7]{1,3}|N\{[A-Za-z0-9 -]{1,88}\}|[\n\"'\\/abfnrtv])"
+)
+_ESCAPED = {"\n": "", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+"""What a letter behind a backslash stands for; a line's end stands for nothing, and others for themselves."""
 _SPACED = re.compile(r"(?<!\w)\w(?:[ .\-_*]\w){2,200}(?!\w)")  # one letter and one gap after the other: nothing to go back over
 _TOKEN = re.compile(r"[\w@$!|€]{2,64}")
 _COMMON = frozenset(
@@ -161,9 +167,12 @@ def _decoded(reading: Reading) -> Iterator[Reading]:
     """The text with what is encoded in it decoded, one reading for each encoding that it has."""
     prefix = "" if reading.name == "plain" else f"{reading.name}+"
     for name, pattern, decode in (("base64", _BASE64, _from_base64), ("hex", _HEX, _from_hex), ("percent", _PERCENT, _from_percent)):
-        decoded = _replaced(reading, f"{prefix}{name}", pattern, decode)
+        decoded = _replaced(reading, f"{prefix}{name}", pattern, lambda text, decode=decode: _printable(decode(text)))  # type: ignore[misc]
         if decoded is not None:
             yield decoded
+    unescaped = _replaced(reading, f"{prefix}escapes", _ESCAPE, _from_escape) if "\\" in reading.text else None
+    if unescaped is not None:
+        yield unescaped
     text = reading.text
     if len(text) <= MAX_TURNED and (words := _common(text)) < 3:
         turned = codecs.encode(text, "rot13")
@@ -174,11 +183,11 @@ def _decoded(reading: Reading) -> Iterator[Reading]:
             yield Reading(f"{prefix}reversed", "decoded", back, tuple(reading.origin(i, i + 1) for i in range(len(text) - 1, -1, -1)))
 
 
-def _replaced(reading: Reading, name: str, pattern: re.Pattern[str], decode: Callable[[str], bytes]) -> Reading | None:
+def _replaced(reading: Reading, name: str, pattern: re.Pattern[str], decode: Callable[[str], str | None]) -> Reading | None:
     """The text with every stretch that decodes to text in its place; each of those characters stands for the whole stretch."""
     made, at, done = list[str](), list[tuple[int, int]](), 0
     for stretch in pattern.finditer(reading.text):
-        said = _printable(decode(stretch[0]))
+        said = decode(stretch[0])
         if said is not None:
             plain, where = _plain(said).text, reading.origin(stretch.start(), stretch.end())
             made += [reading.text[done : stretch.start()], plain]
@@ -210,6 +219,26 @@ def _from_hex(text: str) -> bytes:
 
 def _from_percent(text: str) -> bytes:
     return unquote_to_bytes(text.replace("+", " ")) if text.count("%") >= 3 else b""
+
+
+def _from_escape(text: str) -> str | None:
+    """One character; None for half of one, and for a name that no character has."""
+    kind, digits = text[1], text[2:]
+    if kind == "N":
+        try:
+            return unicodedata.lookup(digits[1:-1])
+        except KeyError:
+            return None
+    if kind in "uUx":
+        codes = [int(one, 16) for one in re.split(r"\\u", digits)]
+    elif kind.isdigit():
+        codes = [int(text[1:], 8)]
+    else:
+        return _ESCAPED.get(kind, kind)
+    if codes[0] > 0x10FFFF:
+        return None
+    said = "".join(map(chr, codes)).encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
+    return said or None
 
 
 def _printable(data: bytes) -> str | None:

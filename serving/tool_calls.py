@@ -11,8 +11,9 @@ import asyncio
 import json
 import secrets
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,8 +28,6 @@ PARSER_HEADER: Final = b"x-burnish-tool-parser"
 """In which the model's side says what reads its calls; clients do not see it."""
 CHOICES: Final = ("auto", "none")
 _ID = string.ascii_letters + string.digits
-_TRIED_LINES = 50
-"""Lines in which the beginning of the first call, or the end of the last, is looked for; what stands around them is kept as content."""
 
 
 class ToolCallsApp:
@@ -169,15 +168,22 @@ def _row(call: ToolCall) -> dict[str, Any]:
 
 
 def _around(said: str, found: Sequence[ToolCall], parser: ToolParser, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """The text before the line in which the first call begins, and after that in which the last ends."""
-    cuts = [0]
-    for line in said.splitlines(keepends=True):
-        cuts.append(cuts[-1] + len(line))
-    reads = [cut for cut in cuts[:_TRIED_LINES] if cut < len(said) and _same(parser(said[cut:], tools), found)]
-    begin = max(reads, default=0)
-    ends = [cut for cut in cuts[-_TRIED_LINES:] if cut > begin and _same(parser(said[begin:cut], tools), found)]
-    end = min(ends, default=len(said))
+    """The text before the line in which the first call begins, and after that in which the last ends. The text is halved until they are
+    found: reading it takes the longer the longer it is, and it may have as many lines as characters."""
+    cuts = [0, *accumulate(map(len, said.splitlines(keepends=True)))]
+    begin = cuts[_last(len(cuts) - 1, lambda i: _same(parser(said[cuts[i] :], tools), found))]
+    ends = [cut for cut in reversed(cuts) if cut > begin]
+    end = ends[_last(len(ends), lambda i: _same(parser(said[begin : ends[i]], tools), found))]
     return "\n".join(part for part in (said[:begin].strip(), said[end:].strip()) if part) or None
+
+
+def _last(count: int, reads: Callable[[int], bool]) -> int:
+    """The last of so many places, the first of which is one, that still reads; whatever reads, those before it do."""
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if reads(middle) else (low, middle)
+    return low
 
 
 def _same(again: object, found: Sequence[ToolCall]) -> bool:

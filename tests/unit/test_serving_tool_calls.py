@@ -14,7 +14,7 @@ from burnish.envs.tool_calls import find_parser, write_pythonic
 from burnish.envs.types import ToolCall
 from burnish.serving.app import chat_service
 from burnish.serving.rendering import PYTHONIC, as_in_training
-from burnish.serving.tool_calls import PARSER_HEADER
+from burnish.serving.tool_calls import PARSER_HEADER, _around
 from burnish.serving.wire import read_body
 
 pytestmark = pytest.mark.unit
@@ -98,6 +98,20 @@ async def test_what_the_policy_wrote_becomes_calls(says: str, parser: str, befor
     assert all(len(call.id) == 9 and call.type == "function" for call in found.message.tool_calls)
     text, seen, finish, _ = await streamed(Model(says, parser), tools=TOOLS)
     assert (text or None, [(name, json.loads(given)) for name, given in seen], finish) == (before, calls, "tool_calls")
+
+
+def test_what_stands_around_calls_is_found_in_a_few_readings() -> None:
+    parser, read = find_parser(PYTHONIC), list[int]()
+
+    def counted(said: str, tools: Any) -> Any:
+        read.append(len(said))
+        return parser(said, tools)
+
+    before, after = "\n".join(f"thought {i}" for i in range(3000)), "\n".join(f"word {i}" for i in range(3000))
+    said = f'{before}\nmeasure(3, "bore")\nstop()\n{after}'
+    found = parser(said, TOOLS)
+    assert isinstance(found, tuple) and len(found) == 2
+    assert _around(said, found, counted, TOOLS) == f"{before}\n{after}" and len(read) < 30
 
 
 @pytest.mark.parametrize(
