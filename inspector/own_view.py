@@ -19,6 +19,7 @@ LARGEST_BYTES = 4 << 20
 """What may be drawn of one episode."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
 """The content security policy of such a page; a server adds `sandbox`, which no page can say of itself."""
+FRAME = "<style>html,body,iframe{display:block;width:100%;height:100%;margin:0;border:0}</style>"
 IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -52,6 +53,13 @@ def own_view(draw: Draw, episode: StoredEpisode) -> str:
         body = f"<p>What draws this failed: {escape(printable(f'{type(error).__name__}: {error}'[:500]))}</p>"
     body = body.encode("utf-8", "replace").decode()
     return f'<!doctype html><meta charset="utf-8"><meta http-equiv="content-security-policy" content="{POLICY}"><title>Drawn</title>{body}'
+
+
+def framed(view: str) -> str:
+    """A page with such a view in a frame of its own, for a file that may be opened by itself: without a server nothing else keeps a view from
+    leading elsewhere, as `<meta http-equiv="refresh">` does."""
+    head = f'<!doctype html><meta charset="utf-8"><meta http-equiv="content-security-policy" content="{POLICY}"><title>Drawn</title>'
+    return f'{head}{FRAME}<iframe sandbox srcdoc="{escape(view)}" title="Drawn"></iframe>'
 
 
 def _image(content: bytes) -> str:

@@ -27,6 +27,7 @@ from ..comparing import MOST, side_by_side
 from ..database import Database
 from ..drift import RunMoment, drift_between
 from ..library import Library, Wanted
+from ..own_view import framed
 from ..runs import phases_of, read_metrics
 from .links import EPISODE, STATIC
 from .runs import RunLine, list_runs
@@ -177,7 +178,7 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
         page(path, "episode", **values)
         view = drawing_of(values["line"], values["e"]) if values["drawn"] else None
         if view is not None:
-            (home / drawing_page(path)).write_text(view, encoding="utf-8")
+            (home / drawing_page(path)).write_text(framed(view), encoding="utf-8")
     for path, values in _drifts(lines, contents, db):
         page(path, "drift", **values)
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from burnish.envs.builtin.inspection.parts import make_part
 from burnish.envs.drawing import DRAWINGS, DrawnEpisode, draws
 from burnish.envs.types import Message, Task
 from burnish.inspector.database import Database
-from burnish.inspector.own_view import LARGEST_BYTES, drawing_for, own_view
+from burnish.inspector.own_view import LARGEST_BYTES, POLICY, drawing_for, framed, own_view
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.bundle import write_bundle
 from burnish.inspector.stored import StoredEpisode, Which, chosen
@@ -96,8 +97,31 @@ def test_a_bundle_holds_it(run: Path, tmp_path: Path) -> None:
     write_bundle(run, tmp_path / "bundle", 10, Database())
     drawings = sorted((tmp_path / "bundle").rglob("*.drawing.html"))
     assert len(drawings) == 4 and all("content-security-policy" in file.read_text() for file in drawings)
+    assert all('<iframe sandbox srcdoc="' in file.read_text() for file in drawings)
     page = drawings[0].with_name(drawings[0].name.replace(".drawing", ""))
     assert f'sandbox src="../../../runs/drawn-1/{drawings[0].parent.name}/{drawings[0].name}"' in page.read_text()
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes; what stands in an attribute is none."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_a_drawing_of_a_bundle_leads_nowhere_when_it_is_opened_by_itself() -> None:
+    """A policy in the page does not keep it from going elsewhere by itself; a frame without rights does."""
+    leads = '<meta http-equiv="refresh" content="0; url=https://h.example/?x=\'1\'"><a href="https://h.example">x</a></iframe><b>'
+    view = own_view(lambda _: leads, episode())
+    tags = Tags(framed(view)).found
+    assert [tag for tag, _ in tags] == ["meta", "meta", "title", "style", "iframe"]
+    assert tags[1][1]["content"] == POLICY and tags[1][1]["http-equiv"] == "content-security-policy"
+    assert tags[-1][1]["sandbox"] in ("", None) and tags[-1][1]["srcdoc"] == view and leads in view
 
 
 @contextmanager
