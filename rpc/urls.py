@@ -12,7 +12,9 @@ from urllib.parse import unquote_plus, urlsplit
 
 from .security import is_loopback
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")  # a password may hold quotes and brackets
+_URL = re.compile(
+    r"://\S+"
+)  # without its scheme, which a text of letters alone would be searched for at each; a password may hold brackets
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?\s]+)=([^&;#]*)")
 _WORDS = (

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 6 * 2**20
 RESULT_KEYS = ("result", "score", "label")
 CONNECT_S = 10.0
+LONGEST_NUMBER = 100
+"""Characters of what is read as a number: a judge that goes on for longer has not given one."""
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
-_FENCE = re.compile(r"\A```[a-zA-Z]*\s*(.*?)\s*```\Z", re.DOTALL)
+_FENCE = re.compile(r"```[a-zA-Z]*")
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ def read_number(text: str) -> float | None:
     """
     value = _result(text)
     if isinstance(value, str):
-        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+        said = value.strip()
+        value = float(said) if len(said) <= LONGEST_NUMBER and _NUMBER.fullmatch(said) else None
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -222,8 +225,9 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
 def _result(text: str) -> Any:
     """What a judge's answer comes down to: the value of its JSON object's result, or its text without reasoning and fences."""
     said = text.rpartition("</think>")[2].strip()
-    fenced = _FENCE.match(said)
-    said = fenced[1] if fenced else said
+    begins = _FENCE.match(said)
+    if begins and said.endswith("```") and len(said) >= begins.end() + 3:
+        said = said[begins.end() : -3].strip()
     if not said.startswith("{"):
         return said
     try:

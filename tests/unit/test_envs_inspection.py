@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_notes_come_before_calls_as_thinking_aloud() -> None:
     ],
 )
 def test_one_verdict_is_read_at_the_end_of_an_answer(text: str, read: tuple[str, str] | None) -> None:
-    assert wording.parse_verdict(text) == read
+    assert wording.wording.parse_verdict(text) == read
 
 
 def test_noisy_measurements_depend_on_the_history_alone() -> None:
@@ -186,3 +187,11 @@ def test_logs_longer_than_a_rollout_are_fewer_than_the_demos_recipes_leave_out(n
     turns = [[(len(log) - 1) // 2 for log in corpus.logs(seed, examples, **table.args)] for seed in (11, 14_000_017)]
     assert max(max(one) for one in turns) > 8
     assert all(sum(count > 7 for count in one) <= table.max_rejects for one in turns)
+
+
+@pytest.mark.parametrize("text", ["\n" * 300_000, "verdict: pass; reason: within" + " " * 300_000 + "x", ";  " * 100_000])
+def test_no_answer_takes_the_square_of_its_length_to_read(text: str) -> None:
+    started = time.process_time()
+    assert wording.parse_verdict(text) is None
+    assert time.process_time() - started < 20, "it takes milliseconds; one look at each pair of characters takes minutes"
+    assert wording.parse_verdict("It fits.\n\n  Verdict: pass; reason: within .  \n") == ("pass", "within")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -266,3 +267,11 @@ def test_handbook_pages_and_rulings_are_of_every_kind(level: int) -> None:
     )
     assert kinds["session"] > kinds["rules"] > kinds["topics"] > 0
     assert any(text.startswith("user\nPolicy:") for text in corpus.vocabulary(0, 50, level))
+
+
+@pytest.mark.parametrize("text", ["\n" * 300_000, "rule 1: remove" + " " * 300_000 + "x"])
+def test_no_answer_takes_the_square_of_its_length_to_read(text: str) -> None:
+    started = time.process_time()
+    assert wording.parse_ruling(text) is None
+    assert time.process_time() - started < 20, "it takes milliseconds; one look at each pair of characters takes minutes"
+    assert wording.parse_ruling("Notes.\n\n  Rule 1: remove .  \n") == ("remove", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.types import Message, Task
+from burnish.rewards.graders.judge import read_number
 from burnish.rewards.graders.multi import grade, require_packages
 from burnish.rewards.graders.templates import MissingReference, Sample, Template
 from burnish.rewards.graders.text_similarity import similarity
@@ -281,3 +283,18 @@ def test_a_file_holds_a_grader_bare_or_under_its_key(tmp_path: Path) -> None:
 
 def test_grading_needs_no_event_loop_of_its_own() -> None:
     assert asyncio.run(grade(read_grader(EXACT), Sample("4"), {"reference_answer": 4}, None)) == Score(1.0)
+
+
+@pytest.mark.parametrize("said", ["```" + " " * 300_000 + "x", "1" * 300_000 + "x", "```json\n" + "\n" * 300_000 + "1```x", "." * 300_000])
+def test_no_answer_of_a_judge_holds_up_the_others(said: str) -> None:
+    started = time.process_time()
+    assert read_number(said) is None
+    assert time.process_time() - started < 20, "it takes milliseconds; one look at each pair of characters takes minutes"
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [('```json\n{"result": 0.5}\n```', 0.5), ("```\n7 ```", 7.0), ("``````", None), ("```", None), ("1" * 101, None), ("7```", None)],
+)
+def test_a_fenced_number_is_one(said: str, number: float | None) -> None:
+    assert read_number(said) == number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +77,10 @@ def test_a_failure_shows_no_secret_of_a_url_that_somebodys_library_quotes() -> N
     assert "s3cret" not in str(caught.value)
     assert caught.value.failure.detail.startswith("RuntimeError: cannot read https://…@h/x?token=…\n")
     assert Failure(FailureKind.ENV_ERROR, "a@127.0.0.1:1", "plain").culprit == "a@127.0.0.1:1"
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000 + " x://y", "a://" * 75_000, "x://h?" + "a" * 300_000, "x://" + "a@" * 150_000])
+def test_no_text_takes_the_square_of_its_length(text: str) -> None:
+    started = time.process_time()
+    without_secrets(text)
+    assert time.process_time() - started < 20, "it takes milliseconds; one look at each pair of characters takes minutes"

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from .parts import INTERNAL, REASONS, VERDICTS, Feature, Level, Part, Reason, Verdict, fatal_side
 
-VERDICT_PATTERN = re.compile(r"(?:^|[;.\n])\s*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*\.?\s*$", re.IGNORECASE)
+VERDICT_PATTERN = re.compile(
+    r"(?:^|[;.\n])[^\S\n]*verdict:\s*(?P<verdict>[a-z]+)\s*;\s*reason:\s*(?P<reason>[a-z]+)\s*(?:\.\s*)?$", re.IGNORECASE
+)
 
 VERDICT_HELP = f"Answer 'verdict: V; reason: R' with V one of {', '.join(VERDICTS)} and R one of {', '.join(REASONS)}."
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from .cases import SMALL_TALK, Case
 from .policies import DECISIONS, Condition, Decision, Facts, ModerationPolicy, ModerationRule
 
-RULING_PATTERN = re.compile(rf"(?:^|\n)\s*rule\s+(?P<rule>[0-9]{{1,2}})\s*:\s*(?P<decision>{'|'.join(DECISIONS)})\s*\.?\s*$", re.IGNORECASE)
+RULING_PATTERN = re.compile(
+    rf"(?:^|\n)[^\S\n]*rule\s+(?P<rule>[0-9]{{1,2}})\s*:\s*(?P<decision>{'|'.join(DECISIONS)})\s*(?:\.\s*)?$", re.IGNORECASE
+)
 
 RULING_HELP = f"Answer 'rule N: D', N the rule that decides and D one of {', '.join(DECISIONS)}."
 
