@@ -54,4 +54,6 @@ async def start_engine(model: Path, name: str, options: ServingConfig) -> Served
         threads=options.threads,
         silent_s=options.request_timeout_s,
     )
-    return ServedEngine(RenderedChatApp(CountedChatApp(service.asgi, service.taken), renderer, parser, writes_calls=not renderer.takes_calls), service)
+    return ServedEngine(
+        RenderedChatApp(CountedChatApp(service.asgi, service.taken), renderer, parser, writes_calls=not renderer.takes_calls), service
+    )

@@ -15,9 +15,7 @@ PluginOption = Annotated[
 ]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
-TrustOption = Annotated[
-    bool, typer.Option("--trust", help="The run is your own: run the code that it names, though nobody registered it.")
-]
+TrustOption = Annotated[bool, typer.Option("--trust", help="The run is your own: run the code that it names, though nobody registered it.")]
 PhaseOption = Annotated[str | None, typer.Option(help="base, or the name of a phase.")]
 StepOption = Annotated[int | None, typer.Option(help="Step of the phase.")]
 SplitOption = Annotated[Literal["train", "heldout"] | None, typer.Option(help="Of training, or held out.")]

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from burnish.cli.needs import needs_training
-from burnish.cli.options import ArgOption, JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption, TrustOption
+from burnish.cli.options import (
+    ArgOption,
+    JsonOption,
+    ModeOption,
+    PhaseOption,
+    PluginOption,
+    RunArgument,
+    SplitOption,
+    StepOption,
+    TrustOption,
+)
 
 if TYPE_CHECKING:
     from burnish.inspector.regrade import Graded, Regrade, RewardSpread, RubricOf

@@ -137,7 +137,9 @@ def _everything(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from (("plugins", one) for one in config.plugins)
     yield from ((field, text) for name, value in data.items() for field, _, text in _texts(name, "", value))
     yield from (pair for service in config.services.values() for pair in _of_service(service))
-    yield from ((field, text) for name, one in config.services.items() for field, _, text in _texts(f"services.{name}.kwargs", "", one.kwargs))
+    yield from (
+        (field, text) for name, one in config.services.items() for field, _, text in _texts(f"services.{name}.kwargs", "", one.kwargs)
+    )
 
 
 def _of_service(service: ServiceConfig) -> Iterator[tuple[str, str]]:

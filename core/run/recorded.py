@@ -18,9 +18,7 @@ from burnish.rewards.calling.threads import Daemons
 
 
 @contextmanager
-def players_of(
-    folder: Path, plugins: Sequence[Path] = (), outward: bool = False, trust: bool = False
-) -> Iterator[Mapping[str, Player]]:
+def players_of(folder: Path, plugins: Sequence[Path] = (), outward: bool = False, trust: bool = False) -> Iterator[Mapping[str, Player]]:
     """The players by the name of their environment in a blend, "" for the recipe's own.
 
     plugins: files to load beside those that the recipe names. outward: whether the folder may name addresses and secrets. trust: whether

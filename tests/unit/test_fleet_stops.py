@@ -9,7 +9,6 @@ import pytest
 import ray
 
 from burnish.envs.types import Task
-from burnish.trainer import fleet as module
 from burnish.trainer.fleet import FleetLimits, RayFleet
 
 pytestmark = pytest.mark.unit
@@ -58,7 +57,7 @@ def test_a_runner_that_comes_back_is_not_given_weights_that_went_with_a_learners
     actor, killed = Actor(how), list[Any]()
     monkeypatch.setattr(ray, "get", lambda call, timeout: call.gives())
     monkeypatch.setattr(ray, "kill", lambda actor, no_restart: killed.append(actor))
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     fleet = RayFleet({1: actor}, FleetLimits())
     fleet._snapshot, fleet._version = object(), 3
     fleet.submit([Task("t", 1)], 2, 1.0)

@@ -30,7 +30,10 @@ steps = 1
     ("text", "is_code"),
     [
         *((text, True) for text in ("words.py:describe", "a b.py:f", "words.py", "cProfile:run", "a.b:f", "my-mod:Env-v0", "m:a/Env-v0")),
-        *((text, False) for text in ("FrozenLake-v1", "burnish/Arithmetic-v0", "Answer: yes or no", "h.example:50051", "https://h/x", "local")),
+        *(
+            (text, False)
+            for text in ("FrozenLake-v1", "burnish/Arithmetic-v0", "Answer: yes or no", "h.example:50051", "https://h/x", "local")
+        ),
         *((text, False) for text in ("", ":", "12:30", "Play this: FrozenLake-v1", "runs/x/model")),
     ],
 )
@@ -94,7 +97,9 @@ WAYS: list[tuple[str, ...]] = [
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way[0] for way in WAYS])
-def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(folder: Path, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(
+    folder: Path, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for command in ("branch", "debug", "evaluate_command"):
         monkeypatch.setattr(f"burnish.cli.{command}.needs_engine", lambda command: None)
     own, reward = folder / "recipe.toml", '[[rewards]]\nuse = "burnish/reward-lambda-v1"\nargs = { handler = "HANDLER" }\n'

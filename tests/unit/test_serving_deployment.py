@@ -214,7 +214,9 @@ def test_an_edit_of_a_version_that_did_not_start_is_told_so_and_why(deployer: De
         deployer.check(other, running)
 
 
-def test_a_version_whose_start_cannot_be_asked_for_is_started_later(deployer: Deployer, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_whose_start_cannot_be_asked_for_is_started_later(
+    deployer: Deployer, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shop, "start", lambda *given: (_ for _ in ()).throw(ConnectionError("Ray is not there")))
         with pytest.raises(ConnectionError):

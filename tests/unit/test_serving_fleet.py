@@ -100,7 +100,7 @@ def test_an_edit_takes_a_version_out_that_will_not_start(file: Path, monkeypatch
     shop = Quick()
     monkeypatch.setattr(shop, "comes_up", lambda name: None if name == "m:v1" else Shop.comes_up(shop, name))
     running = handle(file, shop, [])
-    monkeypatch.setattr(fleets.time, "sleep", lambda seconds: file.write_text(TEXT.format(version="v2")))
+    monkeypatch.setattr("time.sleep", lambda seconds: file.write_text(TEXT.format(version="v2")))
     with running:
         running.start()
     assert shop.routes["m"][0].version == "v2"
