@@ -105,7 +105,7 @@ def test_notes_come_before_calls_as_thinking_aloud() -> None:
     ],
 )
 def test_one_verdict_is_read_at_the_end_of_an_answer(text: str, read: tuple[str, str] | None) -> None:
-    assert wording.wording.parse_verdict(text) == read
+    assert wording.parse_verdict(text) == read
 
 
 def test_noisy_measurements_depend_on_the_history_alone() -> None:
