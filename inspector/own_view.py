@@ -56,8 +56,8 @@ def own_view(draw: Draw, episode: StoredEpisode) -> str:
 
 
 def framed(view: str) -> str:
-    """A page with such a view in a frame of its own, for a file that may be opened by itself: without a server nothing else keeps a view from
-    leading elsewhere, as `<meta http-equiv="refresh">` does."""
+    """A page with such a view in a frame of its own, for a file that may be opened by itself: without a server nothing else keeps a view
+    from leading elsewhere, as `<meta http-equiv="refresh">` does."""
     head = f'<!doctype html><meta charset="utf-8"><meta http-equiv="content-security-policy" content="{POLICY}"><title>Drawn</title>'
     return f'{head}{FRAME}<iframe sandbox srcdoc="{escape(view)}" title="Drawn"></iframe>'
 

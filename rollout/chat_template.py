@@ -191,7 +191,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
             _BUDGET.get().make(_size(value))
         return value
 
-    def call(self, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # jinja2's own names
+    def call(self, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(called, "__self__", None)
         if isinstance(owner, str) and getattr(called, "__name__", "") == "join":
             _measure(args)

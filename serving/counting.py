@@ -1,7 +1,7 @@
 """Says what a request has taken while it is being answered, so that a client which hangs up before the end has been counted too.
 
-vLLM counts an answer in one piece at its end, and tells nobody of one that was broken off. Here, next to the engine, the tokens of a request
-are known as they are sampled; `metered` is told of them by messages of a kind of their own, which never leave the service.
+vLLM counts an answer in one piece at its end, and tells nobody of one that was broken off. Here, next to the engine, the tokens of a
+request are known as they are sampled; `metered` is told of them by messages of a kind of their own, which never leave the service.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .admission import Refused
 CHAT: Final = "/v1/chat/completions"
 HEALTH: Final = "/health"
 USAGE: Final = "burnish.usage"
-"""The type of a message that says what a request has taken so far, `prompt_tokens` and `completion_tokens`, from the engine to the meter."""
+"""The type of a message from the engine to the meter: what a request has taken so far, as `prompt_tokens` and `completion_tokens`."""
 LARGEST_BODY: Final = 4 * 2**20
 MAX_DEPTH: Final = 64
 BODY_S: Final = 30.0

@@ -48,10 +48,19 @@ TOO_LARGE = (
 
 
 BIG = "{% set big = 'a' * 8000000 %}{% set ns = namespace(x=[]) %}"
-TOO_MUCH = tuple(
-    f"{BIG}{{% for i in range(200) %}}{{% set ns.x = ns.x + [{made}] %}}{{% endfor %}}{{{{ ns.x|length }}}}"
-    for made in ("big ~ i", "big + 'b'", "big[1:]", "big|upper", "big.lower()", "'%s!' % big", "[big, i]|join", "''.join([big, 'b'])", "[big]|tojson")
-) + (
+MAKE = (
+    "big ~ i",
+    "big + 'b'",
+    "big[1:]",
+    "big|upper",
+    "big.lower()",
+    "'%s!' % big",
+    "[big, i]|join",
+    "''.join([big, 'b'])",
+    "[big]|tojson",
+)
+TOO_MUCH = (
+    *(f"{BIG}{{% for i in range(200) %}}{{% set ns.x = ns.x + [{made}] %}}{{% endfor %}}{{{{ ns.x|length }}}}" for made in MAKE),
     f"{BIG}{{% for i in range(200) %}}{{% set x %}}{{{{ big }}}}{{% endset %}}{{% set ns.x = ns.x + [x] %}}{{% endfor %}}",
     f"{BIG}{{% macro m() %}}{{{{ big }}}}{{% endmacro %}}{{% for i in range(200) %}}{{% set ns.x = ns.x + [m()] %}}{{% endfor %}}",
     f"{BIG}{{% for i in range(200) %}}{{% set ns.x = ns.x + [big] %}}{{% endfor %}}{{{{ ns.x|join }}}}",

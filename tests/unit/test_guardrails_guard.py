@@ -106,7 +106,8 @@ def test_what_hides_a_word_is_undone(guard: Guard, reading: str) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    [r"nerve g\u0061s", r"\x6eerve gas", r"nerve\ngas", "nerve g\\\nas", r"nerve g\141s", r"nerve g\N{LATIN SMALL LETTER A}s", r"\ud835\udc27erve gas"],
+    [r"nerve g\u0061s", r"\x6eerve gas", r"nerve\ngas", "nerve g\\\nas", r"nerve g\141s", r"nerve g\N{LATIN SMALL LETTER A}s",
+     r"\ud835\udc27erve gas"],
 )  # fmt: skip
 def test_a_tool_call_is_judged_as_its_arguments_will_be_read(guard: Guard, written: str) -> None:
     """JSON and Python undo the escapes of a call once the guard has let it out."""

@@ -1,4 +1,4 @@
-"""A run folder names code only that is registered: anything else is imported for whoever says that the run is his own, and for nobody else."""
+"""A run folder names code only that is registered: anything else is imported for whoever says that the run is his own, and nobody else."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def burnish(*arguments: str | Path) -> Result:
 
 
 USED = {"environment": "burnish/Gymnasium-v0", "environment_args": {"env_id": "FrozenLake-v1"}}
+TAXI = {"environment": "burnish/Taxi-v0"}
 NAMED: list[tuple[str, dict[str, Any]]] = [
     ("plugins", {"plugins": ["mine.py"]}),
     ("environment", {"environment": "mine:burnish/Arithmetic-v0"}),
@@ -64,8 +65,8 @@ NAMED: list[tuple[str, dict[str, Any]]] = [
     ("environment_args.deep.x", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "deep": [{"x": "mine.py:f"}]}}),
     ("environment_args.env_id", {**USED, "environment_args": {"env_id": "mine:FrozenLake-v1"}}),
     ("services tools", {"services": {"s": {"tools": "mine"}}, "environment_args": {"tools": "service:s"}}),
-    ("services python", {"services": {"s": {"environment": "burnish/Taxi-v0", "python": "py"}}, "environment_args": {"at": "service:s"}}),
-    ("services.s.kwargs.x", {"services": {"s": {"environment": "burnish/Taxi-v0", "kwargs": {"x": "mine:f"}}}, "environment_args": {"at": "service:s"}}),
+    ("services python", {"services": {"s": {**TAXI, "python": "py"}}, "environment_args": {"at": "service:s"}}),
+    ("services.s.kwargs.x", {"services": {"s": {**TAXI, "kwargs": {"x": "mine:f"}}}, "environment_args": {"at": "service:s"}}),
 ]  # fmt: skip
 
 

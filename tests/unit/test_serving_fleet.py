@@ -83,7 +83,7 @@ def test_a_fault_that_lasts_ends_it_with_one_line(file: Path, monkeypatch: pytes
     with handle(file, shop, []) as running:
         running.start()
         shop.fails = 10**9
-        with pytest.raises(RuntimeError, match="^the deployment is no longer followed: TimeoutError: the gateway did not answer$"):
+        with pytest.raises(RuntimeError, match=r"^the deployment is no longer followed: TimeoutError: the gateway did not answer$"):
             running.wait()
 
 

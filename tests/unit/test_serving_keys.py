@@ -264,13 +264,16 @@ async def test_a_budget_that_nobody_can_read_lets_nobody_in_for_now(tmp_path: Pa
 
 async def test_the_database_is_never_asked_on_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service, asked = Service(tmp_path, budget_tokens=100), list[str]()
-    for name in ("of", "add"):
 
-        def told(self: Spending, *given: Any, plain: Callable[..., Any] = getattr(Spending, name)) -> Any:
+    def told(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
             asked.append(threading.current_thread().name)
-            return plain(self, *given)
+            return plain(*given)
 
-        monkeypatch.setattr(Spending, name, told)
+        return call
+
+    for name in ("of", "add"):
+        monkeypatch.setattr(Spending, name, told(getattr(Spending, name)))
     assert (await service.ask()).status_code == 200 and (await service.ask()).status_code == 200
     assert len(asked) >= 3 and all(name.startswith("burnish-spending") for name in asked)
 

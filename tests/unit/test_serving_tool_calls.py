@@ -103,9 +103,9 @@ async def test_what_the_policy_wrote_becomes_calls(says: str, parser: str, befor
 def test_what_stands_around_calls_is_found_in_a_few_readings() -> None:
     parser, read = find_parser(PYTHONIC), list[int]()
 
-    def counted(said: str, tools: Any) -> Any:
-        read.append(len(said))
-        return parser(said, tools)
+    def counted(text: str, tools: Any) -> Any:
+        read.append(len(text))
+        return parser(text, tools)
 
     before, after = "\n".join(f"thought {i}" for i in range(3000)), "\n".join(f"word {i}" for i in range(3000))
     said = f'{before}\nmeasure(3, "bore")\nstop()\n{after}'

@@ -54,7 +54,7 @@ def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
         "letters dropped": byte_level(normalizers.Replace(Regex("a+"), "")),
         "controls dropped": byte_level(normalizers.BertNormalizer()),
         "split dropped": byte_level(None, pre_tokenizers.Sequence([pre_tokenizers.Split("a", "removed"), BYTES])),
-        "words unknown": trained(models.WordPiece(unk_token="[UNK]"), words, None, pre_tokenizers.Whitespace()),  # type: ignore[call-arg]
+        "words unknown": trained(models.WordPiece(unk_token="[UNK]"), words, None, pre_tokenizers.Whitespace()),
         "pieces unknown": trained(models.Unigram(), pieces, None, pre_tokenizers.Metaspace()),
     }
 

@@ -101,7 +101,7 @@ OTHERS = (
 )  # fmt: skip
 """What transformers or vLLM take, where it is there, in place of the files that are checked here, or beside them.
 
-`params.json` is read with `consolidated*` only; `preprocessor_config.json`, which says how images or sound are made numbers, names a processor
+`params.json` is read with `consolidated*` only. `preprocessor_config.json`, which says how images or sound are read, names a processor
 whose chat template is that of `chat_template.jinja` unless one of these files has another. Both lie in folders of models that read text.
 """
 
