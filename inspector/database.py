@@ -57,17 +57,13 @@ class Database:
         )
         self.close = weakref.finalize(self, _end, self._db, spill)
 
-    def ask(self, question: str, values: Sequence[Any], **tables: Any) -> list[dict[str, Any]]:
-        """The answer's rows. tables: of pyarrow, by the names that the question calls them; None for one that it does not.
+    def ask(self, question: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """The answer's rows.
 
         Raises ValueError when the question needs more than the limits allow, or a file cannot be read.
         """
         with self._refused():
-            cursor = self._db.cursor()
-            for name, table in tables.items():
-                if table is not None:
-                    cursor.register(name, table)
-            answer = cursor.execute(question, values)
+            answer = self._db.cursor().execute(question, values)
             names = [column[0] for column in answer.description or ()]
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 

@@ -1,8 +1,8 @@
 """An index over a store of episodes, so that a list of a million of them is filtered, sorted and searched at once.
 
 The files of a store hold everything, tokens above all; a list shows little of it. The index, `.index/` beside them, holds that little in
-segments of many files each: a row per episode (`rows.parquet`), every word that was said with the episodes that hold it
-(`words-N.parquet`), and which files they cover, as these were (`segment.json`). It is made by who looks, never by the run, and holds
+segments of many files each: a row per episode (`rows.parquet`), every word that was said (`words-N.parquet`) with the episodes that hold it
+(`words-N.postings`), and which files they cover, as these were (`segment.json`). It is made by who looks, never by the run, and holds
 nothing that could not be made again. What it does not cover, or covers as it no longer is, is read from the store.
 
     store, index = Path("runs/NAME/episodes"), Database()
@@ -23,16 +23,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.own_files import own_file, read_whole
 from .database import Database
+from .postings import PART, WordsPart, pack
 
 FOLDER = ".index"
 """Where it lies in a store. Readers of Parquet folders pass over names that begin with a dot."""
-VERSION = 1
+VERSION = 2
 FULL = 16_384
 """Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
 WORDS_AT_ONCE = 32 << 20
@@ -79,7 +81,11 @@ class IndexSegment:
     episodes: int
     failures: tuple[str, ...]
     truncations: tuple[str, ...]
-    words: tuple[str, ...]
+    words: tuple[WordsPart, ...]
+
+    @property
+    def number(self) -> int:
+        return int(self.folder.name)
 
     @property
     def rows_file(self) -> str:
@@ -183,18 +189,33 @@ def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -
     rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [names, names, firsts])
     pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
     kinds = {name: sorted(set(rows.column(name).drop_null().to_pylist())) for name in ("failure", "truncation")}
-    each = max(1, episodes * WORDS_AT_ONCE // max(1, _said_bytes(files)))
-    parts = list[str]()
+    each = min(PART, max(1, episodes * WORDS_AT_ONCE // max(1, _said_bytes(files))))
+    parts = list[int]()
     for first in range(number * ROOM, number * ROOM + episodes, each):
+        parts.append(min(each, number * ROOM + episodes - first))
         said = f"SELECT first + file_row_number AS id, {SAID} AS said FROM {placed} WHERE first + file_row_number BETWEEN ? AND ?"
         pairs = f"SELECT id, unnest(list_distinct(regexp_extract_all(said, {WORDS}))) AS word FROM ({said})"
         held = f"SELECT left(word, {LONGEST_WORD}) AS word, list(id ORDER BY id) AS ids FROM ({pairs}) GROUP BY 1 ORDER BY 1"
-        parts.append(f"words-{len(parts)}.parquet")
-        words = db.table(held, [names, names, firsts, first, first + each - 1])
-        pq.write_table(words, partial / parts[-1], compression="zstd", row_group_size=WORDS_TOGETHER)
+        words = db.table(held, [names, names, firsts, first, first + parts[-1] - 1])
+        _write_words(words, WordsPart(str(partial / f"words-{len(parts) - 1}.parquet"), first, parts[-1]))
     record = {"version": VERSION, "files": stamps, "episodes": episodes, **kinds, "words": parts}
     (partial / "segment.json").write_text(json.dumps(record))
     partial.rename(home / f"{number:06}")
+
+
+def _write_words(words: pa.Table, part: WordsPart) -> None:
+    """words: each with `ids`, a list of the episodes that hold it, in order."""
+    ids = words.column("ids").combine_chunks()
+    offsets = np.asarray(ids.offsets, np.int64) if len(ids) else np.zeros(1, np.int64)
+    postings, sizes = pack(np.asarray(ids.values, np.int64) - part.first, offsets, part.episodes)
+    columns = {
+        "word": words.column("word"),
+        "first": np.full(len(sizes), part.first, np.int64),
+        "start": np.cumsum(sizes) - sizes,
+        "size": sizes.astype(np.int32),
+    }
+    pq.write_table(pa.table(columns), part.words, compression="zstd", row_group_size=WORDS_TOGETHER)
+    part.postings.write_bytes(postings)
 
 
 def _said_bytes(files: Iterable[Path]) -> int:
@@ -230,13 +251,17 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, S
     record = json.loads(read_whole(folder / "segment.json"))
     if record["version"] != VERSION:
         return None
-    parts = tuple(f"words-{i}.parquet" for i in range(len(record["words"])))
-    for name in ("rows.parquet", *parts):
-        own_file(folder, name)
+    episodes, first, words = int(record["episodes"]), int(folder.name) * ROOM, list[WordsPart]()
+    for i, each in enumerate(record["words"]):
+        words.append(WordsPart(str(folder / f"words-{i}.parquet"), first, int(each)))
+        first += words[-1].episodes
+    if not all(0 < part.episodes <= PART for part in words) or first != int(folder.name) * ROOM + episodes:
+        return None
+    for file in (folder / "rows.parquet", *(Path(file) for part in words for file in (part.words, part.postings))):
+        own_file(folder, file.name)
     stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
     failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
-    words = tuple(str(folder / name) for name in parts)
-    return IndexSegment(folder, tuple(stamps), int(record["episodes"]), failures, truncations, words), stamps
+    return IndexSegment(folder, tuple(stamps), episodes, failures, truncations, tuple(words)), stamps
 
 
 def _stamp(file: Path) -> Stamp | None:

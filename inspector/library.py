@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from ..rollout.store.episodes import text
 from ..rollout.store.intervals import mean_interval
@@ -15,7 +19,8 @@ from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens
 from ..rollout.store.records import Mode
 from .database import Database
-from .index import SAID, SUMMARY, WORDS, coverage
+from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage
+from .postings import mark
 
 Order = Literal["latest", "worst", "best", "longest", "slowest"]
 ORDERS: Mapping[Order, str] = {
@@ -83,8 +88,8 @@ class Library:
         last = wanted.first + wanted.most
         if last > DEEPEST:
             raise ValueError(f"a list goes down to its episode {DEEPEST:,}; narrow it")
-        parts, hits = self._parts(wanted)
-        total = sum(self._count(part, hits) for part in parts)
+        parts = self._parts(wanted)
+        total = sum(self._count(part) for part in parts)
         if not total or not wanted.most:
             return total, []
         order = ORDERS[wanted.order]
@@ -92,7 +97,7 @@ class Library:
         rows = " UNION ALL ".join(f"SELECT * FROM ({question})" for question, _ in tops)
         values = [value for _, inserted in tops for value in inserted]
         question = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
-        return total, _checked(self._db.ask(question, [*values, wanted.most, wanted.first], hits=hits))
+        return total, _checked(self._db.ask(question, [*values, wanted.most, wanted.first]))
 
     def choices(self) -> dict[str, list[Any]]:
         """The values there are of what can be chosen: phase, step, split, mode, failure, truncation."""
@@ -128,7 +133,7 @@ class Library:
 
         The attempts at one task are one observation: they are alike.
         """
-        parts, _ = self._parts(Wanted({"phase": phase, "split": "train"}))
+        parts = self._parts(Wanted({"phase": phase, "split": "train"}))
         if not parts:
             return []
         chosen = [part.selected("step, task, reward") for part in parts]
@@ -156,32 +161,51 @@ class Library:
         check_store(file)
         return file
 
-    def _parts(self, wanted: Wanted) -> tuple[list[_Part], Any]:
-        """The wanted episodes, as far as the index covers the store and beyond; and a table of those in the index that hold the text."""
-        covered, hits = coverage(self._folder), None
+    def _parts(self, wanted: Wanted) -> list[_Part]:
+        """The wanted episodes, as far as the index covers the store and beyond."""
+        covered = coverage(self._folder)
         rest, indexed = _store_files(covered.beyond(self._beyond)), [segment.rows_file for segment in covered.segments]
         asked, values = _where(wanted)
         words = self._words(wanted.text) if wanted.text else []
         if wanted.text and not words:
-            return [], None
-        if words and indexed:
-            files = [part for segment in covered.segments for part in segment.words]
-            hold = [f"SELECT unnest(ids) AS id FROM read_parquet(?) WHERE {_FITS_ALONE if _is_short(word) else _FITS}" for word in words]
-            question = f"SELECT DISTINCT id FROM ({' INTERSECT '.join(hold)})"
-            hits = self._db.table(question, [value for word in words for value in (files, word)])
+            return []
         parts = list[_Part]()
-        if indexed:
-            parts.append(_Part("read_parquet(?)", indexed, [*asked, *([_HIT] if words else [])], values))
+        if indexed and words:
+            hits = self._hits(words, covered.segments)
+            if hits.count:
+                alone = None if asked else hits.count
+                parts.append(_Part("read_parquet(?)", indexed, [*asked, _HIT], [*values, hits.bits, hits.offsets, hits.lowest], alone))
+        elif indexed:
+            parts.append(_Part("read_parquet(?)", indexed, asked, values))
         if rest:
             said = [_SAYS_ALONE if _is_short(word) else _SAYS for word in words]
             parts.append(_Part(_STORE, rest, [*asked, *said], [*values, *(word for word in words for _ in range(2))]))
-        return parts, hits
+        return parts
 
-    def _count(self, part: _Part, hits: Any) -> int:
-        if part.asked == [_HIT]:
-            return int(hits.num_rows)
+    def _hits(self, words: list[str], segments: Sequence[IndexSegment]) -> _Hits:
+        """The episodes in an index that hold all of some words."""
+        parts = [part for segment in segments for part in segment.words]
+        begins = dict(zip((part.first for part in parts), accumulate((part.episodes for part in parts), initial=0), strict=False))
+        held = np.ones(sum(part.episodes for part in parts), np.bool_)
+        for word in words:
+            fits = _FITS_ALONE if _is_short(word) else _FITS
+            found = self._db.table(f"SELECT first, start, size FROM read_parquet(?) WHERE {fits}", [[part.words for part in parts], word])
+            first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
+            order = np.argsort(first, kind="stable")
+            edges = np.searchsorted(first, [[part.first, part.first + 1] for part in parts], sorter=order)
+            marks = np.zeros(held.size, np.bool_)
+            for part, (low, high) in zip(parts, edges.tolist(), strict=True):
+                if low < high:
+                    chosen = order[low:high]
+                    mark(marks[begins[part.first] :][: part.episodes], part, start[chosen], size[chosen])
+            held &= marks
+        return _Hits.of(held, segments)
+
+    def _count(self, part: _Part) -> int:
+        if part.count is not None:
+            return part.count
         question, values = part.selected("count(*) AS n")
-        return int(self._db.ask(question, values, hits=hits)[0]["n"])
+        return int(self._db.ask(question, values)[0]["n"])
 
     def _words(self, said: str) -> list[str]:
         """The words of a text, taken apart as what was said is, the longest first."""
@@ -225,7 +249,7 @@ def _is_short(word: str) -> bool:
 
 
 _STORE = "read_parquet(?, union_by_name=true)"
-_HIT = "id IN (SELECT id FROM hits)"
+_HIT = f"get_bit(?::BLOB::BIT, ((?::BIGINT[])[(id >> {ROOM.bit_length() - 1}) - ? + 1] + (id & {ROOM - 1}))::INTEGER) = 1"
 _FITS, _FITS_ALONE = "contains(word, ?)", "word = ?"
 # Only what may hold a word is freed of its form.
 _SAYS = f"CASE WHEN contains(lower(messages), ?) THEN contains({SAID}, ?) ELSE false END"
@@ -233,13 +257,34 @@ _SAYS_ALONE = f"CASE WHEN contains(lower(messages), ?) THEN list_contains(regexp
 
 
 @dataclass(frozen=True, slots=True)
+class _Hits:
+    """Episodes of an index. bits: one for each episode of all its segments, one after another. offsets: where the bits of a segment
+    begin, by its number less `lowest`. count: how many are set."""
+
+    bits: bytes
+    offsets: list[int]
+    lowest: int
+    count: int
+
+    @classmethod
+    def of(cls, held: npt.NDArray[np.bool_], segments: Sequence[IndexSegment]) -> _Hits:
+        """held: of the episodes of all segments, (episodes,)."""
+        numbers = [segment.number for segment in segments]
+        begins = dict(zip(numbers, accumulate((segment.episodes for segment in segments), initial=0), strict=False))
+        offsets = [begins.get(number, held.size) for number in range(min(numbers), max(numbers) + 1)]
+        return cls(np.packbits(held).tobytes(), offsets, min(numbers), int(held.sum()))
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
-    """Episodes in one form, of the index or of the store: a table, the files that it is of, and what is asked of it with its values."""
+    """Episodes in one form, of the index or of the store: a table, the files that it is of, and what is asked of it with its values. count:
+    how many that are, where it is known."""
 
     table: str
     files: list[str]
     asked: list[str]
     values: list[Any]
+    count: int | None = None
 
     @property
     def where(self) -> str:

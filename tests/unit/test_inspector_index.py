@@ -139,6 +139,31 @@ def test_words_are_counted_in_parts_where_conversations_are_long(tmp_path: Path,
     assert [Library(tmp_path, db).count(Wanted(text=word)) for word in ("shared", "two", "four")] == [3, 1, 0]
 
 
+def test_words_of_few_and_of_many_episodes_are_found_in_all_segments(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FULL", 40)
+    for number in (1, 2, 3):
+        put(tmp_path, number, *(f"shared {'rare' if i in (3, 39) else ''} {'odd' if i % 2 else 'even'}{number}" for i in range(40)))
+        assert build_segment(tmp_path, db)
+    library = Library(tmp_path, db)
+    assert len(coverage(tmp_path).segments) == 3
+    counted = {"shared": 120, "rare": 6, "odd": 60, "even2": 20, "rare even": 0, "rare odd3": 2, "e": 0, "ed": 0, "are": 120, "d2": 0}
+    assert {text: library.count(Wanted(text=text)) for text in counted} == counted
+    assert {text: len(library.listed(Wanted(text=text, most=200))) for text in counted} == counted
+    assert library.count(Wanted(text="odd", step=2)) == 20
+    assert [row["episode"] for row in library.listed(Wanted(text="rare", step=2, order="best"))] == ["train-2/39", "train-2/3"]
+
+
+@pytest.mark.parametrize("there", [b"", b"\xff" * 7])
+def test_an_index_whose_postings_do_not_fit_its_words_is_refused_by_its_place(tmp_path: Path, db: Database, there: bytes) -> None:
+    put(tmp_path, 1, *(["plain"] + ["other"] * 39))
+    assert build_segment(tmp_path, db)
+    (tmp_path / FOLDER / "000001" / "words-0.postings").write_bytes(there)
+    with pytest.raises(
+        ValueError, match=r"the index in .*000001 cannot be read: words-0.postings does not hold what its words say; delete"
+    ):
+        Library(tmp_path, db).count(Wanted(text="plain"))
+
+
 def test_a_step_that_is_taken_again_is_read_from_the_store_until_it_is_indexed_again(tmp_path: Path, db: Database) -> None:
     put(tmp_path, 1, "before")
     put(tmp_path, 2, "before")
@@ -182,6 +207,9 @@ def test_an_index_of_nonsense_is_made_again(tmp_path: Path, db: Database) -> Non
         "[]",
         '{"version": 1}',
         '{"version": 0, "files": {}, "episodes": 1, "failure": [], "truncation": [], "words": []}',
+        '{"version": 2, "files": {}, "episodes": 1, "failure": [], "truncation": [], "words": []}',
+        '{"version": 2, "files": {}, "episodes": 0, "failure": [], "truncation": [], "words": [0]}',
+        '{"version": 2, "files": {}, "episodes": 70000, "failure": [], "truncation": [], "words": [70000]}',
     ):
         folder = tmp_path / FOLDER / "000007"
         folder.mkdir(parents=True, exist_ok=True)
