@@ -189,7 +189,7 @@ def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -
     rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [names, names, firsts])
     pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
     kinds = {name: sorted(set(rows.column(name).drop_null().to_pylist())) for name in ("failure", "truncation")}
-    each = min(PART, max(1, episodes * WORDS_AT_ONCE // max(1, _said_bytes(files))))
+    each = min(PART, max(1, episodes * WORDS_AT_ONCE // max(1, said_bytes(files))))
     parts = list[int]()
     for first in range(number * ROOM, number * ROOM + episodes, each):
         parts.append(min(each, number * ROOM + episodes - first))
@@ -218,7 +218,7 @@ def _write_words(words: pa.Table, part: WordsPart) -> None:
     part.postings.write_bytes(postings)
 
 
-def _said_bytes(files: Iterable[Path]) -> int:
+def said_bytes(files: Iterable[Path]) -> int:
     """What the conversations of files take in memory, as the files say."""
     groups = (group for file in files for group in _row_groups(pq.read_metadata(file)))
     columns = (group.column(i) for group in groups for i in range(group.num_columns))

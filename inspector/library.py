@@ -19,7 +19,8 @@ from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens
 from ..rollout.store.records import Mode
 from .database import Database
-from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage
+from .hits import is_short
+from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, said_bytes
 from .postings import mark
 
 Order = Literal["latest", "worst", "best", "longest", "slowest"]
@@ -35,10 +36,14 @@ LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
+PLACE = ("phase", "step", "split", "mode", "episode")
+"""Columns that name one episode of a store."""
 MOST_WORDS = 16
 """Words that can be searched for at once."""
 DEEPEST = 10_000
 """How far down a list can be turned."""
+READ_AT_ONCE = 32 << 20
+"""Bytes of conversations that are read for one list, about, where only a line of each is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,21 @@ class Library:
         question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample"
         return _checked(self._db.ask(question, [[str(file)], text(task)])) if file else []
 
+    def conversations(self, rows: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]] | None]:
+        """The messages of some rows of a list, None for those in files beyond the first `READ_AT_ONCE`."""
+        files = dict[Path, None]()
+        for row in rows:
+            file = self._file(row["phase"], row["step"], row["split"], row["mode"])
+            if file is not None:
+                files[file] = None
+        before = accumulate((said_bytes([file]) for file in files), initial=0)
+        chosen = [str(file) for file, size in zip(files, before, strict=False) if size < READ_AT_ONCE]
+        question = f"SELECT phase, step, split, mode, episode, messages FROM {_STORE} WHERE episode IN (SELECT unnest(?))"
+        found = self._db.ask(question, [chosen, [row["episode"] for row in rows]]) if chosen else []
+        by_place = {tuple(row[name] for name in PLACE): row for row in found}
+        read = [by_place.get(tuple(row[name] for name in PLACE)) for row in rows]
+        return [_read(row, "messages", list, dict) if row else None for row in read]
+
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
         """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval.
 
@@ -166,7 +186,7 @@ class Library:
         covered = coverage(self._folder)
         rest, indexed = _store_files(covered.beyond(self._beyond)), [segment.rows_file for segment in covered.segments]
         asked, values = _where(wanted)
-        words = self._words(wanted.text) if wanted.text else []
+        words = self.words(wanted.text) if wanted.text else []
         if wanted.text and not words:
             return []
         parts = list[_Part]()
@@ -178,7 +198,7 @@ class Library:
         elif indexed:
             parts.append(_Part("read_parquet(?)", indexed, asked, values))
         if rest:
-            said = [_SAYS_ALONE if _is_short(word) else _SAYS for word in words]
+            said = [_SAYS_ALONE if is_short(word) else _SAYS for word in words]
             parts.append(_Part(_STORE, rest, [*asked, *said], [*values, *(word for word in words for _ in range(2))]))
         return parts
 
@@ -188,7 +208,7 @@ class Library:
         begins = dict(zip((part.first for part in parts), accumulate((part.episodes for part in parts), initial=0), strict=False))
         held = np.ones(sum(part.episodes for part in parts), np.bool_)
         for word in words:
-            fits = _FITS_ALONE if _is_short(word) else _FITS
+            fits = _FITS_ALONE if is_short(word) else _FITS
             found = self._db.table(f"SELECT first, start, size FROM read_parquet(?) WHERE {fits}", [[part.words for part in parts], word])
             first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
             order = np.argsort(first, kind="stable")
@@ -207,7 +227,7 @@ class Library:
         question, values = part.selected("count(*) AS n")
         return int(self._db.ask(question, values)[0]["n"])
 
-    def _words(self, said: str) -> list[str]:
+    def words(self, said: str) -> list[str]:
         """The words of a text, taken apart as what was said is, the longest first."""
         as_stored = text(json.dumps(said, ensure_ascii=False)[1:-1])
         (row,) = self._db.ask(
@@ -241,11 +261,6 @@ def _read(row: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
     if not fits or (inner is list and not all(type(number) in (int, float) for one in items for number in one)):
         raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not what is stored there")
     return value
-
-
-def _is_short(word: str) -> bool:
-    """Whether a word is part of too many others to be looked for in them."""
-    return len(word) < 3 and word.isascii()
 
 
 _STORE = "read_parquet(?, union_by_name=true)"

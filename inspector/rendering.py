@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .hits import marked
 from .terminal import call_text
 from .text import number, percent, printable
 
@@ -27,7 +28,7 @@ def phase_title(phase: str) -> str:
 
 
 def environment(folder: Path) -> Environment:
-    """Jinja over the templates in a folder, with the filters number, percent, printable, phase_title and call_text."""
+    """Jinja over the templates in a folder, with the filters number, percent, printable, phase_title, call_text and marked."""
     made = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Any] = {
         "number": number,
@@ -35,6 +36,7 @@ def environment(folder: Path) -> Environment:
         "printable": printable,
         "phase_title": phase_title,
         "call_text": call_text,
+        "marked": marked,
     }
     made.filters.update(filters)
     made.finalize = _shown

@@ -35,6 +35,7 @@ from ...rollout.store.moments import moments
 from ..comparing import MOST, side_by_side
 from ..database import USUAL, Database, DatabaseLimits
 from ..drift import RunMoment, drift_between
+from ..hits import around_first
 from ..library import DEEPEST, EXACT, Library, Order, Wanted
 from ..own_view import POLICY as DRAWN_POLICY
 from ..text import finite
@@ -135,11 +136,16 @@ def episodes(site: Site, request: Request) -> Response:
     library = Library(line.path / "episodes", site.db, looked.beyond)
     chosen = {name: value for name, value in request.query_params.items() if name != "page" and value}
     total, rows = library.page(wanted)
+    words = library.words(wanted.text) if wanted.text else []
+    chats = library.conversations(rows) if words else [None] * len(rows)
+    said = [around_first(chat_of({"messages": chat}), words) if chat else "" for chat in chats]
     near = [number for number in (page - 1, page + 1) if 1 <= number <= -(-min(total, DEEPEST) // PAGE)]
     return site.show(
         "episodes",
         line=line,
         rows=rows,
+        words=words,
+        said=said,
         total=total,
         page=page,
         first=wanted.first,
@@ -158,7 +164,8 @@ def episode(site: Site, request: Request) -> Response:
     if asked.get("json"):
         return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
     colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
-    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour))
+    words = library.words(asked["text"]) if asked.get("text") else []
+    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour, words))
 
 
 def drawing(site: Site, request: Request) -> Response:

@@ -26,10 +26,10 @@ from ...rollout.store.moments import Moment, moments
 from ..comparing import MOST, side_by_side
 from ..database import Database
 from ..drift import RunMoment, drift_between
-from ..library import Library, Wanted
+from ..library import PLACE, Library, Wanted
 from ..own_view import framed
 from ..runs import phases_of, read_metrics
-from .links import EPISODE, STATIC
+from .links import STATIC
 from .runs import RunLine, list_runs
 from .views import MOVES, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
 
@@ -56,7 +56,7 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Contents:
-    """Which pages a bundle has. tables: of each run, the moments that are listed. episodes: (run, *EPISODE) -> its page. drifts: (before,
+    """Which pages a bundle has. tables: of each run, the moments that are listed. episodes: (run, *PLACE) -> its page. drifts: (before,
     after) -> its page, for pairs of evaluations. compared: whether the runs are."""
 
     tables: dict[str, dict[Moment, list[dict[str, Any]]]] = field(default_factory=dict)
@@ -97,11 +97,11 @@ class Bundle:
         return self._to(table_page(run, train[-1])) if fits else None
 
     def episode(self, run: str, row: Mapping[str, Any], **_: Any) -> str | None:
-        page = self.contents.episodes.get((run, *(row[name] for name in EPISODE)))
+        page = self.contents.episodes.get((run, *(row[name] for name in PLACE)))
         return self._to(page) if page else None
 
     def drawing(self, run: str, row: Mapping[str, Any]) -> str | None:
-        page = self.contents.episodes.get((run, *(row[name] for name in EPISODE)))
+        page = self.contents.episodes.get((run, *(row[name] for name in PLACE)))
         return self._to(drawing_page(page)) if page else None
 
     def compare(self) -> str | None:
@@ -199,7 +199,7 @@ def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Conten
             listed += len(rows)
             for number, row in enumerate(rows):
                 if pages < most // len(lines):
-                    key = (line.name, *(row[name] for name in EPISODE))
+                    key = (line.name, *(row[name] for name in PLACE))
                     contents.episodes[key] = table_page(line.name, moment).replace("index.html", f"{number}.html")
                     pages += 1
         rollouts += library.count(Wanted())
@@ -241,7 +241,8 @@ def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]]) -> Ite
     for i, (moment, rows) in enumerate(tables.items()):
         near = {j: f"../{quote(names[j])}/index.html" for j in (i - 1, i + 1) if 0 <= j < len(names)}
         shown: dict[str, Any] = {"line": line, "rows": rows, "total": len(rows), "page": i, "first": 0, "links": near}
-        yield table_page(line.name, moment), {**shown, "choices": {}, "chosen": {}, "orders": (), "index": ""}
+        unasked = {"choices": {}, "chosen": {}, "words": [], "said": [""] * len(rows), "orders": (), "index": ""}
+        yield table_page(line.name, moment), shown | unasked
 
 
 def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -250,7 +251,7 @@ def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Ite
         library = library_of(line, db)
         for moment, rows in contents.tables[line.name].items():
             for row in rows:
-                path = contents.episodes.get((line.name, *(row[name] for name in EPISODE)))
+                path = contents.episodes.get((line.name, *(row[name] for name in PLACE)))
                 found = library.one(moment.phase, moment.step, moment.split, moment.mode, row["episode"]) if path else None
                 if path and found:
                     group = sorted((one for one in rows if one["task"] == row["task"]), key=lambda one: one["sample"])

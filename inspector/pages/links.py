@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
+from ..library import PLACE
+
 STATIC = Path(__file__).parent / "static"
 BASE = "/rollouts"
-EPISODE = ("phase", "step", "split", "mode", "episode")
-"""What an episode of a run is named by."""
 
 
 class Links(Protocol):
     """Addresses for one page. served: whether a server answers, which filters, searches and compares.
 
-    episode: of a row with the columns of `EPISODE`; further names are options of its page. drawing: of such a row, as its environment
+    episode: of a row with the columns of `PLACE`; further names are options of its page. drawing: of such a row, as its environment
     draws it. drift: of two moments, each as `place` writes
     it, and of one task of theirs.
     """
@@ -53,10 +53,10 @@ class Served:
         return f"{self.run(run)}/episodes" + (f"?{urlencode(asked)}" if asked else "")
 
     def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str:
-        return f"{self.run(run)}/episode?{urlencode({**{name: row[name] for name in EPISODE}, **options})}"
+        return f"{self.run(run)}/episode?{urlencode({**{name: row[name] for name in PLACE}, **options})}"
 
     def drawing(self, run: str, row: Mapping[str, Any]) -> str:
-        return f"{self.run(run)}/drawing?{urlencode({name: row[name] for name in EPISODE})}"
+        return f"{self.run(run)}/drawing?{urlencode({name: row[name] for name in PLACE})}"
 
     def compare(self) -> str:
         return f"{BASE}/-/compare"

@@ -16,6 +16,7 @@ from ...rollout.store.moments import Moment
 from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
+from ..hits import first_hit
 from ..library import Library
 from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, own_view
@@ -75,12 +76,21 @@ def drift_of(run: RecordedRun) -> list[tuple[str, str, str]]:
     return found
 
 
-def episode_view(line: RunLine, found: Mapping[str, Any], group: Sequence[Mapping[str, Any]], colour: Colour = "logprob") -> dict[str, Any]:
-    """One episode, whole, beside the other attempts at its task."""
+def episode_view(
+    line: RunLine,
+    found: Mapping[str, Any],
+    group: Sequence[Mapping[str, Any]],
+    colour: Colour = "logprob",
+    words: Sequence[str] = (),
+) -> dict[str, Any]:
+    """One episode, whole, beside the other attempts at its task. words: of a search, which are marked."""
+    chat = chat_of(found)
     return {
         "line": line,
         "e": found,
-        "chat": chat_of(found),
+        "chat": chat,
+        "words": words,
+        "hit": first_hit(chat, words),
         "group": group,
         "trajectories": shown_tokens(found, colour, tokenizer_of(line.path)),
         "colour": colour,

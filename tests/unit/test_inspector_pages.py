@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -148,6 +149,16 @@ def test_lists_choose_and_turn_pages(client: TestClient) -> None:
     assert "Nothing here is like that" in client.get(f"{NAME}/episodes?text=nobody+said+this").text
     first = client.get(f"{NAME}/episodes?order=worst&failed=no").text
     assert first.index("train-1/1") < first.index("train-1/0")
+
+
+def test_a_search_shows_where_its_words_stand_in_the_list_and_in_the_conversation(client: TestClient) -> None:
+    page = client.get(f"{NAME}/episodes?text=ALER&failed=no").text
+    assert '<tr class="hit"><td colspan="11">' in page and "<mark>aler</mark>t" in page
+    link = html.unescape(next(iter(re.findall(r'href="([^"]*text=ALER#hit)"', page))))
+    shown = client.get(link).text
+    assert shown.count('id="hit"') == 1 and "<mark>aler</mark>t" in shown
+    assert "<script>alert" not in page + shown
+    assert "<mark>" not in client.get(EPISODE).text + client.get(f"{NAME}/episodes").text
 
 
 @pytest.mark.parametrize("asked", ["order=drop", "step=x", "step=-1", "page=1e9", "step=99999999999", "page=²"])
