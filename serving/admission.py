@@ -27,7 +27,7 @@ LIMITED: Final[tuple[Route, ...]] = ("chat", "guardrail")
 
 Reason = Literal[
     "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",
-    "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard",
+    "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard", "answer", "unstored",
 ]  # fmt: skip
 """Why a request was refused, as it is counted."""
 
@@ -150,14 +150,15 @@ class RequestAdmission:
             said = f"the key {caller.name!r} may not call this; it may call {', '.join(key.routes)}"
             raise Refused(403, "route", said, code="insufficient_permissions")
         visit = Visit(self, caller)
-        if route not in LIMITED:
+        if route not in (*LIMITED, "feedback"):  # a disk works for that
             yield visit
             return
         if key is not None:
-            self._check_limits(caller.name, key)
+            self._check_limits(caller.name, key, route)
         if self._under_way >= self._most:
             raise Refused(503, "full", f"{self._most} requests are under way; come again", code="overloaded", again_s=AGAIN_S)
-        visit.take(1)
+        if route != "feedback":
+            visit.take(1)
         self._under_way += 1
         if key is not None:
             self._used_by(key).requests.add(self._clock(), 1)
@@ -170,11 +171,11 @@ class RequestAdmission:
     def _used_by(self, key: Key) -> _Used:
         return self._used.setdefault(key.sha256, _Used())
 
-    def _check_limits(self, name: str, key: Key) -> None:
+    def _check_limits(self, name: str, key: Key, route: Route) -> None:
         used, now = self._used_by(key), self._clock()
         per_minute: tuple[tuple[Literal["requests", "tokens"], Window, int | None], ...] = (
             ("requests", used.requests, key.requests_per_minute),
-            ("tokens", used.tokens, key.tokens_per_minute),
+            ("tokens", used.tokens, key.tokens_per_minute if route != "feedback" else None),
         )
         for what, window, limit in per_minute:
             wait = window.wait_s(now, limit) if limit is not None else 0.0

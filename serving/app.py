@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,11 +21,13 @@ from .admission import Refused, Visit
 from .apply_guardrail import ApplyGuardrailApp
 from .audit import record_of
 from .front import Front
+from .give_feedback import FeedbackApp
 from .guarded import GuardedChatApp
 from .keys import Route
 from .metered import MeteredChatApp
+from .observed import ObservedChatApp
 from .tool_calls import ToolCallsApp
-from .wire import BODY_S, CHAT, HEALTH, MAX_DEPTH, answer, read_body, refuse, replay
+from .wire import BODY_S, CHAT, HEALTH, MAX_DEPTH, answer, is_json, read_body, refuse, replay
 
 MODELS: Final = "/v1/models"
 METRICS: Final = "/metrics"
@@ -40,12 +42,12 @@ MOST_ANSWERS: Final = 128
 """Of `n`, as OpenAI has it."""
 
 CHAT_FIELDS: Final = frozenset({
-    "messages", "tools", "tool_choice", "response_format", "model", "n", "stream", "stream_options", "user",
+    "messages", "tools", "tool_choice", "response_format", "model", "n", "stream", "stream_options", "user", "store",
     "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias",
     "max_tokens", "max_completion_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos",
     "logprobs", "top_logprobs", "return_token_ids", "skip_special_tokens", "add_generation_prompt", "continue_final_message",
 })  # fmt: skip
-"""Request fields that the service honours. `user` only names the caller and changes no answer."""
+"""Request fields that the service honours. `user` only names the caller and changes no answer; `store` says whether it may be kept."""
 
 
 def chat_service(
@@ -58,10 +60,11 @@ def chat_service(
     """
     front = front or Front()
     metered = MeteredChatApp(model)
-    if guard is None:
-        return StrictChatApp(ToolCallsApp(metered), models, front, body_s)
-    guarded = ToolCallsApp(GuardedChatApp(metered, guard))
-    return ApplyGuardrailApp(guard, front, StrictChatApp(guarded, models, front, body_s), body_s)
+    said = ToolCallsApp(metered if guard is None else GuardedChatApp(metered, guard))
+    service: ASGIApp = StrictChatApp(ObservedChatApp(said, front.observers) if front.observers else said, models, front, body_s)
+    if front.desk is not None:
+        service = FeedbackApp(front.desk, front, service, body_s)
+    return service if guard is None else ApplyGuardrailApp(guard, front, service, body_s)
 
 
 class StrictChatApp:
@@ -97,7 +100,7 @@ class StrictChatApp:
         return json.dumps({"object": "list", "data": data}).encode()
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        if not _is_json(scope["headers"]):  # a page in somebody's browser can send every other kind to this machine unasked
+        if not is_json(scope["headers"]):
             raise Refused(415, "invalid", "a request is JSON: send it with Content-Type: application/json")
         body = await read_body(receive, self._body_s)
         request = read_chat_request(body)
@@ -113,7 +116,9 @@ class StrictChatApp:
             raise Refused(403, "model", said, code="insufficient_permissions", param="model")
         if model not in self._models():
             raise Refused(404, "model", f"there is no model {model[:100]!r}", code="model_not_found", param="model")
-        record.model = model
+        record.model, record.store = model, request.get("store")
+        if record.store and not (self._front.desk is not None and self._front.desk.conversations):
+            raise Refused(400, "invalid", "store: this service keeps no conversations; leave it out", param="store")
         visit.take(request.get("n") or 1)
         await self._app(scope, replay(body, receive), send)
 
@@ -154,8 +159,9 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
     if unknown:
         name = unknown[0][:100]
         raise _invalid(f"this service does not support the parameter {name!r}; it has {', '.join(sorted(CHAT_FIELDS))}", name)
-    if not isinstance(request.get("stream"), bool | None):
-        raise _invalid("stream must be true or false", "stream")
+    for name in ("stream", "store"):
+        if not isinstance(request.get(name), bool | None):
+            raise _invalid(f"{name} must be true or false", name)
     answers = request.get("n")
     if answers is not None and (not isinstance(answers, int) or isinstance(answers, bool) or not 1 <= answers <= MOST_ANSWERS):
         raise _invalid(f"n must be a whole number from 1 to {MOST_ANSWERS}", "n")
@@ -196,11 +202,6 @@ def _largest_count(form: Any) -> float:
 
 def _invalid(message: str, param: str | None = None) -> Refused:
     return Refused(400, "invalid", message, param=param)
-
-
-def _is_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name.lower() == b"content-type"]
-    return kinds == [b"application/json"]
 
 
 def _only_text(content: Any) -> bool:

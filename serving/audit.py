@@ -27,7 +27,8 @@ class Record:
 
     id: what its answer carries. key: the name of its key. model: the one that is asked for, once it is known to be one; version: the one
     that answers. refused: why it was not answered (`admission.Reason`). Tokens are those that the model read and wrote, whatever of them
-    went out. asked: the messages, kept only where a log is to hold them.
+    went out. asked: the messages, kept only where a log is to hold them. read: the request as the model read it. store: whether the client
+    wants its answer kept, None where it says nothing.
     """
 
     route: str = ""
@@ -41,6 +42,8 @@ class Record:
     completion_tokens: int = 0
     decisions: list[Decision] = field(default_factory=list)
     asked: Any = None
+    read: Any = None
+    store: bool | None = None
     started: float = field(default_factory=time.monotonic)
     first_s: float | None = None
 
@@ -111,6 +114,8 @@ class Metrics:
         self._decisions = Counter("burnish_policy_decisions", "What the policy did.", ("key", "where", "action"), registry=of)
         self._under_way = Gauge("burnish_requests_under_way", "Requests under way.", ("key",), registry=of)
         self._seconds = Histogram("burnish_request_seconds", "Time of whole answers.", ("model",), buckets=SECONDS, registry=of)
+        self._feedback = Counter("burnish_feedback", "What there was in feedback.", ("key", "kind"), registry=of)
+        self._unkept = Counter("burnish_answers_unkept", "Answers that could not wait for feedback.", ("reason",), registry=of)
         self._first = Histogram("burnish_first_token_seconds", "Time to the first of an answer.", ("model",), buckets=SECONDS, registry=of)
 
     def began(self, record: Record) -> None:
@@ -132,6 +137,14 @@ class Metrics:
             self._seconds.labels(record.model).observe(seconds)
         if record.first_s is not None:
             self._first.labels(record.model).observe(record.first_s)
+
+    def feedback(self, key: str, kind: str) -> None:
+        """Feedback was stored. kind: up, down, correction or verdict."""
+        self._feedback.labels(key, kind).inc()
+
+    def unkept(self, reason: str) -> None:
+        """An answer could not be kept until feedback comes."""
+        self._unkept.labels(reason).inc()
 
     def page(self) -> bytes:
         """Everything in Prometheus's text format."""

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..rpc.security import is_loopback
+
+LEAST_MEGABYTES: Final = 16
+"""Of a feedback folder: less would not hold a few of the longest conversations."""
+
+
+class FeedbackConfig(BaseModel):
+    """`[service.feedback]`: takes feedback on answers at `POST /v1/feedback`.
+
+    folder: where it is kept. conversations: whether what was asked and answered is kept with it; a request with `store` false never is.
+    wait_hours: how long an answer waits for feedback; one that gets none is gone then. days: how long feedback is kept. megabytes: the most
+    that the folder may take, half of it what waits; the oldest goes first.
+
+    Example: `FeedbackConfig(folder="feedback", conversations=True, days=90)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    folder: str = Field(min_length=1)
+    conversations: bool = False
+    wait_hours: float = Field(default=24.0, gt=0)
+    days: float = Field(default=30.0, gt=0)
+    megabytes: int = Field(default=256, ge=LEAST_MEGABYTES)
 
 
 class ServingConfig(BaseModel):
@@ -22,7 +44,7 @@ class ServingConfig(BaseModel):
     request_timeout_s: how long one answer may take; an engine that samples nothing for as long, for any request, is started anew.
     keys_file: keys with names, scopes and limits (`serving.keys`), in the place of the plain ones. policy: a guardrail policy that requests
     and answers are held to; plugins: Python files that register its detectors. audit_file: where a line is written for each request,
-    without what was said unless audit_prompts.
+    without what was said unless audit_prompts. feedback: what is kept for feedback on answers, nothing unless given.
 
     Example: `ServingConfig(port=8000, name="inspector")`.
     """
@@ -49,6 +71,7 @@ class ServingConfig(BaseModel):
     plugins: tuple[str, ...] = ()
     audit_file: str = ""
     audit_prompts: bool = False
+    feedback: FeedbackConfig | None = None
 
     @model_validator(mode="after")
     def _guarded(self) -> ServingConfig:

@@ -9,17 +9,23 @@ from starlette.types import Message, Scope, Send
 
 from .admission import Refused, RequestAdmission, Visit
 from .audit import RECORD, Books, Record
+from .feedback.desk import FeedbackDesk
 from .keys import Route
+from .observed import Observe
 
 Answer = Callable[[Scope, Send, Visit], Awaitable[None]]
 Refuse = Callable[[Send, Refused], Awaitable[None]]
 
 
 class Front:
-    """Admission and books of one service. Example: `Front()` lets everybody in and writes no log."""
+    """Admission and books of one service. desk: where feedback is taken, None takes none. observers: who looks at answers afterwards.
 
-    def __init__(self, admission: RequestAdmission | None = None, books: Books | None = None) -> None:
-        self.admission, self.books = admission or RequestAdmission(), books or Books()
+    Example: `Front()` lets everybody in and writes no log.
+    """
+
+    def __init__(self, admission: RequestAdmission | None = None, books: Books | None = None, desk: FeedbackDesk | None = None) -> None:
+        self.admission, self.books, self.desk = admission or RequestAdmission(), books or Books(), desk
+        self.observers: list[Observe] = [desk.remember] if desk is not None else []
 
     async def handle(self, scope: Scope, send: Send, route: Route | Refused, answer: Answer, refuse: Refuse) -> None:
         """Have a request answered, unless it may not be. route: what is called, or why there is nothing to call, which those without a key
@@ -36,6 +42,8 @@ class Front:
         try:
             caller = self.admission.who(scope["headers"])
             known, record.key = True, caller.name
+            if route == "chat" and self.desk is not None:
+                record.id = self.desk.ids.new("chatcmpl", caller.name)
             if isinstance(route, Refused):
                 raise route
             await self.admission.check_budget(caller, route)

@@ -30,7 +30,7 @@ from ..envs.pydantic_words import first_error
 from ..rpc.security import read_token
 from .config import small_text
 
-Route = Literal["chat", "models", "guardrail", "metrics"]
+Route = Literal["chat", "models", "guardrail", "feedback", "metrics"]
 ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 MAX_BYTES: Final = 4_000_000
 LONGEST_KEY: Final = 512

@@ -30,6 +30,8 @@ class MeteredChatApp:
             return
         record = record_of(scope)
         request = json.loads(await read_body(receive))
+        request.pop("store", None)  # the service's own
+        record.read = request
         asked = request.get("stream_options")
         if request.get("stream") and isinstance(asked, dict | None):  # what else it may be is the model's to refuse
             meter = MeteredStream(record, asked or {})

@@ -13,6 +13,8 @@ from ..guardrails.policy import Policy, load_policy
 from .admission import RequestAdmission
 from .audit import Audit, Books
 from .config import ServingConfig
+from .feedback.desk import FeedbackDesk
+from .feedback.store import make_store
 from .front import Front
 from .keys import Filed, Keyring, listed_keys
 from .spending import Spending
@@ -40,6 +42,8 @@ def read_rules(options: ServingConfig) -> Rules:
         if not keys.current():
             raise ValueError(f"keys file {options.keys_file} has no key; `burnish keys new {options.keys_file} NAME` makes one")
         Spending(keys.file).close()
+    if options.feedback is not None:
+        make_store(options.feedback)
     return Rules(keys, policy)
 
 
@@ -52,7 +56,9 @@ def load_plugins(files: Sequence[str]) -> None:
 def front_of(rules: Rules, options: ServingConfig, most: int) -> Front:
     """Admission and books. most: requests that may be under way at a time."""
     spent = Spending(rules.keys.file) if isinstance(rules.keys, Filed) else None
-    return Front(RequestAdmission(rules.keys, most, spent), Books(Audit(options.audit_file, options.audit_prompts)))
+    books = Books(Audit(options.audit_file, options.audit_prompts))
+    desk = FeedbackDesk(options.feedback, books.metrics) if options.feedback is not None else None
+    return Front(RequestAdmission(rules.keys, most, spent), books, desk)
 
 
 def most_under_way(options: ServingConfig) -> int:

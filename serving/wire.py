@@ -89,6 +89,12 @@ def error_of(refused: Refused) -> dict[str, Any]:
     return {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code or refused.status}
 
 
+def is_json(headers: Any) -> bool:
+    """Whether a request says that it is JSON. A page in somebody's browser can send every other kind to this machine unasked."""
+    kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name.lower() == b"content-type"]
+    return kinds == [b"application/json"]
+
+
 async def live(receive: Receive, send: Send) -> None:
     """The lifespan of an application that has nothing to start or end."""
     while (message := await receive())["type"] != "lifespan.shutdown":

@@ -28,7 +28,8 @@ def new(
     name: NameArgument,
     models: Annotated[list[str] | None, typer.Option("--model", help="A model that it may ask for. Default: all.")] = None,
     routes: Annotated[
-        list[str] | None, typer.Option("--route", help="What it may call: chat, models, guardrail, metrics. Default: the first two.")
+        list[str] | None,
+        typer.Option("--route", help="What it may call: chat, models, guardrail, feedback, metrics; the first two."),
     ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests in any 60 seconds.")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and written in any 60 seconds.")] = None,

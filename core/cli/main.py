@@ -14,6 +14,7 @@ from burnish.cli import branch as branch_command
 from burnish.cli import (
     data_command,
     evaluate_command,
+    feedback_command,
     guard_command,
     keys_command,
     models_command,
@@ -87,25 +88,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app, env_app, rewards_app, data_app, guard_app, keys_app, runs_app = (
+models_app, env_app, rewards_app, data_app, guard_app, keys_app, feedback_app, runs_app = (
     _group("Make, import, compare, merge and export models."),
     _group("List, check and try environments."),
     _group("List, show, check and try rewards."),
     _group("Check, count, blend and trace data."),
     _group("Decide on texts and tool calls by a guardrail policy."),
     _group("Make, list and revoke the keys of a served model."),
+    _group("Show, export and delete feedback on a served model's answers."),
     _group("List, show, compare and follow runs."),
 )
 models_command.register(models_app)
 data_command.register(data_app)
 guard_command.register(guard_app)
 keys_command.register(keys_app)
+feedback_command.register(feedback_app)
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(data_app, name="data")
 app.add_typer(guard_app, name="guard")
 app.add_typer(keys_app, name="keys")
+app.add_typer(feedback_app, name="feedback")
 app.add_typer(runs_app, name="runs")
 
 

@@ -43,6 +43,7 @@ RUN_BY = {
     "evaluate.md": ["test_docs_evaluate.py"],
     "bring-an-environment.md": ["test_docs_pages.py"],
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
+    "feedback.md": ["test_serving_feedback.py"],
     "formats.md": ["test_formats_example.py"],
     "guardrails.md": ["test_docs_guardrails.py"],
     "guards.md": ["test_trainer_guards.py"],

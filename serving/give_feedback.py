@@ -1,0 +1,76 @@
+"""`POST /v1/feedback` and `DELETE /v1/feedback/ID`: what clients say of their answers, and that they want them gone."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..envs.pydantic_words import first_error
+from ..rpc.payload import deeper_than
+from .admission import Refused, Visit
+from .feedback.desk import FeedbackDesk
+from .feedback.rows import GivenFeedback
+from .front import Front
+from .keys import Route
+from .wire import BODY_S, answer, is_json, read_body, refuse
+
+FEEDBACK: Final = "/v1/feedback"
+MAX_DEPTH: Final = 4
+_ONE: Final = re.compile(rf"{FEEDBACK}/([A-Za-z0-9-]{{1,100}})")
+
+
+class FeedbackApp:
+    """ASGI middleware that takes feedback; all else goes on to `app`."""
+
+    def __init__(self, desk: FeedbackDesk, front: Front, app: ASGIApp, body_s: float = BODY_S) -> None:
+        self._desk, self._front, self._app, self._body_s = desk, front, app, body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
+        if path != FEEDBACK and not path.startswith(f"{FEEDBACK}/"):
+            await self._app(scope, receive, send)
+            return
+        one = _ONE.fullmatch(path)
+
+        async def answered(scope: Scope, send: Send, visit: Visit) -> None:
+            if one is not None:
+                await answer(send, 200, await self._deleted(one[1], visit))
+            else:
+                await answer(send, 200, await self._given(scope, receive, visit))
+
+        await self._front.handle(scope, send, _called(path, scope["method"], one is not None), answered, refuse)
+
+    async def _given(self, scope: Scope, receive: Receive, visit: Visit) -> bytes:
+        if not is_json(scope["headers"]):
+            raise Refused(415, "invalid", "feedback is JSON: send it with Content-Type: application/json")
+        row = await self._desk.give(read_feedback(await read_body(receive, self._body_s)), visit.caller.name)
+        return json.dumps({"id": row.id, "object": "feedback", "conversation": row.asked is not None}).encode()
+
+    async def _deleted(self, id: str, visit: Visit) -> bytes:
+        removed = await self._desk.forget(id, visit.caller.name)
+        return json.dumps({"id": id, "object": "feedback.deleted", "deleted": removed > 0}).encode()
+
+
+def read_feedback(body: bytes) -> GivenFeedback:
+    """Raises Refused, 400, naming what is wrong."""
+    try:
+        given = json.loads(body)
+        if deeper_than(given, MAX_DEPTH):
+            raise ValueError("it is nested too deep")
+        return GivenFeedback.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise Refused(400, "invalid", first_error(error)[:500], param=str(first["loc"][0])[:100] if first["loc"] else None) from None
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "invalid", f"the feedback is not valid JSON: {str(error)[:200]}") from None
+
+
+def _called(path: str, method: str, one: bool) -> Route | Refused:
+    if not one and path != FEEDBACK:
+        return Refused(404, "unknown_route", f"there is no {path[:200]}")
+    wanted = "DELETE" if one else "POST"
+    return "feedback" if method == wanted else Refused(405, "method", f"{path[:200]} takes {wanted}, not {method}")
