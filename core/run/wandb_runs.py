@@ -1,0 +1,84 @@
+"""`burnish/wandb-v1`: a run's numbers as a run of Weights & Biases, kept beside the runs and sent nowhere unless asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from burnish.recipe.tracking import TrackedRun
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+from burnish.rpc.extras import require
+
+Mode = Literal["offline", "online"]
+LONGEST_TITLE, LONGEST_TEXT = 60, 1000
+"""Characters of an alarm that are kept."""
+
+
+class WandB:
+    """A run of W&B. mode: "offline" writes `wandb/offline-run-…` in the folder of runs, for `wandb sync runs/wandb/offline-run-*`;
+    "online" sends at once, to the account of `WANDB_API_KEY`. project, entity: where it belongs.
+
+    Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. Alarms stand in the run's
+    summary, and are alerts online. A run that resumes has the id of the one before; offline it is a second folder of the same run. Neither
+    code nor git, console or machine statistics are recorded.
+
+    Raises ValueError when wandb is not installed or the mode is unknown, and what it raises when the run cannot begin.
+    """
+
+    def __init__(self, run: TrackedRun, *, mode: Mode = "offline", project: str = "burnish", entity: str = "") -> None:
+        require("burnish/wandb-v1", ["wandb"], "wandb")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode: {mode!r} is none of {', '.join(get_args(Mode))}")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing of a run leaves the machine unasked
+        import wandb
+
+        home = run.folder.resolve()
+        self._run: Any = wandb.init(
+            project=project,
+            entity=entity or None,
+            name=run.name,
+            id=hashlib.sha256(str(home).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+            resume="allow",
+            config=dict(run.config),
+            dir=str(home.parent),
+            settings=wandb.Settings(
+                mode=mode,
+                console="off",
+                silent=True,
+                disable_code=True,
+                disable_git=True,
+                disable_job_creation=True,
+                save_code=False,
+                x_disable_machine_info=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+            ),
+        )
+        self._online, self._alert, self._wait = mode == "online", wandb.AlertLevel.WARN, wandb.teardown
+        self._phases, self._alarms = set[str](), list[str]()
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        if phase not in self._phases:
+            self._phases.add(phase)
+            self._run.define_metric(f"{phase}/step", hidden=True)
+            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+        self._run.log({f"{phase}/step": step, **{f"{phase}/{name}": value for name, value in values.items()}})
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        result = record.result
+        measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
+        measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
+        self.metrics(record.phase, record.step, {f"heldout/{result.mode}/{name}": value for name, value in measured.items()})
+
+    def alarm(self, row: AlarmRow) -> None:
+        said = f"{row.phase} step {row.step}, {row.guard}: {row.action}: {row.text}"[:LONGEST_TEXT]
+        self._alarms.append(said)
+        self._run.summary["alarms"] = list(self._alarms)
+        if self._online:
+            self._run.alert(title=f"{row.guard} in {row.phase}"[:LONGEST_TITLE], text=said, level=self._alert)
+
+    def close(self) -> None:
+        self._run.finish()
+        self._wait()  # its own process writes on for a moment

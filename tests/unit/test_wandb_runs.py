@@ -1,0 +1,93 @@
+"""A run of W&B, offline, read back from the file that `wandb sync` would send."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.recipe.tracking import TrackedRun, TrackingConfig
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
+from burnish.run.tracking import tracked
+from burnish.run.wandb_runs import WandB
+
+pytestmark = pytest.mark.unit
+
+CONFIG = TrackingConfig(use=("burnish/wandb-v1",))
+HOSTILE = "<script>../\x1b[31m\u202e'"
+BLOCK = 32_768
+
+
+@pytest.fixture
+def wandb() -> Any:
+    return pytest.importorskip("wandb", reason="W&B is not installed: pip install 'burnish[wandb]'")
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> TrackedRun:
+    folder = tmp_path / "runs" / "nano-1"
+    folder.mkdir(parents=True)
+    return TrackedRun("nano-1", folder, {"name": "demo", "model": "nano", "note": HOSTILE}, False)
+
+
+def records(file: Path) -> Iterator[Any]:
+    """What a run's file holds, in the framing of LevelDB's logs after a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := BLOCK - at % BLOCK) < 7:
+            at += left
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # the whole of a record, or its end
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def test_wandb_holds_metrics_evaluations_alarms_and_the_config_and_is_sent_nowhere(wandb: Any, told: TrackedRun) -> None:
+    warnings: list[str] = []
+    result = EvaluationResult("sampled", "env", 1, 1, 0.5, 0.25, 0.75, 1.5, 1.0, 1.0, {"t": 0.5}, {HOSTILE: -0.25})
+    with tracked(CONFIG, told, warnings.append) as trackers:
+        trackers.metrics("rft", 1, {"reward_mean": 0.5, f"predicted/{HOSTILE}": 1.0})
+        trackers.metrics("rft", 2, {"reward_mean": 0.75})
+        trackers.evaluation(EvaluationRecord(phase="rft", step=2, result=result))
+        trackers.alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
+    assert warnings == []
+    (kept,) = (told.folder.parent / "wandb").glob("offline-run-*/*.wandb")
+    found = list(records(kept))
+    rows = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.history.item}
+        for one in found
+        if one.WhichOneof("record_type") == "history"
+    ]
+    assert [(row["rft/step"], row.get("rft/reward_mean")) for row in rows] == [(1, 0.5), (2, 0.75), (2, None)]
+    assert rows[0][f"rft/predicted/{HOSTILE}"] == 1.0 and rows[2][f"rft/heldout/sampled/part/{HOSTILE}"] == -0.25
+    runs = [one.run for one in found if one.WhichOneof("record_type") == "run"]
+    config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
+    assert (runs[0].display_name, runs[0].project, config["note"]) == ("nano-1", "burnish", HOSTILE)
+    said = [json.loads(item.value_json) for one in found for item in one.summary.update if item.key == "alarms"]
+    assert said == [[f"rft step 2, parting: warn: {HOSTILE}"]]
+    with tracked(CONFIG, replace(told, resumed=True), warnings.append) as trackers:
+        trackers.metrics("rft", 3, {"reward_mean": 1.0})
+    files = sorted((told.folder.parent / "wandb").glob("offline-run-*/*.wandb"))
+    assert {file.name for file in files} == {kept.name}, "a run that goes on has the id of the one before"
+    assert warnings == []
+
+
+def test_an_unknown_mode_stops_the_run_before_it_begins(wandb: Any, told: TrackedRun) -> None:
+    config = TrackingConfig(use=CONFIG.use, args={"burnish/wandb-v1": {"mode": "shared"}})
+    with pytest.raises(ValueError, match="mode: 'shared' is none of offline, online"), tracked(config, told, print):
+        raise AssertionError("the run began")
+
+
+def test_without_wandb_the_run_is_told_what_to_install(told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'burnish\[wandb\]'"):
+        WandB(told)
