@@ -14,7 +14,7 @@ from .contract import ENVS
 from .registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py", re.DOTALL)
-_MODULE_AND_ID = re.compile(r"\S+:\S*-v\d+")
+_MODULE_AND_ID = re.compile(r".+:.*-v\d+", re.DOTALL)  # gymnasium imports whatever stands before the colon
 
 
 def load_function(target: str, field: str) -> Callable[..., Any]:

@@ -67,4 +67,7 @@ class CountedChatApp:
             await self._app({**scope, "headers": headers}, receive, counted)
         finally:
             telling.cancel()
-            counter.forget(id)
+            try:
+                await tell()
+            finally:
+                counter.forget(id)

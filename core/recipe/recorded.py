@@ -46,8 +46,10 @@ _SECRETS = re.compile(r"(_env|token_file|key_file)\Z", re.IGNORECASE)
 """Arguments that name an environment variable, or a file, whose content is sent with calls."""
 _ADDRESSES = (SERVICE, "ray:")
 """What begins as these is an address, and judged as one."""
-_MODULES = ("plugins", "services tools", "services python")
+_MODULES = ("plugins", "services tools", "services verifier", "services python")
 """Fields whose every value is code."""
+_IDS = ("environment", "services environment")
+"""Fields that hold an id, and with a colon the module that registers it."""
 _CALLED = ("environment_args", "rewards", "services", "rft", "phases")
 """Fields under which an address would be called."""
 NOT_RUN = "names {!r:.80}, which is neither built in nor installed; code of a run is run with --trust only, when the run is your own"
@@ -116,7 +118,7 @@ def _own_code(named: Iterable[tuple[str, str]], plugins: Collection[Path]) -> It
     """Those of the texts, each with its field, that name code which is neither built in nor installed, nor one of the plug-ins."""
     given = {file.resolve() for file in plugins}
     for field, text in named:
-        if field in _MODULES or (names_code(text) and not text.startswith(_ADDRESSES)):
+        if field in _MODULES or (field in _IDS and ":" in text) or (names_code(text) and not text.startswith(_ADDRESSES)):
             file = text if text.endswith(".py") else text.rpartition(":")[0]
             if not (file.endswith(".py") and "\0" not in file and Path(file).resolve() in given):
                 yield field, text

@@ -179,6 +179,33 @@ def raw(service: ServingHandle, request: bytes) -> bytes:
         return connection.recv(65536)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_whose_client_hangs_up_costs_what_was_written(
+    service: ServingHandle, keys: dict[str, str], folder: Path, stream: bool
+) -> None:
+    most = {"n": 32, "max_tokens": 200, "ignore_eos": True}  # several answers are sampled
+    asked = {"model": "clerk", "messages": [{"role": "user", "content": "How are you?"}], "stream": stream, **most}
+    body = json.dumps(asked).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {keys['team']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, port = service.url.removeprefix("http://").split(":")
+    found = list[tuple[int, int, int]]()
+    for waits_s in (0.3, 0.6, 1.2, 2.4, 4.8):  # how long the answer takes, the machine says
+        known = len((folder / "audit.jsonl").read_text().splitlines())
+        with socket.create_connection((host, int(port)), timeout=120) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(waits_s)
+        deadline = time.monotonic() + 120
+        while len(lines := (folder / "audit.jsonl").read_text().splitlines()) == known:
+            assert time.monotonic() < deadline, "no line of it"
+            time.sleep(0.05)
+        line = json.loads(lines[-1])
+        found.append((line["status"], line["prompt_tokens"], line["completion_tokens"]))
+        if line["prompt_tokens"] > 0 and 0 < line["completion_tokens"] < 32 * 200:
+            return
+    raise AssertionError(f"none was broken off with something written: {found}")
+
+
 def test_what_is_sent_to_do_harm_is_refused_and_stands_in_no_log(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
     for question in (MARK, f"{BOMB} {MARK}", f"{MARK} jo@example.com"):
         ask(service, keys["team"], question, max_tokens=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
 from burnish.envs.named import names_code
+from burnish.envs.registry import load_plugin
 
 pytestmark = pytest.mark.unit
 
@@ -26,17 +28,11 @@ steps = 1
 """
 
 
-@pytest.mark.parametrize(
-    ("text", "is_code"),
-    [
-        *((text, True) for text in ("words.py:describe", "a b.py:f", "words.py", "cProfile:run", "a.b:f", "my-mod:Env-v0", "m:a/Env-v0")),
-        *(
-            (text, False)
-            for text in ("FrozenLake-v1", "burnish/Arithmetic-v0", "Answer: yes or no", "h.example:50051", "https://h/x", "local")
-        ),
-        *((text, False) for text in ("", ":", "12:30", "Play this: FrozenLake-v1", "runs/x/model")),
-    ],
-)
+CODE = ("words.py:describe", "a b.py:f", "words.py", "cProfile:run", "a.b:f", "my-mod:Env-v0", "my mod:Env-v1", "m:a/Env-v0", "Play: Go-v1")
+PLAIN = ("FrozenLake-v1", "a/Env-v0", "Answer: yes or no", "h.example:50051", "https://h/x", "local", "", ":", "12:30", "runs/x/model")
+
+
+@pytest.mark.parametrize(("text", "is_code"), [*((text, True) for text in CODE), *((text, False) for text in PLAIN)])
 def test_what_names_code_is_told_from_what_does_not(text: str, is_code: bool) -> None:
     assert names_code(text) is is_code
 
@@ -61,6 +57,9 @@ NAMED: list[tuple[str, dict[str, Any]]] = [
     ("plugins", {"plugins": ["mine.py"]}),
     ("environment", {"environment": "mine:burnish/Arithmetic-v0"}),
     ("environment", {"environment": "mine.py:burnish/Arithmetic-v0"}),
+    ("environment", {"environment": "my mod:burnish/Arithmetic-v0"}),
+    ("services environment", {"services": {"s": {"environment": "my-mod:a/Env-v0"}}, "environment_args": {"at": "service:s"}}),
+    ("services verifier", {"services": {"s": {"verifier": "my-mod:f"}}, "environment_args": {"at": "service:s"}}),
     ("environment_args.describe", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "describe": "mine:f"}}),
     ("environment_args.deep.x", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "deep": [{"x": "mine.py:f"}]}}),
     ("environment_args.env_id", {**USED, "environment_args": {"env_id": "mine:FrozenLake-v1"}}),
@@ -103,14 +102,28 @@ def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(
 ) -> None:
     for command in ("branch", "debug", "evaluate_command"):
         monkeypatch.setattr(f"burnish.cli.{command}.needs_engine", lambda command: None)
-    own, reward = folder / "recipe.toml", '[[rewards]]\nuse = "burnish/reward-lambda-v1"\nargs = { handler = "HANDLER" }\n'
+    own = folder / "recipe.toml"
+    reward = '[[rewards]]\nuse = "burnish/reward-lambda-v1"\nargs = { handler = "HANDLER" }\n'
+    used = '[[rewards]]\nverifier = "service:s"\n'
     for more, said in (
-        ('plugins = ["mine.py"]\n', "plugins names"),
-        ("", "rewards.args.handler names"),
-        ("", "names an address"),
+        (reward.replace("HANDLER", "mine:f"), "rewards.args.handler names"),
+        (reward.replace("HANDLER", "https://h.example/x"), "rewards.args.handler names an address"),
+        ('[rft.objective]\nloss = "mine.py:f"\n', "rft.objective.loss names"),
+        ('[sft]\nsteps = 1\ngenerate = "mine:f"\n', "sft.generate names"),
+        (f'{used}[services.s]\nverifier = "mine:f"\n', "services verifier names"),
+        (f'{used}[services.s]\naddress = "h.example:1"\n', "services address names an address"),
     ):
-        handler = "mine:f" if "handler" in said else "https://h.example/x"
-        own.write_text(more + RECIPE.format(model="tiny") + ("" if more else reward.replace("HANDLER", handler)))
+        own.write_text(RECIPE.format(model="tiny") + more)
         found = burnish(*(str({"RUN": folder, "RECIPE": own}.get(word, word)) for word in way))
         assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
-    assert not Path("ran").exists()
+    own.write_text('plugins = ["mine.py"]\n' + RECIPE.format(model="tiny"))
+    found = burnish(*(str({"RUN": folder, "RECIPE": own}.get(word, word)) for word in way))
+    assert found.exit_code == 2 and "plugins names" in found.stderr and not Path("ran").exists()
+
+
+def test_whoever_trusts_a_recipe_of_a_run_or_keeps_it_elsewhere_has_its_code_run(folder: Path) -> None:
+    for place, trust in ((folder / "recipe.toml", ["--trust"]), (Path("recipe.toml"), [])):
+        place.write_text('plugins = ["mine.py"]\n' + RECIPE.format(model="tiny"))
+        assert burnish("debug", place, *trust).exit_code == 0
+        Path("ran").unlink()
+        sys.modules.pop(load_plugin("mine.py"))
