@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoProcessor
 
 from burnish.recipe.sizes import model_facts
 from burnish.rollout.tokenizer import load_tokenizer
@@ -194,8 +196,12 @@ def test_a_file_that_would_be_read_in_place_of_the_checked_ones_is_refused(name:
 def test_what_lies_in_a_snapshot_and_is_read_in_place_of_nothing_is_left_where_it_is(name: str, copy: Path, tmp_path: Path) -> None:
     (copy / "burnish.json").unlink()
     tokenizer = load_tokenizer(copy)
-    (copy / name).write_text(json.dumps({"dim": 4096, "vocab_size": 1, "processor_class": "LlavaProcessor", "chat_template": "evil"}))
+    sound = {"processor_class": "Qwen2AudioProcessor", "feature_extractor_type": "WhisperFeatureExtractor"}
+    (copy / name).write_text(json.dumps({"dim": 4096, "vocab_size": 1, **sound, "chat_template": "another"}))
     check_model_folder(copy)
+    with contextlib.suppress(ValueError, OSError):  # vLLM asks whatever processor there is for its template, before the tokenizer
+        asked = AutoProcessor.from_pretrained(str(copy), local_files_only=True, trust_remote_code=False)
+        assert getattr(asked, "chat_template", None) in (None, tokenizer.chat_template)
     again = load_tokenizer(copy)
     assert (again.chat_template, again.get_vocab()) == (tokenizer.chat_template, tokenizer.get_vocab())
     import_model(copy, tmp_path / "out")
