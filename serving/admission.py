@@ -20,10 +20,10 @@ from .keys import Key, Keyring, Route, holder
 from .spending import Spending
 
 MINUTE_S: Final = 60.0
+LIMITED: Final[tuple[Route, ...]] = ("chat", "completions", "guardrail")
+"""Routes for which a model or a detector works."""
 AGAIN_S: Final = 1.0
 """When to come again, where only other answers' ends are waited for."""
-LIMITED: Final[tuple[Route, ...]] = ("chat", "guardrail")
-"""What a model or a detector works for."""
 
 Reason = Literal[
     "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",

@@ -1,4 +1,4 @@
-"""What of a chat request the model reads: every text in it comes from the client, so all of it is what is asked.
+"""What of a request the model reads: every text in it comes from the client, so all of it is what is asked.
 
 A client writes the answers of earlier turns, system messages, tool calls and descriptions of tools as freely as a question. So they are
 held to the policy too, on their own line each, and what is to be redacted is replaced in each of them. Names (of tools, arguments and
@@ -48,7 +48,9 @@ class Asked:
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> Asked:
-        """Raises ValueError on messages or tools that are none."""
+        """Raises ValueError on messages or tools that are none. The prompts of a completion request are texts."""
+        if "prompt" in request:
+            return cls._of_prompts(request)
         rows, tools = request.get("messages"), request.get("tools") or []
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
             raise ValueError("messages must be a list of messages")
@@ -61,6 +63,13 @@ class Asked:
         for tool in copy.get("tools") or ():
             pieces += _leaves(tool)
         return cls(copy, tuple(piece for piece in pieces if piece.text))
+
+    @classmethod
+    def _of_prompts(cls, request: Mapping[str, Any]) -> Asked:
+        copy = deepcopy(dict(request))
+        prompts = copy["prompt"]
+        places = [(copy, "prompt")] if isinstance(prompts, str) else [(prompts, i) for i in range(len(prompts))]
+        return cls(copy, tuple(Piece(holder[key], (holder, key), said=True) for holder, key in places))
 
     def texts(self) -> list[str]:
         """What is looked at: what users and tools say, and all there is where that is more; what is split over either is found."""
@@ -88,7 +97,7 @@ class Asked:
                 raise ValueError(f"the guardrail policy redacts a part of the name {piece.text[:60]!r}, and names cannot be changed")
             owner, key = piece.place
             owner[key] = text
-        for row in self.request["messages"]:
+        for row in self.request.get("messages", ()):
             for call in row.get("tool_calls") or ():
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         return self.request

@@ -27,8 +27,8 @@ class Record:
 
     id: what its answer carries. key: the name of its key. model: the one that is asked for, once it is known to be one; version: the one
     that answers. refused: why it was not answered (`admission.Reason`). Tokens are those that the model read and wrote, whatever of them
-    went out. asked: the messages, kept only where a log is to hold them. read: the request as the model read it. store: whether the client
-    wants its answer kept, None where it says nothing.
+    went out. asked: the messages or the prompt, kept only where a log is to hold them. read: the request as the model read it. store:
+    whether the client wants its answer kept, None where it says nothing.
     """
 
     route: str = ""
@@ -66,8 +66,8 @@ def record_of(scope: Scope) -> Record:
 class Audit:
     """Appends a line of JSON for every request whose caller is known.
 
-    file: None keeps no log. prompts: whether the messages are in it. Raises ValueError when the file cannot be written. One write per line,
-    so that lines stay whole.
+    file: None keeps no log. prompts: whether the messages and prompts are in it. Raises ValueError when the file cannot be written. One
+    write per line, so that lines stay whole.
     """
 
     def __init__(self, file: str | Path | None = None, prompts: bool = False) -> None:
@@ -97,7 +97,7 @@ class Audit:
             "seconds": round(time.monotonic() - record.started, 4),
             **({"first_s": round(record.first_s, 4)} if record.first_s is not None else {}),
             "decisions": [decision.to_row(evidence=False) for decision in record.decisions],
-            **({"messages": record.asked} if self.prompts else {}),
+            **({"prompt" if record.route == "completions" else "messages": record.asked} if self.prompts else {}),
         }
         os.write(self._file, f"{json.dumps(row)}\n".encode())  # escapes: half a character is no UTF-8
 

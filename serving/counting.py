@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .wire import CHAT, USAGE
+from .wire import ANSWERED, USAGE, path_of
 
 TOLD_S: Final = 0.25
 """Seconds between two words of what was taken: what is sampled since the last, a call that is cancelled from afar does not pay for."""
@@ -38,7 +38,7 @@ class CountedChatApp:
         self._app, self._counter = app, counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+        if scope["type"] != "http" or path_of(scope) not in ANSWERED:
             await self._app(scope, receive, send)
             return
         id, counter, told = uuid.uuid4().hex, self._counter, (0, 0)

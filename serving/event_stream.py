@@ -1,4 +1,4 @@
-"""Server-sent events of a chat answer, with a guard on the text of every choice."""
+"""Server-sent events of an answer, with a guard on the text of every choice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ..guardrails.guard import Guard
 from ..guardrails.stream import StreamGuard
 from ..guardrails.types import Decision
+from .choices import said, saying
 
 DONE = b"data: [DONE]"
 
@@ -55,11 +56,11 @@ class GuardedStream:
 
     def _choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
         """The choice with as much of its text as may go out; None where there is nothing to say."""
-        index, delta = choice["index"], choice.get("delta") or {}
+        index = choice["index"]
         if index in self._closed:
             return None
         stream = self._choices.setdefault(index, StreamGuard(self._guard))
-        text, finish = stream.feed(delta.get("content") or ""), choice.get("finish_reason")
+        text, finish = stream.feed(said(choice)), choice.get("finish_reason")
         if finish is not None and not stream.blocked:
             text += stream.end()
             text += f"\n\n{self._warning}" if self._warning and not stream.blocked else ""
@@ -71,6 +72,6 @@ class GuardedStream:
             self._closed.add(index)
             assert stream.decision is not None
             self._decided(stream.decision)
-        elif not text and "role" not in delta:
+        elif not text and "role" not in (choice.get("delta") or {}):
             return None
-        return {**choice, "delta": delta | {"content": text}, "finish_reason": finish}
+        return {**saying(choice, text), "finish_reason": finish}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from starlette.types import Message, Scope, Send
 
@@ -13,6 +14,7 @@ from .feedback.desk import FeedbackDesk
 from .keys import Route
 from .observed import Observe
 
+ID_PREFIXES: Final[Mapping[str, str]] = {"chat": "chatcmpl", "completions": "cmpl"}
 Answer = Callable[[Scope, Send, Visit], Awaitable[None]]
 Refuse = Callable[[Send, Refused], Awaitable[None]]
 
@@ -31,7 +33,7 @@ class Front:
         """Have a request answered, unless it may not be. route: what is called, or why there is nothing to call, which those without a key
         are not told. answer: gets a scope that carries the request's record, and may raise Refused as long as it has sent nothing."""
         record = Record("" if isinstance(route, Refused) else route)
-        record.id = f"{'chatcmpl' if route == 'chat' else record.route}-{uuid.uuid4().hex}"
+        record.id = f"{ID_PREFIXES.get(record.route, record.route)}-{uuid.uuid4().hex}"
         known = began = False
 
         async def noted(message: Message) -> None:

@@ -26,7 +26,7 @@ from .config import ServingConfig
 from .deployment import Routes, app_name, names, version_for
 from .engine import start_engine
 from .rules import Rules, front_of, load_plugins
-from .wire import CHAT, HEALTH, USAGE, answer, live, read_body
+from .wire import HEALTH, USAGE, answer, live, path_of, read_body
 
 GATEWAY: Final = "burnish-gateway"
 ATTEMPTS: Final = 3
@@ -39,8 +39,8 @@ class EngineReplica:
     async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         self._engine = await start_engine(Path(model), name, config)
 
-    async def chat(self, body: bytes) -> AsyncIterator[list[Message]]:
-        """The answer to a chat request as ASGI messages, those together that are there together. It ends when nobody waits for it."""
+    async def answer(self, path: str, body: bytes) -> AsyncIterator[list[Message]]:
+        """The answer to a request as ASGI messages, those together that are there together. It ends when nobody waits for it."""
         waiting: asyncio.Queue[Message | None] = asyncio.Queue()
         asked = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -52,7 +52,7 @@ class EngineReplica:
 
         async def run() -> None:
             try:
-                await self._engine.app(_chat_scope(len(body)), receive, waiting.put)
+                await self._engine.app(_scope(path, len(body)), receive, waiting.put)
             finally:
                 waiting.put_nowait(None)
 
@@ -80,10 +80,10 @@ class EngineReplica:
             self._engine.close()
 
 
-def _chat_scope(length: int) -> Scope:
+def _scope(path: str, length: int) -> Scope:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
     http: Scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "POST"}
-    where = {"path": CHAT, "raw_path": CHAT.encode(), "root_path": "", "query_string": b"", "client": None, "server": None}
+    where = {"path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "client": None, "server": None}
     return {**http, **where, "headers": headers}
 
 
@@ -106,7 +106,7 @@ class Router:
         if scope["type"] == "lifespan":
             await live(receive, send)
             return
-        if scope["path"].rstrip("/") == HEALTH:
+        if path_of(scope) == HEALTH:
             await answer(send, 200 if self.routes else 503, b"")
             return
         request, record = json.loads(await read_body(receive)), record_of(scope)
@@ -115,10 +115,10 @@ class Router:
         handle = self._handles.get(version)
         if handle is None:  # it left the deployment while the request was looked at
             raise Refused(404, "model", f"there is no model {record.model[:100]!r}", code="model_not_found", param="model")
-        handle = handle.options(stream=True, method_name="chat")
-        await self._answer(handle, json.dumps({**request, "model": version}).encode(), receive, send)
+        handle = handle.options(stream=True, method_name="answer")
+        await self._answer(handle, path_of(scope), json.dumps({**request, "model": version}).encode(), receive, send)
 
-    async def _answer(self, handle: Any, body: bytes, receive: Receive, send: Send) -> None:
+    async def _answer(self, handle: Any, path: str, body: bytes, receive: Receive, send: Send) -> None:
         calls = list[Any]()
 
         async def hang_up() -> None:
@@ -130,7 +130,7 @@ class Router:
         ended = begun = False
         try:
             for attempt in range(ATTEMPTS):
-                calls.append(handle.remote(body))
+                calls.append(handle.remote(path, body))
                 watching = watching or asyncio.ensure_future(hang_up())
                 try:
                     async for batch in calls[-1]:

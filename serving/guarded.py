@@ -21,32 +21,37 @@ from ..guardrails.types import Decision
 from .admission import Refused
 from .asked import Asked
 from .audit import Record, record_of
+from .choices import said, saying
 from .event_stream import DONE, GuardedStream, event
-from .wire import CHAT, answer, error_of, read_body, with_length, with_request
+from .requests import answers_of, has_token_ids
+from .wire import ANSWERED, COMPLETIONS, answer, error_of, path_of, read_body, with_length, with_request
 
 TELLING = ("logprobs", "top_logprobs", "return_token_ids")
 """Fields that would say what the policy holds back."""
 
 
 class GuardedChatApp:
-    """ASGI middleware that holds chat requests and their answers to a policy. It stands between the strict application and the meter."""
+    """ASGI middleware that holds requests and their answers to a policy. It stands between the strict application and the meter."""
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+        if scope["type"] != "http" or path_of(scope) not in ANSWERED:
             await self._app(scope, receive, send)
             return
         request = json.loads(await read_body(receive))
         telling = next((field for field in TELLING if request.get(field)), None)
         if telling is not None:
             raise Refused(400, "invalid", f"{telling} would say what the guardrail policy holds back; leave it out", param=telling)
+        asked_as = "prompt" if path_of(scope) == COMPLETIONS else "messages"
+        if has_token_ids(request):
+            raise Refused(400, "invalid", "the guardrail policy reads text: give the prompt as text, not as token ids", param="prompt")
         record = record_of(scope)
         try:
             request, decisions = await asyncio.to_thread(self._asked, request)
         except ValueError as error:
-            raise Refused(400, "invalid", str(error), param="messages") from None
+            raise Refused(400, "invalid", str(error), param=asked_as) from None
         except EpisodeFailure as error:
             raise _unavailable(f"could not be applied: {error.failure.kind}") from None
         record.decisions += decisions
@@ -58,7 +63,7 @@ class GuardedChatApp:
         warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
         inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
-            await self._stream(inner, handed_on, send, record, warning, request.get("n") or 1)
+            await self._stream(inner, handed_on, send, record, warning, answers_of(request))
         else:
             await self._whole(inner, handed_on, send, record, warning)
 
@@ -95,13 +100,12 @@ class GuardedChatApp:
         await send({"type": "http.response.body", "body": body})
 
     def _answered(self, answer: dict[str, Any], record: Record, warning: str) -> bytes:
-        for choice in answer["choices"]:
-            text = choice["message"].get("content") or ""
-            decision = self._guard.check(text, "output")
+        for i, choice in enumerate(answer["choices"]):
+            decision = self._guard.check(said(choice), "output")
             record.decisions.append(decision)
-            choice["message"]["content"] = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
-            if decision.blocked:
-                choice["finish_reason"], choice["stop_reason"] = "content_filter", None
+            text = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
+            ended = {"finish_reason": "content_filter", "stop_reason": None} if decision.blocked else {}
+            answer["choices"][i] = saying(choice, text) | ended
         return json.dumps(answer).encode()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, count: int) -> None:
@@ -149,13 +153,16 @@ def _unavailable(what: str) -> Refused:
 
 async def _answer_instead(request: Mapping[str, Any], record: Record, decision: Decision, send: Send) -> None:
     """The policy's own words in the shape of an answer."""
-    head = {"id": record.id, "created": int(time.time()), "model": record.model}
-    if request.get("stream"):
-        delta = {"role": "assistant", "content": decision.reply}
-        chunk = {**head, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": "content_filter"}]}
-        await answer(send, 200, event(chunk) + DONE + b"\n\n", b"text/event-stream")
-        return
+    ended = {"index": 0, "finish_reason": "content_filter"}
     message = {"role": "assistant", "content": decision.reply}
+    kind, choice = "chat.completion", {**ended, "message": message}
+    if "prompt" in request:
+        kind, choice = "text_completion", {**ended, "text": decision.reply, "logprobs": None}
+    elif request.get("stream"):
+        kind, choice = "chat.completion.chunk", {**ended, "delta": message}
+    row = {"id": record.id, "object": kind, "created": int(time.time()), "model": record.model, "choices": [choice]}
+    if request.get("stream"):
+        await answer(send, 200, event(row) + DONE + b"\n\n", b"text/event-stream")
+        return
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    choice = {"index": 0, "message": message, "finish_reason": "content_filter"}
-    await answer(send, 200, json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": usage}).encode())
+    await answer(send, 200, json.dumps({**row, "usage": usage}).encode())

@@ -30,7 +30,7 @@ from ..envs.pydantic_words import first_error
 from ..rpc.security import read_token
 from .config import small_text
 
-Route = Literal["chat", "models", "guardrail", "feedback", "metrics"]
+Route = Literal["chat", "completions", "models", "guardrail", "feedback", "metrics"]
 ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 MAX_BYTES: Final = 4_000_000
 LONGEST_KEY: Final = 512
@@ -44,8 +44,9 @@ class Key(BaseModel):
     """What a keys file says of one key: `[keys.NAME]`. What it does not say has no limit.
 
     sha256: of the key. created, expires, revoked: with an offset. models: names that it may ask for, by default all. routes: what it may
-    call. requests_per_minute, tokens_per_minute: in any 60 seconds; tokens are those of prompts and answers. parallel: answers that are
-    written at a time; a request for `n` answers counts n. budget_tokens: in all, for ever.
+    call; completions, whose prompts may hold control tokens, only where it says so. requests_per_minute, tokens_per_minute: in any 60
+    seconds; tokens are those of prompts and answers. parallel: answers that are written at a time; a request for `n` answers counts n.
+    budget_tokens: in all, for ever.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

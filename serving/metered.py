@@ -11,8 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .admission import Refused
 from .audit import BROKEN_OFF, Record, record_of
+from .choices import said
 from .event_stream import DONE, event
-from .wire import CHAT, USAGE, read_body, with_length, with_request
+from .wire import ANSWERED, USAGE, path_of, read_body, with_length, with_request
 
 EVERY_CHUNK = {"include_usage": True, "continuous_usage_stats": True}
 """What vLLM is asked for, so that a stream that is broken off has been counted."""
@@ -25,7 +26,7 @@ class MeteredChatApp:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+        if scope["type"] != "http" or path_of(scope) not in ANSWERED:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
@@ -34,7 +35,7 @@ class MeteredChatApp:
         record.read = request
         asked = request.get("stream_options")
         if request.get("stream") and isinstance(asked, dict | None):  # what else it may be is the model's to refuse
-            meter = MeteredStream(record, asked or {})
+            meter = MeteredStream(record, asked or {}, request.get("n") or 1)
             inner = with_request(scope, receive, {**request, "stream_options": {**(asked or {}), **EVERY_CHUNK}})
             await self._app(*inner, _metering(meter, send))
         else:
@@ -96,13 +97,17 @@ def _counting(record: Record, send: Send, answered: Callable[[], None]) -> Send:
 
 
 class MeteredStream:
-    """Takes the bytes of a stream whose every event says what was used so far, and gives them as the client asked for them."""
+    """Takes the bytes of a stream whose every event says what was used so far, and gives them as the client asked for them.
 
-    def __init__(self, record: Record, asked: Mapping[str, Any]) -> None:
-        self._record = record
+    asked: its `stream_options`. each: answers to each prompt; a completion request may have several prompts.
+    """
+
+    def __init__(self, record: Record, asked: Mapping[str, Any], each: int = 1) -> None:
+        self._record, self._each = record, each
         self._at_the_end = bool(asked.get("include_usage"))
         self._in_every = self._at_the_end and bool(asked.get("continuous_usage_stats"))
         self._rest = b""
+        self._read: dict[int, int] = {}
         self._written: dict[int, int] = {}
 
     def note(self, usage: Mapping[str, Any]) -> None:
@@ -124,9 +129,12 @@ class MeteredStream:
             _note_usage(self._record, usage)
             return event(row) if self._at_the_end else b""
         if usage:
-            self._written[row["choices"][0]["index"]] = usage.get("completion_tokens", 0)
-            _note_usage(self._record, {**usage, "completion_tokens": sum(self._written.values())})
-        if any((choice.get("delta") or {}).get("content") for choice in row["choices"]):
+            index = row["choices"][0]["index"]
+            self._read[index // self._each] = usage.get("prompt_tokens", 0)
+            self._written[index] = usage.get("completion_tokens", 0)
+            so_far = {"prompt_tokens": sum(self._read.values()), "completion_tokens": sum(self._written.values())}
+            _note_usage(self._record, so_far)
+        if any(said(choice) for choice in row["choices"]):
             self._record.has_begun()
         return event(row if self._in_every else {key: value for key, value in row.items() if key != "usage"})
 

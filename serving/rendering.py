@@ -1,5 +1,8 @@
 """Serving renders as training does: the model is asked what its rollouts asked it, token for token.
 
+A completion's prompt is rendered by nobody: it reaches the model as it stands, control tokens in it being control tokens. Only where the
+model stops is as in training.
+
 vLLM renders the messages of a request by the model's template, whatever they hold. Before they reach it, they become what
 `rollout.renderers` gives the template: control tokens in them broken up, tools where the template has them, the template's variables and
 the ends of a turn those of training.
@@ -20,7 +23,7 @@ from ..envs.types import message_from_dict
 from ..rollout.renderers import Renderer
 from .admission import Refused
 from .tool_calls import PARSER_HEADER
-from .wire import CHAT, read_body, refuse, with_request
+from .wire import ANSWERED, COMPLETIONS, path_of, read_body, refuse, with_request
 
 PYTHONIC: Final = parser_id("pythonic")
 
@@ -36,8 +39,12 @@ class RenderedChatApp:
         self._app, self._renderer, self._parser, self._writes_calls = app, renderer, parser.encode(), writes_calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+        if scope["type"] != "http" or path_of(scope) not in ANSWERED:
             await self._app(scope, receive, send)
+            return
+        if path_of(scope) == COMPLETIONS:
+            request = json.loads(await read_body(receive))
+            await self._app(*with_request(scope, receive, {**request, **_ends(request, self._renderer)}), send)
             return
         try:
             request = as_in_training(json.loads(await read_body(receive)), self._renderer, self._writes_calls)
@@ -76,10 +83,15 @@ def as_in_training(request: Mapping[str, Any], renderer: Renderer, writes_calls:
         made["tool_choice"] = "none"
     if renderer.template_args:
         made["chat_template_kwargs"] = dict(renderer.template_args)
-    if not request.get("ignore_eos"):
-        own = request.get("stop_token_ids") or []
-        made["stop_token_ids"] = [*own, *(id for id in renderer.stop_token_ids if id not in own)] if isinstance(own, list) else own
-    return made
+    return made | _ends(request, renderer)
+
+
+def _ends(request: Mapping[str, Any], renderer: Renderer) -> dict[str, Any]:
+    """Where the model stops: at the ends of its turns too, unless the request goes on beyond all of them."""
+    if request.get("ignore_eos"):
+        return {}
+    own = request.get("stop_token_ids") or []
+    return {"stop_token_ids": [*own, *(id for id in renderer.stop_token_ids if id not in own)] if isinstance(own, list) else own}
 
 
 def _in_words(message: ChatMessage, tools: Sequence[Mapping[str, Any]]) -> ChatMessage:

@@ -12,6 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 from .admission import Refused
 
 CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+ANSWERED: Final = (CHAT, COMPLETIONS)
+"""What a model answers."""
 HEALTH: Final = "/health"
 USAGE: Final = "burnish.usage"
 """The type of a message from the engine to the meter: what a request has taken so far, as `prompt_tokens` and `completion_tokens`."""
@@ -19,6 +22,11 @@ LARGEST_BODY: Final = 4 * 2**20
 MAX_DEPTH: Final = 64
 BODY_S: Final = 30.0
 """Seconds that a client has to send a request."""
+
+
+def path_of(scope: Scope) -> str:
+    """Example: `path_of({"path": "/v1/models/"}) == "/v1/models"`."""
+    return str(scope["path"].rstrip("/")) or "/"
 
 
 async def read_body(receive: Receive, seconds: float | None = None) -> bytes:

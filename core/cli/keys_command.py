@@ -29,7 +29,7 @@ def new(
     models: Annotated[list[str] | None, typer.Option("--model", help="A model that it may ask for. Default: all.")] = None,
     routes: Annotated[
         list[str] | None,
-        typer.Option("--route", help="What it may call: chat, models, guardrail, feedback, metrics; the first two."),
+        typer.Option("--route", help="It may call: chat, completions, models, guardrail, feedback, metrics. Default: chat, models."),
     ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests in any 60 seconds.")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and written in any 60 seconds.")] = None,

@@ -62,27 +62,29 @@ class Pulse:
 
 
 class Taken:
-    """The tokens that chat requests have taken so far, by the `x-request-id` that they carry. An answer in one piece says so only at its
-    end, and one that is broken off never does."""
+    """The tokens that requests have taken so far, by the `x-request-id` that they carry, which has no dash in it. An answer in one piece
+    says so only at its end, and one that is broken off never does."""
 
     def __init__(self) -> None:
-        self._of: dict[str, tuple[int, int]] = {}
+        self._of: dict[str, dict[str, tuple[int, int]]] = {}
 
     def begin(self, id: str) -> None:
-        self._of[f"chatcmpl-{id}"] = (0, 0)  # as vLLM calls it
+        self._of[id] = {}
 
     def read(self, id: str) -> tuple[int, int]:
-        """Tokens of the prompt, once it was read, and of all answers so far."""
-        return self._of[f"chatcmpl-{id}"]
+        """Tokens of the prompts that were read, and of all answers so far."""
+        prompts = self._of[id].values()
+        return sum(read for read, _ in prompts), sum(written for _, written in prompts)
 
     def forget(self, id: str) -> None:
-        del self._of[f"chatcmpl-{id}"]
+        del self._of[id]
 
     def note(self, state: Any, tokens: int) -> None:
-        """state: vLLM's, of one answer to a request."""
-        before = self._of.get(state.external_req_id)
-        if before is not None:
-            self._of[state.external_req_id] = (state.prompt_len, before[1] + tokens)
+        """state: vLLM's, of one answer; its request is called `chatcmpl-ID` there, or `cmpl-ID-PROMPT`."""
+        _, _, name = state.external_req_id.partition("-")
+        prompts = self._of.get(name.partition("-")[0])
+        if prompts is not None:
+            prompts[name] = (state.prompt_len, prompts.get(name, (0, 0))[1] + tokens)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from tests.unit.chat_templates import FAMILIES, family_tokenizer
 from burnish.envs.tool_calls import TEMPLATE_MARKS, TOOL_PARSERS, Malformed, find_parser, parse_tool_calls
 from burnish.envs.types import Message, ToolCall
 from burnish.rollout.renderers import TemplateRenderer
-from burnish.serving.app import CHAT_FIELDS, StrictChatApp
+from burnish.serving.app import StrictChatApp
 from burnish.serving.rendering import RenderedChatApp
+from burnish.serving.requests import CHAT_FIELDS
 from burnish.trainer.data.supervised import sft_examples
 
 pytestmark = pytest.mark.fuzz

@@ -156,6 +156,33 @@ def test_a_stream_brings_the_same_answer_in_pieces(client: openai.OpenAI) -> Non
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ask(client, max_tokens=12, temperature=0)[0]
 
 
+def test_completions_follow_prompts_as_they_stand(client: openai.OpenAI, model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = "<|im_start|>user\nThe bore"
+    ids = tokenizer(text)["input_ids"]
+    fixed: dict[str, Any] = {"model": "inspector", "max_tokens": 6, "temperature": 0.0, "extra_body": {"ignore_eos": True}}
+    one = client.completions.create(prompt=text, **fixed)
+    assert one.usage is not None and one.usage.prompt_tokens == len(ids), "what looks like a control token is one"
+    assert one.choices[0].finish_reason == "length"
+    several = client.completions.create(prompt=[text, "of part 17"], n=2, **fixed)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert several.choices[0].text == several.choices[1].text == one.choices[0].text
+    assert client.completions.create(prompt=ids, **fixed).choices[0].text == one.choices[0].text
+    streamed = dict.fromkeys(range(2), "")
+    for chunk in client.completions.create(prompt=[text, ids], stream=True, **fixed):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == dict.fromkeys(range(2), one.choices[0].text)
+    scored = client.completions.create(model="inspector", prompt=text, max_tokens=0, echo=True, logprobs=0).choices[0]
+    assert scored.logprobs is not None and scored.text.endswith("The bore")
+    assert len(scored.logprobs.token_logprobs or ()) == len(ids) and (scored.logprobs.token_logprobs or [0])[0] is None
+    for wrong in ({"prompt": [10**9]}, {"prompt": text, "max_tokens": 0}, {"prompt": text * 100}):
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(**{**fixed, **wrong})
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -25,7 +25,8 @@ from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_from_data
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
-from burnish.serving.app import CHAT_FIELDS, ROUTES
+from burnish.serving.app import ROUTES
+from burnish.serving.requests import CHAT_FIELDS, COMPLETION_FIELDS
 from burnish.trainer.models.config_file import SUPPORTED_ARCHITECTURES
 
 pytestmark = pytest.mark.unit
@@ -167,6 +168,7 @@ def between(page: str, mark: str) -> list[str]:
 
 def test_the_page_on_serving_lists_what_the_endpoint_takes() -> None:
     assert between("serving.md", "fields") == sorted(CHAT_FIELDS)
+    assert between("serving.md", "completion-fields") == sorted(COMPLETION_FIELDS)
     for path, method in ROUTES.items():
         assert f"| `{method} {path}` |" in (ROOT / "docs" / "serving.md").read_text()
 
