@@ -68,7 +68,9 @@ class Asked:
     def _of_prompts(cls, request: Mapping[str, Any]) -> Asked:
         copy = deepcopy(dict(request))
         prompts = copy["prompt"]
-        places = [(copy, "prompt")] if isinstance(prompts, str) else [(prompts, i) for i in range(len(prompts))]
+        places: list[tuple[Any, int | str]] = (
+            [(copy, "prompt")] if isinstance(prompts, str) else [(prompts, i) for i in range(len(prompts))]
+        )
         return cls(copy, tuple(Piece(holder[key], (holder, key), said=True) for holder, key in places))
 
     def texts(self) -> list[str]:

@@ -13,19 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..envs.tool_calls import parser_id, write_pythonic
+from ..envs.tool_calls import write_pythonic
 from ..envs.types import Message as ChatMessage
 from ..envs.types import message_from_dict
 from ..rollout.renderers import Renderer
-from .admission import Refused
-from .tool_calls import PARSER_HEADER
+from .forced_calls import PYTHONIC, forced_calls
+from .requests import invalid
+from .tool_calls import PARSER_HEADER, forced_tool
 from .wire import ANSWERED, COMPLETIONS, path_of, read_body, refuse, with_request
-
-PYTHONIC: Final = parser_id("pythonic")
 
 
 class RenderedChatApp:
@@ -46,10 +45,15 @@ class RenderedChatApp:
             request = json.loads(await read_body(receive))
             await self._app(*with_request(scope, receive, {**request, **_ends(request, self._renderer)}), send)
             return
+        asked, param = json.loads(await read_body(receive)), "messages"
         try:
-            request = as_in_training(json.loads(await read_body(receive)), self._renderer, self._writes_calls)
+            request = as_in_training(asked, self._renderer, self._writes_calls)
+            param = "tool_choice"
+            forced, name = forced_tool(asked.get("tool_choice"))
+            if forced:
+                request["structured_outputs"] = forced_calls(self._parser.decode(), asked["tools"], name)
         except ValueError as error:
-            await refuse(send, Refused(400, "invalid", str(error), param="messages"))
+            await refuse(send, invalid(str(error), param))
             return
 
         async def named(message: Message) -> None:

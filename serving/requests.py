@@ -56,8 +56,8 @@ def read_completion_request(body: bytes) -> dict[str, Any]:
     request = _read(body, COMPLETION_FIELDS)
     prompt = request.get("prompt")
     prompts = prompt if isinstance(prompt, list) and not _is_ids(prompt) else [prompt]
-    if not prompts or not all((isinstance(one, str) and one) or _is_ids(one) for one in prompts):
-        raise invalid("prompt must be a text, a list of token ids, or a list of either, and none of them empty", "prompt")
+    if not prompts or not (all(isinstance(one, str) and one for one in prompts) or all(map(_is_ids, prompts))):
+        raise invalid("prompt must be a text, several, a list of token ids, or several such lists, and none of them empty", "prompt")
     if answers_of(request) > MOST_ANSWERS:
         raise invalid(f"a request may have {MOST_ANSWERS} answers: n for each prompt", "n")
     return request
@@ -92,7 +92,7 @@ def check_format(form: Any, param: str = "response_format") -> None:
 def check_schema(schema: Any, param: str) -> None:
     """Raise Refused for a JSON schema of which a grammar would cost more than an answer. param: where it stands."""
     if len(json.dumps(schema)) > LARGEST_SCHEMA:
-        raise invalid(f"{param} may have {LARGEST_SCHEMA:,} characters: a grammar is made of its schema", param)
+        raise invalid(f"{param} may have {LARGEST_SCHEMA:,} characters where a grammar is made of them", param)
     if _largest_count(schema) > MOST_COUNTED:
         said = (
             f"a schema may ask for {MOST_COUNTED} properties at most by minProperties or maxProperties: the grammar of more takes minutes"

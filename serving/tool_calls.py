@@ -1,8 +1,9 @@
 """Tool calls in answers, as OpenAI's clients read them: what the policy wrote becomes `tool_calls`, read by the parser of its rollouts.
 
 The model is asked for text and answers with text, as in training; only whoever gave `tools`, and not `tool_choice` "none", gets its calls
-apart. An answer whose calls cannot be read is an answer in text, as it was written. In a stream, a choice is held until it has ended: until
-then nobody knows whether it is a call.
+apart. Where `tool_choice` forces a call, the model's side holds sampling to calls (`serving.forced_calls`). An answer whose calls cannot
+be read is an answer in text, as it was written. In a stream, a choice is held until it has ended: until then nobody knows whether it is a
+call.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..envs.tool_calls import Malformed, ToolParser, find_parser
 from ..envs.types import ToolCall
-from .admission import Refused
 from .event_stream import DONE, event
-from .wire import CHAT, read_body, with_length, with_request
+from .requests import check_schema, invalid
+from .wire import CHAT, path_of, read_body, with_length, with_request
 
 PARSER_HEADER: Final = b"x-burnish-tool-parser"
 """In which the model's side says what reads its calls; clients do not see it."""
-CHOICES: Final = ("auto", "none")
 _ID = string.ascii_letters + string.digits
 
 
@@ -37,23 +37,48 @@ class ToolCallsApp:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT:
+        if scope["type"] != "http" or path_of(scope) != CHAT:
             await self._app(scope, receive, send)
             return
         request = json.loads(await read_body(receive))
         choice, tools = request.get("tool_choice"), checked_tools(request.get("tools"))
-        if choice is not None and choice not in CHOICES:
-            raise Refused(400, "invalid", f'tool_choice must be "auto" or "none", not {str(choice)[:60]}', param="tool_choice")
-        if choice is not None and not tools:
-            raise Refused(400, "invalid", "tool_choice has no effect without tools", param="tool_choice")
+        _check_choice(choice, tools, request)
         inner, handed_on = with_request(scope, receive, request)
         await self._app(inner, handed_on, _Answer(send, tools if choice != "none" else ()).take)
+
+
+def forced_tool(choice: Any) -> tuple[bool, str | None]:
+    """Whether a `tool_choice` forces a call, and the one tool that it names.
+
+    Example: `forced_tool("required") == (True, None)`, `forced_tool({"type": "function", "function": {"name": "stop"}}) == (True, "stop")`.
+    """
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return True, name
+    return choice == "required", None
+
+
+def _check_choice(choice: Any, tools: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> None:
+    forced, name = forced_tool(choice)
+    if choice not in (None, "auto", "none") and not forced:
+        said = 'tool_choice must be "auto", "none", "required" or {"type": "function", "function": {"name": …}}'
+        raise invalid(f"{said}, not {str(choice)[:60]}", "tool_choice")
+    if choice is not None and not tools:
+        raise invalid("tool_choice has no effect without tools", "tool_choice")
+    if not forced:
+        return
+    there = [tool["function"]["name"] for tool in tools]
+    if name is not None and name not in there:
+        raise invalid(f"tool_choice names {name[:80]!r}, and the tools are {', '.join(there)[:200]}", "tool_choice")
+    if (request.get("response_format") or {"type": "text"}) != {"type": "text"}:
+        raise invalid("response_format has no effect beside a tool_choice that forces a call", "response_format")
+    check_schema(list(tools), "tools")
 
 
 def checked_tools(tools: Any) -> Sequence[Mapping[str, Any]]:
     """The tools of a request. Raises Refused, 400, naming the first that is no function."""
     if tools is not None and not isinstance(tools, list):
-        raise Refused(400, "invalid", "tools must be a list of functions", param="tools")
+        raise invalid("tools must be a list of functions", "tools")
     for i, tool in enumerate(tools or ()):
         match tool:
             case {"type": "function", "function": {"name": str(), **rest}}:
@@ -61,7 +86,7 @@ def checked_tools(tools: Any) -> Sequence[Mapping[str, Any]]:
                 if isinstance(parameters, Mapping) and isinstance(parameters.get("properties", {}), Mapping):
                     continue
         said = f'tools[{i}] must read {{"type": "function", "function": {{"name": …, "parameters": {{a JSON schema}}}}}}'
-        raise Refused(400, "invalid", said, param="tools")
+        raise invalid(said, "tools")
     return tools or ()
 
 

@@ -118,3 +118,21 @@ def _read(made: Any, text: str, tools: Sequence[Mapping[str, Any]], absent: Coll
     if found.tools_called or any(mark in text for mark in CALL_MARKS):
         return Malformed("the tool call cannot be read; write it exactly as the tools' description says")
     return ()
+
+
+def vllm_forced_calls(id: str, tools: Sequence[Mapping[str, Any]], only: str | None) -> dict[str, Any] | None:
+    """The structural tag, as JSON, that lets a model write nothing but calls of these tools in the form that `vllm/<name>-v1` reads; None
+    where vLLM knows no such form. only: the one tool that is called, once; None, any of them, once or several times. Raises ValueError for
+    tools of which no form can be made."""
+    match = ID_PATTERN.match(id)
+    assert match, f"{id!r} is no component id"
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.tool_parsers import ToolParserManager
+    from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
+
+    made = ToolParserManager.get_tool_parser(match["name"])
+    choice: Any = {"type": "function", "function": {"name": only}} if only else "required"
+    rows: list[Any] = [dict(tool) for tool in tools]
+    request = ChatCompletionRequest(model="policy", messages=[{"role": "user", "content": ""}], tools=rows, tool_choice=choice)
+    form = made(_Tokenizer(()), request.tools).get_structural_tag(request, strict_level=ToolStrictLevel.PARAMETER)
+    return None if form is None else dict(form.model_dump(mode="json"))

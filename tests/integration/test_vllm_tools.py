@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.grammars import compiled, fits
 
 from burnish.envs.tool_calls import TEMPLATE_MARKS, Malformed, find_parser, parse_tool_calls
 from burnish.envs.types import ToolCall
+from burnish.serving.forced_calls import forced_calls
 
 pytestmark = pytest.mark.integration
 
@@ -18,38 +20,51 @@ TOOLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("hermes", 'Look.<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>'),
-        (
-            "qwen3_coder",
-            "<tool_call>\n<function=measure>\n<parameter=part>\n17\n</parameter>\n"
-            "<parameter=feature>\nbore\n</parameter>\n</function>\n</tool_call>",
-        ),
-        (
-            "glm45",
-            "<tool_call>measure\n<arg_key>part</arg_key>\n<arg_value>17</arg_value>\n"
-            "<arg_key>feature</arg_key>\n<arg_value>bore</arg_value>\n</tool_call>",
-        ),
-        (
-            "kimi_k2",
-            "<|tool_calls_section_begin|><|tool_call_begin|>functions.measure:0<|tool_call_argument_begin|>"
-            '{"part": 17, "feature": "bore"}<|tool_call_end|><|tool_calls_section_end|>',
-        ),
-        (
-            "deepseek_v3",
-            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>measure\n"
-            '```json\n{"part": 17, "feature": "bore"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
-        ),
-        ("mistral", '[TOOL_CALLS] [{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}]'),
-        ("mistral", '[TOOL_CALLS]measure[ARGS]{"part": 17, "feature": "bore"}'),
-        ("llama3_json", '{"name": "measure", "parameters": {"part": 17, "feature": "bore"}}'),
-    ],
-)
+FAMILIES_CALLS = [
+    ("hermes", 'Look.<tool_call>{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}</tool_call>'),
+    (
+        "qwen3_coder",
+        "<tool_call>\n<function=measure>\n<parameter=part>\n17\n</parameter>\n"
+        "<parameter=feature>\nbore\n</parameter>\n</function>\n</tool_call>",
+    ),
+    (
+        "glm45",
+        "<tool_call>measure\n<arg_key>part</arg_key>\n<arg_value>17</arg_value>\n"
+        "<arg_key>feature</arg_key>\n<arg_value>bore</arg_value>\n</tool_call>",
+    ),
+    (
+        "kimi_k2",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.measure:0<|tool_call_argument_begin|>"
+        '{"part": 17, "feature": "bore"}<|tool_call_end|><|tool_calls_section_end|>',
+    ),
+    (
+        "deepseek_v3",
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>measure\n"
+        '```json\n{"part": 17, "feature": "bore"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    ),
+    ("mistral", '[TOOL_CALLS] [{"name": "measure", "arguments": {"part": 17, "feature": "bore"}}]'),
+    ("mistral", '[TOOL_CALLS]measure[ARGS]{"part": 17, "feature": "bore"}'),
+    ("llama3_json", '{"name": "measure", "parameters": {"part": 17, "feature": "bore"}}'),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), FAMILIES_CALLS)
 def test_a_call_in_the_format_of_another_family(name: str, text: str) -> None:
     assert parse_tool_calls(text, TOOLS, f"vllm/{name}-v1") == (MEASURE,)
     assert parse_tool_calls("scrap: the bore is too large", TOOLS, f"vllm/{name}-v1") == ()
+
+
+FORCED = {"qwen3_coder", "glm45", "kimi_k2", "deepseek_v3", "llama3_json"}
+
+
+@pytest.mark.parametrize(("name", "text"), FAMILIES_CALLS)
+def test_the_form_of_a_family_can_be_forced_where_vllm_knows_it(name: str, text: str) -> None:
+    if name in FORCED:
+        grammar = compiled(forced_calls(f"vllm/{name}-v1", TOOLS, "measure"))
+        assert fits(grammar, text) and not fits(grammar, f"{text}\n{text}") and not fits(grammar, "scrap")
+    elif name == "mistral":
+        with pytest.raises(ValueError, match=r"vllm/mistral-v1 reads them, and that form cannot be forced"):
+            forced_calls(f"vllm/{name}-v1", TOOLS, None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from burnish.envs.tool_calls import find_parser, write_pythonic
 from burnish.envs.types import ToolCall
 from burnish.serving.app import chat_service
-from burnish.serving.rendering import PYTHONIC, as_in_training
+from burnish.serving.forced_calls import PYTHONIC
+from burnish.serving.rendering import as_in_training
 from burnish.serving.tool_calls import PARSER_HEADER, _around
 from burnish.serving.wire import read_body
 
@@ -136,8 +137,12 @@ async def test_everything_else_is_text_as_it_was_written(says: str, finish: str,
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tool_choice": "required", "tools": TOOLS}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "measure"}}, "tools": TOOLS}, "tool_choice"),
+        ({"tool_choice": "always", "tools": TOOLS}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "look"}}, "tools": TOOLS}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {}}, "tools": TOOLS}, "tool_choice"),
+        ({"tool_choice": "required", "tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "x", "description": "x" * 20_000}}]}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tools": {"measure": 1}}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "x", "parameters": 3}}]}, "tools"),
