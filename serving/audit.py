@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
@@ -18,6 +18,8 @@ from ..guardrails.types import Decision
 RECORD: Final = "burnish.record"
 BROKEN_OFF: Final = 499
 """The status of a request whose client was gone before an answer began."""
+Outcome = Literal["same", "different", "unanswered", "failed", "dropped"]
+"""Of a copy: the texts are equal or not; the caller's own request had no whole answer; the copy had none; there were too many."""
 SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -57,6 +59,20 @@ class Record:
             self.first_s = time.monotonic() - self.started
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A request that was copied, and both answers' texts. record: of the request itself. version: the one that got the copy."""
+
+    record: Record
+    version: str
+    outcome: Outcome
+    status: int = 0
+    seconds: float = 0.0
+    own_seconds: float = 0.0
+    own: list[str] | None = None
+    copy: list[str] | None = None
+
+
 def record_of(scope: Scope) -> Record:
     """The record of a request under way; one that nobody reads where none is kept."""
     found = scope.get(RECORD)
@@ -81,8 +97,6 @@ class Audit:
 
     def note(self, record: Record) -> None:
         """Append the line of a request that has ended."""
-        if self._file is None:
-            return
         row: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request": record.id,
@@ -97,9 +111,36 @@ class Audit:
             "seconds": round(time.monotonic() - record.started, 4),
             **({"first_s": round(record.first_s, 4)} if record.first_s is not None else {}),
             "decisions": [decision.to_row(evidence=False) for decision in record.decisions],
-            **({"prompt" if record.route == "completions" else "messages": record.asked} if self.prompts else {}),
+            **self._asked(record),
         }
-        os.write(self._file, f"{json.dumps(row)}\n".encode())  # escapes: half a character is no UTF-8
+        self._append(row)
+
+    def note_shadow(self, compared: Compared) -> None:
+        """Append the line of a copied request, with both answers where prompts are kept."""
+        record = compared.record
+        row: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request": record.id,
+            "key": record.key,
+            "route": "shadow",
+            "model": record.model,
+            "version": compared.version,
+            "of": record.version,
+            "outcome": compared.outcome,
+            "status": compared.status,
+            "seconds": round(compared.seconds, 4),
+            "of_seconds": round(compared.own_seconds, 4),
+            **self._asked(record),
+            **({"answers": compared.copy, "of_answers": compared.own} if self.prompts else {}),
+        }
+        self._append(row)
+
+    def _asked(self, record: Record) -> dict[str, Any]:
+        return {"prompt" if record.route == "completions" else "messages": record.asked} if self.prompts else {}
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self._file is not None:
+            os.write(self._file, f"{json.dumps(row)}\n".encode())  # escapes: half a character is no UTF-8
 
 
 class Metrics:
@@ -113,6 +154,7 @@ class Metrics:
         self._tokens = Counter("burnish_tokens", "Tokens that the model read and wrote.", ("key", "model", "kind"), registry=of)
         self._decisions = Counter("burnish_policy_decisions", "What the policy did.", ("key", "where", "action"), registry=of)
         self._under_way = Gauge("burnish_requests_under_way", "Requests under way.", ("key",), registry=of)
+        self._shadows = Counter("burnish_shadows", "Copies of requests.", ("model", "version", "outcome"), registry=of)
         self._seconds = Histogram("burnish_request_seconds", "Time of whole answers.", ("model",), buckets=SECONDS, registry=of)
         self._feedback = Counter("burnish_feedback", "What there was in feedback.", ("key", "kind"), registry=of)
         self._unkept = Counter("burnish_answers_unkept", "Answers that could not wait for feedback.", ("reason",), registry=of)
@@ -146,6 +188,9 @@ class Metrics:
         """An answer could not be kept until feedback comes."""
         self._unkept.labels(reason).inc()
 
+    def shadowed(self, compared: Compared) -> None:
+        self._shadows.labels(compared.record.model, compared.version, compared.outcome).inc()
+
     def page(self) -> bytes:
         """Everything in Prometheus's text format."""
         return generate_latest(self._registry)
@@ -160,6 +205,11 @@ class Books:
     def began(self, record: Record) -> None:
         """A request whose caller is known, and let in."""
         self.metrics.began(record)
+
+    def shadowed(self, compared: Compared) -> None:
+        """A copy of a request has been answered, or has not."""
+        self.metrics.shadowed(compared)
+        self.audit.note_shadow(compared)
 
     def ended(self, record: Record, known: bool, began: bool) -> None:
         """A request has ended. known: whether its caller is; of others there is a count and no line, so that they cannot fill a disk."""

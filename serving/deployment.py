@@ -23,7 +23,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,21 +31,71 @@ from ..envs.pydantic_words import first_error
 from .config import ServingConfig, small_text
 
 MAX_BYTES: Final = 1_000_000
+MOST_ADAPTERS: Final = 64
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class AutoscalingTable(BaseModel):
+    """`[models.NAME.versions.VERSION.autoscaling]`: replicas as the load asks for them, by Ray Serve. min_replicas: always there; an engine
+    takes too long to start for none to be. target_ongoing_requests: how many each is meant to answer at a time, None as many as its engine
+    does; with more, replicas are added, with fewer, they end when they have answered what they have. upscale_delay_s, downscale_delay_s:
+    how long that must have been so."""
+
+    model_config = STRICT
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(ge=1)
+    target_ongoing_requests: float | None = Field(default=None, gt=0)
+    upscale_delay_s: float = Field(default=30.0, ge=0)
+    downscale_delay_s: float = Field(default=600.0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_room(self) -> AutoscalingTable:
+        if self.max_replicas <= self.min_replicas:
+            raise ValueError(
+                f"max_replicas is {self.max_replicas} and min_replicas {self.min_replicas}, so that nothing follows the load; give more or "
+                "replicas instead of the table"
+            )
+        return self
+
+
 class VersionTable(BaseModel):
     """`[models.NAME.versions.VERSION]`. model: a run, a checkpoint, a model folder, or a name under models/. weight: the share of callers
-    that it answers, among its model's; one of weight 0 runs, and answers who asks for it by name. replicas: how many of it. forced: why a
-    package is served whose verdict does not speak for it."""
+    that it answers, among its model's; one of weight 0 runs, and answers who asks for it by name. shadow: the share of its model's callers
+    whose requests it gets a copy of; its weight is then 0. replicas: how many of it; autoscaling: as many as the load asks for. adapters:
+    folders of low-rank adapters by name, which the same engines serve (`serving.adapters`). forced: why a package is served whose verdict
+    does not speak for it."""
 
     model_config = STRICT
 
     model: str = Field(min_length=1)
     weight: float = Field(default=1.0, ge=0)
+    shadow: float = Field(default=0.0, ge=0, le=1)
     replicas: int = Field(default=1, ge=1)
+    autoscaling: AutoscalingTable | None = None
+    adapters: dict[Name, Annotated[str, Field(min_length=1)]] = Field(default={}, max_length=MOST_ADAPTERS)
     forced: str = Field(default="", max_length=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shadows_answer_nobody(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("shadow"):
+            if data.get("weight"):
+                raise ValueError("a version with shadow answers nobody but who asks for it by name: remove its weight, or shadow")
+            return {**data, "weight": 0.0}
+        return data
+
+    @model_validator(mode="after")
+    def _counted_once(self) -> VersionTable:
+        if self.autoscaling is not None and "replicas" in self.model_fields_set:
+            raise ValueError("replicas has no effect beside autoscaling, which has min_replicas; remove it")
+        return self
+
+    @property
+    def engines(self) -> dict[str, Any]:
+        """What engines were started with: it cannot change while they run."""
+        return self.model_dump(exclude={"weight", "shadow", "forced"})
 
 
 class ModelTable(BaseModel):
@@ -59,6 +109,11 @@ class ModelTable(BaseModel):
     def _somebody_answers(self) -> ModelTable:
         if not any(version.weight for version in self.versions.values()):
             raise ValueError("every version has weight 0, so that none answers; give one of them a weight")
+        for version, table in self.versions.items():
+            if both := sorted(table.adapters.keys() & self.versions.keys()):
+                raise ValueError(
+                    f"versions.{version}.adapters.{both[0]}: a version has that name, and both would be asked for as MODEL:{both[0]}"
+                )
         return self
 
 
@@ -110,37 +165,73 @@ def app_name(served: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VersionShare:
-    """A version that runs, and the weight with which it is drawn."""
+    """A version that runs, the weight with which it is drawn, the names of its adapters, and the share of callers that it shadows."""
 
     version: str
     weight: float
+    adapters: tuple[str, ...] = ()
+    shadow: float = 0.0
 
 
 Routes = Mapping[str, tuple[VersionShare, ...]]
 """By model: the versions that run, in the order of the file."""
 
 
+def versions_of(routes: Routes) -> list[str]:
+    """The served names of the versions that run."""
+    return [served_name(model, share.version) for model, shares in routes.items() for share in shares]
+
+
 def names(routes: Routes) -> list[str]:
-    """What clients may ask for: models, and versions of them."""
-    return [*routes, *(served_name(model, share.version) for model, shares in routes.items() for share in shares)]
+    """What clients may ask for: models, versions of them, adapters of a model, and those of one version.
+
+    Example: `["m", "m:v1", "m:search", "m:v1:search"]`.
+    """
+    adapters = [f"{model}:{name}" for model, shares in routes.items() for share in shares for name in share.adapters]
+    of_versions = [
+        f"{served_name(model, share.version)}:{name}" for model, shares in routes.items() for share in shares for name in share.adapters
+    ]
+    return [*routes, *versions_of(routes), *dict.fromkeys(adapters), *of_versions]
 
 
 def version_for(routes: Routes, asked: str, caller: str) -> str:
     """The served name of the version that answers. A caller stays with its version: its place among all callers is a hash of its name, and
-    versions divide that line in their order. So when the last one's weight grows, it takes callers over and gives none back.
+    versions divide that line in their order. So when the last one's weight grows, it takes callers over and gives none back. Those who ask
+    for an adapter are shared among the versions that have it.
 
     asked: one of `names`. Example: `version_for({"m": (VersionShare("v1", 1.0),)}, "m", "search-team") == "m:v1"`.
     """
-    if asked not in routes:
-        return asked
-    shares = routes[asked]
-    digest = hashlib.sha256(f"{asked}\0{caller}".encode()).digest()
-    place = int.from_bytes(digest[:6], "big") / 2**48 * sum(share.weight for share in shares)
+    model, *rest = asked.split(":")
+    shares = routes[model]
+    if rest and any(share.version == rest[0] for share in shares):
+        return served_name(model, rest[0])
+    shares = tuple(share for share in shares if not rest or rest[0] in share.adapters)
+    place = _place(model, caller) * sum(share.weight for share in shares)
     for share in shares:
         place -= share.weight
         if place < 0:
-            return served_name(asked, share.version)
-    return served_name(asked, max(shares, key=lambda share: share.weight).version)  # rounding, at the line's very end
+            return served_name(model, share.version)
+    return served_name(model, max(shares, key=lambda share: share.weight).version)  # none has a weight, or the line's very end
+
+
+def _place(line: str, caller: str) -> float:
+    """Where a caller stands in a line of all callers, from 0 to 1."""
+    return int.from_bytes(hashlib.sha256(f"{line}\0{caller}".encode()).digest()[:6], "big") / 2**48
+
+
+def shadows_for(routes: Routes, asked: str, caller: str) -> list[str]:
+    """The served names of the versions that get a copy of a caller's requests to a model. As a version's share grows, it takes callers on
+    and leaves none. Who asks for a version or an adapter by name means that one, and no other gets it."""
+    shadows = {served_name(asked, share.version): share.shadow for share in routes.get(asked, ()) if share.shadow}
+    return [name for name, share in shadows.items() if _place(name, caller) < share]
+
+
+def engine_name(routes: Routes, asked: str, version: str) -> str:
+    """What a version's engine is asked for: itself, or one of its adapters. Example: `engine_name(routes, "m:search", "m:v1") ==
+    "m:v1:search"`."""
+    model, *rest = asked.split(":")
+    among = {name for share in routes[model] for name in share.adapters}
+    return f"{version}:{rest[-1]}" if rest and rest[-1] in among else version
 
 
 State = Literal["starting", "ready", "failed"]
@@ -228,12 +319,13 @@ class Deployer:
             raise ValueError("[service] changed, which takes effect at the next start only; models and weights may change while it runs")
         for name, table in deployment.served().items():
             before = self._started.get(name)
-            if before is None or (before.model, before.replicas) == (table.model, table.replicas):
+            if before is None or before.engines == table.engines:
                 continue
             state, why = self._fleet.state(name)
             was = f"{before.replicas} x {before.model}"
             now = f"did not start with {was} ({last_line(why)})" if state == "failed" else f"runs {was}"
-            raise ValueError(f"{name} {now}; call what is another model, or more of it, another version")
+            changed = next(key for key, value in table.engines.items() if value != before.engines[key])
+            raise ValueError(f"{name} {now}, not with this {changed}; call what is another model, or more of it, another version")
 
     def turn(self, deployment: Deployment) -> None:
         """Do what can be done now. Call it a few times a second."""
@@ -250,7 +342,7 @@ class Deployer:
         for model, shares in routes.items():
             if self.routes.get(model) != shares:
                 total = sum(share.weight for share in shares)
-                self._say(f"{model}: " + ", ".join(f"{share.version} {share.weight / total:.1%}" for share in shares))
+                self._say(f"{model}: " + ", ".join(_share_in_words(share, total) for share in shares))
         self.routes = routes
         routed = set(names(routes))
         for name in [name for name in self._started if name not in wanted and name not in routed]:
@@ -272,7 +364,8 @@ class Deployer:
     def _shares(self, model: str, table: ModelTable) -> tuple[VersionShare, ...]:
         here = {version: self._fleet.state(served_name(model, version))[0] == "ready" for version in table.versions}
         if all(here[version] for version, one in table.versions.items() if one.weight):
-            return tuple(VersionShare(version, one.weight) for version, one in table.versions.items() if here[version])
+            found = [(version, one) for version, one in table.versions.items() if here[version]]
+            return tuple(VersionShare(version, one.weight, tuple(one.adapters), one.shadow) for version, one in found)
         return self.routes.get(model, ())
 
     def _tell_failures(self, wanted: Sequence[str] | Mapping[str, VersionTable]) -> None:
@@ -281,3 +374,7 @@ class Deployer:
             if state == "failed" and name not in self._told:
                 self._told.add(name)
                 self._say(f"{name} did not start, and its model is answered as before: {why}")
+
+
+def _share_in_words(share: VersionShare, total: float) -> str:
+    return f"{share.version} shadows {share.shadow:.1%}" if share.shadow else f"{share.version} {share.weight / total:.1%}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -12,10 +14,11 @@ from ..envs.tool_calls import parser_of_template
 from ..trainer.models.manifest import own_manifest
 from .config import ServingConfig
 from .counting import CountedChatApp
-from .rendering import PYTHONIC, RenderedChatApp
+from .forced_calls import PYTHONIC
+from .rendering import RenderedChatApp
 
 if TYPE_CHECKING:
-    from ..rollout.engine.vllm_openai import OpenAIApp
+    from ..rollout.engine.vllm_openai import Adapter, OpenAIApp
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,11 @@ class ServedEngine:
         self.service.close()
 
 
-async def start_engine(model: Path, name: str, options: ServingConfig) -> ServedEngine:
-    """Start an engine on a model folder, which it serves as `name`."""
-    from ..rollout.engine.vllm_openai import start_openai_app
+async def start_engine(
+    model: Path, name: str, options: ServingConfig, adapters: Mapping[str, Adapter] = MappingProxyType({})
+) -> ServedEngine:
+    """Start an engine on a model folder, which it serves as `name`, and each of the adapters as `name:ADAPTER`."""
+    from ..rollout.engine.vllm_openai import ServedModel, start_openai_app
     from ..rollout.renderers import TemplateRenderer
     from ..rollout.tokenizer import load_tokenizer
 
@@ -45,8 +50,7 @@ async def start_engine(model: Path, name: str, options: ServingConfig) -> Served
     renderer = TemplateRenderer(tokenizer, manifest.template_args if manifest is not None else {})
     parser = parser_of_template(tokenizer.chat_template) or PYTHONIC
     service = await start_openai_app(
-        model,
-        name,
+        ServedModel(model, name, {f"{name}:{adapter}": found for adapter, found in adapters.items()}),
         max_context=options.max_context,
         max_concurrent=options.max_concurrent,
         kv_cache_mb=options.kv_cache_mb,

@@ -15,6 +15,7 @@ from ray import serve
 
 from ..guardrails.policy import Policy
 from ..rollout.engine.config import EngineConfig
+from .adapters import find_adapters
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
 from .deployment import Deployer, Deployment, Faults, Routes, State, VersionFleet, VersionTable, app_name, read_deployment, said_of
@@ -42,13 +43,14 @@ class ServeFleet:
         options = self._options
         try:
             model = servable_model(table, self._policy)
+            adapters = find_adapters(table.adapters, model)
         except ValueError as error:
             self._found[name] = ("failed", str(error))
             return
         deployment = serve.deployment(
             EngineReplica,
             name="model",
-            num_replicas=table.replicas,
+            **replicas_of(table, options),
             ray_actor_options={"num_cpus": options.threads, "num_gpus": 1 if options.device == "cuda" else 0},
             max_ongoing_requests=most_under_way(options),
             max_queued_requests=ROOM,
@@ -56,7 +58,7 @@ class ServeFleet:
             graceful_shutdown_wait_loop_s=0.5,
             health_check_period_s=5.0,
         )
-        self._starting[name] = Starting(deployment.bind(str(model), name, options), app_name(name), None)
+        self._starting[name] = Starting(deployment.bind(str(model), name, options, adapters), app_name(name), None)
 
     def state(self, name: str) -> tuple[State, str]:
         if name not in self._found:
@@ -75,6 +77,15 @@ class ServeFleet:
 
     def route(self, routes: Routes) -> None:
         serve.get_app_handle(GATEWAY).follow.remote(routes).result(timeout_s=CALL_S)
+
+
+def replicas_of(table: VersionTable, options: ServingConfig) -> dict[str, Any]:
+    """What Ray Serve is told of how many replicas there are."""
+    scale = table.autoscaling
+    if scale is None:
+        return {"num_replicas": table.replicas}
+    target = scale.target_ongoing_requests or options.max_concurrent
+    return {"autoscaling_config": {**scale.model_dump(), "initial_replicas": scale.min_replicas, "target_ongoing_requests": target}}
 
 
 class DeploymentHandle:
@@ -179,7 +190,7 @@ def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle
     options = _on_this_machine(deployment.service)
     rules = read_rules(options)
     for table in deployment.served().values():
-        servable_model(table, rules.policy)  # what is wrong is said before anything starts
+        find_adapters(table.adapters, servable_model(table, rules.policy))  # what is wrong is said before anything starts
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with free_port(options.host, options.port) as port:
         owns_ray = start_ray(options, LOCAL_CPUS)

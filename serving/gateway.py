@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from ray import serve
@@ -19,13 +20,15 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..guardrails.guard import Guard
+from ..rollout.engine.vllm_openai import Adapter
 from .admission import AGAIN_S, Refused
 from .app import chat_service
-from .audit import record_of
+from .audit import Books, record_of
 from .config import ServingConfig
-from .deployment import Routes, app_name, names, version_for
+from .deployment import Routes, app_name, engine_name, names, shadows_for, version_for, versions_of
 from .engine import start_engine
 from .rules import Rules, front_of, load_plugins
+from .shadow import Heard, Shadows
 from .wire import HEALTH, USAGE, answer, live, path_of, read_body
 
 GATEWAY: Final = "burnish-gateway"
@@ -34,10 +37,12 @@ ATTEMPTS: Final = 3
 
 
 class EngineReplica:
-    """One engine on one version of a model."""
+    """One engine on one version of a model, its adapters beside it."""
 
-    async def __init__(self, model: str, name: str, config: ServingConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._engine = await start_engine(Path(model), name, config)
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: str, name: str, config: ServingConfig, adapters: Mapping[str, Adapter] = MappingProxyType({})
+    ) -> None:
+        self._engine = await start_engine(Path(model), name, config, adapters)
 
     async def answer(self, path: str, body: bytes) -> AsyncIterator[list[Message]]:
         """The answer to a request as ASGI messages, those together that are there together. It ends when nobody waits for it."""
@@ -88,19 +93,23 @@ def _scope(path: str, length: int) -> Scope:
 
 
 class Router:
-    """ASGI application that has a version answer: sticky per caller, put to another replica when one dies before it has said anything."""
+    """ASGI application that has a version answer: sticky per caller, put to another replica when one dies before it has said anything.
 
-    def __init__(self) -> None:
+    books: where it is noted what came of copies that shadows got. answer_s: how long one of these may take.
+    """
+
+    def __init__(self, books: Books, answer_s: float) -> None:
         self.routes: Routes = {}
         self._handles: dict[str, Any] = {}
+        self._shadows = Shadows(self._copied, books.shadowed, answer_s)
 
     async def follow(self, routes: Routes) -> None:
         """Send callers this way from now on; what is being answered stays where it is."""
-        missing = [name for name in names(routes) if name not in routes and name not in self._handles]
+        missing = [name for name in versions_of(routes) if name not in self._handles]
         for name in missing:
             self._handles[name] = await asyncio.to_thread(serve.get_app_handle, app_name(name))
         self.routes = routes
-        self._handles = {name: self._handles[name] for name in names(routes) if name not in routes}
+        self._handles = {name: self._handles[name] for name in versions_of(routes)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -110,13 +119,31 @@ class Router:
             await answer(send, 200 if self.routes else 503, b"")
             return
         request, record = json.loads(await read_body(receive)), record_of(scope)
-        version = version_for(self.routes, record.model, record.key or str(request.get("user") or record.id))
-        record.version = version
-        handle = self._handles.get(version)
-        if handle is None:  # it left the deployment while the request was looked at
+        if record.model not in names(self.routes):  # it left the deployment while the request was looked at
             raise Refused(404, "model", f"there is no model {record.model[:100]!r}", code="model_not_found", param="model")
+        caller = record.key or str(request.get("user") or record.id)
+        version = version_for(self.routes, record.model, caller)
+        record.version = version
+        model, handle = engine_name(self.routes, record.model, version), self._handles[version]
         handle = handle.options(stream=True, method_name="answer")
-        await self._answer(handle, path_of(scope), json.dumps({**request, "model": version}).encode(), receive, send)
+        path, heard = path_of(scope), Heard()
+        shadows = shadows_for(self.routes, record.model, caller)
+        for shadow in shadows:
+            self._shadows.copy(shadow, path, request, record, heard)
+        try:
+            send = heard.before(send) if shadows else send
+            await self._answer(handle, path, json.dumps({**request, "model": model}).encode(), receive, send)
+        finally:
+            heard.end()
+
+    async def _copied(self, version: str, path: str, body: bytes) -> AsyncIterator[Message]:
+        call = self._handles[version].options(stream=True, method_name="answer").remote(path, body)
+        try:
+            async for batch in call:
+                for message in batch:
+                    yield message
+        finally:
+            call.cancel()
 
     async def _answer(self, handle: Any, path: str, body: bytes, receive: Receive, send: Send) -> None:
         calls = list[Any]()
@@ -158,9 +185,9 @@ class Gateway:
 
     def __init__(self, options: ServingConfig, rules: Rules) -> None:
         load_plugins(options.plugins)
-        self._router = Router()
         self._guard = Guard(rules.policy) if rules.policy is not None else None
         self._front = front_of(rules, options, most=10**6)
+        self._router = Router(self._front.books, options.request_timeout_s)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return chat_service(self._router, lambda: names(self._router.routes), self._front, self._guard)

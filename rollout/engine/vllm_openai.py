@@ -11,8 +11,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ CPU_BLOCK_SIZE = 32
 
 DEFAULT_MAX_CONTEXT = 2048
 CONTEXTS_IN_CACHE = 4
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks for which vLLM makes room; an adapter takes that of the next larger one."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -106,11 +108,28 @@ class OpenAIApp:
         self.engine.shutdown(timeout=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A folder with a low-rank adapter, as peft stores it. rank: of its widest layer."""
+
+    folder: Path
+    rank: int
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model folder, the name that it is asked for, and its low-rank adapters by theirs."""
+
+    folder: Path
+    name: str
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+
+
 async def start_openai_app(
-    model: Path, name: str, *, max_context: int | None, max_concurrent: int, kv_cache_mb: int | None, device: str, threads: int,
+    model: ServedModel, *, max_context: int | None, max_concurrent: int, kv_cache_mb: int | None, device: str, threads: int,
     silent_s: float,
 ) -> OpenAIApp:  # fmt: skip
-    """Start an engine on `model` and the application that serves it as `name`.
+    """Start an engine on a model and the application that serves it and its adapters.
 
     max_context: None takes the model's own length, at most 2048. kv_cache_mb: None holds four whole contexts (CPU only). silent_s: see
     `Pulse`.
@@ -130,10 +149,11 @@ async def start_openai_app(
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((model.folder / "config.json").read_text())
     context = context_length(config, max_context)
     # With =: a name that begins with a dash, out of a model folder's record, must not be an option of its own.
-    arguments = [f"--model={model}", f"--served-model-name={name}", "--max-model-len", str(context), "--max-num-seqs", str(max_concurrent)]
+    arguments = [f"--model={model.folder}", f"--served-model-name={model.name}"]
+    arguments += ["--max-model-len", str(context), "--max-num-seqs", str(max_concurrent)]
     arguments += ["--chat-template-content-format", "string"]  # as in training
     arguments += ["--disable-log-stats", "--disable-fastapi-docs", "--worker-extension-cls", f"{__name__}.{DieWithParent.__name__}"]
     if device == "cpu":
@@ -142,6 +162,7 @@ async def start_openai_app(
         arguments += ["--distributed-executor-backend", "uni"]
     elif kv_cache_mb:
         arguments += ["--kv-cache-memory-bytes", str(kv_cache_mb * 2**20)]
+    arguments += adapter_arguments(model.adapters)
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
@@ -156,6 +177,19 @@ async def start_openai_app(
         engine.shutdown(timeout=0)
         raise
     return OpenAIApp(app, engine, pulse, taken)
+
+
+def adapter_arguments(adapters: Mapping[str, Adapter]) -> list[str]:
+    """What vLLM is told of low-rank adapters: all of them are held at once, and any may stand in one batch.
+
+    There is room for one more, which stays empty: vLLM's CPU kernels take what stands in the last place for requests that ask for none.
+    """
+    if not adapters:
+        return []
+    modules = [json.dumps({"name": name, "path": str(adapter.folder)}) for name, adapter in adapters.items()]
+    widest, most = max(adapter.rank for adapter in adapters.values()), str(len(adapters) + 1)
+    room = str(min(rank for rank in LORA_RANKS if rank >= widest))
+    return ["--enable-lora", "--max-loras", most, "--max-cpu-loras", most, "--max-lora-rank", room, "--lora-modules", *modules]
 
 
 def context_length(config: dict[str, Any], asked: int | None) -> int:

@@ -36,10 +36,12 @@ audit_file = "{folder}/audit.jsonl"
 [models.clerk.versions.v1]
 model = "{folder}/one"
 weight = {v1}
+adapters.loud = "{folder}/loud"
 
 [models.clerk.versions.v2]
 model = "{folder}/two"
 weight = {v2}
+{more}
 """
 ROLLED_BACK_S = 2.0
 WAIT_S = 300.0
@@ -54,13 +56,14 @@ class Deployed:
         self.watching = new_key(folder / "keys.toml", "watch", routes=("metrics",))
         for name, answer in (("one", "I am the first one."), ("two", "I am the second.")):
             taught_model(folder / name, {QUESTION: answer})
+        self.loud = adapted(folder / "one", folder / "loud")
         self.said: list[str] = []
         self.write(50, 50)
         self.handle: DeploymentHandle = start_deployment(self.file, self.said.append)
 
-    def write(self, v1: float, v2: float) -> None:
+    def write(self, v1: float, v2: float, more: str = "") -> None:
         draft = self.folder / "draft.toml"
-        draft.write_text(TEXT.format(folder=self.folder, v1=v1, v2=v2))
+        draft.write_text(TEXT.format(folder=self.folder, v1=v1, v2=v2, more=more))
         draft.replace(self.file)
 
     def ask(self, caller: str, model: str = "clerk", **fields: Any) -> str:
@@ -82,6 +85,23 @@ class Deployed:
     def expected(self, caller: str, v1: float, v2: float) -> str:
         version = version_for({"clerk": (VersionShare("v1", v1), VersionShare("v2", v2))}, "clerk", caller)
         return {"clerk:v1": "I am the first one.", "clerk:v2": "I am the second."}[version]
+
+
+def adapted(base: Path, folder: Path) -> str:
+    """An adapter of a model in `folder`, and what the model answers under it, asked greedily, by transformers and peft."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    torch.manual_seed(5)
+    form = LoraConfig(r=4, lora_alpha=200, target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"], init_lora_weights=False)
+    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), form)
+    model.save_pretrained(folder)
+    talk = [{"role": "user", "content": QUESTION}]
+    ids = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = model.generate(**ids, max_new_tokens=12, do_sample=False)[0][ids["input_ids"].shape[1] :]
+    return str(tokenizer.decode(written, skip_special_tokens=True))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +128,35 @@ def test_callers_are_shared_by_weight_stay_where_they_are_and_may_ask_for_a_vers
     assert {line["version"] for line in deployed.lines()} == {"clerk:v1", "clerk:v2"}
     assert [line["model"] for line in deployed.lines()] == ["clerk"] * 40 + ["clerk:v2"]
     with openai.OpenAI(base_url=f"{deployed.handle.url}/v1", api_key=deployed.keys["caller-0"], max_retries=0) as client:
-        assert [model.id for model in client.models.list()] == ["clerk", "clerk:v1", "clerk:v2"]
+        assert [model.id for model in client.models.list()] == ["clerk", "clerk:v1", "clerk:v2", "clerk:loud", "clerk:v1:loud"]
+
+
+def test_an_adapter_answers_beside_its_base_from_the_same_engine(deployed: Deployed) -> None:
+    assert deployed.loud not in {"I am the first one.", "I am the second."}
+    callers = list(deployed.keys)[:6]
+    with ThreadPoolExecutor(6) as pool:  # in one batch
+        asked = ["clerk:v1", "clerk:loud"] * 3
+        answers = list(pool.map(lambda caller, model: deployed.ask(caller, model, max_tokens=12), callers, asked))
+    assert answers == ["I am the first one.", deployed.loud] * 3
+    assert deployed.ask(callers[0], "clerk:v1:loud", max_tokens=12, stream=True) == deployed.loud
+
+
+def test_a_shadow_gets_copies_that_nobody_sees_and_both_answers_are_compared(deployed: Deployed) -> None:
+    deployed.write(100, 0, "shadow = 1.0")
+    until(lambda: "clerk: v1 100.0%, v2 shadows 100.0%" in deployed.said, "the shadow")
+    answers = {deployed.ask(caller, stream=i % 2 == 0) for i, caller in enumerate(deployed.keys)}
+    assert answers == {"I am the first one."}
+
+    def copied() -> list[dict[str, Any]]:
+        return [line for line in deployed.lines() if line["route"] == "shadow"]
+
+    until(lambda: len(copied()) == len(deployed.keys), "the last comparison")
+    assert {(line["version"], line["of"], line["outcome"], line["status"]) for line in copied()} == {
+        ("clerk:v2", "clerk:v1", "different", 200)
+    }
+    assert not {"messages", "answers"} & copied()[0].keys(), "the log holds no prompts"
+    deployed.write(50, 50)
+    until(lambda: all(deployed.ask(caller) == deployed.expected(caller, 50, 50) for caller in deployed.keys), "going back")
 
 
 def test_a_rollback_takes_less_than_two_seconds_and_fails_no_request(deployed: Deployed) -> None:

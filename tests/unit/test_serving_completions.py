@@ -133,6 +133,7 @@ async def test_a_stream_of_several_prompts_counts_every_prompt_once_and_every_an
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [1, -1]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
+        ({"prompt": ["a", [1]]}, "prompt"),
         ({"prompt": {"text": "a"}}, "prompt"),
         ({}, "prompt"),
         ({"prompt": ["a"] * 65, "n": 2}, "n"),

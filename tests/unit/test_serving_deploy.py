@@ -10,7 +10,7 @@ import pytest
 
 from burnish.serving import deploy
 from burnish.serving.admission import Refused
-from burnish.serving.audit import RECORD, Record
+from burnish.serving.audit import RECORD, Books, Record
 from burnish.serving.config import ServingConfig
 from burnish.serving.rules import Rules
 
@@ -45,5 +45,5 @@ async def test_a_version_that_left_while_a_request_was_looked_at_is_unknown() ->
 
     scope = {"type": "http", "path": "/v1/chat/completions", RECORD: Record(model="inspector:v1")}
     with pytest.raises(Refused, match=r"there is no model 'inspector:v1'") as refused:
-        await Router()(scope, receive, send)
+        await Router(Books(), 60)(scope, receive, send)
     assert refused.value.status == 404

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.serve.config import AutoscalingConfig
 
+from burnish.serving.config import ServingConfig
 from burnish.serving.deployment import (
     LASTING_S,
     LONGEST_WAIT_S,
@@ -22,10 +24,14 @@ from burnish.serving.deployment import (
     VersionShare,
     VersionTable,
     app_name,
+    engine_name,
     names,
     read_deployment,
+    shadows_for,
     version_for,
+    versions_of,
 )
+from burnish.serving.fleet import replicas_of
 from burnish.serving.keys import parse_keys
 
 pytestmark = pytest.mark.unit
@@ -47,6 +53,15 @@ def deployment(**weights: float) -> Deployment:
         ('[models.m.versions.v1]\nmodel = "a"\nwieght = 1', "wieght"),
         ('[models.m.versions.v1]\nmodel = "a"\nweight = 0', "every version has weight 0"),
         ('[models.m.versions.v1]\nmodel = "a"\nweight = inf', "weight"),
+        ('[models.m.versions.v1]\nmodel = "a"\nshadow = 0.5', "every version has weight 0"),
+        ('[models.m.versions.v1]\nmodel = "a"\nshadow = 0.5\nweight = 1', "remove its weight, or shadow"),
+        ('[models.m.versions.v1]\nmodel = "a"\nshadow = 2', "shadow"),
+        ('[models.m.versions.v1]\nmodel = "a"\n[models.m.versions.v1.adapters]\nv1 = "b"', "a version has that name"),
+        ('[models.m.versions.v1]\nmodel = "a"\n[models.m.versions.v1.adapters]\n"a:b" = "b"', "adapters.a:b"),
+        ('[models.m.versions.v1]\nmodel = "a"\nreplicas = 2\nautoscaling.max_replicas = 3', "replicas has no effect beside autoscaling"),
+        ('[models.m.versions.v1]\nmodel = "a"\nautoscaling = {min_replicas = 2, max_replicas = 2}', "nothing follows the load"),
+        ('[models.m.versions.v1]\nmodel = "a"\nautoscaling = {min_replicas = 0, max_replicas = 2}', "min_replicas"),
+        ('[models.m.versions.v1]\nmodel = "a"\nautoscaling = {max_replicas = 2, target_ongoing_requests = 0}', "target_ongoing_requests"),
         ('[service]\nname = "x"\n[models.m.versions.v1]\nmodel = "a"', "models are named by their tables"),
         ('[service]\nhost = "0.0.0.0"\n[models.m.versions.v1]\nmodel = "a"', "not loopback"),
         ("[models", "not TOML"),
@@ -95,6 +110,59 @@ def test_a_version_is_asked_for_by_name_whatever_its_weight_and_models_draw_apar
     half = shares(v1=0.5, v2=0.5)
     same = [version_for(half, "m", one)[-1] == version_for(routes, "other", one)[-1] for one in CALLERS]
     assert 0.4 < sum(same) / len(same) < 0.6, "who is in one model's canary need not be in another's"
+
+
+def test_an_adapter_is_asked_for_beside_its_model_of_the_versions_that_have_it() -> None:
+    routes = {"m": (VersionShare("v1", 0.9, ("search",)), VersionShare("v2", 0.1, ("search", "sort")), VersionShare("v3", 0))}
+    assert names(routes) == [
+        "m", "m:v1", "m:v2", "m:v3", "m:search", "m:sort", "m:v1:search", "m:v2:search", "m:v2:sort",
+    ]  # fmt: skip
+    assert versions_of(routes) == ["m:v1", "m:v2", "m:v3"]
+    drawn = {caller: version_for(routes, "m:search", caller) for caller in CALLERS}
+    assert drawn == {caller: version_for(routes, "m", caller) for caller in CALLERS}, "a caller is where it is, with an adapter or without"
+    assert {version_for(routes, "m:sort", caller) for caller in CALLERS} == {"m:v2"}
+    assert version_for(routes, "m:v2:search", "x") == "m:v2"
+    idle = {"m": (VersionShare("v1", 1.0), VersionShare("v2", 0.0, ("sort",)))}
+    assert version_for(idle, "m:sort", "x") == "m:v2", "no weight is needed where only one has it"
+    asked = {name: engine_name(routes, name, version_for(routes, name, "x")) for name in names(routes)}
+    assert asked["m:v1:search"] == "m:v1:search" and asked["m:sort"] == "m:v2:sort" and asked["m:v3"] == "m:v3"
+
+
+def test_a_shadow_answers_nobody_and_gets_a_share_of_callers_that_grows() -> None:
+    table = VersionTable.model_validate({"model": "a", "shadow": 0.05})
+    assert table.weight == 0
+    before, routes = set[str](), dict[str, tuple[VersionShare, ...]]()
+    for share in (0.0, 0.05, 0.5, 1.0):
+        routes = {"m": (VersionShare("v1", 1.0), VersionShare("v2", 0.0, ("search",), share), VersionShare("v3", 0.0, (), share / 2))}
+        now = {caller for caller in CALLERS if "m:v2" in shadows_for(routes, "m", caller)}
+        assert before <= now and abs(len(now) / len(CALLERS) - share) < 0.06
+        assert {version_for(routes, "m", caller) for caller in CALLERS} == {"m:v1"}
+        before = now
+    assert {len(shadows_for(routes, "m", caller)) for caller in CALLERS} == {1, 2}, "shadows draw apart"
+    assert [shadows_for(routes, asked, "x") for asked in ("m:v1", "m:search", "m:v2:search", "gone")] == [[], [], [], []]
+
+
+def test_a_shadow_may_change_while_it_runs_and_is_said(deployer: Deployer, shop: Shop, said: list[str]) -> None:
+    def shadowed(share: float) -> Deployment:
+        versions = {"v1": {"model": "runs/v1"}, "v2": {"model": "runs/v2", "weight": 0, "shadow": share}}
+        return Deployment.model_validate({"models": {"m": {"versions": versions}}})
+
+    deployer.turn(shadowed(0.05))
+    shop.comes_up("m:v1")
+    deployer.turn(shadowed(0.05))
+    assert shop.routes == {"m": (VersionShare("v1", 1.0),)}, "nobody waits for a shadow"
+    shop.comes_up("m:v2")
+    deployer.check(shadowed(0.5), shadowed(0.05))
+    deployer.turn(shadowed(0.5))
+    assert said[-1] == "m: v1 100.0%, v2 shadows 50.0%"
+
+
+def test_what_ray_serve_is_told_of_replicas() -> None:
+    options = ServingConfig(max_concurrent=7)
+    assert replicas_of(VersionTable(model="a", replicas=3), options) == {"num_replicas": 3}
+    told = replicas_of(VersionTable.model_validate({"model": "a", "autoscaling": {"max_replicas": 4}}), options)["autoscaling_config"]
+    assert (told["min_replicas"], told["max_replicas"], told["initial_replicas"], told["target_ongoing_requests"]) == (1, 4, 1, 7)
+    AutoscalingConfig(**told)  # Ray's own, which takes no field that it does not know
 
 
 class Shop:
@@ -198,11 +266,14 @@ def test_edits_that_cannot_be_followed_are_said(deployer: Deployer) -> None:
     running = deployment(v1=1)
     deployer.turn(running)
     other = Deployment.model_validate(tomllib.loads('[models.m.versions.v1]\nmodel = "runs/other"'))
-    with pytest.raises(ValueError, match="m:v1 runs 1 x runs/v1; call what is another model"):
+    with pytest.raises(ValueError, match="m:v1 runs 1 x runs/v1, not with this model; call what is another model"):
         deployer.check(other, running)
     with pytest.raises(ValueError, match="at the next start only"):
         deployer.check(running.model_copy(update={"service": running.service.model_copy(update={"port": 1})}), running)
     deployer.check(deployment(v1=3, v2=1), running)
+    more = Deployment.model_validate(tomllib.loads('[models.m.versions.v1]\nmodel = "runs/v1"\nadapters.search = "runs/search"'))
+    with pytest.raises(ValueError, match="m:v1 runs 1 x runs/v1, not with this adapters"):
+        deployer.check(more, running)
 
 
 def test_an_edit_of_a_version_that_did_not_start_is_told_so_and_why(deployer: Deployer, shop: Shop) -> None:
@@ -210,7 +281,10 @@ def test_an_edit_of_a_version_that_did_not_start_is_told_so_and_why(deployer: De
     deployer.turn(running)
     shop.states["m:v1"] = ("failed", "it failed to start 3 times:\nTraceback\n  a line\nOSError: no space left\n")
     other = Deployment.model_validate(tomllib.loads('[models.m.versions.v1]\nmodel = "runs/other"'))
-    with pytest.raises(ValueError, match=r"^m:v1 did not start with 1 x runs/v1 \(OSError: no space left\); call what is another model"):
+    with pytest.raises(
+        ValueError,
+        match=r"^m:v1 did not start with 1 x runs/v1 \(OSError: no space left\), not with this model; call what is another model",
+    ):
         deployer.check(other, running)
 
 
@@ -240,9 +314,11 @@ def test_a_fault_that_passes_is_said_once_and_one_that_lasts_ends_it(said: list[
 
 def test_the_files_of_the_page_are_what_it_says() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
-    keys, smallest, deployed = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    keys, smallest, deployed, further = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert parse_keys(keys, "keys.toml")["search-team"].parallel == 4
     (only,) = Deployment.model_validate(tomllib.loads(smallest)).served().values()
     assert only.weight > 0, "it answers"
     served = Deployment.model_validate(tomllib.loads(deployed)).served()
     assert {name: table.weight for name, table in served.items()} == {"inspector:v1": 95, "inspector:v2": 5}
+    one, two = Deployment.model_validate(tomllib.loads(further)).served().values()
+    assert one.autoscaling is not None and set(one.adapters) == {"night-shift", "welding"} and (two.weight, two.shadow) == (0, 0.05)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from burnish.serving.audit import Books
 from burnish.serving.gateway import Router
-from burnish.serving.wire import USAGE
+from burnish.serving.wire import CHAT, USAGE
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +37,7 @@ class Handle:
     def __init__(self, *replicas: list[Any]) -> None:
         self._replicas = list(replicas)
 
-    def remote(self, body: bytes) -> Call:
+    def remote(self, path: str, body: bytes) -> Call:
         return Call(self._replicas.pop(0))
 
 
@@ -49,7 +50,7 @@ async def test_a_replica_that_dies_after_it_only_told_what_it_took_is_followed_b
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await Router()._answer(Handle([[TAKEN], RayActorError()], [[TAKEN], [BODY]]), b"", receive, send)
+    await Router(Books(), 60)._answer(Handle([[TAKEN], RayActorError()], [[TAKEN], [BODY]]), CHAT, b"", receive, send)
     assert sent == [TAKEN, TAKEN, BODY]
     with pytest.raises(RayActorError):
-        await Router()._answer(Handle([[BODY], RayActorError()], [[BODY]]), b"", receive, send)
+        await Router(Books(), 60)._answer(Handle([[BODY], RayActorError()], [[BODY]]), CHAT, b"", receive, send)
