@@ -23,14 +23,16 @@ from .guarded import GuardedChatApp
 from .keys import Route
 from .metered import MeteredChatApp
 from .observed import ObservedChatApp
+from .openapi import description
 from .requests import READERS, answers_of
 from .tool_calls import ToolCallsApp
 from .wire import BODY_S, CHAT, COMPLETIONS, HEALTH, answer, is_json, path_of, read_body, refuse, replay
 
 MODELS: Final = "/v1/models"
 METRICS: Final = "/metrics"
-ROUTES: Final = {CHAT: "POST", COMPLETIONS: "POST", MODELS: "GET", METRICS: "GET", HEALTH: "GET"}
-_CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", COMPLETIONS: "completions", MODELS: "models", METRICS: "metrics"}
+OPENAPI: Final = "/openapi.json"
+ROUTES: Final = {CHAT: "POST", COMPLETIONS: "POST", MODELS: "GET", METRICS: "GET", OPENAPI: "GET", HEALTH: "GET"}
+_CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", COMPLETIONS: "completions", MODELS: "models", METRICS: "metrics", OPENAPI: "models"}
 
 
 def chat_service(
@@ -71,6 +73,8 @@ class StrictChatApp:
                 await self._asked(scope, receive, send, visit)
             elif path == MODELS:
                 await answer(send, 200, self._listed(visit))
+            elif path == OPENAPI:
+                await answer(send, 200, json.dumps(description()).encode())
             else:
                 await answer(send, 200, self._front.books.metrics.page(), b"text/plain; version=0.0.4; charset=utf-8")
 
