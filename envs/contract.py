@@ -73,9 +73,9 @@ def register_env(id: str, factory: F | None = None) -> F | Callable[[F], F]:
 
     Raises ValueError on a malformed or taken id.
     """
+    check_id(id, ENVS.kind)
     if factory is None:
         return lambda decorated: register_env(id, decorated)
-    check_id(id, ENVS.kind)
     if not is_gymnasium_id(id):
         raise ValueError(f"environment id {id!r}: gymnasium allows no dot in the namespace; use a hyphen")
     target = _target(factory)

@@ -7,7 +7,6 @@ says. A `Failure` is an infrastructure cause; the episode it ends is retried, th
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from enum import StrEnum
 
 from ..rpc.urls import without_secrets
 from ..rpc.user_code import is_asked_for, message_of
+from .places import places_of
 from .printable import printable
 
 MAX_DETAIL = 2000
@@ -107,11 +107,8 @@ def boundary(kind: FailureKind, culprit: str, *passing: type[Exception]) -> Iter
 
 
 def short_traceback(error: BaseException, frames: int = 2) -> str:
-    """The exception and its innermost frames on one line each, for a person reading a transcript."""
-    where = traceback.extract_tb(error.__traceback__)[-frames:]
-    lines = [f"{type(error).__name__}: {said_by(error)}"]
-    lines += [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in where]
-    return "\n".join(lines)
+    """The exception and where in the user's code it came from, as `places_of` says, a line each: for a person reading a transcript."""
+    return "\n".join([f"{type(error).__name__}: {said_by(error)}", *places_of(error, frames)])
 
 
 def said_by(error: BaseException) -> str:

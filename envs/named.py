@@ -7,11 +7,16 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from .contract import ENVS
+from .contract import ENVS, make_env
+from .failures import short_traceback
+from .places import own_places
 from .registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
+
+T = TypeVar("T")
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py", re.DOTALL)
 _MODULE_AND_ID = re.compile(r".+:.*-v\d+", re.DOTALL)  # gymnasium imports whatever stands before the colon
@@ -56,6 +61,16 @@ def names_code(text: str) -> bool:
     return bool(_MODULE.fullmatch(module) and name.isidentifier()) or bool(_MODULE_AND_ID.fullmatch(text))
 
 
+def try_environment(id: str, kwargs: Mapping[str, Any]) -> None:
+    """Make one and close it, so that a wrong argument shows now. Raises ValueError when it cannot be made, with the user's own lines."""
+    try:
+        make_env(id, **kwargs).close()
+    except Exception as error:
+        if isinstance(error, ValueError) and not own_places(error):
+            raise
+        raise ValueError(f"environment {id!r} cannot be made: {short_traceback(error)}") from error
+
+
 def import_module(name: str, field: str) -> Any:
     """A module by its name, or by the path of its `.py` file. Raises ValueError naming the field when it does not import."""
     if name.endswith(".py"):
@@ -65,6 +80,29 @@ def import_module(name: str, field: str) -> Any:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{field}: module {name} cannot be imported: {said_of_import(error)}") from error
+
+
+@contextmanager
+def attributed(what: str) -> Iterator[None]:
+    """Around code that a user named and that no episode is part of: what it raises becomes a ValueError that names `what`, the exception,
+    and the user's own lines. Example: `sft.generate: rows.py:demos: KeyError: 'answer'`, `  at /mine/rows.py:7 in demos`."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {short_traceback(error)}") from error
+
+
+def each_of(made: Iterable[T], what: str) -> Iterator[T]:
+    """The items of an iterable that a user's function gave, `attributed` as they are made."""
+    with attributed(what):
+        items = iter(made)
+    while True:
+        with attributed(what):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 def look_in(folder: str) -> None:

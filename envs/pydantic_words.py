@@ -2,22 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+from .registry import did_you_mean
+
+Location = tuple[str | int, ...]
 
 PREFIXES = ("Value error, ", "Assertion failed, ")
+WORDS = {
+    "Field required": "is required",
+    "Extra inputs are not permitted": "unknown key",
+    "must be a valid integer": "must be an integer",
+    "must be a valid number": "must be a number",
+    "must be a valid string": "must be a string",
+    "must be a valid boolean": "must be true or false",
+    "must be a valid list": "must be a list",
+    "must be a valid array": "must be a list",
+    "must be a valid tuple": "must be a list",
+    "must be a valid dictionary": "must be a table",
+}
+_HOW_IT_TRIED = re.compile(r", (unable to (parse|interpret)|got a number with a fractional part).*\Z", re.DOTALL)
 
 
 def message_of(detail: Mapping[str, Any]) -> str:
-    """Of one of `ValidationError.errors()`. Example: "Value error, is too long" as "is too long"."""
+    """Of one of `ValidationError.errors()`. Examples: "Value error, is too long" as "is too long", "Input should be a valid list" as
+    "must be a list"."""
     said = str(detail["msg"])
-    return next((said.removeprefix(prefix) for prefix in PREFIXES if said.startswith(prefix)), said)
+    own = next((said.removeprefix(prefix) for prefix in PREFIXES if said.startswith(prefix)), None)
+    if own is not None:
+        return own
+    said = _HOW_IT_TRIED.sub("", said.replace("Input should be ", "must be ", 1))
+    return WORDS.get(said, said)
 
 
-def first_error(error: ValidationError) -> str:
-    """The first complaint on one line, with its place. Example: `turns.0.tokens: Field required`."""
-    first = error.errors(include_url=False)[0]
+def first_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """The first complaint on one line, with its place; an unknown key before all others, because it may be what is missing elsewhere.
+
+    model: what was validated, for a suggestion in the place of an unknown key. Example: `turns.0.tokens: is required`.
+    """
+    details = error.errors(include_url=False)
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    owner = model_at(model, first["loc"][:-1]) if first["type"] == "extra_forbidden" else None
+    said = message_of(first) + (did_you_mean(str(first["loc"][-1]), list(owner.model_fields)) if owner else "")
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {message_of(first)}" if place else message_of(first)
+    return f"{place}: {said}" if place else said
+
+
+def model_at(model: type[BaseModel] | None, where: Location) -> type[BaseModel] | None:
+    """The config class of the table at a location. Names of services and numbers of list items lead to the class of the item, and what
+    tells kinds of items apart to that of its kind."""
+    parts = iter(where)
+    for part in parts:
+        field = model.model_fields.get(str(part)) if model else None
+        if field is None:
+            return None
+        model = inner_model(field.annotation)
+        if is_model(field.annotation):
+            continue
+        next(parts, None)
+        kinds = kinds_of(field.annotation)
+        if kinds:
+            model = kinds.get(next(parts, None))
+    return model
+
+
+def kinds_of(annotation: Any) -> dict[Any, type[BaseModel]]:
+    """The config classes of a field whose items are of several kinds, by the `kind` that each has; empty for any other field."""
+    models = [one for one in _models_in(annotation) if "kind" in one.model_fields]
+    return {get_args(one.model_fields["kind"].annotation)[0]: one for one in models} if len(models) > 1 else {}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for option in get_args(annotation):
+        yield from _models_in(option)
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether a field is one table (or None), and not a list or mapping of tables."""
+    options = [annotation, *get_args(annotation)] if type(None) in get_args(annotation) else [annotation]
+    return any(isinstance(option, type) and issubclass(option, BaseModel) for option in options)
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The config class somewhere inside a field's type, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for option in get_args(annotation):
+        found = inner_model(option)
+        if found is not None:
+            return found
+    return None

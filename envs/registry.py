@@ -65,7 +65,7 @@ class Registry(Generic[T]):
         offers = [entry for entry in self._entry_points if entry.name == id]
         offers = offers or [entry for entry in self._entry_points if entry.name == f"{id.partition('/')[0]}{FAMILY}"]
         if not offers:
-            raise ValueError(self._unknown(id))
+            raise ValueError(self.said_of(id))
         if len(offers) > 1:
             names = " and ".join(sorted(_distribution(entry) for entry in offers))
             raise ValueError(f"{self.kind} {id!r} is offered by {names}; uninstall one of them")
@@ -95,7 +95,8 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {id!r} of {where}: {said_of_import(error)}") from error
         return self._loaded.get(id) or self.register(id, component, _distribution(entry))
 
-    def _unknown(self, id: str) -> str:
+    def said_of(self, id: str) -> str:
+        """What is wrong with an id that is not registered: its version, its namespace, or its name, and what it may have meant."""
         known = [listing.id for listing in self.list()]
         match = ID_PATTERN.match(id)
         if match:
@@ -122,6 +123,8 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 def check_id(id: str, kind: str) -> None:
     """Raise ValueError unless `id` reads namespace/name-vN."""
+    if not isinstance(id, str):  # the decorator without its parentheses
+        raise ValueError(f"{kind}: the decorator takes an id in parentheses, ('my-team/{kind}-v1')")
     if not ID_PATTERN.match(id):
         raise ValueError(f"{kind} id {id!r} must read namespace/name-vN, for example 'my-team/{kind}-v1'")
 

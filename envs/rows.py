@@ -72,6 +72,8 @@ class Problems:
         self._count = 0
 
     def add(self, text: str) -> None:
+        if text in self._said:  # of several items of one line
+            return
         self._count += 1
         if len(self._said) < MAX_PROBLEMS:
             self._said.append(text)
@@ -149,6 +151,8 @@ def _rows(file: str, stream: BufferedReader[Any]) -> Iterator[Row | BadRow]:
         return _columns(file, stream, arrow=True)
     if start[:2] in _OTHER_ENCODINGS:
         raise UnreadableFile(f"{file}: is {_OTHER_ENCODINGS[start[:2]]} text; save it as UTF-8")
+    if suffix == ".parquet" and stream.peek(64)[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"", b"{", b"["):
+        raise UnreadableFile(f"{file}: is no Parquet file; it is damaged, or of another form than its name says")
     lines = _lines(file, stream)
     blank, first = _first(lines)
     if first is None:

@@ -259,15 +259,19 @@ def load_policy(file: str | Path) -> Policy:
     """The policy in a file. Raises ValueError, a line per problem: `policy.toml: topics.1.category: what is wrong`."""
     path = Path(file)
     if not path.is_file():
-        raise ValueError(f"{file}: there is no such policy file")
+        raise ValueError(f"{file}: {'is a folder, not a policy file' if path.is_dir() else 'there is no such policy file'}")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file}: {path.stat().st_size} bytes; a policy has at most {MAX_BYTES}")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: not TOML: {error}") from None
     except RecursionError:
         raise ValueError(f"{file}: not TOML that a policy has: lists or tables lie too deep within each other") from None
+    if not data:
+        raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")
     return read_policy(data, str(file))
 
 

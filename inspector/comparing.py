@@ -90,7 +90,7 @@ def side_by_side(paths: Sequence[Path]) -> SideBySide:
     """Read and compare runs, all with the first. Raises ValueError for fewer than two, more than `MOST`, the same twice, or no runs."""
     folders = list(dict.fromkeys(path.resolve() for path in paths))
     if not 2 <= len(folders) <= MOST:
-        raise ValueError(f"two to {MOST} different runs can be compared at once, not {len(folders)}")
+        raise ValueError(f"2 to {MOST} different runs can be compared at once, not {len(folders)}")
     runs = tuple(read_run(folder) for folder in folders)
     names = [run.name for run in runs]
     if len(set(names)) < len(names):

@@ -170,4 +170,5 @@ def _nothing(selection: Selection, seen: dict[str, set[str]]) -> str:
         wanted = getattr(selection, name)
         if wanted is not None and wanted not in seen[name]:
             return f"no transcript of {name} {wanted!r}{did_you_mean(wanted, sorted(seen[name]))}"
-    return f"no transcript matches; the run has phases {', '.join(sorted(seen['phase']))}"
+    what = "episode that failed" if selection.failed else "transcript"
+    return f"no {what} matches; the run has phases {', '.join(sorted(seen['phase']))}"

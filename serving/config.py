@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..envs.pydantic_words import first_error
 from ..rpc.security import is_loopback
 
 LEAST_MEGABYTES: Final = 16
@@ -103,9 +104,7 @@ def serving_options(config: ServingConfig, **changes: Any) -> ServingConfig:
     try:
         return ServingConfig.model_validate({**config.model_dump(), **changes})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise ValueError(f"{where}{first['ctx']['error'] if first['type'] == 'value_error' else first['msg']}") from None
+        raise ValueError(first_error(error, ServingConfig)) from None
 
 
 def small_text(file: Path, name: str, limit: int) -> str:

@@ -146,7 +146,7 @@ def parse_deployment(text: str, file: str) -> Deployment:
     try:
         return Deployment.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        raise ValueError(f"{file}: {first_error(error)}") from None
+        raise ValueError(f"{file}: {first_error(error, Deployment)}") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: not TOML: {error}") from None
 

@@ -148,7 +148,7 @@ def parse_keys(text: str, file: str) -> Mapping[str, Key]:
     try:
         keys = KeysFile.model_validate(tomllib.loads(text)).keys
     except ValidationError as error:
-        raise ValueError(f"keys file {file}: {first_error(error)}") from None
+        raise ValueError(f"keys file {file}: {first_error(error, KeysFile)}") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"keys file {file}: not TOML: {error}") from None
     except RecursionError:

@@ -110,6 +110,9 @@ def suites(target: str, given: Given) -> list[Checks]:
         return _by_id(id, given)
     if target.endswith(".py"):
         return _by_module(load_plugin(target), target, given)
+    place = Path(target)
+    if place.is_file() or (place.is_dir() and not (place / "__init__.py").is_file()):
+        raise ValueError(f"{target} is {'no Python file' if place.is_file() else 'a folder'}; give a plug-in file (my_file.py) or a module")
     if ADDRESS.match(target):
         return [_by_address(target, given)]
     if MODULE.match(target):
@@ -143,7 +146,8 @@ def _by_module(module: str, target: str, given: Given) -> list[Checks]:
         check_them = partial(check_tools, those, data, calls, name=f"tools of {target}")
         found.append(Checks(check_them, frozenset({"--arg", "--reply"})))
     if not found:
-        raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools")
+        plain = "; an ordinary Gymnasium environment is checked as burnish/Gymnasium-v0 --arg env_id=my_module:my-team/Name-v0"
+        raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools{plain}")
     return found
 
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from burnish.rewards.checks.trial import TriedRow, read_episodes, try_rows
 from burnish.rewards.options import describe_options
 from burnish.rewards.plugin import REWARDS, find_plugin, make_group_scorer, make_scorer
 from burnish.rewards.types import RewardInput, Score
+
+MOST_NAMED = 10
+"""Rows with one and the same fault that are named, after the first."""
 
 
 def environment_lines(plugins: Sequence[Path]) -> list[str]:
@@ -110,11 +114,23 @@ def _trial_lines(trials: Sequence[TriedRow], name: str) -> list[str]:
         lines.append(f"{len(values)} scored: mean {math.fsum(values) / len(values):g}, min {min(values):g}, max {max(values):g}")
     failed = [trial for trial in trials if trial.failed]
     lines += [f"{len(failed)} failed:"] if failed else []
+    alike: dict[str, list[TriedRow]] = {}
     for trial in failed:
+        alike.setdefault(_fault(trial), []).append(trial)
+    for trial, *others in alike.values():
         named = f"{trial.where} ({_cell(trial.id)})" if trial.id else trial.where
         first, *rest = [printable(line) for line in str(trial.result).splitlines()]
         lines += [f"  {named}: {first}", *(f"    {line}" for line in rest)]
+        if others:
+            places = [other.where for other in others]
+            more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+            lines.append(f"    the same in {len(places)} more: {', '.join(places[:MOST_NAMED])}{more}")
     return lines
+
+
+def _fault(trial: TriedRow) -> str:
+    """What is wrong with a row, without the name of its task."""
+    return re.sub(r"(?<=: )task \S+: ", "", str(trial.result), count=1)
 
 
 def _cell(text: str) -> str:

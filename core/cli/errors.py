@@ -27,7 +27,8 @@ def report(error: BaseException) -> int:
     """Say on stderr what went wrong, and return the exit code.
 
     2: something the user can change (ValueError, a missing file, a port in use). 130: Ctrl-C. 143: SIGTERM. 1: the run failed. An exception
-    that is none of those is a fault in burnish and says so. Notes added to the exception (`add_note`) follow as lines of their own.
+    that is none of those says where in the user's own code it came from, or else that it is a fault in burnish. Notes added to the
+    exception (`add_note`) follow as lines of their own.
     """
     cause = original(error)
     if debugging():
@@ -41,7 +42,9 @@ def report(error: BaseException) -> int:
     if _expected(cause):
         _say(f"failed: {_text(cause)}", error)
         return RUN_FAILED
-    hint = "" if debugging() else "\nThis is a fault in burnish; `burnish --debug …` shows where"
+    from burnish.envs.places import own_places
+
+    hint = "" if debugging() else "\n".join(["", *(own_places(cause) or ["This is a fault in burnish; `burnish --debug …` shows where"])])
     _say(f"failed: {type(cause).__name__}: {_text(cause)}{hint}", error)
     return RUN_FAILED
 

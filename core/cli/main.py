@@ -72,6 +72,11 @@ class _Commands(TyperGroup):
             raise typer.Exit(0) from None
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.startswith("typer."):  # a usage error, which typer shows with the command's usage
+                from burnish.envs.pydantic_words import message_of
+
+                usage: Any = error
+                if isinstance(getattr(usage, "message", None), str):
+                    usage.message = message_of({"msg": usage.message})
                 raise
             raise typer.Exit(report(error)) from error
 

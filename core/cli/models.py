@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.cli.arguments import parse_arguments
+from burnish.envs.named import attributed, each_of, load_function
 from burnish.envs.registry import did_you_mean
 from burnish.inspector.text import printable
-from burnish.recipe.components import load_function
 from burnish.trainer.data.sources import read_documents
 from burnish.trainer.evaluation import suites
 from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models, verified_model
@@ -46,9 +46,12 @@ class TextSource:
         return self._generated(load_function(self.generate, "--generate"), seed)
 
     def _generated(self, function: Callable[..., Iterable[object]], seed: int) -> Iterator[str]:
-        for text in function(seed, self.count, **parse_arguments(self.args)):
+        args, where = parse_arguments(self.args), f"--generate {self.generate}"
+        with attributed(where):
+            made = function(seed, self.count, **args)
+        for text in each_of(made, where):
             if not isinstance(text, str):
-                raise ValueError(f"--generate {self.generate} must give strings, not {type(text).__name__}")
+                raise ValueError(f"{where} must give strings, not {type(text).__name__}")
             yield text
 
 

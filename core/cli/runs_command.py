@@ -163,8 +163,10 @@ def report(
 
 
 def summary(run: RecordedRun) -> dict[str, Any]:
-    """A run in a row: its last step, and success of its last evaluation."""
-    last, evaluation = run.metrics[-1] if run.metrics else None, run.evaluations[-1] if run.evaluations else None
+    """A run in a row: its last step, and success of its last evaluation: a sampled one where there is any, as in the report."""
+    last = run.metrics[-1] if run.metrics else None
+    sampled = [record for record in run.evaluations if record.result.mode == "sampled"]
+    evaluation = next(reversed(sampled or run.evaluations), None)
     row: dict[str, Any] = {"run": run.name, "path": str(run.path), "recipe": run.config.get("name"), "model": run.config.get("model")}
     row |= {"phase": last.phase if last else None, "step": last.step if last else None}
     return row | {"success": evaluation.result.success if evaluation else None, "alarms": len(run.alarms)}

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import ctypes
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -17,8 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from burnish.envs.contract import make_env
-from burnish.envs.named import load_environment
+from burnish.envs.named import load_environment, try_environment
 from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote.tools import ToolService
@@ -111,12 +111,7 @@ def environment_service(
 ) -> EnvironmentService:
     """See `serve_environment`. Raises ValueError when the target or a kwarg cannot be had."""
     id, given = load_environment(target), dict(kwargs or {})
-    try:
-        make_env(id, **given).close()  # so that a wrong argument shows now
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
+    try_environment(id, given)
     return EnvironmentService([ServedEnvironment(id, given, tuple(allowed))], sessions, Limits(threads=threads or 1), inline=threads == 0)
 
 
@@ -129,7 +124,7 @@ def load_verifier(target: str) -> Verifier:
         raise ValueError(f"{target!r} names no verifier; give module:name or path.py:name, where name is decorated with @verifier")
     found = _attribute(_import(module), name, target)
     if not isinstance(found, Verifier):
-        raise ValueError(f"{target!r} is not a verifier; decorate the function with @verifier (from burnish.rewards.remote.service)")
+        raise ValueError(f"{target!r} is not a verifier; decorate the function with @verifier (from burnish import verifier)")
     return found
 
 
@@ -178,9 +173,15 @@ def _import(module: str) -> Any:
 
 def _attribute(module: Any, name: str, target: str) -> Any:
     if not hasattr(module, name):
-        names = [key for key in vars(module) if not key.startswith("_")]
+        elsewhere = {key for key, value in vars(module).items() if inspect.ismodule(value) or _imported(value, module)}
+        names = [key for key in vars(module) if not key.startswith("_") and key not in elsewhere]
         raise ValueError(f"{target!r}: there is no {name!r}{did_you_mean(name, names)}")
     return getattr(module, name)
+
+
+def _imported(value: object, module: Any) -> bool:
+    """Whether a class or function of a module was written in another."""
+    return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ != module.__name__
 
 
 class _Formatter(logging.Formatter):

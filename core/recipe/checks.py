@@ -124,8 +124,12 @@ def _rewards(config: RunConfig) -> Iterator[str]:
 
 def _success(config: RunConfig) -> Iterator[str]:
     names = ["env", *(entry.name for entry in config.scorers)]
-    if config.success.partition(".")[0] not in names:
-        yield f"success: no reward gives a part {config.success!r}{did_you_mean(config.success.partition('.')[0], names)}"
+    asked = config.success.partition(".")[0]
+    if asked not in names:
+        ids = {f"'{entry.name}'?": entry.use for entry in config.scorers if entry.use and "name" not in entry.model_fields_set}
+        close = did_you_mean(asked, names)
+        after = next((f"'{id}'?" for quoted, id in ids.items() if close.endswith(quoted)), "")  # it may be the id that is misspelt
+        yield f"success: no reward gives a part {config.success!r}" + (f"{close[:-1]}, of {after}" if after else close)
 
 
 def _services(config: RunConfig) -> Iterator[str]:
@@ -134,11 +138,13 @@ def _services(config: RunConfig) -> Iterator[str]:
     blended = [(f"{table.name}.blend.{i}", one) for table in _reinforced(config) for i, one in enumerate(table.blend)]
     used += [(field, name) for field, one in blended for name in service_references(one.environment_args)]
     used += [(f"rewards.{entry.name}", name) for entry in config.scorers for name in service_references(entry.verifier)]
+    meant = set()
     for field, name in used:
         if name not in known:
             hint = did_you_mean(name, known) if known else ""
+            meant |= {one for one in known if f"did you mean {one!r}?" in hint}
             yield f"{field}: {SERVICE}{name} has no table [services.{name}]{hint}"
-    for name in sorted(set(known) - {name for _, name in used}):
+    for name in sorted(set(known) - {name for _, name in used} - meant):
         yield f"services.{name}: nothing uses it; write '{SERVICE}{name}' in environment_args or in a reward's verifier, or remove it"
     kinds = {name: service.kind for name, service in config.services.items() if service.kind is not None}
     for name, service in config.services.items():

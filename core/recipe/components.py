@@ -37,7 +37,8 @@ def load_components(run: ResolvedRun) -> str:
 
 def check_components(run: ResolvedRun) -> None:
     """Raise ValueError, one line per problem, when an environment, reward, objective, generator or service module is unknown or misfit, or
-    a row of the tasks is."""
+    a row of the tasks is. What does not import is said alone: all that it would have registered were unknown for no other reason."""
+    load_components(run)
     problems: list[str] = []
     for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _suites, _services, _trackers):
         problems += check(run)
@@ -47,7 +48,7 @@ def check_components(run: ResolvedRun) -> None:
 
 def _environment(run: ResolvedRun) -> Iterator[str]:
     try:
-        factory = ENVS.get(load_components(run))
+        factory = ENVS.get(run.environment.id)
     except ValueError as error:
         yield f"{error}{_how_to_name(run.environment.id, run.environment.module)}"
         return
@@ -88,13 +89,14 @@ def _suites(run: ResolvedRun) -> Iterator[str]:
 
 def _how_to_name(id: str, module: str) -> str:
     """How a recipe names an environment of one's own, where it names none that is known, and nothing that would register it."""
-    if module or _is_known(ENVS, id):
+    if module or not _is_nowhere(ENVS, id):
         return ""
     return f'; one of your own is named with what registers it: "my_file.py:{id}", or "my_module:{id}"'
 
 
-def _is_known(registry: Registry[Any], id: str) -> bool:
-    return id.partition("/")[0] == "burnish" or any(row.id == id for row in registry.list())
+def _is_nowhere(registry: Registry[Any], id: str) -> bool:
+    """Whether nothing like it is known. Where something is, what the registry says of it is enough: a name much like it, or a version."""
+    return id.partition("/")[0] not in {row.id.partition("/")[0] for row in registry.list()} and "did you mean" not in registry.said_of(id)
 
 
 def _rewards(run: ResolvedRun) -> Iterator[str]:
@@ -104,7 +106,7 @@ def _rewards(run: ResolvedRun) -> Iterator[str]:
                 plugin = find_plugin(entry.use)
                 check_params(plugin, entry.args)
             except ValueError as error:
-                own = "" if _is_known(REWARDS, entry.use) else '; one of your own is registered by a file: plugins = ["my_rewards.py"]'
+                own = '; one of your own is registered by a file: plugins = ["my_rewards.py"]' if _is_nowhere(REWARDS, entry.use) else ""
                 yield f"rewards.{entry.name}: {error}{own}"
             else:
                 yield from _comparisons(run, entry.name, plugin)

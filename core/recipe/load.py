@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from burnish.envs.pydantic_words import inner_model, is_model, kinds_of
+from burnish.envs.registry import did_you_mean
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, kind_of, parse_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
-from burnish.recipe.problems import RecipeSource, inner_model, is_model, kinds_of, problem_lines
+from burnish.recipe.problems import RecipeSource, problem_lines
 from burnish.rollout.store.own_files import own_file, read_whole
 from burnish.trainer.phases.common import PHASE_OWNS
 
@@ -158,7 +160,9 @@ def _other_platform(data: Mapping[str, Any], platform: Platform, source: str, ea
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         near = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
-        raise ValueError(f"recipe {file} does not exist" + (f"; {file.parent} has {', '.join(near)}" if near else ""))
+        close = did_you_mean(file.stem, [Path(one).stem for one in near])
+        others = f"; {file.parent} has {', '.join(near[:12])}{', …' if near[12:] else ''}" if near else ""
+        raise ValueError(f"recipe {file} does not exist{close if 'did you mean' in close else others}")
     try:
         text = read_whole(file).decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
         data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
@@ -168,9 +172,12 @@ def _read(file: Path) -> dict[str, Any]:
         form = "JSON" if file.suffix == ".json" else "TOML"
         twice = "Cannot declare" in str(error) or "immutable" in str(error)
         hint = "; a table that stands in { … } on one line takes no further keys: give it a [table] of its own" if twice else ""
+        hint = "; the key stands there a second time: remove one of them" if "Cannot overwrite" in str(error) else hint
         raise ValueError(f"{file}: not valid {form}: {error}{hint}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file}: must hold a JSON object, not a {kind_of(data)}")
+    if not data:
+        raise ValueError(f"{file}: is empty; a recipe has a name, a model and an environment at the least (`burnish recipe` has every key)")
     check_depth(data, str(file))
     return without_defaults(data, RunConfig) if file.suffix == ".json" else data
 

@@ -41,20 +41,24 @@ class Override:
         raise ValueError(f"--set {self.text}: there is no item {key!r}{did_you_mean(key, choices)}")
 
 
-def parse_override(text: str) -> Override:
-    """`a.b=value`: the value is read as TOML, and taken as a plain string when it is not TOML. Raises ValueError without a key or `=`."""
+SET_FORM = "key=value or table.key=value, for example --set rft.steps=50"
+
+
+def parse_override(text: str, option: str = "--set", form: str = SET_FORM) -> Override:
+    """`a.b=value`: the value is read as TOML, and taken as a plain string when it is not TOML. option, form: what errors call it, and how
+    it reads. Raises ValueError without a key or `=`."""
     key, equals, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if utf8(text) != text:
-        raise ValueError(f"--set {text!r}: is not UTF-8 text")
+        raise ValueError(f"{option} {text!r}: is not UTF-8 text")
     if not equals or not all(path):
-        raise ValueError(f"--set {text}: must read key=value or table.key=value, for example --set rft.steps=50")
+        raise ValueError(f"{option} {text}: must read {form}")
     try:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return Override(text, path, value.strip())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--set {text[:60]}…: its value cannot be read: {error}") from None
+        raise ValueError(f"{option} {text[:60]}…: its value cannot be read: {error}") from None
     return Override(text, path, parsed["value"] if list(parsed) == ["value"] else value.strip())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from burnish.envs.pydantic_words import message_of
+from burnish.envs.pydantic_words import Location, kinds_of, message_of, model_at
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.overrides import Override, kind_of
-
-Location = tuple[str | int, ...]
 
 MAX_SHOWN = 200
 """Characters of a value that a problem repeats."""
@@ -87,8 +86,12 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         owner = model_at(model, where[:-1])
-        if owner is not None and (table := _table_with(str(where[-1]), owner)):
-            return f"unknown key: {where[-1]} stands in the table {'.'.join([*map(str, _written(where[:-1], model)), table])}"
+        if owner is not None and (tables := _tables_with(str(where[-1]), owner)):
+            return f"unknown key: {where[-1]} stands in the table {'.'.join([*map(str, _written(where[:-1], model)), tables[0]])}"
+        alike = difflib.get_close_matches(str(where[-1]), list(owner.model_fields) if owner else [], n=1, cutoff=0.8)
+        elsewhere = _tables_with(str(where[-1]), model)
+        if len(elsewhere) == 1 and not alike:
+            return f"unknown key: {where[-1]} stands in the table {elsewhere[0]}"
         return f"unknown key{did_you_mean(str(where[-1]), list(owner.model_fields)) if owner else ''}"
     if kind == "missing":
         owner = model_at(model, where[:-1])
@@ -102,13 +105,14 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
     return str(context["error"]) if kind == "value_error" else _expected(detail)
 
 
-def _table_with(key: str, owner: type[BaseModel]) -> str | None:
-    """The table within a table that has a key which stands outside it."""
+def _tables_with(key: str, owner: type[BaseModel]) -> list[str]:
+    """The tables within a table that have a key which stands outside them."""
+    found = []
     for name, info in owner.model_fields.items():
         kinds = [info.annotation, *get_args(info.annotation)]
         if any(isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields for kind in kinds):
-            return name
-    return None
+            found.append(name)
+    return found
 
 
 def _expected(detail: ErrorDetails) -> str:
@@ -125,11 +129,10 @@ def _expected(detail: ErrorDetails) -> str:
         return f"kind {context['tag']!r} is unknown{did_you_mean(str(context['tag']), choices)}" if choices else "needs a kind"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"must be a table, not {kind_of(value)} {_shown(value)}"
-    said, shown = message_of(detail), _shown(value)
-    message = said.removeprefix("Input should be ")
+    message, shown = message_of(detail), _shown(value)
     if kind.startswith(("greater_than", "less_than", "finite_number")):  # of the right kind, and too much or too little
-        return f"must be {message}, not {shown}"
-    return f"must be {message}, not {kind_of(value)} {shown}" if message != said else f"{message} (got {shown})"
+        return f"{message}, not {shown}"
+    return f"{message}, not {kind_of(value)} {shown}" if message.startswith("must be ") else f"{message} (got {shown})"
 
 
 def _shown(value: Any) -> str:
@@ -138,56 +141,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def model_at(model: type[BaseModel] | None, where: Location) -> type[BaseModel] | None:
-    """The config class of the table at a location. Names of services and numbers of list items lead to the class of the item, and what
-    tells kinds of items apart to that of its kind."""
-    parts = iter(where)
-    for part in parts:
-        field = model.model_fields.get(str(part)) if model else None
-        if field is None:
-            return None
-        model = inner_model(field.annotation)
-        if is_model(field.annotation):
-            continue
-        next(parts, None)
-        kinds = kinds_of(field.annotation)
-        if kinds:
-            model = kinds.get(next(parts, None))
-    return model
-
-
-def kinds_of(annotation: Any) -> dict[Any, type[BaseModel]]:
-    """The config classes of a field whose items are of several kinds, by the `kind` that each has; empty for any other field."""
-    models = [one for one in _models_in(annotation) if "kind" in one.model_fields]
-    return {get_args(one.model_fields["kind"].annotation)[0]: one for one in models} if len(models) > 1 else {}
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for option in get_args(annotation):
-        yield from _models_in(option)
-
-
 def _written(where: Location, model: type[BaseModel]) -> Location:
     """A location as it is written: without the kind of an item, which stands within it."""
     field = model.model_fields.get(str(where[0])) if where else None
     of_kinds = field is not None and len(where) > 2 and bool(kinds_of(field.annotation))
     return (*where[:2], *where[3:]) if of_kinds else where
-
-
-def is_model(annotation: Any) -> bool:
-    """Whether a field is one table (or None), and not a list or mapping of tables."""
-    options = [annotation, *get_args(annotation)] if type(None) in get_args(annotation) else [annotation]
-    return any(isinstance(option, type) and issubclass(option, BaseModel) for option in options)
-
-
-def inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The config class somewhere inside a field's type, if there is one."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for option in get_args(annotation):
-        found = inner_model(option)
-        if found is not None:
-            return found
-    return None

@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from burnish.envs.pydantic_words import inner_model, is_model, kinds_of
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import OVERLAID
-from burnish.recipe.problems import inner_model, is_model, kinds_of
 from burnish.trainer.phases.common import PHASE_OWNS
 
 HEAD = """\

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from ..failures import short_traceback
+from ..failures import EpisodeFailure, short_traceback
 
 Status = Literal["pass", "fail", "skip", "need"]
 """need: the check needs to be given something to look at, and says what; neither a fault nor a proof that there is none."""
@@ -115,6 +115,8 @@ def _run(check: Callable[[S], str], title: str, subject: S, deadline_s: float, w
             found.append(Check(title, "need", str(reason)))
         except Broken as reason:
             found.append(Check(title, "fail", str(reason)))
+        except EpisodeFailure as error:  # what broke its contract says all in its text
+            found.append(Check(title, "fail", error.failure.detail))
         except BaseException as error:  # a sys.exit would end this thread and say nothing
             found.append(Check(title, "fail", short_traceback(error)))
 
@@ -130,13 +132,28 @@ def percentiles(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def render(report: Report) -> str:
-    """The report as text for a terminal."""
+    """The report as text for a terminal. What several checks found is said once, by the first of them, which names the others."""
     width = max(len(check.name) for check in report.checks)
     marks = {"pass": "ok  ", "fail": "FAIL", "skip": "skip", "need": "need"}
     lines = [f"{report.subject}: {report.verdict}"]
-    for check in report.checks:
+    for check, others in _together(report.checks):
         first, *rest = check.detail.splitlines() or [""]
+        if others:
+            rest.append(f"the same in {len(others)} more: {', '.join(others)}")
         lines += [f"  {marks[check.status]}  {check.name:<{width}}  {first}".rstrip(), *(f"{'':{width + 10}}{line}" for line in rest)]
     if report.latency_ms:
         lines.append("  latency in ms: " + ", ".join(f"{name} {value:.3f}" for name, value in report.latency_ms.items()))
     return "\n".join(lines)
+
+
+def _together(checks: Sequence[Check]) -> list[tuple[Check, list[str]]]:
+    """Each check with the names of the later ones that found the same: of the same status, and their text holds its first line."""
+    found: list[tuple[Check, list[str]]] = []
+    for check in checks:
+        same = (others for one, others in found if check.status == one.status != "pass" and one.detail.partition("\n")[0] in check.detail)
+        others = next(same, None) if check.detail else None
+        if others is not None:
+            others.append(check.name)
+        else:
+            found.append((check, []))
+    return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,8 +26,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from ..contract import ENVS, INFO_KEYS, ConversationEnv, StepInfo, StepResult, make_env, read_reset, read_step, with_declared_parts
-from ..failures import short_traceback
-from ..named import import_module
+from ..failures import said_by, short_traceback
+from ..named import import_module, try_environment
+from ..places import own_places
 from ..registry import is_plugin_module
 from ..spaces import UnicodeText
 from ..types import Task
@@ -39,6 +41,7 @@ PROCESS_S = 50.0
 PLAIN_REPLIES = ("", "1", "I do not know.", "0", "2", "yes", "3", "The answer is 7.")
 # What gymnasium's checker says of every wrapped environment, and of one made without gymnasium.make; both are as they should be.
 _EXPECTED_WARNINGS = ("is different from the unwrapped version", "not having a spec")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 Transcript = list[Any]
 
@@ -71,7 +74,7 @@ def check_environment(
     seeds: at least two. replies: texts that mean something to this environment (tool calls, answers), played before the general ones.
     single_start: the task is the same for every seed, so seeds need not differ. other_process: False leaves out the check
     that starts one, and says so. deadline_s: seconds each check may take.
-    Raises ValueError when the id or a kwarg is unknown, and what making the environment raises; the rest is in the report.
+    Raises ValueError when the id or a kwarg is unknown, or the environment of that id cannot be made; the rest is in the report.
     """
     if len(set(seeds)) < 2:
         raise ValueError(f"check_environment needs at least two different seeds, not {list(seeds)}")
@@ -82,7 +85,7 @@ def check_environment(
         id = name = environment
         spec_kwargs: dict[str, Any] | None = given
         make = lambda: make_env(name, **given)  # noqa: E731
-        make().close()
+        try_environment(name, given)
     else:
         name, spec_kwargs = getattr(environment, "__name__", repr(environment)), None
         factory = environment
@@ -96,11 +99,16 @@ def check_environment(
 def _gymnasium(subject: _Subject) -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_env(subject.make(), skip_render_check=True)
+        try:
+            check_env(subject.make(), skip_render_check=True)
+        except Exception as error:
+            if own_places(error):
+                raise
+            raise Broken(f"gymnasium's checker says: {said_by(error)}") from error
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     unexpected = [text for text in said if not any(expected in text for expected in _EXPECTED_WARNINGS)]
     if unexpected:
-        raise Broken(f"gymnasium's checker warns: {unexpected[0]}")
+        raise Broken(f"gymnasium's checker warns: {_COLOUR.sub('', unexpected[0])}")
     return "gymnasium's check_env is content"
 
 
@@ -121,7 +129,10 @@ def _info(subject: _Subject) -> str:
             close = difflib.get_close_matches(str(key), INFO_KEYS, n=1, cutoff=0.75)
             if close:
                 raise Broken(f"info has a key {key!r} that nothing reads; did you mean {close[0]!r}?")
-        info = StepInfo.read(raw)
+        try:
+            info = StepInfo.read(raw)
+        except ValueError as error:
+            raise Broken(str(error)) from None
         try:
             json.dumps({"data": dict(info.data), "tools": [dict(tool) for tool in info.tools]}, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -168,7 +179,10 @@ def _seeds_differ(subject: _Subject) -> str:
     transcripts = [repr(_play(subject.make(), seed, subject.replies)) for seed in subject.seeds]
     if len(set(transcripts)) == 1:
         seeds = ", ".join(map(str, subject.seeds))
-        raise Broken(f"seeds {seeds} give the same episode; draw the task from self.np_random after super().reset(seed=seed)")
+        raise Broken(
+            f"seeds {seeds} give the same episode; draw the task from self.np_random after super().reset(seed=seed). With one task for all "
+            "seeds, held-out tasks are those that were trained on"
+        )
     return f"{len(set(transcripts))} different episodes from {len(transcripts)} seeds"
 
 
@@ -331,9 +345,15 @@ def _play(env: ConversationEnv, seed: int, replies: Sequence[str], turns: int = 
 def _raw_infos(env: ConversationEnv, subject: _Subject) -> list[dict[str, Any]]:
     infos = []
     for seed in subject.seeds:
-        infos.append(env.reset(seed=seed)[1])
+        begun = env.reset(seed=seed)
+        if not isinstance(begun, tuple) or len(begun) != 2:
+            read_reset(begun, "reset")  # says so
+        infos.append(begun[1])
         for text in subject.replies:
-            _, _, terminated, truncated, info = env.step(text)
+            done = env.step(text)
+            if not isinstance(done, tuple) or len(done) != 5:
+                read_step(done, "step")
+            _, _, terminated, truncated, info = done
             infos.append(info)
             if terminated or truncated:
                 break

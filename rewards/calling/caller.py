@@ -14,6 +14,7 @@ import numpy as np
 
 from ...envs.callables import is_async, written
 from ...envs.failures import EpisodeFailure, Failure, FailureKind, said_by, short_traceback
+from ...envs.places import places
 from ...rpc.user_code import is_asked_for
 from ..types import InvalidScore, RewardInput, Score, as_score, turns_of
 from .processes import CannotCall, Died, Raised, Reference, Workers, worker_count
@@ -224,11 +225,11 @@ def _where_hung(worker: Worker, job: _Job) -> list[str]:
 
 
 def _where_waiting(task: asyncio.Task[Any]) -> list[str]:
-    lines, coroutine = [], task.get_coro()
+    frames, coroutine = [], task.get_coro()
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-        lines.append(f"  at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        frames.append((frame, frame.f_lineno))
         coroutine = coroutine.cr_await  # type: ignore[union-attr]  # it has a frame, so it is a coroutine
-    return lines[1:][-3:]  # without `_contained`
+    return places(frames, 3)
 
 
 async def _contained(function: Callable[..., Any], argument: Any) -> Any:

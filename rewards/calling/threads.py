@@ -10,11 +10,11 @@ import contextlib
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from types import FrameType
 from typing import Any
+
+from ...envs.places import places_at
 
 IDLE_S = 10.0
 
@@ -44,23 +44,11 @@ class Worker(threading.Thread):
                 _idle.append(self)
 
     def where(self) -> list[str]:
-        """Where it is now: the line of the function that was handed to it, and the innermost two, as `short_traceback` writes them.
+        """Where it is now: the line of the function that was handed to it, and the innermost two, as `places_at` says.
 
         Example: `["  at judge.py:12 in ask"]`.
         """
-        frame = sys._current_frames().get(self.ident or 0)
-        stack = [one for one, _ in traceback.walk_stack(frame)][::-1] if frame is not None else []
-        theirs = next((i for i, one in enumerate(stack) if _module(one) not in _AROUND), max(0, len(stack) - 3))
-        shown = stack[theirs:] if len(stack) - theirs <= 3 else [stack[theirs], *stack[-2:]]
-        return [f"  at {one.f_code.co_filename}:{one.f_lineno} in {one.f_code.co_name}" for one in shown]
-
-
-_AROUND = {"burnish", *sys.stdlib_module_names}
-"""What is around a function that is called here."""
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        return places_at(sys._current_frames().get(self.ident or 0))
 
 
 def start(name: str, job: Callable[[], None]) -> Worker:

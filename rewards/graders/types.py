@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from ...envs.pydantic_words import message_of
 from ...envs.registry import did_you_mean
 from ..types import in_full
 from .bounds import least
@@ -248,7 +249,7 @@ def load_grader(file: Path) -> AnyGrader:
 def _problems(error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False):
         where = ".".join(str(part) for part in detail["loc"] if part not in _TAGS)
-        message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
+        message = message_of(detail)
         if detail["type"] not in ("value_error", "missing", "union_tag_not_found"):
             message += f" (got {detail['input']!r:.80})"
         yield f"{where}: {message}" if where else message

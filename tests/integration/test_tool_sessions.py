@@ -101,7 +101,7 @@ def test_the_context_may_change_and_calls_may_be_wrong(counters: list[ServicePro
     assert session.call("read", {}) == "0 for nobody"
     data["who"] = "ann"
     assert session.call("read", {}) == "0 for ann"
-    with pytest.raises(ToolRejected, match="press: argument 's': input should be a valid number"):
+    with pytest.raises(ToolRejected, match="press: argument 's': must be a number"):
         session.call("press", {"s": "long"})
     with pytest.raises(ToolRejected, match="there is no tool 'pres'"):
         session.call("pres", {})

@@ -107,13 +107,13 @@ def test_a_folder_is_a_catalog_whose_files_are_held_to_their_digests(tmp_path: P
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
-        ("", r"catalog\.toml: id: Field required"),
+        ("", r"catalog\.toml: id: is required"),
         ("id = 3\n[sets.a]", r"catalog\.toml: id: "),
         (TOML.replace("my-team/support-v1", "support"), "catalog id 'support' must read namespace/name-vN"),
         (TOML.replace("answers.jsonl", "../secret.jsonl"), r"\.\./secret\.jsonl lies outside the folder"),
         (TOML.replace("answers.jsonl", "gone.jsonl"), r"gone\.jsonl is not a file"),
         (TOML.replace("answers.jsonl", "catalog.toml"), r"the suffix '\.toml' is unknown"),
-        (TOML + 'url = "https://example.com"\n', r"sets\.answers\.url: Extra inputs"),
+        (TOML + 'url = "https://example.com"\n', r"sets\.answers\.url: unknown key"),
         ("id = ", r"catalog\.toml: Invalid value"),
     ],
 )

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.envs.pydantic_words import inner_model, kinds_of
 from burnish.recipe.config import RunConfig
-from burnish.recipe.problems import inner_model, kinds_of
 from burnish.recipe.reference import descriptions, recipe_page, recipe_tables
 from burnish.trainer.phases.common import PHASE_OWNS
 

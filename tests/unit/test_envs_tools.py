@@ -106,9 +106,9 @@ def test_arguments_are_converted_and_defaults_filled_in() -> None:
     ("arguments", "says"),
     [
         ({"feature": "bore"}, "measure: argument 'part' is missing"),
-        ({"part": 1, "feature": "boer"}, "measure: argument 'feature': input should be 'bore' or 'face'"),
+        ({"part": 1, "feature": "boer"}, "measure: argument 'feature': must be 'bore' or 'face'"),
         ({"part": 1, "feature": "bore", "repeat": 2}, "measure: there is no argument 'repeat'; did you mean 'repeats'?"),
-        ({"part": 1, "feature": "bore", "repeats": 4}, "measure: argument 'repeats': input should be less than or equal to 3"),
+        ({"part": 1, "feature": "bore", "repeats": 4}, "measure: argument 'repeats': must be less than or equal to 3"),
         ({"part": 10**30, "feature": "bore"}, "measure: part is an integer beyond 64 bits"),
         ({"part": float("nan"), "feature": "bore"}, "measure: part is nan, not a finite number"),
         ({"part": {1}, "feature": "bore"}, "measure: part is a set, which JSON does not have"),

@@ -63,7 +63,7 @@ def changed(*path: str | int, to: Any) -> dict[str, Any]:
             changed("languages", to={"category": "rivals", "spoken": ["en", "dee"]}),
             "languages: the scripts of language 'dee' are not known; did you mean 'de'?",
         ),
-        (changed("version", to=0), "version: Input should be greater than or equal to 1, not 0"),
+        (changed("version", to=0), "version: must be greater than or equal to 1, not 0"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_place(data: dict[str, Any], line: str) -> None:
@@ -73,7 +73,13 @@ def test_what_is_wrong_is_one_line_with_its_place(data: dict[str, Any], line: st
 
 
 @pytest.mark.parametrize(
-    ("content", "line"), [(b"name =", "not TOML"), (b"\xff", "not TOML"), (b"#" * 1_000_001, "a policy has at most 1000000")]
+    ("content", "line"),
+    [
+        (b"name =", "not TOML"),
+        (b"\xff", "not UTF-8 text"),
+        (b"# nothing\n", "is empty"),
+        (b"#" * 1_000_001, "a policy has at most 1000000"),
+    ],
 )
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, content: bytes, line: str) -> None:
     file = tmp_path / "policy.toml"

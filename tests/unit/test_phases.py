@@ -90,7 +90,7 @@ def test_a_plain_table_is_the_short_form_of_one_entry() -> None:
         (listed({"steps": 3}), r"phases.0: needs a kind"),
         (listed({"kind": "stf", **GENERATED}), r"phases.0: kind 'stf' is unknown; did you mean 'sft'"),
         (listed({"kind": "sft", **GENERATED, "stepps": 3}), r"phases.0.stepps: unknown key; did you mean 'steps'"),
-        (listed({"kind": "rft", "lr": "high"}), r"phases.0.lr: must be a valid number, not string 'high'"),
+        (listed({"kind": "rft", "lr": "high"}), r"phases.0.lr: must be a number, not string 'high'"),
         (listed({"kind": "sft", **GENERATED, "name": "base"}), r"phases.0: name 'base' is taken"),
         (listed({"kind": "sft", **GENERATED, "name": "Two"}), r"phases.0.name: 'Two' must be made of lower-case letters"),
         (listed({"kind": "sft", **GENERATED, "patience": 2}), r"phases.0: patience has no effect without held_out"),

@@ -119,7 +119,7 @@ def changed(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 0: role 'robot' is unknown"),
         ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, "message 0: weight is not read"),
         ({"trainable_tokens": -1}, "trainable_tokens"),
-        ({"task": None}, "task: Field required"),
+        ({"task": None}, "task: is required"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

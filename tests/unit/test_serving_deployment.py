@@ -47,7 +47,7 @@ def deployment(**weights: float) -> Deployment:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "models: Field required"),
+        ("", "models: is required"),
         ("[models.m.versions]", "models.m.versions"),
         ('[models."M m".versions.v1]\nmodel = "a"', "models.M m"),
         ('[models.m.versions.v1]\nmodel = "a"\nwieght = 1', "wieght"),

@@ -125,7 +125,7 @@ def forge(folder: Path) -> None:
         (spoil(f"{RELEASE}/evaluations.jsonl"), "evaluations.jsonl was changed after the verdict"),
         (lambda folder: (folder / RELEASE / "retention.jsonl").unlink(), "lacks retention.jsonl"),
         (lambda folder: (folder / RELEASE / "more.json").write_text("{}"), "holds more.json"),
-        (lambda folder: (folder / RELEASE / VERDICT).write_text("{}"), "verdict.json: model: Field required"),
+        (lambda folder: (folder / RELEASE / VERDICT).write_text("{}"), "verdict.json: model: is required"),
         (lambda folder: (folder / RELEASE / VERDICT).unlink(), "is no package"),
         (forge, "is about another model than the one beside it"),
     ],

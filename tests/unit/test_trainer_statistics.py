@@ -220,7 +220,7 @@ def test_summaries_that_make_no_sense_are_refused() -> None:
         summarize([episode("t1", -0.5)], "verdict")
     with pytest.raises(ValueError, match="sucess: an evaluation has no such field"):
         EvaluationResult.from_dict({"sucess": 1.0})
-    with pytest.raises(ValueError, match="success_part: Field required"):
+    with pytest.raises(ValueError, match="success_part: is required"):
         EvaluationResult.from_dict({"mode": "greedy"})
 
 

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from ...envs.named import load_function
+from ...envs.named import attributed, each_of, load_function
 from ...envs.row_files import UnreadableFile, files_at
 from ...envs.rows import ENDS, BadRow, Problems, read_rows, suffix_problem
 from .blend import share_of
@@ -175,10 +175,12 @@ def _own(wanted: SupervisedRows, seed: int, limit: int | None) -> Source:
 def _generated(function: str, wanted: SupervisedRows, seed: int, limit: int | None) -> Iterator[Item]:
     """What a generator gives. It is code of the user's own: raises ValueError naming the example that is unfit."""
     field, count = f"{wanted.called}.generate", wanted.examples if limit is None else min(limit, wanted.examples)
-    made = load_function(function, field)(seed, count, **wanted.rows.args)
+    make = load_function(function, field)
+    with attributed(f"{field}: {function}"):
+        made = make(seed, count, **wanted.rows.args)
     if not isinstance(made, Iterable):
         raise ValueError(f"{field}: {function} must give an iterable of examples, not {type(made).__name__}")
-    for i, example in enumerate(islice(made, limit)):
+    for i, example in enumerate(islice(each_of(made, f"{field}: {function}"), limit)):
         where = f"{field}: {function}, example:{i}"
         if isinstance(example, str):
             if wanted.kind == "sft":
@@ -212,7 +214,9 @@ def found_curated(catalog: Catalog, name: str, seed: int, count: int) -> Iterato
         yield from found_rows(str(chosen.file), read_conversation)
         return
     assert chosen.make is not None
-    for i, row in enumerate(chosen.make(seed, count)):
+    with attributed(f"{catalog.id} {name}"):
+        made = chosen.make(seed, count)
+    for i, row in enumerate(each_of(made, f"{catalog.id} {name}")):
         yield read_conversation(row, f"{catalog.id} {name}:{i}")
 
 

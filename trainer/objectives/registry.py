@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ...envs.callables import source_of, written
-from ...envs.named import load_function
+from ...envs.named import attributed, load_function
 from ...envs.registry import Registry, check_id
 from ...rewards.options import check_options, option_parameters
 from .config import Aggregation
@@ -102,7 +102,8 @@ def find_advantage(name: str, args: Mapping[str, Any], field: str = "rft.objecti
     if isinstance(found, Loss):
         raise ValueError(f"{field}: {name!r} is a loss, not an advantage")
     function = found.function if isinstance(found, Advantage) else found
-    return _bound(function, check_options(f"advantage {name!r}", function, BATCH, args))
+    what = f"advantage {name!r}"
+    return _bound(what, function, check_options(what, function, BATCH, args))
 
 
 def find_loss(loss: str | Loss, args: Mapping[str, Any], field: str = "rft.objective.loss") -> Loss:
@@ -115,8 +116,9 @@ def find_loss(loss: str | Loss, args: Mapping[str, Any], field: str = "rft.objec
     if isinstance(found, Advantage):
         raise ValueError(f"{field}: {name!r} is an advantage, not a loss")
     given = found if isinstance(found, Loss) else Loss(name, found)
-    options = check_options(f"loss {name!r}", given.function, INPUTS, args)
-    return replace(given, function=_bound(given.function, options))
+    what = f"loss {name!r}"
+    options = check_options(what, given.function, INPUTS, args)
+    return replace(given, function=_bound(what, given.function, options))
 
 
 def loss_of(function: Callable[..., Any]) -> Loss:
@@ -170,8 +172,13 @@ def _declared(function: Callable[..., Any]) -> Advantage | Loss | None:
     return None if found is None else replace(found, function=function)
 
 
-def _bound(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[Any], Any]:
-    return lambda first: function(first, **options)
+def _bound(what: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    def bound(first: Any) -> Any:
+        with attributed(what):
+            return function(first, **options)
+
+    ours = str(getattr(written(function), "__module__", "")).startswith("burnish.")
+    return (lambda first: function(first, **options)) if ours else bound
 
 
 def _where(function: Callable[..., Any]) -> str:

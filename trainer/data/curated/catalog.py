@@ -114,7 +114,7 @@ def read_catalog(folder: Path) -> Catalog:
         data = _CatalogFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")), strict=True)
         check_id(data.id, "catalog")
     except ValidationError as error:
-        raise ValueError(f"{file}: {first_error(error)}") from None
+        raise ValueError(f"{file}: {first_error(error, _CatalogFile)}") from None
     except (ValueError, RecursionError) as error:  # nesting
         raise ValueError(f"{file}: {error}") from None
     return Catalog(data.id, {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()})

@@ -91,7 +91,7 @@ def read_suite(file: Path) -> Suite:
     try:
         return _suite(SuiteFile.model_validate(_table(file)), file.parent)
     except ValidationError as error:
-        raise ValueError(f"{file}: {first_error(error)}") from None
+        raise ValueError(f"{file}: {first_error(error, SuiteFile)}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: {error}") from None
 
