@@ -25,6 +25,7 @@ def test_faults_of_every_sort_end_well(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(14_400)
 def test_the_fault_matrix(tiny_model: Path, tmp_path: Path, start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes docs/faults.md, also where a cell is not kept."""
 
