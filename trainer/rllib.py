@@ -10,7 +10,10 @@ ours (`learner/group.py`), and so is the recovery of runners (`fleet.py`); this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +22,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ..envs.types import EpisodeGroup
 from ..rewards.config import declared_sizes
@@ -31,7 +35,7 @@ from .data.task_files import read_task_files
 from .data.tasks import TaskStream, blended_tasks, row_tasks, training_tasks
 from .fleet import FleetLimits, RayFleet, raise_why_runners_died
 from .learner.config import LearnerConfig
-from .learner.group import LearnerGroup, LearnerLimits
+from .learner.group import LearnerGroup, LearnerLimits, learner_room
 from .loop import LoopSettings, PolicyLoop, Step
 from .models.folder import check_model_folder
 from .observe import StepGauges
@@ -147,7 +151,9 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
             update={"optimizer": phase_optimizer(learner.optimizer, with_rate(self.rft_phase, worker.model, learner.lora))}
         )
         gpus, count = self.num_gpus_per_learner, max(1, self.num_learners)
-        group = LearnerGroup(worker.model, learner, worker.seed, gpus, self.learner_limits, worker.plugins, count, worker.folder)
+        limits = replace(self.learner_limits, room=_ROOM.get())
+        _ROOM.set(None)
+        group = LearnerGroup(worker.model, learner, worker.seed, gpus, limits, worker.plugins, count, worker.folder)
         engine = worker.engine
         group.send_as(Form(engine.resolved_dtype, engine.weight_deltas is not False, engine.whole_weights_every or WHOLE_EVERY))
         if self.rft_phase.critic is not None:
@@ -192,6 +198,24 @@ _NO_MODULES = "its policy is a language model that the learner and the engines h
 _NO_EVALUATION = "`burnish evaluate`, or the session's evaluate, plays held-out tasks on the run's own engines"
 
 
+_ROOM: ContextVar[PlacementGroup | None] = ContextVar("room", default=None)
+"""What the algorithm that is being set up has of the cluster for its learners."""
+
+
+@contextmanager
+def _room_kept(config: AlgorithmConfig) -> Iterator[None]:
+    """Keep room for several learners while an algorithm starts its engines: RLlib starts those first, on whichever nodes, and one that
+    could have held all learners would have none left for them. Without learners, it is given back."""
+    _ROOM.set(learner_room(max(1, config.num_learners), config.num_gpus_per_learner, config.learner_limits.place_s))
+    try:
+        yield
+    finally:
+        left = _ROOM.get()
+        _ROOM.set(None)
+        if left is not None:
+            remove_placement_group(left)
+
+
 class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     """Reinforcement fine-tuning: `training_step` is one step of `self.loop`, a `PolicyLoop`; what it did is in `last_step`.
 
@@ -206,7 +230,8 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
 
     def setup(self, config: AlgorithmConfig) -> None:
         try:
-            super().setup(config)
+            with _room_kept(config):
+                super().setup(config)
         except IndexError as error:  # RLlib found no healthy runner and says no more than that
             raise_why_runners_died(self.env_runner_group, error, (self.config.fleet_limits or FleetLimits()).answer_s)
         setup = self.config.worker_setup

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from burnish.trainer import rllib
 from burnish.trainer.learner import group as module
 
 pytestmark = pytest.mark.unit
@@ -40,7 +41,7 @@ def placed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, place_s: float = 6
     monkeypatch.setattr(module, "get_current_placement_group", lambda: None)
     monkeypatch.setattr(ray, "get", cluster.get)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": one} for one in cluster.nodes])
-    return str(module._place(2, gpus, place_s).strategy)  # type: ignore[union-attr]
+    return str(module.learner_room(2, gpus, place_s).strategy)  # type: ignore[union-attr]
 
 
 WHOLE, HALF = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
@@ -65,3 +66,24 @@ def test_no_room_at_all_is_said_and_gives_everything_back(monkeypatch: pytest.Mo
     with pytest.raises(TimeoutError, match=r"no room for 2 learners of 1 CPU, 1 GPU each within limits\.place_s = 8 s"):
         placed(full, monkeypatch, place_s=8.0)
     assert full.given_back == ["STRICT_PACK", "PACK"] and full.waited[0] == 4.0
+
+
+class Config:
+    """As far as an algorithm's config says where learners are."""
+
+    num_learners, num_gpus_per_learner, learner_limits = 2, 1.0, module.LearnerLimits(place_s=7.0)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_learners_have_their_room_before_engines_start_and_give_it_back_when_none_come(
+    started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, given_back = list[Any](), list[Any]()
+    monkeypatch.setattr(rllib, "learner_room", lambda *given: asked.append(given) or "room")
+    monkeypatch.setattr(rllib, "remove_placement_group", given_back.append)
+    with pytest.raises(OSError, match="an engine"), rllib._room_kept(Config()):
+        assert asked == [(2, 1.0, 7.0)] and rllib._ROOM.get() == "room"
+        if started:
+            rllib._ROOM.set(None)  # as who starts the learners does
+        raise OSError("an engine")
+    assert given_back == ([] if started else ["room"]) and rllib._ROOM.get() is None

@@ -43,7 +43,8 @@ TOGETHER_S = 15.0
 class LearnerLimits:
     """What learners may take, in seconds, and where. call_s: for one call, the start included. place_s: for the cluster to make room for
     several. follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it in a
-    pass. apart: whether several may be on more than one node, where they meet without authentication.
+    pass. apart: whether several may be on more than one node, where they meet without authentication. room: for them, where it was made
+    before (`learner_room`); it is theirs to give back.
 
     Example: `LearnerLimits(call_s=600)`.
     """
@@ -52,6 +53,7 @@ class LearnerLimits:
     place_s: float = 600.0
     follow_s: float = 60.0
     apart: bool = False
+    room: PlacementGroup | None = None
 
 
 class LearnerLost(RuntimeError):
@@ -175,7 +177,7 @@ class LearnerGroup:
     ) -> None:
         self._timeout_s, self._follow_s = limits.call_s, limits.follow_s
         self._sender = Sender(Form())
-        self._group = _place(learners, num_gpus, limits.place_s)
+        self._group = limits.room or learner_room(learners, num_gpus, limits.place_s)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
         if self._group is not None:
@@ -335,7 +337,7 @@ class LearnerGroup:
         return answers
 
 
-def _place(learners: int, num_gpus: float, place_s: float) -> PlacementGroup | None:
+def learner_room(learners: int, num_gpus: float, place_s: float) -> PlacementGroup | None:
     """Room for all learners at once: on one node where one could hold them all and has room within `TOGETHER_S`, else close together. None
     where there is one learner, or where a group of the caller's has it (Ray Tune).
 
