@@ -79,7 +79,12 @@ def test_learners_have_their_room_before_engines_start_and_give_it_back_when_non
     started: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, given_back = list[Any](), list[Any]()
-    monkeypatch.setattr(rllib, "learner_room", lambda *given: asked.append(given) or "room")
+
+    def room(*given: Any) -> str:
+        asked.append(given)
+        return "room"
+
+    monkeypatch.setattr(rllib, "learner_room", room)
     monkeypatch.setattr(rllib, "remove_placement_group", given_back.append)
     with pytest.raises(OSError, match="an engine"), rllib._room_kept(Config()):
         assert asked == [(2, 1.0, 7.0)] and rllib._ROOM.get() == "room"
