@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from ..envs.spaces import is_text
 from ..envs.tool_calls import MAX_CALLS, parser_id
 
 PYTHONIC: Final = parser_id("pythonic")
@@ -88,9 +89,9 @@ def pythonic_grammar(functions: Sequence[Mapping[str, Any]], once: bool) -> str:
 
 def _call(function: Mapping[str, Any]) -> str:
     parameters = function.get("parameters") or {}
-    properties, required = parameters.get("properties") or {}, parameters.get("required") or ()
+    properties, required = parameters.get("properties") or {}, parameters.get("required")
     values = [f"({_value(schema)})" for schema in properties.values()]
-    needed = max((i for i, name in enumerate(properties, 1) if name in required), default=0)
+    needed = max((i for i, name in enumerate(properties, 1) if isinstance(required, list) and name in required), default=0)
     rest = ""
     for i in range(len(values), needed, -1):
         before = "" if i == 1 else '", "'
@@ -102,7 +103,7 @@ def _call(function: Mapping[str, Any]) -> str:
 def _value(schema: Any, level: int = LEVELS) -> str:
     """The rule of a value of this schema; of any value where the schema says what this form does not keep."""
     match schema:
-        case {"enum": [*among]} if among and all(isinstance(one, str | int | float | None) for one in among):
+        case {"enum": [*among]} if among and all(isinstance(one, int | float | None) or is_text(one) for one in among):
             return " | ".join(_written(among))
         case {"type": str() as kind} if kind in _SCALARS:
             return kind

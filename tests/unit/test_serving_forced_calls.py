@@ -6,6 +6,8 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.grammars import anything, compiled, fits
 
 from burnish.envs.tool_calls import find_parser, write_pythonic
@@ -71,6 +73,26 @@ def test_the_grammar_of_the_own_form_takes_what_burnish_writes_and_keeps_types_a
         "stop() stop()",
     ):
         assert not fits(grammar, wrong), wrong
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+KINDS = st.sampled_from(["object", "array", "string", "integer", "number", "boolean", "null", "tuple"])
+SCHEMAS = st.recursive(
+    st.fixed_dictionaries({}, optional={"type": KINDS | ANY, "enum": st.lists(ANY, max_size=3) | ANY, "items": ANY}),
+    lambda inner: st.fixed_dictionaries({"type": KINDS}, optional={"items": inner, "anyOf": st.lists(inner, max_size=2)}),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), SCHEMAS, max_size=4), ANY)
+def test_the_own_form_has_a_grammar_for_whatever_a_schema_says(properties: dict[str, Any], required: Any) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": properties, "required": required}}}
+    said = anything(compiled(forced_calls(PYTHONIC, [tool], "f")), random.Random(1))
+    found = find_parser(PYTHONIC)(said, [tool])
+    assert isinstance(found, tuple) and len(found) == 1, said
 
 
 def test_a_named_tool_is_called_once() -> None:
