@@ -130,9 +130,9 @@ class Audit:
             "status": compared.status,
             "seconds": round(compared.seconds, 4),
             "of_seconds": round(compared.own_seconds, 4),
-            **self._asked(record),
-            **({"answers": compared.copy, "of_answers": compared.own} if self.prompts else {}),
         }
+        if self.prompts and record.store is not False:
+            row |= {**self._asked(record), "answers": compared.copy, "of_answers": compared.own}
         self._append(row)
 
     def _asked(self, record: Record) -> dict[str, Any]:

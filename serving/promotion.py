@@ -24,7 +24,7 @@ def servable_model(table: VersionTable, policy: Policy | None) -> Path:
         if table.forced:
             raise ValueError(f"forced has no effect on {table.model}, which is no package and has no verdict; remove it")
         return folder
-    why = objection(read_package(folder), policy) or ("it is about the weights without adapters" if table.adapters else "")
+    why = objection(read_package(folder), policy) or ("its verdict is about the weights without adapters" if table.adapters else "")
     if why and not table.forced:
         raise ValueError(f'{table.model} is not served: {why}; write forced = "REASON" beside it to serve it all the same')
     return folder

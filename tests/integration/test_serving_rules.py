@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -204,6 +205,64 @@ def test_an_answer_whose_client_hangs_up_costs_what_was_written(
         if line["prompt_tokens"] > 0 and 0 < line["completion_tokens"] < 32 * 200:
             return
     raise AssertionError(f"none was broken off with something written: {found}")
+
+
+FRAMES = (
+    "Content-Length: 2\r\nContent-Length: 3",
+    "Content-Length: +2",
+    "Content-Length : 2",
+    "Content-Length: 2, 2",
+    "Content-Length: 0x2",
+    "Content-Length: -1",
+    "Transfer-Encoding: xchunked",
+    "Transfer-Encoding: chunked, identity",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+    "Content-Length: 2\r\n folded: 1",
+    "Content-Length: 2\r\nX: a\x00b",
+    "Content-Length: 2\r\n\x01: b",
+)
+"""Ways to say how long a request is that two servers may read in two ways."""
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_request_that_may_be_read_in_two_ways_is_answered_once_and_not_as_two(
+    service: ServingHandle, keys: dict[str, str], frame: str
+) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nAuthorization: Bearer {keys['team']}\r\n"
+    inner = f"GET /v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {keys['team']}\r\n\r\n"
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        connection.sendall(f"{head}{frame}\r\n\r\n0\r\n\r\n{inner}".encode("latin-1"))
+        answered = connection.recv(65536)
+        connection.settimeout(2)  # for a second answer, of which there may be none
+        with contextlib.suppress(TimeoutError):
+            while more := connection.recv(65536):
+                answered += more
+    assert answered.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answered[:200]
+    assert b'"object": "list"' not in answered, "what stood in the body was answered as a request"
+
+
+def test_who_reads_nothing_or_says_half_of_it_holds_up_nobody(service: ServingHandle, keys: dict[str, str]) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    body = json.dumps({"messages": [{"role": "user", "content": "What do I take?"}], "stream": True, "temperature": 0}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    request = f"{head}Authorization: Bearer {keys['team']}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with contextlib.ExitStack() as stuck:
+        for length in [len(request), len(request) - 9, 40] * 16:  # a stream that nobody reads, half of a body, half of the headers
+            connection = stuck.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.settimeout(120)
+            connection.connect((host, int(port)))
+            connection.sendall(request[:length])
+        assert said(service, keys["team"], "How are you?", stream=True)[:2] == ("I am well.", "stop")
+    deadline = time.monotonic() + 120
+    while True:
+        page = fetch(f"{service.url}/metrics", keys["watch"])
+        if 'burnish_requests_under_way{key="team"} 0.0' in str(page):
+            return
+        assert time.monotonic() < deadline, "who has gone is still being answered"
+        time.sleep(0.2)
 
 
 def test_what_is_sent_to_do_harm_is_refused_and_stands_in_no_log(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:

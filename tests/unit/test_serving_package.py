@@ -182,6 +182,10 @@ def test_a_package_is_served_behind_the_policy_that_it_was_judged_with(shipped: 
     for held, says in ((other, "its verdict is about bank-v3@.*, and the service has bank-v4@"), (None, "the service has no policy")):
         with pytest.raises(ValueError, match=says):
             servable_model(VersionTable(model=str(shipped)), held)
+    changed: Any = {"adapters": {"loud": "adapters/loud"}}
+    with pytest.raises(ValueError, match="its verdict is about the weights without adapters"):
+        servable_model(VersionTable(model=str(shipped), **changed), bank)
+    assert servable_model(VersionTable(model=str(shipped), forced="a pilot", **changed), bank) == shipped.resolve()
     with pytest.raises(ValueError, match="its verdict is not passed"):
         servable_model(VersionTable(model=str(unproved)), None)
     assert servable_model(VersionTable(model=str(unproved), forced="a pilot"), bank) == unproved.resolve()

@@ -119,13 +119,16 @@ async def test_a_copy_that_takes_too_long_has_failed() -> None:
     assert (await asyncio.wait_for(copies.noted.get(), 60)).outcome == "failed"
 
 
-@pytest.mark.parametrize("prompts", [False, True])
-def test_what_was_said_is_in_the_log_only_where_prompts_are(tmp_path: Path, prompts: bool) -> None:
+@pytest.mark.parametrize(("prompts", "store", "kept"), [(False, None, False), (True, None, True), (True, True, True), (True, False, False)])
+def test_what_was_said_is_in_the_log_only_where_prompts_are_and_the_client_minds_not(
+    tmp_path: Path, prompts: bool, store: bool | None, kept: bool
+) -> None:
     books = Books(Audit(tmp_path / "audit.jsonl", prompts))
     record = Record(route="chat", id="chatcmpl-1", key="team", model="m", version="m:v1", asked=[{"role": "user", "content": "sesame"}])
+    record.store = store
     books.shadowed(Compared(record, "m:v2", "different", 200, 0.5, 0.25, ["sesame"], ["other"]))
     line = json.loads((tmp_path / "audit.jsonl").read_text())
-    assert ("sesame" in json.dumps(line)) == prompts
+    assert ("sesame" in json.dumps(line)) == kept
     assert (line["route"], line["request"], line["version"], line["of"], line["outcome"]) == (
         "shadow", "chatcmpl-1", "m:v2", "m:v1", "different",
     )  # fmt: skip
