@@ -273,6 +273,7 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
     """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
     session, folder, order = run.session, run.folder, [phase.name for phase in run.recipe.phases]
     run.remembered = None
+    run.store.flush()  # a file that is still being written would come after the rewind, and stay
     if done is None:
         if session.learner.version != 0:  # no checkpoint holds the weights that it has moved from
             session.restart_learner()
@@ -289,7 +290,9 @@ def _resume(run: Run, done: CheckpointRecord | None) -> None:
         prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
-    run.results = {(record.phase, record.result.mode): record.result for record in recorded}
+    # Of the phase that goes on, an evaluation of fewer steps is one of an older policy, whose phase was given more steps since.
+    older = [record for record in recorded if done is not None and record.phase == done.phase and record.step != done.step]
+    run.results = {(record.phase, record.result.mode): record.result for record in recorded if record not in older}
     say(run.console, f"resumed from {done.name if done else 'the beginning of training'}")
 
 
