@@ -341,3 +341,19 @@ def test_a_run_that_resumes_is_planned_from_where_it_is(model: Path, tmp_path: P
     ended = make_plan(run, done=Done("sft", 4, measured=frozenset({"sampled"})))
     assert [phase.name for phase in ended.phases] == ["rft", "evaluation"]
     assert ended.phases[1].episodes == 3 * 7  # greedy after sft, both after rft
+
+
+@pytest.mark.parametrize(
+    ("rft", "flops"),
+    [
+        ({}, 8),  # forward and backward, and the log-probabilities that prove the sync
+        ({"minibatches": 4, "epochs": 2}, 16),  # the old policy, too
+        ({"algorithm": "ppo", "minibatches": 1}, 18),  # the policy is scored together with the values; the critic's pass, and the values
+        ({"algorithm": "ppo", "minibatches": 4, "epochs": 2}, 30),
+        ({"algorithm": "ppo", "minibatches": 4, "epochs": 2, "objective": {"kl_coef": 0.1}}, 32),
+    ],
+)
+def test_the_work_of_reinforcement_counts_every_pass_over_policy_and_critic(model: Path, rft: dict[str, Any], flops: int) -> None:
+    table = {"steps": 3, "groups_per_step": 4, "group_size": 2, **rft}
+    (phase,) = [one for one in make_plan(recipe(model, rft=table)).phases if one.name == "rft"]
+    assert phase.amount.operations == flops * 420 * phase.trained_tokens

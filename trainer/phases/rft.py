@@ -257,8 +257,11 @@ def rft_plan(table: RFTPhaseConfig, making: Making, playing: Playing, say: Calla
 
 def flops(table: RFTPhaseConfig) -> int:
     """Of a parameter and token: 2 forward and 4 backward in each epoch, 2 for the log-probabilities that prove the sync, and 2 for each
-    policy that scores it beside that: the old one of several updates, the reference of a KL."""
-    return 6 * table.epochs + 2 + 2 * (table.updates > 1) + 2 * (table.objective.kl_coef > 0)
+    policy that scores it beside that: the old one of several updates, or asked for together with a critic's values, and the reference of a
+    KL. The critic is of the policy's size: 6 in each epoch too, and 2 for those values."""
+    critic = table.critic is not None
+    policy = 6 * table.epochs + 2 + 2 * (table.updates > 1 or critic) + 2 * (table.objective.kl_coef > 0)
+    return policy + (6 * table.epochs + 2) * critic
 
 
 def ending_lines(parts: PhaseParts, did: Step | None) -> Iterator[str]:
