@@ -87,6 +87,31 @@ def test_an_outlook_by_hand() -> None:
     assert found.failures == {} and found.truncations == {}
 
 
+def test_success_is_that_of_the_recipes_own_environment_and_what_can_be_learned_that_of_all() -> None:
+    """Eight own tasks that are all right, but for a verdict that the other environment has not, and whose groups alone can teach."""
+
+    def group(number: int, environment: str, *values: float) -> EpisodeGroup:
+        task = Task(f"t-{number}", number, environment=environment)
+        parts = [{"env": value} if environment else {"env": 0.5, "verdict": value} for value in values]
+        labels = {"expected": "pass"} if environment else {}
+        rewards = [Reward(value, part) for value, part in zip(values, parts, strict=True)]
+        return EpisodeGroup(task, tuple(Episode(task, s, (), (), one, (), labels=labels) for s, one in enumerate(rewards)))
+
+    own = [group(t, "", 1, 1, 1, 1) for t in range(8)]
+    others = [group(t, "sums", 1, 0, 0, 0) for t in range(8, 16)]
+    found = outlook([*own, *others], [one.episodes[0] for one in (*own, *others)], "verdict")
+    assert (found.sampled.value, found.sampled.n) == (1.0, 8)
+    assert found.greedy is not None and (found.greedy.value, found.greedy.n) == (1.0, 8)
+    assert found.pass_at == {1: 1.0, 2: 1.0, 4: 1.0}
+    assert (found.all_failed, found.all_succeeded) == (0.0, 1.0)
+    assert found.parts["env"].constant and found.parts["verdict"].mean == 1.0 and found.unreadable == {}
+    assert (found.episodes, found.groups) == (64, 16)
+    assert (found.teaching, found.teaching_own, found.teaching_success) == (0.5, 0.0, 0.0)
+    assert "the reward is about something else" not in weights(found)
+    down = replace(others[0], episodes=tuple(replace(one, outcome=DOWN) for one in others[0].episodes))
+    assert outlook([*own, down], [], "verdict").failures == {"verifier_unavailable": 4}, "a run would count them too"
+
+
 def test_failed_episodes_are_counted_and_take_no_part() -> None:
     (group,) = groups([1, 0, 0, 0])
     broken = replace(group, episodes=(*group.episodes[:3], replace(group.episodes[3], outcome=DOWN, truncation=None)))

@@ -141,11 +141,11 @@ def _parts(seen: Outlook, weights: Mapping[str, float]) -> Iterator[Advice]:
     for name, part in seen.parts.items():
         if part.constant and weights.get(name, 0.0) != 0.0:
             yield Advice("know", f"reward part {name} is always {part.mean:g}: with a weight of {weights[name]:g} it teaches nothing yet")
-    if seen.teaching > 0 and seen.teaching_success < BESIDE * seen.teaching:
+    if seen.teaching_own > 0 and seen.teaching_success < BESIDE * seen.teaching_own:
         yield Advice(
             "mend",
-            f"the reward is about something else: {seen.teaching:.0%} of groups differ in reward, {seen.teaching_success:.0%} in success; "
-            "lower the weights of the other parts, or the policy learns those first",
+            f"the reward is about something else: {seen.teaching_own:.0%} of groups differ in reward, {seen.teaching_success:.0%} in "
+            "success; lower the weights of the other parts, or the policy learns those first",
         )
     best = seen.best_constant
     if best is not None and seen.sampled.value <= best.success:

@@ -6,6 +6,7 @@ Pure functions over episodes. `probe.py` plays them, `advice.py` says what the n
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -61,15 +62,17 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What was seen. episodes: sampled ones, in groups of group_size.
+    """What was seen: of all episodes, what a step would sample and train on; of those in the recipe's own environment, the rest, as a
+    step's metrics have it (`schedule.metrics.rollout_metrics`). Without a blend, they are all its own.
 
-    sampled, greedy: success, a mean over tasks; greedy is None when nothing was played so. best_constant: the best policy that always says
-    the same, None without labels. failures: kind -> episodes. pass_at: k -> the success to expect from the best of k attempts, over the
-    tasks that have so many.
-    teaching: share of groups whose rewards differ, so that there is an advantage to learn; teaching_success: of those whose success
-    differs; teaching_half: what `teaching` would be with groups of half the size. all_failed, all_succeeded: shares of groups with success
-    0, or 1, throughout. parts: of the reward, unweighted. unreadable: what -> share of episodes with it. truncations: limit -> share of
-    episodes that it cut short. latencies: "engine" and "environment" per turn, "verifier" per episode.
+    Of all: episodes, sampled ones, in groups of group_size. failures: kind -> episodes. teaching: share of groups whose rewards differ, so
+    that there is an advantage to learn; teaching_half: what that would be with groups of half the size.
+
+    Of its own: sampled, greedy: success, a mean over tasks; greedy is None when nothing was played so. best_constant: the best policy that
+    always says the same, None without labels. pass_at: k -> the success to expect from the best of k attempts, over the tasks that have so
+    many. teaching_own: as `teaching`; teaching_success: share of groups whose success differs. all_failed, all_succeeded: shares of groups
+    with success 0, or 1, throughout. parts: of the reward, unweighted. unreadable: what -> share of episodes with it. truncations: limit ->
+    share of episodes that it cut short. latencies: "engine" and "environment" per turn, "verifier" per episode.
     """
 
     episodes: int
@@ -82,6 +85,7 @@ class Outlook:
     pass_at: Mapping[int, float]
     teaching: float
     teaching_half: float
+    teaching_own: float
     teaching_success: float
     all_failed: float
     all_succeeded: float
@@ -115,26 +119,31 @@ def outlook(
     success: the reward part that counts. learned: the groups as a step learns from them (`objectives.shaping`), where that differs.
     declared: as `schedule.groups.why_not` takes it.
 
-    Raises EvaluationFailed when no episode has a reward, ValueError when the success part is missing or out of range.
+    Raises EvaluationFailed when no episode of the recipe's own environment has a reward, ValueError when the success part is missing or
+    out of range.
     """
-    episodes = [episode for group in sampled for episode in group.episodes]
+    own = [group for group in sampled if not group.task.environment]
+    episodes = [episode for group in own for episode in group.episodes]
     result = summarize(episodes, success)
-    whole = [group for group in sampled if group.rewarded]
-    learned = sampled if learned is None else learned
+    alone = [episode for episode in greedy if not episode.task.environment]
+    failures = Counter(str(one.outcome.kind) for group in sampled for one in group.episodes if isinstance(one.outcome, Failure))
     size = max(len(group.episodes) for group in sampled)
-    successes = [[_success(episode, success) for episode in group.rewarded] for group in whole]
-    rewards = [(totals(group), size_of(rewards_of(group), declared)) for group in learned]
+    successes = [[_success(episode, success) for episode in group.rewarded] for group in own if group.rewarded]
+    learned = sampled if learned is None else learned
+    rewards = [(group, totals(group), size_of(rewards_of(group), declared)) for group in learned]
+    teaching = [(group, differ(values, len(values), size)) for group, values, size in rewards]
     return Outlook(
-        episodes=len(episodes),
+        episodes=sum(len(group.episodes) for group in sampled),
         group_size=size,
         groups=len(sampled),
         sampled=_share(result),
-        greedy=_share(summarize(greedy, success, "greedy")) if greedy else None,
+        greedy=_share(summarize(alone, success, "greedy")) if alone else None,
         best_constant=result.best_constant,
-        failures=result.failures,
+        failures=dict(sorted(failures.items())),
         pass_at={k: best_of(enough, k) for k in _powers(size) if (enough := [one for one in successes if len(one) >= k])},
-        teaching=_mean([differ(values, len(values), size) for values, size in rewards]),
-        teaching_half=_mean([differ(values, max(2, len(values) // 2), size) for values, size in rewards]),
+        teaching=_mean([share for _, share in teaching]),
+        teaching_half=_mean([differ(values, max(2, len(values) // 2), size) for _, values, size in rewards]),
+        teaching_own=_mean([share for group, share in teaching if not group.task.environment]),
         teaching_success=_mean([differ(values, len(values), 1.0) for values in successes]),
         all_failed=_mean([max(values) <= 0 for values in successes]),
         all_succeeded=_mean([min(values) >= 1 for values in successes]),
