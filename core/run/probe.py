@@ -137,6 +137,9 @@ def _play(session: Session, table: RFTPhaseConfig, episodes: int, console: Conso
     size, fleet = table.group_size, session.algo.fleet
     tasks = session.loop.stream(0, max(2, round(episodes / size)))
     more = session.loop.stream(0, max(len(tasks), episodes // GREEDY))
+    if all(task.environment for task in tasks):
+        what = f"none of the first {len(tasks)} tasks is of the recipe's own environment, whose success a probe tells"
+        raise ValueError(f"{what}: raise --episodes, or lower the percentages of rft.blend")
     watch = SuccessWatch(session.recipe.success)
 
     def play(title: str, chosen: Sequence[Task], group_size: int, temperature: float) -> list[EpisodeGroup]:
@@ -144,7 +147,7 @@ def _play(session: Session, table: RFTPhaseConfig, episodes: int, console: Conso
         with StepBar(console, title, len(chosen)) as bar:
             for group in run_tasks(fleet, chosen, group_size, temperature):
                 groups[group.task.id] = group
-                for episode in group.rewarded:
+                for episode in [] if group.task.environment else group.rewarded:  # of a blended environment, nothing is called success
                     watch.value(episode, cast(Reward, episode.reward))  # a success part that is misspelt is said at once
                 bar.advance("")
         return [groups[task.id] for task in chosen]
@@ -191,7 +194,8 @@ def _update(session: Session, table: RFTPhaseConfig, learned: Sequence[EpisodeGr
     kept = [group for group in learned if why_not(group, limits, keep, declared) is None][: table.groups_per_step]
     if not kept:
         return None
-    session.learner.begin_phase(session.recipe.phase(table.name).optimizer)  # where the reference is kept, if there is one
+    phase = session.recipe.phase(table.name)
+    session.learner.begin_phase(phase.optimizer, phase.critic)  # where the reference is kept, if there is one
     marks = [time.monotonic()]
     score = partial(session.learner.score, temperature=limits.temperature)
     batch, *_ = credit(tuple(kept), loop.updates.advantage, loop.updates.asked, table, score)
