@@ -35,6 +35,13 @@ class Listing:
     id: str
     source: str
 
+    @property
+    def place(self) -> str:
+        """The source as whoever wrote it knows it: of a plug-in, the file, `/mine/sums.py:Sums`."""
+        module, _, name = self.source.partition(":")
+        file = getattr(sys.modules.get(module), "__file__", None) if is_plugin_module(module) else None
+        return f"{file}:{name}" if file else self.source
+
 
 class Registry(Generic[T]):
     """Components of one kind by id. Example: `REWARDS = Registry[RewardPlugin]("reward", "burnish.rewards")`."""
@@ -49,7 +56,7 @@ class Registry(Generic[T]):
         """Add a component. Raises ValueError on a malformed id or when another source already holds it."""
         check_id(id, self.kind)
         if id in self._loaded and self._sources[id] != source:
-            both = f"by {self._sources[id]} and by {source}"
+            both = f"by {Listing(id, self._sources[id]).place} and by {Listing(id, source).place}"
             raise ValueError(f"{self.kind} {id!r} is registered twice: {both}; rename one or raise its version")
         self._loaded[id] = component
         self._sources[id] = source

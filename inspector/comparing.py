@@ -153,6 +153,8 @@ def comparison_page(paths: Sequence[Path]) -> str:
 def write_comparison(paths: Sequence[Path], target: Path) -> Path:
     """Write that page into a file, whole or not at all, and return its path. Raises ValueError as `side_by_side` does."""
     page = comparison_page(paths)
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}; make it, or give another file")
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
     with partial.open("x", encoding="utf-8") as file:

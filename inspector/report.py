@@ -50,6 +50,8 @@ def write_report(run: Path, target: Path | None = None) -> Path:
     """
     target = target or run / "report.html"
     page = render_report(read_run(run), read_run_transcripts(run))
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}; make it, or give another file")
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)  # a link of that name, in a run folder of somebody else's, would be written through
     with partial.open("x", encoding="utf-8") as file:

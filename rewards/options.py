@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from ..envs.callables import hints_of
+from ..envs.callables import hints_of, written
 from ..envs.pydantic_words import message_of
 from ..envs.registry import did_you_mean
 
@@ -84,15 +85,48 @@ def describe_options(what: str, function: Callable[..., Any], first: str) -> tup
     return tuple(rows)
 
 
+class _Word(str):
+    """A type's name, which `inspect` writes into a signature as it stands."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def signature_text(function: Callable[..., Any]) -> str:
+    """How a function is called, types by their names and without constraints: `(episode: RewardInput, *, limit: int = 20) -> Score`.
+
+    Raises ValueError when an annotation cannot be resolved.
+    """
+    signature, hints = inspect.signature(function), _hints(written(function).__name__, function)
+    words = {name: _Word(_type(hint)[0]) for name, hint in hints.items()}
+    parameters = [p.replace(annotation=words.get(p.name, p.empty)) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=words.get("return", signature.empty)))
+
+
 def type_name(annotation: Any) -> str:
     """An annotation as it would be written, constraints behind it. Example: `float, ge=0`, `Literal['a', 'b']`, `list[str] | None`."""
-    if get_origin(annotation) is Annotated:
-        base, *metadata = get_args(annotation)
-        flat = [rule for item in metadata for rule in (item.metadata if isinstance(item, FieldInfo) else [item])]
-        return ", ".join([type_name(base), *(repr(rule).partition("(")[2].removesuffix(")") or repr(rule) for rule in flat)])
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    name, rules = _type(annotation)
+    return ", ".join([name, *rules])
+
+
+def _type(annotation: Any) -> tuple[str, list[str]]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        name, rules = _type(arguments[0])
+        flat = [rule for item in arguments[1:] for rule in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return name, [*rules, *(repr(rule).partition("(")[2].removesuffix(")") or repr(rule) for rule in flat)]
+    if origin in (Union, UnionType):
+        found = [_type(one) for one in arguments]
+        return " | ".join(name for name, _ in found), [rule for _, rules in found for rule in rules]
+    if annotation is NoneType:
+        return "None", []
+    if isinstance(origin, type) and arguments and not any(isinstance(one, list) for one in arguments):  # a list is what a Callable takes
+        return f"{origin.__name__}[{', '.join('...' if one is Ellipsis else type_name(one) for one in arguments)}]", []
+    if isinstance(annotation, type) and not arguments:
+        return annotation.__name__, []
+    return str(annotation).replace("typing.", "").replace("collections.abc.", ""), []
 
 
 def _hints(what: str, function: Callable[..., Any]) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def retention_gate(training: Training | None, rows: Sequence[RetentionRow]) -> G
     """What the run says of skills that the base had, at the end of this checkpoint's phase."""
     here = [row for row in rows if training is not None and (row.phase, row.step) == (training.phase, training.step)]
     if not here:
-        return _gate("retention", False, "its run measured no suite at this step; give its recipe an [evaluation.retention]")
+        return _gate("retention", False, "its run measured no suite at this step; give its recipe a [retention]")
     lost = [row.not_promoted for row in here if row.not_promoted]
     return _gate("retention", not lost, "; ".join(lost or [f"{row.suite}: {row.scores}, {row.left}" for row in here]))
 

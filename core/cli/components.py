@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from burnish.envs.registry import Listing, load_plugin
 from burnish.inspector.text import printable
 from burnish.rewards.checks.reward import check_reward as check_plugin
 from burnish.rewards.checks.trial import TriedRow, read_episodes, try_rows
-from burnish.rewards.options import describe_options
+from burnish.rewards.options import describe_options, signature_text
 from burnish.rewards.plugin import REWARDS, find_plugin, make_group_scorer, make_scorer
 from burnish.rewards.types import RewardInput, Score
 
@@ -59,10 +58,10 @@ def show_reward(id: str, plugins: Sequence[Path]) -> str:
     limits += [f"isolation {plugin.isolation}"] if plugin.isolation == "process" else []
     limits += [f"min_members {plugin.min_members}"] if plugin.level == "group" else []
     limits += [f"max_batch {plugin.max_batch}", f"max_wait_s {plugin.max_wait_s:g}"] if plugin.level == "batch" else []
-    source = next(row.source for row in REWARDS.list() if row.id == id)
+    source = next(row.place for row in REWARDS.list() if row.id == id)
     lines = [
         f"{id}  (level {plugin.level}, {kind}, from {source})",
-        f"  {written(plugin.function).__name__}{inspect.signature(plugin.function)}",
+        f"  {written(plugin.function).__name__}{signature_text(plugin.function)}",
         f"  limits: {', '.join(limits)}",
         *(f"  {line}" for line in (table_lines(("option", "type", "default", ""), rows) if rows else ["no options"])),
         *(f"  {line}".rstrip() for line in ("", *plugin.doc.splitlines()) if plugin.doc),
@@ -143,4 +142,4 @@ def _load(plugins: Sequence[Path]) -> None:
 
 
 def _listing(rows: Sequence[Listing]) -> list[str]:
-    return table_lines(("id", "from"), [(row.id, row.source) for row in rows])
+    return table_lines(("id", "from"), [(row.id, row.place) for row in rows])

@@ -33,6 +33,8 @@ def check_lines(places: Sequence[str], use: Use, rejects: Path | None, policy: s
     """What every row is, the first unfit ones, and how many there are of those. policy: a guardrail policy that rows must keep."""
     guard = Guard(load_policy(policy)) if policy is not None else None
     report = check(places, use, rejects, guard)
+    if not report.rows and not report.rejected:
+        raise ValueError(f"{', '.join(places)}: no row in it; give files that have some")
     lines = [f"{count:,} rows: {form}" for form, count in report.rows.most_common()] or ["no row that can be read"]
     if report.rejected:
         lines.append(f"{report.rejected:,} unfit" + (f", all in {rejects}" if rejects is not None else ""))

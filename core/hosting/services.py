@@ -18,6 +18,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from google.protobuf.message import DecodeError
+
 from burnish.envs.named import load_environment, try_environment
 from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
@@ -191,6 +193,8 @@ class _Formatter(logging.Formatter):
         return without_secrets(printable(super().formatMessage(record)).replace("\n", "\\n"))
 
     def formatException(self, ei: Any) -> str:
+        if isinstance(ei[1], DecodeError):  # a client sent what is no message: the line says so, and the traceback is of gRPC's inside
+            return ""
         return without_secrets(printable(super().formatException(ei)))
 
 

@@ -52,7 +52,7 @@ _IDS = ("environment", "services environment")
 """Fields that hold an id, and with a colon the module that registers it."""
 _CALLED = ("environment_args", "rewards", "services", "rft", "phases")
 """Fields under which an address would be called."""
-NOT_RUN = "names {!r:.80}, which is neither built in nor installed; code of a run is run with --trust only, when the run is your own"
+NOT_RUN = "names {!r:.80}, code by its module or file and not by a registered id; it is run with --trust only, when the run is your own"
 
 
 def recorded_setup(folder: Path, outward: bool = False, trust: bool = False, plugins: Collection[Path] = ()) -> RecordedSetup:

@@ -109,6 +109,8 @@ def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
         return run_dir
     if recipe.is_dir():
         return recipe
+    if not recipe.exists():
+        raise ValueError(f"{recipe} is not there; --resume continues a run folder, such as those that `burnish runs list` shows")
     raise ValueError(f"--resume needs the run: `burnish run RUN_FOLDER --resume`, or `burnish run {recipe} --resume --run-dir RUN_FOLDER`")
 
 

@@ -145,6 +145,12 @@ def test_one_file_holds_the_comparison(runs: list[Path], tmp_path: Path) -> None
     assert "default-src 'none'; style-src 'unsafe-inline'" in page and "+50.0" in page
     assert burnish("report", runs[0]).output.strip() == str(runs[0] / "report.html")
     assert "2 to 6 different runs" in burnish("report", runs[0], runs[0]).stderr
+    for given in (runs, runs[:1]):
+        nowhere = burnish("report", *given, "--out", target.parent / "none" / "x.html")
+        assert (
+            nowhere.stderr
+            == f"error: {target.parent}/none/x.html: there is no folder {target.parent}/none; make it, or give another file\n"
+        )
 
 
 def test_runs_are_listed_shown_and_compared_on_the_terminal(runs: list[Path]) -> None:

@@ -214,6 +214,8 @@ def test_a_suggestion_that_may_be_the_misspelt_id_says_so() -> None:
         (["env", "check", "burnish/Taxi-v0", "--arg", "limit"], "--arg limit: must read key=value"),
         (["guard", "check", "empty.toml", "--text", "x"], "empty.toml: is empty; a policy has a name"),
         (["guard", "check", "folder", "--text", "x"], "folder: is a folder, not a policy file"),
+        (["data", "check", "empty.jsonl"], "empty.jsonl: no row in it; give files that have some"),
+        (["run", "runs/none", "--resume"], "runs/none is not there; --resume continues a run folder"),
         (["keys", "list", "keys.toml"], "keys file keys.toml: keys.a.sha: unknown key; did you mean 'sha256'?"),
     ],
 )
@@ -221,6 +223,7 @@ def test_mistakes_of_a_newcomer_are_one_line(arguments: list[str], line: str, tm
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.toml").write_text("")
+    (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "twice.toml").write_text('name = "a"\nname = "b"\n')
     (tmp_path / "b.toml").write_text('name = "a"\nmodel = "m"\nenvironment = "a/B-v0"\n[rft]\nsteps = 2\nmax_turns = 3\n')
     (tmp_path / "keys.toml").write_text('[keys.a]\nsha = "x"\n')
@@ -256,3 +259,18 @@ def test_what_is_no_parquet_is_not_read_as_text(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"\xf5\x00" * 50)
     with pytest.raises(ValueError, match="is no Parquet file"):
         list(read_rows(tmp_path / "a.parquet"))
+
+
+def test_what_a_client_garbles_is_one_line_in_a_servers_log() -> None:
+    import logging
+
+    from google.protobuf.message import DecodeError
+
+    from burnish.hosting.services import _Formatter
+
+    def logged(error: Exception) -> str:
+        record = logging.LogRecord("grpc", logging.ERROR, "x.py", 1, "Unexpected error in %s", ("Verify",), (type(error), error, None))
+        return _Formatter("%(levelname)s %(message)s").format(record)
+
+    assert logged(DecodeError("wire")) == "ERROR Unexpected error in Verify"
+    assert logged(KeyError("own")) == "ERROR Unexpected error in Verify\nKeyError: 'own'"

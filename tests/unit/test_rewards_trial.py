@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Optional
 
 import pytest
+from pydantic import Field
 from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
 from burnish.rewards.checks.trial import read_episodes
+from burnish.rewards.options import signature_text, type_name
 from burnish.rewards.plugin import REWARDS
-from burnish.rewards.types import RewardInput
+from burnish.rewards.types import RewardInput, Score
 
 pytestmark = pytest.mark.unit
 
@@ -192,11 +194,11 @@ def test_try_takes_every_level(plugin: Path, tmp_path: Path) -> None:
 def test_list_and_show_say_what_a_reward_is(plugin: Path) -> None:
     rows = {line.split()[0]: line for line in rewards(plugin, "list").stdout.splitlines()}
     assert rows["id"].split() == ["id", "from"]
-    assert "trial-test/right-v1" in rows and rows["trial-test/rank-v1"].endswith(":rank")
+    assert "trial-test/right-v1" in rows and rows["trial-test/rank-v1"].endswith(f"{plugin}:rank")
     shown = rewards(plugin, "show", "trial-test/scaled-v1").stdout
     for text in (
-        "level batch, async, from ",
-        "scaled(episodes, *, options: ",
+        f"level batch, async, from {plugin}:scaled",
+        "scaled(episodes, *, options: Options)\n",
         "timeout_s 10, max_concurrent 64, cache 1024, max_batch 8, max_wait_s 0.05",
         "scale   float, gt=0  1.0       the factor",
         "label   str          required",
@@ -206,6 +208,31 @@ def test_list_and_show_say_what_a_reward_is(plugin: Path) -> None:
     assert "no options" in rewards(plugin, "show", "trial-test/turns-v1").stdout
     unknown = rewards(plugin, "show", "trial-test/scald-v1")
     assert (unknown.exit_code, "did you mean 'trial-test/scaled-v1'?" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "name"),
+    [
+        (int, "int"),
+        (Annotated[float, Field(ge=0, le=1)], "float, ge=0, le=1"),
+        (Annotated[float, Field(gt=0)] | None, "float | None, gt=0"),
+        (Literal["a", "b"] | None, "Literal['a', 'b'] | None"),
+        (Optional[Literal["a"]], "Literal['a'] | None"),  # noqa: UP045  # as users write it
+        (dict[str, list[RewardInput]], "dict[str, list[RewardInput]]"),
+        (Sequence[RewardInput], "Sequence[RewardInput]"),
+        (tuple[str, ...], "tuple[str, ...]"),
+        (Any, "Any"),
+    ],
+)
+def test_the_type_of_an_option_reads_as_it_would_be_written(annotation: Any, name: str) -> None:
+    assert type_name(annotation) == name
+
+
+def test_a_signature_shows_types_without_their_constraints_and_modules() -> None:
+    def judge(episode: RewardInput, *, share: Annotated[float, Field(ge=0)] = 0.5, mode: Literal["a"] | None = None, more=3) -> list[Score]:
+        return []
+
+    assert signature_text(judge) == "(episode: RewardInput, *, share: float = 0.5, mode: Literal['a'] | None = None, more=3) -> list[Score]"
 
 
 def test_check_takes_a_sample(plugin: Path, tmp_path: Path) -> None:
