@@ -64,17 +64,18 @@ class Pulse:
 
 
 class Taken:
-    """The tokens that requests have taken so far, by the `x-request-id` that they carry, which has no dash in it. An answer in one piece
-    says so only at its end, and one that is broken off never does."""
+    """The tokens that requests have taken so far, by the `x-request-id` that they carry. An answer in one piece says so only at its end,
+    and one that is broken off never does."""
 
     def __init__(self) -> None:
         self._of: dict[str, dict[str, tuple[int, int]]] = {}
 
     def begin(self, id: str) -> None:
+        """id: without a hyphen."""
         self._of[id] = {}
 
     def read(self, id: str) -> tuple[int, int]:
-        """Tokens of the prompts that were read, and of all answers so far."""
+        """Tokens of the prompts, once they were read, and of all answers so far."""
         prompts = self._of[id].values()
         return sum(read for read, _ in prompts), sum(written for _, written in prompts)
 
@@ -82,11 +83,11 @@ class Taken:
         del self._of[id]
 
     def note(self, state: Any, tokens: int) -> None:
-        """state: vLLM's, of one answer; its request is called `chatcmpl-ID` there, or `cmpl-ID-PROMPT`."""
-        _, _, name = state.external_req_id.partition("-")
-        prompts = self._of.get(name.partition("-")[0])
-        if prompts is not None:
-            prompts[name] = (state.prompt_len, prompts.get(name, (0, 0))[1] + tokens)
+        """state: vLLM's, of one answer to a prompt. It calls the prompt of a chat `chatcmpl-ID`, those of a completion `cmpl-ID-NUMBER`."""
+        prompt = str(state.external_req_id)
+        taken = self._of.get(prompt.partition("-")[2].partition("-")[0])
+        if taken is not None:
+            taken[prompt] = (state.prompt_len, taken.get(prompt, (0, 0))[1] + tokens)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def keys(folder: Path) -> dict[str, str]:
         "elsewhere": new_key(file, "elsewhere", models=("another",)),
         "watch": new_key(file, "watch", routes=("metrics",)),
         "gone": new_key(file, "gone"),
+        "words": new_key(file, "words", routes=("chat", "completions")),
     }
 
 
@@ -180,15 +181,15 @@ def raw(service: ServingHandle, request: bytes) -> bytes:
         return connection.recv(65536)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "stream"), [("chat/completions", False), ("chat/completions", True), ("completions", False)])
 def test_an_answer_whose_client_hangs_up_costs_what_was_written(
-    service: ServingHandle, keys: dict[str, str], folder: Path, stream: bool
+    service: ServingHandle, keys: dict[str, str], folder: Path, path: str, stream: bool
 ) -> None:
     most = {"n": 32, "max_tokens": 200, "ignore_eos": True}  # several answers are sampled
-    asked = {"model": "clerk", "messages": [{"role": "user", "content": "How are you?"}], "stream": stream, **most}
-    body = json.dumps(asked).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-    head += f"Authorization: Bearer {keys['team']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    said = {"prompt": "How are you?"} if path == "completions" else {"messages": [{"role": "user", "content": "How are you?"}]}
+    body = json.dumps({"model": "clerk", "stream": stream, **said, **most}).encode()
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {keys['words']}\r\nContent-Length: {len(body)}\r\n\r\n"
     host, port = service.url.removeprefix("http://").split(":")
     found = list[tuple[int, int, int]]()
     for waits_s in (0.3, 0.6, 1.2, 2.4, 4.8):  # how long the answer takes, the machine says

@@ -285,6 +285,11 @@ def test_the_tokens_of_a_request_are_those_of_all_its_answers() -> None:
     for name, tokens in (("chatcmpl-one", 1), ("chatcmpl-one", 2), ("chatcmpl-other", 5)):
         taken.note(SimpleNamespace(external_req_id=name, prompt_len=7), tokens)
     assert taken.read("one") == (7, 3)
+    taken.begin("two")
+    for name, tokens in (("cmpl-two-0", 1), ("cmpl-two-1", 1), ("cmpl-two-1", 4), ("warm-up", 1), ("x", 1)):
+        taken.note(SimpleNamespace(external_req_id=name, prompt_len=5), tokens)
+    assert taken.read("two") == (10, 6), "two prompts"
+    taken.forget("two")
     taken.forget("one")
     taken.note(SimpleNamespace(external_req_id="chatcmpl-one", prompt_len=7), 1)
     assert taken._of == {}, "nothing is kept of what has ended"
