@@ -243,6 +243,11 @@ def _try(recipe: ResolvedRun, addresses: Mapping[str, str], play: Callable[[Reso
         say(line)
 
 
+def _drain_s(recipe: ResolvedRun) -> float:
+    """Seconds that the answers of an engine may take to end before new weights, where they end first; one that hangs is known by then."""
+    return recipe.rollout.episode_timeout_s + recipe.engine.request_timeout_s if recipe.engine.on_new_weights == "finish" else 0.0
+
+
 @contextmanager
 def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mapping[str, int]) -> Iterator[Session]:
     """A session where services and Ray are under way."""
@@ -264,7 +269,7 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
             recipe.rollout.concurrency,
             limits.stall_s,
             limits.answer_s,
-            limits.sync_s,
+            limits.sync_s + _drain_s(recipe),
             limits.restart_s,
             limits.cancel_s + recipe.rollout.step_timeout_s,
         ),

@@ -56,8 +56,8 @@ class FleetLimits:
     """Seconds that the fleet waits, and episodes that a runner runs at once.
 
     stall_s: in which no call of an engine, an environment or a reward ends anywhere, until the run stops. answer_s: for a runner's answer
-    to one call. sync_s: for one weight update, draining the engine included. restart_s: for a runner that died. cancel_s: beside answer_s,
-    for dropping what is under way, its environments closed.
+    to one call. sync_s: for one weight update, with the answers that end before it. restart_s: for a runner that died. cancel_s: beside
+    answer_s, for dropping what is under way, its environments closed.
     """
 
     concurrency: int = 64

@@ -10,7 +10,8 @@ class LimitsConfig(BaseModel):
 
     check_s: until a service that the recipe names answers, before the run starts. stall_s: in which no call of an engine, an environment
     or a reward ends anywhere, in training and in evaluation, until the run stops. answer_s: until an engine's process answers one call; one
-    that does not is replaced. sync_s: until an engine has taken over new weights, its episodes drained. restart_s: until the process of an
+    that does not is replaced. sync_s: until an engine has taken over new weights, beside what its answers take where those
+    end first (`engine.on_new_weights`). restart_s: until the process of an
     engine that died is back. place_s: until the cluster has room for several learners. learner_s: until the learner answers one call, its
     start included; one that does not, or that dies, is started once more from the last checkpoint. rehearse_s: until the rehearsal has
     imported what the recipe names; its episode has its own time beside. cancel_s: until an engine has ended what it is told to give up,

@@ -53,8 +53,9 @@ class EngineConfig(BaseModel):
 
     start_timeout_s: seconds for starting. request_timeout_s: seconds that a request waits for an engine that samples no token, for it or
     for any other; such an engine hangs, which is a failure (engine_timeout), whatever `rollout.episode_timeout_s` is. Of one that samples
-    on, a request waits as long as the episode may. drain_timeout_s: seconds to finish what is in flight before a weight update.
-    update_timeout_s: seconds of each step of the update.
+    on, a request waits as long as the episode may. drain_timeout_s: seconds without a token, for any
+    request, after which an engine that is to end its answers before new weights ("finish") hangs; one that samples on takes as long as the
+    longest of them. update_timeout_s: seconds of each step of the update.
     log_level: what vLLM may log into the file. log_file: where vLLM logs; without it, only errors are shown, on stderr.
 
     An option without effect on the chosen backend and device is an error.
@@ -114,7 +115,8 @@ class EngineConfig(BaseModel):
 
     @property
     def update_limit_s(self) -> float:
-        """Seconds that one weight update may hold requests back: it drains, loads, takes them over and resumes."""
+        """Seconds that one weight update may hold requests back, once the engine has ended its answers or stands still: it pauses, loads,
+        takes them over and resumes."""
         return self.drain_timeout_s + 3 * self.update_timeout_s
 
     @property

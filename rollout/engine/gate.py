@@ -1,7 +1,7 @@
 """Who may generate while weights change: nobody. The gate counts what is in flight and walks through one weight update at a time.
 
-What is in flight then either ends first, or stands still and goes on under the new weights. While it waits for its answer, the tokens that
-the engine samples tell whether the engine is slow, which is the policy's time, or hangs.
+What is in flight then either ends first, or stands still and goes on under the new weights. While it waits for its answer, and while new
+weights wait for its end, the tokens that the engine samples tell whether the engine is slow, which is the policy's time, or hangs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Gate:
     every request in flight or held back, and every later one, fails with ENGINE_ERROR until another update finishes.
 
     silent_s: seconds in which an engine that is asked may sample no token at all, for anybody; then it hangs. held_s: seconds that one
-    weight update may hold a request. Neither counts as the other, nor as time that an answer takes.
+    weight update may hold a request, once what was in flight has ended or stands still. Neither counts as the other, nor as time that an
+    answer takes.
     """
 
     def __init__(self, name: str, silent_s: float, held_s: float) -> None:
@@ -121,9 +122,10 @@ class Gate:
             if silent >= self.silent_s:
                 raise self.failure(FailureKind.ENGINE_TIMEOUT, f"no token sampled for {self.silent_s:g} s, for any request")
 
-    async def pause(self, timeout_s: float, finish: bool = True) -> None:
-        """Close, and wait until nothing is in flight, unless that is not to `finish`. On a timeout the gate opens again, for nothing was
-        changed, and it raises EpisodeFailure ENGINE_TIMEOUT."""
+    async def pause(self, silent_s: float, finish: bool = True) -> None:
+        """Close, and wait until nothing is in flight, unless that is not to `finish`. That takes as long as the longest answer, which has
+        an end of its own (`answered`). When for `silent_s` no token was sampled and nothing has ended, the gate opens again, for nothing
+        was changed, and it raises EpisodeFailure ENGINE_TIMEOUT."""
         if self._state == "updating":
             raise ValueError(f"engine {self.name} is updating; finish_weight_update before pausing it again")
         self._state, self._drains = "paused", finish
@@ -132,12 +134,28 @@ class Gate:
             return
         drained = False
         try:
-            drained = await self._until(lambda: self._in_flight == 0, timeout_s)
+            drained = await self._drained(silent_s)
         finally:
             if not drained and self._fault is None:
                 self._open()
         if not drained:
-            raise self.failure(FailureKind.ENGINE_TIMEOUT, f"{self._in_flight} requests still in flight {timeout_s:g} s after pausing")
+            asked = f"{self._in_flight} requests still in flight"
+            raise self.failure(
+                FailureKind.ENGINE_TIMEOUT, f"{asked}, and no token sampled for any of them for {silent_s:g} s after pausing"
+            )
+
+    async def _drained(self, silent_s: float) -> bool:
+        """Wait until nothing is in flight; whether that came before the engine was silent for so long."""
+        now = asyncio.get_running_loop().time
+        silent, look_s, seen = 0.0, silent_s / LOOKS, (self._tokens, self._in_flight)
+        while self._in_flight:
+            if silent >= silent_s:
+                return False
+            began = now()
+            await self._changed(look_s)
+            before, seen = seen, (self._tokens, self._in_flight)
+            silent = silent + min(now() - began, look_s) if seen == before else 0.0
+        return True
 
     def start(self) -> None:
         if self._state != "paused":
@@ -185,24 +203,23 @@ class Gate:
                 FailureKind.ENGINE_ERROR, f"its last weight update did not finish ({self._fault}); it serves again after one that does"
             )
 
+    @property
+    def _is_draining(self) -> bool:
+        """Whether the weights wait for what is in flight, and nothing yet for them: its end, or the pause's, wakes who waits."""
+        return self._state == "paused" and self._drains and self._in_flight > 0
+
     async def _once(self, condition: Callable[[], bool]) -> None:
         """Wait for `condition`, as long as a weight update may hold a request."""
-        met = await self._until(lambda: condition() or self._fault is not None, self.held_s)
+        now, held = asyncio.get_running_loop().time, 0.0
+        while not condition() and self._fault is None:
+            if held >= self.held_s:
+                raise self._held_too_long()
+            began, draining = now(), self._is_draining
+            await self._changed(None if draining else self.held_s - held)
+            held += 0.0 if draining else now() - began
         self._check_fault()
-        if not met:
-            raise self._held_too_long()
 
-    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout_s
-        while not condition():
-            left = end - loop.time()
-            if left <= 0:
-                return False
-            await self._changed(left)
-        return True
-
-    async def _changed(self, timeout_s: float, *others: asyncio.Future[Any]) -> None:
+    async def _changed(self, timeout_s: float | None, *others: asyncio.Future[Any]) -> None:
         """Wait until the gate has changed, or one of `others` is done."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)

@@ -60,6 +60,30 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
         pass
 
 
+def test_answers_that_end_before_new_weights_have_their_own_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise an engine that is only slow would be killed for a long answer."""
+    from burnish import session
+    from burnish.trainer.rllib import RFTConfig
+
+    seen: list[float] = []
+
+    def build(config: RFTConfig) -> None:
+        assert config.fleet_limits is not None
+        seen.append(config.fleet_limits.sync_s)
+        raise InterruptedError
+
+    monkeypatch.setattr(RFTConfig, "build_algo", build)
+    monkeypatch.setattr(session, "verified_model", lambda model: tmp_path)
+    for how in ("finish", "recompute"):
+        engine = {"request_timeout_s": 0.5, "on_new_weights": how}
+        with (
+            pytest.raises(InterruptedError),
+            session.session_over(resolved(engine=engine, rft={"rollouts": "async"}), {}, {"rft.sampling": 1}),
+        ):
+            pass
+    assert seen == [4.0 + 1.0 + 0.5, 4.0], "its tokens come until the episode's time is over, or the engine hangs"
+
+
 def test_services_are_asked_and_started_with_the_recipes_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from burnish.rewards.remote.client import RemoteVerifier
 

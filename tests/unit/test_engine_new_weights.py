@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import burnish.rollout.engine.vllm_inprocess as backend
+from burnish.envs.failures import EpisodeFailure
 from burnish.rollout.engine import EngineConfig
 from burnish.rollout.engine.base import GenerateRequest, Generation
 from burnish.rollout.engine.fake import ScriptedEngine
@@ -185,6 +186,31 @@ async def test_an_engine_that_stands_still_can_be_closed(engine: InProcessEngine
     await engine.pause_generation(finish=False)
     await engine.close()
     assert "the engine was closed" in str((await asyncio.gather(answer, return_exceptions=True))[0])
+
+
+async def test_new_weights_wait_for_an_answer_as_long_as_its_tokens_come() -> None:
+    """For five times what an engine may be silent, and weights may hold a request. Who comes meanwhile waits too, and is not failed."""
+    engine = ScriptedEngine(lambda asked: [5] * asked.max_tokens, timeout_s=0.4)
+    engine.token_s = 0.02
+    slow = asyncio.ensure_future(engine.generate(request(100)))
+    while not engine.requests:
+        await asyncio.sleep(0)
+    taking = asyncio.ensure_future(sync_weights(engine, snapshot(7, {}), finish=True))
+    await asyncio.sleep(0)
+    late = asyncio.ensure_future(engine.generate(request(2)))
+    assert (await taking).drain_s > 1.5 and slow.done()
+    assert set((await slow).policy_version.tolist()) == {0} and set((await late).policy_version.tolist()) == {7}
+
+
+async def test_an_engine_that_samples_nothing_while_it_should_end_its_answers_hangs() -> None:
+    engine = ScriptedEngine(lambda asked: [5] * asked.max_tokens, timeout_s=60.0)
+    engine.hang()
+    waiting = asyncio.ensure_future(engine.generate(request(4)))
+    while not engine.requests:
+        await asyncio.sleep(0)
+    with pytest.raises(EpisodeFailure, match=r"1 requests still in flight, and no token sampled for any of them for 0\.1 s"):
+        await engine._gate.pause(0.1)
+    waiting.cancel()
 
 
 async def synced(engine: ScriptedEngine, finish: bool) -> Generation:
