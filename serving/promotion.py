@@ -39,22 +39,25 @@ def objection(package: Package, policy: Policy | None) -> str:
     return "" if verdict.policy == served else f"its verdict is about {verdict.policy}, and the service has {served}"
 
 
-def promote(package: Path, file: Path, model: str, version: str, weight: float = 0.0, force: str = "") -> VersionTable:
+def promote(package: Path, file: Path, model: str, version: str, weight: float = 0.0, shadow: float = 0.0, force: str = "") -> VersionTable:
     """Write a package into a deployment file as a version of a model; a deployment that runs follows.
 
-    Raises ValueError when the package does not hold together, its verdict is not passed and `force` gives no reason, the version is there
-    already, or the file would be none.
+    shadow: the share of callers whose requests it gets a copy of, instead of a weight. Raises ValueError when the package does not hold
+    together, its verdict is not passed and `force` gives no reason, the version is there already, or the file would be none.
     """
+    if weight and shadow:
+        raise ValueError("weight and shadow do not go together: a version with a shadow answers nobody but who asks for it by name")
     read = read_package(package)
     if not read.verdict.passed and not force:
         raise ValueError(
             f"{package} is not promoted: its verdict is not passed: {read.verdict.failed}; --force REASON does it all the same"
         )
-    table = VersionTable(model=str(package.resolve()), weight=weight, forced="" if read.verdict.passed else force)
+    table = VersionTable(model=str(package.resolve()), weight=weight, shadow=shadow, forced="" if read.verdict.passed else force)
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if served_name(model, version) in _served(text, str(file)):
         raise ValueError(f"{file} has a version {version!r} of {model!r} already; give the new one another name")
-    said = {"model": table.model, "weight": table.weight, **({"forced": table.forced} if table.forced else {})}
+    said = {"model": table.model, "weight": table.weight}
+    said |= {key: value for key, value in (("shadow", table.shadow), ("forced", table.forced)) if value}
     lines = [
         f"[models.{json.dumps(model)}.versions.{json.dumps(version)}]",
         *(f"{key} = {json.dumps(value)}" for key, value in said.items()),

@@ -55,6 +55,7 @@ def promote(
     model: Annotated[str, typer.Option(help="What clients ask for.", show_default=False)],
     version: Annotated[str, typer.Option(help="A name that the model has no version of yet.", show_default=False)],
     weight: Annotated[float, typer.Option(min=0, help="Its share of callers; 0 answers who asks for it by name.")] = 0.0,
+    shadow: Annotated[float, typer.Option(min=0, max=1, help="Answer nobody, and get copies of what this share of callers asks.")] = 0.0,
     force: Annotated[str, typer.Option(metavar="REASON", help="Although its verdict did not pass.", show_default=False)] = "",
 ) -> None:
     """Write a package into a deployment file, if its verdict passed; a deployment that runs follows."""
@@ -62,6 +63,7 @@ def promote(
     from burnish.inspector.text import printable
     from burnish.serving.promotion import promote as write_down
 
-    table = write_down(package, deployment, model, version, weight, force)
+    table = write_down(package, deployment, model, version, weight, shadow, force)
+    share = f"shadows {table.shadow:.1%}" if table.shadow else f"weight {table.weight:g}"
     forced = f", forced: {table.forced}" if table.forced else ""
-    typer.echo(printable(f"{deployment}: {model}:{version} is {table.model}, weight {table.weight:g}{forced}"))
+    typer.echo(printable(f"{deployment}: {model}:{version} is {table.model}, {share}{forced}"))

@@ -47,23 +47,6 @@ async def post(body: Any) -> httpx.Response:
     return await client().post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
 
 
-def test_what_a_request_has_taken_is_summed_over_its_prompts_and_answers() -> None:
-    taken = Taken()
-    for id in ("a1", "b2"):
-        taken.begin(id)
-    for name, prompt, tokens in (
-        ("cmpl-a1-0", 5, 1),
-        ("cmpl-a1-1", 7, 1),
-        ("cmpl-a1-0", 5, 2),
-        ("chatcmpl-b2", 3, 4),
-        ("cmpl-other-0", 9, 9),
-    ):
-        taken.note(SimpleNamespace(external_req_id=name, prompt_len=prompt), tokens)
-    assert (taken.read("a1"), taken.read("b2")) == ((12, 4), (3, 4))
-    taken.forget("a1")
-    taken.note(SimpleNamespace(external_req_id="cmpl-a1-0", prompt_len=5), 1)  # what was still on its way
-
-
 async def test_a_supported_request_arrives_unchanged() -> None:
     request = {"model": "m", "messages": [{"role": "user", "content": "ü"}], "temperature": 0, "stop": ["."], "seed": 1}
     answer = await post(request)

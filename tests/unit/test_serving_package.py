@@ -171,7 +171,11 @@ def test_only_what_passed_is_promoted_unless_there_is_a_reason_which_stays(shipp
     promote(unproved, file, "clerk", "v2", 5, force='the "pilot" may see it')
     with pytest.raises(ValueError, match="has a version 'v1' of 'clerk' already"):
         promote(shipped, file, "clerk", "v1")
+    promote(shipped, file, "clerk", "v3", shadow=0.25)
+    with pytest.raises(ValueError, match="weight and shadow do not go together"):
+        promote(shipped, file, "clerk", "v4", 1, shadow=0.25)
     served = read_deployment(file).served()
+    assert (served["clerk:v3"].weight, served["clerk:v3"].shadow) == (0, 0.25)
     assert (served["clerk:v1"].forced, served["clerk:v2"].forced) == ("", 'the "pilot" may see it')
     assert file.read_text().startswith("# ours\n")
 
