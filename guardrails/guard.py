@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
@@ -153,5 +154,14 @@ def redacted(text: str, findings: Sequence[Finding]) -> str:
 
 def within(findings: Iterable[Finding], start: int, end: int) -> list[Finding]:
     """The findings in characters start to end of their text, as findings of that part; those that reach beyond it are cut."""
-    inside = [one for one in findings if one.start < end and start < one.end]
-    return [replace(one, start=max(0, one.start - start), end=min(end, one.end) - start) for one in inside]
+    return next(parted(findings, [(start, end)]))
+
+
+def parted(findings: Iterable[Finding], parts: Iterable[tuple[int, int]]) -> Iterator[list[Finding]]:
+    """`within` for each of several parts of a text, in their order, in one pass over both."""
+    waiting, reaching = deque(sorted(findings, key=lambda one: one.start)), list[Finding]()
+    for start, end in parts:
+        while waiting and waiting[0].start < end:
+            reaching.append(waiting.popleft())
+        reaching = [one for one in reaching if start < one.end]
+        yield [replace(one, start=max(0, one.start - start), end=min(end, one.end) - start) for one in reaching]

@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from ..envs.types import message_from_dict
-from ..guardrails.guard import redacted, within
+from ..guardrails.guard import parted, redacted
 from ..guardrails.types import Finding
 from ..guardrails.verdict import ASKED_BY
 from ..rpc.payload import deeper_than
@@ -85,12 +86,10 @@ class Asked:
         """
         found: dict[int, list[Finding]] = {}
         for pieces in (self._said, self.pieces):
-            at = 0
             inside = findings.get("\n".join(piece.text for piece in pieces), ())
-            for piece in pieces:
-                end = at + len(piece.text)
-                found.setdefault(id(piece), []).extend(within(inside, at, end))
-                at = end + 1  # the line's end between two
+            ends = list(accumulate((len(piece.text) + 1 for piece in pieces), initial=0))  # a line's end between two
+            for piece, own in zip(pieces, parted(inside, ((at, end - 1) for at, end in pairwise(ends))), strict=True):
+                found.setdefault(id(piece), []).extend(own)
         for piece in self.pieces:
             text = redacted(piece.text, found[id(piece)])
             if text == piece.text:

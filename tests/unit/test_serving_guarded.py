@@ -19,14 +19,15 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
-from burnish.guardrails.guard import Guard
+from burnish.guardrails.guard import Guard, parted
 from burnish.guardrails.policy import Place
-from burnish.guardrails.types import Decision
+from burnish.guardrails.types import Decision, Finding
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
 from burnish.serving.admission import RequestAdmission
 from burnish.serving.app import chat_service
 from burnish.serving.apply_guardrail import ApplyGuardrailApp
+from burnish.serving.asked import Asked
 from burnish.serving.audit import Audit, Books
 from burnish.serving.front import Front
 from burnish.serving.keys import listed_keys
@@ -245,6 +246,38 @@ async def test_messages_that_are_none_are_the_clients_error(guard: Guard) -> Non
     service = serving(Model("x"), guard)
     for messages in (7, [7], [{"role": "boss", "content": "x"}]):
         assert (await client(service).post("/v1/chat/completions", json={"messages": messages})).status_code == 400
+
+
+class Looked(list[Finding]):
+    """Findings that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Finding]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_what_is_redacted_in_many_pieces_is_gone_through_once() -> None:
+    mails = ["a@b.co"] * 50
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": json.dumps({"q": mails})}}
+    asked = Asked.of({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]})
+    whole = asked.texts()[-1]
+    findings = Looked(Guard(policy()).check(whole, "input").findings)
+    request = asked.without({whole: findings})
+    assert json.loads(request["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {"q": ["[EMAIL]"] * 50}
+    assert len(findings) == 50 and findings.times == 1
+
+
+def test_parts_of_a_text_have_the_findings_that_reach_into_them() -> None:
+    spans = [(0, 9), (1, 2), (4, 6), (8, 12)]
+    findings = [Finding(f"{start}-{end}", "c", "redact", start, end, "", "d") for start, end in spans]
+    parts = [(0, 2), (2, 4), (5, 10)]
+    assert [[(one.rule, one.start, one.end) for one in found] for found in parted(findings, parts)] == [
+        [("0-9", 0, 2), ("1-2", 1, 2)],
+        [("0-9", 0, 2)],
+        [("0-9", 0, 4), ("4-6", 0, 1), ("8-12", 3, 5)],
+    ]
 
 
 async def test_without_the_guard_nothing_goes_out() -> None:
