@@ -89,10 +89,14 @@ def readings(text: str) -> Iterator[Reading]:
     for reading in _others(plain, DEPTH):
         read += len(reading.text)
         if read > MAX_READ:
-            raise ValueError(f"a text of {len(text)} characters can be read in too many ways to be looked at; at most {MAX_READ} in all")
+            raise _too_many(text)
         if reading.text and reading.text not in seen:
             seen.add(reading.text)
             yield reading
+
+
+def _too_many(text: str) -> ValueError:
+    return ValueError(f"a text of {len(text)} characters can be read in too many ways to be looked at; at most {MAX_READ} in all")
 
 
 def _others(reading: Reading, depth: int) -> Iterator[Reading]:
@@ -104,21 +108,28 @@ def _others(reading: Reading, depth: int) -> Iterator[Reading]:
 
 
 def _plain(text: str) -> Reading:
-    """NFKC, without what cannot be seen. A character and the marks that follow it are one piece, so that they can be put together."""
+    """NFKC, without what cannot be seen. A character and the marks that follow it are one piece, so that they can be put together.
+
+    Raises ValueError beyond `MAX_READ` characters: one ligature can be a whole phrase.
+    """
     if text.isascii():
         return Reading("plain", "plain", text)
-    made, at, start = [], [], 0
+    made, at, start = list[str](), list[tuple[int, int]](), 0
     while start < len(text):
         end = start + 1
         while end < len(text) and (unicodedata.combining(text[end]) or text[end] in "ﾞﾟ") and end - start < 32:
             end += 1
-        for letter in unicodedata.normalize("NFKC", text[start:end]):
-            if letter in "\n\t\r" or (unicodedata.category(letter) not in ("Cf", "Cc") and letter not in MARKS):
-                made.append(letter)
-                at.append((start, end))
+        made.append("".join(filter(_is_seen, unicodedata.normalize("NFKC", text[start:end]))))
+        at += [(start, end)] * len(made[-1])
+        if len(at) > MAX_READ:
+            raise _too_many(text)
         start = end
     new = "".join(made)
     return Reading("plain", "plain", text) if new == text else Reading("plain", "plain", new, tuple(at))
+
+
+def _is_seen(letter: str) -> bool:
+    return letter in "\n\t\r" or (unicodedata.category(letter) not in ("Cf", "Cc") and letter not in MARKS)
 
 
 def _folded(reading: Reading) -> Iterator[Reading]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import codecs
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from burnish.guardrails import readings as readings_module
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
-from burnish.guardrails.readings import MAX_TEXT, Reading, readings
+from burnish.guardrails.readings import MAX_READ, MAX_TEXT, Reading, readings
 from burnish.guardrails.registry import Find, detector
 from burnish.guardrails.types import Match
 
@@ -273,6 +274,16 @@ def test_a_text_that_can_be_read_in_too_many_ways_is_refused() -> None:
     assert sum(len(reading.text) for reading in readings(part)) > 8 * len(part)
     with pytest.raises(ValueError, match="too many ways"):
         sum(len(reading.text) for reading in readings(part * 6_000))
+
+
+def test_a_text_that_grows_is_given_up_before_it_is_whole() -> None:
+    text = "\ufdfa" * 400_000  # each a phrase of 18 letters
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="too many ways"):
+        next(iter(readings(text)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * MAX_READ, "no object for each letter"
 
 
 def test_readings_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
