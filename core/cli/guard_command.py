@@ -32,15 +32,15 @@ def check(
 ) -> None:
     """Decide on a text or tool call by a policy; with neither, hold the policy to its own examples. Exits with 1 unless all is well."""
     from burnish.cli import guard as work
+    from burnish.inspector.text import printable
 
     _load(plugin)
     if sum(given is not None for given in (file, text, call)) > 1:
         raise ValueError("give one of FILE, --text and --call")
     if call is not None:
         row = work.call_row(policy, call)
-        typer.echo(
-            json.dumps(row, ensure_ascii=False) if as_json else f"{row['action']} by {row['policy']}: {row['reason'] or row['tool']}"
-        )
+        said = printable(f"{row['action']} by {row['policy']}: {row['reason'] or row['tool']}").replace("\n", "\\n")
+        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else said)
         allowed = row["action"] == "allow"
     elif file is not None or text is not None:
         decision = work.check_text(policy, work.read_text(file) if file is not None else text or "", where)

@@ -187,3 +187,10 @@ async def test_a_remote_verifier_that_does_not_judge_lets_nothing_through() -> N
 def test_a_file_without_an_end_is_read_to_its_limit(file: str) -> None:
     done = CliRunner().invoke(app, ["guard", "check", file, "/dev/zero"])
     assert done.exit_code == 2 and "/dev/zero: more than 4000000 bytes" in done.stderr
+
+
+def test_a_call_cannot_steer_the_terminal_that_shows_it(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text(TOML + '\n[[tools]]\ntool = "*"\naction = "allow"\n')
+    done = CliRunner().invoke(app, ["guard", "check", str(file), "--call", json.dumps({"name": "a\x1b[2J\nallow by you", "arguments": {}})])
+    assert done.exit_code == 0 and done.stdout.endswith(": a\\x1b[2J\\nallow by you\n") and done.stdout.count("\n") == 1
