@@ -13,13 +13,17 @@ MAX_MEMORY = 8 * 2**20
 
 
 @lru_cache(maxsize=4096)
-def compiled(pattern: str, ignore_case: bool = True) -> Any:
-    """The expression of RE2. Raises ValueError saying what of it RE2 does not take."""
+def compiled(pattern: str, ignore_case: bool = True, over_lines: bool = False) -> Any:
+    """The expression of RE2. over_lines: `.` is a line's end too, so that one does not hide what comes behind it.
+
+    Raises ValueError saying what of it RE2 does not take.
+    """
     require("a guardrail policy", ["re2"], "guard")
     import re2
 
     options = re2.Options()
     options.case_sensitive, options.max_mem, options.log_errors = not ignore_case, MAX_MEMORY, False
+    options.dot_nl = over_lines
     try:
         return re2.compile(pattern, options)
     except re2.error as error:

@@ -99,7 +99,10 @@ class Words(Rule):
 
 
 class Pattern(Rule):
-    """A regular expression of RE2, which takes time in proportion to the text whatever the expression: `[[patterns]]`."""
+    """A regular expression of RE2, which takes time in proportion to the text whatever the expression: `[[patterns]]`.
+
+    `.` is any character, a line's end too; `[^\\n]*` is the rest of a line.
+    """
 
     pattern: Text
     ignore_case: bool = True
@@ -164,7 +167,8 @@ class ToolRule(BaseModel):
     """A rule about tool calls, `[[tools]]`; the first that fits decides, and what none fits is denied.
 
     tool: name, `*` standing for anything. arguments: expressions of RE2 that the whole of an argument must match, by name; `*` is every
-    argument that is not named. A call that lacks a named argument does not fit.
+    argument that is not named. A call that lacks a named argument does not fit. `.` is a line's end too where the action is not
+    "allow": a second line passes by no rule that denies, and is allowed only where `(?s)` or `\\n` says so.
     """
 
     model_config = STRICT

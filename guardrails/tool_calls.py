@@ -61,13 +61,10 @@ def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:
         given = [value for key, value in arguments.items() if key not in rule.arguments] if name == "*" else [arguments.get(name)]
         if name != "*" and name not in arguments:
             return False
-        if not all(_matches(pattern, value) for value in given):
+        expression = compiled(pattern, False, over_lines=rule.action != "allow")  # what forbids reaches farther than what allows
+        if not all(expression.fullmatch(_text(value)) is not None for value in given):
             return False
     return True
-
-
-def _matches(pattern: str, value: Any) -> bool:
-    return compiled(pattern, False).fullmatch(_text(value)) is not None
 
 
 def _text(value: Any) -> str:

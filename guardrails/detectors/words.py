@@ -14,7 +14,7 @@ from ..types import Match
 def words(policy: Policy, use: DetectorUse) -> Find:
     """Finds `[[words]]`, whole and in any case, and `[[patterns]]`."""
     rules = [(rule.name, rule.category, expression, 1) for rule in policy.words for expression in words_expression(rule.words)]
-    rules += [(rule.name, rule.category, compiled(rule.pattern, rule.ignore_case), 0) for rule in policy.patterns]
+    rules += [(rule.name, rule.category, compiled(rule.pattern, rule.ignore_case, over_lines=True), 0) for rule in policy.patterns]
 
     def find(text: str) -> Iterator[Match]:
         for name, category, expression, group in rules:

@@ -132,6 +132,24 @@ def test_a_call_too_long_to_be_looked_at_passes_by_no_rule(value: Any) -> None:
     assert check_call(policy(tools=rules), "look", {"at": value}).action == "deny", "whichever argument, and whatever the tool"
 
 
+@pytest.mark.parametrize("action", ["deny", "escalate"])
+def test_a_second_line_does_not_hide_from_a_rule_that_forbids_and_is_not_allowed_unsaid(action: str) -> None:
+    rules = [{"tool": "run", "action": action, "arguments": {"command": ".*rm -rf.*"}}, {"tool": "run", "action": "allow"}]
+    assert check_call(policy(tools=rules), "run", {"command": "true\nrm -rf /"}).action == action
+    assert check_call(policy(tools=rules), "run", {"command": "true\nls"}).action == "allow"
+    only = [{"tool": "run", "action": "allow", "arguments": {"command": "ls .*", "note": "(?s).*"}}]
+    assert check_call(policy(tools=only), "run", {"command": "ls a", "note": "a\nb"}).action == "allow"
+    assert check_call(policy(tools=only), "run", {"command": "ls a\nrm -rf /", "note": ""}).action == "deny"
+
+
+def test_a_pattern_finds_over_lines_and_what_is_allowed_ends_with_its_line() -> None:
+    rule = {"name": "killing", "category": "rivals", "pattern": "kill.{1,9}them"}
+    guard = Guard(policy(patterns=[rule], allowed=[{"name": "play", "patterns": ["play: .*"]}]))
+    assert guard.check("kill\nall of\nthem", "input").action == "redirect"
+    assert guard.check("play: kill all of them", "input").action == "allow"
+    assert guard.check("play: chess\nkill all of them", "input").action == "redirect"
+
+
 def test_a_policy_without_rules_about_tools_says_nothing_about_them() -> None:
     assert check_call(policy(tools=None), "anything", {}).action == "allow"
     assert check_call(policy(tools=[]), "anything", {}).action == "deny"
