@@ -158,8 +158,8 @@ class LearnerGroup:
     num_gpus: of each learner. limits: how long they may take. plugins: files whose decorators register losses.
     learners: processes that share the policy, placed together. folder: where relative paths begin; empty is where this process runs.
     Raises ValueError when they would be on more than one node and may not.
-    Raises LearnerLost when one dies or does not answer in time, or a learner's own error; when one of several fails alone, all are ended,
-    because the others wait for it.
+    Raises LearnerLost when one dies or does not answer in time, and from then on at once, whatever is called; or a learner's own error;
+    when one of several fails alone, all are ended, because the others wait for it.
     """
 
     is_remote = True
@@ -176,6 +176,7 @@ class LearnerGroup:
         folder: str = "",
     ) -> None:
         self._timeout_s, self._follow_s = limits.call_s, limits.follow_s
+        self._lost = ""  # why, once a learner is
         self._sender = Sender(Form())
         self._group = limits.room or learner_room(learners, num_gpus, limits.place_s)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
@@ -199,7 +200,7 @@ class LearnerGroup:
         alone = len(set(self._all("node"))) == 1
         if not alone and not apart:
             raise ValueError(NOT_TRUSTED)
-        place: tuple[str, int] = self._get([self._actors[0].listen.remote(alone)])[0]
+        place: tuple[str, int] = self._get([self._there[0].listen.remote(alone)])[0]
         return place
 
     def send_as(self, form: Form) -> None:
@@ -247,7 +248,7 @@ class LearnerGroup:
     def _pack(self, before: list[Any], parts: list[BucketRef]) -> Packed | None:
         """Have the next bucket made and add it to `parts`; the one in its place before is given up."""
         asked = (len(parts), self._sender.form, before[:1])
-        calls = [actor.bucket.options(name="learner.bucket", num_returns=3).remote(*asked) for actor in self._actors]
+        calls = [actor.bucket.options(name="learner.bucket", num_returns=3).remote(*asked) for actor in self._there]
         packed: Packed | None = self._get([about for _, _, about in calls])[0]
         del before[:1]
         if packed is not None:
@@ -302,7 +303,7 @@ class LearnerGroup:
         named = f"learner.{method}"
         calls = [
             getattr(actor, method).options(name=named).remote(batch.select(part), *arguments)
-            for actor, part in zip(self._actors, parts, strict=True)
+            for actor, part in zip(self._there, parts, strict=True)
         ]
         return merged(batch, parts, self._get(calls))
 
@@ -310,7 +311,15 @@ class LearnerGroup:
         return self._get(self._call(method, *arguments))
 
     def _call(self, method: str, *arguments: Any) -> list[Any]:
-        return [getattr(actor, method).options(name=f"learner.{method}").remote(*arguments) for actor in self._actors]
+        return [getattr(actor, method).options(name=f"learner.{method}").remote(*arguments) for actor in self._there]
+
+    @property
+    def _there(self) -> list[Any]:
+        """The learners, to call them. Raises LearnerLost at once where one was lost before: what hangs would be waited for once more by all
+        that follows, be it only to drop the gradients of the pass that hung."""
+        if self._lost:
+            raise LearnerLost(self._lost)
+        return self._actors
 
     def _get(self, calls: Sequence[Any]) -> list[Any]:
         """Every answer, or the first error, where a death counts before what the others say of it. Learners that do not answer soon after
@@ -329,10 +338,12 @@ class LearnerGroup:
             self.shutdown()
         for first in sorted(errors, key=lambda error: not isinstance(error, ray.exceptions.RayActorError)):
             if isinstance(first, ray.exceptions.RayActorError):
-                raise LearnerLost(f"the learner died: {_why_dead(first)}") from first
+                self._lost = f"the learner died: {_why_dead(first)}"
+                raise LearnerLost(self._lost) from first
             raise (first.cause if isinstance(first, ray.exceptions.RayTaskError) else first) from first
         if waiting:
-            raise LearnerLost(f"the learner did not answer within {self._timeout_s:g} s")
+            self._lost = f"the learner did not answer within {self._timeout_s:g} s"
+            raise LearnerLost(self._lost)
         answers: list[Any] = ray.get(list(calls))
         return answers
 
