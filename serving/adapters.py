@@ -20,6 +20,11 @@ CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 PREFIX: Final = "base_model.model."
 """What peft puts before a model's own names."""
+NOT_SERVED: Final = (
+    "use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "layer_replication",
+    "alora_invocation_tokens", "trainable_token_indices",
+)  # fmt: skip
+"""What an adapter may say that it is beside a plain one."""
 LEARNER: Final = Path("trainer", "learner")
 """Where a checkpoint has its adapters."""
 
@@ -44,10 +49,15 @@ def find_adapter(given: str, model: Path) -> Adapter:
         raise ValueError(f"{folder} holds an adapter of type {str(config.get('peft_type'))[:40]!r}; only LORA is served")
     if own_file(folder, WEIGHTS) is None:
         raise ValueError(f"{folder} has no {WEIGHTS}; store the adapter as safetensors")
+    if told := next((key for key in NOT_SERVED if config.get(key)), None):
+        raise ValueError(f"{folder} says {told}, which vLLM does not serve; merge the adapter into its base")
     trained_on = _trained_on(folder)
     if trained_on and trained_on != weights_sha256(model):
         raise ValueError(f"{folder} was trained on another model than {model}; give the model that its run began with")
-    return Adapter(folder, _rank(_shapes(folder / WEIGHTS), _shapes_of(model), folder))
+    rank = _rank(_shapes(folder / WEIGHTS), _shapes_of(model), folder)
+    if not config.get("rank_pattern") and config.get("r") != rank:
+        raise ValueError(f"{folder} says rank {str(config.get('r'))[:40]}, by which its weights are scaled, and its layers have {rank}")
+    return Adapter(folder, rank)
 
 
 def _adapter_folder(given: Path) -> Path:

@@ -135,7 +135,7 @@ _ERROR: Final = {
 
 
 def description() -> dict[str, Any]:
-    """The OpenAPI 3.1 description of the service, without what a guardrail policy adds (Bedrock describes that)."""
+    """The OpenAPI 3.1 description of the service, without the routes that a guardrail policy (Bedrock describes that) and feedback add."""
     chat = _asked("One answer of a conversation, several, or a stream", CHAT_FIELDS, ["messages"], {"type": "boolean"})
     completion = _asked("What follows a prompt, or each of several", COMPLETION_FIELDS, ["prompt"], _whole(0))
     models = {"type": "object", "required": ["data"], "properties": {"object": {"const": "list"}, "data": {"type": "array"}}}

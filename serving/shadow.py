@@ -117,5 +117,5 @@ class Shadows:
         copy.end()
         await own.over.wait()  # the request's own deadline ends it
         ours, theirs = own.texts(), copy.texts()
-        outcome: Outcome = "failed" if theirs is None else "unanswered" if ours is None else "same" if ours == theirs else "different"
+        outcome: Outcome = "unanswered" if ours is None else "failed" if theirs is None else "same" if ours == theirs else "different"
         self._note(Compared(record, version, outcome, copy.status, copy.seconds, own.seconds, ours, theirs))

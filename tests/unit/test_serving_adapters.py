@@ -78,6 +78,11 @@ def test_what_is_no_adapter_is_said(tmp_path: Path, base: Path) -> None:
         find_adapter(str(base), base)
     with pytest.raises(ValueError, match="type 'LOHA'"):
         find_adapter(str(adapter(tmp_path / "other", peft_type="LOHA")), base)
+    with pytest.raises(ValueError, match="says use_dora, which vLLM does not serve"):
+        find_adapter(str(adapter(tmp_path / "dora", use_dora=True)), base)
+    with pytest.raises(ValueError, match="says rank 6, by which its weights are scaled, and its layers have 3"):
+        find_adapter(str(adapter(tmp_path / "six", r=6)), base)
+    assert find_adapter(str(adapter(tmp_path / "mixed", r=6, rank_pattern={"q_proj": 3})), base).rank == 3
     bare = adapter(tmp_path / "bare")
     (bare / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):

@@ -82,6 +82,7 @@ class Copies:
         (whole("It is."), whole("It is not."), "different"),
         (stream("It ", done=False), whole("It is."), "unanswered"),
         (whole(status=400), whole("It is."), "unanswered"),
+        (whole(status=400), whole(status=400), "unanswered"),  # the client's error says nothing of the shadow
         ([], whole("It is."), "unanswered"),
         (whole("It is."), whole(status=500), "failed"),
         (whole("It is."), [], "failed"),
@@ -114,7 +115,8 @@ async def test_a_copy_that_takes_too_long_has_failed() -> None:
     copies = Copies(whole("It is."))
     copies.shadows = Shadows(copies.ask, copies.noted.put_nowait, 0.01)
     own = Heard()
-    own.end()
+    for message in whole("It is."):
+        own.take(message)
     copies.shadows.copy("m:v2", CHAT, REQUEST, Record(model="m"), own)
     assert (await asyncio.wait_for(copies.noted.get(), 60)).outcome == "failed"
 
