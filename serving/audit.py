@@ -157,6 +157,7 @@ class Metrics:
         self._shadows = Counter("burnish_shadows", "Copies of requests.", ("model", "version", "outcome"), registry=of)
         self._seconds = Histogram("burnish_request_seconds", "Time of whole answers.", ("model",), buckets=SECONDS, registry=of)
         self._feedback = Counter("burnish_feedback", "What there was in feedback.", ("key", "kind"), registry=of)
+        self._judged = Counter("burnish_judged", "Answers of which a judge was asked.", ("version", "verdict"), registry=of)
         self._unkept = Counter("burnish_answers_unkept", "Answers that could not wait for feedback.", ("reason",), registry=of)
         self._first = Histogram("burnish_first_token_seconds", "Time to the first of an answer.", ("model",), buckets=SECONDS, registry=of)
 
@@ -190,6 +191,10 @@ class Metrics:
 
     def shadowed(self, compared: Compared) -> None:
         self._shadows.labels(compared.record.model, compared.version, compared.outcome).inc()
+
+    def judged(self, version: str, verdict: str) -> None:
+        """A judge was asked of an answer. verdict: passed, failed or outage."""
+        self._judged.labels(version, verdict).inc()
 
     def page(self) -> bytes:
         """Everything in Prometheus's text format."""

@@ -20,14 +20,17 @@ from __future__ import annotations
 import hashlib
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..envs.pydantic_words import first_error
+from .canary.config import JudgeTable
+from .canary.rollbacks import Rollbacks
+from .canary.watch import Canary, Judgement
 from .config import ServingConfig, small_text
 
 MAX_BYTES: Final = 1_000_000
@@ -65,7 +68,7 @@ class VersionTable(BaseModel):
     that it answers, among its model's; one of weight 0 runs, and answers who asks for it by name. shadow: the share of its model's callers
     whose requests it gets a copy of; its weight is then 0. replicas: how many of it; autoscaling: as many as the load asks for. adapters:
     folders of low-rank adapters by name, which the same engines serve (`serving.adapters`). forced: why a package is served whose verdict
-    does not speak for it."""
+    does not speak for it. judge: makes it a canary, which is rolled back when it is worse."""
 
     model_config = STRICT
 
@@ -76,6 +79,7 @@ class VersionTable(BaseModel):
     autoscaling: AutoscalingTable | None = None
     adapters: dict[Name, Annotated[str, Field(min_length=1)]] = Field(default={}, max_length=MOST_ADAPTERS)
     forced: str = Field(default="", max_length=1000)
+    judge: JudgeTable | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -90,12 +94,14 @@ class VersionTable(BaseModel):
     def _counted_once(self) -> VersionTable:
         if self.autoscaling is not None and "replicas" in self.model_fields_set:
             raise ValueError("replicas has no effect beside autoscaling, which has min_replicas; remove it")
+        if self.judge is not None and self.shadow:
+            raise ValueError("judge has no effect on a version with shadow, which answers nobody; remove one of them")
         return self
 
     @property
     def engines(self) -> dict[str, Any]:
         """What engines were started with: it cannot change while they run."""
-        return self.model_dump(exclude={"weight", "shadow", "forced"})
+        return self.model_dump(exclude={"weight", "shadow", "forced", "judge"})
 
 
 class ModelTable(BaseModel):
@@ -114,6 +120,9 @@ class ModelTable(BaseModel):
                 raise ValueError(
                     f"versions.{version}.adapters.{both[0]}: a version has that name, and both would be asked for as MODEL:{both[0]}"
                 )
+        judged = [name for name, version in self.versions.items() if version.judge is not None]
+        if judged and not any(version.weight for version in self.versions.values() if version.judge is None):
+            raise ValueError(f"{judged[0]} has a judge and nothing to be compared with; give a version without one a weight")
         return self
 
 
@@ -163,14 +172,21 @@ def app_name(served: str) -> str:
     return f"burnish-{served.replace(':', '@')}"
 
 
+def judge_name(served: str) -> str:
+    """What Serve calls the judge of a version. Example: `judge_name("inspector:v2") == "burnish-inspector@v2@judge"`."""
+    return f"{app_name(served)}@judge"
+
+
 @dataclass(frozen=True, slots=True)
 class VersionShare:
-    """A version that runs, the weight with which it is drawn, the names of its adapters, and the share of callers that it shadows."""
+    """A version that runs, the weight with which it is drawn, the names of its adapters, the share of callers that it shadows, and its
+    judge."""
 
     version: str
     weight: float
     adapters: tuple[str, ...] = ()
     shadow: float = 0.0
+    judge: JudgeTable | None = None
 
 
 Routes = Mapping[str, tuple[VersionShare, ...]]
@@ -232,6 +248,27 @@ def engine_name(routes: Routes, asked: str, version: str) -> str:
     model, *rest = asked.split(":")
     among = {name for share in routes[model] for name in share.adapters}
     return f"{version}:{rest[-1]}" if rest and rest[-1] in among else version
+
+
+def canaries(routes: Routes) -> dict[str, Canary]:
+    """The versions on trial by their served names: those with a judge that have callers, against the version with the largest weight that
+    has none."""
+    found = {}
+    for model, shares in routes.items():
+        settled = [share for share in shares if share.judge is None and share.weight]
+        if settled:
+            primary = served_name(model, max(settled, key=lambda share: share.weight).version)
+            on_trial = [(share.version, share.judge) for share in shares if share.judge is not None and share.weight]
+            found.update({served_name(model, version): Canary(model, primary, judge) for version, judge in on_trial})
+    return found
+
+
+def without(routes: Routes, rolled_back: Collection[str]) -> Routes:
+    """The routes with nobody sent to these versions, by their served names, but who asks for them."""
+    return {
+        model: tuple(replace(share, weight=0.0) if served_name(model, share.version) in rolled_back else share for share in shares)
+        for model, shares in routes.items()
+    }
 
 
 State = Literal["starting", "ready", "failed"]
@@ -299,16 +336,20 @@ class VersionFleet(Protocol):
     def route(self, routes: Routes) -> None:
         """Send callers this way from now on. Called again and again, for whoever forgot."""
 
+    def judgements(self) -> Mapping[str, Judgement]:
+        """Where canaries stood when callers were last sent some way, by their served names."""
+
 
 class Deployer:
     """Makes what runs follow a deployment file. say: called with a line for each thing that happens.
 
     A model's callers go the new way when every version with a weight is there; until then, and when one does not start, they go the old
-    one. A version ends when the file no longer has it and nobody is sent to it.
+    one. A version ends when the file no longer has it and nobody is sent to it. rollbacks: canaries that nobody is sent to for as long as
+    the file has a judge for them.
     """
 
-    def __init__(self, fleet: VersionFleet, say: Callable[[str], None]) -> None:
-        self._fleet, self._say = fleet, say
+    def __init__(self, fleet: VersionFleet, say: Callable[[str], None], rollbacks: Rollbacks | None = None) -> None:
+        self._fleet, self._say, self._rollbacks = fleet, say, rollbacks or Rollbacks()
         self._started: dict[str, VersionTable] = {}
         self._told = set[str]()
         self.routes: Routes = {}
@@ -319,6 +360,8 @@ class Deployer:
             raise ValueError("[service] changed, which takes effect at the next start only; models and weights may change while it runs")
         for name, table in deployment.served().items():
             before = self._started.get(name)
+            if before is not None and table.judge is not None and table.judge != before.judge:
+                raise ValueError(f"{name} runs with another judge, or none; take the judge out, or call it another version")
             if before is None or before.engines == table.engines:
                 continue
             state, why = self._fleet.state(name)
@@ -335,10 +378,15 @@ class Deployer:
                 self._say(f"{name}: starting {table.model}{f', forced: {table.forced}' if table.forced else ''}")
                 self._fleet.start(name, table)
                 self._started[name] = table
+                if self._is_out(name, table):
+                    said = f"{name} was rolled back before ({self._rollbacks.file}), and answers who asks for it by name"
+                    self._say(f"{said}; call it another version, or take its judge out")
         self._tell_failures(wanted)
         routes = {model: self._shares(model, table) for model, table in deployment.models.items()}
         routes = {model: shares for model, shares in routes.items() if shares}
         self._fleet.route(routes)
+        for judgement in self._fleet.judgements().values():
+            self._hear(judgement, wanted)
         for model, shares in routes.items():
             if self.routes.get(model) != shares:
                 total = sum(share.weight for share in shares)
@@ -363,10 +411,26 @@ class Deployer:
 
     def _shares(self, model: str, table: ModelTable) -> tuple[VersionShare, ...]:
         here = {version: self._fleet.state(served_name(model, version))[0] == "ready" for version in table.versions}
-        if all(here[version] for version, one in table.versions.items() if one.weight):
+        out = {version for version, one in table.versions.items() if self._is_out(served_name(model, version), one)}
+        weights = {version: 0.0 if version in out else one.weight for version, one in table.versions.items()}
+        if all(here[version] for version, weight in weights.items() if weight):
             found = [(version, one) for version, one in table.versions.items() if here[version]]
-            return tuple(VersionShare(version, one.weight, tuple(one.adapters), one.shadow) for version, one in found)
+            return tuple(VersionShare(name, weights[name], tuple(one.adapters), one.shadow, one.judge) for name, one in found)
         return self.routes.get(model, ())
+
+    def _is_out(self, name: str, table: VersionTable) -> bool:
+        return table.judge is not None and self._rollbacks.has(name, table.model)
+
+    def _hear(self, judgement: Judgement, wanted: Mapping[str, VersionTable]) -> None:
+        """Say what a judge found that nobody was told, and have a canary stay out that has to."""
+        table, told = wanted.get(judgement.canary), f"{judgement.canary} {judgement.state}"
+        if judgement.state == "judging":
+            self._told.discard(f"{judgement.canary} off")  # it was told of an earlier trial
+        elif table is not None and told not in self._told:
+            self._told.add(told)
+            self._say(judgement.line)
+            if judgement.state == "rolled back":
+                self._rollbacks.add(judgement.canary, table.model, judgement)
 
     def _tell_failures(self, wanted: Sequence[str] | Mapping[str, VersionTable]) -> None:
         for name in wanted:

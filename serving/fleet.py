@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -16,9 +16,25 @@ from ray import serve
 from ..guardrails.policy import Policy
 from ..rollout.engine.config import EngineConfig
 from .adapters import find_adapters
+from .canary.config import JudgeTable
+from .canary.judge import CanaryJudge, judge_of
+from .canary.rollbacks import Rollbacks, rollbacks_file
+from .canary.watch import MOST_UNDER_WAY, Judgement
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
-from .deployment import Deployer, Deployment, Faults, Routes, State, VersionFleet, VersionTable, app_name, read_deployment, said_of
+from .deployment import (
+    Deployer,
+    Deployment,
+    Faults,
+    Routes,
+    State,
+    VersionFleet,
+    VersionTable,
+    app_name,
+    judge_name,
+    read_deployment,
+    said_of,
+)
 from .gateway import GATEWAY, EngineReplica, Gateway
 from .promotion import servable_model
 from .rules import Rules, most_under_way, read_rules
@@ -37,6 +53,8 @@ class ServeFleet:
     def __init__(self, options: ServingConfig, policy: Policy | None) -> None:
         self._options, self._policy = options, policy
         self._starting: dict[str, Starting] = {}
+        self._judges: dict[str, Starting] = {}
+        self._judgements: Mapping[str, Judgement] = {}
         self._found: dict[str, tuple[State, str]] = {}
 
     def start(self, name: str, table: VersionTable) -> None:
@@ -44,6 +62,8 @@ class ServeFleet:
         try:
             model = servable_model(table, self._policy)
             adapters = find_adapters(table.adapters, model)
+            if table.judge is not None:
+                judge_of(table.judge)
         except ValueError as error:
             self._found[name] = ("failed", str(error))
             return
@@ -59,11 +79,13 @@ class ServeFleet:
             health_check_period_s=5.0,
         )
         self._starting[name] = Starting(deployment.bind(str(model), name, options, adapters), app_name(name), None)
+        if table.judge is not None:
+            self._judges[name] = _start_judge(name, table.judge)
 
     def state(self, name: str) -> tuple[State, str]:
         if name not in self._found:
             try:
-                if not self._starting[name].is_over():
+                if not all(one.is_over() for one in (self._starting[name], self._judges.get(name)) if one is not None):
                     return "starting", ""
                 self._found[name] = ("ready", "")  # from then on Serve starts anew what dies
             except RuntimeError as error:
@@ -72,11 +94,29 @@ class ServeFleet:
 
     def stop(self, name: str) -> None:
         self._found.pop(name, None)
-        if self._starting.pop(name, None) is not None:
-            threading.Thread(target=serve.delete, args=(app_name(name),), daemon=True, name=f"serve-delete-{name}").start()
+        found = {app_name(name): self._starting.pop(name, None), judge_name(name): self._judges.pop(name, None)}
+        for app, one in found.items():
+            if one is not None:
+                threading.Thread(target=serve.delete, args=(app,), daemon=True, name=f"serve-delete-{app}").start()
 
     def route(self, routes: Routes) -> None:
-        serve.get_app_handle(GATEWAY).follow.remote(routes).result(timeout_s=CALL_S)
+        self._judgements = serve.get_app_handle(GATEWAY).follow.remote(routes).result(timeout_s=CALL_S)
+
+    def judgements(self) -> Mapping[str, Judgement]:
+        return self._judgements
+
+
+def _start_judge(name: str, table: JudgeTable) -> Starting:
+    deployment = serve.deployment(
+        CanaryJudge,
+        name="judge",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=MOST_UNDER_WAY,
+        max_queued_requests=MOST_UNDER_WAY,
+        graceful_shutdown_timeout_s=5.0,
+        health_check_period_s=5.0,
+    )
+    return Starting(deployment.bind(table), judge_name(name), None)
 
 
 def replicas_of(table: VersionTable, options: ServingConfig) -> dict[str, Any]:
@@ -103,7 +143,7 @@ class DeploymentHandle:
         """read: what the file said, and what it was then; an edit since is followed from the start on."""
         self.url, self._file, self._owns_ray, self._say = url, file, owns_ray, say
         self._deployment, self._seen = read
-        self._deployer = Deployer(fleet, say)
+        self._deployer = Deployer(fleet, say, Rollbacks(rollbacks_file(file)))
         self._over = threading.Event()
         self._error: Exception | None = None
         self._following = threading.Thread(target=self._follow, daemon=True, name="burnish-deployment")
@@ -191,6 +231,8 @@ def start_deployment(file: Path, say: Callable[[str], None]) -> DeploymentHandle
     rules = read_rules(options)
     for table in deployment.served().values():
         find_adapters(table.adapters, servable_model(table, rules.policy))  # what is wrong is said before anything starts
+        if table.judge is not None:
+            judge_of(table.judge)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with free_port(options.host, options.port) as port:
         owns_ray = start_ray(options, LOCAL_CPUS)

@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..guardrails.guard import Guard
@@ -24,8 +24,10 @@ from ..rollout.engine.vllm_openai import Adapter
 from .admission import AGAIN_S, Refused
 from .app import chat_service
 from .audit import Books, record_of
+from .canary.judge import JudgedAnswer
+from .canary.watch import CanaryWatch, Judgement, JudgeOutage
 from .config import ServingConfig
-from .deployment import Routes, app_name, engine_name, names, shadows_for, version_for, versions_of
+from .deployment import Routes, app_name, canaries, engine_name, judge_name, names, shadows_for, version_for, versions_of, without
 from .engine import start_engine
 from .rules import Rules, front_of, load_plugins
 from .shadow import Heard, Shadows
@@ -111,6 +113,10 @@ class Router:
         self.routes = routes
         self._handles = {name: self._handles[name] for name in versions_of(routes)}
 
+    def leave(self, version: str) -> None:
+        """Send nobody to a version from now on but who asks for it."""
+        self.routes = without(self.routes, [version])
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(receive, send)
@@ -179,6 +185,32 @@ class Router:
                 calls[-1].cancel()
 
 
+class CanaryJudges:
+    """The judges of canaries, each an application of its own."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
+        self._timeouts_s: Mapping[str, float] = {}
+
+    async def follow(self, timeouts_s: Mapping[str, float]) -> None:
+        """Ask the judges of these canaries, by their served names, for so long at most."""
+        for name in timeouts_s.keys() - self._handles.keys():
+            self._handles[name] = await asyncio.to_thread(serve.get_app_handle, judge_name(name))
+        self._handles = {name: self._handles[name] for name in timeouts_s}
+        self._timeouts_s = timeouts_s
+
+    async def ask(self, canary: str, exchange: JudgedAnswer) -> float:
+        """The value of an exchange. Raises JudgeOutage where there is none."""
+        try:
+            async with asyncio.timeout(self._timeouts_s[canary]):
+                value, why = await self._handles[canary].score.remote(exchange)
+        except (KeyError, TimeoutError, RayError, RayServeException) as error:
+            raise JudgeOutage(f"it did not answer ({type(error).__name__})") from None
+        if value is None:
+            raise JudgeOutage(str(why))
+        return float(value)
+
+
 @serve.ingress()
 class Gateway:
     """The one that clients talk to."""
@@ -188,10 +220,20 @@ class Gateway:
         self._guard = Guard(rules.policy) if rules.policy is not None else None
         self._front = front_of(rules, options, most=10**6)
         self._router = Router(self._front.books, options.request_timeout_s)
+        self._judges = CanaryJudges()
+        desk = self._front.desk
+        keep = desk.judged if desk is not None and desk.conversations else None
+        self._watch = CanaryWatch(self._judges.ask, self._router.leave, self._front.books.metrics, keep)
+        self._front.observers.append(self._watch.consider)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return chat_service(self._router, lambda: names(self._router.routes), self._front, self._guard)
 
-    async def follow(self, routes: Routes) -> None:
-        """See `Router.follow`."""
-        await self._router.follow(routes)
+    async def follow(self, routes: Routes) -> Mapping[str, Judgement]:
+        """See `Router.follow`; say where canaries stand."""
+        on_trial = canaries(routes)
+        await self._judges.follow({name: canary.judge.timeout_s for name, canary in on_trial.items()})
+        self._watch.follow(on_trial)
+        found = self._watch.judgements()
+        await self._router.follow(without(routes, [name for name, one in found.items() if one.state == "rolled back"]))
+        return found

@@ -63,8 +63,10 @@ def read_feedback(body: bytes) -> GivenFeedback:
             raise ValueError("it is nested too deep")
         return GivenFeedback.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise Refused(400, "invalid", first_error(error)[:500], param=str(first["loc"][0])[:100] if first["loc"] else None) from None
+        details = error.errors(include_url=False)
+        where = next((one for one in details if one["type"] == "extra_forbidden"), details[0])["loc"]
+        said = first_error(error, GivenFeedback)[:500]
+        raise Refused(400, "invalid", said, param=str(where[0])[:100] if where else None) from None
     except (ValueError, RecursionError) as error:
         raise Refused(400, "invalid", f"the feedback is not valid JSON: {str(error)[:200]}") from None
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Counts(Protocol):
+class FeedbackCounts(Protocol):
     """Where it is counted what became of answers and feedback (`audit.Metrics`)."""
 
     def feedback(self, key: str, kind: str) -> None: ...
@@ -42,7 +42,7 @@ class Counts(Protocol):
 class FeedbackDesk:
     """Takes feedback of one service. conversations: whether what was said is kept. Raises ValueError when the store cannot be had."""
 
-    def __init__(self, config: FeedbackConfig, counts: Counts, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: FeedbackConfig, counts: FeedbackCounts, clock: Callable[[], float] = time.time) -> None:
         self.conversations, self._counts, self._clock = config.conversations, counts, clock
         self._store: FeedbackStore = make_store(config, clock)
         self.ids = AnswerIds(kept_secret(self._store.folder / SECRET_FILE), clock)

@@ -5,10 +5,11 @@ Version 1. A reader refuses rows of a version that it does not know.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from ...rpc.payload import utf8
 from ..observed import STRICT, Choice, Question
 
 LONGEST_TEXT: Final = 32_768
@@ -46,16 +47,14 @@ class Opinion(BaseModel):
     correction: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)] | None = None
     verdicts: Annotated[dict[VerdictName, bool], Field(max_length=MOST_VERDICTS)] = {}
 
-    @field_validator("correction")
+    @field_validator("correction", mode="before")
     @classmethod
-    def _is_text(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValueError("is no valid Unicode: it holds half a character") from None
+    def _is_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
             if not value.strip():
                 raise ValueError("is empty")
+            if utf8(value) != value:
+                raise ValueError("is no valid Unicode: it holds half a character")
         return value
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from tests.unit.guard_policy import TOML
 
 from burnish.guardrails.policy import load_policy
 from burnish.rollout.tokenizer import load_tokenizer
+from burnish.serving.canary.watch import Judgement
 from burnish.serving.deployment import Deployer, Routes, State, VersionTable, read_deployment
 from burnish.serving.package import POLICY, RELEASE, VERDICT, read_package, write_package
 from burnish.serving.promotion import promote, servable_model
@@ -220,6 +221,9 @@ class Nobody:
 
     def route(self, routes: Routes) -> None:
         pass
+
+    def judgements(self) -> dict[str, Judgement]:
+        return {}
 
 
 def test_a_deployment_file_is_read_without_reaching_out(watch: Watch, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ RUN_BY = {
     "resume.md": ["test_core_limits.py"],
     "run-tools.md": ["test_docs_run_tools.py"],
     "scale-services.md": ["test_docs_scale_services.py", "test_docs_all_pages.py"],
-    "serving.md": ["test_serving.py", "test_serving_deployment.py"],
+    "serving.md": ["test_serving.py", "test_serving_deployment.py", "test_serving_canary.py"],
     "test-with-remote-services.md": ["test_docs_testing.py"],
     "tune.md": ["test_tune.py", "test_core_tune.py"],
     "weights.md": ["test_core_platforms.py"],

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig
 
+from burnish.serving.canary.watch import Judgement
 from burnish.serving.config import ServingConfig
 from burnish.serving.deployment import (
     LASTING_S,
@@ -170,6 +171,7 @@ class Shop:
 
     def __init__(self) -> None:
         self.states: dict[str, tuple[State, str]] = {}
+        self.judged: dict[str, Judgement] = {}
         self.begun, self.ended, self.routes = list[str](), list[str](), dict[str, Any]()
 
     def start(self, name: str, table: VersionTable) -> None:
@@ -187,6 +189,9 @@ class Shop:
     def route(self, routes: Routes) -> None:
         assert all(self.states[name][0] == "ready" for name in names(routes) if name not in routes)
         self.routes = dict(routes)
+
+    def judgements(self) -> dict[str, Judgement]:
+        return self.judged
 
     def comes_up(self, name: str) -> None:
         self.states[name] = ("ready", "")
@@ -314,7 +319,7 @@ def test_a_fault_that_passes_is_said_once_and_one_that_lasts_ends_it(said: list[
 
 def test_the_files_of_the_page_are_what_it_says() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
-    keys, smallest, deployed, further = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    keys, smallest, deployed, further, *_ = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert parse_keys(keys, "keys.toml")["search-team"].parallel == 4
     (only,) = Deployment.model_validate(tomllib.loads(smallest)).served().values()
     assert only.weight > 0, "it answers"
