@@ -29,8 +29,8 @@ class Record:
 
     id: what its answer carries. key: the name of its key. model: the one that is asked for, once it is known to be one; version: the one
     that answers. refused: why it was not answered (`admission.Reason`). Tokens are those that the model read and wrote, whatever of them
-    went out. asked: the messages or the prompt, kept only where a log is to hold them. read: the request as the model read it. store:
-    whether the client wants its answer kept, None where it says nothing.
+    went out. asked: the messages or the prompt, kept only where a log is to hold them. read: the request as the model read it, and its
+    bytes. store: whether the client wants its answer kept, None where it says nothing.
     """
 
     route: str = ""
@@ -45,6 +45,7 @@ class Record:
     decisions: list[Decision] = field(default_factory=list)
     asked: Any = None
     read: Any = None
+    read_bytes: int = 0
     store: bool | None = None
     started: float = field(default_factory=time.monotonic)
     first_s: float | None = None

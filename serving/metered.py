@@ -30,9 +30,10 @@ class MeteredChatApp:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
-        request = json.loads(await read_body(receive))
+        body = await read_body(receive)
+        request = json.loads(body)
         request.pop("store", None)  # the service's own
-        record.read = request
+        record.read, record.read_bytes = request, len(body)
         asked = request.get("stream_options")
         if request.get("stream") and isinstance(asked, dict | None):  # what else it may be is the model's to refuse
             meter = MeteredStream(record, asked or {}, request.get("n") or 1)

@@ -24,7 +24,7 @@ from .store import SECRET_FILE, FeedbackStore, make_store
 
 MOST_JOBS: Final = 1024
 MOST_BYTES: Final = 32 * 2**20
-"""Of answers on the wire that are not written yet."""
+"""Of requests and answers on the wire that are not written yet."""
 IDLE_S: Final = 60.0
 """After how long without work the thread looks for what has been kept for long enough."""
 AGAIN_S: Final = 1.0
@@ -53,7 +53,7 @@ class FeedbackDesk:
 
     def remember(self, answered: Answered) -> None:
         """Have an answer wait for feedback; returns at once."""
-        record, size = answered.record, len(answered.body)
+        record, size = answered.record, answered.record.read_bytes + len(answered.body)
         row = AnswerRow(time=self._now(), id=record.id, key=record.key, model=record.model, served_by=record.version)
 
         def write() -> None:

@@ -279,6 +279,14 @@ async def test_what_there_is_no_room_for_is_counted_or_asked_to_come_again(tmp_p
     assert first in service.everything() and second in service.everything() and third not in service.everything()
 
 
+async def test_what_waits_to_be_written_is_bounded_in_bytes_requests_included(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.serving.feedback.desk.MOST_BYTES", 2_000)
+    kept, let_go = await service.ask(), await service.ask(user="x" * 2_000)
+    assert (await service.say(kept, rating="up")).json()["conversation"] is True
+    assert (await service.say(let_go, rating="up")).json()["conversation"] is False
+    assert 'burnish_answers_unkept_total{reason="full"} 1.0' in service.books.metrics.page().decode()
+
+
 async def test_an_answer_that_cannot_be_written_costs_nobody_else_anything(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(store: FeedbackStore, row: AnswerRow) -> None:
         raise OSError(28, "No space left on device")
