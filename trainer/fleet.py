@@ -32,6 +32,7 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
+from .runners import last_line
 
 log = logging.getLogger("burnish.trainer.fleet")
 T = TypeVar("T")
@@ -66,6 +67,11 @@ class FleetLimits:
     sync_s: float = 600.0
     restart_s: float = 300.0
     cancel_s: float = 90.0
+
+    @property
+    def close_s(self) -> float:
+        """Seconds that a runner may take to end: for dropping what is under way, and for its engine to close."""
+        return 2 * self.cancel_s
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ class RayFleet:
             except RayActorError:
                 self._await(runner)
             except (RayError, GetTimeoutError) as error:
-                self._kill(runner, f"it did not drop its work: {_last_line(error)}")
+                self._kill(runner, f"it did not drop its work: {last_line(error)}")
                 self._await(runner)
 
     def _hand_out(self) -> None:
@@ -384,10 +390,6 @@ def _waits(runner: _Runner, progress: Progress) -> str:
     return f"{runner.name} owes {len(runner.owed)} groups, calls under way: {calls or 'none'}"
 
 
-def _last_line(error: Exception) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-
-
 def raise_why_runners_died(group: Any, error: Exception, answer_s: float) -> NoReturn:
     """Raise what ended the first env runner that did not start: ValueError when the user can put it right, FleetError otherwise.
 
@@ -398,7 +400,7 @@ def raise_why_runners_died(group: Any, error: Exception, answer_s: float) -> NoR
         try:
             ray.get(runner.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
         except RayActorError as died:
-            last = _last_line(died)
+            last = last_line(died)
             name, _, text = last.partition(": ")
             if name.rpartition(".")[2] == "ValueError":
                 raise ValueError(text) from died
@@ -408,6 +410,6 @@ def raise_why_runners_died(group: Any, error: Exception, answer_s: float) -> NoR
     for index, late in starting.items():
         raise FleetError(
             f"rollout-{index} did not start: after {answer_s:g} s more it is still being started, for the first time or again after its "
-            f"process died ({_last_line(late)}); see the logs of Ray"
+            f"process died ({last_line(late)}); see the logs of Ray"
         ) from late
     raise error

@@ -42,6 +42,7 @@ from .observe import StepGauges
 from .phases.common import PHASE_OWNS, phase_optimizer
 from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
+from .runners import end_runners
 from .schedule.progress import PolicyProgress
 
 _ACTS = frozenset({
@@ -180,6 +181,12 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         return LoopSettings(self.rft_phase, self.worker_setup.rollout, self.success_part, self.parity, sizes)
 
     @property
+    def limits(self) -> FleetLimits:
+        """How long the fleet waits for runners."""
+        assert self.worker_setup is not None
+        return self.fleet_limits or FleetLimits(concurrency=self.worker_setup.rollout.concurrency)
+
+    @property
     def parity(self) -> ParityBound:
         """How far learner and engine may be apart: as the coarser of their dtypes says."""
         assert self.worker_setup is not None
@@ -233,10 +240,8 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
             with _room_kept(config):
                 super().setup(config)
         except IndexError as error:  # RLlib found no healthy runner and says no more than that
-            raise_why_runners_died(self.env_runner_group, error, (self.config.fleet_limits or FleetLimits()).answer_s)
-        setup = self.config.worker_setup
-        limits = self.config.fleet_limits or FleetLimits(concurrency=setup.rollout.concurrency)
-        self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), limits)
+            raise_why_runners_died(self.env_runner_group, error, self.config.limits.answer_s)
+        self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), self.config.limits)
         self.loop = PolicyLoop(self.fleet, self.learner_group, self.config.loop_settings(), self.config.task_stream())
         self._gauges = StepGauges()
         self.loop.sync()
@@ -263,6 +268,14 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     def sync(self) -> list[SyncReceipt]:
         """Send the learner's weights to every engine."""
         return self.loop.sync()
+
+    def cleanup(self) -> None:
+        """End learners and runners. A runner that does not end by itself in time is killed, where RLlib would wait for it without end."""
+        if self.env_runner_group is not None:
+            runners = self.env_runner_group._worker_manager
+            end_runners(runners.actors(), self.config.limits.close_s)
+            runners.clear()  # which kills them
+        super().cleanup()
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """The fleet brings runners back, with weights and tasks; RLlib's own way asks the learner for an RLModule that is not there."""
