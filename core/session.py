@@ -272,6 +272,8 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
             limits.sync_s + _drain_s(recipe),
             limits.restart_s,
             limits.cancel_s + recipe.rollout.step_timeout_s,
+            limits.restarts,
+            limits.restart_window_s,
         ),
         learner_limits=LearnerLimits(limits.learner_s, limits.place_s, limits.follow_s, recipe.placement.trusted_network),
     )

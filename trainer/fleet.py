@@ -12,7 +12,8 @@ What may go wrong with a runner, and what becomes of it:
                      weights, and the answer to new weights says whose it is; it gets the weights, and the tasks that it owed, again
     it is replaced   while new weights go out: what it owed is submitted again, under those
     it stops late    it has not dropped its work within `cancel_s` and `answer_s` when it is told to: it is killed, and then as above
-    it stays away    it is not back within `restart_s`, or was restarted too often: FleetError, which ends the run
+    it stays away    it is not back within `restart_s`, or Ray says that it never will be: FleetError, which ends the run
+    it dies often    more than `restarts` times within `restart_window_s`, at whosever hands: FleetError, too
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
@@ -58,7 +59,7 @@ class FleetLimits:
 
     stall_s: in which no call of an engine, an environment or a reward ends anywhere, until the run stops. answer_s: for a runner's answer
     to one call. sync_s: for one weight update, with the answers that end before it. restart_s: for a runner that died. cancel_s: beside
-    answer_s, for dropping what is under way, its environments closed.
+    answer_s, for dropping what is under way, its environments closed. restarts: of one runner within restart_window_s.
     """
 
     concurrency: int = 64
@@ -67,6 +68,8 @@ class FleetLimits:
     sync_s: float = 600.0
     restart_s: float = 300.0
     cancel_s: float = 90.0
+    restarts: int = 10
+    restart_window_s: float = 3600.0
 
     @property
     def close_s(self) -> float:
@@ -84,7 +87,8 @@ class _Work:
 @dataclass
 class _Runner:
     """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes. life: that it had when it got the weights, None before. why: what it was replaced for last."""
+    it was given what it owes. life: that it had when it got the weights, None before. why: what became of it last. restarted: when it was,
+    of late."""
 
     index: int
     actor: Any
@@ -94,6 +98,7 @@ class _Runner:
     lost_work: bool = False
     life: str | None = None
     why: str = NO_ANSWER
+    restarted: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -283,7 +288,8 @@ class RayFleet:
                 raise error.cause from error
             self._bring_back(runner)
             return
-        except (RayError, GetTimeoutError):  # it died, or its node did with the answer
+        except (RayError, GetTimeoutError) as error:  # it died, or its node did with the answer
+            runner.why = last_line(error)
             self._bring_back(runner)
             return
         lost = {group.task.id: said for group in groups if (said := _why_engine_is_lost(group))}
@@ -328,7 +334,7 @@ class RayFleet:
         """Note the life in which a runner has taken the weights. In another than was known it has lost what it was given."""
         if runner.life is not None and runner.life != receipt.life:
             log.warning("%s was restarted since it was last heard of", runner.name)
-            self.restarts += 1
+            self._count_restart(runner)
             runner.lost_work = True
         runner.life = receipt.life
 
@@ -358,19 +364,34 @@ class RayFleet:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _await(self, runner: _Runner) -> None:
-        """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`."""
-        self.restarts += 1
+        """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`, or never will, or
+        was restarted too often."""
+        self._count_restart(runner)
         runner.lost_work, runner.life = True, None
-        deadline = time.monotonic() + self.limits.restart_s
+        deadline, dead = time.monotonic() + self.limits.restart_s, 0
         while True:
             try:
                 ray.get(runner.actor.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
                 return
             except (RayActorError, GetTimeoutError) as error:
+                dead = dead + 1 if isinstance(error, ActorDiedError) else 0  # one that Ray restarts is unavailable
+                if dead > 1:
+                    raise FleetError(f"{runner.name} died and is not started again ({runner.why}): {last_line(error)}") from error
                 if time.monotonic() > deadline:
                     late = f"{runner.name} died and did not come back within {self.limits.restart_s:g} s"
                     raise FleetError(f"{late} ({runner.why}): {error}") from error
                 time.sleep(1.0)
+
+    def _count_restart(self, runner: _Runner) -> None:
+        """Raises FleetError when it is one too many."""
+        self.restarts += 1
+        now, limits = time.monotonic(), self.limits
+        runner.restarted = [*(at for at in runner.restarted if now - at < limits.restart_window_s), now]
+        if len(runner.restarted) > limits.restarts:
+            raise FleetError(
+                f"{runner.name} had to be started anew {len(runner.restarted)} times within {limits.restart_window_s:g} s, and "
+                f"limits.restarts is {limits.restarts} ({runner.why})"
+            )
 
 
 def _lost(error: object) -> bool:

@@ -80,7 +80,7 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         self.fleet_limits: FleetLimits | None = None
         self.learner_limits = LearnerLimits()
         self.env_runners(env_runner_cls=LLMEnvRunner, num_env_runners=1, create_local_env_runner=False, num_cpus_per_env_runner=1)
-        self.fault_tolerance(restart_failed_env_runners=True, max_num_env_runner_restarts=3)
+        self.fault_tolerance(restart_failed_env_runners=True, max_num_env_runner_restarts=-1)  # the fleet counts
         self.framework("torch")
 
     def rft(

@@ -28,7 +28,7 @@ WHAT = {
 }
 SECONDS = {
     "check_s": 1.0, "stall_s": 2.0, "answer_s": 3.0, "sync_s": 4.0, "restart_s": 5.0, "place_s": 7.0, "learner_s": 6.0,
-    "rehearse_s": 8.0, "cancel_s": 9.0, "follow_s": 10.0, "kill_s": 11.0, "tracker_s": 12.0,
+    "restarts": 13, "restart_window_s": 14.0, "rehearse_s": 8.0, "cancel_s": 9.0, "follow_s": 10.0, "kill_s": 11.0, "tracker_s": 12.0,
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_fleet_and_learner_wait_as_long_as_the_recipe_says(monkeypatch: pytest.M
 
     def build(config: RFTConfig) -> None:  # a runner may take a step's 30 s more to drop its work
         assert config.fleet_limits == FleetLimits(
-            concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0, cancel_s=39.0
+            concurrency=7, stall_s=2.0, answer_s=3.0, sync_s=4.0, restart_s=5.0, cancel_s=39.0, restarts=13, restart_window_s=14.0
         )  # and a step's 30
         assert config.learner_limits == LearnerLimits(call_s=6.0, place_s=7.0, follow_s=10.0, apart=True)
         assert config.worker_setup is not None and config.worker_setup.cancel_s == 9.0
