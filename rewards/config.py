@@ -53,7 +53,7 @@ class RewardConfig(BaseModel):
         if self.verifier_id is not None and not ID_PATTERN.match(self.verifier_id):
             raise ValueError(f"verifier_id = {self.verifier_id!r} must read namespace/name-vN, for example 'my-team/right-v1'")
         if not self.name:  # frozen for everyone else; a default that follows from another field is filled in here
-            object.__setattr__(self, "name", _default_name(self))
+            object.__setattr__(self, "name", default_name(self.use, self.verifier_id, self.verifier))
         if not self.name:
             raise ValueError('needs name = "…", the part of the reward it gives')
         if self.name in ("env", "total"):
@@ -86,10 +86,10 @@ def declared_sizes(rewards: Iterable[RewardConfig], env_weight: float, success: 
     return sizes
 
 
-def _default_name(config: RewardConfig) -> str:
-    """A part is called after the middle of the id of its plug-in or verifier, or else after the service."""
-    if id := config.use or config.verifier_id:
+def default_name(use: str | None, verifier_id: str | None, verifier: str | None) -> str:
+    """A part is called after the middle of the id of its plug-in or verifier, or else after the service; "" where none of them is."""
+    if id := use or verifier_id:
         match = ID_PATTERN.match(id)
         return match["name"].replace(".", "-") if match else ""
-    verifier = config.verifier or ""
+    verifier = verifier or ""
     return verifier.removeprefix("service:") if verifier.startswith("service:") else ""

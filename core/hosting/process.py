@@ -20,6 +20,8 @@ from typing import Any
 from burnish.hosting.services import PROTOCOL, ServiceKind
 
 READY_S = 60.0
+MOST_LINES = 12
+"""Of a log, that an error shows."""
 END_S = 2.0
 STOP_S = 15.0  # longer than a server's own drain
 
@@ -72,6 +74,7 @@ class ServiceProcess:
         """
         assert not self.alive, "the service is already running"
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        before = self.log.stat().st_size if self.log.exists() else 0  # of an earlier start
         read, write = os.pipe()
         try:
             # The kernel ties "parent death" to the thread that forked, so all services are forked by one thread that lives on.
@@ -92,7 +95,7 @@ class ServiceProcess:
                 self._process.wait(END_S)  # one that ended has closed its pipe a moment before
             why = f"said nothing for {self.ready_s:g} s" if self.alive else f"ended with code {self._process.wait(STOP_S)}"
             self.stop(grace_s=0)
-            raise ValueError(f"{self.kind} service {self.target!r} did not start: it {why}; the end of {self.log}:\n{_tail(self.log)}")
+            raise ValueError(f"{self.kind} service {self.target!r} did not start: {_explained(why, self.log, before)}")
         self.address = str(json.loads(line)["address"])
         return self.address
 
@@ -183,5 +186,13 @@ def _read_line(fd: int, timeout_s: float) -> bytes:
     return line
 
 
-def _tail(log: Path, lines: int = 12) -> str:
+def _explained(why: str, log: Path, before: int) -> str:
+    """What it said was wrong, where that is all that it said; else how it ended, and the end of its log. before: bytes that were there."""
+    said = log.read_bytes()[before:].decode(errors="replace").strip()
+    if said.startswith("error: ") and said.count("\n") < MOST_LINES:
+        return said.removeprefix("error: ")
+    return f"it {why}; the end of {log}:\n{_tail(log)}"
+
+
+def _tail(log: Path, lines: int = MOST_LINES) -> str:
     return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from burnish.envs.registry import did_you_mean
+from burnish.rewards.config import default_name
 from burnish.rpc.payload import utf8
 
 
@@ -32,13 +34,28 @@ class Override:
             here[self._index(here, last)] = self.value
 
     def _index(self, items: list[Any], key: str) -> int:
-        names = [item.get("name") or item.get("kind", "") if isinstance(item, dict) else "" for item in items]
-        if key in names:
-            return names.index(key)
-        if key.isdigit() and int(key) < len(items):
-            return int(key)
-        choices = [name or str(i) for i, name in enumerate(names)]
+        found = position(items, key)
+        if found is not None:
+            return found
+        choices = [_called(item) or str(i) for i, item in enumerate(items)]
         raise ValueError(f"--set {self.text}: there is no item {key!r}{did_you_mean(key, choices)}")
+
+
+def position(items: Sequence[Any], key: str) -> int | None:
+    """Where in a list the item is that a key addresses, by its name or its number; None where there is none."""
+    names = [_called(item) for item in items]
+    if key in names:
+        return names.index(key)
+    return int(key) if key.isdigit() and int(key) < len(items) else None
+
+
+def _called(item: Any) -> str:
+    """What an item of a list goes by: its name, the kind of a phase, or what a reward is called after."""
+    if not isinstance(item, Mapping):
+        return ""
+    given = [item.get(key) for key in ("use", "verifier_id", "verifier")]
+    use, verifier_id, verifier = (one if isinstance(one, str) else None for one in given)
+    return str(item.get("name") or item.get("kind") or default_name(use, verifier_id, verifier))
 
 
 SET_FORM = "key=value or table.key=value, for example --set rft.steps=50"

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from burnish.envs.pydantic_words import Location, kinds_of, message_of, model_at
 from burnish.envs.registry import did_you_mean
-from burnish.recipe.overrides import Override, kind_of
+from burnish.recipe.overrides import Override, kind_of, position
 
 MAX_SHOWN = 200
 """Characters of a value that a problem repeats."""
@@ -40,27 +40,36 @@ class RecipeSource:
         """A line `field: what is wrong` with where the field was written before it."""
         where, _, rest = line.partition(": ")
         for override in reversed(self.overrides):
-            path = ".".join(override.path[1:] if override.path[0] == self.platform else override.path)
-            within = path.removeprefix(f"{where}.")  # a table's own check names the key in its sentence
-            made = any(path.startswith(f"{table}.") for table in self._absent(where)) and rest.startswith(("unknown key", "is required"))
-            if (
-                made
-                or f"{where}.".startswith(f"{path}.")
-                or (within != path and re.search(rf"(?<![\w.]){re.escape(within)}(?![\w])", rest))
-            ):
+            path = override.path[1:] if override.path[0] == self.platform else override.path
+            if any(self._is_about(".".join(one), where, rest) for one in (path, self._numbered(path))):
                 return f"--set {override.text}: {line}"
         return f"{self.file}: {self.platform}.{line}" if self._overlaid(where) else f"{self.file}: {line}"
 
+    def _is_about(self, path: str, where: str, rest: str) -> bool:
+        """Whether what is wrong with a field is what was written at the path of an override."""
+        within = path.removeprefix(f"{where}.")  # a table's own check names the key in its sentence
+        made = any(path.startswith(f"{table}.") for table in self._absent(where)) and rest.startswith(("unknown key", "is required"))
+        named = within != path and re.search(rf"(?<![\w.]){re.escape(within)}(?![\w])", rest) is not None
+        return made or named or f"{where}.".startswith(f"{path}.")
+
+    def _numbered(self, path: Sequence[str]) -> list[str]:
+        """An override's path with items of lists by their numbers, as most problems have it; the others have their names."""
+        return [key if found is None else str(found) for key, found, _ in self._walked(path)]
+
     def _absent(self, where: str) -> Iterator[str]:
         """The tables of a field, itself included, that the file does not have."""
-        here: Any = self.data
         keys = where.split(".")
-        for depth, key in enumerate(keys, start=1):
-            if not isinstance(here, Mapping):
-                return
-            here = here.get(key, {})
-            if not here:
+        for depth, (_, _, here) in enumerate(self._walked(keys), start=1):
+            if here is None or here == {}:
                 yield ".".join(keys[:depth])
+
+    def _walked(self, path: Sequence[str]) -> Iterator[tuple[str, int | None, Any]]:
+        """Each key of a path, its number where it addresses an item of a list, and the file's value there, None where there is none."""
+        here: Any = self.data
+        for key in path:
+            found = position(here, key) if isinstance(here, list) else None
+            here = here[found] if isinstance(here, list) and found is not None else here.get(key) if isinstance(here, Mapping) else None
+            yield key, found, here
 
     def _overlaid(self, where: str) -> bool:
         here: Any = self.overlay

@@ -27,9 +27,10 @@ HEAD = """\
 
 `make docs` writes this page out of the code that reads recipes, and `burnish recipe` prints it; `burnish recipe rft` prints one table.
 
-A recipe is one TOML file. What it leaves out has the default given here; – is no value. `--set rft.lr=1e-5` overrides one key for one run.
-What a recipe misspells, and what would have no effect, is refused with the key's name. Paths are relative to the folder that burnish is
-started in. A run keeps the recipe, every default written out, in its `config.json`.
+A recipe is one TOML file. What it leaves out has the default given here; – is no value. `--set rft.lr=1e-5` overrides one key for one run,
+`--set rewards.verdict.weight=2` one of an item of a list, by its name or its number (`rewards.0`). What a recipe misspells, and what would
+have no effect, is refused with the key's name. Paths are relative to the folder that burnish is started in. A run keeps the recipe, every
+default written out, in its `config.json`.
 """
 OVERLAY = "Also below `[cpu]` and `[gpu]`, where it counts on that platform ([gpus.md](gpus.md))."
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

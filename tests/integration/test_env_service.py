@@ -565,10 +565,10 @@ def test_check_recognises_the_service(puppet: str) -> None:
 
 def test_wrong_targets_and_arguments_are_one_clear_line(tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("burnish/Arithmetic-v0", {"size": 3}, "error: environment 'burnish/Arithmetic-v0' has no kwarg 'size'"),
-        ("burnish/Arithmetic-v0", {"max_operand": 0}, "error: burnish/Arithmetic-v0: max_operand must be at least 1"),
+        ("burnish/Arithmetic-v0", {"size": 3}, "did not start: environment 'burnish/Arithmetic-v0' has no kwarg 'size'"),
+        ("burnish/Arithmetic-v0", {"max_operand": 0}, "did not start: burnish/Arithmetic-v0: max_operand must be at least 1"),
         (f"{TARGETS}:test/Pupet-v0", {}, "did you mean 'test/Puppet-v0'"),
-        (PUPPET, {"broken": True}, "error: environment 'test/Puppet-v0' cannot be made: OSError: no bench"),
+        (PUPPET, {"broken": True}, "did not start: environment 'test/Puppet-v0' cannot be made: OSError: no bench"),
         ("arithmetic", {}, "names no environment; give namespace/Name-v0"),
     ]
     for target, kwargs, says in cases:

@@ -399,7 +399,7 @@ def test_user_code_that_never_returns_does_not_keep_the_server(tmp_path: Path) -
 
 def test_a_taken_port_and_a_wrong_target_are_one_clear_line(puppet: str, tmp_path: Path) -> None:
     port = int(puppet.rpartition(":")[2])
-    with pytest.raises(ValueError, match=rf"error: cannot listen on 127\.0\.0\.1:{port}: the port is in use"):
+    with pytest.raises(ValueError, match=rf"did not start: cannot listen on 127\.0\.0\.1:{port}: the port is in use"):
         ServiceProcess("verifier", f"{TARGETS}:puppet", tmp_path / "port.log", port=port).start()
     with pytest.raises(ValueError, match="there is no 'pupet'; did you mean 'puppet'"):
         ServiceProcess("verifier", f"{TARGETS}:pupet", tmp_path / "name.log").start()

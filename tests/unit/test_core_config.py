@@ -408,6 +408,8 @@ def test_overrides_are_toml_values_and_otherwise_strings(recipe: Callable[[str],
 def test_overrides_reach_items_of_a_list_by_name_and_number(recipe: Callable[[str], Path]) -> None:
     config = load_config(recipe(SERVICES), ["rewards.verdict.weight=2.0", "rewards.1.weight=0.5"])
     assert [entry.weight for entry in config.scorers] == [2.0, 0.5]
+    by_its_part = load_config(recipe(SERVICES), ["rewards.inspection-cost.weight=0.7"])  # what the plan calls it
+    assert [entry.weight for entry in by_its_part.scorers] == [1.0, 0.7]
 
 
 @pytest.mark.parametrize(
@@ -420,6 +422,16 @@ def test_overrides_reach_items_of_a_list_by_name_and_number(recipe: Callable[[st
         ("cpt.lr=1e-4", "--set cpt.lr=1e-4: cpt.steps: is required"),
         ("rft.lr=fast", "--set rft.lr=fast: rft.lr: must be a number, not string 'fast'"),
         ("name.first=x", "--set name.first=x: name is a string in r.toml, not a table"),
+        ("rewards.verdict.wieght=1", "--set rewards.verdict.wieght=1: rewards.0.wieght: unknown key; did you mean 'weight'?"),
+        (
+            "rewards.1.foo.bar=1",
+            "--set rewards.1.foo.bar=1: rewards.1.foo: unknown key; known are use, verifier, verifier_id, name, weight, "
+            "clip, normalize, range, gate, cap, args, deadline_s",
+        ),
+        (
+            "rewards.inspection-cst.weight=1",
+            "--set rewards.inspection-cst.weight=1: there is no item 'inspection-cst'; did you mean 'inspection-cost'?",
+        ),
         ("rewards.verdit.weight=1", "--set rewards.verdit.weight=1: there is no item 'verdit'; did you mean 'verdict'?"),
     ],
 )

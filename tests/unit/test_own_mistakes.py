@@ -274,3 +274,16 @@ def test_what_a_client_garbles_is_one_line_in_a_servers_log() -> None:
 
     assert logged(DecodeError("wire")) == "ERROR Unexpected error in Verify"
     assert logged(KeyError("own")) == "ERROR Unexpected error in Verify\nKeyError: 'own'"
+
+
+def test_a_service_that_says_what_is_wrong_is_quoted_and_one_that_does_not_shows_its_log(tmp_path: Path) -> None:
+    from burnish.hosting.process import _explained
+
+    log = tmp_path / "service.log"
+    log.write_text("of an earlier start\n")
+    before = log.stat().st_size
+    with log.open("a") as file:
+        file.write("error: 'answers.py:anser': there is no 'anser'; did you mean 'answer'?\n")
+    assert _explained("ended with code 2", log, before) == "'answers.py:anser': there is no 'anser'; did you mean 'answer'?"
+    log.write_text("Segmentation fault\n")
+    assert _explained("ended with code -11", log, 0) == f"it ended with code -11; the end of {log}:\n  Segmentation fault"
