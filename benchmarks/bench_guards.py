@@ -107,7 +107,7 @@ class Policy:
         self._gradient = [part / len(batch.lengths) for part in (skill, phrase, talk)]
         return self._measured(batch)
 
-    def step(self, scale: float = 1.0) -> dict[str, float]:
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         skill, phrase, talk = self._gradient
         self.skill = self.skill + 4 * self.world.learns * self.lr * scale * skill  # a difficulty is in a quarter of the tasks
         self.phrase += self.lr * scale * phrase

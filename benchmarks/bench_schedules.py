@@ -94,7 +94,7 @@ class WaitingLearner:
     def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
         return Measured(np.full(len(batch.mask), -0.5, np.float32), np.zeros(len(batch.mask), np.float32), {}, {"loss": 0.0})
 
-    def step(self, scale: float = 1.0) -> dict[str, float]:
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         self.version += 1
         return {"seconds": self.learns_s}
 

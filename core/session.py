@@ -128,10 +128,10 @@ class Session:
         measured: Measured = self.learner.score(batch, temperature)
         return measured
 
-    def step(self, scale: float = 1.0) -> dict[str, float]:
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         """Apply the gradients since the last step, at `scale` times the learning rate; see `Learner.step`. The engines keep their weights
         until `sync`."""
-        metrics: dict[str, float] = self.learner.step(scale)
+        metrics: dict[str, float] = self.learner.step(scale, phase_step)
         return metrics
 
     def sync(self) -> list[SyncReceipt]:

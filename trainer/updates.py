@@ -32,7 +32,7 @@ class PolicyLearner(Protocol):
     def version(self) -> int: ...
     def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured: ...
     def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured: ...
-    def step(self, scale: float = 1.0) -> dict[str, float]: ...
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]: ...
     def discard(self) -> None: ...
     def snapshot(self) -> Any: ...
 
@@ -87,9 +87,9 @@ class Updates:
         may_skip: bool,
         sequences: int = 0,
     ) -> Learned:
-        """The optimizer updates of one step. step: its number, which decides the shuffling. judge: raises when engines are too far from the
-        learner, before anything moves. may_skip: whether an update that is not finite is left out; it raises FloatingPointError otherwise.
-        sequences: that the phase has gone over before.
+        """The optimizer updates of one step. step: its number in the phase, which decides the shuffling, and the place of its updates in
+        the schedule of the learning rate. judge: raises when engines are too far from the learner, before anything moves. may_skip: whether
+        an update that is not finite is left out; it raises FloatingPointError otherwise. sequences: that the phase has gone over before.
         """
         phase, version = self.phase, learner.version
         try:
@@ -103,7 +103,7 @@ class Updates:
         passes, stepped, trained = list[tuple[Int64, Measured]](), list[dict[str, float]](), set[int]()
         left, skipped, gone_over = parts(batch, phase, step), 0, 0
         shown = None if self.demonstrations is None else self.demonstrations.begun(sequences)
-        for part, at in left:
+        for number, (part, at) in enumerate(left, start=step * phase.updates):
             found = learner.forward_backward(part, self.objective)
             passes.append((at, found))
             gone_over += len(part.lengths)
@@ -114,7 +114,7 @@ class Updates:
                 if shown is not None:
                     shown.beside(learner, len(part.lengths))
                 check_learner(ours, learner.version)
-                stepped.append(learner.step(share(len(groups), phase)))
+                stepped.append(learner.step(share(len(groups), phase), number))
             except FloatingPointError:
                 learner.discard()
                 if not may_skip:

@@ -24,6 +24,7 @@ from burnish.recipe.plan import make_plan
 from burnish.rollout.config import RolloutConfig
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.learner.config import LearnerConfig
+from burnish.trainer.learner.optimizer import learning_rate
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.objectives.config import ObjectiveConfig, OverlongConfig
 from burnish.trainer.objectives.objective import objective_of
@@ -157,6 +158,21 @@ def test_schedules_count_in_updates() -> None:
     phase = RFTPhaseConfig(steps=10, lr=1e-5, minibatches=2, epochs=2, warmup_steps=3, schedule="cosine")
     optimizer = phase_optimizer(LearnerConfig().optimizer, phase)
     assert (optimizer.total_steps, optimizer.warmup_steps) == (40, 12)
+
+
+def test_the_schedule_goes_on_over_updates_that_were_not_made() -> None:
+    """Of steps 1 to 4, with two updates each, the second has no group to learn from, and the third one; the second update of the first is
+    left out. The last update is where the rate has come down."""
+    phase = RFTPhaseConfig(
+        steps=4, groups_per_step=2, group_size=2, minibatches=2, max_refills=0, lr=1.0, warmup_steps=1, schedule="cosine"
+    )
+    loop = make_loop(lambda n: equal(n) if n in (2, 3, 5) else varied(n), phase, broken=[2])
+    for _ in range(4):
+        loop.step()
+    learner: Any = loop.learner
+    assert learner.places == [0, 1, 4, 6, 7]
+    optimizer = phase_optimizer(LearnerConfig().optimizer, phase)
+    assert learning_rate(optimizer, learner.places[-1]) == pytest.approx(0.5 * (1 + math.cos(math.pi * 5 / 6)))
 
 
 class Recording(ScriptedLearner):

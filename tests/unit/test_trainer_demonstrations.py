@@ -137,9 +137,9 @@ def test_the_gradient_is_the_policys_and_weight_times_that_of_cross_entropy(mode
     both, policy, demos = make(), make(), make()
     found = dict[str, torch.Tensor]()
 
-    def step(scale: float = 1.0) -> dict[str, float]:
+    def step(scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         found.update(gradients(both))
-        return Learner.step(both, scale)
+        return Learner.step(both, scale, phase_step)
 
     monkeypatch.setattr(both, "step", step)
     shown = Demonstrations(Listed(), 0.3, Fraction(1, 2))

@@ -1,6 +1,7 @@
 """The learner against hand-made updates: what it minimises, reports, refuses, hands out and takes back."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -378,6 +379,22 @@ def test_training_goes_on_bitwise_after_a_restore(folder: Path, tmp_path: Path) 
         assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
     for name, tensor in through.weights().items():
         np.testing.assert_array_equal(resumed.weights()[name], tensor)
+
+
+def test_the_place_in_the_schedule_is_the_callers_or_the_next_and_a_state_keeps_it(folder: Path, tmp_path: Path) -> None:
+    """Of eight updates the rate falls over, linear warm-up in two, the third to the sixth are never made."""
+    learner = make_learner(folder)
+    learner.begin_phase(OptimizerConfig(lr=1.0, warmup_steps=2, schedule="cosine", total_steps=8))
+
+    def lr(of: Learner, place: int | None = None) -> float:
+        of.forward_backward(example_batch([example(1, 2, 3, 4)]), CROSS_ENTROPY)
+        return of.step(0.5, place)["lr"]
+
+    assert [lr(learner), lr(learner), lr(learner, 6)] == pytest.approx([0.25, 0.5, 0.25 * (1 + math.cos(math.pi * 4 / 6))])
+    learner.save(tmp_path / "state")
+    resumed = make_learner(folder)
+    resumed.restore(tmp_path / "state")
+    assert lr(resumed) == lr(learner) == pytest.approx(0.25 * (1 + math.cos(math.pi * 5 / 6)))
 
 
 def test_a_state_is_whole_or_absent(folder: Path, tmp_path: Path) -> None:

@@ -218,6 +218,8 @@ def test_learning_rate_warms_up_then_follows_half_a_cosine() -> None:
     rates = [learning_rate(config, step) for step in (0, 1, 2, 4, 6, 100)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1, 0.1])
     assert learning_rate(OptimizerConfig(lr=0.3), 1000) == 0.3
+    late = OptimizerConfig(lr=1.0, warmup_steps=2, schedule="cosine", total_steps=8)
+    assert [learning_rate(late, step, first=2) for step in (0, 1, 2, 3, 4, 6, 8)] == pytest.approx([0, 0, 0.5, 1.0, 1.0, 0.5, 0.0])
 
 
 @pytest.mark.parametrize(

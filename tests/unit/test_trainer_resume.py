@@ -25,6 +25,7 @@ from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.tasks import training_tasks
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.learner import Learner
+from burnish.trainer.learner.optimizer import learning_rate
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.models.importing import new_model
 from burnish.trainer.objectives.config import ObjectiveConfig
@@ -61,11 +62,11 @@ class Refusing(Learner):
         self.last = int(batch.token_ids.sum())
         return super().forward_backward(batch, objective)
 
-    def step(self, scale: float = 1.0) -> dict[str, float]:
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         if self.last in self.refused:
             self.discard()
             raise FloatingPointError("not applied")
-        return super().step(scale)
+        return super().step(scale, phase_step)
 
 
 @dataclass
@@ -123,6 +124,11 @@ def test_a_resumed_loop_equals_one_that_never_stopped_at_every_step(model: Path,
     assert [row["groups_trained"] == 0 for row in whole.rows] == [step in TEACHES_NOTHING for step in range(STEPS)]
     assert [step for step, row in enumerate(whole.rows) if "learner/updates_skipped" in row] == list(IS_NOT_FINITE)
     states = [json.loads((tmp_path / str(at) / "progress.json").read_text()) for at in range(1, STEPS)]
+    every = phase_optimizer(LearnerConfig().optimizer, PHASE)
+    learned = [(step, row["learner/lr"]) for step, row in enumerate(whole.rows) if "learner/lr" in row]
+    assert learned == [(step, pytest.approx(learning_rate(every, step))) for step, _ in learned], (
+        "the rate falls with the steps of the loop"
+    )
     assert {state["idle"] for state in states} == {0, 1, 2} and {state["skipped"] for state in states} == {0, 1}
     for at in range(1, STEPS):
         after = play(model, STEPS - at, tmp_path / str(at), refused=refused)

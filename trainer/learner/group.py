@@ -113,8 +113,8 @@ class LearnerActor:
     def score(self, batch: TokenBatch, temperature: float, reference: bool) -> Measured:
         return self._learner.score(batch, temperature, reference)
 
-    def step(self, scale: float) -> dict[str, float]:
-        return self._learner.step(scale)
+    def step(self, scale: float, phase_step: int | None) -> dict[str, float]:
+        return self._learner.step(scale, phase_step)
 
     def discard(self) -> None:
         self._learner.discard()
@@ -220,9 +220,9 @@ class LearnerGroup:
         found = self._measured("score", batch, temperature, reference)
         return replace(found, terms={"loss": -float(found.logprobs[batch.mask].mean())})
 
-    def step(self, scale: float = 1.0) -> dict[str, float]:
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         """See `Learner.step`."""
-        metrics: dict[str, float] = self._all("step", scale)[0]
+        metrics: dict[str, float] = self._all("step", scale, phase_step)[0]
         self.version += 1
         return metrics
 

@@ -51,7 +51,8 @@ class Learner:
     """Owns the policy's weights. Not thread-safe; sets this process's torch threads and random seed, and takes subnormal floats as zero.
 
     `version` counts updates of any kind since the weights were loaded. A phase (`begin_phase`) has an optimizer and a learning rate
-    schedule of its own. ranks: this process among those that hold the policy; alone, unless given.
+    schedule of its own, in which `phase_step` is the place of the next update. ranks: this process among those that hold the policy;
+    alone, unless given.
     """
 
     def __init__(self, model_path: Path, config: LearnerConfig, seed: int, ranks: Ranks | None = None) -> None:
@@ -115,11 +116,13 @@ class Learner:
         tokens = {} if self.critic is None or reference else {"value": self.critic.values(batch)}
         return Measured(logprobs, scores.entropy.numpy(), tokens, terms, scores.packed_tokens, time.perf_counter() - started)
 
-    def step(self, scale: float = 1.0) -> dict[str, float]:
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
         """Apply the gradients of the passes since the last step. Returns grad_norm (before clipping), lr, and seconds; with a critic
         critic_grad_norm too.
 
         scale: of this step's learning rate. AdamW divides the size of gradients out, so a smaller step is one at a smaller rate.
+        phase_step: the place of this update in the phase's schedule, from 0; left out, the one after the last. A loop gives it, so that the
+        rate falls with its steps, whether all of them made their updates or not. While a critic learns alone, the policy's rate is 0.
         Raises FloatingPointError, before anything is applied, when a loss or the gradient is not finite.
         """
         assert self._losses, "there is nothing to step on: call forward_backward first"
@@ -135,18 +138,20 @@ class Learner:
                     f"update {self.version + 1} was not applied: loss {loss}, gradient norm {size} of the {whose}; "
                     "lower the learning rate, or look at the log-probabilities of this batch"
                 )
-        lr = scale * learning_rate(self.optimizer_config, self.phase_step)
+        at = self.phase_step if phase_step is None else phase_step
+        alone = 0 if self.critic is None else self.critic.config.warmup_updates
+        lr = scale * learning_rate(self.optimizer_config, at, first=alone)
         metrics = {"grad_norm": norm, "lr": lr}
         if self.critic is not None:
             metrics["critic_grad_norm"] = found["critic"][1]
-            self.critic.step(lr / self.optimizer_config.lr)
-        if self.critic is None or self.phase_step >= self.critic.config.warmup_updates:
+            self.critic.step(scale * learning_rate(self.optimizer_config, at) / self.optimizer_config.lr)
+        if at >= alone:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
         self.discard()
         self.version += 1
-        self.phase_step += 1
+        self.phase_step = at + 1
         return {**metrics, "seconds": time.perf_counter() - started}
 
     def discard(self) -> None:

@@ -12,14 +12,19 @@ from .config import OptimizerConfig
 from .ranks import laid_out_as
 
 
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """The rate of update `step` (0 is the phase's first): linear warm-up, then constant or half a cosine, then its floor."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+def learning_rate(config: OptimizerConfig, step: int, first: int = 0) -> float:
+    """The rate of update `step` (0 is the phase's first): linear warm-up, then constant or half a cosine, then its floor. first: the update
+    that the warm-up begins with; before it, the rate is 0."""
+    peak = first + config.warmup_steps
+    if step < first:
+        return 0.0
+    if step < peak:
+        return config.lr * (step - first + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
     assert config.total_steps is not None
-    done = min(1.0, (step - config.warmup_steps) / (config.total_steps - config.warmup_steps))
+    assert config.total_steps > peak, "nothing is left of the phase for its rate to fall in"
+    done = min(1.0, (step - peak) / (config.total_steps - peak))
     return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
