@@ -149,6 +149,20 @@ def test_it_learns_what_episodes_earn_while_the_policy_waits(folder: Path) -> No
     assert any(not np.array_equal(tensor, before[name]) for name, tensor in learner.weights().items())
 
 
+def test_the_policys_own_warm_up_begins_where_the_critic_no_longer_learns_alone(folder: Path) -> None:
+    learner = make_learner(folder)
+    optimizer = OptimizerConfig(lr=1e-2, warmup_steps=2, schedule="cosine", total_steps=6)
+    learner.begin_phase(optimizer, CriticConfig(lr=2e-2, warmup_updates=2))
+    assert learner.critic is not None
+    policys, critics = [], []
+    for _ in range(6):
+        learner.forward_backward(credited(learner), Objective())
+        policys.append(learner.step()["lr"])
+        critics.append(learner.critic.optimizer.param_groups[0]["lr"])
+    assert policys == pytest.approx([0, 0, 5e-3, 1e-2, 1e-2, 5e-3])  # risen over two updates, falling over two
+    assert critics == pytest.approx([1e-2, 2e-2, *(1e-2 * (1 + np.cos(np.pi * done / 4)) for done in range(4))])
+
+
 @pytest.mark.parametrize("config", [None, LearnerConfig(threads=1, lora=LoRAConfig(rank=2, alpha=4))], ids=["whole", "adapters"])
 def test_training_goes_on_bitwise_after_a_restore(folder: Path, tmp_path: Path, config: LearnerConfig | None) -> None:
     through, broken = learner_with_critic(folder, learner=config), learner_with_critic(folder, learner=config)
@@ -185,6 +199,14 @@ def test_what_is_not_finite_steps_neither(folder: Path) -> None:
         ({"objective": {"advantage": "gae"}}, 'needs a critic: write algorithm = "ppo"'),
         ({"critic": {}}, 'critic has no effect with objective.advantage = "grpo"'),
         ({"algorithm": "rloo", "critic": {"lr": 1e-4}}, 'critic has no effect with objective.advantage = "rloo"'),
+        (
+            {"algorithm": "ppo", "steps": 10, "minibatches": 2, "critic": {"warmup_updates": 20}},
+            "critic.warmup_updates = 20 leaves the policy none of the phase's 20 updates; lower it",
+        ),
+        (
+            {"algorithm": "ppo", "steps": 9, "minibatches": 2, "schedule": "cosine", "warmup_steps": 4, "critic": {"warmup_updates": 10}},
+            "critic.warmup_updates = 10 and a warm-up of 8 more leave the policy none of the phase's 18 updates",
+        ),
     ],
 )
 def test_a_critic_that_nobody_asks_is_refused(rft: dict[str, Any], says: str) -> None:

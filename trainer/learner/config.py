@@ -54,7 +54,8 @@ class CriticConfig(BaseModel):
 
     lr: its peak learning rate, which falls as the phase's does; left out, the phase's own. lam: of the returns it learns (1: what was
     earned from a token on; lower mixes in what it expects of the tokens that follow). clip: how far an estimate moves within a step before
-    its gradient ends; 0 for no end. warmup_updates: updates at the beginning of the phase in which it learns alone, and the policy stays.
+    its gradient ends; 0 for no end. warmup_updates: updates at the beginning of the phase in which it learns alone, and the policy stays; a
+    warm-up of the policy's rate follows them.
 
     Example: `[rft.critic]` with `lr = 1e-5` and `warmup_updates = 20`.
     """

@@ -167,6 +167,13 @@ class RFTPhaseConfig(PhaseConfig):
         if self.critic is not None and advantage != "gae" and advantage.isidentifier():  # burnish's own
             raise ValueError(f'critic has no effect with objective.advantage = "{advantage}"; remove the table, or use "gae"')
 
+        if self.critic is not None and self.critic.warmup_updates:
+            alone, every = self.critic.warmup_updates, self.steps * self.updates
+            warm = self.warmup * self.updates if self.schedule == "cosine" else 0
+            if alone + warm >= every:
+                what = f"{alone} and a warm-up of {warm} more leave" if warm else f"{alone} leaves"
+                raise ValueError(f"critic.warmup_updates = {what} the policy none of the phase's {every} updates; lower it")
+
     @property
     def updates(self) -> int:
         """Optimizer updates of one step."""
