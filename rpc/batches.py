@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from .bounds import TooManyParts
 from .errors import CODES, Status
 from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod, RequestT, ResponseT
 from .threads import Threads, cancelled
@@ -34,6 +35,8 @@ CANCEL_GRACE_S = 2.0
 LEAVE_S = 5.0
 """How long a stream that has said it stops waits for its client to leave. A socket that is closed while there is something unread in it is
 reset, and then a client that is slow to read loses what was said last."""
+MOST_ITEMS = 4 * BATCH_ITEMS
+"""Of one message of a stream: all of them are begun before the next message is read, and millions fit into one."""
 SHARE_ITEMS = 32  # after so many results, those go out while the next are worked out: both sides then have something to do
 
 
@@ -104,8 +107,7 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         finally:
             self._unary -= 1
         if isinstance(outcome, Status):
-            status = next(code for code in grpc.StatusCode if code.value[0] == CODES[outcome.code])
-            await context.abort(status, outcome.message)
+            await context.abort(_grpc_code(outcome), outcome.message)
         assert not isinstance(outcome, Status)
         return outcome
 
@@ -199,20 +201,30 @@ class _Stream:
                 task.cancel()
             self._deadlines.close()
             await asyncio.wait(left, timeout=CANCEL_GRACE_S)
-        if not self._reader.cancelled():
-            self._reader.result()  # an error while reading is this stream's error
+        if not self._reader.cancelled() and (refusal := self._reader.result()) is not None:  # an error while reading is this stream's error
+            await context.abort(_grpc_code(refusal), refusal.message)
 
-    async def _read(self, requests: AsyncIterator[Any]) -> None:
-        async for message in requests:
-            received = self._loop.time()
-            self.todo.extend(message.items)
-            try:
+    async def _read(self, requests: AsyncIterator[Any]) -> Status | None:
+        """Why nothing more of this client is read, None where it has nothing more."""
+        try:
+            async for message in requests:
+                if len(message.items) > MOST_ITEMS:
+                    return Status("INVALID_ARGUMENT", f"a message of a stream holds at most {MOST_ITEMS} items, not {len(message.items)}")
+                await self._begin(message)
+        except TooManyParts as error:
+            return Status("INVALID_ARGUMENT", str(error))
+        return None
+
+    async def _begin(self, message: Any) -> None:
+        received = self._loop.time()
+        self.todo.extend(message.items)
+        try:
+            await self._start_all(received)
+        except asyncio.CancelledError:
+            if self._draining:  # what was received is begun
                 await self._start_all(received)
-            except asyncio.CancelledError:
-                if self._draining:  # what was received is begun
-                    await self._start_all(received)
-                raise
-            await self._room.wait()  # what a client does not read makes it wait with what it sends
+            raise
+        await self._room.wait()  # what a client does not read makes it wait with what it sends
 
     async def _start_all(self, received: float) -> None:
         """Have every item of `todo` make its first step. Those that wait afterwards are watched; the others are done."""
@@ -326,6 +338,10 @@ class _Worker:
     def expire(self) -> None:
         self.late = True
         self.task.cancel()
+
+
+def _grpc_code(status: Status) -> grpc.StatusCode:
+    return next(code for code in grpc.StatusCode if code.value[0] == CODES[status.code])
 
 
 def _late(seconds: float) -> Status:

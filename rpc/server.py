@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing from grpc-stubs
 from grpc_reflection.v1alpha import reflection
 
+from .bounds import Bounds
 from .methods import MAX_MESSAGE_BYTES
 from .security import ServerSecurity
 
@@ -95,7 +96,9 @@ class Server:
             ("grpc.keepalive_timeout_ms", 20_000),
         )
         # Without so_reuseport=0 a second server would share the port silently and take half of the calls.
-        self._server = grpc.aio.server(options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[_TokenCheck(token)] if token else [])
+        self._server = grpc.aio.server(
+            options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[*([_TokenCheck(token)] if token else []), Bounds()]
+        )
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call,unused-ignore]
         names = [service.full_name for service in self.services]
@@ -208,7 +211,7 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
 
 
 def _refusing(handler: Any, message: str) -> Any:
-    """A handler of the same shape that ends every call as unauthenticated."""
+    """A handler of the same shape that ends every call as unauthenticated. What it carries is not even taken apart."""
 
     async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
@@ -220,7 +223,7 @@ def _refusing(handler: Any, message: str) -> Any:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     make: Any = kinds[(handler.request_streaming, handler.response_streaming)]
-    return make(refuse, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+    return make(refuse, request_deserializer=None, response_serializer=handler.response_serializer)
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:

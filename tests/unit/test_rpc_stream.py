@@ -11,11 +11,14 @@ import pytest
 
 from burnish.rpc import batches
 from burnish.rpc.address import Target
+from burnish.rpc.bounds import SMALL_BYTES, more_parts
 from burnish.rpc.methods import VERIFY
-from burnish.rpc.security import ClientSecurity
+from burnish.rpc.security import ClientSecurity, ServerSecurity
+from burnish.rpc.server import Server, ServerOptions
 from burnish.rpc.transport.calls import Call, Ended, Link, StreamCounts
 from burnish.rpc.transport.stream import StreamExchange
 from burnish.rpc.transport.unary import UnaryExchange
+from burnish.v1 import common_pb2, verifier_pb2, verifier_pb2_grpc
 
 
 class CoveredUp:
@@ -157,3 +160,114 @@ def test_a_server_that_stops_waits_for_its_client_to_leave(monkeypatch: pytest.M
     written, stays = asyncio.run(run(60.0))
     assert [message.stopping for message in written] == [True] and stays
     assert not asyncio.run(run(0.0))[1]
+
+
+class Refusing(Reads):
+    """A context that can be told how the stream ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: tuple[grpc.StatusCode, str] | None = None
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.ended = (code, details)
+
+
+def test_a_message_of_more_items_than_any_client_packs_together_ends_its_stream() -> None:
+    """A million of them in 2 MB held the loop for seconds, and their refusals took half a gigabyte."""
+
+    async def handle(request: Any) -> Any:
+        raise AssertionError("nothing is asked")
+
+    async def run(items: int) -> Refusing:
+        async def sent() -> AsyncIterator[Any]:
+            yield VERIFY.items.FromString(b"\x0a\x00" * items)
+
+        context = Refusing()
+        await batches.BatchedHandler(VERIFY, handle).stream(sent(), context)  # type: ignore[arg-type]
+        return context
+
+    most = asyncio.run(asyncio.wait_for(run(batches.MOST_ITEMS), 60))
+    assert most.ended is None and sum(len(message.results) for message in most.written) == batches.MOST_ITEMS
+    more = asyncio.run(asyncio.wait_for(run(batches.MOST_ITEMS + 1), 60))
+    assert more.ended is not None and more.ended[0] is grpc.StatusCode.INVALID_ARGUMENT and not more.written
+    assert "at most 2048 items, not 2049" in more.ended[1]
+
+
+def plain(kind: Any, path: str) -> Any:
+    """A call that sends bytes as they are."""
+    return kind(path, None, None)
+
+
+def test_what_comes_without_a_token_is_refused_before_it_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight megabytes of empty messages took 400 MB first. What is sent here cannot be taken apart at all."""
+
+    async def run() -> list[grpc.StatusCode]:
+        server = Server([Unasked()], ServerOptions(security=ServerSecurity(token_env="BURNISH_TEST_TOKEN")))
+        address = await server.start()
+        codes = []
+        async with grpc.aio.insecure_channel(address) as channel:
+            for call in (
+                plain(channel.unary_unary, VERIFY.unary_path)(b"\xff"),
+                plain(channel.stream_stream, VERIFY.path)(iter([b"\xff"])),
+            ):
+                codes.append(await call.code())
+        await server.stop()
+        return codes
+
+    monkeypatch.setenv("BURNISH_TEST_TOKEN", "s3cret")
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == [grpc.StatusCode.UNAUTHENTICATED] * 2
+
+
+def test_what_a_message_holds_is_counted_before_it_is_taken_apart() -> None:
+    """64 MiB of empty messages are three gigabytes."""
+    request = verifier_pb2.VerifyRequest(episode_id="e", env_parts={"a": 1.0, "b": 2.0})
+    for _ in range(10):
+        request.messages.add(role=common_pb2.ROLE_USER, text="x" * 300)
+    raw, kind = request.SerializeToString(), verifier_pb2.VerifyRequest.DESCRIPTOR
+    fields = 1 + 2 * 3 + 10 * 3  # the id, entries with key and value, messages with role and text
+    assert not more_parts(raw, kind, fields) and more_parts(raw, kind, fields - 1)
+    packed = verifier_pb2.VerifyResponse(turns=[1.0] * 9).SerializeToString()
+    assert more_parts(packed, verifier_pb2.VerifyResponse.DESCRIPTOR, 9)
+    for cut in range(len(raw)):
+        more_parts(raw[:cut], kind, fields)  # raises nothing: protobuf says what is wrong
+    assert not more_parts(b"\xff" * 100, kind, 9)
+
+
+def test_a_large_message_of_more_fields_than_any_has_is_refused() -> None:
+    async def run() -> list[str]:
+        server, said = Server([Unasked()]), []
+        address, field = await server.start(), verifier_pb2.VerifyRequest.DESCRIPTOR.fields_by_name["messages"].number
+        async with grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
+            few, many = (bytes([field << 3 | 2, 0]) * count for count in (10, SMALL_BYTES))
+            calls = [plain(channel.unary_unary, VERIFY.unary_path)(raw) for raw in (few, many)]
+            for call in [*calls, plain(channel.stream_stream, VERIFY.path)(iter([b"\x0a\x00" * SMALL_BYTES]))]:
+                said.append(f"{(await call.code()).name}: {await call.details()}")
+        await server.stop()
+        return said
+
+    few, unary, streamed = asyncio.run(asyncio.wait_for(run(), 60))
+    assert few.startswith("UNIMPLEMENTED") and "a message of 4194304 bytes holds more than 200000 fields" in unary
+    assert streamed == "INVALID_ARGUMENT: a message of 4194304 bytes holds more than 200000 fields"
+
+
+class Unasked:
+    """A service that does nothing, and reads what it is sent."""
+
+    full_name, in_flight, able = "burnish.v1.VerifierService", 0, True
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Servicer(), server)  # type: ignore[abstract]
+
+    async def drain(self) -> None: ...
+
+    def close(self) -> bool:
+        return True
+
+
+class Servicer(verifier_pb2_grpc.VerifierServiceServicer):  # the other methods are the stub's, which say UNIMPLEMENTED
+    async def VerifyStream(self, requests: Any, context: Any) -> None:  # type: ignore[override]
+        async def handle(request: Any) -> Any:
+            raise AssertionError("nothing is asked")
+
+        await batches.BatchedHandler(VERIFY, handle).stream(requests, context)

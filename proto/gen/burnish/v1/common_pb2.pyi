@@ -5,9 +5,11 @@ What verifier, tool and environment services share.
 
 Conventions of burnish.v1
 - A stream message is a batch: items that were ready together. One stream carries many episodes; results come in any order, each
-  under the request_id of its item. Every item gets exactly one result, a cancelled one included.
+  under the request_id of its item. Every item gets exactly one result, a cancelled one included. A message of more than 2,048
+  items ends the stream with INVALID_ARGUMENT.
 - Seconds are double, relative to the receipt of the item, so that clocks need not agree.
-- Fields called *_json hold one JSON object (string keys, finite numbers, integers of 64 bits), or nothing for an empty object.
+- Fields called *_json hold one JSON object (string keys, finite numbers, integers of 64 bits), or nothing for an empty object. One
+  holds at most 8 Mi characters and 100,000 values, and a list of messages, parts or tool calls at most 65,536.
 """
 
 from collections import abc as _abc
