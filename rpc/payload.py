@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 MAX_DEPTH = 32
 INT64 = range(-(2**63), 2**63)
+MAX_JSON_CHARS = 8 << 20
+"""Of one field of JSON in a message. Its text is quickly read; what takes time and memory are its values."""
+MAX_JSON_VALUES = 100_000
+"""In one field of JSON: a sender whose whole message is `[],[],…` would hold the receiver's event loop for minutes."""
+
+# A string, which goes to the end of the text where it does not end, so that every character is looked at once; what is empty; what is not.
+_MARKS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]\s*+[\]}]|[\[\]{},]', re.DOTALL)
 
 
 class PayloadError(ValueError):
@@ -37,16 +45,48 @@ def encode_json(value: Mapping[str, Any]) -> str:
 
 
 def decode_json(text: str) -> dict[str, Any]:
-    """The object that `encode_json` wrote, possibly in another language. Raises PayloadError when it is no plain JSON object."""
+    """The object that `encode_json` wrote, possibly in another language. Raises PayloadError when it is no plain JSON object, or is larger
+    than `MAX_JSON_CHARS` and `MAX_JSON_VALUES` allow."""
     if not text:
         return {}
+    value = decode_value(text)
+    if not isinstance(value, dict):
+        raise PayloadError(f"must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def decode_value(text: str) -> Any:
+    """Any plain JSON value of a message. Raises PayloadError as `decode_json` does."""
+    if len(text) > MAX_JSON_CHARS:
+        raise PayloadError(f"has {len(text)} characters of JSON; the limit is {MAX_JSON_CHARS}")
+    if more_values(text, MAX_JSON_VALUES):
+        raise PayloadError(f"holds more than {MAX_JSON_VALUES} JSON values")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PayloadError(f"not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise PayloadError(f"must be a JSON object, not {type(value).__name__}")
-    return plain_json(value)
+    return value if _is_plain(value, 0) else _plain(value, "", 0)
+
+
+def more_values(text: str, most: int, start: int = 0) -> bool:
+    """Whether the JSON value that begins at a place of a text holds more than `most` others; nothing of it is made to find out.
+
+    Example: `more_values("[[], []] [1, 2, 3]", 2)` is False.
+    """
+    if len(text) - start <= most:
+        return False
+    depth = found = 0  # a container has a value more than commas, unless it is empty
+    for mark in _MARKS.finditer(text, start):
+        first, empty = text[mark.start()], mark.end() - mark.start() > 1
+        if first == "," or (first in "[{" and not empty):
+            found += 1
+        if not empty:
+            depth += (first in "[{") - (first in "]}")
+        if found > most and depth > 0:
+            return True
+        if depth <= 0:  # a string, what is empty, or the end of what is not
+            return False
+    return False
 
 
 def utf8(text: str) -> str:
@@ -62,6 +102,23 @@ def deeper_than(value: Any, levels: int) -> bool:
         if not nested:
             return False
         layer = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value that was read from JSON is one that `_plain` takes."""
+    if depth > MAX_DEPTH:
+        return False
+    if isinstance(value, str):
+        return utf8(value) == value
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):  # true and false too
+        return value in INT64
+    if isinstance(value, list):
+        return all(_is_plain(item, depth + 1) for item in value)
+    if isinstance(value, dict):
+        return all(utf8(key) == key and _is_plain(item, depth + 1) for key, item in value.items())
     return True
 
 

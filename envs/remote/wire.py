@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Any, Final, TypeVar
 
 from ...rpc.payload import PayloadError, decode_json, encode_json, utf8
 from ...v1 import common_pb2, environment_pb2
@@ -11,6 +11,9 @@ from ..contract import Observation, StepInfo
 from ..types import Message, Role, Task, TextPart, ToolCall
 
 T = TypeVar("T")
+
+MAX_ENTRIES: Final = 65_536
+"""Messages of an episode or a task, and parts and tool calls of a message: two bytes on the wire make one of them."""
 
 _ROLE_TO_WIRE: dict[Role, common_pb2.Role.ValueType] = {
     "system": common_pb2.ROLE_SYSTEM,
@@ -37,7 +40,9 @@ def messages_to_wire(messages: Iterable[Message]) -> list[common_pb2.Message]:
 
 
 def messages_from_wire(where: str, wire: Sequence[common_pb2.Message]) -> Observation:
-    """Raises PayloadError when a message has no role or its JSON is not an object, naming the place below `where`."""
+    """Raises PayloadError when a message has no role or its JSON is not an object, naming the place below `where`, or when there are too
+    many."""
+    _check_count(where, wire)
     rows = wire[:]  # a list: protobuf's own iteration is slow
     if not rows:
         return ()
@@ -149,15 +154,26 @@ def _message_from_wire(wire: common_pb2.Message) -> Message:
         raise PayloadError(f"role is {wire.role}; set one of ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL")
     return Message(
         role,
-        tuple([TextPart(part.text) for part in wire.parts.parts]) if wire.WhichOneof("content") == "parts" else wire.text,
+        _text_parts(wire.parts.parts) if wire.WhichOneof("content") == "parts" else wire.text,
         _tool_calls(wire.tool_calls),
         wire.tool_call_id if wire.HasField("tool_call_id") else None,
         wire.name if wire.HasField("name") else None,
     )
 
 
+def _text_parts(wire: Sequence[common_pb2.TextPart]) -> tuple[TextPart, ...]:
+    _check_count("parts", wire)
+    return tuple([TextPart(part.text) for part in wire])
+
+
 def _tool_calls(wire: Sequence[common_pb2.ToolCall]) -> tuple[ToolCall, ...]:
     if not len(wire):
         return ()
+    _check_count("tool_calls", wire)
     rows = enumerate(wire)
     return tuple([ToolCall(call.id, call.name, decode_object(f"tool_calls[{i}].arguments_json", call.arguments_json)) for i, call in rows])
+
+
+def _check_count(where: str, wire: Sized) -> None:
+    if len(wire) > MAX_ENTRIES:
+        raise PayloadError(f"{where} holds {len(wire)} entries; the limit is {MAX_ENTRIES}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from burnish.rpc.client import BatchedClient, check_address
 from burnish.rpc.errors import CODES, RpcRemoteError, RpcTimeout, RpcUnavailable, code_name, error_from
 from burnish.rpc.methods import CALL, VERIFY
-from burnish.rpc.payload import PayloadError, decode_json, encode_json, utf8
+from burnish.rpc.payload import MAX_JSON_CHARS, MAX_JSON_VALUES, PayloadError, decode_json, encode_json, more_values, utf8
 from burnish.rpc.server import Server, ServerOptions
 
 pytestmark = pytest.mark.unit
@@ -49,6 +50,30 @@ def test_what_json_cannot_carry_is_named(value: dict[str, Any], says: str) -> No
 def test_foreign_json_is_checked_when_read(text: str) -> None:
     with pytest.raises(PayloadError):
         decode_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[1,2,3]", 3), ('{"a":[1,2,3],"b":2}', 5), ("[[], []] [1, 2, 3]", 2), ("[{ },{},{\n}]", 3), ('["\\",[,{,"]', 1),
+        ("[]" + " " * 9, 0), ('{"a,[":"' + "x,[" * 9, 1), ("[[[[[[", 6), ("5,5,5,5", 0), ('"a","b"', 0), ('"' + '\\"' * 9, 0),
+    ],
+)  # fmt: skip
+def test_values_are_counted_before_any_of_them_is_made(text: str, values: int) -> None:
+    assert not more_values(text, values) and (not values or more_values(text, values - 1))
+
+
+def test_json_of_more_values_than_a_message_carries_is_refused() -> None:
+    """5.7 MiB of empty lists held a server's loop for 11 seconds."""
+    assert len(decode_json('{"a":[' + "[]," * (MAX_JSON_VALUES - 2) + "0]}")["a"]) == MAX_JSON_VALUES - 1
+    tracemalloc.start()
+    with pytest.raises(PayloadError, match="more than 100000 JSON values"):
+        decode_json('{"a":[' + "[]," * 2_000_000 + "0]}")
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+    assert len(decode_json('{"a":"' + "," * (MAX_JSON_CHARS - 8) + '"}')["a"]) == MAX_JSON_CHARS - 8
+    with pytest.raises(PayloadError, match="8388609 characters of JSON; the limit is 8388608"):
+        decode_json('{"a":"' + "," * (MAX_JSON_CHARS - 7) + '"}')
 
 
 def test_lone_surrogates_become_question_marks() -> None:
