@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"^(?P<namespace>[A-Za-z0-9][A-Za-z0-9_.-]*)/(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-v(?P<version>\d+)$")
 
+MAX_SHOWN = 200
+"""Characters of a word from elsewhere that a message shows, and that is compared with what is known."""
 PLUGIN_MODULE = "burnish_plugin_"
 
 FAMILY = "/*"
@@ -121,11 +123,17 @@ class Registry(Generic[T]):
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what is known when it is short, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    """`; did you mean 'x'?`, or the list of what is known when it is short, or nothing. A word longer than `MAX_SHOWN` is like nothing:
+    a peer may send any, and comparing takes memory and time for each of its characters."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if len(word) <= MAX_SHOWN else []
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known are {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+def shortened(word: str) -> str:
+    """A word from elsewhere as a message shows it."""
+    return word if len(word) <= MAX_SHOWN else f"{word[:MAX_SHOWN]}…"
 
 
 def check_id(id: str, kind: str) -> None:

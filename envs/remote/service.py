@@ -9,10 +9,10 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -25,7 +25,7 @@ from ...rpc.user_code import is_asked_for
 from ...v1 import environment_pb2, environment_pb2_grpc
 from ..contract import ENVS
 from ..failures import said_by
-from ..registry import did_you_mean
+from ..registry import did_you_mean, shortened
 from .session import Answer, EpisodeSession
 
 log = logging.getLogger("burnish.envs")
@@ -63,17 +63,41 @@ class ServedEnvironment:
         return environment_pb2.EnvironmentInfo(id=self.id, description=doc, kwargs_json=without_secrets(encode_json(self.kwargs)))
 
 
+SMALL = 64 << 10
+"""Bytes of a request that may always open a session: so many of them are never too many."""
+MAX_ID_CHARS = 1024
+"""Of an id that a client chooses, and this server keeps."""
+
+
+class Sized(Protocol):
+    """A session; size: bytes of the request that opened it."""
+
+    @property
+    def size(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long and how many. idle_s: seconds without a call after which a session is closed. max_sessions: open at a time; a reset
-    beyond that is refused with RESOURCE_EXHAUSTED."""
+    """How long, how many and how large. idle_s: seconds without a call after which a session is closed. max_sessions: open at a time.
+    max_bytes: of the requests that opened them, whose tasks live as long as they; small ones do not count. A reset beyond either is refused
+    with RESOURCE_EXHAUSTED."""
 
     idle_s: float = 600.0
     max_sessions: int = 4096
+    max_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         if not self.idle_s > 0 or self.max_sessions < 1:
             raise ValueError(f"sessions need idle_s above 0 and max_sessions of at least 1, not {self.idle_s:g} and {self.max_sessions}")
+
+    def refusal(self, what: str, sizes: Collection[Sized], size: int) -> Status | None:
+        """Why no session may be opened by a request of so many bytes, None where one may. what: is open. sizes: the sessions that are."""
+        if len(sizes) >= self.max_sessions:
+            return Status("RESOURCE_EXHAUSTED", f"{len(sizes)} {what} are open, as many as this server takes; close some of them")
+        if size > SMALL and size + sum(one.size for one in sizes) > self.max_bytes:
+            held = f"the {what} that are open began with as many bytes as this server keeps"
+            return Status("RESOURCE_EXHAUSTED", f"{held} ({self.max_bytes >> 20} MiB); close some of them")
+        return None
 
 
 class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
@@ -172,11 +196,12 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
     async def _reset(self, request: environment_pb2.ResetRequest) -> environment_pb2.EpisodeResponse:
         if not request.episode_id:
             raise Status("INVALID_ARGUMENT", "episode_id must be set, and unique to this episode")
+        check_id_chars("episode_id", request.episode_id)
         session = self._sessions.get(request.episode_id)
         if session is None:
             session = self._open(request)
             session.began = session.answer = self._start(self._begin(session))
-        elif session.request != request:
+        elif not session.is_begun_by(request):
             raise Status("FAILED_PRECONDITION", f"episode {request.episode_id!r} is open already, from another reset; ids must be unique")
         return await self._outcome(session, session.began)
 
@@ -184,18 +209,19 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         session = self._sessions.get(request.episode_id)
         if session is None:
             why = f"it never began, was closed, or was idle for more than {self._limits.idle_s:g} s"
-            raise Status("NOT_FOUND", f"episode {request.episode_id!r} is not open here: {why}")
+            raise Status("NOT_FOUND", f"episode {shortened(request.episode_id)!r} is not open here: {why}")
         if not session.is_repeated(request):
-            session.steps += 1
-            session.action = action = request.action
+            action = request.action
+            session.take(action)
             session.answer = self._start(self._work(session, lambda: session.play(action)))
         return await self._outcome(session, session.answer)
 
     def _open(self, request: environment_pb2.ResetRequest) -> EpisodeSession:
-        if len(self._sessions) >= self._limits.max_sessions:
+        size = request.ByteSize()
+        if self._limits.refusal("episodes", self._sessions.values(), size):
             self._sweep()
-        if len(self._sessions) >= self._limits.max_sessions:
-            raise Status("RESOURCE_EXHAUSTED", f"{len(self._sessions)} episodes are open, as many as this server takes; close some of them")
+        if refusal := self._limits.refusal("episodes", self._sessions.values(), size):
+            raise refusal
         served = self._find(request.environment)
         session = EpisodeSession(served.id, served.kwargs, served.allowed, request, asyncio.get_running_loop().time())
         self._sessions[request.episode_id] = session
@@ -207,7 +233,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         if not id and len(self._environments) == 1:
             return next(iter(self._environments.values()))
         if id not in self._environments:
-            raise Status("NOT_FOUND", f"environment {id!r} is not served here{did_you_mean(id, list(self._environments))}")
+            raise Status("NOT_FOUND", f"environment {shortened(id)!r} is not served here{did_you_mean(id, list(self._environments))}")
         return self._environments[id]
 
     def _start(self, work: Coroutine[Any, Any, Answer]) -> asyncio.Future[Answer]:
@@ -282,6 +308,12 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         task = asyncio.create_task(self._handler.in_thread(_close_all, [session]))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def check_id_chars(name: str, id: str) -> None:
+    """Raise Status INVALID_ARGUMENT for an id that is too long to be kept."""
+    if len(id) > MAX_ID_CHARS:
+        raise Status("INVALID_ARGUMENT", f"{name} has {len(id)} characters; the limit is {MAX_ID_CHARS}")
 
 
 def _close_all(sessions: Sequence[EpisodeSession]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
@@ -39,11 +40,12 @@ class EpisodeSession:
         allowed: the arguments that clients may set. now: seconds, of the clock that tells idleness.
         """
         self.episode_id = request.episode_id
-        self.request = request
+        self.size = request.ByteSize()
         self.used = now
         self.waiting = 0
         self.steps = 0
-        self.action = ""
+        self._reset, self._seed = _digest_of(request), request.seed
+        self._action = b""
         self.began: asyncio.Future[Answer]
         self.answer: asyncio.Future[Answer]
         self._env_id = env_id
@@ -59,11 +61,20 @@ class EpisodeSession:
         self._env: ConversationEnv | None = None
         self._users = Users(f"episode {self.episode_id!r} was closed")
 
+    def is_begun_by(self, request: environment_pb2.ResetRequest) -> bool:
+        """Whether the reset is the one that this episode began with. Its digest is kept, for a request may be large and an episode long."""
+        return _digest_of(request) == self._reset
+
+    def take(self, action: str) -> None:
+        """The next step is at work from here on."""
+        self.steps += 1
+        self._action = _digest(action.encode())
+
     def is_repeated(self, request: environment_pb2.StepRequest) -> bool:
         """Whether the step is the last one again; otherwise it is the next one. Raises Status FAILED_PRECONDITION when it is neither,
         or no step can be taken any more."""
         if self.steps and request.step_id == self.steps - 1:
-            if request.action != self.action:
+            if _digest(request.action.encode()) != self._action:
                 raise self._refusal(f"step {request.step_id} was taken already, with another action")
             return True
         if request.step_id != self.steps:
@@ -93,8 +104,9 @@ class EpisodeSession:
             self._env = env = _user_code(lambda: make_env(self._env_id, **self._kwargs), ValueError)
         except ValueError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from error
-        seed, task = self.request.seed, self._options.get("task")
-        raw = _user_code(lambda: env.reset(seed=seed, options=self._options))
+        options, self._options, self._kwargs = self._options, {}, {}  # a task may be large, and is the environment's from here on
+        task = options.get("task")
+        raw = _user_code(lambda: env.reset(seed=self._seed, options=options))
         messages, info = _checked(lambda: read_reset(raw, self._env_id, asked=bool(task and task.prompt)))
         info = _checked(lambda: with_declared_parts(env, self._env_id, info))
         return _encoded(
@@ -125,6 +137,15 @@ class EpisodeSession:
 
     def _refusal(self, why: str) -> Status:
         return Status("FAILED_PRECONDITION", f"episode {self.episode_id!r}: {why}")
+
+
+def _digest_of(request: environment_pb2.ResetRequest) -> bytes:
+    """Tells a reset from any other."""
+    return _digest(request.SerializeToString(deterministic=True))
+
+
+def _digest(said: bytes) -> bytes:
+    return hashlib.blake2b(said, digest_size=16).digest()
 
 
 def _step_response(step: StepResult) -> environment_pb2.EpisodeResponse:

@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
+from ...rpc.batches import Limits
 from ...rpc.errors import Status
 from ...rpc.user_code import is_asked_for
 from ...v1 import tool_pb2
 from ..failures import EpisodeFailure, said_by
+from ..registry import shortened
 from ..tool_calls import MAX_CALLS
 from ..tool_sessions import LocalSession
-from .service import SessionLimits
+from .service import SessionLimits, check_id_chars
 from .users import Users
 
 log = logging.getLogger("burnish.envs")
@@ -28,6 +30,9 @@ REMEMBERED_BYTES: Final = 1 << 20
 """Bytes of them, which is more than a policy reads in a turn. The last one is kept, however long it is."""
 KNOWN: Final = 32 * MAX_CALLS
 """Calls of a session whose id is known, so that one is refused, and not run again, whose answer is not kept any more."""
+
+MOST_AT_WORK: Final = 2 * MAX_CALLS
+"""Calls of a session that are at work at once: those of a turn, and as many that nobody waits for any more."""
 
 Answer = tool_pb2.CallResponse | Status
 Guard = Callable[[Callable[[], T]], T]
@@ -42,17 +47,21 @@ class AnsweredCalls:
         self._tasks: dict[str, asyncio.Task[Answer]] = {}
         self._sizes: dict[str, int] = {}  # of the answers that are kept, the oldest first
         self._forgotten: deque[str] = deque(maxlen=KNOWN)
+        self.at_work = 0
 
     def find(self, call_id: str) -> asyncio.Task[Answer] | None:
         """The call of this id, None when there was none. Raises Status FAILED_PRECONDITION when its answer is forgotten."""
         if call_id in self._forgotten:
             kept = f"the last {REMEMBERED} are, up to {REMEMBERED_BYTES >> 20} MiB"
-            raise Status("FAILED_PRECONDITION", f"call {call_id!r} was answered long ago, and its answer is not kept any more: {kept}")
+            raise Status(
+                "FAILED_PRECONDITION", f"call {shortened(call_id)!r} was answered long ago, and its answer is not kept any more: {kept}"
+            )
         return self._tasks.get(call_id)
 
     def add(self, call_id: str, task: asyncio.Task[Answer]) -> None:
         """A call of a new id, at work."""
         self._tasks[call_id] = task
+        self.at_work += 1
         task.add_done_callback(lambda done: self._keep(call_id, done))
 
     def cancel(self) -> None:
@@ -62,6 +71,7 @@ class AnsweredCalls:
 
     def _keep(self, call_id: str, task: asyncio.Task[Answer]) -> None:
         """Keep an answer, and forget the oldest ones where there are too many."""
+        self.at_work -= 1
         answer = None if task.cancelled() else task.result()
         self._sizes[call_id] = answer.ByteSize() if isinstance(answer, tool_pb2.CallResponse) else 0
         while len(self._sizes) > 1 and (len(self._sizes) > REMEMBERED or sum(self._sizes.values()) > REMEMBERED_BYTES):
@@ -73,23 +83,25 @@ class AnsweredCalls:
 class ToolSession:
     """One session. Its calls are tasks of its own, which outlive whoever waits for them; its tools are closed once nothing uses them."""
 
-    def __init__(self, request: tool_pb2.CallRequest, turn: AbstractAsyncContextManager[object], now: float) -> None:
-        self.request = request
+    def __init__(self, session_id: str, size: int, turn: AbstractAsyncContextManager[object], now: float) -> None:
+        """size: bytes of the request that opens it. now: seconds, of the clock that tells idleness."""
+        self.session_id = session_id
+        self.size = size
         self.turn = turn
         self.used = now
         self.waiting = 0
         self.tools: LocalSession | None = None
         self.opened: asyncio.Task[Status | None]
         self.answers = AnsweredCalls()
-        self.users = Users(f"session {request.session_id!r} was closed")
+        self.users = Users(f"session {session_id!r} was closed")
 
     def guard(self, work: Callable[[], T]) -> T:
         """Do work on the tools in this thread, which nobody can stop."""
         return self.users.guard(work, self.close_tools)
 
-    def make(self, make: Callable[[tool_pb2.CallRequest], LocalSession]) -> None:
+    def make(self, make: Callable[[], LocalSession]) -> None:
         """Make the tools. Raises as `make` does."""
-        self.tools = make(self.request)
+        self.tools = make()
 
     def discard(self) -> bool:
         """Let nothing more begin, and cancel what is at work; True when the caller is to call `close_tools`."""
@@ -104,17 +116,26 @@ class ToolSession:
             if tools is not None:
                 tools.close()
         except EpisodeFailure as error:
-            log.warning("session %s: %s", self.request.session_id, error)
+            log.warning("session %s: %s", self.session_id, error)
 
 
 class ToolSessions:
     """All sessions of a server. make: the tools of one session, from the request that opens it; called in a thread. run: calls one of them.
-    ordered: calls of one session follow each other."""
+    calls: how many may be at work in all sessions together, waited for or not, and how long one may take. ordered: calls of one session
+    follow each other."""
 
     def __init__(
-        self, make: Callable[[tool_pb2.CallRequest], LocalSession], run: Run, in_thread: InThread, limits: SessionLimits, ordered: bool
+        self,
+        make: Callable[[tool_pb2.CallRequest], LocalSession],
+        run: Run,
+        in_thread: InThread,
+        limits: SessionLimits,
+        calls: Limits,
+        ordered: bool,
     ) -> None:
         self.limits = limits
+        self.at_work = 0
+        self._calls = calls
         self._make = make
         self._run = run
         self._in_thread = in_thread
@@ -128,6 +149,8 @@ class ToolSessions:
 
     async def handle(self, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
         """Open, call or close. Raises Status."""
+        check_id_chars("session_id", request.session_id)
+        check_id_chars("call_id", request.call_id)
         match request.session_step:
             case tool_pb2.SESSION_STEP_OPEN:
                 session = self._open.get(request.session_id) or self._begin(request)
@@ -152,45 +175,69 @@ class ToolSessions:
         return left
 
     def _begin(self, request: tool_pb2.CallRequest) -> ToolSession:
-        if len(self._open) >= self.limits.max_sessions:
+        size = request.ByteSize()
+        if self.limits.refusal("sessions", self._open.values(), size):
             self._sweep()
-        if len(self._open) >= self.limits.max_sessions:
-            raise Status("RESOURCE_EXHAUSTED", f"{len(self._open)} sessions are open, as many as this server takes; close some of them")
+        if refusal := self.limits.refusal("sessions", self._open.values(), size):
+            raise refusal
         turn = asyncio.Lock() if self._ordered else contextlib.nullcontext()
-        session = ToolSession(request, turn, asyncio.get_running_loop().time())
+        session = ToolSession(request.session_id, size, turn, asyncio.get_running_loop().time())
         self._open[request.session_id] = session
-        session.opened = asyncio.create_task(self._make_tools(session))
+        session.opened = asyncio.create_task(self._make_tools(session, request))
         if self._sweeper is None:
             self._sweep()
         return session
 
-    async def _make_tools(self, session: ToolSession) -> Status | None:
+    async def _make_tools(self, session: ToolSession, request: tool_pb2.CallRequest) -> Status | None:
         refusal: Status | None = None
         try:
-            await self._in_thread(lambda: session.guard(lambda: session.make(self._make)))
+            await self._in_thread(lambda: session.guard(lambda: session.make(lambda: self._make(request))))
         except Status as status:
             refusal = status
         except EpisodeFailure as error:
             refusal = Status("UNKNOWN", error.failure.detail)
-        if refusal is not None and self._open.get(session.request.session_id) is session:
-            del self._open[session.request.session_id]  # nothing has begun: it may be opened again
+        if refusal is not None and self._open.get(session.session_id) is session:
+            del self._open[session.session_id]  # nothing has begun: it may be opened again
         return refusal
 
     async def _call(self, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
         session = self._open.get(request.session_id)
         if session is None:
             why = f"it was never opened, was closed, or was idle for more than {self.limits.idle_s:g} s"
-            raise Status("NOT_FOUND", f"session {request.session_id!r} is not open here: {why}")
+            raise Status("NOT_FOUND", f"session {shortened(request.session_id)!r} is not open here: {why}")
         if not request.call_id:
             raise Status("INVALID_ARGUMENT", "call_id must be set, and unique to this call within its session")
         task = session.answers.find(request.call_id)
         if task is None:
-            task = asyncio.create_task(self._work(session, request))
-            session.answers.add(request.call_id, task)
+            task = self._start(session, request)
         answer = await self._wait(session, task)
         if isinstance(answer, Status):
             raise Status(answer.code, answer.message)
         return answer
+
+    def _start(self, session: ToolSession, request: tool_pb2.CallRequest) -> asyncio.Task[Answer]:
+        """Have a call be worked on, for whoever waits for it, or for nobody once its client gave up."""
+        if session.answers.at_work >= MOST_AT_WORK or self.at_work >= self._calls.max_in_flight:
+            count, where = (self.at_work, "on this server") if session.answers.at_work < MOST_AT_WORK else (MOST_AT_WORK, "in this session")
+            raise Status("RESOURCE_EXHAUSTED", f"{count} calls are at work {where}")
+        task = asyncio.create_task(self._work_in_time(session, request))
+        self.at_work += 1
+        task.add_done_callback(self._ended)
+        session.answers.add(request.call_id, task)
+        return task
+
+    def _ended(self, task: asyncio.Task[Answer]) -> None:
+        self.at_work -= 1
+
+    async def _work_in_time(self, session: ToolSession, request: tool_pb2.CallRequest) -> Answer:
+        deadline = asyncio.timeout(self._calls.max_deadline_s)
+        try:
+            async with deadline:
+                return await self._work(session, request)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return Status("DEADLINE_EXCEEDED", f"no result within {self._calls.max_deadline_s:g} s")
 
     async def _work(self, session: ToolSession, request: tool_pb2.CallRequest) -> Answer:
         try:
@@ -210,7 +257,7 @@ class ToolSessions:
         except BaseException as error:
             if is_asked_for(error):
                 raise
-            log.error("session %s: the server failed", session.request.session_id, exc_info=error)
+            log.error("session %s: the server failed", session.session_id, exc_info=error)
             return Status("INTERNAL", f"{type(error).__name__}: {said_by(error)}")
 
     async def _wait(self, session: ToolSession, task: asyncio.Task[T]) -> T:
@@ -224,7 +271,7 @@ class ToolSessions:
                 session.waiting -= 1
                 session.used = clock.time()
         if task.cancelled():
-            raise Status("CANCELLED", f"session {session.request.session_id!r} was closed")
+            raise Status("CANCELLED", f"session {session.session_id!r} was closed")
         return task.result()
 
     def _later(self, session: ToolSession) -> None:
@@ -237,8 +284,8 @@ class ToolSessions:
         loop = asyncio.get_running_loop()
         old = loop.time() - self.limits.idle_s
         for session in [one for one in self._open.values() if not one.waiting and one.used < old]:
-            log.info("session %s: idle for more than %g s; closed", session.request.session_id, self.limits.idle_s)
-            del self._open[session.request.session_id]
+            log.info("session %s: idle for more than %g s; closed", session.session_id, self.limits.idle_s)
+            del self._open[session.session_id]
             if session.discard():
                 self._later(session)
         if self._sweeper is not None:

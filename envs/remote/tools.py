@@ -21,7 +21,7 @@ from ...rpc.client import BatchedClient, Pin, unary_blocking
 from ...rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavailable, Status
 from ...rpc.methods import CALL, CONTRACT
 from ...rpc.pauses import growing_pause
-from ...rpc.payload import PayloadError, decode_json, encode_json, plain_value, utf8
+from ...rpc.payload import PayloadError, decode_json, decode_value, encode_json, utf8
 from ...rpc.user_code import is_asked_for
 from ...v1 import tool_pb2, tool_pb2_grpc
 from ..failures import EpisodeFailure, Failure, FailureKind, short_traceback
@@ -51,15 +51,17 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
         self._tools = tools
         self._handler = BatchedHandler(CALL, self.answer, limits)
         ordered = isinstance(tools, SessionTools)
-        self._sessions = ToolSessions(self._make, self._answer, self._handler.in_thread, sessions or SessionLimits(), ordered)
+        self._sessions = ToolSessions(
+            self._make, self._answer, self._handler.in_thread, sessions or SessionLimits(), self._handler.limits, ordered
+        )
 
     def add_to(self, server: grpc.aio.Server) -> None:
         tool_pb2_grpc.add_ToolServiceServicer_to_server(self, server)
 
     @property
     def in_flight(self) -> int:
-        """Calls at work or sessions open, whichever are more: what this server has on its hands."""
-        return max(self._handler.in_flight, len(self._sessions))
+        """Calls at work, waited for or not, or sessions open, whichever are more: what this server has on its hands."""
+        return max(self._handler.in_flight, len(self._sessions), self._sessions.at_work)
 
     @property
     def able(self) -> bool:
@@ -251,8 +253,8 @@ class RemoteToolSet:
                 raise ToolRejected(response.rejected)
             case "json":
                 try:
-                    return json.dumps(plain_value(json.loads(response.json), "its result"), ensure_ascii=False)
-                except (ValueError, RecursionError) as error:
+                    return json.dumps(decode_value(response.json), ensure_ascii=False)
+                except PayloadError as error:
                     raise RpcRemoteError(self.address, f"tool {name!r} answers no JSON: {error}", CODES["DATA_LOSS"]) from None
             case _:
                 raise RpcRemoteError(self.address, "the service sent no observation and no rejection", CODES["INTERNAL"])

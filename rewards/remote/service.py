@@ -20,7 +20,7 @@ import grpc
 
 from ...envs.callables import doc_of, is_async, source_of
 from ...envs.failures import short_traceback
-from ...envs.registry import Registry, check_id, did_you_mean
+from ...envs.registry import Registry, check_id, did_you_mean, shortened
 from ...rpc.batches import BatchedHandler, Limits
 from ...rpc.errors import Status
 from ...rpc.methods import CONTRACT, VERIFY
@@ -159,5 +159,5 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         if not id and len(self._verifiers) == 1:
             return next(iter(self._verifiers.values()))
         if id not in self._verifiers:
-            raise Status("NOT_FOUND", f"verifier {id!r} is not served here{did_you_mean(id, list(self._verifiers))}")
+            raise Status("NOT_FOUND", f"verifier {shortened(id)!r} is not served here{did_you_mean(id, list(self._verifiers))}")
         return self._verifiers[id]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import gymnasium
 import pytest
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
-from burnish.envs.remote.tool_sessions import REMEMBERED_BYTES
+from burnish.envs.remote.service import SessionLimits
+from burnish.envs.remote.tool_sessions import MOST_AT_WORK, REMEMBERED_BYTES
 from burnish.envs.remote.tools import ToolService
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.tool_calls import MAX_CALLS
@@ -16,8 +19,9 @@ from burnish.envs.tool_env import ToolEnv
 from burnish.envs.tool_sessions import SessionTools, open_tools
 from burnish.envs.tools import ToolContext, ToolSet, tool
 from burnish.envs.types import Message, Task
+from burnish.rpc.batches import Limits
 from burnish.rpc.errors import Status
-from burnish.v1.tool_pb2 import SESSION_STEP_OPEN, CallRequest
+from burnish.v1.tool_pb2 import SESSION_STEP_CLOSE, SESSION_STEP_OPEN, CallRequest
 
 pytestmark = pytest.mark.unit
 
@@ -175,4 +179,93 @@ async def test_answers_are_kept_up_to_a_mebibyte_and_the_last_one_always() -> No
     with pytest.raises(Status, match="long ago"):
         await button.call("2")
     assert button.pressed == 4
+    button.sessions.close()
+
+
+class Stuck(Button):
+    """A button whose presses do not end by themselves."""
+
+    def __init__(self, **limits: Any) -> None:
+        super().__init__()
+        self.sessions = ToolService(ToolSet([tool(self.press)]), **limits)
+
+    async def press(self, chars: int = 0) -> str:
+        """Press it."""
+        self.pressed += 1
+        await asyncio.Event().wait()
+        return ""
+
+    async def give_up(self, call_id: str) -> None:
+        """Call, and be gone before the answer."""
+        asked = asyncio.create_task(self.call(call_id))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait({asked})
+
+
+async def test_calls_that_nobody_waits_for_are_counted_and_bounded() -> None:
+    """A client that asked and gave up 5,000 times left 5,001 tasks, and the server said that it had nothing to do."""
+    button, before = Stuck(), len(asyncio.all_tasks())
+    await button.open()
+    for i in range(MOST_AT_WORK):
+        await button.give_up(str(i))
+    for again in range(200):
+        with pytest.raises(Status, match=f"{MOST_AT_WORK} calls are at work in this session") as caught:
+            await button.call(f"more-{again}")
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+    await asyncio.sleep(0)
+    assert button.sessions.in_flight == button.pressed == MOST_AT_WORK
+    assert len(asyncio.all_tasks()) - before == MOST_AT_WORK
+    button.sessions.close()
+    while button.sessions.in_flight:
+        await asyncio.sleep(0)
+
+
+async def test_calls_of_all_sessions_together_are_bounded() -> None:
+    button = Stuck(limits=Limits(max_in_flight=3))
+    await button.open()
+    for i in range(3):
+        await button.give_up(str(i))
+    with pytest.raises(Status, match="3 calls are at work on this server"):
+        await button.call("3")
+    button.sessions.close()
+
+
+async def test_a_call_has_a_deadline_even_when_nobody_waits_for_it() -> None:
+    button = Stuck(limits=Limits(max_deadline_s=0.01))
+    await button.open()
+    await button.give_up("0")
+    while button.sessions.in_flight > 1 or button.sessions._sessions.at_work:
+        await asyncio.sleep(0.005)
+    with pytest.raises(Status, match=r"no result within 0\.01 s") as caught:
+        await button.call("0")
+    assert (caught.value.code, button.pressed) == ("DEADLINE_EXCEEDED", 1)
+    button.sessions.close()
+
+
+async def test_what_opens_sessions_is_bounded_in_bytes_and_its_ids_in_characters() -> None:
+    """4,096 sessions of 64 MiB each were kept for ten minutes after anybody used them."""
+    button = Stuck(sessions=SessionLimits(max_bytes=1 << 20))
+
+    async def opened(session_id: str, size: int) -> None:
+        data = json.dumps({"text": "x" * size})
+        await button.sessions.answer(CallRequest(session_id=session_id, session_step=SESSION_STEP_OPEN, task_data_json=data))
+
+    for i in range(5):
+        await opened(f"large-{i}", 200_000)
+    with pytest.raises(Status, match=r"began with as many bytes as this server keeps \(1 MiB\); close some of them") as caught:
+        await opened("larger", 200_000)
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
+    await opened("small", 1000)
+    await button.sessions.answer(CallRequest(session_id="large-0", session_step=SESSION_STEP_CLOSE))
+    await opened("larger", 200_000)
+    for request in (
+        CallRequest(session_id="s" * 1025, session_step=SESSION_STEP_OPEN),
+        CallRequest(session_id="small", call_id="c" * 1025),
+    ):
+        with pytest.raises(Status, match="_id has 1025 characters; the limit is 1024"):
+            await button.sessions.answer(request)
+    with pytest.raises(Status, match=r"s{200}…' is not open here"):
+        await button.sessions.answer(CallRequest(session_id="s" * 1000, call_id="c"))
     button.sessions.close()

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from burnish.envs.contract import StepInfo
+from burnish.envs.registry import did_you_mean
 from burnish.envs.remote.env import RemoteEnv
-from burnish.envs.remote.wire import info_from_wire, info_to_wire, messages_from_wire, messages_to_wire, task_from_wire, task_to_wire
+from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
+from burnish.envs.remote.wire import (
+    MAX_ENTRIES,
+    info_from_wire,
+    info_to_wire,
+    messages_from_wire,
+    messages_to_wire,
+    task_from_wire,
+    task_to_wire,
+)
 from burnish.envs.types import Message, Task, TextPart, ToolCall
+from burnish.rewards.remote.service import Verifier, VerifierService
 from burnish.rpc.client import BatchedClient
+from burnish.rpc.errors import Status
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.payload import PayloadError
-from burnish.v1 import common_pb2, environment_pb2
+from burnish.v1 import common_pb2, environment_pb2, verifier_pb2
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +62,17 @@ def test_text_that_utf8_cannot_carry_is_replaced_wherever_the_policy_can_put_it(
     assert info_from_wire(info_to_wire(info)) == {"labels": {"?": "?"}, "metrics": {"?": 1.0}}
 
 
+def test_more_entries_than_an_episode_has_are_refused_before_any_is_read() -> None:
+    """Two bytes on the wire make one."""
+    with pytest.raises(PayloadError, match=r"task\.prompt holds 65537 entries; the limit is 65536"):
+        task_from_wire(common_pb2.Task(prompt=[common_pb2.Message()] * (MAX_ENTRIES + 1)))
+    calls = common_pb2.Message(role=common_pb2.ROLE_USER, tool_calls=[common_pb2.ToolCall()] * (MAX_ENTRIES + 1))
+    parts = common_pb2.Message(role=common_pb2.ROLE_USER, parts=common_pb2.TextParts(parts=[common_pb2.TextPart()] * (MAX_ENTRIES + 1)))
+    for message, what in ((calls, "tool_calls"), (parts, "parts")):
+        with pytest.raises(PayloadError, match=rf"m\[0\]\.{what} holds 65537 entries"):
+            messages_from_wire("m", [message])
+
+
 def test_what_is_malformed_is_named() -> None:
     with pytest.raises(PayloadError, match=r"prompt\[1\]\.role is 0; set one of"):
         messages_from_wire("prompt", [*messages_to_wire(MESSAGES[:1]), common_pb2.Message(text="hi")])
@@ -71,3 +96,56 @@ def test_a_remote_environment_is_cheap_to_make_and_says_what_is_wrong_with_its_a
     for says, arguments in wrong.items():
         with pytest.raises(ValueError, match=says):
             RemoteEnv(**arguments)
+
+
+# ------------------------------------------------------------------------------------------------------------------ what a service keeps
+
+
+def reset(episode_id: str, text: str = "", environment: str = "") -> environment_pb2.EpisodeRequest:
+    task = common_pb2.Task(id="t", data_json=json.dumps({"text": text}))
+    return environment_pb2.EpisodeRequest(reset=environment_pb2.ResetRequest(episode_id=episode_id, environment=environment, task=task))
+
+
+async def test_sessions_are_bounded_in_bytes_and_know_their_reset_by_its_digest() -> None:
+    """4,096 episodes whose resets had 64 MiB each were kept, for ten minutes after anybody used them."""
+    service = EnvironmentService([ServedEnvironment("burnish/Arithmetic-v0")], SessionLimits(max_bytes=1 << 20), inline=True)
+    for i in range(5):
+        await service._handle(reset(f"e-{i}", "x" * 200_000))
+    with pytest.raises(Status, match=r"the episodes that are open began with as many bytes as this server keeps \(1 MiB\)"):
+        await service._handle(reset("e-5", "x" * 200_000))
+    await service._handle(reset("small"))
+    await service._handle(environment_pb2.EpisodeRequest(close=environment_pb2.CloseRequest(episode_id="e-0")))
+    await service._handle(reset("e-5", "x" * 200_000))
+    assert (await service._handle(reset("e-5", "x" * 200_000))).HasField("reset"), "the same again"
+    with pytest.raises(Status, match="is open already, from another reset"):
+        await service._handle(reset("e-5", "x" * 199_999 + "y"))
+    step = environment_pb2.StepRequest(episode_id="small", step_id=0, action="7")
+    first = await service._handle(environment_pb2.EpisodeRequest(step=step))
+    assert await service._handle(environment_pb2.EpisodeRequest(step=step)) == first
+    step.action = "8"
+    with pytest.raises(Status, match="taken already, with another action"):
+        await service._handle(environment_pb2.EpisodeRequest(step=step))
+    assert not any(isinstance(value, environment_pb2.ResetRequest) for one in service._sessions.values() for value in vars(one).values())
+    service.close()
+
+
+async def test_an_id_of_any_length_costs_no_more_than_what_is_said_of_it() -> None:
+    """Comparing one of a million characters with what is served held the loop, and the answer was as long as the question."""
+    long = "ab" * 500_000
+    environments = EnvironmentService([ServedEnvironment("burnish/Arithmetic-v0")], inline=True)
+    verifiers = VerifierService([Verifier("t/x-v1", float)])  # type: ignore[arg-type]
+    step = environment_pb2.EpisodeRequest(step=environment_pb2.StepRequest(episode_id=long))
+    for asked in (environments._handle(reset("e", environment=long)), environments._handle(step), environments._handle(reset(long)),
+                  verifiers.answer(verifier_pb2.VerifyRequest(verifier=long))):  # fmt: skip
+        tracemalloc.start()
+        with pytest.raises(Status) as caught:
+            await asked
+        assert len(str(caught.value)) < 500 and tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+    environments.close()
+    verifiers.close()
+
+
+def test_a_word_that_is_close_is_looked_for_up_to_a_length() -> None:
+    assert did_you_mean("a" * 199, ["a" * 200]) == f"; did you mean {'a' * 200!r}?"
+    assert did_you_mean("a" * 201, ["a" * 200] * 13) == ""
