@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,16 @@ class DatabaseLimits:
 
 
 USUAL = DatabaseLimits()
+_PATTERN = re.compile(r"[\[*?]")
+
+
+def named(files: Iterable[Path | str]) -> list[str]:
+    """Files as `read_parquet` is to be given them: it takes `[`, `*` and `?` in a name for a pattern of names, and a folder may be called
+    anything.
+
+    Example: `named(["[m-n]/a.parquet"]) == ["[[]m-n]/a.parquet"]`.
+    """
+    return [_PATTERN.sub(r"[\g<0>]", str(file)) for file in files]
 
 
 class Database:

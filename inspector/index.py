@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.own_files import own_file, read_whole
-from .database import Database
+from .database import Database, named
 from .postings import PART, WordsPart, pack
 
 FOLDER = ".index"
@@ -186,7 +186,7 @@ def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -
         "JOIN (SELECT unnest(?) AS filename, unnest(?) AS first) USING (filename))"
     )
     names, firsts = [str(file) for file in files], [number * ROOM + first for first in files.values()]
-    rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [names, names, firsts])
+    rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [named(files), names, firsts])
     pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
     kinds = {name: sorted(set(rows.column(name).drop_null().to_pylist())) for name in ("failure", "truncation")}
     each = min(PART, max(1, episodes * WORDS_AT_ONCE // max(1, said_bytes(files))))
@@ -196,7 +196,7 @@ def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -
         said = f"SELECT first + file_row_number AS id, {SAID} AS said FROM {placed} WHERE first + file_row_number BETWEEN ? AND ?"
         pairs = f"SELECT id, unnest(list_distinct(regexp_extract_all(said, {WORDS}))) AS word FROM ({said})"
         held = f"SELECT left(word, {LONGEST_WORD}) AS word, list(id ORDER BY id) AS ids FROM ({pairs}) GROUP BY 1 ORDER BY 1"
-        words = db.table(held, [names, names, firsts, first, first + parts[-1] - 1])
+        words = db.table(held, [named(files), names, firsts, first, first + parts[-1] - 1])
         _write_words(words, WordsPart(str(partial / f"words-{len(parts) - 1}.parquet"), first, parts[-1]))
     record = {"version": VERSION, "files": stamps, "episodes": episodes, **kinds, "words": parts}
     (partial / "segment.json").write_text(json.dumps(record))

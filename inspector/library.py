@@ -12,13 +12,13 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..rollout.store.episodes import text
+from ..rollout.store.episodes import MEASURED, text
 from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment, Split
 from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens
 from ..rollout.store.records import Mode
-from .database import Database
+from .database import Database, named
 from .hits import is_short
 from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, said_bytes
 from .postings import mark
@@ -42,6 +42,10 @@ MOST_WORDS = 16
 """Words that can be searched for at once."""
 DEEPEST = 10_000
 """How far down a list can be turned."""
+MOST_TOKENS = 20_000
+"""Of an episode that is shown: a file of some kilobytes may hold millions, and each of them would be a piece of a page."""
+PER_TOKEN = ("token_ids", "mask", "version", "sampler_logprobs", *MEASURED)
+"""Columns with a value for each token."""
 READ_AT_ONCE = 32 << 20
 """Bytes of conversations that are read for one list, about, where only a line of each is shown."""
 
@@ -112,18 +116,20 @@ class Library:
         found["failure"] = {kind for segment in covered.segments for kind in segment.failures}
         found["truncation"] = {kind for segment in covered.segments for kind in segment.truncations}
         for name in ("failure", "truncation") if rest else ():
-            rows = self._db.ask(f"SELECT DISTINCT {name} AS value FROM {_STORE} WHERE {name} IS NOT NULL", [rest])
+            rows = self._db.ask(f"SELECT DISTINCT {name} AS value FROM {_STORE} WHERE {name} IS NOT NULL", [named(rest)])
             found[name] |= {row["value"] for row in rows}
         return {name: sorted(values) for name, values in found.items()}
 
     def one(self, phase: str, step: int, split: str, mode: str, episode: str) -> dict[str, Any] | None:
-        """The whole of an episode, or None: every column, `messages` and `turn_parts` read."""
+        """The whole of an episode, or None: every column, `messages` and `turn_parts` read, of its tokens the first `MOST_TOKENS`.
+        `stored_tokens` is how many there are."""
         file = self._file(phase, step, split, mode)
-        found = self._db.ask(f"SELECT * FROM {_STORE} WHERE episode = ? LIMIT 1", [[str(file)], text(episode)]) if file else []
+        found = self._db.ask(_ONE, [named([file]), text(episode)]) if file else []
         if not found:
             return None
         row = found[0]
         check_row(row)
+        _cut_tokens(row)
         check_tokens(row)
         return {**row, "messages": _read(row, "messages", list, dict), "turn_parts": _read(row, "turn_parts", dict, list)}
 
@@ -131,7 +137,7 @@ class Library:
         """The episodes of one task at one moment, in the order of their samples."""
         file = self._file(phase, step, split, mode)
         question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample"
-        return _checked(self._db.ask(question, [[str(file)], text(task)])) if file else []
+        return _checked(self._db.ask(question, [named([file]), text(task)])) if file else []
 
     def conversations(self, rows: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]] | None]:
         """The messages of some rows of a list, None for those in files beyond the first `READ_AT_ONCE`."""
@@ -143,7 +149,7 @@ class Library:
         before = accumulate((said_bytes([file]) for file in files), initial=0)
         chosen = [str(file) for file, size in zip(files, before, strict=False) if size < READ_AT_ONCE]
         question = f"SELECT phase, step, split, mode, episode, messages FROM {_STORE} WHERE episode IN (SELECT unnest(?))"
-        found = self._db.ask(question, [chosen, [row["episode"] for row in rows]]) if chosen else []
+        found = self._db.ask(question, [named(chosen), [row["episode"] for row in rows]]) if chosen else []
         by_place = {tuple(row[name] for name in PLACE): row for row in found}
         read = [by_place.get(tuple(row[name] for name in PLACE)) for row in rows]
         return [_read(row, "messages", list, dict) if row else None for row in read]
@@ -169,7 +175,7 @@ class Library:
         file = self._file(moment.phase, moment.step, moment.split, moment.mode)
         told = f"FILTER (abs(reward) <= {LARGEST_REWARD})"
         question = f"SELECT task, avg(reward) {told} AS mean, count(reward) {told} AS n"
-        rows = self._db.ask(f"{question} FROM {_STORE} GROUP BY task", [[str(file)]]) if file else []
+        rows = self._db.ask(f"{question} FROM {_STORE} GROUP BY task", [named([file])]) if file else []
         return [(row["task"], row["mean"], row["n"]) for row in rows]
 
     def _file(self, phase: str, step: int, split: str, mode: str) -> Path | None:
@@ -209,7 +215,9 @@ class Library:
         held = np.ones(sum(part.episodes for part in parts), np.bool_)
         for word in words:
             fits = _FITS_ALONE if is_short(word) else _FITS
-            found = self._db.table(f"SELECT first, start, size FROM read_parquet(?) WHERE {fits}", [[part.words for part in parts], word])
+            found = self._db.table(
+                f"SELECT first, start, size FROM read_parquet(?) WHERE {fits}", [named(part.words for part in parts), word]
+            )
             first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
             order = np.argsort(first, kind="stable")
             edges = np.searchsorted(first, [[part.first, part.first + 1] for part in parts], sorter=order)
@@ -263,7 +271,27 @@ def _read(row: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
     return value
 
 
+def _cut_tokens(row: dict[str, Any]) -> None:
+    """Leave of an episode's trajectories what of them was read. Raises ValueError naming the column that has not as many tokens as they."""
+    counts, lengths, room = row.pop("counts"), row["lengths"], MOST_TOKENS
+    for name, count in zip(PER_TOKEN, counts, strict=True):
+        if count is not None and count != row["stored_tokens"]:
+            raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not as long as lengths says")
+    if row["stored_tokens"] <= MOST_TOKENS or not all(type(length) is int and length > 0 for length in lengths):
+        return
+    row["lengths"] = []
+    for length in lengths:
+        if room > 0:
+            row["lengths"].append(min(length, room))
+            room -= length
+
+
 _STORE = "read_parquet(?, union_by_name=true)"
+_ONE = (
+    f"SELECT * REPLACE ({', '.join(f'list_slice({name}, 1, {MOST_TOKENS}) AS {name}' for name in ('lengths', *PER_TOKEN))}), "
+    f"coalesce(list_sum(lengths), 0)::BIGINT AS stored_tokens, [{', '.join(f'len({name})' for name in PER_TOKEN)}] AS counts "
+    f"FROM {_STORE} WHERE episode = ? LIMIT 1"
+)
 _HIT = f"get_bit(?::BLOB::BIT, ((?::BIGINT[])[(id >> {ROOM.bit_length() - 1}) - ? + 1] + (id & {ROOM - 1}))::INTEGER) = 1"
 _FITS, _FITS_ALONE = "contains(word, ?)", "word = ?"
 # Only what may hold a word is freed of its form.
@@ -306,14 +334,14 @@ class _Part:
         return f" WHERE {' AND '.join(self.asked)}" if self.asked else ""
 
     def selected(self, columns: str) -> tuple[str, list[Any]]:
-        return f"SELECT {columns} FROM {self.table}{self.where}", [self.files, *self.values]
+        return f"SELECT {columns} FROM {self.table}{self.where}", [named(self.files), *self.values]
 
     def top(self, order: str, most: int) -> tuple[str, list[Any]]:
         """The first in an order. Of the index, only those are read whole."""
         if self.table == _STORE:
-            return f"SELECT {SUMMARY} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?", [self.files, *self.values, most]
+            return f"SELECT {SUMMARY} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?", [named(self.files), *self.values, most]
         first = f"SELECT id FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-        return f"SELECT * EXCLUDE (id) FROM {self.table} WHERE id IN ({first})", [self.files, self.files, *self.values, most]
+        return f"SELECT * EXCLUDE (id) FROM {self.table} WHERE id IN ({first})", [*[named(self.files)] * 2, *self.values, most]
 
 
 def _where(wanted: Wanted) -> tuple[list[str], list[Any]]:

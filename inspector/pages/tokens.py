@@ -26,6 +26,8 @@ COLUMNS: Mapping[Colour, str] = {
     "version": "version",
 }
 """What each colour shows, in the store's words."""
+LONGEST = 200
+"""Characters of a token that are shown: a tokenizer's file may hold any."""
 NUMBERS = ("sampler_logprobs", "logprobs", "advantages", "ratio", "entropy")
 
 
@@ -65,7 +67,7 @@ def shown_tokens(row: Mapping[str, Any], colour: Colour, tokenizer: Tokenizer | 
     out, start = list[list[Token]](), 0
     for length in row["lengths"] or ():
         ids = row["token_ids"][start : start + length]
-        texts = _texts(ids, tokenizer)
+        texts = _texts(ids, tokenizer) if tokenizer is not None else [f"{one} " for one in ids]
         out.append([
             Token(
                 printable(text).replace("\n", "↵"), "\n" in text, sampled[at],
@@ -77,21 +79,35 @@ def shown_tokens(row: Mapping[str, Any], colour: Colour, tokenizer: Tokenizer | 
     return out
 
 
-def _texts(ids: list[int], tokenizer: Tokenizer | None) -> list[str]:
-    """The text that each token adds; where bytes of one character lie in several tokens, the last of them has it."""
-    if tokenizer is None:
-        return [f"{one} " for one in ids]
-    texts, held = [], list[int]()
+def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+    """The text that each token adds; where bytes of one character lie in several tokens, the last of them has it. Raises ValueError when
+    the tokenizer fails."""
+    try:
+        return _decoded(ids, tokenizer)
+    except BaseException as error:
+        if not refused_by_tokenizers(error):
+            raise
+        raise ValueError(f"the tokens cannot be read with the tokenizer of the run: {error!s:.200}") from None
+
+
+def _decoded(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+    texts, held, known = [], list[int](), dict[int, str]()
     for one in ids:
         held.append(one)
-        said = tokenizer.decode(held, skip_special_tokens=False)
-        if said.endswith("\ufffd") and len(held) < 4:
+        said = known[one] if len(held) == 1 and one in known else tokenizer.decode(held, skip_special_tokens=False)
+        if len(held) == 1:
+            known[one] = said = said[: LONGEST + 1]
+        if said.endswith("\ufffd") and len(held) < 4 and len(said) <= LONGEST:
             texts.append("")
             continue
         alone = tokenizer.id_to_token(one) or ""
-        texts.append(said if said or len(held) > 1 else alone)
+        texts.append(_short(said if said or len(held) > 1 else alone))
         held = []
     return [" " + text if _begins_word(tokenizer, one) and not text.startswith(" ") else text for one, text in zip(ids, texts, strict=True)]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _begins_word(tokenizer: Tokenizer, one: int) -> bool:

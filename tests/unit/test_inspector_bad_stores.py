@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
+from tokenizers import Regex, Tokenizer, decoders, models
 
+from burnish.inspector.database import Database
+from burnish.inspector.index import build_segment
+from burnish.inspector.library import MOST_TOKENS, Library, Wanted
 from burnish.inspector.pages.app import pages
 from burnish.rollout.store.episodes import SCHEMA
+from burnish.rollout.store.moments import Moment
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(300)]
 
@@ -60,6 +66,14 @@ def tokenizer_that_panics(run: Path) -> None:
     (run / "checkpoints" / "rft-1" / "model" / "tokenizer.json").write_text(json.dumps(whole))
 
 
+def tokenizer_that_panics_at_a_token(run: Path) -> None:
+    with_row()(run)
+    tokenizer = Tokenizer(models.WordLevel({"b": 0, "a" * 40 + "!": 1, "c": 2}, unk_token="b"))
+    tokenizer.decoder = decoders.Replace(Regex("(a+)+$"), "x")  # its engine gives up, after a while
+    (run / "checkpoints" / "rft-1" / "model").mkdir(parents=True)
+    tokenizer.save(str(run / "checkpoints" / "rft-1" / "model" / "tokenizer.json"))
+
+
 def junk_index(run: Path) -> None:
     with_row()(run)
     (run / "episodes" / ".index" / "000001").mkdir(parents=True)
@@ -88,6 +102,7 @@ def shown(make: Callable[[Path], Any], home: Path) -> Iterator[TestClient]:
         step_as_text,
         junk_tokenizer,
         tokenizer_that_panics,
+        tokenizer_that_panics_at_a_token,
         with_row(messages="[" * 5000 + "]" * 5000), with_row(messages="5"), with_row(messages="[5]"), with_row(messages='{"a"'),
         with_row(reward=None),
         with_row(messages=None), with_row(messages='[{"role": ["x"]}]'), with_row(messages='[{"role": "user"}]'),
@@ -110,3 +125,49 @@ def test_what_is_odd_but_whole_is_shown(make: Callable[[Path], Any], tmp_path: P
     with shown(make, tmp_path) as client:
         for page in PAGES:
             assert client.get(f"/rollouts/r{page.replace('EPISODE', EPISODE)}").status_code == 200, page
+
+
+def test_of_an_episode_of_millions_of_tokens_the_first_are_shown(tmp_path: Path) -> None:
+    """14 kB of Parquet hold two million: they took 270 MB, and no page came of them."""
+    n = 500_000
+    tokens = {"token_ids": [1] * n, "mask": [False] + [True] * (n - 1), "version": [0] * n, "sampler_logprobs": [-0.1] * n}
+    make = with_row(lengths=[MOST_TOKENS - 5, 3, n - MOST_TOKENS + 2], **tokens)
+    with shown(make, tmp_path) as client:
+        tracemalloc.start()
+        found = client.get(f"/rollouts/r/episode?{EPISODE}&json=1").json()
+        page = client.get(f"/rollouts/r/episode?{EPISODE}").text
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+        tracemalloc.stop()
+    assert found["lengths"] == [MOST_TOKENS - 5, 3, 2] and found["stored_tokens"] == n
+    assert [len(found[name]) for name in tokens] == [MOST_TOKENS] * 4
+    assert page.count('<span class="t') == MOST_TOKENS and f"The first {MOST_TOKENS} of {n} tokens are shown" in page
+
+
+def test_the_text_of_a_token_is_cut(tmp_path: Path) -> None:
+    def make(run: Path) -> None:
+        with_row(token_ids=[1, 1])(run)
+        (run / "checkpoints" / "rft-1" / "model").mkdir(parents=True)
+        tokenizer = Tokenizer(models.WordLevel({"b": 0, "a" * 1_000_000: 1}, unk_token="b"))
+        tokenizer.save(str(run / "checkpoints" / "rft-1" / "model" / "tokenizer.json"))
+
+    with shown(make, tmp_path) as client:
+        page = client.get(f"/rollouts/r/episode?{EPISODE}").text
+    assert page.count("a" * 200 + "…") == 4 and len(page) < 100_000, "twice as its text, twice in its title"
+
+
+def test_a_run_called_as_a_pattern_shows_its_own_episodes(tmp_path: Path) -> None:
+    """DuckDB takes a file's name for a pattern of names: `[m-n]ine` listed what `mine` holds."""
+    for name in ("mine", "[m-n]ine", "m*", "b[", "??ne"):
+        (tmp_path / name / "episodes").mkdir(parents=True)
+        with_row(episode=name, task=name, messages=json.dumps([{"role": "user", "content": f"hi {name}"}]))(tmp_path / name)
+    for name in ("mine", "[m-n]ine", "m*", "b[", "??ne"):
+        library = Library(tmp_path / name / "episodes")
+        for covered in (False, True):
+            assert [row["episode"] for row in library.listed(Wanted())] == [name]
+            assert [row["episode"] for row in library.listed(Wanted(text="hi"))] == [name]
+            assert build_segment(tmp_path / name / "episodes", Database()) is not covered
+        whole = library.one("rft", 1, "train", "sampled", name)
+        assert whole is not None and whole["messages"][0]["content"] == f"hi {name}"
+        assert [row["episode"] for row in library.group("rft", 1, "train", "sampled", name)] == [name]
+        assert library.task_rewards(Moment("rft", 1, "train", "sampled")) == [(name, 1.0, 1)]
+        assert library.conversations(library.listed(Wanted()))[0] == whole["messages"]
