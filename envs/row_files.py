@@ -66,7 +66,8 @@ def files_at(place: str) -> list[str]:
     """The files of a place: itself, or those of a folder in order of their names, in the folders below it too.
 
     Files whose names begin with "." or "_", and a folder's README and licence, are no rows. A folder that `datasets` saved has the files
-    that its `state.json` names. Raises ValueError for a folder without files, or one of several splits, of which one must be named.
+    that its `state.json` names. Raises ValueError for a folder without files, for one of several splits, of which one must be named, and
+    where a file is a link that leads out of the folder: whoever filled it chose what that is, and it would be read and trained on.
     """
     folder = Path(place)
     if is_url(place) or not folder.is_dir():
@@ -79,6 +80,8 @@ def files_at(place: str) -> list[str]:
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() and _holds_rows(path.relative_to(folder))]
     if not found:
         raise ValueError(f"{place}: the folder holds no file of rows")
+    for path in found:
+        _check_own(folder, path)
     return [str(path) for path in found]
 
 
@@ -110,7 +113,18 @@ def _saved(folder: Path) -> list[str]:
     outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if outside or not names:
         raise ValueError(f"{folder / 'state.json'}: must name files of its own folder, not {outside!r:.80}")
+    for name in names:
+        _check_own(folder, folder / name)
     return [str(folder / name) for name in names]
+
+
+def _check_own(folder: Path, file: Path) -> None:
+    """Raise ValueError for a link out of a folder. One into the `blobs` of the hub's cache is none: there lie the files of snapshots."""
+    home = folder.resolve()
+    snapshot = next((up for up in (home, *home.parents) if up.parent.name == "snapshots"), None)
+    within = (home,) if snapshot is None else (home, snapshot.parent.parent / "blobs")
+    if not any(file.resolve().is_relative_to(one) for one in within):
+        raise ValueError(f"{file} is a link that leads out of the folder; copy the file there, or name it by itself")
 
 
 @contextmanager

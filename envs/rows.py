@@ -17,18 +17,20 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from ..rpc.payload import PayloadError, plain_json
+from ..rpc.payload import PayloadError, more_values, plain_json
 from .row_columns import column_rows
 from .row_files import MAX_RATIO, PACKED_SUFFIXES, UnreadableFile, files_at, most_bytes, opened, suffix_of, unpacked_name
 
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 PROSE_SUFFIXES: Final = (".txt", ".text", ".md")
 MAX_LINE_BYTES: Final = 64 << 20
+MAX_VALUES: Final = 500_000
+"""JSON values of a row: two bytes make one, and as Python holds it that takes a hundred."""
 MAX_PROBLEMS: Final = 20
 ENDS: Final = "; nothing of the file is read from here on"
 """Said of a row behind which nothing tells where the next one begins."""
@@ -130,13 +132,17 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 def json_object(text: str | bytes) -> dict[str, Any]:
     """The JSON object in one line, whatever strings and numbers it holds. Raises ValueError."""
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_no_constant)
+        text = text.decode() if isinstance(text, bytes) else text
+        _check_values(text)
+        value = json.loads(text, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise ValueError(_undecodable(error)) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1} of the line") from None
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
+    except TooManyValues:
+        raise
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     return _an_object(value)
@@ -213,7 +219,8 @@ def _laid_out(file: str, lines: Lines) -> Iterator[Row | BadRow]:
         try:
             value = text.value()
         except ValueError as error:
-            yield BadRow(f"{file}:{number}", number, f"not JSON: {error}{ENDS}")
+            what = error if isinstance(error, TooManyValues) else f"not JSON: {error}"
+            yield BadRow(f"{file}:{number}", number, f"{what}{ENDS}")
             return
         yield _checked(file, number, value)
         if not text.take(",") and listed and text.ahead() not in ("", "]"):
@@ -255,6 +262,7 @@ class _Text:
     def value(self) -> Any:
         """The JSON value that comes next. Raises ValueError when there is none."""
         while True:
+            _check_values(self._text, self._at)
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except RecursionError:
@@ -306,12 +314,20 @@ def _cells(file: str, lines: Lines) -> Iterator[Row | BadRow]:
         if cells and len(cells) != len(header):
             yield BadRow(f"{file}:{number}", number, f"has {len(cells)} cells, but the header names {len(header)} columns")
         elif cells:
-            yield _checked(file, number, {name: _cell(text) for name, text in zip(header, cells, strict=True) if text})
+            yield _of_cells(file, number, {name: text for name, text in zip(header, cells, strict=True) if text})
+
+
+def _of_cells(file: str, number: int, cells: dict[str, str]) -> Row | BadRow:
+    try:
+        return _checked(file, number, {name: _cell(text) for name, text in cells.items()})
+    except TooManyValues as error:
+        return BadRow(f"{file}:{number}", number, str(error))
 
 
 def _cell(text: str) -> Any:
     if text[:1] not in ("[", "{"):
         return text
+    _check_values(text)
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -327,16 +343,20 @@ def _columns(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator[Ro
 
 
 def _paragraphs(file: str, lines: Lines) -> Iterator[Row | BadRow]:
-    kept: list[str] = []
+    kept = StringIO()  # a list of lines, which may be of one letter, would take twenty times as much
     first = 0
     for number, line in chain(lines, [(0, b"")]):
         text = _decoded(file, number, line).rstrip("\r\n")
         if text.strip():
-            first = first if kept else number
-            kept.append(text)
-        elif kept:
-            yield _checked(file, first, {"text": "\n".join(kept)})
-            kept = []
+            first = first if kept.tell() else number
+            kept.write(f"\n{text}" if kept.tell() else text)
+            if kept.tell() > MAX_LINE_BYTES:
+                raise UnreadableFile(
+                    f"{file}:{first}: the paragraph is longer than {MAX_LINE_BYTES >> 20} Mi characters; put empty lines between documents"
+                )
+        elif kept.tell():
+            yield _checked(file, first, {"text": kept.getvalue()})
+            kept = StringIO()
 
 
 def _checked(file: str, number: int, value: Any) -> Row | BadRow:
@@ -368,13 +388,23 @@ def _decoded(file: str, number: int, line: bytes) -> str:
         raise UnreadableFile(f"{file}:{number}: {_undecodable(error)}") from None
 
 
+class TooManyValues(ValueError):
+    """A row that nobody would write."""
+
+
+def _check_values(text: str, start: int = 0) -> None:
+    if more_values(text, MAX_VALUES, start):
+        raise TooManyValues(f"holds more than {MAX_VALUES} JSON values; write them as several rows")
+
+
 def _undecodable(error: UnicodeDecodeError) -> str:
     return f"not UTF-8 text: byte {error.start + 1} of the line cannot be read; save the file as UTF-8"
 
 
 def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        text = line.decode()
+        return not more_values(text, MAX_VALUES) and isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
 

@@ -74,6 +74,32 @@ def save_as_datasets_does(folder: Path, rows: list[dict[str, Any]]) -> None:
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names], "_split": None}))
 
 
+def test_a_link_out_of_a_folder_is_refused_and_one_within_or_into_its_cache_is_read(tmp_path: Path) -> None:
+    """Whoever filled the folder chose where it leads: what is there would have been read, and trained on."""
+    (tmp_path / "secret.txt").write_text("the key")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("a text")
+    (tmp_path / "data" / "b.txt").symlink_to("a.txt")
+    assert len(files_at(str(tmp_path / "data"))) == 2
+    for target in (tmp_path / "secret.txt", Path("../secret.txt")):
+        (tmp_path / "data" / "notes.txt").symlink_to(target)
+        with pytest.raises(ValueError, match=r"notes\.txt is a link that leads out of the folder"):
+            files_at(str(tmp_path / "data"))
+        (tmp_path / "data" / "notes.txt").unlink()
+    saved, cache = tmp_path / "saved", tmp_path / "datasets--a--b"
+    saved.mkdir()
+    (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
+    (saved / "a.arrow").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ValueError, match=r"a\.arrow is a link that leads out of the folder"):
+        files_at(str(saved))
+    (cache / "snapshots" / "1f" / "data").mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "9a").write_bytes(LINES)
+    (cache / "snapshots" / "1f" / "data" / "train.jsonl").symlink_to("../../../blobs/9a")
+    for folder in (cache / "snapshots" / "1f", cache / "snapshots" / "1f" / "data"):
+        assert values(folder) == ROWS
+
+
 def test_what_datasets_saved_is_read_and_its_splits_are_named(tmp_path: Path) -> None:
     save_as_datasets_does(tmp_path / "all" / "train", ROWS)
     save_as_datasets_does(tmp_path / "all" / "test", ROWS[:2])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ import pyarrow.parquet
 import pytest
 
 from burnish.cli.models import TextSource
-from burnish.envs.rows import ENDS, MAX_LINE_BYTES, BadRow, Problems, Row, parse_object, read_rows, suffix_problem
+from burnish.envs import rows
+from burnish.envs.rows import ENDS, MAX_LINE_BYTES, MAX_VALUES, BadRow, Problems, Row, parse_object, read_rows, suffix_problem
 from burnish.envs.types import message_from_dict
 from burnish.trainer.data.forms import Document
 from burnish.trainer.data.sources import sources_of
@@ -239,3 +244,45 @@ def test_problems_are_said_up_to_twenty_and_counted() -> None:
 def test_a_bad_row_is_a_value_of_its_own() -> None:
     assert parse_object('{"a": [1, null]}') == {"a": [1, None]}
     assert BadRow("a:1", 1, "x") != Row("a:1", 1, {})
+
+
+@contextmanager
+def at_most(mebibytes: int) -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < mebibytes << 20
+
+
+def test_a_paragraph_ends_where_a_line_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 KB of .txt.xz hold a paragraph of 36 MB in lines of two letters, which took 867 MB."""
+    file = tmp_path / "a.txt.xz"
+    file.write_bytes(lzma.compress(b"ab\n" * 1_000_000, preset=1))
+    with at_most(40):
+        (row,) = read_rows(file, prose=True)
+    assert isinstance(row, Row) and len(row.value["text"]) == 2_999_999
+    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 1 << 20)
+    with pytest.raises(ValueError, match=r"a\.txt\.xz:1: the paragraph is longer than 1 Mi characters; put empty lines between documents"):
+        list(read_rows(file, prose=True))
+    assert read(tmp_path, "b.txt", "\n" * 9 + "a\n\n" * 600_000, prose=True)[-1] == (1_200_008, {"text": "a"}), "many short ones are read"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"a":1}\n{"a":[' + "{}," * MAX_VALUES + "0]}\n"),
+        ("a.json", '[{"a":1},\n{"a":[' + "{}," * MAX_VALUES + "0]}]"),
+        ("a.json", '[{"a":1}, {"a":[' + "{}," * MAX_VALUES + "0]}]"),
+        ("a.csv", 'a\n1\n"[' + "{}," * MAX_VALUES + '0]"\n'),
+    ],
+)
+def test_a_row_of_more_values_than_anybody_writes_is_refused_before_any_is_made(tmp_path: Path, name: str, content: str) -> None:
+    """5.7 MB of `{},` took 297 MB, and a line may have 64 MiB."""
+    with at_most(16):
+        (_, first), (_, problem) = read(tmp_path, name, content)
+    assert first["a"] in (1, "1") and problem.startswith("holds more than 500000 JSON values; write them as several rows")
+
+
+def test_a_list_of_many_rows_in_one_line_is_read(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "a.json", "[" + '{"a": 1},' * MAX_VALUES + "{}]")) == MAX_VALUES + 1
