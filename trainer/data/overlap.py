@@ -28,6 +28,8 @@ from .audit import Checked
 
 SHINGLE: Final = 3
 HASHES: Final = 128
+RUNS_AT_ONCE: Final = 4096
+"""Whose hashes are held together, 1 KiB for each."""
 NGRAM: Final = 13
 
 _WORD = re.compile(r"\w+")
@@ -125,10 +127,12 @@ def minhash(words: Sequence[str]) -> NDArray[np.uint64]:
     """The least of each hash function over the runs of words, uint64 `[HASHES]`: two rows agree in one with a probability that is their
     Jaccard similarity."""
     runs = np.frombuffer(b"".join(_runs(words, SHINGLE)) or bytes(8), "<u8")
-    mixed = runs[None, :] ^ _SEEDS[:, None]
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, as in blend.py
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    least: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))).min(axis=1)
+    least = np.full(HASHES, np.iinfo(np.uint64).max, np.uint64)
+    for start in range(0, len(runs), RUNS_AT_ONCE):
+        mixed = runs[None, start : start + RUNS_AT_ONCE] ^ _SEEDS[:, None]
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, as in blend.py
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        np.minimum(least, (mixed ^ (mixed >> np.uint64(31))).min(axis=1), out=least)
     return least
 
 

