@@ -32,9 +32,18 @@ from ..trainer.models.bedrock import export_bedrock
 from ..trainer.models.checkpoints import JOURNAL
 from ..trainer.models.finding import MODELS, verified_model
 from ..trainer.models.folder import check_links, manifest_of
-from ..trainer.models.manifest import Digest, FileName, Manifest, Training, file_sha256, json_sha256, read_manifest, verify_digests
+from ..trainer.models.manifest import (
+    RELEASE,
+    Digest,
+    FileName,
+    Manifest,
+    Training,
+    file_sha256,
+    json_sha256,
+    read_manifest,
+    verify_digests,
+)
 
-RELEASE: Final = "release"
 VERDICT: Final = "verdict.json"
 POLICY: Final = "policy.toml"
 EVALUATIONS: Final = "evaluations.jsonl"

@@ -16,10 +16,12 @@ from burnish.trainer.data.sources import read_documents
 from burnish.trainer.evaluation import suites
 from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models, verified_model
 from burnish.trainer.models.importing import import_model, new_model
-from burnish.trainer.models.manifest import STAGES, Ancestor, Manifest, own_manifest, read_manifest
+from burnish.trainer.models.manifest import STAGES, Manifest, own_manifest, read_manifest
 
 SHOWN_TENSORS = 10
 """Of two models, the tensors that differ most."""
+DEEPEST = 40
+"""Ancestors below each other that are indented; what is further back stands below the last of them."""
 
 
 PLAIN_TEXT = Path(suites.__file__).with_name("plain_english.txt")
@@ -158,18 +160,20 @@ def show_lines(model: str, models_dir: Path) -> list[str]:
 
 
 def lineage_lines(model: str, models_dir: Path) -> list[str]:
-    """A model, and below it what it was made from, each indented below what was made of it."""
+    """A model, and below it what it was made from, each indented below what was made of it. What a model was made from is said where the
+    model is first named: of two that are merged again and again there are more ways back than lines that anybody could read."""
     manifest = read_manifest(find_model(model, models_dir, need_weights=False))
     known = {ancestor.digest: ancestor for ancestor in manifest.lineage}
-    lines: list[str] = []
-
-    def add(one: Ancestor, depth: int, above: frozenset[str]) -> None:
-        lines.append(f"{'  ' * depth}{one.name}  {one.stage}  {DIGEST}{one.digest[:12]}  {one.source}")
-        for parent in one.parents:
-            if parent not in above:  # a manifest from elsewhere may claim that it descends from itself
-                add(known[parent], depth + 1, above | {parent})
-
-    add(manifest.as_ancestor, 0, frozenset({manifest.digest}))
+    lines, said = list[str](), set[str]()
+    left = [(manifest.as_ancestor, 0)]
+    while left:
+        one, depth = left.pop()
+        again = one.digest in said  # also where a manifest from elsewhere claims that it descends from itself
+        said.add(one.digest)
+        more = "  (see above)" if again and one.parents else ""
+        lines.append(f"{'  ' * min(depth, DEEPEST)}{one.name}  {one.stage}  {DIGEST}{one.digest[:12]}  {one.source}{more}")
+        if not again:
+            left += [(known[parent], depth + 1) for parent in reversed(one.parents)]
     return [printable(line).replace("\n", "\\n") for line in lines]
 
 

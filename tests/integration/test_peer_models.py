@@ -18,11 +18,11 @@ from burnish.guardrails.policy import load_policy
 from burnish.rollout.tokenizer import load_tokenizer
 from burnish.serving.canary.watch import Judgement
 from burnish.serving.deployment import Deployer, Routes, State, VersionTable, read_deployment
-from burnish.serving.package import POLICY, RELEASE, VERDICT, read_package, write_package
+from burnish.serving.package import POLICY, VERDICT, read_package, write_package
 from burnish.serving.promotion import promote, servable_model
 from burnish.trainer.models.folder import check_model_folder
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
-from burnish.trainer.models.manifest import file_sha256, read_manifest
+from burnish.trainer.models.manifest import RELEASE, file_sha256, read_manifest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.cli.models import lineage_lines
 from burnish.trainer.models.card import model_card
 from burnish.trainer.models.finding import find_model, verified_model
 from burnish.trainer.models.folder import Origin, write_model_folder
@@ -84,6 +86,9 @@ def test_the_digest_is_what_sha256sum_says_of_the_files(tiny: Path) -> None:
         ),
         (lambda f: (f / "generation_config.json").unlink(), "lacks generation_config.json"),
         (lambda f: (f / "vocab.txt").write_text("x"), "holds vocab.txt, which its burnish.json does not record"),
+        (lambda f: (f / "my notes.md").write_text("x"), "holds 'my notes.md', which its burnish.json does not record"),
+        (lambda f: (f / "onnx").mkdir(), "holds onnx, which its burnish.json does not record"),
+        (lambda f: (f / "release").write_text("x"), "holds release, which its burnish.json does not record"),
     ],
 )
 def test_a_folder_that_is_not_what_its_manifest_says_is_no_model(damage: Any, message: str, copy: Path, tmp_path: Path) -> None:
@@ -93,6 +98,27 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_no_model(damage: Any, me
     with pytest.raises(ValueError, match=message):
         import_model(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model (1).safetensors", "model~.safetensors", "-model.safetensors", "é.safetensors"])
+def test_a_second_copy_of_the_weights_is_refused_whatever_it_is_called(name: str, copy: Path) -> None:
+    """vLLM reads `*.safetensors` in the order of their names, so the last of them decides; only names of letters were looked at."""
+    shutil.copyfile(copy / "model.safetensors", copy / name)
+    with pytest.raises(ValueError, match=r"does not record"):
+        verify_digests(copy)
+    (copy / "burnish.json").unlink()
+    with pytest.raises(ValueError, match="as a second copy of a file of weights is called; remove it"):
+        find_model(copy)
+
+
+def test_a_chat_template_in_a_folder_below_is_refused(copy: Path) -> None:
+    """transformers takes one called `default` in place of the model's own."""
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "default.jinja").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds additional_chat_templates, which its burnish\.json does not record"):
+        verify_digests(copy)
+    with pytest.raises(ValueError, match="holds additional_chat_templates, which would be read in place of its checked files"):
+        find_model(copy)
 
 
 def test_the_card_and_hidden_files_are_not_part_of_the_model(copy: Path) -> None:
@@ -131,6 +157,27 @@ def test_a_lineage_is_told_once_and_oldest_first(tiny: Path, tmp_path: Path) -> 
     lines = burnish("models", "lineage", tmp_path / "both").splitlines()
     assert [line.split()[0] for line in lines] == ["both", "two", "one", "tiny", "other", "tiny"]
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 6, 2, 4]
+
+
+def test_a_lineage_of_merges_of_merges_is_as_long_as_it_has_models(copy: Path) -> None:
+    """17 pairs, each merged from both of the pair before, made 262,143 lines; a chain indents no further than anybody looks."""
+
+    def digest(name: str) -> str:
+        return sha256(name.encode()).hexdigest()
+
+    def ancestor(name: str, *parents: str) -> dict[str, Any]:
+        return {"digest": digest(name), "name": name, "stage": "sft", "source": "", "parents": [digest(one) for one in parents]}
+
+    pairs = [ancestor(f"{i}{side}", *([f"{i - 1}a", f"{i - 1}b"] if i else [])) for i in range(17) for side in "ab"]
+    chain = [ancestor(f"c{i}", *([f"c{i - 1}"] if i else [])) for i in range(3000)]
+    data = json.loads((copy / "burnish.json").read_text())
+    for lineage, parents in ((pairs, ["16a", "16b"]), (chain, ["c2999"])):
+        said = {**data, "lineage": lineage, "parents": [digest(one) for one in parents]}
+        (copy / "burnish.json").write_text(json.dumps(said))
+        lines = lineage_lines(str(copy), copy)
+        assert {line.split()[0] for line in lines} == {"tiny", *(one["name"] for one in lineage)}
+        assert len(lines) == 1 + len(parents) + sum(len(one["parents"]) for one in lineage)
+        assert max(len(line) for line in lines) < 200
 
 
 def test_a_lineage_without_a_parent_it_names_is_refused(copy: Path) -> None:

@@ -20,7 +20,6 @@ from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Re
 from burnish.serving.deployment import VersionTable, read_deployment
 from burnish.serving.package import (
     EVALUATIONS,
-    RELEASE,
     RETENTION,
     VERDICT,
     GateLimits,
@@ -35,7 +34,7 @@ from burnish.trainer.evaluation.guarded import Prompt, measure
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.folder import Origin, write_manifest
 from burnish.trainer.models.importing import ModelSize, new_model
-from burnish.trainer.models.manifest import Training, read_manifest
+from burnish.trainer.models.manifest import RELEASE, Training, read_manifest
 
 pytestmark = pytest.mark.unit
 
@@ -121,6 +120,8 @@ def forge(folder: Path) -> None:
     [
         (spoil("model.safetensors"), "is not the file that its burnish.json records"),
         (spoil("tokenizer_config.json"), "is not the file that its burnish.json records"),
+        (lambda folder: shutil.copyfile(folder / "model.safetensors", folder / "model~.safetensors"), "holds 'model~.safetensors'"),
+        (lambda folder: (folder / "additional_chat_templates").mkdir(), "holds additional_chat_templates"),
         (spoil(f"{RELEASE}/policy.toml"), "policy.toml was changed after the verdict"),
         (spoil(f"{RELEASE}/evaluations.jsonl"), "evaluations.jsonl was changed after the verdict"),
         (lambda folder: (folder / RELEASE / "retention.jsonl").unlink(), "lacks retention.jsonl"),

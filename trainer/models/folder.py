@@ -25,7 +25,18 @@ import numpy as np
 from ...rollout.tokenizer_files import check_tokenizer_files
 from .card import model_card
 from .config_file import check_config, ties_embeddings
-from .manifest import CARD_FILE, MANIFEST_FILE, Manifest, Stage, Training, digests_of, lineage_of, own_manifest
+from .manifest import (
+    CARD_FILE,
+    FILE_NAME,
+    MANIFEST_FILE,
+    WEIGHTS_SUFFIX,
+    Manifest,
+    Stage,
+    Training,
+    digests_of,
+    lineage_of,
+    own_manifest,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS_FILE}.index.json"
@@ -97,12 +108,13 @@ def _described(folder: Path, origin: Origin) -> Manifest:
 OTHERS = (
     "config.*.json", "tokenizer.*.json", "consolidated*", "tekken.json", "tokenizer.model.v*", "chat_template.json",
     "hf_quant_config.json", "modules.json", "sentence_*_config.json", "joint_head_config.json", "sparse_attention_config.json",
-    "processor_config.json", "audio_tokenizer_config.json",
+    "processor_config.json", "audio_tokenizer_config.json", "additional_chat_templates",
 )  # fmt: skip
 """What transformers or vLLM take, where it is there, in place of the files that are checked here, or beside them.
 
 `params.json` is read with `consolidated*` only. `preprocessor_config.json`, which says how images or sound are read, names a processor
 whose chat template is that of `chat_template.jinja` unless one of these files has another. Both lie in folders of models that read text.
+`additional_chat_templates` is a folder, of whose templates one called `default` takes the place of the model's own.
 """
 
 
@@ -117,6 +129,9 @@ def check_no_others(folder: Path) -> None:
     others = sorted(path.name for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in OTHERS))
     if others:
         raise ValueError(f"model folder {folder} holds {others[0]}, which would be read in place of its checked files; remove it")
+    odd = sorted(path.name for path in folder.glob(f"*{WEIGHTS_SUFFIX}") if not FILE_NAME.fullmatch(path.name))
+    if odd:  # vLLM takes tensors from all there are, in the order of their names
+        raise ValueError(f"model folder {folder} holds {odd[0]!r}, as a second copy of a file of weights is called; remove it")
     check_tokenizer_files(folder)
 
 

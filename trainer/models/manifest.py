@@ -23,6 +23,8 @@ MANIFEST_FILE = "burnish.json"
 CARD_FILE = "README.md"
 WEIGHTS_SUFFIX = ".safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+RELEASE = "release"
+"""The folder in a package that holds what speaks for the model; its verdict says what of it is whole."""
 
 Stage = Literal["none", "pretraining-partial", "pretraining-full", "mid-training", "sft", "post-training", "rft"]
 """How far a model's training has come. "none": random weights. "pretraining-partial": pre-training that has not ended.
@@ -199,12 +201,13 @@ def file_sha256(file: Path) -> str:
 
 def digests_of(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a model folder by name, without manifest, card and what `FILE_NAME` is not the name of."""
-    return {name: file_sha256(folder / name) for name in _model_files(folder)}
+    return {name: file_sha256(folder / name) for name in _entries(folder) if FILE_NAME.fullmatch(name) and (folder / name).is_file()}
 
 
-def _model_files(folder: Path) -> list[str]:
-    names = (file.name for file in folder.iterdir() if file.is_file() and FILE_NAME.fullmatch(file.name))
-    return sorted(name for name in names if name not in (MANIFEST_FILE, CARD_FILE))
+def _entries(folder: Path) -> list[str]:
+    """What lies in a model folder beside its manifest and its card, folders too. Names that begin with a dot are what version control and
+    file managers leave: no pattern of transformers' or vLLM's finds them."""
+    return sorted(name for path in folder.iterdir() if not (name := path.name).startswith(".") and name not in (MANIFEST_FILE, CARD_FILE))
 
 
 def weights_sha256(folder: Path) -> str:
@@ -215,18 +218,20 @@ def weights_sha256(folder: Path) -> str:
 def verify_digests(folder: Path) -> Manifest | None:
     """Hold a folder to its manifest; None for one without. Every byte of the files that it records is read, and nothing of any other.
 
-    Raises ValueError naming the file that is another than the manifest records, is missing, or was added.
+    Raises ValueError naming the file that is another than the manifest records, is missing, or was added: of any name, and any folder but
+    that of a package's evidence, since transformers and vLLM look for files by patterns, and into folders.
     """
     manifest = own_manifest(folder)
     if manifest is None:
         return None
-    found = _model_files(folder)
+    found = [name for name in _entries(folder) if name != RELEASE or not (folder / name).is_dir()]
     fix = "copy or import the model again, or, if the change is meant, remove its burnish.json and import the folder under a new name"
     for name in sorted({*manifest.files, *found}):
         if name not in found:
             raise ValueError(f"model folder {folder} lacks {name}, which its {MANIFEST_FILE} records; {fix}")
         if name not in manifest.files:
-            raise ValueError(f"model folder {folder} holds {name}, which its {MANIFEST_FILE} does not record; {fix}")
+            shown = name if FILE_NAME.fullmatch(name) else repr(name)
+            raise ValueError(f"model folder {folder} holds {shown}, which its {MANIFEST_FILE} does not record; {fix}")
     for name, digest in manifest.files.items():
         if file_sha256(folder / name) != digest:
             raise ValueError(
