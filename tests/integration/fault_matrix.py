@@ -178,7 +178,7 @@ class Matrix:
                 self.now.process.kill()
             code = self.now.process.wait(60)
             line = next((line for line in self.now.said.splitlines() if line.startswith(("failed: ", "error: "))), "")
-            how = f"stops with {code}: {line}" if line else f"is gone ({code})"
+            how = f"stops with {code}: {line.replace(str(self.run), 'RUN')}" if line else f"is gone ({code})"
             if cell.name != "driver killed":
                 wrong += [] if re.search(cell.culprit, line) else [f"the line does not name the culprit: {self.now.said[-300:]}"]
                 wrong += [] if f"continue it with `burnish run {self.run} --resume`" in self.now.said else ["it does not say how to resume"]
