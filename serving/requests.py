@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ..rpc.payload import deeper_than
 from .admission import Refused
+from .pattern_cost import too_costly
 from .wire import CHAT, COMPLETIONS, MAX_DEPTH
 
 TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
@@ -98,6 +99,9 @@ def check_schema(schema: Any, param: str) -> None:
             f"a schema may ask for {MOST_COUNTED} properties at most by minProperties or maxProperties: the grammar of more takes minutes"
         )
         raise invalid(said, param)
+    costly = too_costly(schema)
+    if costly:
+        raise invalid(f"{param}: {costly}", param)
 
 
 def invalid(message: str, param: str | None = None) -> Refused:
