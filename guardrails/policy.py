@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,10 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..envs.pydantic_words import message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
+from ..envs.toml_text import read_toml
 from .patterns import compiled
 from .scripts import SCRIPTS_OF
 
 MAX_BYTES = 1_000_000
+MAX_COMPILED = 500_000
+"""Instructions of RE2 that a policy's expressions may have together: a letter is one, and `\\pL{300}` a hundred thousand."""
+MOST_PROBLEMS = 100
+"""That are told of one policy."""
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 Response = Literal["warn", "redact", "redirect", "refuse", "escalate"]
@@ -222,9 +228,8 @@ class Policy(BaseModel):
         for name in self.categories:
             if name not in used:
                 raise ValueError(f"categories.{name}: nothing finds it; give it topics, words, patterns, pii or a detector, or remove it")
-        named = [rule.name for rule in self.rules]
-        for name in named:
-            if named.count(name) > 1:
+        for name, count in Counter(rule.name for rule in self.rules).items():
+            if count > 1:
                 raise ValueError(f"two rules are called {name!r}; a finding names its rule, so give each a name of its own")
         return self
 
@@ -259,46 +264,49 @@ class Policy(BaseModel):
         return own or self.messages.get(action) or MESSAGES[action]
 
 
-def load_policy(file: str | Path) -> Policy:
-    """The policy in a file. Raises ValueError, a line per problem: `policy.toml: topics.1.category: what is wrong`."""
+def load_policy(file: str | Path, to_run: bool = True) -> Policy:
+    """The policy in a file. to_run: False leaves its expressions uncompiled, for whoever only wants to know which policy it is.
+
+    Raises ValueError, a line per problem: `policy.toml: topics.1.category: what is wrong`.
+    """
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"{file}: {'is a folder, not a policy file' if path.is_dir() else 'there is no such policy file'}")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{file}: {path.stat().st_size} bytes; a policy has at most {MAX_BYTES}")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file}: not TOML: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{file}: not TOML that a policy has: lists or tables lie too deep within each other") from None
+    data = read_toml(path, MAX_BYTES)
     if not data:
         raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")
-    return read_policy(data, str(file))
+    return read_policy(data, str(file), to_run)
 
 
-def read_policy(data: dict[str, Any], source: str = "policy") -> Policy:
+def read_policy(data: dict[str, Any], source: str = "policy", to_run: bool = True) -> Policy:
     """The policy that these tables describe. Raises ValueError as `load_policy` does, and for an expression that RE2 does not take."""
     try:
         policy = Policy.model_validate(data)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{source}: {line}" for line in _problems(error))) from None
-    _check_expressions(policy, source)
+        told = [f"{source}: {line}" for line in islice(_problems(error), MOST_PROBLEMS)]
+        more = error.error_count() - len(told)
+        raise ValueError("\n".join([*told, *([f"{source}: and {more} problems more"] if more > 0 else [])])) from None
+    if to_run:
+        _check_expressions(policy, source)
     return policy
 
 
 def _check_expressions(policy: Policy, source: str) -> None:
-    """Raise ValueError with the place of an expression in the policy that RE2 does not take."""
+    """Raise ValueError with the place of an expression in the policy that RE2 does not take, and where they are too many or too large."""
     places = [(f"patterns.{i}.pattern", one.pattern) for i, one in enumerate(policy.patterns)]
     places += [(f"allowed.{i}.patterns.{j}", text) for i, one in enumerate(policy.allowed) for j, text in enumerate(one.patterns)]
     places += [(f"tools.{i}.arguments.{key}", text) for i, one in enumerate(policy.tools or ()) for key, text in one.arguments.items()]
+    size = 0
     for where, pattern in places:
         try:
             expression = compiled(pattern)
         except ValueError as error:
             raise ValueError(f"{source}: {where}: {error}") from None
+        size += expression.programsize
+        if size > MAX_COMPILED:
+            raise ValueError(
+                f"{source}: {where}: here the policy's expressions are larger than {MAX_COMPILED} instructions of RE2 together"
+            )
         if expression.search("") is not None and not where.startswith("tools"):
             raise ValueError(f"{source}: {where}: {pattern!r:.80} matches the empty text, so it would match everywhere")
 

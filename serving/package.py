@@ -136,7 +136,7 @@ def read_package(folder: Path) -> Package:
         _evidence(folder / RELEASE / name)
         if file_sha256(folder / RELEASE / name) != digest:
             raise ValueError(f"{folder / RELEASE / name} was changed after the verdict; package the checkpoint again")
-    policy = load_policy(folder / RELEASE / POLICY).id if POLICY in found else ""
+    policy = load_policy(folder / RELEASE / POLICY, to_run=False).id if POLICY in found else ""
     if policy != verdict.policy:
         raise ValueError(
             f"{file} is about policy {verdict.policy or 'none'}, and {policy or 'none'} lies beside it; package the checkpoint again"

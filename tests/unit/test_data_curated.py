@@ -114,7 +114,7 @@ def test_a_folder_is_a_catalog_whose_files_are_held_to_their_digests(tmp_path: P
         (TOML.replace("answers.jsonl", "gone.jsonl"), r"gone\.jsonl is not a file"),
         (TOML.replace("answers.jsonl", "catalog.toml"), r"the suffix '\.toml' is unknown"),
         (TOML + 'url = "https://example.com"\n', r"sets\.answers\.url: unknown key"),
-        ("id = ", r"catalog\.toml: Invalid value"),
+        ("id = ", r"catalog\.toml: not TOML: Invalid value"),
     ],
 )
 def test_what_is_no_catalog(tmp_path: Path, toml: str, says: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.guard_policy import TOML, policy, tables
 
+from burnish.envs import toml_text
+from burnish.guardrails import policy as policy_module
 from burnish.guardrails.guard import Guard
+from burnish.guardrails.patterns import compiled
 from burnish.guardrails.policy import MESSAGES, Policy, load_policy, read_policy
 from burnish.guardrails.tool_calls import check_call
 
@@ -78,7 +82,7 @@ def test_what_is_wrong_is_one_line_with_its_place(data: dict[str, Any], line: st
         (b"name =", "not TOML"),
         (b"\xff", "not UTF-8 text"),
         (b"# nothing\n", "is empty"),
-        (b"#" * 1_000_001, "a policy has at most 1000000"),
+        (b"#" * 1_000_001, "1000001 bytes; it may have at most 1000000"),
     ],
 )
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, content: bytes, line: str) -> None:
@@ -175,3 +179,47 @@ def test_a_call_that_utf8_cannot_hold_passes_by_no_rule(tool: str, arguments: di
     decided = check_call(policy(tools=rules), tool, arguments)
     assert (decided.action, decided.rule) == ("deny", None)
     assert f"{decided.tool}{decided.reason}".encode()
+
+
+@pytest.mark.parametrize("line", ["a." * 40 + "a = 1", "[" + "a . " * 40 + "a]", "x = {" + '"a".' * 40 + "'a' = 1}"])
+def test_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """tomllib takes the square of their number: 5 s for 16,000 parts."""
+    monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("it was read"))
+    file = tmp_path / "long.toml"
+    file.write_text(f"# a comment\n{line}\n")
+    with pytest.raises(ValueError, match=r"long\.toml: not TOML: a key of more than 32 parts \(at line 2\)"):
+        load_policy(file)
+
+
+def test_what_looks_for_long_keys_reads_any_text_once() -> None:
+    for text in ("a" * 300_000, '"' * 300_000, "a " * 150_000, "a.  " * 31 + "b" * 300_000, "'a" * 150_000):
+        toml_text._LONG_KEY.search(text)  # a square of these is minutes: the test's own time limit ends it
+
+
+def test_expressions_that_are_large_together_are_refused_at_the_first_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[str]()
+
+    def counted(pattern: str) -> Any:
+        made.append(pattern)
+        return compiled(pattern)
+
+    monkeypatch.setattr(policy_module, "compiled", counted)
+    rules = [{"name": f"r{i}", "category": "rivals", "pattern": rf"\pL{{100}}x{i}"} for i in range(60)]
+    with pytest.raises(ValueError, match=r"patterns\.[0-9]\.pattern: here the policy's expressions are larger than 500000 instructions"):
+        policy(patterns=rules)
+    assert len(made) < 10
+
+
+def test_which_policy_it_is_needs_no_expression_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text(TOML)
+    known = load_policy(file).id
+    monkeypatch.setattr(policy_module, "compiled", lambda pattern: pytest.fail("it was compiled"))
+    assert load_policy(file, to_run=False).id == known
+
+
+def test_of_many_problems_a_hundred_are_told() -> None:
+    with pytest.raises(ValueError) as told:
+        read_policy(tables() | {f"key{i}": 1 for i in range(150)})
+    lines = str(told.value).splitlines()
+    assert len(lines) == 101 and lines[-1] == "policy: and 50 problems more"

@@ -355,7 +355,7 @@ def suite_file(folder: Path, text: str) -> Path:
     ("text", "said"),
     [
         ("", "needs rows"),
-        (f"rows = {'[' * 5000}{']' * 5000}", "is no TOML"),
+        (f"rows = {'[' * 5000}{']' * 5000}", "not TOML"),
         ('rows = "rows.jsonl"', "judged by a reward"),
         ('texts = "manual.txt"\nchance = 0.2', "chance has no effect beside texts"),
         ('rows = "rows.jsonl"\nreward = "a/b-v1"\nseeds = [0, 9]', "seeds have no effect beside rows"),

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,10 +30,13 @@ from ....envs.pydantic_words import first_error
 from ....envs.registry import ID_PATTERN, Registry, check_id
 from ....envs.row_files import opened
 from ....envs.rows import suffix_problem
+from ....envs.toml_text import read_toml
 
 PROBE_ROWS: Final = 100
 """Rows of seed 0 that the digest of a made set is taken of."""
 CATALOG_FILE: Final = "catalog.toml"
+LARGEST: Final = 1_000_000
+"""Bytes of a catalog file."""
 
 Make = Callable[[int, int], Iterator[Mapping[str, Any]]]
 """`make(seed, count)` gives `count` rows `{"messages": […]}`; equal arguments give equal rows, and seeds overlap in none."""
@@ -110,12 +112,13 @@ def read_catalog(folder: Path) -> Catalog:
     file = folder / CATALOG_FILE
     if not file.is_file():
         raise ValueError(f"catalog {folder}: is no id (namespace/name-v1) and no folder with a {CATALOG_FILE}")
+    said = read_toml(file, LARGEST)
     try:
-        data = _CatalogFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")), strict=True)
+        data = _CatalogFile.model_validate(said, strict=True)
         check_id(data.id, "catalog")
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, _CatalogFile)}") from None
-    except (ValueError, RecursionError) as error:  # nesting
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return Catalog(data.id, {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()})
 

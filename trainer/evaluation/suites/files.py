@@ -11,16 +11,16 @@ Places are relative to the file's folder.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ....envs.pydantic_words import first_error
 from ....envs.row_files import is_url
+from ....envs.toml_text import read_toml
 from ....envs.types import Task
 from ....rewards.config import RewardConfig
 from ...data.config import HELD_OUT_SEEDS, SeedRange
@@ -28,6 +28,9 @@ from ...data.forms import Document
 from ...data.sources import Reject, found_in
 from ...data.task_files import read_task_rows
 from .suite import SINGLE_TURN, Suite
+
+LARGEST: Final = 1_000_000
+"""Bytes of a suite file."""
 
 
 class SuiteFile(BaseModel):
@@ -88,19 +91,13 @@ def read_suite(file: Path) -> Suite:
     """The suite of a file. Its rows are read when they are asked for. Raises ValueError naming the file and what is wrong."""
     if not file.is_file():
         raise ValueError(f"suite {file}: there is no such file")
+    said = read_toml(file, LARGEST)
     try:
-        return _suite(SuiteFile.model_validate(_table(file)), file.parent)
+        return _suite(SuiteFile.model_validate(said), file.parent)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, SuiteFile)}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-
-
-def _table(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"is no TOML: {error}") from None
 
 
 def _suite(said: SuiteFile, folder: Path) -> Suite:
