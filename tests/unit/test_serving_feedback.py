@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,8 +108,8 @@ class Service:
         self.books = Books()
         self.desk = FeedbackDesk(self.config, self.books.metrics, self.clock)
         front = Front(RequestAdmission(self.keyring), self.books, self.desk)
-        transport = httpx.ASGITransport(chat_service(model, lambda: ("m",), front))
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
+        self.app = chat_service(model, lambda: ("m",), front)
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service")
 
     async def post(self, path: str, body: dict[str, Any], key: str = "first") -> httpx.Response:
         return await self._client.post(path, json=body, headers={"authorization": f"Bearer {self.keys[key]}"})
@@ -162,6 +164,16 @@ async def test_feedback_is_kept_with_the_conversation_and_where_it_came_from(ser
     assert row.answered == Choice(message={"role": "assistant", "content": "no"}, finish_reason="stop")
     page = service.books.metrics.page().decode()
     assert 'burnish_feedback_total{key="first",kind="correction"} 1.0' in page and "burnish_answers_unkept_total{" not in page
+
+
+async def test_the_official_client_says_it_as_the_page_has_it(service: Service) -> None:
+    transport: Any = httpx2.ASGITransport(service.app)
+    http = httpx2.AsyncClient(transport=transport)
+    client = openai.AsyncOpenAI(base_url="http://service/v1", api_key=service.keys["first"], http_client=http)
+    question: Any = QUESTION
+    answer = await client.chat.completions.create(model="m", messages=question)
+    given: Any = await client.post("/feedback", cast_to=object, body={"id": answer.id, "rating": "down", "correction": "No."})
+    assert given == {"id": answer.id, "object": "feedback", "conversation": True}
 
 
 async def test_only_the_key_that_asked_may_say_how_it_was(service: Service) -> None:
