@@ -131,12 +131,17 @@ class Updates:
         metrics |= {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens), "updates": float(len(stepped))}
         metrics |= {} if shown is None else shown.metrics
         if skipped:  # what was not finite is why, and has no place in a row of numbers
-            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)} | {"updates_skipped": float(skipped)}
+            metrics = finite(metrics) | {"updates_skipped": float(skipped)}
         if stepped:
             metrics |= {name: float(np.mean([row[name] for row in stepped])) for name in stepped[-1]}
             metrics["seconds"] = measured.seconds + sum(row["seconds"] for row in stepped)
             metrics["seconds"] += 0.0 if shown is None else shown.seconds
         return Learned(batch, measured, metrics, frozenset(trained), len(stepped), skipped, gone_over)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that are finite: `finite({"loss": nan, "tokens": 8.0})` is `{"tokens": 8.0}`."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 class LearnerNotFinite(FloatingPointError):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from tests.unit.phase_parts import on
+from tests.unit.scripted import ScriptedLearner
 from transformers import AutoModelForCausalLM
 
 from burnish.envs.types import Message
@@ -20,7 +24,7 @@ from burnish.recipe.resolve import resolve
 from burnish.recipe.seeds import derive_seeds, phase_seed
 from burnish.rollout.renderers import TemplateRenderer
 from burnish.rollout.tokenizer import load_tokenizer
-from burnish.trainer.batch import plain_batch
+from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.forms import Preference
 from burnish.trainer.data.pairs import lay_out, pair_examples
@@ -29,8 +33,9 @@ from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.losses import LossInputs, dpo
+from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
-from burnish.trainer.phases.common import Spent, phase_optimizer
+from burnish.trainer.phases.common import PhaseStep, Spent, phase_optimizer
 from burnish.trainer.phases.dpo import DPOConfig, dpo_step, dpo_steps, pair_batch
 from burnish.trainer.phases.examples import lay_out_examples
 from burnish.trainer.phases.midtrain import MidtrainConfig
@@ -167,6 +172,53 @@ def rows(file: Path, *values: dict[str, Any]) -> str:
 
 def talk(question: str, answer: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+class SomeNotFinite(ScriptedLearner):
+    """The loss of the steps at some places of the phase is not a number, however often they are tried. first: the place it begins at."""
+
+    def __init__(self, places: Sequence[int], first: int = 0) -> None:
+        super().__init__()
+        self.refused, self.first = places, first
+
+    def forward_backward(self, batch: TokenBatch, objective: Objective) -> Measured:
+        found, nothing = super().forward_backward(batch, objective), np.zeros(len(batch.mask), np.float32)
+        loss = math.nan if self.first + len(self.batches) - 1 in self.refused else 1.0
+        return replace(found, terms={"loss": loss}, tokens={"margin": nothing, "preferred": nothing}, seconds=0.5)
+
+    def step(self, scale: float = 1.0, phase_step: int | None = None) -> dict[str, float]:
+        if phase_step in self.refused:
+            raise FloatingPointError("was not applied")
+        return super().step(scale, phase_step)
+
+
+def taken(kind: str, learner: ScriptedLearner, model: Path, done: Sequence[Mapping[str, float]] = ()) -> Iterator[PhaseStep]:
+    """Steps of a supervised phase, or of one on pairs, six in all."""
+    if kind == "dpo":
+        pairs = cast(Any, SimpleNamespace(pairs=lambda step: pairs_of(model)))
+        return dpo_steps(on(learner, done), DPOConfig(steps=6, data="p.jsonl"), pairs)
+    examples = [SupervisedExample(np.array([1, 2, 3], np.int32), np.array([False, True, True]))]
+    data = cast(Any, SimpleNamespace(held_out=(), examples=lambda step: examples, metrics=lambda step, examples: {"epoch": 1.0}))
+    return supervised_steps(on(learner, done), SFTConfig(steps=6, data="t.jsonl", batch=1), data)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_an_update_that_is_not_finite_is_left_out_and_a_third_in_a_row_ends_the_run(kind: str, model: Path) -> None:
+    learner = SomeNotFinite([1, 2, 4])
+    steps = list(taken(kind, learner, model))
+    assert [step.step for step in steps if "updates_skipped" in step.metrics] == [2, 3, 5]
+    assert learner.version == 3 and learner.places == [0, 3, 5], "the rate follows the steps, not the updates made"
+    row = steps[1].metrics
+    assert row["updates_skipped"] == 1.0 and row["seconds"] == 0.5 and row["tokens"] > 0
+    assert "loss" not in row and "grad_norm" not in row, "what is not finite has no place in a row of numbers"
+    assert all(math.isfinite(value) for value in row.values())
+    assert steps[1].line.startswith("the update was not finite, and is left out")
+    with pytest.raises(FloatingPointError, match="was not applied"):
+        list(taken(kind, SomeNotFinite([1, 2, 3]), model))
+    done = [step.metrics for step in steps[:3]]
+    assert [step.step for step in taken(kind, SomeNotFinite([4], first=3), model, done)] == [4, 5, 6]
+    with pytest.raises(FloatingPointError, match="was not applied"):  # a resume counts what was left out before it
+        next(taken(kind, SomeNotFinite([3], first=3), model, done))
 
 
 def test_a_held_out_loss_is_measured_on_the_way_and_ends_a_phase_that_no_longer_gains(

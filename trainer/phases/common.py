@@ -15,11 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.types import Episode, Int32
 from ...rollout.store.moments import PerEpisode
+from ..batch import TokenBatch
 from ..data.config import Making, RowsKind, SupervisedRows
 from ..learner.config import OptimizerConfig
-from ..loop import PolicyLoop, Step
+from ..loop import MAX_SKIPPED, PolicyLoop, Step
 from ..models.manifest import DataUse, Stage
-from ..updates import PolicyLearner
+from ..objectives.measures import Measured
+from ..objectives.objective import Objective
+from ..updates import PolicyLearner, finite
 from ..watch.guards import Alarm, Watch
 
 Kind = Literal[RowsKind, "dpo", "rft"]
@@ -109,6 +112,39 @@ def phase_optimizer(shared: OptimizerConfig, phase: PhaseConfig) -> OptimizerCon
         own["total_steps"] = phase.steps * phase.updates
     kept = {key: getattr(shared, key) for key in OptimizerConfig.model_fields if key not in PHASE_OWNS}
     return OptimizerConfig(**kept, **own)
+
+
+NOT_FINITE = "the update was not finite, and is left out"
+"""The line of such a step."""
+
+
+def one_update(
+    learner: PolicyLearner, batch: TokenBatch, objective: Objective, step: int | None, may_skip: bool
+) -> tuple[Measured, dict[str, float]]:
+    """The update of a step that makes one: what was measured of the batch before it, and the row of the step.
+
+    step: its number in the phase, from 0, which decides its learning rate; None for the one after the last. may_skip: whether an update
+    that is not finite is left out: then the row has updates_skipped, beside what is finite; it raises FloatingPointError otherwise.
+
+    The row is the means over the batch, tokens (trained), packed_tokens (computed), and what `PolicyLearner.step` gives, with the seconds
+    of both.
+    """
+    measured = learner.forward_backward(batch, objective)
+    row = {**measured.means(batch), "tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
+    try:
+        stepped = learner.step(phase_step=step)
+    except FloatingPointError:
+        learner.discard()
+        if not may_skip:
+            raise
+        return measured, finite(row) | {"updates_skipped": 1.0, "seconds": measured.seconds}
+    return measured, {**row, **stepped, "seconds": measured.seconds + stepped["seconds"]}
+
+
+def may_skip(done: Sequence[Mapping[str, float]]) -> bool:
+    """Whether an update may be left out after those steps: the `MAX_SKIPPED` last ones were not all left out already."""
+    last = done[-MAX_SKIPPED:]
+    return len(last) < MAX_SKIPPED or not all("updates_skipped" in row for row in last)
 
 
 @dataclass(frozen=True)

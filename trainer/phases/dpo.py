@@ -13,8 +13,8 @@ from ..batch import TokenBatch, plain_batch
 from ..data.config import Making, readable
 from ..data.pairs import Pair, PairData, lay_out, survey_pairs
 from ..objectives.objective import Objective
-from ..updates import PolicyLearner
-from .common import PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Schedule
+from ..updates import PolicyLearner, finite
+from .common import NOT_FINITE, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Schedule, may_skip, one_update
 
 
 class DPOConfig(PhaseConfig):
@@ -76,26 +76,30 @@ def pair_batch(pairs: Sequence[Pair]) -> TokenBatch:
     return replace(batch, advantages=advantages, group=np.arange(len(sequences), dtype=np.int32) // 2)
 
 
-def dpo_step(learner: PolicyLearner, pairs: Sequence[Pair], beta: float) -> dict[str, float]:
+def dpo_step(learner: PolicyLearner, pairs: Sequence[Pair], beta: float, step: int | None = None, skips: bool = False) -> dict[str, float]:
     """One optimizer step on pairs.
+
+    step, skips: as `one_update` takes them.
 
     Returns loss; margin, the mean over pairs of `beta` times how much more the better answer gained on the reference than the worse, and
     preferred, the share of pairs where it gained more, both before the step; and what `supervised_step` returns beside these.
     """
     batch = pair_batch(pairs)
-    measured = learner.forward_backward(batch, Objective("dpo", {"beta": beta}))
-    stepped = learner.step()
+    measured, row = one_update(learner, batch, Objective("dpo", {"beta": beta}), step, skips)
     first = [int(np.flatnonzero(batch.mask[start:])[0]) + int(start) for start in batch.offsets[:-1:2]]
     of_pairs = {name: float(measured.tokens[name][first].mean()) for name in ("margin", "preferred")}
-    counts = {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
-    return {**measured.means(batch), **of_pairs, **stepped, **counts, "seconds": measured.seconds + stepped["seconds"]}
+    return row | finite(of_pairs)  # what is not finite is of a step that was left out
 
 
 def dpo_steps(parts: PhaseParts, table: DPOConfig, data: PairData) -> Iterator[PhaseStep]:
     """The steps that are left of the phase, one at a time."""
-    for step in range(len(parts.done), table.steps):
-        metrics = dpo_step(parts.learner, data.pairs(step), table.beta)
-        line = f"loss {metrics['loss']:.3f}  preferred {metrics['preferred']:.0%}  margin {metrics['margin']:.3f}"
+    rows = list(parts.done)
+    for step in range(len(rows), table.steps):
+        metrics = dpo_step(parts.learner, data.pairs(step), table.beta, step, may_skip(rows))
+        line = NOT_FINITE
+        if "updates_skipped" not in metrics:
+            line = f"loss {metrics['loss']:.3f}  preferred {metrics['preferred']:.0%}  margin {metrics['margin']:.3f}"
+        rows.append(metrics)
         yield PhaseStep(step + 1, metrics, line)
 
 

@@ -12,7 +12,7 @@ from ..data.config import RowsConfig, RowsKind, SupervisedRows, readable
 from ..data.supervised import SupervisedExample
 from ..objectives.objective import CROSS_ENTROPY
 from ..updates import PolicyLearner
-from .common import PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule
+from .common import NOT_FINITE, PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule, may_skip, one_update
 
 
 class SupervisedConfig(RowsConfig, PhaseConfig):
@@ -61,17 +61,16 @@ def example_batch(examples: Sequence[SupervisedExample]) -> TokenBatch:
     return plain_batch([(example.token_ids, example.trainable) for example in examples])
 
 
-def supervised_step(learner: PolicyLearner, examples: Sequence[SupervisedExample]) -> dict[str, float]:
+def supervised_step(
+    learner: PolicyLearner, examples: Sequence[SupervisedExample], step: int | None = None, skips: bool = False
+) -> dict[str, float]:
     """One optimizer step on cross-entropy, averaged over the trainable tokens of the examples.
 
-    Returns loss, entropy (nats per token), grad_norm (before clipping), lr, tokens (trained), packed_tokens (computed) and seconds. Raises
+    step, skips: its number, and whether it may be left out, as `one_update` takes them. Returns loss, entropy (nats per token), grad_norm
+    (before clipping), lr, tokens (trained), packed_tokens (computed) and seconds; or what is left of these, and updates_skipped. Raises
     ValueError when there is nothing to train on, FloatingPointError (before stepping) when loss or gradient are not finite.
     """
-    batch = example_batch(examples)
-    measured = learner.forward_backward(batch, CROSS_ENTROPY)
-    stepped = learner.step()
-    counts = {"tokens": float(batch.tokens), "packed_tokens": float(measured.packed_tokens)}
-    return {**measured.means(batch), **stepped, **counts, "seconds": measured.seconds + stepped["seconds"]}
+    return one_update(learner, example_batch(examples), CROSS_ENTROPY, step, skips)[1]
 
 
 class PhaseExamples(PhaseData, Protocol):
@@ -92,20 +91,23 @@ class PhaseExamples(PhaseData, Protocol):
 def supervised_steps(parts: PhaseParts, table: SupervisedConfig, data: PhaseExamples) -> Iterator[PhaseStep]:
     """The steps that are left of the phase, one at a time, until its last or until its held-out loss falls no more."""
     learner, losses = parts.learner, [row[name] for row in parts.done for name in HELD_OUT if name in row]
+    rows = list(parts.done)
     for step in range(len(parts.done), table.steps):
         before = {}
         if step == 0 and data.held_out:
             before[HELD_OUT[0]] = held_out_loss(learner, data.held_out, table.batch)
             losses.append(before[HELD_OUT[0]])
         examples = data.examples(step)
-        metrics = supervised_step(learner, examples) | data.metrics(step, examples) | before
+        metrics = supervised_step(learner, examples, step, may_skip(rows)) | data.metrics(step, examples) | before
         computed, trained = (metrics[name] / metrics["seconds"] for name in ("packed_tokens", "tokens"))
-        line = f"loss {metrics['loss']:.3f}  {computed:,.0f} packed tokens/s, {trained:,.0f} trained"
+        loss = f"loss {metrics['loss']:.3f}" if "updates_skipped" not in metrics else NOT_FINITE
+        line = f"{loss}  {computed:,.0f} packed tokens/s, {trained:,.0f} trained"
         if data.held_out and ((step + 1) % table.held_out_every == 0 or step + 1 == table.steps):
             metrics[HELD_OUT[1]] = held_out_loss(learner, data.held_out, table.batch)
             losses.append(metrics[HELD_OUT[1]])
         if losses:
             line += f", held-out loss {losses[-1]:.3f}"
+        rows.append(metrics)
         yield PhaseStep(step + 1, metrics, line, "patience" if out_of_patience(losses, table.patience) else "")
 
 
