@@ -103,7 +103,7 @@ def ray_session(placement: Placement, runs: Path | None = None) -> Iterator[None
             _start_ray(placement, pages)
         try:
             problem = cluster_problem(placement, [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]])
-            if problem is not None:  # Ray would wait for them without end
+            if problem is not None:  # it would wait for them in vain, as long as limits.place_s says
                 raise ValueError(problem)
             yield
         finally:

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
@@ -33,7 +33,7 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
-from .runners import last_line
+from .runners import FleetError, last_line
 
 log = logging.getLogger("burnish.trainer.fleet")
 T = TypeVar("T")
@@ -47,10 +47,6 @@ GONE = (FailureKind.ENGINE_LOST, FailureKind.ENGINE_TIMEOUT)
 NO_ANSWER = "it did not answer"
 TRIES = 2
 """How often a runner is asked for what must not fail, being brought back in between."""
-
-
-class FleetError(RuntimeError):
-    """A runner stayed away, or none has finished anything for too long."""
 
 
 @dataclass(frozen=True)
@@ -409,28 +405,3 @@ def _why_engine_is_lost(group: EpisodeGroup) -> str:
 def _waits(runner: _Runner, progress: Progress) -> str:
     calls = ", ".join(f"{count} of the {part}" for part, count in progress.under_way.items())
     return f"{runner.name} owes {len(runner.owed)} groups, calls under way: {calls or 'none'}"
-
-
-def raise_why_runners_died(group: Any, error: Exception, answer_s: float) -> NoReturn:
-    """Raise what ended the first env runner that did not start: ValueError when the user can put it right, FleetError otherwise.
-
-    answer_s: seconds that they have to answer.
-    """
-    deadline, starting = time.monotonic() + answer_s, dict[int, Exception]()
-    for index, runner in group._worker_manager.actors().items():
-        try:
-            ray.get(runner.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
-        except RayActorError as died:
-            last = last_line(died)
-            name, _, text = last.partition(": ")
-            if name.rpartition(".")[2] == "ValueError":
-                raise ValueError(text) from died
-            raise FleetError(f"rollout-{index} did not start: {last}") from died
-        except RayError as silent:
-            starting[index] = silent  # another may say more
-    for index, late in starting.items():
-        raise FleetError(
-            f"rollout-{index} did not start: after {answer_s:g} s more it is still being started, for the first time or again after its "
-            f"process died ({last_line(late)}); see the logs of Ray"
-        ) from late
-    raise error

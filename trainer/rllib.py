@@ -33,7 +33,7 @@ from ..rollout.worker import WorkerSetup
 from .data.config import OWN, TRAIN_SEEDS, TasksConfig
 from .data.task_files import read_task_files
 from .data.tasks import TaskStream, blended_tasks, row_tasks, training_tasks
-from .fleet import FleetLimits, RayFleet, raise_why_runners_died
+from .fleet import FleetLimits, RayFleet
 from .learner.config import LearnerConfig
 from .learner.group import LearnerGroup, LearnerLimits, learner_room
 from .loop import LoopSettings, PolicyLoop, Step
@@ -42,14 +42,14 @@ from .observe import StepGauges
 from .phases.common import PHASE_OWNS, phase_optimizer
 from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
-from .runners import end_runners
+from .runners import StartLimits, await_runners, end_runners
 from .schedule.progress import PolicyProgress
 
 _ACTS = frozenset({
     "framework_str", "log_level", "logger_config", "logger_creator", "min_time_s_per_iteration", "placement_strategy",
     "num_env_runners", "num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner", "env_runner_cls",
     "create_local_env_runner", "restart_failed_env_runners", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
-    "validate_env_runners_after_construction", "num_learners", "num_gpus_per_learner", "num_cpus_per_learner", "num_cpus_for_main_process",
+    "num_learners", "num_gpus_per_learner", "num_cpus_per_learner", "num_cpus_for_main_process",
     "custom_resources_for_main_process", "extra_python_environs_for_driver", "extra_python_environs_for_worker", "callbacks_class",
     "callbacks_on_algorithm_init", "callbacks_on_checkpoint_loaded", "callbacks_on_train_result",
 })  # fmt: skip
@@ -79,7 +79,13 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         self.success_part = "env"
         self.fleet_limits: FleetLimits | None = None
         self.learner_limits = LearnerLimits()
-        self.env_runners(env_runner_cls=LLMEnvRunner, num_env_runners=1, create_local_env_runner=False, num_cpus_per_env_runner=1)
+        self.env_runners(
+            env_runner_cls=LLMEnvRunner,
+            num_env_runners=1,
+            create_local_env_runner=False,
+            num_cpus_per_env_runner=1,
+            validate_env_runners_after_construction=False,  # they are waited for in `RFT`, with an end
+        )
         self.fault_tolerance(restart_failed_env_runners=True, max_num_env_runner_restarts=-1)  # the fleet counts
         self.framework("torch")
 
@@ -187,6 +193,18 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         return self.fleet_limits or FleetLimits(concurrency=self.worker_setup.rollout.concurrency)
 
     @property
+    def start_limits(self) -> StartLimits:
+        """How long runners may take to start."""
+        assert self.worker_setup is not None
+        return StartLimits(self.learner_limits.place_s, self.worker_setup.engine.start_timeout_s + self.limits.answer_s)
+
+    @property
+    def asked_by_runners(self) -> Mapping[str, float]:
+        """What each runner asks of the cluster."""
+        asked = {"CPU": self.num_cpus_per_env_runner, "GPU": self.num_gpus_per_env_runner, **self.custom_resources_per_env_runner}
+        return {name: amount for name, amount in asked.items() if amount}
+
+    @property
     def parity(self) -> ParityBound:
         """How far learner and engine may be apart: as the coarser of their dtypes says."""
         assert self.worker_setup is not None
@@ -211,7 +229,7 @@ _ROOM: ContextVar[PlacementGroup | None] = ContextVar("room", default=None)
 
 @contextmanager
 def _room_kept(config: AlgorithmConfig) -> Iterator[None]:
-    """Keep room for several learners while an algorithm starts its engines: RLlib starts those first, on whichever nodes, and one that
+    """Keep room for the learners while an algorithm starts its engines: RLlib starts those first, on whichever nodes, and one that
     could have held all learners would have none left for them. Without learners, it is given back."""
     _ROOM.set(learner_room(max(1, config.num_learners), config.num_gpus_per_learner, config.learner_limits.place_s))
     try:
@@ -230,6 +248,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     """
 
     last_step: Step
+    _runners_are_up = False
 
     @classmethod
     def get_default_config(cls) -> RFTConfig:
@@ -239,12 +258,13 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         try:
             with _room_kept(config):
                 super().setup(config)
-        except IndexError as error:  # RLlib found no healthy runner and says no more than that
-            raise_why_runners_died(self.env_runner_group, error, self.config.limits.answer_s)
-        self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), self.config.limits)
-        self.loop = PolicyLoop(self.fleet, self.learner_group, self.config.loop_settings(), self.config.task_stream())
-        self._gauges = StepGauges()
-        self.loop.sync()
+            self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), self.config.limits)
+            self.loop = PolicyLoop(self.fleet, self.learner_group, self.config.loop_settings(), self.config.task_stream())
+            self._gauges = StepGauges()
+            self.loop.sync()
+        except BaseException:
+            self._give_up()
+            raise
 
     @property
     def on_group(self) -> Callable[[EpisodeGroup], None] | None:
@@ -268,6 +288,20 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     def sync(self) -> list[SyncReceipt]:
         """Send the learner's weights to every engine."""
         return self.loop.sync()
+
+    def _should_create_evaluation_env_runners(self, eval_config: AlgorithmConfig) -> bool:
+        """RLlib asks between the making of its runners and its first call of one, which it waits for without end; so they are waited for
+        here. Evaluation has none of its own."""
+        if not self._runners_are_up:
+            await_runners(self.env_runner_group._worker_manager.actors(), self.config.asked_by_runners, self.config.start_limits)
+            self._runners_are_up = True
+        return False
+
+    def _give_up(self) -> None:
+        """Leave nothing of an algorithm that could not be set up: what waits for room would take it once there is some."""
+        if getattr(self, "env_runner_group", None) is not None:
+            self.env_runner_group._worker_manager.clear()
+        super().cleanup()
 
     def cleanup(self) -> None:
         """End learners and runners. A runner that does not end by itself in time is killed, where RLlib would wait for it without end."""

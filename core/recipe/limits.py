@@ -14,12 +14,12 @@ class LimitsConfig(BaseModel):
     that does not is replaced. sync_s: until an engine has taken over new weights, beside what its answers take where those end first
     (`engine.on_new_weights`). restart_s: until the process of an engine that died is back. restarts: how often one engine may be started
     anew within restart_window_s; once more ends the run. restart_window_s: seconds after which a restart no longer counts. place_s: until
-    the cluster has room for several learners. learner_s: until the learner answers one call, its start included; one that does not, or that
-    dies, is started once more from the last checkpoint. rehearse_s: until the rehearsal has imported what the recipe names; its episode has
-    its own time beside. cancel_s: until an engine has ended what it is told to give up, beside what its environments take to close, and
-    until it is closed. follow_s: until the other learners answer once one of several has failed; then all are ended. kill_s: until the
-    nodes have ended the processes of a learner that another takes the place of. tracker_s: until a tracker has started, and at the end of
-    the run until it has taken what it was handed last.
+    the cluster has room for the learners, and then for the engines. learner_s: until the learner answers one call, its start included; one
+    that does not, or that dies, is started once more from the last checkpoint. rehearse_s: until the rehearsal has imported what the recipe
+    names; its episode has its own time beside. cancel_s: until an engine has ended what it is told to give up, beside what its environments
+    take to close, and until it is closed. follow_s: until the other learners answer once one of several has failed; then all are ended.
+    kill_s: until the nodes have ended the processes of a learner that another takes the place of. tracker_s: until a tracker has started,
+    and at the end of the run until it has taken what it was handed last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

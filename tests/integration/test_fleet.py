@@ -17,8 +17,9 @@ from burnish.rollout.hung import HungEnvironments
 from burnish.rollout.weights import StaleEngine, SyncReceipt
 from burnish.rollout.worker import Progress
 from burnish.trainer import fleet as fleets
-from burnish.trainer.fleet import FleetError, FleetLimits, RayFleet, raise_why_runners_died
+from burnish.trainer.fleet import FleetLimits, RayFleet
 from burnish.trainer.playing import run_tasks
+from burnish.trainer.runners import FleetError
 
 pytestmark = pytest.mark.integration
 
@@ -304,21 +305,3 @@ def test_a_runner_whose_environments_take_as_long_to_close_as_they_may_is_waited
     fleet.submit(TASKS, 2, 1.0)
     fleet.stop()
     assert bool(ray.killed) is killed and not fleet.busy
-
-
-def managed(*answers: Any) -> Any:
-    """RLlib's group of runners that answer a `ping` so."""
-    actors = {
-        index: SimpleNamespace(ping=SimpleNamespace(remote=lambda answer=answer: Call(answer))) for index, answer in enumerate(answers, 1)
-    }
-    return SimpleNamespace(_worker_manager=SimpleNamespace(actors=lambda: actors))
-
-
-def test_runners_that_are_still_being_started_are_named_and_hide_no_reason(ray: FakeRay) -> None:
-    slow, found_none = GetTimeoutError("Get timed out: some object(s) not ready."), IndexError("list index out of range")
-    with pytest.raises(FleetError, match=r"rollout-2 did not start: after 60 s more it is still being started.*Get timed out"):
-        raise_why_runners_died(managed("pong", slow), found_none, 60.0)
-    with pytest.raises(FleetError, match=r"rollout-2 did not start: The actor died"):
-        raise_why_runners_died(managed(slow, ActorDiedError()), found_none, 60.0)
-    with pytest.raises(IndexError):
-        raise_why_runners_died(managed("pong"), found_none, 60.0)

@@ -11,8 +11,9 @@ import pytest
 import ray
 
 from burnish.envs.types import Task
-from burnish.trainer.fleet import FleetError, FleetLimits, RayFleet
+from burnish.trainer.fleet import FleetLimits, RayFleet
 from burnish.trainer.rllib import RFTConfig
+from burnish.trainer.runners import FleetError
 
 pytestmark = pytest.mark.unit
 

@@ -35,13 +35,13 @@ class Cluster:
             raise ray.exceptions.GetTimeoutError
 
 
-def placed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, place_s: float = 600.0, gpus: float = 1.0) -> str:
+def placed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, place_s: float = 600.0, gpus: float = 1.0, learners: int = 2) -> str:
     monkeypatch.setattr(module, "placement_group", cluster.placement_group)
     monkeypatch.setattr(module, "remove_placement_group", lambda group: cluster.given_back.append(group.strategy))
     monkeypatch.setattr(module, "get_current_placement_group", lambda: None)
     monkeypatch.setattr(ray, "get", cluster.get)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": one} for one in cluster.nodes])
-    return str(module.learner_room(2, gpus, place_s).strategy)  # type: ignore[union-attr]
+    return str(module.learner_room(learners, gpus, place_s).strategy)  # type: ignore[union-attr]
 
 
 WHOLE, HALF = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
@@ -92,3 +92,10 @@ def test_learners_have_their_room_before_engines_start_and_give_it_back_when_non
             rllib._ROOM.set(None)  # as who starts the learners does
         raise OSError("an engine")
     assert given_back == ([] if started else ["room"]) and rllib._ROOM.get() is None
+
+
+def test_one_learner_does_not_wait_for_room_without_end_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Cluster([WHOLE], ())
+    with pytest.raises(TimeoutError, match=r"no room for a learner of 1 CPU, 1 GPU within limits\.place_s = 8 s; wait"):
+        placed(full, monkeypatch, place_s=8.0, learners=1)
+    assert full.asked[-1] == ("PACK", [{"CPU": 1.0, "GPU": 1.0}])

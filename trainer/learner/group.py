@@ -42,7 +42,7 @@ TOGETHER_S = 15.0
 @dataclass(frozen=True, slots=True)
 class LearnerLimits:
     """What learners may take, in seconds, and where. call_s: for one call, the start included. place_s: for the cluster to make room for
-    several. follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it in a
+    them. follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it in a
     pass. apart: whether several may be on more than one node, where they meet without authentication. room: for them, where it was made
     before (`learner_room`); it is theirs to give back.
 
@@ -350,11 +350,11 @@ class LearnerGroup:
 
 def learner_room(learners: int, num_gpus: float, place_s: float) -> PlacementGroup | None:
     """Room for all learners at once: on one node where one could hold them all and has room within `TOGETHER_S`, else close together. None
-    where there is one learner, or where a group of the caller's has it (Ray Tune).
+    where a group of the caller's has it (Ray Tune).
 
     Raises TimeoutError when the cluster does not have it.
     """
-    if learners == 1 or get_current_placement_group() is not None:
+    if get_current_placement_group() is not None:
         return None
     each = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
     deadline = time.monotonic() + place_s
@@ -365,10 +365,9 @@ def learner_room(learners: int, num_gpus: float, place_s: float) -> PlacementGro
     group = _room(each, learners, "PACK", max(0.0, deadline - time.monotonic()))
     if group is None:
         asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-        raise TimeoutError(
-            f"the cluster had no room for {learners} learners of {asked} each within limits.place_s = {place_s:g} s; "
-            "lower resources.learners"
-        )
+        who = f"a learner of {asked}" if learners == 1 else f"{learners} learners of {asked} each"
+        or_else = "wait for whoever has the rest" if learners == 1 else "lower resources.learners"
+        raise TimeoutError(f"the cluster had no room for {who} within limits.place_s = {place_s:g} s; {or_else}")
     return group
 
 
