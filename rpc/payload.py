@@ -15,6 +15,9 @@ MAX_JSON_CHARS = 8 << 20
 MAX_JSON_VALUES = 100_000
 """In one field of JSON: a sender whose whole message is `[],[],…` would hold the receiver's event loop for minutes."""
 
+SHOWN = 80
+"""Characters of a key that are said of a place: it is worked out for every value below."""
+
 # A string, which goes to the end of the text where it does not end, so that every character is looked at once; what is empty; what is not.
 _MARKS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]\s*+[\]}]|[\[\]{},]', re.DOTALL)
 
@@ -152,6 +155,7 @@ def _plain_object(value: Mapping[Any, Any], where: str, depth: int) -> dict[str,
     plain = {}
     for key, item in value.items():
         if not isinstance(key, str) or utf8(key) != key:
-            raise PayloadError(f"{where or 'the object'} has the key {key!r}, which is not a valid string")
-        plain[key] = _plain(item, f"{where}.{key}" if where else key, depth + 1)
+            raise PayloadError(f"{where or 'the object'} has the key {key!r:.80}, which is not a valid string")
+        name = key if len(key) <= SHOWN else f"{key[:SHOWN]}…"
+        plain[key] = _plain(item, f"{where}.{name}" if where else name, depth + 1)
     return plain

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from burnish.rpc.client import BatchedClient, check_address
 from burnish.rpc.errors import CODES, RpcRemoteError, RpcTimeout, RpcUnavailable, code_name, error_from
 from burnish.rpc.methods import CALL, VERIFY
-from burnish.rpc.payload import MAX_JSON_CHARS, MAX_JSON_VALUES, PayloadError, decode_json, encode_json, more_values, utf8
+from burnish.rpc.payload import MAX_JSON_CHARS, MAX_JSON_VALUES, PayloadError, decode_json, encode_json, more_values, plain_json, utf8
 from burnish.rpc.server import Server, ServerOptions
 
 pytestmark = pytest.mark.unit
@@ -74,6 +74,18 @@ def test_json_of_more_values_than_a_message_carries_is_refused() -> None:
     assert len(decode_json('{"a":"' + "," * (MAX_JSON_CHARS - 8) + '"}')["a"]) == MAX_JSON_CHARS - 8
     with pytest.raises(PayloadError, match="8388609 characters of JSON; the limit is 8388608"):
         decode_json('{"a":"' + "," * (MAX_JSON_CHARS - 7) + '"}')
+
+
+def test_of_keys_of_any_length_a_place_says_the_beginning() -> None:
+    """The place of each of 90,000 values began with the whole key, and so did the answer."""
+    key = "k" * (4 << 20)
+    tracemalloc.start()
+    with pytest.raises(PayloadError, match=r"^k{80}…\[90000\] is inf, not a finite number$"):
+        decode_json(f'{{"{key}":[' + "0," * 90_000 + "1e999]}")
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+    with pytest.raises(PayloadError, match=r"has the key 'k{79}, which is not a valid string$"):
+        plain_json({key + "\ud800": 1})
 
 
 def test_lone_surrogates_become_question_marks() -> None:
