@@ -1,9 +1,10 @@
 """What a run that is only looked at is worked with again: the pieces of its recipe, from a config that may be anybody's.
 
 A run folder names code, as a recipe does: plug-ins, modules, services, functions among an environment's arguments. Names that are
-registered, by burnish or by an installed package, are resolved; what else a folder names is imported or run only for whoever says that
-the run is his own, or names the plug-in himself. What lies inside the folder is never run, so that a folder from elsewhere brings none
-along; and no address is called, and no variable or file of secrets read, that only the folder names, unless whoever replays it says so.
+registered, by burnish or by an installed package, are resolved, and what the worlds that burnish ships define; what else a folder names is
+imported or run only for whoever says that the run is his own, or names the plug-in himself. What lies inside the folder is never run, so
+that a folder from elsewhere brings none along; and no address is called, and no variable or file of secrets read, that only the folder
+names, unless whoever replays it says so.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.machinery import all_suffixes
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from burnish.envs.named import names_code
@@ -50,6 +54,8 @@ _MODULES = ("plugins", "services tools", "services verifier", "services python")
 """Fields whose every value is code."""
 _IDS = ("environment", "services environment")
 """Fields that hold an id, and with a colon the module that registers it."""
+_WORLDS = ("burnish.envs.builtin.", "burnish.rewards.builtin.")
+"""Where the worlds that burnish ships are; their tools, verdicts and texts are made to be named in recipes."""
 _CALLED = ("environment_args", "rewards", "services", "rft", "phases")
 """Fields under which an address would be called."""
 NOT_RUN = "names {!r:.80}, code by its module or file and not by a registered id; it is run with --trust only, when the run is your own"
@@ -118,10 +124,22 @@ def _own_code(named: Iterable[tuple[str, str]], plugins: Collection[Path]) -> It
     """Those of the texts, each with its field, that name code which is neither built in nor installed, nor one of the plug-ins."""
     given = {file.resolve() for file in plugins}
     for field, text in named:
+        if field != "services python" and _of_our_worlds(text):
+            continue
         if field in _MODULES or (field in _IDS and ":" in text) or (names_code(text) and not text.startswith(_ADDRESSES)):
             file = text if text.endswith(".py") else text.rpartition(":")[0]
             if not (file.endswith(".py") and "\0" not in file and Path(file).resolve() in given):
                 yield field, text
+
+
+def _of_our_worlds(name: str) -> bool:
+    """Whether a name is that of a module of burnish's worlds, or of something that is defined in one."""
+    module, _, attribute = name.partition(":")
+    if not module.startswith(_WORLDS) or _DOTTED.fullmatch(module) is None or find_spec(module) is None:
+        return False
+    found = getattr(import_module(module), attribute, None) if attribute else None
+    where = str(getattr(found, "__module__", ""))
+    return not attribute or where == module or (not isinstance(found, FunctionType | type) and where.startswith("burnish."))
 
 
 def _played(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from burnish.cli.main import app
 from burnish.envs.named import names_code
 from burnish.envs.registry import load_plugin
+from burnish.recipe import recorded
 
 pytestmark = pytest.mark.unit
 
@@ -76,6 +77,37 @@ def test_a_replay_imports_nothing_that_only_the_run_names(folder: Path, field: s
     found = burnish("replay", folder, "--all")
     assert found.exit_code == 2 and f"{field} names" in found.stderr and "--trust" in found.stderr, found.output
     assert not Path("ran").exists() and len(found.stderr.strip().splitlines()) == 1
+
+
+OURS = "burnish.envs.builtin.inspection"
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        (f"{OURS}.service", True),
+        (f"{OURS}.corpus:documents", True),
+        ("burnish.rewards.builtin.inspection:verdict", True),
+        (f"{OURS}.service:os", False),
+        (f"{OURS}.service:Path", False),
+        (f"{OURS}.service:nothing", False),
+        (f"{OURS}.nothing", False),
+        (f"{OURS}/../x.py", False),
+        ("burnish.envs.registry:load_plugin", False),
+        ("burnish.envs.builtinx.y", False),
+        ("burnish.envs.builtin.", False),
+    ],
+)
+def test_the_worlds_that_burnish_ships_are_taken_by_what_they_define(name: str, taken: bool) -> None:
+    assert recorded._of_our_worlds(name) is taken
+
+
+def test_a_run_in_a_world_of_ours_is_replayed_as_it_stands(folder: Path) -> None:
+    config = folder / "config.json"
+    used = {"services": {"s": {"tools": f"{OURS}.service"}}, "environment_args": {"at": "service:s"}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **used}))
+    said = burnish("replay", folder, "--all").output
+    assert "--trust" not in said, said
 
 
 def test_whoever_trusts_a_run_or_names_its_code_himself_replays_it(folder: Path) -> None:
