@@ -51,6 +51,16 @@ def test_a_probe_says_what_training_would_find(recipe: Path, tmp_path: Path) -> 
     assert not (run / "checkpoints.jsonl").exists()
 
 
+def test_a_probe_with_a_critic_makes_its_update(recipe: Path, tmp_path: Path) -> None:
+    sets = ["--set", "rft.algorithm=ppo", "--set", "rft.minibatches=1"]
+    run = ["--episodes", "8", "--run-dir", str(tmp_path / "run"), "--json"]
+    command = [sys.executable, "-m", "burnish.cli.main", "probe", str(recipe), *sets, *run]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    assert said["update"]["groups"] == 2 and said["cost"]["seconds"] > 0
+
+
 def test_an_interrupted_probe_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     process = start(["probe", str(recipe), "--run-dir", str(run), "--episodes", "4000"], log)

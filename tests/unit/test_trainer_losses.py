@@ -228,7 +228,7 @@ def test_learning_rate_warms_up_then_follows_half_a_cosine() -> None:
         ({"schedule": "cosine"}, "needs total_steps"),
         ({"schedule": "cosine", "total_steps": 5, "warmup_steps": 5}, "greater than warmup_steps"),
         ({"total_steps": 5}, "no effect"),
-        ({"learning_rate": 1.0}, "unknown key"),
+        ({"learning_rate": 1.0}, "Extra inputs"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: dict[str, object], says: str) -> None:
