@@ -25,6 +25,8 @@ from .store import SECRET_FILE, FeedbackStore, make_store
 MOST_JOBS: Final = 1024
 MOST_BYTES: Final = 32 * 2**20
 """Of requests and answers on the wire that are not written yet."""
+MOST_GIVEN: Final = 16
+"""Times that feedback on one answer is kept: each time its conversation is, and the folder is everybody's."""
 IDLE_S: Final = 60.0
 """After how long without work the thread looks for what has been kept for long enough."""
 AGAIN_S: Final = 1.0
@@ -76,7 +78,8 @@ class FeedbackDesk:
             self._counts.unkept("full")
 
     async def give(self, given: GivenFeedback, key: str) -> FeedbackRow:
-        """Store feedback of a key. Raises Refused: 404 for what is no answer to it, 503 where it cannot be stored now."""
+        """Store feedback of a key. Raises Refused: 404 for what is no answer to it, 409 for one on which enough was said, 503 where it
+        cannot be stored now."""
         made_at = self._made_at(given.id, key)
         return await self._done(lambda: self._give(given, key, made_at))
 
@@ -109,6 +112,9 @@ class FeedbackDesk:
         return made_at
 
     def _give(self, given: GivenFeedback, key: str, made_at: float) -> FeedbackRow:
+        if self._store.given(given.id) >= MOST_GIVEN:
+            said = f"feedback was given on this answer {MOST_GIVEN} times; delete it to say something else"
+            raise Refused(409, "invalid", said, code="feedback_exists", param="id")
         found = self._store.answer(given.id, made_at)
         asked, answered = None, None
         if found is not None and found.choices is not None:

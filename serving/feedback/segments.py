@@ -68,6 +68,12 @@ class Segments:
                     return found
         return None
 
+    def count(self, id: str) -> int:
+        """How many rows with this id may still be read."""
+        needle = id.encode()
+        files = [file for file in self._files() if not self._is_over(file) and needle in _content(file)]
+        return sum(row.get("id") == id for file in files for row in _rows(file))
+
     def remove(self, ids: Collection[str]) -> int:
         """Let go of every row with one of these ids, and say how many there were."""
         removed = 0
@@ -80,7 +86,9 @@ class Segments:
 
         with self._held():
             for file in self._files():
-                keep_rows(file, stays)
+                content = _content(file)
+                if any(id.encode() in content for id in ids):
+                    keep_rows(file, stays)
         return removed
 
     def _current(self) -> Path:

@@ -52,6 +52,10 @@ class FeedbackStore:
         """Keep feedback."""
         self._given.append(_fitting(row, self._given.longest_row))
 
+    def given(self, id: str) -> int:
+        """How often feedback was given on an answer."""
+        return self._given.count(id)
+
     def feedback(self) -> Iterator[FeedbackRow]:
         """All that is kept, in the order in which it came. Raises ValueError, one line, for a row that is none."""
         for row in self._given.rows():

@@ -26,6 +26,7 @@ from burnish.serving.admission import RequestAdmission
 from burnish.serving.app import chat_service
 from burnish.serving.audit import Books
 from burnish.serving.config import FeedbackConfig
+from burnish.serving.feedback import desk
 from burnish.serving.feedback.desk import FeedbackDesk
 from burnish.serving.feedback.export import export
 from burnish.serving.feedback.ids import AnswerIds
@@ -189,6 +190,17 @@ async def test_only_the_key_that_asked_may_say_how_it_was(service: Service) -> N
     assert (await service.say(id, "asks", rating="up")).status_code == 403
     assert service.stored() == []
     assert (await service.say(id, rating="up")).status_code == 200
+
+
+async def test_feedback_on_one_answer_does_not_fill_the_folder(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "MOST_GIVEN", 2)
+    id, other = await service.ask(), await service.ask()
+    assert [(await service.say(id, rating=rating)).status_code for rating in ("up", "down", "up")] == [200, 200, 409]
+    refused = (await service.say(id, rating="up")).json()["error"]
+    assert (refused["code"], refused["param"]) == ("feedback_exists", "id") and "given on this answer 2 times" in refused["message"]
+    assert (await service.say(other, "first", rating="up")).status_code == 200
+    assert (await service.delete(id)).status_code == 200
+    assert [row.id for row in service.stored()] == [other] and (await service.say(id, rating="up")).status_code == 200
 
 
 async def test_without_consent_nothing_of_what_was_said_is_on_the_disk(forgetful: Service) -> None:
