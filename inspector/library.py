@@ -16,7 +16,7 @@ from ..rollout.store.episodes import MEASURED, text
 from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment, Split
 from ..rollout.store.own_files import own_file
-from ..rollout.store.reading import check_row, check_store, check_tokens
+from ..rollout.store.reading import check_row, check_store, check_tokens, stored_value
 from ..rollout.store.records import Mode
 from .database import Database, named
 from .hits import is_short
@@ -261,7 +261,7 @@ def _checked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _read(row: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
     """A column of JSON. Raises ValueError when it holds none, or something else."""
     try:
-        value = json.loads(row[name]) if row[name] is not None else kind()
+        value = stored_value(row[name]) if row[name] is not None else kind()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name}: {error}") from None
     items: list[Any] = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []

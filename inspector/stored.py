@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..envs.types import Message, Task, message_from_dict
 from ..rollout.store.moments import Moment, moments
-from ..rollout.store.reading import episode_columns, stored_rows
+from ..rollout.store.reading import episode_columns, stored_rows, stored_value
 from .runs import check_run
 
 COLUMNS = (
@@ -106,7 +105,7 @@ def _read(file: Path, moment: Moment, episode: str | None) -> Iterator[StoredEpi
     for row in stored_rows(file, episode_columns(*COLUMNS), "stored episodes"):
         if episode is None or row["episode"] == episode:
             try:
-                yield episode_of(row, moment, json.loads(row["messages"]))
+                yield episode_of(row, moment, stored_value(row["messages"]))
             except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{file}: cannot be read as stored episodes: episode {row['episode']!r}: {error}") from error
 
@@ -123,7 +122,7 @@ def episode_of(row: Mapping[str, Any], moment: Moment, said: Sequence[Any]) -> S
     Raises AttributeError, KeyError, TypeError, ValueError or RecursionError when the row is not one.
     """
     messages = tuple(message_from_dict(message, f"message {i}") for i, message in enumerate(said))
-    prompt, data = messages[: row["prompt"]], _object(json.loads(row["task_data"]), "task_data")
+    prompt, data = messages[: row["prompt"]], _object(stored_value(row["task_data"]), "task_data")
     return StoredEpisode(
         moment=moment,
         id=row["episode"],
@@ -132,7 +131,7 @@ def episode_of(row: Mapping[str, Any], moment: Moment, said: Sequence[Any]) -> S
         messages=messages,
         turns=len(row["turns"] or ()),
         env_rewards=tuple(row["env_rewards"] or ()),
-        env_data=_object(json.loads(row["env_data"]), "env_data"),
+        env_data=_object(stored_value(row["env_data"]), "env_data"),
         reward=row["reward"],
         parts=_object(row["parts"] or {}, "parts"),
         metrics=_object(row["metrics"] or {}, "metrics"),

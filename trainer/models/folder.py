@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ...rollout.store.own_files import read_whole
 from ...rollout.tokenizer_files import check_tokenizer_files
 from .card import model_card
 from .config_file import check_config, ties_embeddings
@@ -322,8 +323,10 @@ def _fsync(path: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The object in a small file of a model folder. Raises ValueError when it holds none, or is larger than any is."""
+    content = read_whole(file)
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(data, dict):

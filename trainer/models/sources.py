@@ -234,7 +234,8 @@ def _licence_of_card(folder: Path) -> str | None:
     card = folder / CARD_FILE
     if not card.is_file() or (folder / MANIFEST_FILE).is_file():
         return None
-    head = card.read_text(errors="replace")[:20_000].split("---")
+    with card.open(errors="replace") as text:
+        head = text.read(20_000).split("---")
     found = re.search(r"^license:\s*[\"']?([A-Za-z0-9.+_ -]{1,100}?)[\"']?\s*$", head[1], re.MULTILINE) if len(head) > 2 else None
     return found[1].strip() if found else None
 
