@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import random
 import socket
 import ssl
 import sys
@@ -42,6 +43,9 @@ APP_NAME: Final = "burnish-chat"
 OBJECT_STORE_BYTES: Final = 80 * 2**20
 ROOM: Final = 128
 """Requests beyond those that may be under way, which are being refused, or ask for no answer."""
+NEVER_LENT: Final = range(20_000, 32_000)
+"""Ports that no connection is given as its own end, so that one stays free between being found so and being listened on."""
+TRIED: Final = 50
 POLL_S: Final = 0.2
 SILENCE_S: Final = 60.0
 CONTROLLER_ENDS: Final = "Task ServeController."
@@ -131,14 +135,18 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
 
 @contextlib.contextmanager
 def free_port(host: str, port: int) -> Iterator[int]:
-    """Hold the port while Ray starts, and let go of it for Serve's proxy. Raises ValueError when it is taken."""
+    """Hold the port while Ray starts, and let go of it for Serve's proxy; 0 is any. Raises ValueError when it is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
-        try:
-            held.bind((host, port))
-        except OSError as error:
-            raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or give another --port") from error
-        yield held.getsockname()[1]
+        for tried in (port,) if port else random.sample(NEVER_LENT, TRIED):
+            try:
+                held.bind((host, tried))
+            except OSError as error:
+                refused = error
+            else:
+                yield tried
+                return
+        raise ValueError(f"cannot listen on {host}:{port}: {refused.strerror}; stop what uses it or give another --port") from refused
 
 
 def start_ray(options: ServingConfig, cpus: int) -> bool:
