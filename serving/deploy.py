@@ -138,6 +138,7 @@ def free_port(host: str, port: int) -> Iterator[int]:
     """Hold the port while Ray starts, and let go of it for Serve's proxy; 0 is any. Raises ValueError when it is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        refused = OSError()
         for tried in (port,) if port else random.sample(NEVER_LENT, TRIED):
             try:
                 held.bind((host, tried))
