@@ -248,13 +248,14 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     """
 
     last_step: Step
-    _runners_are_up = False
 
     @classmethod
     def get_default_config(cls) -> RFTConfig:
         return RFTConfig()
 
     def setup(self, config: AlgorithmConfig) -> None:
+        # RLlib asks this between the making of its runners and its first call of one, which it waits for without end.
+        self._should_create_evaluation_env_runners = self._await_runners
         try:
             with _room_kept(config):
                 super().setup(config)
@@ -289,12 +290,10 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         """Send the learner's weights to every engine."""
         return self.loop.sync()
 
-    def _should_create_evaluation_env_runners(self, eval_config: AlgorithmConfig) -> bool:
-        """RLlib asks between the making of its runners and its first call of one, which it waits for without end; so they are waited for
-        here. Evaluation has none of its own."""
-        if not self._runners_are_up:
-            await_runners(self.env_runner_group._worker_manager.actors(), self.config.asked_by_runners, self.config.start_limits)
-            self._runners_are_up = True
+    def _await_runners(self, eval_config: AlgorithmConfig) -> bool:
+        """In the place of an algorithm's own `_should_create_evaluation_env_runners`, once. Evaluation has no runners of its own."""
+        del self._should_create_evaluation_env_runners
+        await_runners(self.env_runner_group._worker_manager.actors(), self.config.asked_by_runners, self.config.start_limits)
         return False
 
     def _give_up(self) -> None:

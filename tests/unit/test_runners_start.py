@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 import ray
@@ -116,12 +116,13 @@ def test_what_ended_a_runner_is_said_at_once(clock: list[float]) -> None:
 
 def test_runners_are_waited_for_before_rllib_calls_one_and_given_up_when_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """RLlib's first call of a runner, `get_spaces`, waits without end."""
-    done: list[Any] = []
+    done, cls = list[Any](), cast(Any, RFT)
 
     def setup(algo: Any, config: Any) -> NoReturn:
         algo.env_runner_group = SimpleNamespace(
             _worker_manager=SimpleNamespace(actors=lambda: {1: "runner"}, clear=lambda: done.append("killed"))
         )
+        assert not cls._should_create_evaluation_env_runners(config), "Tune asks the class"
         assert not algo._should_create_evaluation_env_runners(config)
         raise AssertionError("RLlib would go on")
 
