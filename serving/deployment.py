@@ -99,6 +99,10 @@ class VersionTable(BaseModel):
         return self
 
     @property
+    def most_engines(self) -> int:
+        return self.autoscaling.max_replicas if self.autoscaling is not None else self.replicas
+
+    @property
     def engines(self) -> dict[str, Any]:
         """What engines were started with: it cannot change while they run."""
         return self.model_dump(exclude={"weight", "shadow", "forced", "judge"})
@@ -179,14 +183,15 @@ def judge_name(served: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VersionShare:
-    """A version that runs, the weight with which it is drawn, the names of its adapters, the share of callers that it shadows, and its
-    judge."""
+    """A version that runs, the weight with which it is drawn, the names of its adapters, the share of callers that it shadows, its judge,
+    and how many engines it may have."""
 
     version: str
     weight: float
     adapters: tuple[str, ...] = ()
     shadow: float = 0.0
     judge: JudgeTable | None = None
+    engines: int = 1
 
 
 Routes = Mapping[str, tuple[VersionShare, ...]]
@@ -196,6 +201,11 @@ Routes = Mapping[str, tuple[VersionShare, ...]]
 def versions_of(routes: Routes) -> list[str]:
     """The served names of the versions that run."""
     return [served_name(model, share.version) for model, shares in routes.items() for share in shares]
+
+
+def engines_of(routes: Routes) -> int:
+    """How many engines all versions may have together."""
+    return sum(share.engines for shares in routes.values() for share in shares)
 
 
 def names(routes: Routes) -> list[str]:
@@ -415,7 +425,9 @@ class Deployer:
         weights = {version: 0.0 if version in out else one.weight for version, one in table.versions.items()}
         if all(here[version] for version, weight in weights.items() if weight):
             found = [(version, one) for version, one in table.versions.items() if here[version]]
-            return tuple(VersionShare(name, weights[name], tuple(one.adapters), one.shadow, one.judge) for name, one in found)
+            return tuple(
+                VersionShare(name, weights[name], tuple(one.adapters), one.shadow, one.judge, one.most_engines) for name, one in found
+            )
         return self.routes.get(model, ())
 
     def _is_out(self, name: str, table: VersionTable) -> bool:

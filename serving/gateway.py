@@ -27,9 +27,21 @@ from .audit import Books, record_of
 from .canary.judge import JudgedAnswer
 from .canary.watch import CanaryWatch, Judgement, JudgeOutage
 from .config import ServingConfig
-from .deployment import Routes, app_name, canaries, engine_name, judge_name, names, shadows_for, version_for, versions_of, without
+from .deployment import (
+    Routes,
+    app_name,
+    canaries,
+    engine_name,
+    engines_of,
+    judge_name,
+    names,
+    shadows_for,
+    version_for,
+    versions_of,
+    without,
+)
 from .engine import start_engine
-from .rules import Rules, front_of, load_plugins
+from .rules import Rules, front_of, load_plugins, most_under_way
 from .shadow import Heard, Shadows
 from .wire import HEALTH, USAGE, answer, live, path_of, read_body
 
@@ -218,7 +230,8 @@ class Gateway:
     def __init__(self, options: ServingConfig, rules: Rules) -> None:
         load_plugins(options.plugins)
         self._guard = Guard(rules.policy) if rules.policy is not None else None
-        self._front = front_of(rules, options, most=10**6)
+        self._most = most_under_way(options)  # of one engine
+        self._front = front_of(rules, options, self._most)
         self._router = Router(self._front.books, options.request_timeout_s)
         self._judges = CanaryJudges()
         desk = self._front.desk
@@ -230,7 +243,8 @@ class Gateway:
         return chat_service(self._router, lambda: names(self._router.routes), self._front, self._guard)
 
     async def follow(self, routes: Routes) -> Mapping[str, Judgement]:
-        """See `Router.follow`; say where canaries stand."""
+        """See `Router.follow`; say where canaries stand. As much may be under way as all engines together answer, or have waiting."""
+        self._front.admission.most = self._most * max(1, engines_of(routes))
         on_trial = canaries(routes)
         await self._judges.follow({name: canary.judge.timeout_s for name, canary in on_trial.items()})
         self._watch.follow(on_trial)

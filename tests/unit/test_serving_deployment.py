@@ -26,6 +26,7 @@ from burnish.serving.deployment import (
     VersionTable,
     app_name,
     engine_name,
+    engines_of,
     names,
     read_deployment,
     shadows_for,
@@ -156,6 +157,16 @@ def test_a_shadow_may_change_while_it_runs_and_is_said(deployer: Deployer, shop:
     deployer.check(shadowed(0.5), shadowed(0.05))
     deployer.turn(shadowed(0.5))
     assert said[-1] == "m: v1 100.0%, v2 shadows 50.0%"
+
+
+def test_routes_say_how_many_engines_there_may_be(deployer: Deployer, shop: Shop) -> None:
+    scaled = {"model": "runs/v2", "autoscaling": {"min_replicas": 1, "max_replicas": 5}}
+    versions = {"v1": {"model": "runs/v1", "replicas": 3}, "v2": scaled}
+    deployer.turn(Deployment.model_validate({"models": {"m": {"versions": versions}}}))
+    shop.comes_up("m:v1")
+    shop.comes_up("m:v2")
+    deployer.turn(Deployment.model_validate({"models": {"m": {"versions": versions}}}))
+    assert engines_of(shop.routes) == 8 and engines_of({}) == 0
 
 
 def test_what_ray_serve_is_told_of_replicas() -> None:
