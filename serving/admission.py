@@ -7,19 +7,22 @@ will be. A key can so go over its tokens by what it had under way, which `parall
 from __future__ import annotations
 
 import math
+import re
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from ..rpc.security import is_loopback
 from .keys import Key, Keyring, Route, holder
 from .spending import Spending
 
 MINUTE_S: Final = 60.0
+_PORT: Final = re.compile(r":[0-9]*$")
 LIMITED: Final[tuple[Route, ...]] = ("chat", "completions", "guardrail")
 """Routes for which a model or a detector works."""
 AGAIN_S: Final = 1.0
@@ -27,7 +30,7 @@ AGAIN_S: Final = 1.0
 
 Reason = Literal[
     "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",
-    "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard", "answer", "unstored",
+    "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard", "answer", "unstored", "host",
 ]  # fmt: skip
 """Why a request was refused, as it is counted."""
 
@@ -94,7 +97,8 @@ class RequestAdmission:
     """Lets requests in, or raises `Refused`.
 
     keys: None lets everybody in. most: requests that may be under way at a time, whoever's. spent: what keys have spent in all, None counts
-    it nowhere, and no key may then have a budget. Not for several threads: all calls come from one event loop.
+    it nowhere, and no key may then have a budget. hosts: names that the service goes by where nobody needs a key, None: any; a browser that
+    was led here by another name does what a stranger's page says. Not for several threads: all calls come from one event loop.
     """
 
     def __init__(
@@ -104,14 +108,18 @@ class RequestAdmission:
         spent: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], datetime] = lambda: datetime.now(UTC),
+        hosts: Collection[str] | None = None,
     ) -> None:
-        self._keys, self._most, self._spent, self._clock, self._today = keys, most, spent, clock, today
+        self._keys, self._spent, self._clock, self._today = keys, spent, clock, today
+        self.most, self._hosts = most, hosts
         self._used: dict[str, _Used] = {}
         self._under_way = 0
 
     def who(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyHolder:
-        """Whose key the headers of a request carry. Raises Refused: 401, or 503 while the keys file cannot be read."""
+        """Whose key the headers of a request carry. Raises Refused: 401, or 503 while the keys file cannot be read; 403
+        where no key is needed and the request was for another host."""
         if self._keys is None:
+            self._check_host(headers)
             return KeyHolder()
         try:
             keys = self._keys.current()
@@ -126,6 +134,17 @@ class RequestAdmission:
         if keys[name].ended(self._today()):
             raise Refused(401, "expired", f"the key {name!r} has expired", code="invalid_api_key")
         return KeyHolder(name, keys[name])
+
+    def _check_host(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if self._hosts is None:
+            return
+        for host in (value.decode("latin-1") for header, value in headers if header.lower() == b"host"):
+            name = _PORT.sub("", host.strip()).lower().removesuffix(".")
+            if name not in self._hosts and not is_loopback(name):
+                said = (
+                    f"without keys this service is for its own machine, and not called {host[:100]!r}; ask for localhost, or give it keys"
+                )
+                raise Refused(403, "host", said, code="insufficient_permissions")
 
     async def check_budget(self, caller: KeyHolder, route: Route) -> None:
         """To be asked before `visit`. Raises Refused: 429 when a key has spent its budget, 503 while nobody can say."""
@@ -155,8 +174,8 @@ class RequestAdmission:
             return
         if key is not None:
             self._check_limits(caller.name, key, route)
-        if self._under_way >= self._most:
-            raise Refused(503, "full", f"{self._most} requests are under way; come again", code="overloaded", again_s=AGAIN_S)
+        if self._under_way >= self.most:
+            raise Refused(503, "full", f"{self.most} requests are under way; come again", code="overloaded", again_s=AGAIN_S)
         if route != "feedback":
             visit.take(1)
         self._under_way += 1

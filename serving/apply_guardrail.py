@@ -24,7 +24,7 @@ from .admission import Refused, Visit
 from .audit import record_of
 from .front import Front
 from .keys import Route
-from .wire import BODY_S, HEALTH, MAX_DEPTH, answer, live, read_body
+from .wire import BODY_S, HEALTH, MAX_DEPTH, answer, is_json, live, read_body
 
 APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply/?")
 
@@ -63,6 +63,8 @@ class ApplyGuardrailApp:
         return "guardrail"
 
     async def _applied(self, scope: Scope, receive: Receive) -> bytes:
+        if not is_json(scope["headers"]):
+            raise Refused(415, "invalid", "ApplyGuardrail is JSON: send it with Content-Type: application/json")
         body = await read_body(receive, self._body_s)
         try:
             given = json.loads(body)

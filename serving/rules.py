@@ -10,6 +10,7 @@ from typing import Final
 from ..envs.registry import load_plugin
 from ..guardrails.guard import Guard
 from ..guardrails.policy import Policy, load_policy
+from ..rpc.security import is_loopback
 from .admission import RequestAdmission
 from .audit import Audit, Books
 from .config import ServingConfig
@@ -58,7 +59,7 @@ def front_of(rules: Rules, options: ServingConfig, most: int) -> Front:
     spent = Spending(rules.keys.file) if isinstance(rules.keys, Filed) else None
     books = Books(Audit(options.audit_file, options.audit_prompts))
     desk = FeedbackDesk(options.feedback, books.metrics) if options.feedback is not None else None
-    return Front(RequestAdmission(rules.keys, most, spent), books, desk)
+    return Front(RequestAdmission(rules.keys, most, spent, hosts=() if is_loopback(options.host) else None), books, desk)
 
 
 def most_under_way(options: ServingConfig) -> int:

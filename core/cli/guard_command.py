@@ -120,6 +120,6 @@ def serve(
 
     _load(plugin)
     guard = Guard(load_policy(policy))
-    front = Front(RequestAdmission(listed_keys(api_key_env, api_key_file)), Books(Audit(audit_file)))
+    front = Front(RequestAdmission(listed_keys(api_key_env, api_key_file), hosts=()), Books(Audit(audit_file)))
     app = ApplyGuardrailApp(guard, front)
     serve_forever(app, port, lambda url: typer.echo(f"{guard.policy.id} at {url} (Ctrl-C stops it)"))

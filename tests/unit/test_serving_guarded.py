@@ -399,7 +399,10 @@ async def test_a_key_is_asked_for_and_bad_bodies_are_refused(guard: Guard, tmp_p
         b'{"source": "INPUT", "content": [{"image": {}}]}',
         b'{"content": ' + b"[" * 9999 + b"]" * 9999 + b"}",
     ):
-        answer = await gateway.post(path, content=body, headers=key)
+        answer = await gateway.post(path, content=body, headers={**key, "content-type": "application/json"})
         assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (400, "ValidationException")
-    assert (await gateway.post(path, content=b" " * (4 * 2**20 + 1), headers=key)).status_code == 413
+    large = await gateway.post(path, content=b" " * (4 * 2**20 + 1), headers={**key, "content-type": "application/json"})
+    assert large.status_code == 413
+    plain = await gateway.post(path, content=b"{}", headers={**key, "content-type": "text/plain"})
+    assert plain.status_code == 415, "what a page of somebody else's can send unasked"
     assert (await gateway.get("/health")).status_code == 200

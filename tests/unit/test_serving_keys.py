@@ -31,6 +31,7 @@ from burnish.serving.counting import CountedChatApp
 from burnish.serving.front import Front
 from burnish.serving.key_files import new_key, read_expiry, revoke
 from burnish.serving.keys import Filed, Key, Listed, holder, listed_keys, read_keys, sha256_of
+from burnish.serving.rules import Rules, front_of
 from burnish.serving.spending import Spending
 
 pytestmark = pytest.mark.unit
@@ -687,3 +688,32 @@ def test_keys_are_given_in_one_way(tmp_path: Path) -> None:
     for changes, says in (({"audit_prompts": True}, "without audit_file"), ({"plugins": ("p.py",)}, "without policy")):
         with pytest.raises(ValueError, match=says):
             serving_options(ServingConfig(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("host", "lets"),
+    [("localhost:8000", True), ("LOCALHOST", True), ("127.0.0.1:8000", True), ("127.8.9.1", True), ("[::1]:8000", True), ("[::1]", True),
+     ("rebound.example:8000", False), ("localhost.rebound.example", False), ("127.0.0.1.rebound.example", False), ("", False),
+     ("192.168.1.9", False)],
+)  # fmt: skip
+def test_without_keys_a_page_that_was_led_here_by_another_name_gets_nothing(host: str, lets: bool) -> None:
+    made = RequestAdmission(hosts=())
+    if lets:
+        assert made.who([(b"Host", host.encode())]).name == ""
+    else:
+        with pytest.raises(Refused, match="without keys this service is for its own machine") as refused:
+            made.who([(b"Host", host.encode())])
+        assert (refused.value.status, refused.value.reason) == (403, "host")
+    assert made.who([]).name == "", "a browser always says"
+    assert RequestAdmission(hosts=("models.example",)).who([(b"host", b"models.example:80")]).name == ""
+
+
+def test_on_loopback_without_keys_the_host_is_held_to() -> None:
+    for options, keys, lets in ((ServingConfig(), None, False), (ServingConfig(), Listed({}), True)):
+        admission = front_of(Rules(keys), options, 4).admission
+        refused = None
+        try:
+            admission.who([(b"host", b"rebound.example")])
+        except Refused as error:
+            refused = error.reason
+        assert refused == ("no_key" if lets else "host")
