@@ -23,6 +23,8 @@ from .registry import DetectorPlugin, Find, find_detector
 from .types import MAX_EVIDENCE, Decision, Finding, Match, strictest
 
 GROUNDING = "burnish/grounding-v1"
+SEAM = 512
+"""Characters before a text, and of it, that are looked at together where it goes on from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +52,35 @@ class Guard:
         self._allowed = [(expression, 1) for one in policy.allowed if one.texts for expression in words_expression(one.texts)]
         self._allowed += [(compiled(pattern), 0) for one in policy.allowed for pattern in one.patterns]
 
-    def check(self, text: str, where: Place, context: str | None = None) -> Decision:
-        """What becomes of a text that is asked ("input") or answered ("output"). context: what an answer must follow from.
+    def check(self, text: str, where: Place, context: str | None = None, before: str = "") -> Decision:
+        """What becomes of a text that is asked ("input") or answered ("output"). context: what an answer must follow from. before: what the
+        text goes on from, decided on already: of it counts what reaches into the text.
 
         Raises ValueError when the text is too long to be looked at, and what a detector raises: such a text must not go on.
         """
         latency: dict[str, float] = {}
-        found = self._found(text, latency)
-        if context is not None and where == "output" and self.policy.grounding is not None:
-            found += self._ungrounded(text, context, latency)
-        looked_at = {name for name in self._on if where in self.policy.categories[name].where}
-        kept = [finding for finding in found if finding.category in looked_at]
-        findings = tuple(self._not_excused(text, kept))
+        findings = tuple(self._counting(text, where, latency, context))
+        if before:
+            end, begin = before[-SEAM:], text[:SEAM]
+            over = [one for one in self._counting(end + begin, where, latency) if one.start < len(end) < one.end]
+            findings = (*within(over, len(end), len(end) + len(begin)), *findings)
         action = strictest([finding.action for finding in findings])
         blocked = ACTIONS.index(action) >= ACTIONS.index("redirect")
         message = next((self.policy.message(f.category, action) for f in findings if f.action == action), "")
         return Decision(self.policy.id, where, action, findings, "" if blocked else redacted(text, findings), message, latency)
 
+    def _counting(self, text: str, where: Place, latency: dict[str, float], context: str | None = None) -> Iterator[Finding]:
+        """What is found of the categories that look here, and is not excused."""
+        found = self._found(text, latency)
+        if context is not None and where == "output" and self.policy.grounding is not None:
+            found += self._ungrounded(text, context, latency)
+        looked_at = {name for name in self._on if where in self.policy.categories[name].where}
+        return self._not_excused(text, [finding for finding in found if finding.category in looked_at])
+
     def _found(self, text: str, latency: dict[str, float]) -> list[Finding]:
         """What the detectors find, one reading after the other, so that no more than one is kept."""
-        latency |= dict.fromkeys(("readings", *(made.name for made in self._detectors)), 0.0)
+        for name in ("readings", *(made.name for made in self._detectors)):
+            latency.setdefault(name, 0.0)
         found: dict[tuple[str, int, int], Finding] = {}
         ways = chain([Reading("original", "original", text)], readings(text))
         started = time.perf_counter()

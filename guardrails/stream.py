@@ -30,11 +30,11 @@ class StreamGuard:
     """Decides on one text as it comes in pieces. Nothing of what a policy blocks or redacts is let out as far as the hold reaches.
 
     `decision` is None until the text ends or is blocked. A topic that takes several sentences to show is found when it shows: what came
-    before has gone out.
+    before has gone out. before: what the text goes on from, as `Guard.check` has it.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, guard: Guard, before: str = "") -> None:
+        self._guard, self._before = guard, before
         self._text = ""
         self._sent = 0
         self._looked = 0
@@ -64,7 +64,7 @@ class StreamGuard:
             return ""
         self._looked = len(self._text)
         base = max(0, self._sent - WINDOW)
-        decision = self._guard.check(self._text[base:], "output")
+        decision = self._guard.check(self._text[base:], "output", before="" if base else self._before)
         if decision.blocked:
             self.decision = decision
             return ""
@@ -74,7 +74,7 @@ class StreamGuard:
         """The rest of the text, with a warning below it where the policy wants one. Raises what `Guard.check` raises."""
         if self.blocked:
             return ""
-        self.decision = self._guard.check(self._text, "output")
+        self.decision = self._guard.check(self._text, "output", before=self._before)
         if self.decision.blocked:
             return ""
         rest = self._let_out(len(self._text), self.decision, 0)

@@ -23,11 +23,15 @@ class GuardedStream:
     """Takes the bytes of a stream and gives those that may go out: `take` is called with each piece, in order.
 
     warning: what stands below the answer in any case. decided: called with the decision on each choice. count: of choices that
-    were asked for, some of which may begin late. `over`: every one has been blocked, so that nothing more will go out.
+    were asked for, some of which may begin late. before: what a choice goes on from, by its index. `over`: every one has been
+    blocked, so that nothing more will go out.
     """
 
-    def __init__(self, guard: Guard, warning: str, decided: Callable[[Decision], object], count: int = 1) -> None:
+    def __init__(
+        self, guard: Guard, warning: str, decided: Callable[[Decision], object], count: int = 1, before: Callable[[int], str] = lambda _: ""
+    ) -> None:
         self._guard, self._warning, self._decided, self._count = guard, warning, decided, count
+        self._before = before
         self._rest = b""
         self._choices: dict[int, StreamGuard] = {}
         self._closed: set[int] = set()
@@ -59,7 +63,7 @@ class GuardedStream:
         index = choice["index"]
         if index in self._closed:
             return None
-        stream = self._choices.setdefault(index, StreamGuard(self._guard))
+        stream = self._choices.setdefault(index, StreamGuard(self._guard, self._before(index)))
         text, finish = stream.feed(said(choice)), choice.get("finish_reason")
         if finish is not None and not stream.blocked:
             text += stream.end()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..envs.failures import EpisodeFailure
+from ..envs.types import message_from_dict
 from ..guardrails.guard import Guard
 from ..guardrails.policy import ACTIONS
 from ..guardrails.types import Decision
@@ -63,9 +64,9 @@ class GuardedChatApp:
         warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
         inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
-            await self._stream(inner, handed_on, send, record, warning, answers_of(request))
+            await self._stream(inner, handed_on, send, record, warning, request)
         else:
-            await self._whole(inner, handed_on, send, record, warning)
+            await self._whole(inner, handed_on, send, record, warning, before_answers(request))
 
     def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[Decision, ...]]:
         """The request as it may go on, and the decisions; none where nothing is asked. Raises ValueError on messages that are none."""
@@ -77,8 +78,8 @@ class GuardedChatApp:
             return request, decisions
         return asked.without({text: decision.findings for text, decision in decided.items()}), decisions
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str) -> None:
-        """An answer in one piece: it is held until it has been decided on."""
+    async def _whole(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, before: Callable[[int], str]) -> None:
+        """An answer in one piece: it is held until it has been decided on. before: what each choice goes on from."""
         start: Message = {}
         parts: list[bytes] = []
 
@@ -93,24 +94,24 @@ class GuardedChatApp:
         body = b"".join(parts)
         if start["status"] == 200:
             try:
-                body = await asyncio.to_thread(self._answered, json.loads(body), record, warning)
+                body = await asyncio.to_thread(self._answered, json.loads(body), record, warning, before)
             except (ValueError, EpisodeFailure):
                 raise _unavailable("could not be applied to the answer") from None
         await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
         await send({"type": "http.response.body", "body": body})
 
-    def _answered(self, answer: dict[str, Any], record: Record, warning: str) -> bytes:
+    def _answered(self, answer: dict[str, Any], record: Record, warning: str, before: Callable[[int], str]) -> bytes:
         for i, choice in enumerate(answer["choices"]):
-            decision = self._guard.check(said(choice), "output")
+            decision = self._guard.check(said(choice), "output", before=before(choice["index"]))
             record.decisions.append(decision)
             text = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
             ended = {"finish_reason": "content_filter", "stop_reason": None} if decision.blocked else {}
             answer["choices"][i] = saying(choice, text) | ended
         return json.dumps(answer).encode()
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, count: int) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, request: Mapping[str, Any]) -> None:
         """An answer as it is written. When all of it is blocked, or cannot be decided on, the model is told to stop."""
-        stream = GuardedStream(self._guard, warning, record.decisions.append, count)
+        stream = GuardedStream(self._guard, warning, record.decisions.append, answers_of(request), before_answers(request))
         over = asyncio.Event()
 
         async def pass_on(message: Message) -> None:
@@ -145,6 +146,18 @@ class GuardedChatApp:
                 await asyncio.wait((answering,))
                 if not answering.cancelled():
                     answering.exception()  # of an answer that was cut off, nobody waits for how it ended
+
+
+def before_answers(request: Mapping[str, Any]) -> Callable[[int], str]:
+    """What an answer goes on from, by its index: a completion's own prompt, unless it is repeated in it, or a last message that is no whole
+    one. A word begun there may end in the answer."""
+    if "prompt" in request and not request.get("echo"):
+        prompts, each = [request["prompt"]] if isinstance(request["prompt"], str) else request["prompt"], request.get("n") or 1
+        return lambda index: str(prompts[index // each])
+    if request.get("continue_final_message") and request.get("messages"):
+        begun = message_from_dict(request["messages"][-1], "messages").text
+        return lambda index: begun
+    return lambda index: ""
 
 
 def _unavailable(what: str) -> Refused:

@@ -223,7 +223,7 @@ async def test_a_stream_is_redacted_and_the_other_events_pass(guard: Guard) -> N
 
 async def test_a_stream_that_can_no_longer_be_decided_on_ends_with_an_error_and_the_model_is_told(guard: Guard) -> None:
     class Failing(Guard):
-        def check(self, text: str, where: Place, context: str | None = None) -> Decision:
+        def check(self, text: str, where: Place, context: str | None = None, before: str = "") -> Decision:
             if where == "output" and len(text) > 100:
                 raise EpisodeFailure(Failure(FailureKind.VERIFIER_UNAVAILABLE, "judge", "it is gone"))
             return guard.check(text, where, context)
@@ -246,6 +246,35 @@ async def test_messages_that_are_none_are_the_clients_error(guard: Guard) -> Non
     service = serving(Model("x"), guard)
     for messages in (7, [7], [{"role": "boss", "content": "x"}]):
         assert (await client(service).post("/v1/chat/completions", json={"messages": messages})).status_code == 400
+
+
+BEGUN = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": "To make ner"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked", "answers"),
+    [
+        ("chat/completions", {"messages": BEGUN, "continue_final_message": True, "add_generation_prompt": False}, ["ve gas is easy"]),
+        ("completions", {"prompt": "To make ner"}, ["ve gas is easy"]),
+        ("completions", {"prompt": ["To", "To make ner"], "n": 2}, ["day", "day", "vous", "ve gas is easy"]),
+    ],
+)
+async def test_a_word_that_the_request_begins_and_the_answer_ends_is_found(
+    guard: Guard, path: str, asked: dict[str, Any], answers: list[str], stream: bool
+) -> None:
+    model = Model(*answers)
+    answer = await client(serving(model, guard)).post(f"/v1/{path}", json={"model": "m", **asked, "stream": stream})
+    assert answer.status_code == 200 and len(model.asked) == 1
+    assert "ve gas" not in answer.text and answer.text.count("I cannot help with that.") == 1 and answer.text.count("content_filter") == 1
+
+
+def test_of_what_stands_before_counts_what_reaches_into_the_text(guard: Guard) -> None:
+    assert guard.check("is what we do", "output", before="nerve gas ").action == "allow"
+    decision = guard.check("ple.com today, or jo@b.example", "output", before="Write to jo@exam")
+    assert (decision.action, decision.text) == ("redact", "[EMAIL] today, or [EMAIL]")
+    assert [(one.start, one.end) for one in decision.findings] == [(0, 7), (18, 30)]
+    assert guard.check("ple.com", "output", before="jo@exam" + " x" * 600).action == "allow"
 
 
 class Looked(list[Finding]):
