@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray import cloudpickle
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Outcome, Reward, Task, Trajectory, Turn
@@ -210,6 +211,22 @@ def test_a_loss_given_as_a_function_takes_its_options_and_is_what_it_was_registe
         Objective(plain, {"bye": 2.0})
     with pytest.raises(ValueError, match="is an advantage, not a loss"):
         Objective(grpo)  # type: ignore[arg-type]
+
+
+def scaled(inputs: Any, factor: float, more: Any = None) -> Any:
+    """A loss that fails where its factor is 0."""
+    return factor * inputs if factor else 1 / factor
+
+
+def test_a_loss_given_as_a_function_is_the_same_where_it_was_sent() -> None:
+    """An objective goes to the learner pickled, which asks of its loss again what options it takes."""
+    sent = cloudpickle.loads(cloudpickle.dumps(Objective(scaled, {"factor": 2.0})))
+    loss = sent.resolved()
+    assert (loss.id, loss.function(3)) == ("tests.unit.test_trainer_objectives:scaled", 6.0)
+    broken = cloudpickle.loads(cloudpickle.dumps(Objective(scaled, {"factor": 0.0}))).resolved()
+    with pytest.raises(ValueError, match="ZeroDivisionError") as caught:
+        broken.function(3)
+    assert str(caught.value).count("loss 'tests.unit.test_trainer_objectives:scaled'") == 1
 
 
 def test_a_probe_leaves_an_engine_room_for_one_more_token() -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from ...envs.callables import source_of, written
@@ -173,12 +174,15 @@ def _declared(function: Callable[..., Any]) -> Advantage | Loss | None:
 
 
 def _bound(what: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[Any], Any]:
-    def bound(first: Any) -> Any:
-        with attributed(what):
-            return function(first, **options)
-
     ours = str(getattr(written(function), "__module__", "")).startswith("burnish.")
-    return (lambda first: function(first, **options)) if ours else bound
+    return (lambda first: function(first, **options)) if ours else partial(_called, what, function, options)
+
+
+def _called(what: str, function: Callable[..., Any], options: Mapping[str, Any], first: Any) -> Any:
+    """A user's function, `attributed`. At the top of a module: a learner that an objective is sent to finds its annotations here, those of
+    a function within another are left behind when it is pickled."""
+    with attributed(what):
+        return function(first, **options)
 
 
 def _where(function: Callable[..., Any]) -> str:
