@@ -202,7 +202,7 @@ def _update(session: Session, table: RFTPhaseConfig, learned: Sequence[EpisodeGr
     marks.append(time.monotonic())
     measured = session.forward_backward(batch)
     marks.append(time.monotonic())
-    session.step()
+    session.step(phase_step=0 if phase.critic is None else phase.critic.warmup_updates)  # the first in which the policy learns, too
     marks.append(time.monotonic())
     session.sync()
     marks.append(time.monotonic())

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tests.unit.one_step import make_policy, played
@@ -32,16 +33,18 @@ def session(run: ResolvedRun, **parts: Any) -> Session:
     return Session(run, Path("m"), {}, SimpleNamespace(**parts))
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-def test_a_probe_makes_the_update_that_the_recipe_would(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = recipe(algorithm=algorithm, lr=1e-3, groups_per_step=2, group_size=4, minibatches=1)
+@pytest.mark.parametrize("asked", [{"algorithm": "ppo"}, {"algorithm": "ppo", "critic": {"warmup_updates": 3}}, {"algorithm": "grpo"}])
+def test_a_probe_makes_the_update_that_the_recipe_would(asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = recipe(**asked, lr=1e-3, groups_per_step=2, group_size=4, minibatches=1)
     table = run.rft
     assert table is not None
     loop, step = played(make_policy(tmp_path / "policy"), table)
     monkeypatch.setattr(PolicyLoop, "sync", lambda self: [])
-    probed, before = session(run, loop=loop, learner_group=loop.learner), loop.learner.version
+    learner: Any = loop.learner
+    probed, before, weights = session(run, loop=loop, learner_group=learner), learner.version, learner.weights()
     update = _update(probed, table, [_learned_from(probed, group) for group in step.collected.sampled])
-    assert update is not None and (update.groups, loop.learner.version) == (len(step.collected.groups), before + 1)
+    assert update is not None and (update.groups, learner.version) == (len(step.collected.groups), before + 1)
+    assert any(not np.array_equal(tensor, weights[name]) for name, tensor in learner.weights().items()), "all that a step does was timed"
     assert update.tokens > 0 and min(update.score_s, update.pass_s, update.step_s) > 0
 
 
