@@ -32,6 +32,8 @@ log = logging.getLogger("burnish.rpc")
 T = TypeVar("T")
 
 CANCEL_GRACE_S = 2.0
+AT_ONCE_BYTES = 256 << 10
+"""Of a request that is read on the event loop: such a one may hold it for a part of a second, and one of 64 MiB for a minute."""
 LEAVE_S = 5.0
 """How long a stream that has said it stops waits for its client to leave. A socket that is closed while there is something unread in it is
 reset, and then a client that is slow to read loses what was said last."""
@@ -86,6 +88,11 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         if not self._threads.able:
             raise Status("UNAVAILABLE", f"all {self.limits.threads} worker threads are stuck in calls whose callers gave up")
         return await self._threads.run(function, *args)
+
+    async def read(self, read: Callable[[RequestT], T], request: RequestT) -> T:
+        """What is read of a request: at once, or in a thread where it is so large that everybody else would wait for it. Raises as `read`
+        does, and as `in_thread`."""
+        return read(request) if request.ByteSize() <= AT_ONCE_BYTES else await self.in_thread(read, request)
 
     async def unary(self, request: RequestT, context: grpc.aio.ServicerContext[Any, Any]) -> ResponseT:
         """Serve one unary call; errors become gRPC statuses."""

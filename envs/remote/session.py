@@ -35,10 +35,7 @@ class EpisodeSession:
     def __init__(
         self, env_id: str, kwargs: Mapping[str, Any], allowed: Collection[str], request: environment_pb2.ResetRequest, now: float
     ) -> None:
-        """Raises Status INVALID_ARGUMENT when the request cannot be read, or sets what its client may not set.
-
-        allowed: the arguments that clients may set. now: seconds, of the clock that tells idleness.
-        """
+        """allowed: the arguments that clients may set. now: seconds, of the clock that tells idleness."""
         self.episode_id = request.episode_id
         self.size = request.ByteSize()
         self.used = now
@@ -48,16 +45,8 @@ class EpisodeSession:
         self._action = b""
         self.began: asyncio.Future[Answer]
         self.answer: asyncio.Future[Answer]
-        self._env_id = env_id
-        try:
-            given = decode_object("kwargs_json", request.kwargs_json)
-            self._options: dict[str, Any] = {"episode_id": request.attempt_id or request.episode_id}
-            if request.HasField("task"):
-                self._options["task"] = task_from_wire(request.task)
-        except PayloadError as error:
-            raise Status("INVALID_ARGUMENT", str(error)) from None
-        check_client_kwargs(env_id, given, allowed)
-        self._kwargs = {**kwargs, **given}
+        self._env_id, self._kwargs, self._allowed = env_id, kwargs, allowed
+        self._request: environment_pb2.ResetRequest | None = request
         self._env: ConversationEnv | None = None
         self._users = Users(f"episode {self.episode_id!r} was closed")
 
@@ -99,12 +88,15 @@ class EpisodeSession:
         return self._users.discard()
 
     def begin(self) -> environment_pb2.EpisodeResponse:
-        """Make the environment and reset it. Raises Status."""
+        """Make the environment and reset it. Raises Status, INVALID_ARGUMENT also when the request cannot be read, or sets what its client
+        may not set."""
+        request, self._request = self._request, None  # it may be large, and its task is the environment's from here on
+        assert request is not None, "an episode begins once"
+        kwargs, options = self._read(request)
         try:
-            self._env = env = _user_code(lambda: make_env(self._env_id, **self._kwargs), ValueError)
+            self._env = env = _user_code(lambda: make_env(self._env_id, **kwargs), ValueError)
         except ValueError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from error
-        options, self._options, self._kwargs = self._options, {}, {}  # a task may be large, and is the environment's from here on
         task = options.get("task")
         raw = _user_code(lambda: env.reset(seed=self._seed, options=options))
         messages, info = _checked(lambda: read_reset(raw, self._env_id, asked=bool(task and task.prompt)))
@@ -114,6 +106,18 @@ class EpisodeSession:
                 reset=environment_pb2.ResetResponse(messages=messages_to_wire(messages), info=info_to_wire(info), environment=self._env_id)
             )
         )
+
+    def _read(self, request: environment_pb2.ResetRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the environment is made with, and the options of its reset. Raises Status INVALID_ARGUMENT."""
+        try:
+            given = decode_object("kwargs_json", request.kwargs_json)
+            options: dict[str, Any] = {"episode_id": request.attempt_id or request.episode_id}
+            if request.HasField("task"):
+                options["task"] = task_from_wire(request.task)
+        except PayloadError as error:
+            raise Status("INVALID_ARGUMENT", str(error)) from None
+        check_client_kwargs(self._env_id, given, self._allowed)
+        return {**self._kwargs, **given}, options
 
     def play(self, action: str) -> environment_pb2.EpisodeResponse:
         """Step the environment. Raises Status."""

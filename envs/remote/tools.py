@@ -108,13 +108,13 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
         if request.session_step:
             raise Status("INVALID_ARGUMENT", "session_id must be set to open or close a session")
         if isinstance(self._tools, ToolSet):
-            return await self._answer(self._make(request), request, _unguarded)
-        return await self._alone(self._tools, request)
+            return await self._answer(await self._handler.read(self._make, request), request, _unguarded)
+        return await self._alone(request)
 
-    async def _alone(self, tools: SessionTools, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
+    async def _alone(self, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
         """A call without a session, on an object of its own."""
         try:
-            session = await self._handler.in_thread(tools.open, _context(request))
+            session = await self._handler.in_thread(self._make, request)
             try:
                 return await self._answer(session, request, _unguarded)
             finally:
@@ -128,13 +128,10 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
         return self._tools.open(context) if isinstance(self._tools, SessionTools) else LocalSession(self._tools, context)
 
     async def _answer(self, session: LocalSession, request: tool_pb2.CallRequest, guard: Guard[str]) -> tool_pb2.CallResponse:
-        try:
-            arguments = decode_json(request.arguments_json)
-        except PayloadError as error:
-            raise Status("INVALID_ARGUMENT", str(error)) from None
+        arguments, data = await self._handler.read(_arguments, request)
         context = session.context
-        if request.task_data_json:  # of this call; the rest holds for the whole session
-            context = replace(context, data=_context(request).data)
+        if data is not None:  # of this call; the rest holds for the whole session
+            context = replace(context, data=data)
         tools, name = session.tools, request.tool
         assert isinstance(tools, ToolSet), "sessions of this server hold tool sets"
         try:
@@ -160,6 +157,15 @@ def _context(request: tool_pb2.CallRequest) -> ToolContext:
     """Raises Status INVALID_ARGUMENT when the task's data cannot be read."""
     try:
         return ToolContext(request.episode_id, request.task_seed, decode_json(request.task_data_json))
+    except PayloadError as error:
+        raise Status("INVALID_ARGUMENT", str(error)) from None
+
+
+def _arguments(request: tool_pb2.CallRequest) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Of a call, and the task's data where it brings some. Raises Status INVALID_ARGUMENT when they cannot be read."""
+    try:
+        data = decode_json(request.task_data_json) if request.task_data_json else None
+        return decode_json(request.arguments_json), data
     except PayloadError as error:
         raise Status("INVALID_ARGUMENT", str(error)) from None
 

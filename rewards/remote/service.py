@@ -130,7 +130,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         """The verdict on one request, however it came. Raises Status."""
         one = self._find(request.verifier)
         try:
-            episode = from_request(request)
+            episode = await self._handler.read(from_request, request)
         except PayloadError as error:
             raise Status("INVALID_ARGUMENT", str(error)) from None
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 import tracemalloc
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 
 from burnish.envs.contract import StepInfo
 from burnish.envs.registry import did_you_mean
+from burnish.envs.remote import tools as tools_module
+from burnish.envs.remote import wire
 from burnish.envs.remote.env import RemoteEnv
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
+from burnish.envs.remote.tools import ToolService
 from burnish.envs.remote.wire import (
     MAX_ENTRIES,
     info_from_wire,
@@ -22,13 +26,15 @@ from burnish.envs.remote.wire import (
     task_from_wire,
     task_to_wire,
 )
+from burnish.envs.tools import ToolSet, tool
 from burnish.envs.types import Message, Task, TextPart, ToolCall
 from burnish.rewards.remote.service import Verifier, VerifierService
+from burnish.rpc.batches import AT_ONCE_BYTES
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import Status
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.payload import PayloadError
-from burnish.v1 import common_pb2, environment_pb2, verifier_pb2
+from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 
 pytestmark = pytest.mark.unit
 
@@ -149,3 +155,42 @@ async def test_an_id_of_any_length_costs_no_more_than_what_is_said_of_it() -> No
 def test_a_word_that_is_close_is_looked_for_up_to_a_length() -> None:
     assert did_you_mean("a" * 199, ["a" * 200]) == f"; did you mean {'a' * 200!r}?"
     assert did_you_mean("a" * 201, ["a" * 200] * 13) == ""
+
+
+async def test_a_large_request_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 64 MiB, whose many fields of JSON are each within their bounds, held the loop for a minute."""
+    readers: list[bool] = []
+
+    def read(name: str, text: str) -> dict[str, Any]:
+        readers.append(threading.current_thread() is threading.main_thread())
+        return {}
+
+    monkeypatch.setattr(wire, "decode_object", read)
+    verifiers = VerifierService([Verifier("t/x-v1", lambda episode: 1.0)])
+    tools = ToolService(ToolSet([tool(nothing)]))
+    monkeypatch.setattr(tools_module, "decode_json", lambda text: read("", text))
+    for size, in_main in ((10, True), (AT_ONCE_BYTES, False)):
+        task = common_pb2.Task(id="t", data_json=json.dumps({"text": "x" * size}))
+        assert (await verifiers.answer(verifier_pb2.VerifyRequest(task=task))).score == 1.0
+        assert (await tools.answer(tool_pb2.CallRequest(tool="nothing", task_data_json=task.data_json))).text == "none"
+        assert readers and set(readers) == {in_main}
+        readers.clear()
+    verifiers.close()
+    tools.close()
+
+
+def nothing() -> str:
+    """Nothing."""
+    return "none"
+
+
+async def test_an_episode_whose_reset_cannot_be_read_has_not_begun() -> None:
+    service = EnvironmentService([ServedEnvironment("burnish/Arithmetic-v0")])
+    for _ in range(2):
+        wrong = reset("e")
+        wrong.reset.task.data_json = "{"
+        with pytest.raises(Status, match=r"task\.data_json: not valid JSON") as caught:
+            await service._handle(wrong)
+        assert (caught.value.code, service.in_flight) == ("INVALID_ARGUMENT", 0)
+    assert (await service._handle(reset("e"))).HasField("reset")
+    service.close()
