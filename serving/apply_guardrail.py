@@ -19,12 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..envs.failures import EpisodeFailure
 from ..guardrails.bedrock import decide, is_meant, read_request, respond
 from ..guardrails.guard import Guard
-from ..rpc.payload import deeper_than
 from .admission import Refused, Visit
 from .audit import record_of
 from .front import Front
 from .keys import Route
-from .wire import BODY_S, HEALTH, MAX_DEPTH, answer, is_json, live, read_body
+from .wire import BODY_S, HEALTH, answer, is_json, live, read_body, read_json
 
 APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply/?")
 
@@ -67,13 +66,10 @@ class ApplyGuardrailApp:
             raise Refused(415, "invalid", "ApplyGuardrail is JSON: send it with Content-Type: application/json")
         body = await read_body(receive, self._body_s)
         try:
-            given = json.loads(body)
-            if deeper_than(given, MAX_DEPTH):
-                raise ValueError(f"the request is nested more than {MAX_DEPTH} levels deep")
-            request = read_request(given)
+            request = read_request(read_json(body))
             decision = await asyncio.to_thread(decide, self._guard, request)
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, "invalid", str(error)[:500] or "the request is nested too deep") from None
+        except ValueError as error:
+            raise Refused(400, "invalid", str(error)[:500]) from None
         except EpisodeFailure as error:
             raise Refused(503, "guard", f"a detector does not answer: {error.failure.kind}") from None
         record_of(scope).decisions.append(decision)

@@ -10,13 +10,12 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..envs.pydantic_words import first_error
-from ..rpc.payload import deeper_than
 from .admission import Refused, Visit
 from .feedback.desk import FeedbackDesk
 from .feedback.rows import GivenFeedback
 from .front import Front
 from .keys import Route
-from .wire import BODY_S, answer, is_json, read_body, refuse
+from .wire import BODY_S, answer, is_json, read_body, read_json, refuse
 
 FEEDBACK: Final = "/v1/feedback"
 MAX_DEPTH: Final = 4
@@ -58,16 +57,13 @@ class FeedbackApp:
 def read_feedback(body: bytes) -> GivenFeedback:
     """Raises Refused, 400, naming what is wrong."""
     try:
-        given = json.loads(body)
-        if deeper_than(given, MAX_DEPTH):
-            raise ValueError("it is nested too deep")
-        return GivenFeedback.model_validate(given)
+        return GivenFeedback.model_validate(read_json(body, MAX_DEPTH))
     except ValidationError as error:
         details = error.errors(include_url=False)
         where = next((one for one in details if one["type"] == "extra_forbidden"), details[0])["loc"]
         said = first_error(error, GivenFeedback)[:500]
         raise Refused(400, "invalid", said, param=str(where[0])[:100] if where else None) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Refused(400, "invalid", f"the feedback is not valid JSON: {str(error)[:200]}") from None
 
 

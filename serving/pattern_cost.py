@@ -1,7 +1,7 @@
 """What the patterns, lengths and formats of a JSON schema cost where a grammar is made of them, before one is made.
 
 A grammar has each repetition written out, and its making takes the longer the more of what is written out may be left out or be something
-else: with xgrammar 0.1.29 a second for 60 such choices in nested repetitions, minutes for 120. So choices are counted: `?`, `*`, `+` and
+else: with xgrammar 0.2.8 a second for 60 such choices in nested repetitions, minutes for 120. So choices are counted: `?`, `*`, `+` and
 each `|` are one, `{m,n}` has `n - m` of its own, and those inside of it `n` times. A length of a thousand takes a second, and a longer one
 no more.
 """

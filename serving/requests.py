@@ -11,12 +11,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from ..rpc.payload import deeper_than
 from .admission import Refused
 from .pattern_cost import too_costly
-from .wire import CHAT, COMPLETIONS, MAX_DEPTH
+from .wire import CHAT, COMPLETIONS, read_json
 
-TOO_DEEP: Final = f"the request is nested more than {MAX_DEPTH} levels deep"
 FORMATS: Final = ("text", "json_object", "json_schema")
 LARGEST_SCHEMA: Final = 16_384
 MOST_COUNTED: Final = 16
@@ -112,13 +110,9 @@ def invalid(message: str, param: str | None = None) -> Refused:
 def _read(body: bytes, fields: frozenset[str]) -> dict[str, Any]:
     """The JSON of a request, and what every kind of it is held to."""
     try:
-        request = json.loads(body, parse_constant=_no_number, parse_float=_number)
-    except RecursionError:
-        raise invalid(TOO_DEEP) from None
+        request = read_json(body, parse_constant=_no_number, parse_float=_number)
     except ValueError as error:
         raise invalid(f"the request is not valid JSON: {error}") from None
-    if deeper_than(request, MAX_DEPTH):
-        raise invalid(TOO_DEEP)
     if not isinstance(request, dict):
         raise invalid("the request must be a JSON object")
     unknown = sorted(key for key in request if key not in fields)

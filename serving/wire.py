@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
 
+from ..rpc.payload import deeper_than
 from .admission import Refused
 
 CHAT: Final = "/v1/chat/completions"
@@ -20,6 +21,8 @@ USAGE: Final = "burnish.usage"
 """The type of a message from the engine to the meter: what a request has taken so far, as `prompt_tokens` and `completion_tokens`."""
 LARGEST_BODY: Final = 4 * 2**20
 MAX_DEPTH: Final = 64
+MOST_VALUES: Final = 300_000
+"""In a request: 128 prompts of 2,048 token ids have fewer."""
 BODY_S: Final = 30.0
 """Seconds that a client has to send a request."""
 
@@ -46,6 +49,34 @@ async def read_body(receive: Receive, seconds: float | None = None) -> bytes:
                     return b"".join(chunks)
     except TimeoutError:
         raise Refused(408, "too_slow", f"the request did not arrive within {seconds:.0f} s") from None
+
+
+def read_json(body: bytes, depth: int = MAX_DEPTH, **parsing: Any) -> Any:
+    """The JSON of a body. parsing: of `json.loads`. Raises ValueError for what is none, has too many values, or is nested too deep: a body
+    of empty lists is a thousand times as large once it is read."""
+    text = body.decode("utf-8-sig")
+    if _values(text) > MOST_VALUES and _values_outside_texts(text) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES:,} values")
+    try:
+        value = json.loads(text, **parsing)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {depth} levels deep") from None
+    if deeper_than(value, depth):
+        raise ValueError(f"it is nested more than {depth} levels deep")
+    return value
+
+
+def _values(text: str) -> int:
+    """No fewer than there are in a JSON text."""
+    return text.count(",") + text.count("[") + text.count("{")
+
+
+def _values_outside_texts(text: str) -> int:
+    """The same, but for what stands in the texts of the JSON."""
+    bare = text.replace("\\\\", "").replace('\\"', "")
+    if bare.count('"') > 4 * MOST_VALUES:  # a name and a text for each value
+        return MOST_VALUES + 1
+    return _values("".join(bare.split('"')[::2]))
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -18,7 +18,7 @@ from burnish.serving.app import StrictChatApp
 from burnish.serving.config import ServingConfig, serving_options
 from burnish.serving.front import Front
 from burnish.serving.keys import holder, listed_keys
-from burnish.serving.wire import LARGEST_BODY
+from burnish.serving.wire import LARGEST_BODY, read_json
 from burnish.trainer.models.exporting import export_folder
 from burnish.trainer.models.folder import Origin, write_manifest
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -276,3 +276,27 @@ def test_the_tokens_of_a_request_are_those_of_all_its_answers() -> None:
     taken.forget("one")
     taken.note(SimpleNamespace(external_req_id="chatcmpl-one", prompt_len=7), 1)
     assert taken._of == {}, "nothing is kept of what has ended"
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (b'{"stop": [' + b"[]," * 300_000 + b"[]]}", "more than 300,000 values"),
+        (b'{"stop": ["\\\\", ' + b'"",' * 300_000 + b'""]}', "more than 300,000 values"),
+        (b'{"a": ' + b'{"":' * 300_000, "more than 300,000 values"),
+        (('{"stop": [' + "[]," * 300_000).encode("utf-16"), "utf-8"),
+        (b"[" * 70 + b"]" * 70, "nested more than 64 levels deep"),
+        (b"[" * 9999 + b"]" * 9999, "nested more than 64 levels deep"),
+    ],
+)
+def test_a_body_of_very_many_values_is_refused_before_they_are_made(body: bytes, count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "levels" not in count:
+        monkeypatch.setattr(json, "loads", lambda *args, **more: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=count):
+        read_json(body)
+
+
+def test_what_a_text_holds_is_no_value() -> None:
+    said = '[{,"\\' * 100_000
+    assert read_json(json.dumps({"messages": [{"role": "user", "content": said}]}).encode())["messages"][0]["content"] == said
+    assert read_json(b"\xef\xbb\xbf[1]") == [1]

@@ -235,7 +235,7 @@ async def test_a_request_that_is_not_to_be_stored_is_not(service: Service) -> No
         ({"id": "x", "verdicts": {"a b": True}}, "verdicts", "pattern"),
         ({"id": "x", "verdicts": {"right": 1}}, "verdicts", "verdicts.right: must be true or false"),
         ({"id": "x", "verdicts": {str(i): True for i in range(17)}}, "verdicts", "at most 16"),
-        ({"id": "x", "rating": [[[[[[]]]]]]}, None, "nested too deep"),
+        ({"id": "x", "rating": [[[[[[]]]]]]}, None, "nested more than 4 levels deep"),
     ],
 )
 async def test_feedback_that_is_none_is_refused_by_its_field(service: Service, body: dict[str, Any], param: str | None, says: str) -> None:
