@@ -352,7 +352,7 @@ def _grpc_code(status: Status) -> grpc.StatusCode:
 
 
 def _late(seconds: float) -> Status:
-    return Status("DEADLINE_EXCEEDED", f"no result within {seconds:g} s")
+    return Status("DEADLINE_EXCEEDED", f"no result within {round(seconds, 3):g} s")  # what is left of a deadline has many digits
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
