@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from burnish.cli.needs import needs_training
 from burnish.cli.options import PluginOption
 
 StoreArgument = Annotated[
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def show(store: StoreArgument) -> None:
     """Count what was said of each version's answers."""
+    needs_training("feedback show")
     from burnish.cli.models import table_lines
     from burnish.inspector.text import printable
     from burnish.serving.feedback.export import opinions
@@ -62,6 +64,7 @@ def export(
     plugin: PluginOption = None,
 ) -> None:
     """Write feedback as rows that training reads: corrections, preference pairs, or tasks."""
+    needs_training("feedback export")
     from burnish.envs.registry import load_plugin
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
@@ -95,6 +98,7 @@ def delete(
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of answers, as clients got them.", show_default=False)],
 ) -> None:
     """Let go of answers and of all feedback on them, for ever. Exits with 1 when there is nothing of one of them."""
+    needs_training("feedback delete")
     from burnish.serving.feedback.store import open_store
 
     opened = open_store(store)

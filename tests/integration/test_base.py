@@ -64,6 +64,9 @@ BEYOND = {
     "undeploy x": TRAIN.format("undeploy"),
     "package runs/x out": TRAIN.format("package"),
     "promote out d.toml --model m --version v": TRAIN.format("promote"),
+    "feedback show store": TRAIN.format("feedback show"),
+    "feedback export store --as sft --out a.jsonl": TRAIN.format("feedback export"),
+    "feedback delete store id": TRAIN.format("feedback delete"),
 }
 WITHIN = {
     "--help": "serve-verifier",
