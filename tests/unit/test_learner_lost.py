@@ -16,6 +16,7 @@ from tests.unit.test_trainer_demonstrations import Listed
 
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task, Trajectory
 from burnish.trainer.demonstrations import Demonstrations
+from burnish.trainer.learner import group as module
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.group import LearnerGroup, LearnerLimits, LearnerLost
 from burnish.trainer.objectives.objective import objective_of
@@ -71,6 +72,7 @@ def group_over(scripted: ScriptedRay, monkeypatch: pytest.MonkeyPatch) -> Learne
         monkeypatch.setattr(ray, name, getattr(scripted, name))
     monkeypatch.setattr(ray, "remote", lambda of: scripted)
     monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(module, "learner_room", lambda *given: None)
     return LearnerGroup(Path("m"), LearnerConfig(), 0, 0.0, LearnerLimits())
 
 
