@@ -22,21 +22,10 @@ from .canary.rollbacks import Rollbacks, rollbacks_file
 from .canary.watch import MOST_UNDER_WAY, Judgement
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
-from .deployment import (
-    Deployer,
-    Deployment,
-    Faults,
-    Routes,
-    State,
-    VersionFleet,
-    VersionTable,
-    app_name,
-    judge_name,
-    read_deployment,
-    said_of,
-)
+from .deployment import Deployer, Deployment, Faults, State, VersionFleet, VersionTable, read_deployment, said_of
 from .gateway import GATEWAY, EngineReplica, Gateway
 from .promotion import servable_model
+from .routes import Routes, app_name, judge_name
 from .rules import Rules, most_under_way, read_rules
 
 POLL_S: Final = 0.25

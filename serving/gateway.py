@@ -27,20 +27,8 @@ from .audit import Books, record_of
 from .canary.judge import JudgedAnswer
 from .canary.watch import CanaryWatch, Judgement, JudgeOutage
 from .config import ServingConfig
-from .deployment import (
-    Routes,
-    app_name,
-    canaries,
-    engine_name,
-    engines_of,
-    judge_name,
-    names,
-    shadows_for,
-    version_for,
-    versions_of,
-    without,
-)
 from .engine import start_engine
+from .routes import Routes, app_name, canaries, engine_name, engines_of, judge_name, names, shadows_for, version_for, versions_of, without
 from .rules import Rules, front_of, load_plugins, most_under_way
 from .shadow import Heard, Shadows
 from .wire import HEALTH, USAGE, answer, live, path_of, read_body

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..guardrails.policy import Policy
 from ..trainer.models.finding import verified_model
-from .deployment import VersionTable, parse_deployment, served_name
+from .deployment import VersionTable, parse_deployment
 from .keys import write_whole
 from .package import Package, is_package, read_package
+from .routes import served_name
 
 
 def servable_model(table: VersionTable, policy: Policy | None) -> Path:

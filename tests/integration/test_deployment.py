@@ -20,9 +20,9 @@ import psutil
 import pytest
 from tests.integration.taught import taught_model
 
-from burnish.serving.deployment import VersionShare, version_for
 from burnish.serving.fleet import DeploymentHandle, start_deployment
 from burnish.serving.key_files import new_key
+from burnish.serving.routes import VersionShare, version_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

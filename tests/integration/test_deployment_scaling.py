@@ -10,8 +10,8 @@ import openai
 import pytest
 from ray import serve
 
-from burnish.serving.deployment import app_name
 from burnish.serving.fleet import start_deployment
+from burnish.serving.routes import app_name
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

@@ -17,9 +17,10 @@ from tests.unit.guard_policy import TOML
 from burnish.guardrails.policy import load_policy
 from burnish.rollout.tokenizer import load_tokenizer
 from burnish.serving.canary.watch import Judgement
-from burnish.serving.deployment import Deployer, Routes, State, VersionTable, read_deployment
+from burnish.serving.deployment import Deployer, State, VersionTable, read_deployment
 from burnish.serving.package import POLICY, VERDICT, read_package, write_package
 from burnish.serving.promotion import promote, servable_model
+from burnish.serving.routes import Routes
 from burnish.trainer.models.folder import check_model_folder
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
 from burnish.trainer.models.manifest import RELEASE, file_sha256, read_manifest

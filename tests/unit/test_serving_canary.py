@@ -23,8 +23,9 @@ from burnish.serving.canary.evidence import _ALTERNATIVES, RATES, log_evidence
 from burnish.serving.canary.judge import CanaryJudge, JudgedAnswer, judge_of
 from burnish.serving.canary.rollbacks import Rollbacks, rollbacks_file
 from burnish.serving.canary.watch import Canary, CanaryWatch, Judgement, JudgeOutage
-from burnish.serving.deployment import Deployer, Deployment, VersionShare, canaries, read_deployment, version_for, without
+from burnish.serving.deployment import Deployer, Deployment, read_deployment
 from burnish.serving.observed import Answered, Choice, Question
+from burnish.serving.routes import VersionShare, canaries, version_for, without
 
 pytestmark = pytest.mark.unit
 

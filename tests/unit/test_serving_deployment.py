@@ -14,27 +14,10 @@ from ray.serve.config import AutoscalingConfig
 
 from burnish.serving.canary.watch import Judgement
 from burnish.serving.config import ServingConfig
-from burnish.serving.deployment import (
-    LASTING_S,
-    LONGEST_WAIT_S,
-    Deployer,
-    Deployment,
-    Faults,
-    Routes,
-    State,
-    VersionShare,
-    VersionTable,
-    app_name,
-    engine_name,
-    engines_of,
-    names,
-    read_deployment,
-    shadows_for,
-    version_for,
-    versions_of,
-)
+from burnish.serving.deployment import LASTING_S, LONGEST_WAIT_S, Deployer, Deployment, Faults, State, VersionTable, read_deployment
 from burnish.serving.fleet import replicas_of
 from burnish.serving.keys import parse_keys
+from burnish.serving.routes import Routes, VersionShare, app_name, engine_name, engines_of, names, shadows_for, version_for, versions_of
 
 pytestmark = pytest.mark.unit
 

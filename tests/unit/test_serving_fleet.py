@@ -11,8 +11,9 @@ from tests.unit.test_serving_deployment import Shop
 
 from burnish.serving import deployment as module
 from burnish.serving import fleet as fleets
-from burnish.serving.deployment import Routes, read_deployment
+from burnish.serving.deployment import read_deployment
 from burnish.serving.fleet import DeploymentHandle
+from burnish.serving.routes import Routes
 
 pytestmark = pytest.mark.unit
 
