@@ -7,6 +7,7 @@ only. There are so many at a time and no more; what comes then is counted as dro
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -102,7 +103,9 @@ class Shadows:
             self._note(Compared(record, version, "dropped"))
             return
         whole = {key: value for key, value in request.items() if key != "stream_options"} | {"model": version, "stream": False}
-        task = asyncio.ensure_future(self._compare(version, path, json.dumps(whole).encode(), record, own))
+        # A context of its own: Serve cancels what it takes for a part of the caller's request when the caller hangs up.
+        compared = self._compare(version, path, json.dumps(whole).encode(), record, own)
+        task = asyncio.get_running_loop().create_task(compared, context=contextvars.Context())
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -112,7 +115,7 @@ class Shadows:
             async with asyncio.timeout(self._seconds):
                 async for message in self._ask(version, path, body):
                     copy.take(message)
-        except Exception:  # whatever befalls a copy is counted, and is nobody's error
+        except (Exception, asyncio.CancelledError):  # whatever befalls a copy is counted, and is nobody's error
             copy.status = 0
         copy.end()
         await own.over.wait()  # the request's own deadline ends it
