@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from burnish.envs.registry import Registry, check_id, did_you_mean
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,13 @@ class Tracker(Protocol):
     def evaluation(self, record: EvaluationRecord) -> None: ...
     def alarm(self, row: AlarmRow) -> None: ...
     def close(self) -> None: ...
+
+
+def evaluation_metrics(result: EvaluationResult) -> dict[str, float]:
+    """What trackers keep of an evaluation as metrics of its step. Example: `{"heldout/greedy/success": 0.8, …}`."""
+    measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
+    measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
+    return {f"heldout/{result.mode}/{name}": value for name, value in measured.items()}
 
 
 TrackerFactory = Callable[..., Tracker]

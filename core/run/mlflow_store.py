@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.recipe.tracking import TrackedRun
+from burnish.recipe.tracking import TrackedRun, evaluation_metrics
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 from burnish.rpc.extras import require
 
@@ -59,10 +59,7 @@ class MLflow:
             self._client.log_batch(self._run, metrics=rows[first : first + BATCH])
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        result = record.result
-        measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
-        measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
-        self.metrics(record.phase, record.step, {f"heldout/{result.mode}/{name}": value for name, value in measured.items()})
+        self.metrics(record.phase, record.step, evaluation_metrics(record.result))
 
     def alarm(self, row: AlarmRow) -> None:
         said = f"{row.action}: {row.text}"[:LONGEST_TEXT]

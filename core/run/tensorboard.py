@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.recipe.tracking import TrackedRun
+from burnish.recipe.tracking import TrackedRun, evaluation_metrics
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 
 HOME = "tensorboard"
@@ -40,11 +40,9 @@ class TensorBoard:
         writer.flush()
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        writer, result = self._writer(record.phase, record.step + 1), record.result
-        measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
-        measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
-        for name, value in measured.items():
-            writer.add_scalar(f"heldout/{result.mode}/{name}", value, record.step)
+        writer = self._writer(record.phase, record.step + 1)
+        for name, value in evaluation_metrics(record.result).items():
+            writer.add_scalar(name, value, record.step)
         writer.flush()
 
     def alarm(self, row: AlarmRow) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from burnish.recipe.tracking import TrackedRun
+from burnish.recipe.tracking import TrackedRun, evaluation_metrics
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 from burnish.rpc.extras import require
 
@@ -67,10 +67,7 @@ class WandB:
         self._run.log({f"{phase}/step": step, **{f"{phase}/{name}": value for name, value in values.items()}})
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        result = record.result
-        measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}
-        measured |= {"reward": result.reward, **{f"part/{name}": value for name, value in result.parts.items()}}
-        self.metrics(record.phase, record.step, {f"heldout/{result.mode}/{name}": value for name, value in measured.items()})
+        self.metrics(record.phase, record.step, evaluation_metrics(record.result))
 
     def alarm(self, row: AlarmRow) -> None:
         said = f"{row.phase} step {row.step}, {row.guard}: {row.action}: {row.text}"[:LONGEST_TEXT]
