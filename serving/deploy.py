@@ -47,7 +47,6 @@ NEVER_LENT: Final = range(20_000, 32_000)
 """Ports that no connection is given as its own end, so that one stays free between being found so and being listened on."""
 TRIED: Final = 50
 POLL_S: Final = 0.2
-SILENCE_S: Final = 60.0
 CONTROLLER_ENDS: Final = "Task ServeController."
 """Ray prints of these that they failed: Serve's controller, asked to shut down, ends before it has answered whoever asked it last."""
 
@@ -80,21 +79,24 @@ class ServingHandle:
     """A running chat service. Use it as a context manager, or call `stop`.
 
     url: base of the API, for example `http://127.0.0.1:8000`; the `openai` client takes `url + "/v1"`. name: the model to ask for.
+    ready_timeout_s: how long the service may be silent while an engine is started in a lost one's place.
     """
 
     url: str
     name: str
     owns_ray: bool
+    ready_timeout_s: float
 
     def wait(self, poll_s: float = 5.0) -> None:
-        """Return never while the service answers. Raises RuntimeError when it has been silent for a minute; Ctrl-C passes through."""
+        """Return never while the service answers. Raises RuntimeError once it was silent for `ready_timeout_s`; Ctrl-C passes through."""
         answered = time.monotonic()
         while True:
             time.sleep(poll_s)
             if is_ready(self.url):
                 answered = time.monotonic()
-            elif time.monotonic() - answered > SILENCE_S:
-                raise RuntimeError(f"the chat service at {self.url} stopped answering: {status_message()}")
+            elif time.monotonic() - answered > self.ready_timeout_s:
+                said = status_message() or "nothing took the place of what was lost"
+                raise RuntimeError(f"the chat service at {self.url} has not answered for {self.ready_timeout_s:.0f} s: {said}")
 
     def stop(self) -> None:
         """End the service, its engine, and Ray if it was started for it. Safe to call twice."""
@@ -130,7 +132,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     except BaseException:
         stop_serving(owns_ray)
         raise
-    return ServingHandle(url, served_name, owns_ray)
+    return ServingHandle(url, served_name, owns_ray, options.ready_timeout_s)
 
 
 @contextlib.contextmanager

@@ -172,13 +172,13 @@ LASTING_S: Final = 300.0
 
 
 class Faults:
-    """What goes wrong while a file is followed: said once, and tried again after longer and longer, until it lasts `LASTING_S`.
+    """What goes wrong while a file is followed: said once, and tried again after longer and longer, until it has lasted `lasting_s`.
 
     Example: `wait(faults.wait_s)`, then `faults.over()` where all went well, or `if faults.lasting(error): stop()`.
     """
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._say, self._clock = say, clock
+    def __init__(self, say: Callable[[str], None], lasting_s: float = LASTING_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._lasting_s, self._clock = say, lasting_s, clock
         self._since: float | None = None
         self._said = ""
         self.wait_s = FIRST_WAIT_S
@@ -187,7 +187,7 @@ class Faults:
         """Whether this has gone on for too long; else it is said, unless it was the last time too."""
         now = self._clock()
         self._since = now if self._since is None else self._since
-        if now - self._since >= LASTING_S:
+        if now - self._since >= self._lasting_s:
             return True
         line = said_of(error)
         if line != self._said:

@@ -22,7 +22,7 @@ from .canary.rollbacks import Rollbacks, rollbacks_file
 from .canary.watch import MOST_UNDER_WAY, Judgement
 from .config import ServingConfig, serving_options
 from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
-from .deployment import Deployer, Deployment, Faults, State, VersionFleet, VersionTable, read_deployment, said_of
+from .deployment import LASTING_S, Deployer, Deployment, Faults, State, VersionFleet, VersionTable, read_deployment, said_of
 from .gateway import GATEWAY, EngineReplica, Gateway
 from .promotion import servable_model
 from .routes import Routes, app_name, judge_name
@@ -171,7 +171,7 @@ class DeploymentHandle:
 
     def _follow(self) -> None:
         """Until it is over, or a fault lasts: a gateway that is being replaced, or a file that cannot be read now, passes."""
-        faults = Faults(self._say)
+        faults = Faults(self._say, max(LASTING_S, self._deployment.service.ready_timeout_s))  # what is lost is started anew meanwhile
         while not self._over.wait(faults.wait_s):
             try:
                 self._read_again()

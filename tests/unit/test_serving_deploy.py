@@ -34,6 +34,28 @@ def test_what_waits_for_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch, tm
     assert (told["max_ongoing_requests"], told["max_queued_requests"]) == (3 * 17 + 128, 128)
 
 
+def test_a_service_may_be_silent_for_as_long_as_a_start_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is started in a lost one's place takes as long as the first did; for a large model that is minutes."""
+    now, answered = [0.0], [0.0]
+    answers = {5.0, *(float(at) for at in range(595, 1000, 5))}  # silent from 5 to 595 s
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def is_ready(url: str) -> bool:
+        if now[0] in answers:
+            answered[0] = now[0]
+        return now[0] in answers
+
+    monkeypatch.setattr(deploy, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(deploy, "is_ready", is_ready)
+    monkeypatch.setattr(deploy, "status_message", lambda: "")
+    handle = deploy.ServingHandle("http://127.0.0.1:8000", "chat", owns_ray=False, ready_timeout_s=600.0)
+    with pytest.raises(RuntimeError, match="has not answered for 600 s: nothing took the place of what was lost"):
+        handle.wait()
+    assert answered == [995.0] and 1595 <= now[0] <= 1605
+
+
 async def test_a_version_that_left_while_a_request_was_looked_at_is_unknown() -> None:
     from burnish.serving.gateway import Router
 

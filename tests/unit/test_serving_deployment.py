@@ -298,13 +298,14 @@ def test_a_version_whose_start_cannot_be_asked_for_is_started_later(
     assert shop.begun == ["m:v1"]
 
 
-def test_a_fault_that_passes_is_said_once_and_one_that_lasts_ends_it(said: list[str]) -> None:
+@pytest.mark.parametrize("lasting_s", [LASTING_S, 2 * LASTING_S])
+def test_a_fault_that_passes_is_said_once_and_one_that_lasts_ends_it(said: list[str], lasting_s: float) -> None:
     now = [0.0]
-    faults, waits = Faults(said.append, lambda: now[0]), list[float]()
+    faults, waits = Faults(said.append, lasting_s, lambda: now[0]), list[float]()
     while not faults.lasting(RuntimeError("many lines\nof a traceback\nthe gateway is gone")):
         waits.append(faults.wait_s)
         now[0] += faults.wait_s
-    assert waits[:3] == [0.5, 1.0, 2.0] and max(waits) == LONGEST_WAIT_S and LASTING_S <= now[0] <= LASTING_S + LONGEST_WAIT_S
+    assert waits[:3] == [0.5, 1.0, 2.0] and max(waits) == LONGEST_WAIT_S and lasting_s <= now[0] <= lasting_s + LONGEST_WAIT_S
     assert said == ["the deployment cannot be followed now, and is tried again: RuntimeError: the gateway is gone"]
     faults.over()
     assert said[1:] == ["the deployment is followed again"] and faults.wait_s == 0.25
