@@ -11,6 +11,7 @@ from tests.unit.test_serving_deployment import Shop
 
 from burnish.serving import deployment as module
 from burnish.serving import fleet as fleets
+from burnish.serving.config import ServingConfig
 from burnish.serving.deployment import read_deployment
 from burnish.serving.fleet import DeploymentHandle
 from burnish.serving.routes import Routes
@@ -79,13 +80,20 @@ def test_a_fault_of_the_gateway_does_not_end_a_deployment(file: Path) -> None:
 
 
 def test_a_fault_that_lasts_ends_it_with_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LASTING_S", 0.0)
+    given = list[float]()
+
+    def impatient(say: Callable[[str], None], lasting_s: float) -> module.Faults:
+        given.append(lasting_s)
+        return module.Faults(say, 0.0)
+
+    monkeypatch.setattr(fleets, "Faults", impatient)
     shop = Quick()
     with handle(file, shop, []) as running:
         running.start()
         shop.fails = 10**9
         with pytest.raises(RuntimeError, match=r"^the deployment is no longer followed: TimeoutError: the gateway did not answer$"):
             running.wait()
+    assert given == [ServingConfig().ready_timeout_s], "a gateway that was lost has as long to start as the first had"
 
 
 def test_an_edit_made_while_ray_starts_is_followed_from_the_start(file: Path) -> None:
