@@ -104,3 +104,17 @@ def test_episodes_that_are_taken_back_do_not_come_with_a_file_that_was_being_wri
         threading.Timer(0.2, go_on.set).start()
         pipeline._resume(run, done)
     assert list((tmp_path / "episodes").glob("*.parquet")) == []
+
+
+def test_an_evaluation_is_recorded_after_its_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded first, and killed before the transcripts are there, it would count as measured and nobody could look at it."""
+
+    def full(*given: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pipeline, "TranscriptWriter", full)
+    with EpisodeStore(tmp_path / "episodes", "r") as store:
+        run = run_of(tmp_path, 200, store, lambda mode: result(mode, 0.5))
+        with pytest.raises(OSError, match="no space left"):
+            pipeline._evaluate(run, "rft", 200)
+    assert not run.folder.evaluations_file.exists() and run.results == {}
