@@ -35,8 +35,9 @@ from burnish.rewards.types import RewardInput
 from burnish.rpc.background import background
 from burnish.rpc.methods import CONTRACT
 from burnish.rpc.server import Server
+from burnish.trainer.data.audit import checked_rows
 from burnish.trainer.data.config import TasksConfig
-from burnish.trainer.data.sources import read_conversations
+from burnish.trainer.data.sources import Reject, read_conversations
 from burnish.trainer.data.task_files import read_task_files
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 
@@ -279,6 +280,15 @@ def test_no_field_of_an_answer_reaches_out(service: Any, watch: Watch) -> None:
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}}
 TASK = {"id": "a", "messages": TALK[:1], "reference_answer": "4", "tools": [TOOL], "topic": {"deep": ["x"]}}
 TRIAL = {"id": "a", "task": "t", "messages": TALK, "metadata": {"x": 1}, "data": {"y": "z"}, "metrics": {"m": 1.0}, "env_parts": {"p": 1.0}}
+PREFERENCE = {"id": "a", "prompt": TALK[:1], "chosen": TALK[3:], "rejected": "5", "tools": [TOOL], "metadata": {"x": 1}}
+ANSWER = {"id": "a", "prompt": "2 + 2?", "response": "4", "system": "Be brief.", "metadata": {"x": 1}}
+VERL = {
+    "data_source": "d",
+    "prompt": TALK[:1],
+    "ability": "m",
+    "reward_model": {"style": "rule", "ground_truth": "4"},
+    "extra_info": {"i": 3},
+}
 
 
 def read_tasks(file: Path) -> None:
@@ -297,11 +307,15 @@ def read_tasks(file: Path) -> None:
         (TASK, read_tasks),
         ({"messages": TALK, "tools": [TOOL]}, lambda file: list(read_conversations(file))),
         (TRIAL, lambda file: read_episodes(file)),
+        (VERL, read_tasks),
+        *((form, lambda file: list(checked_rows([str(file)]))) for form in (PREFERENCE, ANSWER, {"text": "x", "meta": {"y": 1}})),
     ],
-    ids=["tasks", "conversations", "rewards try"],
+    ids=["tasks", "conversations", "rewards try", "verl", "preferences", "answers", "documents"],
 )
 def test_no_field_of_a_row_reaches_out(row: dict[str, Any], read: Callable[[Path], Any], watch: Watch, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    assert not any(isinstance(found, Reject) for found in read(file) or ()), "as it stands, the row is read"
     for payload in watch.payloads:
         for where, changed_row in json_changed(row, payload):
             file.write_text(json.dumps(changed_row) + "\n")
