@@ -60,7 +60,7 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
         ])  # fmt: skip
     else:
         cells = [
-            (row["run"], _at(row), _percent(row["success"]), "under way" if line.live else "", line.age)
+            (row["run"], _at(row), _success(row["success"], row["tasks"]), "under way" if line.live else "", line.age)
             for line, row in found
         ]  # fmt: skip
         if cells or not unread:
@@ -163,13 +163,16 @@ def report(
 
 
 def summary(run: RecordedRun) -> dict[str, Any]:
-    """A run in a row: its last step, and success of its last evaluation: a sampled one where there is any, as in the report."""
+    """A run in a row: its last step, and the success of its last evaluation with the number of its tasks: a sampled one where there is any,
+    as in the report."""
     last = run.metrics[-1] if run.metrics else None
     sampled = [record for record in run.evaluations if record.result.mode == "sampled"]
     evaluation = next(reversed(sampled or run.evaluations), None)
     row: dict[str, Any] = {"run": run.name, "path": str(run.path), "recipe": run.config.get("name"), "model": run.config.get("model")}
     row |= {"phase": last.phase if last else None, "step": last.step if last else None}
-    return row | {"success": evaluation.result.success if evaluation else None, "alarms": len(run.alarms)}
+    result = evaluation.result if evaluation else None
+    row |= {"success": result.success if result else None, "tasks": len(result.task_success) if result else 0}
+    return row | {"alarms": len(run.alarms)}
 
 
 def _diff_lines(found: SideBySide) -> Iterator[str]:
@@ -181,7 +184,7 @@ def _diff_lines(found: SideBySide) -> Iterator[str]:
     else:
         yield "the same settings"
     for pair in found.paired:
-        success = f"{_percent(pair.record.result.success)} against {_percent(pair.first.result.success)}"
+        success = " against ".join(_success(r.success, len(r.task_success)) for r in (pair.record.result, pair.first.result))
         yield f"{pair.run}, {pair.phase} {pair.mode}: {success}: {_change(pair.change)}"
         for word, moved in (("improved", pair.better), ("regressed", pair.worse)):
             if moved:
@@ -206,11 +209,18 @@ def _step(row: MetricRow, as_json: bool) -> str:
         return json.dumps({"phase": row.phase, "step": row.step, "time": row.time, **row.values})
     from burnish.inspector.text import number
 
-    return f"{row.phase} {row.step:>5}  " + "  ".join(f"{name} {number(row.values[name])}" for name in SHOWN if name in row.values)
+    counted = {"success": f" (n = {row.values['rewarded']:.0f})"} if "rewarded" in row.values else {}
+    shown = (f"{name} {number(row.values[name])}{counted.get(name, '')}" for name in SHOWN if name in row.values)
+    return f"{row.phase} {row.step:>5}  " + "  ".join(shown)
 
 
 def _at(row: dict[str, Any]) -> str:
     return "not begun" if row["phase"] is None else f"{row['phase']} {row['step']}"
+
+
+def _success(share: float | None, tasks: int) -> str:
+    """A success beside the number of tasks that it is of."""
+    return _percent(share) if share is None else f"{_percent(share)} (n = {tasks})"
 
 
 def _percent(share: float | None) -> str:

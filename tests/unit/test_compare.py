@@ -155,14 +155,14 @@ def test_one_file_holds_the_comparison(runs: list[Path], tmp_path: Path) -> None
 
 def test_runs_are_listed_shown_and_compared_on_the_terminal(runs: list[Path]) -> None:
     rows = {row["run"]: row for row in json.loads(burnish("runs", "list", runs[0].parent, "--json").output)}
-    assert (rows["first"]["phase"], rows["first"]["step"], rows["first"]["success"]) == ("rft", 2, pytest.approx(3 / 7))
-    assert "first" in burnish("runs", "list", runs[0].parent).output
+    assert [rows["first"][key] for key in ("phase", "step", "success", "tasks")] == ["rft", 2, pytest.approx(3 / 7), 7]
+    assert "42.9% (n = 7)" in burnish("runs", "list", runs[0].parent).output
     shown = burnish("runs", "show", runs[0])
     assert shown.exit_code == 0 and "42.9%" in shown.output and "\x1b" not in shown.output
     whole = json.loads(burnish("runs", "show", runs[0], "--json").output)
     assert whole["evaluations"][0]["phase"] == "rft" and whole["alarms"] == []
     said = burnish("runs", "diff", *runs).output
-    assert "rft.lr" in said and "+50.0 points" in said and "most regressed: c 1 -> 0" in said
+    assert "rft.lr" in said and "85.7% (n = 7) against 42.9% (n = 7): +50.0 points" in said and "most regressed: c 1 -> 0" in said
     found = json.loads(burnish("runs", "diff", *runs, "--json").output)
     assert found["settings"] == {"rft.lr": {"first": "1e-05", "other <b>": "3e-05"}}
     assert found["evaluations"][0]["change"]["difference"] == 0.5
@@ -175,11 +175,11 @@ def test_tail_goes_on_until_the_run_has_its_report(runs: list[Path], monkeypatch
     def goes_on(seconds: float) -> None:
         """What the run does while nobody looks."""
         with JsonLines(runs[0] / "metrics.jsonl") as lines:
-            lines.append({"phase": "rft", "step": 3, "time": 3.0, "success": 0.75})
+            lines.append({"phase": "rft", "step": 3, "time": 3.0, "success": 0.75, "rewarded": 16.0})
         (runs[0] / "report.html").write_text("")
 
     monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
-    assert burnish("runs", "tail", runs[0], "-n", "0", "--follow").output == "rft     3  success 0.75\n"
+    assert burnish("runs", "tail", runs[0], "-n", "0", "--follow").output == "rft     3  success 0.75 (n = 16)\n"
 
 
 def test_a_folder_that_cannot_be_read_hides_no_run(runs: list[Path]) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines
 from burnish.trainer.models.checkpoints import save_checkpoint
+from burnish.trainer.models.comparing import compare_models
 from burnish.trainer.models.finding import default_model_name, find_model, is_source, list_models
 from burnish.trainer.models.folder import check_model_folder
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
@@ -132,3 +134,11 @@ def test_a_path_that_leads_nowhere_is_a_missing_path_and_no_hub_id(tiny: Path, t
     with pytest.raises(ValueError, match="runs/demp does not exist; give a folder"):
         import_model("runs/demp", tmp_path / "out")
     assert is_source("owner/name"), "there is no folder owner here"
+
+
+def test_models_are_compared_by_the_success_that_their_run_measured_and_its_n(run: Path) -> None:
+    result = EvaluationResult("sampled", "env", 2, 2, 0.5, 0.0, 1.0, 0.5, 1.0, 1.0, {"a": 1.0, "b": 0.0})
+    with JsonLines(run / "evaluations.jsonl") as lines:
+        lines.append(EvaluationRecord(phase="rft", step=2, result=result).to_row())
+    found = compare_models(*(run / "checkpoints" / name for name in ("rft-1", "rft-2")))
+    assert ("success, sampled", "–", "50.0% (n = 2)") in list(found.facts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...rollout.store.own_files import own_file
-from ...rollout.store.records import Mode, read_evaluations
+from ...rollout.store.records import EvaluationResult, Mode, read_evaluations
 from .checkpoints import FOLDER, list_checkpoints
 from .finding import MODELS, verified_model
 from .folder import manifest_of
@@ -30,8 +30,8 @@ class TensorChange:
 @dataclass(frozen=True, slots=True)
 class ModelComparison:
     """first, second: their manifests. tensors: those of both, in the order of their names. only_first, only_second: tensors that the other
-    lacks or has in another shape. relative: of all weights of both as one vector. successes: success by mode, as it was measured of each
-    where a run did so."""
+    lacks or has in another shape. relative: of all weights of both as one vector. measured: by mode, what a run
+    measured of each, if one did."""
 
     first: Manifest
     second: Manifest
@@ -39,7 +39,7 @@ class ModelComparison:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     relative: float
-    successes: tuple[dict[Mode, float], dict[Mode, float]]
+    measured: tuple[dict[Mode, EvaluationResult], dict[Mode, EvaluationResult]]
 
     @property
     def facts(self) -> Iterator[tuple[str, str, str]]:
@@ -52,8 +52,8 @@ class ModelComparison:
             values = [f"{one.metrics[name]:.6g}" if name in one.metrics else "–" for one in (self.first, self.second)]
             if values[0] != values[1]:
                 yield f"metric {name}", values[0], values[1]
-        for mode in sorted({*self.successes[0], *self.successes[1]}):
-            values = [f"{one[mode]:.1%}" if mode in one else "–" for one in self.successes]
+        for mode in sorted({*self.measured[0], *self.measured[1]}):
+            values = [f"{one[mode].success:.1%} (n = {len(one[mode].task_success)})" if mode in one else "–" for one in self.measured]
             yield f"success, {mode}", values[0], values[1]
 
 
@@ -77,18 +77,18 @@ def compare_models(first: str | Path, second: str | Path, models_dir: Path = MOD
         tuple(sorted(set(one.names) - set(shared))),
         tuple(sorted(set(other.names) - set(shared))),
         _ratio(moved, whole),
-        (successes(folders[0]), successes(folders[1])),
+        (measured(folders[0]), measured(folders[1])),
     )
 
 
-def successes(model: Path) -> dict[Mode, float]:
-    """Success by mode of a checkpoint, as its run measured it after the phase; empty for any other model."""
+def measured(model: Path) -> dict[Mode, EvaluationResult]:
+    """By mode, what its run measured of a checkpoint after the phase; empty for any other model."""
     run = model.parents[2] if len(model.parents) > 2 and model.parents[1].name == FOLDER else None
     if run is None or own_file(run, "evaluations.jsonl") is None:
         return {}
     own = [record for record in list_checkpoints(run) if record.name == model.parent.name]
     return {
-        record.result.mode: record.result.success
+        record.result.mode: record.result
         for record in read_evaluations(run / "evaluations.jsonl")
         if own and (record.phase, record.step) == (own[0].phase, own[0].step)
     }
