@@ -30,6 +30,8 @@ from .rules import Rules, most_under_way, read_rules
 
 POLL_S: Final = 0.25
 FileState = tuple[int, int, int, int]
+MOST_ON_THE_WAY: Final = 10_000
+"""Requests that wait for the gateway itself, which refuses in time what is too much: those of a moment, or while it starts anew."""
 CALL_S: Final = 60.0
 """How long the gateway may take to take a word."""
 LOCAL_CPUS: Final = 256
@@ -243,6 +245,7 @@ def _start_gateway(options: ServingConfig, rules: Rules, port: int) -> None:
         name="gateway",
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=100_000,  # it bounds what it lets in itself, and says so in OpenAI's words
+        max_queued_requests=MOST_ON_THE_WAY,
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=5.0,
     )

@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.unit.test_serving_deployment import Shop
 
 from burnish.serving import deployment as module
 from burnish.serving import fleet as fleets
+from burnish.serving.canary.config import JudgeTable
 from burnish.serving.config import ServingConfig
-from burnish.serving.deployment import read_deployment
-from burnish.serving.fleet import DeploymentHandle
+from burnish.serving.deployment import VersionTable, read_deployment
+from burnish.serving.fleet import DeploymentHandle, ServeFleet
 from burnish.serving.routes import Routes
+from burnish.serving.rules import Rules
 
 pytestmark = pytest.mark.unit
 
@@ -113,3 +117,22 @@ def test_an_edit_takes_a_version_out_that_will_not_start(file: Path, monkeypatch
     with running:
         running.start()
     assert shop.routes["m"][0].version == "v2"
+
+
+def test_no_queue_of_serves_is_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines, a judge and the gateway in front of them: Serve's own bound is none."""
+    told: dict[str, dict[str, Any]] = {}
+
+    def deployment(service: Any, **options: Any) -> Any:
+        told[options["name"]] = options
+        return SimpleNamespace(bind=lambda *arguments: None)
+
+    monkeypatch.setattr(fleets, "serve", SimpleNamespace(deployment=deployment))
+    monkeypatch.setattr(fleets, "Starting", lambda *arguments: SimpleNamespace(is_over=lambda: True))
+    for name in ("servable_model", "find_adapters", "judge_of", "start_proxy"):
+        monkeypatch.setattr(fleets, name, lambda *arguments: tmp_path)
+    options = ServingConfig(max_concurrent=3)
+    ServeFleet(options, None).start("m:v1", VersionTable(model="a", judge=JudgeTable(use="my-team/right-v1")))
+    fleets._start_gateway(options, Rules(), 8000)
+    assert told.keys() == {"model", "judge", "gateway"}
+    assert all(0 < one["max_queued_requests"] <= 10_000 for one in told.values()), told
