@@ -41,6 +41,11 @@ def honest_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+NAMES_ANOTHER = (
+    "adapter", "_name_or_path", "base_model_name_or_path", "tokenizer_file", "tokenizer_class", "attn_implementation",
+    "configuration_files",
+)  # fmt: skip
+"""Keys that no file of the honest model has, and by which one names something else."""
 AUTO_MAP = {
     "auto_map": {
         "AutoConfig": f"{MARK}.Config", "AutoModelForCausalLM": f"{MARK}.Model", "AutoTokenizer": [f"{MARK}.Slow", f"{MARK}.Fast"],
@@ -50,15 +55,12 @@ AUTO_MAP = {
 
 
 def test_no_field_of_a_model_folder_reaches_out(honest_model: Path, watch: Watch, tmp_path: Path) -> None:
+    import_model(honest_model, tmp_path / "imported" / "honest")
     number = 0
     for name in ("config.json", "tokenizer_config.json", "generation_config.json", "burnish.json"):
-        value = {**json.loads((honest_model / name).read_text()), "adapter": "x", "_name_or_path": "x", "tokenizer_file": "x"}
-        for turn in range(len(list(json_leaves(value)))):
-            payload = watch.payloads[turn % len(watch.payloads)]
-            cases = list(json_changed(value, payload))
-            if turn >= len(cases):
-                continue
-            where, hostile_value = cases[turn]
+        value = json.loads((honest_model / name).read_text())
+        further = ((key, {**value, key: payload}) for payload in watch.payloads for key in NAMES_ANOTHER)
+        for where, hostile_value in (*(case for payload in watch.payloads for case in json_changed(value, payload)), *further):
             folder, number = tmp_path / f"m{number}", number + 1
             shutil.copytree(honest_model, folder)
             (folder / name).write_text(json.dumps(hostile_value))
