@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from burnish.recipe.load import load_config
+from burnish.recipe.load import config_as_recorded, config_data, load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.moments import moments
@@ -192,8 +192,11 @@ class RunFolder:
                 file.unlink()
 
     def differences(self, run: ResolvedRun) -> Iterator[Difference]:
-        """Every field in which `run` is another than this folder's."""
-        return differences(json.loads(self.config_file.read_text()), run.record)
+        """Every field in which `run` is another than this folder's. A field that burnish did not have when the run began has its default.
+
+        Raises ValueError when `config.json` is no config of this burnish.
+        """
+        return differences(config_data(config_as_recorded(self.path)), run.record)
 
     def refuse(self, changed: Sequence[Difference]) -> None:
         """Raise ValueError naming the fields that may not be others on resume, if there are any."""

@@ -181,6 +181,25 @@ def test_resume_takes_the_same_config_only(run: RunFolder, recipe: ResolvedRun) 
             check(run.path, changed)
 
 
+def test_a_setting_that_was_added_since_has_its_default_in_an_older_run(run: RunFolder, recipe: ResolvedRun) -> None:
+    older = json.loads(run.config_file.read_text())
+    del older["resources"]["trusted_network"], older["limits"]["restart_window_s"], older["tracking"]
+    run.config_file.write_text(json.dumps(older))
+    assert changes(run.path, recipe) == [] and open_run(run.path, recipe) == run
+    said = [str(change) for change in changes(run.path, resolve(config_from_data({**WHAT, "limits": {"restart_window_s": 7.0}})))]
+    assert said == ["limits.restart_window_s: 3600.0 -> 7.0"]
+    with pytest.raises(ValueError, match=r"the config is another: resources\.env_runners: 1 -> 2; resume with"):
+        changes(run.path, resolve(config_from_data({**WHAT, "resources": {"env_runners": 2}})))
+
+
+def test_a_run_of_another_burnish_is_refused_by_what_it_says(run: RunFolder, recipe: ResolvedRun) -> None:
+    newer = json.loads(run.config_file.read_text())
+    newer["resources"]["wings"] = 2
+    run.config_file.write_text(json.dumps(newer))
+    with pytest.raises(ValueError, match=r"config\.json: resources\.wings: unknown key"):
+        changes(run.path, recipe)
+
+
 SFT = {"steps": 4, "lr": 1e-4, "schedule": "constant", "generate": "a.b:c", "count": 9}
 
 
