@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import traceback
+from typing import Any
 
 from burnish.cli.signals import terminated
 from burnish.inspector.text import printable
@@ -47,6 +48,23 @@ def report(error: BaseException) -> int:
     hint = "" if debugging() else "\n".join(["", *(own_places(cause) or ["This is a fault in burnish; `burnish --debug …` shows where"])])
     _say(f"failed: {type(cause).__name__}: {_text(cause)}{hint}", error)
     return RUN_FAILED
+
+
+def report_usage(error: Any, command: str) -> int:
+    """Say on stderr what is wrong with a command line, in one line with how its help is shown, and return the exit code. error: typer's.
+    command: whose line it is, where the error does not say so.
+
+    Example: error: no such command 'rnu'; did you mean 'run'? (`burnish --help`)
+    """
+    from burnish.envs.pydantic_words import message_of
+
+    if isinstance(getattr(error, "message", None), str):
+        error.message = message_of({"msg": error.message})
+    said = " ".join(error.format_message().split()).replace(". Did you mean", "; did you mean")
+    ctx = getattr(error, "ctx", None)
+    help_of = command if ctx is None else ctx.command_path
+    _say(f"error: {said[:1].lower()}{said[1:].removesuffix('.')} (`{help_of} --help`)", error)
+    return USER_ERROR
 
 
 def original(error: BaseException) -> BaseException:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from burnish.cli import branch as branch_command
 from burnish.cli import (
@@ -29,6 +27,7 @@ from burnish.cli import regrade as regrade_command
 from burnish.cli import replay as replay_command
 from burnish.cli import serve as serve_commands
 from burnish.cli import tune as tune_command
+from burnish.cli.group import Commands
 from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.options import (
     ArgOption,
@@ -57,36 +56,12 @@ PlatformOption = Annotated[
 RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
 
 
-class _Commands(TyperGroup):
-    """The command group in which every error, wherever it comes from, ends as one clear line and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        from burnish.cli.errors import report
-
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except BrokenPipeError:  # `burnish … | head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except (Exception, KeyboardInterrupt) as error:
-            if type(error).__module__.startswith("typer."):  # a usage error, which typer shows with the command's usage
-                from burnish.envs.pydantic_words import message_of
-
-                usage: Any = error
-                if isinstance(getattr(usage, "message", None), str):
-                    usage.message = message_of({"msg": usage.message})
-                raise
-            raise typer.Exit(report(error)) from error
-
-
 def _group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Improve a language model at your task: environments, rewards, tools, training, evaluation, serving.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -89,7 +89,7 @@ def test_every_command_explains_itself(path: list[str]) -> None:
 def test_usage_errors_exit_2_with_a_suggestion() -> None:
     result = burnish_command("rn")
     assert result.exit_code == 2
-    assert "Did you mean 'run'" in result.stderr
+    assert "did you mean 'run'" in result.stderr
     assert burnish_command("run").exit_code == 2
 
 

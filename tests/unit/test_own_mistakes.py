@@ -237,13 +237,29 @@ def test_mistakes_of_a_newcomer_are_one_line(arguments: list[str], line: str, tm
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["serve", "x", "--port", "99999"], "Error: Invalid value for '--port': must be less than or equal to 65535"),
-        (["run", "x.toml", "--platform", "tpu"], "Error: Invalid value for '--platform': 'tpu' is not one of 'auto', 'cpu', 'gpu'."),
+        (["--foo"], "no such option: --foo (`burnish --help`)"),
+        (["rnu"], "no such command 'rnu'; did you mean 'run'? (`burnish --help`)"),
+        (["run"], "missing argument 'RECIPE' (`burnish run --help`)"),
+        (["run", "a", "b", "c"], "got unexpected extra argument(s) (b c) (`burnish run --help`)"),
+        (["run", "x.toml", "--set"], "option '--set' requires an argument (`burnish run --help`)"),
+        (["models", "imprt"], "no such command 'imprt'; did you mean 'import'? (`burnish models --help`)"),
+        (["models", "import", "--zz"], "no such option: --zz (`burnish models import --help`)"),
+        (["serve", "x", "--port", "99999"], "invalid value for '--port': must be less than or equal to 65535 (`burnish serve --help`)"),
+        (
+            ["run", "x", "--platform", "tpu"],
+            "invalid value for '--platform': 'tpu' is not one of 'auto', 'cpu', 'gpu' (`burnish run --help`)",
+        ),
     ],
 )
-def test_usage_errors_have_no_words_of_pydantic(arguments: list[str], line: str) -> None:
-    made = CliRunner().invoke(app, arguments)
-    assert (made.exit_code, made.stderr.splitlines()[-1]) == (2, line)
+def test_usage_errors_are_one_line_that_names_the_help(arguments: list[str], line: str) -> None:
+    made = CliRunner().invoke(app, arguments, prog_name="burnish")
+    assert (made.exit_code, made.stderr, made.stdout) == (2, f"error: {line}\n", "")
+
+
+@pytest.mark.parametrize("group", [[], ["models"]])
+def test_a_group_without_a_command_shows_its_help(group: list[str]) -> None:
+    made = CliRunner().invoke(app, group)
+    assert made.exit_code == 2 and "Commands:" in made.output
 
 
 def test_an_unknown_key_is_said_before_what_is_missing_for_it() -> None:

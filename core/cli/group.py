@@ -1,0 +1,49 @@
+"""The command group in which every error, wherever it comes from, ends as one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class Commands(TyperGroup):
+    """`burnish` itself."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except Exception as error:
+            _end_on_usage(error, info_name or "burnish")
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        from burnish.cli.errors import report
+
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:  # `burnish … | head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (Exception, KeyboardInterrupt) as error:
+            _end_on_usage(error, f"{ctx.command_path} {ctx.invoked_subcommand}")
+            raise typer.Exit(report(error)) from error
+
+
+def _end_on_usage(error: BaseException, command: str) -> None:
+    """End with a line on what is wrong with the command line, and with the help where it names no command; other errors pass.
+
+    command: whose line it is, where typer's error does not say so.
+    """
+    if not type(error).__module__.startswith("typer.") or isinstance(error, typer.Exit | typer.Abort):
+        return
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    from burnish.cli.errors import report_usage
+
+    raise typer.Exit(report_usage(error, command)) from error
