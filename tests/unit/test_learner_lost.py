@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from burnish.trainer.learner.group import LearnerGroup, LearnerLimits, LearnerLo
 from burnish.trainer.objectives.objective import objective_of
 from burnish.trainer.objectives.registry import find_advantage
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.updates import Updates
+from burnish.trainer.updates import Updates, credit
 
 pytestmark = pytest.mark.unit
 
@@ -104,3 +105,58 @@ def test_a_lost_learner_is_waited_for_once(at: tuple[str, int], beside: bool, di
     with pytest.raises(LearnerLost, match=says):
         group.snapshot()
     assert scripted.waited == [at[0]] and "bucket" not in scripted.calls
+
+
+class OneFailsAlone:
+    """Two learners' actors, and what a driver asks of Ray for them: the first fails in its pass, the second waits for it without end."""
+
+    def __init__(self) -> None:
+        self.calls, self.killed, self.made = list[str](), list[int](), 0
+
+    def options(self, **kwargs: Any) -> OneFailsAlone:
+        return self
+
+    def remote(self, rank: int, *arguments: Any) -> Any:
+        methods = ("node", "listen", "start", "forward_backward", "discard", "begin_phase")
+        return SimpleNamespace(rank=rank, **{name: self._method(name, rank) for name in methods})
+
+    def _method(self, name: str, rank: int) -> Any:
+        def call(*arguments: Any) -> tuple[str, int]:
+            self.calls.append(name)
+            return name, rank
+
+        bound = SimpleNamespace(remote=call)
+        bound.options = lambda **kwargs: bound
+        return bound
+
+    def wait(self, calls: list[tuple[str, int]], timeout: float) -> tuple[list[Any], list[Any]]:
+        done = [call for call in calls if call != ("forward_backward", 1)]
+        return done[:1], [call for call in calls if call not in done[:1]]
+
+    def get(self, calls: Sequence[tuple[str, int]]) -> list[Any]:
+        if self.killed:
+            raise ray.exceptions.ActorDiedError
+        if ("forward_backward", 0) in calls:
+            raise ray.exceptions.RayTaskError("forward_backward", "", MemoryError("a gibibyte is not there"))
+        return [{"node": "a", "listen": ("h", 1), "start": 0}.get(name) for name, _ in calls]
+
+
+def test_an_error_that_ends_all_learners_is_not_hidden_by_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = OneFailsAlone()
+    for name in ("wait", "get"):
+        monkeypatch.setattr(ray, name, getattr(scripted, name))
+    monkeypatch.setattr(ray, "remote", lambda of: scripted)
+    monkeypatch.setattr(ray, "kill", lambda actor: scripted.killed.append(actor.rank))
+    monkeypatch.setattr(module, "learner_room", lambda *given: None)
+    group = LearnerGroup(Path("m"), LearnerConfig(), 0, 0.0, LearnerLimits(), learners=2)
+    other = Task("train-1", 1)
+    groups = (GROUP, EpisodeGroup(other, tuple(replace(one, task=other) for one in GROUP.episodes)))
+    batch, *_ = credit(groups, find_advantage("grpo", {}), TABLE.objective, TABLE, group.score)
+    with pytest.raises(MemoryError, match="a gibibyte is not there"):
+        try:
+            group.forward_backward(batch, objective_of(TABLE.objective, 1.0))
+        finally:
+            group.discard()  # as `Updates` does where an update raises
+    assert scripted.killed == [0, 1]
+    with pytest.raises(LearnerLost, match="all learners were ended: one had failed alone"):
+        group.begin_phase(LearnerConfig().optimizer)

@@ -158,8 +158,8 @@ class LearnerGroup:
     num_gpus: of each learner. limits: how long they may take. plugins: files whose decorators register losses.
     learners: processes that share the policy, placed together. folder: where relative paths begin; empty is where this process runs.
     Raises ValueError when they would be on more than one node and may not.
-    Raises LearnerLost when one dies or does not answer in time, and from then on at once, whatever is called; or a learner's own error;
-    when one of several fails alone, all are ended, because the others wait for it.
+    Raises LearnerLost when one dies or does not answer in time, and from then on at once, whatever is called; or a learner's own error.
+    When one of several fails alone, all are ended, because the others wait for it: after its own error, they are lost.
     """
 
     is_remote = True
@@ -227,8 +227,9 @@ class LearnerGroup:
         return metrics
 
     def discard(self) -> None:
-        """See `Learner.discard`."""
-        self._all("discard")
+        """See `Learner.discard`. Of a learner that was lost they are gone with it: why it was is said by what was called before."""
+        if not self._lost:
+            self._all("discard")
 
     def weights(self) -> dict[str, Float32]:
         """See `Learner.weights`."""
@@ -336,6 +337,7 @@ class LearnerGroup:
                 deadline = min(deadline, time.monotonic() + self._follow_s)
         if errors and waiting:
             self.shutdown()
+            self._lost = "all learners were ended: one had failed alone, and the others waited for it"
         for first in sorted(errors, key=lambda error: not isinstance(error, ray.exceptions.RayActorError)):
             if isinstance(first, ray.exceptions.RayActorError):
                 self._lost = f"the learner died: {_why_dead(first)}"
