@@ -33,6 +33,7 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
+from .restarts import Restarts
 from .runners import FleetError, last_line
 
 log = logging.getLogger("burnish.trainer.fleet")
@@ -83,18 +84,16 @@ class _Work:
 @dataclass
 class _Runner:
     """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes. life: that it had when it got the weights, None before. why: what became of it last. restarted: when it was,
-    of late."""
+    it was given what it owes. life: that it had when it got the weights, None before."""
 
     index: int
     actor: Any
+    restarts: Restarts
     owed: dict[str, _Work] = field(default_factory=dict)
     sampling: tuple[Any, float] | None = None
     submitted: list[tuple[Any, float]] = field(default_factory=list)
     lost_work: bool = False
     life: str | None = None
-    why: str = NO_ANSWER
-    restarted: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -124,7 +123,7 @@ class RayFleet:
     def __init__(self, runners: Mapping[int, Any], limits: FleetLimits) -> None:
         self.limits = limits
         self.restarts = 0
-        self._runners = [_Runner(index, actor) for index, actor in runners.items()]
+        self._runners = [_Runner(index, actor, Restarts(limits.restarts, limits.restart_window_s)) for index, actor in runners.items()]
         self._waiting: deque[_Work] = deque()
         self._last, self._ended = time.monotonic(), 0
         self._snapshot: Any = None
@@ -165,7 +164,9 @@ class RayFleet:
             raise FleetError("no task is under way, so no group can finish")
         found: list[EpisodeGroup] = []
         for runner in self._runners:
-            if runner.lost_work:
+            if runner.lost_work and runner.owed:
+                if runner.life is None:  # it came back while there was nothing for it to do
+                    self._give_weights(runner)
                 self._give_again(runner)
             if runner.owed and runner.sampling is None:
                 self._ask(runner)
@@ -235,11 +236,11 @@ class RayFleet:
         for runner, call in calls:
             try:
                 ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
-            except RayActorError:
-                self._await(runner)
+            except RayActorError as error:
+                self._await(runner, last_line(error))
             except (RayError, GetTimeoutError) as error:
-                self._kill(runner, f"it did not drop its work: {last_line(error)}")
-                self._await(runner)
+                self._kill(runner, why := f"it did not drop its work: {last_line(error)}")
+                self._await(runner, why)
 
     def _hand_out(self) -> None:
         """Give waiting tasks to the runners with the fewest episodes, as long as they have room."""
@@ -282,11 +283,10 @@ class RayFleet:
                 return
             if not isinstance(error.cause, StaleEngine):
                 raise error.cause from error
-            self._bring_back(runner)
+            self._bring_back(runner, str(error.cause))
             return
         except (RayError, GetTimeoutError) as error:  # it died, or its node did with the answer
-            runner.why = last_line(error)
-            self._bring_back(runner)
+            self._bring_back(runner, last_line(error))
             return
         lost = {group.task.id: said for group in groups if (said := _why_engine_is_lost(group))}
         for group in groups:
@@ -299,24 +299,27 @@ class RayFleet:
     def _replace(self, runner: _Runner, why: str = NO_ANSWER) -> None:
         """Kill a runner that does not answer, or whose engine or environments are gone or hang, and bring it back."""
         self._kill(runner, why)
-        self._bring_back(runner)
+        self._bring_back(runner, why)
 
     def _kill(self, runner: _Runner, why: str) -> None:
         """End a runner; Ray starts it anew."""
         log.warning("%s is replaced: %s", runner.name, why)
-        runner.why = why
         ray.kill(runner.actor, no_restart=False)
 
-    def _bring_back(self, runner: _Runner) -> None:
+    def _bring_back(self, runner: _Runner, why: str) -> None:
         """Wait for a runner, give it the weights, and submit again what it owes. Raises FleetError when it does not come back."""
         runner.sampling, runner.submitted = None, []
-        self._await(runner)
-        if self._snapshot is not None:
-            self._met(runner, self._insist(runner, self._send(runner), self._send, "did not take the weights"))
+        self._await(runner, why)
+        self._give_weights(runner)
         # A stale one may have begun some of what it owes.
         self._insist(runner, runner.actor.cancel.remote(), lambda one: one.actor.cancel.remote(), "did not drop its work")
         self._give_again(runner)
         self._last = time.monotonic()
+
+    def _give_weights(self, runner: _Runner) -> None:
+        """Give a runner that has none the weights of all others."""
+        if self._snapshot is not None:
+            self._met(runner, self._insist(runner, self._send(runner), self._send, "did not take the weights"))
 
     def _give_again(self, runner: _Runner) -> None:
         """Submit what a runner owes that has the weights and none of its work."""
@@ -330,7 +333,7 @@ class RayFleet:
         """Note the life in which a runner has taken the weights. In another than was known it has lost what it was given."""
         if runner.life is not None and runner.life != receipt.life:
             log.warning("%s was restarted since it was last heard of", runner.name)
-            self._count_restart(runner)
+            self._count_restart(runner, "it was restarted since it was last heard of")
             runner.lost_work = True
         runner.life = receipt.life
 
@@ -352,17 +355,19 @@ class RayFleet:
                 cause, alive = error, True
             except RayError as error:
                 cause, alive = error, False
+            late = f" within {self.limits.sync_s:g} s" if isinstance(cause, TimeoutError) else ""
+            why = f"it {what}{late}: {last_line(cause)}"
             if attempt == TRIES:
-                raise FleetError(f"{runner.name} {what} within {self.limits.sync_s:g} s, {TRIES} times: {cause}") from cause
+                raise FleetError(f"{runner.name} {what}{late}, {TRIES} times: {last_line(cause)}") from cause
             if alive:
-                ray.kill(runner.actor, no_restart=False)
-            self._await(runner)
+                self._kill(runner, why)
+            self._await(runner, why)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _await(self, runner: _Runner) -> None:
+    def _await(self, runner: _Runner, why: str) -> None:
         """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`, or never will, or
-        was restarted too often."""
-        self._count_restart(runner)
+        was restarted too often. why: what became of it."""
+        self._count_restart(runner, why)
         runner.lost_work, runner.life = True, None
         deadline, dead = time.monotonic() + self.limits.restart_s, 0
         while True:
@@ -372,22 +377,17 @@ class RayFleet:
             except (RayActorError, GetTimeoutError) as error:
                 dead = dead + 1 if isinstance(error, ActorDiedError) else 0  # one that Ray restarts is unavailable
                 if dead > 1:
-                    raise FleetError(f"{runner.name} died and is not started again ({runner.why}): {last_line(error)}") from error
+                    raise FleetError(f"{runner.name} died and is not started again ({why}): {last_line(error)}") from error
                 if time.monotonic() > deadline:
                     late = f"{runner.name} died and did not come back within {self.limits.restart_s:g} s"
-                    raise FleetError(f"{late} ({runner.why}): {error}") from error
+                    raise FleetError(f"{late} ({why}): {last_line(error)}") from error
                 time.sleep(1.0)
 
-    def _count_restart(self, runner: _Runner) -> None:
-        """Raises FleetError when it is one too many."""
+    def _count_restart(self, runner: _Runner, why: str) -> None:
+        """Raises FleetError when it is one too many. why: it was restarted."""
         self.restarts += 1
-        now, limits = time.monotonic(), self.limits
-        runner.restarted = [*(at for at in runner.restarted if now - at < limits.restart_window_s), now]
-        if len(runner.restarted) > limits.restarts:
-            raise FleetError(
-                f"{runner.name} had to be started anew {len(runner.restarted)} times within {limits.restart_window_s:g} s, and "
-                f"limits.restarts is {limits.restarts} ({runner.why})"
-            )
+        if too_many := runner.restarts.count():
+            raise FleetError(f"{runner.name} {too_many} ({why})")
 
 
 def _lost(error: object) -> bool:

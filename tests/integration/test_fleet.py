@@ -71,16 +71,18 @@ class Actor:
     received: list[Any] = field(default_factory=list)
     ended: int = 0
     life: str = "1"
+    holds: int = 0
     sync_fails: list[Exception] = field(default_factory=list)
 
     def die(self) -> None:
         self.given.clear()
         self.life += "+"
+        self.holds = 0
         self.outcomes = self.outcomes[1:] or self.outcomes
 
     def __getattr__(self, name: str) -> Any:
         methods: dict[str, Callable[..., Any]] = {
-            "submit": lambda tasks, size, temperature, version, life: self._meant(life) or self._submit(tasks),
+            "submit": lambda tasks, size, temperature, version, life: self._meant(life, version) or self._submit(tasks),
             "sample": lambda wait_s, life: self._meant(life) or self._sample(wait_s),
             "score": lambda rows, version, life: self._meant(life) or [[0.0] for _ in rows],
             "update_weights": lambda snapshot, timeout_s: (
@@ -98,14 +100,16 @@ class Actor:
 
     def _update_weights(self, snapshot: int, timeout_s: float) -> SyncReceipt:
         self.received.append(snapshot)
+        self.holds = snapshot
         return SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0, life=self.life)
 
     def _submit(self, tasks: Sequence[Task]) -> list[Task]:
         self.given += tasks
         return []
 
-    def _meant(self, life: str | None) -> RayTaskError | None:
-        return None if life in (None, self.life) else RayTaskError("call", "", StaleEngine("rollout-1 was started anew"))
+    def _meant(self, life: str | None, version: int | None = None) -> RayTaskError | None:
+        meant = life in (None, self.life) and version in (None, self.holds)
+        return None if meant else RayTaskError("call", "", StaleEngine("rollout-1 was started anew"))
 
     def _sample(self, wait_s: float) -> list[EpisodeGroup]:
         done, self.given[:] = list(self.given) if self.ready else [], self.given if not self.ready else []
@@ -265,8 +269,27 @@ def test_a_runner_that_dies_again_while_it_gets_the_weights_is_named(ray: FakeRa
     fleet.sync(3)
     actor.die()
     actor.sync_fails = [ActorDiedError()]
-    with pytest.raises(FleetError, match="rollout-1 did not score the probe of the weight sync within 600 s, 2 times"):
+    with pytest.raises(FleetError, match="rollout-1 did not score the probe of the weight sync, 2 times: The actor died unexpectedly"):
         fleet.score([])
+
+
+@pytest.mark.parametrize(
+    ("fails", "why"),
+    [
+        (RayTaskError("call", "", TimeoutError("the engine drains")), "it did not take new weights within 600 s: the engine drains"),
+        (ActorDiedError(), "it did not take new weights: The actor died unexpectedly before finishing this task."),
+    ],
+    ids=["hangs", "dies"],
+)
+def test_a_runner_that_is_lost_too_often_is_named_with_what_became_of_it_last(ray: FakeRay, fails: Exception, why: str) -> None:
+    """Not with what an earlier one was replaced for."""
+    fleet = RayFleet({1: (actor := Actor([LOST, Reward(1.0)]))}, FleetLimits(restarts=1))
+    fleet.sync(3)
+    assert len(list(run_tasks(fleet, TASKS, 2, 1.0))) == len(TASKS) and fleet.restarts == 1
+    actor.sync_fails = [fails]
+    with pytest.raises(FleetError, match=r"rollout-1 had to be started anew 2 times within 3600 s, and limits\.restarts is 1") as found:
+        fleet.sync(4)
+    assert str(found.value).endswith(f" ({why})")
 
 
 def test_a_runner_that_does_not_drop_its_work_is_replaced(ray: FakeRay) -> None:
@@ -285,6 +308,23 @@ def test_a_runner_that_does_not_drop_its_work_is_replaced(ray: FakeRay) -> None:
     fleet.stop()
     assert ray.killed == [stuck] and stuck.received == [3] and stuck.given == [] and not fleet.busy
     assert [group.task.id for group in run_tasks(fleet, [Task("other", 9)], 2, 1.0)] == ["other"]
+
+
+def test_a_runner_that_dies_while_its_work_is_dropped_is_counted_once(ray: FakeRay) -> None:
+    actor = Actor()
+
+    def cancel() -> Call:
+        del actor.cancel  # type: ignore[attr-defined]
+        actor.die()
+        return Call(ActorDiedError())
+
+    actor.cancel = SimpleNamespace(remote=cancel)  # type: ignore[attr-defined]
+    fleet = RayFleet({1: actor}, FleetLimits(restarts=1))
+    fleet.sync(3)
+    fleet.submit(TASKS, 2, 1.0)
+    fleet.stop()
+    assert [group.task.id for group in run_tasks(fleet, [Task("other", 9)], 2, 1.0)] == ["other"]
+    assert fleet.restarts == 1 and actor.received == [3, 3]
 
 
 @pytest.mark.parametrize(("cancel_s", "killed"), [(90.0, False), (10.0, True)])
