@@ -22,7 +22,8 @@ from burnish.recipe.load import config_data, load_config
 from burnish.recipe.resolve import resolve
 from burnish.rollout.store.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
 from burnish.run.folder import RunFolder, create_run, differences, open_run
-from burnish.run.pipeline import Results, run
+from burnish.run.pipeline import run
+from burnish.run.under_way import Results
 from burnish.trainer.evaluation.comparison import compare
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.phases.common import Phase

@@ -21,6 +21,8 @@ class Restarts:
         """Count one now. Says how many there were where that is one too many, "" where it is not."""
         now = time.monotonic()
         self.of_late = [*(at for at in self.of_late if now - at < self.window_s), now]
-        if len(self.of_late) <= self.limit:
+        count = len(self.of_late)
+        if count <= self.limit:
             return ""
-        return f"had to be started anew {len(self.of_late)} times within {self.window_s:g} s, and limits.restarts is {self.limit}"
+        times = "once" if count == 1 else f"{count} times"
+        return f"had to be started anew {times} within {self.window_s:g} s, and limits.restarts is {self.limit}"

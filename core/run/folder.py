@@ -165,8 +165,8 @@ class RunFolder:
     def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
         """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.
 
-        order: of the run's phases.
-        Held-out transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
+        order: of the run's phases. An alarm for which a run went back stays: that it did is not taken back with the steps. Held-out
+        transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
         """
         position = {name: i for i, name in enumerate(("base", *order))}
         end = (position[phase], step)
@@ -174,8 +174,9 @@ class RunFolder:
         def done(row: Mapping[str, Any]) -> bool:
             return (position[row["phase"]], row["step"]) <= end
 
-        for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.alarms_file, self.retention_file):
+        for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.retention_file):
             keep_rows(file, done)
+        keep_rows(self.alarms_file, lambda row: done(row) or row["action"] == "roll_back")
         judged = {row.phase for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
         for name in set(order) - judged:
             shutil.rmtree(self.suites / name, ignore_errors=True)

@@ -7,10 +7,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 
@@ -24,17 +24,19 @@ from burnish.recipe.tracking import TrackedRun
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
+from burnish.rollout.store.records import EvaluationRecord, Mode
 from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
-from burnish.run.alarms import GuardStop, RollBack, heed, row_of, watch_over
+from burnish.run.alarms import heed, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
+from burnish.run.recovery import keep_going
+from burnish.run.recovery import resume as take_up
 from burnish.run.retention import Retention
 from burnish.run.time_left import time_left_line
 from burnish.run.tracking import tracked
-from burnish.session import Session, making_of, parts_of, session_over
+from burnish.run.under_way import Results, Run
+from burnish.session import making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
-from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.loop import Step
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
@@ -43,48 +45,8 @@ from burnish.trainer.models.manifest import DataUse, Training, json_sha256
 from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.phases.common import Phase, PhaseData, PhaseParts, Spent
 from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of
-from burnish.trainer.schedule.progress import PolicyProgress
-from burnish.trainer.watch.guards import Watch
 
 Split = Literal["train", "heldout"]
-
-
-@dataclass
-class Run:
-    """A run under way: its session and folder, and what was measured so far.
-
-    store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
-    begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back.
-    plan: what was expected of the run, for what is left of it.
-    """
-
-    session: Session
-    folder: RunFolder
-    console: Console
-    store: EpisodeStore
-    results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
-    data: Mapping[Phase, PhaseData] = field(default_factory=dict)
-    watch: Watch | None = None
-    remembered: Mapping[str, Any] | None = None
-    rolled_back: int = 0
-    plan: Plan | None = None
-
-    @property
-    def recipe(self) -> ResolvedRun:
-        return self.session.recipe
-
-    @property
-    def name(self) -> str:
-        return self.folder.path.name
-
-    @property
-    def tasks_digest(self) -> str | None:
-        """Of the files that tasks come from, None without such files."""
-        return self.session.files.digest if self.session.files else None
-
-
-Results = Mapping[tuple[str, Mode], EvaluationResult]
-"""Every evaluation of a run, by phase and mode."""
 
 
 def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Console | None = None, plan: Plan | None = None) -> Results:
@@ -109,8 +71,8 @@ def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console,
             current.data, current.plan = data, plan
             done = latest(folder.path) if resume else None
             if resume:
-                _resume(current, done)
-            _with_another_learner(current, done)
+                take_up(current, done)
+            keep_going(current, done, _phases)
             results = current.results
     from burnish.inspector.report import write_report
 
@@ -128,36 +90,6 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
         if left_out:
             say(console, f"{len(left_out)} unfit rows of [tasks] are left out: {folder.write_rejects(left_out)}")
         yield Run(session, folder, console, stack.enter_context(EpisodeStore(folder.episodes, folder.path.name)))
-
-
-def _with_another_learner(run: Run, done: CheckpointRecord | None) -> None:
-    """The phases from a checkpoint on. A learner that dies or hangs is started once more, from what this run saved last."""
-    try:
-        _with_roll_backs(run, done)
-    except LearnerLost as lost:
-        done = latest(run.folder.path)
-        say(run.console, f"{lost}; it is started once more, from {done.name if done else 'the beginning of training'}")
-        run.session.restart_learner()
-        _resume(run, done)
-        _with_roll_backs(run, done)
-
-
-def _with_roll_backs(run: Run, done: CheckpointRecord | None) -> None:
-    """The phases from a checkpoint on. Where a guard sends the run back, it goes on from what it saved last, with the tasks that come after
-    those it had taken: the same ones would lead to the same place."""
-    while True:
-        try:
-            _phases(run, done)
-            return
-        except RollBack as back:
-            run.rolled_back += 1
-            if run.rolled_back > run.recipe.guards.roll_backs:
-                raise GuardStop(f"{back}; the run went back {run.rolled_back - 1} times already (guards.roll_backs)") from back
-            done, position = latest(run.folder.path), run.session.loop.progress.position
-            run.session.algo.fleet.stop()
-            _resume(run, done)
-            run.session.loop.progress.position = position
-            run.folder.log_alarm(row_of(back.phase, back.alarm))  # its row went with those of the steps that are taken back
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
@@ -267,33 +199,6 @@ def _parts(run: Run, phase: PhaseRun, first: int) -> PhaseParts:
     done = [row.values for row in read_metrics(run.folder.metrics_file) if row.phase == phase.name] if first else []
     assert len(done) == first, f"{run.folder.metrics_file} has {len(done)} steps of {phase.name}, and {first} are done"
     return PhaseParts(session.learner, session.loop, train, done, run.watch)
-
-
-def _resume(run: Run, done: CheckpointRecord | None) -> None:
-    """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
-    session, folder, order = run.session, run.folder, [phase.name for phase in run.recipe.phases]
-    run.remembered = None
-    run.store.flush()  # a file that is still being written would come after the rewind, and stay
-    if done is None:
-        if session.learner.version != 0:  # no checkpoint holds the weights that it has moved from
-            session.restart_learner()
-        session.loop.progress = PolicyProgress()
-        folder.rewind(order, "base")
-    else:
-        state = done.trainer_state(folder.path)
-        position = json.loads((state / "progress.json").read_text())
-        if position.get("tasks") != run.tasks_digest:
-            raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
-        session.learner.restore_from_path(state / "learner")
-        session.loop.progress, run.remembered = PolicyProgress.from_row(position), position.get("guards")
-        folder.rewind(order, done.phase, done.step)
-        prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
-    session.sync()
-    recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
-    # Of the phase that goes on, an evaluation of fewer steps is one of an older policy, whose phase was given more steps since.
-    older = [record for record in recorded if done is not None and record.phase == done.phase and record.step != done.step]
-    run.results = {(record.phase, record.result.mode): record.result for record in recorded if record not in older}
-    say(run.console, f"resumed from {done.name if done else 'the beginning of training'}")
 
 
 def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None]) -> dict[Phase, PhaseData]:

@@ -16,6 +16,7 @@ from tests.integration import scripted_run
 
 from burnish.recipe.resolve import PhaseRun
 from burnish.run import pipeline
+from burnish.run.under_way import Run
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.watch import guards
 
@@ -32,7 +33,7 @@ def planted(seen: guards.PhaseHistory, limits: guards.GuardsConfig) -> str | Non
     return "planted"
 
 
-def said(run: pipeline.Run, phase: PhaseRun, first: int) -> None:
+def said(run: Run, phase: PhaseRun, first: int) -> None:
     begin(run, phase, first)
     if first == 0:
         snapshot = run.session.learner.snapshot()

@@ -314,7 +314,7 @@ def test_a_runner_that_dies_while_its_work_is_dropped_is_counted_once(ray: FakeR
     actor = Actor()
 
     def cancel() -> Call:
-        del actor.cancel  # type: ignore[attr-defined]
+        del actor.cancel
         actor.die()
         return Call(ActorDiedError())
 

@@ -10,7 +10,8 @@ import pytest
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
 from burnish.rollout.store.ledger import Ledger, LedgerError
-from burnish.run.pipeline import Run, _books_of
+from burnish.run.pipeline import _books_of
+from burnish.run.under_way import Run
 
 pytestmark = pytest.mark.unit
 

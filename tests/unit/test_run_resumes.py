@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from burnish.envs.types import Episode, Message, Reward, Task
+from burnish.recipe.limits import LimitsConfig
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Mode, read_evaluations
+from burnish.rollout.store.records import (
+    AlarmRow,
+    EvaluationRecord,
+    EvaluationResult,
+    JsonLines,
+    Mode,
+    read_alarms,
+    read_evaluations,
+    read_json_lines,
+)
 from burnish.run import pipeline
+from burnish.run.alarms import heed
 from burnish.run.folder import RunFolder
-from burnish.run.pipeline import Run
+from burnish.run.recovery import keep_going, resume
+from burnish.run.under_way import Run
 from burnish.trainer.evaluation.config import EvaluationConfig
+from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.models.checkpoints import CheckpointRecord
 from burnish.trainer.schedule.progress import PolicyProgress
+from burnish.trainer.watch.guards import Alarm, GuardsConfig
 
 pytestmark = pytest.mark.unit
 
@@ -41,16 +57,26 @@ def checkpoint(run: Path, step: int) -> CheckpointRecord:
     return done
 
 
+def saved(run: Path, step: int, progress: PolicyProgress) -> None:
+    """A checkpoint at a position, in the list of them."""
+    record = CheckpointRecord(phase="rft", step=step, created_at=datetime.now(UTC))
+    record.trainer_state(run).mkdir(parents=True)
+    (record.trainer_state(run) / "progress.json").write_text(json.dumps({**progress.row(), "tasks": None, "guards": None}))
+    with JsonLines(run / "checkpoints.jsonl") as lines:
+        lines.append(record.model_dump(mode="json"))
+
+
 def run_of(path: Path, steps: int, store: EpisodeStore, evaluate: Callable[[Mode], EvaluationResult]) -> Run:
     """A run of one phase whose session evaluates as it is told."""
     path.joinpath("transcripts").mkdir()
     recipe = SimpleNamespace(
         phases=[SimpleNamespace(name="rft", table=SimpleNamespace(steps=steps))],
-        evaluation=EvaluationConfig(), keep_checkpoints=3, retention=None, seed=0,
+        evaluation=EvaluationConfig(), keep_checkpoints=3, retention=None, seed=0, limits=LimitsConfig(), guards=GuardsConfig(),
     )  # fmt: skip
     session: Any = SimpleNamespace(
         recipe=recipe, files=None, held_out=[Task("a", 1), Task("b", 2)], sync=lambda: [],
-        learner=SimpleNamespace(restore_from_path=lambda folder: None, version=steps), loop=SimpleNamespace(progress=None),
+        learner=SimpleNamespace(restore_from_path=lambda folder: None, version=steps), loop=SimpleNamespace(progress=PolicyProgress()),
+        algo=SimpleNamespace(fleet=SimpleNamespace(stop=lambda: None)), restart_learner=lambda: None,
         evaluate=lambda mode, on_group: (evaluate(mode), []),
     )  # fmt: skip
     return Run(session, RunFolder(path), Console(quiet=True), store)
@@ -71,7 +97,7 @@ def test_a_phase_that_got_more_steps_is_evaluated_at_its_new_end(tmp_path: Path,
         for step, some in ((100, modes), (200, measured_since)):
             for mode in some:
                 run.folder.log_evaluation(EvaluationRecord(phase="rft", step=step, result=result(mode, 0.4 if step == 100 else 0.9)))
-        pipeline._resume(run, done)
+        resume(run, done)
         pipeline._phases(run, done)
     assert asked == [mode for mode in modes if mode not in measured_since]
     assert {mode: found.success for (_, mode), found in run.results.items()} == dict.fromkeys(modes, 0.9)
@@ -102,7 +128,7 @@ def test_episodes_that_are_taken_back_do_not_come_with_a_file_that_was_being_wri
         store.put(Moment("rft", 25, "train", "sampled"), [episode])
         assert begun.wait(60)
         threading.Timer(0.2, go_on.set).start()
-        pipeline._resume(run, done)
+        resume(run, done)
     assert list((tmp_path / "episodes").glob("*.parquet")) == []
 
 
@@ -118,3 +144,77 @@ def test_an_evaluation_is_recorded_after_its_transcripts(tmp_path: Path, monkeyp
         with pytest.raises(OSError, match="no space left"):
             pipeline._evaluate(run, "rft", 200)
     assert not run.folder.evaluations_file.exists() and run.results == {}
+
+
+class Phases:
+    """The phases of a run, of which every step takes two tasks. lost_at: the steps after which the learner is lost, one start after the
+    other; alarms_at: those after which a guard sends the run back. first: the first step of each start, with the task that it began at."""
+
+    def __init__(self, steps: int, lost_at: Sequence[int] = (), alarms_at: Sequence[int] = (), every: int = 10) -> None:
+        self.steps, self.lost_at, self.alarms_at, self.every = steps, list(lost_at), list(alarms_at), every
+        self.first = list[tuple[int, int]]()
+
+    def __call__(self, run: Run, done: CheckpointRecord | None) -> None:
+        progress = run.session.loop.progress
+        start = done.step if done is not None else 0
+        self.first.append((start + 1, progress.position))
+        for step in range(start + 1, self.steps + 1):
+            progress.position += 2
+            run.folder.log_metrics("rft", step, {"loss": 0.0})
+            if self.alarms_at and step == self.alarms_at[0]:
+                heed(run.folder, run.console, "rft", [Alarm("drift", "roll_back", self.alarms_at.pop(0), "planted")])
+            if step % self.every == 0:
+                saved(run.folder.path, step, progress)
+            if self.lost_at and step == self.lost_at[0]:
+                self.lost_at.pop(0)
+                raise LearnerLost("the learner died: planted")
+
+
+def gone_through(path: Path, phases: Phases, **limits: float) -> tuple[Run, list[AlarmRow]]:
+    """A run through the phases, and what its trackers were told of alarms."""
+    told = list[AlarmRow]()
+    with EpisodeStore(path / "episodes", "r") as store:
+        run = run_of(path, phases.steps, store, lambda mode: result(mode, 0.0))
+        run.folder = replace(run.folder, trackers=cast(Any, SimpleNamespace(metrics=lambda *row: None, alarm=told.append)))
+        run.recipe.limits = LimitsConfig(**limits)  # type: ignore[misc,arg-type]  # a stand-in, which is not frozen
+        run.session.learner.version = 0
+        keep_going(run, None, phases)
+    return run, told
+
+
+def test_a_learner_is_started_anew_as_long_as_the_run_gets_further(tmp_path: Path) -> None:
+    phases = Phases(40, lost_at=[5, 15, 25, 26])
+    run, _ = gone_through(tmp_path, phases, restarts=4)
+    assert [start for start, _ in phases.first] == [1, 1, 11, 21, 21]
+    assert [row["step"] for _, row in read_json_lines(run.folder.metrics_file)] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("lost_at", "restarts", "why"),
+    [
+        ([15, 15], 4, "the one before it was lost, too, and the run has got no further since"),
+        ([15, 12], 4, "the one before it was lost, too, and the run has got no further since"),
+        ([5, 15, 25], 2, "it had to be started anew 3 times within 3600 s, and limits.restarts is 2"),
+        ([5], 0, "it had to be started anew once within 3600 s, and limits.restarts is 0"),
+    ],
+    ids=["at the same step", "earlier", "too often", "never"],
+)
+def test_a_learner_that_is_lost_without_end_ends_the_run(lost_at: list[int], restarts: int, why: str, tmp_path: Path) -> None:
+    with pytest.raises(LearnerLost) as found:
+        gone_through(tmp_path, Phases(40, lost_at), restarts=restarts)
+    assert str(found.value) == f"the learner died: planted; {why}"
+
+
+def test_a_learner_that_is_lost_again_after_a_while_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(0.0, 100.0)
+    monkeypatch.setattr("burnish.trainer.restarts.time.monotonic", lambda: next(now))
+    gone_through(tmp_path, Phases(40, [5, 15, 25, 35]), restarts=1, restart_window_s=90.0)
+
+
+def test_a_run_that_went_back_goes_on_with_other_tasks_whoever_is_lost_since(tmp_path: Path) -> None:
+    """It went back from step 13 to the checkpoint of step 10, where 20 tasks had been taken, and 26 by then."""
+    phases = Phases(20, alarms_at=[13], lost_at=[15])
+    run, told = gone_through(tmp_path, phases)
+    assert phases.first == [(1, 0), (11, 26), (11, 26)]
+    assert [(row.step, row.action) for row in read_alarms(run.folder.alarms_file)] == [(13, "roll_back")]
+    assert len(told) == 1, "trackers are told once"

@@ -1,0 +1,58 @@
+"""A run under way: what its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from burnish.recipe.plan import Plan
+from burnish.recipe.resolve import ResolvedRun
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.records import EvaluationResult, Mode
+from burnish.run.folder import RunFolder
+from burnish.session import Session
+from burnish.trainer.phases.common import Phase, PhaseData
+from burnish.trainer.watch.guards import Watch
+
+
+@dataclass
+class Run:
+    """A run under way: its session and folder, and what was measured so far.
+
+    store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
+    begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back,
+    and beyond: the place in the stream of tasks that it goes on from since, whatever a checkpoint says. plan: what was expected of the
+    run, for what is left of it.
+    """
+
+    session: Session
+    folder: RunFolder
+    console: Console
+    store: EpisodeStore
+    results: dict[tuple[str, Mode], EvaluationResult] = field(default_factory=dict)
+    data: Mapping[Phase, PhaseData] = field(default_factory=dict)
+    watch: Watch | None = None
+    remembered: Mapping[str, Any] | None = None
+    rolled_back: int = 0
+    beyond: int = 0
+    plan: Plan | None = None
+
+    @property
+    def recipe(self) -> ResolvedRun:
+        return self.session.recipe
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def tasks_digest(self) -> str | None:
+        """Of the files that tasks come from, None without such files."""
+        return self.session.files.digest if self.session.files else None
+
+
+Results = Mapping[tuple[str, Mode], EvaluationResult]
+"""Every evaluation of a run, by phase and mode."""
