@@ -17,7 +17,8 @@ class TensorBoard:
     """Event files in the run's folder, `tensorboard/PHASE/`, or in `folder/RUN/PHASE/`; `tensorboard --logdir runs` finds them.
 
     Steps are those of the phase. Scalars are the metrics by their names, and of an evaluation `heldout/MODE/success`, its interval's ends,
-    `reward` and the parts. What a resumed run takes back is purged. Alarms and the config are texts.
+    `reward` and the parts. What a run takes back is purged, whether it was resumed or not; an alarm for which it went back stays. Alarms
+    and the config are texts.
 
     Raises ImportError when tensorboardX is missing, OSError when the folder cannot be written.
     """
@@ -29,12 +30,21 @@ class TensorBoard:
         self._home = Path(folder) / run.name if folder else run.folder / HOME
         self._home.mkdir(parents=True, exist_ok=True)
         self._writers: dict[str, Any] = {}
+        self._last: dict[str, int] = {}
+        self._went_back: list[AlarmRow] = []
         if not run.resumed:
             with SummaryWriter(str(self._home)) as writer:
                 writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2, ensure_ascii=False)}\n```")
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        taken_back = step <= self._last.get(phase, 0)
+        if taken_back:
+            self._writers.pop(phase).close()
+        self._last[phase] = step
         writer = self._writer(phase, step)
+        for row in self._went_back if taken_back else ():
+            if row.phase == phase and row.step >= step:
+                self._text(row)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         writer.flush()
@@ -46,6 +56,11 @@ class TensorBoard:
         writer.flush()
 
     def alarm(self, row: AlarmRow) -> None:
+        if row.action == "roll_back":
+            self._went_back.append(row)
+        self._text(row)
+
+    def _text(self, row: AlarmRow) -> None:
         writer = self._writer(row.phase, row.step + 1)
         writer.add_text(f"alarm/{row.guard}", f"{row.action}: {row.text}", row.step)
         writer.flush()
@@ -55,10 +70,11 @@ class TensorBoard:
             writer.close()
 
     def _writer(self, phase: str, purged: int) -> Any:
-        """The writer of a phase. Opened in a resumed run, TensorBoard forgets what earlier files have from step `purged` on: that of new
+        """The writer of a phase. Where files are there already, TensorBoard forgets what they have from step `purged` on: that of new
         metrics, and the one after an evaluation or an alarm, which come after the metrics of their step."""
         if phase not in self._writers:
             home = self._home / phase
-            again = home.is_dir() and any(home.iterdir())
-            self._writers[phase] = self._made(str(home), purge_step=purged if again else None)
+            before = len(list(home.iterdir())) if home.is_dir() else 0
+            # By their names alone, files of one second would be one file.
+            self._writers[phase] = self._made(str(home), purge_step=purged if before else None, filename_suffix=f".{before}")
         return self._writers[phase]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from burnish.recipe.tracking import TrackedRun, evaluation_metrics
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, read_alarms
 from burnish.rpc.extras import require
+from burnish.run.folder import RunFolder
 
 Mode = Literal["offline", "online"]
 LONGEST_TITLE, LONGEST_TEXT = 60, 1000
@@ -21,8 +22,8 @@ class WandB:
     "online" sends at once, to the account of `WANDB_API_KEY`. project, entity: where it belongs.
 
     Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. Alarms stand in the run's
-    summary, and are alerts online. A run that resumes has the id of the one before; offline it is a second folder of the same run. Neither
-    code nor git, console or machine statistics are recorded.
+    summary, those of before a resume too, and are alerts online. A run that resumes has the id of the one before; offline it is a second
+    folder of the same run. Neither code nor git, console or machine statistics are recorded.
 
     Raises ValueError when wandb is not installed or the mode is unknown, and what it raises when the run cannot begin.
     """
@@ -58,6 +59,7 @@ class WandB:
         )
         self._online, self._alert, self._wait = mode == "online", wandb.AlertLevel.WARN, wandb.teardown
         self._phases, self._alarms = set[str](), list[str]()
+        self._earlier = RunFolder(run.folder).alarms_file if run.resumed else None  # as it is once what came after has been taken back
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         if phase not in self._phases:
@@ -70,7 +72,11 @@ class WandB:
         self.metrics(record.phase, record.step, evaluation_metrics(record.result))
 
     def alarm(self, row: AlarmRow) -> None:
-        said = f"{row.phase} step {row.step}, {row.guard}: {row.action}: {row.text}"[:LONGEST_TEXT]
+        earlier, self._earlier = self._earlier, None
+        if earlier is not None and earlier.is_file():
+            known = read_alarms(earlier)
+            self._alarms += map(_said, known[: known.index(row)] if row in known else known)
+        said = _said(row)
         self._alarms.append(said)
         self._run.summary["alarms"] = list(self._alarms)
         if self._online:
@@ -79,3 +85,7 @@ class WandB:
     def close(self) -> None:
         self._run.finish()
         self._wait()  # its own process writes on for a moment
+
+
+def _said(row: AlarmRow) -> str:
+    return f"{row.phase} step {row.step}, {row.guard}: {row.action}: {row.text}"[:LONGEST_TEXT]

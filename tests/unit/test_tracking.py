@@ -200,6 +200,20 @@ def test_tensorboard_keeps_the_metrics_of_a_step_whose_evaluation_comes_after_a_
     assert starts == [3]  # step 2 stays
 
 
+def test_tensorboard_purges_what_a_run_takes_back_and_keeps_why_it_went_back(tmp_path: Path) -> None:
+    board = TensorBoard(TrackedRun("r", tmp_path, {}, False))
+    for step in (1, 2, 3):
+        board.metrics("rft", step, {"reward_mean": 0.75})
+    board.alarm(ALARM.model_copy(update={"step": 3, "action": "roll_back", "text": "it drifts"}))
+    for step in (2, 3):
+        board.metrics("rft", step, {"reward_mean": 0.25})
+    board.close()
+    folder = tmp_path / "tensorboard" / "rft"
+    before, after = sorted(folder.glob("events.*"), key=lambda file: file.name[-2:])
+    assert [event.step for event in events(folder) if event.HasField("session_log")] == [2]
+    assert b"it drifts" in before.read_bytes() and b"it drifts" in after.read_bytes(), "what stood before step 2 is all that is shown of it"
+
+
 def test_tensorboard_writes_where_it_is_told(tmp_path: Path) -> None:
     board = TRACKERS.get("burnish/tensorboard-v1")(TrackedRun("r", tmp_path, {}, False), folder=str(tmp_path / "boards"))
     board.metrics("sft", 1, {"loss": 2.0})

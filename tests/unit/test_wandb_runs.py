@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from burnish.recipe.tracking import TrackedRun, TrackingConfig
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
+from burnish.run.folder import RunFolder
 from burnish.run.tracking import tracked
 from burnish.run.wandb_runs import WandB
 
@@ -91,3 +94,22 @@ def test_without_wandb_the_run_is_told_what_to_install(told: TrackedRun, monkeyp
     monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'burnish\[wandb\]'"):
         WandB(told)
+
+
+def test_a_run_that_goes_on_keeps_the_alarms_of_before(told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B is a stand-in: its summary is replaced whole, and the alarms of a run that resumed would have been lost to it."""
+    kept = SimpleNamespace(summary={})
+    fake = SimpleNamespace(
+        init=lambda **given: kept, Settings=lambda **given: None, AlertLevel=SimpleNamespace(WARN="warn"), teardown=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "wandb", cast(Any, fake))
+    monkeypatch.setattr("burnish.run.wandb_runs.require", lambda *given: None)
+    rows = [AlarmRow(phase="rft", step=step, guard="drift", action="warn", text="it drifts") for step in (2, 5, 9, 7)]
+    folder = RunFolder(told.folder)
+    for row in rows[:3]:
+        folder.log_alarm(row)
+    going_on = WandB(replace(told, resumed=True))
+    folder.rewind(["rft"], "rft", 6)
+    folder.log_alarm(rows[3])
+    going_on.alarm(rows[3])
+    assert kept.summary["alarms"] == [f"rft step {step}, drift: warn: it drifts" for step in (2, 5, 7)]
