@@ -165,6 +165,55 @@ def span_chart(name: str, spans: Sequence[tuple[int, str, float, float]]) -> Mar
     return Markup("").join([*out, Markup("</svg>")])
 
 
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A point of `scatter_chart`: filled where it is one of the best, ringed where it is the one that was picked."""
+
+    label: str
+    x: float
+    y: float
+    best: bool = False
+    picked: bool = False
+
+
+def scatter_chart(name: str, dots: Sequence[Dot], axis: str, least: float | None = None) -> Markup:
+    """Points in a plane with the best joined from left to right; "" without any. axis: what x is. least: where a dashed line says that x
+    should be at least. Pointing at a dot names it."""
+    dots = [dot for dot in dots if _is_drawn(dot.x) and _is_drawn(dot.y)]
+    if not dots:
+        return Markup("")
+    across = nice_ticks(min(min(dot.x for dot in dots), *(() if least is None else (least,))), max(dot.x for dot in dots))
+    up = nice_ticks(min(0.0, *(dot.y for dot in dots)), max(0.0, *(dot.y for dot in dots)))
+    width, height = BAR_WIDTH, 2 * HEIGHT
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        right = LEFT + (x - across[0]) / (across[-1] - across[0]) * (width - LEFT - 4 * RIGHT)
+        return right, TOP + (up[-1] - y) / (up[-1] - up[0]) * (height - TOP - 2 * BOTTOM)
+
+    out = [_open(f"{name}: {', '.join(dot.label for dot in dots)}", width, height)]
+    for tick in up:
+        y = place(across[0], tick)[1]
+        out += [_line(LEFT, y, width - 4 * RIGHT, y, "grid"), _text(LEFT - 6, y + 3.5, number(tick), "tick end")]
+    for tick in across:
+        x = place(tick, up[0])[0]
+        out += [_line(x, TOP, x, height - 2 * BOTTOM, "grid"), _text(x, height - 2 * BOTTOM + 14, number(tick), "tick middle")]
+    out.append(_text((LEFT + width) / 2, height - 5, axis, "tick middle"))
+    if least is not None:
+        out.append(_line(place(least, 0)[0], TOP, place(least, 0)[0], height - 2 * BOTTOM, "constant"))
+    best = sorted((dot.x, dot.y) for dot in dots if dot.best)
+    if len(best) > 1:
+        out.append(_path([place(*one) for one in best], "curve faint"))
+    mark = Markup('<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>')
+    for dot in dots:
+        x, y = place(dot.x, dot.y)
+        told = printable(f"{dot.label}: {axis} {number(dot.x)}, {number(dot.y)}")
+        if dot.picked:
+            out.append(mark.format("point hollow", _round(x), _round(y), 9, told))
+        out.append(mark.format("point" if dot.best else "point hollow", _round(x), _round(y), 5, told))
+        out.append(_text(x + 12, y + 4, dot.label, "label"))
+    return Markup("").join([*out, Markup("</svg>")])
+
+
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round numbers that enclose [low, high]. Example: (0.13, 0.87) -> [0, 0.2, 0.4, 0.6, 0.8, 1.0]."""
     assert all(map(_is_drawn, (low, high)))

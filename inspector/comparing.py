@@ -16,7 +16,7 @@ from ..trainer.evaluation.comparison import compare
 from .charts import Series, overlay_chart
 from .drift import TASKS, evaluation_place
 from .library import Library
-from .rendering import environment
+from .rendering import environment, write_page
 from .report import MODES, metric_rank
 from .runs import RecordedRun, final_evaluations, phases_of, read_run, series_of
 
@@ -152,14 +152,7 @@ def comparison_page(paths: Sequence[Path]) -> str:
 
 def write_comparison(paths: Sequence[Path], target: Path) -> Path:
     """Write that page into a file, whole or not at all, and return its path. Raises ValueError as `side_by_side` does."""
-    page = comparison_page(paths)
-    if not target.parent.is_dir():
-        raise ValueError(f"{target}: there is no folder {target.parent}; make it, or give another file")
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    with partial.open("x", encoding="utf-8") as file:
-        file.write(page)
-    return partial.replace(target)
+    return write_page(comparison_page(paths), target)
 
 
 def _leaves(data: Any, field: str = "") -> Iterator[tuple[str, str]]:

@@ -46,3 +46,14 @@ def environment(folder: Path) -> Environment:
 def _shown(value: Any) -> Any:
     """Every value that a template prints passes here; jinja escapes what comes out unless it is markup of ours."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def write_page(page: str, target: Path) -> Path:
+    """Write a page into a file, whole or not at all, and return its path. Raises ValueError when its folder is not there."""
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}; make it, or give another file")
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)  # a link of that name, in a run folder of somebody else's, would be written through
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(page)
+    return partial.replace(target)

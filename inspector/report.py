@@ -15,7 +15,7 @@ from ..rollout.store.records import EvaluationRecord, Mode
 from ..rollout.store.transcripts import Transcript
 from .blends import blend_rows
 from .charts import Whisker, line_chart, whisker_chart
-from .rendering import environment, phase_title
+from .rendering import environment, phase_title, write_page
 from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
 from .text import percent
 
@@ -48,16 +48,7 @@ def write_report(run: Path, target: Path | None = None) -> Path:
 
     Raises ValueError when `run` is no run folder, or naming file and line of a row that cannot be read.
     """
-    target = target or run / "report.html"
-    page = render_report(read_run(run), read_run_transcripts(run))
-    if not target.parent.is_dir():
-        raise ValueError(f"{target}: there is no folder {target.parent}; make it, or give another file")
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)  # a link of that name, in a run folder of somebody else's, would be written through
-    with partial.open("x", encoding="utf-8") as file:
-        file.write(page)
-    partial.replace(target)
-    return target
+    return write_page(render_report(read_run(run), read_run_transcripts(run)), target or run / "report.html")
 
 
 def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:

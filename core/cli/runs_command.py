@@ -16,6 +16,7 @@ from burnish.rpc.extras import require
 
 if TYPE_CHECKING:
     from burnish.inspector.comparing import SideBySide
+    from burnish.inspector.frontier import Frontier
     from burnish.inspector.pages.runs import RunLine
     from burnish.inspector.runs import MetricRow, RecordedRun
     from burnish.rollout.store.records import Comparison, EvaluationRecord
@@ -25,6 +26,8 @@ SeveralArgument = Annotated[list[Path], typer.Argument(metavar="RUN [RUN …]", 
 SHOWN = ("reward_mean", "success", "loss", "learner/entropy", "learner/kl")
 """Metrics that a line of `tail` shows, those of them that a step has."""
 POLL_S = 1.0
+NONE_KEPT = 1
+"""Exit code when no run kept what was asked for."""
 UNREAD = 1
 """Exit code when a run of a list cannot be read."""
 
@@ -32,6 +35,7 @@ UNREAD = 1
 def register(app: typer.Typer, runs_app: typer.Typer) -> None:
     """Add the commands to the command line and to their group."""
     commands: dict[str, Callable[..., None]] = {"list": list_runs, "show": show, "diff": diff, "tail": tail, "export": export}
+    commands["frontier"] = frontier
     for name, command in commands.items():
         runs_app.command(name)(command)
     app.command("report")(report)
@@ -103,6 +107,38 @@ def diff(runs: SeveralArgument, as_json: JsonOption = False) -> None:
         _print_json(found.to_row())
     else:
         _print(_diff_lines(found))
+
+
+def frontier(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|RUNS [RUN …]", help="Runs, or folders of runs such as `burnish tune` leaves.", show_default=False),
+    ],
+    min_retention: Annotated[float, typer.Option(min=0, help="What must be left of every skill for a run to be picked.")] = 0.95,
+    mode: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="Of the evaluations. Default: sampled where there are any.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the drawing and the table into a page.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set what runs gained against what they kept of earlier skills, and pick the one that gained most among those that kept enough.
+
+    Exits with 1 when none did."""
+    needs_training("runs frontier")
+    from burnish.inspector.frontier import find_frontier, write_frontier
+
+    found = find_frontier(runs, min_retention, mode)
+    page = write_frontier(found, out) if out is not None else None
+    if as_json:
+        _print_json(found.to_row())
+    else:
+        _print(_frontier_lines(found))
+        _print([] if page is None else ["", str(page)])
+    if found.pick is None:
+        raise typer.Exit(NONE_KEPT)
 
 
 def tail(
@@ -189,6 +225,26 @@ def _diff_lines(found: SideBySide) -> Iterator[str]:
         for word, moved in (("improved", pair.better), ("regressed", pair.worse)):
             if moved:
                 yield f"  most {word}: " + ", ".join(f"{task} {before:g} -> {after:g}" for task, before, after in moved)
+
+
+def _frontier_lines(found: Frontier) -> Iterator[str]:
+    from burnish.cli.models import table_lines
+
+    cells = [
+        (
+            one.run,
+            _percent(one.success),
+            f"{100 * one.gain.difference:+.1f} ({100 * one.gain.low:+.1f} to {100 * one.gain.high:+.1f})",
+            "no skill to keep" if one.retention is None else f"{one.retention:.3f} ({one.low:.3f} to {one.high:.3f}) {one.skill}",
+            "picked" if one is found.pick else "frontier" if one.on_frontier else "",
+            ", ".join(one.settings),
+        )
+        for one in found.runs
+    ]
+    yield from table_lines(("run", "success", "gain in points", "least retention", "", "with"), cells)
+    yield from (f"left out: {line}" for line in found.left_out)
+    kept = f"kept {found.min_retention:g} of every skill"
+    yield f"no run gained and {kept}" if found.pick is None else f"picked: {found.pick.path}, which gained most of those that {kept}"
 
 
 def _measured(record: EvaluationRecord) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""What runs gained against what they kept: who is on the frontier, who is picked, and what cannot be set side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from burnish.cli.main import app
+from burnish.inspector.charts import Dot, scatter_chart
+from burnish.inspector.frontier import find_frontier, frontier_page
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, RetentionRow
+
+pytestmark = pytest.mark.unit
+
+TASKS = 100
+
+
+def evaluated(phase: str, right: int, mode: Any = "sampled") -> dict[str, Any]:
+    """So many of a hundred tasks are right, always the first ones."""
+    success = {f"heldout-{i:03}": float(i < right) for i in range(TASKS)}
+    share = right / TASKS
+    result = EvaluationResult(mode, "env", TASKS, TASKS, share, share, share, share, 1.0, 3.0, success)
+    return EvaluationRecord(phase=phase, step=1, result=result).to_row()
+
+
+def kept(suite: str, retention: float | None, phase: str = "sft") -> dict[str, Any]:
+    around: dict[str, Any] = {} if retention is None else {"retention": retention, "low": retention - 0.02, "high": retention + 0.02}
+    return RetentionRow(phase=phase, step=1, suite=suite, kind="answers", items=100, before=0.8, after=0.7, **around).to_row()
+
+
+def run(root: Path, name: str, right: int, retention: float | None, **config: Any) -> Path:
+    """A run that began at 20 of 100, and kept so much of arithmetic and all of spelling."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    settings = {"name": "shop", "model": "m", "environment": "tests/A-v0", "sft": {"blend_ratio": 0.5, "lr": 1e-4}, **config}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "versions.json").write_text("{}")
+    (folder / "seeds.json").write_text("{}")
+    with JsonLines(folder / "evaluations.jsonl") as lines:
+        lines.append(evaluated("base", 20))
+        lines.append(evaluated("sft", right))
+    with JsonLines(folder / "retention.jsonl") as lines:
+        lines.append(kept("tests/spelling-v0", None if retention is None else 1.0))
+        lines.append(kept("tests/arithmetic-v0", retention))
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    root = tmp_path / "sweep"
+    run(root, "own-only", 70, 0.60, sft={"blend_ratio": 1.0, "lr": 1e-4})
+    run(root, "half", 55, 0.99, sft={"blend_ratio": 0.5, "lr": 1e-4})
+    run(root, "most", 66, 0.96, sft={"blend_ratio": 0.75, "lr": 1e-4})
+    run(root, "worse", 50, 0.90, sft={"blend_ratio": 0.9, "lr": 1e-4})
+    return root
+
+
+def test_the_frontier_is_who_nobody_beats_in_both_and_the_pick_gained_most_of_those_that_kept_enough(sweep: Path) -> None:
+    found = find_frontier([sweep], 0.95)
+    assert [(one.run, round(100 * one.gain.difference), one.retention, one.on_frontier) for one in found.runs] == [
+        ("own-only", 50, 0.60, True), ("most", 46, 0.96, True), ("half", 35, 0.99, True), ("worse", 30, 0.90, False),
+    ]  # fmt: skip
+    assert found.pick is not None and found.pick.run == "most"
+    assert found.pick.settings == ("sft.blend_ratio = 0.75",), "what all runs share says nothing of one"
+    assert found.pick.skill == "tests/arithmetic-v0", "the skill that fell most"
+    picks = [find_frontier([sweep], least).pick for least in (0.0, 0.98, 0.999)]
+    assert [pick.run if pick else None for pick in picks] == ["own-only", "half", None]
+
+
+def test_the_command_prints_picks_and_draws(sweep: Path, tmp_path: Path) -> None:
+    page = tmp_path / "frontier.html"
+    told = CliRunner().invoke(app, ["runs", "frontier", str(sweep), "--out", str(page)])
+    assert told.exit_code == 0, told.output
+    lines = told.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["own-only", "most", "half", "worse"]
+    assert "+46.0 (" in lines[2] and "0.960 (0.940 to 0.980) tests/arithmetic-v0" in lines[2] and "picked" in lines[2]
+    assert lines[5] == f"picked: {sweep / 'most'}, which gained most of those that kept 0.95 of every skill"
+    assert lines[-1] == str(page)
+    html = page.read_text()
+    assert "<script" not in html and html.count('class="point') == 5, "a dot each, and the ring of the pick"
+    row = json.loads(CliRunner().invoke(app, ["runs", "frontier", str(sweep), "--json"]).stdout)
+    assert (row["pick"], row["min_retention"], row["runs"][0]["run"], row["runs"][0]["gain"]["n"]) == ("most", 0.95, "own-only", 100)
+
+
+def test_where_none_kept_enough_none_is_picked_and_the_exit_code_says_so(sweep: Path) -> None:
+    told = CliRunner().invoke(app, ["runs", "frontier", str(sweep), "--min-retention", "1.1"])
+    assert told.exit_code == 1
+    assert told.stdout.splitlines()[-1] == "no run gained and kept 1.1 of every skill"
+
+
+def test_a_run_that_measured_half_of_it_is_left_out_by_name(sweep: Path) -> None:
+    (sweep / "half" / "retention.jsonl").unlink()
+    (sweep / "worse" / "evaluations.jsonl").unlink()
+    found = find_frontier([sweep], 0.95)
+    assert [one.run for one in found.runs] == ["own-only", "most"]
+    assert found.left_out == (
+        "half: retention was not measured after sft; give the recipe [retention], and let the run end",
+        "worse: it has no evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end",
+    )
+    (sweep / "most" / "retention.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"two runs at least are needed .*\nhalf: .*\nmost: retention was not measured"):
+        find_frontier([sweep], 0.95)
+
+
+def test_runs_that_measured_other_things_are_refused(sweep: Path, tmp_path: Path) -> None:
+    other = run(tmp_path, "other", 60, 0.9, environment="tests/B-v0")
+    with pytest.raises(ValueError, match="were not measured on the same tasks: they differ in environment"):
+        find_frontier([sweep, other], 0.95)
+    (sweep / "most" / "retention.jsonl").write_text(json.dumps(kept("tests/reading-v0", 0.9)) + "\n")
+    with pytest.raises(ValueError, match=r"measured other suites: .*tests/reading-v0"):
+        find_frontier([sweep], 0.95)
+    with pytest.raises(ValueError, match="is no run folder and holds none"):
+        find_frontier([tmp_path / "nowhere"], 0.95)
+
+
+def test_where_there_was_no_skill_to_keep_gain_alone_counts(tmp_path: Path) -> None:
+    run(tmp_path, "a", 40, None)
+    run(tmp_path, "b", 50, None)
+    found = find_frontier([tmp_path], 0.95)
+    assert found.pick is not None and found.pick.run == "b"
+    assert [one.on_frontier for one in found.runs] == [True, False]
+    assert "no skill above chance to keep" in frontier_page(found)
+
+
+def test_what_runs_are_called_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    run(tmp_path, "<script>alert(1)<", 40, 0.9)
+    run(tmp_path, "b", 50, 0.96)
+    page = frontier_page(find_frontier([tmp_path], 0.95))
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_dots_are_where_their_values_are() -> None:
+    svg = scatter_chart("gain", [Dot("a", 0.5, 0.0, best=True), Dot("b", 1.0, 10.0, best=True, picked=True)], "retention", 0.95)
+    assert 'cx="46"' in svg and 'cx="568"' in svg, "the ends of the axis, from 0.5 to 1"
+    assert svg.count("<circle") == 3 and svg.count('class="curve faint"') == 1
+    assert scatter_chart("gain", [Dot("a", float("nan"), 0.0)], "retention") == ""
