@@ -28,7 +28,7 @@ from .requests import answers_of, has_token_ids
 from .wire import ANSWERED, COMPLETIONS, answer, error_of, path_of, read_body, with_length, with_request
 
 TELLING = ("logprobs", "top_logprobs", "return_token_ids")
-"""Fields that would say what the policy holds back."""
+"""Fields that would say what the policy holds back, where they are not false; of a completion, `logprobs` 0 tells every token."""
 
 
 class GuardedChatApp:
@@ -42,7 +42,8 @@ class GuardedChatApp:
             await self._app(scope, receive, send)
             return
         request = json.loads(await read_body(receive))
-        telling = next((field for field in TELLING if request.get(field)), None)
+        counts = request.get("logprobs") is not None and path_of(scope) == COMPLETIONS
+        telling = "logprobs" if counts else next((field for field in TELLING if request.get(field)), None)
         if telling is not None:
             raise Refused(400, "invalid", f"{telling} would say what the guardrail policy holds back; leave it out", param=telling)
         asked_as = "prompt" if path_of(scope) == COMPLETIONS else "messages"

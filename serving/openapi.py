@@ -9,7 +9,7 @@ from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any, Final
 
-from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, MOST_ANSWERS
+from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, MOST_ANSWERS, MOST_STOPS
 
 _TEXT: Final = {"type": "string"}
 _IDS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -107,7 +107,7 @@ FIELDS: Final[dict[str, Any]] = {
     "seed": _whole(-(2**63), 2**63 - 1),
     "skip_special_tokens": _TRUE,
     "store": _TRUE,
-    "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]},
+    "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MOST_STOPS}]},
     "stop_token_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}},
     "stream": _TRUE,
     "stream_options": {"type": "object", "properties": {"include_usage": _TRUE, "continuous_usage_stats": _TRUE}},

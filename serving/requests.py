@@ -21,6 +21,8 @@ MOST_COUNTED: Final = 16
 """Properties that a schema may count: the grammar's size grows with the cube of it."""
 MOST_ANSWERS: Final = 128
 """Of one request, as OpenAI has it for `n`."""
+MOST_STOPS: Final = 64
+"""Texts that end an answer: each is looked for at every token of it."""
 
 _BOTH: Final = frozenset({
     "model", "n", "stream", "stream_options", "user",
@@ -125,6 +127,9 @@ def _read(body: bytes, fields: frozenset[str]) -> dict[str, Any]:
     answers = request.get("n")
     if answers is not None and (not isinstance(answers, int) or isinstance(answers, bool) or not 1 <= answers <= MOST_ANSWERS):
         raise invalid(f"n must be a whole number from 1 to {MOST_ANSWERS}", "n")
+    stops = request.get("stop")
+    if isinstance(stops, list) and len(stops) > MOST_STOPS:
+        raise invalid(f"stop may have {MOST_STOPS} texts, not {len(stops)}: each is looked for at every token", "stop")
     return request
 
 

@@ -141,6 +141,7 @@ async def test_a_stream_of_several_prompts_counts_every_prompt_once_and_every_an
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "prompt_embeds": "AAAA"}, "prompt_embeds"),
         ({"prompt": "a", "messages": []}, "messages"),
+        ({"prompt": "a", "stop": ["x"] * 65}, "stop"),
     ],
 )
 async def test_what_is_no_completion_request_is_the_clients_error(tmp_path: Path, fields: dict[str, Any], param: str) -> None:
@@ -197,3 +198,14 @@ async def test_what_the_policy_cannot_read_or_would_be_told_by_is_refused(tmp_pa
         answer = await service.post(**fields)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == param
     assert service.model.asked == []
+
+
+@pytest.mark.parametrize("logprobs", [0, False, 0.0])
+async def test_no_log_probabilities_are_told_beside_a_policy_where_none_of_other_tokens_are_asked_for(
+    tmp_path: Path, guard: Guard, logprobs: Any
+) -> None:
+    """vLLM's completions then have those of the tokens that were sampled, and so all that the policy takes out of the text."""
+    service = Service(tmp_path, guard=guard)
+    answer = await service.post(prompt="a", logprobs=logprobs)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "logprobs" and service.model.asked == []
+    assert (await service.post(prompt="a", logprobs=None)).status_code == 200
