@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..envs.printable import printable
+from ..envs.printable import printable, printable_json
 
-__all__ = ["finite", "number", "percent", "printable"]
+__all__ = ["finite", "number", "percent", "printable", "printable_json"]
 
 
 def number(value: float) -> str:

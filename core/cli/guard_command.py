@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,7 +31,7 @@ def check(
 ) -> None:
     """Decide on a text or tool call by a policy; with neither, hold the policy to its own examples. Exits with 1 unless all is well."""
     from burnish.cli import guard as work
-    from burnish.inspector.text import printable
+    from burnish.inspector.text import printable, printable_json
 
     _load(plugin)
     if sum(given is not None for given in (file, text, call)) > 1:
@@ -40,11 +39,11 @@ def check(
     if call is not None:
         row = work.call_row(policy, call)
         said = printable(f"{row['action']} by {row['policy']}: {row['reason'] or row['tool']}").replace("\n", "\\n")
-        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else said)
+        typer.echo(printable_json(row) if as_json else said)
         allowed = row["action"] == "allow"
     elif file is not None or text is not None:
         decision = work.check_text(policy, work.read_text(file) if file is not None else text or "", where)
-        typer.echo(json.dumps(decision.to_row(), ensure_ascii=False) if as_json else "\n".join(work.decision_lines(decision)))
+        typer.echo(printable_json(decision.to_row()) if as_json else "\n".join(work.decision_lines(decision)))
         allowed = decision.action == "allow"
     else:
         allowed = _check_policy(policy)
@@ -87,13 +86,14 @@ def evaluate(
     from burnish.cli.guard import evaluation_lines, evaluation_rows
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
+    from burnish.inspector.text import finite, printable_json
     from burnish.trainer.evaluation.guarded import measure, read_prompts
 
     _load(plugin)
     guard = Guard(load_policy(policy))
     measured = measure(guard, read_prompts(prompts))
     rows = evaluation_rows(guard.policy, measured)
-    typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))
+    typer.echo(printable_json(finite(rows)) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))
 
 
 def serve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,7 +50,7 @@ def new(
 def list_keys(file: FileArgument, as_json: JsonOption = False) -> None:
     """Say of every key what it may, what it has spent, and until when it lets in."""
     from burnish.cli.models import table_lines
-    from burnish.inspector.text import printable
+    from burnish.inspector.text import printable, printable_json
     from burnish.serving.keys import read_keys
     from burnish.serving.spending import Spending, spending_file
 
@@ -68,7 +67,7 @@ def list_keys(file: FileArgument, as_json: JsonOption = False) -> None:
             }
             for name, key in keys.items()
         ]
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(printable_json(rows))
         return
     table = [
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -53,7 +52,7 @@ def probe(
     needs_engine("probe")
     from rich.console import Console
 
-    from burnish.inspector.text import printable
+    from burnish.inspector.text import printable, printable_json
     from burnish.recipe.load import load_config
     from burnish.recipe.resolve import resolve
     from burnish.run.display import new_console
@@ -65,7 +64,7 @@ def probe(
         find_model(config.model, may_import=True)
     found, folder = play(resolve(config), run_dir, episodes, Console(stderr=True) if as_json else new_console())
     if as_json:
-        typer.echo(json.dumps(found.to_row(), ensure_ascii=False, allow_nan=False))
+        typer.echo(printable_json(found.to_row()))
         return
     typer.echo("\n".join(printable(line) for line in page(found)))
     typer.echo(f"\nall of it:    {folder.path / 'probe.json'}\ntranscripts:  burnish rollouts {folder.path}")

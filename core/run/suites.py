@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from burnish.envs.printable import printable_json
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
@@ -83,7 +84,7 @@ def compare_folders(before: Path, after: Path) -> list[SuiteChange]:
 
 def as_json(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as one JSON list, for `--json`."""
-    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+    return printable_json(rows, indent=2)
 
 
 def _context(model: Path) -> int:

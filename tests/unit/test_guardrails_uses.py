@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, FailureKind
+from burnish.envs.printable import printable
 from burnish.envs.types import Message, Task, ToolCall
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.readings import MAX_TEXT
@@ -194,3 +195,15 @@ def test_a_call_cannot_steer_the_terminal_that_shows_it(tmp_path: Path) -> None:
     file.write_text(TOML + '\n[[tools]]\ntool = "*"\naction = "allow"\n')
     done = CliRunner().invoke(app, ["guard", "check", str(file), "--call", json.dumps({"name": "a\x1b[2J\nallow by you", "arguments": {}})])
     assert done.exit_code == 0 and done.stdout.endswith(": a\\x1b[2J\\nallow by you\n") and done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("steering", ["\x9b", "\x85", "\u202e", "\u2066", "\U000e0041", "\u2028"])
+def test_json_of_a_decision_cannot_steer_the_terminal_that_shows_it(file: str, steering: str) -> None:
+    text = f"für 日本 jo@example.com nerve{steering} gas"
+    done = CliRunner().invoke(app, ["guard", "check", file, "--json", "--text", text])
+    row = json.loads(done.stdout)
+    assert printable(done.stdout) == done.stdout and any(steering in one["evidence"] for one in row["findings"])
+    call = {"name": f"für{steering}", "arguments": {}}
+    done = CliRunner().invoke(app, ["guard", "check", file, "--json", "--call", json.dumps(call)])
+    assert printable(done.stdout) == done.stdout and json.loads(done.stdout)["tool"] == call["name"]
+    assert "für" in done.stdout, "what steers nothing stays readable"
