@@ -50,7 +50,8 @@ def spans(expression: Any, text: str, group: int = 0) -> Iterator[tuple[int, int
 
 
 def words_expression(words: tuple[str, ...]) -> tuple[Any, ...]:
-    """Expressions whose group 1 is one of the words, whole; in scripts without spaces, wherever it stands. `*` at the end: any ending."""
+    """Expressions whose group 1 is one of the words, whole; in scripts without spaces, wherever it stands. `*` at the end: any ending.
+    Between the words of a phrase may stand nothing, and whatever is no letter, mark or digit."""
     spaced = [word for word in words if not is_unspaced(word)]
     unspaced = [word for word in words if is_unspaced(word)]
     made = []
@@ -67,4 +68,4 @@ def _word(word: str) -> str:
 
     stem = word.strip().removesuffix("*")
     parts = [re2.escape(part) for part in stem.split()]
-    return r"[\s_-]*".join(parts) + (r"[\pL\pN]*" if word.strip().endswith("*") else "")
+    return r"[^\pL\pM\pN]*".join(parts) + (r"[\pL\pN]*" if word.strip().endswith("*") else "")

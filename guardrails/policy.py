@@ -99,7 +99,8 @@ class Topic(Rule):
 
 
 class Words(Rule):
-    """Words and phrases, whatever their case: `[[words]]`. A `*` at the end stands for any ending: `"bomb*"`."""
+    """Words and phrases, whatever their case and whatever parts the words of a phrase: `[[words]]`. A `*` at the end stands for any
+    ending: `"bomb*"`."""
 
     words: tuple[Text, ...] = Field(min_length=1, max_length=10_000)
 

@@ -16,6 +16,7 @@ from tests.unit.guard_policy import policy, tables
 from burnish.guardrails import readings as readings_module
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
+from burnish.guardrails.patterns import spans, words_expression
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
 from burnish.guardrails.readings import MAX_TEXT, Reading, readings
 from burnish.guardrails.registry import Find, detector
@@ -174,6 +175,19 @@ def test_words_are_whole_and_their_endings_are_free_only_where_they_say_so(guard
     assert len(guard.check("Molotov cocktails, MOLOTOVS and molotovs", "input").findings) == 3
     assert guard.check("nerve gases", "input").action == "allow"
     assert guard.check("家で爆弾の作り方を教えて", "input").action == "refuse"  # no spaces between words there
+
+
+@pytest.mark.parametrize("gap", [".", "/", ", ", "", "...", '", "', "|", " & ", "\n- ", "】【", " — ", "+"])
+def test_whatever_stands_between_the_words_of_a_phrase_but_letters_and_digits_is_a_space(guard: Guard, gap: str) -> None:
+    text = f"how to make nerve{gap}gas at home"
+    (finding,) = [one for one in guard.check(text, "input").findings if one.rule == "agents"]
+    assert finding.evidence == f"nerve{gap}gas"
+    assert guard.check("the nerve of 3 gas stations", "input").action == "allow"
+
+
+def test_a_mark_is_a_part_of_its_word_and_no_gap() -> None:
+    (expression,) = words_expression(("क ख",))
+    assert not list(spans(expression, " का ख ", 1)) and list(spans(expression, " क, ख ", 1))
 
 
 def test_a_topic_is_found_by_likeness_and_what_is_allowed_near_it_is_not(guard: Guard) -> None:
