@@ -21,6 +21,7 @@ import grpc
 
 from .bounds import TooManyParts
 from .errors import CODES, Status
+from .held import COUNTED_BYTES, HeldBytes, counted
 from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod, RequestT, ResponseT
 from .threads import Threads, cancelled
 from .transport.deadlines import Deadlines
@@ -48,12 +49,15 @@ class Limits:
 
     max_deadline_s: longest deadline of an item, and the deadline of one that has none. max_in_flight: items at work on one stream, and
     unary calls at work; more are refused with RESOURCE_EXHAUSTED. While so many results wait for a client that does not read them, nothing
-    more of its stream is read. threads: sync functions running at a time; more wait, their deadlines ticking.
+    more of its stream is read. threads: sync functions running at a time; more wait, their deadlines ticking. max_bytes: of
+    large requests at work and of large results that no client has read, half of them one stream's at most: more are refused with
+    RESOURCE_EXHAUSTED, and a result with DATA_LOSS.
     """
 
     max_deadline_s: float = 600.0
     max_in_flight: int = 8192
     threads: int = 32
+    max_bytes: int = 1 << 30
 
 
 class BatchedHandler(Generic[RequestT, ResponseT]):
@@ -69,6 +73,7 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         self._streams: set[_Stream] = set()
         self._unary = 0
         self._draining = False
+        self.held = HeldBytes(self.limits.max_bytes)
 
     @property
     def in_flight(self) -> int:
@@ -100,6 +105,9 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         context.set_trailing_metadata((("burnish-request-id", request_id),))
         if self._unary >= self.limits.max_in_flight:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._unary} unary calls are in flight")
+        size = counted(request)
+        if not self.held.take(size):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.held.full)
         remaining: float | None = context.time_remaining()  # type: ignore[no-untyped-call,unused-ignore]
         seconds = self.seconds(remaining or 0.0)
         deadline = asyncio.timeout(seconds)
@@ -113,6 +121,7 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
             outcome = _late(seconds)
         finally:
             self._unary -= 1
+            self.held.give_back(size)
         if isinstance(outcome, Status):
             await context.abort(_grpc_code(outcome), outcome.message)
         assert not isinstance(outcome, Status)
@@ -171,7 +180,10 @@ class _Stream:
         self.todo: deque[Any] = deque()
         self._method = handler.method
         self.unread = 0  # results made and not taken by the client
-        self._outbox: list[tuple[str, Any]] = []
+        self._outbox: list[tuple[str, Any, int]] = []  # with the bytes that it holds
+        self._held = HeldBytes(handler.limits.max_bytes // 2, handler.held)
+        self._apart = False  # whether what is kept of an item must not keep its whole message
+        self._over = False
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -194,8 +206,11 @@ class _Stream:
                     await asyncio.sleep(0)  # whatever else finishes in this tick joins the batch
                 while self._outbox:
                     batch, self._outbox = self._outbox[:BATCH_ITEMS], self._outbox[BATCH_ITEMS:]
-                    for message in self._messages(batch):
-                        await context.write(message)
+                    try:
+                        for message in self._messages([(request_id, outcome) for request_id, outcome, _ in batch]):
+                            await context.write(message)
+                    finally:
+                        self._held.give_back(sum(size for _, _, size in batch))
                     self.unread -= len(batch)
                     if self.unread < self.handler.limits.max_in_flight:
                         self._room.set()
@@ -208,6 +223,8 @@ class _Stream:
                 task.cancel()
             self._deadlines.close()
             await asyncio.wait(left, timeout=CANCEL_GRACE_S)
+            self._over = True
+            self._held.give_back(sum(size for _, _, size in self._outbox))
         if not self._reader.cancelled() and (refusal := self._reader.result()) is not None:  # an error while reading is this stream's error
             await context.abort(_grpc_code(refusal), refusal.message)
 
@@ -225,6 +242,7 @@ class _Stream:
     async def _begin(self, message: Any) -> None:
         received = self._loop.time()
         self.todo.extend(message.items)
+        self._apart = len(message.items) > 1 and message.ByteSize() > COUNTED_BYTES
         try:
             await self._start_all(received)
         except asyncio.CancelledError:
@@ -244,14 +262,18 @@ class _Stream:
                     worker.watch(received)
             count *= 2  # handlers that wait seldom do so alone
 
-    def take(self, message: Any) -> Any:
-        """The request that is to be handled now, or None: then the item is answered, or was about another one."""
+    def take(self, message: Any) -> tuple[Any, int] | None:
+        """The request that is to be handled now and the bytes that it holds, or None: then the item is answered, or was about another
+        one."""
         request_id = message.request_id
         kind = message.WhichOneof("kind")
         running = self.items.get(request_id)
         if kind == "request" and running is None and request_id and len(self.items) < self.handler.limits.max_in_flight:
-            return message.request
-        if kind == "cancel":
+            size = counted(message.request)
+            if self._held.take(size):
+                return self._alone(message.request), size
+            self.answer(request_id, Status("RESOURCE_EXHAUSTED", self._held.full))
+        elif kind == "cancel":
             if running is not None:
                 running.task.cancel()
         elif kind != "request":
@@ -261,6 +283,14 @@ class _Stream:
         else:
             self.answer(request_id, Status("RESOURCE_EXHAUSTED", f"{len(self.items)} items are in flight on this stream"))
         return None
+
+    def _alone(self, request: Any) -> Any:
+        """The request in memory of its own, where it came with others: protobuf keeps a message as long as anything in it."""
+        if not self._apart:
+            return request
+        copy = self._method.request()
+        copy.CopyFrom(request)
+        return copy
 
     def watch(self, worker: _Worker, deadline: float) -> None:
         worker.slot = self._deadlines.add(worker, deadline)
@@ -272,13 +302,19 @@ class _Stream:
         elif outcome is None:
             outcome = Status("CANCELLED", "cancelled by the client")
         del self.items[worker.request_id]
+        self._held.give_back(worker.size)
         if worker.slot:
             self._deadlines.discard(worker, worker.slot)
         self.answer(worker.request_id, outcome)
 
     def answer(self, request_id: str, outcome: Any) -> None:
         """Send the result of an item: a response, or a Status."""
-        self._outbox.append((request_id, outcome))
+        if self._over:
+            return
+        size = 0 if isinstance(outcome, Status) else counted(outcome)
+        if not self._held.take(size):
+            size, outcome = 0, Status("DATA_LOSS", f"the result has no room: {self._held.full}")
+        self._outbox.append((request_id, outcome, size))
         self.unread += 1
         if self.unread >= self.handler.limits.max_in_flight:
             self._room.clear()
@@ -304,14 +340,16 @@ class _Stream:
 
 
 class _Worker:
-    """A task that handles items until one of them waits. request_id: the item at hand. slot: where its deadline is watched, if it waits."""
+    """A task that handles items until one of them waits. request_id: the item at hand. size: bytes that it holds. slot: where its
+    deadline is watched, if it waits."""
 
-    __slots__ = ("_stream", "late", "request_id", "seconds", "slot", "task")
+    __slots__ = ("_stream", "late", "request_id", "seconds", "size", "slot", "task")
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
         self.request_id = ""
         self.seconds = 0.0
+        self.size = 0
         self.slot = 0
         self.late = False
         self.task = asyncio.get_running_loop().create_task(self._work())
@@ -322,9 +360,10 @@ class _Worker:
             if not stream.todo:
                 return
             message = stream.todo.popleft()
-            request = stream.take(message)
-            if request is None:
+            taken = stream.take(message)
+            if taken is None:
                 continue
+            request, self.size = taken
             self.request_id, self.seconds = message.request_id, message.timeout_s
             stream.items[self.request_id] = self
             outcome: Any = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +14,7 @@ import pytest
 from burnish.rpc import batches
 from burnish.rpc.address import Target
 from burnish.rpc.bounds import SMALL_BYTES, more_parts
+from burnish.rpc.errors import CODES
 from burnish.rpc.methods import VERIFY
 from burnish.rpc.security import ClientSecurity, ServerSecurity
 from burnish.rpc.server import Server, ServerOptions
@@ -192,6 +195,155 @@ def test_a_message_of_more_items_than_any_client_packs_together_ends_its_stream(
     more = asyncio.run(asyncio.wait_for(run(batches.MOST_ITEMS + 1), 60))
     assert more.ended is not None and more.ended[0] is grpc.StatusCode.INVALID_ARGUMENT and not more.written
     assert "at most 2048 items, not 2049" in more.ended[1]
+
+
+LARGE = 100_000
+
+
+async def served(handler: batches.BatchedHandler[Any, Any], *messages: Any, then: Any = None) -> Refusing:
+    """What a stream writes that gets these messages, and ends once `then` is there."""
+    context = Refusing()
+
+    async def sent() -> AsyncIterator[Any]:
+        for message in messages:
+            yield message
+            await asyncio.sleep(0.01)
+        if then is not None:
+            await then(context)
+
+    await asyncio.wait_for(handler.stream(sent(), context), 60)  # type: ignore[arg-type]
+    return context
+
+
+def items(*sizes: int, first: int = 0) -> Any:
+    """A message with items of so many bytes and a little."""
+    message = VERIFY.items()
+    for i, size in enumerate(sizes, first):
+        message.items.add(request_id=str(i), timeout_s=30).request.task.id = "x" * size
+    return message
+
+
+def codes(context: Refusing) -> dict[str, int]:
+    """By the id of an item how it ended: 0 is well."""
+    return {one.request_id: one.error.code if one.HasField("error") else 0 for message in context.written for one in message.results}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_requests_at_work_are_bounded_by_their_bytes_together_and_small_ones_always_taken(together: bool) -> None:
+    """8,192 items of up to 64 MiB each were taken: half a terabyte of one stream."""
+
+    async def run() -> None:
+        release = asyncio.Event()
+
+        async def handle(request: Any) -> Any:
+            await release.wait()
+            return VERIFY.response()
+
+        handler = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=8 * LARGE))
+
+        async def then(_: Any) -> None:
+            release.set()
+
+        sizes = [LARGE] * 6
+        messages = [items(*sizes, 10)] if together else [*(items(one, first=i) for i, one in enumerate(sizes)), items(10, first=6)]
+        taken = codes(await served(handler, *messages, then=then))
+        full = CODES["RESOURCE_EXHAUSTED"]
+        assert [taken[str(i)] for i in range(7)] == [0, 0, 0, full, full, full, 0]  # half of all is one stream's
+        again = codes(await served(handler, items(*sizes[:3])))
+        assert list(again.values()) == [0, 0, 0], "what ended holds nothing"
+
+    asyncio.run(run())
+
+
+def test_unary_calls_and_streams_share_the_bytes() -> None:
+    async def run() -> None:
+        release = asyncio.Event()
+
+        async def handle(request: Any) -> Any:
+            await release.wait()
+            return VERIFY.response()
+
+        handler = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=2 * LARGE + 1000))
+        request = items(LARGE).items[0].request
+        context = Unary()
+        waiting = [asyncio.ensure_future(handler.unary(request, context)) for _ in range(2)]  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        with pytest.raises(Aborted, match="RESOURCE_EXHAUSTED"):
+            await handler.unary(request, context)  # type: ignore[arg-type]
+        assert list(codes(await served(handler, items(LARGE))).values()) == [CODES["RESOURCE_EXHAUSTED"]]
+        release.set()
+        await asyncio.gather(*waiting)
+        await handler.unary(request, context)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+def test_large_results_that_nobody_reads_are_bounded_by_their_bytes_together() -> None:
+    async def run() -> None:
+        read = asyncio.Event()
+
+        async def handle(request: Any) -> Any:
+            return VERIFY.response(labels={"expected": "x" * LARGE})
+
+        class Slow(Refusing):
+            async def write(self, message: Any) -> None:
+                await read.wait()
+                await super().write(message)
+
+        handler, context = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=8 * LARGE)), Slow()
+
+        async def sent() -> AsyncIterator[Any]:
+            yield items(*[10] * 8)
+            read.set()
+
+        await asyncio.wait_for(handler.stream(sent(), context), 60)  # type: ignore[arg-type]
+        ended = codes(context)
+        assert sorted(ended.values()) == [0] * 3 + [CODES["DATA_LOSS"]] * 5
+        assert list(codes(await served(handler, items(10, 10, 10))).values()) == [0, 0, 0]
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_kept_keeps_nothing_of_the_message_that_it_came_in() -> None:
+    """protobuf keeps a message as long as anything in it: five requests of a few bytes held 300 MB."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    async def run() -> None:
+        kept = list[Any]()
+
+        async def handle(request: Any) -> Any:
+            if len(request.task.id) < LARGE:
+                kept.append(request)
+            return VERIFY.response()
+
+        handler, raw = batches.BatchedHandler(VERIFY, handle), items(10, 32 << 20).SerializeToString()
+        before = resident()
+        for _ in range(4):
+            await served(handler, VERIFY.items.FromString(raw))
+        assert [one.task.id for one in kept] == ["x" * 10] * 4 and resident() - before < 64 << 20
+
+    asyncio.run(run())
+
+
+class Aborted(Exception):
+    """How a unary call ended."""
+
+
+class Unary:
+    """The context of a unary call."""
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def set_trailing_metadata(self, _: Any) -> None: ...
+
+    def time_remaining(self) -> float:
+        return 30.0
+
+    async def abort(self, code: grpc.StatusCode, _: str) -> None:
+        raise Aborted(code.name)
 
 
 def plain(kind: Any, path: str) -> Any:
