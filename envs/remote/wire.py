@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, Final, TypeVar
 
-from ...rpc.payload import PayloadError, decode_json, encode_json, utf8
+from ...rpc.payload import MAX_JSON_CHARS, PayloadError, decode_json, encode_json, utf8
 from ...v1 import common_pb2, environment_pb2
 from ..contract import Observation, StepInfo
 from ..types import Message, Role, Task, TextPart, ToolCall
@@ -41,11 +41,13 @@ def messages_to_wire(messages: Iterable[Message]) -> list[common_pb2.Message]:
 
 def messages_from_wire(where: str, wire: Sequence[common_pb2.Message]) -> Observation:
     """Raises PayloadError when a message has no role or its JSON is not an object, naming the place below `where`, or when there are too
-    many."""
+    many, or too much JSON in all of them."""
     _check_count(where, wire)
     rows = wire[:]  # a list: protobuf's own iteration is slow
     if not rows:
         return ()
+    if sum(message.ByteSize() for message in rows) > MAX_JSON_CHARS:
+        _check_json(f"{where}: arguments_json of all calls", (call.arguments_json for message in rows for call in message.tool_calls))
     try:
         return tuple([_message_from_wire(message) for message in rows])
     except PayloadError:  # the places are only worked out when there is something to say about one
@@ -102,6 +104,8 @@ def info_to_wire(info: StepInfo) -> environment_pb2.StepInfo:
 
 def info_from_wire(wire: environment_pb2.StepInfo) -> dict[str, Any]:
     """The `info` of a reset or step, only the keys that say something. Raises PayloadError when JSON is not an object, naming the field."""
+    _check_count("info.tools_json", wire.tools_json)
+    _check_json("info.tools_json", wire.tools_json)
     info: dict[str, Any] = {
         "tools": [decode_object(f"info.tools_json[{i}]", text) for i, text in enumerate(wire.tools_json)],
         "reward_parts": _sorted(wire.reward_parts),
@@ -172,6 +176,13 @@ def _tool_calls(wire: Sequence[common_pb2.ToolCall]) -> tuple[ToolCall, ...]:
     _check_count("tool_calls", wire)
     rows = enumerate(wire)
     return tuple([ToolCall(call.id, call.name, decode_object(f"tool_calls[{i}].arguments_json", call.arguments_json)) for i, call in rows])
+
+
+def _check_json(where: str, texts: Iterable[str]) -> None:
+    """Raise PayloadError where texts of JSON, each of them within its bounds, are too large together."""
+    characters = sum(map(len, texts))
+    if characters > MAX_JSON_CHARS:
+        raise PayloadError(f"{where} has {characters} characters of JSON; the limit is {MAX_JSON_CHARS}")
 
 
 def _check_count(where: str, wire: Sized) -> None:

@@ -33,7 +33,7 @@ from burnish.rpc.batches import AT_ONCE_BYTES
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import Status
 from burnish.rpc.methods import EPISODE
-from burnish.rpc.payload import PayloadError
+from burnish.rpc.payload import MAX_JSON_CHARS, PayloadError
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
 
 pytestmark = pytest.mark.unit
@@ -59,6 +59,22 @@ def test_everything_comes_back_as_it_was() -> None:
     assert task_from_wire(common_pb2.Task.FromString(task_to_wire(task).SerializeToString())) == task
     assert info_from_wire(info_to_wire(StepInfo.read(INFO))) == INFO
     assert info_from_wire(info_to_wire(StepInfo())) == {}
+
+
+def test_json_of_a_message_is_bounded_together_and_not_only_each_text_of_it() -> None:
+    """Forty megabytes of arguments, each below its bound, made 20 million lists."""
+    text = json.dumps({"a": [[]] * 99_000}, separators=(",", ":"))
+    most = MAX_JSON_CHARS // len(text)
+    calls = [common_pb2.ToolCall(name="x", arguments_json=text)] * (most + 1)
+    many = [common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, tool_calls=calls[:2]) for _ in range(most // 2 + 1)]
+    for rows in (many, [common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, tool_calls=calls)]):
+        with pytest.raises(PayloadError, match=r"messages: arguments_json of all calls has .* characters of JSON; the limit is 8388608"):
+            messages_from_wire("messages", rows)
+    assert len(messages_from_wire("messages", many[:1])) == 1
+    with pytest.raises(PayloadError, match=r"info.tools_json has .* characters of JSON"):
+        info_from_wire(environment_pb2.StepInfo(tools_json=[text] * (most + 1)))
+    with pytest.raises(PayloadError, match=r"info.tools_json holds 65537 entries"):
+        info_from_wire(environment_pb2.StepInfo(tools_json=["{}"] * (MAX_ENTRIES + 1)))
 
 
 def test_text_that_utf8_cannot_carry_is_replaced_wherever_the_policy_can_put_it() -> None:
