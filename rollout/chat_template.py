@@ -88,6 +88,25 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
         _BUDGET.reset(token)
 
 
+class BoundedTemplate:
+    """A compiled template as `transformers` uses one, rendered within bounds. Raises what jinja2 raises for a template that is none."""
+
+    def __init__(self, template: str) -> None:
+        self._template, self.environment = template, _compiled(template).environment
+
+    def render(self, **values: Any) -> str:
+        """Raises as `rendered` does."""
+        return rendered(self._template, values)
+
+
+def bound_transformers() -> None:
+    """Have whatever renders by a tokenizer's `apply_chat_template` in this process render within bounds: a server that takes messages of
+    anybody calls it itself, and what a template does with them shows only then."""
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils._compile_jinja_template = BoundedTemplate
+
+
 def render_chat(tokenizer: Any, messages: Sequence[Any], generate: bool, given: Mapping[str, Any] | None = None) -> str:
     """A conversation in the chat template of a tokenizer, as its `apply_chat_template` renders it.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from ..chat_template import bound_transformers
 from .vllm_base import count_tokens
 from .vllm_process import listening_here
 
@@ -150,6 +151,7 @@ async def start_openai_app(
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    bound_transformers()
     config = json.loads((model.folder / "config.json").read_text())
     context = context_length(config, max_context)
     # With =: a name that begins with a dash, out of a model folder's record, must not be an option of its own.

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.exceptions import TemplateError
 from tests.unit.chat_templates import FAMILIES, family_tokenizer
+from transformers.utils import chat_template_utils
 
 from burnish.rollout import chat_template
 from burnish.rollout.chat_template import Unbounded, render_chat, rendered
@@ -45,6 +47,40 @@ TOO_LARGE = (
     "{% for a in range(1000) %}{{ 'a' * 1000000 }}{% endfor %}", "{{ [1]|tojson(indent=4000000000) }}",
     "{% set ns = namespace(x=7) %}{% for a in range(40) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
 )  # fmt: skip
+
+
+@pytest.fixture
+def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server does to transformers, undone afterwards."""
+    monkeypatch.setattr(chat_template_utils, "_compile_jinja_template", chat_template_utils._compile_jinja_template)
+    chat_template.bound_transformers()
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_transformers_renders_within_bounds_is_what_it_renders(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = family_tokenizer(family)
+    given: list[dict[str, Any]] = [{"add_generation_prompt": True}, {"tools": [TOOL]}, {"continue_final_message": True}]
+    talks = [(TALK, given[0]), (TALK, given[1]), (TALK[:2], given[2])]
+    within = [said(tokenizer, rows, more) for rows, more in talks]
+    monkeypatch.undo()
+    assert within == [said(tokenizer, rows, more) for rows, more in talks]
+
+
+def said(tokenizer: Any, rows: list[dict[str, Any]], more: dict[str, Any]) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(rows, tokenize=False, **more))
+    except (ValueError, TemplateError) as error:
+        return f"refused: {type(error).__name__}: {error}"
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_template_that_goes_on_for_ever_with_what_a_client_says_is_stopped_where_transformers_renders_it() -> None:
+    tokenizer = copy.deepcopy(family_tokenizer("chatml"))
+    tokenizer.chat_template = "{% for m in messages %}{% if 'loop' in m.content %}" + NO_END[0] + "{% endif %}{{ m.content }}{% endfor %}"
+    assert said(tokenizer, TALK[:1], {}) == "What is 2 + 2?"
+    with pytest.raises(Unbounded, match="steps"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "loop"}], tokenize=False)
 
 
 BIG = "{% set big = 'a' * 8000000 %}{% set ns = namespace(x=[]) %}"
