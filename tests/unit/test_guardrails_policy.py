@@ -181,7 +181,9 @@ def test_a_call_that_utf8_cannot_hold_passes_by_no_rule(tool: str, arguments: di
     assert f"{decided.tool}{decided.reason}".encode()
 
 
-@pytest.mark.parametrize("line", ["a." * 40 + "a = 1", "[" + "a . " * 40 + "a]", "x = {" + '"a".' * 40 + "'a' = 1}"])
+@pytest.mark.parametrize(
+    "line", ["a." * 40 + "a = 1", "[" + "a . " * 40 + "a]", "x = {" + '"a".' * 40 + "'a' = 1}", '"\\"".' * 40 + "a = 1"]
+)
 def test_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     """tomllib takes the square of their number: 5 s for 16,000 parts."""
     monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("it was read"))
@@ -192,7 +194,15 @@ def test_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path: Path, monkey
 
 
 def test_what_looks_for_long_keys_reads_any_text_once() -> None:
-    for text in ("a" * 300_000, '"' * 300_000, "a " * 150_000, "a.  " * 31 + "b" * 300_000, "'a" * 150_000):
+    for text in (
+        "a" * 300_000,
+        '"' * 300_000,
+        "a " * 150_000,
+        "a.  " * 31 + "b" * 300_000,
+        "'a" * 150_000,
+        '"' + '\\"' * 150_000,
+        '"\\\\' * 100_000,
+    ):
         toml_text._LONG_KEY.search(text)  # a square of these is minutes: the test's own time limit ends it
 
 
