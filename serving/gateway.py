@@ -31,7 +31,7 @@ from .engine import start_engine
 from .routes import Routes, app_name, canaries, engine_name, engines_of, judge_name, names, shadows_for, version_for, versions_of, without
 from .rules import Rules, front_of, load_plugins, most_under_way
 from .shadow import Heard, Shadows
-from .wire import HEALTH, USAGE, answer, live, path_of, read_body
+from .wire import HEALTH, USAGE, answer, live, path_of, read_request
 
 GATEWAY: Final = "burnish-gateway"
 ATTEMPTS: Final = 3
@@ -124,7 +124,7 @@ class Router:
         if path_of(scope) == HEALTH:
             await answer(send, 200 if self.routes else 503, b"")
             return
-        request, record = json.loads(await read_body(receive)), record_of(scope)
+        request, record = await read_request(scope, receive), record_of(scope)
         if record.model not in names(self.routes):  # it left the deployment while the request was looked at
             raise Refused(404, "model", f"there is no model {record.model[:100]!r}", code="model_not_found", param="model")
         caller = record.key or str(request.get("user") or record.id)

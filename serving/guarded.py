@@ -25,7 +25,7 @@ from .audit import Record, record_of
 from .choices import said, saying
 from .event_stream import DONE, GuardedStream, event
 from .requests import answers_of, has_token_ids
-from .wire import ANSWERED, COMPLETIONS, answer, error_of, path_of, read_body, with_length, with_request
+from .wire import ANSWERED, COMPLETIONS, answer, error_of, path_of, read_request, with_length, with_request
 
 TELLING = ("logprobs", "top_logprobs", "return_token_ids")
 """Fields that would say what the policy holds back, where they are not false; of a completion, `logprobs` 0 tells every token."""
@@ -41,7 +41,7 @@ class GuardedChatApp:
         if scope["type"] != "http" or path_of(scope) not in ANSWERED:
             await self._app(scope, receive, send)
             return
-        request = json.loads(await read_body(receive))
+        request = await read_request(scope, receive)
         counts = request.get("logprobs") is not None and path_of(scope) == COMPLETIONS
         telling = "logprobs" if counts else next((field for field in TELLING if request.get(field)), None)
         if telling is not None:

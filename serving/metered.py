@@ -13,7 +13,7 @@ from .admission import Refused
 from .audit import BROKEN_OFF, Record, record_of
 from .choices import said
 from .event_stream import DONE, event
-from .wire import ANSWERED, USAGE, path_of, read_body, with_length, with_request
+from .wire import ANSWERED, USAGE, path_of, read_request, with_length, with_request
 
 EVERY_CHUNK = {"include_usage": True, "continuous_usage_stats": True}
 """What vLLM is asked for, so that a stream that is broken off has been counted."""
@@ -30,10 +30,8 @@ class MeteredChatApp:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
-        body = await read_body(receive)
-        request = json.loads(body)
-        request.pop("store", None)  # the service's own
-        record.read, record.read_bytes = request, len(body)
+        request = {key: value for key, value in (await read_request(scope, receive)).items() if key != "store"}  # the service's own
+        record.read = request
         asked = request.get("stream_options")
         if request.get("stream") and isinstance(asked, dict | None):  # what else it may be is the model's to refuse
             meter = MeteredStream(record, asked or {}, request.get("n") or 1)

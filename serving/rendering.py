@@ -10,7 +10,6 @@ the ends of a turn those of training.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,7 @@ from ..rollout.renderers import Renderer
 from .forced_calls import PYTHONIC, forced_calls
 from .requests import invalid
 from .tool_calls import PARSER_HEADER, forced_tool
-from .wire import ANSWERED, COMPLETIONS, path_of, read_body, refuse, with_request
+from .wire import ANSWERED, COMPLETIONS, path_of, read_request, refuse, with_request
 
 
 class RenderedChatApp:
@@ -42,10 +41,10 @@ class RenderedChatApp:
             await self._app(scope, receive, send)
             return
         if path_of(scope) == COMPLETIONS:
-            request = json.loads(await read_body(receive))
+            request = await read_request(scope, receive)
             await self._app(*with_request(scope, receive, {**request, **_ends(request, self._renderer)}), send)
             return
-        asked, param = json.loads(await read_body(receive)), "messages"
+        asked, param = await read_request(scope, receive), "messages"
         try:
             request = as_in_training(asked, self._renderer, self._writes_calls)
             param = "tool_choice"

@@ -23,7 +23,7 @@ from ..envs.tool_calls import Malformed, ToolParser, find_parser
 from ..envs.types import ToolCall
 from .event_stream import DONE, event
 from .requests import check_schema, invalid
-from .wire import CHAT, path_of, read_body, with_length, with_request
+from .wire import CHAT, path_of, read_request, with_length, with_request
 
 PARSER_HEADER: Final = b"x-burnish-tool-parser"
 """In which the model's side says what reads its calls; clients do not see it."""
@@ -40,7 +40,7 @@ class ToolCallsApp:
         if scope["type"] != "http" or path_of(scope) != CHAT:
             await self._app(scope, receive, send)
             return
-        request = json.loads(await read_body(receive))
+        request = await read_request(scope, receive)
         choice, tools = request.get("tool_choice"), checked_tools(request.get("tools"))
         _check_choice(choice, tools, request)
         inner, handed_on = with_request(scope, receive, request)

@@ -19,6 +19,9 @@ ANSWERED: Final = (CHAT, COMPLETIONS)
 HEALTH: Final = "/health"
 USAGE: Final = "burnish.usage"
 """The type of a message from the engine to the meter: what a request has taken so far, as `prompt_tokens` and `completion_tokens`."""
+_REQUEST: Final = "burnish.request"
+"""In a scope: the request as whoever stands before handed it on."""
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
 LARGEST_BODY: Final = 4 * 2**20
 MAX_DEPTH: Final = 64
 MOST_VALUES: Final = 300_000
@@ -79,28 +82,31 @@ def _values_outside_texts(text: str) -> int:
     return _values("".join(bare.split('"')[::2]))
 
 
-def replay(body: bytes, receive: Receive) -> Receive:
-    """Hand the body on once, then whatever the client still sends: its disconnect ends the generation."""
-    pending = [body]
-
-    async def handed_on() -> Message:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        return await receive()
-
-    return handed_on
+async def read_request(scope: Scope, receive: Receive) -> Any:
+    """The request of a call: as it was handed on, not to be changed, else what the body holds. Raises as `read_body` does."""
+    return scope[_REQUEST] if _REQUEST in scope else json.loads(await read_body(receive))
 
 
 def with_length(headers: Any, length: int) -> list[tuple[bytes, bytes]]:
     """Headers with another length of the body."""
-    kept = ((name, value) for name, value in headers if name.lower() not in (b"content-length", b"transfer-encoding"))
+    kept = ((name, value) for name, value in headers if name.lower() not in _FRAMING)
     return [*kept, (b"content-length", str(length).encode())]
 
 
 def with_request(scope: Scope, receive: Receive, request: Any) -> tuple[Scope, Receive]:
-    """The same call with another request as its body."""
-    body = json.dumps(request).encode()
-    return {**scope, "headers": with_length(scope["headers"], len(body))}, replay(body, receive)
+    """The same call with this request, which those of the service take as it is, and whoever else as a body, which is written only then.
+
+    Behind it comes whatever the client still sends: its disconnect ends the generation.
+    """
+    pending = [request]
+
+    async def handed_on() -> Message:
+        if pending:
+            return {"type": "http.request", "body": json.dumps(pending.pop()).encode(), "more_body": False}
+        return await receive()
+
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in _FRAMING]
+    return {**scope, "headers": headers, _REQUEST: request}, handed_on
 
 
 async def answer(send: Send, status: int, body: bytes, kind: bytes = b"application/json", *more: tuple[bytes, bytes]) -> None:

@@ -22,7 +22,7 @@ from burnish.serving.front import Front
 from burnish.serving.key_files import new_key
 from burnish.serving.keys import Filed
 from burnish.serving.spending import Spending
-from burnish.serving.wire import COMPLETIONS, read_body
+from burnish.serving.wire import COMPLETIONS, answer, read_body
 
 pytestmark = pytest.mark.unit
 
@@ -209,3 +209,34 @@ async def test_no_log_probabilities_are_told_beside_a_policy_where_none_of_other
     answer = await service.post(prompt="a", logprobs=logprobs)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "logprobs" and service.model.asked == []
     assert (await service.post(prompt="a", logprobs=None)).status_code == 200
+
+
+@pytest.mark.parametrize("chat", [True, False])
+async def test_a_request_is_read_once_and_handed_on(guard: Guard, monkeypatch: pytest.MonkeyPatch, chat: bool) -> None:
+    """Each application read the body again and wrote it anew: a second of everybody's time for a request of a few megabytes."""
+    read, written, loads, dumps = list[object](), list[object](), json.loads, json.dumps
+    told = dict[str, Any]()
+
+    async def model(scope: Scope, receive: Receive, send: Send) -> None:
+        told.update(loads(await read_body(receive)))
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}, "text": "yes"}
+        await answer(send, 200, dumps({"id": "own", "choices": [choice], "usage": {}}).encode())
+
+    def counted(many: list[object], does: Any) -> Any:
+        def did(value: Any, *args: Any, **kwargs: Any) -> Any:
+            if "How is it?" in str(value):
+                many.append(value)
+            return does(value, *args, **kwargs)
+
+        return did
+
+    monkeypatch.setattr(json, "loads", counted(read, loads))
+    monkeypatch.setattr(json, "dumps", counted(written, dumps))
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "How is it?"}]} if chat else {"prompt": "How is it?"}
+    body = dumps({"model": "m", "store": False, **asked}) if chat else dumps({"model": "m", **asked})
+    service = chat_service(model, lambda: ("m",), Front(), guard)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service") as client:
+        path = "/v1/chat/completions" if chat else COMPLETIONS
+        found = await client.post(path, content=body, headers={"content-type": "application/json"})
+    assert found.status_code == 200, found.text
+    assert (len(read), len(written)) == (1, 1) and told == {"model": "m", **asked}
