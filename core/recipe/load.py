@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from burnish.envs.pydantic_words import inner_model, is_model, kinds_of
 from burnish.envs.registry import did_you_mean
+from burnish.envs.toml_text import parse_toml
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
@@ -165,7 +165,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"recipe {file} does not exist{close if 'did you mean' in close else others}")
     try:
         text = read_whole(file).decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        data = json.loads(text) if file.suffix == ".json" else parse_toml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text: byte {error.start} cannot be read; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # both parsers' own errors, numbers of thousands of digits, nesting

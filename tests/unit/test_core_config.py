@@ -559,3 +559,11 @@ def test_a_secret_in_a_url_never_gets_into_a_run(place: str, tmp_path: Path) -> 
         with pytest.raises(ValueError, match=f"r.toml: {place}: holds .* in a URL, and a recipe is stored with its run") as caught:
             config_from_data(data, "r.toml")
         assert "s3cret" not in str(caught.value)
+
+
+def test_a_recipe_with_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A run folder brings a recipe along, and tomllib takes the square of a key's parts: minutes for a megabyte."""
+    file = tmp_path / "recipe.toml"
+    file.write_text("name = 'x'\n" + "a." * 200_000 + "a = 1\n")
+    with pytest.raises(ValueError, match=r"recipe\.toml: not valid TOML: a key of more than 32 parts \(at line 2\)"):
+        load_config(file)
