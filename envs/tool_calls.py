@@ -31,6 +31,13 @@ _NEXT_CALL = re.compile(r"[ \t]*[,;][ \t]*([A-Za-z_][A-Za-z0-9_]{0,63})[ \t]*\("
 _WHOLE_CALL = re.compile(r"\[?\s*[A-Za-z_][A-Za-z0-9_]{0,63}\s*\(.*\)\s*\]?", re.DOTALL)
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 _BRACKET = re.compile(r"""[()\[\]{}]|\"(?:[^"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'""", re.DOTALL)
+_PLAINLY = re.compile(
+    r"""[rRuU]?(?:\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|\"(?:[^"\\]|\\.)*\"|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}|'(?:[^'\\]|\\.)*')"""
+    r"|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|True|False|None",
+    re.DOTALL,
+)
+"""A value that is written as what it is: a text in one piece, a number in digits. A guard reads what is written, a tool what it means."""
+_LINE_END = re.compile(rb"\r\n?|\n")
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -207,6 +214,7 @@ def _read_pythonic(code: str, parameters: Mapping[str, Sequence[str]] | None) ->
         return Malformed(f"the tool call is longer than {MAX_CALL_CHARS} characters")
     try:
         body = ast.parse(code, mode="eval").body
+        _check_plain(body, code)
         nodes = body.elts if isinstance(body, ast.List) else [body]
         if len(nodes) > MAX_CALLS:
             return Malformed(f"more than {MAX_CALLS} tool calls at once")
@@ -217,6 +225,20 @@ def _read_pythonic(code: str, parameters: Mapping[str, Sequence[str]] | None) ->
         return Malformed(f"the tool call is not valid ({error.msg}); write tool(name=value), or a list of calls")
     except (ValueError, RecursionError, MemoryError):  # a lone surrogate; nesting that the parser refuses
         return Malformed("the tool call holds characters or nesting that cannot be read")
+
+
+def _check_plain(body: ast.expr, code: str) -> None:
+    """Raise _Unreadable for a text in several pieces, which Python puts together (`"ner" "ve"`), and a number not in digits."""
+    written = code.encode()
+    starts = [0, *(end.end() for end in _LINE_END.finditer(written))]
+    for node in ast.walk(body):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float):
+            assert node.end_lineno is not None and node.end_col_offset is not None, "what is parsed has its place"
+            begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+            if not _PLAINLY.fullmatch(written[begin:end].decode()):
+                raise _Unreadable(
+                    "arguments must be plain values: text between one pair of quotes, numbers in digits, true or false, lists"
+                )
 
 
 def _read_call_node(node: ast.expr, index: int, parameters: Mapping[str, Sequence[str]] | None) -> ToolCall:

@@ -99,14 +99,6 @@ class BoundedTemplate:
         return rendered(self._template, values)
 
 
-def bound_transformers() -> None:
-    """Have whatever renders by a tokenizer's `apply_chat_template` in this process render within bounds: a server that takes messages of
-    anybody calls it itself, and what a template does with them shows only then."""
-    from transformers.utils import chat_template_utils
-
-    chat_template_utils._compile_jinja_template = BoundedTemplate
-
-
 def render_chat(tokenizer: Any, messages: Sequence[Any], generate: bool, given: Mapping[str, Any] | None = None) -> str:
     """A conversation in the chat template of a tokenizer, as its `apply_chat_template` renders it.
 

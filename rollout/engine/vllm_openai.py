@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from ..chat_template import bound_transformers
+from ..chat_template import BoundedTemplate
 from .vllm_base import count_tokens
 from .vllm_process import listening_here
 
@@ -151,7 +151,7 @@ async def start_openai_app(
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    bound_transformers()
+    bound_templates()
     config = json.loads((model.folder / "config.json").read_text())
     context = context_length(config, max_context)
     # With =: a name that begins with a dash, out of a model folder's record, must not be an option of its own.
@@ -180,6 +180,14 @@ async def start_openai_app(
         engine.shutdown(timeout=0)
         raise
     return OpenAIApp(app, engine, pulse, taken)
+
+
+def bound_templates() -> None:
+    """Have whatever renders by a tokenizer's `apply_chat_template` in this process render within bounds: vLLM does so with messages of
+    anybody, and what a template does with them shows only then."""
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils._compile_jinja_template = BoundedTemplate
 
 
 def adapter_arguments(adapters: Mapping[str, Adapter]) -> list[str]:

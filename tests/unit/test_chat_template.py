@@ -15,6 +15,7 @@ from transformers.utils import chat_template_utils
 
 from burnish.rollout import chat_template
 from burnish.rollout.chat_template import Unbounded, render_chat, rendered
+from burnish.rollout.engine.vllm_openai import bound_templates
 from burnish.rollout.renderers import TemplateRenderer
 from burnish.trainer.models.importing import ModelSize, new_model, verify_model
 
@@ -53,7 +54,7 @@ TOO_LARGE = (
 def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server does to transformers, undone afterwards."""
     monkeypatch.setattr(chat_template_utils, "_compile_jinja_template", chat_template_utils._compile_jinja_template)
-    chat_template.bound_transformers()
+    bound_templates()
 
 
 @pytest.mark.usefixtures("bounded")

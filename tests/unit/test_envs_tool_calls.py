@@ -286,3 +286,39 @@ def test_unknown_parser_is_a_users_mistake() -> None:
 def test_huge_and_deeply_nested_text_neither_raises_nor_hangs(text: str, parser: str) -> None:
     parsed = parse_tool_calls(text, TOOLS, parser)
     assert isinstance(parsed, Malformed) or parsed in ((), (ToolCall("call_0", "stop", {}),))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"ner" "ve gas"',
+        "\"ner\"'ve gas'",
+        '("ner"\n"ve gas")',
+        '{"ner" "ve": 1}',
+        '["ner" # here\n"ve"]',
+        '"""ner""" "ve"',
+        "4111_1111",
+        "0x10",
+    ],
+)
+def test_a_value_that_is_written_as_another_is_no_call(value: str) -> None:
+    """Python puts pieces of text together, and drops what stands in numbers: a guard reads them as they are written."""
+    found = parse_tool_calls(f"measure({value})", TOOLS)
+    assert isinstance(found, Malformed) and "text between one pair of quotes, numbers in digits" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        ('"""a\n"b"""', 'a\n"b'),
+        ("r'\\d'", "\\d"),
+        ('u"é\u2028"', "é\u2028"),
+        ('"a\\"b"', 'a"b'),
+        ("-.5", -0.5),
+        ("2.e3", 2000.0),
+        ("[1,\r\n'é']", [1, "é"]),
+    ],
+)
+def test_a_value_in_one_piece_is_read_however_it_is_written(value: str, means: object) -> None:
+    found = parse_tool_calls(f"measure({value})", TOOLS)
+    assert isinstance(found, tuple) and next(iter(found[0].arguments.values())) == means
