@@ -19,6 +19,9 @@ MAX_PARTS: Final = 200_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
+UNREADABLE: Final = f"its answer is no message of this contract, or one of more than {MAX_PARTS:,} fields"
+
+
 class TooManyParts(DecodeError):
     """Said to the client as the reason why its message could not be read."""
 
@@ -36,6 +39,11 @@ class Bounds(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
         return None if handler is None else bounded(handler)
+
+
+def answers_of(kind: type[Any]) -> Callable[[bytes], Any]:
+    """Reads answers of this kind, held to `MAX_PARTS` as requests are. gRPC's client logs an answer that cannot be read, and gives None."""
+    return _checked(kind.FromString, kind.DESCRIPTOR)
 
 
 def _checked(read: Callable[[bytes], Any], kind: Descriptor) -> Callable[[bytes], Any]:

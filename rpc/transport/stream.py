@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from ..bounds import UNREADABLE, answers_of
 from ..errors import CODES, RpcRefused, RpcRemoteError, RpcUnavailable
 from ..methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES
 from .calls import Call, Ended, Link, outcome_of
@@ -43,7 +44,7 @@ class StreamExchange:
 
     async def run(self, channel: grpc.aio.Channel) -> Ended:
         """Write and read until the stream ends."""
-        open_stream: Any = channel.stream_stream(self._link.method.path, None, self._link.method.results.FromString)  # batches are bytes
+        open_stream: Any = channel.stream_stream(self._link.method.path, None, answers_of(self._link.method.results))  # batches are bytes
         metadata = (("burnish-request-id", self._link.client_id), *token_metadata(self._link.security.token()))
         call = open_stream(metadata=metadata)
         reader = asyncio.create_task(self._read(call, channel))
@@ -100,6 +101,8 @@ class StreamExchange:
         link, counts = self._link, self._link.counts
         try:
             async for message in stream:
+                if message is None:
+                    return Ended(RpcUnavailable(link.address, UNREADABLE))
                 results = message.results
                 counts.batches_received += 1
                 counts.results_received += len(results)
@@ -132,7 +135,7 @@ class StreamExchange:
                 return _error(code, await stream.details())
         if channel.get_state() is not grpc.ChannelConnectivity.READY:
             return error
-        open_stream: Any = channel.stream_stream(self._link.method.path, None, self._link.method.results.FromString)
+        open_stream: Any = channel.stream_stream(self._link.method.path, None, answers_of(self._link.method.results))
         again = open_stream(metadata=token_metadata(self._link.security.token()), timeout=REASON_S / 2)
         code = await again.code()
         refusals = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}

@@ -14,7 +14,8 @@ import grpc
 
 from ..address import Endpoint, Target
 from ..background import background
-from ..errors import RpcUnavailable
+from ..bounds import UNREADABLE, answers_of
+from ..errors import CODES, RpcRemoteError, RpcUnavailable
 from .calls import Call, Ended, Link
 from .channels import LOOP_GRACE_S, call_error, channel_ready, open_channel, until_failure
 from .mock import mock_channel, mounted
@@ -64,7 +65,10 @@ async def _ask(
     channel: Any, endpoint: Endpoint, target: Target, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float
 ) -> T:
     try:
-        return await call(channel, timeout_s)
+        answer = await call(channel, timeout_s)
+        if answer is None:
+            raise RpcRemoteError(endpoint.shown, UNREADABLE, CODES["DATA_LOSS"])
+        return answer
     except grpc.aio.AioRpcError as error:
         raise await call_error(error, endpoint.shown, target, endpoint.security) from None
 
@@ -97,7 +101,7 @@ class UnaryExchange:
         call_one: Any = channel.unary_unary(
             self._link.method.unary_path,
             request_serializer=self._link.method.request.SerializeToString,
-            response_deserializer=self._link.method.response.FromString,
+            response_deserializer=answers_of(self._link.method.response),
         )
         starter = asyncio.create_task(self._start(call_one))
         try:
@@ -131,9 +135,11 @@ class UnaryExchange:
                 call.sent = True
                 link.counts.unary_calls += 1
                 left = max(call.deadline - loop.time(), 0.001)
-                result = await call_one(
+                result: Any = await call_one(
                     call.request, timeout=left, metadata=(("burnish-request-id", call.request_id),), wait_for_ready=True
                 )
+                if result is None:
+                    result = RpcRemoteError(link.address, UNREADABLE, CODES["DATA_LOSS"])
         except grpc.aio.AioRpcError as error:
             result = await call_error(error, link.address, link.target, link.security)
         if self._calls.pop(call.request_id, None) is not None:

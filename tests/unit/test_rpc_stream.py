@@ -14,13 +14,14 @@ import pytest
 from burnish.rpc import batches
 from burnish.rpc.address import Target
 from burnish.rpc.bounds import SMALL_BYTES, more_parts
-from burnish.rpc.errors import CODES
+from burnish.rpc.client import BatchedClient
+from burnish.rpc.errors import CODES, RpcError
 from burnish.rpc.methods import VERIFY
 from burnish.rpc.security import ClientSecurity, ServerSecurity
 from burnish.rpc.server import Server, ServerOptions
 from burnish.rpc.transport.calls import Call, Ended, Link, StreamCounts
 from burnish.rpc.transport.stream import StreamExchange
-from burnish.rpc.transport.unary import UnaryExchange
+from burnish.rpc.transport.unary import UnaryExchange, unary_blocking
 from burnish.v1 import common_pb2, verifier_pb2, verifier_pb2_grpc
 
 
@@ -423,3 +424,57 @@ class Servicer(verifier_pb2_grpc.VerifierServiceServicer):  # the other methods 
             raise AssertionError("nothing is asked")
 
         await batches.BatchedHandler(VERIFY, handle).stream(requests, context)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x00" * (SMALL_BYTES // 2 + 1)])
+def test_a_server_whose_answer_cannot_be_read_is_said_to_be_so(raw: bytes, streams: bool) -> None:
+    """Sixteen megabytes of empty results took 500 MB of its client, and held its loop for seconds."""
+
+    async def stream(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[bytes]:
+        async for _message in requests:
+            yield raw
+
+    async def unary(_request: Any, _: Any) -> bytes:
+        return raw if streams else b"\xff"  # of an answer to one request, most is a text
+
+    async def run() -> str:
+        handlers: dict[str, Any] = {"Verify": grpc.unary_unary_rpc_method_handler(unary)}
+        if streams:
+            handlers["VerifyStream"] = grpc.stream_stream_rpc_method_handler(stream)
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(VERIFY.service, handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        client = BatchedClient(f"127.0.0.1:{port}", VERIFY)
+        try:
+            with pytest.raises(RpcError) as told:
+                await asyncio.wait_for(asyncio.to_thread(client.call_blocking, VERIFY.request(), 10.0), 30)
+        finally:
+            await server.stop(0)
+        return told.value.message
+
+    assert "its answer is no message of this contract" in asyncio.run(run())
+
+
+def test_a_call_by_hand_whose_answer_cannot_be_read_says_so() -> None:
+    async def describe(_request: Any, _: Any) -> bytes:
+        return b"\xff"
+
+    async def run() -> None:
+        server = grpc.aio.server()
+        handlers = {"Describe": grpc.unary_unary_rpc_method_handler(describe)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(VERIFY.service, handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+
+        async def ask(channel: grpc.aio.Channel, left_s: float) -> Any:
+            return await verifier_pb2_grpc.VerifierServiceStub(channel).Describe(verifier_pb2.DescribeVerifiersRequest(), timeout=left_s)
+
+        try:
+            with pytest.raises(RpcError, match="its answer is no message of this contract"):
+                await asyncio.to_thread(unary_blocking, f"127.0.0.1:{port}", ask, 10.0)
+        finally:
+            await server.stop(0)
+
+    asyncio.run(run())
