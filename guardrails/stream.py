@@ -20,6 +20,8 @@ LONGEST_WORD = 512
 """Characters without a space that are held for as long; an encoded text is one long word."""
 EVERY = 24
 """Characters between two looks, unless a sentence ends before."""
+SHORTEST = 8
+"""Characters of a sentence whose end is looked at by itself: each look takes in all of the window, and short lines are many."""
 WINDOW = 4000
 """Characters that went out already and that a look takes in; the whole text is looked at when it ends."""
 
@@ -60,7 +62,7 @@ class StreamGuard:
         held = len(self._text) - self._sent
         if len(fresh) < (held - LONGEST_WORD) // 8:  # so that what is held for long is not looked at ever again
             return ""
-        if len(fresh) < EVERY and not _END.search(self._text, max(0, self._looked - 4)):
+        if len(fresh) < SHORTEST or (len(fresh) < EVERY and not _END.search(self._text, max(0, self._looked - 4))):
             return ""
         self._looked = len(self._text)
         base = max(0, self._sent - WINDOW)

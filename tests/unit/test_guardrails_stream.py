@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from tests.unit.guard_policy import policy
 
 from burnish.guardrails.guard import Guard
-from burnish.guardrails.stream import HOLD, StreamGuard
+from burnish.guardrails.stream import HOLD, SHORTEST, StreamGuard
+from burnish.guardrails.types import Decision
 
 pytestmark = pytest.mark.unit
 
@@ -85,3 +87,17 @@ def test_a_private_key_is_held_until_it_ends_however_long_it_is() -> None:
     assert out == FILLER
     out += "".join(map(stream.feed, ["-----END RSA PRIVATE KEY-----\n", FILLER])) + stream.end()
     assert out == f"{FILLER}[SECRET_KEY]\n{FILLER}"
+
+
+def test_a_text_of_short_lines_is_not_looked_at_at_each(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes in all of the window: one for every line of a character held everybody else up."""
+    looks, check = list[str](), guard.check
+
+    def counted(text: str, *args: Any, **kwargs: Any) -> Decision:
+        looks.append(text)
+        return check(text, *args, **kwargs)
+
+    monkeypatch.setattr(guard, "check", counted)
+    stream, text = StreamGuard(guard), "a\n" * 100
+    assert "".join(map(stream.feed, text)) + stream.end() == text
+    assert len(looks) <= len(text) // SHORTEST + 1
