@@ -9,7 +9,7 @@ from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any, Final
 
-from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, MOST_ANSWERS, MOST_STOPS
+from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, MOST_ANSWERS, MOST_BIASES, MOST_STOPS
 
 _TEXT: Final = {"type": "string"}
 _IDS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -90,7 +90,7 @@ FIELDS: Final[dict[str, Any]] = {
     "echo": _TRUE,
     "frequency_penalty": _number(-2, 2),
     "ignore_eos": _TRUE,
-    "logit_bias": {"type": "object", "additionalProperties": _number(-100, 100)},
+    "logit_bias": {"type": "object", "additionalProperties": _number(-100, 100), "maxProperties": MOST_BIASES},
     "max_completion_tokens": _whole(1),
     "max_tokens": _whole(0),
     "messages": {"type": "array", "items": _MESSAGE, "minItems": 1},
@@ -108,7 +108,7 @@ FIELDS: Final[dict[str, Any]] = {
     "skip_special_tokens": _TRUE,
     "store": _TRUE,
     "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MOST_STOPS}]},
-    "stop_token_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    "stop_token_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": MOST_STOPS},
     "stream": _TRUE,
     "stream_options": {"type": "object", "properties": {"include_usage": _TRUE, "continuous_usage_stats": _TRUE}},
     "temperature": _number(0),

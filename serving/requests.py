@@ -22,7 +22,9 @@ MOST_COUNTED: Final = 16
 MOST_ANSWERS: Final = 128
 """Of one request, as OpenAI has it for `n`."""
 MOST_STOPS: Final = 64
-"""Texts that end an answer: each is looked for at every token of it."""
+"""Texts, and as many tokens, that end an answer: each is looked for at every token of it."""
+MOST_BIASES: Final = 1024
+"""Of `logit_bias`: all of them are gone through whenever any request begins or ends."""
 
 _BOTH: Final = frozenset({
     "model", "n", "stream", "stream_options", "user",
@@ -127,9 +129,10 @@ def _read(body: bytes, fields: frozenset[str]) -> dict[str, Any]:
     answers = request.get("n")
     if answers is not None and (not isinstance(answers, int) or isinstance(answers, bool) or not 1 <= answers <= MOST_ANSWERS):
         raise invalid(f"n must be a whole number from 1 to {MOST_ANSWERS}", "n")
-    stops = request.get("stop")
-    if isinstance(stops, list) and len(stops) > MOST_STOPS:
-        raise invalid(f"stop may have {MOST_STOPS} texts, not {len(stops)}: each is looked for at every token", "stop")
+    for name, most in (("stop", MOST_STOPS), ("stop_token_ids", MOST_STOPS), ("logit_bias", MOST_BIASES)):
+        many = request.get(name)
+        if isinstance(many, list | dict) and len(many) > most:
+            raise invalid(f"{name} may have {most:,} entries, not {len(many):,}: all of them are gone through at every token", name)
     return request
 
 

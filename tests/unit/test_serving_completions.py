@@ -142,6 +142,8 @@ async def test_a_stream_of_several_prompts_counts_every_prompt_once_and_every_an
         ({"prompt": "a", "prompt_embeds": "AAAA"}, "prompt_embeds"),
         ({"prompt": "a", "messages": []}, "messages"),
         ({"prompt": "a", "stop": ["x"] * 65}, "stop"),
+        ({"prompt": "a", "stop_token_ids": [1] * 65}, "stop_token_ids"),
+        ({"prompt": "a", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
     ],
 )
 async def test_what_is_no_completion_request_is_the_clients_error(tmp_path: Path, fields: dict[str, Any], param: str) -> None:
