@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ..envs.pydantic_words import message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
@@ -218,6 +218,8 @@ class Policy(BaseModel):
     allowed: tuple[Allowed, ...] = ()
     tools: tuple[ToolRule, ...] | None = None
 
+    _folder: Path = PrivateAttr(default=Path())
+
     @model_validator(mode="after")
     def _fits_together(self) -> Policy:
         used = set()
@@ -245,6 +247,11 @@ class Policy(BaseModel):
     def rules(self) -> tuple[Rule, ...]:
         """Those with a name of their own."""
         return (*self.topics, *self.words, *self.patterns, *self.detectors)
+
+    @property
+    def folder(self) -> Path:
+        """Where the policy's file lies, and what it names by a path; the current folder where it came from no file."""
+        return self._folder
 
     @cached_property
     def digest(self) -> str:
@@ -276,7 +283,9 @@ def load_policy(file: str | Path, to_run: bool = True) -> Policy:
     data = read_toml(path, MAX_BYTES)
     if not data:
         raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")
-    return read_policy(data, str(file), to_run)
+    policy = read_policy(data, str(file), to_run)
+    policy._folder = path.parent
+    return policy
 
 
 def read_policy(data: dict[str, Any], source: str = "policy", to_run: bool = True) -> Policy:

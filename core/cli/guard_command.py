@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("check")(check)
     app.command("evaluate")(evaluate)
     app.command("serve")(serve)
+    app.command("train")(train)
 
 
 def check(
@@ -123,3 +124,26 @@ def serve(
     front = Front(RequestAdmission(listed_keys(api_key_env, api_key_file), hosts=()), Books(Audit(audit_file)))
     app = ApplyGuardrailApp(guard, front)
     serve_forever(app, port, lambda url: typer.echo(f"{guard.policy.id} at {url} (Ctrl-C stops it)"))
+
+
+def train(
+    rows: Annotated[list[str], typer.Argument(metavar="ROWS...", help="Rows with text, label, category, family.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the classifier goes; must not exist.", show_default=False)],
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="A policy, whose own examples are learnt from too.", show_default=False)
+    ] = "",
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FAMILY", help="A family to report on and not to learn from; repeatable.", show_default=False),
+    ] = None,
+    false_positives: Annotated[float, typer.Option(min=0.0001, max=0.5, help="The share of harmless texts that may be found.")] = 0.03,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the parts that are not learnt from.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a classifier on labelled texts, as a detector for policies, and report on rows that it did not learn from."""
+    from burnish.rpc.extras import require
+
+    require("burnish guard train", ["scipy"], "train")
+    from burnish.cli.guard_training import train_command
+
+    typer.echo("\n".join(train_command(rows, out, policy, hold_out or [], false_positives, seed, as_json)))

@@ -1,0 +1,68 @@
+"""`burnish/classifier-v1`: a classifier that was trained on a team's own examples (`burnish guard train`).
+
+    [[detectors]]
+    use = "burnish/classifier-v1"
+    name = "attacks"
+    category = "injection"
+    args = { model = "attacks", digest = "…" }
+
+The policy names the digest, so that its id tells of the weights too: one text and one policy id give one decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..policy import DetectorUse, Policy, options_problem
+from ..registry import Find, detector
+from ..types import Match
+from .ngrams import Classifier, load
+from .topics import passages
+
+
+class ClassifierOptions(BaseModel):
+    """Options of `burnish/classifier-v1`.
+
+    model: the classifier's folder, as seen from the policy's. digest: the SHA-256 that `burnish guard train` gave. threshold: the
+    probability from which a text is found; without, the one that was chosen in training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    threshold: float | None = Field(default=None, gt=0, le=1)
+
+
+@detector("burnish/classifier-v1")
+def classifier(policy: Policy, use: DetectorUse) -> Find:
+    """Finds in each text the passage that is most likely of its category. Raises ValueError on unfit options and unfit files."""
+    try:
+        options = ClassifierOptions.model_validate(use.args)
+    except ValidationError as error:
+        raise ValueError(options_problem(error, policy, use)) from None
+    try:
+        model = load(policy.folder / options.model, options.digest)
+    except ValueError as error:
+        raise ValueError(f"policy {policy.name}: detector {use.name}: {error}") from None
+    threshold = options.threshold if options.threshold is not None else model.card.threshold
+
+    def find(text: str) -> Iterator[Match]:
+        found = most_likely(model, text)
+        if found is not None and found[0] >= threshold:
+            score, start, end = found
+            yield Match(use.name, use.category, start, end, score=score)
+
+    return find
+
+
+def most_likely(model: Classifier, text: str) -> tuple[float, int, int] | None:
+    """The probability of the passage that scores highest, or of the whole, and where it begins and ends; None for an empty text."""
+    if not text:
+        return None
+    where = list(dict.fromkeys([*passages(text), (0, len(text))]))
+    likely = model.probabilities(text, where)
+    best = int(likely.argmax())
+    return float(likely[best]), *where[best]
