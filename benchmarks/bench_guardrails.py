@@ -99,7 +99,7 @@ def stops(finding: Finding) -> bool:
 
 def labelled(guard: Guard, file: Path, names: Sequence[str]) -> None:
     """Recall and false positives on families of labelled rows, of all detectors together and of each alone."""
-    rows = [row for row in map(json.loads, file.read_text().splitlines()) if row["family"] in names]
+    rows = [row for row in map(json.loads, file.read_text().split("\n")[:-1]) if row["family"] in names]
     print("| family | attacks stopped | benign prompts stopped |\n|---|---|---|")
     for name in (*names, "all of these"):
         of = [row for row in rows if name in (row["family"], "all of these")]

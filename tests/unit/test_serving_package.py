@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.guard_policy import TOML, policy
 from tests.unit.test_retention import judged
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.guardrails.detectors.ngrams import save
 from burnish.guardrails.guard import Guard
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, RetentionRow
 from burnish.serving.deployment import VersionTable, read_deployment
@@ -209,3 +211,14 @@ def test_the_commands(run: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["promote", out, file, *named]).exit_code == 0
     refused = CliRunner().invoke(app, ["promote", f"{out}-2", file, *named])
     assert refused.exit_code != 0
+
+
+def test_a_policy_whose_classifier_would_be_left_behind_is_not_packaged(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    card = {"bits": 8, "bias": 0.0, "threshold": 0.9, "false_positives": 0.03, "seed": 0, "rows": 2}
+    digest = save(tmp_path / "trained", card, np.zeros(256, np.float32))
+    use = f'use = "burnish/classifier-v1"\nname = "ours"\ncategory = "rivals"\nargs = {{ model = "trained", digest = "{digest}" }}\n'
+    (tmp_path / "bank.toml").write_text(f"{TOML}\n[[detectors]]\n{use}")
+    with pytest.raises(ValueError, match="detector ours has its weights in a folder of its own, and a package carries none"):
+        write_package(run, tmp_path / "out", str(tmp_path / "bank.toml"))
+    assert not (tmp_path / "out").exists()
