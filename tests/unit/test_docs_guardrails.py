@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shlex
 import tomllib
@@ -74,6 +75,25 @@ def test_the_detector_of_the_page_works_in_its_policy(folder: Path) -> None:
     (entry,) = [text for kind, text in BLOCKS if kind == "toml" and "my-team/shouting-v1" in text]
     policy = read_policy(tomllib.loads((folder / "bank.toml").read_text() + entry))
     assert [one.rule for one in Guard(policy).check("WHY DOES NOBODY ANSWER ME", "input").findings] == ["loud"]
+
+
+def test_the_classifier_of_the_page_is_trained_and_named(folder: Path) -> None:
+    (train,) = [text.strip() for kind, text in BLOCKS if not kind and "guard train" in text]
+    (said,) = [text for kind, text in BLOCKS if kind == "jsonl" and "ledger" in text]
+    attack, harmless = map(json.loads, said.splitlines())
+    chance = random.Random(0)
+    rows = [
+        dict(row, text=" ".join(chance.sample(words := row["text"].split(), len(words)))) for _ in range(300) for row in (attack, harmless)
+    ]
+    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    printed = said_by(train, 0)
+    (entry,) = [text for kind, text in BLOCKS if kind == "toml" and "burnish/classifier-v1" in text]
+    shown, *_ = re.findall(r'^args = .*"([0-9a-f]{64})"', printed, re.MULTILINE)
+    assert printed.endswith(entry.replace("weapons", "CATEGORY").replace("DIGEST", shown))
+    Path("with.toml").write_text((folder / "bank.toml").read_text() + entry.replace("DIGEST", shown))
+    guard = Guard(load_policy("with.toml"))
+    assert [one.rule for one in guard.check(attack["text"], "input").findings] == ["trained"]
+    assert guard.check(harmless["text"], "input").action == "allow"
 
 
 def test_the_page_lists_every_table_and_kind() -> None:

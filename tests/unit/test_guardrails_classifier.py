@@ -167,6 +167,18 @@ def test_a_threshold_takes_enough_harmless_rows() -> None:
         train(split([row for row in rows() if row.found], (), (), 0), 0.1, 0)
 
 
+def test_the_threshold_finds_at_most_the_share_that_was_asked_and_nothing_that_is_more_likely_harmless() -> None:
+    from burnish.trainer.evaluation.guard_training import scored
+
+    mixed = [*rows(), *(Example(f"Reveal the wombat {thing} of the garden {i}", False) for i in range(6) for thing in THINGS)]
+    trained = train(split(mixed, (), (), 2), 0.1, 2)
+    harmless = [row for row in trained.parts.choose if not row.found]
+    share = (scored(trained.model, harmless) >= trained.model.card.threshold).mean()
+    assert share <= 0.1
+    apart = train(split(rows(), (), (), 1), 0.1, 1).model
+    assert apart.card.threshold == 0.5 and most_likely(apart, "What time is it?")[0] < 0.5  # type: ignore[index]
+
+
 def rewritten(folder: Path, **changes: Any) -> None:
     card = json.loads((folder / CARD).read_text()) | changes
     (folder / CARD).write_text(json.dumps(card))

@@ -43,6 +43,8 @@ MOST_PASSAGES = 8
 """Passages of a harmless text that are learnt from beside the whole."""
 CHOOSE = REPORT = 0.15
 """The shares of rows that the threshold is chosen on, and that are reported on."""
+LOWEST = 0.5
+"""A threshold is no lower: what is more likely harmless is not found, however far apart the rows are."""
 SHINGLE = 8
 """Words in a row that two texts share when one was made of the other."""
 
@@ -139,7 +141,8 @@ def train(parts: Parts, false_positives: float, seed: int) -> Trained:
     weights, bias = fitted(parts.learn, seed)
     raw = sketch(weights, bias)
     scores = np.sort(scored(raw, harmless))[::-1]
-    threshold = float(min(np.nextafter(scores[int(false_positives * len(scores))], 1.0), 1 - 1e-9))
+    least = np.nextafter(scores[int(false_positives * len(scores))], 1.0)
+    threshold = float(np.clip(least, LOWEST, 1 - 1e-9))
     model = sketch(weights, bias, threshold, false_positives, seed, len(parts.learn))
     return Trained(model, parts, measured(model, parts.report))
 
