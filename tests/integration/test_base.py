@@ -96,6 +96,7 @@ WITHIN = {
     "guard check --help": "POLICY",
     "guard evaluate --help": "PROMPTS",
     "guard serve --help": "POLICY",
+    "guard train --help": "ROWS",
     "keys new --help": "FILE",
     "keys list --help": "FILE",
     "keys revoke --help": "FILE",
