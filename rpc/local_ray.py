@@ -19,6 +19,7 @@ from .extras import require
 
 ATTEMPTS = 3
 _LATE = ("timed out during startup", "Timed out waiting for file")  # of the node, and of its control service
+_TAKEN = ("Address already in use", "socket.bind(")  # of a port that was free when Ray chose it; it may quote a traceback without its end
 
 _watchers: list[subprocess.Popen[bytes]] = []
 """Those of the Rays that this process has started; each ends with its Ray."""
@@ -29,10 +30,11 @@ _log = logging.getLogger(__name__)
 def start_local_ray(**options: Any) -> Any:
     """`ray.init(address="local", …)`: what it returns. `RAY_ADDRESS` is not looked at.
 
-    Ray gives a node 30 seconds to start and has no option for more, which a busy machine may need: it is started afresh, up to three times
-    in all. A process of its own ends what Ray leaves when this one is killed (`ray_ends.py`).
+    Ray gives a node 30 seconds to start and has no option for more, which a busy machine may need, and somebody may take a port between its
+    being found free and its use: then it is started afresh, up to three times in all. A process of its own ends what Ray leaves when this
+    one is killed (`ray_ends.py`).
 
-    Raises RuntimeError when it is late each time, ValueError in a folder that holds another "burnish" or where the environment turns Ray's
+    Raises RuntimeError when that is so each time, ValueError in a folder that holds another "burnish" or where the environment turns Ray's
     authentication off, and what else Ray raises.
 
     Example: `start_local_ray(num_cpus=4, include_dashboard=False)`.
@@ -50,13 +52,15 @@ def start_local_ray(**options: Any) -> Any:
             _watch(mark)
             return started
         except Exception as error:  # Ray has no class of its own for this
-            if not any(words in str(error) for words in _LATE):
+            late, taken = (any(words in str(error) for words in known) for known in (_LATE, _TAKEN))
+            if not (late or taken):
                 raise
             ray.shutdown()
             _end(_children() - before)
+            why = "did not start within its 30 s" if late else "found a port taken that it had found free"
             if attempt == ATTEMPTS:
-                raise RuntimeError(f"Ray did not start within its 30 s, {ATTEMPTS} times; is the machine too busy? {error}") from error
-            _log.warning("Ray did not start within its 30 s (attempt %d of %d): %s", attempt, ATTEMPTS, error)
+                raise RuntimeError(f"Ray {why}, {ATTEMPTS} times; is the machine too busy? {error}") from error
+            _log.warning("Ray %s (attempt %d of %d): %s", why, attempt, ATTEMPTS, error)
     raise AssertionError("the last attempt returns or raises")
 
 

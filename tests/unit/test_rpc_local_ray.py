@@ -17,6 +17,7 @@ from burnish.rpc.local_ray import ATTEMPTS, _marked, check_folder, start_local_r
 pytestmark = pytest.mark.unit
 
 LATE = Exception("The current node timed out during startup. This could happen because some of the raylet failed to startup.")
+TAKEN = Exception("The last 20 lines of dashboard.log:\n  in server_bind\n    self.socket.bind(self.server_address)")
 BUSY = RuntimeError("Ray did not start within its 30 s, 3 times; is the machine too busy")
 
 
@@ -37,10 +38,12 @@ def test_a_ray_that_would_ask_nobody_for_its_token_is_not_started(monkeypatch: p
         (["started"], 1, None),
         ([LATE, LATE, "started"], 3, None),
         ([LATE] * 9, ATTEMPTS, BUSY),
+        ([TAKEN, LATE, "started"], 3, None),
+        ([TAKEN] * 9, ATTEMPTS, RuntimeError("Ray found a port taken that it had found free, 3 times")),
         ([ValueError("no such option"), "started"], 1, ValueError("no such option")),
     ],
 )
-def test_only_a_late_start_is_tried_again(
+def test_only_a_late_start_and_one_without_its_port_are_tried_again(
     monkeypatch: pytest.MonkeyPatch, answers: list[Any], calls: int, raises: Exception | None
 ) -> None:
     """A late one leaves processes behind, which Ray would keep beside the next ones."""
