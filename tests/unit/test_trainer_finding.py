@@ -68,8 +68,30 @@ def test_what_is_not_there_is_said_with_what_is(tiny: Path, tmp_path: Path) -> N
 def test_a_source_is_looked_up_under_the_name_of_its_import(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pypi:tiny==1 is not here yet; a run imports it first"):
         find_model("pypi:tiny==1", tmp_path)
-    assert find_model("pypi:tiny==1", tiny.parent) == tiny.resolve()
+    copied(tiny, tmp_path / "tiny", "pypi:tiny==1")
+    assert find_model("pypi:tiny==1", tmp_path) == (tmp_path / "tiny").resolve()
     assert find_model(str(tiny), tmp_path / "none", may_import=True) == tiny.resolve(), "a folder is never imported in passing"
+
+
+def copied(model: Path, folder: Path, source: str) -> None:
+    """The model as one that was imported from `source`."""
+    shutil.copytree(model, folder)
+    manifest = json.loads((folder / "burnish.json").read_text())
+    (folder / "burnish.json").write_text(json.dumps({**manifest, "source": source}))
+
+
+def test_a_source_is_never_answered_by_another_model_of_its_name(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`other/tiny.gguf` is not what was imported from `mine/tiny.gguf`, nor is another version of a package."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("mine", "other"):
+        Path(place).mkdir()
+        Path(place, "tiny.gguf").touch()
+    copied(tiny, tmp_path / "models" / "tiny", "mine/tiny.gguf")
+    for same in ("mine/tiny.gguf", "./mine/tiny.gguf", str(tmp_path / "mine" / "tiny.gguf")):
+        assert find_model(same) == (tmp_path / "models" / "tiny").resolve()
+    for other in ("other/tiny.gguf", "pypi:tiny==2"):
+        with pytest.raises(ValueError, match=r"is there already and comes from mine/tiny\.gguf; import it under another name"):
+            find_model(other, may_import=True)
 
 
 def test_a_model_is_imported_where_that_is_allowed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +99,7 @@ def test_a_model_is_imported_where_that_is_allowed(tiny: Path, tmp_path: Path, m
 
     def fake(source: str, out: Path) -> None:
         calls.append((source, out))
-        shutil.copytree(tiny, out)
+        copied(tiny, out, source)
 
     monkeypatch.setattr("burnish.trainer.models.finding.import_model", fake)
     for _ in range(2):

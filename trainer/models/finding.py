@@ -108,7 +108,18 @@ def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
             raise ValueError(f"model {source} is not here yet; a run imports it first, or do it now: `burnish models import {source}`")
         import_model(source, folder)
     check_model_folder(folder)
+    if (found := own_manifest(folder)) is not None and not _same_source(found.source, source):
+        raise ValueError(
+            f"model {source} would be {folder}, which is there already and comes from {found.source}; import it under another name"
+            f" (`burnish models import {source} --name NAME`), and give that name, or give {folder.name} if that is the one meant"
+        )
     return folder.resolve()
+
+
+def _same_source(known: str, source: str) -> bool:
+    """Whether a model that came from `known` is what `source` names: the same words, or two ways to write one file's path."""
+    same_file = reads_as_path(known) and reads_as_path(source) and Path(known).expanduser().resolve() == Path(source).expanduser().resolve()
+    return known == source or same_file
 
 
 def _no_such(kind: str, path: str) -> str:
