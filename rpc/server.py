@@ -233,6 +233,8 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
         raise ValueError(
             f"cannot listen on {address}: the port is in use; stop whatever holds it, choose another, or give 0 for a free one"
         )
+    if refusal < 0:  # of getaddrinfo: no number that strerror knows
+        raise ValueError(f"cannot listen on {address}: {host} cannot be looked up; give an address of this machine")
     try:
         return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:

@@ -72,18 +72,17 @@ async def channel_ready(
 ) -> None:
     """Wait until the channel is connected, trying again meanwhile, unless `patient` is False.
 
-    Raises RpcUnavailable, or RpcRefused as soon as TLS fails.
+    Raises RpcUnavailable, or RpcRefused as soon as TLS fails, or is wanted by the server and not spoken.
     """
     ready = asyncio.ensure_future(channel.channel_ready())
     waits = {ready} if patient else {ready, asyncio.ensure_future(until_failure(channel))}
     try:
         async with asyncio.timeout(timeout_s):
-            look_s = LOOK_S if security.secure else None
-            while not (done := (await asyncio.wait(waits, timeout=look_s, return_when=asyncio.FIRST_COMPLETED))[0]):
+            while not (done := (await asyncio.wait(waits, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED))[0]):
                 if reason := await diagnose(target, security):  # a server that is not there yet is worth waiting for, this is not
                     raise RpcRefused(target.address, reason)
             if ready not in done:
-                reason = await diagnose(target, security) if security.secure else ""
+                reason = await diagnose(target, security)
                 raise RpcRefused(target.address, reason) if reason else RpcUnavailable(target.address, "could not connect again")
     except TimeoutError:
         raise RpcUnavailable(target.address, f"could not connect within {timeout_s:g} s; is the service running?") from None
@@ -111,8 +110,25 @@ async def call_error(error: grpc.aio.AioRpcError, address: str, target: Target, 
 
 
 async def diagnose(target: Target, security: ClientSecurity) -> str:
-    """Why a TLS handshake with the target fails, from a plain socket: gRPC tells less. Empty when it does not fail."""
-    return await asyncio.get_running_loop().run_in_executor(None, _try_handshake, target, security)
+    """Why a connection to the target fails, from a plain socket: gRPC tells less. Empty when it is not for TLS.
+
+    With TLS, why the handshake fails; without it, that the server speaks TLS.
+    """
+    look = _try_handshake if security.secure else _wants_tls
+    return await asyncio.get_running_loop().run_in_executor(None, look, target, security)
+
+
+def _wants_tls(target: Target, security: ClientSecurity) -> str:
+    """What to say to a client without TLS of a server that greets only with it. Nothing is sent but the greeting, and nothing trusted."""
+    host, _, port = target.address.rpartition(":")
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=DIAGNOSIS_S) as plain:
+            unchecked.wrap_socket(plain).close()
+    except (OSError, ValueError):  # an address without a port is no socket of this kind
+        return ""
+    return "TLS: the server speaks TLS and this client does not; give the CA of its certificate (tls = { ca = … })"
 
 
 def _try_handshake(target: Target, security: ClientSecurity) -> str:

@@ -136,6 +136,7 @@ def test_a_certificate_that_is_not_accepted_is_named(start: Start, files: Files)
     good, old = start(*tls(files.server), "--token-file", files.token), start(*tls(files.expired))
     assert "certificate has expired" in refusal(f"{old}?ca={files.ca}")
     assert "unable to get local issuer certificate" in refusal(f"{good}?ca={files.other_ca}&token_file={files.token}")
+    assert "the server speaks TLS and this client does not; give the CA of its certificate" in refusal(good)
     port = good.rpartition(":")[2]
     assert "mismatch" in refusal(f"127.0.0.1:{port}?ca={files.ca}&server_name=elsewhere.example&token_file={files.token}")
 
@@ -167,6 +168,7 @@ def test_a_server_that_cannot_be_secure_does_not_start(files: Files, tmp_path: P
         (("--tls-cert", files.server.cert), "the key is missing"),
         (("--tls-cert", files.server.cert, "--tls-key", "/nowhere.key"), "/nowhere.key cannot be read"),
         (("--tls-client-ca", files.ca), "no effect without TLS"),
+        (("--host", "host.invalid", *tls(files.server), "--token-file", files.token), "host.invalid cannot be looked up"),
         (("--token-env", "BURNISH_NO_SUCH_TOKEN"), "environment variable BURNISH_NO_SUCH_TOKEN is not set"),
     ):
         with pytest.raises(ValueError, match="did not start") as caught:
