@@ -80,7 +80,9 @@ def check_run(path: Path) -> Path:
     """The resolved folder of a run. Raises ValueError when it holds none, or a file that is shown of it is a link to somewhere else, or no
     file at all."""
     if not (path / "config.json").is_file():
-        raise ValueError(f"{path} is not a run folder (it has no config.json); give a folder under runs/")
+        below = Path("runs") / path
+        close = f"did you mean {below}?" if (below / "config.json").is_file() else "give a folder under runs/"
+        raise ValueError(f"{path} is not a run folder (it has no config.json); {close}")
     home = path.resolve()
     for pattern in ("*.json*", *FOLDERS, "transcripts/*.jsonl", "episodes/*.parquet", "episodes/.index", "data/*", "data/*/*.json*"):
         for one in home.glob(pattern):

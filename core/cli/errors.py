@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def _expected(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, FileExistsError) and error.filename and error.strerror == os.strerror(errno.EEXIST):
+        return f"{error.filename} exists already; choose another place or remove it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):

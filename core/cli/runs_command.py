@@ -297,7 +297,8 @@ def _print_error(line: str) -> None:
 
 
 def _no_runs(runs: Path) -> str:
-    return f"no runs yet in {runs}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise"
+    where = f"in {runs}" if runs.is_dir() else f"here: there is no folder {runs}"
+    return f"no runs yet {where}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise"
 
 
 def _print_json(data: Any) -> None:

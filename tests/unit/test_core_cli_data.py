@@ -61,6 +61,14 @@ def test_dedup_writes_what_is_new_as_it_stood(tmp_path: Path) -> None:
     assert [json.loads(line) for line in out.read_text().splitlines()] == [rows[0], rows[2]]
 
 
+def test_a_file_that_is_there_is_never_written_over(tmp_path: Path) -> None:
+    rows, there = write(tmp_path / "a.jsonl", {"messages": [{"role": "user", "content": "hi"}]}), tmp_path / "there.jsonl"
+    there.write_text("mine")
+    for arguments in (("dedup", rows, "--out"), ("check", rows, "--rejects")):
+        assert burnish(*arguments, str(there), code=2) == f"error: {there} exists already; choose another place or remove it\n"
+    assert there.read_text() == "mine"
+
+
 def test_contamination_exits_with_one_where_there_is_any(tmp_path: Path) -> None:
     place, other = write(tmp_path / "a.jsonl", talk("Is part nine here?")), write(tmp_path / "b.jsonl", talk("Is part ten here?"))
     assert "1 of 1 rows" in burnish("contamination", place, "--against", place, code=1)

@@ -35,7 +35,8 @@ def test_before_the_first_run_there_are_none(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "runs"):
         found = CliRunner().invoke(app, ["runs", "list", str(folder)])
         assert found.exit_code == 0, found.output
-        assert found.stdout == f"no runs yet in {folder}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise\n"
+        where = f"in {folder}" if folder.is_dir() else f"here: there is no folder {folder}"
+        assert found.stdout == f"no runs yet {where}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise\n"
         assert CliRunner().invoke(app, ["runs", "list", str(folder), "--json"]).stdout == "[]\n"
     (tmp_path / "file").touch()
     assert CliRunner().invoke(app, ["runs", "list", str(tmp_path / "file")]).exit_code == 2
