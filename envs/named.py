@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from .contract import ENVS, make_env
 from .failures import short_traceback
 from .places import own_places
-from .registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
+from .registry import ID_PATTERN, did_you_mean, load_plugin, look_here, said_of_import
 
 T = TypeVar("T")
 
@@ -109,9 +109,3 @@ def look_in(folder: str) -> None:
     """Have relative paths, and modules' names, mean here what they mean in a process that runs in that folder, if it is here."""
     if os.path.isdir(folder):
         os.chdir(folder)
-
-
-def look_here() -> None:
-    """Have modules of the folder burnish is started in found; a console script does not look there, `python -m` does."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -45,6 +47,10 @@ class Listing:
         return f"{file}:{name}" if file else self.source
 
 
+_kinds: WeakSet[Registry[Any]] = WeakSet()
+"""Every registry there is, so that an id of another kind is told from one that nobody knows."""
+
+
 class Registry(Generic[T]):
     """Components of one kind by id. Example: `REWARDS = Registry[RewardPlugin]("reward", "burnish.rewards")`."""
 
@@ -53,6 +59,7 @@ class Registry(Generic[T]):
         self.group = group
         self._loaded: dict[str, T] = {}
         self._sources: dict[str, str] = {}
+        _kinds.add(self)
 
     def register(self, id: str, component: T, source: str) -> T:
         """Add a component. Raises ValueError on a malformed id or when another source already holds it."""
@@ -106,6 +113,13 @@ class Registry(Generic[T]):
 
     def said_of(self, id: str) -> str:
         """What is wrong with an id that is not registered: its version, its namespace, or its name, and what it may have meant."""
+        others = [other.kind for other in _kinds if other is not self and any(row.id == id for row in other.list())]
+        if others:
+            return f"{id!r} is the id of {an(others[0])}, and {an(self.kind)} is asked for"
+        file, _, name = id.rpartition(":")
+        if file.endswith(".py"):
+            meant = name if ID_PATTERN.match(name) else "what it is registered as, such as my-team/name-v1"
+            return f"{self.kind} {id!r} is a name in a file and no id; give its id, {meant}, and the file by --plugin {file}"
         known = [listing.id for listing in self.list()]
         match = ID_PATTERN.match(id)
         if match:
@@ -120,6 +134,11 @@ class Registry(Generic[T]):
                 close = close if "did you mean" in close else ""
                 return f"{said}{close}; --plugin FILE.py registers your own, or the package that brings it must be installed"
         return f"{self.kind} {id!r} is unknown{did_you_mean(id, known)}"
+
+
+def an(kind: str) -> str:
+    """A kind with its article. Example: `an("environment")` is "an environment"."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -168,12 +187,27 @@ def load_plugin(path: str | Path) -> str:
         raise ValueError(f"plug-in {path} is not a Python file; give a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    look_here()  # for what the file imports from beside it
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a program that ends itself when it is imported must not end this one in silence
         del sys.modules[name]
         raise ValueError(f"plug-in {path} failed to import: {said_of_import(error)}") from error
     return name
+
+
+def look_here() -> None:
+    """Have modules of the folder burnish is started in found; a console script does not look there, `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def module_place(name: str) -> str:
+    """How a user calls a module: by its file where `load_plugin` loaded it, relative where it lies below this folder."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if not is_plugin_module(name) or not file:
+        return name
+    return str(Path(file).relative_to(Path.cwd())) if Path(file).is_relative_to(Path.cwd()) else file
 
 
 def is_plugin_module(module: str) -> bool:

@@ -33,7 +33,7 @@ from ..rpc.payload import PayloadError, plain_json, plain_value, utf8
 from .callables import doc_of, hints_of, is_async, written
 from .failures import EpisodeFailure, Failure, FailureKind, boundary, short_traceback
 from .pydantic_words import message_of
-from .registry import did_you_mean
+from .registry import did_you_mean, module_place
 
 LATE_S = 5.0  # how much longer an async tool is waited for that blocks the loop or swallows its cancellation
 
@@ -195,7 +195,9 @@ class ToolSet:
         """All tools among the module's public names. Raises ValueError when there are none."""
         tools = [value for key, value in vars(module).items() if isinstance(value, Tool) and not key.startswith("_")]
         if not tools:
-            raise ValueError(f"module {module.__name__!r} has no tools; decorate functions with @tool (from burnish.envs.tools)")
+            place, kinds = module_place(module.__name__), tool_classes(module)
+            what = f"no functions that are tools, but a class of them; give {place}:{kinds[0].__name__}" if kinds else "no tools"
+            raise ValueError(f"{place!r} has {what}{'' if kinds else '; decorate functions with @tool (from burnish import tool)'}")
         return cls(tools)
 
     @property
@@ -311,3 +313,14 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     read = docstring_parser.parse(doc_of(function))
     about = {one.arg_name: " ".join(one.description.split()) for one in read.params if one.description}
     return (read.description or "").strip(), about
+
+
+def tool_classes(module: ModuleType) -> list[type]:
+    """The classes written in a module, or in its plug-in file, that have methods which are tools: `SessionTools` takes each."""
+    own = [value for key, value in vars(module).items() if inspect.isclass(value) and not key.startswith("_")]
+    return [
+        kind
+        for kind in own
+        if kind.__module__ == module.__name__
+        and any(isinstance(one, Tool) and one.is_method for base in kind.__mro__ for one in vars(base).values())
+    ]

@@ -22,7 +22,9 @@ from burnish.envs.named import import_module
 from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tool_calls import Malformed, parse_tool_calls
-from burnish.envs.tools import Tool, ToolSet
+from burnish.envs.tool_sessions import SessionTools
+from burnish.envs.tools import Tool, ToolSet, tool_classes
+from burnish.hosting.services import load_tools
 from burnish.rewards.checks.played import episode_of
 from burnish.rewards.checks.reward import check_reward
 from burnish.rewards.checks.trial import read_episodes
@@ -110,6 +112,8 @@ def suites(target: str, given: Given) -> list[Checks]:
         return _by_id(id, given)
     if target.endswith(".py"):
         return _by_module(load_plugin(target), target, given)
+    if id.isidentifier() and (module.endswith(".py") or MODULE.match(module)):  # as services take it
+        return _by_name(module, id, given)
     place = Path(target)
     if place.is_file() or (place.is_dir() and not (place / "__init__.py").is_file()):
         raise ValueError(f"{target} is {'no Python file' if place.is_file() else 'a folder'}; give a plug-in file (my_file.py) or a module")
@@ -128,6 +132,18 @@ def _by_id(id: str, given: Given) -> list[Checks]:
     return [_suite(registry, id, given) for registry in REGISTRIES if any(row.id == id for row in registry.list())]
 
 
+def _by_name(place: str, name: str, given: Given) -> list[Checks]:
+    """The one function or class of a module that a name means: an environment, reward or verifier, a tool, or a class of tools."""
+    module = import_module(place, "check")
+    rows = [(registry, row) for registry in REGISTRIES for row in registry.list() if row.source == f"{module.__name__}:{name}"]
+    if rows:
+        return [_suite(registry, row.id, replace(given, played=_played(module.__name__, given))) for registry, row in rows]
+    others = replace(given, played=_played(module.__name__, replace(given, args={})))
+    found = getattr(module, name, None)
+    tools = ToolSet([found]) if isinstance(found, Tool) and not found.is_method else load_tools(f"{place}:{name}")
+    return [_tools(tools, f"{place}:{name}", others)]
+
+
 def _by_module(module: str, target: str, given: Given) -> list[Checks]:
     """Everything that importing the module registered, and its tools; the argument `data` is for the tools."""
     others = replace(given, args={key: value for key, value in given.args.items() if key != "data"})
@@ -139,16 +155,20 @@ def _by_module(module: str, target: str, given: Given) -> list[Checks]:
         if row.source.partition(":")[0] in (module, *_submodules(module))
     ]
     tools = [value for key, value in vars(sys.modules[module]).items() if isinstance(value, Tool) and not key.startswith("_")]
-    if tools:
-        data = given.args.get("data") or next((one.tool_data for one in others.played), None)
-        those = ToolSet(tools)
-        calls = _calls(given, those.schemas()) or _calls_shown(others.played, those.schemas())
-        check_them = partial(check_tools, those, data, calls, name=f"tools of {target}")
-        found.append(Checks(check_them, frozenset({"--arg", "--reply"})))
+    with_data = replace(given, played=others.played)
+    found += [_tools(ToolSet(tools), target, with_data)] if tools else []
+    found += [_tools(SessionTools(kind), f"{target}:{kind.__name__}", with_data) for kind in tool_classes(sys.modules[module])]
     if not found:
         plain = "; an ordinary Gymnasium environment is checked as burnish/Gymnasium-v0 --arg env_id=my_module:my-team/Name-v0"
         raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools{plain}")
     return found
+
+
+def _tools(tools: ToolSet | SessionTools, target: str, given: Given) -> Checks:
+    """What to check of tools: with the data that is given, or else that of the environment played, and calls that its prompt shows."""
+    data = given.args.get("data") or next((one.tool_data for one in given.played), None)
+    calls = _calls(given, tools.schemas()) or _calls_shown(given.played, tools.schemas())
+    return Checks(partial(check_tools, tools, data, calls, name=f"tools of {target}"), frozenset({"--arg", "--reply"}))
 
 
 def _played(module: str, given: Given) -> tuple[CheckedEpisode, ...]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from google.protobuf.message import DecodeError
 
 from burnish.envs.named import load_environment, try_environment
-from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin, said_of_import
+from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin, look_here, said_of_import
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote.tools import ToolService
 from burnish.envs.tool_sessions import SessionTools
@@ -165,8 +165,7 @@ def _split(target: str) -> tuple[str, str]:
 def _import(module: str) -> Any:
     if module.endswith(".py"):
         return sys.modules[load_plugin(module)]
-    if os.getcwd() not in sys.path:  # a console script does not look there, `python -m` does
-        sys.path.insert(0, os.getcwd())
+    look_here()
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from burnish.envs.contract import ENVS
-from burnish.envs.named import import_module, load_environment, load_function, look_here
-from burnish.envs.registry import Registry, did_you_mean, load_plugin
+from burnish.envs.named import import_module, load_environment, load_function
+from burnish.envs.registry import Registry, did_you_mean, load_plugin, look_here
 from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig, service_references

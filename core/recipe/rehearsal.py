@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from burnish.envs.failures import Failure
-from burnish.envs.named import look_here
+from burnish.envs.registry import look_here
 from burnish.envs.types import EpisodeGroup, Reward, Task
 from burnish.inspector.text import number
 from burnish.recipe.load import config_from_record

@@ -20,12 +20,14 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from ..failures import EpisodeFailure, FailureKind, short_traceback
+from ..tool_sessions import SessionTools
 from ..tools import ToolContext, ToolRejected, Tools, ToolSet
 from .conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, percentiles, run_checks
 from .schema_samples import sample
 
 Call = tuple[str, Mapping[str, Any]]
 
+GIVE_DATA = "if it needs the data of a task, give some: --arg 'data={…}'"
 CONCURRENT = 16
 CALLS_PER_TOOL = 8
 HOSTILE_VALUES: tuple[Any, ...] = (
@@ -72,6 +74,13 @@ class _Subject:
     def may_lack_data(self, name: str) -> bool:
         """Whether a tool may fail for want of a task's data: none was given, and it gets to know the task, or who knows."""
         return not self.data and not (isinstance(self.tools, ToolSet) and name in self.tools.names and not self.tools.reads_context(name))
+
+    def raises(self, call: Call) -> bool:
+        try:
+            self.answer(call, self.context("raises"))
+        except _Raised:
+            return True
+        return False
 
     def answer(self, call: Call, context: ToolContext) -> str:
         """What the policy would read. Raises Broken when the tool fails instead of answering or rejecting."""
@@ -135,7 +144,7 @@ def _calls(subject: _Subject) -> str:
             answers.append((call, subject.answer(call, subject.context("calls"))))
         except _Raised as reason:
             if subject.may_lack_data(call[0]):
-                raise NeedsSample(f"{reason}\nif it needs the data of a task, give some: --arg 'data={{…}}'") from None
+                raise NeedsSample(f"{reason}\n{GIVE_DATA}") from None
             raise
     answered = [call[0] for call, answer in answers if not answer.startswith("rejected: ")]
     counts = f"{len(answers)} calls that fit the schemas: {len(answered)} answered, {len(answers) - len(answered)} rejected"
@@ -161,7 +170,13 @@ def _unknown(subject: _Subject) -> str:
     arguments = next(dict(arguments) for name, arguments in subject.calls if name == first)
     unknown: tuple[Call, ...] = (("no_such_tool", {}), ("\ud800", {}), (first, {**arguments, "no_such_argument": 1}))
     for call in unknown:
-        if not subject.answer(call, subject.context("unknown")).startswith("rejected: "):
+        try:
+            answer = subject.answer(call, subject.context("unknown"))
+        except _Raised as reason:  # so does a call that fits: then it is not what is unknown that it fails by
+            if subject.may_lack_data(first) and subject.raises((first, arguments)):
+                raise NeedsSample(f"{reason}\n{GIVE_DATA}") from None
+            raise
+        if not answer.startswith("rejected: "):
             raise Broken(f"{_shown(call)} is answered; a tool or an argument that does not exist must be rejected, or the policy learns it")
     return "tools and arguments that do not exist are rejected"
 
@@ -216,7 +231,7 @@ def _untouched(subject: _Subject) -> str:
 
 
 def _pickling(subject: _Subject) -> str:
-    if isinstance(subject.tools, ToolSet):
+    if isinstance(subject.tools, ToolSet | SessionTools):
         raise Skipped("tools of this process are imported by the processes that use them, not sent")
     again: Tools = ForkingPickler.loads(bytes(ForkingPickler.dumps(subject.tools)))
     if again.schemas() != subject.tools.schemas():

@@ -10,7 +10,8 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from ..contract import Observation
-from ..named import load_function, look_here
+from ..named import load_function
+from ..registry import look_here
 from ..spaces import MessagesSpace, UnicodeText
 from ..types import Message
 from .spaces import ActionWords, Unreadable, action_words, describe_space, numbers_in

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
 from burnish.envs.checks.conformance import Report, render
 from burnish.envs.checks.schema_samples import sample
 from burnish.envs.checks.tools import check_tools
 from burnish.envs.tools import Tool, ToolContext, ToolRejected, ToolSet, tool
+from burnish.hosting.services import load_tools
 
 pytestmark = pytest.mark.unit
 
@@ -164,6 +167,81 @@ def test_the_first_example_is_whole() -> None:
     states = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if line and not line.startswith(" ")]
     assert states == ["passed"] * 4, done.stdout
     assert done.stdout.count("all the same, 0: a reward that never differs teaches nothing") == 2
+
+
+ROBOT = """
+from burnish import ToolContext, tool
+
+class Robot:
+    def __init__(self, context: ToolContext) -> None:
+        self.left = dict(context.data["shelf"])
+
+    @tool
+    def look(self, item: str) -> str:
+        \"\"\"Count.\"\"\"
+        return str(self.left.get(item, 0))
+"""
+JUDGES = """
+from burnish import RewardInput, reward, verifier
+from stock import Robot
+
+@reward("DOCK/brief-v1")
+def brief(episode: RewardInput) -> float:
+    return -float(len(episode.answer or ""))
+
+@verifier("DOCK/loaded-v1")
+def loaded(episode: RewardInput) -> float:
+    return float(len(episode.answer or ""))
+"""
+
+
+@pytest.fixture
+def dock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The namespace of a plug-in that imports what lies beside it, a class of tools; one starts in their folder."""
+    namespace = f"dock{next(_counter)}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    (tmp_path / "stock.py").write_text(ROBOT)
+    (tmp_path / "judges.py").write_text(JUDGES.replace("DOCK", namespace))
+    yield namespace
+    sys.modules.pop("stock", None)
+
+
+def checked(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["check", *arguments])
+
+
+def test_a_class_of_tools_is_checked_alone_and_with_its_file(dock: str) -> None:
+    for target in ("stock.py", "stock.py:Robot"):
+        bare = checked(target)
+        assert bare.exit_code == 0, "its objects are made from a task that nobody gave, which is no fault"
+        assert "tools of stock.py:Robot: needs a sample" in bare.stdout and "--arg 'data={…}'" in bare.stdout
+        whole = checked(target, "--arg", "data={shelf = {bolts = 3}}")
+        assert whole.exit_code == 0 and "tools of stock.py:Robot: passed" in whole.stdout, whole.output
+
+
+def test_what_a_service_takes_by_its_name_in_a_file_is_checked_by_it(dock: str) -> None:
+    assert f"{dock}/brief-v1: passed" in checked("judges.py:brief").stdout
+    assert f"{dock}/loaded-v1: passed" in checked("judges.py:loaded").stdout
+    assert "there is no 'lodad'; did you mean 'loaded'?" in checked("judges.py:lodad").stderr
+
+
+def test_tools_in_a_class_are_said_to_be_there_where_functions_are_looked_for(dock: str) -> None:
+    with pytest.raises(ValueError, match=r"'stock\.py' has no functions that are tools, but a class of them; give stock\.py:Robot"):
+        load_tools("stock.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rewards", "check", "DOCK/loaded-v1"], "'DOCK/loaded-v1' is the id of a verifier, and a reward is asked for"),
+        (["env", "check", "DOCK/brief-v1"], "'DOCK/brief-v1' is the id of a reward, and an environment is asked for"),
+        (["rewards", "show", "judges.py:DOCK/brief-v1"], "give its id, DOCK/brief-v1, and the file by --plugin judges.py"),
+    ],
+)
+def test_an_id_of_another_kind_and_a_name_in_a_file_are_told_from_unknown_ids(dock: str, arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(app, [*(one.replace("DOCK", dock) for one in arguments), "--plugin", "judges.py"])
+    assert result.exit_code == 2 and says.replace("DOCK", dock) in result.stderr
 
 
 def test_tools_of_which_no_call_is_answered_have_shown_nothing() -> None:
