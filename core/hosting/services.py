@@ -201,9 +201,13 @@ def _serve(services: list[Service], options: ServerOptions, on_ready: ReadyCallb
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    if options.security.insecure and not is_loopback(options.host) and not options.security.cert:
-        log.warning("listening on %s without TLS: whoever sits between it and where TLS ends reads calls and tokens", options.host)
-    clean = asyncio.run(serve_until_signal(services, options, lambda address: on_ready(address, services)))
+
+    def ready(address: str) -> None:
+        if options.security.insecure and not is_loopback(options.host) and not options.security.cert:
+            log.warning("listening on %s without TLS: whoever sits between it and where TLS ends reads calls and tokens", options.host)
+        on_ready(address, services)
+
+    clean = asyncio.run(serve_until_signal(services, options, ready))
     if not clean:
         log.warning("a sync function did not return; ending the process without it")
         sys.stdout.flush()

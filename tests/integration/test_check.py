@@ -70,6 +70,32 @@ def test_a_plugin_file_is_checked_as_a_whole_and_a_service_by_its_address(tmp_pa
             check_verifier_service(judge.address, "x/y-v1")
 
 
+SHELF = """
+from burnish import ToolContext, tool
+
+class Shelf:
+    def __init__(self, context: ToolContext) -> None:
+        self.left = dict(context.data["shelf"])
+
+    @tool
+    def look(self, item: str) -> str:
+        \"\"\"Count.\"\"\"
+        return str(self.left.get(item, 0))
+"""
+
+
+def test_a_service_whose_tools_are_made_from_a_task_needs_one_and_has_no_fault(tmp_path: Path) -> None:
+    """The example of docs/run-tools.md: without the data of a task no object can be made, which says nothing of the contract."""
+    (tmp_path / "shelf.py").write_text(SHELF)
+    with ServiceProcess("tools", f"{tmp_path / 'shelf.py'}:Shelf", tmp_path / "log") as tools:
+        bare = check_tool_service(tools.address)
+        whole = check_tool_service(tools.address, {"shelf": {"bolts": 3}})
+    assert not bare.failed, render(bare)
+    needed = {check.name for check in bare.checks if check.status == "need"}
+    assert needed == {"sessions", "garbage", "unknown names", "calls"}, render(bare)
+    assert whole.passed, render(whole)
+
+
 ELSEWHERE = ("burnish/Remote-v0", "burnish/SingleTurn-v0")  # these need a service, and a task with a prompt
 REPLIES = ('spec("bore")', "hit", "left", "down", "right", "pick up", "scrap bore", "north", "verdict: scrap; reason: undersize")
 

@@ -174,6 +174,7 @@ def test_a_server_that_cannot_be_secure_does_not_start(files: Files, tmp_path: P
         with pytest.raises(ValueError, match="did not start") as caught:
             ServiceProcess("verifier", f"{TARGETS}:puppet", tmp_path / "log", arguments=arguments).start()
         assert says in str(caught.value)
+        assert "listening on" not in (tmp_path / "log").read_text(), "what does not start does not say that it listens"
 
 
 def burnish_command(*arguments: str) -> tuple[int, str]:
