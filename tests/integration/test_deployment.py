@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from tests.integration.replicas import engine_of, replica_of
 from tests.integration.taught import taught_model
 
 from burnish.serving.fleet import DeploymentHandle, start_deployment
@@ -196,25 +196,14 @@ def test_a_bad_edit_is_said_and_changes_nothing(deployed: Deployed) -> None:
 
 
 def test_a_replica_that_is_killed_loses_no_request_that_had_no_answer_yet(deployed: Deployed) -> None:
-    os.kill(replica_of("v1").pid, signal.SIGKILL)
+    os.kill(replica_of("clerk:v1").pid, signal.SIGKILL)
     for caller in deployed.keys:
         assert deployed.ask(caller) == deployed.expected(caller, 50, 50)
 
 
-def replica_of(version: str) -> psutil.Process:
-    """The process of a version's one replica."""
-    found = []
-    for one in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # one that ended meanwhile, or that nobody has waited for
-            if f"ServeReplica:burnish-clerk@{version}" in " ".join(one.cmdline()):
-                found.append(one)
-    (replica,) = found
-    return replica
-
-
 def test_a_version_that_is_taken_out_ends_when_it_has_answered_what_it_has(deployed: Deployed) -> None:
-    replica = replica_of("v2")
-    (engine,) = [one for one in replica.children(recursive=True) if "VLLM" in one.name() or "spawn" in " ".join(one.cmdline())]
+    replica = replica_of("clerk:v2")
+    engine = engine_of(replica)
     engine.suspend()
     try:
         with ThreadPoolExecutor(1) as pool:
