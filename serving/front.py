@@ -44,8 +44,8 @@ class Front:
         try:
             caller = self.admission.who(scope["headers"])
             known, record.key = True, caller.name
-            if route == "chat" and self.desk is not None:
-                record.id = self.desk.ids.new("chatcmpl", caller.name)
+            if record.route in ID_PREFIXES and self.desk is not None:
+                record.id = self.desk.ids.new(ID_PREFIXES[record.route], caller.name)
             if isinstance(route, Refused):
                 raise route
             await self.admission.check_budget(caller, route)

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .audit import Record, record_of
 from .event_stream import DONE
-from .wire import CHAT
+from .requests import prompts_of
+from .wire import ANSWERED, path_of
 
 LARGEST_ANSWER: Final = 4 * 2**20
 """Bytes of an answer on the wire that is looked at: one with log-probabilities of everything is larger."""
@@ -32,8 +33,22 @@ class Question(BaseModel):
     tools: list[dict[str, Any]] = []
 
 
+class Prompted(BaseModel):
+    """What the model was to go on from: the prompts of a completion, texts or token ids, as it read them. echo: whether its answers repeat
+    them."""
+
+    model_config = STRICT
+
+    prompts: list[str | list[int]]
+    echo: bool = False
+
+    def of_choice(self, choice: int, choices: int) -> Prompted:
+        """The prompt of one of so many choices: each prompt has as many, in order."""
+        return self.model_copy(update={"prompts": [self.prompts[choice * len(self.prompts) // choices]]})
+
+
 class Choice(BaseModel):
-    """One answer, as its client read it."""
+    """One answer, as its client read it; a completion is what the assistant said."""
 
     model_config = STRICT
 
@@ -51,13 +66,15 @@ class Answered:
     streams: bool
 
     @property
-    def asked(self) -> Question:
+    def asked(self) -> Question | Prompted:
+        if "prompt" in self.request:
+            return Prompted(prompts=prompts_of(self.request), echo=bool(self.request.get("echo")))
         return Question(messages=list(self.request["messages"]), tools=list(self.request.get("tools") or ()))
 
     def choices(self) -> list[Choice]:
         """The choices in order; none where the answer broke off."""
         if not self.streams:
-            return [_choice(one["message"], one.get("finish_reason")) for one in json.loads(self.body)["choices"]]
+            return [_choice(_message(one, "message"), one.get("finish_reason")) for one in json.loads(self.body)["choices"]]
         said: dict[int, _Said] = {}
         events = [raw for raw in self.body.split(b"\n\n") if raw]
         for raw in events:
@@ -79,7 +96,7 @@ class _Said:
     finish_reason: str | None = None
 
     def add(self, choice: Mapping[str, Any]) -> None:
-        delta = choice.get("delta") or {}
+        delta = _message(choice, "delta")
         self.text.append(delta.get("content") or "")
         for call in delta.get("tool_calls") or ():
             self.calls[call["index"]] = {key: value for key, value in call.items() if key != "index"}
@@ -88,6 +105,11 @@ class _Said:
     def choice(self) -> Choice:
         calls = [self.calls[index] for index in sorted(self.calls)]
         return _choice({"content": "".join(self.text), "tool_calls": calls}, self.finish_reason)
+
+
+def _message(choice: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a choice says, of a chat or of a completion."""
+    return {"content": choice["text"]} if "text" in choice else choice.get(key) or {}
 
 
 def _choice(message: Mapping[str, Any], finish_reason: str | None) -> Choice:
@@ -104,7 +126,7 @@ class ObservedChatApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        if scope["type"] != "http" or scope["path"].rstrip("/") != CHAT or record.store is False:
+        if scope["type"] != "http" or path_of(scope) not in ANSWERED or record.store is False:
             await self._app(scope, receive, send)
             return
         parts, size, good, streams = list[bytes](), 0, False, False

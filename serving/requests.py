@@ -29,11 +29,11 @@ MOST_BIASES: Final = 1024
 _BOTH: Final = frozenset({
     "model", "n", "stream", "stream_options", "user",
     "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias",
-    "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logprobs", "return_token_ids", "skip_special_tokens",
+    "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logprobs", "return_token_ids", "skip_special_tokens", "store",
 })  # fmt: skip
 CHAT_FIELDS: Final = _BOTH | {
     "messages", "tools", "tool_choice", "response_format", "max_completion_tokens", "top_logprobs", "add_generation_prompt",
-    "continue_final_message", "store",
+    "continue_final_message",
 }  # fmt: skip
 """Fields of a chat request that the service honours. `user` only names the caller and changes no answer; `store` says whether it
 may be kept."""
@@ -57,8 +57,7 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
 def read_completion_request(body: bytes) -> dict[str, Any]:
     """A completion request. Raises Refused, 400, naming the field where one is wrong."""
     request = _read(body, COMPLETION_FIELDS)
-    prompt = request.get("prompt")
-    prompts = prompt if isinstance(prompt, list) and not _is_ids(prompt) else [prompt]
+    prompts = prompts_of(request)
     if not prompts or not (all(isinstance(one, str) and one for one in prompts) or all(map(_is_ids, prompts))):
         raise invalid("prompt must be a text, several, a list of token ids, or several such lists, and none of them empty", "prompt")
     if answers_of(request) > MOST_ANSWERS:
@@ -72,9 +71,13 @@ READERS: Final[Mapping[str, Callable[[bytes], dict[str, Any]]]] = {CHAT: read_ch
 
 def answers_of(request: Mapping[str, Any]) -> int:
     """How many answers a request is for: `n`, for each of its prompts. Example: `answers_of({"prompt": ["a", "b"], "n": 3}) == 6`."""
+    return len(prompts_of(request)) * (request.get("n") or 1)
+
+
+def prompts_of(request: Mapping[str, Any]) -> list[Any]:
+    """The prompts of a completion request, texts or lists of token ids; of a chat request one that is none."""
     prompt = request.get("prompt")
-    prompts = len(prompt) if isinstance(prompt, list) and not _is_ids(prompt) else 1
-    return prompts * (request.get("n") or 1)
+    return prompt if isinstance(prompt, list) and not _is_ids(prompt) else [prompt]
 
 
 def has_token_ids(request: Mapping[str, Any]) -> bool:

@@ -46,8 +46,8 @@ def show(store: StoreArgument) -> None:
 def export(
     store: StoreArgument,
     form: Annotated[
-        Literal["sft", "preference", "rft"],
-        typer.Option("--as", help="Corrections to imitate, pairs for [dpo], or tasks for [tasks].", show_default=False),
+        Literal["sft", "preference", "rft", "document"],
+        typer.Option("--as", help="Corrections to imitate, pairs for [dpo], tasks for [tasks], or texts for [cpt].", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new .jsonl file.", show_default=False)],
     policy: Annotated[
@@ -63,7 +63,7 @@ def export(
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Write feedback as rows that training reads: corrections, preference pairs, or tasks."""
+    """Write feedback as rows that training reads: corrections, preference pairs, tasks, or texts."""
     needs_training("feedback export")
     from burnish.envs.registry import load_plugin
     from burnish.guardrails.guard import Guard

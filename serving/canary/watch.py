@@ -173,8 +173,10 @@ class CanaryWatch:
         self._trials = {name: kept.get(name) or _Trial(name, canary) for name, canary in canaries.items()}
 
     def consider(self, answered: Answered) -> None:
-        """Have an answer judged, if it is to be: one to who asked for the model, and for no version of it."""
+        """Have an answer judged, if it is to be: one of a chat, to who asked for the model, and for no version of it."""
         record = answered.record
+        if record.route != "chat":
+            return
         for trial in self._trials.values():
             if record.model != trial.canary.model or not trial.takes(record.version, self._clock()):
                 continue
@@ -213,7 +215,7 @@ class CanaryWatch:
             if trial.state == "rolled back" and before != "rolled back":
                 self._roll_back(trial.name)
         if slot.passed is False and choice is not None and self._keep is not None:
-            await self._keep(answered, answered.asked, choice, {trial.canary.judge.name: False})
+            await self._keep(answered, _question(answered), choice, {trial.canary.judge.name: False})
 
     async def _verdict(self, trial: _Trial, answered: Answered, choice: Choice) -> bool | None:
         """Whether an answer passed; None where it is none yet. One that a policy held back has failed."""
@@ -222,7 +224,7 @@ class CanaryWatch:
         if choice.message.get("tool_calls"):
             return None
         cut = choice.finish_reason == "length"
-        value = await self._ask(trial.name, JudgedAnswer(answered.record.id, answered.asked.messages, choice.message, cut))
+        value = await self._ask(trial.name, JudgedAnswer(answered.record.id, _question(answered).messages, choice.message, cut))
         trial.failures = 0
         return value >= trial.canary.judge.passes_at
 
@@ -230,3 +232,10 @@ class CanaryWatch:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("an answer could not be judged, or not be kept: %s", error)
+
+
+def _question(answered: Answered) -> Question:
+    """What was asked in a chat."""
+    asked = answered.asked
+    assert isinstance(asked, Question), "only chats are judged"
+    return asked

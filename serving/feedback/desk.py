@@ -17,7 +17,7 @@ from typing import Final, Protocol, TypeVar
 
 from ..admission import Refused
 from ..config import FeedbackConfig
-from ..observed import Answered, Choice, Question
+from ..observed import Answered, Choice, Prompted, Question
 from .ids import AnswerIds, kept_secret
 from .rows import AnswerRow, FeedbackRow, GivenFeedback
 from .store import SECRET_FILE, FeedbackStore, make_store
@@ -122,6 +122,8 @@ class FeedbackDesk:
                 said = f"the answer has {len(found.choices)} choices, from 0; there is no {given.choice}"
                 raise Refused(400, "invalid", said, param="choice")
             asked, answered = found.asked, found.choices[given.choice]
+            if isinstance(asked, Prompted):
+                asked = asked.of_choice(given.choice, len(found.choices))
         row = FeedbackRow(
             time=self._now(), key=key, asked=asked, answered=answered,
             model=found.model if found is not None else "", served_by=found.served_by if found is not None else "",

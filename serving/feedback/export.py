@@ -3,6 +3,10 @@
     sft          a correction: what was asked, and what should have been answered
     preference   a correction over the answer that it corrects; of two answers to one prompt, the liked one over the disliked
     rft          a task: what was asked where the answer was disliked, corrected, or failed a verdict
+    document     a correction of a completion: the prompt and what should have followed, as one text
+
+The first three are conversations, which a chat template renders. What a completion goes on from is none, and would be put into a user's
+turn, where the model never read it: those forms leave completions out, and say so.
 
 Clients write all of it. A guardrail policy takes out what it redacts and leaves out what it holds back; every row is read by the reader of
 its phase before it is written.
@@ -12,19 +16,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...guardrails.guard import Guard
 from ...guardrails.policy import Place
 from ...guardrails.verdict import judge
-from ...trainer.data.forms import read_conversation, read_messages, read_preference
+from ...trainer.data.forms import read_conversation, read_document, read_messages, read_preference
 from ...trainer.data.task_files import task_row
 from ..asked import Asked
+from ..observed import Prompted, Question
 from .rows import FeedbackRow
 
-ExportForm = Literal["sft", "preference", "rft"]
+ExportForm = Literal["sft", "preference", "rft", "document"]
+ON_COMPLETION = "is on a completion, whose prompt is no conversation; --as document takes its correction"
+ON_CHAT = "is on a chat, whose correction --as sft takes"
+NO_CONVERSATION = "has no conversation: none may be kept, or it had been let go of"
 HELD_BACK = "content_filter"
 """How an answer ended of which a policy's own words stand in the place of the model's."""
 
@@ -81,8 +89,13 @@ def export(feedback: Iterable[FeedbackRow], form: ExportForm, guard: Guard | Non
     Example: `export(open_store(folder).feedback(), "sft").rows[0]["messages"][-1]` is the first correction.
     """
     made, seen = Exported(), set[str]()
-    found = opinions(feedback)
-    rows = {"sft": _corrections, "preference": _pairs, "rft": _tasks}[form](found, guard, made)
+    found = list[AnswerOpinion]()
+    for one in opinions(feedback):
+        if isinstance(one.last.asked, Question if form == "document" else Prompted):
+            made.left_out[ON_CHAT if form == "document" else ON_COMPLETION] += 1
+        else:
+            found.append(one)
+    rows = {"sft": _corrections, "preference": _pairs, "rft": _tasks, "document": _documents}[form](found, guard, made)
     for row in rows:
         said = json.dumps({key: value for key, value in row.items() if key not in ("id", "metadata", "feedback")}, sort_keys=True)
         if said in seen:
@@ -171,9 +184,34 @@ def _tasks(found: Sequence[AnswerOpinion], guard: Guard | None, made: Exported) 
         yield row
 
 
+def _documents(found: Sequence[AnswerOpinion], guard: Guard | None, made: Exported) -> Iterator[dict[str, Any]]:
+    for one in found:
+        if one.correction is None:
+            made.unsuited += 1
+            continue
+        try:
+            asked = one.last.asked
+            if not isinstance(asked, Prompted):
+                raise _LeftOut(NO_CONVERSATION)
+            (prompt,) = asked.prompts
+            if asked.echo:
+                raise _LeftOut("was asked with echo, so that a correction may repeat the prompt")
+            if not isinstance(prompt, str):
+                raise _LeftOut("has a prompt of token ids, of which no text is known")
+            text = _clean(_written(prompt + one.correction), guard)["content"]
+            row = {"text": text, **_named(one)}
+            _check(row, form="document")
+            _keeps(guard, [_written(text)])
+        except _LeftOut as why:
+            made.left_out[str(why)] += 1
+            continue
+        yield row
+
+
 def _asked(one: AnswerOpinion, guard: Guard | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if one.last.asked is None:
-        raise _LeftOut("has no conversation: none may be kept, or it had been let go of")
+        raise _LeftOut(NO_CONVERSATION)
+    assert isinstance(one.last.asked, Question), "`export` left the others out"
     messages, tools = one.last.asked.messages, one.last.asked.tools
     return (messages, tools) if guard is None else _redacted(messages, tools, guard, "input")
 
@@ -181,7 +219,7 @@ def _asked(one: AnswerOpinion, guard: Guard | None) -> tuple[list[dict[str, Any]
 def _told(one: AnswerOpinion) -> dict[str, Any]:
     """What the model answered."""
     if one.last.answered is None:
-        raise _LeftOut("has no conversation: none may be kept, or it had been let go of")
+        raise _LeftOut(NO_CONVERSATION)
     if one.last.answered.finish_reason == HELD_BACK:
         raise _LeftOut("the answer was a policy's own")
     return one.last.answered.message
@@ -228,7 +266,12 @@ def _check(row: dict[str, Any], form: ExportForm) -> None:
         if form == "rft":
             task_row(row, "feedback", 1)
         else:
-            (read_conversation if form == "sft" else read_preference)(row)
+            readers: dict[str, Callable[[dict[str, Any]], object]] = {
+                "sft": read_conversation,
+                "preference": read_preference,
+                "document": read_document,
+            }
+            readers[form](row)
     except ValueError as error:  # half a character too
         raise _LeftOut(f"unfit: {error}") from None
 

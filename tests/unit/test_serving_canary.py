@@ -161,6 +161,15 @@ async def test_ten_planted_regressions_are_rolled_back_within_200_requests_and_t
     assert max(traffic.requests for traffic in worse) <= 200
 
 
+async def test_completions_are_not_judged() -> None:
+    traffic = Traffic(1.0, 0.0)
+    record = Record("completions", "cmpl-1", model="m", version="m:v2")
+    body = json.dumps({"choices": [{"index": 0, "text": "wrong", "finish_reason": "stop"}]}).encode()
+    traffic.watch.consider(Answered(record, {"prompt": "?"}, body, False))
+    await traffic.watch.settled()
+    assert traffic.asked == 0
+
+
 async def test_a_canary_that_has_to_go_has_no_more_callers_at_once_and_says_by_what_figures() -> None:
     traffic = Traffic(1.0, 0.0)
     found = await traffic.run(200)

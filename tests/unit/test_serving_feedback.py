@@ -16,7 +16,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.unit.guard_policy import TOML, policy
 from typer.testing import CliRunner, Result
 
@@ -35,7 +35,7 @@ from burnish.serving.feedback.segments import PARTS, Segments
 from burnish.serving.feedback.store import FeedbackStore, make_store, open_store
 from burnish.serving.front import Front
 from burnish.serving.key_files import new_key
-from burnish.serving.keys import Filed
+from burnish.serving.keys import Filed, Route
 from burnish.serving.observed import Choice, Question
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.pairs import survey_pairs
@@ -95,11 +95,13 @@ async def model(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Service:
-    """A service of model m with two keys that may give feedback, and one that may not. kept: without it, no conversation is."""
+    """A service of model m with two keys that may give feedback, and one that may not. kept: without it, no conversation is. says: what
+    answers in the model's place."""
 
-    def __init__(self, folder: Path, kept: bool = True) -> None:
+    def __init__(self, folder: Path, kept: bool = True, says: ASGIApp = model) -> None:
+        self.model = says
         self.clock, self.folder = Clock(), folder / "feedback"
-        routes = ("chat", "models", "feedback")
+        routes: tuple[Route, ...] = ("chat", "completions", "models", "feedback")
         self.keys = {name: new_key(folder / "keys.toml", name, routes=routes) for name in ("first", "second")}
         self.keys["asks"] = new_key(folder / "keys.toml", "asks")
         self.keyring, self.config = Filed(folder / "keys.toml"), FeedbackConfig(folder=str(self.folder), conversations=kept)
@@ -109,7 +111,7 @@ class Service:
         self.books = Books()
         self.desk = FeedbackDesk(self.config, self.books.metrics, self.clock)
         front = Front(RequestAdmission(self.keyring), self.books, self.desk)
-        self.app = chat_service(model, lambda: ("m",), front)
+        self.app = chat_service(self.model, lambda: ("m",), front)
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service")
 
     async def post(self, path: str, body: dict[str, Any], key: str = "first") -> httpx.Response:
