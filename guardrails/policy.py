@@ -264,6 +264,12 @@ class Policy(BaseModel):
         """Name, version and the beginning of the digest: what every decision names."""
         return f"{self.name}-v{self.version}@{self.digest[:12]}"
 
+    @cached_property
+    def text(self) -> str:
+        """What it says, for a model that judges by it: JSON, without what detectors of one's own are told."""
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"detectors"})
+        return json.dumps(said, ensure_ascii=False, indent=1)
+
     def message(self, category: str, action: Action) -> str:
         """What is said when a category acts; "" when nothing is done."""
         if action == "allow":

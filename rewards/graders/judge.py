@@ -106,6 +106,10 @@ class Judge:
             ),
         )
 
+    async def close(self) -> None:
+        """Let go of its connections: for whoever ends the loop that it belongs to."""
+        await self._client.close()
+
     async def score(self, grader: ScoreModel, sample: Sample, item: Mapping[str, Any]) -> Score:
         """The judge's number. Raises EpisodeFailure VERIFIER_INVALID when it gives none or one outside the range, other VERIFIER_* when it
         does not answer, and what filling the templates raises."""

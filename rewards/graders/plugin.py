@@ -22,7 +22,7 @@ from .formula import FormulaError
 from .judge import Judge, JudgeSettings
 from .multi import asks_a_judge, grade, require_packages
 from .templates import MissingReference, Sample, parse_path, walk
-from .types import AnyGrader, load_grader, read_grader
+from .types import AnyGrader, load_grader, read_grader, refers_to
 
 ID = "burnish/openai-grader-v1"
 TIMEOUT_S = 900.0
@@ -35,10 +35,11 @@ _judges: PerLoop[Judge] = PerLoop()
 class GraderOptions(BaseModel):
     """Options of `burnish/openai-grader-v1`.
 
-    file: path of the grader JSON, or grader: the JSON itself. item: further names of the item, each a path into the task's data
-    (`{answer = "reference_answer.final"}`). base_url: of the judges' OpenAI-compatible API; without it, OpenAI's own. api_key_env: the
-    environment variable with the key. timeout_s: seconds of one request to a judge. retries: further requests when it is overloaded or
-    lost. deadline_s: seconds of one judgement. max_concurrent: requests in flight, in each process that scores.
+    file: path of the grader JSON, or grader: the JSON itself. item: further names of the item, each a path into the task's data (`{answer =
+    "reference_answer.final"}`). policy: path of a guardrail policy, of which `{{item.policy}}` is the text. base_url: of the judges'
+    OpenAI-compatible API; without it, OpenAI's own. api_key_env: the environment variable with the key. timeout_s: seconds of one request
+    to a judge. retries: further requests when it is overloaded or lost. deadline_s: seconds of one judgement. max_concurrent: requests in
+    flight, in each process that scores.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -46,6 +47,7 @@ class GraderOptions(BaseModel):
     file: str | None = None
     grader: dict[str, Any] | None = None
     item: dict[str, str] = {}
+    policy: str | None = Field(default=None, min_length=1)
     base_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     timeout_s: float = Field(default=60.0, gt=0, le=600)
@@ -55,6 +57,7 @@ class GraderOptions(BaseModel):
 
     _loaded: AnyGrader = PrivateAttr()
     _paths: dict[str, tuple[str | int, ...]] = PrivateAttr()
+    _policy: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _can_grade(self) -> GraderOptions:
@@ -62,6 +65,8 @@ class GraderOptions(BaseModel):
             raise ValueError("needs exactly one of file (a path) and grader (the JSON itself)")
         self._loaded = load_grader(Path(self.file)) if self.file is not None else read_grader(self.grader or {})
         self._paths = {name: parse_path(path) for name, path in self.item.items()}
+        if self.policy is not None:
+            self._policy = self._policy_text(self.policy)
         require_packages(self._loaded)
         if asks_a_judge(self._loaded):
             self.settings.api_key()
@@ -70,6 +75,15 @@ class GraderOptions(BaseModel):
             if idle:
                 raise ValueError(f"{', '.join(sorted(idle))}: no effect, this grader asks no judge; remove it")
         return self
+
+    def _policy_text(self, file: str) -> str:
+        from ...guardrails.policy import load_policy
+
+        if "policy" in self.item:
+            raise ValueError("item.policy: policy brings an item of that name; call the other one something else")
+        if not refers_to(self._loaded, ("item", "policy")):
+            raise ValueError("policy: no effect, this grader never refers to {{item.policy}}; remove it, or show it to the judge")
+        return load_policy(file, to_run=False).text
 
     @property
     def loaded(self) -> AnyGrader:
@@ -95,6 +109,8 @@ class GraderOptions(BaseModel):
                 added[name] = walk(data, path)
             except LookupError as error:
                 raise MissingReference(f"item.{name} = {self.item[name]!r}: {error.args[0]}; the task's data lacks it") from None
+        if self._policy is not None:
+            added["policy"] = self._policy
         return {**base, **added}
 
 

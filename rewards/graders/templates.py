@@ -70,7 +70,11 @@ class Template:
     @property
     def reads_json(self) -> bool:
         """Whether it refers to the answer as JSON, which an answer may fail to be."""
-        return any(not isinstance(part, str) and part[:2] == ("sample", "output_json") for part in self._parts)
+        return self.refers_to(("sample", "output_json"))
+
+    def refers_to(self, place: Reference) -> bool:
+        """Whether a reference leads to a place, or into it."""
+        return any(not isinstance(part, str) and part[: len(place)] == place for part in self._parts)
 
     def fill(self, sample: Sample, item: Mapping[str, Any]) -> str:
         """The text with every reference replaced: strings as they are, everything else as JSON.

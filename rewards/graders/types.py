@@ -204,6 +204,12 @@ class Multi(_Named):
         return least(Formula(self.calculate_output, self.graders), ranges)
 
 
+def refers_to(grader: AnyGrader, place: tuple[str, ...]) -> bool:
+    """Whether a grader refers to a place or to something in it. Example: `refers_to(grader, ("item", "policy"))`."""
+    single = grader.graders.values() if isinstance(grader, Multi) else (grader,)
+    return any(Template(text).refers_to(place) for one in single for text in _templates(one))
+
+
 def _templates(grader: SingleGrader) -> Iterator[str]:
     if isinstance(grader, ScoreModel | LabelModel):
         yield from (text for message in grader.input for text in message.texts)
