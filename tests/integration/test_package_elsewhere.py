@@ -46,7 +46,7 @@ def test_vllms_own_server_answers_from_a_package_as_burnish_does(start: Callable
     with bare_vllm(tmp_path / "ship", tmp_path / "vllm.log", "--served-model-name", "inspector", "--max-model-len", "256") as url:
         elsewhere = answers(url)
     served = start("serve", str(tmp_path / "ship"), "--port", "0", "--name", "inspector")
-    served.until_said("serving inspector at ")
+    served.until_said("(Ctrl-C stops it)")
     found = re.search(r"serving inspector at (\S+)/v1", served.said)
     assert found is not None
     assert elsewhere == answers(found[1])

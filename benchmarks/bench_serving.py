@@ -1,0 +1,163 @@
+"""Serving under load: `pytest benchmarks/bench_serving.py -m slow -s`.
+
+Throughput of `burnish serve` and of vLLM's own server, both up at once with the same engine settings, on the same requests, in turns: what
+else the machine does meets both. Then many streams at once behind `burnish deploy`, of which none may be dropped.
+
+BURNISH_REQUESTS, BURNISH_ROUNDS and BURNISH_STREAMS say how many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from tests.integration.bare_vllm import bare_vllm
+from tests.integration.started import Started
+
+from burnish.trainer.models.importing import ModelSize, new_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+REQUESTS = int(os.environ.get("BURNISH_REQUESTS", "256"))
+ROUNDS = int(os.environ.get("BURNISH_ROUNDS", "5"))
+STREAMS = int(os.environ.get("BURNISH_STREAMS", "500"))
+SIZE = ModelSize(hidden=64, layers=2, heads=2, intermediate=96, vocab_size=300, max_position=256)
+AT_A_TIME = 16
+"""Requests: as many as an engine answers at a time where nothing is said."""
+TOKENS = 64
+LEAST_SHARE = 0.9
+"""Of the throughput of vLLM's own server."""
+ANSWER_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_model([f"The bore of part {i} measures {i * 0.37:.3f} mm." for i in range(60)], folder, SIZE)
+    return folder
+
+
+@contextmanager
+def burnish(log: Path, *arguments: str) -> Iterator[str]:
+    """A command of burnish until the block ends: the address that it says it serves at."""
+    started = Started(arguments, log)
+    try:
+        started.until_said("(Ctrl-C stops it)")
+        (url,) = set(re.findall(r"https?://[\d.]+:\d+", started.said))
+        yield url
+    finally:
+        started.process.terminate()
+        started.process.wait(300)
+
+
+def asked(number: int, stream: bool) -> dict[str, Any]:
+    """A chat request; each is another, so that no prefix is shared but the template's."""
+    question = f"Part {number}: is a bore of {number * 0.013:.3f} mm within its limit?"
+    fixed = {"model": "tiny", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+    usage = {"stream_options": {"include_usage": True}} if stream else {}
+    return {**fixed, "messages": [{"role": "user", "content": question}], "stream": stream, **usage}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request: its tokens, and seconds until the first of it and until its end. why: it was dropped, "" if it was not."""
+
+    tokens: int
+    first_s: float
+    seconds: float
+    why: str = ""
+
+
+async def answer(client: httpx.AsyncClient, number: int, stream: bool) -> Answer:
+    """Asks, and reads to the end."""
+    begun, first, tokens, ended = time.perf_counter(), 0.0, 0, ""
+    try:
+        async with client.stream("POST", "/v1/chat/completions", json=asked(number, stream)) as response:
+            if response.status_code != 200:
+                return Answer(0, 0.0, 0.0, f"{response.status_code}: {(await response.aread()).decode()[:200]}")
+            if not stream:
+                row = json.loads(await response.aread())
+                took = time.perf_counter() - begun
+                return Answer(row["usage"]["completion_tokens"], took, took)
+            async for line in response.aiter_lines():
+                if not line.startswith("data: {"):
+                    ended = ended or ("DONE" if line == "data: [DONE]" else "")
+                    continue
+                first = first or time.perf_counter() - begun
+                tokens = max(tokens, (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", 0))
+    except httpx.HTTPError as error:
+        return Answer(tokens, first, 0.0, f"{type(error).__name__}: {error}")
+    return Answer(tokens, first, time.perf_counter() - begun, "" if ended and tokens == TOKENS else f"ended after {tokens} tokens")
+
+
+async def load(url: str, requests: int, at_a_time: int, stream: bool) -> tuple[list[Answer], float]:
+    """All answers, and the seconds that they took together."""
+    slots = asyncio.Semaphore(at_a_time)
+    limits = httpx.Limits(max_connections=at_a_time, max_keepalive_connections=at_a_time)
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_S, limits=limits, trust_env=False) as client:
+
+        async def one(number: int) -> Answer:
+            async with slots:
+                return await answer(client, number, stream)
+
+        begun = time.perf_counter()
+        found = await asyncio.gather(*(one(number) for number in range(requests)))
+        return found, time.perf_counter() - begun
+
+
+def throughput(url: str, stream: bool) -> float:
+    """Tokens of answers in a second."""
+    found, took = asyncio.run(load(url, REQUESTS, AT_A_TIME, stream))
+    assert [one.why for one in found if one.why] == []
+    assert {one.tokens for one in found} == {TOKENS}
+    return sum(one.tokens for one in found) / took
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streams"])
+def test_throughput_is_that_of_vllms_own_server_but_for_a_tenth(model: Path, tmp_path: Path, stream: bool) -> None:
+    own = ("--served-model-name", "tiny", "--max-model-len", "256", "--max-num-seqs", str(AT_A_TIME), "--disable-log-stats")
+    with (
+        bare_vllm(model, tmp_path / "vllm.log", *own) as bare,
+        burnish(tmp_path / "serve.log", "serve", str(model), "--port", "0", "--name", "tiny") as served,
+    ):
+        for url in (bare, served):
+            throughput(url, stream)  # warm
+        shares, rates = list[float](), list[tuple[float, float]]()
+        for number in range(ROUNDS):
+            turns = (served, bare) if number % 2 else (bare, served)
+            found = {url: throughput(url, stream) for url in turns}
+            rates.append((found[served], found[bare]))
+            shares.append(found[served] / found[bare])
+    ours, theirs = (median(column) for column in zip(*rates, strict=True))
+    print(f"\n{REQUESTS} {'streams' if stream else 'answers'} of {TOKENS} tokens, {AT_A_TIME} at a time, {ROUNDS} rounds each in turns")
+    print(f"tokens/s: burnish serve {ours:,.0f}, vLLM's server {theirs:,.0f}, share {median(shares):.3f}", end=" ")
+    print(f"({min(shares):.3f} to {max(shares):.3f})")
+    assert median(shares) >= LEAST_SHARE
+
+
+def test_of_many_streams_at_once_none_is_dropped(model: Path, tmp_path: Path) -> None:
+    at_a_time = -(-STREAMS // 17) + 1  # 17 requests may be under way for each that an engine answers at a time
+    file = tmp_path / "deployment.toml"
+    file.write_text(f'[service]\nport = 0\nmax_concurrent = {at_a_time}\n\n[models.tiny.versions.v1]\nmodel = "{model}"\n')
+    with burnish(tmp_path / "deploy.log", "deploy", str(file)) as url:
+        found, took = asyncio.run(load(url, STREAMS, STREAMS, stream=True))
+    dropped = [one.why for one in found if one.why]
+    first, whole = (np.quantile([getattr(one, name) for one in found], [0.5, 0.95]) for name in ("first_s", "seconds"))
+    rate = sum(one.tokens for one in found) / took
+    print(f"\n{STREAMS} streams of {TOKENS} tokens at once, {at_a_time} in the engine: {rate:,.0f} tokens/s")
+    print(
+        f"first token {first[0]:.1f} s, 95th percentile {first[1]:.1f} s; whole {whole[0]:.1f} and {whole[1]:.1f} s; dropped {len(dropped)}"
+    )
+    assert dropped == []
