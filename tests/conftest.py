@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -12,7 +13,10 @@ UNIT_TIMEOUT_S = 200.0
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C, and let the programs that tests start hear it, even where these tests run in a shell's background."""
+    """Hear Ctrl-C, and let the programs that tests start hear it, even where these tests run in a shell's background. Where several
+    processes run tests, torch has one thread in each: small models gain nothing from two, and lose much where the cores are busy."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.models.manifest import MANIFEST_FILE
@@ -31,14 +32,25 @@ def taught_model(folder: Path, answers: Mapping[str, str], seed: int = 0) -> Pat
         rows.append((ids, [-100] * len(before) + ids[len(before) :]))
     longest = max(len(ids) for ids, _ in rows)
     ids, labels = (torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows]) for i, fill in enumerate((0, -100)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    steps = 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a model this small gains nothing from two, and where the cores are busy it takes twenty times as long
+    try:
+        _learn(model, ids, labels)
+    finally:
+        torch.set_num_threads(threads)
+    model.save_pretrained(folder)
+    (folder / MANIFEST_FILE).unlink()
+    return folder
+
+
+def _learn(model: Any, ids: Any, labels: Any) -> None:
+    """Train until greedy answers are the labels."""
+    import torch
+
+    optimizer, steps = torch.optim.AdamW(model.parameters(), lr=3e-3), 0
     while (loss := model(input_ids=ids, labels=labels).loss).item() > KNOWN:
         assert steps < MOST_STEPS, f"after {steps} steps the loss is {loss.item():.3f}"
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         steps += 1
-    model.save_pretrained(folder)
-    (folder / MANIFEST_FILE).unlink()
-    return folder

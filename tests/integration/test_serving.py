@@ -287,8 +287,8 @@ if __name__ == "__main__":
 
 
 @contextmanager
-def server(model: Path, folder: Path, request_timeout_s: float = 300.0) -> Iterator[tuple[str, psutil.Process]]:
-    """A service in a process and a Ray of its own: its URL and its engine. Nothing of it may be left at the end."""
+def server(model: Path, folder: Path, request_timeout_s: float) -> Iterator[tuple[str, int]]:
+    """A service in a process and a Ray of its own: its URL and the process. Nothing of it may be left at the end."""
     script = folder / "server.py"
     script.write_text(SERVER)
     process = subprocess.Popen(
@@ -298,8 +298,7 @@ def server(model: Path, folder: Path, request_timeout_s: float = 300.0) -> Itera
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), url
-        (engine,) = engines_among(wait_for_engine(process.pid))
-        yield url, engine
+        yield url, process.pid
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
@@ -310,18 +309,10 @@ def server(model: Path, folder: Path, request_timeout_s: float = 300.0) -> Itera
     assert [one for one in tree if one.is_running()] == []
 
 
-def test_the_engine_dies_with_a_server_that_is_killed(model: Path, tmp_path: Path) -> None:
-    with server(model, tmp_path) as (_, engine):
-        replica = engine.parent()
-        assert replica is not None
-        replica.kill()
-        _, alive = psutil.wait_procs([engine], timeout=120)
-        assert alive == []
-
-
-def test_an_engine_that_hangs_is_started_anew(model: Path, tmp_path: Path) -> None:
-    with server(model, tmp_path, request_timeout_s=20.0) as (url, engine):
-        engine.suspend()
+def test_an_engine_that_hangs_is_started_anew_and_dies_with_a_server_that_is_killed(model: Path, tmp_path: Path) -> None:
+    with server(model, tmp_path, request_timeout_s=20.0) as (url, pid):
+        (hung,) = engines_among(wait_for_engine(pid))
+        hung.suspend()
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
             deadline = time.monotonic() + 600
             while True:  # it is asked all the time: what is not answered in time, or finds no engine, is an error
@@ -330,4 +321,10 @@ def test_an_engine_that_hangs_is_started_anew(model: Path, tmp_path: Path) -> No
                     break
                 assert time.monotonic() < deadline, "nothing was started in its place"
                 time.sleep(0.2)
-        assert not engine.is_running()
+        assert not hung.is_running()
+        (engine,) = engines_among(wait_for_engine(pid))
+        replica = engine.parent()
+        assert replica is not None
+        replica.kill()
+        _, alive = psutil.wait_procs([engine], timeout=120)
+        assert alive == []
