@@ -72,7 +72,8 @@ class ScriptedReplica:
         self._asked += 1
         message = {"role": "assistant", "content": text}
         answer = {"id": "own", "object": "chat.completion", "created": 1, "model": "m", "usage": {}}
-        said = json.dumps({**answer, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+        choice = {"text": f" {text}"} if path.endswith("/v1/completions") else {"message": message}
+        said = json.dumps({**answer, "choices": [{"index": 0, **choice, "finish_reason": "stop"}]}).encode()
         yield [{"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}]
         yield [{"type": "http.response.body", "body": said, "more_body": False}]
 
@@ -163,3 +164,13 @@ def test_an_answer_that_was_disliked_is_data_too(service: Service, tmp_path: Pat
     assert done.exit_code == 0, done.output
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert row["messages"] == [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
+
+
+def test_a_completion_that_was_corrected_is_a_text(service: Service, tmp_path: Path) -> None:
+    id = service.client.post("/v1/completions", json={"model": "same", "prompt": "Is it?"}).json()["id"]
+    given = service.client.post("/v1/feedback", json={"id": id, "rating": "down", "correction": " It is."})
+    assert (given.status_code, given.json()["conversation"]) == (200, True)
+    out = tmp_path / "texts.jsonl"
+    done = CliRunner().invoke(app, ["feedback", "export", str(service.folder / "feedback"), "--as", "document", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == ["Is it? It is."]
