@@ -98,6 +98,15 @@ def test_a_guards_judge_is_asked_again_where_it_is_overloaded() -> None:
     assert len(stub.requests) == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_a_judge_did_not_look_at_does_not_go_out(stream: bool) -> None:
+    model = Model("An answer that nobody looked at.")
+    with serve(lambda request, number: Reply(status=503) if number else says("does not belong")) as stub:
+        answer = asyncio.run(ask(guard(stub.url), model, "Hello", stream=stream))
+    assert len(model.asked) == 1 and len(stub.requests) > 1
+    assert "guardrail_unavailable" in answer.text and "An answer" not in answer.text
+
+
 def test_what_is_wrong_with_a_judge_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
