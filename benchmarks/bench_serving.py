@@ -23,9 +23,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.integration.bare_vllm import bare_vllm
+from tests.integration.bare_vllm import ON_CPU, bare_vllm
 from tests.integration.started import Started
 
+from burnish.rollout.engine.vllm_openai import CONTEXTS_IN_CACHE, kv_cache_bytes
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -127,9 +128,11 @@ def throughput(url: str, stream: bool) -> float:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streams"])
 def test_throughput_is_that_of_vllms_own_server_but_for_a_tenth(model: Path, tmp_path: Path, stream: bool) -> None:
+    config = json.loads((model / "config.json").read_text())
+    cache = str(CONTEXTS_IN_CACHE * kv_cache_bytes(config, SIZE.max_position))  # as much as `burnish serve` takes
     own = ("--served-model-name", "tiny", "--max-model-len", "256", "--max-num-seqs", str(AT_A_TIME), "--disable-log-stats")
     with (
-        bare_vllm(model, tmp_path / "vllm.log", *own) as bare,
+        bare_vllm(model, tmp_path / "vllm.log", *own, flags=[*ON_CPU[:-1], cache]) as bare,
         burnish(tmp_path / "serve.log", "serve", str(model), "--port", "0", "--name", "tiny") as served,
     ):
         for url in (bare, served):
@@ -150,7 +153,9 @@ def test_throughput_is_that_of_vllms_own_server_but_for_a_tenth(model: Path, tmp
 def test_of_many_streams_at_once_none_is_dropped(model: Path, tmp_path: Path) -> None:
     at_a_time = -(-STREAMS // 17) + 1  # 17 requests may be under way for each that an engine answers at a time
     file = tmp_path / "deployment.toml"
-    file.write_text(f'[service]\nport = 0\nmax_concurrent = {at_a_time}\n\n[models.tiny.versions.v1]\nmodel = "{model}"\n')
+    file.write_text(
+        f'[service]\nport = 0\nmax_concurrent = {at_a_time}\nkv_cache_mb = 64\n\n[models.tiny.versions.v1]\nmodel = "{model}"\n'
+    )
     with burnish(tmp_path / "deploy.log", "deploy", str(file)) as url:
         found, took = asyncio.run(load(url, STREAMS, STREAMS, stream=True))
     dropped = [one.why for one in found if one.why]
