@@ -79,6 +79,7 @@ def step_table(step: int, run: str, words: np.ndarray, rng: np.random.Generator)
         "labels": _map(["expected", "predicted"], list(np.array(["pass", "scrap"])[rng.integers(2, size=2 * EACH)])),
         "metrics": _map(["turns", "tool_calls"], rng.random(2 * EACH)),
         "messages": [_messages(int(task), words, rng) for task in tasks],
+        "tools": [None] * EACH,
         "turns": [[{"tokens": 24, "stop": "stop", "generate_s": float(rng.random()), "env_s": 0.01}] * 2 for _ in range(EACH)],
         "env_rewards": _lists(rng.random(2 * EACH), 2),
         "seconds": rng.random(EACH) * 3,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..rollout.store.own_files import check_own, own_file, read_whole
+from ..rollout.store.recorded import recorded_transcripts
 from ..rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
@@ -22,7 +23,7 @@ from ..rollout.store.records import (
     read_ledger,
     read_retention,
 )
-from ..rollout.store.transcripts import Transcript, read_transcripts
+from ..rollout.store.transcripts import Transcript
 
 FOLDERS = ("transcripts", "episodes", "data", "checkpoints", "suites")
 LARGEST = int(sys.float_info.max)
@@ -113,9 +114,8 @@ def read_metrics(path: Path) -> Iterator[MetricRow]:
 
 
 def read_run_transcripts(path: Path) -> Iterator[Transcript]:
-    """The transcripts of a run, one at a time. Raises ValueError with file and line on a bad row."""
-    folder = check_run(path) / "transcripts"
-    return read_transcripts(folder) if folder.is_dir() else iter(())
+    """The transcripts of a run, one at a time, the earliest first. Raises ValueError naming the file, with the line of a bad row."""
+    return recorded_transcripts(check_run(path))
 
 
 def phases_of(rows: Iterable[MetricRow | EvaluationRecord | LedgerRow]) -> list[str]:

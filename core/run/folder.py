@@ -26,7 +26,7 @@ from typing import Any, Literal
 from burnish.recipe.load import config_as_recorded, config_data, load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
-from burnish.rollout.store.moments import moments
+from burnish.rollout.store.moments import Moment, moments
 from burnish.rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
@@ -103,6 +103,7 @@ class RunFolder:
 
     @property
     def transcripts(self) -> Path:
+        """Where rows lie of steps whose file of `episodes/` is not written yet."""
         return self.path / "transcripts"
 
     @property
@@ -186,10 +187,14 @@ class RunFolder:
         def happened(row: Mapping[str, Any]) -> bool:
             return (row["phase"], row["step"], row["mode"]) in evaluated if row["split"] == "heldout" else done(row)
 
-        for file in sorted(self.transcripts.glob("*.jsonl")):
-            keep_rows(file, happened)
         for file, moment in moments(self.episodes):
             if not happened(asdict(moment)):
+                file.unlink()
+        for file in sorted(self.transcripts.glob("*.jsonl")):
+            one = Moment.of(file.with_suffix(".parquet"))
+            if one is None:
+                keep_rows(file, happened)
+            elif not happened(asdict(one)) or (self.episodes / one.file).is_file():
                 file.unlink()
 
     def differences(self, run: ResolvedRun) -> Iterator[Difference]:
@@ -235,8 +240,7 @@ def create_run(run: ResolvedRun, recipe: Path | None = None, run_dir: Path | Non
         hint = f"; continue it with `burnish run {path} --resume`" if (path / "config.json").is_file() else ""
         raise ValueError(f"run folder {path} is not empty and a run never overwrites; give another --run-dir{hint}")
     made = RunFolder(path)
-    for folder in (made.transcripts, made.checkpoints):
-        folder.mkdir(parents=True, exist_ok=True)
+    made.checkpoints.mkdir(parents=True, exist_ok=True)
     if recipe is not None and recipe.suffix == ".toml":
         shutil.copyfile(recipe, made.recipe_file)
     _write(made.versions_file, _pretty(versions()))

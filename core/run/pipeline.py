@@ -25,7 +25,6 @@ from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
 from burnish.rollout.store.records import EvaluationRecord, Mode
-from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.alarms import heed, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
 from burnish.run.folder import RunFolder, create_run, open_run
@@ -89,7 +88,8 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
         left_out = session.files.rejects if session.files is not None else ()
         if left_out:
             say(console, f"{len(left_out)} unfit rows of [tasks] are left out: {folder.write_rejects(left_out)}")
-        yield Run(session, folder, console, stack.enter_context(EpisodeStore(folder.episodes, folder.path.name)))
+        store = EpisodeStore(folder.episodes, folder.path.name, folder.transcripts)
+        yield Run(session, folder, console, stack.enter_context(store))
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
@@ -279,6 +279,7 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
             result, episodes = run.session.evaluate(mode, count)
             took = time.monotonic() - began
         _keep(run, phase, step, episodes, "heldout", mode)
+        run.store.flush()  # a recorded evaluation is not made again
         earlier = {name: before for (name, its_mode), before in run.results.items() if its_mode == mode}
         against = comparisons(earlier, result, run.recipe.seed)
         run.folder.log_evaluation(EvaluationRecord(phase=phase, step=step, against=against, result=result))
@@ -316,9 +317,6 @@ def _books_of(run: Run, finished: Sequence[Episode]) -> Ledger:
 def _keep(
     run: Run, phase: str, step: int, episodes: Sequence[Episode], split: Split, mode: Mode, measured: PerEpisode | None = None
 ) -> None:
-    with TranscriptWriter(run.folder.transcripts / "episodes.jsonl") as writer:
-        for episode in episodes:
-            writer.write(transcript_of(episode, run=run.name, phase=phase, step=step, split=split, mode=mode))
     run.store.put(Moment(phase, step, split, mode), episodes, measured)
 
 

@@ -25,8 +25,9 @@ from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
 from burnish.recipe.plan import START_S, make_plan
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.replay import can_replay, replay
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import Mode
-from burnish.rollout.store.transcripts import TranscriptWriter, transcript_of
 from burnish.run.display import StepBar
 from burnish.run.folder import RunFolder, create_run
 from burnish.session import Session, parts_of, session_over
@@ -160,13 +161,12 @@ def _play(session: Session, table: RFTPhaseConfig, episodes: int, console: Conso
 
 
 def _keep(folder: RunFolder, played: _Played) -> None:
-    """Store the transcripts: `burnish rollouts` shows them."""
+    """Store the episodes: `burnish rollouts` and `burnish inspect` show them."""
     kept: dict[Mode, list[Episode]] = {"sampled": [episode for group in played.groups for episode in group.episodes]}
     kept["greedy"] = list(played.greedy)
-    with TranscriptWriter(folder.transcripts / "episodes.jsonl") as writer:
+    with EpisodeStore(folder.episodes, folder.path.name, folder.transcripts) as store:
         for mode, episodes in kept.items():
-            for episode in episodes:
-                writer.write(transcript_of(episode, run=folder.path.name, phase="base", step=0, mode=mode))
+            store.put(Moment("base", 0, "train", mode), episodes)
 
 
 def _again(session: Session, addresses: Mapping[str, str], groups: Sequence[EpisodeGroup]) -> AskedAgain:

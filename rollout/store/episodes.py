@@ -3,13 +3,15 @@
     import pandas as pd
     episodes = pd.read_parquet("runs/NAME/episodes")     # the whole run; one file of it works too
 
-Files appear whole, so a run can be read while it goes on. A step's file is written on a thread of its own, beside the training. Arrays
-per token hold all trajectories of an episode end to end; `lengths` says where one ends.
+Files appear whole, so a run can be read while it goes on. A step's file is written on a thread of its own, beside the training; until it is
+on the disk, what was said lies in `transcripts/` as rows of JSON, so that a run that is cut loses none of it. Arrays per token hold all
+trajectories of an episode end to end; `lengths` says where one ends.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +24,9 @@ import pyarrow.parquet as pq
 from ...envs.failures import Failure
 from ...envs.types import Episode, Float32
 from .moments import Moment, PerEpisode
+from .transcripts import TranscriptWriter, transcript_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _NUMBERS, _FLOATS, _WORDS = pa.map_(pa.string(), pa.float64()), pa.list_(pa.float32()), pa.map_(pa.string(), pa.string())
 _TURN = pa.struct([("tokens", pa.int32()), ("stop", pa.string()), ("generate_s", pa.float64()), ("env_s", pa.float64())])
@@ -55,6 +58,7 @@ SCHEMA = pa.schema(
         ("labels", _WORDS),
         ("metrics", _NUMBERS),
         ("messages", pa.string()),  # JSON: OpenAI chat messages
+        ("tools", pa.string()),  # JSON: OpenAI function schemas that the prompt describes; null when it describes none
         ("turns", pa.list_(_TURN)),
         ("env_rewards", pa.list_(pa.float64())),  # what the environment gave in its answer to each turn
         ("seconds", pa.float64()),  # in the engine and in the environment
@@ -73,7 +77,8 @@ SCHEMA = pa.schema(
         ("ratio", _FLOATS),
     ]
 )
-"""What every file holds. Version 2, which added environment, prompt, task_data, env_data and env_rewards; a later one may add columns."""
+"""What every file holds. Version 2 added environment, prompt, task_data, env_data and env_rewards, version 3 tools; a later one may add
+columns."""
 
 MEASURED = {"logprobs": "logprobs", "advantages": "advantage", "entropy": "entropy", "ratio": "ratio"}
 """Columns of what was measured, and how `trainer.objectives.measures.per_trajectory` calls them."""
@@ -85,23 +90,30 @@ class EpisodeStore:
     Close it: that waits, and raises what failed. At most `WAITING` files wait to be written; then `put` waits too, so that a slow disk
     does not fill the memory.
 
+    transcripts: a folder that holds the transcripts of each file that waits, so that a process that is killed loses none; None for episodes
+    that can be made again.
+
     Example: `with EpisodeStore(run / "episodes", "nano") as store: store.put(Moment("rft", 1, "train", "sampled"), episodes)`.
     """
 
     WAITING = 4
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, transcripts: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._run = folder, run
+        self._folder, self._run, self._transcripts = folder, run, transcripts
         self._thread = ThreadPoolExecutor(1, "episode-store")
         self._waiting: list[Future[None]] = []
 
     def put(self, moment: Moment, episodes: Sequence[Episode], measured: PerEpisode | None = None) -> None:
-        """Write these episodes, in place of what the moment had. Raises what an earlier write raised."""
+        """Write these episodes, in place of what the moment had. Once this returns, their transcripts are kept whatever happens.
+
+        Raises what an earlier write raised, and ValueError when a metric is not finite.
+        """
         while self._waiting and (len(self._waiting) >= self.WAITING or self._waiting[0].done()):
             self._waiting.pop(0).result()
         if episodes:
-            self._waiting.append(self._thread.submit(self._write, moment, tuple(episodes), dict(measured or {})))
+            kept = self._keep(moment, episodes)
+            self._waiting.append(self._thread.submit(self._write, moment, tuple(episodes), dict(measured or {}), kept))
 
     def flush(self) -> None:
         """Wait until everything is on the disk. Raises what failed."""
@@ -121,12 +133,39 @@ class EpisodeStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, moment: Moment, episodes: tuple[Episode, ...], measured: PerEpisode) -> None:
+    def _keep(self, moment: Moment, episodes: Sequence[Episode]) -> Path | None:
+        """The file with their transcripts, None when none are kept."""
+        if self._transcripts is None:
+            return None
+        file = self._transcripts / moment.transcripts
+        if file.exists():
+            self.flush()  # an earlier write of this moment would take it away
+            file.unlink(missing_ok=True)
+        with TranscriptWriter(file) as writer:
+            for one in episodes:
+                row = transcript_of(one, run=self._run, phase=moment.phase, step=moment.step, split=moment.split, mode=moment.mode)
+                writer.write(row)
+        return file
+
+    def _write(self, moment: Moment, episodes: tuple[Episode, ...], measured: PerEpisode, kept: Path | None) -> None:
         rows = [row_of(episode, moment, self._run, measured.get(episode.id)) for episode in episodes]
         target = self._folder / moment.file
         partial = target.with_suffix(".partial")
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
+        _to_disk(partial)
         partial.replace(target)
+        if kept is not None:
+            _to_disk(self._folder)
+            kept.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mapping[str, Float32]] | None = None) -> dict[str, Any]:
@@ -166,6 +205,7 @@ def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mappin
         "labels": [(text(name), text(value)) for name, value in episode.labels.items()],
         "metrics": [(text(name), float(value)) for name, value in episode.metrics.items()],
         "messages": _json([message.to_dict() for message in episode.messages]),
+        "tools": _json([dict(tool) for tool in episode.tools]) if episode.tools else None,
         "turns": [
             {"tokens": len(turn.token_ids), "stop": turn.stop_reason, "generate_s": turn.generate_s, "env_s": turn.env_s}
             for turn in episode.turns

@@ -32,6 +32,11 @@ class Moment:
     def file(self) -> str:
         return f"{self.phase}.{self.step:06}.{self.split}.{self.mode}.parquet"
 
+    @property
+    def transcripts(self) -> str:
+        """The file beside the store that holds what was said, until the store has it."""
+        return f"{self.file.removesuffix('.parquet')}.jsonl"
+
     @classmethod
     def of(cls, file: Path) -> Moment | None:
         """What a file's name says, None for a file that is none of ours."""

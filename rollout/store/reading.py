@@ -24,8 +24,10 @@ BATCH_ROWS, BATCH_BYTES = 16, 256 << 20
 """What is held of a file at once: a compressed file of a few kilobytes may claim gigabytes."""
 ROW_BYTES = 1 << 10
 """What a row takes as Python holds it, its values aside."""
-MAY_BE_NULL = {"reward", "parts", "turn_parts", "credit", "failure", "culprit", "detail", "truncation", *MEASURED}
+MAY_BE_NULL = {"reward", "parts", "turn_parts", "credit", "failure", "culprit", "detail", "truncation", "tools", *MEASURED}
 """Columns of `SCHEMA` that an episode may have nothing in."""
+MAY_LACK = {"tools"}
+"""Columns that files of schema 2 do not have: they read as nulls."""
 
 Sampled = tuple[Int32, Bool, Float32]
 """Of one trajectory: token ids, which of them were sampled, and the log-probabilities that they were sampled at."""
@@ -147,11 +149,14 @@ def stored_sequences(row: Mapping[str, Any], vocabulary: int) -> list[Sampled]:
 
 def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str, Any]]:
     used = 0
-    _check_columns(pq.read_schema(file), columns)
+    found = pq.read_schema(file)
+    _check_columns(found, columns)
+    there = [name for name in columns.names if name in found.names]
+    lacking = dict.fromkeys(name for name in columns.names if name not in found.names)
     metadata = pq.read_metadata(file)
     check_values(metadata, file.stat().st_size)
     with pq.ParquetFile(file, read_dictionary=dictionary_columns(metadata)) as stored:
-        for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=columns.names):
+        for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=there):
             claimed = sum(map(value_bytes, batch.columns))
             if claimed > BATCH_BYTES:
                 raise ValueError(f"{BATCH_ROWS} of its rows take {claimed} bytes, more than {BATCH_BYTES}")
@@ -161,12 +166,14 @@ def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str
             for column in columns:
                 if not column.nullable and batch.column(column.name).null_count:
                     raise ValueError(f"column {column.name!r} holds nulls")
-            yield from batch.to_pylist(maps_as_pydicts="lossy")
+            yield from ({**row, **lacking} for row in batch.to_pylist(maps_as_pydicts="lossy"))
 
 
 def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
     for column in wanted:
         there = found.get_all_field_indices(column.name)
+        if not there and column.name in MAY_LACK:
+            continue
         if not there:
             raise ValueError(f"it has no column {column.name!r}, as an earlier burnish wrote them")
         if len(there) > 1:

@@ -1,5 +1,7 @@
 """Transcripts: what was said in each episode, what came of it and what it took, one line of JSON each.
 
+They are how a person reads an episode, and what is kept of one until its Parquet file is written (`episodes`); `recorded` reads both.
+
 Messages hold the model's text as it is, whatever it contains: whoever displays it escapes it.
 """
 
@@ -166,9 +168,9 @@ def _stored_turn(turn: Turn) -> StoredTurn:
 
 
 class TranscriptWriter:
-    """Appends transcripts to one file; each writing process has a file of its own.
+    """Appends transcripts to one file.
 
-    Example: `with TranscriptWriter(run / "transcripts" / "runner-0.jsonl") as writer: writer.write(transcript)`.
+    Example: `with TranscriptWriter(run / "transcripts" / "rft.000012.train.sampled.jsonl") as writer: writer.write(transcript)`.
     """
 
     def __init__(self, path: Path) -> None:

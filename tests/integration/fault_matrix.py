@@ -27,8 +27,8 @@ from tests.integration.faults import FOLDER
 from tests.integration.started import Started, last_step
 
 from burnish.hosting.process import ServiceProcess
+from burnish.inspector.runs import read_run_transcripts
 from burnish.rollout.store.records import read_json_lines, read_ledger
-from burnish.rollout.store.transcripts import read_transcripts
 from burnish.rpc.local_ray import start_local_ray
 
 HERE = Path(__file__).parent
@@ -197,7 +197,7 @@ class Matrix:
         steps = [int(row["step"]) for _, row in read_json_lines(self.run / "metrics.jsonl")]
         assert steps == list(range(1, len(steps) + 1))
         issued = [(step, f"train-{2 * (step - 1) + i}", sample) for step in steps for i in range(2) for sample in range(4)]
-        stored = [(one.step, one.task, one.sample) for one in read_transcripts(self.run / "transcripts") if one.split == "train"]
+        stored = [(one.step, one.task, one.sample) for one in read_run_transcripts(self.run) if one.split == "train"]
         assert sorted(stored) == sorted(issued), "a task was skipped or repeated"
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ class Matrix:
         yield from (f"the ledger misses {row.missing} in step {row.step}" for row in ledger if row.missing)
         row: dict[str, Any] = [row for _, row in read_json_lines(self.run / "metrics.jsonl")][-1]
         used = row.get("learner/weight_version", 0.0) - row.get("learner/updates", 0.0)
-        played = [one for one in read_transcripts(self.run / "transcripts") if one.split == "train"]
+        played = [one for one in read_run_transcripts(self.run) if one.split == "train"]
         yield from (f"{one.task}/{one.sample} of step {one.step} was cut short and rewarded" for one in played if one.truncation == "time")
         sampled = [one for one in played if one.step == row["step"]]
         versions = {version for one in sampled for turn in one.turns for version in (turn.oldest_version, turn.newest_version)}

@@ -28,6 +28,7 @@ from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.plugin import reward
 from burnish.rollout.engine.fake import ScriptedEngine
+from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.transcripts import TranscriptWriter
 from burnish.rollout.weights import ParityBound
 from burnish.rollout.worker import RolloutWorker
@@ -161,6 +162,8 @@ def prepare() -> None:
     watched(RunFolder, "log_metrics", "metrics")
     watched(RunFolder, "log_ledger", "ledger")
     watched(TranscriptWriter, "write", "transcript")
+    watched(EpisodeStore, "_write", "storing", before=True)
+    watched(EpisodeStore, "_write", "stored")
     watched(Session, "save_model", "model-written")
     watched(LocalLearner, "save", "state-written")
     watched(pipeline, "save_checkpoint", "checkpoint")

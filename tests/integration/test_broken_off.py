@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.integration import scripted_run
 
+from burnish.inspector.runs import read_run_transcripts
 from burnish.rewards.plugin import REWARDS, reward
 from burnish.rewards.types import RewardInput
-from burnish.rollout.store.records import read_json_lines
 from burnish.run import pipeline
 
 pytestmark = pytest.mark.integration
@@ -72,14 +71,14 @@ def test_what_had_finished_is_kept(where: str, scored: int, step: int, local: No
     run = tmp_path / "run"
     with pytest.raises(Exception, match=r"episodes .*failed") as caught:
         scripted_run.play(tmp_path / "run.toml", run)
-    told: list[dict[str, Any]] = [row for file in (run / "transcripts").glob("*.jsonl") for _, row in read_json_lines(file)]
-    last = [row for row in told if row["step"] == step]
-    failed = [row for row in last if row.get("failure")]
-    assert failed and {row["failure"]["kind"] for row in failed} == {"reward_error"}, "they show why"
+    told = list(read_run_transcripts(run))
+    last = [one for one in told if one.step == step]
+    failed = [one.failure.kind for one in last if one.failure]
+    assert failed and {*failed} == {"reward_error"}, "they show why"
     (note,) = caught.value.__notes__
     assert note == f"the transcripts of {len(last)} episodes are kept: burnish rollouts {run}"
     if where == "train":
         books = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
-        everywhere = sum(bool(row.get("failure")) for row in told)
+        everywhere = sum(one.failure is not None for one in told)
         assert (books[-1]["step"], books[-1]["masked"]) == (4, {"reward_error": everywhere}) and everywhere > len(failed)
-        assert len([row for row in told if row["step"] == 1]) == 6, "those of the steps before are there too"
+        assert len([one for one in told if one.step == 1]) == 6, "those of the steps before are there too"

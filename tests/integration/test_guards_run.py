@@ -11,8 +11,7 @@ import pytest
 from tests.unit.test_recorded_steps import REWARD
 
 from burnish.inspector.report import write_report
-from burnish.inspector.runs import read_run
-from burnish.rollout.store.transcripts import read_transcripts
+from burnish.inspector.runs import read_run, read_run_transcripts
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -64,7 +63,7 @@ def test_a_run_goes_back_once_and_on_with_other_tasks(tiny_model: Path, tmp_path
     assert [(row.step, row.guard, row.action, row.text) for row in run.alarms] == [(3, "drift", "roll_back", "planted")]
     assert run.ledger[-1].missing == 0
     by_step: dict[int, set[int]] = {}
-    for transcript in read_transcripts(path / "transcripts"):
+    for transcript in read_run_transcripts(path):
         by_step.setdefault(transcript.step, set()).add(int(transcript.task.removeprefix("train-")))
     assert min(by_step[3]) - max(by_step[2]) > 2, "the tasks of the step that was taken back are not taken again"
     write_report(path)

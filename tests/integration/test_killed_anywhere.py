@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tests.unit.test_recorded_steps import REWARD
 
+from burnish.inspector.runs import read_run_transcripts
 from burnish.rollout.store.records import read_json_lines
-from burnish.rollout.store.transcripts import read_transcripts
 from burnish.trainer.models.checkpoints import latest, list_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -64,6 +64,9 @@ MOMENTS = {
         "polled:13",  # in a rollout: two evaluations of three tasks before training, two after sft
         "ledger:2",  # between its books and its transcripts
         "transcript:27",  # between the transcripts of a step
+        "storing:3",  # with the transcripts of an evaluation beside the store, and the evaluation not recorded
+        "storing:6",  # of a step
+        "stored:5",
         "state-written:3",  # during a checkpoint of reinforcement
         "ledger:5",  # in the last step
     ),
@@ -99,7 +102,7 @@ def what_came_of(run: Path) -> dict[str, Any]:
     for file in (run / name for name in files):
         left[file.name] = [steady(row) for _, row in read_json_lines(file)] if file.is_file() else []
     still = {"run": "", "turns": (), "metrics": {}}
-    transcripts = [transcript.model_copy(update=still) for transcript in read_transcripts(run / "transcripts")]
+    transcripts = [transcript.model_copy(update=still) for transcript in read_run_transcripts(run)]
     left["transcripts"] = sorted(transcripts, key=lambda one: (one.phase, one.step, one.split, one.mode, one.task, one.sample))
     left["checkpoints"] = [(record.name, record.final) for record in list_checkpoints(run)]
     last = latest(run)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from burnish.envs.builtin.inspection.corpus import vocabulary
+from burnish.inspector.runs import read_run_transcripts
 from burnish.rollout.store.records import read_evaluations, read_ledger
-from burnish.rollout.store.transcripts import read_transcripts
 from burnish.trainer.models.checkpoints import list_checkpoints, save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
 
@@ -138,7 +138,7 @@ def test_a_run_is_interrupted_leaves_nothing_and_resumes_where_it_was(tmp_path: 
         (phase, mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")
     ]
     assert all(row.missing == 0 and row.carried == 0 for row in read_ledger(run / "ledger.jsonl"))
-    assert {t.split for t in read_transcripts(run / "transcripts")} == {"train", "heldout"}
+    assert {t.split for t in read_run_transcripts(run)} == {"train", "heldout"}
     assert {"config.json", "versions.json", "seeds.json", "recipe.toml", "report.html"} <= {file.name for file in run.iterdir()}
 
     # as if it had been interrupted between the last two evaluations

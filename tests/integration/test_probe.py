@@ -15,7 +15,7 @@ import pytest
 from tests.integration.test_pipeline import RECIPE, left_behind, start
 
 from burnish.envs.builtin.inspection.corpus import vocabulary
-from burnish.rollout.store.transcripts import read_transcripts
+from burnish.inspector.runs import read_run_transcripts
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -46,7 +46,7 @@ def test_a_probe_says_what_training_would_find(recipe: Path, tmp_path: Path) -> 
     assert said["lines"][0]["weight"] == "stop" and said["lines"][0]["text"].startswith("SFT first")
     assert any("the policy before sft" in line["text"] for line in said["lines"])
     assert said["peak_mb"]["learner"] > 100 and said["peak_mb"]["engine"] > 100
-    modes = [transcript.mode for transcript in read_transcripts(run / "transcripts")]
+    modes = [transcript.mode for transcript in read_run_transcripts(run)]
     assert (modes.count("sampled"), modes.count("greedy")) == (32, 8)
     assert not (run / "checkpoints.jsonl").exists()
 

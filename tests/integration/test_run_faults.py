@@ -11,8 +11,8 @@ import psutil
 import pytest
 from tests.integration.started import WAIT_S, Started, last_step
 
+from burnish.inspector.runs import read_run_transcripts
 from burnish.rollout.store.records import read_evaluations, read_json_lines, read_ledger
-from burnish.rollout.store.transcripts import read_transcripts
 from burnish.trainer.models.checkpoints import list_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -102,7 +102,7 @@ def test_a_lost_learner_is_replaced_once_and_whatever_kills_the_driver_no_task_i
     steps = [int(row["step"]) for _, row in read_json_lines(run / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     issued = [(step, f"train-{2 * (step - 1) + i}", sample) for step in steps for i in range(2) for sample in range(4)]
-    stored = [(one.step, one.task, one.sample) for one in read_transcripts(run / "transcripts") if one.split == "train"]
+    stored = [(one.step, one.task, one.sample) for one in read_run_transcripts(run) if one.split == "train"]
     assert sorted(stored) == sorted(issued)
     assert all(row.missing == 0 and row.carried == 0 and row.issued == 8 * row.step for row in read_ledger(run / "ledger.jsonl"))
 
@@ -126,7 +126,7 @@ def test_a_task_that_teaches_nothing_ends_with_a_checkpoint_an_evaluation_and_a_
     again = start("run", str(run), "--resume")
     assert again.process.wait(WAIT_S) == 0, again.said[-3000:]
     assert measured() == [("base", 0, 1), ("rft", 5, 1)] and last_step(run) == 5
-    assert len([one for one in read_transcripts(run / "transcripts") if one.split == "heldout"]) == 2
+    assert len([one for one in read_run_transcripts(run) if one.split == "heldout"]) == 2
     more = start("run", str(run), "--resume", "--set", "rft.steps=30")
     assert more.process.wait(WAIT_S) == 2
     assert "cannot resume with rft.steps: 20 -> 30: it ended early, at step 5" in more.said

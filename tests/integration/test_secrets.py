@@ -208,7 +208,7 @@ def test_a_secret_stands_in_no_file_no_log_and_on_no_terminal(place: Place, monk
     assert {request.headers["authorization"] for request in place.judge.requests} == {f"Bearer {JUDGE}"}, "they were in use"
     assert {request.headers["authorization"] for request in place.handler.requests} == {f"Bearer {HANDLER}"}
     written = dict(place.written())
-    stored = "".join(written[file] for file in written if "transcripts" in file.parts)
+    stored = "".join(written[file] for file in written if "episodes" in file.parts)
     for failed in ("leaky/Arithmetic-v0", "leaky/plugin-v1", "started", "guarded", "answered 401", "403"):
         assert failed in stored, f"{failed} never failed, and nothing was shown of it"
     for name in ("whole/logs/started.log", "guarded.log"):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from burnish.inspector.runs import read_run_transcripts
 from burnish.rollout.store.records import read_ledger
-from burnish.rollout.store.transcripts import read_transcripts
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -63,7 +63,7 @@ def test_a_run_trains_on_one_file_and_measures_the_other(tmp_path: Path, tiny_mo
     done = burnish(str(recipe), "--run-dir", str(run))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
 
-    transcripts = list(read_transcripts(run / "transcripts"))
+    transcripts = list(read_run_transcripts(run))
     trained = {t.task: t for t in transcripts if t.split == "train"}
     assert sorted(id.partition(":")[0] for id in trained) == ["train-0", "train-1", "train-2", "train-3"]
     order = [trained_id.partition(":")[2] for trained_id in sorted(trained)]

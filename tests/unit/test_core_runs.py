@@ -75,7 +75,7 @@ def test_a_new_run_records_what_it_is(run: RunFolder, recipe: ResolvedRun) -> No
     assert run.recipe() == recipe
     assert run.seeds() == derive_seeds(7)
     assert json.loads(run.versions_file.read_text())["packages"].keys() >= {"burnish", "ray", "torch", "pydantic"}
-    assert run.transcripts.is_dir() and run.checkpoints.is_dir()
+    assert run.checkpoints.is_dir()
 
 
 def test_a_folder_with_something_in_it_is_refused(recipe: ResolvedRun, run: RunFolder, tmp_path: Path) -> None:
@@ -159,6 +159,19 @@ def test_rewind_drops_the_transcripts_of_what_is_done_again(run: RunFolder) -> N
     assert [file.name for file in run.transcripts.iterdir()] == ["episodes.jsonl"]
     run.rewind(("cpt", "sft", "rft"), "base")
     assert list(read_transcripts(run.transcripts)) == kept[:1]
+
+
+def test_rewind_takes_rows_that_the_store_has_since_and_those_of_what_is_done_again(run: RunFolder) -> None:
+    """A kill came between the file of step 1 and the end of its rows, and before the file of step 2."""
+    one, two = (Moment("rft", step, "train", "sampled") for step in (1, 2))
+    tried = [Episode(Task("t", 1), 0, (), (), Reward(1.0))]
+    with EpisodeStore(run.episodes, "r") as store:
+        store.put(one, tried)
+    for moment in (one, two):
+        with TranscriptWriter(run.transcripts / moment.transcripts) as writer:
+            writer.write(transcript_of(tried[0], run="r", phase="rft", step=moment.step))
+    run.rewind(("cpt", "sft", "rft"), "rft", 1)
+    assert list(run.transcripts.iterdir()) == [] and [moment for _, moment in moments(run.episodes)] == [one]
 
 
 def test_rewind_drops_the_stored_episodes_of_what_is_done_again(run: RunFolder) -> None:

@@ -193,25 +193,19 @@ def test_the_recipes_of_pages_that_no_other_test_reads_are_recipes() -> None:
 
 def test_two_lines_of_pandas_read_a_run(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "inspection-20260101-120000"
-    (run / "transcripts").mkdir(parents=True)
+    run.mkdir(parents=True)
     rows = [
         {"phase": "sft", "step": 1, "time": 1.0, "loss": 2.0},
         {"phase": "rft", "step": 1, "time": 2.0, "reward_mean": 0.25, "success": 0.5, "learner/entropy": 1.5},
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    episodes = [
-        {"step": 1, "split": "train", "reward": {"total": 0.5, "parts": {"env": 0.5}}},
-        {"step": 1, "split": "train", "reward": None},
-    ]
-    (run / "transcripts" / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in episodes))
     with EpisodeStore(run / "episodes", run.name) as store:
         tried = [Episode(Task("train-1", 1), sample, (), (), Reward(float(sample))) for sample in range(2)]
         store.put(Moment("rft", 1, "train", "sampled"), tried)
-    metrics, transcripts, stored, *_ = blocks(ROOT / "docs" / "watch-a-run.md", "python")
+    metrics, stored, *_ = blocks(ROOT / "docs" / "watch-a-run.md", "python")
     said = [
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=55, check=True).stdout
-        for code in (metrics, transcripts, stored)
+        for code in (metrics, stored)
     ]
     assert said[0].split() == ["reward_mean", "success", "learner/entropy", "step", "1", "0.25", "0.5", "1.5"]
-    assert said[1].split() == ["mean", "count", "step", "1", "0.5", "1"]
-    assert said[2].split() == ["reward", "sampled_tokens", "step", "1", "0.5", "0.0"]
+    assert said[1].split() == ["reward", "sampled_tokens", "step", "1", "0.5", "0.0"]

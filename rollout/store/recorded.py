@@ -1,0 +1,106 @@
+"""The transcripts of a run folder, from wherever in it they are: the store of episodes, and rows of JSON beside it.
+
+`episodes/` holds everything. `transcripts/` holds a file for each moment whose Parquet file was not on the disk yet when the run was cut,
+and all episodes of a run that has no store, in files of other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...envs.pydantic_words import first_error
+from .moments import Moment, moments
+from .own_files import own_file, own_files
+from .reading import episode_columns, stored_rows, stored_value
+from .records import read_json_lines
+from .transcripts import StoredFailure, StoredReward, StoredTurn, Transcript, read_transcripts
+
+COLUMNS = (
+    "run", "phase", "step", "split", "mode", "episode", "task", "seed", "sample", "messages", "tools", "reward", "parts", "turn_parts",
+    "failure", "culprit", "detail", "truncation", "labels", "metrics", "turns", "oldest_version", "newest_version", "sampled_tokens",
+    "context_tokens",
+)  # fmt: skip
+
+
+def recorded_transcripts(run: Path) -> Iterator[Transcript]:
+    """The transcripts of a run folder, one at a time, in the order in which its phases took their steps.
+
+    A moment is read once: rows of a file that holds many moments count before the store, and the store before a file of one moment. The
+    weights' versions of a turn that comes from the store are those of its episode.
+
+    Raises ValueError naming the file that cannot be read, or file and line.
+    """
+    beside = own_files(run, "*.jsonl", "transcripts")
+    waiting = {moment: file for file in beside if (moment := Moment.of(file.with_suffix(".parquet"))) is not None}
+    told = set[Moment]()
+    for file in beside:
+        if file not in waiting.values():
+            for transcript in read_transcripts(file):
+                told.add(Moment(transcript.phase, transcript.step, transcript.split, transcript.mode))
+                yield transcript
+    stored = {moment: file for file, moment in moments(run / "episodes") if moment not in told}  # after `waiting`: what it lacks is here
+    place = {name: number for number, name in enumerate(_phases(run))}
+
+    def order(moment: Moment) -> tuple[int, str, int, bool, bool]:
+        return place.get(moment.phase, len(place)), moment.phase, moment.step, moment.split == "heldout", moment.mode == "greedy"
+
+    for moment in sorted({*stored, *waiting} - told, key=order):
+        if moment in stored:
+            yield from _of_store(stored[moment])
+        else:
+            yield from _of_rows(waiting[moment], run / "episodes" / moment.file)
+
+
+def _of_rows(file: Path, written: Path) -> Iterator[Transcript]:
+    """The rows of one moment; of the store, where these were written since."""
+    try:
+        rows = list(read_transcripts(file))
+    except FileNotFoundError:
+        yield from _of_store(written)
+        return
+    yield from rows
+
+
+def _of_store(file: Path) -> Iterator[Transcript]:
+    for row in stored_rows(file, episode_columns(*COLUMNS), "stored episodes"):
+        try:
+            yield _transcript(row)
+        except ValidationError as error:
+            raise ValueError(f"{file}: cannot be read as stored episodes: episode {row['episode']!r:.80}: {first_error(error)}") from error
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{file}: cannot be read as stored episodes: episode {row['episode']!r:.80}: {error}") from error
+
+
+def _transcript(row: Mapping[str, Any]) -> Transcript:
+    tools, per_turn = (stored_value(row[name]) if row[name] is not None else None for name in ("tools", "turn_parts"))
+    versions = {"oldest_version": row["oldest_version"], "newest_version": row["newest_version"]}
+    turns = (
+        StoredTurn(tokens=turn["tokens"], stop_reason=turn["stop"], generate_s=turn["generate_s"], env_s=turn["env_s"], **versions)
+        for turn in row["turns"]
+    )
+    reward = StoredReward(total=row["reward"], parts=row["parts"] or {}, turns=per_turn) if row["reward"] is not None else None
+    failed = row["failure"] is not None
+    failure = StoredFailure(kind=row["failure"], culprit=row["culprit"] or "", detail=row["detail"] or "") if failed else None
+    same = ("run", "phase", "step", "split", "mode", "episode", "task", "seed", "sample", "truncation", "labels", "metrics")
+    return Transcript(
+        schema=3 if tools else 2 if per_turn else 1,
+        messages=stored_value(row["messages"]),
+        tools=tools,
+        reward=reward,
+        failure=failure,
+        turns=tuple(turns),
+        trainable_tokens=row["sampled_tokens"],
+        context_tokens=row["context_tokens"],
+        **{name: row[name] for name in same},
+    )
+
+
+def _phases(run: Path) -> list[str]:
+    """The phases in the order in which they took steps; the first evaluation comes before them."""
+    file = own_file(run, "metrics.jsonl")
+    rows = read_json_lines(file) if file is not None else ()
+    return list(dict.fromkeys(["base", *(str(row.get("phase")) for _, row in rows)]))
