@@ -287,6 +287,13 @@ def inspect(
     rollouts: Annotated[
         int | None, typer.Option(min=1, help="Rollouts that get a page in a bundle, the latest first. Default: 1000.", show_default=False)
     ] = None,
+    deployment: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A deployment file, as of `burnish deploy`: the console shows how it is.")
+    ] = None,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="http://host:port of a chat service, or host:port of a verifier, tools or an environment."),
+    ] = None,
     plugin: PluginOption = None,
 ) -> None:
     """Look at rollouts in a browser, of runs that have ended or go on."""
@@ -300,6 +307,8 @@ def inspect(
     if not runs.is_dir():
         raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
     if bundle is not None:
+        if deployment or service:
+            raise ValueError("--deployment and --service have no effect on a bundle: files cannot ask how a service is; remove them")
         from burnish.inspector.pages.bundle import write_bundle
         from burnish.inspector.text import printable
 
@@ -310,10 +319,12 @@ def inspect(
         return
     if rollouts is not None:
         raise ValueError("--rollouts is of a bundle; give --bundle DIR, too")
+    from burnish.hosting.watched import watched_places
     from burnish.inspector.pages.serve import inspect_forever
 
+    watched = watched_places(deployment or (), service or ()) if deployment or service else None
     said = "rollouts: {}\nCtrl-C ends this.".format
-    inspect_forever(runs, port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill))
+    inspect_forever(runs, port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill), watched)
 
 
 @env_app.command("list")

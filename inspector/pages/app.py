@@ -3,6 +3,7 @@
     /rollouts                               the runs
     /rollouts/-/compare?run=NAME&run=NAME   two runs or more, side by side
     /rollouts/-/models                      the checkpoints of the runs: stage, lineage, what was measured
+    /rollouts/-/console                     deployments and services that were named when the pages were started, and how they are
     /rollouts/-/drift?before=…&after=…      the same tasks at two moments, of one run or two
     /rollouts/NAME                          one run: curves, evaluations, the ledger
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
@@ -33,6 +34,7 @@ from starlette.routing import Route
 
 from ...rollout.store.moments import moments
 from ..comparing import MOST, side_by_side
+from ..console import WatchedPlaces
 from ..database import USUAL, Database, DatabaseLimits
 from ..drift import RunMoment, drift_between
 from ..hits import around_first
@@ -58,12 +60,13 @@ assert set(TEXTS) <= set(EXACT)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are of: a folder of runs, or one run; how they are drawn, and what answers their questions."""
+    """What the pages are of: a folder of runs, or one run; how they are drawn, what answers their questions, and what else is watched."""
 
     root: Path
     templates: Environment
     db: Database
     indexer: Indexer
+    watched: WatchedPlaces | None = None
 
     def show(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         return HTMLResponse(drawn(self.templates, template, Served(), **values), status)
@@ -72,18 +75,20 @@ class Site:
 Page = Callable[[Site, Request], Response]
 
 
-def pages(root: Path, prefix: str = "", limits: DatabaseLimits = USUAL) -> Starlette:
+def pages(root: Path, prefix: str = "", limits: DatabaseLimits = USUAL, watched: WatchedPlaces | None = None) -> Starlette:
     """The application over the run folders in `root`, or over the one run that `root` is.
 
-    prefix: put before every path. limits: of what answers questions about stored episodes. Raises ValueError when these cannot be kept.
+    prefix: put before every path. limits: of what answers questions about stored episodes. watched: what the console shows beside runs.
+    Raises ValueError when the limits cannot be kept.
     """
     db, base = Database(limits), f"{prefix}/rollouts"
-    site = Site(root, templates(), db, Indexer(db))
+    site = Site(root, templates(), db, Indexer(db), watched)
     shown: dict[str, Page] = {
         "/static/{name}": asset,
         "/-/compare": comparison,
         "/-/drift": drift,
         "/-/models": all_models,
+        "/-/console": console,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
         "/{run}/drawing": drawing,
@@ -109,12 +114,19 @@ def _guarded(site: Site, page: Page) -> Callable[[Request], Awaitable[Response]]
 
 def all_runs(site: Site, request: Request) -> Response:
     """The runs, the latest first."""
-    return site.show("runs", runs=list_runs(site.root))
+    return site.show("runs", runs=list_runs(site.root), watched=site.watched is not None)
 
 
 def all_models(site: Site, request: Request) -> Response:
     """The checkpoints of every run."""
     return site.show("models", found=models_view(list_runs(site.root)))
+
+
+def console(site: Site, request: Request) -> Response:
+    """What is watched beside the runs, as it is now."""
+    if site.watched is None:
+        raise LookupError("nothing was named to be watched: burnish inspect --deployment FILE, or --service ADDRESS")
+    return site.show("console", places=site.watched.look())
 
 
 def one_run(site: Site, request: Request) -> Response:

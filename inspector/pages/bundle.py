@@ -164,7 +164,7 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
     (home / "static").mkdir()
     for name in ASSETS:
         shutil.copyfile(STATIC / name, home / "static" / name)
-    page("index.html", "runs", runs=lines)
+    page("index.html", "runs", runs=lines, watched=False)
     page("models.html", "models", found=models_view(lines))
     if contents.compared:
         page("compare.html", "compare", found=side_by_side([line.path for line in lines]))

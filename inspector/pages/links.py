@@ -64,6 +64,9 @@ class Served:
     def models(self) -> str:
         return f"{BASE}/-/models"
 
+    def console(self) -> str:
+        return f"{BASE}/-/console"
+
     def drift(self, before: str, after: str, task: str = "") -> str:
         return f"{BASE}/-/drift?{urlencode({'before': before, 'after': after, **({'task': task} if task else {})})}"
 

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
+from ..console import WatchedPlaces
 from ..database import USUAL, DatabaseLimits
 from .access import WithKey, new_key
 from .app import pages
@@ -22,13 +23,15 @@ from .dashboard import with_entry
 START_S = 20.0
 
 
-def inspect_forever(root: Path, port: int, said: Callable[[str], None], limits: DatabaseLimits = USUAL) -> None:
+def inspect_forever(
+    root: Path, port: int, said: Callable[[str], None], limits: DatabaseLimits = USUAL, watched: WatchedPlaces | None = None
+) -> None:
     """Serve the runs in `root` on loopback until SIGINT or SIGTERM. said: called with the address, once it answers. limits: of the
-    database behind the pages.
+    database behind the pages. watched: what its console shows.
 
     Raises ValueError when the port is taken, or the limits cannot be kept.
     """
-    shown = pages(root, limits=limits)
+    shown = pages(root, limits=limits, watched=watched)
     listening = _listen(port)
     key, port = new_key(), listening.getsockname()[1]
     hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))

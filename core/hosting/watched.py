@@ -1,0 +1,145 @@
+"""Deployments and services that somebody wants to see on the console page, asked how they are: `burnish inspect --deployment --service`."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from burnish.inspector.console import Health, VersionLine, WatchedPlace, WatchedPlaces
+from burnish.rpc.address import Endpoint, shown_address
+from burnish.rpc.errors import RpcError
+from burnish.rpc.probe import health_of
+from burnish.rpc.urls import check_url
+from burnish.serving.canary.rollbacks import Rollbacks, rollbacks_file
+from burnish.serving.deployment import VersionTable, read_deployment
+from burnish.serving.routes import served_name
+
+ASK_S = 2.0
+"""How long a place may take to answer."""
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What listens on all addresses is asked here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A place and how it is asked. address: of a gRPC service, with what it takes to reach it; "" of HTTP, asked at the place's url."""
+
+    place: WatchedPlace
+    address: str = ""
+
+
+def watched_places(deployments: Sequence[Path], services: Sequence[str]) -> WatchedPlaces:
+    """What to watch. deployments: files as `burnish deploy` takes them, read anew at each look, as they may be edited. services: addresses,
+    `http://host:port` of a chat service or `host:port` of a verifier, tools or an environment.
+
+    Raises ValueError when a file cannot be read or an address is none.
+
+    Example: `watched_places([Path("inspector.toml")], ["127.0.0.1:50051"]).look()`.
+    """
+    for file in deployments:
+        read_deployment(file)
+    named = [_named(service) for service in services]
+
+    def look() -> Sequence[WatchedPlace]:
+        return asyncio.run(_looked_at([*map(_deployed, deployments), *named]))
+
+    return WatchedPlaces(look)
+
+
+def _named(service: str) -> Asked:
+    """Raises ValueError when it is no address that can be asked."""
+    if service.lower().startswith(("http://", "https://")):
+        check_url(service, None)
+        parts = urlsplit(service)
+        if not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"--service {service!r} must read http://host:port, for example http://127.0.0.1:8000")
+        return Asked(_over_http(service, service.rstrip("/").removesuffix("/v1")))
+    if Endpoint.parse(service).ray_name:
+        raise ValueError(f"--service {service!r} is known to a Ray cluster only; give the address of a replica, host:port")
+    shown = shown_address(service)
+    return Asked(WatchedPlace(shown, Health("unknown"), shown), service)
+
+
+def _over_http(name: str, url: str) -> WatchedPlace:
+    return WatchedPlace(name, Health("unknown"), url, f"{url}/metrics")
+
+
+def _deployed(file: Path) -> Asked:
+    try:
+        deployment, out = read_deployment(file), Rollbacks(rollbacks_file(file))
+    except (OSError, ValueError) as error:
+        return Asked(WatchedPlace(str(file), Health("unknown"), problem=str(error)))
+    service, lines = deployment.service, list[VersionLine]()
+    for model, table in deployment.models.items():
+        weights = {name: 0.0 if _is_out(out, model, name, one) else one.weight for name, one in table.versions.items()}
+        total = sum(weights.values())
+        for name, one in table.versions.items():
+            rolled_back = _is_out(out, model, name, one)
+            share = weights[name] / total if total else 0.0
+            lines.append(VersionLine(served_name(model, name), one.model, share, one.shadow, _replicas(one), _notes(one), rolled_back))
+    host = EVERYWHERE.get(service.host, service.host)
+    url = f"{'https' if service.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{service.port}"
+    place = _over_http(str(file), url if service.port else "")
+    return Asked(replace(place, metrics=place.metrics if service.port else "", versions=tuple(lines)))
+
+
+def _is_out(rollbacks: Rollbacks, model: str, version: str, table: VersionTable) -> bool:
+    return table.judge is not None and rollbacks.has(served_name(model, version), table.model)
+
+
+def _replicas(table: VersionTable) -> str:
+    scale = table.autoscaling
+    return f"{scale.min_replicas} to {scale.max_replicas}" if scale is not None else str(table.replicas)
+
+
+def _notes(table: VersionTable) -> tuple[str, ...]:
+    canary = ("a canary, judged",) if table.judge is not None else ()
+    forced = (f"forced: {table.forced}",) if table.forced else ()
+    return (*canary, *(f"adapter {name}" for name in table.adapters), *forced)
+
+
+async def _looked_at(asked: Sequence[Asked]) -> list[WatchedPlace]:
+    return list(await asyncio.gather(*map(_looked_at_one, asked)))
+
+
+async def _looked_at_one(asked: Asked) -> WatchedPlace:
+    place = asked.place
+    if not place.url:
+        known = "" if place.problem else "its file leaves the port open: give the address that `burnish deploy` said as --service"
+        return replace(place, health=Health("unknown", known))
+    began = time.monotonic()
+    try:
+        if asked.address:
+            said = await asyncio.to_thread(health_of, asked.address, "", ASK_S)
+            answer = "" if said == "SERVING" else f"its health service says {said}"
+        else:
+            status = await asyncio.wait_for(_http_status(f"{place.url}/health"), ASK_S)
+            answer = "" if status == HTTPStatus.OK else f"/health answered {status}"
+    except TimeoutError:
+        return replace(place, health=Health("unreachable", f"no answer within {ASK_S:g} s"))
+    except (OSError, RpcError, ValueError) as error:
+        return replace(place, health=Health("unreachable", str(error).splitlines()[0][:300] if str(error) else type(error).__name__))
+    return replace(place, health=Health("unhealthy" if answer else "healthy", answer, time.monotonic() - began))
+
+
+async def _http_status(url: str) -> int:
+    """The status of an answer, whose text is not read, and which leads nowhere else. A certificate may be made out to another name than the
+    one that is asked: it is not checked, and nothing is sent. Raises OSError when there is no answer."""
+    import httpx2
+
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    try:
+        async with (
+            httpx2.AsyncClient(trust_env=False, follow_redirects=False, verify=unchecked, timeout=ASK_S) as client,
+            client.stream("GET", url) as answer,
+        ):
+            return int(answer.status_code)
+    except httpx2.HTTPError as error:
+        raise OSError(str(error) or type(error).__name__) from error

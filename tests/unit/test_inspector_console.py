@@ -1,0 +1,232 @@
+"""The console page: deployments and services that the user named, asked over real sockets how they are, slow and hostile ones too."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.cookiejar import CookieJar
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from tests.unit.test_inspector_pages import root as root
+from typer.testing import CliRunner
+
+from burnish.cli.main import app
+from burnish.hosting.process import ServiceProcess
+from burnish.hosting.watched import ASK_S, watched_places
+from burnish.inspector.pages.app import pages
+from burnish.rollout.store.records import JsonLines
+from burnish.serving.canary.rollbacks import rollbacks_file
+
+pytestmark = pytest.mark.unit
+
+HOSTILE = "<script>alert(1)</script>"
+DEPLOYMENT = """
+[service]
+port = {port}
+
+[models.inspector.versions.v1]
+model = "runs/first"
+weight = 3
+replicas = 2
+
+[models.inspector.versions.v2]
+model = "runs/second"
+weight = 1
+
+[models.inspector.versions.v2.judge]
+verifier = "127.0.0.1:50051"
+
+[models.inspector.versions.v3]
+model = "runs/third"
+shadow = 0.5
+forced = "{forced}"
+
+[models.inspector.versions.v3.autoscaling]
+max_replicas = 4
+"""
+
+
+@contextmanager
+def gateway(status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Iterator[tuple[int, list[str]]]:
+    """A server whose `/health` answers so; its port, and the paths that were asked for."""
+    asked = list[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], asked
+        server.shutdown()
+
+
+@contextmanager
+def speaker(say: Callable[[socket.socket], None]) -> Iterator[int]:
+    """What listens, and does this with who comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                threading.Thread(target=say, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def drips(connection: socket.socket) -> None:
+    """An answer without an end, a byte at a time."""
+    try:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+        while True:
+            connection.sendall(b"y")
+            time.sleep(0.1)
+    except OSError:
+        pass
+
+
+def deployment_file(folder: Path, port: int, forced: str = "it is wanted") -> Path:
+    file = folder / "inspector.toml"
+    file.write_text(DEPLOYMENT.format(port=port, forced=forced))
+    return file
+
+
+def test_a_deployment_is_asked_where_its_file_says_and_shown_with_its_versions(tmp_path: Path, root: Path) -> None:
+    with gateway() as (port, asked):
+        file = deployment_file(tmp_path, port, HOSTILE)
+        with JsonLines(rollbacks_file(file)) as lines:
+            lines.append({"version": "inspector:v2", "model": "runs/second"})
+        watched = watched_places([file], [])
+        (place,) = watched.look()
+        assert (place.health.state, asked) == ("healthy", ["/health"]) and place.health.seconds is not None
+        assert [(one.name, one.model, one.share, one.shadow, one.replicas, one.rolled_back) for one in place.versions] == [
+            ("inspector:v1", "runs/first", 1.0, 0.0, "2", False),
+            ("inspector:v2", "runs/second", 0.0, 0.0, "1", True),
+            ("inspector:v3", "runs/third", 0.0, 0.5, "1 to 4", False),
+        ]
+        with TestClient(pages(root, watched=watched), base_url="http://127.0.0.1:8266") as client:
+            assert 'href="/rollouts/-/console"' in client.get("/rollouts").text
+            page = client.get("/rollouts/-/console").text
+            for said in ("healthy", "inspector:v1", "runs/third", "rolled back", "a canary, judged", "1 to 4", "a copy of 50"):
+                assert said in page, said
+            assert f'href="http://127.0.0.1:{port}/metrics"' in page and 'href="/rollouts/-/models"' in page
+            assert HOSTILE not in page and "alert(1)" in page, "what a file says is text"
+            file.write_text("models = 1")
+            broken = client.get("/rollouts/-/console")
+            assert broken.status_code == 200 and "It cannot be read" in broken.text, "edited since, and the page goes on"
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_what_answers_otherwise_is_unhealthy(status: int) -> None:
+    with gateway(status) as (port, _):
+        (place,) = watched_places([], [f"http://127.0.0.1:{port}/v1"]).look()
+    assert (place.health.state, place.health.said) == ("unhealthy", f"/health answered {status}")
+    assert place.metrics == f"http://127.0.0.1:{port}/metrics"
+
+
+def test_nobody_is_led_elsewhere() -> None:
+    with gateway() as (other, heard), gateway(302, (("location", f"http://127.0.0.1:{other}/health"),)) as (port, _):
+        (place,) = watched_places([], [f"http://127.0.0.1:{port}"]).look()
+    assert (place.health.state, heard) == ("unhealthy", [])
+
+
+def test_the_environments_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gateway() as (proxy, heard), gateway() as (port, _):
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        (place,) = watched_places([], [f"http://127.0.0.1:{port}"]).look()
+    assert (place.health.state, heard) == ("healthy", [])
+
+
+def test_who_is_silent_drips_or_is_not_there_holds_nobody_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        nobody = gone.getsockname()[1]
+    with speaker(lambda connection: time.sleep(60)) as silent, speaker(drips) as dripping, speaker(lambda one: one.close()) as closes:
+        ports = (silent, dripping, closes, nobody)
+        watched = watched_places([], [*(f"http://127.0.0.1:{port}" for port in ports), f"127.0.0.1:{silent}", f"127.0.0.1:{nobody}"])
+        began = time.monotonic()
+        found = watched.look()
+        took = time.monotonic() - began
+    assert [place.health.state for place in found] == ["unreachable"] * 6 and all(place.health.said for place in found)
+    assert took < 5 * ASK_S, "all are asked at once"
+
+
+def test_a_service_is_asked_by_its_own_health_check(tmp_path: Path) -> None:
+    (tmp_path / "checks.py").write_text("from burnish import verifier\n\n@verifier('mine/yes-v1')\ndef yes(request):\n    return 1.0\n")
+    with ServiceProcess("verifier", f"{tmp_path / 'checks.py'}:yes", log=tmp_path / "log") as service:
+        watched = watched_places([], [service.address])
+        (place,) = watched.look()
+        assert (place.name, place.health.state, place.metrics) == (service.address, "healthy", "")
+    (place,) = watched.look()
+    assert place.health.state == "unreachable"
+
+
+def test_a_port_that_the_file_leaves_open_is_said(tmp_path: Path) -> None:
+    (place,) = watched_places([deployment_file(tmp_path, 0)], []).look()
+    assert (place.health.state, place.url, place.metrics) == ("unknown", "", "") and "--service" in place.health.said
+
+
+def test_without_anything_named_there_is_no_console(root: Path) -> None:
+    with TestClient(pages(root), base_url="http://127.0.0.1:8266") as client:
+        assert "/-/console" not in client.get("/rollouts").text
+        answer = client.get("/rollouts/-/console")
+        assert answer.status_code == 410 and "--deployment" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--service", "ray:verdict"], "give the address of a replica"),
+        (["--service", "http://me:pw@h/x"], "a user name or password"),
+        (["--service", "http://h/?token=1"], "the parameter 'token'"),
+        (["--service", "http://h:8000/?n=1"], "must read http://host:port"),
+        (["--service", "http://"], "must read http://host:port"),
+        (["--service", "ftp://h"], "must read host:port"),
+        (["--deployment", "none.toml"], "none.toml"),
+        (["--service", "h:1", "--bundle", "out"], "have no effect on a bundle"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused_at_the_start(given: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path), *given])
+    assert done.exit_code == 2 and said in done.stderr and "Traceback" not in done.output
+    assert "pw" not in done.stderr
+
+
+def test_a_user_watches_a_deployment_and_a_service_from_the_command_line(tmp_path: Path, root: Path) -> None:
+    with gateway() as (port, _), gateway(503) as (other, _):
+        options = ["--port", "0", "--deployment", str(deployment_file(tmp_path, port)), "--service", f"http://127.0.0.1:{other}"]
+        command = [str(Path(sys.executable).with_name("burnish")), "inspect", str(root), *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+            try:
+                assert started.stdout is not None
+                address = started.stdout.readline().split()[1]
+                browser = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(CookieJar()))
+                browser.open(address, timeout=60).close()
+                with browser.open(address.partition("/rollouts")[0] + "/rollouts/-/console", timeout=60) as answer:
+                    page = answer.read().decode()
+            finally:
+                started.terminate()
+                started.wait(60)
+    assert ">healthy</span>" in page and ">unhealthy</span>" in page and "/health answered 503" in page
