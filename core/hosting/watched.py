@@ -133,7 +133,7 @@ async def _http_status(url: str) -> int:
     one that is asked: it is not checked, and nothing is sent. Raises OSError when there is no answer."""
     import httpx2
 
-    unchecked = ssl.create_default_context()
+    unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
     try:
         async with (

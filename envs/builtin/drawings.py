@@ -65,6 +65,8 @@ ROW = 44
 SCALE = 2.0
 MIDDLE = 300
 """Where a deviation of 0 is drawn, pixels from the left; a micrometre is `SCALE` of them."""
+WORDS = 320
+"""Pixels for the words beside the scale: forty letters or so."""
 
 
 @draws("burnish/QualityInspection-v0")
@@ -76,7 +78,7 @@ def quality_inspection(episode: DrawnEpisode) -> str | None:
     part = make_part(episode.task.seed, level)
     measured = _measured(episode)
     rows = "".join(_feature(feature, i, feature.name in measured) for i, feature in enumerate(part.features))
-    width, height = MIDDLE + int(SCALE * LARGEST_DEVIATION_UM) + 190, ROW * len(part.features) + 10
+    width, height = MIDDLE + int(SCALE * LARGEST_DEVIATION_UM) + WORDS, ROW * len(part.features) + 10
     said = episode.labels.get("predicted")
     words = f"Part {part.number} deserves <b>{part.verdict}</b> ({', '.join(part.reasons)})" + (f"; said: {escape(said)}." if said else ".")
     size = f'width="{width}" height="{height}"'
