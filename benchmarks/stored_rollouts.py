@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from burnish.rollout.store.episodes import SCHEMA, SCHEMA_VERSION
+from burnish.rollout.store.episodes import SCHEMA, SCHEMA_VERSION, WRITTEN
 from burnish.rollout.store.moments import Moment
 
 TASKS, GROUP = 64, 8
@@ -41,7 +41,7 @@ def write_run(run: Path, rollouts: int, seed: int = 0) -> None:
     with (run / "metrics.jsonl").open("w") as metrics:
         for step in range(1, steps + 1):
             table = step_table(step, run.name, words, rng)
-            pq.write_table(table, store / Moment("rft", step, "train", "sampled").file, compression="zstd")
+            pq.write_table(table, store / Moment("rft", step, "train", "sampled").file, **WRITTEN)
             reward = float(np.mean(table.column("reward").drop_null()))
             row = {f"learner/measure_{i}": float(rng.random()) for i in range(30)}
             metrics.write(json.dumps({"phase": "rft", "step": step, "time": 1e9 + step, "reward_mean": reward, **row}) + "\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,33 @@ MEASURED = {"logprobs": "logprobs", "advantages": "advantage", "entropy": "entro
 """Columns of what was measured, and how `trainer.objectives.measures.per_trajectory` calls them."""
 
 
+def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """The columns that Parquet makes of one, by its names for them."""
+    if pa.types.is_map(kind):
+        yield from _leaves(f"{path}.key_value.key", kind.key_type)
+        yield from _leaves(f"{path}.key_value.value", kind.item_type)
+    elif pa.types.is_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_struct(kind):
+        for child in kind:
+            yield from _leaves(f"{path}.{child.name}", child.type)
+    else:
+        yield path, kind
+
+
+_COLUMNS = {path: kind for field in SCHEMA for path, kind in _leaves(field.name, field.type)}
+_SPLIT = [path for path, kind in _COLUMNS.items() if pa.types.is_floating(kind) and path.partition(".")[0] != "advantages"]
+WRITTEN: Mapping[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    # Floats seldom repeat, but for advantages; byte by byte, their exponents compress well. So do plain ids and masks.
+    "use_byte_stream_split": _SPLIT,
+    "use_dictionary": [path for path in _COLUMNS if path not in _SPLIT and path.partition(".")[0] not in ("token_ids", "mask")],
+    "write_statistics": [name for name in SCHEMA.names if name in _COLUMNS],  # nobody asks for a range of tokens
+}
+"""How files are written, for `pyarrow.parquet.write_table`."""
+
+
 class EpisodeStore:
     """Writes a run's episodes into a folder, a file per moment, on one thread in the background.
 
@@ -151,7 +178,7 @@ class EpisodeStore:
         rows = [row_of(episode, moment, self._run, measured.get(episode.id)) for episode in episodes]
         target = self._folder / moment.file
         partial = target.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, **WRITTEN)
         _to_disk(partial)
         partial.replace(target)
         if kept is not None:
