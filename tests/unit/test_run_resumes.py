@@ -138,9 +138,11 @@ def test_an_evaluation_is_recorded_after_its_transcripts(tmp_path: Path, monkeyp
     def full(*given: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pipeline, "TranscriptWriter", full)
+    monkeypatch.setattr(EpisodeStore, "_write", full)  # which the store's own thread does
+    episode = Episode(Task("t", 0), 0, (), (Message("user", "Which?"),), Reward(1.0))
     with EpisodeStore(tmp_path / "episodes", "r") as store:
         run = run_of(tmp_path, 200, store, lambda mode: result(mode, 0.5))
+        monkeypatch.setattr(run.session, "evaluate", lambda mode, on_group: (result(mode, 0.5), [episode]))
         with pytest.raises(OSError, match="no space left"):
             pipeline._evaluate(run, "rft", 200)
     assert not run.folder.evaluations_file.exists() and run.results == {}
