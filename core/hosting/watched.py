@@ -27,7 +27,7 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedPlace:
     """A place and how it is asked. address: of a gRPC service, with what it takes to reach it; "" of HTTP, asked at the place's url."""
 
     place: WatchedPlace
@@ -52,29 +52,29 @@ def watched_places(deployments: Sequence[Path], services: Sequence[str]) -> Watc
     return WatchedPlaces(look)
 
 
-def _named(service: str) -> Asked:
+def _named(service: str) -> AskedPlace:
     """Raises ValueError when it is no address that can be asked."""
     if service.lower().startswith(("http://", "https://")):
         check_url(service, None)
         parts = urlsplit(service)
         if not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"--service {service!r} must read http://host:port, for example http://127.0.0.1:8000")
-        return Asked(_over_http(service, service.rstrip("/").removesuffix("/v1")))
+        return AskedPlace(_over_http(service, service.rstrip("/").removesuffix("/v1")))
     if Endpoint.parse(service).ray_name:
         raise ValueError(f"--service {service!r} is known to a Ray cluster only; give the address of a replica, host:port")
     shown = shown_address(service)
-    return Asked(WatchedPlace(shown, Health("unknown"), shown), service)
+    return AskedPlace(WatchedPlace(shown, Health("unknown"), shown), service)
 
 
 def _over_http(name: str, url: str) -> WatchedPlace:
     return WatchedPlace(name, Health("unknown"), url, f"{url}/metrics")
 
 
-def _deployed(file: Path) -> Asked:
+def _deployed(file: Path) -> AskedPlace:
     try:
         deployment, out = read_deployment(file), Rollbacks(rollbacks_file(file))
     except (OSError, ValueError) as error:
-        return Asked(WatchedPlace(str(file), Health("unknown"), problem=str(error)))
+        return AskedPlace(WatchedPlace(str(file), Health("unknown"), problem=str(error)))
     service, lines = deployment.service, list[VersionLine]()
     for model, table in deployment.models.items():
         weights = {name: 0.0 if _is_out(out, model, name, one) else one.weight for name, one in table.versions.items()}
@@ -86,7 +86,7 @@ def _deployed(file: Path) -> Asked:
     host = EVERYWHERE.get(service.host, service.host)
     url = f"{'https' if service.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{service.port}"
     place = _over_http(str(file), url if service.port else "")
-    return Asked(replace(place, metrics=place.metrics if service.port else "", versions=tuple(lines)))
+    return AskedPlace(replace(place, metrics=place.metrics if service.port else "", versions=tuple(lines)))
 
 
 def _is_out(rollbacks: Rollbacks, model: str, version: str, table: VersionTable) -> bool:
@@ -104,11 +104,11 @@ def _notes(table: VersionTable) -> tuple[str, ...]:
     return (*canary, *(f"adapter {name}" for name in table.adapters), *forced)
 
 
-async def _looked_at(asked: Sequence[Asked]) -> list[WatchedPlace]:
+async def _looked_at(asked: Sequence[AskedPlace]) -> list[WatchedPlace]:
     return list(await asyncio.gather(*map(_looked_at_one, asked)))
 
 
-async def _looked_at_one(asked: Asked) -> WatchedPlace:
+async def _looked_at_one(asked: AskedPlace) -> WatchedPlace:
     place = asked.place
     if not place.url:
         known = "" if place.problem else "its file leaves the port open: give the address that `burnish deploy` said as --service"
