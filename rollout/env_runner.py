@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,7 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         with self.receiver.taking(shipment, partial(ray.get, timeout=timeout_s)) as weights:
             receipt = self.worker.update_weights(weights, timeout_s)
         self.observer.synced(receipt)
-        return receipt
+        return replace(receipt, node=self.receiver.node)
 
     def score(self, sequences: Sequence[Sequence[int]], version: int | None = None, life: str | None = None) -> list[Float32]:
         """See `RolloutWorker.score`."""

@@ -113,7 +113,7 @@ class SyncReceipt:
     """One engine took over one version: how many tensors, how many bytes came for it, and seconds for draining it and for the whole.
 
     delta: whether only what changed came of some. busy: how long the engine and what it plays with had something to do, by then. life: of
-    the runner that the engine is in, which a restart changes.
+    the runner that the engine is in, which a restart changes. node: Ray's id of the one it is on.
 
     Example: `SyncReceipt("engine-0", 3, 39, 15_000_000, drain_s=0.4, seconds=0.5)`.
     """
@@ -127,6 +127,7 @@ class SyncReceipt:
     busy: Busy = field(default_factory=Busy)
     delta: bool = False
     life: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

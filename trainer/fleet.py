@@ -1,7 +1,7 @@
 """The fleet: env runners as Ray actors, where episodes run and weights arrive.
 
 What may go wrong with a runner, and what becomes of it:
-    it dies          Ray restarts it; it gets the current weights, and the tasks that it still owed, again
+    it dies          alone or with its node: Ray restarts it where there is room; it gets the weights, and the tasks that it owed, again
     it hangs         it does not answer a call within `answer_s`: it is killed, and then as above
     its engine dies  the runner lives, and every episode of a group fails: it is killed, and then as above
     its engine hangs it samples no token for `engine.request_timeout_s`, so every episode under way fails: it is killed, and then as above
@@ -33,6 +33,7 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
+from .nodes import lost_node
 from .restarts import Restarts
 from .runners import FleetError, last_line
 
@@ -84,7 +85,7 @@ class _Work:
 @dataclass
 class _Runner:
     """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes. life: that it had when it got the weights, None before."""
+    it was given what it owes. life: that it had when it got the weights, None before. node: on which it then was, "" before."""
 
     index: int
     actor: Any
@@ -94,6 +95,7 @@ class _Runner:
     submitted: list[tuple[Any, float]] = field(default_factory=list)
     lost_work: bool = False
     life: str | None = None
+    node: str = ""
 
     @property
     def name(self) -> str:
@@ -335,7 +337,7 @@ class RayFleet:
             log.warning("%s was restarted since it was last heard of", runner.name)
             self._count_restart(runner, "it was restarted since it was last heard of")
             runner.lost_work = True
-        runner.life = receipt.life
+        runner.life, runner.node = receipt.life, receipt.node
 
     def _insist(self, runner: _Runner, call: Any, again: Callable[[_Runner], Any], what: str) -> Any:
         """The answer of a call that must not fail: when the runner died, hangs, is stale or lost its engine, it is made once more after the
@@ -373,21 +375,24 @@ class RayFleet:
         while True:
             try:
                 ray.get(runner.actor.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
+                if gone := lost_node(runner.node):
+                    log.warning("%s is back on another: %s", runner.name, gone)
                 return
             except (RayActorError, GetTimeoutError) as error:
                 dead = dead + 1 if isinstance(error, ActorDiedError) else 0  # one that Ray restarts is unavailable
+                said = lost_node(runner.node) or why
                 if dead > 1:
-                    raise FleetError(f"{runner.name} died and is not started again ({why}): {last_line(error)}") from error
+                    raise FleetError(f"{runner.name} died and is not started again ({said}): {last_line(error)}") from error
                 if time.monotonic() > deadline:
                     late = f"{runner.name} died and did not come back within {self.limits.restart_s:g} s"
-                    raise FleetError(f"{late} ({why}): {last_line(error)}") from error
+                    raise FleetError(f"{late} ({said}): {last_line(error)}") from error
                 time.sleep(1.0)
 
     def _count_restart(self, runner: _Runner, why: str) -> None:
         """Raises FleetError when it is one too many. why: it was restarted."""
         self.restarts += 1
         if too_many := runner.restarts.count():
-            raise FleetError(f"{runner.name} {too_many} ({why})")
+            raise FleetError(f"{runner.name} {too_many} ({lost_node(runner.node) or why})")
 
 
 def _lost(error: object) -> bool:

@@ -15,14 +15,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import ray
+from tests.integration.fault_cells import HOLD_S, NODES, Cell, Played
+from tests.integration.fault_nodes import SLOT, TwoNodes
 from tests.integration.faults import FOLDER
 from tests.integration.started import Started, last_step
 
@@ -34,8 +35,6 @@ from burnish.rpc.local_ray import start_local_ray
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 log = logging.getLogger(__name__)
-HOLD_S = 8.0
-"""Seconds that a fault lasts which somebody or something ends: an overload, an error, a machine that paused."""
 CELL_S = 900.0
 """Seconds of one cell: every limit of the recipe one after the other, and the start of what is brought back, on a busy machine."""
 RECIPE = """
@@ -95,66 +94,25 @@ learner_s = 120.0
 
 [resources]
 ray_address = "{ray}"
+{more}
 """
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A fault at a place. culprit: what the line must say where the run stops."""
-
-    place: str
-    fault: str
-    culprit: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.place} {self.fault}"
-
-
-FAULTS = ("killed", "stopped", "raises", "slow")
-CULPRITS: Mapping[str, str] = {
-    "engine": r"engine_|rollout-1|engine was told to raise",
-    "runner": r"rollout-1|runner was told to raise",
-    "environment": r"env_\w+|burnish/Remote-v0|faults/World-v0",
-    "tool": r"tool_\w+|env_\w+",
-    "verifier": r"verifier_\w+: .*verdict|verdict@",
-    "learner": r"learner",
-    "driver": r"driver was told to raise",
-}
-CELLS: Sequence[Cell] = (
-    *(Cell(place, fault, culprit) for place, culprit in CULPRITS.items() for fault in FAULTS),
-    Cell("disk", "full", r"No space left on device: .*\.jsonl"),
-)
-
-
-@dataclass(frozen=True)
-class Played:
-    """What a cell came to. how: in a few words; wrong: what should not be, nothing where it is kept."""
-
-    cell: Cell
-    how: str
-    seconds: float
-    wrong: tuple[str, ...] = ()
-
-    @property
-    def row(self) -> str:
-        said = "; ".join(self.wrong).replace("|", "\\|")
-        return f"| {self.cell.place} | {self.cell.fault} | {self.how.replace('|', chr(92) + '|')} | {said or 'yes'} |"
-
-
 class Matrix:
-    """One run that suffers, and is resumed where it stops. start: starts a command of burnish in a process of its own."""
+    """One run that suffers, and is resumed where it stops. start: starts a command of burnish in a process of its own. nodes: those it
+    runs on, None for a single one of its own."""
 
-    def __init__(self, model: Path, folder: Path, start: Callable[..., Started], seed: int = 0) -> None:
+    def __init__(self, model: Path, folder: Path, start: Callable[..., Started], seed: int = 0, nodes: TwoNodes | None = None) -> None:
         self.run, self.faults, self._start = folder / "run", Path(os.environ[FOLDER]), start
-        self.random = random.Random(seed)
+        self.random, self.nodes = random.Random(seed), nodes
         services = HERE / "fault_services.py"
         self.tools = ServiceProcess("tools", str(services), folder / "tools.log")
         self.tools.port = int(self.tools.start().rpartition(":")[2])
         self.recipe = folder / "faults.toml"
         names = {
             "model": model,
-            "ray": started_ray(),
+            "ray": nodes.address if nodes else started_ray(),
+            "more": f"engine_resources = {{ {SLOT} = 1 }}" if nodes else "",
             "plugin": HERE / "fault_plugin.py",
             "services": services,
             "tools": self.tools.address,
@@ -186,6 +144,8 @@ class Matrix:
             _, alive = psutil.wait_procs(processes, timeout=120)
             left = [" ".join(one.cmdline())[:80] for one in alive if one.is_running()]
             wrong += [f"left behind: {', '.join(left)}"] if left else []
+            if self.nodes and cell.name == "node lost":
+                self.nodes.add()
             self.now = self._resumed(self._start("run", str(self.run), "--resume"))
             how += "; resumed"
         return Played(cell, how, seconds, (*wrong, *self._books()))
@@ -220,7 +180,7 @@ class Matrix:
     def _told(self) -> str:
         """What the run said since it was last asked."""
         lines, self._seen = self.now.said[self._seen :].splitlines(), len(self.now.said)
-        told = [line for line in lines if "started once more" in line or "episodes of step" in line or "failed" in line]
+        told = [line for line in lines if re.search("started once more|episodes of step|failed|is gone", line)]
         return re.sub(r"\s+", " ", told[0])[:160] if told else ""
 
     def _until(self, on: Callable[[], bool], cell: Cell) -> bool:
@@ -256,6 +216,12 @@ class Matrix:
                 over.wait(HOLD_S)
                 with suppress(FileNotFoundError):
                     (self.faults / cell.place).unlink()
+            return
+        if cell.place == "node":
+            assert self.nodes, "cells of nodes have some"
+            self.nodes.lose(MARKS["runner"])
+            if cell.fault == "replaced":
+                self.nodes.add()
             return
         victim = self._process(cell.place)
         with suppress(psutil.NoSuchProcess):
@@ -336,39 +302,6 @@ def slowed(victim: psutil.Process, over: threading.Event) -> None:
         time.sleep(0.02)
 
 
-def page(played: Sequence[Played], seed: int) -> str:
-    """The table as a page."""
-    kept = sum(not one.wrong for one in played)
-    done = {one.cell.name: one.row for one in played}
-    rows = [done.get(cell.name, f"| {cell.place} | {cell.fault} | not played | |") for cell in CELLS]
-    longest = max(one.seconds for one in played)
-    return HEAD.format(kept=kept, cells=len(played), seed=seed, longest=longest, hold=HOLD_S) + "\n".join(rows) + "\n"
-
-
-HEAD = """# Faults
-
-What a run does when a part of it fails. Written by `make faults`, which plays every cell in one run under way, in random order and at
-random moments (seed {seed}), and resumes the run where it stops. {kept} of {cells} cells played are kept; the longest took {longest:.0f} s.
-
-A cell is kept when the run goes on with fresh weights, or stops with one line that names the culprit and can be resumed; when the ledger
-balances, nothing waited longer than its limit, and no process is left of what stopped. At the end, no task was skipped or repeated.
-
-- **killed**: `kill -9`. **stopped**: `SIGSTOP`; tools and driver go on after a while, the others stay as they are. **raises**: every call
-  raises for a while; in runner, learner and driver one does. **slow**: ten times as slow for a while. A while is {hold:g} s.
-- Services, Ray, runner and learner are real processes. The engine is a script within the runner's process: a killed one answers as
-  vLLM's engines do once their process is gone, a stopped one not at all.
-- Environment and verifier are services that the run starts, and has no second one of: without them it stops. The tools are a service that
-  runs already, and whoever runs it starts it again.
-- The full disk is the operating system's error at the next row that is written.
-- An engine whose process lives and that answers no more is told from a slow one by the tokens that it samples for all requests together:
-  none for `engine.request_timeout_s`, and the episodes under way fail (engine_timeout), its process is replaced, and groups that failed
-  whole are played again. Where an episode's time ends first, it waits until it is known which it is.
-
-| place | fault | the run | kept |
-|---|---|---|---|
-"""
-
-
 def play_all(
     model: Path,
     folder: Path,
@@ -384,13 +317,13 @@ def play_all(
     environment.setenv(FOLDER, str(faults))
     environment.setenv("PYTHONPATH", str(ROOT))
     environment.setenv("RAY_worker_niceness", "0")
-    matrix, played = Matrix(model, folder, start, seed), list[Played]()
-    try:
+    with ExitStack() as stack:
+        nodes = stack.enter_context(closing(TwoNodes())) if any(cell in NODES for cell in cells) else None
+        matrix, played = Matrix(model, folder, start, seed, nodes), list[Played]()
+        stack.callback(matrix.close)
         for cell in random.Random(seed).sample(list(cells), len(cells)):
             played.append(matrix.play(cell))
             log.info("%s: %s, %.0f s %s", cell.name, played[-1].how, played[-1].seconds, played[-1].wrong)
             report(played)
         matrix.finish()
-    finally:
-        matrix.close()
     return played

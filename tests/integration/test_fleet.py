@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -73,6 +74,7 @@ class Actor:
     life: str = "1"
     holds: int = 0
     sync_fails: list[Exception] = field(default_factory=list)
+    node: str = ""
 
     def die(self) -> None:
         self.given.clear()
@@ -101,7 +103,7 @@ class Actor:
     def _update_weights(self, snapshot: int, timeout_s: float) -> SyncReceipt:
         self.received.append(snapshot)
         self.holds = snapshot
-        return SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0, life=self.life)
+        return SyncReceipt("rollout-1", snapshot, 1, 1, 0.0, 0.0, life=self.life, node=self.node)
 
     def _submit(self, tasks: Sequence[Task]) -> list[Task]:
         self.given += tasks
@@ -196,6 +198,34 @@ def test_a_runner_that_stays_away_is_named_with_what_it_was_replaced_for(ray: Fa
     monkeypatch.setattr("burnish.trainer.fleet.time.sleep", lambda seconds: None)
     with pytest.raises(FleetError, match=r"rollout-1 died and did not come back within 300 s \(engine_timeout in rollout-1: request t0/0"):
         list(run_tasks(RayFleet({1: gone}, FleetLimits(stall_s=1e9, answer_s=1e9)), TASKS[:1], 2, 1.0))
+
+
+BOOKS = [
+    {"NodeID": "a" * 56, "NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "worker-3", "Alive": False},
+    {"NodeID": "b" * 56, "NodeManagerAddress": "10.0.0.8", "NodeManagerHostname": "worker-4", "Alive": True},
+]
+GONE = r"its node 10\.0\.0\.7 \(worker-3, aaaaaaaaaaaa\) is gone"
+
+
+def test_a_runner_whose_node_is_lost_is_named_with_it(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("burnish.trainer.nodes.ray", SimpleNamespace(nodes=lambda: BOOKS))
+    monkeypatch.setattr("burnish.trainer.fleet.time.sleep", lambda seconds: None)
+    moved = Actor(node="a" * 56, outcomes=[HUNG, Reward(1.0)])
+    fleet = RayFleet({1: moved}, FleetLimits())
+    fleet.sync(3)
+    moved.node = "b" * 56
+    assert len(list(run_tasks(fleet, TASKS, 2, 1.0))) == 4
+    assert re.search(f"rollout-1 is back on another: {GONE}", caplog.text)
+
+    caplog.clear()
+    away = Actor(node="a" * 56, outcomes=[HUNG])
+    away.die = lambda: setattr(away, "ping", SimpleNamespace(remote=lambda: Call(ActorDiedError())))  # type: ignore[method-assign]
+    fleet = RayFleet({1: away}, FleetLimits())
+    fleet.sync(3)
+    with pytest.raises(FleetError, match=rf"rollout-1 died and is not started again \({GONE}\): "):
+        list(run_tasks(fleet, TASKS[:1], 2, 1.0))
 
 
 def test_whoever_stops_early_leaves_nothing_for_the_next(ray: FakeRay) -> None:

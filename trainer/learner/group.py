@@ -23,6 +23,7 @@ from ...rollout.transport.buckets import Bucket
 from ...rollout.transport.delta import Delta, delta_of
 from ...rollout.transport.shipment import BucketRef, Form, Sender, Shipment
 from ..batch import TokenBatch
+from ..nodes import lost_node
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
 from .config import NOT_TRUSTED, CriticConfig, LearnerConfig, OptimizerConfig
@@ -177,6 +178,7 @@ class LearnerGroup:
     ) -> None:
         self._timeout_s, self._follow_s = limits.call_s, limits.follow_s
         self._lost = ""  # why, once a learner is
+        self._nodes = list[str]()  # by rank
         self._sender = Sender(Form())
         self._group = limits.room or learner_room(learners, num_gpus, limits.place_s)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
@@ -187,7 +189,7 @@ class LearnerGroup:
         self._actors = [actor.remote(rank, learners, limits.call_s) for rank in range(learners)]
         try:
             meeting = self._meet(limits.apart, plugins) if learners > 1 else None
-            self._node: str = self._all("node")[0]
+            self._nodes = self._all("node")
             self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
         except BaseException:
             self.shutdown()  # nobody else can: what they took of the cluster would stay taken
@@ -239,12 +241,12 @@ class LearnerGroup:
     def snapshot(self) -> Shipment:
         """The current weights in Ray's object store, for engines, one bucket after the other. The shipment before gives up its own first:
         at once, or, where engines on other nodes are to get what changed, as each bucket is compared."""
-        apart = any(node["Alive"] and node["NodeID"] != self._node for node in ray.nodes())
+        apart = any(node["Alive"] and node["NodeID"] != self._nodes[0] for node in ray.nodes())
         before = self._sender.begin(apart)
         parts, manifest, compared = list[BucketRef](), dict[str, str](), bool(before)
         while (packed := self._pack(before, parts)) is not None:
             manifest |= packed.manifest
-        return self._sender.finish(self.version, manifest, parts, self._node, apart, compared)
+        return self._sender.finish(self.version, manifest, parts, self._nodes[0], apart, compared)
 
     def _pack(self, before: list[Any], parts: list[BucketRef]) -> Packed | None:
         """Have the next bucket made and add it to `parts`; the one in its place before is given up."""
@@ -340,7 +342,8 @@ class LearnerGroup:
             self._lost = "all learners were ended: one had failed alone, and the others waited for it"
         for first in sorted(errors, key=lambda error: not isinstance(error, ray.exceptions.RayActorError)):
             if isinstance(first, ray.exceptions.RayActorError):
-                self._lost = f"the learner died: {_why_dead(first)}"
+                gone = next(filter(None, map(lost_node, self._nodes)), "")
+                self._lost = f"the learner died: {gone or _why_dead(first)}"
                 raise LearnerLost(self._lost) from first
             raise (first.cause if isinstance(first, ray.exceptions.RayTaskError) else first) from first
         if waiting:

@@ -1,0 +1,44 @@
+"""docs/faults.md: its rows are the cells of the fault matrix, whose tests are tests/integration/test_fault_matrix.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.integration.fault_cells import CELLS, NODES, SUMMARY, Played, page
+
+pytestmark = pytest.mark.unit
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text()
+EVERY = [*CELLS, *NODES]
+
+
+def rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if re.match(r"\| (?!place|---)", line)]
+
+
+def test_the_page_has_a_row_for_each_cell_in_its_order_and_each_is_kept() -> None:
+    assert [tuple(re.split(r" *\| *", row)[1:3]) for row in rows(PAGE)] == [(cell.place, cell.fault) for cell in EVERY]
+    assert [row for row in rows(PAGE) if not row.endswith("| yes |")] == []
+    assert f"{len(EVERY)} of {len(EVERY)} cells are kept" in PAGE
+
+
+def test_the_page_is_what_the_matrix_writes() -> None:
+    (seed,) = re.findall(r"\(seed (\d+)\)", PAGE)
+    assert page([], [], int(seed), PAGE) == PAGE
+
+
+def test_a_row_that_is_played_again_takes_the_place_of_its_own_alone() -> None:
+    first, second = CELLS[:2]
+    before = page([Played(first, "goes on", 3.0), Played(second, "goes on", 9.0)], CELLS, 0)
+    assert len(rows(before)) == len(EVERY) and "2 of " in before and "the longest took\n9 s" in before
+    after = page([Played(first, "is gone (-9)", 4.0, ("left a|b behind",))], [first], 0, before)
+    assert rows(after)[:2] == [f"| {first.place} | {first.fault} | is gone (-9) | left a\\|b behind |", rows(before)[1]]
+    assert "1 of " in after and "the longest took\n9 s" in after
+    assert rows(page([], CELLS, 0, before))[:2] == [f"| {cell.place} | {cell.fault} | not played | |" for cell in (first, second)]
+
+
+def test_the_summary_is_of_cells_that_there_are() -> None:
+    assert set(SUMMARY) <= {cell.name for cell in EVERY}
+    assert f"{', '.join(SUMMARY)}." in PAGE
