@@ -18,6 +18,7 @@ from ..envs.named import look_in
 from ..envs.spaces import MessagesSpace, UnicodeText
 from ..envs.types import EpisodeGroup, Float32, Task
 from .observe import RolloutMetrics
+from .transport.adapters import Base
 from .transport.shipment import Receiver, Shipment
 from .weights import SyncReceipt
 from .worker import Progress, RolloutWorker, WorkerSetup
@@ -36,7 +37,7 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")
         self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)
-        self.receiver = Receiver(ray.get_runtime_context().get_node_id())
+        self.receiver = Receiver(ray.get_runtime_context().get_node_id(), Base(setup.model, setup.engine.resolved_dtype))
 
     def submit(
         self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None, life: str | None = None

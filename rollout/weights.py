@@ -24,7 +24,7 @@ from ..envs.failures import EpisodeFailure
 from ..envs.types import Float32, Int32
 from .busy import Busy
 from .engine.base import Engine
-from .engine.layout import checksum, shape_of
+from .engine.layout import checksum, shapes_of
 
 QUANTILE = 0.9
 
@@ -65,14 +65,19 @@ class SyncProofError(RuntimeError):
 class Weights(Protocol):
     """All weights of one policy version, to be taken in once: a `WeightSnapshot`, or what arrives of a shipment (`transport/`).
 
-    manifest: `checksum` of each tensor under its Hugging Face `state_dict` name, made where the tensors come from. bytes: of all tensors,
-    or as many as have come.
+    manifest: `checksum` of each tensor under its Hugging Face `state_dict` name, made where the tensors come from; whole once all have
+    come. bytes: of all tensors, or as many as have come.
     """
 
     @property
     def version(self) -> int: ...
     @property
     def manifest(self) -> Mapping[str, str]: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every tensor, known before any comes."""
+        ...
+
     @property
     def bytes(self) -> int: ...
     @property
@@ -103,6 +108,10 @@ class WeightSnapshot:
     @property
     def bytes(self) -> int:
         return sum(array.nbytes for array in self.tensors.values())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return shapes_of(self.manifest)
 
     def stream(self) -> Iterable[tuple[str, np.ndarray]]:
         return self.tensors.items()
@@ -188,7 +197,7 @@ async def sync_weights(engine: Engine, weights: Weights, finish: bool = True) ->
     await engine.pause_generation(finish)
     drained = time.perf_counter()
     try:
-        await engine.start_weight_update({name: shape_of(found) for name, found in weights.manifest.items()})
+        await engine.start_weight_update(weights.shapes)
         await engine.update_weights(weights.stream())
         verify_manifest(weights, await engine.finish_weight_update(weights.version), engine.name)
     except BaseException as error:

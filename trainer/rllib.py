@@ -162,7 +162,10 @@ class RFTConfig(AlgorithmConfig):  # type: ignore[misc]  # RLlib is untyped
         _ROOM.set(None)
         group = LearnerGroup(worker.model, learner, worker.seed, gpus, limits, worker.plugins, count, worker.folder)
         engine = worker.engine
-        group.send_as(Form(engine.resolved_dtype, engine.weight_deltas is not False, engine.whole_weights_every or WHOLE_EVERY))
+        if engine.adapters is not None and learner.lora is None:
+            raise ValueError("engine.adapters: has no effect on a learner without lora; remove it")
+        form = Form(engine.resolved_dtype, engine.weight_deltas is not False, engine.whole_weights_every or WHOLE_EVERY)
+        group.send_as(replace(form, adapters=learner.lora is not None and engine.adapters != "merged"))
         if self.rft_phase.critic is not None:
             group.begin_phase(learner.optimizer, self.rft_phase.critic)
         return group

@@ -227,6 +227,10 @@ def _rollouts(config: RunConfig) -> Iterator[str]:
     for key in ("weight_deltas", "whole_weights_every"):
         if getattr(config.engine, key) is not None and config.resources.ray_address is None:
             yield f"engine.{key}: has no effect on the one node that is started here; remove it, or name a cluster in resources.ray_address"
+        elif getattr(config.engine, key) is not None and config.learner.lora is not None and config.engine.adapters != "merged":
+            yield f'engine.{key}: has no effect where only adapters are sent, of [learner.lora]; remove it, or write adapters = "merged"'
+    if config.engine.adapters is not None and config.learner.lora is None:
+        yield "engine.adapters: has no effect without [learner.lora], which trains some; remove it"
 
 
 def _devices(config: RunConfig) -> Iterator[str]:

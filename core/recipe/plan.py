@@ -324,7 +324,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "success": run.success,
         "services": "\n".join(plan.services) or "none",
         "runs on": "\n".join([where, *run.placement.lines()]),
-        **({"learns": _adapters_line(run.learner.lora, model)} if run.learner.lora is not None else {}),
+        **({"learns": _adapters_line(run.learner.lora, run.engine.adapters != "merged", model)} if run.learner.lora is not None else {}),
         "memory": _memory_line(plan),
         "goes to": plan.run_folder,
         **({"is left": f"after {plan.done.phase}-{plan.done.step}, the latest checkpoint: what follows"} if plan.done is not None else {}),
@@ -367,11 +367,12 @@ def _times_line(plan: Plan) -> str:
     return f"about: {'; '.join(about)}. {bound[0].upper()}{bound[1:]}"
 
 
-def _adapters_line(lora: LoRAConfig, model: ModelFacts) -> str:
+def _adapters_line(lora: LoRAConfig, alone: bool, model: ModelFacts) -> str:
     count = adapter_parameters(model, lora)
-    return (
-        f"adapters of rank {lora.rank}, {count / 1e6:.1f} M parameters ({count / model.parameters:.1%} of the model's); "
-        "engines and checkpoints get the model with the adapters merged into it"
+    return f"adapters of rank {lora.rank}, {count / 1e6:.1f} M parameters ({count / model.parameters:.1%} of the model's); " + (
+        f"engines get these {4 * count / 1e6:.1f} MB alone and merge them, checkpoints get the model with them merged into it"
+        if alone
+        else "engines and checkpoints get the model with the adapters merged into it"
     )
 
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Device = Literal["cpu", "cuda"]
 Backend = Literal["vllm-inprocess", "vllm-async"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Adapters = Literal["alone", "merged"]
+"""How adapters travel: see `EngineConfig`."""
 OnNewWeights = Literal["finish", "recompute", "keep"]
 """What becomes of answers that are under way when new weights come: see `EngineConfig`."""
 
@@ -46,6 +48,9 @@ class EngineConfig(BaseModel):
     the learner's node, weights are read from shared memory. whole_weights_every: of so many versions, one that is sent whole all the same,
     20 when left out.
 
+    adapters: where adapters are trained ([learner.lora]), what an engine gets of an update: these alone ("alone"), which it merges into the
+    base that it reads from its own model folder; or the whole model, into which the learner has merged them ("merged"). Left out, alone.
+
     on_new_weights: what becomes of answers that are under way when new weights come, which only happens with `rft.rollouts = "async"`. They
     stand still, and go on under the new weights: after their context was computed again with those ("recompute"), or with what the old
     ones have computed of it ("keep"), which is sooner and not quite what the new policy would say; or they end first ("finish"), and the
@@ -77,6 +82,7 @@ class EngineConfig(BaseModel):
     weight_transfer: Literal["nccl", "ipc"] | None = None
     weight_deltas: bool | None = None
     whole_weights_every: int | None = Field(default=None, ge=2)
+    adapters: Adapters | None = None
     on_new_weights: OnNewWeights | None = None
     start_timeout_s: float = Field(default=600.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)

@@ -92,6 +92,11 @@ def _places() -> np.ndarray:
     return np.arange(BLOCK, dtype=np.uint64)
 
 
+def shapes_of(manifest: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The shapes that a manifest's checksums say, by name."""
+    return {name: shape_of(found) for name, found in manifest.items()}
+
+
 def shape_of(checksum: str) -> tuple[int, ...]:
     """The shape that a checksum says: `(256, 64)` of `float32[256,64]:…`."""
     sizes = checksum[checksum.index("[") + 1 : checksum.index("]")]

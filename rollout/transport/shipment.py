@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..engine.config import Dtype
+from ..engine.layout import checksum, shapes_of
+from .adapters import Base, Frozen, checked
 from .buckets import BUCKET_BYTES, Bucket
 from .delta import Delta, apply_delta
 
@@ -40,7 +42,8 @@ class Shipment:
     """One version, for every engine. It lasts until the next one is made.
 
     manifest: checksum of every tensor, made where the tensors come from. node: where the buckets are. base: the version that deltas change,
-    None where everything is sent whole. keep: whether an engine elsewhere should keep what comes, because deltas are worth it.
+    None where everything is sent whole. keep: whether an engine elsewhere should keep what comes, because deltas are worth it. frozen: the
+    base of adapters where these are all that is sent, and what the manifest is of.
 
     Example: `LearnerGroup.snapshot()`.
     """
@@ -51,6 +54,7 @@ class Shipment:
     node: str
     base: int | None = None
     keep: bool = False
+    frozen: Frozen | None = None
 
     def release(self) -> list[BucketRef]:
         """Give up the references, so that the memory is free once nobody else has them; returns them."""
@@ -61,12 +65,14 @@ class Shipment:
 @dataclass(frozen=True, slots=True)
 class Form:
     """How weights are sent. dtype: the engines'. deltas: to engines on other nodes, only what changed where that takes half the bytes or
-    less. whole_every: of so many versions, one that is sent whole all the same. bucket_bytes: of a bucket at most, see `buckets.py`."""
+    less. whole_every: of so many versions, one that is sent whole all the same. bucket_bytes: of a bucket at most, see `buckets.py`.
+    adapters: whether adapters are sent alone, in float32 and without deltas, since an update changes all of them."""
 
     dtype: Dtype = "float32"
     deltas: bool = True
     whole_every: int = WHOLE_EVERY
     bucket_bytes: int = BUCKET_BYTES
+    adapters: bool = False
 
 
 class Sender:
@@ -81,30 +87,44 @@ class Sender:
         """Before a snapshot is made: the buckets that its buckets are to be compared with, none where it is sent whole. What was sent
         before is given up. apart: whether there may be engines on other nodes."""
         parts = self._sent.release() if self._sent is not None else []
-        whole = not (apart and self.form.deltas) or self._deltas_since_whole + 1 >= self.form.whole_every
+        whole = not (apart and self.form.deltas) or self.form.adapters or self._deltas_since_whole + 1 >= self.form.whole_every
         return [] if whole else [part.bucket for part in parts]
 
-    def finish(self, version: int, manifest: Mapping[str, str], parts: list[BucketRef], node: str, apart: bool, compared: bool) -> Shipment:
-        """What is sent of the version. compared: whether `begin` gave anything to compare with."""
+    def finish(
+        self,
+        version: int,
+        manifest: Mapping[str, str],
+        parts: list[BucketRef],
+        node: str,
+        apart: bool,
+        compared: bool,
+        frozen: Frozen | None = None,
+    ) -> Shipment:
+        """What is sent of the version. compared: whether `begin` gave anything to compare with. frozen: see `Shipment`."""
         changes = any(part.delta is not None for part in parts)
         before = self._sent
         self._deltas_since_whole = self._deltas_since_whole + 1 if changes else 0
         worth = changes or (not compared and before is not None and before.keep)
         base = before.version if before is not None and changes else None
-        self._sent = Shipment(version, manifest, parts, node, base, keep=worth and apart and self.form.deltas)
+        self._sent = Shipment(version, manifest, parts, node, base, worth and apart and self.form.deltas and not self.form.adapters, frozen)
         return self._sent
 
 
 @dataclass(slots=True)
 class Arriving:
     """The weights of a shipment as an engine takes them in, once. bytes: what was fetched so far. delta: whether some of it changes what
-    was there."""
+    was there. frozen: where adapters are merged here; the manifest is then of what that gives, and grows with it."""
 
     version: int
     manifest: Mapping[str, str]
     bytes: int = 0
     delta: bool = False
+    frozen: Frozen | None = None
     source: Iterator[tuple[str, np.ndarray]] = field(default_factory=lambda: iter(()))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return shapes_of(self.manifest) if self.frozen is None else self.frozen.shapes
 
     def stream(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every tensor by name, fetched as it is asked for."""
@@ -114,11 +134,11 @@ class Arriving:
 class Receiver:
     """The engine's side of the transport: takes shipments in, and keeps a copy of what came where deltas are worth it.
 
-    node: where this process is. version: of the copy, None without one.
+    node: where this process is. base: what adapters that come alone are merged into. version: of the copy, None without one.
     """
 
-    def __init__(self, node: str) -> None:
-        self.node = node
+    def __init__(self, node: str, base: Base | None = None) -> None:
+        self.node, self._base = node, base
         self.version: int | None = None
         self._copy: list[Bucket] = []
 
@@ -126,10 +146,13 @@ class Receiver:
     def taking(self, shipment: Shipment, fetch: Fetch) -> Iterator[Arriving]:
         """What arrives. The copy is of the shipment when the context ends, and there is none when it ends with an error.
 
-        Raises ValueError for a shipment that was given up.
+        Raises ValueError for a shipment that was given up, and where adapters came alone and they, or the base here, are not the learner's.
         """
         if not shipment.parts:
             raise ValueError(f"the weights of version {shipment.version} were given up when the next were made; send those")
+        if shipment.frozen is not None:
+            yield self._merging(shipment, shipment.frozen, fetch)
+            return
         here = shipment.node == self.node
         base = self._copy if not here and self.version is not None and self.version == shipment.base else []
         self.version, self._copy = None, []  # whatever happens, not that of the version before
@@ -139,6 +162,23 @@ class Receiver:
         yield arriving
         if kept:
             self.version, self._copy = shipment.version, kept
+
+    def _merging(self, shipment: Shipment, frozen: Frozen, fetch: Fetch) -> Arriving:
+        """What the adapters of a shipment make of the base."""
+        assert self._base is not None, "an engine that is sent adapters has a base"
+        base, sums = self._base, dict[str, str]()
+        self.version, self._copy = None, []
+        arriving = Arriving(shipment.version, sums, frozen=frozen)
+        adapters = checked(list(_taken(shipment, fetch, arriving, [], None)), shipment.manifest)
+        base.check(frozen)
+
+        def merged() -> Iterator[tuple[str, np.ndarray]]:
+            for name, array in base.merged(frozen, adapters):
+                sums[name] = checksum(array)
+                yield name, array
+
+        arriving.source = merged()
+        return arriving
 
 
 def _taken(

@@ -37,7 +37,10 @@ CELLS: Sequence[Cell] = (
     *(Cell(place, fault, culprit) for place, culprit in CULPRITS.items() for fault in FAULTS),
     Cell("disk", "full", r"No space left on device: .*\.jsonl"),
 )
-NODES: Sequence[Cell] = ()
+NODES: Sequence[Cell] = (
+    Cell("node", "replaced", r"rollout-1 .*its node \S+ \(\w+\) is gone"),
+    Cell("node", "lost", r"rollout-1 .*its node \S+ \(\w+\) is gone"),
+)
 """Of a run over two nodes of Ray."""
 SUMMARY = ("engine killed", "runner killed", "verifier raises")
 """What is played whenever the tests run, in about a minute of a machine at rest: an engine and a process that are brought back, and a
@@ -73,7 +76,8 @@ def page(played: Sequence[Played], asked: Sequence[Cell], seed: int, before: str
     rows = [done[cell.name] for cell in [*CELLS, *NODES]]
     longest = max([0.0, *map(float, re.findall(r"the longest took\s(\d+) s", before)), *(one.seconds for one in played)])
     kept = sum(row.endswith("| yes |") for row in rows)
-    return HEAD.format(kept=kept, cells=len(rows), seed=seed, longest=longest, hold=HOLD_S, summary=", ".join(SUMMARY)) + "\n".join(rows) + "\n"
+    head = HEAD.format(kept=kept, cells=len(rows), seed=seed, longest=longest, hold=HOLD_S, summary=", ".join(SUMMARY))
+    return head + "\n".join(rows) + "\n"
 
 
 HEAD = """# Faults

@@ -16,6 +16,7 @@ from burnish.rollout.engine.base import GenerateRequest, Generation
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.env_runner import LLMEnvRunner
 from burnish.rollout.observe import RolloutMetrics
+from burnish.rollout.transport.adapters import Base
 from burnish.rollout.transport.shipment import Receiver
 from burnish.rollout.weights import ParityBound
 from burnish.rollout.worker import RolloutWorker
@@ -62,7 +63,8 @@ class ScriptedRunner(LLMEnvRunner):
         self.observer = RolloutMetrics(name)
         engine = self.ENGINE(answer, name=name, max_context=MAX_CONTEXT)
         self.worker = RolloutWorker(config.worker_setup, name, self.observer.episode, engine)
-        self.receiver = Receiver(ray.get_runtime_context().get_node_id())
+        setup = config.worker_setup
+        self.receiver = Receiver(ray.get_runtime_context().get_node_id(), Base(setup.model, setup.engine.resolved_dtype))
 
 
 class WaitingRunner(ScriptedRunner):

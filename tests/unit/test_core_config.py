@@ -274,6 +274,11 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
             "engine.weight_deltas: has no effect on the one node that is started here; remove it, or name a cluster in "
             "resources.ray_address",
         ),
+        (["engine.adapters=alone"], "engine.adapters: has no effect without [learner.lora], which trains some; remove it"),
+        (
+            ["engine.weight_deltas=true", "learner.lora.rank=4", "resources.ray_address=auto"],
+            'engine.weight_deltas: has no effect where only adapters are sent, of [learner.lora]; remove it, or write adapters = "merged"',
+        ),
     ],
 )
 def test_impossible_combinations_are_refused(recipe: Callable[[str], Path], overrides: list[str], line: str) -> None:

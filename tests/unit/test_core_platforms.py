@@ -349,7 +349,10 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
     passes = 1024 * 32 * (52 * 4096 + 16 * 11008) + 512 * 32000 * 12
     plan = make_plan(run)
     assert plan.memory_mb["learner's GPU"] == round((16 * trained + 4 * 6_738_415_616 + passes) / 1e6)
-    assert "adapters of rank 8, 6.0 M parameters (0.1% of the model's)" in shown(plan)
+    line = "adapters of rank 8, 6.0 M parameters (0.1% of the model's); "
+    assert line + "engines get these 23.9 MB alone and merge them" in shown(plan)
+    whole = replace(run, engine=run.engine.model_copy(update={"adapters": "merged"}))
+    assert line + "engines and checkpoints get the model with the adapters merged into it" in shown(make_plan(whole))
 
 
 # What cannot work

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ...envs.named import look_in
 from ...envs.registry import load_plugin
 from ...envs.types import Float32
+from ...rollout.transport.adapters import Frozen
 from ...rollout.transport.buckets import Bucket
 from ...rollout.transport.delta import Delta, delta_of
 from ...rollout.transport.shipment import BucketRef, Form, Sender, Shipment
@@ -127,7 +128,8 @@ class LearnerActor:
         """The next bucket, what changed since the one `before` where that is given, and what there is to know of both; None of all after
         the last. Those of one version are asked for one after the other."""
         if number == 0:
-            self._buckets = self._learner.buckets(form.dtype, form.bucket_bytes)
+            learner, limit = self._learner, form.bucket_bytes
+            self._buckets = learner.adapters(limit) if form.adapters else learner.buckets(form.dtype, limit)
         bucket = next(self._buckets, None)
         if bucket is None:
             return None, None, None
@@ -136,6 +138,9 @@ class LearnerActor:
             earlier: Bucket = ray.get(before[0], timeout=self._timeout_s)
             delta = delta_of(earlier.data, bucket.data) if earlier.spans == bucket.spans else None
         return bucket, delta, Packed(bucket.manifest(), delta is not None)
+
+    def frozen(self) -> Frozen:
+        return self._learner.frozen()
 
     def save(self, folder: str) -> None:
         self._learner.save(Path(folder))
@@ -180,6 +185,7 @@ class LearnerGroup:
         self._lost = ""  # why, once a learner is
         self._nodes = list[str]()  # by rank
         self._sender = Sender(Form())
+        self._frozen: Frozen | None = None
         self._group = limits.room or learner_room(learners, num_gpus, limits.place_s)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
@@ -207,7 +213,7 @@ class LearnerGroup:
 
     def send_as(self, form: Form) -> None:
         """In which form engines get the weights from now on; at first, in float32."""
-        self._sender = Sender(form)
+        self._sender, self._frozen = Sender(form), None
 
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
         """See `Learner.begin_phase`."""
@@ -246,7 +252,9 @@ class LearnerGroup:
         parts, manifest, compared = list[BucketRef](), dict[str, str](), bool(before)
         while (packed := self._pack(before, parts)) is not None:
             manifest |= packed.manifest
-        return self._sender.finish(self.version, manifest, parts, self._nodes[0], apart, compared)
+        if self._sender.form.adapters and self._frozen is None:
+            self._frozen = self._all("frozen")[0]
+        return self._sender.finish(self.version, manifest, parts, self._nodes[0], apart, compared, self._frozen)
 
     def _pack(self, before: list[Any], parts: list[BucketRef]) -> Packed | None:
         """Have the next bucket made and add it to `parts`; the one in its place before is given up."""

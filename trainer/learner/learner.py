@@ -26,6 +26,8 @@ from torch import Tensor
 
 from ...envs.types import Float32, Trajectory
 from ...rollout.engine.config import Dtype
+from ...rollout.engine.layout import checksum
+from ...rollout.transport.adapters import Frozen
 from ...rollout.transport.buckets import BUCKET_BYTES, Bucket
 from ...rollout.weights import WeightSnapshot, snapshot
 from ..batch import TokenBatch, plain_batch
@@ -204,6 +206,25 @@ class Learner:
         tied = {alias for others in aliases.values() for alias in others}
         named = (((name, *aliases.get(name, ())), tensor) for name, tensor in self._whole_tensors() if name not in tied)
         return in_buckets(named, dtype, limit, self.ranks.first, self._memory)
+
+    def adapters(self, limit: int = BUCKET_BYTES) -> Iterator[Bucket]:
+        """As `buckets`, of the adapters alone, in float32, by the names that engines merge them by. The learner must have some."""
+        from .lora import adapter_tensors
+
+        named = (((name,), tensor) for name, tensor in adapter_tensors(self.policy.model.state_dict()))
+        return in_buckets(named, "float32", limit, self.ranks.first, self._memory)
+
+    def frozen(self) -> Frozen:
+        """What the adapters are of, as engines are told. Of several ranks, all must call it."""
+        from .lora import base_tensors
+
+        assert self.config.lora is not None, "only adapters have a base"
+        aliases = tied_names(self.policy.model)
+        tied = {alias for others in aliases.values() for alias in others}
+        base = base_tensors(self.policy.model.state_dict())
+        manifest = {name: checksum(tensor.float().cpu().numpy()) for name, tensor in base if name not in tied}
+        names = tuple((name, *aliases.get(name, ())) for name in manifest)
+        return Frozen(self.config.lora.alpha / self.config.lora.rank, names, manifest)
 
     def save(self, folder: Path) -> None:
         """Write everything that `restore` needs to go on exactly as if there had been no break. The folder must be new or empty."""

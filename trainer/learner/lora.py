@@ -34,15 +34,31 @@ def merged_tensors(state: Mapping[str, Tensor], config: LoRAConfig) -> Iterator[
 
     state: the `state_dict` of a model that `add_adapters` changed.
     """
+    adapters = {name: tensor for name, tensor in state.items() if _is_adapter(name)}
+    for name, base in base_tensors(state):
+        layer, full = name.removesuffix(".weight"), base
+        if f"{layer}.lora_A.{NAME}.weight" in adapters:
+            a, b = (whole(adapters[f"{layer}.lora_{which}.{NAME}.weight"].detach()) for which in "AB")
+            full = torch.addmm(base, b, a, alpha=config.alpha / config.rank)
+        yield name, full
+
+
+def base_tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The names and weights of the model under the adapters, a whole tensor at a time. A collective, see `whole`."""
     for name, tensor in state.items():
-        if f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name:
-            continue
-        layer, _, rest = name.partition(".base_layer.")
-        full = whole(tensor.detach())
-        if rest == "weight":
-            a, b = (whole(state[f"{layer}.lora_{which}.{NAME}.weight"].detach()) for which in "AB")
-            full = torch.addmm(full, b, a, alpha=config.alpha / config.rank)
-        yield (f"{layer}.{rest}" if rest else name), full
+        if not _is_adapter(name):
+            yield name.replace(".base_layer.", "."), whole(tensor.detach())
+
+
+def adapter_tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Every A and B under the name of its layer (`rollout/transport/adapters.py`), a whole tensor at a time. A collective, see `whole`."""
+    for name, tensor in state.items():
+        if _is_adapter(name):
+            yield name.replace(f".{NAME}.", "."), whole(tensor.detach())
+
+
+def _is_adapter(name: str) -> bool:
+    return f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name
 
 
 def to_peft(name: str) -> str:
