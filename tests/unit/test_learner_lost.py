@@ -160,3 +160,11 @@ def test_an_error_that_ends_all_learners_is_not_hidden_by_their_end(monkeypatch:
     assert scripted.killed == [0, 1]
     with pytest.raises(LearnerLost, match="all learners were ended: one had failed alone"):
         group.begin_phase(LearnerConfig().optimizer)
+
+
+def test_a_learner_that_went_with_its_node_is_named_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = group_over(ScriptedRay(("restore", 1), dies=True), monkeypatch)
+    book = {"NodeID": "a", "NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "gpu-3", "Alive": False}
+    monkeypatch.setattr(ray, "nodes", lambda: [{**book, "NodeID": "b", "NodeManagerAddress": "10.0.0.9"}, book])
+    with pytest.raises(LearnerLost, match=r"the learner died: its node 10\.0\.0\.7 \(gpu-3, a\) is gone$"):
+        group.restore_from_path("checkpoint")
