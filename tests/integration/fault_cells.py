@@ -37,10 +37,7 @@ CELLS: Sequence[Cell] = (
     *(Cell(place, fault, culprit) for place, culprit in CULPRITS.items() for fault in FAULTS),
     Cell("disk", "full", r"No space left on device: .*\.jsonl"),
 )
-NODES: Sequence[Cell] = (
-    Cell("node", "replaced", r"rollout-1 .*its node \S+ \(\w+\) is gone"),
-    Cell("node", "lost", r"rollout-1 .*its node \S+ \(\w+\) is gone"),
-)
+NODES: Sequence[Cell] = (Cell("node", "lost", r"rollout-1 .*\(its node \S+ \(\S+, \w+\) is gone\)"),)
 """Of a run over two nodes of Ray."""
 SUMMARY = ("engine killed", "runner killed", "verifier raises")
 """What is played whenever the tests run, in about a minute of a machine at rest: an engine and a process that are brought back, and a
@@ -97,7 +94,7 @@ balances, nothing waited longer than its limit, and no process is left of what s
 - Environment and verifier are services that the run starts, and has no second one of: without them it stops. The tools are a service that
   runs already, and whoever runs it starts it again.
 - The runner's node is one of two nodes of Ray on one machine; the other has the learner and `burnish run`. All its processes are killed
-  at once by `kill -9`. **replaced**: another with room for the runner joins. **lost**: none does until the run has stopped.
+  at once by `kill -9`. **lost**: no other with room for the runner joins until the run has stopped.
 - The full disk is the operating system's error at the next row that is written.
 - An engine whose process lives and that answers no more is told from a slow one by the tokens that it samples for all requests together:
   none for `engine.request_timeout_s`, and the episodes under way fail (engine_timeout), its process is replaced, and groups that failed

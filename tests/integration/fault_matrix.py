@@ -89,7 +89,7 @@ check_s = 60.0
 stall_s = 240.0
 answer_s = 60.0
 sync_s = 120.0
-restart_s = 240.0
+restart_s = {restart}
 learner_s = 120.0
 
 [resources]
@@ -112,6 +112,7 @@ class Matrix:
         names = {
             "model": model,
             "ray": nodes.address if nodes else started_ray(),
+            "restart": 120.0 if nodes else 240.0,
             "more": f"engine_resources = {{ {SLOT} = 1 }}" if nodes else "",
             "plugin": HERE / "fault_plugin.py",
             "services": services,
@@ -195,6 +196,10 @@ class Matrix:
     @contextmanager
     def _suffering(self, cell: Cell) -> Iterator[None]:
         """The fault, until it is over: at once for what is dead, when the run is done with it for what hangs, after a while otherwise."""
+        if self.nodes and cell.place == "node":
+            self.nodes.lose(MARKS["runner"])
+            yield
+            return
         over = threading.Event()
         helper = threading.Thread(target=self._bring_on, args=(cell, over), daemon=True)
         helper.start()
@@ -216,12 +221,6 @@ class Matrix:
                 over.wait(HOLD_S)
                 with suppress(FileNotFoundError):
                     (self.faults / cell.place).unlink()
-            return
-        if cell.place == "node":
-            assert self.nodes, "cells of nodes have some"
-            self.nodes.lose(MARKS["runner"])
-            if cell.fault == "replaced":
-                self.nodes.add()
             return
         victim = self._process(cell.place)
         with suppress(psutil.NoSuchProcess):

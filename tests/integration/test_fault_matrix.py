@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.integration.fault_cells import CELLS, SUMMARY, Cell, Played, page
+from tests.integration.fault_cells import CELLS, NODES, SUMMARY, Cell, Played, page
 from tests.integration.fault_matrix import ROOT, play_all
 from tests.integration.started import Started
 
@@ -31,7 +31,7 @@ def test_a_summary_of_the_fault_matrix(
 
 @pytest.mark.slow
 @pytest.mark.timeout(14_400)
-@pytest.mark.parametrize("cells", [CELLS], ids=["parts"])
+@pytest.mark.parametrize("cells", [CELLS, NODES], ids=["parts", "nodes"])
 def test_the_fault_matrix(
     cells: Sequence[Cell], tiny_model: Path, tmp_path: Path, start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:

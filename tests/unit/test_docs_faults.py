@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.integration.fault_cells import CELLS, NODES, SUMMARY, Played, page
+
+from burnish.trainer.nodes import lost_node
 
 pytestmark = pytest.mark.unit
 
@@ -37,6 +40,14 @@ def test_a_row_that_is_played_again_takes_the_place_of_its_own_alone() -> None:
     assert rows(after)[:2] == [f"| {first.place} | {first.fault} | is gone (-9) | left a\\|b behind |", rows(before)[1]]
     assert "1 of " in after and "the longest took\n9 s" in after
     assert rows(page([], CELLS, 0, before))[:2] == [f"| {cell.place} | {cell.fault} | not played | |" for cell in (first, second)]
+
+
+def test_a_lost_node_is_named_as_the_cells_of_nodes_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = {"NodeID": "5f0c2b7a91de44", "NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "worker-3.example", "Alive": False}
+    monkeypatch.setattr("burnish.trainer.nodes.ray", SimpleNamespace(nodes=lambda: [book, {**book, "NodeID": "b", "Alive": True}]))
+    gone = lost_node(str(book["NodeID"]))
+    assert gone == "its node 10.0.0.7 (worker-3.example, 5f0c2b7a91de) is gone" and lost_node("b") == lost_node("") == ""
+    assert all(re.search(cell.culprit, f"failed: rollout-1 died and did not come back within 120 s ({gone}): late") for cell in NODES)
 
 
 def test_the_summary_is_of_cells_that_there_are() -> None:
