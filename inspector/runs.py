@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..rollout.store.own_files import check_own, own_file, read_whole
-from ..rollout.store.recorded import recorded_transcripts
 from ..rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
@@ -115,6 +114,8 @@ def read_metrics(path: Path) -> Iterator[MetricRow]:
 
 def read_run_transcripts(path: Path) -> Iterator[Transcript]:
     """The transcripts of a run, one at a time, the earliest first. Raises ValueError naming the file, with the line of a bad row."""
+    from ..rollout.store.recorded import recorded_transcripts  # needs pyarrow, and what else reads runs does not
+
     return recorded_transcripts(check_run(path))
 
 

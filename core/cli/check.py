@@ -112,7 +112,7 @@ def suites(target: str, given: Given) -> list[Checks]:
         return _by_id(id, given)
     if target.endswith(".py"):
         return _by_module(load_plugin(target), target, given)
-    if id.isidentifier() and (module.endswith(".py") or MODULE.match(module)):  # as services take it
+    if id.isidentifier() and (module.endswith(".py") or MODULE.match(module)) and not ADDRESS.match(target):  # as services take it
         return _by_name(module, id, given)
     place = Path(target)
     if place.is_file() or (place.is_dir() and not (place / "__init__.py").is_file()):

@@ -45,6 +45,7 @@ BEYOND = {
     "runs list": TRAIN.format("runs list"),
     "runs show runs/x": TRAIN.format("runs show"),
     "runs diff runs/x runs/y": TRAIN.format("runs diff"),
+    "runs frontier runs/x": TRAIN.format("runs frontier"),
     "runs tail runs/x": TRAIN.format("runs tail"),
     "suites": TRAIN.format("suites"),
     "tune recipe.toml --space rft.lr=1e-6..1e-4": ENGINE.format("tune"),
