@@ -23,15 +23,20 @@ from .registry import DetectorPlugin, Find, find_detector
 from .types import MAX_EVIDENCE, Decision, Finding, Match, strictest
 
 GROUNDING = "burnish/grounding-v1"
+MANY = ("burnish/words-v1", "burnish/topics-v1")
+"""Detectors whose rules have categories of their own. Every other finds that of its entry alone, and is called only where it is looked for."""
 SEAM = 512
 """Characters before a text, and of it, that are looked at together where it goes on from another."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
+    """A detector at work. category: the only one that it finds; None where its rules have their own."""
+
     plugin: DetectorPlugin
     find: Find
     name: str
+    category: str | None
 
 
 class Guard:
@@ -48,7 +53,10 @@ class Guard:
                 raise ValueError(f"category {name!r} of policy {policy.name} is always on; it cannot be skipped")
         self.policy = policy
         self._on = {name for name, category in policy.categories.items() if category.enabled and name not in skip}
-        self._detectors = [_Made((plugin := find_detector(use.use)), plugin.make(policy, use), use.name) for use in _uses(policy)]
+        self._detectors = [
+            _Made((plugin := find_detector(use.use)), plugin.make(policy, use), use.name, None if use.use in MANY else use.category)
+            for use in _uses(policy)
+        ]
         self._allowed = [(expression, 1) for one in policy.allowed if one.texts for expression in words_expression(one.texts)]
         self._allowed += [(compiled(pattern), 0) for one in policy.allowed for pattern in one.patterns]
 
@@ -71,14 +79,14 @@ class Guard:
 
     def _counting(self, text: str, where: Place, latency: dict[str, float], context: str | None = None) -> Iterator[Finding]:
         """What is found of the categories that look here, and is not excused."""
-        found = self._found(text, latency)
+        looked_at = {name for name in self._on if where in self.policy.categories[name].where}
+        found = self._found(text, latency, [made for made in self._detectors if made.category is None or made.category in looked_at])
         if context is not None and where == "output" and self.policy.grounding is not None:
             found += self._ungrounded(text, context, latency)
-        looked_at = {name for name in self._on if where in self.policy.categories[name].where}
         return self._not_excused(text, [finding for finding in found if finding.category in looked_at])
 
-    def _found(self, text: str, latency: dict[str, float]) -> list[Finding]:
-        """What the detectors find, one reading after the other, so that no more than one is kept."""
+    def _found(self, text: str, latency: dict[str, float], detectors: Sequence[_Made]) -> list[Finding]:
+        """What these detectors find, one reading after the other, so that no more than one is kept."""
         for name in ("readings", *(made.name for made in self._detectors)):
             latency.setdefault(name, 0.0)
         found: dict[tuple[str, int, int], Finding] = {}
@@ -86,7 +94,7 @@ class Guard:
         started = time.perf_counter()
         for way in ways:
             latency["readings"] += time.perf_counter() - started
-            for made in self._detectors:
+            for made in detectors:
                 if way.kind in made.plugin.reads:
                     started = time.perf_counter()
                     for match in made.find(way.text):
@@ -100,6 +108,8 @@ class Guard:
     def _finding(self, text: str, match: Match, way: Reading, made: _Made) -> Finding:
         if match.category not in self.policy.categories:
             raise ValueError(f"detector {made.plugin.id} found {match.category!r}, which is no category of policy {self.policy.name}")
+        if made.category is not None and match.category != made.category:
+            raise ValueError(f"detector {made.plugin.id} found {match.category!r}, and {made.name!r} is of category {made.category!r}")
         if not 0 <= match.start < match.end <= len(way.text):
             where = f"{match.start} to {match.end} of {len(way.text)} characters"
             raise ValueError(f"detector {made.plugin.id} found {match.rule!r} at {where}")

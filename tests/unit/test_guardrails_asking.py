@@ -1,0 +1,57 @@
+"""Detectors that ask something that runs elsewhere: what they are asked about, how often, and what their verdicts count for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.unit.guard_policy import tables
+
+from burnish.envs.failures import EpisodeFailure
+from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import DetectorUse, Policy
+from burnish.guardrails.registry import Find, detector
+from burnish.guardrails.types import Match
+
+pytestmark = pytest.mark.unit
+
+NOWHERE = {
+    "burnish/judge-v1": {"base_url": "http://127.0.0.1:1/v1", "model": "judge", "retries": 0, "timeout_s": 2.0},
+    "burnish/verifier-v1": {"address": "127.0.0.1:1", "deadline_s": 0.2},
+}
+"""Options of those that ask, of services that are not there."""
+
+
+@detector("tests/straying-v1", reads=("original",))
+def straying(policy: Policy, use: DetectorUse) -> Find:
+    def find(text: str) -> Iterator[Match]:
+        yield Match(use.name, "weapons", 0, len(text))
+
+    return find
+
+
+def with_category(use: str, category: dict[str, Any], args: dict[str, Any] | None = None) -> Policy:
+    """The policy with one detector more, in a category of its own."""
+    data = tables()
+    data["categories"]["own"] = {"kind": "own", "action": "refuse", **category}
+    return Policy.model_validate(data | {"detectors": [{"use": use, "name": "asked", "category": "own", "args": args or {}}]})
+
+
+@pytest.mark.parametrize("use", NOWHERE)
+def test_who_judges_a_category_is_not_asked_where_nobody_looks_for_it(use: str) -> None:
+    """An outage refused what the category has nothing to say about, and each of these requests was paid for."""
+    answers = Guard(with_category(use, {"where": ["output"]}, NOWHERE[use]))
+    assert answers.check("Hello", "input").action == "allow"
+    with pytest.raises(EpisodeFailure):
+        answers.check("Hello", "output")
+    off = Guard(with_category(use, {"enabled": False}, NOWHERE[use]))
+    skipped = Guard(with_category(use, {}, NOWHERE[use]), skip=["own"])
+    for guard in (off, skipped):
+        assert guard.check("Hello", "input").action == guard.check("Hello", "output", before="Hel").action == "allow"
+
+
+def test_a_detector_finds_its_own_category_alone() -> None:
+    guard = Guard(with_category("tests/straying-v1", {}))
+    with pytest.raises(ValueError, match="detector tests/straying-v1 found 'weapons', and 'asked' is of category 'own'"):
+        guard.check("Hello", "input")
