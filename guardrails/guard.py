@@ -24,7 +24,7 @@ from .types import MAX_EVIDENCE, Decision, Finding, Match, strictest
 
 GROUNDING = "burnish/grounding-v1"
 MANY = ("burnish/words-v1", "burnish/topics-v1")
-"""Detectors whose rules have categories of their own. Every other finds that of its entry alone, and is called only where it is looked for."""
+"""Detectors whose rules have categories of their own. Others find that of their entry alone, and are called only where it is looked for."""
 SEAM = 512
 """Characters before a text, and of it, that are looked at together where it goes on from another."""
 
@@ -70,17 +70,20 @@ class Guard:
         findings = tuple(self._counting(text, where, latency, context))
         if before:
             end, begin = before[-SEAM:], text[:SEAM]
-            over = [one for one in self._counting(end + begin, where, latency) if one.start < len(end) < one.end]
+            over = [one for one in self._counting(end + begin, where, latency, over=True) if one.start < len(end) < one.end]
             findings = (*within(over, len(end), len(end) + len(begin)), *findings)
         action = strictest([finding.action for finding in findings])
         blocked = ACTIONS.index(action) >= ACTIONS.index("redirect")
         message = next((self.policy.message(f.category, action) for f in findings if f.action == action), "")
         return Decision(self.policy.id, where, action, findings, "" if blocked else redacted(text, findings), message, latency)
 
-    def _counting(self, text: str, where: Place, latency: dict[str, float], context: str | None = None) -> Iterator[Finding]:
-        """What is found of the categories that look here, and is not excused."""
+    def _counting(
+        self, text: str, where: Place, latency: dict[str, float], context: str | None = None, over: bool = False
+    ) -> Iterator[Finding]:
+        """What is found of the categories that look here, and is not excused. over: it is an end and a beginning, of two texts."""
         looked_at = {name for name in self._on if where in self.policy.categories[name].where}
-        found = self._found(text, latency, [made for made in self._detectors if made.category is None or made.category in looked_at])
+        asked = [made for made in self._detectors if made.category is None or made.category in looked_at]
+        found = self._found(text, latency, [made for made in asked if not (over and made.plugin.whole)])
         if context is not None and where == "output" and self.policy.grounding is not None:
             found += self._ungrounded(text, context, latency)
         return self._not_excused(text, [finding for finding in found if finding.category in looked_at])

@@ -1,6 +1,6 @@
 """Detectors by id, found as rewards are: the entry-point group is `burnish.detectors`.
 
-    @detector("my-team/shouting-v1")
+    @detector("my-team/shouting-v1", whole=True)
     def shouting(policy: Policy, use: DetectorUse) -> Find:
         def find(text: str) -> Iterator[Match]:
             if text.isupper():
@@ -36,22 +36,30 @@ F = TypeVar("F", bound=MakeDetector)
 
 @dataclass(frozen=True, slots=True)
 class DetectorPlugin:
-    """A registered detector. reads: the readings of a text that it is given."""
+    """A registered detector.
+
+    reads: the readings of a text that it is given. whole: what it finds is a verdict on the text as a whole, so it is not given the end of
+    one text with the beginning of the next.
+    """
 
     id: str
     make: MakeDetector
     reads: tuple[Reads, ...]
+    whole: bool = False
 
 
 DETECTORS: Registry[DetectorPlugin] = Registry("detector", "burnish.detectors")
 
 
-def detector(id: str, reads: tuple[Reads, ...] = ALL) -> Callable[[F], F]:
-    """Register a function that makes a detector; the function itself is unchanged. Raises ValueError on a malformed id."""
+def detector(id: str, reads: tuple[Reads, ...] = ALL, *, whole: bool = False) -> Callable[[F], F]:
+    """Register a function that makes a detector; the function itself is unchanged. whole: as `DetectorPlugin` has it.
+
+    Raises ValueError on a malformed id.
+    """
     check_id(id, "detector")
 
     def register(make: F) -> F:
-        DETECTORS.register(id, DetectorPlugin(id, make, reads), source_of(make))
+        DETECTORS.register(id, DetectorPlugin(id, make, reads, whole), source_of(make))
         return make
 
     return register

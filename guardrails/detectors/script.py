@@ -14,7 +14,7 @@ FEWEST = 4
 """Letters that say something about a text."""
 
 
-@detector("burnish/script-v1", reads=("plain",))
+@detector("burnish/script-v1", reads=("plain",), whole=True)
 def script(policy: Policy, use: DetectorUse) -> Find:
     """Finds nothing in a text of fewer than four letters. It tells scripts apart, not the languages that share one."""
     spoken = frozenset().union(*(SCRIPTS_OF[code] for code in policy.languages.spoken)) if policy.languages is not None else frozenset()

@@ -31,6 +31,32 @@ def straying(policy: Policy, use: DetectorUse) -> Find:
     return find
 
 
+class Asked:
+    """What `tests/asking-v1` was asked about, in order, and what it finds: texts that have the word."""
+
+    def __init__(self) -> None:
+        self.texts, self.word = list[str](), "trebuchet"
+
+
+ASKED = Asked()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    monkeypatch.setattr(f"{__name__}.ASKED", Asked())
+    return ASKED
+
+
+@detector("tests/asking-v1", reads=("original",), whole=True)
+def asking(policy: Policy, use: DetectorUse) -> Find:
+    def find(text: str) -> Iterator[Match]:
+        ASKED.texts.append(text)
+        if ASKED.word in text:
+            yield Match(use.name, use.category, 0, len(text))
+
+    return find
+
+
 def with_category(use: str, category: dict[str, Any], args: dict[str, Any] | None = None) -> Policy:
     """The policy with one detector more, in a category of its own."""
     data = tables()
@@ -55,3 +81,13 @@ def test_a_detector_finds_its_own_category_alone() -> None:
     guard = Guard(with_category("tests/straying-v1", {}))
     with pytest.raises(ValueError, match="detector tests/straying-v1 found 'weapons', and 'asked' is of category 'own'"):
         guard.check("Hello", "input")
+
+
+def test_a_verdict_on_a_whole_text_is_not_asked_for_over_the_seam(asked: Asked) -> None:
+    """A harmless answer was blocked for the words of its prompt."""
+    guard = Guard(with_category("tests/asking-v1", {"where": ["output"]}))
+    assert guard.check("is in the museum.", "output", before="The trebuchet ").action == "allow"
+    assert asked.texts == ["is in the museum."], "and it is asked once"
+    assert guard.check("and a trebuchet.", "output", before="A bow ").action == "refuse"
+    speaking = tables() | {"languages": {"category": "rivals", "spoken": ["en"]}}
+    assert Guard(Policy.model_validate(speaking)).check("It is.", "output", before="Расскажите о счетах ").action == "allow"
