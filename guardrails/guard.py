@@ -18,7 +18,7 @@ from ..envs.registry import did_you_mean
 from .factuality import Claim, grounding
 from .patterns import compiled, spans, words_expression
 from .policy import ACTIONS, Action, DetectorUse, Place, Policy
-from .readings import Reading, readings
+from .readings import Reading, check_length, readings
 from .registry import DetectorPlugin, Find, find_detector
 from .types import MAX_EVIDENCE, Decision, Finding, Match, strictest
 
@@ -66,6 +66,7 @@ class Guard:
 
         Raises ValueError when the text is too long to be looked at, and what a detector raises: such a text must not go on.
         """
+        check_length(text)
         latency: dict[str, float] = {}
         findings = tuple(self._counting(text, where, latency, context))
         if before:
@@ -89,15 +90,20 @@ class Guard:
         return self._not_excused(text, [finding for finding in found if finding.category in looked_at])
 
     def _found(self, text: str, latency: dict[str, float], detectors: Sequence[_Made]) -> list[Finding]:
-        """What these detectors find, one reading after the other, so that no more than one is kept."""
+        """What these detectors find, one reading after the other, so that no more than one is kept.
+
+        Those that ask come last: a text that cannot be looked at here is no reason to pay for a judge.
+        """
         for name in ("readings", *(made.name for made in self._detectors)):
             latency.setdefault(name, 0.0)
         found: dict[tuple[str, int, int], Finding] = {}
-        ways = chain([Reading("original", "original", text)], readings(text))
+        original = Reading("original", "original", text)
+        here, elsewhere = ([made for made in detectors if made.plugin.asks is asks] for asks in (False, True))
+        ways = chain([(original, here)], ((way, here) for way in readings(text)), [(original, elsewhere)])
         started = time.perf_counter()
-        for way in ways:
+        for way, called in ways:
             latency["readings"] += time.perf_counter() - started
-            for made in detectors:
+            for made in called:
                 if way.kind in made.plugin.reads:
                     started = time.perf_counter()
                     for match in made.find(way.text):

@@ -110,13 +110,18 @@ class Reading:
         return min(start for start, _ in covered), max(stop for _, stop in covered)  # a reversed text descends
 
 
+def check_length(text: str) -> None:
+    """Raises ValueError when a text has more than a million characters."""
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a text of {len(text)} characters is too long to be looked at; at most {MAX_TEXT}")
+
+
 def readings(text: str) -> Iterator[Reading]:
     """Every reading that says something else than the ones before it, the plain one first.
 
     Raises ValueError beyond a million characters, and where the readings together have more than `MAX_READ`.
     """
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"a text of {len(text)} characters is too long to be looked at; at most {MAX_TEXT}")
+    check_length(text)
     seen, read = set[str](), 0
     for reading in _ways(text):
         read += len(reading.text)

@@ -39,27 +39,31 @@ class DetectorPlugin:
     """A registered detector.
 
     reads: the readings of a text that it is given. whole: what it finds is a verdict on the text as a whole, so it is not given the end of
-    one text with the beginning of the next.
+    one text with the beginning of the next. asks: it asks something that runs elsewhere, which takes time and money and may fail: it is
+    called after all others, and while a text is written only now and then.
     """
 
     id: str
     make: MakeDetector
     reads: tuple[Reads, ...]
     whole: bool = False
+    asks: bool = False
 
 
 DETECTORS: Registry[DetectorPlugin] = Registry("detector", "burnish.detectors")
 
 
-def detector(id: str, reads: tuple[Reads, ...] = ALL, *, whole: bool = False) -> Callable[[F], F]:
-    """Register a function that makes a detector; the function itself is unchanged. whole: as `DetectorPlugin` has it.
+def detector(id: str, reads: tuple[Reads, ...] = ALL, *, whole: bool = False, asks: bool = False) -> Callable[[F], F]:
+    """Register a function that makes a detector; the function itself is unchanged. whole, asks: as `DetectorPlugin` has them.
 
-    Raises ValueError on a malformed id.
+    Raises ValueError on a malformed id, and for one that asks about more than the original: each reading would be a request.
     """
     check_id(id, "detector")
+    if asks and reads != ("original",):
+        raise ValueError(f"detector {id!r} asks something elsewhere, so it gets each text once: give it reads=('original',)")
 
     def register(make: F) -> F:
-        DETECTORS.register(id, DetectorPlugin(id, make, reads, whole), source_of(make))
+        DETECTORS.register(id, DetectorPlugin(id, make, reads, whole, asks), source_of(make))
         return make
 
     return register

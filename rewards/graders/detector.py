@@ -66,7 +66,7 @@ class JudgeOptions(BaseModel):
         return JudgeSettings(self.base_url, self.api_key_env, self.timeout_s, self.retries, self.deadline_s, max_concurrent=1)
 
 
-@detector("burnish/judge-v1", reads=("original",), whole=True)
+@detector("burnish/judge-v1", reads=("original",), whole=True, asks=True)
 def judge(policy: Policy, use: DetectorUse) -> Find:
     """Raises ValueError on unfit options.
 

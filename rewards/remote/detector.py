@@ -40,7 +40,7 @@ class VerifierOptions(BaseModel):
     deadline_s: float = Field(default=10.0, gt=0, le=60)
 
 
-@detector("burnish/verifier-v1", reads=("original",), whole=True)
+@detector("burnish/verifier-v1", reads=("original",), whole=True, asks=True)
 def verifier(policy: Policy, use: DetectorUse) -> Find:
     """Raises ValueError on unfit options.
 

@@ -9,8 +9,10 @@ import pytest
 from tests.unit.guard_policy import tables
 
 from burnish.envs.failures import EpisodeFailure
+from burnish.guardrails import readings as readings_module
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import DetectorUse, Policy
+from burnish.guardrails.readings import MAX_TEXT
 from burnish.guardrails.registry import Find, detector
 from burnish.guardrails.types import Match
 
@@ -47,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return ASKED
 
 
-@detector("tests/asking-v1", reads=("original",), whole=True)
+@detector("tests/asking-v1", reads=("original",), whole=True, asks=True)
 def asking(policy: Policy, use: DetectorUse) -> Find:
     def find(text: str) -> Iterator[Match]:
         ASKED.texts.append(text)
@@ -91,3 +93,20 @@ def test_a_verdict_on_a_whole_text_is_not_asked_for_over_the_seam(asked: Asked) 
     assert guard.check("and a trebuchet.", "output", before="A bow ").action == "refuse"
     speaking = tables() | {"languages": {"category": "rivals", "spoken": ["en"]}}
     assert Guard(Policy.model_validate(speaking)).check("It is.", "output", before="Расскажите о счетах ").action == "allow"
+
+
+def test_nothing_is_asked_about_a_text_that_cannot_be_looked_at(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge was paid for four megabytes that were then refused."""
+    guard = Guard(with_category("tests/asking-v1", {}))
+    with pytest.raises(ValueError, match="too long to be looked at"):
+        guard.check("a" * (MAX_TEXT + 1), "input")
+    monkeypatch.setattr(readings_module, "MAX_READ", 400)
+    with pytest.raises(ValueError, match="too many ways"):
+        guard.check("\ufdfa" * 200, "input")
+    assert asked.texts == []
+    assert guard.check("A trebuchet", "input").action == "refuse" and asked.texts == ["A trebuchet"]
+
+
+def test_what_asks_gets_each_text_once() -> None:
+    with pytest.raises(ValueError, match=r"asks something elsewhere, so it gets each text once: give it reads=\('original',\)"):
+        detector("tests/greedy-v1", asks=True)
