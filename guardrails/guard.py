@@ -78,13 +78,24 @@ class Guard:
         message = next((self.policy.message(f.category, action) for f in findings if f.action == action), "")
         return Decision(self.policy.id, where, action, findings, "" if blocked else redacted(text, findings), message, latency)
 
+    def asks(self, where: Place) -> bool:
+        """Whether each look there asks something that runs elsewhere."""
+        return any(made.plugin.asks for made in self._called(where))
+
+    def _called(self, where: Place) -> list[_Made]:
+        """The detectors that may find what is looked for there."""
+        looked_at = self._looked_at(where)
+        return [made for made in self._detectors if made.category is None or made.category in looked_at]
+
+    def _looked_at(self, where: Place) -> set[str]:
+        return {name for name in self._on if where in self.policy.categories[name].where}
+
     def _counting(
         self, text: str, where: Place, latency: dict[str, float], context: str | None = None, over: bool = False
     ) -> Iterator[Finding]:
         """What is found of the categories that look here, and is not excused. over: it is an end and a beginning, of two texts."""
-        looked_at = {name for name in self._on if where in self.policy.categories[name].where}
-        asked = [made for made in self._detectors if made.category is None or made.category in looked_at]
-        found = self._found(text, latency, [made for made in asked if not (over and made.plugin.whole)])
+        looked_at = self._looked_at(where)
+        found = self._found(text, latency, [made for made in self._called(where) if not (over and made.plugin.whole)])
         if context is not None and where == "output" and self.policy.grounding is not None:
             found += self._ungrounded(text, context, latency)
         return self._not_excused(text, [finding for finding in found if finding.category in looked_at])

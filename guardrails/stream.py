@@ -20,6 +20,8 @@ LONGEST_WORD = 512
 """Characters without a space that are held for as long; an encoded text is one long word."""
 EVERY = 24
 """Characters between two looks, unless a sentence ends before."""
+ASKED_EVERY = 400
+"""Characters between two looks that ask something elsewhere, sentences or not. What is between waits for the look: all of it is judged."""
 SHORTEST = 8
 """Characters of a sentence whose end is looked at by itself: each look takes in all of the window, and short lines are many."""
 WINDOW = 4000
@@ -37,6 +39,7 @@ class StreamGuard:
 
     def __init__(self, guard: Guard, before: str = "") -> None:
         self._guard, self._before = guard, before
+        self._asks = guard.asks("output")
         self._text = ""
         self._sent = 0
         self._looked = 0
@@ -62,7 +65,9 @@ class StreamGuard:
         held = len(self._text) - self._sent
         if len(fresh) < (held - LONGEST_WORD) // 8:  # so that what is held for long is not looked at ever again
             return ""
-        if len(fresh) < SHORTEST or (len(fresh) < EVERY and not _END.search(self._text, max(0, self._looked - 4))):
+        if len(fresh) < (ASKED_EVERY if self._asks else SHORTEST):
+            return ""
+        if len(fresh) < EVERY and not _END.search(self._text, max(0, self._looked - 4)):
             return ""
         self._looked = len(self._text)
         base = max(0, self._sent - WINDOW)

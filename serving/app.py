@@ -22,6 +22,7 @@ from .front import Front
 from .give_feedback import FeedbackApp
 from .guarded import GuardedChatApp
 from .keys import Route
+from .looking import AT_ONCE, Looks
 from .metered import MeteredChatApp
 from .observed import ObservedChatApp
 from .openapi import description
@@ -39,20 +40,25 @@ _CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", COMPLETIONS: "completions",
 
 
 def chat_service(
-    model: ASGIApp, models: Callable[[], Sequence[str]], front: Front | None = None, guard: Guard | None = None, body_s: float = BODY_S
+    model: ASGIApp,
+    models: Callable[[], Sequence[str]],
+    front: Front | None = None,
+    guard: Guard | None = None,
+    body_s: float = BODY_S,
+    looks: int = AT_ONCE,
 ) -> ASGIApp:
     """The whole service but its model: the front, the strict part of the API, tool calls, the guardrail policy, and the meter.
 
     model: answers chat and completion requests, and `/health`. models: the names that clients may ask for, as they are now. body_s:
-    seconds that a client has to send a request.
+    seconds that a client has to send a request. looks: texts that the guard looks at at a time.
     """
-    front = front or Front()
+    front, looking = front or Front(), Looks(looks)
     metered = MeteredChatApp(model)
-    said = ToolCallsApp(metered if guard is None else GuardedChatApp(metered, guard))
+    said = ToolCallsApp(metered if guard is None else GuardedChatApp(metered, guard, looking))
     service: ASGIApp = StrictChatApp(ObservedChatApp(said, front.observers) if front.observers else said, models, front, body_s)
     if front.desk is not None:
         service = FeedbackApp(front.desk, front, service, body_s)
-    return service if guard is None else ApplyGuardrailApp(guard, front, service, body_s)
+    return service if guard is None else ApplyGuardrailApp(guard, front, service, body_s, looking)
 
 
 class StrictChatApp:

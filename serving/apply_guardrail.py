@@ -5,7 +5,6 @@ boto3 is pointed at it by `endpoint_url`; keys come as bearer tokens (`AWS_BEARE
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -23,6 +22,7 @@ from .admission import Refused, Visit
 from .audit import record_of
 from .front import Front
 from .keys import Route
+from .looking import Looks, unless_gone
 from .wire import BODY_S, HEALTH, answer, is_json, live, read_body, read_json
 
 APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply/?")
@@ -31,8 +31,9 @@ APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply
 class ApplyGuardrailApp:
     """ASGI middleware that answers ApplyGuardrail, and `/health` where nothing stands behind it; all else goes on to `app`."""
 
-    def __init__(self, guard: Guard, front: Front, app: ASGIApp | None = None, body_s: float = BODY_S) -> None:
+    def __init__(self, guard: Guard, front: Front, app: ASGIApp | None = None, body_s: float = BODY_S, looks: Looks | None = None) -> None:
         self._guard, self._front, self._app, self._body_s = guard, front, app, body_s
+        self._looks = looks or Looks()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = APPLY.fullmatch(scope["path"]) if scope["type"] == "http" else None
@@ -67,7 +68,7 @@ class ApplyGuardrailApp:
         body = await read_body(receive, self._body_s)
         try:
             request = read_request(read_json(body))
-            decision = await asyncio.to_thread(decide, self._guard, request)
+            decision = await unless_gone(scope, receive, self._looks.at(decide, self._guard, request))
         except ValueError as error:
             raise Refused(400, "invalid", str(error)[:500]) from None
         except EpisodeFailure as error:

@@ -18,12 +18,14 @@ from ..envs.failures import EpisodeFailure
 from ..envs.types import message_from_dict
 from ..guardrails.guard import Guard
 from ..guardrails.policy import ACTIONS
+from ..guardrails.readings import check_length
 from ..guardrails.types import Decision
 from .admission import Refused
 from .asked import Asked
 from .audit import Record, record_of
 from .choices import said, saying
 from .event_stream import DONE, GuardedStream, event
+from .looking import Looks, unless_gone
 from .requests import answers_of, has_token_ids
 from .wire import ANSWERED, COMPLETIONS, answer, error_of, path_of, read_request, with_length, with_request
 
@@ -34,8 +36,8 @@ TELLING = ("logprobs", "top_logprobs", "return_token_ids")
 class GuardedChatApp:
     """ASGI middleware that holds requests and their answers to a policy. It stands between the strict application and the meter."""
 
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
-        self._app, self._guard = app, guard
+    def __init__(self, app: ASGIApp, guard: Guard, looks: Looks) -> None:
+        self._app, self._guard, self._looks = app, guard, looks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or path_of(scope) not in ANSWERED:
@@ -51,7 +53,7 @@ class GuardedChatApp:
             raise Refused(400, "invalid", "the guardrail policy reads text: give the prompt as text, not as token ids", param="prompt")
         record = record_of(scope)
         try:
-            request, decisions = await asyncio.to_thread(self._asked, request)
+            request, decisions = await unless_gone(scope, receive, self._asked(request))
         except ValueError as error:
             raise Refused(400, "invalid", str(error), param=asked_as) from None
         except EpisodeFailure as error:
@@ -69,15 +71,15 @@ class GuardedChatApp:
         else:
             await self._whole(inner, handed_on, send, record, warning, before_answers(request))
 
-    def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[Decision, ...]]:
+    async def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[Decision, ...]]:
         """The request as it may go on, and the decisions; none where nothing is asked. Raises ValueError on messages that are none."""
-        asked = Asked.of(request)
-        decided = {text: self._guard.check(text, "input") for text in asked.texts()}
+        asked, texts = await self._looks.at(_taken_apart, request)
+        decided = {text: await self._looks.at(self._guard.check, text, "input") for text in texts}
         decisions = tuple(decided.values())
         blocked = any(decision.blocked for decision in decisions)
         if blocked or not any(finding.action == "redact" for decision in decisions for finding in decision.findings):
             return request, decisions
-        return asked.without({text: decision.findings for text, decision in decided.items()}), decisions
+        return await self._looks.at(asked.without, {text: decision.findings for text, decision in decided.items()}), decisions
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, before: Callable[[int], str]) -> None:
         """An answer in one piece: it is held until it has been decided on. before: what each choice goes on from."""
@@ -95,15 +97,16 @@ class GuardedChatApp:
         body = b"".join(parts)
         if start["status"] == 200:
             try:
-                body = await asyncio.to_thread(self._answered, json.loads(body), record, warning, before)
+                body = await unless_gone(scope, receive, self._answered(json.loads(body), record, warning, before))
             except (ValueError, EpisodeFailure):
                 raise _unavailable("could not be applied to the answer") from None
         await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
         await send({"type": "http.response.body", "body": body})
 
-    def _answered(self, answer: dict[str, Any], record: Record, warning: str, before: Callable[[int], str]) -> bytes:
+    async def _answered(self, answer: dict[str, Any], record: Record, warning: str, before: Callable[[int], str]) -> bytes:
+        """One choice after the other, so that none is looked at any more once the client is gone."""
         for i, choice in enumerate(answer["choices"]):
-            decision = self._guard.check(said(choice), "output", before=before(choice["index"]))
+            decision = await self._looks.at(self._guard.check, said(choice), "output", before=before(choice["index"]))
             record.decisions.append(decision)
             text = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
             ended = {"finish_reason": "content_filter", "stop_reason": None} if decision.blocked else {}
@@ -125,7 +128,7 @@ class GuardedChatApp:
             body = message.get("body", b"")
             if stream.is_events:
                 try:
-                    body = await asyncio.to_thread(stream.take, body)
+                    body = await self._looks.at(stream.take, body)
                 except (ValueError, EpisodeFailure):
                     refused = _unavailable("could not be applied to the rest of the answer")
                     record.refused, stream.over = refused.reason, True
@@ -159,6 +162,15 @@ def before_answers(request: Mapping[str, Any]) -> Callable[[int], str]:
         begun = message_from_dict(request["messages"][-1], "messages").text
         return lambda index: begun
     return lambda index: ""
+
+
+def _taken_apart(request: Mapping[str, Any]) -> tuple[Asked, list[str]]:
+    """A request, and its texts. Raises ValueError when one is too long, before anything is asked about another."""
+    asked = Asked.of(request)
+    texts = asked.texts()
+    for text in texts:
+        check_length(text)
+    return asked, texts
 
 
 def _unavailable(what: str) -> Refused:

@@ -20,6 +20,7 @@ HEALTH: Final = "/health"
 USAGE: Final = "burnish.usage"
 """The type of a message from the engine to the meter: what a request has taken so far, as `prompt_tokens` and `completion_tokens`."""
 _REQUEST: Final = "burnish.request"
+_CLIENT: Final = "burnish.client"
 """In a scope: the request as whoever stands before handed it on."""
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 LARGEST_BODY: Final = 4 * 2**20
@@ -106,7 +107,13 @@ def with_request(scope: Scope, receive: Receive, request: Any) -> tuple[Scope, R
         return await receive()
 
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in _FRAMING]
-    return {**scope, "headers": headers, _REQUEST: request}, handed_on
+    return {**scope, "headers": headers, _REQUEST: request, _CLIENT: client_of(scope, receive)}, handed_on
+
+
+def client_of(scope: Scope, receive: Receive) -> Receive:
+    """Where whatever a client sends behind its request comes from: without writing the request as a body for each that handed it on."""
+    found: Receive = scope.get(_CLIENT, receive)
+    return found
 
 
 async def answer(send: Send, status: int, body: bytes, kind: bytes = b"application/json", *more: tuple[bytes, bytes]) -> None:

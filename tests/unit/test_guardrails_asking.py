@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from starlette.types import Message
 from tests.unit.guard_policy import tables
+from tests.unit.test_serving_guarded import Model, ask, serving, streamed
 
 from burnish.envs.failures import EpisodeFailure
 from burnish.guardrails import readings as readings_module
@@ -14,7 +20,10 @@ from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import DetectorUse, Policy
 from burnish.guardrails.readings import MAX_TEXT
 from burnish.guardrails.registry import Find, detector
+from burnish.guardrails.stream import ASKED_EVERY, StreamGuard
 from burnish.guardrails.types import Match
+from burnish.rewards.graders import detector as judges
+from burnish.rewards.types import Score
 
 pytestmark = pytest.mark.unit
 
@@ -34,10 +43,11 @@ def straying(policy: Policy, use: DetectorUse) -> Find:
 
 
 class Asked:
-    """What `tests/asking-v1` was asked about, in order, and what it finds: texts that have the word."""
+    """What `tests/asking-v1` was asked about, in order, and what it finds: texts that have the word. then: is called at each."""
 
     def __init__(self) -> None:
         self.texts, self.word = list[str](), "trebuchet"
+        self.then: Callable[[], object] = list
 
 
 ASKED = Asked()
@@ -53,6 +63,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 def asking(policy: Policy, use: DetectorUse) -> Find:
     def find(text: str) -> Iterator[Match]:
         ASKED.texts.append(text)
+        ASKED.then()
         if ASKED.word in text:
             yield Match(use.name, use.category, 0, len(text))
 
@@ -110,3 +121,105 @@ def test_nothing_is_asked_about_a_text_that_cannot_be_looked_at(asked: Asked, mo
 def test_what_asks_gets_each_text_once() -> None:
     with pytest.raises(ValueError, match=r"asks something elsewhere, so it gets each text once: give it reads=\('original',\)"):
         detector("tests/greedy-v1", asks=True)
+
+
+@pytest.mark.parametrize("at", [None, 0, 700, 3990])
+def test_a_stream_asks_every_few_hundred_characters_and_nothing_goes_out_unasked(asked: Asked, at: int | None) -> None:
+    """Each 24 characters were a request: 667 for an answer of 16,000."""
+    text = "A sentence that is fine. " * 160
+    text = text if at is None else f"{text[:at]} a trebuchet {text[at:]}"
+    guard = Guard(with_category("tests/asking-v1", {"where": ["output"]}))
+    stream, out = StreamGuard(guard), ""
+    for i in range(0, len(text), 5):
+        piece = stream.feed(text[i : i + 5])
+        assert not piece or asked.texts[-1].endswith(text[len(out) : i + 5]), "what goes out was asked about with all that was written"
+        out += piece
+    out += stream.end()
+    assert stream.decision is not None
+    assert stream.decision.action == guard.check(text, "output").action == ("allow" if at is None else "refuse")
+    assert out == text if at is None else (text.startswith(out) and len(out) <= at)
+    assert len(asked.texts) - 1 <= len(text) // ASKED_EVERY + 1
+
+
+def test_a_stream_is_looked_at_as_before_where_those_that_ask_judge_what_is_asked() -> None:
+    stream = StreamGuard(Guard(with_category("tests/asking-v1", {"where": ["input"]})))
+    assert stream.feed("A whole sentence. And") == "A whole sentence. "
+
+
+def test_a_judge_has_one_client_for_all_texts_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text cost a client of its own, 19 ms of a processor."""
+    made, together = list[object](), threading.Barrier(4)
+
+    class Fake:
+        def __init__(self, settings: object) -> None:
+            made.append(settings)
+
+        async def label(self, grader: object, sample: Any, item: object) -> Score:
+            await asyncio.to_thread(together.wait, 30)  # all four are asked about at a time
+            return Score(float("trebuchet" in sample.output_text))
+
+    monkeypatch.setattr(judges, "Judge", Fake)
+    guard = Guard(with_category("burnish/judge-v1", {}, {"base_url": "http://127.0.0.1:2/v1", "model": "one-client"}))
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda text: guard.check(text, "input").action, ["Hello", "A trebuchet", "A bow", "A bridge"])
+        assert list(found) == ["allow", "refuse", "allow", "allow"]
+    assert len(made) == 1
+
+
+async def test_a_slow_judge_holds_up_nothing_but_those_who_wait_for_it(asked: Asked) -> None:
+    """Its texts had all threads of the loop, in which large requests are read and routes are followed."""
+    over = threading.Event()
+    asked.then = lambda: over.wait(30)
+    loop = asyncio.get_running_loop()
+    threads = ThreadPoolExecutor(1)
+    loop.set_default_executor(threads)
+    waiting = asyncio.ensure_future(ask(Guard(with_category("tests/asking-v1", {})), Model("Fine."), "Hello"))
+    while not asked.texts:
+        await asyncio.sleep(0.01)
+    assert await asyncio.wait_for(asyncio.to_thread(int, "7"), 20) == 7
+    over.set()
+    assert (await waiting).status_code == 200
+
+
+@pytest.mark.parametrize("hangs_up_at", [1, 2])
+async def test_whoever_hangs_up_is_not_judged_for_any_more(asked: Asked, hangs_up_at: int) -> None:
+    """All choices were judged, and paid for, whether or not anybody waited for them."""
+    gone, loop, model = asyncio.Event(), asyncio.get_running_loop(), Model("One.", "Two.", "Three.")
+    released = threading.Event()
+
+    def then() -> None:
+        if len(asked.texts) == hangs_up_at:
+            loop.call_soon_threadsafe(gone.set)
+            released.wait(30)
+
+    asked.then = then
+    service = serving(model, Guard(with_category("tests/asking-v1", {})))
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}][hangs_up_at - 1 :]
+    body = json.dumps({"model": "m", "messages": messages, "n": 3}).encode()
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    sent = list[Message]()
+
+    async def receive() -> Message:
+        if pending:
+            return pending.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = "/v1/chat/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")]}
+    await asyncio.wait_for(service(scope, receive, send), 20)
+    released.set()
+    await asyncio.sleep(0.2)
+    assert len(asked.texts) == hangs_up_at and sent[0]["status"] == 499
+
+
+async def test_a_service_and_its_streams_decide_as_a_judge_does(asked: Asked) -> None:
+    guard = Guard(with_category("tests/asking-v1", {"where": ["output"]}))
+    for text in ("Fine.", "A sentence. " * 100, "A sentence. " * 100 + "A trebuchet."):
+        reply = guard.check(text, "output").reply
+        assert (await ask(guard, Model(text), "Hello")).json()["choices"][0]["message"]["content"] == reply
+        said = streamed(await ask(guard, Model(text), "Hello", stream=True))[0][0]
+        assert said == reply or (said.endswith(reply) and "trebuchet" not in said)
