@@ -30,6 +30,8 @@ MAX_COMPILED = 500_000
 """Instructions of RE2 that a policy's expressions may have together: a letter is one, and `\\pL{300}` a hundred thousand."""
 MOST_PROBLEMS = 100
 """That are told of one policy."""
+UNTOLD = ("base_url", "address")
+"""Fields whose value no error repeats: it may hold a password."""
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 Response = Literal["warn", "redact", "redirect", "refuse", "escalate"]
@@ -250,7 +252,7 @@ class Policy(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where the policy's file lies, and what it names by a path; the current folder where it came from no file."""
+        """Where the policy's file lies, and what it names by a path, absolute; the current folder where it came from no file."""
         return self._folder
 
     @cached_property
@@ -290,7 +292,7 @@ def load_policy(file: str | Path, to_run: bool = True) -> Policy:
     if not data:
         raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")
     policy = read_policy(data, str(file), to_run)
-    policy._folder = path.parent
+    policy._folder = path.resolve().parent
     return policy
 
 
@@ -343,6 +345,10 @@ def _problems(error: ValidationError) -> Iterator[str]:
             yield f"{where}: {detail['ctx']['error']}" if where else str(detail["ctx"]["error"])
         elif detail["type"] == "missing":
             yield f"{where}: is required"
+        elif where.endswith("api_key_env"):
+            yield f"{where}: must be the name of an environment variable, not the key"
+        elif where.rpartition(".")[2] in UNTOLD:
+            yield f"{where}: {message_of(detail)}"
         else:
             yield f"{where}: {message_of(detail)}, not {detail['input']!r:.80}"
 

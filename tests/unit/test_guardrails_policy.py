@@ -233,3 +233,25 @@ def test_of_many_problems_a_hundred_are_told() -> None:
         read_policy(tables() | {f"key{i}": 1 for i in range(150)})
     lines = str(told.value).splitlines()
     assert len(lines) == 101 and lines[-1] == "policy: and 50 problems more"
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ({"api_key_env": "sk-proj-SECRET"}, "api_key_env: must be the name of an environment variable, not the key"),
+        ({"base_url": "http//me:SECRET@judge.example/v1"}, "base_url: must match '^https?://'"),
+    ],
+)
+def test_an_error_repeats_no_key_and_no_password(args: dict[str, Any], line: str) -> None:
+    use = {"name": "judge", "category": "weapons", "use": "burnish/judge-v1", "args": {"model": "m", **args}}
+    with pytest.raises(ValueError) as told:
+        Guard(policy(detectors=[use]))
+    assert "SECRET" not in str(told.value) and str(told.value).startswith("policy bank: detectors.0.args.")
+    assert line.partition(":")[0] in str(told.value)
+
+
+def test_what_a_policy_names_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy read by a relative path is sent to a process with another current folder."""
+    (tmp_path / "policy.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
+    assert load_policy("policy.toml").folder == tmp_path.resolve()
