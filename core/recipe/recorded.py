@@ -21,6 +21,7 @@ from types import FunctionType
 from typing import Any
 
 from burnish.envs.named import names_code
+from burnish.guardrails.policy import load_policy
 from burnish.recipe.config import RunConfig
 from burnish.recipe.load import config_as_recorded, load_config
 from burnish.recipe.resolve import EnvironmentSpec, environment_of
@@ -96,7 +97,8 @@ def load_recipe(
     recipe: Path, overrides: Sequence[str], plugins: Sequence[Path], trust: bool, run: Path | None = None, platform: str | None = None
 ) -> RunConfig:
     """A recipe that a command is given (see `load_config`). One that lies in a run folder is as much that folder's word as its
-    `config.json` is: it names registered code only, and no address, unless trust says that the run is one's own.
+    `config.json` is: it names registered code only, and neither an address nor where a secret is, nor does a guardrail policy that it
+    names, unless trust says that the run is one's own.
 
     run: the run that the command is about. What `overrides` and `plugins` name, whoever gives the command names. Raises ValueError like
     `load_config`, and when the recipe names what it may not.
@@ -108,10 +110,23 @@ def load_recipe(
     own = next(_own_code(named, plugins), None)
     if own is not None:
         raise ValueError(f"{recipe}: {own[0]} {NOT_RUN.format(own[1])}")
-    leads = next(((field, text) for field, text in named if field.startswith(_CALLED) and _ADDRESS.search(text)), None)
-    if leads is not None:
-        raise ValueError(f"{recipe}: {leads[0]} names an address, {leads[1]!r:.80}, which a run folder may not; --trust allows it")
+    called = [(field, text) for field, text in named if field.startswith(_CALLED)]
+    for field, text in chain(called, *(_of_policy(field, text) for field, text in called)):
+        if _SECRETS.search(field) or _ADDRESS.search(text):
+            what = "a variable or file that holds a secret" if _SECRETS.search(field) else "an address"
+            raise ValueError(f"{recipe}: {field} names {what}, {text!r:.80}, which a run folder may not; --trust allows it")
     return config
+
+
+def _of_policy(field: str, text: str) -> Iterator[tuple[str, str]]:
+    """Every text that detectors are made with, where a text names the file of a guardrail policy, each with the field that it stands in."""
+    try:
+        policy = load_policy(text, to_run=False)
+    except (OSError, ValueError):
+        return
+    for i, use in enumerate(policy.detectors):
+        where = f"{field}: {text}: detectors.{i}.args"
+        yield from ((place, one) for place, _, one in _texts(where, "", use.args))
 
 
 def _of_a_run(recipe: Path, run: Path | None) -> bool:

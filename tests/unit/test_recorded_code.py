@@ -153,6 +153,46 @@ def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(
     assert found.exit_code == 2 and "plugins names" in found.stderr and not Path("ran").exists()
 
 
+POLICY = """
+name = "p"
+version = 1
+[categories.c]
+kind = "own"
+action = "warn"
+[[detectors]]
+use = "burnish/judge-v1"
+name = "j"
+category = "c"
+args = { model = "m", ARGS }
+"""
+
+
+@pytest.mark.parametrize("way", [WAYS[1], WAYS[2]], ids=["regrade", "debug"])
+def test_neither_a_recipe_of_a_run_nor_a_policy_that_it_names_leads_out(
+    folder: Path, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setattr("burnish.cli.debug.needs_engine", lambda command: None)
+    monkeypatch.setenv("MY_SECRET", "x")
+    recipe, reward = folder / "recipe.toml", '[[rewards]]\nuse = "USED"\nweight = 0.5\nargs = ARGS\n'
+    asked = '{ type = "label_model", name = "g", model = "m", labels = ["a", "b"], passing_labels = ["a"], input = [SAID] }'
+    grader = f'{{ grader = {asked}, api_key_env = "MY_SECRET" }}'.replace("SAID", '{ role = "user", content = "x" }')
+    recipe.write_text(RECIPE.format(model="tiny") + reward.replace("USED", "burnish/openai-grader-v1").replace("ARGS", grader))
+    found = burnish(*(str({"RUN": folder, "RECIPE": recipe}.get(word, word)) for word in way))
+    assert found.exit_code == 2 and "rewards.args.api_key_env names a variable or file that holds a secret" in found.stderr, found.output
+    for policy in (folder / "policy.toml", folder.parent / "beside.toml"):
+        used = reward.replace("USED", "burnish/guardrail-v1").replace("ARGS", f'{{ policy = "{policy}" }}')
+        recipe.write_text(RECIPE.format(model="tiny") + used)
+        for args, said in (
+            ('base_url = "https://h.example/v1"', "detectors.0.args.base_url names an address"),
+            ('api_key_env = "MY_SECRET"', "detectors.0.args.api_key_env names a variable or file that holds a secret"),
+        ):
+            policy.write_text(POLICY.replace("ARGS", args))
+            found = burnish(*(str({"RUN": folder, "RECIPE": recipe}.get(word, word)) for word in way))
+            assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
+            assert len(found.stderr.strip().splitlines()) == 1
+
+
 def test_whoever_trusts_a_recipe_of_a_run_or_keeps_it_elsewhere_has_its_code_run(folder: Path) -> None:
     for place, trust in ((folder / "recipe.toml", ["--trust"]), (Path("recipe.toml"), [])):
         place.write_text('plugins = ["mine.py"]\n' + RECIPE.format(model="tiny"))
