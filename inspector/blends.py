@@ -9,7 +9,7 @@ from typing import Any
 from ..rollout.store.records import read_share
 from .runs import RecordedRun, read_object, series_of
 
-PLAIN = ("cpt", "midtrain", "sft", "rft")
+PLAIN = ("cpt", "midtrain", "sft", "dpo", "rft")
 """Tables of a recipe without `[[phases]]`, in the order they run."""
 
 
@@ -34,14 +34,14 @@ def blend_rows(run: RecordedRun) -> list[BlendRow]:
     Raises ValueError naming the file that cannot be read.
     """
     rows = list[BlendRow]()
-    for phase, kind, table in _phases(run.config):
+    for phase, kind, table in recorded_phases(run.config):
         if kind == "rft":
             rows += _environments(run, phase, table)
         rows += _supervised(run, phase, beside=kind == "rft")
     return rows
 
 
-def _phases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def recorded_phases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Name, kind and table of each phase of a recorded config: those of `[[phases]]`, or the plain tables."""
     listed = config.get("phases")
     if isinstance(listed, list) and listed:

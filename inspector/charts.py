@@ -182,7 +182,7 @@ def scatter_chart(name: str, dots: Sequence[Dot], axis: str, least: float | None
     dots = [dot for dot in dots if _is_drawn(dot.x) and _is_drawn(dot.y)]
     if not dots:
         return Markup("")
-    across = nice_ticks(min(min(dot.x for dot in dots), *(() if least is None else (least,))), max(dot.x for dot in dots))
+    across = nice_ticks(min([*(dot.x for dot in dots), *(() if least is None else (least,))]), max(dot.x for dot in dots))
     up = nice_ticks(min(0.0, *(dot.y for dot in dots)), max(0.0, *(dot.y for dot in dots)))
     width, height = BAR_WIDTH, 2 * HEIGHT
 

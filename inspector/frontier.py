@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from ..rollout.store.records import Comparison, EvaluationResult, Mode, RetentionRow
 from ..trainer.evaluation.comparison import compare
+from .blends import recorded_phases
 from .charts import Dot, scatter_chart
 from .comparing import other_settings
 from .drift import TASKS
@@ -27,6 +28,8 @@ from .runs import RecordedRun, final_evaluations, read_run
 BASE = "base"
 LOCAL = ("name", "run_dir")
 """Settings that do not say what a run tried."""
+MEASURED = (*TASKS, "success", "evaluation.seeds", "evaluation.tasks", "retention.items", "retention.samples", "retention.temperature")
+"""Settings that say what gain and retention were measured on; suites are compared by what was recorded of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class Frontier:
 
 
 def find_frontier(paths: Sequence[Path], min_retention: float, mode: Mode | None = None) -> Frontier:
-    """Read runs, and those in folders of runs, and set them against each other. mode: of the evaluations, sampled where there are any.
+    """Read runs, and those in folders of runs, and set them against each other. mode: of the evaluations of all of them; left out,
+    the one that most of them have, sampled where as many have both.
 
     Raises ValueError when fewer than two can be compared, saying why, or when they were not measured on the same tasks and suites.
     """
@@ -82,11 +86,13 @@ def find_frontier(paths: Sequence[Path], min_retention: float, mode: Mode | None
     if len(set(names)) < len(names):
         raise ValueError(f"two of the runs are called {max(names, key=names.count)!r}; rename a folder, so that they can be told apart")
     settings = other_settings([run.config for run in recorded])
+    most: Mode = max(MODES, key=lambda one: sum(_is_measured(run, one) for run in recorded))  # of two equals the first
+    used = mode or most
     found, left_out = list[Tradeoff](), list[str]()
     for i, run in enumerate(recorded):
         varied = tuple(f"{field} = {values[i]}" for field, values in settings.items() if field.split(".")[0] not in LOCAL)
         try:
-            found.append(_tradeoff(run, mode, varied))
+            found.append(_tradeoff(run, used, varied))
         except ValueError as error:
             left_out.append(str(error))
     if len(found) < 2:
@@ -137,42 +143,57 @@ def _runs_in(path: Path) -> list[Any]:
     return sorted(found, key=lambda line: line.name)
 
 
-def _tradeoff(run: RecordedRun, mode: Mode | None, settings: tuple[str, ...]) -> Tradeoff:
+def _is_measured(run: RecordedRun, mode: Mode) -> bool:
+    records = final_evaluations(run.evaluations, mode)
+    return BASE in records and len(records) > 1
+
+
+def _tradeoff(run: RecordedRun, mode: Mode, settings: tuple[str, ...]) -> Tradeoff:
     """Raises ValueError, a line that names the run, when it did not measure both."""
-    before, after, phase, used = _ends(run, mode)
+    before, after, phase = _ends(run, mode)
     rows = [row for row in run.retention if row.phase == phase]
     if not rows:
         raise ValueError(f"{run.name}: retention was not measured after {phase}; give the recipe [retention], and let the run end")
     least = min((row for row in rows if row.retention is not None), key=lambda row: row.retention or 0.0, default=None)
     gain = compare(before, after)
     if least is None:
-        return Tradeoff(run.name, run.path, phase, used, after.success, gain, None, None, None, None, settings)
-    return Tradeoff(run.name, run.path, phase, used, after.success, gain, least.suite, least.retention, least.low, least.high, settings)
+        return Tradeoff(run.name, run.path, phase, mode, after.success, gain, None, None, None, None, settings)
+    if least.low is None or least.high is None:
+        raise ValueError(f"{run.name}: retention.jsonl has no low and high beside the retention of {least.suite}")
+    return Tradeoff(run.name, run.path, phase, mode, after.success, gain, least.suite, least.retention, least.low, least.high, settings)
 
 
-def _ends(run: RecordedRun, mode: Mode | None) -> tuple[EvaluationResult, EvaluationResult, str, Mode]:
-    for one in (mode,) if mode else MODES:
-        records = final_evaluations(run.evaluations, one)
-        if BASE in records and len(records) > 1:
-            last = list(records.values())[-1]
-            return records[BASE].result, last.result, last.phase, one
-    said = f"{mode} " if mode else ""
-    raise ValueError(
-        f"{run.name}: it has no {said}evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end"
-    )
+def _ends(run: RecordedRun, mode: Mode) -> tuple[EvaluationResult, EvaluationResult, str]:
+    """The evaluations of the base and after the run's last phase, and what that is called. Raises ValueError when it lacks one of them."""
+    if not _is_measured(run, mode):
+        raise ValueError(
+            f"{run.name}: it has no {mode} evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end"
+        )
+    records = final_evaluations(run.evaluations, mode)
+    planned = [name for name, *_ in recorded_phases(run.config)]
+    phase = planned[-1] if planned else list(records)[-1]
+    if phase not in records:
+        raise ValueError(f"{run.name}: it has no {mode} evaluation after {phase}, its last phase; let the run end")
+    return records[BASE].result, records[phase].result, phase
 
 
 def _check_alike(runs: Sequence[RecordedRun]) -> None:
     """Raises ValueError when two runs measured other things, so that their places say nothing of each other."""
     first = runs[0]
     for run in runs[1:]:
-        for field in TASKS:
-            if run.config.get(field) != first.config.get(field):
-                raise ValueError(f"{first.name} and {run.name} were not measured on the same tasks: they differ in {field}")
+        for field in MEASURED:
+            if _setting(run, field) != _setting(first, field):
+                raise ValueError(f"{first.name} and {run.name} were not measured alike: they differ in {field}")
         if _suites(run) != _suites(first):
             raise ValueError(
                 f"{first.name} and {run.name} measured other suites: {', '.join(_suites(first))} and {', '.join(_suites(run))}"
             )
+
+
+def _setting(run: RecordedRun, field: str) -> Any:
+    table, _, key = field.rpartition(".")
+    found = run.config.get(table) if table else run.config
+    return found.get(key) if isinstance(found, dict) else None
 
 
 def _suites(run: RecordedRun) -> list[str]:

@@ -117,7 +117,7 @@ def frontier(
     min_retention: Annotated[float, typer.Option(min=0, help="What must be left of every skill for a run to be picked.")] = 0.95,
     mode: Annotated[
         Literal["sampled", "greedy"] | None,
-        typer.Option(help="Of the evaluations. Default: sampled where there are any.", show_default=False),
+        typer.Option(help="Of the evaluations. Default: the one that most runs have, sampled where as many have both.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the drawing and the table into a page.", show_default=False)

@@ -99,7 +99,7 @@ def test_a_run_that_measured_half_of_it_is_left_out_by_name(sweep: Path) -> None
     assert [one.run for one in found.runs] == ["own-only", "most"]
     assert found.left_out == (
         "half: retention was not measured after sft; give the recipe [retention], and let the run end",
-        "worse: it has no evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end",
+        "worse: it has no sampled evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end",
     )
     (sweep / "most" / "retention.jsonl").unlink()
     with pytest.raises(ValueError, match=r"two runs at least are needed .*\nhalf: .*\nmost: retention was not measured"):
@@ -108,13 +108,66 @@ def test_a_run_that_measured_half_of_it_is_left_out_by_name(sweep: Path) -> None
 
 def test_runs_that_measured_other_things_are_refused(sweep: Path, tmp_path: Path) -> None:
     other = run(tmp_path, "other", 60, 0.9, environment="tests/B-v0")
-    with pytest.raises(ValueError, match="were not measured on the same tasks: they differ in environment"):
+    with pytest.raises(ValueError, match="were not measured alike: they differ in environment"):
         find_frontier([sweep, other], 0.95)
     (sweep / "most" / "retention.jsonl").write_text(json.dumps(kept("tests/reading-v0", 0.9)) + "\n")
     with pytest.raises(ValueError, match=r"measured other suites: .*tests/reading-v0"):
         find_frontier([sweep], 0.95)
     with pytest.raises(ValueError, match="is no run folder and holds none"):
         find_frontier([tmp_path / "nowhere"], 0.95)
+
+
+@pytest.mark.parametrize(
+    ("field", "own", "others"),
+    [
+        ("evaluation.seeds", {"evaluation": {"seeds": [1, 2]}}, {"evaluation": {"seeds": [1, 3]}}),
+        ("evaluation.tasks", {"evaluation": {"tasks": 100}}, {"evaluation": {"tasks": 200}}),
+        ("retention.items", {"retention": {"items": 50}}, {"retention": {"items": None}}),
+        ("retention.samples", {"retention": {"samples": 4}}, {"retention": {"samples": 1}}),
+        ("retention.temperature", {"retention": {"temperature": 1.0}}, {}),
+        ("success", {"success": "env"}, {"success": "verdict"}),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_set_side_by_side(
+    tmp_path: Path, field: str, own: dict[str, Any], others: dict[str, Any]
+) -> None:
+    for name, right, changed in (("a", 40, own), ("b", 50, others)):
+        config = run(tmp_path, name, right, 0.96) / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changed}))
+    with pytest.raises(ValueError, match=f"were not measured alike: they differ in {field}"):
+        find_frontier([tmp_path], 0.95)
+
+
+def test_all_are_compared_in_one_mode_that_most_of_them_have(sweep: Path) -> None:
+    with JsonLines(sweep / "half" / "evaluations.jsonl") as lines:
+        for phase, right in (("base", 30), ("sft", 90)):
+            lines.append(evaluated(phase, right, "greedy"))
+    (sweep / "worse" / "evaluations.jsonl").unlink()
+    with JsonLines(sweep / "worse" / "evaluations.jsonl") as lines:
+        for phase, right in (("base", 30), ("sft", 99)):
+            lines.append(evaluated(phase, right, "greedy"))
+    found = find_frontier([sweep], 0.95)
+    assert {(one.run, one.mode) for one in found.runs} == {("own-only", "sampled"), ("half", "sampled"), ("most", "sampled")}
+    assert found.left_out[0].startswith("worse: it has no sampled evaluation of its base and of a phase")
+    greedy = find_frontier([sweep], 0.95, "greedy")
+    assert {(one.run, one.mode) for one in greedy.runs} == {("half", "greedy"), ("worse", "greedy")}
+
+
+@pytest.mark.parametrize("later", [{"rft": {"steps": 3}}, {"phases": [{"kind": "sft"}, {"kind": "dpo", "name": "rft"}]}])
+def test_a_run_that_is_under_way_is_left_out_by_name(sweep: Path, later: dict[str, Any]) -> None:
+    config = sweep / "most" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **later}))
+    found = find_frontier([sweep], 0.95)
+    assert [one.run for one in found.runs] == ["own-only", "half", "worse"]
+    assert found.left_out == ("most: it has no sampled evaluation after rft, its last phase; let the run end",)
+
+
+def test_a_retention_without_its_interval_leaves_its_run_out_by_name(sweep: Path, tmp_path: Path) -> None:
+    row = {**kept("tests/arithmetic-v0", 0.5), "low": None}
+    (sweep / "most" / "retention.jsonl").write_text(json.dumps(row) + "\n")
+    told = CliRunner().invoke(app, ["runs", "frontier", str(sweep), "--min-retention", "0", "--out", str(tmp_path / "page.html")])
+    assert told.exit_code == 0, told.output
+    assert "left out: most: retention.jsonl has no low and high beside the retention of tests/arithmetic-v0" in told.stdout
 
 
 def test_where_there_was_no_skill_to_keep_gain_alone_counts(tmp_path: Path) -> None:
@@ -138,3 +191,8 @@ def test_dots_are_where_their_values_are() -> None:
     assert 'cx="46"' in svg and 'cx="568"' in svg, "the ends of the axis, from 0.5 to 1"
     assert svg.count("<circle") == 3 and svg.count('class="curve faint"') == 1
     assert scatter_chart("gain", [Dot("a", float("nan"), 0.0)], "retention") == ""
+
+
+def test_dots_need_no_line_of_what_x_should_be() -> None:
+    svg = scatter_chart("gain", [Dot("a", 0.5, 0.0), Dot("b", 1.0, 10.0)], "retention")
+    assert svg.count("<circle") == 2 and 'class="constant"' not in svg
