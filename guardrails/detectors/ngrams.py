@@ -134,13 +134,20 @@ def sketch(weights: Weights, bias: float, threshold: float = 0.5, false_positive
 
 
 def save(folder: Path, card: Mapping[str, Any], weights: Weights) -> str:
-    """Write a classifier into an empty folder, and give its digest. card: what `Card` has, without format and SHA-256 of the weights."""
+    """Write a classifier into an empty folder, and give its digest. card: what `Card` has, without format and SHA-256 of the weights.
+
+    Raises ValueError, and writes nothing, where `load` would not take it.
+    """
     require("a guardrail classifier", ["safetensors"], "guard")
     from safetensors.numpy import save as to_bytes
 
     data = to_bytes({"weights": np.ascontiguousarray(weights, np.float32)})
     said = Card.model_validate({"format": FORMAT, "weights_sha256": hashlib.sha256(data).hexdigest(), **card})
     text = json.dumps(said.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False).encode()
+    if len(text) > MAX_CARD:
+        raise ValueError(f"{CARD} would have {len(text)} bytes, and a classifier's has {MAX_CARD} at most; give a shorter report")
+    if weights.shape != (1 << said.bits,) or not np.isfinite(weights).all():
+        raise ValueError(f"the weights must be {1 << said.bits} finite numbers")
     (folder / WEIGHTS).write_bytes(data)
     (folder / CARD).write_bytes(text)
     return hashlib.sha256(text).hexdigest()

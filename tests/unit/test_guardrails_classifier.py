@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.envs.types import Message, Task
 from burnish.guardrails.detectors.classifier import most_likely
-from burnish.guardrails.detectors.ngrams import CARD, WEIGHTS, buckets, load, pair, pieces, sketch
+from burnish.guardrails.detectors.ngrams import CARD, WEIGHTS, buckets, load, pair, pieces, save, sketch
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
 from burnish.guardrails.stream import StreamGuard
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
 from burnish.trainer.data.audit import check
-from burnish.trainer.evaluation.guard_training import Example, fitted, of_policy, read_examples, split, train, write
+from burnish.trainer.evaluation.guard_training import Example, Parts, fitted, of_policy, read_examples, split, to_row, train, write
 from burnish.trainer.evaluation.guarded import Prompt, measure
 
 pytestmark = pytest.mark.unit
@@ -143,6 +143,7 @@ def test_held_out_families_are_not_learnt_from_nor_what_is_near_to_them() -> Non
         ({"text": "x", "label": 1}, "label: must be true or false"),
         ({"text": "x", "label": True, "lable": 1}, "lable: unknown key"),
         ({"text": "x", "category": 3}, "category: must be a text"),
+        ({"text": "x", "category": "y" * 101}, "category: is a name, of 100 characters at most"),
     ],
 )
 def test_a_row_that_is_no_example_is_named(tmp_path: Path, row: dict[str, object], problem: str) -> None:
@@ -158,6 +159,32 @@ def test_a_text_with_two_labels_is_refused_and_one_given_twice_is_one(tmp_path: 
     file.write_text('{"text": "Hi!", "label": false}\n{"text": "hi", "category": "rude"}\n')
     with pytest.raises(ValueError, match=r"r\.jsonl:2: has the text of .*r\.jsonl:1 and another label"):
         read_examples([str(file)])
+
+
+def test_a_report_of_many_families_names_the_largest_and_makes_a_classifier_that_loads(tmp_path: Path) -> None:
+    many = [Example(row.text, row.found, f"about-{i:03}" + "-" * 80, f"family-{i:03}" + "爆" * 80) for i, row in enumerate(rows())]
+    parts = split([*many, *rows()], (), (), 1)
+    trained = train(Parts(parts.learn, parts.choose, tuple(many), 0), 0.1, 1)
+    assert {"all", "110 other families", "110 other categories"} < trained.measured.keys() and len(trained.measured) == 103
+    recall, wrong = trained.measured["110 other families"]
+    assert recall.n + wrong.n == 110
+    write(trained, tmp_path / "a", {"measured": {name: to_row(rates) for name, rates in trained.measured.items()}})
+    assert len(load(tmp_path / "a").card.report["measured"]) == 103
+
+
+@pytest.mark.parametrize(
+    ("report", "weights", "problem"),
+    [
+        ({"note": "x" * 100_000}, np.zeros(1 << 18), "and a classifier's has 100000 at most"),
+        ({}, np.zeros(8), "must be 262144 finite numbers"),
+        ({}, np.full(1 << 18, np.nan), "must be 262144 finite numbers"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, report: dict[str, Any], weights: Any, problem: str) -> None:
+    card = sketch(np.zeros(1 << 18, np.float32), 0.0).card.model_dump(exclude={"format", "weights_sha256"})
+    with pytest.raises(ValueError, match=problem):
+        save(tmp_path, card | {"report": report}, weights.astype(np.float32))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_threshold_takes_enough_harmless_rows() -> None:

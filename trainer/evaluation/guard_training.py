@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ...envs.registry import did_you_mean
 from ...envs.rows import BadRow, read_rows
+from ...envs.spaces import is_text
 from ...guardrails.detectors.classifier import most_likely
 from ...guardrails.detectors.head import EVERYDAY, jumbled
 from ...guardrails.detectors.ngrams import BITS, Classifier, buckets, save, sketch
@@ -45,6 +46,8 @@ CHOOSE = REPORT = 0.15
 """The shares of rows that the threshold is chosen on, and that are reported on."""
 LOWEST = 0.5
 """A threshold is no lower: what is more likely harmless is not found, however far apart the rows are."""
+MOST_GROUPS, MOST_NAME = 50, 100
+"""Families, and categories, that are reported on by name, and characters that a name has: a report is part of the classifier's card."""
 SHINGLE = 8
 """Words in a row that two texts share when one was made of the other."""
 
@@ -208,14 +211,24 @@ def scored(model: Classifier, rows: Iterable[Example]) -> Scores:
 
 
 def measured(model: Classifier, rows: Sequence[Example]) -> dict[str, tuple[Rate, Rate]]:
-    """Recall and false positives on the rows, under "all", "family NAME" and "category NAME"."""
+    """Recall and false positives on the rows, under "all", "family NAME" and "category NAME"; of more than `MOST_GROUPS` the largest, and
+    the rest together as "N other families" or "N other categories"."""
+    hits = [(row.found, score(model, row.text) >= model.card.threshold) for row in rows]
+    families = _groups("family", "families", [row.family for row in rows])
+    categories = _groups("category", "categories", [row.category for row in rows])
     groups: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    for row in rows:
-        hit = score(model, row.text) >= model.card.threshold
-        for name in ("all", row.family and f"family {row.family}", row.category and f"category {row.category}"):
-            if name:
-                groups[name].append((row.found, hit))
+    for row, hit in zip(rows, hits, strict=True):
+        for name in ("all", families.get(row.family), categories.get(row.category)):
+            if name is not None:
+                groups[name].append(hit)
     return {name: (_rate(groups[name], True), _rate(groups[name], False)) for name in sorted(groups, key=lambda one: (one != "all", one))}
+
+
+def _groups(one: str, several: str, names: Sequence[str]) -> dict[str, str]:
+    """What each of the names is reported under. one, several: what they are names of."""
+    largest = sorted(Counter(name for name in names if name).items(), key=lambda count: (-count[1], count[0]))
+    rest = len(largest) - MOST_GROUPS
+    return {name: f"{one} {name}" if i < MOST_GROUPS else f"{rest} other {several}" for i, (name, _) in enumerate(largest)}
 
 
 def write(trained: Trained, out: Path, report: Mapping[str, Any]) -> str:
@@ -260,6 +273,8 @@ def _example(row: Mapping[str, Any], where: str) -> Example:
     for key in ("category", "family"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise ValueError(f"{where}: {key}: must be a text")
+        if len(row.get(key) or "") > MOST_NAME or not is_text(row.get(key) or ""):
+            raise ValueError(f"{where}: {key}: is a name, of {MOST_NAME} characters at most")
     label, category = row.get("label"), row.get("category") or ""
     if label is None and "category" not in row:
         raise ValueError(f"{where}: has neither label nor category; label is true for what is to be found, and false for what is harmless")
