@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from burnish.cli.models import table_lines
 from burnish.guardrails.policy import load_policy
-from burnish.inspector.text import printable
+from burnish.inspector.text import printable, printable_json
 from burnish.trainer.evaluation.guard_training import Trained, of_policy, read_examples, split, to_row, train, write
 from burnish.trainer.evaluation.guarded import Rate
 
@@ -37,7 +36,7 @@ def train_command(
     digest = write(trained, out, report)
     if as_json:
         row = {"model": str(out), "digest": digest, "threshold": trained.model.card.threshold, "false_positives": false_positives, **report}
-        return [json.dumps(row, ensure_ascii=False)]
+        return [printable_json(row)]
     return _lines(trained, measured, hold_out, out, digest)
 
 
@@ -56,6 +55,6 @@ def _lines(trained: Trained, measured: Mapping[str, tuple[Rate, Rate]], hold_out
         'use = "burnish/classifier-v1"',
         'name = "trained"',
         'category = "CATEGORY"',
-        f"args = {{ model = {json.dumps(out.name, ensure_ascii=False)}, digest = {json.dumps(digest)} }}",
+        f"args = {{ model = {printable_json(out.name)}, digest = {printable_json(digest)} }}",
     ]
     return [printable(line) for line in said]

@@ -327,3 +327,14 @@ def test_it_is_trained_and_named_from_the_command_line(tmp_path: Path) -> None:
     as_json = json.loads(CliRunner().invoke(app, [*said, "--out", str(tmp_path / "b"), "--seed", "3", "--json"]).stdout)
     assert as_json["digest"] == load(out).digest and as_json["held_out"] == ["place-0"]
     assert as_json["measured"]["all"]["recall"]["n"] == 20
+
+
+def test_what_rows_are_called_steers_no_terminal(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    given = [{"text": row.text, "label": row.found, "family": "a\x9b\u202eb"} for row in rows()]
+    data.write_text("".join(json.dumps(row) + "\n" for row in given))
+    said = ["guard", "train", str(data), "--false-positives", "0.1", "--out", str(tmp_path / "a\x9b"), "--json"]
+    done = CliRunner().invoke(app, said)
+    assert done.exit_code == 0, done.output
+    assert "\x9b" not in done.stdout and "\u202e" not in done.stdout
+    assert "family a\x9b\u202eb" in json.loads(done.stdout)["measured"]
