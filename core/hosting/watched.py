@@ -57,7 +57,11 @@ def _named(service: str) -> AskedPlace:
     if service.lower().startswith(("http://", "https://")):
         check_url(service, None)
         parts = urlsplit(service)
-        if not parts.hostname or parts.query or parts.fragment:
+        try:
+            fits = parts.port != 0
+        except ValueError:  # no number, or above 65535
+            fits = False
+        if not fits or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"--service {service!r} must read http://host:port, for example http://127.0.0.1:8000")
         return AskedPlace(_over_http(service, service.rstrip("/").removesuffix("/v1")))
     if Endpoint.parse(service).ray_name:

@@ -230,3 +230,9 @@ def test_a_user_watches_a_deployment_and_a_service_from_the_command_line(tmp_pat
                 started.terminate()
                 started.wait(60)
     assert ">healthy</span>" in page and ">unhealthy</span>" in page and "/health answered 503" in page
+
+
+@pytest.mark.parametrize("service", ["http://h:99999", "http://h:0", "https://h:x"])
+def test_a_port_that_is_none_is_refused_before_the_page_is_made(service: str) -> None:
+    with pytest.raises(ValueError, match="must read http://host:port"):
+        watched_places([], [service])
