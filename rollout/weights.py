@@ -168,10 +168,11 @@ def snapshot(version: int, tensors: Mapping[str, np.ndarray]) -> WeightSnapshot:
 def verify_manifest(weights: Weights, loaded: Mapping[str, str], engine: str) -> None:
     """Raise SyncProofError naming the engine and the tensors that it did not load, loaded unannounced, or loaded otherwise than sent.
 
-    loaded: `checksum` of every tensor as the engine's loader consumed it.
+    loaded: `checksum` of every tensor as the engine's loader consumed it. A manifest that grows lacks what no loader asked for, so that
+    what was announced is asked for, too.
     """
-    manifest = weights.manifest
-    missing, extra = sorted(manifest.keys() - loaded.keys()), sorted(loaded.keys() - manifest.keys())
+    manifest, announced = weights.manifest, weights.shapes.keys()
+    missing, extra = sorted((announced | manifest.keys()) - loaded.keys()), sorted(loaded.keys() - (announced & manifest.keys()))
     changed = sorted(name for name, sum_ in loaded.items() if manifest.get(name, sum_) != sum_)
     kinds = {"missing": missing, "unannounced": extra, "changed": changed}
     found = [f"{kind} {', '.join(names[:5])}" for kind, names in kinds.items() if names]

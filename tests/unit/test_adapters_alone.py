@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.engine.layout import shapes_of
 from burnish.rollout.transport.adapters import Base
 from burnish.rollout.transport.shipment import BucketRef, Form, Receiver, Sender, Shipment
-from burnish.rollout.weights import SyncReceipt, sync_weights
+from burnish.rollout.weights import SyncProofError, SyncReceipt, sync_weights
 from burnish.trainer.batch import plain_batch
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
@@ -68,6 +69,29 @@ def take(receiver: Receiver, shipment: Shipment, shapes: Mapping[str, tuple[int,
             return await sync_weights(engine, weights)
 
     return engine, asyncio.run(go())
+
+
+class Sparing(ScriptedEngine):
+    """Its loader asks for the first tensors alone. so_many: how many of them."""
+
+    so_many = 1
+
+    async def update_weights(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+        await super().update_weights(itertools.islice(tensors, self.so_many))
+
+
+@pytest.mark.parametrize("so_many", [0, 1, 5])
+def test_a_loader_that_leaves_tensors_out_is_found_though_the_manifest_grows_with_what_it_asks_for(tmp_path: Path, so_many: int) -> None:
+    shipment = sent(trained(new_model(tmp_path, tied=True)))
+    engine, receiver = Sparing([[2]], name="e0"), Receiver("another", Base(tmp_path, "float32"))
+    engine.so_many = so_many
+
+    async def go() -> None:
+        with receiver.taking(shipment, lambda reference: reference) as weights:
+            await sync_weights(engine, weights)
+
+    with pytest.raises(SyncProofError, match=r"engine e0: the weights of version 3 were not loaded as the learner sent them \(missing "):
+        asyncio.run(go())
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
