@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.rollout.engine.config import Dtype
@@ -137,6 +138,56 @@ def test_another_base_is_refused_and_named(tmp_path: Path) -> None:
             take(receiver, shipment, {})
 
 
+def rewritten(file: Path, longer: bool = False) -> None:
+    """Write another model over a file in its place, as `save_file` does in a folder that is there."""
+    tensors = load_file(file)
+    tensors["model.norm.weight"] += 1
+    written = save(tensors, {"format": "pt"})
+    with file.open("r+b") as stream:
+        stream.write(written + bytes(8) if longer else written)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_what_was_proved_of_a_base_is_merged_whatever_becomes_of_the_folder(tmp_path: Path, how: str) -> None:
+    learner = trained(new_model(tmp_path / "base", tied=True))
+    shipment, folder = sent(learner), shutil.copytree(tmp_path / "base", tmp_path / "engine's")
+    receiver = Receiver("another", Base(folder, "float32"))
+    take(receiver, shipment, shapes_of(learner.snapshot().manifest))
+    if how == "replaced":
+        shutil.copy(folder / "model.safetensors", tmp_path / "draft")
+        rewritten(tmp_path / "draft")
+        (tmp_path / "draft").replace(folder / "model.safetensors")
+    else:
+        shutil.rmtree(folder)
+    engine, _ = take(receiver, shipment, shapes_of(learner.snapshot().manifest))
+    assert {name: array.tobytes() for name, array in engine.weights.items()} == {n: a.tobytes() for n, a in learner.weights().items()}
+
+
+def test_a_base_that_is_rewritten_after_the_first_update_is_proved_again(tmp_path: Path) -> None:
+    learner = trained(new_model(tmp_path / "base", tied=True))
+    shipment, folder = sent(learner), shutil.copytree(tmp_path / "base", tmp_path / "engine's")
+    receiver, shapes = Receiver("another", Base(folder, "float32")), shapes_of(learner.snapshot().manifest)
+    take(receiver, shipment, shapes)
+    rewritten(folder / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1 of \d+ tensors are not those of the base .* \(model\.norm\.weight\); give engines"):
+            take(receiver, shipment, shapes)
+    shutil.copy(tmp_path / "base" / "model.safetensors", folder)
+    engine, _ = take(receiver, shipment, shapes)
+    assert {name: array.tobytes() for name, array in engine.weights.items()} == {n: a.tobytes() for n, a in learner.weights().items()}
+
+
+def test_a_base_that_is_rewritten_while_it_is_merged_is_refused(tmp_path: Path) -> None:
+    shipment = sent(trained(new_model(tmp_path / "base", tied=True)))
+    folder = shutil.copytree(tmp_path / "base", tmp_path / "engine's")
+    with Receiver("another", Base(folder, "float32")).taking(shipment, lambda reference: reference) as weights:
+        tensors = iter(weights.stream())
+        next(tensors)
+        rewritten(folder / "model.safetensors", longer=True)
+        with pytest.raises(ValueError, match=r"model\.safetensors was rewritten while an engine read it; leave the model"):
+            list(tensors)
+
+
 def changed(shipment: Shipment, how: str) -> Shipment:
     first = shipment.parts[0].bucket
     if how == "lost":
@@ -160,5 +211,6 @@ def test_adapters_of_a_layer_that_is_not_there_are_refused(tmp_path: Path) -> No
     base, adapters = Base(tmp_path, "float32"), dict[str, Any]()
     for bucket in learner.adapters():
         adapters |= {name.replace("layers.1", "layers.7"): array.copy() for name, array in bucket.tensors()}
+    base.check(learner.frozen())
     with pytest.raises(ValueError, match=r"has no layer model\.layers\.7\.mlp\.down_proj, model\.layers\.7\.self_attn\.q_proj"):
         list(base.merged(learner.frozen(), adapters))
