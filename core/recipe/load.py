@@ -179,7 +179,17 @@ def _read(file: Path) -> dict[str, Any]:
     if not data:
         raise ValueError(f"{file}: is empty; a recipe has a name, a model and an environment at the least (`burnish recipe` has every key)")
     check_depth(data, str(file))
-    return without_defaults(data, RunConfig) if file.suffix == ".json" else data
+    return without_defaults(_as_it_began(data, file), RunConfig) if file.suffix == ".json" else data
+
+
+def _as_it_began(data: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The config of a run, with what a setting that burnish did not have when it began stands for, where that is not the default: without
+    `engine.adapters`, a learner merges its adapters and sends the whole model."""
+    engine, learner = data.get("engine"), data.get("learner")
+    if file.name != "config.json" or not isinstance(engine, dict) or not isinstance(learner, dict):
+        return data
+    merges = learner.get("lora") is not None and "adapters" not in engine
+    return {**data, "engine": {**engine, "adapters": "merged"}} if merges else data
 
 
 def without_defaults(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

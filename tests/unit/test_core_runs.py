@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.cluster import without_line
 from burnish.envs.types import Episode, Reward, Task
-from burnish.recipe.load import config_data, config_from_data
+from burnish.recipe.load import config_data, config_from_data, load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import data_seed, derive_seeds
 from burnish.rollout.store.episodes import EpisodeStore
@@ -204,6 +204,23 @@ def test_a_setting_that_was_added_since_has_its_default_in_an_older_run(run: Run
     assert said == ["limits.restart_window_s: 3600.0 -> 7.0"]
     with pytest.raises(ValueError, match=r"the config is another: resources\.env_runners: 1 -> 2; resume with"):
         changes(run.path, resolve(config_from_data({**WHAT, "resources": {"env_runners": 2}})))
+
+
+@pytest.mark.parametrize("sends", [{}, {"weight_deltas": True, "whole_weights_every": 5}])
+def test_a_run_with_adapters_that_began_before_they_could_go_alone_resumes_as_it_sent_them(tmp_path: Path, sends: dict[str, Any]) -> None:
+    tables = {"learner": {"lora": {"rank": 4}}, "resources": {"ray_address": "auto"}}
+    began = resolve(config_from_data({**WHAT, **tables, "engine": {**sends, "adapters": "merged"}}))
+    run = create_run(began, root=tmp_path)
+    record = json.loads(run.config_file.read_text())
+    del record["engine"]["adapters"]
+    run.config_file.write_text(json.dumps(record))
+    resumed = resolve(load_config(run.path))
+    assert resumed.engine.adapters == "merged" and changes(run.path, resumed) == []
+    if not sends:
+        alone = resolve(config_from_data({**WHAT, **tables}))
+        with pytest.raises(ValueError, match=r'cannot resume, the config is another: engine\.adapters: "merged" -> null'):
+            changes(run.path, alone)
+        assert resolve(load_config(create_run(alone, run_dir=tmp_path / "alone").path)).engine.adapters is None
 
 
 def test_a_run_of_another_burnish_is_refused_by_what_it_says(run: RunFolder, recipe: ResolvedRun) -> None:
