@@ -9,7 +9,7 @@ from rich.console import Console
 
 from burnish.inspector.runs import read_metrics, series_rows
 from burnish.recipe.resolve import ResolvedRun
-from burnish.rollout.store.records import AlarmRow
+from burnish.rollout.store.records import AlarmRow, RollBackRow
 from burnish.run.display import say
 from burnish.run.folder import RunFolder
 from burnish.trainer.watch.guards import Alarm, Watch
@@ -20,11 +20,17 @@ class GuardStop(RuntimeError):
 
 
 class RollBack(Exception):
-    """A guard that the recipe answers with "roll_back": the run has to go on from its last checkpoint."""
+    """Guards that the recipe answers with "roll_back": the run has to go on from its last checkpoint. alarms: of one step, at least one."""
 
-    def __init__(self, phase: str, alarm: Alarm) -> None:
-        super().__init__(alarm.line)
-        self.phase, self.alarm = phase, alarm
+    def __init__(self, phase: str, alarms: Sequence[Alarm]) -> None:
+        super().__init__(alarms[0].line)
+        self.phase, self.alarms = phase, alarms
+
+    def row(self, position: int) -> RollBackRow:
+        """That the run goes back, as it is stored. position: in the stream of tasks, from which it goes on."""
+        return RollBackRow(
+            phase=self.phase, step=self.alarms[0].step, guards=tuple(alarm.guard for alarm in self.alarms), position=position
+        )
 
 
 def watch_over(recipe: ResolvedRun, folder: RunFolder, phase: str, steps: int, remembered: Mapping[str, Any] | None) -> Watch:
@@ -43,9 +49,8 @@ def heed(folder: RunFolder, console: Console, phase: str, alarms: Sequence[Alarm
     for alarm in alarms:
         if alarm.action == "stop":
             raise GuardStop(f'{alarm.line}; guards.{alarm.guard} = "stop" ends the run')
-    for alarm in alarms:
-        if alarm.action == "roll_back":
-            raise RollBack(phase, alarm)
+    if back := [alarm for alarm in alarms if alarm.action == "roll_back"]:
+        raise RollBack(phase, back)
 
 
 def row_of(phase: str, alarm: Alarm) -> AlarmRow:

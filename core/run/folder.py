@@ -2,8 +2,8 @@
 
 runs/NAME-YYYYmmdd-HHMMSS/
   config.json  recipe.toml  versions.json  seeds.json
-  metrics.jsonl  evaluations.jsonl  retention.jsonl  ledger.jsonl  alarms.jsonl  transcripts/  episodes/  suites/PHASE/  data/PHASE/
-  checkpoints/  report.html
+  metrics.jsonl  evaluations.jsonl  retention.jsonl  ledger.jsonl  alarms.jsonl  roll_backs.jsonl  transcripts/  episodes/
+  suites/PHASE/  data/PHASE/  checkpoints/  report.html
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -33,9 +34,11 @@ from burnish.rollout.store.records import (
     JsonLines,
     LedgerRow,
     RetentionRow,
+    RollBackRow,
     keep_rows,
     read_evaluations,
     read_retention,
+    read_roll_backs,
 )
 from burnish.run.tracking import Trackers
 from burnish.trainer.data.prepared import REJECTS_FILE
@@ -91,6 +94,10 @@ class RunFolder:
     @property
     def alarms_file(self) -> Path:
         return self.path / "alarms.jsonl"
+
+    @property
+    def roll_backs_file(self) -> Path:
+        return self.path / "roll_backs.jsonl"
 
     @property
     def retention_file(self) -> Path:
@@ -151,6 +158,10 @@ class RunFolder:
         _append(self.alarms_file, row.to_row())
         self.trackers.alarm(row)
 
+    def log_roll_back(self, row: RollBackRow) -> None:
+        """Append that the run goes back to `roll_backs.jsonl`: before it does, so that one that is cut on the way knows."""
+        _append(self.roll_backs_file, row.to_row())
+
     def log_retention(self, rows: Sequence[RetentionRow]) -> None:
         """Append what became of each skill in a phase to `retention.jsonl`, all or nothing."""
         known = self.retention_file.read_text() if self.retention_file.is_file() else ""
@@ -166,7 +177,7 @@ class RunFolder:
     def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
         """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.
 
-        order: of the run's phases. An alarm for which a run went back stays: that it did is not taken back with the steps. Held-out
+        order: of the run's phases. An alarm for which the run went back stays: that it did is not taken back with the steps. Held-out
         transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
         """
         position = {name: i for i, name in enumerate(("base", *order))}
@@ -177,7 +188,15 @@ class RunFolder:
 
         for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.retention_file):
             keep_rows(file, done)
-        keep_rows(self.alarms_file, lambda row: done(row) or row["action"] == "roll_back")
+        went = Counter((one.phase, one.step, guard) for one in read_roll_backs(self.roll_backs_file) for guard in one.guards)
+
+        def sent_back(row: Mapping[str, Any]) -> bool:
+            """Whether the run went back for an alarm. The same one may have been raised again since, and then by what is taken back."""
+            alarm = (row["phase"], row["step"], row["guard"])
+            went[alarm] -= row["action"] == "roll_back"
+            return row["action"] == "roll_back" and went[alarm] >= 0
+
+        keep_rows(self.alarms_file, lambda row: done(row) or sent_back(row))
         judged = {row.phase for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
         for name in set(order) - judged:
             shutil.rmtree(self.suites / name, ignore_errors=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from burnish.inspector.runs import read_metrics
-from burnish.rollout.store.records import read_evaluations
+from burnish.rollout.store.records import read_evaluations, read_roll_backs
 from burnish.run.alarms import GuardStop, RollBack
 from burnish.run.display import say
 from burnish.run.under_way import Run
@@ -54,16 +54,18 @@ def _reached(run: Run) -> Reached:
 
 def _with_roll_backs(run: Run, done: CheckpointRecord | None, phases: Phases) -> None:
     """The phases from a checkpoint on. Where a guard sends the run back, it goes on from what it saved last, with the tasks that come after
-    those it had taken: the same ones would lead to the same place."""
+    those it had taken: the same ones would lead to the same place. The folder knows how often it did, so that one
+    that is resumed goes on counting."""
     while True:
         try:
             phases(run, done)
             return
         except RollBack as back:
-            run.rolled_back += 1
-            if run.rolled_back > run.recipe.guards.roll_backs:
-                raise GuardStop(f"{back}; the run went back {run.rolled_back - 1} times already (guards.roll_backs)") from back
-            done, run.beyond = latest(run.folder.path), run.session.loop.progress.position
+            before = len(read_roll_backs(run.folder.roll_backs_file))
+            if before >= run.recipe.guards.roll_backs:
+                raise GuardStop(f"{back}; the run went back {before} times already (guards.roll_backs)") from back
+            run.folder.log_roll_back(back.row(run.session.loop.progress.position))
+            done = latest(run.folder.path)
             run.session.algo.fleet.stop()
             resume(run, done)
 
@@ -87,7 +89,8 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
         session.loop.progress, run.remembered = PolicyProgress.from_row(position), position.get("guards")
         folder.rewind(order, done.phase, done.step)
         prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
-    session.loop.progress.position = max(session.loop.progress.position, run.beyond)
+    beyond = (one.position for one in read_roll_backs(folder.roll_backs_file))
+    session.loop.progress.position = max((session.loop.progress.position, *beyond))
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
     # Of the phase that goes on, an evaluation of fewer steps is one of an older policy, whose phase was given more steps since.

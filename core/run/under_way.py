@@ -23,9 +23,8 @@ class Run:
     """A run under way: its session and folder, and what was measured so far.
 
     store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
-    begun; remembered: what the checkpoint that the run goes on from kept of them. rolled_back: how often a guard sent the run back,
-    and beyond: the place in the stream of tasks that it goes on from since, whatever a checkpoint says. plan: what was expected of the
-    run, for what is left of it.
+    begun; remembered: what the checkpoint that the run goes on from kept of them. plan: what was expected of the run, for what is left
+    of it.
     """
 
     session: Session
@@ -36,8 +35,6 @@ class Run:
     data: Mapping[Phase, PhaseData] = field(default_factory=dict)
     watch: Watch | None = None
     remembered: Mapping[str, Any] | None = None
-    rolled_back: int = 0
-    beyond: int = 0
     plan: Plan | None = None
 
     @property

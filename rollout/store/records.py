@@ -313,6 +313,21 @@ class AlarmRow(BaseModel):
         return {"schema": 1, **self.model_dump()}
 
 
+class RollBackRow(BaseModel):
+    """One line of roll_backs.jsonl: after a step, guards sent the run back to its last checkpoint. guards: those whose alarms asked for it.
+    position: the place in the stream of tasks that the run goes on from, whatever a checkpoint says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: str
+    step: int = Field(ge=0)
+    guards: tuple[str, ...]
+    position: int = Field(ge=0)
+
+    def to_row(self) -> dict[str, Any]:
+        return {"schema": 1, **self.model_dump(mode="json")}
+
+
 class RetentionRow(BaseModel):
     """One line of retention.jsonl: what became of a skill from the base to the end of a phase, over the items of a suite.
 
@@ -385,6 +400,11 @@ def read_retention(path: Path) -> list[RetentionRow]:
 def read_alarms(path: Path) -> list[AlarmRow]:
     """Every alarm of a run in the order they were raised. Raises ValueError with file and line."""
     return _read_rows(path, AlarmRow)
+
+
+def read_roll_backs(path: Path) -> list[RollBackRow]:
+    """Every time that guards sent a run back, none where the file is not there. Raises ValueError with file and line."""
+    return _read_rows(path, RollBackRow) if path.is_file() else []
 
 
 def read_ledger(path: Path) -> list[LedgerRow]:

@@ -30,13 +30,13 @@ from burnish.rollout.store.records import (
     read_json_lines,
 )
 from burnish.run import pipeline
-from burnish.run.alarms import heed
+from burnish.run.alarms import GuardStop, heed
 from burnish.run.folder import RunFolder
 from burnish.run.recovery import keep_going, resume
 from burnish.run.under_way import Run
 from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.learner.group import LearnerLost
-from burnish.trainer.models.checkpoints import CheckpointRecord
+from burnish.trainer.models.checkpoints import CheckpointRecord, latest
 from burnish.trainer.schedule.progress import PolicyProgress
 from burnish.trainer.watch.guards import Alarm, GuardsConfig
 
@@ -68,7 +68,7 @@ def saved(run: Path, step: int, progress: PolicyProgress) -> None:
 
 def run_of(path: Path, steps: int, store: EpisodeStore, evaluate: Callable[[Mode], EvaluationResult]) -> Run:
     """A run of one phase whose session evaluates as it is told."""
-    path.joinpath("transcripts").mkdir()
+    path.joinpath("transcripts").mkdir(exist_ok=True)
     recipe = SimpleNamespace(
         phases=[SimpleNamespace(name="rft", table=SimpleNamespace(steps=steps))],
         evaluation=EvaluationConfig(), keep_checkpoints=3, retention=None, seed=0, limits=LimitsConfig(), guards=GuardsConfig(),
@@ -150,10 +150,14 @@ def test_an_evaluation_is_recorded_after_its_transcripts(tmp_path: Path, monkeyp
 
 class Phases:
     """The phases of a run, of which every step takes two tasks. lost_at: the steps after which the learner is lost, one start after the
-    other; alarms_at: those after which a guard sends the run back. first: the first step of each start, with the task that it began at."""
+    other; alarms_at: those after which a guard sends the run back; killed_at: the step after which the process ends. first: the first step
+    of each start, with the task that it began at."""
 
-    def __init__(self, steps: int, lost_at: Sequence[int] = (), alarms_at: Sequence[int] = (), every: int = 10) -> None:
+    def __init__(
+        self, steps: int, lost_at: Sequence[int] = (), alarms_at: Sequence[int] = (), every: int = 10, killed_at: int | None = None
+    ) -> None:
         self.steps, self.lost_at, self.alarms_at, self.every = steps, list(lost_at), list(alarms_at), every
+        self.killed_at = killed_at
         self.first = list[tuple[int, int]]()
 
     def __call__(self, run: Run, done: CheckpointRecord | None) -> None:
@@ -167,20 +171,25 @@ class Phases:
                 heed(run.folder, run.console, "rft", [Alarm("drift", "roll_back", self.alarms_at.pop(0), "planted")])
             if step % self.every == 0:
                 saved(run.folder.path, step, progress)
+            if step == self.killed_at:
+                raise KeyboardInterrupt
             if self.lost_at and step == self.lost_at[0]:
                 self.lost_at.pop(0)
                 raise LearnerLost("the learner died: planted")
 
 
-def gone_through(path: Path, phases: Phases, **limits: float) -> tuple[Run, list[AlarmRow]]:
-    """A run through the phases, and what its trackers were told of alarms."""
+def gone_through(path: Path, phases: Phases, resumed: bool = False, **limits: float) -> tuple[Run, list[AlarmRow]]:
+    """A run through the phases, or one that is resumed, and what its trackers were told of alarms."""
     told = list[AlarmRow]()
     with EpisodeStore(path / "episodes", "r") as store:
         run = run_of(path, phases.steps, store, lambda mode: result(mode, 0.0))
         run.folder = replace(run.folder, trackers=cast(Any, SimpleNamespace(metrics=lambda *row: None, alarm=told.append)))
         run.recipe.limits = LimitsConfig(**limits)  # type: ignore[misc,arg-type]  # a stand-in, which is not frozen
         run.session.learner.version = 0
-        keep_going(run, None, phases)
+        done = latest(path) if resumed else None
+        if resumed:
+            resume(run, done)
+        keep_going(run, done, phases)
     return run, told
 
 
@@ -220,3 +229,28 @@ def test_a_run_that_went_back_goes_on_with_other_tasks_whoever_is_lost_since(tmp
     assert phases.first == [(1, 0), (11, 26), (11, 26)]
     assert [(row.step, row.action) for row in read_alarms(run.folder.alarms_file)] == [(13, "roll_back")]
     assert len(told) == 1, "trackers are told once"
+
+
+def test_a_run_that_is_killed_after_it_went_back_goes_on_with_other_tasks_and_counts_on(tmp_path: Path) -> None:
+    """It went back from step 13 to the checkpoint of step 10, and was killed at step 15, before the next one."""
+    with pytest.raises(KeyboardInterrupt):
+        gone_through(tmp_path, Phases(20, alarms_at=[13], killed_at=15))
+    phases = Phases(40, alarms_at=[14, 23, 31])
+    with pytest.raises(GuardStop, match=r"step 23: guard drift: planted; the run went back 2 times already \(guards\.roll_backs\)"):
+        gone_through(tmp_path, phases, resumed=True)
+    assert phases.first == [(11, 26), (11, 34)]
+    alarms = RunFolder(tmp_path).alarms_file
+    assert [(row.step, row.action) for row in read_alarms(alarms)] == [(13, "roll_back"), (14, "roll_back"), (23, "roll_back")]
+    again = Phases(40, alarms_at=[23])
+    with pytest.raises(GuardStop, match="the run went back 2 times already"):
+        gone_through(tmp_path, again, resumed=True)
+    assert [row.step for row in read_alarms(alarms)] == [13, 14, 23], "what was done again is not in the file twice"
+
+
+def test_a_run_that_is_killed_on_its_way_back_knows_that_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunFolder, "rewind", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        gone_through(tmp_path, Phases(20, alarms_at=[13]))
+    phases = Phases(20)
+    run, _ = gone_through(tmp_path, phases, resumed=True)
+    assert phases.first == [(11, 26)] and [row.step for row in read_alarms(run.folder.alarms_file)] == [13]
