@@ -85,7 +85,8 @@ class _Work:
 @dataclass
 class _Runner:
     """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes. life: that it had when it got the weights, None before. node: on which it then was, "" before."""
+    it was given what it owes. life: that it had when it got the weights, None before. node: on which it then was, "" before, and once it
+    is back after it was lost."""
 
     index: int
     actor: Any
@@ -377,6 +378,7 @@ class RayFleet:
                 ray.get(runner.actor.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
                 if gone := lost_node(runner.node):
                     log.warning("%s is back on another: %s", runner.name, gone)
+                runner.node = ""  # where it is it says with the weights; should it be lost before, the node of before is not why
                 return
             except (RayActorError, GetTimeoutError) as error:
                 dead = dead + 1 if isinstance(error, ActorDiedError) else 0  # one that Ray restarts is unavailable

@@ -105,3 +105,17 @@ def test_a_runner_that_is_dead_for_good_is_not_waited_for(monkeypatch: pytest.Mo
     assert time.monotonic() == 1.0 and "limits" not in str(found.value)
     with pytest.raises(FleetError, match="rollout-1 died and did not come back within 300 s"):
         lost(monkeypatch, [0], FleetLimits(), ray.exceptions.ActorUnavailableError("restarting", None))
+
+
+def test_a_node_that_is_gone_is_named_once_and_not_for_what_is_lost_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = Actor(ray.exceptions.ActorUnavailableError("restarting", None))
+    monkeypatch.setattr(ray, "get", lambda call, timeout: call.gives())
+    monkeypatch.setattr("burnish.trainer.fleet.lost_node", lambda node: f"its node {node} is gone" if node else "")
+    fleet = RayFleet({1: actor}, FleetLimits(restarts=1))
+    fleet._runners[0].node = "a"
+    fleet.submit([Task("t0", 1)], 2, 1.0)
+    fleet.stop()
+    fleet.submit([Task("t1", 1)], 2, 1.0)
+    with pytest.raises(FleetError, match=r"rollout-1 had to be started anew 2 times .* limits\.restarts is 1 \(The actor ") as found:
+        fleet.stop()
+    assert "node" not in str(found.value)
