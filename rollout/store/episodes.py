@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,12 @@ class EpisodeStore:
     def put(self, moment: Moment, episodes: Sequence[Episode], measured: PerEpisode | None = None) -> None:
         """Write these episodes, in place of what the moment had. Once this returns, their transcripts are kept whatever happens.
 
-        Raises what an earlier write raised, and ValueError when a metric is not finite.
+        Raises what an earlier write raised, which it does once these are kept, and ValueError when a metric is not finite.
         """
+        kept = self._keep(moment, episodes) if episodes else None
         while self._waiting and (len(self._waiting) >= self.WAITING or self._waiting[0].done()):
             self._waiting.pop(0).result()
         if episodes:
-            kept = self._keep(moment, episodes)
             self._waiting.append(self._thread.submit(self._write, moment, tuple(episodes), dict(measured or {}), kept))
 
     def flush(self) -> None:
@@ -166,7 +166,7 @@ class EpisodeStore:
             return None
         file = self._transcripts / moment.transcripts
         if file.exists():
-            self.flush()  # an earlier write of this moment would take it away
+            wait(self._waiting)  # an earlier write of this moment would take it away; what failed is for `put` to raise
             file.unlink(missing_ok=True)
         with TranscriptWriter(file) as writer:
             for one in episodes:

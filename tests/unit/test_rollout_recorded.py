@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,20 @@ def test_what_cannot_be_written_is_still_kept_beside(run: Path) -> None:
     with pytest.raises(OSError, match="episodes"):
         store.close()
     assert [one.reward.total for one in read_run_transcripts(run) if one.reward] == [0.5]
+
+
+@pytest.mark.parametrize("step", [8, 7])
+def test_what_comes_after_a_write_that_failed_is_kept_beside_too(run: Path, step: int) -> None:
+    """So is a moment that is put again, by the one that was put last."""
+    store = store_of(run)
+    (run / "episodes").rmdir()
+    store.put(TRAIN, [episode(Reward(0.5))])
+    wait(store._waiting)
+    with pytest.raises(OSError, match="episodes"):
+        store.put(replace(TRAIN, step=step), [episode(Reward(0.75))])
+    store.close()
+    kept = [(one.step, one.reward.total) for one in read_run_transcripts(run) if one.reward]
+    assert kept == ([(7, 0.5), (8, 0.75)] if step == 8 else [(7, 0.75)])
 
 
 def test_a_file_that_is_written_while_it_is_read_counts_once(run: Path) -> None:
