@@ -56,13 +56,17 @@ def recorded_transcripts(run: Path) -> Iterator[Transcript]:
 
 
 def _of_rows(file: Path, written: Path) -> Iterator[Transcript]:
-    """The rows of one moment; of the store, where these were written since."""
+    """The rows of one moment; of the store, where these were written since. A file that is open is read to its end, though it be removed
+    meanwhile."""
+    rows = read_transcripts(file)
     try:
-        rows = list(read_transcripts(file))
+        first = next(rows, None)
     except FileNotFoundError:
         yield from _of_store(written)
         return
-    yield from rows
+    if first is not None:
+        yield first
+        yield from rows
 
 
 def _of_store(file: Path) -> Iterator[Transcript]:

@@ -143,6 +143,22 @@ def test_what_comes_after_a_write_that_failed_is_kept_beside_too(run: Path, step
     assert kept == ([(7, 0.5), (8, 0.75)] if step == 8 else [(7, 0.75)])
 
 
+def test_rows_of_a_moment_are_read_one_at_a_time_though_their_file_goes_meanwhile(run: Path) -> None:
+    file = run / "transcripts" / TRAIN.transcripts
+    with TranscriptWriter(file) as writer:
+        for total in (0.25, 0.5):
+            writer.write(as_told(episode(Reward(total)), TRAIN))
+    with file.open("ab") as more:
+        more.write(b"1\n")
+    reading = read_run_transcripts(run)
+    found = [next(reading)]
+    file.unlink()
+    found.append(next(reading))
+    assert [one.reward.total for one in found if one.reward] == [0.25, 0.5]
+    with pytest.raises(ValueError, match=rf"{TRAIN.transcripts}:3: "):
+        next(reading)
+
+
 def test_a_file_that_is_written_while_it_is_read_counts_once(run: Path) -> None:
     """The rows of the second moment go as the first is read."""
     later = Moment("rft", 8, "train", "sampled")
