@@ -54,8 +54,8 @@ def _reached(run: Run) -> Reached:
 
 def _with_roll_backs(run: Run, done: CheckpointRecord | None, phases: Phases) -> None:
     """The phases from a checkpoint on. Where a guard sends the run back, it goes on from what it saved last, with the tasks that come after
-    those it had taken: the same ones would lead to the same place. The folder knows how often it did, so that one
-    that is resumed goes on counting."""
+    those it had taken: the same ones would lead to the same place. The folder knows how often it did, so that one that is
+    resumed goes on counting."""
     while True:
         try:
             phases(run, done)

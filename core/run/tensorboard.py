@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from burnish.recipe.tracking import TrackedRun, evaluation_metrics
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, read_alarms
+from burnish.run.folder import RunFolder
 
 HOME = "tensorboard"
 
@@ -32,19 +33,16 @@ class TensorBoard:
         self._writers: dict[str, Any] = {}
         self._last: dict[str, int] = {}
         self._went_back: list[AlarmRow] = []
+        self._earlier = RunFolder(run.folder).alarms_file if run.resumed else None  # read once what came after is taken back
         if not run.resumed:
             with SummaryWriter(str(self._home)) as writer:
                 writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2, ensure_ascii=False)}\n```")
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        taken_back = step <= self._last.get(phase, 0)
-        if taken_back:
+        if step <= self._last.get(phase, 0):
             self._writers.pop(phase).close()
         self._last[phase] = step
         writer = self._writer(phase, step)
-        for row in self._went_back if taken_back else ():
-            if row.phase == phase and row.step >= step:
-                self._text(row)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         writer.flush()
@@ -56,13 +54,10 @@ class TensorBoard:
         writer.flush()
 
     def alarm(self, row: AlarmRow) -> None:
-        if row.action == "roll_back":
-            self._went_back.append(row)
-        self._text(row)
-
-    def _text(self, row: AlarmRow) -> None:
         writer = self._writer(row.phase, row.step + 1)
-        writer.add_text(f"alarm/{row.guard}", f"{row.action}: {row.text}", row.step)
+        if row.action == "roll_back" and row not in self._went_back:
+            self._went_back.append(row)
+        _write(writer, row)
         writer.flush()
 
     def close(self) -> None:
@@ -71,10 +66,21 @@ class TensorBoard:
 
     def _writer(self, phase: str, purged: int) -> Any:
         """The writer of a phase. Where files are there already, TensorBoard forgets what they have from step `purged` on: that of new
-        metrics, and the one after an evaluation or an alarm, which come after the metrics of their step."""
+        metrics, and the one after an evaluation or an alarm, which come after the metrics of their step. What the run went back for is
+        written again."""
         if phase not in self._writers:
             home = self._home / phase
             before = len(list(home.iterdir())) if home.is_dir() else 0
             # By their names alone, files of one second would be one file.
-            self._writers[phase] = self._made(str(home), purge_step=purged if before else None, filename_suffix=f".{before}")
+            writer = self._writers[phase] = self._made(str(home), purge_step=purged if before else None, filename_suffix=f".{before}")
+            earlier, self._earlier = self._earlier, None
+            if earlier is not None and earlier.is_file():
+                self._went_back += [row for row in read_alarms(earlier) if row.action == "roll_back"]
+            for row in self._went_back if before else ():
+                if row.phase == phase and row.step >= purged:
+                    _write(writer, row)
         return self._writers[phase]
+
+
+def _write(writer: Any, row: AlarmRow) -> None:
+    writer.add_text(f"alarm/{row.guard}", f"{row.action}: {row.text}", row.step)

@@ -21,9 +21,9 @@ class WandB:
     """A run of W&B. mode: "offline" writes `wandb/offline-run-…` in the folder of runs, for `wandb sync runs/wandb/offline-run-*`;
     "online" sends at once, to the account of `WANDB_API_KEY`. project, entity: where it belongs.
 
-    Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. Alarms stand in the run's
-    summary, those of before a resume too, and are alerts online. A run that resumes has the id of the one before; offline it is a second
-    folder of the same run. Neither code nor git, console or machine statistics are recorded.
+    Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. The alarms of `alarms.jsonl` stand in
+    the run's summary, those of before a resume too, and are alerts online. A run that resumes has the id of the one before; offline it is a
+    second folder of the same run. Neither code nor git, console or machine statistics are recorded.
 
     Raises ValueError when wandb is not installed or the mode is unknown, and what it raises when the run cannot begin.
     """
@@ -59,7 +59,7 @@ class WandB:
         )
         self._online, self._alert, self._wait = mode == "online", wandb.AlertLevel.WARN, wandb.teardown
         self._phases, self._alarms = set[str](), list[str]()
-        self._earlier = RunFolder(run.folder).alarms_file if run.resumed else None  # as it is once what came after has been taken back
+        self._file = RunFolder(run.folder).alarms_file
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         if phase not in self._phases:
@@ -72,17 +72,18 @@ class WandB:
         self.metrics(record.phase, record.step, evaluation_metrics(record.result))
 
     def alarm(self, row: AlarmRow) -> None:
-        earlier, self._earlier = self._earlier, None
-        if earlier is not None and earlier.is_file():
-            known = read_alarms(earlier)
-            self._alarms += map(_said, known[: known.index(row)] if row in known else known)
-        said = _said(row)
-        self._alarms.append(said)
-        self._run.summary["alarms"] = list(self._alarms)
+        self._say_alarms()
         if self._online:
-            self._run.alert(title=f"{row.guard} in {row.phase}"[:LONGEST_TITLE], text=said, level=self._alert)
+            self._run.alert(title=f"{row.guard} in {row.phase}"[:LONGEST_TITLE], text=_said(row), level=self._alert)
+
+    def _say_alarms(self) -> None:
+        """Let the summary have the alarms that the folder has: those of steps that were taken back are in neither."""
+        known = [_said(row) for row in read_alarms(self._file)] if self._file.is_file() else []
+        if known != self._alarms:
+            self._run.summary["alarms"], self._alarms = known, known
 
     def close(self) -> None:
+        self._say_alarms()
         self._run.finish()
         self._wait()  # its own process writes on for a moment
 

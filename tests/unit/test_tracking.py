@@ -21,7 +21,7 @@ from burnish.envs.registry import load_plugin
 from burnish.recipe.components import check_components
 from burnish.recipe.load import config_from_data
 from burnish.recipe.tracking import TRACKERS, TrackedRun, TrackingConfig, tracker
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, RollBackRow
 from burnish.run import pipeline, tracking
 from burnish.run.folder import RunFolder, create_run
 from burnish.run.tensorboard import TensorBoard
@@ -212,6 +212,32 @@ def test_tensorboard_purges_what_a_run_takes_back_and_keeps_why_it_went_back(tmp
     before, after = sorted(folder.glob("events.*"), key=lambda file: file.name[-2:])
     assert [event.step for event in events(folder) if event.HasField("session_log")] == [2]
     assert b"it drifts" in before.read_bytes() and b"it drifts" in after.read_bytes(), "what stood before step 2 is all that is shown of it"
+
+
+@pytest.mark.parametrize("first", ["metrics", "evaluation"])
+def test_tensorboard_keeps_why_a_run_went_back_that_was_resumed_since(tmp_path: Path, first: str) -> None:
+    told, folder = TrackedRun("r", tmp_path, {}, False), RunFolder(tmp_path)
+    board = TensorBoard(told)
+    for step in (1, 2, 3):
+        board.metrics("rft", step, {"reward_mean": 0.75})
+    for row in (
+        ALARM.model_copy(update={"step": 3, "text": "it only warns"}),
+        ALARM.model_copy(update={"step": 3, "action": "roll_back", "text": "it drifts"}),
+    ):
+        folder.log_alarm(row)
+        board.alarm(row)
+    folder.log_roll_back(RollBackRow(phase="rft", step=3, guards=(ALARM.guard,), position=9))
+    board.close()
+    again = TensorBoard(replace(told, resumed=True))
+    folder.rewind(["rft"], "rft", 1)
+    if first == "evaluation":
+        again.evaluation(evaluation("rft", 0.5, step=1))
+    again.metrics("rft", 2, {"reward_mean": 0.25})
+    again.close()
+    files = sorted((tmp_path / "tensorboard" / "rft").glob("events.*"), key=lambda file: file.name[-2:])
+    assert [event.step for event in events(tmp_path / "tensorboard" / "rft") if event.HasField("session_log")] == [2]
+    shown = files[-1].read_bytes()
+    assert shown.count(b"roll_back: it drifts") == 1 and b"it only warns" not in shown
 
 
 def test_tensorboard_writes_where_it_is_told(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from burnish.recipe.tracking import TrackedRun, TrackingConfig
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, RollBackRow
 from burnish.run.folder import RunFolder
 from burnish.run.tracking import tracked
 from burnish.run.wandb_runs import WandB
@@ -61,7 +61,7 @@ def test_wandb_holds_metrics_evaluations_alarms_and_the_config_and_is_sent_nowhe
         trackers.metrics("rft", 1, {"reward_mean": 0.5, f"predicted/{HOSTILE}": 1.0})
         trackers.metrics("rft", 2, {"reward_mean": 0.75})
         trackers.evaluation(EvaluationRecord(phase="rft", step=2, result=result))
-        trackers.alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
+        RunFolder(told.folder, trackers).log_alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
     assert warnings == []
     (kept,) = (told.folder.parent / "wandb").glob("offline-run-*/*.wandb")
     found = list(records(kept))
@@ -96,15 +96,25 @@ def test_without_wandb_the_run_is_told_what_to_install(told: TrackedRun, monkeyp
         WandB(told)
 
 
-def test_a_run_that_goes_on_keeps_the_alarms_of_before(told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B is a stand-in: its summary is replaced whole, and the alarms of a run that resumed would have been lost to it."""
-    kept = SimpleNamespace(summary={})
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a run of W&B, whose summary is replaced whole."""
+    kept = SimpleNamespace(summary={}, finish=lambda: None, log=lambda row: None, define_metric=lambda *given, **more: None)
     fake = SimpleNamespace(
         init=lambda **given: kept, Settings=lambda **given: None, AlertLevel=SimpleNamespace(WARN="warn"), teardown=lambda: None
     )
     monkeypatch.setitem(sys.modules, "wandb", cast(Any, fake))
     monkeypatch.setattr("burnish.run.wandb_runs.require", lambda *given: None)
-    rows = [AlarmRow(phase="rft", step=step, guard="drift", action="warn", text="it drifts") for step in (2, 5, 9, 7)]
+    return kept
+
+
+def drifted(step: int, action: str = "warn") -> AlarmRow:
+    return AlarmRow(phase="rft", step=step, guard="drift", action=action, text="it drifts")
+
+
+def test_a_run_that_goes_on_keeps_the_alarms_of_before(told: TrackedRun, stand_in: Any) -> None:
+    """The alarms of a run that resumed would have been lost to the summary."""
+    rows = [drifted(step) for step in (2, 5, 9, 7)]
     folder = RunFolder(told.folder)
     for row in rows[:3]:
         folder.log_alarm(row)
@@ -112,4 +122,24 @@ def test_a_run_that_goes_on_keeps_the_alarms_of_before(told: TrackedRun, monkeyp
     folder.rewind(["rft"], "rft", 6)
     folder.log_alarm(rows[3])
     going_on.alarm(rows[3])
-    assert kept.summary["alarms"] == [f"rft step {step}, drift: warn: it drifts" for step in (2, 5, 7)]
+    assert stand_in.summary["alarms"] == [f"rft step {step}, drift: warn: it drifts" for step in (2, 5, 7)]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_summary_has_the_alarms_that_the_folder_has_once_a_run_went_back(told: TrackedRun, stand_in: Any, resumed: bool) -> None:
+    """Taken back with its step is what only warned; what the run went back for stays, though the same alarm is raised again."""
+    folder, board = RunFolder(told.folder), WandB(told)
+    for row in (drifted(4), drifted(5, "roll_back")):
+        folder.log_alarm(row)
+        board.alarm(row)
+    folder.log_roll_back(RollBackRow(phase="rft", step=5, guards=("drift",), position=20))
+    if resumed:
+        board = WandB(replace(told, resumed=True))
+    folder.rewind(["rft"], "rft", 3)
+    if resumed:
+        for row in (drifted(4), drifted(5, "roll_back")):
+            folder.log_alarm(row)
+            board.alarm(row)
+    board.close()
+    said = ["rft step 5, drift: roll_back: it drifts"]
+    assert stand_in.summary["alarms"] == (said if not resumed else [*said, "rft step 4, drift: warn: it drifts", *said])
