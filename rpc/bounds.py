@@ -19,7 +19,7 @@ MAX_PARTS: Final = 200_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-UNREADABLE: Final = f"its answer is no message of this contract, or one of more than {MAX_PARTS:,} fields"
+UNREADABLE: Final = f"its answer is no message of this contract, or one of more than {MAX_PARTS:,} fields or with a group"
 
 
 class TooManyParts(DecodeError):
@@ -49,26 +49,33 @@ def answers_of(kind: type[Any]) -> Callable[[bytes], Any]:
 def _checked(read: Callable[[bytes], Any], kind: Descriptor) -> Callable[[bytes], Any]:
     def checked(raw: bytes) -> Any:
         if len(raw) > SMALL_BYTES and more_parts(raw, kind, MAX_PARTS):
-            raise TooManyParts(f"a message of {len(raw)} bytes holds more than {MAX_PARTS} fields")
+            raise TooManyParts(f"a message of {len(raw)} bytes holds more than {MAX_PARTS} fields, or a group")
         return read(raw)
 
     return checked
 
 
 def more_parts(raw: bytes, kind: Descriptor, most: int) -> bool:
-    """Whether a message of a kind holds more than `most` fields, its own and those of what is in it, and numbers of lists. What is no
-    message at all holds none: whoever takes it apart says so."""
-    try:
-        return _count(raw, kind, most) > most
-    except IndexError:
-        return False
+    """Whether a message of a kind holds more than `most` fields, its own and those of what is in it, and numbers of lists.
 
-
-def _count(raw: bytes, kind: Descriptor, most: int) -> int:
-    """How many there are, or some number above `most`. Raises IndexError where the message ends too early."""
+    One with a group, which this contract has none of, does, whatever comes after it. What breaks off holds what it has up to there:
+    protobuf, which makes that much of it, then says what is wrong.
+    """
     found, todo = 0, [(0, len(raw), kind)]
     while todo and found <= most:
-        at, end, kind = todo.pop()
+        try:
+            found += _count(raw, todo, most - found)
+        except TooManyParts:
+            return True
+    return found > most
+
+
+def _count(raw: bytes, todo: list[tuple[int, int, Descriptor]], most: int) -> int:
+    """How many fields the last of `todo` has, or some number above `most`; the messages in it are then to do. Raises TooManyParts for a
+    group."""
+    at, end, kind = todo.pop()
+    found = 0
+    try:
         while at < end and found <= most:
             tag, at = _varint(raw, at)
             field = kind.fields_by_number.get(tag >> 3)
@@ -87,8 +94,12 @@ def _count(raw: bytes, kind: Descriptor, most: int) -> int:
                     elif field is not None and field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
                         found += size  # numbers of a list, packed
                     at += size
+                case 3 | 4:
+                    raise TooManyParts
                 case _:
-                    raise IndexError("a group, which this contract has none of")
+                    break  # no such wire type: protobuf goes no further either
+    except IndexError:  # it breaks off here, and what was found in it before is there all the same
+        pass
     return found
 
 

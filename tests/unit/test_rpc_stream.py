@@ -13,7 +13,7 @@ import pytest
 
 from burnish.rpc import batches
 from burnish.rpc.address import Target
-from burnish.rpc.bounds import SMALL_BYTES, more_parts
+from burnish.rpc.bounds import MAX_PARTS, SMALL_BYTES, TooManyParts, answers_of, more_parts
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES, RpcError
 from burnish.rpc.methods import VERIFY
@@ -387,6 +387,26 @@ def test_what_a_message_holds_is_counted_before_it_is_taken_apart() -> None:
     assert not more_parts(b"\xff" * 100, kind, 9)
 
 
+GROUP = b"\x9b\x06\x9c\x06"  # field 99, begun and ended
+RESULTS = b"\x0a\x00" * SMALL_BYTES  # empty ones
+PROMPT = verifier_pb2.VerifyRequest(task=common_pb2.Task.FromString(b"\x1a\x00" * SMALL_BYTES)).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (GROUP + RESULTS, verifier_pb2.VerifyStreamResponse),
+        (b"\x0a\x00" + GROUP + RESULTS, verifier_pb2.VerifyStreamResponse),
+        (PROMPT + b"\xff", verifier_pb2.VerifyRequest),  # protobuf makes two million messages, and then says that the end is missing
+    ],
+)
+def test_nothing_in_a_message_ends_the_count_of_its_fields(raw: bytes, kind: Any) -> None:
+    """Four bytes of a group had 4 MB read as two million results."""
+    assert more_parts(raw, kind.DESCRIPTOR, MAX_PARTS)
+    with pytest.raises(TooManyParts, match="or a group"):
+        answers_of(kind)(raw)
+
+
 def test_a_large_message_of_more_fields_than_any_has_is_refused() -> None:
     async def run() -> list[str]:
         server, said = Server([Unasked()]), []
@@ -400,8 +420,8 @@ def test_a_large_message_of_more_fields_than_any_has_is_refused() -> None:
         return said
 
     few, unary, streamed = asyncio.run(asyncio.wait_for(run(), 60))
-    assert few.startswith("UNIMPLEMENTED") and "a message of 4194304 bytes holds more than 200000 fields" in unary
-    assert streamed == "INVALID_ARGUMENT: a message of 4194304 bytes holds more than 200000 fields"
+    assert few.startswith("UNIMPLEMENTED") and "a message of 4194304 bytes holds more than 200000 fields, or a group" in unary
+    assert streamed == "INVALID_ARGUMENT: a message of 4194304 bytes holds more than 200000 fields, or a group"
 
 
 class Unasked:
