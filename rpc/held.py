@@ -4,36 +4,44 @@ from __future__ import annotations
 
 from typing import Final
 
-from google.protobuf.message import Message
-
-COUNTED_BYTES: Final = 64 << 10
-"""Requests and results up to so many bytes are always taken: so many of them as may be in flight are never too many."""
+SMALL_BYTES: Final = 64 << 10
+"""Larger requests and results leave an eighth of all for those up to so many bytes: thousands of these still find room."""
+RESERVE: Final = 8
 
 
 class HeldBytes:
-    """Counts bytes against a limit. whole: what this is a share of, which counts them too.
+    """What a server holds, against what it may. most: bytes. held: by all shares together."""
 
-    Example: `HeldBytes(10).take(11) is False`.
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self.full = f"requests at work and results that wait to be read hold as much as this client may have of {most >> 20} MiB"
+
+
+class Share:
+    """What one stream holds, or all unary calls together: never more than it leaves for everybody else.
+
+    So one that holds all it can has half, and each after it half of what the others left; some is always left.
+
+    Example: `Share(HeldBytes(10)).take(6) is False`.
     """
 
-    def __init__(self, most: int, whole: HeldBytes | None = None) -> None:
-        self._most, self._whole, self._held = most, whole, 0
-        self.full = f"requests at work and results that wait to be read hold {most >> 20} MiB, as much as is taken at a time"
+    def __init__(self, whole: HeldBytes) -> None:
+        self._whole, self._held = whole, 0
 
     def take(self, size: int) -> bool:
-        """Hold so many more; whether there was room for them."""
-        if size and (self._held + size > self._most or (self._whole is not None and not self._whole.take(size))):
+        """Hold so many bytes more; whether there was room for them."""
+        whole = self._whole
+        most = whole.most if size <= SMALL_BYTES else whole.most - whole.most // RESERVE
+        if self._held + size > most - whole.held - size:
             return False
         self._held += size
+        whole.held += size
         return True
 
     def give_back(self, size: int) -> None:
         self._held -= size
-        if self._whole is not None:
-            self._whole.give_back(size)
+        self._whole.held -= size
 
-
-def counted(message: Message) -> int:
-    """The bytes of a message where they count against what may be held, else 0."""
-    size = message.ByteSize()
-    return size if size > COUNTED_BYTES else 0
+    def crowded(self, size: int) -> bool:
+        """Whether so many bytes are more than half of what this one may hold, as much as the others have."""
+        return 4 * size > self._whole.most - (self._whole.held - self._held)

@@ -24,6 +24,7 @@ from burnish.hosting.process import ServiceProcess
 from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rewards.remote.service import Verifier, VerifierService
 from burnish.rewards.types import RewardInput, Score
+from burnish.rpc import streams
 from burnish.rpc.batches import Limits
 from burnish.rpc.server import Server
 from burnish.v1 import common_pb2, tool_pb2, verifier_pb2, verifier_pb2_grpc
@@ -198,6 +199,30 @@ async def test_results_that_a_client_does_not_read_are_counted_and_bounded() -> 
         stream.cancel()
         while service.in_flight:
             await asyncio.sleep(0.02)
+
+
+async def test_a_stream_of_which_nothing_is_taken_ends_and_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(episode: RewardInput) -> Score:
+        return Score(1.0, labels={"text": "x" * 200_000})
+
+    monkeypatch.setattr(streams, "UNTAKEN_S", 1.0)
+    async with verifying(at_once, Limits()) as service, grpc.aio.insecure_channel(service.address) as channel:  # type: ignore[attr-defined]
+        open_stream: Any = verifier_pb2_grpc.VerifierServiceStub(channel).VerifyStream
+        stream, held = open_stream(), service._handler.held
+        request = verifier_pb2.VerifyRequest(task=common_pb2.Task(id="t"))
+        items = [verifier_pb2.VerifyItem(request_id=str(n), request=request) for n in range(64)]
+        async with asyncio.timeout(WAIT_S):
+            await stream.write(verifier_pb2.VerifyStreamRequest(items=items))
+            while held.held < 40 * 200_000:
+                await asyncio.sleep(0.01)
+            while held.held > 10 * 200_000:  # the one message that gRPC has of it stays until it is read
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                async for _ in stream:
+                    pass
+            while held.held or service.in_flight:
+                await asyncio.sleep(0.01)
+    assert (ended.value.code(), ended.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "the client took no results for 1 s")
 
 
 async def test_unary_calls_are_limited_too() -> None:

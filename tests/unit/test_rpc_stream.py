@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from burnish.rpc import batches
+from burnish.rpc import batches, streams
 from burnish.rpc.address import Target
 from burnish.rpc.bounds import MAX_PARTS, SMALL_BYTES, TooManyParts, answers_of, more_parts
 from burnish.rpc.client import BatchedClient
@@ -147,7 +147,7 @@ def test_a_server_that_stops_waits_for_its_client_to_leave(monkeypatch: pytest.M
         raise AssertionError("nothing is asked")
 
     async def run(seconds: float) -> tuple[list[Any], bool]:
-        monkeypatch.setattr(batches, "LEAVE_S", seconds)
+        monkeypatch.setattr(streams, "LEAVE_S", seconds)
         handler, reads = batches.BatchedHandler(VERIFY, handle), Reads()
         serving = asyncio.create_task(handler.stream(never(), reads))  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
@@ -191,9 +191,9 @@ def test_a_message_of_more_items_than_any_client_packs_together_ends_its_stream(
         await batches.BatchedHandler(VERIFY, handle).stream(sent(), context)  # type: ignore[arg-type]
         return context
 
-    most = asyncio.run(asyncio.wait_for(run(batches.MOST_ITEMS), 60))
-    assert most.ended is None and sum(len(message.results) for message in most.written) == batches.MOST_ITEMS
-    more = asyncio.run(asyncio.wait_for(run(batches.MOST_ITEMS + 1), 60))
+    most = asyncio.run(asyncio.wait_for(run(streams.MOST_ITEMS), 60))
+    assert most.ended is None and sum(len(message.results) for message in most.written) == streams.MOST_ITEMS
+    more = asyncio.run(asyncio.wait_for(run(streams.MOST_ITEMS + 1), 60))
     assert more.ended is not None and more.ended[0] is grpc.StatusCode.INVALID_ARGUMENT and not more.written
     assert "at most 2048 items, not 2049" in more.ended[1]
 
@@ -264,45 +264,163 @@ def test_unary_calls_and_streams_share_the_bytes() -> None:
             await release.wait()
             return VERIFY.response()
 
-        handler = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=2 * LARGE + 1000))
+        handler = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=5 * LARGE))
         request = items(LARGE).items[0].request
         context = Unary()
         waiting = [asyncio.ensure_future(handler.unary(request, context)) for _ in range(2)]  # type: ignore[arg-type]
         await asyncio.sleep(0)
         with pytest.raises(Aborted, match="RESOURCE_EXHAUSTED"):
             await handler.unary(request, context)  # type: ignore[arg-type]
-        assert list(codes(await served(handler, items(LARGE))).values()) == [CODES["RESOURCE_EXHAUSTED"]]
-        release.set()
+
+        async def then(_: Any) -> None:
+            release.set()
+
+        taken = codes(await served(handler, items(LARGE, LARGE, 10), then=then))
+        assert taken == {"0": 0, "1": CODES["RESOURCE_EXHAUSTED"], "2": 0}, "what one client takes leaves room for others"
         await asyncio.gather(*waiting)
         await handler.unary(request, context)  # type: ignore[arg-type]
 
     asyncio.run(run())
 
 
+class Slow(Refusing):
+    """A client that takes nothing before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = asyncio.Event()
+
+    async def write(self, message: Any) -> None:
+        await self.read.wait()
+        await super().write(message)
+
+
+async def judged_large(request: Any) -> Any:
+    return VERIFY.response(labels={"expected": "x" * LARGE})
+
+
+def opened(handler: batches.BatchedHandler[Any, Any], context: Any, *messages: Any) -> asyncio.Task[None]:
+    """A stream that gets these messages and stays open."""
+
+    async def sent() -> AsyncIterator[Any]:
+        for message in messages:
+            yield message
+        await asyncio.Event().wait()
+
+    return asyncio.ensure_future(handler.stream(sent(), context))
+
+
+async def left(*streams: asyncio.Task[None]) -> None:
+    for stream in streams:
+        stream.cancel()
+    await asyncio.wait(streams, timeout=10)
+
+
 def test_large_results_that_nobody_reads_are_bounded_by_their_bytes_together() -> None:
     async def run() -> None:
-        read = asyncio.Event()
-
-        async def handle(request: Any) -> Any:
-            return VERIFY.response(labels={"expected": "x" * LARGE})
-
-        class Slow(Refusing):
-            async def write(self, message: Any) -> None:
-                await read.wait()
-                await super().write(message)
-
-        handler, context = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=8 * LARGE)), Slow()
-
-        async def sent() -> AsyncIterator[Any]:
-            yield items(*[10] * 8)
-            read.set()
-
-        await asyncio.wait_for(handler.stream(sent(), context), 60)  # type: ignore[arg-type]
+        handler, context = batches.BatchedHandler(VERIFY, judged_large, batches.Limits(max_bytes=8 * LARGE)), Slow()
+        stream = opened(handler, context, items(*[10] * 8))
+        await asyncio.sleep(0.05)
+        context.read.set()
+        await asyncio.sleep(0.05)
         ended = codes(context)
-        assert sorted(ended.values()) == [0] * 3 + [CODES["DATA_LOSS"]] * 5
+        assert sorted(ended.values()) == [0] * 3 + [CODES["UNAVAILABLE"]] * 5, "no fault of the verifier"
         assert list(codes(await served(handler, items(10, 10, 10))).values()) == [0, 0, 0]
+        await left(stream)
+        assert handler.held.held == 0
 
     asyncio.run(run())
+
+
+def test_a_client_that_is_slow_to_read_loses_no_result() -> None:
+    """Results were dropped as the verifier's fault, though what made them was read while others waited."""
+
+    async def run() -> None:
+        handler, context = batches.BatchedHandler(VERIFY, judged_large, batches.Limits(max_bytes=8 * LARGE)), Slow()
+        stream = opened(handler, context, *(items(10, first=i) for i in range(40)))
+        await asyncio.sleep(0.05)
+        assert handler.in_flight <= 3, "nothing more is read meanwhile"
+        context.read.set()
+        async with asyncio.timeout(30):
+            while len(codes(context)) < 40:
+                await asyncio.sleep(0.01)
+        assert set(codes(context).values()) == {0}
+        await left(stream)
+
+    asyncio.run(run())
+
+
+def test_streams_that_read_nothing_leave_room_for_others_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them held everything for as long as they stayed open."""
+
+    async def run() -> None:
+        handler = batches.BatchedHandler(VERIFY, judged_large, batches.Limits(max_bytes=32 * LARGE))
+        contexts = [Slow() for _ in range(3)]
+        streams = [opened(handler, context, items(*[10] * 40)) for context in contexts]
+        await asyncio.sleep(0.1)
+        assert handler.held.held > 20 * LARGE
+        assert list(codes(await served(handler, items(10))).values()) == [0]
+        async with asyncio.timeout(30):
+            await asyncio.wait(streams)
+        assert {context.ended for context in contexts} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client took no results for 0.5 s")}
+        assert handler.held.held == 0 and handler.in_flight == 0
+
+    monkeypatch.setattr(streams, "UNTAKEN_S", 0.5)
+    asyncio.run(run())
+
+
+def test_small_requests_count_together() -> None:
+    """400 MB were held that counted for nothing: in ids, in fields that the contract has none of, and in many a request of 64 KiB."""
+
+    async def run() -> None:
+        release = asyncio.Event()
+
+        async def handle(request: Any) -> Any:
+            await release.wait()
+            return VERIFY.response()
+
+        async def then(_: Any) -> None:
+            release.set()
+
+        handler = batches.BatchedHandler(VERIFY, handle, batches.Limits(max_bytes=8 * LARGE))
+        taken = list(codes(await served(handler, *(items(60_000, first=i) for i in range(20)), then=then)).values())
+        assert sorted(taken) == [0] * 6 + [CODES["RESOURCE_EXHAUSTED"]] * 14 and handler.held.held == 0
+
+    asyncio.run(run())
+
+
+def test_an_item_of_unknown_fields_keeps_only_its_request() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    async def run() -> None:
+        kept = list[Any]()
+
+        async def handle(request: Any) -> Any:
+            kept.append(request)
+            return VERIFY.response()
+
+        unknown = b"\xa2\x06\x80\x80\x80\x10" + bytes(32 << 20)
+        item = items(10).items[0].SerializeToString() + unknown
+        raw = b"\x0a" + bytes([0x80 | len(item) & 127, 0x80 | len(item) >> 7 & 127, 0x80 | len(item) >> 14 & 127, len(item) >> 21]) + item
+        handler, before = batches.BatchedHandler(VERIFY, handle), resident()
+        for _ in range(4):
+            await served(handler, VERIFY.items.FromString(raw))
+        assert len(kept) == 4 and resident() - before < 64 << 20
+
+    asyncio.run(run())
+
+
+def test_a_request_id_that_is_a_text_of_its_own_ends_the_stream() -> None:
+    async def handle(request: Any) -> Any:
+        return VERIFY.response()
+
+    async def run(length: int) -> Refusing:
+        return await served(batches.BatchedHandler(VERIFY, handle), VERIFY.items(items=[{"request_id": "x" * length, "request": {}}]))
+
+    assert asyncio.run(run(streams.MOST_ID)).ended is None
+    long = asyncio.run(run(streams.MOST_ID + 1))
+    assert long.ended == (grpc.StatusCode.INVALID_ARGUMENT, "a request_id has at most 200 characters") and not long.written
 
 
 def test_a_request_that_is_kept_keeps_nothing_of_the_message_that_it_came_in() -> None:

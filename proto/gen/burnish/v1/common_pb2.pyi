@@ -6,7 +6,9 @@ What verifier, tool and environment services share.
 Conventions of burnish.v1
 - A stream message is a batch: items that were ready together. One stream carries many episodes; results come in any order, each
   under the request_id of its item. Every item gets exactly one result, a cancelled one included. A message of more than 2,048
-  items ends the stream with INVALID_ARGUMENT.
+  items, or with a request_id of more than 200 characters, ends the stream with INVALID_ARGUMENT.
+- A server reads no more of a stream while too much of its results waits to be taken, and one of which nothing is taken for three minutes
+  ends with RESOURCE_EXHAUSTED: what has no result then may have been done.
 - Seconds are double, relative to the receipt of the item, so that clocks need not agree.
 - Fields called *_json hold one JSON object (string keys, finite numbers, integers of 64 bits), or nothing for an empty object. One
   holds at most 8 Mi characters and 100,000 values, and a list of messages, parts or tool calls at most 65,536.
@@ -75,7 +77,7 @@ class _CodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Code.ValueType],
     CODE_INTERNAL: _Code.ValueType  # 13
     """The server itself failed."""
     CODE_UNAVAILABLE: _Code.ValueType  # 14
-    """The server is shutting down."""
+    """The server is shutting down, has no thread left, or had no room for a finished result: whatever was asked may have been done."""
     CODE_DATA_LOSS: _Code.ValueType  # 15
     """The user's function returned something that is no result, such as a NaN or a result above the size limit."""
     CODE_UNAUTHENTICATED: _Code.ValueType  # 16
@@ -104,7 +106,7 @@ CODE_UNIMPLEMENTED: Code.ValueType  # 12
 CODE_INTERNAL: Code.ValueType  # 13
 """The server itself failed."""
 CODE_UNAVAILABLE: Code.ValueType  # 14
-"""The server is shutting down."""
+"""The server is shutting down, has no thread left, or had no room for a finished result: whatever was asked may have been done."""
 CODE_DATA_LOSS: Code.ValueType  # 15
 """The user's function returned something that is no result, such as a NaN or a result above the size limit."""
 CODE_UNAUTHENTICATED: Code.ValueType  # 16
