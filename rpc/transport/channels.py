@@ -74,21 +74,33 @@ async def channel_ready(
 
     Raises RpcUnavailable, or RpcRefused as soon as TLS fails, or is wanted by the server and not spoken.
     """
-    ready = asyncio.ensure_future(channel.channel_ready())
+    ready: asyncio.Future[Any] = asyncio.ensure_future(channel.channel_ready())
     waits = {ready} if patient else {ready, asyncio.ensure_future(until_failure(channel))}
+    looks: set[asyncio.Future[Any]] = set()
     try:
         async with asyncio.timeout(timeout_s):
-            while not (done := (await asyncio.wait(waits, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED))[0]):
-                if reason := await diagnose(target, security):  # a server that is not there yet is worth waiting for, this is not
+            ended = await _first(waits, LOOK_S)
+            while ready not in ended:
+                look: asyncio.Future[Any] = asyncio.ensure_future(diagnose(target, security))
+                looks.add(look)
+                await _first({ready, look})  # looking may take seconds, and a server that is there meanwhile is not to wait for it
+                if ready.done():
+                    return
+                if reason := look.result():  # a server that is not there yet is worth waiting for, this is not
                     raise RpcRefused(target.address, reason)
-            if ready not in done:
-                reason = await diagnose(target, security)
-                raise RpcRefused(target.address, reason) if reason else RpcUnavailable(target.address, "could not connect again")
+                if ended:
+                    raise RpcUnavailable(target.address, "could not connect again")
+                ended = await _first(waits, LOOK_S)
     except TimeoutError:
         raise RpcUnavailable(target.address, f"could not connect within {timeout_s:g} s; is the service running?") from None
     finally:
-        for one in waits:
+        for one in waits | looks:
             one.cancel()
+
+
+async def _first(waits: set[asyncio.Future[Any]], timeout_s: float | None = None) -> set[asyncio.Future[Any]]:
+    """Those that have ended once one of them has, or after so many seconds."""
+    return (await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED))[0]
 
 
 async def until_failure(channel: grpc.aio.Channel) -> None:
