@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from .errors import Status
-from .held import HeldBytes, Share
+from .held import HeldBytes, HeldShare
 from .methods import BatchedMethod, RequestT, ResponseT
 from .streams import ServedStream, grpc_code, late
 from .threads import Threads, cancelled
@@ -67,7 +67,7 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         self._unary = 0
         self._draining = False
         self.held = HeldBytes(self.limits.max_bytes)
-        self._held_unary = Share(self.held)
+        self._held_unary = HeldShare(self.held)
 
     @property
     def in_flight(self) -> int:

@@ -17,12 +17,12 @@ class HeldBytes:
         self.full = f"requests at work and results that wait to be read hold as much as this client may have of {most >> 20} MiB"
 
 
-class Share:
+class HeldShare:
     """What one stream holds, or all unary calls together: never more than it leaves for everybody else.
 
     So one that holds all it can has half, and each after it half of what the others left; some is always left.
 
-    Example: `Share(HeldBytes(10)).take(6) is False`.
+    Example: `HeldShare(HeldBytes(10)).take(6) is False`.
     """
 
     def __init__(self, whole: HeldBytes) -> None:

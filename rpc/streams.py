@@ -12,7 +12,7 @@ import grpc
 
 from .bounds import TooManyParts
 from .errors import CODES, Status
-from .held import Share
+from .held import HeldShare
 from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES
 from .transport.deadlines import Deadlines
 
@@ -48,7 +48,7 @@ class ServedStream:
         self._method = handler.method
         self.unread = 0  # results made and not taken by the client
         self._outbox: list[tuple[str, Any, int]] = []  # with the bytes that it holds
-        self._held = Share(handler.held)
+        self._held = HeldShare(handler.held)
         self._untaken = 0  # bytes of the results that are not taken
         self._writing = 0  # bytes of those on their way
         self._message_bytes = 0  # of the message whose items begin
