@@ -70,6 +70,11 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         self._held_unary = HeldShare(self.held)
 
     @property
+    def max_in_flight(self) -> int:
+        """Items at work on one stream; more are refused."""
+        return self.limits.max_in_flight
+
+    @property
     def in_flight(self) -> int:
         """Items and unary calls at work, and results that their clients have not read yet."""
         return self._unary + sum(len(stream.items) + stream.unread for stream in self._streams)

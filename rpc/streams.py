@@ -6,18 +6,15 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import grpc
 
 from .bounds import TooManyParts
 from .errors import CODES, Status
-from .held import HeldShare
-from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES
+from .held import HeldBytes, HeldShare
+from .methods import BATCH_BYTES, BATCH_ITEMS, MAX_MESSAGE_BYTES, BatchedMethod
 from .transport.deadlines import Deadlines
-
-if TYPE_CHECKING:
-    from .batches import BatchedHandler
 
 CANCEL_GRACE_S = 2.0
 LEAVE_S = 5.0
@@ -34,6 +31,23 @@ UNTAKEN_S = 180.0
 SHARE_ITEMS = 32  # after so many results, those go out while the next are worked out: both sides then have something to do
 
 
+class ItemHandler(Protocol):
+    """What answers the items of streams."""
+
+    method: BatchedMethod[Any, Any]
+    held: HeldBytes
+
+    @property
+    def max_in_flight(self) -> int:
+        """Items at work on one stream."""
+
+    def seconds(self, timeout_s: float) -> float:
+        """How long an item that asks for `timeout_s` may take."""
+
+    async def settle(self, request: Any, request_id: str) -> Any:
+        """The response, or the Status that the item ends with."""
+
+
 class ServedStream:
     """One open stream: a reader hands items to workers, which leave results in `_outbox`; the stream's own coroutine writes them.
 
@@ -41,7 +55,7 @@ class ServedStream:
     task is the item's own, and the next worker takes over. So an item that needs no task, no deadline and no cancellation costs none.
     """
 
-    def __init__(self, handler: BatchedHandler[Any, Any], requests: AsyncIterator[Any]) -> None:
+    def __init__(self, handler: ItemHandler, requests: AsyncIterator[Any]) -> None:
         self.handler = handler
         self.items: dict[str, _Worker] = {}  # what is at work, by request_id
         self.todo: deque[Any] = deque()
@@ -154,7 +168,7 @@ class ServedStream:
 
     def _make_room(self) -> None:
         """Have more of the stream read, unless what is not taken is too much already."""
-        if self.unread >= self.handler.limits.max_in_flight or self._held.crowded(self._untaken):
+        if self.unread >= self.handler.max_in_flight or self._held.crowded(self._untaken):
             self._room.clear()
         else:
             self._room.set()
@@ -176,7 +190,7 @@ class ServedStream:
         request_id = message.request_id
         kind = message.WhichOneof("kind")
         running = self.items.get(request_id)
-        if kind == "request" and running is None and request_id and len(self.items) < self.handler.limits.max_in_flight:
+        if kind == "request" and running is None and request_id and len(self.items) < self.handler.max_in_flight:
             size = message.request.ByteSize() + len(request_id)
             if self._held.take(size):
                 return self._alone(message.request, size), size
