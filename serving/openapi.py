@@ -9,7 +9,7 @@ from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any, Final
 
-from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, MOST_ANSWERS, MOST_BIASES, MOST_STOPS
+from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, LEAST_WHOLE, MOST_ANSWERS, MOST_BIASES, MOST_STOPS, MOST_WHOLE
 
 _TEXT: Final = {"type": "string"}
 _IDS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -20,7 +20,7 @@ def _number(low: float, high: float | None = None) -> dict[str, Any]:
     return {"type": "number", "minimum": low, **({} if high is None else {"maximum": high})}
 
 
-def _whole(low: int, high: int | None = None) -> dict[str, Any]:
+def _whole(low: int, high: int = MOST_WHOLE) -> dict[str, Any]:
     return {**_number(low, high), "type": "integer"}
 
 
@@ -104,7 +104,7 @@ FIELDS: Final[dict[str, Any]] = {
     "repetition_penalty": {"type": "number", "exclusiveMinimum": 0},
     "response_format": _FORMAT,
     "return_token_ids": _TRUE,
-    "seed": _whole(-(2**63), 2**63 - 1),
+    "seed": _whole(LEAST_WHOLE),
     "skip_special_tokens": _TRUE,
     "store": _TRUE,
     "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MOST_STOPS}]},

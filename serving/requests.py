@@ -25,6 +25,9 @@ MOST_STOPS: Final = 64
 """Texts, and as many tokens, that end an answer: each is looked for at every token of it."""
 MOST_BIASES: Final = 1024
 """Of `logit_bias`: all of them are gone through whenever any request begins or ends."""
+LEAST_WHOLE: Final = -(2**63)
+MOST_WHOLE: Final = 2**63 - 1
+"""Of any whole number: an engine is sent no larger one, and the request would end as an error of the service."""
 
 _BOTH: Final = frozenset({
     "model", "n", "stream", "stream_options", "user",
@@ -126,6 +129,9 @@ def _read(body: bytes, fields: frozenset[str]) -> dict[str, Any]:
     if unknown:
         name = unknown[0][:100]
         raise invalid(f"this service does not support the parameter {name!r}; it has {', '.join(sorted(fields))}", name)
+    for name, value in request.items():
+        if isinstance(value, int) and not LEAST_WHOLE <= value <= MOST_WHOLE:
+            raise invalid(f"{name} must be from {LEAST_WHOLE} to {MOST_WHOLE}", name)
     for name in ("stream", "store"):
         if not isinstance(request.get(name), bool | None):
             raise invalid(f"{name} must be true or false", name)

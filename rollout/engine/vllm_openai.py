@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -176,6 +177,7 @@ async def start_openai_app(
         tasks = await engine.get_supported_tasks()
         app = build_app(args, tasks, engine.model_config)
         await init_app_state(engine, app.state, args, tasks)
+        app.state.server = SimpleNamespace(should_exit=False)  # what vLLM's handler of engine errors tells; here `check_health` is asked
     except BaseException:
         engine.shutdown(timeout=0)
         raise

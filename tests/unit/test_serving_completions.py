@@ -143,6 +143,8 @@ async def test_a_stream_of_several_prompts_counts_every_prompt_once_and_every_an
         ({"prompt": "a", "messages": []}, "messages"),
         ({"prompt": "a", "stop": ["x"] * 65}, "stop"),
         ({"prompt": "a", "stop_token_ids": [1] * 65}, "stop_token_ids"),
+        ({"prompt": "a", "top_k": 2**63}, "top_k"),
+        ({"prompt": "a", "min_tokens": -(2**64)}, "min_tokens"),
         ({"prompt": "a", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
     ],
 )
