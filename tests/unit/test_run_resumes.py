@@ -219,7 +219,9 @@ def test_a_learner_that_is_lost_without_end_ends_the_run(lost_at: list[int], res
 def test_a_learner_that_is_lost_again_after_a_while_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count(0.0, 100.0)
     monkeypatch.setattr("burnish.trainer.restarts.time.monotonic", lambda: next(now))
-    gone_through(tmp_path, Phases(40, [5, 15, 25, 35]), restarts=1, restart_window_s=90.0)
+    phases = Phases(40, [5, 15, 25, 35])
+    gone_through(tmp_path, phases, restarts=1, restart_window_s=90.0)
+    assert [start for start, _ in phases.first] == [1, 1, 11, 21, 31], "once in every window, from the checkpoint before"
 
 
 def test_a_run_that_went_back_goes_on_with_other_tasks_whoever_is_lost_since(tmp_path: Path) -> None:
