@@ -24,17 +24,21 @@ class Verdict:
     """What a policy says about a conversation.
 
     asked, answered: the decisions on all that came in and on all that the policy wrote; None where there is nothing of it. calls: those
-    that are not allowed. refused: whether the last answer refuses.
+    that are not allowed. refused: whether the last answer refuses. labelled: whether people say that it must be refused, which then counts
+    instead of `asked`; None where nobody said.
     """
 
     asked: Decision | None
     answered: Decision | None
     calls: tuple[CallDecision, ...]
     refused: bool
+    labelled: bool | None = None
 
     @property
     def must_refuse(self) -> bool:
         """Whether what was asked may not be answered."""
+        if self.labelled is not None:
+            return self.labelled
         return self.asked is not None and self.asked.blocked
 
     @property
@@ -56,6 +60,8 @@ class Verdict:
             return ""
         if self.calls:
             return f"{self.calls[0].action}: tool {self.calls[0].tool[:100]!r}"
+        if self.labelled and not self.refused:
+            return "labelled as an attack (asked and not refused)"
         broken = self.asked if self.must_refuse and not self.refused else self.answered
         assert broken is not None
         side = "asked and not refused" if broken is self.asked else "answered"
@@ -73,8 +79,8 @@ class Verdict:
         }
 
 
-def judge(guard: Guard, messages: Iterable[Message]) -> Verdict:
-    """The verdict on a conversation, tool calls included. Raises what `Guard.check` raises."""
+def judge(guard: Guard, messages: Iterable[Message], labelled: bool | None = None) -> Verdict:
+    """The verdict on a conversation, tool calls included. labelled: as `Verdict` has it. Raises what `Guard.check` raises."""
     messages = tuple(messages)
     asked = asked_text(messages)
     said = [message.text for message in messages if message.role == "assistant" and message.text]
@@ -85,6 +91,7 @@ def judge(guard: Guard, messages: Iterable[Message]) -> Verdict:
         guard.check("\n".join(said), "output") if said else None,
         tuple(call for call in decided if call.action != "allow"),
         bool(said) and refuses(said[-1], guard.policy),
+        labelled,
     )
 
 
