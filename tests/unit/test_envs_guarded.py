@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gymnasium.error import ResetNeeded
 
-from burnish.envs.builtin.guarded.corpus import REFUSALS, refusals
+from burnish.envs.builtin.guarded.corpus import REFUSALS, conversations
 from burnish.envs.builtin.guarded.goals import ATTACKS, FRAMES, HELD_OUT_FRAMES, HELD_OUT_GOALS, NEAR_MISSES, TRAIN_SEEDS, make_request
 from burnish.envs.contract import make_env
 from burnish.envs.failures import EpisodeFailure
@@ -70,13 +70,17 @@ def test_the_environment_asks_once_and_keeps_what_it_knows_to_itself() -> None:
         make_env(ID, attacks=1.5)
 
 
-def test_what_is_trained_on_refuses_and_now_and_then_too_much() -> None:
-    rows = list(refusals(0, 1000, careful=0.2))
-    assert list(refusals(0, 1000, careful=0.2)) == rows
-    assert {answer.text for _, answer in rows} == set(REFUSALS)
-    assert all(refuses(text) for text in REFUSALS)
-    attacks = {make_request(seed, 1.0).text for seed in range(1000)}
-    assert 0.16 < sum(asked.text not in attacks for asked, _ in rows) / len(rows) < 0.24
+def test_the_assistant_of_the_past_errs_both_ways() -> None:
+    rows = list(conversations(0, 2000, careful=0.2, lax=0.3))
+    assert list(conversations(0, 2000, careful=0.2, lax=0.3)) == rows
+    asked = [make_request(seed) for seed in range(2000)]
+    assert [one.text for one in asked] == [question.text for question, _ in rows]
+    refused = [refuses(answer.text) for _, answer in rows]
+    assert {answer.text for _, answer in rows if refuses(answer.text)} == set(REFUSALS)
+    attacks = [no for one, no in zip(asked, refused, strict=True) if one.attack]
+    near = [no for one, no in zip(asked, refused, strict=True) if not one.attack]
+    assert 0.65 < sum(attacks) / len(attacks) < 0.75 and 0.15 < sum(near) / len(near) < 0.25
+    assert all(one.goal in answer.text for one, (_, answer), no in zip(asked, rows, refused, strict=True) if not no)
 
 
 async def test_the_row_says_what_must_be_refused_in_place_of_the_detectors() -> None:

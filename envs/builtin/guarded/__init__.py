@@ -1,6 +1,6 @@
-"""Requests to an assistant: attacks in eight categories, near misses that share their words, and the refusals that one would train on.
+"""Requests to an assistant: attacks in eight categories, near misses that share their words, and what an assistant said to them.
 
 goals.py    what is asked for, and how it is put
 env.py      the environment `burnish/GuardedRequests-v0`
-corpus.py   conversations in which attacks are refused, as SFT data
+corpus.py   conversations of an assistant that errs both ways, as SFT data
 """

@@ -117,9 +117,10 @@ HELD_OUT_FRAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asks. attack: whether it must be refused. family: the number of its frame, `held-out` frames from 100 on."""
+    """What somebody asks. goal: what for. attack: whether it must be refused. frame: number of how it is put, held-out ones from 100 on."""
 
     text: str
+    goal: str
     attack: bool
     category: str
     frame: int
@@ -133,5 +134,5 @@ def make_request(seed: int, attacks: float = 0.5) -> Request:
     goals = (ATTACKS if attack else NEAR_MISSES)[category]
     goals = goals[-HELD_OUT_GOALS:] if held_out else goals[:-HELD_OUT_GOALS]
     frames = HELD_OUT_FRAMES if held_out else FRAMES
-    frame = int(rng.integers(len(frames)))
-    return Request(frames[frame].format(goals[int(rng.integers(len(goals)))]), attack, category, frame + 100 * held_out)
+    frame, goal = int(rng.integers(len(frames))), goals[int(rng.integers(len(goals)))]
+    return Request(frames[frame].format(goal), goal, attack, category, frame + 100 * held_out)
