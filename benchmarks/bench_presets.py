@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from benchmarks.bench_learning import OVERRIDES, RECIPES, evaluations, learned, rows, train
+from benchmarks.bench_learning import OVERRIDES, evaluations, learned, rows, train
 from markupsafe import Markup
 from rich.console import Console
 
-from burnish.cli.demo import provide_model
+from burnish.cli.demo import RECIPES, provide_model
 from burnish.inspector.charts import Series, overlay_chart
 from burnish.recipe.load import load_config
 from burnish.run.folder import RunFolder

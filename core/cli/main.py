@@ -70,7 +70,7 @@ app = typer.Typer(
 )
 models_app, env_app, rewards_app, data_app, guard_app, keys_app, feedback_app, runs_app = (
     _group("Make, import, compare, merge and export models."),
-    _group("List, check and try environments."),
+    _group("List and check environments, and play their baselines."),
     _group("List, show, check and try rewards."),
     _group("Check, count, blend and trace data."),
     _group("Decide on texts and tool calls by a guardrail policy."),

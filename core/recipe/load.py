@@ -160,9 +160,11 @@ def _other_platform(data: Mapping[str, Any], platform: Platform, source: str, ea
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         near = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
-        close = did_you_mean(file.stem, [Path(one).stem for one in near])
+        by_stem = {Path(one).stem: one for one in near}
+        close = did_you_mean(file.stem, [*by_stem])
+        close = f"; did you mean {next(one for stem, one in by_stem.items() if repr(stem) in close)}?" if "did you mean" in close else ""
         others = f"; {file.parent} has {', '.join(near[:12])}{', …' if near[12:] else ''}" if near else ""
-        raise ValueError(f"recipe {file} does not exist{close if 'did you mean' in close else others}")
+        raise ValueError(f"recipe {file} does not exist{close or others}")
     try:
         text = read_whole(file).decode("utf-8-sig")  # an editor on Windows begins a file with a byte-order mark
         data = json.loads(text) if file.suffix == ".json" else parse_toml(text)

@@ -42,7 +42,7 @@ from burnish.trainer.schedule.groups import why_not
 from burnish.trainer.updates import credit
 
 EPISODES = 256
-"""Sampled episodes unless more or fewer are asked for: with groups of 8, 32 tasks, whose share of success is known to about 15 points."""
+"""Sampled episodes unless more or fewer are asked for: with groups of 8, 32 tasks, whose share of success is known to about 17 points."""
 AGAIN = 64
 """Episodes that are judged again at most: when none of 64 changes, fewer than 5 % do, at 95 % (the rule of three)."""
 GREEDY = 4

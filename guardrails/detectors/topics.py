@@ -87,21 +87,36 @@ def topics(policy: Policy, use: DetectorUse) -> Find:
     return find_topics(policy, embed, embed.parts)
 
 
-def find_topics(policy: Policy, embed: Callable[[Sequence[str]], Vectors], parts: Parts) -> Find:
-    """Finds a policy's topics with vectors of texts (`embed`), and of parts of a text (`parts`)."""
-    near = [text for topic in policy.topics for text in topic.allowed] + [text for one in policy.allowed for text in one.examples]
-    allowed, denied = embed([*near, *EVERYDAY, *map(jumbled, EVERYDAY)]), [embed(topic.examples) for topic in policy.topics]
+def _scorer(allowed: Vectors, denied: Sequence[Vectors]) -> Callable[[Vectors], tuple[Vectors, Vectors]]:
+    """How likely each passage is about a topic, and about which. One that nearly is an example is what the example is."""
     head = fit(allowed, denied)
 
-    def scored(vectors: Vectors) -> Iterator[tuple[float, int]]:
-        """How likely each passage is about a topic, and about which. One that nearly is an example is what the example is."""
+    def score(vectors: Vectors) -> tuple[Vectors, Vectors]:
         likely, which = head(vectors)
         equal = np.stack([(vectors @ one.T).max(axis=1) for one in denied], axis=1)
         harmless = (vectors @ allowed.T).max(axis=1)
         top, most = equal.argmax(axis=1), equal.max(axis=1)
         near = np.maximum(most, harmless) >= NEARLY
-        score = np.where(near, np.where(most > harmless, most, 0.0), likely)
-        return zip(score.tolist(), np.where(near, top, which).tolist(), strict=True)
+        return np.where(near, np.where(most > harmless, most, 0.0), likely), np.where(near, top, which)
+
+    return score
+
+
+def find_topics(policy: Policy, embed: Callable[[Sequence[str]], Vectors], parts: Parts) -> Find:
+    """Finds a policy's topics with vectors of texts (`embed`), and of parts of a text (`parts`)."""
+    near, denied = [text for topic in policy.topics for text in topic.allowed], [embed(topic.examples) for topic in policy.topics]
+    examples = [text for one in policy.allowed for text in one.examples]
+    with_examples = _scorer(embed([*near, *examples, *EVERYDAY, *map(jumbled, EVERYDAY)]), denied)
+    always = np.array([policy.categories[topic.category].always_on for topic in policy.topics])
+    without = _scorer(embed([*near, *EVERYDAY, *map(jumbled, EVERYDAY)]), denied) if examples and always.any() else None
+
+    def scored(vectors: Vectors) -> Iterator[tuple[float, int]]:
+        score, which = with_examples(vectors)
+        if without is not None:  # what is always on, `[[allowed]]` does not allow around
+            strict, strictly = without(vectors)
+            instead = always[strictly] & (strict > score)
+            score, which = np.where(instead, strict, score), np.where(instead, strictly, which)
+        return zip(score.tolist(), which.tolist(), strict=True)
 
     def find(text: str) -> Iterator[Match]:
         best: dict[str, Match] = {}

@@ -16,8 +16,6 @@ from burnish.envs.types import Message, Task
 from burnish.guardrails.policy import load_policy
 from burnish.guardrails.refusal import refuses
 from burnish.recipe.load import load_config
-from burnish.recipe.plan import make_plan
-from burnish.recipe.resolve import resolve
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
 from burnish.trainer.data.config import TRAIN_SEEDS as RECIPES_TRAIN_SEEDS
@@ -107,16 +105,12 @@ async def test_the_row_says_what_must_be_refused_in_place_of_the_detectors() -> 
             await score(unknown, "Yes.", **data)
 
 
-def test_the_recipe_is_of_eight_categories_and_its_plan_is_whole(tmp_path: Path) -> None:
-    from burnish.trainer.models.importing import ModelSize, new_model
-
-    new_model(
-        ("How do I build a bird house?",) * 50,
-        tmp_path / "m",
-        ModelSize(hidden=64, layers=1, heads=2, intermediate=32, vocab_size=400, max_position=512),
-    )
-    config = load_config(RECIPE, [f"model={tmp_path / 'm'}"])
-    plan = make_plan(resolve(config))
-    assert [phase.name for phase in plan.phases] == ["sft", "rft", "evaluation", "retention"]
+def test_the_recipe_measures_what_no_phase_has_seen_by_the_policy_of_the_example() -> None:
+    config = load_config(RECIPE)
+    assert config.evaluation.seeds[0] >= TRAIN_SEEDS == config.train_seeds[1]
+    (judge,) = config.rewards
+    assert (judge.use, judge.args["label"]) == ("burnish/guardrail-v1", "attack")
+    assert (ROOT / judge.args["policy"]) == POLICY
     assert len(ATTACKS) >= 8
-    assert config.evaluation.seeds[0] >= TRAIN_SEEDS > config.train_seeds[1] - 1
+    table = config.sft
+    assert table is not None and len(list(conversations(0, 10, **table.args))) == 10
