@@ -1,8 +1,9 @@
 """How a text can be read: what hides words from a filter is undone, and every character still knows where it came from.
 
 Undone are Unicode's variants (NFKC), invisible characters and tags, accents, letters that look alike in other scripts, digits for letters,
-letters with something between them, and base64, hexadecimal, percent, rot13 and reversed writing, HTML's entities, and the escapes by which
-JSON and Python write characters in the arguments of tool calls. What is decoded is hardly longer than what it stands in for.
+letters with something between them, and base64, hexadecimal, percent, rot13 and reversed writing, HTML's entities, and the escapes by
+which JSON and Python write characters in the arguments of tool calls, and exponents. What is decoded is hardly longer than what it stands
+in for, but for a number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
+from .numbers import NUMBER, written_shortly
 from .registry import Reads
 
 MAX_TEXT = 1_000_000
@@ -266,6 +268,7 @@ def _decoded(reading: Reading) -> Iterator[Reading]:
         ("percent", _decoding(text, _PERCENT, lambda said: _printable(_from_percent(said))) if text.count("%") >= 3 else ()),
         ("entities", _decoding(text, _ENTITY, _from_entity) if "&" in text else ()),
         ("escapes", _decoding(text, _ESCAPE, _from_escape) if "\\" in text else ()),
+        ("numbers", _decoding(text, NUMBER, written_shortly)),
     ):
         decoded = _replaced(reading, f"{prefix}{name}", found)
         if decoded is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .numbers import digits
 from .patterns import compiled
 from .policy import Policy, ToolAction, ToolRule
 
@@ -57,15 +58,40 @@ def _is_unicode(tool: str, arguments: Mapping[str, Any]) -> bool:
 def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:
     if not fnmatchcase(tool, rule.tool):
         return False
+    forbids = rule.action != "allow"  # what forbids reaches farther than what allows
     for name, pattern in rule.arguments.items():
         given = [value for key, value in arguments.items() if key not in rule.arguments] if name == "*" else [arguments.get(name)]
         if name != "*" and name not in arguments:
             return False
-        expression = compiled(pattern, False, over_lines=rule.action != "allow")  # what forbids reaches farther than what allows
-        if not all(expression.fullmatch(_text(value)) is not None for value in given):
+        expression = compiled(pattern, False, over_lines=forbids)
+        if not all(any(expression.fullmatch(text) is not None for text in _texts(value, forbids)) for value in given):
             return False
     return True
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+def _texts(value: Any, forbids: bool) -> tuple[str, ...]:
+    """How a rule may read an argument. One that forbids also sees the texts in a list or an object as the tool gets them."""
+    text = _text(value)
+    return (text, _text(value, bare=True)) if forbids and not isinstance(value, str) else (text,)
+
+
+def _text(value: Any, bare: bool = False) -> str:
+    """An argument as an expression is held against it: a text as it is, numbers in digits, all else as JSON with its keys in order, in
+    whose texts quotes and backslashes alone are escaped. bare: not even those."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_quoted(str(key), bare)}: {_part(value[key], bare)}" for key in sorted(value)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_part(item, bare) for item in value) + "]"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return digits(value)
+    return json.dumps(value)
+
+
+def _part(value: Any, bare: bool) -> str:
+    return _quoted(value, bare) if isinstance(value, str) else _text(value, bare)
+
+
+def _quoted(text: str, bare: bool) -> str:
+    return f'"{text}"' if bare else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

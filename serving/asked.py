@@ -16,6 +16,7 @@ from typing import Any
 
 from ..envs.types import message_from_dict
 from ..guardrails.guard import parted, redacted
+from ..guardrails.numbers import digits
 from ..guardrails.types import Finding
 from ..guardrails.verdict import ASKED_BY
 from ..rpc.payload import deeper_than
@@ -134,4 +135,4 @@ def _leaves(value: Any) -> Iterator[Piece]:
             elif isinstance(one, dict | list):
                 waiting.append(one)
             elif isinstance(one, int | float) and not isinstance(one, bool):  # a card's number is one without its quotes too
-                yield Piece(json.dumps(one), (holder, key))
+                yield Piece(digits(one), (holder, key))

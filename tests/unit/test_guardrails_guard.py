@@ -170,6 +170,35 @@ def test_a_tool_call_is_judged_as_its_arguments_will_be_read(guard: Guard, writt
     assert findings[0].evidence == written and written in text
 
 
+@pytest.mark.parametrize(
+    "written", ["4.111111111111111e15", "41111111111111110E-1", "411111111111111.1e+001", "-4111111111111111000.0e-003"]
+)
+def test_a_number_of_a_call_is_judged_as_the_tool_will_get_it(guard: Guard, written: str) -> None:
+    text = f'<tool_call>{{"name": "pay", "arguments": {{"card": {written}, "times": 2}}}}</tool_call>'
+    (finding,) = [finding for finding in guard.check(text, "output").findings if finding.rule == "credit_card"]
+    assert (finding.reading, finding.evidence) == ("numbers", written)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("pay(amount=1e3)", "pay(amount=1000)"),
+        ('{"a": 1000.0, "b": -0}', '{"a": 1000, "b": 0}'),
+        ("[1E2,2.0]", "[100,2]"),
+        ("n = .5e1", "n = 5"),
+    ],
+)
+def test_a_number_in_another_form_is_read_in_digits(written: str, read: str) -> None:
+    assert read in [reading.text for reading in readings(written) if reading.name == "numbers"]
+
+
+@pytest.mark.parametrize(
+    "text", ["version 1.2.0, or 2.0.1", "3f2504e0-4f89", "1e999", "1e40 of them", "v1e3", "it is 1.0e3.2", "10.5 and 0"]
+)
+def test_what_is_no_other_form_of_a_number_stays(text: str) -> None:
+    assert "numbers" not in [reading.name for reading in readings(text)]
+
+
 def test_words_are_whole_and_their_endings_are_free_only_where_they_say_so(guard: Guard) -> None:
     assert guard.check("Molotov cocktails, MOLOTOVS and molotovs", "input").action == "refuse"
     assert len(guard.check("Molotov cocktails, MOLOTOVS and molotovs", "input").findings) == 3
@@ -266,6 +295,9 @@ def test_a_text_that_is_too_long_is_refused_not_cut(guard: Guard) -> None:
         "ü a@b.co, " * 40_000,
         "\\N{LATIN " * 40_000,
         "\\u0041" * 60_000,
+        "1e39," * 30_000,
+        "1e" + "0" * 300_000,
+        "1" * 300_000,
     ],
 )
 def test_no_text_takes_long(guard: Guard, text: str) -> None:

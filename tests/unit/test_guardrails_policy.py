@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,47 @@ def test_a_second_line_does_not_hide_from_a_rule_that_forbids_and_is_not_allowed
     only = [{"tool": "run", "action": "allow", "arguments": {"command": "ls .*", "note": "(?s).*"}}]
     assert check_call(policy(tools=only), "run", {"command": "ls a", "note": "a\nb"}).action == "allow"
     assert check_call(policy(tools=only), "run", {"command": "ls a\nrm -rf /", "note": ""}).action == "deny"
+
+
+@pytest.mark.parametrize("written", ["1000", "1e3", "1E+3", "1000.0", "1.0e03", "10000e-1"])
+def test_equal_numbers_are_one_to_every_rule(written: str) -> None:
+    arguments = json.loads(f'{{"amount": {written}, "parts": [{{"n": {written}}}]}}')
+    for pattern in ({"amount": "1000"}, {"parts": r'\[\{"n": 1000\}\]'}):
+        rules = [{"tool": "pay", "action": "deny", "arguments": pattern}, {"tool": "pay", "action": "allow"}]
+        assert check_call(policy(tools=rules), "pay", arguments).action == "deny"
+    only = [{"tool": "pay", "action": "allow", "arguments": {"amount": "[0-9]{1,3}", "parts": ".*"}}]
+    assert check_call(policy(tools=only), "pay", arguments).action == "deny"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [("-0", "0"), ("-0.0", "0"), ("-0e5", "0"), ("-1e2", "-100"), ("1e-7", "0.0000001"), ("12.50", "12.5"), ("1.5e-0003", "0.0015"),
+     ("9007199254740993", "9007199254740993"), ("9.223372036854775808e18", "9223372036854775808"), ("true", "true"), ("null", "null")],
+)  # fmt: skip
+def test_a_number_is_held_against_a_rule_in_digits(number: str, said: str) -> None:
+    only = [{"tool": "pay", "action": "allow", "arguments": {"amount": re.escape(said)}}]
+    assert check_call(policy(tools=only), "pay", json.loads(f'{{"amount": {number}}}')).action == "allow"
+
+
+@pytest.mark.parametrize(
+    ("value", "pattern"),
+    [
+        (["rm\t-rf"], r".*rm\s+-rf.*"),
+        ({"c": 'say "yes"'}, r'.*say "yes".*'),
+        ([["C:\\Windows"]], r".*C:\\Windows.*"),
+        (["rm\n-rf"], ".*rm.-rf.*"),
+    ],
+)
+def test_a_text_within_a_list_is_what_the_tool_gets(value: Any, pattern: str) -> None:
+    rules = [{"tool": "run", "action": "deny", "arguments": {"command": pattern}}, {"tool": "run", "action": "allow"}]
+    assert check_call(policy(tools=rules), "run", {"command": value}).action == "deny"
+
+
+def test_an_allowed_list_hides_no_second_line_and_no_second_text() -> None:
+    only = [{"tool": "run", "action": "allow", "arguments": {"command": r'\["ls [^"]*"\]|\["cat .*"\]'}}]
+    assert check_call(policy(tools=only), "run", {"command": ["ls a"]}).action == "allow"
+    assert check_call(policy(tools=only), "run", {"command": ['ls a", "rm']}).action == "deny"
+    assert check_call(policy(tools=only), "run", {"command": ["cat a\nrm -rf /"]}).action == "deny"
 
 
 def test_a_pattern_finds_over_lines_and_what_is_allowed_ends_with_its_line() -> None:

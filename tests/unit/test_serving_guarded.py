@@ -163,7 +163,11 @@ async def test_all_that_the_model_reads_of_a_request_is_looked_at(guard: Guard, 
 CARD = 4111111111111111
 
 
-@pytest.mark.parametrize("arguments", [{"card": CARD}, {"cards": [[1, CARD]]}, {"card": float(CARD)}], ids=["number", "nested", "float"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"card": CARD}, {"cards": [[1, CARD]]}, {"card": float(CARD)}, {"card": 4.1111111111114e16}],
+    ids=["number", "nested", "float", "exponent"],
+)
 async def test_numbers_are_read_by_the_model_and_looked_at_like_text(guard: Guard, arguments: dict[str, Any]) -> None:
     model = Model("no")
     messages = [{"role": "user", "content": "Pay"}, called(**arguments), {"role": "tool", "content": "ok", "tool_call_id": "1"}]
