@@ -25,7 +25,7 @@ UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "HANGUL")
 """Scripts in which words stand without a space or carry endings, so that a word may be found inside of others."""
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def script_of(letter: str) -> str:
     """The first word of a letter's Unicode name, "" for what is no letter. Example: `script_of("ж")` is "CYRILLIC"."""
     if not letter.isalpha():

@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,6 +34,10 @@ MAX_CARD = 100_000
 FORMAT: Final = "burnish-ngrams-v1"
 BITS = 18
 """Two to this power are the buckets that features are hashed into."""
+KEPT_WORDS = 2048
+"""Words whose features are kept: texts from outside have any number of words."""
+LONGEST_KEPT = 20
+"""Characters of a word that is kept. Longer ones have the most features and seldom come again."""
 _TOKEN = re.compile(r"\w{1,40}|[^\w\s]")
 
 Weights = npt.NDArray[np.float32]
@@ -59,9 +63,17 @@ class Card(BaseModel):
     report: dict[str, Any] = {}
 
 
-@lru_cache(maxsize=65536)
 def pieces(word: str, bits: int) -> tuple[int, ...]:
     """The buckets of a word: of itself, and of its pieces of three to five characters, of two to four where letters are not Latin."""
+    return _kept_pieces(word, bits) if len(word) <= LONGEST_KEPT else _pieces(word, bits)
+
+
+@lru_cache(maxsize=KEPT_WORDS)
+def _kept_pieces(word: str, bits: int) -> tuple[int, ...]:
+    return _pieces(word, bits)
+
+
+def _pieces(word: str, bits: int) -> tuple[int, ...]:
     if len(word) == 1 and word.isascii():
         return (_bucket(f"w{word}", bits),)
     edged = f" {word} "
@@ -97,14 +109,7 @@ class Classifier:
 
     def __init__(self, card: Card, weights: Weights, digest: str) -> None:
         self.card, self.digest, self.weights = card, digest, weights
-        bits = card.bits
-
-        @lru_cache(maxsize=65536)
-        def word_sum(word: str) -> tuple[float, int]:
-            found = pieces(word, bits)
-            return float(weights[list(found)].sum(dtype=np.float64)), len(found)
-
-        self._word_sum = word_sum
+        self._kept_sum = lru_cache(maxsize=KEPT_WORDS)(partial(_word_sum, weights, card.bits))
 
     def probabilities(self, text: str, where: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
         """How likely each part of a text, given by its start and end, is to be found `[N]`. A part without features is found with 0."""
@@ -112,7 +117,7 @@ class Classifier:
         before = None
         for start, word in tokens(text):
             begins.append(start)
-            words.append(self._word_sum(word))
+            words.append(self._kept_sum(word) if len(word) <= LONGEST_KEPT else _word_sum(self.weights, self.card.bits, word))
             pairs.append(0.0 if before is None else float(self.weights[pair(before, word, self.card.bits)]))
             before = word
         sums = np.cumsum(np.asarray(words, np.float64), axis=0)
@@ -125,6 +130,12 @@ class Classifier:
         score = total / np.sqrt(np.maximum(count, 1)) + self.card.bias
         likely: npt.NDArray[np.float64] = np.where(count > 0, 1 / (1 + np.exp(-np.clip(score, -500, 500))), 0.0)
         return likely
+
+
+def _word_sum(weights: Weights, bits: int, word: str) -> tuple[float, int]:
+    """The sum of the weights of a word's features, and their number."""
+    found = _pieces(word, bits)
+    return float(weights[list(found)].sum(dtype=np.float64)), len(found)
 
 
 def sketch(weights: Weights, bias: float, threshold: float = 0.5, false_positives: float = 0.5, seed: int = 0, rows: int = 0) -> Classifier:

@@ -48,7 +48,7 @@ def tokenizer_of(run: Path) -> Tokenizer | None:
     return _load(str(max(files, key=lambda file: file.stat().st_mtime))) if files else None
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # one of a large vocabulary takes 100 MB
 def _load(file: str) -> Tokenizer:
     content = read_whole(Path(file))
     try:

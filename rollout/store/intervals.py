@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import lru_cache
 
 
 def mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
@@ -18,7 +18,7 @@ def mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-@cache
+@lru_cache(maxsize=4096)
 def t_quantile(freedom: int) -> float:
     """Of a two-sided 95 % interval, by degrees of freedom. Example: `t_quantile(3)` is about 3.18."""
     from scipy import stats

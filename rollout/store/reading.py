@@ -65,7 +65,7 @@ def check_store(file: Path) -> None:
         raise ValueError(f"{file}: cannot be read as stored episodes: {said[0]:.300}") from None
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=16384)
 def _checked_store(file: Path, changed: int) -> None:
     _check_columns(pq.read_schema(file), SCHEMA)
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.envs.types import Message, Task
+from burnish.guardrails.detectors import ngrams
 from burnish.guardrails.detectors.classifier import most_likely
 from burnish.guardrails.detectors.ngrams import CARD, WEIGHTS, buckets, load, pair, pieces, save, sketch
 from burnish.guardrails.guard import Guard
@@ -115,6 +116,20 @@ def test_features_are_those_of_words_pairs_and_pieces() -> None:
     assert len(pieces("爆弾", 18)) == 1 + 3 + 2 + 1
     assert buckets("a, b", 18)[-2:] == [pair("a", ",", 18), pair(",", "b", 18)]
     assert buckets("ARMS Deal", 18) == buckets("arms deal", 18)
+
+
+def test_words_of_texts_from_outside_fill_no_memory() -> None:
+    weights = np.random.default_rng(0).normal(size=1 << 18).astype(np.float32)
+    model = sketch(weights, 0.0)
+    text = " ".join(f"word{i}" for i in range(5000)) + " " + " ".join("x" * 21 + str(i) for i in range(100))
+    first = model.probabilities(text, [(0, len(text))]), buckets(text, 18)
+    assert ngrams._kept_pieces.cache_info().currsize <= 2048 and model._kept_sum.cache_info().currsize <= 2048
+    before = ngrams._kept_pieces.cache_info().misses
+    assert pieces("a" * 21, 18) == ngrams._pieces("a" * 21, 18)
+    assert ngrams._kept_pieces.cache_info().misses == before, "a long word is not kept"
+    again = model.probabilities(text, [(0, len(text))]), buckets(text, 18)
+    assert (first[0].tolist(), first[1]) == (again[0].tolist(), again[1])
+    assert first[1][: len(pieces("word0", 18))] == list(pieces("word0", 18)) == list(ngrams._pieces("word0", 18))
 
 
 def test_what_is_rare_weighs_as_much_as_what_is_not() -> None:

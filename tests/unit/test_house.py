@@ -119,6 +119,31 @@ def test_the_map_names_every_folder() -> None:
     assert unnamed <= {"proto/burnish", "proto/gen"}
 
 
+MOST_CACHED = 1 << 14
+
+
+def test_what_is_kept_by_arguments_is_bounded() -> None:
+    """A cache over what comes from outside grows for as long as a service runs. Without arguments, one value is kept."""
+    found = list[str]()
+    for file in (file for folder in set(package_folders().values()) for file in folder.glob("*.py")):
+        for function in (node for node in ast.walk(parsed(file)) if isinstance(node, ast.FunctionDef)):
+            given = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+            for size in (size for one in function.decorator_list for size in kept_by(one)):
+                if given and (size is None or size > MOST_CACHED or "self" in given):
+                    found.append(f"{file.relative_to(ROOT)}:{function.lineno} {function.name}")
+    assert found == []
+
+
+def kept_by(decorator: ast.expr) -> list[int | None]:
+    """How many results a decorator keeps, None where nothing bounds them; nothing where it is no cache."""
+    call = decorator if isinstance(decorator, ast.Call) else None
+    name = ast.unparse(call.func if call is not None else decorator).removeprefix("functools.")
+    if name == "cache":
+        return [None]
+    sizes = [ast.unparse(word.value) for word in call.keywords if word.arg == "maxsize"] if call is not None else []
+    return [None if size == "None" else int(size) if size.isdigit() else 0 for size in sizes] if name == "lru_cache" else []
+
+
 OF_EACH_ENVIRONMENT = {"Case", "Habits", "Level"}
 """What a built-in environment has of its own, which knows nothing of the others."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -76,7 +76,7 @@ def make(level: int = 0, tools: str = "local", instructions: bool = True, max_ca
     return ToolEnv(InspectionEnv(level, instructions), _tools(tools, deadline_s), max_calls=max_calls)
 
 
-@cache
+@lru_cache(maxsize=16)  # a client of a service may be allowed to set the deadline
 def _tools(address: str, deadline_s: float) -> Tools:
     """One set of tools for all environments of a process."""
     if address == "local":
