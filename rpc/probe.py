@@ -13,9 +13,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from .address import Endpoint
+from .address import Endpoint, shown_address
 from .client import unary_blocking
-from .errors import CODES
+from .errors import CODES, RpcRemoteError
 from .methods import BatchedMethod
 from .transport.channels import token_metadata
 
@@ -46,6 +46,8 @@ def health_of(address: str, service: str, timeout_s: float = 10.0) -> str:
     async def ask(channel: grpc.aio.Channel, left_s: float) -> str:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=left_s)
+        if answer is None:  # gRPC logs an answer that it cannot read, and gives none
+            raise RpcRemoteError(shown_address(address), "its answer is no message of gRPC's health service", CODES["DATA_LOSS"])
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     return unary_blocking(address, ask, timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ from burnish.inspector.console import Health, VersionLine, WatchedPlace, Watched
 from burnish.rpc.address import Endpoint, shown_address
 from burnish.rpc.errors import RpcError
 from burnish.rpc.probe import health_of
-from burnish.rpc.urls import check_url
+from burnish.rpc.urls import check_url, without_secrets
 from burnish.serving.canary.rollbacks import Rollbacks, rollbacks_file
 from burnish.serving.deployment import VersionTable, read_deployment
 from burnish.serving.routes import served_name
+
+_log = logging.getLogger(__name__)
 
 ASK_S = 2.0
 """How long a place may take to answer."""
@@ -47,7 +50,7 @@ def watched_places(deployments: Sequence[Path], services: Sequence[str]) -> Watc
     named = [_named(service) for service in services]
 
     def look() -> Sequence[WatchedPlace]:
-        return asyncio.run(_looked_at([*map(_deployed, deployments), *named]))
+        return asyncio.run(_looked_at([*(_read_alone(file) for file in deployments), *named]))
 
     return WatchedPlaces(look)
 
@@ -72,6 +75,15 @@ def _named(service: str) -> AskedPlace:
 
 def _over_http(name: str, url: str) -> WatchedPlace:
     return WatchedPlace(name, Health("unknown"), url, f"{url}/metrics")
+
+
+def _read_alone(file: Path) -> AskedPlace:
+    """`_deployed`; a file that fails in a way that nobody thought of is a problem of its own place, and not of the others."""
+    try:
+        return _deployed(file)
+    except Exception as error:
+        _log.warning("%s could not be read for the console page", file, exc_info=True)
+        return AskedPlace(WatchedPlace(str(file), Health("unknown"), problem=f"could not be read: {_said(error)}"))
 
 
 def _deployed(file: Path) -> AskedPlace:
@@ -109,7 +121,21 @@ def _notes(table: VersionTable) -> tuple[str, ...]:
 
 
 async def _looked_at(asked: Sequence[AskedPlace]) -> list[WatchedPlace]:
-    return list(await asyncio.gather(*map(_looked_at_one, asked)))
+    return list(await asyncio.gather(*map(_asked_alone, asked)))
+
+
+async def _asked_alone(asked: AskedPlace) -> WatchedPlace:
+    """`_looked_at_one`; a place that fails in a way that nobody thought of is shown so, beside the others."""
+    try:
+        return await _looked_at_one(asked)
+    except Exception as error:
+        _log.warning("%s could not be asked for the console page", asked.place.name, exc_info=True)
+        return replace(asked.place, health=Health("unknown", f"could not be asked: {_said(error)}"))
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error and its first line."""
+    return f"{type(error).__name__}: {without_secrets((str(error).splitlines() or [''])[0])[:300]}".removesuffix(": ")
 
 
 async def _looked_at_one(asked: AskedPlace) -> WatchedPlace:
@@ -128,7 +154,7 @@ async def _looked_at_one(asked: AskedPlace) -> WatchedPlace:
     except TimeoutError:
         return replace(place, health=Health("unreachable", f"no answer within {ASK_S:g} s"))
     except (OSError, RpcError, ValueError) as error:
-        return replace(place, health=Health("unreachable", str(error).splitlines()[0][:300] if str(error) else type(error).__name__))
+        return replace(place, health=Health("unreachable", (str(error).splitlines() or [type(error).__name__])[0][:300]))
     return replace(place, health=Health("unhealthy" if answer else "healthy", answer, time.monotonic() - began))
 
 

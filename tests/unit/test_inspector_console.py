@@ -9,23 +9,27 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from starlette.testclient import TestClient
 from tests.unit.test_inspector_pages import root as root
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.hosting import watched as watched_module
 from burnish.hosting.process import ServiceProcess
 from burnish.hosting.watched import ASK_S, watched_places
 from burnish.inspector.pages.app import pages
 from burnish.rollout.store.records import JsonLines
 from burnish.serving.canary.rollbacks import rollbacks_file
+from burnish.serving.deployment import read_deployment
 
 pytestmark = pytest.mark.unit
 
@@ -181,6 +185,44 @@ def test_a_service_is_asked_by_its_own_health_check(tmp_path: Path) -> None:
         assert (place.name, place.health.state, place.metrics) == (service.address, "healthy", "")
     (place,) = watched.look()
     assert place.health.state == "unreachable"
+
+
+@contextmanager
+def health_that_says(answer: bytes) -> Iterator[int]:
+    """A gRPC server whose health service answers with these bytes."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    check = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(0).wait()
+
+
+def test_a_place_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    good, bad = deployment_file(tmp_path, 0), deployment_file(tmp_path / "bad", 0)
+    with gateway() as (port, _), health_that_says(b"\xff\xff") as odd:
+        watched = watched_places([good, bad], [f"http://127.0.0.1:{port}", f"127.0.0.1:{odd}", "http://127.0.0.1:1"])
+        asks, nothing = watched_module._http_status, dict[str, str]()
+
+        def reading(file: Path) -> Any:
+            return read_deployment(file) if file == good else 1 // 0
+
+        async def asking(url: str) -> int:
+            return await asks(url) if str(port) in url else len(nothing["https://me:hunter2@h"])
+
+        monkeypatch.setattr(watched_module, "read_deployment", reading)
+        monkeypatch.setattr(watched_module, "_http_status", asking)
+        first, second, healthy, garbled, lost = watched.look()
+        page = TestClient(pages(root, watched=watched), base_url="http://127.0.0.1:8266").get("/rollouts/-/console")
+    assert len(first.versions) == 3 and healthy.health.state == "healthy"
+    assert second.problem == "could not be read: ZeroDivisionError: integer division or modulo by zero"
+    assert garbled.health.state == "unreachable" and "is no message of gRPC's health service" in garbled.health.said
+    assert lost.health.state == "unknown" and lost.health.said == "could not be asked: KeyError: 'https://…@h'"
+    assert page.status_code == 200 and "ZeroDivisionError" in page.text and "hunter2" not in page.text
 
 
 def test_a_port_that_the_file_leaves_open_is_said(tmp_path: Path) -> None:
