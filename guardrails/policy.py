@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from ..envs.pydantic_words import message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
 from ..envs.toml_text import read_toml
+from ..rpc.urls import shown_value
 from .patterns import compiled
 from .scripts import SCRIPTS_OF
 
@@ -351,7 +352,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
         elif where.rpartition(".")[2] in UNTOLD:
             yield f"{where}: {message_of(detail)}"
         else:
-            yield f"{where}: {message_of(detail)}, not {detail['input']!r:.80}"
+            yield f"{where}: {message_of(detail)}, not {shown_value(detail['input'], *detail['loc'])}"
 
 
 _TABLES: dict[str, type[BaseModel]] = {

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from ..envs.callables import hints_of, written
 from ..envs.pydantic_words import message_of
 from ..envs.registry import did_you_mean
+from ..rpc.urls import shown_value
 
 MODEL_PARAMETER = "options"
 
@@ -151,7 +152,7 @@ def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) ->
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise ValueError("\n".join(_complaint(what, detail) for detail in error.errors(include_url=False))) from error
+        raise ValueError("\n".join(_complaint(what, detail) for detail in error.errors(include_url=False))) from None
 
 
 def _complaint(what: str, detail: ErrorDetails) -> str:
@@ -160,11 +161,12 @@ def _complaint(what: str, detail: ErrorDetails) -> str:
         return f"{what} needs the option {place!r}"
     if not place:
         return f"{what}, options: {message_of(detail)}"
-    return f"{what}, option {place!r}: {message_of(detail)}, not {detail['input']!r}"
+    return f"{what}, option {place!r}: {message_of(detail)}, not {shown_value(detail['input'], *detail['loc'])}"
 
 
 def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"{what}, option {key!r}: {message_of(error.errors()[0])}, not {value!r}") from error
+        said = message_of(error.errors()[0])
+        raise ValueError(f"{what}, option {key!r}: {said}, not {shown_value(value, key)}") from None  # pydantic's error repeats the value

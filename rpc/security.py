@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -145,12 +146,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+NOT_REPEATED = "a value that is not repeated, as it may be a secret"
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+
+
+def shown_variable(name: str) -> str:
+    """The name of an environment variable as errors repeat it; what is not written as most are may be the secret itself."""
+    return name if _VARIABLE.fullmatch(name) else f"({NOT_REPEATED})"
+
+
 def read_token(env: str, file: str) -> str:
     """The token in the environment variable or the file, empty when neither is named. Raises ValueError when it is not there."""
     if not env and not file:
         return ""
     if env:
-        where, token = f"environment variable {env}", os.environ.get(env, "").strip()
+        where, token = f"environment variable {shown_variable(env)}", os.environ.get(env, "").strip()
         if not token:
             raise ValueError(f"token: {where} is not set in this process")
     else:

@@ -1,16 +1,18 @@
-"""URLs: what in them is a secret, and where secrets may be sent.
+"""URLs and named values: what in them is a secret, how they are shown, and where secrets may be sent.
 
 A recipe is stored with its run, and what a call failed with in transcripts and logs. So a URL in a recipe holds no secret (it is refused,
-and its message does not repeat it), and whatever text may hold the URL of somebody else is shown `without_secrets`.
+and its message does not repeat it), whatever text may hold the URL of somebody else is shown `without_secrets`, and a value of a field that
+may hold a secret is repeated nowhere (`shown_value`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
-from .security import is_loopback
+from .security import NOT_REPEATED, is_loopback
 
 _URL = re.compile(
     r"://\S+"
@@ -25,7 +27,15 @@ _WORDS = (
 _ENDINGS = ("token", "secret", "password", "passwd", "signature", "apikey", "accesskey", "accesskeyid", "credential", "authorization")
 """And what a name ends in that is written as one word."""
 _BEFORE_A_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_AROUND = ("env", "file", "path", "value", "name", "variable", "header", "headers")
+"""What stands behind the name of a secret where a secret is written by mistake: `token_env`, `auth_header`."""
+_FIELDS = ("header", "headers", "cookie", "cookies", "userinfo", "username")
+"""Fields that hold secrets, whatever these are called."""
+_PLAIN_FIELDS = ("key", "token", "code", "sig", "signature", "auth", "sas", "bearer")
+"""Words of which a field alone is seldom a secret: a key is one of a mapping, a token one of a text."""
 HIDDEN = "…"
+DEEPEST = 8
+"""Levels of a value that are looked at to show it."""
 
 
 def without_secrets(text: str, *secrets: str) -> str:
@@ -57,8 +67,67 @@ def _hidden(parameter: re.Match[str]) -> str:
 
 def _is_secret(name: str) -> bool:
     """Whether a parameter is called like a secret, however its name is written: `api_key`, `clientSecret`, `tok%65n`."""
-    words = re.split(r"[^A-Za-z0-9]+", _BEFORE_A_CAPITAL.sub("_", _read(name)).rstrip("[]").lower())
+    words = _words(_read(name).rstrip("[]"))
     return words[-1] in _WORDS or "".join(words).endswith(_ENDINGS)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^A-Za-z0-9]+", _BEFORE_A_CAPITAL.sub("_", name).lower())
+
+
+def may_hold_secret(field: str) -> bool:
+    """Whether a field may hold a secret by what it is called, also where it should hold the name of one.
+
+    Example: true of `token`, `api_key_env`, `X-Api-Key` and `headers`, false of `max_tokens` and `keys`.
+    """
+    words = _words(field)
+    if words[-1] in _FIELDS:
+        return True
+    while len(words) > 1 and words[-1] in _AROUND:
+        words.pop()
+    return _is_secret("_".join(words))
+
+
+def is_called_secret(field: str) -> bool:
+    """Whether what a field holds is a secret by what it is called, and hardly anything else: `password`, `api_key`; not `key`, `eos_token`
+    or `password_file`."""
+    words = _words(field)
+    joined = "".join(words[-2:])
+    named = words[-1] in _WORDS and words[-1] not in _PLAIN_FIELDS
+    return named or joined in ("apikey", "accesskey", "secretkey", "privatekey", "accesstoken", "authtoken", "apitoken", "bearertoken")
+
+
+def shown_value(value: Any, *place: object, most: int = 80) -> str:
+    """How an error repeats a value: the beginning of its `repr`, without what may be a secret by its field, or in its URLs.
+
+    place: the parts of the value's place, names of fields and numbers of items. most: characters.
+
+    Example: `shown_value("sk-1", "args", "api_key")` is `NOT_REPEATED`, `shown_value({"pwd": "x", "n": 2})` is `"{'pwd': '…', 'n': 2}"`.
+    """
+    if not _says_nothing(value) and any(may_hold_secret(part) for one in place for part in str(one).split(".")):
+        return NOT_REPEATED
+    text = repr(without_named_secrets(value))
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def without_named_secrets(value: Any, depth: int = DEEPEST) -> Any:
+    """A value with the texts in it shown `without_secrets`, and what fields hold that are called like secrets taken out."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if depth == 0 and isinstance(value, Mapping | list | tuple):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if may_hold_secret(str(key)) and not _says_nothing(item) else without_named_secrets(item, depth - 1)
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(without_named_secrets(item, depth - 1) for item in value)
+    return value
+
+
+def _says_nothing(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or (isinstance(value, str) and not value)
 
 
 def _read(name: str) -> str:

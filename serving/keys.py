@@ -27,7 +27,7 @@ from typing import Annotated, Final, Literal, Protocol, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ..envs.pydantic_words import first_error
-from ..rpc.security import read_token
+from ..rpc.security import read_token, shown_variable
 from .config import small_text
 
 Route = Literal["chat", "completions", "models", "guardrail", "feedback", "metrics"]
@@ -124,7 +124,7 @@ def listed_keys(env: str, file: str) -> Listed | None:
     Raises ValueError when none is fit.
     """
     if env:
-        where, keys = f"environment variable {env}", [read_token(env, "")]
+        where, keys = f"environment variable {shown_variable(env)}", [read_token(env, "")]
     elif file:
         where = f"file {file}"
         try:

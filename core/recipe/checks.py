@@ -13,7 +13,7 @@ from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import DEVICES
 from burnish.recipe.services import SERVICE, service_references
 from burnish.rpc.address import RAY
-from burnish.rpc.urls import secrets_in
+from burnish.rpc.urls import is_called_secret, secrets_in
 from burnish.trainer.data.config import SupervisedRows
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
@@ -56,6 +56,9 @@ def secret_problems(value: Any, field: str = "") -> Iterator[str]:
             yield f"{field}: holds {secret} in a URL, and a recipe is stored with its run; give it by token_env, token_file or api_key_env"
     elif isinstance(value, dict):
         for key, item in value.items():
+            if isinstance(item, str) and item and is_called_secret(str(key)):
+                at = f"{field}.{key}" if field else str(key)
+                yield f"{at}: is called a secret, and a recipe is stored with its run; have it read from an environment variable or a file"
             yield from secret_problems(item, f"{field}.{key}" if field else str(key))
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):

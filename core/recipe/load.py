@@ -16,7 +16,7 @@ from burnish.envs.toml_text import parse_toml
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
-from burnish.recipe.overrides import Override, kind_of, parse_override
+from burnish.recipe.overrides import Override, kind_of, parse_override, shown_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import RecipeSource, problem_lines
 from burnish.rollout.store.own_files import own_file, read_whole
@@ -58,8 +58,8 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     late = [override for override in overrides if override not in early]
     for override in overrides:
         if len(override.path) > DEEPEST:
-            raise ValueError(f"--set {override.text[:60]}…: a key of {len(override.path)} parts, which no recipe has")
-        check_depth(override.value, f"--set {override.text[:60]}")
+            raise ValueError(f"--set {shown_override(override.text, 60)}: a key of {len(override.path)} parts, which no recipe has")
+        check_depth(override.value, f"--set {shown_override(override.text, 60)}")
     check_depth(data, source)
     for override in early:
         override.apply(data, source)

@@ -10,6 +10,7 @@ from typing import Any
 from burnish.envs.registry import did_you_mean
 from burnish.rewards.config import default_name
 from burnish.rpc.payload import utf8
+from burnish.rpc.urls import HIDDEN, may_hold_secret, without_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,18 @@ class Override:
     path: tuple[str, ...]
     value: Any
 
+    @property
+    def shown(self) -> str:
+        """The text as errors repeat it, without what may be a secret."""
+        return shown_override(self.text)
+
     def apply(self, data: dict[str, Any], source: str) -> None:
         """Write the value into recipe data; tables on the way are made. An item of a list is addressed by its number or its name."""
         here: Any = data
         for key in self.path[:-1]:
             here = here.setdefault(key, {}) if isinstance(here, dict) else here[self._index(here, key)]
             if not isinstance(here, dict | list):
-                raise ValueError(f"--set {self.text}: {key} is a {kind_of(here)} in {source}, not a table")
+                raise ValueError(f"--set {self.shown}: {key} is a {kind_of(here)} in {source}, not a table")
         last = self.path[-1]
         if isinstance(here, dict):
             here[last] = self.value
@@ -38,7 +44,15 @@ class Override:
         if found is not None:
             return found
         choices = [_called(item) or str(i) for i, item in enumerate(items)]
-        raise ValueError(f"--set {self.text}: there is no item {key!r}{did_you_mean(key, choices)}")
+        raise ValueError(f"--set {self.shown}: there is no item {key!r}{did_you_mean(key, choices)}")
+
+
+def shown_override(text: str, most: int | None = None) -> str:
+    """A `key=value` as errors repeat it. Example: `shown_override("args.api_key=sk-1")` is `"args.api_key=…"`."""
+    key, equals, value = text.partition("=")
+    hidden = bool(value) and any(may_hold_secret(part.strip()) for part in key.split("."))
+    shown = without_secrets(f"{key}{equals}{HIDDEN if hidden else value}")
+    return shown if most is None or len(shown) <= most else f"{shown[:most]}…"
 
 
 def position(items: Sequence[Any], key: str) -> int | None:
@@ -67,15 +81,15 @@ def parse_override(text: str, option: str = "--set", form: str = SET_FORM) -> Ov
     key, equals, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if utf8(text) != text:
-        raise ValueError(f"{option} {text!r}: is not UTF-8 text")
+        raise ValueError(f"{option} {shown_override(text)!r}: is not UTF-8 text")
     if not equals or not all(path):
-        raise ValueError(f"{option} {text}: must read {form}")
+        raise ValueError(f"{option} {shown_override(text)}: must read {form}")
     try:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return Override(text, path, value.strip())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{option} {text[:60]}…: its value cannot be read: {error}") from None
+        raise ValueError(f"{option} {shown_override(text, 60)}: its value cannot be read: {error}") from None
     return Override(text, path, parsed["value"] if list(parsed) == ["value"] else value.strip())
 
 

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from burnish.envs.pydantic_words import Location, kinds_of, message_of, model_at
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.overrides import Override, kind_of, position
+from burnish.rpc.urls import shown_value
 
 MAX_SHOWN = 200
 """Characters of a value that a problem repeats."""
@@ -42,7 +43,7 @@ class RecipeSource:
         for override in reversed(self.overrides):
             path = override.path[1:] if override.path[0] == self.platform else override.path
             if any(self._is_about(".".join(one), where, rest) for one in (path, self._numbered(path))):
-                return f"--set {override.text}: {line}"
+                return f"--set {override.shown}: {line}"
         return f"{self.file}: {self.platform}.{line}" if self._overlaid(where) else f"{self.file}: {line}"
 
     def _is_about(self, path: str, where: str, rest: str) -> bool:
@@ -110,8 +111,8 @@ def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> s
         owner = model_at(model, where[:-1])
         field = owner.model_fields.get(str(where[-1])) if owner else None
         form = field.description if field and field.description else f"of the form {context['pattern']}"
-        return f"{_shown(value)} must be {form}"
-    return str(context["error"]) if kind == "value_error" else _expected(detail)
+        return f"{_shown(value, where)} must be {form}"
+    return str(context["error"]) if kind == "value_error" else _expected(detail, where)
 
 
 def _tables_with(key: str, owner: type[BaseModel]) -> list[str]:
@@ -124,30 +125,29 @@ def _tables_with(key: str, owner: type[BaseModel]) -> list[str]:
     return found
 
 
-def _expected(detail: ErrorDetails) -> str:
+def _expected(detail: ErrorDetails, where: Location) -> str:
     """A value that is of another kind than what is expected."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
         close = did_you_mean(value, choices) if isinstance(value, str) else ""
         close = close if "did you mean" in close else ""
-        shown = _shown(value)
+        shown = _shown(value, where)
         return f"{shown} is unknown{close}" if close and len(choices) > 6 else f"{shown} must be {context['expected']}{close}"
     if kind.startswith("union_tag"):
         choices = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
         return f"kind {context['tag']!r} is unknown{did_you_mean(str(context['tag']), choices)}" if choices else "needs a kind"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"must be a table, not {kind_of(value)} {_shown(value)}"
-    message, shown = message_of(detail), _shown(value)
+        return f"must be a table, not {kind_of(value)} {_shown(value, where)}"
+    message, shown = message_of(detail), _shown(value, where)
     if kind.startswith(("greater_than", "less_than", "finite_number")):  # of the right kind, and too much or too little
         return f"{message}, not {shown}"
     return f"{message}, not {kind_of(value)} {shown}" if message.startswith("must be ") else f"{message} (got {shown})"
 
 
-def _shown(value: Any) -> str:
-    """A value as it is written, the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+def _shown(value: Any, where: Location) -> str:
+    """A value as it is written, the beginning of a long one, and nothing of what may be a secret."""
+    return shown_value(value, *where, most=MAX_SHOWN)
 
 
 def _written(where: Location, model: type[BaseModel]) -> Location:

@@ -28,6 +28,7 @@ from burnish.recipe.resolve import EnvironmentSpec, environment_of
 from burnish.recipe.services import SERVICE, ServiceConfig, service_references
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.worker import BlendedEnvironment
+from burnish.rpc.urls import shown_value
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
 
@@ -81,7 +82,7 @@ def recorded_setup(folder: Path, outward: bool = False, trust: bool = False, plu
     leads = None if outward else next(_outward(config), None)
     if leads is not None:
         field, text, meaning = leads
-        raise ValueError(f"{folder}: {field} names {meaning}, {text!r:.80}, which a run folder may not; --outward allows it")
+        raise ValueError(f"{folder}: {field} names {meaning}, {shown_value(text, field)}, which a run folder may not; --outward allows it")
     blend = next((table.blend for table in config.tables if isinstance(table, RFTPhaseConfig)), ())
     return RecordedSetup(
         environment_of(config),
@@ -114,7 +115,7 @@ def load_recipe(
     for field, text in chain(called, *(_of_policy(field, text) for field, text in called)):
         if _SECRETS.search(field) or _ADDRESS.search(text):
             what = "a variable or file that holds a secret" if _SECRETS.search(field) else "an address"
-            raise ValueError(f"{recipe}: {field} names {what}, {text!r:.80}, which a run folder may not; --trust allows it")
+            raise ValueError(f"{recipe}: {field} names {what}, {shown_value(text, field)}, which a run folder may not; --trust allows it")
     return config
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.recipe.overrides import parse_override
+from burnish.rpc.urls import shown_value
 
 DIGITS = 6
 """Significant ones of a sampled number: an override that a person reads and types."""
@@ -107,7 +108,9 @@ def _dimension(value: Any, where: str) -> Dimension:
             raise ValueError(f"{where}: a listed value is a number, a text, a boolean or a list, not a table")
         return tuple(value)
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: must be a list of values, or {{low = …, high = …}}, not {value!r}")
+        raise ValueError(
+            f"{where}: must be a list of values, or {{low = …, high = …}}, not {shown_value(value, where.rpartition(': ')[2])}"
+        )
     unknown = sorted(value.keys() - {"low", "high", "log"})
     if unknown or not {"low", "high"} <= value.keys():
         raise ValueError(

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ...rpc.errors import Status
+from ...rpc.urls import shown_value
 
 _NAMES = (
     (re.compile(r"\.py(:|\s*\Z)", re.IGNORECASE), "a Python file"),
@@ -32,7 +33,10 @@ def check_client_kwargs(id: str, kwargs: Mapping[str, Any], allowed: Collection[
         for text in _strings(value):
             meaning = names_something(text)
             if meaning is not None:
-                raise Status("INVALID_ARGUMENT", f"environment {id!r}, {key!r}: {text!r:.80} reads as {meaning}, which no client may name")
+                raise Status(
+                    "INVALID_ARGUMENT",
+                    f"environment {id!r}, {key!r}: {shown_value(text, key)} reads as {meaning}, which no client may name",
+                )
 
 
 def names_something(text: str) -> str | None:

@@ -20,7 +20,7 @@ from ...rpc.batches import BatchedHandler, Limits
 from ...rpc.errors import Status
 from ...rpc.methods import CONTRACT, EPISODE
 from ...rpc.payload import encode_json
-from ...rpc.urls import without_secrets
+from ...rpc.urls import without_named_secrets
 from ...rpc.user_code import is_asked_for
 from ...v1 import environment_pb2, environment_pb2_grpc
 from ..contract import ENVS
@@ -60,7 +60,7 @@ class ServedEnvironment:
     def describe(self) -> environment_pb2.EnvironmentInfo:
         """Its id, the first line of its docstring, and its arguments."""
         doc = (inspect.getdoc(ENVS.get(self.id)) or "").partition("\n")[0]
-        return environment_pb2.EnvironmentInfo(id=self.id, description=doc, kwargs_json=without_secrets(encode_json(self.kwargs)))
+        return environment_pb2.EnvironmentInfo(id=self.id, description=doc, kwargs_json=encode_json(without_named_secrets(self.kwargs)))
 
 
 SMALL = 64 << 10

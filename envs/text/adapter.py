@@ -9,6 +9,7 @@ from typing import Any, Literal, SupportsFloat
 import gymnasium
 from gymnasium.error import ResetNeeded
 
+from ...rpc.urls import without_named_secrets
 from ..contract import Observation
 from ..named import load_function
 from ..registry import look_here
@@ -196,7 +197,7 @@ class GymnasiumText(gymnasium.Env[Observation, str]):
         try:
             return gymnasium.make(self._env_id, disable_env_checker=True, **kwargs)
         except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-            raise ValueError(f"{ID}: gymnasium cannot make {self._env_id!r} with {dict(kwargs)}: {error}") from error
+            raise ValueError(f"{ID}: gymnasium cannot make {self._env_id!r} with {without_named_secrets(kwargs)}: {error}") from error
 
 
 def _function(given: Callable[..., Any] | str | None, field: str) -> Any:

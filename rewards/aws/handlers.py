@@ -20,6 +20,7 @@ from ...envs.callables import is_async
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.registry import did_you_mean, load_plugin, said_of_import
 from ...rpc.extras import require
+from ...rpc.security import shown_variable
 from ...rpc.urls import is_here, without_secrets
 from ..calling.caller import Caller, Fault
 from .rows import MAX_ANSWER_BYTES, BadAnswer, parse_answer
@@ -266,7 +267,7 @@ def env_token(variable: str | None) -> str | None:
         return None
     token = os.environ.get(variable, "").strip()
     if not token:
-        raise ValueError(f"token_env: the environment variable {variable} is not set")
+        raise ValueError(f"token_env: the environment variable {shown_variable(variable)} is not set")
     return token
 
 

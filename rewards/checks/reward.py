@@ -20,6 +20,7 @@ from typing import Any
 from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, no_difference, percentiles, run_checks
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
 from ...envs.types import Message, Task
+from ...rpc.urls import shown_value
 from ..calling.scorers import PluginGroupScorer, scorer_for
 from ..declaration import RewardPlugin
 from ..plugin import check_params, default_name, find_plugin
@@ -140,8 +141,9 @@ def _options(subject: _Subject) -> str:
         raise Broken(f"the checked options cannot be sent to another process: {type(error).__name__}: {error}") from error
     again = check_params(subject.plugin, json.loads(json.dumps(subject.params)))
     if repr(again) != repr(subject.options):
-        raise Broken(f"checking the same options twice gives {subject.options} and {again}")
-    return f"{', '.join(f'{key} = {value!r}' for key, value in subject.options.items()) or 'defaults'}; JSON, and fit for another process"
+        raise Broken(f"checking the same options twice gives {shown_value(subject.options)} and {shown_value(again)}")
+    given = ", ".join(f"{key} = {shown_value(value, key)}" for key, value in subject.options.items())
+    return f"{given or 'defaults'}; JSON, and fit for another process"
 
 
 def _scores(subject: _Subject) -> str:

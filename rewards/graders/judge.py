@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
+from ...rpc.security import shown_variable
 from ...rpc.urls import check_url, is_here, without_secrets
 from ..types import Score, in_full
 from .templates import Sample, Template
@@ -69,7 +70,7 @@ class JudgeSettings:
             return "none"  # the client insists on one; a server that checks no key takes any
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
-            raise ValueError(f"api_key_env: the environment variable {self.api_key_env} is not set")
+            raise ValueError(f"api_key_env: the environment variable {shown_variable(self.api_key_env)} is not set")
         return key
 
 

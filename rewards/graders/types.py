@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from ...envs.pydantic_words import message_of
 from ...envs.registry import did_you_mean
+from ...rpc.urls import shown_value
 from ..types import in_full
 from .bounds import least
 from .formula import FUNCTIONS, Formula
@@ -257,7 +258,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
         where = ".".join(str(part) for part in detail["loc"] if part not in _TAGS)
         message = message_of(detail)
         if detail["type"] not in ("value_error", "missing", "union_tag_not_found"):
-            message += f" (got {detail['input']!r:.80})"
+            message += f" (got {shown_value(detail['input'], *detail['loc'])})"
         yield f"{where}: {message}" if where else message
 
 

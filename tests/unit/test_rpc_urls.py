@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind, boundary
-from burnish.rpc.urls import check_url, secrets_in, without_secrets
+from burnish.rpc.security import NOT_REPEATED, read_token
+from burnish.rpc.urls import check_url, secrets_in, shown_value, without_secrets
 
 pytestmark = pytest.mark.unit
 
@@ -84,3 +85,40 @@ def test_no_text_takes_the_square_of_its_length(text: str) -> None:
     started = time.process_time()
     without_secrets(text)
     assert time.process_time() - started < 20, "it takes milliseconds; one look at each pair of characters takes minutes"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "token",
+        "api_key",
+        "apiKey",
+        "X-Api-Key",
+        "client_secret",
+        "password",
+        "headers",
+        "Authorization",
+        "auth_header",
+        "cookie",
+        "token_env",
+    ],
+)
+def test_what_a_field_that_may_hold_a_secret_holds_is_not_shown(field: str) -> None:
+    assert shown_value("s3cret", "args", field) == shown_value(["s3cret"], f"args.{field}.0") == NOT_REPEATED
+    shown = shown_value({"n": 1, "deep": [{field: "s3cret"}, "https://me:s3cret@h"], field: {"a": "s3cret"}}, "args")
+    assert "s3cret" not in shown and "'n': 1" in shown
+    assert shown_value(None, field) == "None" and shown_value("", field) == "''"
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "tokens", "keys", "monkey", "barcode", "author", "tokenizer", "file", "name"])
+def test_what_other_fields_hold_is_shown(field: str) -> None:
+    assert shown_value("s3cret", field) == "'s3cret'"
+    assert shown_value("a" * 200, field, most=10) == f"{repr('a' * 200)[:10]}…"
+
+
+def test_a_variable_is_shown_that_is_written_as_one() -> None:
+    with pytest.raises(ValueError, match="environment variable BURNISH_NOT_SET is not set"):
+        read_token("BURNISH_NOT_SET", "")
+    with pytest.raises(ValueError, match="may be a secret") as caught:
+        read_token("sk-s3cret", "")
+    assert "s3cret" not in str(caught.value)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...envs.pydantic_words import message_of
+from ...rpc.urls import shown_value
 
 MODEL_TYPES: Final = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 """By architecture, the `model_type` that chooses its code."""
@@ -65,7 +66,9 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         sizes = Sizes.model_validate(config)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{where}: config.json: {first['loc'][0]}: {message_of(first)} (got {first['input']!r:.60})") from None
+        raise ValueError(
+            f"{where}: config.json: {first['loc'][0]}: {message_of(first)} (got {shown_value(first['input'], *first['loc'], most=60)})"
+        ) from None
     if sizes.head_dim is None and sizes.hidden_size % sizes.num_attention_heads:
         raise ValueError(f"{where}: config.json: hidden_size {sizes.hidden_size} is no multiple of {sizes.num_attention_heads} heads")
 
