@@ -38,9 +38,10 @@ class Limits:
     """What one service takes on.
 
     max_deadline_s: longest deadline of an item, and the deadline of one that has none. max_in_flight: items at work on one stream, and
-    unary calls at work; more are refused with RESOURCE_EXHAUSTED. threads: sync functions running at a time; more wait, their deadlines
-    ticking. max_bytes: of requests at work and of results that no client has taken. A stream holds no more of them than it leaves free,
-    and so do the unary calls together; a request beyond that is refused with RESOURCE_EXHAUSTED.
+    unary calls at work or with an answer that is not taken; more are refused with RESOURCE_EXHAUSTED. threads: sync functions running at a
+    time; more wait, their deadlines ticking. max_bytes: of requests at work and of results that no client has taken. A stream holds no more
+    of them than it leaves free, and so do the unary calls together; a request beyond that is refused with RESOURCE_EXHAUSTED, and an answer
+    is UNAVAILABLE.
 
     Nothing more of a stream is read while max_in_flight results of it wait to be taken, or half of the bytes that it may hold. What was
     read before may still end with results that find no room: those are UNAVAILABLE, as if the connection had broken. A stream of which
@@ -107,10 +108,12 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
         size = request.ByteSize()
         if not self._held_unary.take(size):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.held.full)
+        call = _UnaryCall(size)
+        self._unary += 1
+        context.add_done_callback(lambda _: self._over(call))  # type: ignore[arg-type]  # a class in its stub
         remaining: float | None = context.time_remaining()  # type: ignore[no-untyped-call,unused-ignore]
         seconds = self.seconds(remaining or 0.0)
         deadline = asyncio.timeout(seconds)
-        self._unary += 1
         try:
             async with deadline:
                 outcome = await self.settle(request, request_id)
@@ -119,12 +122,24 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
                 raise
             outcome = late(seconds)
         finally:
-            self._unary -= 1
-            self._held_unary.give_back(size)
+            self._hold(call, 0)
+        if not isinstance(outcome, Status) and not self._hold(call, outcome.ByteSize()):
+            outcome = Status("UNAVAILABLE", self.held.unread)  # its work is done: not what has a client send it again
         if isinstance(outcome, Status):
             await context.abort(grpc_code(outcome), outcome.message)
         assert not isinstance(outcome, Status)
         return outcome
+
+    def _hold(self, call: _UnaryCall, size: int) -> bool:
+        """Have a unary call hold so many bytes, in place of those that it holds; whether there was room for them."""
+        self._held_unary.give_back(call.size)
+        call.size = size if self._held_unary.take(size) else 0
+        return call.size == size
+
+    def _over(self, call: _UnaryCall) -> None:
+        """The client has taken the answer of a unary call, or has left: until then, gRPC holds it."""
+        self._unary -= 1
+        self._hold(call, 0)
 
     async def stream(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serve one stream until the client ends it, goes away, or this server drains."""
@@ -164,6 +179,13 @@ class BatchedHandler(Generic[RequestT, ResponseT]):
             log.error("%s: the server failed", request_id, exc_info=error)
             return Status("INTERNAL", f"{type(error).__name__}: {message_of(error)}")
         return response
+
+
+@dataclass(slots=True)
+class _UnaryCall:
+    """size: bytes that it holds, of its request while it is at work, then of its answer."""
+
+    size: int
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:

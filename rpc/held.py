@@ -15,6 +15,7 @@ class HeldBytes:
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
         self.full = f"requests at work and results that wait to be read hold as much as this client may have of {most >> 20} MiB"
+        self.unread = f"the result has no room until others are read: {self.full}"
 
 
 class HeldShare:

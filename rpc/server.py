@@ -24,6 +24,8 @@ from .methods import MAX_MESSAGE_BYTES
 from .security import ServerSecurity
 
 MAX_PENDING_CALLS = 100_000
+MAX_CALLS = 16_384
+"""Calls of one connection at a time, of whatever kind, those included whose answer is not taken; others wait in the client."""
 HEALTH_S = 0.5  # how often services are asked whether they can still work
 
 
@@ -91,6 +93,7 @@ class Server:
             # Calls wait here until Python accepts them, one at a time. From 1,000 on gRPC would by itself end some of them as CANCELLED.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+            ("grpc.max_concurrent_streams", MAX_CALLS),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # clients ask every ten seconds whether their server is there
             ("grpc.keepalive_time_ms", 60_000),  # and so do servers: work for a client that is gone is let go
             ("grpc.keepalive_timeout_ms", 20_000),

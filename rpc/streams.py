@@ -248,7 +248,7 @@ class ServedStream:
         it again, and it may not be done twice."""
         if isinstance(outcome, Status):
             return Status(outcome.code, outcome.message[:MOST_ID])
-        return Status("UNAVAILABLE", f"the result has no room until others are read: {self.handler.held.full}")
+        return Status("UNAVAILABLE", self.handler.held.unread)
 
     def _messages(self, batch: list[tuple[str, Any]]) -> list[Any]:
         """The messages that carry a batch: one, or more of them when it is large. A result too large for any becomes an error."""

@@ -461,6 +461,8 @@ class Unary:
     def time_remaining(self) -> float:
         return 30.0
 
+    def add_done_callback(self, callback: Any) -> None: ...
+
     async def abort(self, code: grpc.StatusCode, _: str) -> None:
         raise Aborted(code.name)
 

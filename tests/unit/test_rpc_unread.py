@@ -1,0 +1,147 @@
+"""Clients over real sockets that take nothing of what they asked for: what a server holds for them, and how many of them it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+import pytest
+
+from burnish.rpc import batches
+from burnish.rpc.methods import MAX_MESSAGE_BYTES, VERIFY
+from burnish.rpc.server import Server
+from burnish.v1 import verifier_pb2_grpc
+
+pytestmark = pytest.mark.unit
+
+LARGE = 4 << 20
+
+
+class Verdicts(verifier_pb2_grpc.VerifierServiceServicer):  # the other methods are the stub's, which say UNIMPLEMENTED
+    """A service whose answers are large."""
+
+    full_name, able = "burnish.v1.VerifierService", True
+
+    def __init__(self, limits: batches.Limits) -> None:
+        self.judged = 0
+        self.handler = batches.BatchedHandler(VERIFY, self._judge, limits)
+
+    async def _judge(self, request: Any) -> Any:
+        self.judged += 1
+        return VERIFY.response(labels={"expected": "x" * LARGE})
+
+    @property
+    def in_flight(self) -> int:
+        return self.handler.in_flight
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call,unused-ignore]
+
+    async def Verify(self, request: Any, context: Any) -> Any:
+        return await self.handler.unary(request, context)
+
+    async def VerifyStream(self, requests: Any, context: Any) -> None:  # type: ignore[override]
+        await self.handler.stream(requests, context)
+
+    async def drain(self) -> None:
+        await self.handler.drain()
+
+    def close(self) -> bool:
+        return self.handler.close()
+
+
+class Wire:
+    """What stands between a client and its server, and hands on nothing of what the server says while `deaf`."""
+
+    def __init__(self, address: str) -> None:
+        self._host, self._port = address.split(":")
+        self._lines: list[asyncio.StreamWriter] = []
+        self.hears = asyncio.Event()
+        self.hears.set()
+
+    async def open(self) -> str:
+        server = await asyncio.start_server(self._joined, "127.0.0.1", 0)
+        return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        for line in self._lines:
+            line.transport.abort()
+
+    async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, away = await asyncio.open_connection(self._host, self._port)
+        self._lines += [writer, away]
+        with suppress(OSError, asyncio.CancelledError):
+            await asyncio.gather(self._hand_on(reader, away), self._hand_on(there, writer, self.hears))
+
+    async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hears: asyncio.Event | None = None) -> None:
+        while said := await reader.read(65536):
+            if hears is not None:
+                await hears.wait()
+            writer.write(said)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def serving(limits: batches.Limits) -> AsyncIterator[tuple[Verdicts, Wire, verifier_pb2_grpc.VerifierServiceStub, Any]]:
+    """The service, the wire of one client, that client, and another one."""
+    service = Verdicts(limits)  # type: ignore[abstract]
+    server = Server([service])
+    address = await server.start()
+    wire = Wire(address)
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    async with grpc.aio.insecure_channel(await wire.open(), options) as near, grpc.aio.insecure_channel(address, options) as far:
+        await asyncio.wait_for(near.channel_ready(), 10)
+        stubs: list[Any] = [verifier_pb2_grpc.VerifierServiceStub(one) for one in (near, far)]  # type: ignore[no-untyped-call,unused-ignore]
+        try:
+            yield service, wire, stubs[0], stubs[1]
+        finally:
+            wire.cut()
+            await server.stop()
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def ended(call: Any) -> grpc.StatusCode:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_unary_answers_that_nobody_takes_are_bounded_by_their_bytes_and_their_number() -> None:
+    """Each of any number of them held 64 MiB, and counted for nothing once its work was done."""
+    async with serving(batches.Limits(max_bytes=8 * LARGE)) as (service, wire, deaf, other):
+        handler = service.handler
+        wire.hears.clear()
+        calls = [asyncio.ensure_future(ended(deaf.Verify(VERIFY.request(), timeout=60))) for _ in range(8)]
+        await until(lambda: service.judged == 8 and handler.held.held >= 3 * LARGE)
+        assert handler.held.held < 4 * LARGE, "half of all is what unary calls may have together"
+        assert await ended(other.Verify(VERIFY.request(), timeout=10)) is grpc.StatusCode.UNAVAILABLE
+        wire.hears.set()
+        found = await asyncio.wait_for(asyncio.gather(*calls), 20)
+        assert sorted(code.name for code in found) == ["OK"] * 3 + ["UNAVAILABLE"] * 5
+        await until(lambda: handler.held.held == 0 and handler.in_flight == 0)
+        assert await ended(other.Verify(VERIFY.request(), timeout=10)) is grpc.StatusCode.OK, "what was taken holds nothing"
+
+
+async def test_unary_answers_that_nobody_takes_are_calls_in_flight_until_their_client_leaves() -> None:
+    async with serving(batches.Limits(max_in_flight=4)) as (service, wire, deaf, other):
+        wire.hears.clear()
+        calls = [asyncio.ensure_future(ended(deaf.Verify(VERIFY.request(), timeout=60))) for _ in range(4)]
+        await until(lambda: service.handler.held.held > 4 * LARGE)
+        assert service.in_flight == 4
+        assert await ended(other.Verify(VERIFY.request(), timeout=10)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        wire.cut()
+        await until(lambda: service.handler.held.held == 0 and service.in_flight == 0)
+        assert await ended(other.Verify(VERIFY.request(), timeout=10)) is grpc.StatusCode.OK
+        await asyncio.wait(calls, timeout=10)
+        for call in calls:
+            call.cancel()
