@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from .bounds import Bounds
 from .methods import MAX_MESSAGE_BYTES
+from .open_streams import MOST_STREAMS, OpenStreams
 from .security import ServerSecurity
 
 MAX_PENDING_CALLS = 100_000
@@ -61,12 +62,20 @@ class Service(Protocol):
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Where and how to listen. host: loopback, or what `security` allows; port 0 takes a free one. drain_s: longest wait for work at hand
-    when stopping."""
+    when stopping. max_streams: open at a time, of all clients and services together; more are refused with RESOURCE_EXHAUSTED.
+
+    Raises ValueError for a max_streams below 1.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     drain_s: float = 10.0
     security: ServerSecurity = field(default_factory=ServerSecurity)
+    max_streams: int = MOST_STREAMS
+
+    def __post_init__(self) -> None:
+        if self.max_streams < 1:
+            raise ValueError(f"a server needs max_streams of at least 1, not {self.max_streams}")
 
 
 class Server:
@@ -100,7 +109,8 @@ class Server:
         )
         # Without so_reuseport=0 a second server would share the port silently and take half of the calls.
         self._server = grpc.aio.server(
-            options=(*limits, ("grpc.so_reuseport", 0)), interceptors=[*([_TokenCheck(token)] if token else []), Bounds()]
+            options=(*limits, ("grpc.so_reuseport", 0)),
+            interceptors=[*([_TokenCheck(token)] if token else []), OpenStreams(self.options.max_streams), Bounds()],
         )
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call,unused-ignore]

@@ -27,6 +27,7 @@ StallOption = Annotated[
 ]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+MaxStreamsOption = Annotated[int, typer.Option(min=1, help="Streams open at a time, of all clients; more are refused.")]
 TlsCertOption = Annotated[str, typer.Option(metavar="PEM", help="The server's certificate; turns TLS on.", show_default=False)]
 TlsKeyOption = Annotated[str, typer.Option(metavar="PEM", help="The key of the certificate.", show_default=False)]
 TlsClientCaOption = Annotated[

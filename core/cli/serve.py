@@ -12,6 +12,7 @@ from burnish.cli.options import (
     ArgOption,
     HostOption,
     InsecureOption,
+    MaxStreamsOption,
     PortOption,
     TlsCertOption,
     TlsClientCaOption,
@@ -51,13 +52,14 @@ def _command(kind: Literal["verifier", "tools"]) -> Callable[..., None]:
         token_env: TokenEnvOption = "",
         token_file: TokenFileOption = "",
         insecure: InsecureOption = False,
+        max_streams: MaxStreamsOption = 1024,
     ) -> None:
         from burnish.hosting.services import serve_tools, serve_verifier
         from burnish.rpc.server import ServerOptions
 
         security = security_of(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
         serve = serve_verifier if kind == "verifier" else serve_tools
-        serve(target, ServerOptions(host, port, security=security))
+        serve(target, ServerOptions(host, port, security=security, max_streams=max_streams))
 
     return command
 
@@ -77,6 +79,7 @@ def _serve_environment(
     token_env: TokenEnvOption = "",
     token_file: TokenFileOption = "",
     insecure: InsecureOption = False,
+    max_streams: MaxStreamsOption = 1024,
 ) -> None:
     from burnish.cli.arguments import parse_arguments
     from burnish.envs.remote.service import SessionLimits
@@ -84,5 +87,5 @@ def _serve_environment(
     from burnish.rpc.server import ServerOptions
 
     security = security_of(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
-    where, limits = ServerOptions(host, port, security=security), SessionLimits(idle_s, max_sessions)
+    where, limits = ServerOptions(host, port, security=security, max_streams=max_streams), SessionLimits(idle_s, max_sessions)
     serve_environment(target, parse_arguments(arg or ()), where, sessions=limits, threads=threads, allowed=allow_arg or ())

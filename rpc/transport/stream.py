@@ -138,7 +138,12 @@ class StreamExchange:
         open_stream: Any = channel.stream_stream(self._link.method.path, None, answers_of(self._link.method.results))
         again = open_stream(metadata=token_metadata(self._link.security.token()), timeout=REASON_S / 2)
         code = await again.code()
-        refusals = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+        refusals = {
+            grpc.StatusCode.UNIMPLEMENTED,
+            grpc.StatusCode.UNAUTHENTICATED,
+            grpc.StatusCode.PERMISSION_DENIED,
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+        }
         return _error(code, await again.details()) if code in refusals else error
 
 

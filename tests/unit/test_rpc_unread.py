@@ -9,10 +9,16 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
+from burnish.hosting import services
 from burnish.rpc import batches
+from burnish.rpc.client import BatchedClient
+from burnish.rpc.errors import RpcError
 from burnish.rpc.methods import MAX_MESSAGE_BYTES, VERIFY
-from burnish.rpc.server import Server
+from burnish.rpc.server import Server, ServerOptions
 from burnish.v1 import verifier_pb2_grpc
 
 pytestmark = pytest.mark.unit
@@ -26,7 +32,7 @@ class Verdicts(verifier_pb2_grpc.VerifierServiceServicer):  # the other methods 
     full_name, able = "burnish.v1.VerifierService", True
 
     def __init__(self, limits: batches.Limits) -> None:
-        self.judged = 0
+        self.judged, self.address = 0, ""
         self.handler = batches.BatchedHandler(VERIFY, self._judge, limits)
 
     async def _judge(self, request: Any) -> Any:
@@ -85,11 +91,13 @@ class Wire:
 
 
 @asynccontextmanager
-async def serving(limits: batches.Limits) -> AsyncIterator[tuple[Verdicts, Wire, verifier_pb2_grpc.VerifierServiceStub, Any]]:
+async def serving(
+    limits: batches.Limits, max_streams: int = 1024
+) -> AsyncIterator[tuple[Verdicts, Wire, Any, Any]]:
     """The service, the wire of one client, that client, and another one."""
     service = Verdicts(limits)  # type: ignore[abstract]
-    server = Server([service])
-    address = await server.start()
+    server = Server([service], ServerOptions(max_streams=max_streams))
+    address = service.address = await server.start()
     wire = Wire(address)
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     async with grpc.aio.insecure_channel(await wire.open(), options) as near, grpc.aio.insecure_channel(address, options) as far:
@@ -100,6 +108,67 @@ async def serving(limits: batches.Limits) -> AsyncIterator[tuple[Verdicts, Wire,
         finally:
             wire.cut()
             await server.stop()
+
+
+@asynccontextmanager
+async def opened(*stubs: Any) -> AsyncIterator[list[Any]]:
+    """Streams that stay open, which the server has begun."""
+    calls = [stub.VerifyStream(metadata=()) for stub in stubs]
+    for call in calls:
+        await call.write(VERIFY.items(items=[VERIFY.item(request_id="a", request=VERIFY.request())]))
+        assert len((await asyncio.wait_for(call.read(), 10)).results) == 1
+    try:
+        yield calls
+    finally:
+        for call in calls:
+            call.cancel()
+
+
+async def refused(stub: Any) -> tuple[grpc.StatusCode, str]:
+    """How a stream ends that is opened and asks for nothing."""
+    call = stub.VerifyStream(timeout=10)
+    return await call.code(), await call.details()
+
+
+async def test_a_server_has_so_many_streams_open_and_says_so_of_more() -> None:
+    """Any number of them could be opened, each with a task of the server's, by whoever reached the port."""
+    async with serving(batches.Limits(), max_streams=2) as (service, _, near, far):
+        async with opened(near, far) as (first, *_):
+            code, said = await refused(far)
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert said == "2 streams are open, as many as this server takes; close some, or give it more (--max-streams)"
+            async with grpc.aio.insecure_channel(service.address) as channel:
+                health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+                assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=10)).status == 1, "what is no stream is answered"
+                assert await health.Watch(health_pb2.HealthCheckRequest(), timeout=10).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await ended(far.Verify(VERIFY.request(), timeout=10)) is grpc.StatusCode.OK
+            client: Any = BatchedClient(service.address, VERIFY)
+            with pytest.raises(RpcError, match="2 streams are open"):
+                await client.call(VERIFY.request(), 2.0)
+            first.cancel()
+            await until(lambda: len(service.handler._streams) == 1)
+            async with opened(far):
+                assert (await refused(far))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await until(lambda: not service.handler._streams)
+        async with opened(near, far):
+            pass
+
+
+def test_a_server_without_a_stream_is_none() -> None:
+    with pytest.raises(ValueError, match="max_streams of at least 1, not 0"):
+        ServerOptions(max_streams=0)
+
+
+@pytest.mark.parametrize("kind", ["verifier", "tools", "env"])
+def test_a_user_says_how_many_streams_a_service_has(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[ServerOptions]()
+    name = {"verifier": "serve_verifier", "tools": "serve_tools", "env": "serve_environment"}[kind]
+    monkeypatch.setattr(services, name, lambda target, options=None, *_, **__: given.append(options))
+    monkeypatch.setattr(services, "serve_environment", lambda target, kwargs=None, options=None, **_: given.append(options))
+    for arguments, most in (((), 1024), (("--max-streams", "7"), 7)):
+        assert CliRunner().invoke(app, [f"serve-{kind}", "burnish/Arithmetic-v0", *arguments]).exit_code == 0
+        assert given.pop().max_streams == most
+    assert CliRunner().invoke(app, [f"serve-{kind}", "burnish/Arithmetic-v0", "--max-streams", "0"]).exit_code == 2
 
 
 async def until(true: Any) -> None:
