@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 
 from ..envs.registry import did_you_mean
+from .asks import UNASKED, Asks
 from .factuality import Claim, grounding
 from .patterns import compiled, spans, words_expression
 from .policy import ACTIONS, Action, DetectorUse, Place, Policy
@@ -60,18 +61,19 @@ class Guard:
         self._allowed = [(expression, 1) for one in policy.allowed if one.texts for expression in words_expression(one.texts)]
         self._allowed += [(compiled(pattern), 0) for one in policy.allowed for pattern in one.patterns]
 
-    def check(self, text: str, where: Place, context: str | None = None, before: str = "") -> Decision:
+    def check(self, text: str, where: Place, context: str | None = None, before: str = "", asks: Asks | None = None) -> Decision:
         """What becomes of a text that is asked ("input") or answered ("output"). context: what an answer must follow from. before: what the
-        text goes on from, decided on already: of it counts what reaches into the text.
+        text goes on from, decided on already: of it counts what reaches into the text. asks: what detectors that ask something elsewhere
+        take their calls from; where there is none left, the text counts as found by them, all of it.
 
         Raises ValueError when the text is too long to be looked at, and what a detector raises: such a text must not go on.
         """
         check_length(text)
         latency: dict[str, float] = {}
-        findings = tuple(self._counting(text, where, latency, context))
+        findings = tuple(self._counting(text, where, latency, context, asks=asks))
         if before:
             end, begin = before[-SEAM:], text[:SEAM]
-            over = [one for one in self._counting(end + begin, where, latency, over=True) if one.start < len(end) < one.end]
+            over = [one for one in self._counting(end + begin, where, latency, over=True, asks=asks) if one.start < len(end) < one.end]
             findings = (*within(over, len(end), len(end) + len(begin)), *findings)
         action = strictest([finding.action for finding in findings])
         blocked = ACTIONS.index(action) >= ACTIONS.index("redirect")
@@ -91,16 +93,23 @@ class Guard:
         return {name for name in self._on if where in self.policy.categories[name].where}
 
     def _counting(
-        self, text: str, where: Place, latency: dict[str, float], context: str | None = None, over: bool = False
+        self,
+        text: str,
+        where: Place,
+        latency: dict[str, float],
+        context: str | None = None,
+        over: bool = False,
+        asks: Asks | None = None,
     ) -> Iterator[Finding]:
         """What is found of the categories that look here, and is not excused. over: it is an end and a beginning, of two texts."""
         looked_at = self._looked_at(where)
-        found = self._found(text, latency, [made for made in self._called(where) if not (over and made.plugin.whole)])
+        called = [made for made in self._called(where) if not (over and made.plugin.whole)]
+        found = self._found(text, latency, called, asks)
         if context is not None and where == "output" and self.policy.grounding is not None:
             found += self._ungrounded(text, context, latency)
         return self._not_excused(text, [finding for finding in found if finding.category in looked_at])
 
-    def _found(self, text: str, latency: dict[str, float], detectors: Sequence[_Made]) -> list[Finding]:
+    def _found(self, text: str, latency: dict[str, float], detectors: Sequence[_Made], asks: Asks | None = None) -> list[Finding]:
         """What these detectors find, one reading after the other, so that no more than one is kept.
 
         Those that ask come last: a text that cannot be looked at here is no reason to pay for a judge.
@@ -117,13 +126,20 @@ class Guard:
             for made in called:
                 if way.kind in made.plugin.reads:
                     started = time.perf_counter()
-                    for match in made.find(way.text):
-                        finding = self._finding(text, match, way, made)
+                    for match, read in self._matches(way, made, asks):
+                        finding = self._finding(text, match, read, made)
                         found.setdefault((finding.rule, finding.start, finding.end), finding)
                     latency[made.name] += time.perf_counter() - started
             started = time.perf_counter()
         latency["readings"] += time.perf_counter() - started
         return sorted(found.values(), key=lambda one: (one.start, one.end, one.rule))
+
+    def _matches(self, way: Reading, made: _Made, asks: Asks | None) -> Iterable[tuple[Match, Reading]]:
+        """What a detector finds in a reading, and the reading; where it may not be asked any more, all of the text."""
+        if not (made.plugin.asks and way.text and asks is not None) or asks.take():
+            return ((match, way) for match in made.find(way.text))
+        assert made.category is not None, "what asks is named by the policy, for one category"
+        return [(Match(made.name, made.category, 0, len(way.text)), replace(way, name=UNASKED))]
 
     def _finding(self, text: str, match: Match, way: Reading, made: _Made) -> Finding:
         if match.category not in self.policy.categories:

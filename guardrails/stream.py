@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 
+from .asks import Asks
 from .guard import Guard, redacted, within
 from .types import Decision
 
@@ -34,11 +35,11 @@ class StreamGuard:
     """Decides on one text as it comes in pieces. Nothing of what a policy blocks or redacts is let out as far as the hold reaches.
 
     `decision` is None until the text ends or is blocked. A topic that takes several sentences to show is found when it shows: what came
-    before has gone out. before: what the text goes on from, as `Guard.check` has it.
+    before has gone out. before, asks: as `Guard.check` has them.
     """
 
-    def __init__(self, guard: Guard, before: str = "") -> None:
-        self._guard, self._before = guard, before
+    def __init__(self, guard: Guard, before: str = "", asks: Asks | None = None) -> None:
+        self._guard, self._before, self._budget = guard, before, asks
         self._asks = guard.asks("output")
         self._text = ""
         self._sent = 0
@@ -71,7 +72,7 @@ class StreamGuard:
             return ""
         self._looked = len(self._text)
         base = max(0, self._sent - WINDOW)
-        decision = self._guard.check(self._text[base:], "output", before="" if base else self._before)
+        decision = self._guard.check(self._text[base:], "output", before="" if base else self._before, asks=self._budget)
         if decision.blocked:
             self.decision = decision
             return ""
@@ -81,7 +82,7 @@ class StreamGuard:
         """The rest of the text, with a warning below it where the policy wants one. Raises what `Guard.check` raises."""
         if self.blocked:
             return ""
-        self.decision = self._guard.check(self._text, "output", before=self._before)
+        self.decision = self._guard.check(self._text, "output", before=self._before, asks=self._budget)
         if self.decision.blocked:
             return ""
         rest = self._let_out(len(self._text), self.decision, 0)

@@ -14,6 +14,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..guardrails.asks import MOST_ASKS
 from ..guardrails.guard import Guard
 from .admission import Refused, Visit
 from .apply_guardrail import ApplyGuardrailApp
@@ -46,15 +47,16 @@ def chat_service(
     guard: Guard | None = None,
     body_s: float = BODY_S,
     looks: int = AT_ONCE,
+    judge_calls: int = MOST_ASKS,
 ) -> ASGIApp:
     """The whole service but its model: the front, the strict part of the API, tool calls, the guardrail policy, and the meter.
 
     model: answers chat and completion requests, and `/health`. models: the names that clients may ask for, as they are now. body_s:
-    seconds that a client has to send a request. looks: texts that the guard looks at at a time.
+    seconds that a client has to send a request. looks: texts that the guard looks at at a time. judge_calls: as `GuardedChatApp` has it.
     """
     front, looking = front or Front(), Looks(looks)
     metered = MeteredChatApp(model)
-    said = ToolCallsApp(metered if guard is None else GuardedChatApp(metered, guard, looking))
+    said = ToolCallsApp(metered if guard is None else GuardedChatApp(metered, guard, looking, judge_calls))
     service: ASGIApp = StrictChatApp(ObservedChatApp(said, front.observers) if front.observers else said, models, front, body_s)
     if front.desk is not None:
         service = FeedbackApp(front.desk, front, service, body_s)

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..envs.pydantic_words import first_error
+from ..guardrails.asks import MOST_ASKS
 from ..rpc.security import is_loopback
 
 LEAST_MEGABYTES: Final = 16
@@ -44,8 +45,9 @@ class ServingConfig(BaseModel):
     most 2048. kv_cache_mb: None holds four whole contexts. threads: CPU threads of the engine. ready_timeout_s: how long a start may take.
     request_timeout_s: how long one answer may take; an engine that samples nothing for as long, for any request, is started anew.
     keys_file: keys with names, scopes and limits (`serving.keys`), in the place of the plain ones. policy: a guardrail policy that requests
-    and answers are held to; plugins: Python files that register its detectors. audit_file: where a line is written for each request,
-    without what was said unless audit_prompts. feedback: what is kept for feedback on answers, nothing unless given.
+    and answers are held to; plugins: Python files that register its detectors. max_judge_calls: of the policy's detectors that ask
+    something elsewhere, for one request with all its answers; beyond them a text counts as found. audit_file: where a line is written for
+    each request, without what was said unless audit_prompts. feedback: what is kept for feedback on answers, nothing unless given.
 
     Example: `ServingConfig(port=8000, name="inspector")`.
     """
@@ -70,6 +72,7 @@ class ServingConfig(BaseModel):
     request_timeout_s: float = Field(default=300.0, gt=0)
     policy: str = ""
     plugins: tuple[str, ...] = ()
+    max_judge_calls: int = Field(default=MOST_ASKS, ge=1)
     audit_file: str = ""
     audit_prompts: bool = False
     feedback: FeedbackConfig | None = None
@@ -82,6 +85,8 @@ class ServingConfig(BaseModel):
             raise ValueError("give the API keys in one way: by environment variable, by a file that lists them, or by a keys file")
         if self.plugins and not self.policy:
             raise ValueError("plugins have no effect without policy: what they bring are its detectors")
+        if self.max_judge_calls != MOST_ASKS and not self.policy:
+            raise ValueError("max_judge_calls has no effect without policy: it bounds the calls of its detectors")
         if self.audit_prompts and not self.audit_file:
             raise ValueError("audit_prompts has no effect without audit_file")
         if is_loopback(self.host):

@@ -60,10 +60,13 @@ class ChatService:
         self._name = name
         self._guard = Guard(rules.policy) if rules.policy is not None else None
         self._front, self._looks = front_of(rules, options, most_under_way(options)), options.max_concurrent
+        self._judge_calls = options.max_judge_calls
         self._engine = await start_engine(Path(model), name, options)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return chat_service(self._engine.app, lambda: (self._name,), self._front, self._guard, looks=self._looks)
+        return chat_service(
+            self._engine.app, lambda: (self._name,), self._front, self._guard, looks=self._looks, judge_calls=self._judge_calls
+        )
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ..guardrails.asks import Asks
 from ..guardrails.guard import Guard
 from ..guardrails.stream import StreamGuard
 from ..guardrails.types import Decision
@@ -24,14 +25,20 @@ class GuardedStream:
 
     warning: what stands below the answer in any case. decided: called with the decision on each choice. count: of choices that
     were asked for, some of which may begin late. before: what a choice goes on from, by its index. `over`: every one has been
-    blocked, so that nothing more will go out.
+    blocked, so that nothing more will go out. asks: what all choices together take the calls of their judges from.
     """
 
     def __init__(
-        self, guard: Guard, warning: str, decided: Callable[[Decision], object], count: int = 1, before: Callable[[int], str] = lambda _: ""
+        self,
+        guard: Guard,
+        warning: str,
+        decided: Callable[[Decision], object],
+        count: int = 1,
+        before: Callable[[int], str] = lambda _: "",
+        asks: Asks | None = None,
     ) -> None:
         self._guard, self._warning, self._decided, self._count = guard, warning, decided, count
-        self._before = before
+        self._before, self._asks = before, asks
         self._rest = b""
         self._choices: dict[int, StreamGuard] = {}
         self._closed: set[int] = set()
@@ -63,7 +70,7 @@ class GuardedStream:
         index = choice["index"]
         if index in self._closed:
             return None
-        stream = self._choices.setdefault(index, StreamGuard(self._guard, self._before(index)))
+        stream = self._choices.setdefault(index, StreamGuard(self._guard, self._before(index), self._asks))
         text, finish = stream.feed(said(choice)), choice.get("finish_reason")
         if finish is not None and not stream.blocked:
             text += stream.end()

@@ -219,6 +219,7 @@ class Gateway:
         load_plugins(options.plugins)
         self._guard = Guard(rules.policy) if rules.policy is not None else None
         self._most, self._looks = most_under_way(options), options.max_concurrent  # of one engine
+        self._judge_calls = options.max_judge_calls
         self._front = front_of(rules, options, self._most)
         self._router = Router(self._front.books, options.request_timeout_s)
         self._judges = CanaryJudges()
@@ -228,7 +229,9 @@ class Gateway:
         self._front.observers.append(self._watch.consider)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return chat_service(self._router, lambda: names(self._router.routes), self._front, self._guard, looks=self._looks)
+        return chat_service(
+            self._router, lambda: names(self._router.routes), self._front, self._guard, looks=self._looks, judge_calls=self._judge_calls
+        )
 
     async def follow(self, routes: Routes) -> Mapping[str, Judgement]:
         """See `Router.follow`; say where canaries stand. As much may be under way as all engines together answer, or have waiting."""

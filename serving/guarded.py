@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..envs.failures import EpisodeFailure
 from ..envs.types import message_from_dict
+from ..guardrails.asks import MOST_ASKS, Asks
 from ..guardrails.guard import Guard
 from ..guardrails.policy import ACTIONS
 from ..guardrails.readings import check_length
@@ -34,10 +36,14 @@ TELLING = ("logprobs", "top_logprobs", "return_token_ids")
 
 
 class GuardedChatApp:
-    """ASGI middleware that holds requests and their answers to a policy. It stands between the strict application and the meter."""
+    """ASGI middleware that holds requests and their answers to a policy. It stands between the strict application and the meter.
 
-    def __init__(self, app: ASGIApp, guard: Guard, looks: Looks) -> None:
-        self._app, self._guard, self._looks = app, guard, looks
+    judge_calls: of detectors that ask something elsewhere, for one request with all its answers; what they are not asked about any more
+    counts as found by them.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard, looks: Looks, judge_calls: int = MOST_ASKS) -> None:
+        self._app, self._guard, self._looks, self._judge_calls = app, guard, looks, judge_calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or path_of(scope) not in ANSWERED:
@@ -51,9 +57,9 @@ class GuardedChatApp:
         asked_as = "prompt" if path_of(scope) == COMPLETIONS else "messages"
         if has_token_ids(request):
             raise Refused(400, "invalid", "the guardrail policy reads text: give the prompt as text, not as token ids", param="prompt")
-        record = record_of(scope)
+        record, asks = record_of(scope), Asks(self._judge_calls)
         try:
-            request, decisions = await unless_gone(scope, receive, self._asked(request))
+            request, decisions = await unless_gone(scope, receive, self._asked(request, asks))
         except ValueError as error:
             raise Refused(400, "invalid", str(error), param=asked_as) from None
         except EpisodeFailure as error:
@@ -67,22 +73,25 @@ class GuardedChatApp:
         warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
         inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
-            await self._stream(inner, handed_on, send, record, warning, request)
+            stream = GuardedStream(self._guard, warning, record.decisions.append, answers_of(request), before_answers(request), asks)
+            await self._stream(inner, handed_on, send, record, stream)
         else:
-            await self._whole(inner, handed_on, send, record, warning, before_answers(request))
+            await self._whole(inner, handed_on, send, partial(self._answered, record, warning, before_answers(request), asks))
 
-    async def _asked(self, request: dict[str, Any]) -> tuple[dict[str, Any], tuple[Decision, ...]]:
+    async def _asked(self, request: dict[str, Any], asks: Asks) -> tuple[dict[str, Any], tuple[Decision, ...]]:
         """The request as it may go on, and the decisions; none where nothing is asked. Raises ValueError on messages that are none."""
         asked, texts = await self._looks.at(_taken_apart, request)
-        decided = {text: await self._looks.at(self._guard.check, text, "input") for text in texts}
+        decided = {text: await self._looks.at(self._guard.check, text, "input", asks=asks) for text in texts}
         decisions = tuple(decided.values())
         blocked = any(decision.blocked for decision in decisions)
         if blocked or not any(finding.action == "redact" for decision in decisions for finding in decision.findings):
             return request, decisions
         return await self._looks.at(asked.without, {text: decision.findings for text, decision in decided.items()}), decisions
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, before: Callable[[int], str]) -> None:
-        """An answer in one piece: it is held until it has been decided on. before: what each choice goes on from."""
+    async def _whole(
+        self, scope: Scope, receive: Receive, send: Send, answered: Callable[[dict[str, Any]], Coroutine[Any, Any, bytes]]
+    ) -> None:
+        """An answer in one piece: it is held until it has been decided on. answered: what goes out of it."""
         start: Message = {}
         parts: list[bytes] = []
 
@@ -97,25 +106,24 @@ class GuardedChatApp:
         body = b"".join(parts)
         if start["status"] == 200:
             try:
-                body = await unless_gone(scope, receive, self._answered(json.loads(body), record, warning, before))
+                body = await unless_gone(scope, receive, answered(json.loads(body)))
             except (ValueError, EpisodeFailure):
                 raise _unavailable("could not be applied to the answer") from None
         await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answered(self, answer: dict[str, Any], record: Record, warning: str, before: Callable[[int], str]) -> bytes:
-        """One choice after the other, so that none is looked at any more once the client is gone."""
+    async def _answered(self, record: Record, warning: str, before: Callable[[int], str], asks: Asks, answer: dict[str, Any]) -> bytes:
+        """One choice after the other, so that none is looked at any more once the client is gone. before: what each goes on from."""
         for i, choice in enumerate(answer["choices"]):
-            decision = await self._looks.at(self._guard.check, said(choice), "output", before=before(choice["index"]))
+            decision = await self._looks.at(self._guard.check, said(choice), "output", before=before(choice["index"]), asks=asks)
             record.decisions.append(decision)
             text = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
             ended = {"finish_reason": "content_filter", "stop_reason": None} if decision.blocked else {}
             answer["choices"][i] = saying(choice, text) | ended
         return json.dumps(answer).encode()
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, warning: str, request: Mapping[str, Any]) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, stream: GuardedStream) -> None:
         """An answer as it is written. When all of it is blocked, or cannot be decided on, the model is told to stop."""
-        stream = GuardedStream(self._guard, warning, record.decisions.append, answers_of(request), before_answers(request))
         over = asyncio.Event()
 
         async def pass_on(message: Message) -> None:

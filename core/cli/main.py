@@ -187,6 +187,9 @@ def serve(
         str, typer.Option("--policy", metavar="FILE", help="A guardrail policy for requests and answers.", show_default=False)
     ] = "",
     plugin: PluginOption = None,
+    max_judge_calls: Annotated[
+        int, typer.Option(min=1, help="Calls of the policy's judges for one request; what they are not asked about counts as found.")
+    ] = 256,
     audit_file: Annotated[
         str, typer.Option("--audit-file", metavar="FILE", help="Append a line for each request, without what was said.", show_default=False)
     ] = "",
@@ -201,6 +204,7 @@ def serve(
     engine = {"device": device, "threads": threads, "max_context": max_context}
     guard = {"api_key_env": api_key_env, "api_key_file": api_key_file, "tls_cert": tls_cert, "tls_key": tls_key, "insecure": insecure}
     guard |= {"keys_file": keys, "policy": policy, "plugins": tuple(str(file.resolve()) for file in plugin or ())}
+    guard |= {"max_judge_calls": max_judge_calls}
     guard |= {"audit_file": str(Path(audit_file).resolve()) if audit_file else "", "audit_prompts": audit_prompts}
     config = serving_options(ServingConfig(), host=host, **engine, **guard)
     with start_serving(checkpoint, port, name, config) as service:

@@ -7,15 +7,17 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Message
 from tests.unit.guard_policy import tables
-from tests.unit.test_serving_guarded import Model, ask, serving, streamed
+from tests.unit.test_serving_guarded import Model, ask, client, serving, streamed
 
 from burnish.envs.failures import EpisodeFailure
 from burnish.guardrails import readings as readings_module
+from burnish.guardrails.asks import MOST_ASKS
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import DetectorUse, Policy
 from burnish.guardrails.readings import MAX_TEXT
@@ -24,6 +26,10 @@ from burnish.guardrails.stream import ASKED_EVERY, StreamGuard
 from burnish.guardrails.types import Match
 from burnish.rewards.graders import detector as judges
 from burnish.rewards.types import Score
+from burnish.serving.app import chat_service
+from burnish.serving.audit import Audit, Books
+from burnish.serving.config import ServingConfig, serving_options
+from burnish.serving.front import Front
 
 pytestmark = pytest.mark.unit
 
@@ -223,3 +229,50 @@ async def test_a_service_and_its_streams_decide_as_a_judge_does(asked: Asked) ->
         assert (await ask(guard, Model(text), "Hello")).json()["choices"][0]["message"]["content"] == reply
         said = streamed(await ask(guard, Model(text), "Hello", stream=True))[0][0]
         assert said == reply or (said.endswith(reply) and "trebuchet" not in said)
+
+
+async def answered(guard: Guard, most: int, audit: Path, *answers: str, **fields: Any) -> tuple[str, list[Any]]:
+    """The body of an answer of a service that asks so often at most, and the findings of its decisions, each by place and reading."""
+    service = chat_service(Model(*answers), lambda: ("m",), Front(books=Books(Audit(audit))), guard, judge_calls=most)
+    row = {"model": "m", "messages": [{"role": "user", "content": "Tell me"}], "n": len(answers), **fields}
+    answer = await client(service).post("/v1/chat/completions", json=row)
+    assert answer.status_code == 200
+    decisions = json.loads(audit.read_text().splitlines()[-1])["decisions"]
+    return answer.text, [(one["where"], found["rule"], found["reading"]) for one in decisions for found in one["findings"]]
+
+
+async def test_a_request_asks_a_judge_so_often_at_most_and_what_it_is_not_asked_about_counts_as_found(asked: Asked, tmp_path: Path) -> None:
+    """Each of 128 answers was a call, and each 400 characters of them in a stream."""
+    guard = Guard(with_category("tests/asking-v1", {"message": "Not this."}))
+    whole, found = await answered(guard, 3, tmp_path / "whole", *(f"Answer {i}." for i in range(5)))
+    assert asked.texts == ["Tell me", "Answer 0.", "Answer 1."]
+    choices = json.loads(whole)["choices"]
+    assert [one["message"]["content"] for one in choices] == ["Answer 0.", "Answer 1.", "Not this.", "Not this.", "Not this."]
+    assert [one["finish_reason"] for one in choices] == ["stop", "stop", *["content_filter"] * 3]
+    assert found == [("output", "asked", "not asked")] * 3
+
+
+async def test_all_answers_of_a_stream_have_their_calls_together(asked: Asked, tmp_path: Path) -> None:
+    guard = Guard(with_category("tests/asking-v1", {"message": "Not this."}))
+    body, found = await answered(guard, 4, tmp_path / "stream", *["Something is said here. " * 60] * 3, stream=True)
+    assert len(asked.texts) == 4, "of what is asked, and of the first answer"
+    assert body.count("Not this.") == 3 and found == [("output", "asked", "not asked")] * 3
+    asked.texts.clear()
+    body, found = await answered(guard, 100, tmp_path / "stream", *["Something is said here. " * 60] * 3, stream=True)
+    assert 4 < len(asked.texts) < 20 and "Not this." not in body and found == []
+
+
+async def test_a_judge_of_inputs_alone_is_not_asked_more_than_it_may(asked: Asked, tmp_path: Path) -> None:
+    guard = Guard(with_category("tests/asking-v1", {"message": "Not this.", "where": ["input"], "action": "redirect"}))
+    rows = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Tell me"}]
+    body, found = await answered(guard, 1, tmp_path / "log", "Yes.", messages=rows)
+    assert asked.texts == ["Tell me"] and found == [("input", "asked", "not asked")] and "Not this." in body
+
+
+def test_how_often_is_an_option_of_who_serves_with_a_policy() -> None:
+    assert ServingConfig().max_judge_calls == MOST_ASKS == 256
+    with pytest.raises(ValueError, match="max_judge_calls has no effect without policy"):
+        serving_options(ServingConfig(), max_judge_calls=3)
+    assert serving_options(ServingConfig(), max_judge_calls=3, policy="p.toml").max_judge_calls == 3
+    with pytest.raises(ValueError, match="max_judge_calls"):
+        serving_options(ServingConfig(), max_judge_calls=0, policy="p.toml")

@@ -91,9 +91,7 @@ class Wire:
 
 
 @asynccontextmanager
-async def serving(
-    limits: batches.Limits, max_streams: int = 1024
-) -> AsyncIterator[tuple[Verdicts, Wire, Any, Any]]:
+async def serving(limits: batches.Limits, max_streams: int = 1024) -> AsyncIterator[tuple[Verdicts, Wire, Any, Any]]:
     """The service, the wire of one client, that client, and another one."""
     service = Verdicts(limits)  # type: ignore[abstract]
     server = Server([service], ServerOptions(max_streams=max_streams))

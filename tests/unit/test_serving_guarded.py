@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Message, Task
+from burnish.guardrails.asks import Asks
 from burnish.guardrails.guard import Guard, parted
 from burnish.guardrails.policy import Place
 from burnish.guardrails.types import Decision, Finding
@@ -227,7 +228,7 @@ async def test_a_stream_is_redacted_and_the_other_events_pass(guard: Guard) -> N
 
 async def test_a_stream_that_can_no_longer_be_decided_on_ends_with_an_error_and_the_model_is_told(guard: Guard) -> None:
     class Failing(Guard):
-        def check(self, text: str, where: Place, context: str | None = None, before: str = "") -> Decision:
+        def check(self, text: str, where: Place, context: str | None = None, before: str = "", asks: Asks | None = None) -> Decision:
             if where == "output" and len(text) > 100:
                 raise EpisodeFailure(Failure(FailureKind.VERIFIER_UNAVAILABLE, "judge", "it is gone"))
             return guard.check(text, where, context)
