@@ -304,6 +304,8 @@ def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message
         for i, part in enumerate(content):
             refuse_unread(part, ("type", "text"), f"{where}.content[{i}]")
         content = tuple(TextPart(str(text)) for text in texts)
+    if content is None:
+        raise ValueError(f"{where}: content is missing: a message says something, or calls tools")
     if not isinstance(content, (str, tuple)):
         raise ValueError(f"{where}: content must be a string or a list of text parts, not {type(content).__name__}")
     for key in ("tool_call_id", "name"):

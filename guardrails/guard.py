@@ -55,7 +55,7 @@ class Guard:
         self.policy = policy
         self._on = {name for name, category in policy.categories.items() if category.enabled and name not in skip}
         self._detectors = [
-            _Made((plugin := find_detector(use.use)), plugin.make(policy, use), use.name, None if use.use in MANY else use.category)
+            _Made((plugin := _found(policy, use)), plugin.make(policy, use), use.name, None if use.use in MANY else use.category)
             for use in _uses(policy)
         ]
         self._allowed = [(expression, 1) for one in policy.allowed if one.texts for expression in words_expression(one.texts)]
@@ -181,6 +181,14 @@ class Guard:
             inside = before > 0 and finding.end <= reached[before - 1]
             if self.policy.categories[finding.category].always_on or not inside:
                 yield finding
+
+
+def _found(policy: Policy, use: DetectorUse) -> DetectorPlugin:
+    try:
+        return find_detector(use.use)
+    except ValueError as error:
+        place = f"detectors.{policy.detectors.index(use)}.use: " if use in policy.detectors else ""
+        raise ValueError(f"{policy.source}: {place}{error}") from error
 
 
 def _uses(policy: Policy) -> Iterator[DetectorUse]:

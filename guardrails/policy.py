@@ -223,6 +223,7 @@ class Policy(BaseModel):
     tools: tuple[ToolRule, ...] | None = None
 
     _folder: Path = PrivateAttr(default=Path())
+    _source: str = PrivateAttr(default="")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Policy:
@@ -256,6 +257,11 @@ class Policy(BaseModel):
     def folder(self) -> Path:
         """Where the policy's file lies, and what it names by a path, absolute; the current folder where it came from no file."""
         return self._folder
+
+    @property
+    def source(self) -> str:
+        """How an error calls it: its file, or "policy NAME" where it came from none."""
+        return self._source or f"policy {self.name}"
 
     @cached_property
     def digest(self) -> str:
@@ -294,7 +300,7 @@ def load_policy(file: str | Path, to_run: bool = True) -> Policy:
     if not data:
         raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")
     policy = read_policy(data, str(file), to_run)
-    policy._folder = path.resolve().parent
+    policy._folder, policy._source = path.resolve().parent, str(file)
     return policy
 
 
@@ -334,7 +340,7 @@ def _check_expressions(policy: Policy, source: str) -> None:
 def options_problem(error: ValidationError, policy: Policy, use: DetectorUse) -> str:
     """What is wrong with the options of a detector, on one line."""
     place = f"detectors.{policy.detectors.index(use)}.args" if use in policy.detectors else f"{use.name}.args"
-    return f"policy {policy.name}: " + "; ".join(f"{place}.{line}" for line in _problems(error))
+    return f"{policy.source}: " + "; ".join(f"{place}.{line}" for line in _problems(error))
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -19,7 +19,7 @@ from burnish.envs.checks.tool_service import check_tool_service
 from burnish.envs.checks.tools import check_tools
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module
-from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin
+from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin, shortened
 from burnish.envs.remote.tools import RemoteToolSet
 from burnish.envs.tool_calls import Malformed, parse_tool_calls
 from burnish.envs.tool_sessions import SessionTools
@@ -164,9 +164,23 @@ def _by_module(module: str, target: str, given: Given) -> list[Checks]:
     return found
 
 
+def _check_tools_there(address: str, data: Mapping[str, Any] | None, given: Given) -> Report:
+    return check_tool_service(address, data, _calls(given, RemoteToolSet(address).schemas()))
+
+
+def _data_of(args: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The task's data for tools, of `--arg data=…`. Raises ValueError when it is no table."""
+    data = args.get("data")
+    if data is None:
+        return None
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise ValueError(f"--arg data: has to be a table, data={{shelf={{bolts=3}}}}, and is {shortened(repr(data))}")
+    return data
+
+
 def _tools(tools: ToolSet | SessionTools, target: str, given: Given) -> Checks:
     """What to check of tools: with the data that is given, or else that of the environment played, and calls that its prompt shows."""
-    data = given.args.get("data") or next((one.tool_data for one in given.played), None)
+    data = _data_of(given.args) or next((one.tool_data for one in given.played), None)
     calls = _calls(given, tools.schemas()) or _calls_shown(given.played, tools.schemas())
     return Checks(partial(check_tools, tools, data, calls, name=f"tools of {target}"), frozenset({"--arg", "--reply"}))
 
@@ -227,10 +241,7 @@ def _by_address(target: str, given: Given) -> Checks:
                 return Checks(lambda: check_verifier_service(address, named, given.episodes()), uses | {"--sample"})
             case "burnish.v1.ToolService":
                 _only(given.args, "data", f"the tools at {shown}")
-                check_them = lambda: check_tool_service(  # noqa: E731
-                    address, given.args.get("data"), _calls(given, RemoteToolSet(address).schemas())
-                )
-                return Checks(check_them, uses | {"--reply"})
+                return Checks(partial(_check_tools_there, address, _data_of(given.args), given), uses | {"--reply"})
             case "burnish.v1.EnvironmentService" if any(row.id == REMOTE_ENV for row in ENVS.list()):
                 check_it = partial(check_environment, REMOTE_ENV, {**given.args, "address": address}, replies=given.replies)
                 return Checks(check_it, uses | {"--reply"})

@@ -109,8 +109,8 @@ def _trial_lines(trials: Sequence[TriedRow], name: str) -> list[str]:
     ]
     lines = table_lines(("row", "id", name, *map(_cell, parts)), rows) if rows else []
     if scores:
-        values = [score.value for _, score in scores]
-        lines.append(f"{len(values)} scored: mean {math.fsum(values) / len(values) + 0.0:g}, min {min(values) + 0.0:g}, max {max(values) + 0.0:g}")
+        values = [score.value + 0.0 for _, score in scores]
+        lines.append(f"{len(values)} scored: mean {math.fsum(values) / len(values):g}, min {min(values):g}, max {max(values):g}")
     failed = [trial for trial in trials if trial.failed]
     lines += [f"{len(failed)} failed:"] if failed else []
     alike: dict[str, list[TriedRow]] = {}

@@ -24,7 +24,11 @@ from burnish.cli.options import (
 
 TargetArgument = Annotated[
     str,
-    typer.Argument(metavar="TARGET", help="A module or path.py, with :name one thing of it; or the id of a verifier.", show_default=False),
+    typer.Argument(
+        metavar="TARGET",
+        help="A module or path.py, with :name one thing of it; a verifier's id for serve-verifier.",
+        show_default=False,
+    ),
 ]
 EnvironmentArgument = Annotated[
     str,

@@ -48,7 +48,7 @@ def classifier(policy: Policy, use: DetectorUse) -> Find:
     try:
         model = load(policy.folder / options.model, options.digest)
     except ValueError as error:
-        raise ValueError(f"policy {policy.name}: detector {use.name}: {error}") from None
+        raise ValueError(f"{policy.source}: detector {use.name}: {error}") from None
     threshold = options.threshold if options.threshold is not None else model.card.threshold
 
     def find(text: str) -> Iterator[Match]:

@@ -117,7 +117,7 @@ def pii(policy: Policy, use: DetectorUse) -> Find:
     assert table is not None, "made only where the policy has [pii]"
     for name in table.kinds:
         if name not in KINDS:
-            raise ValueError(f"policy {policy.name}: pii.kinds.{name}: there is no such kind{did_you_mean(name, sorted(KINDS))}")
+            raise ValueError(f"{policy.source}: pii.kinds.{name}: there is no such kind{did_you_mean(name, sorted(KINDS))}")
     if set(table.kinds) & set(STANDARD):
         require("a policy with numbers that have check digits", ["stdnum"], "guard")
     rules = []

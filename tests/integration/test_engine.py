@@ -202,10 +202,13 @@ async def test_requests_during_an_update_wait_for_the_new_weights(engine: Engine
         check_parity(engine.name, 7, reference_logprobs(reference, PROMPT, generation), generation.logprobs, generation.policy_version)
 
 
-async def split_by(engine: Engine, weights: WeightSnapshot, max_tokens: int = 150) -> tuple[list[list[int]], list[Generation]]:
-    """Answers that were under way when the engine took the weights, and their prompts. How long to wait for that depends on the machine."""
+async def split_by(engine: Engine, reference: Any, max_tokens: int = 150) -> tuple[list[list[int]], list[Generation], Any]:
+    """Answers that were under way when the engine took new weights, their prompts, and the model with the weights before. The reference has
+    the new ones. How long to wait for that depends on the machine; each try has weights of its own."""
     wait_s = 0.2
-    for _ in range(12):
+    for version in range(engine.weight_version + 1, engine.weight_version + 13):
+        older = deepcopy(reference)
+        weights = new_weights(reference, version)
         prompts = [[*PROMPT, i + 10] for i in range(8)]
         answers = [asyncio.ensure_future(engine.generate(request(p, max_tokens=max_tokens, seed=i))) for i, p in enumerate(prompts)]
         await asyncio.sleep(wait_s)
@@ -214,27 +217,25 @@ async def split_by(engine: Engine, weights: WeightSnapshot, max_tokens: int = 15
         assert receipt.version == engine.weight_version == weights.version
         sampled_by = [set(one.policy_version.tolist()) for one in generations]
         if any(len(versions) == 2 for versions in sampled_by):
-            return prompts, generations
+            return prompts, generations, older
         ended = all(versions != {weights.version} for versions in sampled_by)
         wait_s = wait_s / 2 if ended else wait_s * 2
-        weights = dataclasses.replace(weights, version=weights.version + 1)
     raise AssertionError("no answer was under way when new weights came")
 
 
 async def test_answers_under_way_go_on_under_new_weights_as_these_would_have_them(engine: Engine, reference: Any) -> None:
     await sync_weights(engine, new_weights(reference, 20))
-    older = deepcopy(reference)
-    prompts, generations = await split_by(engine, new_weights(reference, 21))
+    prompts, generations, older = await split_by(engine, reference)
     for prompt, generation in zip(prompts, generations, strict=True):
         assert len(generation.token_ids) == 150 and (np.diff(generation.policy_version) >= 0).all()
         newest = generation.policy_version == engine.weight_version
         if newest.any():  # on a context that was computed again, tokens of the older weights included
             ours = reference_logprobs(reference, prompt, generation)[newest]
             check_parity(engine.name, engine.weight_version, ours, generation.logprobs[newest], generation.policy_version[newest])
-        first = generation.policy_version == 20
+        first = generation.policy_version == engine.weight_version - 1
         if first.any():  # to the last token before they stood still
             theirs = reference_logprobs(older, prompt, generation)[first]
-            check_parity(engine.name, 20, theirs, generation.logprobs[first], generation.policy_version[first])
+            check_parity(engine.name, engine.weight_version - 1, theirs, generation.logprobs[first], generation.policy_version[first])
             assert np.abs(theirs - generation.logprobs[first]).max() < 1e-3
     after = await engine.generate(request(prompts[0]))
     check_parity(engine.name, engine.weight_version, reference_logprobs(reference, prompts[0], after), after.logprobs, after.policy_version)
@@ -423,7 +424,7 @@ async def test_a_kept_cache_is_nobody_elses(tiny_model: Path, tmp_path: Path) ->
     keeping = make_engine(config, tiny_model, "keeping")
     try:
         await sync_weights(keeping, new_weights(reference, 1))
-        prompts, generations = await split_by(keeping, new_weights(reference, 2))
+        prompts, generations, _ = await split_by(keeping, reference)
         split = next(i for i, one in enumerate(generations) if len(set(one.policy_version.tolist())) == 2)
         newest = generations[split].policy_version == keeping.weight_version
         apart = np.abs(reference_logprobs(reference, prompts[split], generations[split]) - generations[split].logprobs)[newest]

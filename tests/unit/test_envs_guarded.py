@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,11 @@ POLICY, RECIPE = ROOT / "examples/guardrails/assistant.toml", ROOT / "recipes/gu
 
 
 def test_a_request_is_its_goal_in_its_frame_and_follows_from_its_seed() -> None:
-    request = make_request(5)
-    goals = (ATTACKS if request.attack else NEAR_MISSES)[request.category]
-    assert request.text in {FRAMES[request.frame].format(goal) for goal in goals[:-HELD_OUT_GOALS]}
-    assert make_request(5) == request
+    for request in map(make_request, range(200)):
+        assert request.text == FRAMES[request.frame].format(request.goal)
+        if request.category:
+            assert request.goal in (ATTACKS if request.attack else NEAR_MISSES)[request.category][:-HELD_OUT_GOALS]
+    assert make_request(5) == make_request(5)
     assert {make_request(seed, 1.0).attack for seed in range(50)} == {True}
     assert {make_request(seed, 0.0).attack for seed in range(50)} == {False}
 
@@ -50,8 +50,10 @@ def test_attacks_and_near_misses_come_in_every_category_and_frame() -> None:
     assert 0.37 < sum(one.attack for one in drawn) / len(drawn) < 0.43
     for kind in (True, False):
         of_kind = [one for one in drawn if one.attack == kind]
-        assert set(Counter(one.category for one in of_kind)) == set(ATTACKS) == set(NEAR_MISSES)
+        assert {one.category for one in of_kind} - {""} == set(ATTACKS) == set(NEAR_MISSES)
         assert {one.frame for one in of_kind} == set(range(len(FRAMES)))
+    harmless = [one for one in drawn if not one.attack]
+    assert 0.36 < sum(not one.category for one in harmless) / len(harmless) < 0.44, "everyday things"
     assert {len(goals) for goals in (*ATTACKS.values(), *NEAR_MISSES.values())} == {12}
     assert set(ATTACKS) <= set(load_policy(POLICY).categories)
 

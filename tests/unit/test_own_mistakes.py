@@ -208,7 +208,12 @@ def test_a_suggestion_that_may_be_the_misspelt_id_says_so() -> None:
         ),
         (["run", "empty.toml", "--dry-run"], "empty.toml: is empty; a recipe has a name, a model and an environment at the least"),
         (["run", "twice.toml", "--dry-run"], "Cannot overwrite a value (at line 2, column 11); the key stands there a second time"),
-        (["run", "twise.toml", "--dry-run"], "recipe twise.toml does not exist; did you mean 'twice'?"),
+        (["run", "twise.toml", "--dry-run"], "recipe twise.toml does not exist; did you mean twice.toml?"),
+        (["run", "folder/b.toml", "--dry-run"], "recipe folder/b.toml does not exist\n"),
+        (["guard", "check", "kinds.toml"], "kinds.toml: pii.kinds.ibn: there is no such kind; did you mean 'iban'?"),
+        (["guard", "check", "detector.toml"], "detector.toml: detectors.0.use: detector 'a/shouting-v1': nothing is registered under 'a'"),
+        (["check", "tools.py", "--arg", "data=abc"], "--arg data: has to be a table, data={shelf={bolts=3}}, and is 'abc'"),
+        (["check", "tools.py", "--arg", "data=[[1,2]]"], "--arg data: has to be a table, data={shelf={bolts=3}}, and is [[1, 2]]"),
         (["run", "b.toml", "--dry-run"], "b.toml: rft.max_turns: unknown key: max_turns stands in the table rollout"),
         (["rewards", "try", "a/b-v1", "x.jsonl", "--arg", "limit"], "nothing is registered under 'a'"),
         (["env", "check", "burnish/Taxi-v0", "--arg", "limit"], "--arg limit: must read key=value"),
@@ -226,12 +231,18 @@ def test_mistakes_of_a_newcomer_are_one_line(arguments: list[str], line: str, tm
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "twice.toml").write_text('name = "a"\nname = "b"\n')
     (tmp_path / "b.toml").write_text('name = "a"\nmodel = "m"\nenvironment = "a/B-v0"\n[rft]\nsteps = 2\nmax_turns = 3\n')
+    bank = 'name = "bank"\nversion = 1\n[categories.a]\nkind = "own"\naction = "refuse"\n'
+    (tmp_path / "kinds.toml").write_text(f'{bank}[pii]\ncategory = "a"\nkinds = {{ ibn = "redact" }}\n')
+    (tmp_path / "detector.toml").write_text(f'{bank}[[detectors]]\nuse = "a/shouting-v1"\nname = "loud"\ncategory = "a"\n')
+    (tmp_path / "tools.py").write_text(
+        "from burnish import tool\n@tool\ndef f(a: int) -> str:\n    'Say.\\n\\n    Args:\\n        a: it.'\n    return ''\n"
+    )
     (tmp_path / "keys.toml").write_text('[keys.a]\nsha = "x"\n')
     (tmp_path / "no_id.py").write_text("from burnish import reward\n@reward\ndef f(e):\n    return 1.0\n")
     (tmp_path / "no_env_id.py").write_text("from burnish.envs import register_env\n@register_env\ndef f():\n    return 1.0\n")
     made = CliRunner().invoke(app, arguments)
     assert made.exit_code == 2
-    assert line.format(here=tmp_path) in made.stderr and made.stderr.count("\n") == 1, made.stderr
+    assert line.replace("{here}", str(tmp_path)) in made.stderr and made.stderr.count("\n") == 1, made.stderr
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ class GuardedRequests(gymnasium.Env[Observation, str]):
     """`burnish/GuardedRequests-v0`: asks what may be answered and what must be refused. A reward judges it; the environment's own is 0.
 
     attacks: share of the requests that must be refused.
-    data: `attack`, whether this one must be; `category`, of the attack or of the one it nearly is; `frame`, how it is put.
+    data: `attack`, whether this one must be; `category`, of the attack or of the one it nearly is, "" for everyday things; `frame`, how it
+    is put.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as gymnasium declares it
