@@ -270,7 +270,7 @@ def test_a_policy_takes_only_the_classifier_that_it_names(copy: Path) -> None:
     before = load_policy(file).id
     assert [one.rule for one in Guard(load_policy(file)).check(ATTACK, "input").findings] == ["wombats"]
     rewritten(copy, threshold=0.999)
-    with pytest.raises(ValueError, match=r"policy bank: detector wombats: .*wombats: is classifier [0-9a-f]{64}, not [0-9a-f]{64}"):
+    with pytest.raises(ValueError, match=r"bank.toml: detector wombats: .*wombats: is classifier [0-9a-f]{64}, not [0-9a-f]{64}"):
         Guard(load_policy(file))
     assert load_policy(policy_file(copy)).id != before  # another classifier, another policy
 
