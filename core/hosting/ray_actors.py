@@ -29,6 +29,7 @@ START_S = 120.0
 LOAD_S = 5.0
 STOP_S = 15.0  # longer than a server's own drain
 POLL_S = 1.0
+SHOWN = 1000  # characters of what Ray says of an error
 OBJECT_STORE_BYTES = 80 * 2**20
 
 
@@ -97,9 +98,14 @@ class RayReplicaPool:
         self._options = options
         self._actors: dict[str, Any] = {}
         self._loads: dict[str, int] = {}
-        self._unpublished: list[str] | None = None
-        self._directory = ray.remote(Directory).options(name=options.name, namespace=NAMESPACE, num_cpus=0).remote()
-        ray.get(self._directory.addresses.remote(), timeout=START_S)
+        self._published: list[str] = []
+        # Lost with its node, it begins anew on another, and knows nothing until it is told again.
+        kept = {"name": options.name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
+        self._directory = ray.remote(Directory).options(**kept).remote()
+        try:
+            ray.get(self._directory.addresses.remote(), timeout=START_S)
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"the directory of {options.name!r} did not start on this cluster: {_in_one_line(error)}") from error
 
     def start(self) -> str:
         options = self._options
@@ -117,6 +123,9 @@ class RayReplicaPool:
         except ray.exceptions.RayTaskError as error:
             ray.kill(actor)
             raise ValueError(f"a replica did not start: {error.cause}") from error
+        except ray.exceptions.RayError as error:  # its process died, its node was lost, or it had no room anywhere
+            ray.kill(actor)
+            raise ValueError(f"a replica did not start: {_in_one_line(error)}") from error
         self._actors[address] = actor
         return address
 
@@ -130,7 +139,7 @@ class RayReplicaPool:
             self._loads[address] = int(ray.get(answer, timeout=0.1))
         except ray.exceptions.GetTimeoutError:
             pass  # alive and busy: as it was
-        except ray.exceptions.RayActorError:
+        except ray.exceptions.RayError:
             return None
         return self._loads.get(address, 0)
 
@@ -142,18 +151,16 @@ class RayReplicaPool:
         ray.kill(actor)
 
     def publish(self, addresses: list[str]) -> None:
-        self._unpublished = list(addresses)
-        with contextlib.suppress(ray.exceptions.GetTimeoutError):  # a directory that is late hears it with the next round
-            ray.get(self._directory.publish.remote(list(addresses)), timeout=LOAD_S)
-            self._unpublished = None
+        self._published = list(addresses)
+        with contextlib.suppress(ray.exceptions.RayError):  # a directory that is late, or lost, hears it with the next round
+            ray.get(self._directory.publish.remote(self._published), timeout=LOAD_S)
 
     def asked_to_stop(self) -> bool:
-        if self._unpublished is not None:
-            self.publish(self._unpublished)
+        self.publish(self._published)
         try:
             return bool(ray.get(self._directory.asked_to_stop.remote(), timeout=LOAD_S))
-        except ray.exceptions.GetTimeoutError:
-            return False  # replicas do not end because a directory is late
+        except ray.exceptions.RayError:
+            return False  # replicas do not end because a directory is late, or lost
 
 
 def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
@@ -189,7 +196,10 @@ def undeploy(name: str, ray_address: str = "auto", wait_s: float = 60.0) -> None
         directory = _find(name)
         if directory is None:
             raise ValueError(f"nothing called {name!r} is deployed on this cluster")
-        ray.get(directory.ask_to_stop.remote(), timeout=LOAD_S)
+        try:
+            ray.get(directory.ask_to_stop.remote(), timeout=LOAD_S)
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"{name!r} was not told to end, its directory does not answer ({_in_one_line(error)}); try again") from error
         deadline = time.monotonic() + wait_s
         while _find(name) is not None:
             if time.monotonic() > deadline:
@@ -226,6 +236,11 @@ def _host(options: DeployOptions) -> str:
     alive = [node for node in ray.nodes() if node["Alive"]]
     secure = options.security.cert or options.security.insecure
     return "127.0.0.1" if len(alive) == 1 and not secure else ""
+
+
+def _in_one_line(error: Exception) -> str:
+    """What Ray says of an error: which actor, then why, over several lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:SHOWN]}"
 
 
 def _find(name: str) -> Any:

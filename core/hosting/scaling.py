@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-MAX_LOST = 5  # rounds in a row in which replicas died
+MAX_LOST = 5  # rounds in a row in which replicas died, or attempts when none is left
 LEAVE_S = 3600.0  # longest that a replica on its way out keeps its sessions
-FULL_S = 30.0  # pause before another replica is tried where there was no room for it
+FULL_S = 30.0  # pause before another replica is tried where one did not start, for want of room or else
+SHORT_S = 5.0  # the same while there are fewer than the lowest number
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,16 @@ class ServiceReplicas:
             self._add()
 
     def step(self, now: float | None = None) -> None:
-        """Replace what is gone, and follow the load. Raises RuntimeError when replicas keep dying."""
+        """Replace what is gone, and follow the load. Raises RuntimeError when replicas keep dying, ValueError when none is left and none
+        starts."""
         now = time.monotonic() if now is None else now
         loads = self._pool.loads()
         gone = [address for address in self.addresses if loads.get(address) is None]
-        self._lost = self._lost + 1 if gone else 0
+        if gone:
+            self._lost += 1
+            self._full_until = now  # there is room where it was
+        elif self.addresses:
+            self._lost = 0
         if self._lost > MAX_LOST:
             raise RuntimeError(f"replicas died {self._lost} times in a row; their logs are in Ray's dashboard")
         for address in gone:
@@ -135,9 +141,10 @@ class ServiceReplicas:
             try:
                 self._add()
             except ValueError as error:
-                if not self.addresses:
+                self._lost += not self.addresses
+                if self._lost > MAX_LOST:
                     raise
-                self._full_until = now + FULL_S
+                self._full_until = now + (SHORT_S if len(self.addresses) < self._scale.low else FULL_S)
                 self._say(f"stays at {len(self.addresses)} of {wanted} replicas: {error}")
 
     def stop(self) -> None:

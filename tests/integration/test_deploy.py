@@ -108,7 +108,57 @@ def test_what_is_wrong_is_one_line(cluster: str) -> None:
         assert says in " ".join(done.stderr.split()), done.stderr
 
 
-def test_a_directory_that_is_late_ends_no_replica_and_hears_the_rest_later(monkeypatch: pytest.MonkeyPatch) -> None:
+DYING = """
+import os, pathlib
+from burnish import verifier
+if pathlib.Path("dies").exists():
+    os._exit(3)
+@verifier("test/dying-v1")
+def dying(episode) -> float:
+    return 1.0
+"""
+
+
+def test_a_replica_whose_process_dies_while_it_starts_is_one_line(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish.hosting.ray_actors import DeployOptions, RayReplicaPool
+    from burnish.hosting.scaling import Scale
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dying.py").write_text(DYING)
+    pool = RayReplicaPool(DeployOptions("verifier", "dying.py:dying", "dying", Scale(1, 2), cpus=0.5))
+    served = pool.start()
+    (tmp_path / "dies").touch()
+    with pytest.raises(ValueError, match="a replica did not start: ActorDiedError: "):
+        pool.start()
+    assert pool.loads() == {served: 0}
+    pool.stop(served)
+
+
+def test_a_directory_that_is_lost_hears_of_the_replicas_again(cluster: str) -> None:
+    import ray
+
+    from burnish.hosting.ray_actors import DeployOptions, RayReplicaPool
+    from burnish.hosting.scaling import Scale
+    from burnish.rpc.ray_names import replica_addresses
+
+    pool = RayReplicaPool(DeployOptions("verifier", TARGET, "lost", Scale(1, 2)))
+    pool.publish(["h:1"])
+    assert replica_addresses("lost") == ("h:1",)
+    ray.kill(pool._directory, no_restart=False)
+
+    def told() -> bool:
+        assert not pool.asked_to_stop()
+        with contextlib.suppress(ValueError):
+            return replica_addresses("lost") == ("h:1",)
+        return False
+
+    until(told, "the new directory")
+
+
+@pytest.mark.parametrize(("error", "said"), [("GetTimeoutError", ["late"]), ("ActorDiedError", []), ("NodeDiedError", ["lost"])])
+def test_a_directory_that_is_late_or_lost_ends_no_replica_and_hears_the_rest_later(
+    error: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     from burnish.hosting.ray_actors import Directory, RayReplicaPool
@@ -121,12 +171,12 @@ def test_a_directory_that_is_late_ends_no_replica_and_hears_the_rest_later(monke
 
     def get(answer: Callable[[], object], timeout: float) -> object:
         if late:
-            raise ray.exceptions.GetTimeoutError("late")
+            raise getattr(ray.exceptions, error)(*said)
         return answer()
 
     monkeypatch.setattr(ray, "get", get)
     directory, fleet = Directory(), object.__new__(RayReplicaPool)
-    fleet._unpublished = None
+    fleet._published = []
     fleet._directory = type("Handle", (), {name: Method(getattr(directory, name)) for name in ("publish", "asked_to_stop")})()
     fleet.publish(["h:1", "h:2"])
     assert (fleet.asked_to_stop(), directory.addresses()) == (False, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from burnish.cli.deploy import default_name
@@ -116,6 +118,71 @@ def test_a_full_cluster_does_not_end_what_runs() -> None:
     assert [line for line in said if "stays at" in line] == ["stays at 2 of 8 replicas: no room"]
     deployment.stop()
     assert (shop.load, shop.published[-1]) == ({}, [])
+
+
+def test_what_is_gone_is_replaced_though_growth_pauses() -> None:
+    shop = Shop(room=1)
+    deployment, said = made(shop, 1, 2)
+    shop.load["h:1"] = 20
+    deployment.step(0)
+    assert said[-1] == "stays at 1 of 2 replicas: no room"
+    shop.load["h:1"] = None
+    deployment.step(1)
+    assert shop.published[-1] == ["h:2"]
+
+
+def test_a_replacement_that_does_not_start_is_tried_again_soon() -> None:
+    shop = Shop()
+    deployment, said = made(shop, 2, 2)
+    shop.load["h:1"], shop.room = None, 1
+    deployment.step(0)
+    assert (deployment.addresses, said[-1]) == (["h:2"], "stays at 1 of 2 replicas: no room")
+    shop.room = 2
+    deployment.step(4)
+    assert deployment.addresses == ["h:2"], "it is not tried at every step"
+    deployment.step(5)
+    assert deployment.addresses == ["h:2", "h:3"]
+
+
+def test_the_last_replica_may_take_some_attempts_to_replace() -> None:
+    shop = Shop()
+    deployment, _ = made(shop, 1, 2)
+    shop.load["h:1"], shop.room = None, 0
+    deployment.step(0)
+    shop.room = 1
+    deployment.step(5)
+    assert shop.published[-2:] == [[], ["h:2"]]
+    deployment.step(6)
+    shop.load["h:2"], shop.room = None, 0
+    with pytest.raises(ValueError, match="no room"):
+        for at in range(10, 60):
+            deployment.step(at)
+    assert (at, deployment.addresses) == (30, []), "one died, and five attempts failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("ActorDiedError", []), ("OutOfMemoryError", ["x"]), ("RuntimeEnvSetupError", ["x"]), ("ActorUnschedulableError", ["x"])],
+)
+def test_a_replica_that_dies_while_it_starts_is_said_in_one_line(error: str, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from burnish.hosting.ray_actors import DeployOptions, RayReplicaPool
+
+    def get(*_: object, **__: object) -> None:
+        raise getattr(ray.exceptions, error)(*said)
+
+    killed: list[object] = []
+    actor = SimpleNamespace(start=SimpleNamespace(remote=lambda *_: None))
+    made = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: actor))
+    fakes = {"available_resources": lambda: {"CPU": 4.0}, "nodes": list, "remote": lambda _: made, "get": get, "kill": killed.append}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(ray, name, fake)
+    pool = object.__new__(RayReplicaPool)
+    pool._options, pool._actors = DeployOptions("verifier", "a.py:f", "f", Scale(1, 2)), {}
+    with pytest.raises(ValueError, match=rf"^a replica did not start: {error}: .+$"):
+        pool.start()
+    assert (killed, pool._actors) == ([actor], {})
 
 
 def test_names_come_from_the_target() -> None:
