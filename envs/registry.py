@@ -8,7 +8,9 @@ in a plug-in file that `load_plugin` imports. Entry points are listed without im
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -178,7 +180,8 @@ def load_plugin(path: str | Path) -> str:
     if not file.is_file():
         here = "" if Path(path).is_absolute() else f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
         raise ValueError(f"plug-in {path} is not a file{here}")
-    name = f"{PLUGIN_MODULE}{re.sub(r'[^A-Za-z0-9_]', '_', str(file.with_suffix('')))}"
+    path_digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]  # my-reward.py is another file than my_reward.py
+    name = f"{PLUGIN_MODULE}{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}_{path_digest}"
     if name in sys.modules:
         return name
     spec = importlib.util.spec_from_file_location(name, file)

@@ -59,6 +59,16 @@ def test_a_plug_in_below_the_folder_imports_what_lies_in_it(places: tuple[Path, 
     assert sys.path[-2:] == [str(sent / "envs"), str(sent)]
 
 
+def test_files_of_like_names_are_different_modules(places: tuple[Path, Path]) -> None:
+    _, sent = places
+    alike = ("my-reward.py", "my_reward.py", "a.b/c.py", "a/b/c.py")
+    for name in alike:
+        (sent / name).parent.mkdir(parents=True, exist_ok=True)
+        (sent / name).write_text(f"def f(): return {name!r}\n")
+    assert [load_function(f"{name}:f", "field")() for name in alike] == list(alike)
+    assert load_plugin("my-reward.py") == load_plugin(sent / "my-reward.py")
+
+
 def test_pip_is_the_installed_one(places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, sent = places
     (sent / "pip.py").write_text((sent / "sent_along.py").read_text())
