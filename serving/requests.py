@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..rpc.payload import utf8
 from .admission import Refused
 from .pattern_cost import too_costly
 from .wire import CHAT, COMPLETIONS, read_json
@@ -63,6 +64,8 @@ def read_completion_request(body: bytes) -> dict[str, Any]:
     prompts = prompts_of(request)
     if not prompts or not (all(isinstance(one, str) and one for one in prompts) or all(map(_is_ids, prompts))):
         raise invalid("prompt must be a text, several, a list of token ids, or several such lists, and none of them empty", "prompt")
+    if any(isinstance(one, str) and utf8(one) != one for one in prompts):
+        raise invalid("prompt holds half a character (a lone surrogate), which no tokenizer takes", "prompt")
     if answers_of(request) > MOST_ANSWERS:
         raise invalid(f"a request may have {MOST_ANSWERS} answers: n for each prompt", "n")
     return request

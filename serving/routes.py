@@ -90,8 +90,8 @@ def version_for(routes: Routes, asked: str, caller: str) -> str:
 
 
 def _place(line: str, caller: str) -> float:
-    """Where a caller stands in a line of all callers, from 0 to 1."""
-    return int.from_bytes(hashlib.sha256(f"{line}\0{caller}".encode()).digest()[:6], "big") / 2**48
+    """Where a caller stands in a line of all callers, from 0 to 1. A client names it, so it may hold half a character."""
+    return int.from_bytes(hashlib.sha256(f"{line}\0{caller}".encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
 
 
 def shadows_for(routes: Routes, asked: str, caller: str) -> list[str]:

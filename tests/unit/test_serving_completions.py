@@ -15,12 +15,13 @@ from tests.unit.guard_policy import TOML
 
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
-from burnish.serving.admission import RequestAdmission
+from burnish.serving.admission import Refused, RequestAdmission
 from burnish.serving.app import chat_service
 from burnish.serving.audit import Audit, Books
 from burnish.serving.front import Front
 from burnish.serving.key_files import new_key
 from burnish.serving.keys import Filed
+from burnish.serving.requests import read_completion_request
 from burnish.serving.spending import Spending
 from burnish.serving.wire import COMPLETIONS, answer, read_body
 
@@ -153,6 +154,11 @@ async def test_what_is_no_completion_request_is_the_clients_error(tmp_path: Path
     answer = await service.post(**fields)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
     assert service.model.asked == []
+
+
+def test_a_prompt_of_half_a_character_is_the_clients_error() -> None:
+    with pytest.raises(Refused, match="half a character"):
+        read_completion_request(b'{"model": "m", "prompt": ["a", "\\ud800"]}')
 
 
 async def test_token_ids_reach_the_model_as_they_are(tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ def test_a_version_is_asked_for_by_name_whatever_its_weight_and_models_draw_apar
     assert 0.4 < sum(same) / len(same) < 0.6, "who is in one model's canary need not be in another's"
 
 
+def test_a_caller_may_be_named_by_half_a_character() -> None:
+    routes = {"m": (VersionShare("v1", 1.0), VersionShare("v2", 0.0, shadow=1.0))}
+    assert (version_for(routes, "m", "\ud800"), shadows_for(routes, "m", "\ud800")) == ("m:v1", ["m:v2"])
+
+
 def test_an_adapter_is_asked_for_beside_its_model_of_the_versions_that_have_it() -> None:
     routes = {"m": (VersionShare("v1", 0.9, ("search",)), VersionShare("v2", 0.1, ("search", "sort")), VersionShare("v3", 0))}
     assert names(routes) == [
