@@ -78,12 +78,18 @@ def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow
 
 
 def _environments(run: RecordedRun, phase: str, table: Mapping[str, Any]) -> Iterator[BlendRow]:
-    blended: list[Any] = list(table.get("blend") or ())
+    blended = table.get("blend") or []
     if not blended:
         return
-    asked = {
-        str(one.get("name") or str(one.get("environment", "")).rpartition("/")[2]): float(one.get("percent", 0)) / 100 for one in blended
-    }
+    try:
+        if not isinstance(blended, list) or not all(isinstance(one, Mapping) for one in blended):
+            raise TypeError("a blend is a list of tables")
+        asked = {
+            str(one.get("name") or str(one.get("environment", "")).rpartition("/")[2]): float(one.get("percent", 0)) / 100
+            for one in blended
+        }
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{run.path / 'config.json'}: the blend of {phase} cannot be read: {error}") from error
     series = series_of(run.metrics, phase)
     sampled = dict(series.get("groups_sampled", []))
     for name, share in {"own": 1 - sum(asked.values()), **asked}.items():

@@ -77,3 +77,11 @@ def test_the_blends_of_a_report_are_those_of_named_phases_and_of_replay_too(tmp_
         ("play replay", "own", 0.75, 0.8, None),
         ("play replay", "more", 0.25, 0.2, None),
     ]
+
+
+@pytest.mark.parametrize("blend", [5, {"a": 1}, [1], "x", [{"percent": None}], [{"percent": "x"}], [{"percent": 10**400}]])
+@pytest.mark.parametrize("phases", [False, True])
+def test_a_blend_of_a_config_that_is_none_is_said_with_its_file(tmp_path: Path, blend: object, phases: bool) -> None:
+    config = {"phases": [{"kind": "rft", "blend": blend}]} if phases else {"rft": {"blend": blend}}
+    with pytest.raises(ValueError, match=r"config\.json: the blend of rft cannot be read: "):
+        blend_rows(RecordedRun(tmp_path, config, {}, {}, (), (), ()))
