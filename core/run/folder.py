@@ -186,6 +186,8 @@ class RunFolder:
         def done(row: Mapping[str, Any]) -> bool:
             return (position[row["phase"]], row["step"]) <= end
 
+        # By phase, the step that its suites were measured at: what is taken back is measured again.
+        judged = {row.phase: row.step for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
         for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.retention_file):
             keep_rows(file, done)
         went = Counter((one.phase, one.step, guard) for one in read_roll_backs(self.roll_backs_file) for guard in one.guards)
@@ -197,9 +199,9 @@ class RunFolder:
             return row["action"] == "roll_back" and went[alarm] >= 0
 
         keep_rows(self.alarms_file, lambda row: done(row) or sent_back(row))
-        judged = {row.phase for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
-        for name in set(order) - judged:
-            shutil.rmtree(self.suites / name, ignore_errors=True)
+        for name in order:
+            if name not in judged or not done({"phase": name, "step": judged[name]}):
+                shutil.rmtree(self.suites / name, ignore_errors=True)
         recorded = read_evaluations(self.evaluations_file) if self.evaluations_file.is_file() else []
         evaluated = {(record.phase, record.step, record.result.mode) for record in recorded}
 

@@ -201,6 +201,19 @@ def test_what_comes_after_the_checkpoint_that_a_run_resumes_from_is_judged_again
     assert sorted(place.name for place in folder.suites.iterdir()) == ["base", "base-again", "sft"]
 
 
+def test_suites_of_a_step_that_is_taken_back_are_measured_again(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run")
+    sooner, later = (judged().model_copy(update={"step": step}) for step in (2, 4))
+    folder.log_retention([sooner])
+    folder.log_retention([later])
+    (folder.suites / "rft").mkdir(parents=True)
+    folder.rewind(["rft"], "rft", 4)
+    assert (folder.suites / "rft").is_dir()
+    folder.rewind(["rft"], "rft", 3)
+    assert [row.step for row in read_retention(folder.retention_file)] == [2]
+    assert not (folder.suites / "rft").exists(), "they were those of step 4"
+
+
 def test_a_phase_that_goes_on_is_judged_by_the_weights_of_its_new_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "run")
     folder.log_retention([judged()])
