@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ..rollout.store.records import Comparison, EvaluationRecord, Mode
 from ..trainer.evaluation.comparison import compare
 from .charts import Series, overlay_chart
-from .drift import TASKS, evaluation_place
+from .drift import evaluation_place, first_difference, played_by
 from .library import Library
 from .rendering import environment, write_page
 from .report import MODES, metric_rank
@@ -117,14 +117,15 @@ def other_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str,
 
 
 def paired(first: RecordedRun, run: RecordedRun) -> Iterator[Paired]:
-    """The last evaluations of each phase that both runs have, task by task where both played the same tasks of the same environment."""
-    same_tasks = all(first.config.get(field) == run.config.get(field) for field in TASKS)
+    """The last evaluations of each phase that both runs have, task by task where both played the same tasks of the same environment, in as
+    many turns and tokens and at the same temperature."""
     for mode in MODES:
+        played_alike = first_difference([first.config, run.config], played_by(mode)) is None
         before, after = (final_evaluations(one.evaluations, mode) for one in (first, run))
         for phase in (phase for phase in before if phase in after):
             old, new = before[phase].result, after[phase].result
             shared = sorted(old.task_success.keys() & new.task_success.keys())
-            alike = same_tasks and old.success_part == new.success_part and len(shared) > 1
+            alike = played_alike and old.success_part == new.success_part and len(shared) > 1
             moves = [(task, old.task_success[task], new.task_success[task]) for task in shared] if alike else []
             moves.sort(key=lambda move: (move[1] - move[2], move[0]))
             yield Paired(

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment
-from ..rollout.store.records import EvaluationRecord
+from ..rollout.store.records import EvaluationRecord, Mode
 from .library import Library
 from .runs import read_object
 
 TASKS = ("environment", "environment_args", "tasks")
 """Fields of a config that say what a task's id stands for."""
+PLAYED = ("rollout.max_turns", "rollout.max_tokens_per_turn", "rollout.template_args")
+"""Fields of a config that say how an episode of a task is played, beside `TEMPERATURE` where answers are sampled."""
+TEMPERATURE = "rollout.temperature"
+
+
+def first_difference(configs: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str | None:
+    """The first of these fields, which may be dotted, that two configs have not alike; None where they have them all alike."""
+    first, *others = configs
+    return next((field for field in fields if any(_setting(one, field) != _setting(first, field) for one in others)), None)
+
+
+def played_by(mode: Mode) -> tuple[str, ...]:
+    """Fields of a config in which two evaluations in one mode must be alike to be compared task by task."""
+    return (*TASKS, *PLAYED, *((TEMPERATURE,) if mode == "sampled" else ()))
+
+
+def _setting(config: Mapping[str, Any], field: str) -> Any:
+    table, _, key = field.rpartition(".")
+    found = config.get(table) if table else config
+    return found.get(key) if isinstance(found, Mapping) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +139,5 @@ def drift_between(before: RunMoment, after: RunMoment, runs: Mapping[str, Path],
     configs = [read_object(runs[place.run], "config.json") for place in (before, after)]
     shared = sorted(old.keys() & new.keys())
     moves = tuple(Move(task, old[task][0], new[task][0], (old[task][1], new[task][1])) for task in shared)
-    alike = all(configs[0].get(field) == configs[1].get(field) for field in TASKS)
+    alike = first_difference(configs, TASKS) is None
     return Drift(before, after, moves, len(old.keys() ^ new.keys()), alike)

@@ -14,12 +14,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..rollout.store.records import Comparison, EvaluationResult, Mode, RetentionRow
+from ..rollout.store.records import Comparison, EvaluationRecord, EvaluationResult, Mode, RetentionRow
 from ..trainer.evaluation.comparison import compare
 from .blends import recorded_phases
 from .charts import Dot, scatter_chart
 from .comparing import other_settings
-from .drift import TASKS
+from .drift import first_difference, played_by
 from .pages.runs import list_runs
 from .rendering import environment, write_page
 from .report import MODES
@@ -28,8 +28,9 @@ from .runs import RecordedRun, final_evaluations, read_run
 BASE = "base"
 LOCAL = ("name", "run_dir")
 """Settings that do not say what a run tried."""
-MEASURED = (*TASKS, "success", "evaluation.seeds", "evaluation.tasks", "retention.items", "retention.samples", "retention.temperature")
-"""Settings that say what gain and retention were measured on; suites are compared by what was recorded of them."""
+MEASURED = ("success", "evaluation.seeds", "evaluation.tasks", "retention.items", "retention.samples", "retention.temperature")
+"""Settings that say what gain and retention were measured on, beside those of `drift.played_by`; suites are compared by what was recorded
+of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def find_frontier(paths: Sequence[Path], min_retention: float, mode: Mode | None
             left_out.append(str(error))
     if len(found) < 2:
         raise ValueError("\n".join(["two runs at least are needed that measured gain and retention", *left_out]))
-    _check_alike([run for run in recorded if any(one.run == run.name for one in found)])
+    _check_alike([run for run in recorded if any(one.run == run.name for one in found)], used)
     runs = tuple(sorted((replace(one, on_frontier=is_on_frontier(one, found)) for one in found), key=lambda one: -one.gain.difference))
     return Frontier(runs, min_retention, pick_of(runs, min_retention), tuple(left_out))
 
@@ -150,10 +151,11 @@ def _is_measured(run: RecordedRun, mode: Mode) -> bool:
 
 def _tradeoff(run: RecordedRun, mode: Mode, settings: tuple[str, ...]) -> Tradeoff:
     """Raises ValueError, a line that names the run, when it did not measure both."""
-    before, after, phase = _ends(run, mode)
-    rows = [row for row in run.retention if row.phase == phase]
+    before, last = _ends(run, mode)
+    after, phase, rows = last.result, last.phase, _retention_at(run, last)
     if not rows:
-        raise ValueError(f"{run.name}: retention was not measured after {phase}; give the recipe [retention], and let the run end")
+        where = f"after step {last.step} of {phase}, its last evaluated one"
+        raise ValueError(f"{run.name}: retention was not measured {where}; give the recipe [retention], and let the run end")
     least = min((row for row in rows if row.retention is not None), key=lambda row: row.retention or 0.0, default=None)
     gain = compare(before, after)
     if least is None:
@@ -163,8 +165,8 @@ def _tradeoff(run: RecordedRun, mode: Mode, settings: tuple[str, ...]) -> Tradeo
     return Tradeoff(run.name, run.path, phase, mode, after.success, gain, least.suite, least.retention, least.low, least.high, settings)
 
 
-def _ends(run: RecordedRun, mode: Mode) -> tuple[EvaluationResult, EvaluationResult, str]:
-    """The evaluations of the base and after the run's last phase, and what that is called. Raises ValueError when it lacks one of them."""
+def _ends(run: RecordedRun, mode: Mode) -> tuple[EvaluationResult, EvaluationRecord]:
+    """The evaluations of the base and after the run's last phase. Raises ValueError when it lacks one of them."""
     if not _is_measured(run, mode):
         raise ValueError(
             f"{run.name}: it has no {mode} evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end"
@@ -174,33 +176,28 @@ def _ends(run: RecordedRun, mode: Mode) -> tuple[EvaluationResult, EvaluationRes
     phase = planned[-1] if planned else list(records)[-1]
     if phase not in records:
         raise ValueError(f"{run.name}: it has no {mode} evaluation after {phase}, its last phase; let the run end")
-    return records[BASE].result, records[phase].result, phase
+    return records[BASE].result, records[phase]
 
 
-def _check_alike(runs: Sequence[RecordedRun]) -> None:
+def _retention_at(run: RecordedRun, last: EvaluationRecord) -> list[RetentionRow]:
+    """What was kept at the step of an evaluation: a run that went on has rows of earlier steps of the phase too."""
+    return [row for row in run.retention if (row.phase, row.step) == (last.phase, last.step)]
+
+
+def _check_alike(runs: Sequence[RecordedRun], mode: Mode) -> None:
     """Raises ValueError when two runs measured other things, so that their places say nothing of each other."""
     first = runs[0]
     for run in runs[1:]:
-        for field in MEASURED:
-            if _setting(run, field) != _setting(first, field):
-                raise ValueError(f"{first.name} and {run.name} were not measured alike: they differ in {field}")
-        if _suites(run) != _suites(first):
-            raise ValueError(
-                f"{first.name} and {run.name} measured other suites: {', '.join(_suites(first))} and {', '.join(_suites(run))}"
-            )
+        field = first_difference([first.config, run.config], [*played_by(mode), *MEASURED])
+        if field is not None:
+            raise ValueError(f"{first.name} and {run.name} were not measured alike: they differ in {field}")
+        ours, theirs = (", ".join(_suites(one, mode)) for one in (first, run))
+        if ours != theirs:
+            raise ValueError(f"{first.name} and {run.name} measured other suites: {ours} and {theirs}")
 
 
-def _setting(run: RecordedRun, field: str) -> Any:
-    table, _, key = field.rpartition(".")
-    found = run.config.get(table) if table else run.config
-    return found.get(key) if isinstance(found, dict) else None
-
-
-def _suites(run: RecordedRun) -> list[str]:
-    def name(row: RetentionRow) -> str:
-        return row.suite
-
-    return sorted(set(map(name, run.retention)))
+def _suites(run: RecordedRun, mode: Mode) -> list[str]:
+    return sorted({row.suite for row in _retention_at(run, _ends(run, mode)[1])})
 
 
 def _place(one: Tradeoff) -> tuple[float, float]:

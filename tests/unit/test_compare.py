@@ -88,6 +88,18 @@ def test_what_cannot_be_paired_is_not(tmp_path: Path, runs: list[Path]) -> None:
     assert first.change is not None and second.change is None and second.better == ()
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("temperature", (1.0, 0.2)), ("max_turns", (1, 8)), ("max_tokens_per_turn", (64, 512)), ("template_args", ({}, {"a": 1}))],
+)
+def test_runs_that_were_not_played_alike_have_no_test(runs: list[Path], field: str, values: tuple[Any, Any]) -> None:
+    for folder, value in zip(runs, values, strict=True):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "rollout": {field: value}}))
+    (pair,) = side_by_side(runs).paired
+    assert (pair.change, pair.better, pair.worse) == (None, (), ())
+
+
 def test_runs_that_make_no_comparison_are_refused(tmp_path: Path, runs: list[Path]) -> None:
     for paths, said in (
         ([runs[0]], "2 to 6 different runs"),

@@ -19,17 +19,17 @@ pytestmark = pytest.mark.unit
 TASKS = 100
 
 
-def evaluated(phase: str, right: int, mode: Any = "sampled") -> dict[str, Any]:
+def evaluated(phase: str, right: int, mode: Any = "sampled", step: int = 1) -> dict[str, Any]:
     """So many of a hundred tasks are right, always the first ones."""
     success = {f"heldout-{i:03}": float(i < right) for i in range(TASKS)}
     share = right / TASKS
     result = EvaluationResult(mode, "env", TASKS, TASKS, share, share, share, share, 1.0, 3.0, success)
-    return EvaluationRecord(phase=phase, step=1, result=result).to_row()
+    return EvaluationRecord(phase=phase, step=step, result=result).to_row()
 
 
-def kept(suite: str, retention: float | None, phase: str = "sft") -> dict[str, Any]:
+def kept(suite: str, retention: float | None, phase: str = "sft", step: int = 1) -> dict[str, Any]:
     around: dict[str, Any] = {} if retention is None else {"retention": retention, "low": retention - 0.02, "high": retention + 0.02}
-    return RetentionRow(phase=phase, step=1, suite=suite, kind="answers", items=100, before=0.8, after=0.7, **around).to_row()
+    return RetentionRow(phase=phase, step=step, suite=suite, kind="answers", items=100, before=0.8, after=0.7, **around).to_row()
 
 
 def run(root: Path, name: str, right: int, retention: float | None, **config: Any) -> Path:
@@ -98,7 +98,7 @@ def test_a_run_that_measured_half_of_it_is_left_out_by_name(sweep: Path) -> None
     found = find_frontier([sweep], 0.95)
     assert [one.run for one in found.runs] == ["own-only", "most"]
     assert found.left_out == (
-        "half: retention was not measured after sft; give the recipe [retention], and let the run end",
+        "half: retention was not measured after step 1 of sft, its last evaluated one; give the recipe [retention], and let the run end",
         "worse: it has no sampled evaluation of its base and of a phase; give the recipe evaluation.before = true, and let it end",
     )
     (sweep / "most" / "retention.jsonl").unlink()
@@ -126,6 +126,10 @@ def test_runs_that_measured_other_things_are_refused(sweep: Path, tmp_path: Path
         ("retention.samples", {"retention": {"samples": 4}}, {"retention": {"samples": 1}}),
         ("retention.temperature", {"retention": {"temperature": 1.0}}, {}),
         ("success", {"success": "env"}, {"success": "verdict"}),
+        ("rollout.temperature", {"rollout": {"temperature": 1.0}}, {"rollout": {"temperature": 0.2}}),
+        ("rollout.max_turns", {"rollout": {"max_turns": 1}}, {"rollout": {"max_turns": 8}}),
+        ("rollout.max_tokens_per_turn", {"rollout": {"max_tokens_per_turn": 64}}, {"rollout": {"max_tokens_per_turn": 512}}),
+        ("rollout.template_args", {"rollout": {"template_args": {"enable_thinking": False}}}, {"rollout": {"template_args": {}}}),
     ],
 )
 def test_what_was_measured_otherwise_is_not_set_side_by_side(
@@ -136,6 +140,31 @@ def test_what_was_measured_otherwise_is_not_set_side_by_side(
         config.write_text(json.dumps({**json.loads(config.read_text()), **changed}))
     with pytest.raises(ValueError, match=f"were not measured alike: they differ in {field}"):
         find_frontier([tmp_path], 0.95)
+
+
+def test_greedy_evaluations_are_alike_at_any_temperature(tmp_path: Path) -> None:
+    for name, right, temperature in (("a", 40, 1.0), ("b", 50, 0.2)):
+        folder = run(tmp_path, name, right, 0.96, rollout={"temperature": temperature})
+        (folder / "evaluations.jsonl").unlink()
+        with JsonLines(folder / "evaluations.jsonl") as lines:
+            for phase, count in (("base", 20), ("sft", right)):
+                lines.append(evaluated(phase, count, "greedy"))
+    assert [one.run for one in find_frontier([tmp_path], 0.95).runs] == ["b", "a"]
+
+
+@pytest.mark.parametrize(("sooner", "later"), [(0.60, 0.99), (0.99, 0.60)])
+def test_a_run_that_went_on_kept_what_it_kept_at_its_last_step(sweep: Path, sooner: float, later: float) -> None:
+    """Measured at step 1, and once more after the phase was given more steps: with another suite less."""
+    (sweep / "half" / "retention.jsonl").unlink()
+    with JsonLines(sweep / "half" / "retention.jsonl") as lines:
+        for row in (kept("tests/spelling-v0", 1.0), kept("tests/arithmetic-v0", sooner), kept("tests/reading-v0", 0.1)):
+            lines.append(row)
+        for row in (kept("tests/spelling-v0", 1.0, step=2), kept("tests/arithmetic-v0", later, step=2)):
+            lines.append(row)
+    with JsonLines(sweep / "half" / "evaluations.jsonl") as lines:
+        lines.append(evaluated("sft", 80, step=2))
+    found = {one.run: one for one in find_frontier([sweep], 0.95).runs}
+    assert (round(100 * found["half"].gain.difference), found["half"].retention) == (60, later)
 
 
 def test_all_are_compared_in_one_mode_that_most_of_them_have(sweep: Path) -> None:
