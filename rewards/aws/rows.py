@@ -10,15 +10,18 @@ import base64
 import binascii
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ...envs.registry import did_you_mean
-from ...rpc.payload import plain_json
+from ...rpc.payload import MAX_JSON_VALUES, more_values, plain_json
 from ..types import InvalidScore, RewardInput, Score
 
 MAX_ANSWER_BYTES = 6 * 1024 * 1024
 """What AWS lets a synchronous call carry, each way; handlers of other kinds are held to it too."""
+MOST_KEYS = 50
+"""Of a row that are looked through for one that was misspelt."""
 METRIC_TYPES = ("Reward", "Metric")
 RESERVED = ("tools",)
 """Keys of a task's data that are no metadata: the rows' format has a place of its own for them."""
@@ -39,13 +42,18 @@ def event_row(episode: RewardInput) -> dict[str, Any]:
 
 
 def parse_answer(payload: bytes | str) -> Any:
-    """JSON text as a handler's answer. Raises BadAnswer when it is none."""
+    """JSON text as a handler's answer. Raises BadAnswer when it is none, or larger than any answer is."""
     if len(payload) > MAX_ANSWER_BYTES:
         raise BadAnswer(f"answers {len(payload)} bytes; at most {MAX_ANSWER_BYTES} are read")
     try:
-        return json.loads(payload)
+        text = payload if isinstance(payload, str) else payload.decode("utf-8-sig")
+        many = more_values(text, MAX_JSON_VALUES)
+        answer = None if many else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadAnswer(f"answers no JSON ({error}): {payload[:80]!r}") from None
+    if many:
+        raise BadAnswer(f"answers more than {MAX_JSON_VALUES} JSON values")
+    return answer
 
 
 def unwrap(answer: Any) -> Any:
@@ -75,37 +83,45 @@ def read_answer(answer: Any, ids: Sequence[str]) -> dict[str, Score | BadAnswer]
     rows = unwrap(answer)
     if not isinstance(rows, list):
         raise BadAnswer(f"must answer a list with one row per episode, not {type(rows).__name__} {rows!r:.200}")
-    named = [(row["id"], row) for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str) and row["id"] in ids]
+    asked = frozenset(ids)
+    named = [(row["id"], row) for row in rows if _names(row, asked)]
     strangers = len(rows) - len(named)
     counts = Counter(id for id, _ in named)
     missing = [id for id in ids if not counts[id]]
     if strangers > len(missing):
-        raise BadAnswer(f"answers {len(rows)} rows for {len(ids)} episodes, {_strangers(rows, ids)}")
+        raise BadAnswer(f"answers {len(rows)} rows for {len(ids)} episodes, {_strangers(rows, asked)}")
     found: dict[str, Score | BadAnswer] = {}
     for id, row in named:
         found[id] = _read_row(row) if counts[id] == 1 else BadAnswer(f"answers {counts[id]} rows with the id {id!r}")
-    hint = f", {_strangers(rows, ids)}" if strangers else ""
+    hint = f", {_strangers(rows, asked)}" if strangers else ""
     return found | {id: BadAnswer(f"answers no row with the id {id!r}{hint}") for id in missing}
 
 
-def _strangers(rows: Sequence[Any], ids: Sequence[str]) -> str:
+def _names(row: Any, asked: Collection[str]) -> bool:
+    return isinstance(row, Mapping) and isinstance(row.get("id"), str) and row["id"] in asked
+
+
+def _strangers(rows: Sequence[Any], asked: Collection[str]) -> str:
     """What the first rows that name no episode look like."""
-    shown = []
-    for row in rows:
-        if not isinstance(row, Mapping):
-            shown.append(f"a {type(row).__name__}")
-        elif "id" not in row:
-            shown.append(f"one without id{did_you_mean('id', [key for key in row if isinstance(key, str)])}")
-        elif not isinstance(row["id"], str) or row["id"] not in ids:
-            shown.append(f"one with the id {row['id']!r:.60}, which was not asked for")
-    return "; ".join(shown[:3])
+    return "; ".join(_stranger(row) for row in islice((row for row in rows if not _names(row, asked)), 3))
+
+
+def _stranger(row: Any) -> str:
+    if not isinstance(row, Mapping):
+        return f"a {type(row).__name__}"
+    if "id" not in row:
+        return f"one without id{_meant('id', row)}"
+    return f"one with the id {row['id']!r:.60}, which was not asked for"
+
+
+def _meant(key: str, row: Mapping[Any, Any]) -> str:
+    return did_you_mean(key, [name for name in islice(row, MOST_KEYS) if isinstance(name, str)])
 
 
 def _read_row(row: Mapping[Any, Any]) -> Score | BadAnswer:
     try:
         if "aggregate_reward_score" not in row:
-            keys = [str(key) for key in row]
-            raise BadAnswer(f"the row {row['id']!r} has no aggregate_reward_score{did_you_mean('aggregate_reward_score', keys)}")
+            raise BadAnswer(f"the row {row['id']!r} has no aggregate_reward_score{_meant('aggregate_reward_score', row)}")
         value = _number(row["aggregate_reward_score"], "aggregate_reward_score")
         parts: dict[str, float] = {}
         for name, part in _metrics(row.get("metrics_list")):
