@@ -18,6 +18,7 @@ MAX_JSON_VALUES = 100_000
 SHOWN = 80
 """Characters of a key that are said of a place: it is worked out for every value below."""
 
+_CONTAINER = re.compile(r"\s*+[\[{]")
 # A string, which goes to the end of the text where it does not end, so that every character is looked at once; what is empty; what is not.
 _MARKS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]\s*+[\]}]|[\[\]{},]', re.DOTALL)
 
@@ -76,7 +77,7 @@ def more_values(text: str, most: int, start: int = 0) -> bool:
 
     Example: `more_values("[[], []] [1, 2, 3]", 2)` is False.
     """
-    if len(text) - start <= most:
+    if len(text) - start <= most or _CONTAINER.match(text, start) is None:  # a text or a number holds none
         return False
     depth = found = 0  # a container has a value more than commas, unless it is empty
     for mark in _MARKS.finditer(text, start):
