@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rpc.payload import MAX_DEPTH, deeper_than
+from ..rpc.payload import MAX_DEPTH, MAX_JSON_VALUES, deeper_than, more_values
 from .failures import Failure
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -280,6 +280,23 @@ def refuse_unread(row: Mapping[str, Any], read: Collection[str], where: str = ""
             raise ValueError(f"{place} is not read; {_WRITE_INSTEAD.get(key, remove)}")
 
 
+def check_arguments(rows: Iterable[Any], most: int, where: str) -> None:
+    """Raise ValueError, which `where` begins, when the arguments of the tool calls of chat messages hold more than `most` values. As
+    OpenAI has them they are JSON in a text, which counts as one value wherever the messages come from."""
+    texts = [text for row in rows for text in _argument_texts(row)]
+    if more_values(f"[{','.join(texts)}]", most):
+        raise ValueError(f"{where}: function.arguments of the tool calls hold more than {most} JSON values")
+
+
+def _argument_texts(row: Any) -> Iterator[str]:
+    calls = row.get("tool_calls") if isinstance(row, Mapping) else None
+    for call in calls if isinstance(calls, list | tuple) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        arguments = function.get("arguments") if isinstance(function, Mapping) else None
+        if isinstance(arguments, str):
+            yield arguments
+
+
 def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message:
     """Read an OpenAI chat message; `where` prefixes the error. The role "developer" is a system message's.
 
@@ -311,6 +328,7 @@ def message_from_dict(row: Mapping[str, Any], where: str = "message") -> Message
     for key in ("tool_call_id", "name"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"{where}: {key} must be a string, not {type(row[key]).__name__}")
+    check_arguments((row,), MAX_JSON_VALUES, where)
     calls = tuple(_tool_call_from_dict(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(rows))
     return Message(role, content, calls, row.get("tool_call_id"), row.get("name"))
 

@@ -10,6 +10,7 @@ the ends of a turn those of training.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,7 +47,8 @@ class RenderedChatApp:
             return
         asked, param = await read_request(scope, receive), "messages"
         try:
-            request = as_in_training(asked, self._renderer, self._writes_calls)
+            # The loop is the engine's, and what is to be read may be megabytes.
+            request = await asyncio.to_thread(as_in_training, asked, self._renderer, self._writes_calls)
             param = "tool_choice"
             forced, name = forced_tool(asked.get("tool_choice"))
             if forced:

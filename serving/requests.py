@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..envs.types import check_arguments
 from ..rpc.payload import utf8
 from .admission import Refused
 from .pattern_cost import too_costly
-from .wire import CHAT, COMPLETIONS, read_json
+from .wire import CHAT, COMPLETIONS, MOST_VALUES, read_json
 
 FORMATS: Final = ("text", "json_object", "json_schema")
 LARGEST_SCHEMA: Final = 16_384
@@ -55,6 +56,10 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
             raise invalid(
                 'messages may hold text only: a part of a content reads {"type": "text", "text": …}; nothing is fetched', "messages"
             )
+    try:
+        check_arguments(messages if isinstance(messages, list) else (), MOST_VALUES, "messages")
+    except ValueError as error:
+        raise invalid(str(error), "messages") from None
     return request
 
 

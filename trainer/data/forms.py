@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...envs.types import Message, message_from_dict, refuse_unread
+from ...envs.rows import MAX_VALUES
+from ...envs.types import Message, check_arguments, message_from_dict, refuse_unread
 
 Form = Literal["document", "conversation", "answer", "preference", "task", "verl task"]
 
@@ -147,6 +148,7 @@ def read_preference(row: Mapping[str, Any]) -> Preference:
 
 def read_messages(messages: Sequence[Any], field: str) -> tuple[Message, ...]:
     """Messages as OpenAI has them. Raises ValueError, `field[i]: what is wrong`."""
+    check_arguments(messages, MAX_VALUES, field)
     return tuple(_message(message, f"{field}[{i}]") for i, message in enumerate(messages))
 
 

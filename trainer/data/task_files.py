@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...envs.row_files import files_at, opened
-from ...envs.rows import BadRow, Problems, read_rows, stem
-from ...envs.types import Message, Task, message_from_dict, refuse_unread
+from ...envs.rows import MAX_VALUES, BadRow, Problems, read_rows, stem
+from ...envs.types import Message, Task, check_arguments, message_from_dict, refuse_unread
 from .config import TasksConfig
 from .forms import as_task_row, no_messages
 
@@ -157,6 +157,7 @@ def task_row(row: Mapping[str, Any], stem: str, number: int) -> TaskRow:
 def _messages(value: Any) -> Iterator[Message]:
     if not isinstance(value, list) or not value:
         raise ValueError("messages: must be a list of messages, at least one")
+    check_arguments(value, MAX_VALUES, "messages")
     roles = []
     for i, item in enumerate(value):
         if not isinstance(item, dict):
