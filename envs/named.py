@@ -24,15 +24,25 @@ _MODULE_AND_ID = re.compile(r".+:.*-v\d+", re.DOTALL)  # gymnasium imports whate
 
 def load_function(target: str, field: str) -> Callable[..., Any]:
     """The function that `module:function` or `file.py:function` names. Raises ValueError naming the field, and what is missing."""
-    module_name, _, name = target.rpartition(":")
-    if not _MODULE.fullmatch(module_name) or not name.isidentifier():
+    parts = function_parts(target)
+    if parts is None:
         raise ValueError(f"{field}: {target!r} must read module:function or file.py:function")
+    module_name, name = parts
     module = import_module(module_name, field)
     function = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]
         raise ValueError(f"{field}: {module_name} has no function {name!r}{did_you_mean(name, known)}")
     return function  # type: ignore[no-any-return]
+
+
+def function_parts(target: str) -> tuple[str, str] | None:
+    """Module and function of `module:function` or `file.py:function`; None for any other text, which no resolver of functions takes.
+
+    Example: `function_parts("a.b:f")` is `("a.b", "f")`, and `function_parts("a.:f")` None.
+    """
+    module, _, name = target.rpartition(":")
+    return (module, name) if _MODULE.fullmatch(module) and name.isidentifier() else None
 
 
 def load_environment(target: str) -> str:
@@ -55,10 +65,9 @@ def names_code(text: str) -> bool:
 
     Example: `names_code("words.py:describe")`, but not `names_code("FrozenLake-v1")`, nor `names_code("Answer: yes or no")`.
     """
-    module, _, name = text.rpartition(":")
-    if (module or text).endswith(".py"):
+    if (text.rpartition(":")[0] or text).endswith(".py"):
         return True
-    return bool(_MODULE.fullmatch(module) and name.isidentifier()) or bool(_MODULE_AND_ID.fullmatch(text))
+    return function_parts(text) is not None or bool(_MODULE_AND_ID.fullmatch(text))
 
 
 def try_environment(id: str, kwargs: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from .security import ClientSecurity, is_loopback
 
 RAY = "ray:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*)|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]")
 
 
@@ -92,7 +93,7 @@ def is_literal(place: str) -> bool:
 
 def _check_host_port(place: str) -> None:
     host, _, port = place.rpartition(":")
-    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > 65535:
         shown = place if "@" not in place else f"…@{place.rpartition('@')[2]}"  # what stands before it may be a password
         raise ValueError(f"address {shown!r} must read host:port, for example 127.0.0.1:50051")
 

@@ -3,30 +3,31 @@
 A run folder names code, as a recipe does: plug-ins, modules, services, functions among an environment's arguments. Names that are
 registered, by burnish or by an installed package, are resolved, and what the worlds that burnish ships define; what else a folder names is
 imported or run only for whoever says that the run is his own, or names the plug-in himself. What lies inside the folder is never run, so
-that a folder from elsewhere brings none along; and no address is called, and no variable or file of secrets read, that only the folder
-names, unless whoever replays it says so.
+that a folder from elsewhere brings none along; and no address is called, no variable or file of secrets read, and no file outside of the
+folder opened, that only the folder names, unless whoever gives the command says so. What a text names is told in `named`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.machinery import all_suffixes
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
-from burnish.envs.named import names_code
-from burnish.guardrails.policy import load_policy
 from burnish.recipe.config import RunConfig
 from burnish.recipe.load import config_as_recorded, load_config
+from burnish.recipe.named import CODE, OUTSIDE, Text, is_given, meaning_of, texts_of, with_files
+from burnish.recipe.overrides import parse_override, position
+from burnish.recipe.platforms import PLATFORMS
 from burnish.recipe.resolve import EnvironmentSpec, environment_of
-from burnish.recipe.services import SERVICE, ServiceConfig, service_references
+from burnish.recipe.services import ServiceConfig, service_references
 from burnish.rewards.config import RewardConfig
+from burnish.rollout.store.own_files import read_whole
 from burnish.rollout.worker import BlendedEnvironment
 from burnish.rpc.urls import shown_value
 from burnish.trainer.phases.rft import RFTPhaseConfig
@@ -45,21 +46,9 @@ class RecordedSetup:
     step_timeout_s: float
 
 
-_ADDRESS = re.compile(r"\A[^\s/]*:\d{1,5}(\Z|[,?])|\Aray:|://|[?&]\w+=")
-"""What clients take for one: `host:port`, replicas, `ray:NAME`, a URL, or what follows an address and says how to talk there."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_SECRETS = re.compile(r"(_env|token_file|key_file)\Z", re.IGNORECASE)
-"""Arguments that name an environment variable, or a file, whose content is sent with calls."""
-_ADDRESSES = (SERVICE, "ray:")
-"""What begins as these is an address, and judged as one."""
-_MODULES = ("plugins", "services tools", "services verifier", "services python")
-"""Fields whose every value is code."""
-_IDS = ("environment", "services environment")
-"""Fields that hold an id, and with a colon the module that registers it."""
-_WORLDS = ("burnish.envs.builtin.", "burnish.rewards.builtin.")
-"""Where the worlds that burnish ships are; their tools, verdicts and texts are made to be named in recipes."""
-_CALLED = ("environment_args", "rewards", "services", "rft", "phases")
-"""Fields under which an address would be called."""
+_RUNS_OWN = ("seeds.json", "versions.json", "episodes", "checkpoints.jsonl")
+"""What lies beside the `config.json` of a run."""
 NOT_RUN = "names {!r:.80}, code by its module or file and not by a registered id; it is run with --trust only, when the run is your own"
 
 
@@ -67,22 +56,19 @@ def recorded_setup(folder: Path, outward: bool = False, trust: bool = False, plu
     """Those pieces of the recipe in a run folder; its data, its model and its GPUs need not be here.
 
     outward: whether the folder may name addresses, and variables and files that hold secrets. trust: whether it may name code that nobody
-    registered. plugins: files that whoever replays it loads anyway.
+    registered, and files that lie elsewhere. plugins: files that whoever replays it loads anyway.
 
-    Raises ValueError when `config.json` is missing or no config, or names code that lies in the folder, or code, an address or a secret
-    that it may not.
+    Raises ValueError when `config.json` is missing or no config, or names code that lies in the folder, or code, an address, a secret or
+    a file that it may not.
     """
     config, home = config_as_recorded(folder), folder.resolve()
     for field, place in _code(config):
         if "\0" not in place and Path(place).resolve().is_relative_to(home):
             raise ValueError(f"{folder}: {field} names {place}, which lies in the run folder itself; code that came with a run is not run")
-    own = None if trust else next(_own_code(_played(config), plugins), None)
-    if own is not None:
-        raise ValueError(f"{folder}: {own[0]} {NOT_RUN.format(own[1])}")
-    leads = None if outward else next(_outward(config), None)
-    if leads is not None:
-        field, text, meaning = leads
-        raise ValueError(f"{folder}: {field} names {meaning}, {shown_value(text, field)}, which a run folder may not; --outward allows it")
+    opened = {option for option, allowed in (("--outward", outward), ("--trust", trust)) if allowed}
+    used = _used(config)
+    played = (one for one in texts_of(config) if _plays(one, used))
+    _refuse(str(folder), with_files(played, home), home, plugins, opened, "--outward")
     blend = next((table.blend for table in config.tables if isinstance(table, RFTPhaseConfig)), ())
     return RecordedSetup(
         environment_of(config),
@@ -98,89 +84,84 @@ def load_recipe(
     recipe: Path, overrides: Sequence[str], plugins: Sequence[Path], trust: bool, run: Path | None = None, platform: str | None = None
 ) -> RunConfig:
     """A recipe that a command is given (see `load_config`). One that lies in a run folder is as much that folder's word as its
-    `config.json` is: it names registered code only, and neither an address nor where a secret is, nor does a guardrail policy that it
-    names, unless trust says that the run is one's own.
+    `config.json` is: it names what is registered and what lies in that folder, and neither an address nor where a secret is, nor does a
+    suite or a guardrail policy that it names, unless trust says that the run is one's own.
 
     run: the run that the command is about. What `overrides` and `plugins` name, whoever gives the command names. Raises ValueError like
     `load_config`, and when the recipe names what it may not.
     """
     config = load_config(recipe, overrides, plugins, platform)
-    if trust or not _of_a_run(recipe.resolve(), run):
-        return config
-    named = [(field, text) for field, text in _everything(config) if not any(text in one for one in overrides)]
-    own = next(_own_code(named, plugins), None)
-    if own is not None:
-        raise ValueError(f"{recipe}: {own[0]} {NOT_RUN.format(own[1])}")
-    called = [(field, text) for field, text in named if field.startswith(_CALLED)]
-    for field, text in chain(called, *(_of_policy(field, text) for field, text in called)):
-        if _SECRETS.search(field) or _ADDRESS.search(text):
-            what = "a variable or file that holds a secret" if _SECRETS.search(field) else "an address"
-            raise ValueError(f"{recipe}: {field} names {what}, {shown_value(text, field)}, which a run folder may not; --trust allows it")
+    home = None if trust else _home_of(recipe.resolve(), run)
+    if home is not None:
+        given = _given(config, overrides)
+        said = (one for one in texts_of(config) if not any(one.at[: len(path)] == path for path in given))
+        _refuse(str(recipe), with_files(said, home), home, plugins, set(), "--trust")
     return config
 
 
-def _of_policy(field: str, text: str) -> Iterator[tuple[str, str]]:
-    """Every text that detectors are made with, where a text names the file of a guardrail policy, each with the field that it stands in."""
-    try:
-        policy = load_policy(text, to_run=False)
-    except (OSError, ValueError):
-        return
-    for i, use in enumerate(policy.detectors):
-        where = f"{field}: {text}: detectors.{i}.args"
-        yield from ((place, one) for place, _, one in _texts(where, "", use.args))
+def _refuse(source: str, texts: Iterable[Text], home: Path, plugins: Collection[Path], opened: Collection[str], outward: str) -> None:
+    """Raise ValueError for the first of the texts that names what a run folder may not.
 
-
-def _of_a_run(recipe: Path, run: Path | None) -> bool:
-    """Whether a recipe is part of a run folder: of the run given, or of another."""
-    inside = run is not None and recipe.is_relative_to(run.resolve())
-    return inside or recipe.is_dir() or recipe.name == "config.json" or (recipe.parent / "config.json").exists()
-
-
-def _own_code(named: Iterable[tuple[str, str]], plugins: Collection[Path]) -> Iterator[tuple[str, str]]:
-    """Those of the texts, each with its field, that name code which is neither built in nor installed, nor one of the plug-ins."""
+    plugins: files whose code whoever gives the command names. opened: the options that he gave. outward: the one that would open addresses
+    and secrets.
+    """
     given = {file.resolve() for file in plugins}
-    for field, text in named:
-        if field != "services python" and _of_our_worlds(text):
+    for one in texts:
+        meaning = meaning_of(one, home)
+        option = "--trust" if meaning in (CODE, OUTSIDE) else outward
+        if meaning is None or option in opened or (meaning == CODE and is_given(one, given)):
             continue
-        if field in _MODULES or (field in _IDS and ":" in text) or (names_code(text) and not text.startswith(_ADDRESSES)):
-            file = text if text.endswith(".py") else text.rpartition(":")[0]
-            if not (file.endswith(".py") and "\0" not in file and Path(file).resolve() in given):
-                yield field, text
+        if meaning == CODE:
+            raise ValueError(f"{source}: {one.field} {NOT_RUN.format(one.text)}")
+        raise ValueError(f"{source}: {one.field} names {meaning}, {shown_value(one.text, one.field)}, which a run folder may not; {option} allows it")
 
 
-def _of_our_worlds(name: str) -> bool:
-    """Whether a name is that of a module of burnish's worlds, or of something that is defined in one."""
-    module, _, attribute = name.partition(":")
-    if not module.startswith(_WORLDS) or _DOTTED.fullmatch(module) is None or find_spec(module) is None:
+def _given(config: RunConfig, overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """Where in a config the overrides have written, the items of lists by their numbers."""
+    data = config.model_dump(mode="json")
+    return [_numbered(data, path[1:] if path[0] in PLATFORMS else path) for path in (parse_override(text).path for text in overrides)]
+
+
+def _numbered(data: Any, path: tuple[str, ...]) -> tuple[str, ...]:
+    at: list[str] = []
+    for key in path:
+        found = position(data, key) if isinstance(data, list) else None
+        at.append(key if found is None else str(found))
+        data = data[found] if found is not None else data.get(key) if isinstance(data, Mapping) else None
+    return tuple(at)
+
+
+def _home_of(recipe: Path, run: Path | None) -> Path | None:
+    """The run folder that a recipe is part of: the nearest that it lies in, however deep, or the run given."""
+    folder = recipe if recipe.is_dir() else recipe.parent
+    if recipe.is_dir() or os.path.lexists(folder / "config.json"):
+        return folder
+    nearest = next((parent for parent in folder.parents if _is_run(parent)), None)
+    return nearest or (run.resolve() if run is not None and recipe.is_relative_to(run.resolve()) else None)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is one of a run. Another's `config.json` is of something else: a program, or a model."""
+    file = folder / "config.json"
+    if not os.path.lexists(file):
         return False
-    found = getattr(import_module(module), attribute, None) if attribute else None
-    where = str(getattr(found, "__module__", ""))
-    return not attribute or where == module or (not isinstance(found, FunctionType | type) and where.startswith("burnish."))
+    if any(os.path.lexists(folder / name) for name in _RUNS_OWN):
+        return True
+    try:
+        data = json.loads(read_whole(file))
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(data, dict) and {"model", "environment"} <= data.keys()
 
 
-def _played(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Every text that says what plays the episodes: the environments, and the services that they use."""
-    yield from (("plugins", one) for one in config.plugins)
-    yield "environment", config.environment
-    yield from ((field, text) for field, _, text in _arguments(config, used_only=True))
-    used = _used(config)
-    yield from (pair for name, service in config.services.items() if name in used for pair in _of_service(service))
-
-
-def _everything(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Every text of a recipe that is not a default."""
-    data = config.model_dump(mode="json", exclude_defaults=True, exclude={"services", "plugins"})
-    yield from (("plugins", one) for one in config.plugins)
-    yield from ((field, text) for name, value in data.items() for field, _, text in _texts(name, "", value))
-    yield from (pair for service in config.services.values() for pair in _of_service(service))
-    yield from (
-        (field, text) for name, one in config.services.items() for field, _, text in _texts(f"services.{name}.kwargs", "", one.kwargs)
-    )
-
-
-def _of_service(service: ServiceConfig) -> Iterator[tuple[str, str]]:
-    fields = ((f"services {key}", getattr(service, key)) for key in ("tools", "verifier", "environment", "python", "address"))
-    return ((field, text) for field, text in fields if text is not None)
+def _plays(one: Text, used: Collection[str]) -> bool:
+    """Whether a text says what plays the episodes: the environments, and the services that they use."""
+    match one.at:
+        case ("plugins" | "environment" | "environment_args", *_) | ("rft", "blend", *_) | ("phases", _, "blend", *_):
+            return True
+        case ("services", name, *_):
+            return name in used
+    return False
 
 
 def _code(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -190,22 +171,20 @@ def _code(config: RunConfig) -> Iterator[tuple[str, str]]:
     named |= {f"services.{name}.{service.kind}": service.target for name, service in config.services.items()}
     for field, target in named.items():
         yield from ((field, file) for file in _files_of(target if target.endswith(".py") else target.rpartition(":")[0]))
-    for field, _, text in _arguments(config):  # any of them may be resolved: module:function, file.py:function, module:Env-v0
+    for field, text in _arguments(config):  # any of them may be resolved: module:function, file.py:function, module:Env-v0
         pieces = dict.fromkeys((text, text.partition(":")[0], text.rpartition(":")[0]))
         yield from ((field, file) for piece in pieces for file in (*_files_of(piece), *([piece] if "/" in piece else [])))
     yield from ((f"services.{name}.python", service.python) for name, service in config.services.items() if service.python)
 
 
-def _arguments(config: RunConfig, used_only: bool = False) -> Iterator[tuple[str, str, str]]:
-    """Every text that environments and services are made with, however deep: the field that it stands in, its key there, and itself."""
-    blends = (table.blend for table in config.tables if isinstance(table, RFTPhaseConfig))
-    used = _used(config) if used_only else config.services
-    yield from _texts("environment_args", "", config.environment_args)
-    for one in chain(*blends):
-        yield from _texts(f"blend {one.called}", "", one.environment_args)
-    for name, service in config.services.items():
-        if name in used:
-            yield from _texts(f"services.{name}.kwargs", "", service.kwargs)
+def _arguments(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Every text that environments and services are made with, however deep, with the field that it stands in."""
+    for one in texts_of(config):
+        match one.at:
+            case ("environment_args", *_) | ("services", _, "kwargs", *_):
+                yield one.field, one.text
+            case ("rft", "blend", _, "environment_args", *_) | ("phases", _, "blend", _, "environment_args", *_):
+                yield one.field, one.text
 
 
 def _used(config: RunConfig) -> set[str]:
@@ -213,34 +192,6 @@ def _used(config: RunConfig) -> set[str]:
     blends = (table.blend for table in config.tables if isinstance(table, RFTPhaseConfig))
     given = (config.environment_args, *(one.environment_args for one in chain(*blends)))
     return {name for one in given for name in service_references(one)}
-
-
-def _texts(field: str, key: str, value: Any) -> Iterator[tuple[str, str, str]]:
-    """Every text in plain data, keys included: the field that it stands in, its key there, and itself."""
-    given = [(field, key, value)]
-    while given:
-        field, key, value = given.pop()
-        if isinstance(value, str):
-            yield field, key, value
-        elif isinstance(value, Mapping):
-            given += [pair for name, item in value.items() for pair in ((f"{field}.{name}", name, item), (field, "", name))]
-        elif isinstance(value, list | tuple):
-            given += [(field, key, item) for item in value]
-
-
-def _outward(config: RunConfig) -> Iterator[tuple[str, str, str]]:
-    """Every address, and every place of a secret, that an environment would be given: its field, itself, and what it is."""
-    used = {name for _, _, text in _arguments(config) for name in service_references(text)}
-    for field, key, text in _arguments(config):
-        if text.startswith(SERVICE):
-            continue
-        if _SECRETS.search(key):
-            yield field, text, "a variable or file that holds a secret"
-        elif _ADDRESS.search(text):
-            yield field, text, "an address"
-    for name, service in config.services.items():
-        if name in used and service.address is not None:
-            yield f"services.{name}.address", service.address, "an address"
 
 
 def _files_of(name: str) -> Iterator[str]:

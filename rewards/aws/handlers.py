@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ...envs.callables import is_async
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
+from ...envs.named import function_parts
 from ...envs.registry import did_you_mean, load_plugin, said_of_import
 from ...rpc.extras import require
 from ...rpc.security import shown_variable
@@ -28,7 +29,6 @@ from .rows import MAX_ANSWER_BYTES, BadAnswer, parse_answer
 CONNECT_S = 10.0
 AWAY = (401, 403, 404, 405, 407, 408, 429, 502, 503, 504)
 """Statuses that speak of the way to an endpoint and of its load, and of no row."""
-_PYTHON = re.compile(r"(?P<module>[A-Za-z_][\w.]*|\S+\.py):(?P<name>[A-Za-z_]\w*)")
 _AWS = re.compile(r"arn:aws[\w-]*:lambda:\S+|lambda:[\w-]+(:[\w$-]+)?|[\w-]+")
 
 
@@ -67,7 +67,7 @@ class HandlerSettings:
         """ "python", "http" or "aws". Raises ValueError when the target is none of them."""
         if re.match(r"https?://\S+\Z", self.target):
             return "http"
-        if _PYTHON.fullmatch(self.target) and not self.target.startswith("lambda:"):
+        if function_parts(self.target) is not None and not self.target.startswith("lambda:"):
             return "python"
         if _AWS.fullmatch(self.target):
             return "aws"
@@ -90,20 +90,20 @@ class Context:
 
 def load_handler(target: str) -> Callable[[Any, Any], Any]:
     """The function that `module:handler` or `path.py:handler` names. Raises ValueError saying what is missing or misfit."""
-    match = _PYTHON.fullmatch(target)
-    if match is None:
+    parts = function_parts(target)
+    if parts is None:
         raise ValueError(f"{target!r} must read module:handler or path.py:handler")
+    place, name = parts
     try:
-        name = match["module"]
-        module = sys.modules[load_plugin(name)] if name.endswith(".py") else importlib.import_module(name)
+        module = sys.modules[load_plugin(place)] if place.endswith(".py") else importlib.import_module(place)
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
-        raise ValueError(f"module {match['module']} cannot be imported: {said_of_import(error)}") from error
-    handler = getattr(module, match["name"], None)
+        raise ValueError(f"module {place} cannot be imported: {said_of_import(error)}") from error
+    handler = getattr(module, name, None)
     if not callable(handler):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__]
-        raise ValueError(f"{match['module']} has no function {match['name']!r}{did_you_mean(match['name'], known)}")
+        raise ValueError(f"{place} has no function {name!r}{did_you_mean(name, known)}")
     try:
         inspect.signature(handler).bind(None, None)
     except TypeError:

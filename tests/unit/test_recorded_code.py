@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from burnish.cli.main import app
 from burnish.envs.named import names_code
 from burnish.envs.registry import load_plugin
-from burnish.recipe import recorded
+from burnish.recipe.named import of_our_worlds
 
 pytestmark = pytest.mark.unit
 
@@ -29,8 +29,31 @@ steps = 1
 """
 
 
-CODE = ("words.py:describe", "a b.py:f", "words.py", "cProfile:run", "a.b:f", "my-mod:Env-v0", "my mod:Env-v1", "m:a/Env-v0", "Play: Go-v1")
-PLAIN = ("FrozenLake-v1", "a/Env-v0", "Answer: yes or no", "h.example:50051", "https://h/x", "local", "", ":", "12:30", "runs/x/model")
+CODE = (
+    "words.py:describe",
+    "service:f",
+    "a b.py:f",
+    "words.py",
+    "cProfile:run",
+    "a.b:f",
+    "my-mod:Env-v0",
+    "my mod:Env-v1",
+    "m:a/Env-v0",
+    "Play: Go-v1",
+)
+PLAIN = (
+    "FrozenLake-v1",
+    "words.:describe",
+    "a/Env-v0",
+    "Answer: yes or no",
+    "h.example:50051",
+    "https://h/x",
+    "local",
+    "",
+    ":",
+    "12:30",
+    "runs/x/model",
+)
 
 
 @pytest.mark.parametrize(("text", "is_code"), [*((text, True) for text in CODE), *((text, False) for text in PLAIN)])
@@ -55,17 +78,17 @@ def burnish(*arguments: str | Path) -> Result:
 USED = {"environment": "burnish/Gymnasium-v0", "environment_args": {"env_id": "FrozenLake-v1"}}
 TAXI = {"environment": "burnish/Taxi-v0"}
 NAMED: list[tuple[str, dict[str, Any]]] = [
-    ("plugins", {"plugins": ["mine.py"]}),
+    ("plugins.0", {"plugins": ["mine.py"]}),
     ("environment", {"environment": "mine:burnish/Arithmetic-v0"}),
     ("environment", {"environment": "mine.py:burnish/Arithmetic-v0"}),
     ("environment", {"environment": "my mod:burnish/Arithmetic-v0"}),
-    ("services environment", {"services": {"s": {"environment": "my-mod:a/Env-v0"}}, "environment_args": {"at": "service:s"}}),
-    ("services verifier", {"services": {"s": {"verifier": "my-mod:f"}}, "environment_args": {"at": "service:s"}}),
+    ("services.s.environment", {"services": {"s": {"environment": "my-mod:a/Env-v0"}}, "environment_args": {"at": "service:s"}}),
+    ("services.s.verifier", {"services": {"s": {"verifier": "my-mod:f"}}, "environment_args": {"at": "service:s"}}),
     ("environment_args.describe", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "describe": "mine:f"}}),
-    ("environment_args.deep.x", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "deep": [{"x": "mine.py:f"}]}}),
+    ("environment_args.deep.0.x", {**USED, "environment_args": {"env_id": "FrozenLake-v1", "deep": [{"x": "mine.py:f"}]}}),
     ("environment_args.env_id", {**USED, "environment_args": {"env_id": "mine:FrozenLake-v1"}}),
-    ("services tools", {"services": {"s": {"tools": "mine"}}, "environment_args": {"tools": "service:s"}}),
-    ("services python", {"services": {"s": {**TAXI, "python": "py"}}, "environment_args": {"at": "service:s"}}),
+    ("services.s.tools", {"services": {"s": {"tools": "mine"}}, "environment_args": {"tools": "service:s"}}),
+    ("services.s.python", {"services": {"s": {**TAXI, "python": "py"}}, "environment_args": {"at": "service:s"}}),
     ("services.s.kwargs.x", {"services": {"s": {**TAXI, "kwargs": {"x": "mine:f"}}}, "environment_args": {"at": "service:s"}}),
 ]  # fmt: skip
 
@@ -99,7 +122,7 @@ OURS = "burnish.envs.builtin.inspection"
     ],
 )
 def test_the_worlds_that_burnish_ships_are_taken_by_what_they_define(name: str, taken: bool) -> None:
-    assert recorded._of_our_worlds(name) is taken
+    assert of_our_worlds(name) is taken
 
 
 def test_a_run_in_a_world_of_ours_is_replayed_as_it_stands(folder: Path) -> None:
@@ -138,19 +161,19 @@ def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(
     reward = '[[rewards]]\nuse = "burnish/reward-lambda-v1"\nargs = { handler = "HANDLER" }\n'
     used = '[[rewards]]\nverifier = "service:s"\n'
     for more, said in (
-        (reward.replace("HANDLER", "mine:f"), "rewards.args.handler names"),
-        (reward.replace("HANDLER", "https://h.example/x"), "rewards.args.handler names an address"),
+        (reward.replace("HANDLER", "mine:f"), "rewards.0.args.handler names"),
+        (reward.replace("HANDLER", "https://h.example/x"), "rewards.0.args.handler names an address"),
         ('[rft.objective]\nloss = "mine.py:f"\n', "rft.objective.loss names"),
         ('[sft]\nsteps = 1\ngenerate = "mine:f"\n', "sft.generate names"),
-        (f'{used}[services.s]\nverifier = "mine:f"\n', "services verifier names"),
-        (f'{used}[services.s]\naddress = "h.example:1"\n', "services address names an address"),
+        (f'{used}[services.s]\nverifier = "mine:f"\n', "services.s.verifier names"),
+        (f'{used}[services.s]\naddress = "h.example:1"\n', "services.s.address names an address"),
     ):
         own.write_text(RECIPE.format(model="tiny") + more)
         found = burnish(*(str({"RUN": folder, "RECIPE": own}.get(word, word)) for word in way))
         assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
     own.write_text('plugins = ["mine.py"]\n' + RECIPE.format(model="tiny"))
     found = burnish(*(str({"RUN": folder, "RECIPE": own}.get(word, word)) for word in way))
-    assert found.exit_code == 2 and "plugins names" in found.stderr and not Path("ran").exists()
+    assert found.exit_code == 2 and "plugins.0 names" in found.stderr and not Path("ran").exists()
 
 
 POLICY = """
@@ -179,18 +202,18 @@ def test_neither_a_recipe_of_a_run_nor_a_policy_that_it_names_leads_out(
     grader = f'{{ grader = {asked}, api_key_env = "MY_SECRET" }}'.replace("SAID", '{ role = "user", content = "x" }')
     recipe.write_text(RECIPE.format(model="tiny") + reward.replace("USED", "burnish/openai-grader-v1").replace("ARGS", grader))
     found = burnish(*(str({"RUN": folder, "RECIPE": recipe}.get(word, word)) for word in way))
-    assert found.exit_code == 2 and "rewards.args.api_key_env names a variable or file that holds a secret" in found.stderr, found.output
-    for policy in (folder / "policy.toml", folder.parent / "beside.toml"):
-        used = reward.replace("USED", "burnish/guardrail-v1").replace("ARGS", f'{{ policy = "{policy}" }}')
-        recipe.write_text(RECIPE.format(model="tiny") + used)
-        for args, said in (
-            ('base_url = "https://h.example/v1"', "detectors.0.args.base_url names an address"),
-            ('api_key_env = "MY_SECRET"', "detectors.0.args.api_key_env names a variable or file that holds a secret"),
-        ):
-            policy.write_text(POLICY.replace("ARGS", args))
-            found = burnish(*(str({"RUN": folder, "RECIPE": recipe}.get(word, word)) for word in way))
-            assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
-            assert len(found.stderr.strip().splitlines()) == 1
+    assert found.exit_code == 2 and "rewards.0.args.api_key_env names a variable or file that holds a secret" in found.stderr, found.output
+    policy = folder / "policy.toml"
+    used = reward.replace("USED", "burnish/guardrail-v1").replace("ARGS", f'{{ policy = "{policy}" }}')
+    recipe.write_text(RECIPE.format(model="tiny") + used)
+    for args, said in (
+        ('base_url = "https://h.example/v1"', "detectors.0.args.base_url names an address"),
+        ('api_key_env = "MY_SECRET"', "detectors.0.args.api_key_env names a variable or file that holds a secret"),
+    ):
+        policy.write_text(POLICY.replace("ARGS", args))
+        found = burnish(*(str({"RUN": folder, "RECIPE": recipe}.get(word, word)) for word in way))
+        assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
+        assert len(found.stderr.strip().splitlines()) == 1
 
 
 def test_whoever_trusts_a_recipe_of_a_run_or_keeps_it_elsewhere_has_its_code_run(folder: Path) -> None:
