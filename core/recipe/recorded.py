@@ -118,8 +118,9 @@ def _refuse(source: str, texts: Iterable[Text], home: Path, plugins: Collection[
 
 def _given(config: RunConfig, overrides: Sequence[str]) -> list[tuple[str, ...]]:
     """Where in a config the overrides have written, the items of lists by their numbers."""
-    data = config.model_dump(mode="json")
-    return [_numbered(data, path[1:] if path[0] in PLATFORMS else path) for path in (parse_override(text).path for text in overrides)]
+    data, paths = config.model_dump(mode="json"), [parse_override(text).path for text in overrides]
+    below = [path[1:] if path[0] in PLATFORMS else path for path in paths]
+    return [_numbered(data, path) for path in below if path]  # a platform's whole table says nothing of where the rest comes from
 
 
 def _numbered(data: Any, path: tuple[str, ...]) -> tuple[str, ...]:
