@@ -17,12 +17,13 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from burnish.envs.named import function_parts, names_code
 from burnish.envs.printable import printable
 from burnish.envs.registry import ID_PATTERN
 from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
-from burnish.recipe.config import RunConfig
 from burnish.recipe.services import SERVICE
 from burnish.rewards.aws.handlers import HandlerSettings
 from burnish.rpc.address import RAY, check_address
@@ -91,7 +92,7 @@ class Text:
         return self.key in _PLACES and not any(table in self.at for table in _FREE)
 
 
-def texts_of(config: RunConfig) -> Iterator[Text]:
+def texts_of(config: BaseModel) -> Iterator[Text]:
     """Every text of a recipe that is not a default."""
     return _texts(config.model_dump(mode="json", exclude_defaults=True))
 
