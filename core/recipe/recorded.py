@@ -113,7 +113,8 @@ def _refuse(source: str, texts: Iterable[Text], home: Path, plugins: Collection[
             continue
         if meaning == CODE:
             raise ValueError(f"{source}: {one.field} {NOT_RUN.format(one.text)}")
-        raise ValueError(f"{source}: {one.field} names {meaning}, {shown_value(one.text, one.field)}, which a run folder may not; {option} allows it")
+        text = shown_value(one.text, *one.at)
+        raise ValueError(f"{source}: {one.field} names {meaning}, {text}, which a run folder may not; {option} allows it")
 
 
 def _given(config: RunConfig, overrides: Sequence[str]) -> list[tuple[str, ...]]:
