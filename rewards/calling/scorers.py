@@ -40,13 +40,11 @@ class EpisodeScorer:
 
 
 class TurnScorer(EpisodeScorer):
-    """A plug-in of level "turn": one call per turn, all turns of an episode at once; the value is their sum."""
+    """A plug-in of level "turn": one call per turn, all turns of an episode at once; the value is their sum, 0 of a policy that a limit
+    cut short before it had said anything."""
 
     async def _judge(self, episode: RewardInput) -> Score:
-        turns = turns_of(episode)
-        if not turns:
-            raise self._caller.invalid("the episode has no assistant message, so there is no turn to judge")
-        scores = await together([self._judge_turn(turn) for turn in turns])
+        scores = await together([self._judge_turn(turn) for turn in turns_of(episode)])
         try:
             return sum_of_turns(scores)
         except InvalidScore as error:
