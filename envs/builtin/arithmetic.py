@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import gymnasium
@@ -15,11 +16,11 @@ from ..spaces import MessagesSpace, UnicodeText
 from ..types import Message
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-_NUMBER = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 
 
 class Arithmetic(gymnasium.Env[Observation, str]):
-    """Asks `What is 3 + 4?`; the reward is 1.0 when the last integer in the reply is the answer, else 0.0.
+    """Asks `What is 3 + 4?`; the reward is 1.0 when the last number in the reply is the answer, else 0.0: 7, 07, 7.0 and 1,000.
 
     max_operand: operands are drawn from 0 to this number. operations: some of "+", "-", "*".
     """
@@ -48,6 +49,6 @@ class Arithmetic(gymnasium.Env[Observation, str]):
         if self._answer is None:
             raise ResetNeeded("burnish/Arithmetic-v0: the episode is over; call reset() before step()")
         numbers = _NUMBER.findall(action)
-        correct = float(bool(numbers) and numbers[-1] == str(self._answer))
+        correct = float(bool(numbers) and Decimal(numbers[-1].replace(",", "")) == self._answer)
         self._answer = None
         return (), correct, True, False, {"reward_parts": {"correct": correct}}

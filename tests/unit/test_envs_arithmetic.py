@@ -33,6 +33,26 @@ def test_the_last_integer_counts(reply: str, reward: float) -> None:
         env.step("7")
 
 
+@pytest.mark.parametrize(
+    ("reply", "reward"),
+    [("12.0", 1.0), ("012", 1.0), ("1,2", 0.0), ("12.5", 0.0), ("5.12", 0.0), ("12,000", 0.0), ("It is 12.", 1.0), ("4, 12", 1.0)],
+)
+def test_the_last_number_is_compared_as_a_number(reply: str, reward: float) -> None:
+    assert asked_for(12).step(reply)[1] == reward
+
+
+def test_thousands_may_be_set_apart() -> None:
+    assert asked_for(1000).step("1,000")[1] == asked_for(1234000).step("It is 1,234,000.0.")[1] == 1.0
+    assert asked_for(0).step("1,000")[1] == asked_for(0).step("12.0")[1] == 0.0, "the end of a number is none"
+
+
+def asked_for(answer: int) -> Arithmetic:
+    env = Arithmetic()
+    env.reset(seed=0)
+    env._answer = answer
+    return env
+
+
 def test_negative_answers_keep_their_sign() -> None:
     env = Arithmetic(operations=["-"])
     seed = next(seed for seed in range(100) if env.reset(seed=seed)[1]["data"]["answer"] < 0)
