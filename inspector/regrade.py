@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..envs.failures import EpisodeFailure, Failure
 from ..rewards.rubric import Judged, Rubric
+from ..rewards.terms import rounding
 from ..rewards.types import RewardInput
 from .stored import StoredEpisode
 
@@ -133,15 +134,14 @@ def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20)
     groups: dict[Any, list[int]] = {}
     for i, one in enumerate(both):
         groups.setdefault((one.episode.moment, one.episode.task.id), []).append(i)
-    pairs = [(was[members] - was[members].mean(), now[members] - now[members].mean()) for members in groups.values() if len(members) > 1]
-    signs = [(_signs(before), _signs(after)) for before, after in pairs]
+    signs = [(_signs(was[members]), _signs(now[members])) for members in groups.values() if len(members) > 1]
     teach = [(before, after) for before, after in signs if before.any() and after.any()]
     return Regrade(
         episodes=len(both),
         failed=len(graded) - len(both),
         left_out=left_out,
         correlation=order,
-        groups=len(pairs),
+        groups=len(signs),
         both_teach=len(teach),
         flipped=sum(bool((before * after < 0).any()) for before, after in teach),
         was=_seen(was, [before for before, _ in signs]),
@@ -202,9 +202,12 @@ async def _judged(episode: StoredEpisode, rubric: Rubric) -> Judged | Failure:
         return error.failure
 
 
-def _signs(deviations: Float64) -> Float64:
-    """Above or below the mean: what is within rounding of it is at it."""
-    near = 1e-9 * max(1.0, float(np.abs(deviations).max(initial=0.0)))
+def _signs(rewards: Float64) -> Float64:
+    """Of a group, above or below the mean, as far as its totals tell: what is within rounding of it is at it, and so are all of a group
+    that differs by no more, which training drops (`trainer.schedule.groups.why_not`)."""
+    near, deviations = rounding(rewards.tolist()), rewards - rewards.mean()
+    if np.ptp(rewards) <= near:
+        return np.zeros(len(rewards))
     return np.where(np.abs(deviations) <= near, 0.0, np.sign(deviations))
 
 

@@ -116,6 +116,14 @@ def test_a_scale_changes_no_order(graded: Path, made: Path) -> None:
     assert turned["correlation"] == pytest.approx(-one["correlation"])
 
 
+def test_rewards_that_training_takes_for_equal_teach_nothing_here_either(made: Path, tmp_path: Path) -> None:
+    """Of the first reward in group 0, and of the other in group 1, where nothing else stands above what is within rounding of it."""
+    groups = [group(0, ("1", 1.0), ("0", 1.00001)), group(1, ("1", 0.0), ("1.00001", 1.0)), group(2, ("0", 0.0), ("1", 1.0))]
+    run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
+    found = json.loads(regrade(run, made, "--json").output)
+    assert (found["was"]["teaching"], found["now"]["teaching"], found["both_teach"], found["flipped"]) == (2, 2, 1, 0)
+
+
 def test_an_episode_that_cannot_be_scored_is_named_and_no_number(made: Path, tmp_path: Path) -> None:
     groups = [group(0, ("1", 1.0), ("broken", 0.0), ("0", 0.0))]
     run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
