@@ -22,7 +22,7 @@ from rich.console import Console
 
 from burnish.cluster import uninterrupted
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
-from burnish.recipe.plan import START_S, make_plan
+from burnish.recipe.plan import START_S, PhasePlan, Plan, make_plan
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.replay import can_replay, replay
 from burnish.rollout.store.episodes import EpisodeStore
@@ -98,10 +98,9 @@ def probe(recipe: ResolvedRun, run_dir: Path | None, episodes: int, console: Con
             peaks = _peak_memory(session)
         seen = outlook(played.groups, played.greedy, recipe.success, learned, session.loop.settings.declared)
         cost = step_cost(table, seen.teaching, played.episodes_per_second, update)
-        earlier = plan.phases[: [phase.table for phase in recipe.phases].index(table)]
+        earlier = recipe.phases[: [phase.table for phase in recipe.phases].index(table)]
         lines = advice(seen, again, table, _weights(recipe), [phase.name for phase in earlier])
-        before_s = [phase.seconds for phase in earlier]
-        whole_s = _recipe_seconds(recipe, table, cost, played.episodes_per_second, before_s)
+        whole_s = _recipe_seconds(plan, seen.teaching, played.episodes_per_second, update)
         took = time.monotonic() - started
         found = Probe(recipe.name, recipe.model, seen, again, update, cost, whole_s, plan.memory_mb, peaks, tuple(lines), took)
         folder.path.joinpath("probe.json").write_text(json.dumps(found.to_row(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -231,13 +230,18 @@ def _weights(recipe: ResolvedRun) -> dict[str, float]:
     return {"env": recipe.environment.weight, **{entry.name: entry.weight for entry in recipe.rewards}}
 
 
-def _recipe_seconds(
-    recipe: ResolvedRun, table: RFTPhaseConfig, cost: StepCost, episodes_per_second: float, before_s: Sequence[float | None]
-) -> float | None:
-    """Seconds to the recipe's end: the supervised phases at most, reinforcement and evaluations at the pace that was measured."""
-    known = [seconds for seconds in before_s if seconds is not None]
-    if cost.seconds is None or len(known) < len(before_s):
-        return None
-    evaluation = recipe.evaluation
-    times = (evaluation.before + evaluation.after * len(recipe.phases)) * (evaluation.sampled + evaluation.greedy)
-    return START_S + sum(known) + table.steps * cost.seconds + times * evaluation.tasks / episodes_per_second
+def _recipe_seconds(plan: Plan, teaching: float, episodes_per_second: float, update: Update | None) -> float | None:
+    """Seconds of all that a plan has: reinforcement and evaluations at the pace that was measured, the rest at most. None when a part of it
+    is not known."""
+    tables = {table.name: table for table in plan.run.reinforced}
+
+    def seconds(phase: PhasePlan) -> float | None:
+        if phase.name in tables:
+            table = tables[phase.name]
+            step_s = step_cost(table, teaching, episodes_per_second, update).seconds
+            return None if step_s is None else min(table.steps * step_s, phase.limit_s)
+        return phase.episodes / episodes_per_second if phase.name == "evaluation" else phase.seconds
+
+    found = [seconds(phase) for phase in plan.phases]
+    known = [one for one in found if one is not None]
+    return START_S + sum(known) if len(known) == len(found) else None

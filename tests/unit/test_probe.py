@@ -15,10 +15,12 @@ from tests.unit.one_step import make_policy, played
 
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
 from burnish.recipe.load import config_from_data
+from burnish.recipe.plan import START_S, PhasePlan
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.run.probe import _learned_from, _play, _update
+from burnish.run.probe import _learned_from, _play, _recipe_seconds, _update
 from burnish.session import Session
 from burnish.trainer.evaluation.statistics import SuccessWatch
+from burnish.trainer.evaluation.step_cost import Update
 from burnish.trainer.loop import PolicyLoop
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
@@ -98,3 +100,29 @@ def test_a_probe_asks_success_of_the_recipes_own_environment_alone() -> None:
 def test_a_probe_that_would_play_nothing_of_its_own_environment_says_so_first() -> None:
     with pytest.raises(ValueError, match=r"none of the first 8 tasks is of the recipe's own environment.*raise --episodes"):
         play(others=100)
+
+
+def test_a_probe_counts_all_that_a_plan_has() -> None:
+    """Two phases of reinforcement at the measured pace, the second with a time of its own; a supervised one and retention as planned."""
+    run = resolve(
+        config_from_data(
+            {
+                "name": "p", "model": "m", "environment": "burnish/Arithmetic-v0",
+                "phases": [
+                    {"kind": "rft", "steps": 10, "groups_per_step": 2, "group_size": 4},
+                    {"kind": "rft", "name": "late", "steps": 10, "groups_per_step": 2, "group_size": 4, "max_minutes": 0.25},
+                ],
+            }
+        )
+    )  # fmt: skip
+    update = Update(2, 100, 0.0, 1.0, 0.0, 0.5)  # a step is 8 episodes and this: 3.5 s
+
+    def plan(retention_s: float | None) -> Any:
+        planned = [
+            PhasePlan("sft", "", 0, 0, 100.0), PhasePlan("rft", "", 0, 0, 9e9, 80), PhasePlan("late", "", 0, 0, 9e9, 80, limit_s=15.0),
+            PhasePlan("evaluation", "", 0, 0, 9e9, 120), PhasePlan("retention", "", 0, 0, retention_s),
+        ]  # fmt: skip
+        return SimpleNamespace(run=run, phases=planned)
+
+    assert _recipe_seconds(plan(70.0), 1.0, 4.0, update) == START_S + 100 + 10 * 3.5 + 15 + 120 / 4 + 70
+    assert _recipe_seconds(plan(None), 1.0, 4.0, update) is None and _recipe_seconds(plan(70.0), 1.0, 4.0, None) is None
