@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from burnish.hosting.process import ServiceProcess
+from burnish.recipe.checks import REMOTE_ENVIRONMENT
 from burnish.recipe.placement import Placement, cluster_problem
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import SERVICE, ServiceConfig, service_references, with_addresses
+from burnish.rewards.config import RewardConfig
 from burnish.rpc.address import RAY
 from burnish.rpc.local_ray import start_local_ray
 from burnish.rpc.signals import keep_sigterm
@@ -46,7 +48,7 @@ def services_of(services: Mapping[str, ServiceConfig], logs: Path) -> Iterator[d
 
 def on_ray(run: ResolvedRun) -> list[str]:
     """The services that are found on the cluster, `ray:NAME`, and so not before the run belongs to it."""
-    given = [run.environment.args.get("address"), *(entry.verifier for entry in run.rewards)]
+    given = [one for _, args, rewards in _played(run) for one in (args.get("address"), *(entry.verifier for entry in rewards))]
     return sorted({str(one) for one in (*given, *(service.address for service in run.services.values())) if str(one).startswith(RAY)})
 
 
@@ -63,18 +65,28 @@ def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
         known = all(name in addresses for name in service_references(value))
         return known and (not str(with_addresses(value, addresses)).startswith(RAY) or _is_on_cluster())
 
-    if run.environment.is_remote:
-        if there(run.environment.args.get("address")):
-            RemoteEnv(**with_addresses(run.environment.args, addresses)).check(run.limits.check_s)
-    else:
-        for name in service_references(run.environment.args):
-            if there(SERVICE + name):
-                RemoteToolSet(addresses[name]).check(run.limits.check_s)
-    for entry in run.rewards:
-        if entry.verifier is not None and there(entry.verifier):
-            RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(
-                run.limits.check_s
-            )
+    limit = run.limits.check_s
+    for environment, args, rewards in _played(run):
+        if environment == REMOTE_ENVIRONMENT:
+            if there(args.get("address")):
+                RemoteEnv(**with_addresses(args, addresses)).check(limit)
+        else:
+            for name in service_references(args):
+                if there(SERVICE + name):
+                    RemoteToolSet(addresses[name]).check(limit)
+        for entry in rewards:
+            if entry.verifier is not None and there(entry.verifier):
+                RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(limit)
+
+
+def _played(run: ResolvedRun) -> list[tuple[str, Mapping[str, Any], Sequence[RewardConfig]]]:
+    """The environments that the run plays, by id, with what each is made with and what judges there: its own, those that are blended with
+    it, and those of the suites of `[retention]`."""
+    return [
+        (run.environment.id, run.environment.args, run.rewards),
+        *((one.environment, one.environment_args, ()) for one in (run.rft.blend if run.rft is not None else ())),
+        *((suite.environment, suite.environment_args, suite.rewards) for suite in run.suites if suite.kind == "answers"),
+    ]
 
 
 def _is_on_cluster() -> bool:

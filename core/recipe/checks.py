@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +137,8 @@ def _success(config: RunConfig) -> Iterator[str]:
 
 def _services(config: RunConfig) -> Iterator[str]:
     known = list(config.services)
-    used = [(f"environment_args.{key}", name) for key, value in config.environment_args.items() for name in service_references(value)]
-    blended = [(f"{table.name}.blend.{i}", one) for table in _reinforced(config) for i, one in enumerate(table.blend)]
-    used += [(field, name) for field, one in blended for name in service_references(one.environment_args)]
+    given = [(f"{where}.{key}", value) for where, _, args in _environments(config) for key, value in args.items()]
+    used = [(field, name) for field, value in given for name in service_references(value)]
     used += [(f"rewards.{entry.name}", name) for entry in config.scorers for name in service_references(entry.verifier)]
     meant = set()
     for field, name in used:
@@ -157,19 +156,33 @@ def _services(config: RunConfig) -> Iterator[str]:
         for name in service_references(entry.verifier):
             if kinds.get(name, "verifier") != "verifier":
                 yield f"rewards.{entry.name}: {SERVICE}{name} serves {_a(kinds[name])}, not a verifier"
-    wanted = "environment" if config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT else "tools"
-    for key, value in config.environment_args.items():
-        for name in service_references(value):
-            if kinds.get(name, wanted) != wanted:
-                hint = f'; write environment = "{REMOTE_ENVIRONMENT}" to play in it' if kinds[name] == "environment" else ""
-                yield f"environment_args.{key}: {SERVICE}{name} serves {_a(kinds[name])}, not {_a(wanted)}{hint}"
+    yield from _served(config, kinds)
+
+
+def _served(config: RunConfig, kinds: Mapping[str, str]) -> Iterator[str]:
+    for where, environment, args in _environments(config):
+        wanted = "environment" if environment == REMOTE_ENVIRONMENT else "tools"
+        for key, value in args.items():
+            for name in service_references(value):
+                if kinds.get(name, wanted) != wanted:
+                    hint = f'; write environment = "{REMOTE_ENVIRONMENT}" to play in it' if kinds[name] == "environment" else ""
+                    yield f"{where}.{key}: {SERVICE}{name} serves {_a(kinds[name])}, not {_a(wanted)}{hint}"
+
+
+def _environments(config: RunConfig) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """The recipe's own environment and those that are blended with it: the field of what each is made with, its id, and that."""
+    yield "environment_args", config.environment.rpartition(":")[2], config.environment_args
+    for table in _reinforced(config):
+        for i, one in enumerate(table.blend):
+            yield f"{table.name}.blend.{i}.environment_args", one.environment, one.environment_args
 
 
 def _sent_arguments(config: RunConfig) -> Iterator[str]:
-    if config.environment.rpartition(":")[2] == REMOTE_ENVIRONMENT and config.environment_args.get("kwargs"):
-        for name in service_references(config.environment_args.get("address")):
-            if name in config.services and config.services[name].kind == "environment":
-                yield f"environment_args.kwargs: a service lets no client set what it is made with; write services.{name}.kwargs"
+    for where, environment, args in _environments(config):
+        if environment == REMOTE_ENVIRONMENT and args.get("kwargs"):
+            for name in service_references(args.get("address")):
+                if name in config.services and config.services[name].kind == "environment":
+                    yield f"{where}.kwargs: a service lets no client set what it is made with; write services.{name}.kwargs"
 
 
 def _a(kind: str) -> str:

@@ -538,6 +538,23 @@ def test_tools_are_no_environment_and_an_environment_no_tools(recipe: Callable[[
     ]
 
 
+def test_the_services_of_blended_environments_are_what_those_play_with(recipe: Callable[[str], Path]) -> None:
+    blended = """
+[[rft.blend]]
+environment = "burnish/%s-v0"
+environment_args = { %s }
+percent = 25.0
+"""
+    local = (blended % ("Remote", 'address = "service:sums"')) + (blended % ("QualityInspection", 'tools = "service:sums"'))
+    assert problems(recipe(REMOTE + local)) == [
+        "r.toml: rft.blend.1.environment_args.tools: service:sums serves an environment, not tools; "
+        'write environment = "burnish/Remote-v0" to play in it'
+    ]
+    sent = blended % ("Remote", 'address = "service:sums", kwargs = { max_operand = 9 }')
+    says = "rft.blend.0.environment_args.kwargs: a service lets no client set what it is made with; write services.sums.kwargs"
+    assert problems(recipe(REMOTE + sent)) == [f"r.toml: {says}"]
+
+
 def test_what_a_started_service_is_made_with_stands_in_its_own_table(recipe: Callable[[str], Path]) -> None:
     sent = REMOTE.replace('"service:sums" }', '"service:sums", kwargs = { max_operand = 9 } }')
     says = "r.toml: environment_args.kwargs: a service lets no client set what it is made with; write services.sums.kwargs"

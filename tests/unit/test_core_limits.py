@@ -16,6 +16,8 @@ from burnish.recipe import rehearsal
 from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
+from burnish.rewards.config import RewardConfig
+from burnish.trainer.evaluation.suites.suite import Suite
 
 pytestmark = pytest.mark.unit
 
@@ -108,6 +110,32 @@ def test_services_are_asked_and_started_with_the_recipes_limits(monkeypatch: pyt
     monkeypatch.setattr(cluster, "ServiceProcess", Process)
     with cluster.services_of(run.services, tmp_path) as addresses:
         assert (addresses, asked) == ({"v": "127.0.0.1:1"}, [1.0, 8.0])
+
+
+def test_services_of_blended_environments_and_of_suites_are_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish.envs.remote.env import RemoteEnv
+    from burnish.envs.remote.tools import RemoteToolSet
+    from burnish.rewards.remote.client import RemoteVerifier
+
+    asked = list[str]()
+    monkeypatch.setattr(RemoteEnv, "check", lambda self, timeout_s: asked.append(self._culprit))
+    monkeypatch.setattr(RemoteToolSet, "check", lambda self, timeout_s: asked.append(f"tools@{self.address}"))
+    monkeypatch.setattr(RemoteVerifier, "check", lambda self, timeout_s: asked.append(self.culprit))
+    blended = [
+        {"environment": "burnish/Remote-v0", "environment_args": {"address": "service:world"}, "percent": 10},
+        {"environment": "a/Shop-v0", "environment_args": {"tools": "service:tools"}, "percent": 10},
+        {"environment": "burnish/Remote-v0", "environment_args": {"address": "ray:far"}, "percent": 10, "name": "far"},
+    ]
+    services = {"world": {"environment": "a/World-v0"}, "tools": {"tools": "my.tools"}}
+    judged = (RewardConfig(verifier="h:3", name="right"),)
+    skill = Suite(
+        "a/skill-v1", "", tasks=lambda count: (), environment="burnish/Remote-v0", environment_args={"address": "h:4"}, rewards=judged
+    )
+    monkeypatch.setattr(ResolvedRun, "suites", (skill, Suite("a/texts-v1", "", texts=lambda count: ())))
+    run = resolved(rft={"blend": blended}, services=services, resources={"ray_address": "auto"})
+    cluster.check_services(run, {"world": "h:1", "tools": "h:2"})
+    assert asked == ["environment@h:1", "tools@h:2", "environment@h:4", "right@h:3"]
+    assert cluster.on_ray(run) == ["ray:far"], "which is asked once the run belongs to the cluster"
 
 
 def test_no_limit_is_left_out_of_these_tests() -> None:
