@@ -28,18 +28,23 @@ def keep_going(run: Run, done: CheckpointRecord | None, phases: Phases) -> None:
     Raises LearnerLost when there is to be no other.
     """
     limits = run.recipe.limits
-    restarts, before = Restarts(limits.restarts, limits.restart_window_s), (-1, -1)
+    restarts, before, furthest = Restarts(limits.restarts, limits.restart_window_s), (-1, -1), (-1, -1)
+
+    def went_back() -> None:
+        nonlocal furthest
+        furthest = max(furthest, _reached(run))
+
     while True:
         try:
-            _with_roll_backs(run, done, phases)
+            _with_roll_backs(run, done, phases, went_back)
             return
         except LearnerLost as lost:
             reached = _reached(run)
-            if reached <= before:
+            if max(furthest, reached) <= before:
                 raise LearnerLost(f"{lost}; the one before it was lost, too, and the run has got no further since") from lost
             if too_many := restarts.count():
                 raise LearnerLost(f"{lost}; it {too_many}") from lost
-            before, done = reached, latest(run.folder.path)
+            before, furthest, done = reached, (-1, -1), latest(run.folder.path)
             say(run.console, f"{lost}; it is started once more, from {done.name if done else 'the beginning of training'}")
             run.session.restart_learner()
             resume(run, done)
@@ -52,10 +57,10 @@ def _reached(run: Run) -> Reached:
     return (order.index(rows[-1].phase), rows[-1].step) if rows else (0, 0)
 
 
-def _with_roll_backs(run: Run, done: CheckpointRecord | None, phases: Phases) -> None:
+def _with_roll_backs(run: Run, done: CheckpointRecord | None, phases: Phases, went_back: Callable[[], None]) -> None:
     """The phases from a checkpoint on. Where a guard sends the run back, it goes on from what it saved last, with the tasks that come after
     those it had taken: the same ones would lead to the same place. The folder knows how often it did, so that one that is
-    resumed goes on counting."""
+    resumed goes on counting. went_back: called before each time, while the folder has what the run reached."""
     while True:
         try:
             phases(run, done)
@@ -64,6 +69,7 @@ def _with_roll_backs(run: Run, done: CheckpointRecord | None, phases: Phases) ->
             before = len(read_roll_backs(run.folder.roll_backs_file))
             if before >= run.recipe.guards.roll_backs:
                 raise GuardStop(f"{back}; the run went back {before} times already (guards.roll_backs)") from back
+            went_back()
             run.folder.log_roll_back(back.row(run.session.loop.progress.position))
             done = latest(run.folder.path)
             run.session.algo.fleet.stop()

@@ -224,6 +224,29 @@ def test_a_learner_that_is_lost_again_after_a_while_is_started_anew(tmp_path: Pa
     assert [start for start, _ in phases.first] == [1, 1, 11, 21, 31], "once in every window, from the checkpoint before"
 
 
+class LostAfterItWentBack(Phases):
+    """Lost at 39, started anew from 20, sent back there by a guard at 40, and lost at these steps since."""
+
+    def __init__(self, *since: int) -> None:
+        super().__init__(60, lost_at=[39], alarms_at=[40], every=20)
+        self.since = since
+
+    def __call__(self, run: Run, done: CheckpointRecord | None) -> None:
+        if len(self.first) == 2:
+            self.lost_at = list(self.since)
+        super().__call__(run, done)
+
+
+def test_a_learner_that_is_lost_after_the_run_went_back_is_started_anew_as_long_as_it_had_got_further(tmp_path: Path) -> None:
+    phases = LostAfterItWentBack(35)
+    run, _ = gone_through(tmp_path, phases)
+    assert [start for start, _ in phases.first] == [1, 21, 21, 21]
+    assert [row["step"] for _, row in read_json_lines(run.folder.metrics_file)] == list(range(1, 61))
+    tmp_path.joinpath("other").mkdir()
+    with pytest.raises(LearnerLost, match="the run has got no further since"):  # than 35, wherever it had been before that
+        gone_through(tmp_path / "other", LostAfterItWentBack(35, 35))
+
+
 def test_a_run_that_went_back_goes_on_with_other_tasks_whoever_is_lost_since(tmp_path: Path) -> None:
     """It went back from step 13 to the checkpoint of step 10, where 20 tasks had been taken, and 26 by then."""
     phases = Phases(20, alarms_at=[13], lost_at=[15])
