@@ -26,7 +26,6 @@ import numpy as np
 
 from ..envs.types import EpisodeGroup, Task
 from ..rollout.config import RolloutConfig
-from ..rollout.store.ledger import DropReason
 from ..rollout.weights import PARITY_BOUNDS, ParityBound, SyncProof, SyncProofError, SyncReceipt, too_far
 from .batch import TokenBatch
 from .data.tasks import TaskStream
@@ -140,18 +139,17 @@ class PolicyLoop:
         phase = self.settings.phase
         tries = phase.groups_per_step * (1 + phase.max_refills)
         self._progress = progress
-        self.admission = Admission(phase.groups_per_step, tries, phase.staleness, phase.rollouts, progress.open, issued=len(progress.open))
-        self._to_issue_again = dict(progress.open)
+        self.admission = Admission(phase.groups_per_step, tries, phase.staleness, phase.rollouts, progress.open, again=dict(progress.open))
 
     def take(self, phase: GroupedPhase, demonstrations: Demonstrations | None = None) -> None:
         """Let the next steps be those of `phase`, with what is learned beside its episodes; `begin_phase` follows where it is another than
-        before. Position and books go on. Raises ValueError as the constructor does."""
+        before. The position goes on. Raises ValueError as the constructor does."""
         self.settings = replace(self.settings, phase=phase)
         self.updates = replace(self._updates_of(self.settings), demonstrations=demonstrations)
         self.progress = self._progress
 
     def begin_phase(self) -> None:
-        """Count the steps of another phase. Position and books go on; what was left open is dropped as surplus."""
+        """Count the steps of another phase, in books of its own. The position goes on; what was left open is dropped as surplus."""
         self.end_phase()
         self.progress.begin_phase()
 
@@ -180,6 +178,7 @@ class PolicyLoop:
         if self.learner.version not in progress.versions[-1:]:  # the first step, or one after updates that were made by others
             progress.moved(self.learner.version, phase.staleness)
         self._gather()
+        self.close_ended()
         collected = self.admission.take()
         for one in self.admission.training.values():
             self._mask(one)
@@ -238,7 +237,7 @@ class PolicyLoop:
         """Wait until nothing is under way, and give the engines the learner's weights if a step has left that to the next: for an
         evaluation, or anything else that wants the fleet for itself. What has finished waits for the next step, which trains on it, and so
         does what a checkpoint has left open, which that step issues again."""
-        while self.admission.under_way.keys() - self._to_issue_again.keys():
+        while self.admission.under_way:
             self._take_in(self.fleet.poll(), refill=self.settings.phase.rollouts != "async")
         if self._owes_weights:
             self.sync()
@@ -259,10 +258,6 @@ class PolicyLoop:
         """Wait until the step has what it trains on."""
         progress = self.progress
         progress.begin_step()
-        again, self._to_issue_again = self._to_issue_again, {}
-        for task, issued in again.items():
-            self._submit(issued.position, 1)
-            progress.open[task] = Issued(issued.position, progress.moves)
         self._admit()
         while True:
             self._drop_stale()
@@ -271,16 +266,21 @@ class PolicyLoop:
             self._take_in(self.fleet.poll())
 
     def _admit(self) -> None:
-        """Take as many tasks from the stream as there is room for, enter them in the books, and start them."""
-        progress, phase = self.progress, self.settings.phase
-        count = self.admission.room(phase.steps - progress.step)
+        """Start as many tasks as there is room for: those to be issued again, then others from the stream, entered in the books."""
+        progress, phase, admission = self.progress, self.settings.phase, self.admission
+        count = admission.room(phase.steps - progress.step)
+        for task in list(admission.again)[: max(0, count)]:
+            position = admission.again.pop(task).position
+            self._submit(position, 1)
+            progress.open[task] = Issued(position, progress.moves)
+            admission.issued, count = admission.issued + 1, count - 1
         if count < 1:
             return
         for number, task in enumerate(self._submit(progress.position, count)):
             progress.ledger.issue(task.id, phase.group_size)
             progress.open[task.id] = Issued(progress.position + number, progress.moves)
         progress.position += count
-        self.admission.issued += count
+        admission.issued += count
 
     def _submit(self, position: int, count: int) -> Sequence[Task]:
         tasks = self.stream(position, count)
@@ -298,7 +298,7 @@ class PolicyLoop:
             reason = why_not(learned, settings.limits, settings.phase.equal_groups == "keep", settings.declared)
             self.admission.waiting[group.task.id] = Waiting(learned, cut_short, group)
             if reason is not None:
-                self._drop(group.task.id, reason)
+                self.admission.drop(group.task.id, reason)
                 if refill:
                     self._admit()
             if self.on_group is not None:
@@ -306,12 +306,11 @@ class PolicyLoop:
             stop_if_asked(group, settings.limits)
         progress.check_budget(settings.limits, self._cause)
 
-    def _drop(self, task: str, reason: DropReason) -> None:
-        """End a group that has finished and will not be trained."""
-        one = self.admission.waiting[task]
-        self._mask(one)
-        self.progress.ledger.drop_group(one.learned, reason)
-        self.admission.drop(task, reason)
+    def close_ended(self) -> None:
+        """Enter in the books, for the step that takes them or is broken off, the groups that have finished and will not be trained."""
+        for one, reason in self.admission.ended.values():
+            self._mask(one)
+            self.progress.ledger.drop_group(one.learned, reason)
 
     def _mask(self, one: Waiting) -> None:
         for episode in one.cut_short:
@@ -327,7 +326,7 @@ class PolicyLoop:
             return
         for task, one in list(self.admission.waiting.items()):
             if self.progress.age(oldest_version(one.learned)) > staleness:
-                self._drop(task, "stale")
+                self.admission.drop(task, "stale")
                 self._admit()
 
     def _learn(self, groups: tuple[EpisodeGroup, ...]) -> Learned:

@@ -137,7 +137,6 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
         session.loop.on_group = watch
         steps = phase.kind.steps(parts, table, run.data.get(phase.name))
         while at < table.steps and not ends:
-            finished.clear()
             with _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
                 did = next(steps)
             at = did.step
@@ -149,6 +148,8 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
                     session.loop.end_phase()
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
             _keep(run, phase.name, did.step, did.episodes, "train", "sampled", did.measured)
+            kept = {episode.id for episode in did.episodes}
+            finished[:] = [episode for episode in finished if episode.id not in kept]  # while the learner learned, for later steps
             bar.advance(did.line)
             failed = failures_line(did.step, did.episodes)
             if failed is not None:
@@ -306,7 +307,9 @@ def _kept_when_it_fails(run: Run, phase: str, step: int, finished: list[Episode]
 
 
 def _books_of(run: Run, finished: Sequence[Episode]) -> Ledger:
-    """The books of a step that was broken off: what failed counts as masked, and the rest of what was kept or under way stays open."""
+    """The books of a step that was broken off: what it had dropped is closed, what failed beside it counts as masked, and the rest of what
+    was kept or under way stays open."""
+    run.session.loop.close_ended()
     ledger = run.session.loop.progress.ledger
     for episode in finished:
         if isinstance(episode.outcome, Failure) and episode.id in ledger.open:

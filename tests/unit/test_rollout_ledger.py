@@ -40,14 +40,16 @@ def test_a_dropped_group_keeps_the_cause_of_its_failures() -> None:
 
 
 def test_the_books_of_a_step_that_is_broken_off_have_its_failures_once() -> None:
-    """One group was dropped on the way and is in the books; the other waits for its step, which never comes."""
+    """One group taught nothing, which the step would have entered in the books; the other waits for its step, which never comes."""
     ledger, other = Ledger(), Task("train-1", 1)
     ledger.issue("train-0", 2)
     ledger.issue("train-1", 3)
     dropped = (episode(0), episode(1, DOWN))
-    ledger.drop_group(EpisodeGroup(TASK, dropped), "too_few")
     waiting = (episode(0, task=other), episode(1, DOWN, other), episode(2, task=other))
-    run = SimpleNamespace(session=SimpleNamespace(loop=SimpleNamespace(progress=SimpleNamespace(ledger=ledger))))
+    loop = SimpleNamespace(
+        progress=SimpleNamespace(ledger=ledger), close_ended=lambda: ledger.drop_group(EpisodeGroup(TASK, dropped), "too_few")
+    )
+    run = SimpleNamespace(session=SimpleNamespace(loop=loop))
     record = _books_of(cast(Run, run), [*dropped, *waiting]).record("rft", 1)
     assert (record.issued, record.masked, record.dropped) == (5, {"verifier_unavailable": 2}, {"too_few": 1})
     assert ledger.open == {"train-1/0", "train-1/2"}, "what was not judged a failure stays open"

@@ -1,4 +1,4 @@
-"""The pipeline says of each step in which episodes failed that they did, in the step in which it happens."""
+"""What the pipeline says and keeps of the episodes of a step: that some failed, in the step in which it happens, and what ended early."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from burnish.envs.failures import Failure, FailureKind
-from burnish.envs.types import Episode, Message, Outcome, Reward, Task
+from burnish.envs.types import Episode, EpisodeGroup, Message, Outcome, Reward, Task
 from burnish.run import pipeline
 from burnish.trainer.phases.common import PhaseStep
 
@@ -50,3 +50,31 @@ def test_a_step_whose_episodes_an_outage_masked_says_so(tmp_path: Path, monkeypa
         "step 2: 1 of 2 episodes failed and teach nothing: 1 verifier_unavailable; "
         "the last one: verifier_unavailable in verdict@h:1: connection refused"
     ]
+
+
+def test_what_finished_while_the_learner_learned_is_kept_when_the_next_step_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Task 1 finishes in the first step, after what that step took, and task 2 in the second, which fails."""
+    kept = list[tuple[int, list[str]]]()
+    groups = [EpisodeGroup(one.task, (one,)) for one in episodes(*[Reward(1.0)] * 3)]
+
+    def steps(*_: Any) -> Iterator[PhaseStep]:
+        for group in groups[:2]:
+            run.session.loop.on_group(group)
+        yield PhaseStep(1, {}, "reward 0.50", episodes=groups[0].episodes)
+        run.session.loop.on_group(groups[2])
+        raise InterruptedError
+
+    for name in ("_begin", "heed"):
+        monkeypatch.setattr(pipeline, name, lambda *args, **kwargs: None)
+    monkeypatch.setattr(pipeline, "_keep", lambda run, phase, step, found, *more: kept.append((step, [one.id for one in found])))
+    monkeypatch.setattr(pipeline, "_parts", lambda *_: SimpleNamespace(done=[]))
+    table = SimpleNamespace(steps=3, checkpoint_every=10, max_minutes=None, max_tokens=None)
+    phase: Any = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=steps))
+    folder = SimpleNamespace(suites=tmp_path / "suites", log_metrics=lambda *_: None, path=tmp_path)
+    run: Any = SimpleNamespace(
+        session=SimpleNamespace(loop=SimpleNamespace(on_group=None)), results={}, folder=folder, data={},
+        console=Console(file=io.StringIO()), recipe=SimpleNamespace(phase=lambda name: phase),
+    )  # fmt: skip
+    with pytest.raises(InterruptedError):
+        pipeline._train(run, phase, 0)
+    assert kept == [(1, ["t0/0"]), (2, ["t1/0", "t2/0"])]

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.clocked import clocked_loop, number
+from tests.unit.clocked import ClockedFleet, clocked_loop, number
 
 from burnish.envs.types import Outcome, Reward
 from burnish.trainer.loop import PolicyLoop, Step
@@ -37,6 +37,15 @@ def equal(position: int) -> tuple[Outcome, ...]:
 
 def teaches_but(*positions: int):
     return lambda position: equal(position) if position in positions else (Reward(1.0), Reward(0.0))
+
+
+def gone_on_from(loop: PolicyLoop, another: tuple[PolicyLoop, ClockedFleet]) -> tuple[PolicyLoop, ClockedFleet]:
+    """The other, from the checkpoint of the one."""
+    resumed, fleet = another
+    resumed.learner.version = loop.learner.version  # type: ignore[misc]
+    resumed.progress = PolicyProgress.from_row(json.loads(json.dumps(loop.progress.row())))
+    resumed.sync()
+    return resumed, fleet
 
 
 ONE_STEP = RFTPhaseConfig(steps=6, groups_per_step=2, group_size=2, rollouts="one_step_off", checkpoint_every=4)
@@ -97,7 +106,8 @@ def test_a_step_that_trains_few_groups_makes_no_room_before_the_weights_have_mov
 
 
 @settings(deadline=None, max_examples=60)
-@example(3, 1, 0, [1.0], {0, 1, 3}, 2, 1.0)  # a step trains one group of three; four more under the same weights were one too many
+@example(2, 2, 1, [1.0], {3, 4}, 9, 5.0, 1)  # two end while the learner learns, and teach in the run that goes on
+@example(3, 1, 0, [1.0], {0, 1, 3}, 2, 1.0, 24)  # a step trains one group of three; four more under the same weights were one too many
 @given(
     st.integers(1, 4),
     st.integers(1, 4),
@@ -106,23 +116,30 @@ def test_a_step_that_trains_few_groups_makes_no_room_before_the_weights_have_mov
     st.sets(st.integers(0, 60), max_size=25),
     st.integers(1, 12),
     st.floats(0.1, 10.0),
+    st.integers(1, 24),
 )
 def test_whatever_finishes_when_nothing_is_too_old_or_lost(
-    per_step: int, staleness: int, refills: int, lengths: list[float], dull: set[int], places: int, learns: float
+    per_step: int, staleness: int, refills: int, lengths: list[float], dull: set[int], places: int, learns: float, back_after: int
 ) -> None:
+    """Also where the run goes on from the checkpoint of a step, after which those that taught nothing do."""
     phase = RFTPhaseConfig(steps=12, groups_per_step=per_step, group_size=2, rollouts="async", max_staleness=staleness, max_refills=refills)
     loop, fleet = clocked_loop(phase, lambda n: lengths[n % len(lengths)], teaches_but(*dull), learns, places)
-    seen = Counter[int]()
+    seen, most = Counter[int](), fleet.most
     while loop.progress.step < phase.steps and not loop.exhausted:
         moves = loop.progress.moves
         step = loop.step()  # checks the books itself
         seen.update(number(group.task) for group in step.collected.sampled)
         if step.batch is not None:
             assert max(ages(loop, step)) <= staleness
-        assert len(step.collected.groups) <= per_step and len(loop.progress.open) <= (staleness + 1) * per_step
-        assert all(issued.move > moves - 1 - staleness for issued in loop.progress.open.values()), "one was left to become too old"
+        going_on = {task: issued for task, issued in loop.progress.open.items() if task not in loop.admission.ended}
+        assert len(step.collected.groups) <= per_step and len(going_on) <= (staleness + 1) * per_step
+        waiting = [issued for task, issued in going_on.items() if task not in loop.admission.again]
+        assert all(issued.move > moves - 1 - staleness for issued in waiting), "one was left to become too old"
+        most = max(most, fleet.most)
+        if loop.progress.step == back_after:
+            loop, fleet = gone_on_from(loop, clocked_loop(phase, lambda n: lengths[n % len(lengths)], learns=learns, places=places))
     ledger = loop.progress.ledger
-    assert fleet.most <= (staleness + 1) * per_step and "stale" not in ledger.dropped and not loop.progress.open
+    assert most <= (staleness + 1) * per_step and "stale" not in ledger.dropped and not loop.progress.open
     assert set(seen.values()) <= {1} and ledger.issued == 2 * loop.progress.position
     assert ledger.trained_count + ledger.dropped["zero_variance"] == 2 * len(seen)
     assert ledger.dropped["surplus"] == ledger.issued - 2 * len(seen)
@@ -186,6 +203,18 @@ def test_a_resumed_async_run_skips_no_task_and_repeats_none() -> None:
     assert sorted(done) == list(range(80)) and resumed.progress.ledger.trained_count == 160
 
 
+def test_a_group_that_ends_untrained_while_the_learner_learns_is_in_the_rows_of_a_step_whatever_comes_between() -> None:
+    """Group 3 ended so in step 1, which has no row of it. It was closed in the books of that step's checkpoint, and gone after a resume."""
+    loop, fleet = clocked_loop(ASYNC, lambda n: 1.0 + n / 10, teaches_but(3))
+    assert trained(loop.step()) == [0, 1] and 3 in fleet.ended and not loop.progress.ledger.dropped
+    resumed, again = gone_on_from(loop, clocked_loop(ASYNC, lambda n: 1.0 + n / 10, teaches_but(3)))
+    step = resumed.step()
+    assert 3 in again.given and step.metrics["dropped/zero_variance"] == resumed.progress.ledger.dropped["zero_variance"] / 2 == 1
+    assert sorted(number(group.task) for group in step.collected.sampled) == [2, 3, 4]
+    loop.end_phase()  # by a budget: what no step has taken is surplus
+    assert loop.progress.ledger.dropped == {"surplus": loop.progress.ledger.issued - 4}
+
+
 @pytest.mark.parametrize("phase", [ONE_STEP, ASYNC], ids=["one_step_off", "async"])
 def test_whoever_wants_the_fleet_gets_it_and_nothing_is_lost(phase: RFTPhaseConfig) -> None:
     loop, fleet = clocked_loop(phase, lasts=lambda n: 1.0 + n % 3)
@@ -241,10 +270,12 @@ def test_whoever_wants_the_fleet_after_a_resume_does_not_wait_for_what_was_not_i
 def test_the_next_phase_may_have_groups_of_another_size(phase: RFTPhaseConfig) -> None:
     loop, fleet = clocked_loop(phase, lasts=lambda n: 1.0 + n % 3)
     loop.step(), loop.step()
-    left, closed = len(loop.progress.open), 4 * 2
+    left, closed, before = len(loop.progress.open), 4 * 2, loop.progress.ledger
     fleet.outcomes = lambda n: (Reward(1.0), Reward(0.0), Reward(1.0), Reward(0.0))
     loop.take(RFTPhaseConfig(groups_per_step=2, group_size=4, steps=20))
     loop.begin_phase()
     assert loop.step().metrics["groups_trained"] == 2 and loop.progress.step == 1
-    ledger = loop.progress.ledger
-    assert (ledger.dropped, ledger.trained_count) == ({"surplus": 2 * left}, closed + 2 * 4)
+    assert (before.dropped, before.trained_count) == ({"surplus": 2 * left}, closed)
+    books = loop.progress.ledger.record("rft2", 1)
+    assert (books.issued, books.trained, books.dropped) == (8, 8, {}), "a phase has its own, and the position goes on"
+    assert loop.progress.position == before.issued / 2 + 2

@@ -7,6 +7,9 @@ A group is open from when it is issued until it was trained or dropped. With P g
                           leave under way could then not be trained within S moves of the weights: that one is waited for. While the
                           learner has them they count as P, however few they are: S P others can be trained in time, and no more
 
+A group that has ended without training is in none of these counts. It stays open for the books and a checkpoint until a step takes it,
+since only a step's rows hold its episodes: a run that goes on from there plays it again.
+
 So no group ever becomes too old, however long it takes, and none is thrown away for it: what is trained is as long as what is issued.
 """
 
@@ -48,8 +51,9 @@ def in_time(left: Iterable[int], moves: int, staleness: int, per_step: int) -> b
 class Admission:
     """What is open. per_step: P. tries: groups that a step may try to have P to train on. staleness: S. rollouts: see the module.
 
-    waiting: what has finished and can be learned from, and training: what the learner has, by the id of their task. closed: groups that
-    have ended since the last step took its own, and why those were dropped. issued: groups that were issued for the step to come.
+    By the id of their task: waiting: what has finished and can be learned from; training: what the learner has; ended: what ends without
+    training, and why, once a step takes it; again: what a checkpoint has open and is yet to be issued again. issued: groups that were
+    issued for the step to come.
     """
 
     per_step: int
@@ -59,23 +63,25 @@ class Admission:
     open: dict[str, Issued]
     waiting: dict[str, Waiting] = field(default_factory=dict)
     training: dict[str, Waiting] = field(default_factory=dict)
-    closed: list[EpisodeGroup] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
+    ended: dict[str, tuple[Waiting, DropReason]] = field(default_factory=dict)
+    again: dict[str, Issued] = field(default_factory=dict)
     issued: int = 0
 
     @property
     def under_way(self) -> dict[str, Issued]:
-        """What has not finished."""
-        return {task: one for task, one in self.open.items() if task not in self.waiting and task not in self.training}
+        """What the fleet has, not finished."""
+        elsewhere = self.waiting.keys() | self.training.keys() | self.ended.keys() | self.again.keys()
+        return {task: one for task, one in self.open.items() if task not in elsewhere}
 
     def room(self, steps_left: int) -> int:
         """How many groups may be issued now. steps_left: this one included, so that the last leaves nothing; below 1, there is no last."""
+        taken = len(self.open) - len(self.ended) - len(self.again)
         if self.rollouts == "async":
             ahead = min(self.staleness + 1, steps_left) if steps_left > 0 else self.staleness + 1
-            not_replaced = max(0, len(self.closed) - (self.tries - self.per_step))
+            not_replaced = max(0, len(self.ended) - (self.tries - self.per_step))
             missing = self.per_step - len(self.training) if self.training else 0
-            return max(0, ahead * self.per_step - not_replaced - missing - len(self.open))
-        return min(self.per_step - len(self.open) + len(self.training), self.tries - self.issued)
+            return max(0, ahead * self.per_step - not_replaced - missing - taken)
+        return min(self.per_step - taken + len(self.training), self.tries - self.issued)
 
     def is_ready(self, moves: int) -> bool:
         """Whether a step has what it trains on. moves: how often the weights have moved."""
@@ -83,7 +89,7 @@ class Admission:
         if not left or self.rollouts != "async":
             return not left
         taken = self._oldest()
-        if len(taken) < self.per_step and len(self.closed) + len(taken) < self.tries:
+        if len(taken) < self.per_step and len(self.ended) + len(taken) < self.tries:
             return False
         if not taken:
             return True  # a step without an update moves no weights, so nothing gets older
@@ -94,16 +100,17 @@ class Admission:
         """What this step trains on, and all groups that have ended for it; what comes from now on is gathered for the next one."""
         assert not self.training, "the learner has the groups of another step"
         self.training = {task: self.waiting.pop(task) for task in self._oldest()}
-        trained = list(self.training.values())
-        sampled, dropped = [*self.closed, *(one.sampled for one in trained)], self.dropped
-        self.closed, self.dropped, self.issued = [], Counter(), 0
-        return Collected(_by_task(one.learned for one in trained), _by_task(sampled), dropped)
+        trained, ended = list(self.training.values()), self.ended
+        sampled = [one.sampled for one in (*(one for one, _ in ended.values()), *trained)]
+        for task in ended:
+            del self.open[task]
+        self.ended, self.issued = {}, 0
+        return Collected(_by_task(one.learned for one in trained), _by_task(sampled), Counter(reason for _, reason in ended.values()))
 
     def drop(self, task: str, reason: DropReason) -> None:
-        """A group that has finished ends without training."""
-        self.closed.append(self.waiting.pop(task).sampled)
-        del self.open[task]
-        self.dropped[reason] += 1
+        """A group that has finished ends without training, with the step that takes it: until then a checkpoint has it open, since no
+        step has stored it."""
+        self.ended[task] = self.waiting.pop(task), reason
 
     def trained(self) -> None:
         """The learner is done with the groups of this step."""

@@ -33,11 +33,11 @@ class Issued:
 
 @dataclass
 class PolicyProgress:
-    """Where a run of policy steps is: steps done, tasks taken from the stream, and the books.
+    """Where a run of policy steps is: steps done, tasks taken from the stream, and the books of the phase.
 
-    open: groups under way or waiting to be trained, by the id of their task; a resumed run issues them again. moves: steps that moved the
-    weights. versions: the learner's version after each of the last of them, as many as a token may be old and one. sequences: that the
-    updates of the phase have gone over.
+    open: groups under way, or waiting for the step that trains or drops them, by the id of their task; a resumed run issues them again.
+    moves: steps that moved the weights. versions: the learner's version after each of the last of them, as many as a token may be old and
+    one. sequences: that the updates of the phase have gone over.
 
     idle, skipped, apart: steps in a row that had nothing to learn from, in which an update was not finite, or in which an engine's
     log-probabilities were too far from the learner's. recent: episodes, and failures by kind, of the steps that the error budget looks at.
@@ -60,7 +60,9 @@ class PolicyProgress:
         self.recent.append((0, Counter()))
 
     def begin_phase(self) -> None:
-        """Count the steps of another phase. Position, weights and books go on."""
+        """Count the steps of another phase, in books of its own. Position and weights go on. Raises LedgerError when something is open."""
+        self.ledger.check(in_flight=0)
+        self.ledger = Ledger()
         self.step = self.idle = self.sequences = 0
 
     def moved(self, version: int, staleness: int) -> None:
