@@ -90,8 +90,8 @@ def steady(value: Any) -> Any:
 
 
 def settled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Books of a run one step off. A group that teaches nothing and ends while the learner learns stands, with the one in its place, in the
-    books of that step or of the next, as the clock has it; at a checkpoint and at the end nothing is under way."""
+    """Books of a run one step off. What is played in the place of a group that teaches nothing and ends while the learner learns is issued
+    in that step or in the next, as the clock has it; at a checkpoint and at the end nothing is under way."""
     return [row if row["step"] % 2 == 0 or row is rows[-1] else {"step": row["step"], "trained": row["trained"]} for row in rows]
 
 
@@ -194,4 +194,5 @@ def test_a_phase_that_a_budget_ended_leaves_nothing_open_to_its_evaluation_and_t
     books = [row for _, row in read_json_lines(run / "ledger.jsonl")]
     first = [row for row in books if row["phase"] == "first"]
     assert len(first) < 50 and first[-1]["carried"] == 0 and first[-1]["dropped"]["surplus"] > 0 and books[-1]["phase"] == "second"
+    assert "surplus" not in books[-1]["dropped"], "its books are its own"
     assert [row["phase"] for _, row in read_json_lines(run / "evaluations.jsonl")] == ["first", "second"]
