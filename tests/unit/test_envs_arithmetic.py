@@ -1,4 +1,4 @@
-"""burnish/Arithmetic-v0: the question follows the seed, the last integer of the reply is judged."""
+"""burnish/Arithmetic-v0: the question follows the seed, the last number of the reply is judged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_answer_is_that_of_the_question(operation: str) -> None:
     ("reply", "reward"),
     [("{}", 1.0), ("It is {}.", 1.0), ("3, no, {}", 1.0), ("{}0", 0.0), ("{}, or 999", 0.0), ("", 0.0), ("٣", 0.0), ("9" * 10_000, 0.0)],
 )
-def test_the_last_integer_counts(reply: str, reward: float) -> None:
+def test_the_last_number_counts(reply: str, reward: float) -> None:
     env = Arithmetic()
     _, info = env.reset(seed=4)
     assert info["data"]["answer"] != 0  # else "{}0" would be right
