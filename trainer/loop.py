@@ -269,10 +269,10 @@ class PolicyLoop:
         """Start as many tasks as there is room for: those to be issued again, then others from the stream, entered in the books."""
         progress, phase, admission = self.progress, self.settings.phase, self.admission
         count = admission.room(phase.steps - progress.step)
-        for task in list(admission.again)[: max(0, count)]:
-            position = admission.again.pop(task).position
+        for name in list(admission.again)[: max(0, count)]:
+            position = admission.again.pop(name).position
             self._submit(position, 1)
-            progress.open[task] = Issued(position, progress.moves)
+            progress.open[name] = Issued(position, progress.moves)
             admission.issued, count = admission.issued + 1, count - 1
         if count < 1:
             return
