@@ -25,6 +25,8 @@ WORDS = {
     "must be a valid tuple": "must be a list",
     "must be a valid dictionary": "must be a table",
 }
+MOST_ERRORS = 1000
+"""Of one value that are looked at: pydantic makes a table of each, which a value that is all wrong has as many of as bytes."""
 _HOW_IT_TRIED = re.compile(r", (unable to (parse|interpret)|got a number with a fractional part).*\Z", re.DOTALL)
 
 
@@ -42,8 +44,11 @@ def message_of(detail: Mapping[str, Any]) -> str:
 def first_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """The first complaint on one line, with its place; an unknown key before all others, because it may be what is missing elsewhere.
 
-    model: what was validated, for a suggestion in the place of an unknown key. Example: `turns.0.tokens: is required`.
+    model: what was validated, for a suggestion in the place of an unknown key. Where more than `MOST_ERRORS` things are wrong, only their
+    number. Example: `turns.0.tokens: is required`.
     """
+    if error.error_count() > MOST_ERRORS:
+        return f"{error.error_count():,} things in it are wrong"
     details = error.errors(include_url=False)
     first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
     owner = model_at(model, first["loc"][:-1]) if first["type"] == "extra_forbidden" else None

@@ -32,9 +32,11 @@ from ..rpc.background import background
 from ..rpc.payload import PayloadError, plain_json, plain_value, utf8
 from .callables import doc_of, hints_of, is_async, written
 from .failures import EpisodeFailure, Failure, FailureKind, boundary, short_traceback
-from .pydantic_words import message_of
-from .registry import did_you_mean, module_place
+from .pydantic_words import MOST_ERRORS, message_of
+from .registry import did_you_mean, module_place, shortened
 
+MOST_TOLD = 20
+"""Wrong arguments of one call that the policy is told of."""
 LATE_S = 5.0  # how much longer an async tool is waited for that blocks the loop or swallows its cancellation
 
 P = ParamSpec("P")
@@ -108,7 +110,7 @@ class Tool(Generic[P, R]):
     def bind(self, arguments: Mapping[str, Any], context: ToolContext) -> dict[str, Any]:
         """The keyword arguments to call the function with: checked and converted to the annotated types ("17" becomes 17 for an int).
 
-        Raises ToolRejected with one line per wrong argument.
+        Raises ToolRejected that says of the first `MOST_TOLD` wrong arguments what is wrong.
         """
         try:
             bound = dict(self._validator.validate_python(plain_json(arguments)))
@@ -121,9 +123,13 @@ class Tool(Generic[P, R]):
         return bound
 
     def _explain(self, error: ValidationError) -> str:
-        lines = []
-        for problem in error.errors(include_url=False, include_context=False):
-            where = ".".join(map(str, problem["loc"]))
+        count, lines = error.error_count(), []
+        if count > MOST_ERRORS:
+            return (
+                f"{self.name}: {count:,} values in the arguments are wrong; it takes {', '.join(self.parameters['properties']) or 'none'}"
+            )
+        for problem in error.errors(include_url=False, include_context=False)[:MOST_TOLD]:
+            where = shortened(".".join(map(str, problem["loc"])))
             match problem["type"]:
                 case "missing":
                     lines.append(f"argument {where!r} is missing")
@@ -132,7 +138,8 @@ class Tool(Generic[P, R]):
                 case _:
                     said = message_of(problem)
                     lines.append(f"argument {where!r}: {said[:1].lower()}{said[1:]}")
-        return f"{self.name}: " + "; ".join(lines)
+        more = [f"and {count - MOST_TOLD} more"] if count > MOST_TOLD else []
+        return f"{self.name}: " + "; ".join([*lines, *more])
 
 
 def tool(function: Callable[P, R]) -> Tool[P, R]:

@@ -6,7 +6,6 @@ Here only few routes exist, and their requests are read strictly (`serving.reque
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,14 +28,12 @@ from .observed import ObservedChatApp
 from .openapi import description
 from .requests import READERS, answers_of
 from .tool_calls import ToolCallsApp
-from .wire import BODY_S, CHAT, COMPLETIONS, HEALTH, answer, is_json, path_of, read_body, refuse, with_request
+from .wire import BODY_S, CHAT, COMPLETIONS, HEALTH, answer, is_json, path_of, read_aside, read_body, refuse, with_request
 
 MODELS: Final = "/v1/models"
 METRICS: Final = "/metrics"
 OPENAPI: Final = "/openapi.json"
 ROUTES: Final = {CHAT: "POST", COMPLETIONS: "POST", MODELS: "GET", METRICS: "GET", OPENAPI: "GET", HEALTH: "GET"}
-AT_ONCE_BYTES: Final = 128 << 10
-"""Of a request that is read on the event loop: one of 4 MB may take a part of a second, and everybody else would wait for it."""
 _CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", COMPLETIONS: "completions", MODELS: "models", METRICS: "metrics", OPENAPI: "models"}
 
 
@@ -101,8 +98,7 @@ class StrictChatApp:
         if not is_json(scope["headers"]):
             raise Refused(415, "invalid", "a request is JSON: send it with Content-Type: application/json")
         body = await read_body(receive, self._body_s)
-        read = READERS[path_of(scope)]
-        request = read(body) if len(body) <= AT_ONCE_BYTES else await asyncio.to_thread(read, body)
+        request = await read_aside(READERS[path_of(scope)], body)
         record = record_of(scope)
         record.read_bytes = len(body)
         if self._front.books.audit.prompts:

@@ -16,15 +16,17 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..envs.failures import EpisodeFailure
-from ..guardrails.bedrock import decide, is_meant, read_request, respond
+from ..guardrails.bedrock import ApplyRequest, decide, is_meant, read_request, respond
 from ..guardrails.guard import Guard
 from .admission import Refused, Visit
 from .audit import record_of
 from .front import Front
 from .keys import Route
 from .looking import Looks, unless_gone
-from .wire import BODY_S, HEALTH, answer, is_json, live, read_body, read_json
+from .wire import BODY_S, HEALTH, answer, is_json, live, read_aside, read_body, read_json
 
+MOST_VALUES: Final = 2_000
+"""In a request: one of a hundred texts, each with all the qualifiers that there are, has not half as many."""
 APPLY: Final = re.compile(r"/guardrail/([^/]{1,2048})/version/([^/]{1,64})/apply/?")
 
 
@@ -67,7 +69,7 @@ class ApplyGuardrailApp:
             raise Refused(415, "invalid", "ApplyGuardrail is JSON: send it with Content-Type: application/json")
         body = await read_body(receive, self._body_s)
         try:
-            request = read_request(read_json(body))
+            request = await read_aside(_read, body)
             decision = await unless_gone(scope, receive, self._looks.at(decide, self._guard, request))
         except ValueError as error:
             raise Refused(400, "invalid", str(error)[:500]) from None
@@ -75,6 +77,10 @@ class ApplyGuardrailApp:
             raise Refused(503, "guard", f"a detector does not answer: {error.failure.kind}") from None
         record_of(scope).decisions.append(decision)
         return json.dumps(respond(self._guard.policy, request, decision)).encode()
+
+
+def _read(body: bytes) -> ApplyRequest:
+    return read_request(read_json(body, most=MOST_VALUES))
 
 
 def serve_forever(app: ASGIApp, port: int, said: Callable[[str], None]) -> None:

@@ -12,13 +12,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..envs.pydantic_words import first_error
 from .admission import Refused, Visit
 from .feedback.desk import FeedbackDesk
-from .feedback.rows import GivenFeedback
+from .feedback.rows import LONGEST_TEXT, GivenFeedback
 from .front import Front
 from .keys import Route
-from .wire import BODY_S, answer, is_json, read_body, read_json, refuse
+from .wire import BODY_S, answer, is_json, read_aside, read_body, read_json, refuse
 
 FEEDBACK: Final = "/v1/feedback"
+LARGEST_BODY: Final = 16 * LONGEST_TEXT
+"""A correction whose every character is written as two escapes of UTF-16 has three quarters of it."""
 MAX_DEPTH: Final = 4
+MOST_VALUES: Final = 64
+"""In feedback: one that says all there is to say has not half as many."""
 _ONE: Final = re.compile(rf"{FEEDBACK}/([A-Za-z0-9-]{{1,100}})")
 
 
@@ -46,7 +50,8 @@ class FeedbackApp:
     async def _given(self, scope: Scope, receive: Receive, visit: Visit) -> bytes:
         if not is_json(scope["headers"]):
             raise Refused(415, "invalid", "feedback is JSON: send it with Content-Type: application/json")
-        row = await self._desk.give(read_feedback(await read_body(receive, self._body_s)), visit.caller.name)
+        body = await read_body(receive, self._body_s, LARGEST_BODY)
+        row = await self._desk.give(await read_aside(read_feedback, body), visit.caller.name)
         return json.dumps({"id": row.id, "object": "feedback", "conversation": row.asked is not None}).encode()
 
     async def _deleted(self, id: str, visit: Visit) -> bytes:
@@ -55,9 +60,9 @@ class FeedbackApp:
 
 
 def read_feedback(body: bytes) -> GivenFeedback:
-    """Raises Refused, 400, naming what is wrong."""
+    """Raises Refused, 400, naming what is wrong. What has many values is refused before any of them is looked at."""
     try:
-        return GivenFeedback.model_validate(read_json(body, MAX_DEPTH))
+        return GivenFeedback.model_validate(read_json(body, MAX_DEPTH, MOST_VALUES))
     except ValidationError as error:
         details = error.errors(include_url=False)
         where = next((one for one in details if one["type"] == "extra_forbidden"), details[0])["loc"]

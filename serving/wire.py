@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -24,11 +25,14 @@ _CLIENT: Final = "burnish.client"
 """In a scope: the request as whoever stands before handed it on."""
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 LARGEST_BODY: Final = 4 * 2**20
+AT_ONCE_BYTES: Final = 128 << 10
+"""Of a body that is read on the event loop: one of 4 MB may take a part of a second, and everybody else would wait for it."""
 MAX_DEPTH: Final = 64
 MOST_VALUES: Final = 300_000
 """In a request: 128 prompts of 2,048 token ids have fewer."""
 BODY_S: Final = 30.0
 """Seconds that a client has to send a request."""
+T = TypeVar("T")
 
 
 def path_of(scope: Scope) -> str:
@@ -36,8 +40,8 @@ def path_of(scope: Scope) -> str:
     return str(scope["path"].rstrip("/")) or "/"
 
 
-async def read_body(receive: Receive, seconds: float | None = None) -> bytes:
-    """The body of a request. Raises Refused when it is too large, takes longer than `seconds`, or its client is gone."""
+async def read_body(receive: Receive, seconds: float | None = None, most: int = LARGEST_BODY) -> bytes:
+    """The body of a request. Raises Refused when it has more than `most` bytes, takes longer than `seconds`, or its client is gone."""
     chunks, size = list[bytes](), 0
     try:
         async with asyncio.timeout(seconds):
@@ -47,20 +51,26 @@ async def read_body(receive: Receive, seconds: float | None = None) -> bytes:
                     raise Refused(499, "gone", "the client is gone")
                 chunks.append(message.get("body", b""))
                 size += len(chunks[-1])
-                if size > LARGEST_BODY:
-                    raise Refused(413, "too_large", f"the request is larger than {LARGEST_BODY // 2**20} MB")
+                if size > most:
+                    said = f"{most // 2**20} MB" if most >= 2**20 else f"{most // 2**10} KB"
+                    raise Refused(413, "too_large", f"the request is larger than {said}")
                 if not message.get("more_body", False):
                     return b"".join(chunks)
     except TimeoutError:
         raise Refused(408, "too_slow", f"the request did not arrive within {seconds:.0f} s") from None
 
 
-def read_json(body: bytes, depth: int = MAX_DEPTH, **parsing: Any) -> Any:
-    """The JSON of a body. parsing: of `json.loads`. Raises ValueError for what is none, has too many values, or is nested too deep: a body
-    of empty lists is a thousand times as large once it is read."""
+async def read_aside(read: Callable[[bytes], T], body: bytes) -> T:
+    """What a body is read as: at once, or in a thread where it is so large that everybody else would wait for it. Raises as `read` does."""
+    return read(body) if len(body) <= AT_ONCE_BYTES else await asyncio.to_thread(read, body)
+
+
+def read_json(body: bytes, depth: int = MAX_DEPTH, most: int = MOST_VALUES, **parsing: Any) -> Any:
+    """The JSON of a body. parsing: of `json.loads`. Raises ValueError for what is none, has more than `most` values, or is nested too deep:
+    a body of empty lists is a thousand times as large once it is read."""
     text = body.decode("utf-8-sig")
-    if _values(text) > MOST_VALUES and _values_outside_texts(text) > MOST_VALUES:
-        raise ValueError(f"it has more than {MOST_VALUES:,} values")
+    if _values(text) > most and _values_outside_texts(text, most) > most:
+        raise ValueError(f"it has more than {most:,} values")
     try:
         value = json.loads(text, **parsing)
     except RecursionError:
@@ -75,11 +85,11 @@ def _values(text: str) -> int:
     return text.count(",") + text.count("[") + text.count("{")
 
 
-def _values_outside_texts(text: str) -> int:
+def _values_outside_texts(text: str, most: int) -> int:
     """The same, but for what stands in the texts of the JSON."""
     bare = text.replace("\\\\", "").replace('\\"', "")
-    if bare.count('"') > 4 * MOST_VALUES:  # a name and a text for each value
-        return MOST_VALUES + 1
+    if bare.count('"') > 4 * most:  # a name and a text for each value
+        return most + 1
     return _values("".join(bare.split('"')[::2]))
 
 

@@ -119,6 +119,14 @@ def test_wrong_arguments_are_rejections_the_policy_can_read(arguments: dict[str,
     assert rejection("measure", arguments).startswith(says)
 
 
+def test_a_rejection_is_short_whatever_is_wrong() -> None:
+    some = rejection("measure", {"part": 1, "feature": "bore", **{"k" * 200 + str(i): 1 for i in range(100)}})
+    assert some.count("there is no argument") == 20 and some.endswith("; and 80 more") and len(some) < 6000
+    said = rejection("measure", {f"k{i}": 1 for i in range(20_000)})
+    assert said == "measure: 20,002 values in the arguments are wrong; it takes part, feature, repeats, copy"
+    assert rejection("search", {"tags": [[]] * 20_000}).startswith("search: 20,001 values in the arguments are wrong")
+
+
 def test_deep_nesting_and_lone_surrogates_are_rejections() -> None:
     deep: Any = 0
     for _ in range(2000):

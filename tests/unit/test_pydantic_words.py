@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from tests.unit.guard_policy import TOML
 from typer.testing import CliRunner
 
 from burnish.cli.errors import report
 from burnish.cli.main import app
-from burnish.envs.pydantic_words import first_error
+from burnish.envs.pydantic_words import MOST_ERRORS, first_error
 from burnish.inspector.blends import blend_rows
 from burnish.inspector.runs import MetricRow, RecordedRun
 
 pytestmark = pytest.mark.unit
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Table(BaseModel):
@@ -27,6 +31,12 @@ class Table(BaseModel):
         if value < 1:
             raise ValueError("needs at least one")
         return value
+
+
+def test_of_a_value_that_is_all_wrong_only_the_number_is_said() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Strict.model_validate({f"k{i}": 1 for i in range(MOST_ERRORS + 1)})
+    assert first_error(caught.value, Strict) == "1,001 things in it are wrong"
 
 
 @pytest.mark.parametrize(("steps", "said"), [(0, "steps: needs at least one"), ("x", "steps: must be an integer")])

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
 from burnish.guardrails.guard import Guard
+from burnish.serving import give_feedback
 from burnish.serving.admission import RequestAdmission
 from burnish.serving.app import chat_service
 from burnish.serving.audit import Books
@@ -30,10 +31,11 @@ from burnish.serving.feedback import desk
 from burnish.serving.feedback.desk import FeedbackDesk
 from burnish.serving.feedback.export import export
 from burnish.serving.feedback.ids import AnswerIds
-from burnish.serving.feedback.rows import AnswerRow, FeedbackRow
+from burnish.serving.feedback.rows import AnswerRow, FeedbackRow, GivenFeedback
 from burnish.serving.feedback.segments import PARTS, Segments
 from burnish.serving.feedback.store import FeedbackStore, make_store, open_store
 from burnish.serving.front import Front
+from burnish.serving.give_feedback import read_feedback
 from burnish.serving.key_files import new_key
 from burnish.serving.keys import Filed, Route
 from burnish.serving.observed import Choice, Question
@@ -238,6 +240,8 @@ async def test_a_request_that_is_not_to_be_stored_is_not(service: Service) -> No
         ({"id": "x", "verdicts": {"right": 1}}, "verdicts", "verdicts.right: must be true or false"),
         ({"id": "x", "verdicts": {str(i): True for i in range(17)}}, "verdicts", "at most 16"),
         ({"id": "x", "rating": [[[[[[]]]]]]}, None, "nested more than 4 levels deep"),
+        ({"id": "x", "verdicts": {f"!{i}": 1 for i in range(100)}}, None, "more than 64 values"),
+        ({"id": "x", **{f"k{i}": 1 for i in range(100)}}, None, "more than 64 values"),
     ],
 )
 async def test_feedback_that_is_none_is_refused_by_its_field(service: Service, body: dict[str, Any], param: str | None, says: str) -> None:
@@ -249,6 +253,31 @@ async def test_feedback_that_is_none_is_refused_by_its_field(service: Service, b
     error = given.json()["error"]
     assert (given.status_code, error["param"]) == (400, param), error
     assert re.search(says, error["message"]), error
+
+
+async def test_feedback_is_as_large_as_a_correction_may_be_and_is_read_beside_the_loop(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_in = list[threading.Thread]()
+
+    def read(body: bytes) -> GivenFeedback:
+        read_in.append(threading.current_thread())
+        return read_feedback(body)
+
+    monkeypatch.setattr(give_feedback, "read_feedback", read)
+    headers = {"authorization": f"Bearer {service.keys['first']}", "content-type": "application/json"}
+    said = {
+        "id": await service.ask(),
+        "rating": "down",
+        "correction": "\U0001f600" * 32_768,
+        "verdicts": {"v" * 60 + str(i): True for i in range(16)},
+    }
+    longest = json.dumps(said).encode()  # every character as twelve
+    given = await service._client.post(FEEDBACK, content=longest, headers=headers)
+    assert given.status_code == 200, given.text
+    assert threading.main_thread() not in read_in and len(read_in) == 1
+    refused = await service._client.post(FEEDBACK, content=longest + b" " * 200_000, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["message"]) == (413, "the request is larger than 512 KB")
 
 
 async def test_other_methods_and_paths_and_choices_are_refused(service: Service) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ...envs.pydantic_words import message_of
+from ...envs.pydantic_words import first_error
 from ...rollout.store.own_files import check_own, own_file, read_whole
 from .folder import atomic_folder, check_model_folder, manifest_of, store_manifest
 from .manifest import MAX_REASON
@@ -129,7 +129,7 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
         try:
             record = _LINE.validate_json(line)
         except ValidationError as error:
-            raise ValueError(f"{run / JOURNAL}, line {number} is not a checkpoint record: {message_of(error.errors()[0])}") from error
+            raise ValueError(f"{run / JOURNAL}, line {number} is not a checkpoint record: {first_error(error)}") from error
         if isinstance(record, PrunedRecord):
             kept.pop(record.name, None)
         elif isinstance(record, RefusedRecord):

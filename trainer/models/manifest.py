@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ...envs.pydantic_words import message_of
+from ...envs.pydantic_words import MOST_ERRORS, first_error
 from ...rollout.store.own_files import own_file, read_whole
 
 MANIFEST_FILE = "burnish.json"
@@ -180,11 +180,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(read_whole(file, MOST_BYTES))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        if first["loc"] == ("format",):
+        if error.error_count() <= MOST_ERRORS and error.errors()[0]["loc"] == ("format",):
             raise ValueError(f"{file} is of a form that this burnish does not read; remove it and import the folder again") from error
-        raise ValueError(f"{file} is not a valid manifest: {where}: {message_of(first)}") from error
+        raise ValueError(f"{file} is not a valid manifest: {first_error(error)}") from error
 
 
 def own_manifest(folder: Path) -> Manifest | None:
