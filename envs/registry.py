@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -27,6 +28,8 @@ ID_PATTERN = re.compile(r"^(?P<namespace>[A-Za-z0-9][A-Za-z0-9_.-]*)/(?P<name>[A
 
 MAX_SHOWN = 200
 """Characters of a word from elsewhere that a message shows, and that is compared with what is known."""
+MOST_SHOWN = 12
+"""Words that a message lists."""
 PLUGIN_MODULE = "burnish_plugin_"
 
 FAMILY = "/*"
@@ -148,12 +151,18 @@ def did_you_mean(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if len(word) <= MAX_SHOWN else []
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return f"; known are {some_of(known)}" if 0 < len(known) <= MOST_SHOWN else ""
 
 
 def shortened(word: str) -> str:
     """A word from elsewhere as a message shows it."""
     return word if len(word) <= MAX_SHOWN else f"{word[:MAX_SHOWN]}…"
+
+
+def some_of(words: Sequence[str]) -> str:
+    """Words from elsewhere as a message lists them. Example: `some_of(["a", "b"]) == "a, b"`."""
+    shown = ", ".join(map(shortened, words[:MOST_SHOWN]))
+    return shown if len(words) <= MOST_SHOWN else f"{shown} and {len(words) - MOST_SHOWN} more"
 
 
 def check_id(id: str, kind: str) -> None:

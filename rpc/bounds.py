@@ -15,11 +15,13 @@ SMALL_BYTES: Final = 2 * BATCH_BYTES
 """Messages up to so many bytes are taken apart as they come: batches are, and whatever they hold is not much."""
 MAX_PARTS: Final = 200_000
 """Fields in a larger one, and in all that is in it: of what is large, most are long texts."""
+MOST_DESCRIBED: Final = 16_384
+"""Fields of what a service says that it is, however small: a tool has three."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-UNREADABLE: Final = f"its answer is no message of this contract, or one of more than {MAX_PARTS:,} fields or with a group"
+UNREADABLE: Final = "its answer is no message of this contract, or one of more fields than such an answer may have, or with a group"
 
 
 class TooManyParts(DecodeError):
@@ -41,15 +43,16 @@ class Bounds(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
         return None if handler is None else bounded(handler)
 
 
-def answers_of(kind: type[Any]) -> Callable[[bytes], Any]:
-    """Reads answers of this kind, held to `MAX_PARTS` as requests are. gRPC's client logs an answer that cannot be read, and gives None."""
-    return _checked(kind.FromString, kind.DESCRIPTOR)
+def answers_of(kind: type[Any], most: int = MAX_PARTS, small: int = SMALL_BYTES) -> Callable[[bytes], Any]:
+    """Reads answers of this kind, those of more than `small` bytes held to `most` fields as requests are. gRPC's client logs an answer that
+    cannot be read, and gives None."""
+    return _checked(kind.FromString, kind.DESCRIPTOR, most, small)
 
 
-def _checked(read: Callable[[bytes], Any], kind: Descriptor) -> Callable[[bytes], Any]:
+def _checked(read: Callable[[bytes], Any], kind: Descriptor, most: int = MAX_PARTS, small: int = SMALL_BYTES) -> Callable[[bytes], Any]:
     def checked(raw: bytes) -> Any:
-        if len(raw) > SMALL_BYTES and more_parts(raw, kind, MAX_PARTS):
-            raise TooManyParts(f"a message of {len(raw)} bytes holds more than {MAX_PARTS} fields, or a group")
+        if len(raw) > small and more_parts(raw, kind, most):
+            raise TooManyParts(f"a message of {len(raw)} bytes holds more than {most} fields, or a group")
         return read(raw)
 
     return checked

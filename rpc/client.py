@@ -25,9 +25,9 @@ from .transport.calls import Call, Line, Pin, StreamCounts
 from .transport.channels import LOOP_GRACE_S
 from .transport.mock import mounted
 from .transport.replicas import Replicas
-from .transport.unary import unary_blocking
+from .transport.unary import describe_blocking, unary_blocking
 
-__all__ = ["BatchedClient", "Pin", "StreamCounts", "check_address", "unary_blocking"]
+__all__ = ["BatchedClient", "Pin", "StreamCounts", "check_address", "describe_blocking", "unary_blocking"]
 
 CONNECT_S = 5.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_DEPTH = 32
@@ -70,6 +70,16 @@ def decode_value(text: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise PayloadError(f"not valid JSON: {error}") from None
     return value if _is_plain(value, 0) else _plain(value, "", 0)
+
+
+def check_together(where: str, texts: Sequence[str]) -> None:
+    """Raise PayloadError where texts of JSON, each of them within its bounds, are too large together. Those before the first that is no
+    JSON are counted."""
+    characters = sum(map(len, texts))
+    if characters > MAX_JSON_CHARS:
+        raise PayloadError(f"{where} has {characters} characters of JSON; the limit is {MAX_JSON_CHARS}")
+    if more_values(f"[{','.join(texts)}]", MAX_JSON_VALUES):
+        raise PayloadError(f"{where} holds more than {MAX_JSON_VALUES} JSON values")
 
 
 def more_values(text: str, most: int, start: int = 0) -> bool:

@@ -11,15 +11,19 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from .address import Endpoint, shown_address
+from .bounds import MAX_PARTS, MOST_DESCRIBED, UNREADABLE, answers_of
 from .client import unary_blocking
 from .errors import CODES, RpcRemoteError
 from .methods import BatchedMethod
 from .transport.channels import token_metadata
 
 OK = 0
+MOST_HEARD = 2000
+"""Answers on a stream, and what is in them, beyond two for each item that was sent."""
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 REASON_S = 2.0
 REFUSALS = (
     grpc.StatusCode.UNIMPLEMENTED,
@@ -38,9 +42,11 @@ def services_at(address: str, timeout_s: float = 10.0) -> list[str]:
 
     async def ask(channel: grpc.aio.Channel, left_s: float) -> list[str]:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
-        answers = await _heard(partial(stub.ServerReflectionInfo, metadata=_token(address)), request, left_s)
-        return [service.name for answer in answers for service in answer.list_services_response.service]
+        open_stream: Any = channel.stream_stream(
+            REFLECTION, type(request).SerializeToString, answers_of(reflection_pb2.ServerReflectionResponse, MOST_DESCRIBED, small=0)
+        )
+        heard = partial(_heard, address, partial(open_stream, metadata=_token(address)))
+        return [one.name for one in await heard(request, left_s, lambda answer: answer.list_services_response.service, MOST_HEARD)]
 
     return [name for name in unary_blocking(address, ask, timeout_s) if name not in OWN_SERVICES]
 
@@ -83,18 +89,32 @@ def exchange(address: str, method: BatchedMethod[Any, Any], items: Sequence[Any]
 
     async def ask(channel: grpc.aio.Channel, left_s: float) -> list[Any]:
         open_stream: Any = channel.stream_stream(
-            method.path, request_serializer=method.items.SerializeToString, response_deserializer=method.results.FromString
+            method.path, method.items.SerializeToString, answers_of(method.results, MAX_PARTS, small=0)
         )
-        messages = await _heard(partial(open_stream, metadata=_token(address)), method.items(items=items), left_s)
-        return [result for message in messages for result in message.results]
+        heard = partial(_heard, address, partial(open_stream, metadata=_token(address)))
+        return await heard(method.items(items=items), left_s, lambda message: message.results, MOST_HEARD + 2 * len(items))
 
     return unary_blocking(address, ask, timeout_s)
 
 
-async def _heard(open_stream: Callable[..., Any], request: Any, left_s: float) -> list[Any]:
-    """Every answer on a stream to one request. Where writing met a refusal, gRPC says "internal"; a stream without a request says which."""
+async def _heard(
+    address: str, open_stream: Callable[..., Any], request: Any, left_s: float, entries: Callable[[Any], Sequence[Any]], most: int
+) -> list[Any]:
+    """The entries of every answer on a stream to one request. Raises RpcRemoteError for an answer that cannot be read, and where there are
+    more than `most` answers and entries.
+
+    Where writing met a refusal, gRPC says "internal"; a stream without a request says which.
+    """
+    found, answers = list[Any](), 0
     try:
-        return [answer async for answer in open_stream(iter([request]), timeout=left_s)]
+        async for answer in open_stream(iter([request]), timeout=left_s):
+            if answer is None:  # gRPC logs one that it cannot read
+                raise RpcRemoteError(shown_address(address), UNREADABLE, CODES["DATA_LOSS"])
+            answers += 1
+            found.extend(entries(answer))
+            if len(found) + answers > most:
+                raise RpcRemoteError(shown_address(address), f"a stream brought more than {most} answers", CODES["DATA_LOSS"])
+        return found
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.INTERNAL:
             again = open_stream(timeout=min(left_s, REASON_S))

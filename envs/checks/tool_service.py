@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...rpc.bounds import answers_of
 from ...rpc.errors import CODES, code_name
 from ...rpc.methods import CALL
 from ...rpc.payload import encode_json
@@ -50,7 +51,7 @@ class _Subject:
 
     def unary(self, request: tool_pb2.CallRequest) -> tuple[int, Any]:
         code, payload, _ = call_raw(self.address, UNARY, request.SerializeToString(), self.call_s)
-        return code, tool_pb2.CallResponse.FromString(payload) if code == 0 else None
+        return code, answers_of(tool_pb2.CallResponse)(payload) if code == 0 else None
 
     def streamed(self, request: tool_pb2.CallRequest) -> tuple[int, Any]:
         return outcome_of_one(self.address, CALL, request, self.call_s)

@@ -8,19 +8,18 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import grpc
 import gymnasium
 from gymnasium.error import ResetNeeded
 
 from ...rpc.address import shown_address
-from ...rpc.client import BatchedClient, Pin, unary_blocking
+from ...rpc.client import BatchedClient, Pin, describe_blocking
 from ...rpc.errors import RpcError, RpcTimeout, RpcUnavailable
 from ...rpc.methods import CONTRACT, EPISODE
 from ...rpc.payload import PayloadError, utf8
-from ...v1 import environment_pb2, environment_pb2_grpc
+from ...v1 import environment_pb2
 from ..contract import Observation, read_reset, read_step
 from ..failures import EpisodeFailure, Failure, FailureKind
-from ..registry import did_you_mean
+from ..registry import did_you_mean, some_of
 from ..spaces import MessagesSpace, UnicodeText
 from ..types import Task
 from .wire import encode_object, info_from_wire, messages_from_wire, task_to_wire
@@ -121,14 +120,15 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
         """Ask the service what it is. Raises ValueError when it cannot be reached, is no environment service, or lacks the environment."""
         where = f"environment service at {shown_address(self._client.address)}"
         try:
-            answer = unary_blocking(self._client.address, _describe, timeout_s)
+            asked, kind = environment_pb2.DescribeEnvironmentsRequest(), environment_pb2.DescribeEnvironmentsResponse
+            answer = describe_blocking(self._client.address, EPISODE.service, asked, kind, timeout_s)
         except RpcError as error:
             raise ValueError(f"{where} does not answer: {error.message}") from error
         if answer.contract != CONTRACT:
             raise ValueError(f"{where} speaks {answer.contract!r}; this burnish speaks {CONTRACT!r}")
         ids = [one.id for one in answer.environments]
         if not self._environment and len(ids) != 1:
-            raise ValueError(f"{where} serves {', '.join(ids) or 'nothing'}; say which one to use: environment = …")
+            raise ValueError(f"{where} serves {some_of(ids) or 'nothing'}; say which one to use: environment = …")
         if self._environment and self._environment not in ids:
             raise ValueError(f"{where} has no environment {self._environment!r}{did_you_mean(self._environment, ids)}")
 
@@ -170,8 +170,3 @@ class RemoteEnv(gymnasium.Env[Observation, str]):
 
     def _failure(self, kind: FailureKind, detail: str) -> EpisodeFailure:
         return EpisodeFailure(Failure(kind, self._culprit, detail))
-
-
-async def _describe(channel: grpc.aio.Channel, timeout_s: float) -> environment_pb2.DescribeEnvironmentsResponse:
-    stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
-    return await stub.Describe(environment_pb2.DescribeEnvironmentsRequest(), timeout=timeout_s)

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -17,14 +17,15 @@ import grpc
 
 from ...rpc.address import shown_address
 from ...rpc.batches import BatchedHandler, Limits
-from ...rpc.client import BatchedClient, Pin, unary_blocking
+from ...rpc.client import BatchedClient, Pin, describe_blocking
 from ...rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavailable, Status
 from ...rpc.methods import CALL, CONTRACT
 from ...rpc.pauses import growing_pause
-from ...rpc.payload import PayloadError, decode_json, decode_value, encode_json, utf8
+from ...rpc.payload import PayloadError, check_together, decode_json, decode_value, encode_json, utf8
 from ...rpc.user_code import is_asked_for
 from ...v1 import tool_pb2, tool_pb2_grpc
 from ..failures import EpisodeFailure, Failure, FailureKind, short_traceback
+from ..registry import shortened
 from ..tool_sessions import LocalSession, SessionTools
 from ..tools import ToolContext, ToolRejected, ToolSet, observation, unknown_tool
 from .service import SessionLimits
@@ -137,7 +138,8 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
         try:
             one = tools.find(name)
             if one.is_async:
-                text = observation(name, await one.function(**one.bind(arguments, context)))
+                bound = await self._handler.read(lambda _: one.bind(arguments, context), request)
+                text = observation(name, await one.function(**bound))
             else:
                 text = await self._handler.in_thread(guard, lambda: tools.call(name, arguments, context))
             return tool_pb2.CallResponse(text=text)
@@ -228,10 +230,10 @@ class RemoteToolSet:
             raise ValueError(f"tool service at {shown_address(self.address)} does not answer: {error.message}") from error
 
     def _describe(self, timeout_s: float) -> None:
-        answer = unary_blocking(self.address, _ask, timeout_s)
+        answer = describe_blocking(self.address, CALL.service, tool_pb2.DescribeToolsRequest(), tool_pb2.DescribeToolsResponse, timeout_s)
         if answer.contract != CONTRACT:
             raise RpcRemoteError(self.address, f"it speaks {answer.contract!r}; this burnish speaks {CONTRACT!r}", CODES["INTERNAL"])
-        self._schemas = [_schema(self.address, row) for row in answer.tools]
+        self._schemas = _schemas(self.address, answer.tools)
         self.has_sessions, self._ordered = answer.sessions, answer.ordered
 
     def _request(self, name: str, arguments: Mapping[str, Any]) -> tool_pb2.CallRequest:
@@ -348,13 +350,17 @@ class RemoteToolSession:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-async def _ask(channel: grpc.aio.Channel, timeout_s: float) -> tool_pb2.DescribeToolsResponse:
-    return await tool_pb2_grpc.ToolServiceStub(channel).Describe(tool_pb2.DescribeToolsRequest(), timeout=timeout_s)
+def _schemas(address: str, rows: Sequence[tool_pb2.ToolInfo]) -> list[dict[str, Any]]:
+    try:
+        check_together("parameters_json of all tools", [row.parameters_json for row in rows])
+    except PayloadError as error:
+        raise RpcRemoteError(address, str(error), CODES["DATA_LOSS"]) from None
+    return [_schema(address, row) for row in rows]
 
 
 def _schema(address: str, row: tool_pb2.ToolInfo) -> dict[str, Any]:
     try:
         parameters = decode_json(row.parameters_json)
     except PayloadError as error:
-        raise RpcRemoteError(address, f"the schema of tool {row.name!r} is unreadable: {error}", CODES["DATA_LOSS"]) from None
+        raise RpcRemoteError(address, f"the schema of tool {shortened(row.name)!r} is unreadable: {error}", CODES["DATA_LOSS"]) from None
     return {"type": "function", "function": {"name": row.name, "description": row.description, "parameters": parameters}}

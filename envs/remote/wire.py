@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, Final, TypeVar
 
-from ...rpc.payload import MAX_JSON_CHARS, PayloadError, decode_json, encode_json, utf8
+from ...rpc.payload import MAX_JSON_CHARS, PayloadError, check_together, decode_json, encode_json, utf8
 from ...v1 import common_pb2, environment_pb2
 from ..contract import Observation, StepInfo
 from ..types import Message, Role, Task, TextPart, ToolCall
@@ -105,7 +105,7 @@ def info_to_wire(info: StepInfo) -> environment_pb2.StepInfo:
 def info_from_wire(wire: environment_pb2.StepInfo) -> dict[str, Any]:
     """The `info` of a reset or step, only the keys that say something. Raises PayloadError when JSON is not an object, naming the field."""
     _check_count("info.tools_json", wire.tools_json)
-    _check_json("info.tools_json", wire.tools_json)
+    check_together("info.tools_json", wire.tools_json)
     info: dict[str, Any] = {
         "tools": [decode_object(f"info.tools_json[{i}]", text) for i, text in enumerate(wire.tools_json)],
         "reward_parts": _sorted(wire.reward_parts),

@@ -16,18 +16,18 @@ from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import grpc
-
 from ...envs.checks.conformance import HOSTILE_TEXTS, Broken, Check, NeedsSample, Report, Skipped, no_difference, percentiles, run_checks
 from ...envs.checks.services import check_health, check_reflection, expect_code, offers_stream, outcome_of_one, outcomes, quiet_server
 from ...envs.failures import EpisodeFailure, FailureKind
+from ...envs.registry import some_of
 from ...rpc.background import background
-from ...rpc.client import unary_blocking
+from ...rpc.bounds import answers_of
+from ...rpc.client import describe_blocking
 from ...rpc.errors import CODES, code_name
 from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.probe import call_raw, exchange
 from ...rpc.server import Server
-from ...v1 import verifier_pb2, verifier_pb2_grpc
+from ...v1 import verifier_pb2
 from ..remote.client import RemoteVerifier
 from ..remote.service import Verifier, VerifierService
 from ..remote.wire import to_request
@@ -69,7 +69,7 @@ class _Subject:
 
     def unary(self, episode: RewardInput, timeout_s: float | None = None) -> Verdict:
         code, payload, _ = call_raw(self.address, UNARY, self.request(episode).SerializeToString(), timeout_s or self.call_s)
-        return code, verifier_pb2.VerifyResponse.FromString(payload) if code == 0 else None
+        return code, answers_of(verifier_pb2.VerifyResponse)(payload) if code == 0 else None
 
     def scores(self, episodes: Sequence[RewardInput], at_once: bool = False) -> list[Score]:
         """Scores by burnish's own client, one after the other or all at once. Raises EpisodeFailure."""
@@ -121,13 +121,11 @@ def check_verifier_service(address: str, verifier: str = "", episodes: Sequence[
 
 
 def _describe(subject: _Subject) -> str:
-    async def ask(channel: grpc.aio.Channel, left_s: float) -> Any:
-        return await verifier_pb2_grpc.VerifierServiceStub(channel).Describe(verifier_pb2.DescribeVerifiersRequest(), timeout=left_s)
-
-    answer = unary_blocking(subject.address, ask, subject.call_s)
+    asked = verifier_pb2.DescribeVerifiersRequest()
+    answer = describe_blocking(subject.address, VERIFY.service, asked, verifier_pb2.DescribeVerifiersResponse, subject.call_s)
     if answer.contract != CONTRACT:
         raise Broken(f"Describe says contract {answer.contract!r}; this burnish speaks {CONTRACT!r}")
-    return f"{', '.join(row.id for row in answer.verifiers)}; {answer.server_version or 'no server_version'}"
+    return f"{some_of([row.id for row in answer.verifiers])}; {answer.server_version or 'no server_version'}"
 
 
 def _reflection(subject: _Subject) -> str:

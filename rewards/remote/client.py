@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import grpc
-
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
-from ...envs.registry import did_you_mean
+from ...envs.registry import did_you_mean, some_of
 from ...rpc.address import shown_address
-from ...rpc.client import BatchedClient, unary_blocking
+from ...rpc.client import BatchedClient, describe_blocking
 from ...rpc.errors import CODES, RpcError, RpcRemoteError, RpcTimeout, RpcUnavailable
 from ...rpc.methods import CONTRACT, VERIFY
 from ...rpc.payload import PayloadError
-from ...v1 import verifier_pb2, verifier_pb2_grpc
+from ...v1 import verifier_pb2
 from ..types import InvalidScore, RewardInput, Score
 from .wire import check_turns, from_response, to_request
 
@@ -59,23 +57,20 @@ class RemoteVerifier:
         """Ask the service what it is. Raises ValueError when it cannot be reached, is no verifier service, or lacks the verifier."""
         where = f"verifier {self.name!r} at {shown_address(self.address)}"
         try:
-            answer = unary_blocking(self.address, _describe, timeout_s)
+            asked = verifier_pb2.DescribeVerifiersRequest()
+            answer = describe_blocking(self.address, VERIFY.service, asked, verifier_pb2.DescribeVerifiersResponse, timeout_s)
         except RpcError as error:
             raise ValueError(f"{where} does not answer: {error.message}") from error
         if answer.contract != CONTRACT:
             raise ValueError(f"{where} speaks {answer.contract!r}; this burnish speaks {CONTRACT!r}")
         ids = [one.id for one in answer.verifiers]
         if not self.verifier and len(ids) != 1:
-            raise ValueError(f"{where} serves {', '.join(ids) or 'nothing'}; say which one to use: verifier_id = …")
+            raise ValueError(f"{where} serves {some_of(ids) or 'nothing'}; say which one to use: verifier_id = …")
         if self.verifier and self.verifier not in ids:
             raise ValueError(f"{where} has no verifier {self.verifier!r}{did_you_mean(self.verifier, ids)}")
 
     def _failure(self, kind: FailureKind, detail: str) -> EpisodeFailure:
         return EpisodeFailure(Failure(kind, self.culprit, detail))
-
-
-async def _describe(channel: grpc.aio.Channel, timeout_s: float) -> verifier_pb2.DescribeVerifiersResponse:
-    return await verifier_pb2_grpc.VerifierServiceStub(channel).Describe(verifier_pb2.DescribeVerifiersRequest(), timeout=timeout_s)
 
 
 def _kind(error: RpcError) -> FailureKind:

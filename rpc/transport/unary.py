@@ -14,7 +14,7 @@ import grpc
 
 from ..address import Endpoint, Target
 from ..background import background
-from ..bounds import UNREADABLE, answers_of
+from ..bounds import MOST_DESCRIBED, UNREADABLE, answers_of
 from ..errors import CODES, RpcRemoteError, RpcUnavailable
 from .calls import Call, Ended, Link
 from .channels import LOOP_GRACE_S, call_error, channel_ready, open_channel, until_failure
@@ -51,6 +51,22 @@ def unary_blocking(address: str, call: Callable[[grpc.aio.Channel, float], Await
         raise AssertionError("an endpoint has at least one target")
 
     return background().run(run(), timeout_s + LOOP_GRACE_S)
+
+
+def describe_blocking(address: str, service: str, request: Any, kind: type[T], timeout_s: float) -> T:
+    """What the service at an address says that it is, a message of `kind` with at most `MOST_DESCRIBED` fields. service: its full name.
+    Raises as `unary_blocking` does."""
+
+    async def ask(channel: Any, left_s: float) -> T:
+        method = channel.unary_unary(
+            f"/{service}/Describe",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answers_of(kind, MOST_DESCRIBED, small=0),
+        )
+        answer: T = await method(request, timeout=left_s)
+        return answer
+
+    return unary_blocking(address, ask, timeout_s)
 
 
 async def _unary(endpoint: Endpoint, target: Target, call: Callable[[grpc.aio.Channel, float], Awaitable[T]], timeout_s: float) -> T:

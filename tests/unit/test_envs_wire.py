@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from burnish.envs.contract import StepInfo
-from burnish.envs.registry import did_you_mean
+from burnish.envs.registry import did_you_mean, some_of
 from burnish.envs.remote import tools as tools_module
 from burnish.envs.remote import wire
 from burnish.envs.remote.env import RemoteEnv
@@ -26,12 +26,12 @@ from burnish.envs.remote.wire import (
     task_from_wire,
     task_to_wire,
 )
-from burnish.envs.tools import ToolSet, tool
+from burnish.envs.tools import Tool, ToolSet, tool
 from burnish.envs.types import Message, Task, TextPart, ToolCall
 from burnish.rewards.remote.service import Verifier, VerifierService
 from burnish.rpc.batches import AT_ONCE_BYTES
 from burnish.rpc.client import BatchedClient
-from burnish.rpc.errors import Status
+from burnish.rpc.errors import RpcError, Status
 from burnish.rpc.methods import EPISODE
 from burnish.rpc.payload import MAX_JSON_CHARS, PayloadError
 from burnish.v1 import common_pb2, environment_pb2, tool_pb2, verifier_pb2
@@ -193,6 +193,45 @@ async def test_a_large_request_is_read_in_a_thread(monkeypatch: pytest.MonkeyPat
         readers.clear()
     verifiers.close()
     tools.close()
+
+
+def test_the_schemas_of_all_tools_are_bounded_together() -> None:
+    rows = [tool_pb2.ToolInfo(name=f"t{i}", parameters_json='{"a":[' + "[]," * 900 + "[]]}") for i in range(200)]
+    assert len(tools_module._schemas("127.0.0.1:1", rows[:100])) == 100
+    with pytest.raises(RpcError, match="parameters_json of all tools holds more than 100000 JSON values"):
+        tools_module._schemas("127.0.0.1:1", rows)
+    with pytest.raises(PayloadError, match="tools_json holds more than 100000 JSON values"):
+        info_from_wire(environment_pb2.StepInfo(tools_json=[row.parameters_json for row in rows]))
+    rows[3].parameters_json = "]"
+    with pytest.raises(RpcError, match="the schema of tool 't3' is unreadable"):
+        tools_module._schemas("127.0.0.1:1", rows)
+
+
+def test_a_list_of_words_from_elsewhere_is_short() -> None:
+    assert some_of(["a", "b" * 300]) == f"a, {'b' * 200}…"
+    assert some_of(["a"] * 15).endswith("a and 3 more")
+
+
+async def test_many_arguments_of_an_async_tool_are_checked_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked_in, bind = list[threading.Thread](), Tool.bind
+
+    def noted(self: Tool[..., Any], *args: Any) -> dict[str, Any]:
+        checked_in.append(threading.current_thread())
+        return bind(self, *args)
+
+    monkeypatch.setattr(Tool, "bind", noted)
+    tools = ToolService(ToolSet([tool(waits)]))
+    for count, in_main in ((1, True), (60_000, False)):
+        arguments = json.dumps({f"k{i}": 1 for i in range(count)})
+        answer = await tools.answer(tool_pb2.CallRequest(tool="waits", arguments_json=arguments))
+        assert answer.rejected.startswith("waits: ") and len(answer.rejected) < 200
+        assert (checked_in.pop() is threading.main_thread()) is in_main
+    tools.close()
+
+
+async def waits() -> str:
+    """Nothing, later."""
+    return "none"
 
 
 def nothing() -> str:

@@ -11,17 +11,20 @@ from typing import Any
 import grpc
 import pytest
 
+from burnish.envs.remote.env import RemoteEnv
+from burnish.envs.remote.tools import RemoteToolSet
+from burnish.rewards.remote.client import RemoteVerifier
 from burnish.rpc import batches, streams
 from burnish.rpc.address import Target
 from burnish.rpc.bounds import MAX_PARTS, SMALL_BYTES, TooManyParts, answers_of, more_parts
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import CODES, RpcError
-from burnish.rpc.methods import VERIFY
+from burnish.rpc.methods import CALL, EPISODE, VERIFY
 from burnish.rpc.security import ClientSecurity, ServerSecurity
 from burnish.rpc.server import Server, ServerOptions
 from burnish.rpc.transport.calls import Call, Ended, Link, StreamCounts
 from burnish.rpc.transport.stream import StreamExchange
-from burnish.rpc.transport.unary import UnaryExchange, unary_blocking
+from burnish.rpc.transport.unary import UnaryExchange
 from burnish.v1 import common_pb2, verifier_pb2, verifier_pb2_grpc
 
 
@@ -597,23 +600,24 @@ def test_a_server_whose_answer_cannot_be_read_is_said_to_be_so(raw: bytes, strea
     assert "its answer is no message of this contract" in asyncio.run(run())
 
 
-def test_a_call_by_hand_whose_answer_cannot_be_read_says_so() -> None:
+@pytest.mark.parametrize("raw", [b"\xff", b"\x1a\x00" * 20_000])
+def test_a_description_that_cannot_be_read_or_has_too_many_entries_says_so(raw: bytes) -> None:
+    """A million bytes of it were half a million tools, and each verifier and environment as cheap."""
+
     async def describe(_request: Any, _: Any) -> bytes:
-        return b"\xff"
+        return raw
 
     async def run() -> None:
         server = grpc.aio.server()
         handlers = {"Describe": grpc.unary_unary_rpc_method_handler(describe)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(VERIFY.service, handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
+        for one in (VERIFY, CALL, EPISODE):
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(one.service, handlers),))
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-
-        async def ask(channel: grpc.aio.Channel, left_s: float) -> Any:
-            return await verifier_pb2_grpc.VerifierServiceStub(channel).Describe(verifier_pb2.DescribeVerifiersRequest(), timeout=left_s)
-
         try:
-            with pytest.raises(RpcError, match="its answer is no message of this contract"):
-                await asyncio.to_thread(unary_blocking, f"127.0.0.1:{port}", ask, 10.0)
+            for check in (RemoteVerifier("v", address).check, RemoteToolSet(address).check, RemoteEnv(address).check):
+                with pytest.raises(ValueError, match="its answer is no message of this contract, or one of more fields"):
+                    await asyncio.to_thread(check, 10.0)
         finally:
             await server.stop(0)
 
