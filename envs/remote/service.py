@@ -9,10 +9,10 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
@@ -26,6 +26,7 @@ from ...v1 import environment_pb2, environment_pb2_grpc
 from ..contract import ENVS
 from ..failures import said_by
 from ..registry import did_you_mean, shortened
+from .held import SessionRoom, SessionShare, read_bytes_of_task
 from .session import Answer, EpisodeSession
 
 log = logging.getLogger("burnish.envs")
@@ -63,24 +64,15 @@ class ServedEnvironment:
         return environment_pb2.EnvironmentInfo(id=self.id, description=doc, kwargs_json=encode_json(without_named_secrets(self.kwargs)))
 
 
-SMALL = 64 << 10
-"""Bytes of a request that may always open a session: so many of them are never too many."""
 MAX_ID_CHARS = 1024
 """Of an id that a client chooses, and this server keeps."""
-
-
-class Sized(Protocol):
-    """A session; size: bytes of the request that opened it."""
-
-    @property
-    def size(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """How long, how many and how large. idle_s: seconds without a call after which a session is closed. max_sessions: open at a time.
-    max_bytes: of the requests that opened them, whose tasks live as long as they; small ones do not count. A reset beyond either is refused
-    with RESOURCE_EXHAUSTED."""
+    max_bytes: of what they began with once it is read, of calls at work in them, and of the answers that they keep for whoever asks again.
+    What would begin beyond either is refused with RESOURCE_EXHAUSTED, and an answer beyond it is not kept."""
 
     idle_s: float = 600.0
     max_sessions: int = 4096
@@ -90,14 +82,11 @@ class SessionLimits:
         if not self.idle_s > 0 or self.max_sessions < 1:
             raise ValueError(f"sessions need idle_s above 0 and max_sessions of at least 1, not {self.idle_s:g} and {self.max_sessions}")
 
-    def refusal(self, what: str, sizes: Collection[Sized], size: int) -> Status | None:
-        """Why no session may be opened by a request of so many bytes, None where one may. what: is open. sizes: the sessions that are."""
-        if len(sizes) >= self.max_sessions:
-            return Status("RESOURCE_EXHAUSTED", f"{len(sizes)} {what} are open, as many as this server takes; close some of them")
-        if size > SMALL and size + sum(one.size for one in sizes) > self.max_bytes:
-            held = f"the {what} that are open began with as many bytes as this server keeps"
-            return Status("RESOURCE_EXHAUSTED", f"{held} ({self.max_bytes >> 20} MiB); close some of them")
-        return None
+    def refusal(self, count: int, share: SessionShare, size: int) -> Status | None:
+        """Why no session may be opened by what takes so many bytes, None where one may, and its share then holds them. count: are open."""
+        if count >= self.max_sessions:
+            return Status("RESOURCE_EXHAUSTED", f"{count} {share.room.what} are open, as many as this server takes; close some of them")
+        return None if share.hold("opened", size) else share.room.full
 
 
 class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
@@ -125,6 +114,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         self._inline = inline
         self._handler = BatchedHandler(EPISODE, self._handle, limits)
         self._sessions: dict[str, EpisodeSession] = {}
+        self._room = SessionRoom("episodes", self._limits.max_bytes)
         self._background: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -200,30 +190,36 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         session = self._sessions.get(request.episode_id)
         if session is None:
             session = self._open(request)
-            session.began = session.answer = self._start(self._begin(session))
+            session.began = session.answer = answer = self._start(self._begin(session))
+            answer.add_done_callback(session.keep)
         elif not session.is_begun_by(request):
             raise Status("FAILED_PRECONDITION", f"episode {request.episode_id!r} is open already, from another reset; ids must be unique")
-        return await self._outcome(session, session.began)
+        else:
+            answer = session.kept(session.began)
+        return await self._outcome(session, answer)
 
     async def _step(self, request: environment_pb2.StepRequest) -> environment_pb2.EpisodeResponse:
         session = self._sessions.get(request.episode_id)
         if session is None:
             why = f"it never began, was closed, or was idle for more than {self._limits.idle_s:g} s"
             raise Status("NOT_FOUND", f"episode {shortened(request.episode_id)!r} is not open here: {why}")
-        if not session.is_repeated(request):
-            action = request.action
-            session.take(action)
-            session.answer = self._start(self._work(session, lambda: session.play(action)))
-        return await self._outcome(session, session.answer)
+        if session.is_repeated(request):
+            return await self._outcome(session, session.kept(session.answer))
+        action = request.action
+        session.take(action)
+        session.answer = answer = self._start(self._work(session, lambda: session.play(action)))
+        answer.add_done_callback(session.keep)
+        return await self._outcome(session, answer)
 
     def _open(self, request: environment_pb2.ResetRequest) -> EpisodeSession:
-        size = request.ByteSize()
-        if self._limits.refusal("episodes", self._sessions.values(), size):
+        served, share = self._find(request.environment), SessionShare(self._room)
+        size = read_bytes_of_task(request.ByteSize(), request.task, request.kwargs_json)
+        if refusal := self._limits.refusal(len(self._sessions), share, size):
             self._sweep()
-        if refusal := self._limits.refusal("episodes", self._sessions.values(), size):
+            refusal = self._limits.refusal(len(self._sessions), share, size)
+        if refusal is not None:
             raise refusal
-        served = self._find(request.environment)
-        session = EpisodeSession(served.id, served.kwargs, served.allowed, request, asyncio.get_running_loop().time())
+        session = EpisodeSession(served.id, served.kwargs, served.allowed, request, share, asyncio.get_running_loop().time())
         self._sessions[request.episode_id] = session
         if self._sweeper is None:
             self._sweep()

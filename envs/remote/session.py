@@ -15,6 +15,7 @@ from ...v1 import environment_pb2
 from ..contract import ConversationEnv, StepResult, make_env, read_reset, read_step, with_declared_parts
 from ..failures import EpisodeFailure, short_traceback
 from .client_kwargs import check_client_kwargs
+from .held import SessionShare
 from .users import Users
 from .wire import decode_object, info_into_wire, info_to_wire, messages_into_wire, messages_to_wire, task_from_wire
 
@@ -33,11 +34,19 @@ class EpisodeSession:
     """
 
     def __init__(
-        self, env_id: str, kwargs: Mapping[str, Any], allowed: Collection[str], request: environment_pb2.ResetRequest, now: float
+        self,
+        env_id: str,
+        kwargs: Mapping[str, Any],
+        allowed: Collection[str],
+        request: environment_pb2.ResetRequest,
+        share: SessionShare,
+        now: float,
     ) -> None:
-        """allowed: the arguments that clients may set. now: seconds, of the clock that tells idleness."""
+        """allowed: the arguments that clients may set. share: of the bytes that episodes hold. now: seconds, of the clock that tells
+        idleness."""
         self.episode_id = request.episode_id
-        self.size = request.ByteSize()
+        self._share = share
+        self._forgotten: set[asyncio.Future[Answer]] = set()  # what stands for answers that are not kept
         self.used = now
         self.waiting = 0
         self.steps = 0
@@ -55,15 +64,36 @@ class EpisodeSession:
         return _digest_of(request) == self._reset
 
     def take(self, action: str) -> None:
-        """The next step is at work from here on."""
+        """The next step is at work from here on. Raises Status RESOURCE_EXHAUSTED where there is no room for it."""
+        said = action.encode()
+        if not self._share.hold("action", len(said)):
+            raise self._share.room.full
         self.steps += 1
-        self._action = _digest(action.encode())
+        self._action = digest(said)
+
+    def keep(self, done: asyncio.Future[Answer]) -> None:
+        """Keep an answer for whoever asks for it again; where there is no room, only whether the episode goes on after it."""
+        self._share.hold("action", 0)
+        answer = Status("CANCELLED", "") if done.cancelled() else done.result()
+        if isinstance(answer, Status) or self._share.keep("began" if done is self.began else "answer", answer.ByteSize()):
+            return
+        stands_for: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        step = environment_pb2.StepResponse(terminated=answer.step.terminated, truncated=answer.step.truncated)
+        stands_for.set_result(environment_pb2.EpisodeResponse(step=step))
+        self.began, self.answer = (stands_for if one is done else one for one in (self.began, self.answer))
+        self._forgotten = {one for one in (self.began, self.answer) if one is stands_for or one in self._forgotten}
+
+    def kept(self, answer: asyncio.Future[Answer]) -> asyncio.Future[Answer]:
+        """An answer that is asked for again. Raises Status FAILED_PRECONDITION where it is not kept."""
+        if answer in self._forgotten:
+            raise self._refusal(f"that was answered, and the answer is not kept: {self._share.room.full.message}")
+        return answer
 
     def is_repeated(self, request: environment_pb2.StepRequest) -> bool:
         """Whether the step is the last one again; otherwise it is the next one. Raises Status FAILED_PRECONDITION when it is neither,
         or no step can be taken any more."""
         if self.steps and request.step_id == self.steps - 1:
-            if _digest(request.action.encode()) != self._action:
+            if digest(request.action.encode()) != self._action:
                 raise self._refusal(f"step {request.step_id} was taken already, with another action")
             return True
         if request.step_id != self.steps:
@@ -85,6 +115,7 @@ class EpisodeSession:
 
     def discard(self) -> bool:
         """Let no further work begin; True when the caller is to call `close_env`."""
+        self._share.release()
         return self._users.discard()
 
     def begin(self) -> environment_pb2.EpisodeResponse:
@@ -145,10 +176,11 @@ class EpisodeSession:
 
 def _digest_of(request: environment_pb2.ResetRequest) -> bytes:
     """Tells a reset from any other."""
-    return _digest(request.SerializeToString(deterministic=True))
+    return digest(request.SerializeToString(deterministic=True))
 
 
-def _digest(said: bytes) -> bytes:
+def digest(said: bytes) -> bytes:
+    """What is kept of what was said, to know it again."""
     return hashlib.blake2b(said, digest_size=16).digest()
 
 

@@ -18,7 +18,9 @@ from ..failures import EpisodeFailure, said_by
 from ..registry import shortened
 from ..tool_calls import MAX_CALLS
 from ..tool_sessions import LocalSession
+from .held import SessionRoom, SessionShare, read_bytes
 from .service import SessionLimits, check_id_chars
+from .session import digest
 from .users import Users
 
 log = logging.getLogger("burnish.envs")
@@ -27,7 +29,7 @@ T = TypeVar("T")
 REMEMBERED: Final = MAX_CALLS
 """Answers of a session that are kept: those of one turn may all be lost together, and be asked for again."""
 REMEMBERED_BYTES: Final = 1 << 20
-"""Bytes of them, which is more than a policy reads in a turn. The last one is kept, however long it is."""
+"""Bytes of them, which is more than a policy reads in a turn. The last one is kept, however long it is, where there is room for it."""
 KNOWN: Final = 32 * MAX_CALLS
 """Calls of a session whose id is known, so that one is refused, and not run again, whose answer is not kept any more."""
 
@@ -43,23 +45,28 @@ InThread = Callable[[Callable[[], object]], Coroutine[object, object, object]]
 class AnsweredCalls:
     """The calls of a session by their id: at work, answered, and answered so long ago that the answer is forgotten."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: SessionShare) -> None:
+        self._share = share
         self._tasks: dict[str, asyncio.Task[Answer]] = {}
         self._sizes: dict[str, int] = {}  # of the answers that are kept, the oldest first
-        self._forgotten: deque[str] = deque(maxlen=KNOWN)
+        self._forgotten: deque[bytes] = deque(maxlen=KNOWN)
         self.at_work = 0
 
     def find(self, call_id: str) -> asyncio.Task[Answer] | None:
         """The call of this id, None when there was none. Raises Status FAILED_PRECONDITION when its answer is forgotten."""
-        if call_id in self._forgotten:
-            kept = f"the last {REMEMBERED} are, up to {REMEMBERED_BYTES >> 20} MiB"
-            raise Status(
-                "FAILED_PRECONDITION", f"call {shortened(call_id)!r} was answered long ago, and its answer is not kept any more: {kept}"
-            )
+        if digest(call_id.encode()) in self._forgotten:
+            kept = f"the last {REMEMBERED} are, up to {REMEMBERED_BYTES >> 20} MiB, where there is room for them"
+            raise Status("FAILED_PRECONDITION", f"call {shortened(call_id)!r} was answered, and its answer is not kept any more: {kept}")
         return self._tasks.get(call_id)
 
+    def take(self, request: tool_pb2.CallRequest) -> None:
+        """A call of a new id is about to be at work. Raises Status RESOURCE_EXHAUSTED where there is no room for it."""
+        texts = (request.arguments_json, request.task_data_json)
+        if not self._share.hold(("call", request.call_id), read_bytes(request.ByteSize(), texts)):
+            raise self._share.room.full
+
     def add(self, call_id: str, task: asyncio.Task[Answer]) -> None:
-        """A call of a new id, at work."""
+        """It is at work."""
         self._tasks[call_id] = task
         self.at_work += 1
         task.add_done_callback(lambda done: self._keep(call_id, done))
@@ -70,29 +77,35 @@ class AnsweredCalls:
             task.cancel()
 
     def _keep(self, call_id: str, task: asyncio.Task[Answer]) -> None:
-        """Keep an answer, and forget the oldest ones where there are too many."""
+        """Keep an answer, and forget the oldest ones where there are too many; this one too where there is no room for it."""
         self.at_work -= 1
+        self._share.hold(("call", call_id), 0)
         answer = None if task.cancelled() else task.result()
-        self._sizes[call_id] = answer.ByteSize() if isinstance(answer, tool_pb2.CallResponse) else 0
+        size = self._sizes[call_id] = answer.ByteSize() if isinstance(answer, tool_pb2.CallResponse) else 0
         while len(self._sizes) > 1 and (len(self._sizes) > REMEMBERED or sum(self._sizes.values()) > REMEMBERED_BYTES):
-            oldest = next(iter(self._sizes))
-            del self._sizes[oldest], self._tasks[oldest]
-            self._forgotten.append(oldest)
+            self._forget(next(iter(self._sizes)))
+        while call_id in self._sizes and not self._share.keep(("answer", call_id), size):
+            self._forget(next(iter(self._sizes)))
+
+    def _forget(self, call_id: str) -> None:
+        del self._sizes[call_id], self._tasks[call_id]
+        self._share.hold(("answer", call_id), 0)
+        self._forgotten.append(digest(call_id.encode()))
 
 
 class ToolSession:
     """One session. Its calls are tasks of its own, which outlive whoever waits for them; its tools are closed once nothing uses them."""
 
-    def __init__(self, session_id: str, size: int, turn: AbstractAsyncContextManager[object], now: float) -> None:
-        """size: bytes of the request that opens it. now: seconds, of the clock that tells idleness."""
+    def __init__(self, session_id: str, share: SessionShare, turn: AbstractAsyncContextManager[object], now: float) -> None:
+        """share: of the bytes that sessions hold. now: seconds, of the clock that tells idleness."""
         self.session_id = session_id
-        self.size = size
+        self.share = share
         self.turn = turn
         self.used = now
         self.waiting = 0
         self.tools: LocalSession | None = None
         self.opened: asyncio.Task[Status | None]
-        self.answers = AnsweredCalls()
+        self.answers = AnsweredCalls(share)
         self.users = Users(f"session {session_id!r} was closed")
 
     def guard(self, work: Callable[[], T]) -> T:
@@ -106,6 +119,7 @@ class ToolSession:
     def discard(self) -> bool:
         """Let nothing more begin, and cancel what is at work; True when the caller is to call `close_tools`."""
         mine = self.users.discard()
+        self.share.release()
         self.answers.cancel()
         return mine
 
@@ -141,6 +155,7 @@ class ToolSessions:
         self._in_thread = in_thread
         self._ordered = ordered
         self._open: dict[str, ToolSession] = {}
+        self._room = SessionRoom("sessions", limits.max_bytes)
         self._closing: set[asyncio.Future[object]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -175,13 +190,15 @@ class ToolSessions:
         return left
 
     def _begin(self, request: tool_pb2.CallRequest) -> ToolSession:
-        size = request.ByteSize()
-        if self.limits.refusal("sessions", self._open.values(), size):
+        share = SessionShare(self._room)
+        size = read_bytes(request.ByteSize(), [request.task_data_json])
+        if refusal := self.limits.refusal(len(self._open), share, size):
             self._sweep()
-        if refusal := self.limits.refusal("sessions", self._open.values(), size):
+            refusal = self.limits.refusal(len(self._open), share, size)
+        if refusal is not None:
             raise refusal
         turn = asyncio.Lock() if self._ordered else contextlib.nullcontext()
-        session = ToolSession(request.session_id, size, turn, asyncio.get_running_loop().time())
+        session = ToolSession(request.session_id, share, turn, asyncio.get_running_loop().time())
         self._open[request.session_id] = session
         session.opened = asyncio.create_task(self._make_tools(session, request))
         if self._sweeper is None:
@@ -198,6 +215,7 @@ class ToolSessions:
             refusal = Status("UNKNOWN", error.failure.detail)
         if refusal is not None and self._open.get(session.session_id) is session:
             del self._open[session.session_id]  # nothing has begun: it may be opened again
+            session.share.release()
         return refusal
 
     async def _call(self, request: tool_pb2.CallRequest) -> tool_pb2.CallResponse:
@@ -220,6 +238,7 @@ class ToolSessions:
         if session.answers.at_work >= MOST_AT_WORK or self.at_work >= self._calls.max_in_flight:
             count, where = (self.at_work, "on this server") if session.answers.at_work < MOST_AT_WORK else (MOST_AT_WORK, "in this session")
             raise Status("RESOURCE_EXHAUSTED", f"{count} calls are at work {where}")
+        session.answers.take(request)
         task = asyncio.create_task(self._work_in_time(session, request))
         self.at_work += 1
         task.add_done_callback(self._ended)

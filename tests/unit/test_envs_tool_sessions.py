@@ -126,9 +126,9 @@ def test_what_is_no_class_of_tools_is_refused() -> None:
 class Button:
     """Presses that can be counted, whose answers are as long as asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.pressed = 0
-        self.sessions = ToolService(ToolSet([tool(self.press)]))
+        self.sessions = ToolService(ToolSet([tool(self.press)]), **limits)
 
     async def press(self, chars: int = 0) -> str:
         """Press it."""
@@ -160,7 +160,7 @@ async def test_a_call_whose_answer_is_forgotten_is_refused_and_not_run() -> None
     for i in range(MAX_CALLS + 1):
         await button.call(str(i))
     assert await button.call("1") == "2", "the last 32 are kept"
-    with pytest.raises(Status, match="call '0' was answered long ago") as caught:
+    with pytest.raises(Status, match="call '0' was answered, and its answer is not kept") as caught:
         await button.call("0")
     assert (caught.value.code, button.pressed) == ("FAILED_PRECONDITION", MAX_CALLS + 1)
     button.sessions.close()
@@ -172,22 +172,58 @@ async def test_answers_are_kept_up_to_a_mebibyte_and_the_last_one_always() -> No
     for i, chars in enumerate((half, half, 0)):  # with what is around them, two halves are more than the whole
         await button.call(str(i), chars)
     assert [await button.call(one) for one in ("1", "2")] == ["2", "3"]
-    with pytest.raises(Status, match="long ago"):
+    with pytest.raises(Status, match="is not kept any more"):
         await button.call("0")
     await button.call("3", 2 * REMEMBERED_BYTES)
     assert await button.call("3") == "4"
-    with pytest.raises(Status, match="long ago"):
+    with pytest.raises(Status, match="is not kept any more"):
         await button.call("2")
     assert button.pressed == 4
     button.sessions.close()
 
 
+async def test_sessions_hold_what_their_data_is_once_it_is_read_and_the_answers_that_they_keep() -> None:
+    """A thousand sessions that began with 64 KB of empty lists held a gigabyte, and answers of 20 MB were kept: nothing counted either."""
+    button = Button(sessions=SessionLimits(max_bytes=4 << 20))
+
+    async def opened(session_id: str, data: str) -> None:
+        await button.sessions.answer(CallRequest(session_id=session_id, session_step=SESSION_STEP_OPEN, task_data_json=data))
+
+    await opened("lists", '{"a":[' + "[]," * 20_000 + "[]]}")
+    with pytest.raises(Status, match=r"the sessions that are open hold as many bytes as this server keeps \(4 MiB\)"):
+        await opened("more", '{"a":[' + "[]," * 20_000 + "[]]}")
+    await button.sessions.answer(CallRequest(session_id="lists", session_step=SESSION_STEP_CLOSE))
+    assert button.sessions._sessions._room.held == 0
+    await button.open()
+    assert await button.call("0", 3 << 20) == "1", "it has its answer"
+    assert await button.call("1", 1 << 20) == "2"
+    with pytest.raises(Status, match="call '0' was answered, and its answer is not kept any more"):
+        await button.call("0")
+    assert await button.call("1") == "2" and button.pressed == 2
+    with pytest.raises(Status, match="hold as many bytes") as caught:
+        await button.sessions.answer(CallRequest(session_id="a", call_id="2", tool="press", arguments_json=" " * (3 << 20)))
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
+    button.sessions.close()
+    assert button.sessions._sessions._room.held == 0
+
+
+async def test_what_a_call_was_asked_with_is_held_though_nobody_waits_for_it() -> None:
+    button = Stuck(sessions=SessionLimits(max_bytes=1 << 20))
+    await button.open()
+    request = CallRequest(session_id="a", call_id="0", tool="press", arguments_json="{}" + " " * 600_000)
+    asked = asyncio.create_task(button.sessions.answer(request))
+    while not button.pressed:
+        await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait({asked})
+    request.call_id = "1"
+    with pytest.raises(Status, match="hold as many bytes"):
+        await button.sessions.answer(request)
+    button.sessions.close()
+
+
 class Stuck(Button):
     """A button whose presses do not end by themselves."""
-
-    def __init__(self, **limits: Any) -> None:
-        super().__init__()
-        self.sessions = ToolService(ToolSet([tool(self.press)]), **limits)
 
     async def press(self, chars: int = 0) -> str:
         """Press it."""
@@ -254,7 +290,7 @@ async def test_what_opens_sessions_is_bounded_in_bytes_and_its_ids_in_characters
 
     for i in range(5):
         await opened(f"large-{i}", 200_000)
-    with pytest.raises(Status, match=r"began with as many bytes as this server keeps \(1 MiB\); close some of them") as caught:
+    with pytest.raises(Status, match=r"hold as many bytes as this server keeps \(1 MiB\); close some of them") as caught:
         await opened("larger", 200_000)
     assert caught.value.code == "RESOURCE_EXHAUSTED"
     await opened("small", 1000)

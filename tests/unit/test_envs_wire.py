@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import threading
 import tracemalloc
 from typing import Any
 
+import gymnasium
 import pytest
 
 from burnish.envs.contract import StepInfo
 from burnish.envs.registry import did_you_mean, some_of
+from burnish.envs.remote import session as session_module
 from burnish.envs.remote import tools as tools_module
 from burnish.envs.remote import wire
 from burnish.envs.remote.env import RemoteEnv
@@ -133,7 +136,7 @@ async def test_sessions_are_bounded_in_bytes_and_know_their_reset_by_its_digest(
     service = EnvironmentService([ServedEnvironment("burnish/Arithmetic-v0")], SessionLimits(max_bytes=1 << 20), inline=True)
     for i in range(5):
         await service._handle(reset(f"e-{i}", "x" * 200_000))
-    with pytest.raises(Status, match=r"the episodes that are open began with as many bytes as this server keeps \(1 MiB\)"):
+    with pytest.raises(Status, match=r"the episodes that are open hold as many bytes as this server keeps \(1 MiB\)"):
         await service._handle(reset("e-5", "x" * 200_000))
     await service._handle(reset("small"))
     await service._handle(environment_pb2.EpisodeRequest(close=environment_pb2.CloseRequest(episode_id="e-0")))
@@ -149,6 +152,54 @@ async def test_sessions_are_bounded_in_bytes_and_know_their_reset_by_its_digest(
         await service._handle(environment_pb2.EpisodeRequest(step=step))
     assert not any(isinstance(value, environment_pb2.ResetRequest) for one in service._sessions.values() for value in vars(one).values())
     service.close()
+
+
+class Long(gymnasium.Env[Any, str]):
+    """Answers as long as asked for."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        assert options is not None
+        return (Message("user", "x" * options["task"].data["chars"]),), {}
+
+    def step(self, action: str) -> Any:
+        return (Message("user", "x" * int(action)),), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_episodes_keep_an_answer_while_there_is_room_and_go_on_without(inline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both answers of 4,096 episodes that are kept, of any size, were counted nowhere."""
+    monkeypatch.setattr(session_module, "make_env", lambda *_, **__: Long())
+    service = EnvironmentService([ServedEnvironment("burnish/Arithmetic-v0")], SessionLimits(max_bytes=2 << 20), inline=inline)
+
+    def begin(chars: int) -> environment_pb2.EpisodeRequest:
+        task = common_pb2.Task(id="t", data_json=json.dumps({"chars": chars}))
+        return environment_pb2.EpisodeRequest(reset=environment_pb2.ResetRequest(episode_id=str(chars), task=task))
+
+    async def stepped(episode_id: str, step_id: int, action: str) -> int:
+        step = environment_pb2.StepRequest(episode_id=episode_id, step_id=step_id, action=action)
+        answer = (await service._handle(environment_pb2.EpisodeRequest(step=step))).step
+        await asyncio.sleep(0)
+        return len(answer.messages[0].text)
+
+    for again in range(2):
+        assert len((await service._handle(begin(600_000))).reset.messages[0].text) == 600_000, again
+        await asyncio.sleep(0)
+    for step in range(5):  # what is kept of one makes room for the next
+        assert await stepped("600000", step, "300000") == await stepped("600000", step, "300000") == 300_000
+    assert len((await service._handle(begin(1_500_000))).reset.messages[0].text) == 1_500_000
+    await asyncio.sleep(0)
+    with pytest.raises(Status, match="that was answered, and the answer is not kept: the episodes that are open hold as many bytes"):
+        await service._handle(begin(1_500_000))
+    assert await stepped("1500000", 0, "5") == await stepped("1500000", 0, "5") == 5
+    with pytest.raises(Status, match="hold as many bytes") as caught:
+        await stepped("1500000", 1, "1".zfill(3 << 19))
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
+    assert await stepped("1500000", 1, "7") == 7, "it goes on"
+    with pytest.raises(Status, match="hold as many bytes"):
+        empty = environment_pb2.ResetRequest(episode_id="e", task=common_pb2.Task(prompt=[common_pb2.Message()] * 40_000))
+        await service._handle(environment_pb2.EpisodeRequest(reset=empty))
+    service.close()
+    assert service._room.held == 0
 
 
 async def test_an_id_of_any_length_costs_no_more_than_what_is_said_of_it() -> None:
