@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 
 from tokenizers import Tokenizer
 
-from ...rollout.store.own_files import own_files, read_whole
+from ...rollout.store.own_files import own_files
 from ...rollout.tokenizer_files import refused_by_tokenizers
 from ..text import number, printable
+from .vocabulary import load_vocabulary
 
 Colour = Literal["logprob", "advantage", "ratio", "entropy", "version"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
@@ -50,13 +51,7 @@ def tokenizer_of(run: Path) -> Tokenizer | None:
 
 @lru_cache(maxsize=2)  # one of a large vocabulary takes 100 MB
 def _load(file: str) -> Tokenizer:
-    content = read_whole(Path(file))
-    try:
-        return Tokenizer.from_buffer(content)
-    except BaseException as error:
-        if not refused_by_tokenizers(error):
-            raise
-        raise ValueError(f"{file}: is no tokenizer: {error!s:.200}") from None
+    return load_vocabulary(Path(file))
 
 
 def shown_tokens(row: Mapping[str, Any], colour: Colour, tokenizer: Tokenizer | None) -> list[list[Token]]:
@@ -91,8 +86,13 @@ def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
 
 
 def _decoded(ids: list[int], tokenizer: Tokenizer) -> list[str]:
-    texts, held, known = [], list[int](), dict[int, str]()
+    texts, held, known, alone = [], list[int](), dict[int, str](), _Names(tokenizer)
     for one in ids:
+        if len(alone[one]) > LONGEST:  # of any length: it is shown as the vocabulary has it, and what waited for it as it is by itself
+            texts[-1:] = ["\ufffd"] if held else texts[-1:]
+            texts.append(_short(alone[one]))
+            held = []
+            continue
         held.append(one)
         said = known[one] if len(held) == 1 and one in known else tokenizer.decode(held, skip_special_tokens=False)
         if len(held) == 1:
@@ -100,19 +100,29 @@ def _decoded(ids: list[int], tokenizer: Tokenizer) -> list[str]:
         if said.endswith("\ufffd") and len(held) < 4 and len(said) <= LONGEST:
             texts.append("")
             continue
-        alone = tokenizer.id_to_token(one) or ""
-        texts.append(_short(said if said or len(held) > 1 else alone))
+        texts.append(_short(said if said or len(held) > 1 else alone[one]))
         held = []
-    return [" " + text if _begins_word(tokenizer, one) and not text.startswith(" ") else text for one, text in zip(ids, texts, strict=True)]
+    return [" " + text if _begins_word(alone[one]) and not text.startswith(" ") else text for one, text in zip(ids, texts, strict=True)]
+
+
+class _Names(dict[int, str]):
+    """The beginnings of tokens as the vocabulary has them, each asked for once: a token may have megabytes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __missing__(self, one: int) -> str:
+        self[one] = name = (self._tokenizer.id_to_token(one) or "")[: LONGEST + 1]
+        return name
 
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _begins_word(tokenizer: Tokenizer, one: int) -> bool:
+def _begins_word(name: str) -> bool:
     """Whether a SentencePiece token begins a word: decoded alone it loses the space that says so."""
-    return (tokenizer.id_to_token(one) or "").startswith("\u2581")
+    return name.startswith("\u2581")
 
 
 def _title(row: Mapping[str, Any], at: int, one: int, text: str) -> str:
