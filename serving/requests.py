@@ -27,6 +27,8 @@ MOST_STOPS: Final = 64
 """Texts, and as many tokens, that end an answer: each is looked for at every token of it."""
 MOST_BIASES: Final = 1024
 """Of `logit_bias`: all of them are gone through whenever any request begins or ends."""
+MOST_TOOLS: Final = 1024
+"""Of a chat. What is wrong with each is told by the application behind, which goes through all of them to say it."""
 LEAST_WHOLE: Final = -(2**63)
 MOST_WHOLE: Final = 2**63 - 1
 """Of any whole number: an engine is sent no larger one, and the request would end as an error of the service."""
@@ -50,6 +52,9 @@ def read_chat_request(body: bytes) -> dict[str, Any]:
     """A chat request. Raises Refused, 400, naming the field where one is wrong."""
     request = _read(body, CHAT_FIELDS)
     check_format(request.get("response_format"))
+    tools = request.get("tools")
+    if isinstance(tools, list) and len(tools) > MOST_TOOLS:
+        raise invalid(f"tools may have {MOST_TOOLS:,} entries, not {len(tools):,}", "tools")
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and not _only_text(message.get("content")):

@@ -86,7 +86,7 @@ def _texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
 
 
 def _decoded(ids: list[int], tokenizer: Tokenizer) -> list[str]:
-    texts, held, known, alone = [], list[int](), dict[int, str](), _Names(tokenizer)
+    texts, held, known, alone = list[str](), list[int](), dict[int, str](), _Names(tokenizer)
     for one in ids:
         if len(alone[one]) > LONGEST:  # of any length: it is shown as the vocabulary has it, and what waited for it as it is by itself
             texts[-1:] = ["\ufffd"] if held else texts[-1:]

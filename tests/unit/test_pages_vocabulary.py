@@ -27,7 +27,14 @@ LLAMA = [
 
 
 def written(folder: Path, **parts: Any) -> Path:
-    made = {"version": "1.0", "model": BYTES, "decoder": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": None}
+    made: dict[str, Any] = {
+        "version": "1.0",
+        "model": BYTES,
+        "decoder": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": None,
+    }
     (folder / "tokenizer.json").write_text(json.dumps(made | parts))
     return folder / "tokenizer.json"
 

@@ -46,7 +46,7 @@ class Answers:
 async def test_a_stream_that_does_not_end_or_cannot_be_read_is_given_up() -> None:
     heard = partial(_heard, "127.0.0.1:1")
     assert await heard(partial(Answers, [[1], [2, 3]]), b"request", 1.0, list, 5) == [1, 2, 3]
-    for endless in ([[]] * 6, [[1] * 5]):
+    for endless in (list[list[int]]([[]] * 6), [[1] * 5]):
         with pytest.raises(RpcRemoteError, match="a stream brought more than 5 answers"):
             await heard(partial(Answers, endless), b"request", 1.0, list, 5)
     with pytest.raises(RpcRemoteError, match="its answer is no message of this contract"):

@@ -72,6 +72,7 @@ def nested(levels: int) -> bytes:
         (b"[]", "must be a JSON object"),
         (b'{"messages": [], "temperature": NaN}', "NaN is no number of JSON"),
         (b'{"messages": [], "temperature": 1e999}', "1e999 is no number of JSON"),
+        (json.dumps({"messages": [], "tools": [{}] * 1025}).encode(), "tools may have 1,024 entries, not 1,025"),
         (nested(64), "nested more than 64 levels"),
         (nested(900), "nested more than 64 levels"),
         (nested(100_000), "nested more than 64 levels"),
