@@ -211,7 +211,7 @@ def test_a_suggestion_that_may_be_the_misspelt_id_says_so() -> None:
         (["run", "twise.toml", "--dry-run"], "recipe twise.toml does not exist; did you mean twice.toml?"),
         (["run", "folder/b.toml", "--dry-run"], "recipe folder/b.toml does not exist\n"),
         (["guard", "check", "kinds.toml"], "kinds.toml: pii.kinds.ibn: there is no such kind; did you mean 'iban'?"),
-        (["guard", "check", "detector.toml"], "detector.toml: detectors.0.use: detector 'a/shouting-v1': nothing is registered under 'a'"),
+        (["guard", "check", "detector.toml"], "detector.toml: detectors.0.use: detector 'a/shouting-v1'"),
         (["check", "tools.py", "--arg", "data=abc"], "--arg data: has to be a table, data={shelf={bolts=3}}, and is 'abc'"),
         (["check", "tools.py", "--arg", "data=[[1,2]]"], "--arg data: has to be a table, data={shelf={bolts=3}}, and is [[1, 2]]"),
         (["run", "b.toml", "--dry-run"], "b.toml: rft.max_turns: unknown key: max_turns stands in the table rollout"),

@@ -114,7 +114,7 @@ def test_rows_that_begin_alike_are_attempts_at_one_task(tmp_path: Path) -> None:
         ({"messages": []}, "messages: Tuple should have at least 1 item"),
         ({"messages": ["hi"]}, "messages.0: must be a table"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 0: role 'robot' is unknown"),
-        ({"messages": [{"role": "user"}]}, "message 0: content must be a string"),
+        ({"messages": [{"role": "user"}]}, "message 0: content is missing"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "message 0: content part"),
         ({"messages": TALK, "metrics": {"cost": "dear"}}, "metrics.cost: must be a number"),
         ({"messages": TALK, "data": {"reference_answer": 1}, "reference_answer": 2}, "'reference_answer' is given twice"),

@@ -59,7 +59,7 @@ def test_everything_but_id_and_messages_is_the_tasks_data() -> None:
         (line(messages={}), "messages: must be a list of messages, at least one"),
         (line(messages=["hi"]), r"messages\[0\]: must be an object, not str"),
         (line(messages=[{"role": "usr", "content": "x"}]), r"messages\[0\]: role 'usr' is unknown"),
-        (line(messages=[{"role": "user"}]), r"messages\[0\]: content must be a string"),
+        (line(messages=[{"role": "user"}]), r"messages\[0\]: content is missing"),
         (line(messages=[{"role": "user", "content": " "}]), r"messages\[0\].content: is empty"),
         (line(messages=[{"role": "user", "content": [{"type": "text"}]}]), r"messages\[0\]: content part .* is not a text part"),
         (line(messages=[USER, {"role": "system", "content": "x"}]), r"messages\[1\].role: the system message must be the first"),
