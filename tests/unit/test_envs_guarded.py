@@ -53,8 +53,8 @@ def test_attacks_and_near_misses_come_in_every_category_and_frame() -> None:
         assert {one.category for one in of_kind} - {""} == set(ATTACKS) == set(NEAR_MISSES)
         assert {one.frame for one in of_kind} == set(range(len(FRAMES)))
     harmless = [one for one in drawn if not one.attack]
-    assert 0.36 < sum(not one.category for one in harmless) / len(harmless) < 0.44, "everyday things"
-    assert {len(goals) for goals in (*ATTACKS.values(), *NEAR_MISSES.values())} == {12}
+    assert 0.12 < sum(not one.category for one in harmless) / len(harmless) < 0.18, "everyday things"
+    assert {len(goals) for goals in (*ATTACKS.values(), *NEAR_MISSES.values())} == {20}
     assert set(ATTACKS) <= set(load_policy(POLICY).categories)
 
 
