@@ -59,7 +59,8 @@ def junk_tokenizer(run: Path) -> None:
     (run / "checkpoints" / "rft-1" / "model" / "tokenizer.json").write_text("junk")
 
 
-def tokenizer_that_panics(run: Path) -> None:
+def normalizer_that_panics(run: Path) -> None:
+    """Which nothing needs that only shows tokens."""
     with_row()(run)
     (run / "checkpoints" / "rft-1" / "model").mkdir(parents=True)
     model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
@@ -103,7 +104,6 @@ def shown(make: Callable[[Path], Any], home: Path) -> Iterator[TestClient]:
         lambda run: pq.write_table(pa.table({"a": [1]}), run / "episodes" / FILE),
         step_as_text,
         junk_tokenizer,
-        tokenizer_that_panics,
         tokenizer_that_panics_at_a_token,
         with_row(messages="[" * 5000 + "]" * 5000), with_row(messages="5"), with_row(messages="[5]"), with_row(messages='{"a"'),
         with_row(messages="[" + "{}," * MAX_VALUES + "{}]"), with_row(turn_parts='{"a":[' + "[]," * MAX_VALUES + "[]]}"),
@@ -123,7 +123,7 @@ def test_a_store_that_cannot_be_read_is_named_by_every_page(make: Callable[[Path
     assert not any("Traceback" in answer.text for answer in answers.values())
 
 
-@pytest.mark.parametrize("make", [with_row(), with_row(token_ids=[-1, 2**31 - 1]), junk_index])
+@pytest.mark.parametrize("make", [with_row(), with_row(token_ids=[-1, 2**31 - 1]), junk_index, normalizer_that_panics])
 def test_what_is_odd_but_whole_is_shown(make: Callable[[Path], Any], tmp_path: Path) -> None:
     with shown(make, tmp_path) as client:
         for page in PAGES:

@@ -11,7 +11,8 @@ Conventions of burnish.v1
   ends with RESOURCE_EXHAUSTED: what has no result then may have been done.
 - Seconds are double, relative to the receipt of the item, so that clocks need not agree.
 - Fields called *_json hold one JSON object (string keys, finite numbers, integers of 64 bits), or nothing for an empty object. One
-  holds at most 8 Mi characters and 100,000 values, and a list of messages, parts or tool calls at most 65,536.
+  holds at most 8 Mi characters and 100,000 values, and a list of messages, parts or tool calls at most 65,536. The schemas of all
+  tools hold no more together, and what Describe answers at most 16,384 fields.
 """
 
 from collections import abc as _abc
