@@ -51,8 +51,13 @@ FAILURES = [
 ]
 
 
+def patience(kind: FailureKind) -> float:
+    """Seconds for a judge's answer: few for the one that is late, so many for others that a busy machine makes none of them late."""
+    return 0.3 if kind is FailureKind.VERIFIER_TIMEOUT else 30.0
+
+
 def guard(url: str, **args: Any) -> Guard:
-    options = {"base_url": f"{url}/v1", "model": "judge", "timeout_s": 0.3, "retries": 0, **args}
+    options = {"base_url": f"{url}/v1", "model": "judge", "timeout_s": 10.0, "retries": 0, **args}
     return Guard(policy(detectors=[{"use": "burnish/judge-v1", "name": "second-look", "category": "weapons", "args": options}]))
 
 
@@ -83,7 +88,7 @@ def test_a_guards_judge_is_given_the_policy_and_decides_for_its_category() -> No
 def test_a_guards_judge_that_does_not_judge_lets_nothing_pass(script: Callable[[Request, int], Reply], kind: FailureKind) -> None:
     model = Model("An answer")
     with serve(script) as stub:
-        made = guard(stub.url)
+        made = guard(stub.url, timeout_s=patience(kind))
         with pytest.raises(EpisodeFailure) as caught:
             made.check("Hello", "input")
         answer = asyncio.run(ask(made, model, "Hello"))
@@ -144,7 +149,7 @@ def bank(tmp_path: Path) -> str:
 
 
 def table(url: str, bank: str, **args: Any) -> JudgeTable:
-    options = {"grader": GRADER, "policy": bank, "base_url": f"{url}/v1", "timeout_s": 0.3, "retries": 0, **args}
+    options = {"grader": GRADER, "policy": bank, "base_url": f"{url}/v1", "timeout_s": 10.0, "retries": 0, **args}
     return JudgeTable(use="burnish/openai-grader-v1", args=options, outages=3)
 
 
@@ -167,7 +172,7 @@ async def test_a_canarys_judge_that_does_not_judge_is_an_outage(
     bank: str, script: Callable[[Request, int], Reply], kind: FailureKind
 ) -> None:
     with serve(script) as stub:
-        value, why = await CanaryJudge(table(stub.url, bank)).score(exchange("Take the bus."))
+        value, why = await CanaryJudge(table(stub.url, bank, timeout_s=patience(kind))).score(exchange("Take the bus."))
     assert value is None
     assert str(kind) in why
 

