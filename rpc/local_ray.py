@@ -21,6 +21,9 @@ ATTEMPTS = 3
 _LATE = ("timed out during startup", "Timed out waiting for file")  # of the node, and of its control service
 _TAKEN = ("Address already in use", "socket.bind(")  # of a port that was free when Ray chose it; it may quote a traceback without its end
 
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
+"""Ray Serve kills a proxy that is not ready within 5 s, as on a busy machine, and whoever waits for it gets the death of an actor."""
+
 _watchers: list[subprocess.Popen[bytes]] = []
 """Those of the Rays that this process has started; each ends with its Ray."""
 
@@ -44,6 +47,8 @@ def start_local_ray(**options: Any) -> Any:
     require("a local Ray", ["ray"], "train")
     import ray
 
+    for name, seconds in PATIENCE.items():
+        os.environ.setdefault(name, seconds)  # which Ray's processes inherit
     before, mark = _children(), uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
         try:
