@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from burnish.rpc import ray_ends
-from burnish.rpc.local_ray import ATTEMPTS, _marked, check_folder, start_local_ray
+from burnish.rpc.local_ray import ATTEMPTS, PATIENCE, _marked, check_folder, start_local_ray
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +30,22 @@ def test_a_ray_that_would_ask_nobody_for_its_token_is_not_started(monkeypatch: p
     monkeypatch.setenv("RAY_AUTH_MODE", "Disabled")
     with pytest.raises(ValueError, match="RAY_AUTH_MODE=disabled: Ray listens on every address"):
         start_local_ray(num_cpus=1)
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_a_proxy_has_a_minute_to_be_ready_unless_the_environment_says_else(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    """Ray's own 5 s are too few where a machine is busy."""
+    for name in PATIENCE:
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back afterwards
+        monkeypatch.delenv(name)
+    if own is not None:
+        monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", own)
+    seen: list[str] = []
+    started = SimpleNamespace(init=lambda **options: seen.append(os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]))
+    monkeypatch.setitem(sys.modules, "ray", started)
+    monkeypatch.setattr("burnish.rpc.local_ray.require", lambda *args: None)
+    start_local_ray(num_cpus=1)
+    assert seen == [own or "60"]
 
 
 @pytest.mark.parametrize(
