@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as Late
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -39,6 +40,8 @@ PRELOAD = ["__main__", *(module for module, _ in REGISTRIES.values())]
 """What workers share: they are forked from a server that has imported it, so that a killed one is replaced at once."""
 
 STOP_S = 2.0
+LOOK_S = 1.0
+"""Seconds between two looks at whether the pool of a call that waits is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,33 @@ class Workers:
         Raises TimeoutError, Died, Unfit (the function or the argument cannot be had in a worker), Raised, and the
         InvalidScore or EpisodeFailure that the function raised.
         """
-        pool = await asyncio.to_thread(self._running) if self._pool is None else self._running()
-        job = pool.schedule(_call, args=[self._where, self._options, argument], timeout=timeout_s)
         try:
-            how, value = await asyncio.wrap_future(job)
+            how, value = await self._called(argument, timeout_s)
+        except BrokenProcessPool:
+            # A worker ended before anybody knew which call it had, so all that wait are given back: they are made once more.
+            if self._pool is None:
+                raise Died("its worker processes were closed during the call") from None
+            try:
+                how, value = await self._called(argument, timeout_s)
+            except BrokenProcessPool:
+                raise Died("its worker process ended during the call, or one beside it, twice") from None
+        if how == "returned":
+            return value
+        if how == "failed":
+            raise EpisodeFailure(value)
+        raise {"invalid": InvalidScore, "raised": Raised, "unfit": CannotCall}[how](value)
+
+    async def _called(self, argument: Any, timeout_s: float | None) -> tuple[str, Any]:
+        """What a worker gave back. Raises as `call` does, and BrokenProcessPool when the pool ended beneath the call."""
+        pool = self._pool
+        if pool is None or self._pid != os.getpid() or not pool.active:
+            pool = await asyncio.to_thread(self._running)
+        try:
+            job = pool.schedule(_call, args=[self._where, self._options, argument], timeout=timeout_s)
+        except RuntimeError as error:  # another call found it broken, or closed it, just before
+            raise BrokenProcessPool(str(error)) from error
+        try:
+            answer: tuple[str, Any] = await _of(job, pool)
         except asyncio.CancelledError:
             job.cancel()
             raise
@@ -113,13 +139,11 @@ class Workers:
             raise TimeoutError(f"no answer within {timeout_s:g} s; its process was killed") from None
         except ProcessExpired as error:
             raise Died(f"its worker process ended during the call (exit code {error.exitcode})") from None
+        except BrokenProcessPool:
+            raise
         except Exception as error:  # pickling raises whatever an object's own methods do
             raise CannotCall(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
-        if how == "returned":
-            return value
-        if how == "failed":
-            raise EpisodeFailure(value)
-        raise {"invalid": InvalidScore, "raised": Raised, "unfit": CannotCall}[how](value)
+        return answer
 
     def close(self) -> None:
         """Kill the workers. A later call starts new ones."""
@@ -129,7 +153,11 @@ class Workers:
             self._pool = None
 
     def _running(self) -> ProcessPool:
+        """The pool, in the place of one that broke too."""
         with self._lock:
+            if self._pool is not None and self._pid == os.getpid() and not self._pool.active:
+                _stop(self._pool)
+                self._pool = None
             if self._pool is None or self._pid != os.getpid():
                 context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload(PRELOAD)
@@ -137,6 +165,18 @@ class Workers:
                 self._pid = os.getpid()
                 weakref.finalize(self, _stop, self._pool)
             return self._pool
+
+
+async def _of(job: Any, pool: ProcessPool) -> Any:
+    """The result of a job. Raises what it raised, and BrokenProcessPool when the pool ended and forgot it, as it does what waits in it."""
+    answer = asyncio.wrap_future(job)
+    while True:
+        done, _ = await asyncio.wait({answer}, timeout=LOOK_S)
+        if done:
+            return answer.result()
+        if not pool.active and not answer.done():
+            job.cancel()
+            raise BrokenProcessPool("the pool ended")
 
 
 def worker_count(wanted: int) -> int:
