@@ -22,6 +22,7 @@ from burnish.cli import (
 )
 from burnish.cli import debug as debug_command
 from burnish.cli import deploy as deploy_commands
+from burnish.cli import find_rate as find_rate_command
 from burnish.cli import probe as probe_command
 from burnish.cli import regrade as regrade_command
 from burnish.cli import replay as replay_command
@@ -157,6 +158,7 @@ def demo(
 
 evaluate_command.register(app)
 probe_command.register(app)
+find_rate_command.register(app)
 debug_command.register(app)
 branch_command.register(app)
 tune_command.register(app)
