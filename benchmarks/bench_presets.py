@@ -101,12 +101,12 @@ def write_page() -> None:
 
 `python -m benchmarks.bench_presets` writes this page. Every preset of `rft.algorithm` starts from the demo's SFT checkpoints of run seeds
 {", ".join(map(str, SEEDS))} (recipes/nano-inspection.toml) and has the same budget: {STEPS} steps of 24 groups of 8 episodes, the recipe's
-rate, everything else as [algorithms.md](algorithms.md) writes the preset out. None was tuned; a preset with four updates in a step
-moves further at the same rate than one with a single update. Success is sampled, at temperature 1, on 200 held-out parts; the three
+rate, everything else as [algorithms.md](algorithms.md) writes the preset out. A preset with four updates in a step moves further at the
+same rate than one with a single update. Success is sampled, at temperature 1, on 200 held-out parts; the three
 starts have {", ".join(f"{one:.1%}" for one in starts)}.
 
-| algorithm | success after RFT, seeds {" / ".join(map(str, SEEDS))} | mean | least gain | largest gain | seconds of a step |
-|---|---|---|---|---|---|
+| algorithm | success after RFT, seeds {" / ".join(map(str, SEEDS))} | mean | least gain | largest gain |
+|---|---|---|---|---|
 {chr(10).join(line(name, found[name]) for name in order)}
 
 {verdict(order, found)}
@@ -121,9 +121,8 @@ Success of the training rollouts over the steps, the mean of the three seeds and
 
 def line(name: Algorithm, values: Sequence[float]) -> str:
     gains = [gain(name, seed) for seed in SEEDS]
-    seconds = statistics.median(row["step_seconds"] for seed in SEEDS for row in rows(RunFolder(folder_of(name, seed)), "rft"))
     shown = " / ".join(f"{value:.1%}" for value in values)
-    return f"| `{name}` | {shown} | {statistics.fmean(values):.1%} | {min(gains):+.1%} | {max(gains):+.1%} | {seconds:.1f} |"
+    return f"| `{name}` | {shown} | {statistics.fmean(values):.1%} | {min(gains):+.1%} | {max(gains):+.1%} |"
 
 
 def verdict(order: Sequence[Algorithm], found: Mapping[Algorithm, Sequence[float]]) -> str:

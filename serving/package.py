@@ -3,6 +3,7 @@
     PACKAGE/                       a model folder with the template inside tokenizer_config.json, as vLLM, transformers and Bedrock take it
     PACKAGE/release/verdict.json   which gates it passed, bound by SHA-256 to the weights, the policy and the evidence beside it
     PACKAGE/release/policy.toml    evaluations.jsonl  retention.jsonl  guardrail.json
+    PACKAGE/release/NAME           a classifier that the policy names, bound to it by the digest there
 
 The hashes say that these belong together and were not changed one by one. They are no signature: whoever may write the folder may write
 all of it.
@@ -11,8 +12,9 @@ all of it.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +25,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..envs.pydantic_words import first_error
 from ..envs.row_files import files_at
-from ..guardrails.detectors.classifier import CLASSIFIER
+from ..guardrails.detectors.classifier import classifiers_of
+from ..guardrails.detectors.ngrams import CARD, WEIGHTS, load
 from ..guardrails.guard import Guard
 from ..guardrails.policy import Policy, load_policy
 from ..rollout.store.own_files import own_file
@@ -51,6 +54,8 @@ EVALUATIONS: Final = "evaluations.jsonl"
 RETENTION: Final = "retention.jsonl"
 GUARDRAIL: Final = "guardrail.json"
 GATES: Final = ("task", "retention", "guardrail")
+CLASSIFIER_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+"""Of a classifier's folder in a package: no dot, so that it is called as none of the files is."""
 LARGEST: Final = 64 * 2**20
 """Bytes of a file of evidence."""
 
@@ -128,7 +133,9 @@ def read_package(folder: Path) -> Package:
         raise ValueError(f"{file}: {first_error(error)}") from None
     if (verdict.model, verdict.weights_sha256) != (manifest.digest, manifest.weights_sha256):
         raise ValueError(f"{file} is about another model than the one beside it; package the checkpoint again")
-    found = {one.name for one in (folder / RELEASE).iterdir()} - {VERDICT}
+    entries = list((folder / RELEASE).iterdir())
+    folders = {one.name for one in entries if one.is_dir()}
+    found = {one.name for one in entries} - folders - {VERDICT}
     for name in sorted(found ^ verdict.files.keys()):
         raise ValueError(
             f"{folder / RELEASE} {'holds' if name in found else 'lacks'} {name}, against its {VERDICT}; package the checkpoint again"
@@ -137,12 +144,34 @@ def read_package(folder: Path) -> Package:
         _evidence(folder / RELEASE / name)
         if file_sha256(folder / RELEASE / name) != digest:
             raise ValueError(f"{folder / RELEASE / name} was changed after the verdict; package the checkpoint again")
-    policy = load_policy(folder / RELEASE / POLICY, to_run=False).id if POLICY in found else ""
-    if policy != verdict.policy:
-        raise ValueError(
-            f"{file} is about policy {verdict.policy or 'none'}, and {policy or 'none'} lies beside it; package the checkpoint again"
-        )
+    policy = load_policy(folder / RELEASE / POLICY, to_run=False) if POLICY in found else None
+    if (policy.id if policy is not None else "") != verdict.policy:
+        beside = policy.id if policy is not None else "none"
+        raise ValueError(f"{file} is about policy {verdict.policy or 'none'}, and {beside} lies beside it; package the checkpoint again")
+    _hold_classifiers(folder / RELEASE, folders, _carried(policy))
     return Package(folder, manifest, verdict)
+
+
+def _carried(policy: Policy | None) -> dict[str, str]:
+    """The digest of each classifier that a package has for its policy, by folder. Raises ValueError for one that no package can have."""
+    named = classifiers_of(policy) if policy is not None else {}
+    for name in named:
+        if not CLASSIFIER_NAME.fullmatch(name):
+            what = "a package carries a classifier as a folder beside its policy, named by letters, digits, - and _ alone"
+            raise ValueError(f"{policy.source if policy is not None else ''}: model {name!r} of a detector: {what}; move it there")
+    return named
+
+
+def _hold_classifiers(release: Path, folders: Collection[str], named: Mapping[str, str]) -> None:
+    """Raise ValueError unless the folders are the classifiers that the policy names, whole and unchanged."""
+    for name in sorted(set(folders) ^ named.keys()):
+        has = "holds" if name in folders else "lacks"
+        raise ValueError(f"{release} {has} the folder {name}, against its {POLICY}; package the checkpoint again")
+    for name, digest in named.items():
+        extra = {one.name for one in (release / name).iterdir()} - {CARD, WEIGHTS}
+        if extra:
+            raise ValueError(f"{release / name} holds {sorted(extra)[0]}, which is no part of a classifier; package the checkpoint again")
+        load(release / name, digest)
 
 
 def write_package(
@@ -161,10 +190,7 @@ def write_package(
     guard = Guard(load_policy(policy)) if policy else None
     if prompts and guard is None:
         raise ValueError("prompts have no effect without a policy: it says what may be answered")
-    for use in guard.policy.detectors if guard is not None else ():
-        if use.use == CLASSIFIER:
-            where = "has its weights in a folder of its own, and a package carries none"
-            raise ValueError(f"{policy}: detector {use.name} {where}; serve it with --policy")
+    classifiers = _carried(guard.policy if guard is not None else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         draft = Path(scratch) / out.name
@@ -181,6 +207,10 @@ def write_package(
         _write_rows(release / RETENTION, [row.to_row() for row in retention])
         if guard is not None:
             (release / POLICY).write_bytes(Path(policy).read_bytes())
+            for name in classifiers:
+                (release / name).mkdir()
+                for part in (CARD, WEIGHTS):
+                    (release / name / part).write_bytes((guard.policy.folder / name / part).read_bytes())
         if rates:
             asked = {file.name: file_sha256(file) for file in map(Path, files_at(prompts))}
             row = {"prompts_sha256": json_sha256(asked), "rates": {name: one.to_row() for name, one in rates.items()}}
@@ -191,7 +221,7 @@ def write_package(
             model=manifest.digest,
             weights_sha256=manifest.weights_sha256,
             policy=guard.policy.id if guard is not None else "",
-            files={file.name: file_sha256(file) for file in sorted(release.iterdir())},
+            files={file.name: file_sha256(file) for file in sorted(release.iterdir()) if file.is_file()},
             gates=tuple(gates),
             created_by=f"burnish {version('burnish')}",
             created_at=datetime.now(UTC),

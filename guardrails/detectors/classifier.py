@@ -41,10 +41,7 @@ class ClassifierOptions(BaseModel):
 @detector(CLASSIFIER)
 def classifier(policy: Policy, use: DetectorUse) -> Find:
     """Finds in each text the passage that is most likely of its category. Raises ValueError on unfit options and unfit files."""
-    try:
-        options = ClassifierOptions.model_validate(use.args)
-    except ValidationError as error:
-        raise ValueError(options_problem(error, policy, use)) from None
+    options = _options(policy, use)
     try:
         model = load(policy.folder / options.model, options.digest)
     except ValueError as error:
@@ -58,6 +55,19 @@ def classifier(policy: Policy, use: DetectorUse) -> Find:
             yield Match(use.name, use.category, start, end, score=score)
 
     return find
+
+
+def classifiers_of(policy: Policy) -> dict[str, str]:
+    """The digest of each classifier that a policy names, by its folder as the policy has it. Raises ValueError on unfit options."""
+    uses = [_options(policy, use) for use in policy.detectors if use.use == CLASSIFIER]
+    return {options.model: options.digest for options in uses}
+
+
+def _options(policy: Policy, use: DetectorUse) -> ClassifierOptions:
+    try:
+        return ClassifierOptions.model_validate(use.args)
+    except ValidationError as error:
+        raise ValueError(options_problem(error, policy, use)) from None
 
 
 def most_likely(model: Classifier, text: str) -> tuple[float, int, int] | None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.guardrails.detectors.ngrams import save
 from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import load_policy
 from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, RetentionRow
 from burnish.serving.deployment import VersionTable, read_deployment
 from burnish.serving.package import (
@@ -213,12 +214,53 @@ def test_the_commands(run: Path, tmp_path: Path) -> None:
     assert refused.exit_code != 0
 
 
-def test_a_policy_whose_classifier_would_be_left_behind_is_not_packaged(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "trained").mkdir()
-    card = {"bits": 8, "bias": 0.0, "threshold": 0.9, "false_positives": 0.03, "seed": 0, "rows": 2}
-    digest = save(tmp_path / "trained", card, np.zeros(256, np.float32))
-    use = f'use = "burnish/classifier-v1"\nname = "ours"\ncategory = "rivals"\nargs = {{ model = "trained", digest = "{digest}" }}\n'
-    (tmp_path / "bank.toml").write_text(f"{TOML}\n[[detectors]]\n{use}")
-    with pytest.raises(ValueError, match="detector ours has its weights in a folder of its own, and a package carries none"):
-        write_package(run, tmp_path / "out", str(tmp_path / "bank.toml"))
+def with_classifier(folder: Path, model: str = "trained") -> str:
+    """A policy file that names a classifier, trained nowhere, which finds every text."""
+    (folder / "trained").mkdir()
+    card = {"bits": 8, "bias": 9.0, "threshold": 0.9, "false_positives": 0.03, "seed": 0, "rows": 2}
+    digest = save(folder / "trained", card, np.zeros(256, np.float32))
+    use = f'use = "burnish/classifier-v1"\nname = "ours"\ncategory = "rivals"\nargs = {{ model = "{model}", digest = "{digest}" }}\n'
+    (folder / "bank.toml").write_text(f"{TOML}\n[[detectors]]\n{use}")
+    return str(folder / "bank.toml")
+
+
+def test_a_package_carries_the_classifier_of_its_policy(run: Path, tmp_path: Path) -> None:
+    package = write_package(run, tmp_path / "out", with_classifier(tmp_path))
+    assert "trained" not in package.verdict.files
+    shutil.rmtree(tmp_path / "trained")
+    moved = shutil.move(tmp_path / "out", tmp_path / "moved")
+    assert read_package(Path(moved)).verdict.policy == package.verdict.policy
+    guard = Guard(load_policy(str(Path(moved) / RELEASE / "policy.toml")))
+    assert [one.rule for one in guard.check("Hello there", "input").findings] == ["ours"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            lambda release: (release / "trained" / "weights.safetensors").write_bytes(b"x"),
+            "is not the file that classifier.json was written",
+        ),
+        (lambda release: (release / "trained" / "classifier.json").write_text("{}"), "is classifier [0-9a-f]{64}, not"),
+        (lambda release: (release / "trained" / "more.py").write_text(""), "holds more.py, which is no part of a classifier"),
+        (lambda release: shutil.rmtree(release / "trained"), "lacks the folder trained, against its policy.toml"),
+        (lambda release: (release / "more").mkdir(), "holds the folder more, against its policy.toml"),
+        (lambda release: (release / "trained").rename(release.parent / "trained"), "holds trained"),
+    ],
+)
+def test_a_classifier_that_was_changed_or_is_no_part_of_it_is_found(
+    run: Path, tmp_path: Path, damage: Callable[[Path], Any], says: str
+) -> None:
+    out = write_package(run, tmp_path / "out", with_classifier(tmp_path)).folder
+    damage(out / RELEASE)
+    with pytest.raises(ValueError, match=says):
+        read_package(out)
+
+
+@pytest.mark.parametrize("model", ["./trained", "more/../trained", "{folder}/trained"])
+def test_a_classifier_anywhere_but_beside_its_policy_is_not_packaged(run: Path, tmp_path: Path, model: str) -> None:
+    (tmp_path / "more").mkdir()
+    file = with_classifier(tmp_path, model.format(folder=tmp_path))
+    with pytest.raises(ValueError, match=r"of a detector: a package carries a classifier as a folder beside its policy"):
+        write_package(run, tmp_path / "out", file)
     assert not (tmp_path / "out").exists()
