@@ -24,12 +24,14 @@ FORMAT: Final = 64
 MOST_PROPERTIES: Final = 256
 """Of one object: the time goes with their square."""
 
-_PIECE: Final = re.compile(
+_SIGN: Final = (
     r"(?P<repeat>[?*+]\??|\{(?P<least>\d{1,9})(?P<comma>,(?P<most>\d{0,9}))?\}\??)"
     r"|(?P<open>\((?:\?(?:[:=!>]|<[=!]|P?<\w{1,64}>))?)|(?P<close>\))|(?P<other>\|)"
-    r"|\[\^?\]?(?:\\.|[^\]\\])*\]|\\.|.",
-    re.DOTALL,
 )
+_PIECE: Final = re.compile(_SIGN + r"|\[\^?\]?(?:\\.|[^\]\\])*\]|\\.|.", re.DOTALL)
+_BEHIND: Final = re.compile(_SIGN + r"|\\.|.", re.DOTALL)
+"""What is read behind the last bracket that may close a class: each that is opened there would be followed to the end of the pattern."""
+_ESCAPED_OR_CLOSING: Final = re.compile(r"\\.|\]", re.DOTALL)
 
 
 def pattern_cost(pattern: str) -> tuple[int, int]:
@@ -39,7 +41,7 @@ def pattern_cost(pattern: str) -> tuple[int, int]:
     """
     open_groups = [[0, 0]]  # choices and characters so far
     last = (0, 0)
-    for piece in _PIECE.finditer(pattern):
+    for piece in _pieces(pattern):
         if piece["repeat"]:
             choices, written = _repeated(piece, *last)
             open_groups[-1][0] += choices - last[0]
@@ -78,6 +80,13 @@ def too_costly(schema: Any) -> str:
     if length > MOST_LENGTH:
         return f"minLength and maxLength of a schema may come to {MOST_LENGTH:,} together, a format being {FORMAT}, and not to {length:,}"
     return ""
+
+
+def _pieces(pattern: str) -> Iterator[re.Match[str]]:
+    """In time that grows with the pattern, whatever it is."""
+    last = max((found.end() for found in _ESCAPED_OR_CLOSING.finditer(pattern) if found[0] == "]"), default=0)
+    yield from _PIECE.finditer(pattern, 0, last)
+    yield from _BEHIND.finditer(pattern, last)
 
 
 def _repeated(piece: re.Match[str], choices: int, written: int) -> tuple[int, int]:

@@ -27,7 +27,13 @@ pytestmark = pytest.mark.unit
         ("^(([a-z]{1,5}){1,5}){1,5}$", (124, 127)),
         ("(a{9}){999999999}", (0, 1_000_000_000)),
         ("))((", (0, 2)),
+        ("[]a[^]b?[]c[d", (1, 6)),
+        (r"[a\](b?", (1, 4)),
+        ("[" * 300_000, (0, 300_000)),
+        ("[" * 300_000 + r"\]", (0, 300_001)),
+        ("]" + "[^\\" * 100_000, (0, 200_002)),
     ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
 )
 def test_repetitions_are_counted_as_they_are_written_out(pattern: str, cost: tuple[int, int]) -> None:
     assert pattern_cost(pattern) == cost
