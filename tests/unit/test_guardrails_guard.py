@@ -160,7 +160,7 @@ def test_prose_is_no_base64() -> None:
 @pytest.mark.parametrize(
     "written",
     [r"nerve g\u0061s", r"\x6eerve gas", r"nerve\ngas", "nerve g\\\nas", r"nerve g\141s", r"nerve g\N{LATIN SMALL LETTER A}s",
-     r"\ud835\udc27erve gas"],
+     r"\ud835\udc27erve gas", "nerve g\\\r\nas", "nerve g\\\ras"],
 )  # fmt: skip
 def test_a_tool_call_is_judged_as_its_arguments_will_be_read(guard: Guard, written: str) -> None:
     """JSON and Python undo the escapes of a call once the guard has let it out."""
