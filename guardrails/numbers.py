@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 MOST_DIGITS = 400
 """Of a number that is written out: no float has more in front of its point or between it and its first digit."""
+_DIGITS = r"[0-9]++(?:_[0-9]++)*+"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.(?:{_DIGITS})?+)?+|\.{_DIGITS})"
 NUMBER = re.compile(
-    r"(?<![\w.])-?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)[eE][+-]?0*[0-9]{1,3}(?!\w|\.[0-9])"
-    r"|(?<=[\s:=,(\[])(?:-?[0-9]++\.0++|-0++)(?=\s*+(?:[,)\]}]|$))"  # the value of an argument, or a number in prose
+    rf"(?<![\w.])-?(?:{_DECIMAL}[eE][+-]?{_DIGITS}"
+    rf"|(?=[0-9.]*+_){_DECIMAL}"
+    r"|(?=[0-9.]{17})[0-9]*+\.[0-9]*+)(?!\w|\.[0-9])"  # with more than 15 digits it may be rounded
+    r"|(?<=[\s:=,(\[])(?:-?[0-9]++\.0++|-?0[0-9]++\.[0-9]*+|-0++)(?=\s*+(?:[,)\]}]|$))"  # the value of an argument, or a number in prose
 )
 """Numbers in a text that have another form than their digits."""
 MOST_WRITTEN = 40
 """Digits of a number of a text that is written out: none that matters has so many."""
 _NUMBER = re.compile(r"(-?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?)0*([0-9]{1,6}))?")
+
+_TRUE, _FALSE = frozenset({"1", "on", "t", "true", "y", "yes"}), frozenset({"0", "off", "f", "false", "n", "no"})
+"""What pydantic takes for a truth value, in any case."""
 
 
 def digits(value: int | float) -> str:
@@ -28,8 +36,20 @@ def digits(value: int | float) -> str:
 
 
 def written_shortly(number: str) -> str | None:
-    """`written_out`, where it has at most `MOST_WRITTEN` digits."""
-    return written_out(number, MOST_WRITTEN)
+    """`written_out`, where it has at most `MOST_WRITTEN` digits. Python takes underscores between them."""
+    return written_out(number.replace("_", ""), MOST_WRITTEN)
+
+
+def rounded(number: str) -> str | None:
+    """The digits of the float that a number is read as, where they are others than its own: `999.99999999999999999` is 1000.
+
+    None where they are not, are more than `MOST_WRITTEN`, or where there is no such float.
+    """
+    written, value = written_shortly(number), float(number)
+    if abs(value) >= 10.0**MOST_WRITTEN or (written is not None and len(number) < 17):  # 15 digits are kept
+        return None
+    said = digits(value)
+    return said if said != written else None
 
 
 def written_out(number: str, most: int = MOST_DIGITS) -> str | None:
@@ -53,3 +73,27 @@ def written_out(number: str, most: int = MOST_DIGITS) -> str | None:
     if point >= len(significant):
         return sign + significant + "0" * (point - len(significant))
     return f"{sign}{significant[:point]}.{significant[point:]}"
+
+
+def as_number(value: Any) -> Any:
+    """What a value is where a whole number is wanted; itself where it is none. Example: `as_number(" +1_000.0") == 1000`."""
+    if isinstance(value, bool):
+        return int(value)
+    written = written_out(value.strip().replace("_", "").removeprefix("+")) if isinstance(value, str) else None
+    return int(written) if written is not None and "." not in written else value
+
+
+def as_float(value: Any) -> Any:
+    """What a value is where a float is wanted; itself where it is none. Example: `as_float("1e3") == 1000.0`."""
+    if not isinstance(value, str | int):
+        return value
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return value
+
+
+def as_truth(value: Any) -> Any:
+    """What a value is where a truth value is wanted; itself where it is none. Example: `as_truth("Yes") is True`."""
+    said = value.strip().lower() if isinstance(value, str) else digits(value) if isinstance(value, int | float) else ""
+    return True if said in _TRUE else False if said in _FALSE else value

@@ -2,8 +2,8 @@
 
 Undone are Unicode's variants (NFKC), invisible characters and tags, accents, letters that look alike in other scripts, digits for letters,
 letters with something between them, and base64, hexadecimal, percent, rot13 and reversed writing, HTML's entities, and the escapes by
-which JSON and Python write characters in the arguments of tool calls, and exponents. What is decoded is hardly longer than what it stands
-in for, but for a number.
+which JSON and Python write characters in the arguments of tool calls, and numbers in other forms. What is decoded is hardly longer than
+what it stands in for, but for a number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
-from .numbers import NUMBER, written_shortly
+from .numbers import NUMBER, rounded, written_shortly
 from .registry import Reads
 
 MAX_TEXT = 1_000_000
@@ -266,9 +266,10 @@ def _decoded(reading: Reading) -> Iterator[Reading]:
         ("base64", (one for stretch in _BASE64.finditer(text) for one in _in_base64(stretch))),
         ("hex", _decoding(text, _HEX, lambda said: _printable(_from_hex(said)))),
         ("percent", _decoding(text, _PERCENT, lambda said: _printable(_from_percent(said))) if text.count("%") >= 3 else ()),
-        ("entities", _decoding(text, _ENTITY, _from_entity) if "&" in text else ()),
+        ("entities", _decoding(text, _ENTITY, html.unescape) if "&" in text else ()),
         ("escapes", _decoding(text, _ESCAPE, _from_escape) if "\\" in text else ()),
         ("numbers", _decoding(text, NUMBER, written_shortly)),
+        ("floats", _decoding(text, NUMBER, rounded)),
     ):
         decoded = _replaced(reading, f"{prefix}{name}", found)
         if decoded is not None:
@@ -283,10 +284,10 @@ def _decoded(reading: Reading) -> Iterator[Reading]:
 
 
 def _decoding(text: str, pattern: re.Pattern[str], decode: Callable[[str], str | None]) -> Iterator[tuple[int, int, str]]:
-    """Start, end and meaning of every stretch that decodes to text."""
+    """Start, end and meaning of every stretch that decodes to another text."""
     for stretch in pattern.finditer(text):
         said = decode(stretch[0])
-        if said is not None:
+        if said is not None and said != stretch[0]:
             yield stretch.start(), stretch.end(), said
 
 
@@ -377,11 +378,6 @@ def _runs(data: bytes) -> Iterator[tuple[int, int]]:
 def _from_hex(text: str) -> bytes:
     digits = text.replace(" ", "").replace(":", "")
     return bytes.fromhex(digits[: len(digits) // 2 * 2])
-
-
-def _from_entity(text: str) -> str | None:
-    said = html.unescape(text)
-    return said if said != text else None
 
 
 def _from_percent(text: str) -> bytes:

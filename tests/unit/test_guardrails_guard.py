@@ -20,7 +20,7 @@ from burnish.guardrails.patterns import spans, words_expression
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
 from burnish.guardrails.readings import MAX_TEXT, Reading, readings
 from burnish.guardrails.registry import Find, detector
-from burnish.guardrails.types import Match
+from burnish.guardrails.types import MAX_EVIDENCE, Match
 
 pytestmark = pytest.mark.unit
 
@@ -171,12 +171,30 @@ def test_a_tool_call_is_judged_as_its_arguments_will_be_read(guard: Guard, writt
 
 
 @pytest.mark.parametrize(
-    "written", ["4.111111111111111e15", "41111111111111110E-1", "411111111111111.1e+001", "-4111111111111111000.0e-003"]
+    "written",
+    [
+        "4.111111111111111e15",
+        "41111111111111110E-1",
+        "411111111111111.1e+001",
+        "-4111111111111111000.0e-003",
+        f"0.{'0' * 1000}4111111111111111e1016",
+        "0004111111111111111.",
+        "-0004111111111111111.50",
+        "4111_1111_1111_1111",
+        "4.111_111_111_111_111e1_5",
+    ],
 )
 def test_a_number_of_a_call_is_judged_as_the_tool_will_get_it(guard: Guard, written: str) -> None:
     text = f'<tool_call>{{"name": "pay", "arguments": {{"card": {written}, "times": 2}}}}</tool_call>'
     (finding,) = [finding for finding in guard.check(text, "output").findings if finding.rule == "credit_card"]
-    assert (finding.reading, finding.evidence) == ("numbers", written)
+    assert (finding.reading, finding.evidence) == ("numbers", written[:MAX_EVIDENCE])
+
+
+@pytest.mark.parametrize("written", ["4111111111111110.9999", "4111111111111110.9", "4.1111111111111109e15", "41111111111111109.9e-1"])
+def test_a_number_of_a_call_is_judged_as_it_is_rounded(guard: Guard, written: str) -> None:
+    text = f"pay(card={written})"
+    (finding,) = [finding for finding in guard.check(text, "output").findings if finding.rule == "credit_card"]
+    assert finding.reading.endswith("floats") and finding.evidence == written
 
 
 @pytest.mark.parametrize(
@@ -186,17 +204,23 @@ def test_a_number_of_a_call_is_judged_as_the_tool_will_get_it(guard: Guard, writ
         ('{"a": 1000.0, "b": -0}', '{"a": 1000, "b": 0}'),
         ("[1E2,2.0]", "[100,2]"),
         ("n = .5e1", "n = 5"),
+        ("pay(999.99999999999999999)", "pay(1000)"),
+        ("pay(1e-999)", "pay(0)"),
+        ("pay(007.50)", "pay(7.5)"),
+        ("<amount>1_000</amount>", "<amount>1000</amount>"),
     ],
 )
 def test_a_number_in_another_form_is_read_in_digits(written: str, read: str) -> None:
-    assert read in [reading.text for reading in readings(written) if reading.name == "numbers"]
+    assert read in [reading.text for reading in readings(written) if reading.name in ("numbers", "floats")]
 
 
 @pytest.mark.parametrize(
-    "text", ["version 1.2.0, or 2.0.1", "3f2504e0-4f89", "1e999", "1e40 of them", "v1e3", "it is 1.0e3.2", "10.5 and 0"]
-)
+    "text",
+    ["version 1.2.0, or 2.0.1", "3f2504e0-4f89", "1e999", "1e40 of them", "v1e3", "it is 1.0e3.2", "10.5 and 0", "(3.14159265358979)",
+     "at 12345678901234567", "in 2024.", "a_1_000, 1_a and 1__0"],
+)  # fmt: skip
 def test_what_is_no_other_form_of_a_number_stays(text: str) -> None:
-    assert "numbers" not in [reading.name for reading in readings(text)]
+    assert {"numbers", "floats"}.isdisjoint(reading.name for reading in readings(text))
 
 
 def test_words_are_whole_and_their_endings_are_free_only_where_they_say_so(guard: Guard) -> None:
