@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .numbers import digits
+from .numbers import as_float, as_number, as_truth, digits
 from .patterns import compiled
 from .policy import Policy, ToolAction, ToolRule
 
@@ -70,9 +70,19 @@ def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _texts(value: Any, forbids: bool) -> tuple[str, ...]:
-    """How a rule may read an argument. One that forbids also sees the texts in a list or an object as the tool gets them."""
+    """How a rule may read an argument. One that forbids also sees the texts in a list or an object as the tool gets them, and the numbers
+    and truth values that a tool whose parameter is one makes of texts, of each other, and of what a float cannot hold."""
     text = _text(value)
-    return (text, _text(value, bare=True)) if forbids and not isinstance(value, str) else (text,)
+    if not forbids:
+        return (text,)
+    turned = (_turned(value, turn) for turn in (as_number, as_float, as_truth))
+    return tuple(dict.fromkeys((text, _text(value, bare=True), *(_text(one, bare=True) for one in turned))))
+
+
+def _turned(value: Any, turn: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _turned(one, turn) for key, one in value.items()}
+    return [_turned(one, turn) for one in value] if isinstance(value, list | tuple) else turn(value)
 
 
 def _text(value: Any, bare: bool = False) -> str:

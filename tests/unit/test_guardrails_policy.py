@@ -12,6 +12,7 @@ import pytest
 from tests.unit.guard_policy import TOML, policy, tables
 
 from burnish.envs import toml_text
+from burnish.envs.tools import ToolContext, tool
 from burnish.guardrails import policy as policy_module
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.patterns import compiled
@@ -166,6 +167,44 @@ def test_equal_numbers_are_one_to_every_rule(written: str) -> None:
 def test_a_number_is_held_against_a_rule_in_digits(number: str, said: str) -> None:
     only = [{"tool": "pay", "action": "allow", "arguments": {"amount": re.escape(said)}}]
     assert check_call(policy(tools=only), "pay", json.loads(f'{{"amount": {number}}}')).action == "allow"
+
+
+@tool
+def pay(amount: int = 0, rate: float = 0.0, now: bool = False, parts: list[int] | None = None) -> str:
+    return "paid"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        *(
+            ({"amount": text}, "[0-9]{4,}")
+            for text in ("1000", "1_000", " 1000", "1000\n", "1000.0", "+1000", "01000", "9007199254740993.0")
+        ),
+        ({"amount": "9007199254740993.0"}, "9007199254740993"),
+        ({"amount": True}, "1"),
+        ({"amount": "-0"}, "0"),
+        *(({"rate": text}, "1000") for text in ("1e3", "1_000.0", "+1e+3 ", "999.99999999999999999", "1000.")),
+        ({"rate": True}, "1"),
+        ({"rate": 9007199254740993}, "9007199254740992"),
+        ({"rate": "1e-3"}, r"0\.001"),
+        *(({"now": text}, "true") for text in ("True", "yes", "ON", "1", "t", 1, 1.0)),
+        *(({"now": text}, "false") for text in ("no", "F", "0", 0, -0.0)),
+        ({"parts": ["1_000", 2]}, r"\[1000, 2\]"),
+    ],
+)
+def test_a_rule_that_forbids_sees_what_a_tool_makes_of_an_argument(arguments: dict[str, Any], pattern: str) -> None:
+    (name,) = arguments
+    bound = pay.bind(arguments, ToolContext("train-1/0", seed=1))[name]
+    forbidden = [{"tool": "pay", "action": "deny", "arguments": {name: pattern}}, {"tool": "pay", "action": "allow"}]
+    for value in (arguments[name], json.loads(json.dumps(bound))):
+        assert check_call(policy(tools=forbidden), "pay", {name: value}).action == "deny"
+
+
+@pytest.mark.parametrize("value", ["1_000", "1000.0", True, "yes", " 1000", "12 pieces", ["1_000"]])
+def test_a_rule_that_allows_sees_an_argument_as_it_is(value: Any) -> None:
+    only = [{"tool": "pay", "action": "allow", "arguments": {"amount": r"1000|1|\[1000\]"}}]
+    assert check_call(policy(tools=only), "pay", {"amount": value}).action == "deny"
 
 
 @pytest.mark.parametrize(
