@@ -86,6 +86,49 @@ def test_what_splits_texts_is_left_out(tmp_path: Path) -> None:
     assert _texts([4, 1, 4], read) == ["a" * 200 + "…", "\ufffd", "a" * 200 + "…"]
 
 
+UNIGRAM = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["▁a", -1.0], ["b", -2.0]], "byte_fallback": False}
+WORD_PIECE = {
+    "type": "WordPiece",
+    "unk_token": "x",
+    "continuing_subword_prefix": "##",
+    "max_input_chars_per_word": 9,
+    "vocab": {"b": 0, "##d": 1, "c": 2},
+}
+MERGED = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+
+
+@pytest.mark.parametrize(
+    ("model", "decoder"),
+    [
+        (UNIGRAM, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}),
+        (WORD_PIECE, {"type": "WordPiece", "prefix": "##", "cleanup": True}),
+        (MERGED, None),
+        ({"type": "WordLevel", "vocab": {"a": 2, "b": 1, "c": 0}, "unk_token": "a"}, None),
+    ],
+)
+def test_tokens_of_every_kind_of_model_read_as_the_whole_tokenizer_reads_them(model: Any, decoder: Any, tmp_path: Path) -> None:
+    added = {"id": 3, "content": "<end>", "normalized": False, "special": True, "lstrip": False, "rstrip": False, "single_word": False}
+    file = written(tmp_path, model=model, decoder=decoder, added_tokens=[added])
+    read, whole = load_vocabulary(file), Tokenizer.from_file(str(file))
+    assert _texts([1, 2, 0, 3, 1], read) == _texts([1, 2, 0, 3, 1], whole)
+    assert [read.id_to_token(one) for one in range(5)] == [whole.id_to_token(one) for one in range(5)]
+
+
+@pytest.mark.parametrize("model", [UNIGRAM, MERGED, WORD_PIECE])
+def test_no_tree_is_made_of_tokens_of_any_length(model: dict[str, Any], tmp_path: Path) -> None:
+    """A Unigram model's is as deep as its longest token: one of 200,000 letters ended the process that let go of it."""
+    read = load_vocabulary(written(tmp_path, model=model))
+    assert type(read.model).__name__ == "WordLevel"
+    long = {**UNIGRAM, "vocab": [["<unk>", 0.0], ["a" * 200_000, -1.0]]}
+    assert _texts([1, 0], load_vocabulary(written(tmp_path, model=long))) == ["a" * 200 + "…", "<unk>"]
+
+
+@pytest.mark.parametrize("vocab", [[["a", 0.0], ["a", -1.0]], [["a", 0.0], 3], [["a", 0.0], []], [[1, 0.0]], None, "ab", [["\ud800", 0.0]]])
+def test_a_list_of_no_tokens_is_refused(vocab: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no tokenizer: "):
+        load_vocabulary(written(tmp_path, model={"type": "Unigram", "unk_id": 0, "vocab": vocab}))
+
+
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "MOST_VALUES", 1000)
     monkeypatch.setattr(vocabulary, "MOST_ADDED", 1000)
