@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from .bounds import Bounds
 from .methods import MAX_MESSAGE_BYTES
-from .open_streams import MOST_STREAMS, OpenStreams
+from .open_streams import MOST_STREAMS, OPEN_TO_ALL, OpenStreams
 from .security import ServerSecurity
 
 MAX_PENDING_CALLS = 100_000
@@ -62,7 +62,8 @@ class Service(Protocol):
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Where and how to listen. host: loopback, or what `security` allows; port 0 takes a free one. drain_s: longest wait for work at hand
-    when stopping. max_streams: open at a time, of all clients and services together; more are refused with RESOURCE_EXHAUSTED.
+    when stopping. max_streams: open at a time, of all clients and services together, health's aside; more are
+    refused with RESOURCE_EXHAUSTED.
 
     Raises ValueError for a max_streams below 1.
     """
@@ -213,7 +214,7 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
-        if handler is None or details.method.startswith(f"/{health.SERVICE_NAME}/"):
+        if handler is None or details.method.startswith(OPEN_TO_ALL):
             return handler
         given = next((value for key, value in details.invocation_metadata or () if key == "authorization"), None)
         if given is None:

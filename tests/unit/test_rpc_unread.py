@@ -14,16 +14,18 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.hosting import services
-from burnish.rpc import batches
+from burnish.rpc import batches, open_streams
 from burnish.rpc.client import BatchedClient
 from burnish.rpc.errors import RpcError
 from burnish.rpc.methods import MAX_MESSAGE_BYTES, VERIFY
+from burnish.rpc.security import ServerSecurity
 from burnish.rpc.server import Server, ServerOptions
 from burnish.v1 import verifier_pb2_grpc
 
 pytestmark = pytest.mark.unit
 
 LARGE = 4 << 20
+TOKEN = "sesame-sesame-sesame"
 
 
 class Verdicts(verifier_pb2_grpc.VerifierServiceServicer):  # the other methods are the stub's, which say UNIMPLEMENTED
@@ -138,7 +140,9 @@ async def test_a_server_has_so_many_streams_open_and_says_so_of_more() -> None:
             async with grpc.aio.insecure_channel(service.address) as channel:
                 health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
                 assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=10)).status == 1, "what is no stream is answered"
-                assert await health.Watch(health_pb2.HealthCheckRequest(), timeout=10).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+                assert (await watching.read()).status == 1, "health has room of its own"
+                watching.cancel()
             assert await ended(far.Verify(VERIFY.request(), timeout=10)) is grpc.StatusCode.OK
             client: Any = BatchedClient(service.address, VERIFY)
             with pytest.raises(RpcError, match="2 streams are open"):
@@ -150,6 +154,30 @@ async def test_a_server_has_so_many_streams_open_and_says_so_of_more() -> None:
         await until(lambda: not service.handler._streams)
         async with opened(near, far):
             pass
+
+
+async def test_those_who_need_no_token_take_no_room_of_those_who_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many health checks as there may be streams, and nobody who had the token could open one."""
+    monkeypatch.setattr(open_streams, "MOST_WATCHES", 2)
+    monkeypatch.setenv("BURNISH_TEST_TOKEN", TOKEN)
+    service = Verdicts(batches.Limits())  # type: ignore[abstract]
+    server = Server([service], ServerOptions(max_streams=1, security=ServerSecurity(token_env="BURNISH_TEST_TOKEN")))
+    address = await server.start()
+    async with grpc.aio.insecure_channel(address, [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]) as channel:
+        stubs: Any = verifier_pb2_grpc.VerifierServiceStub(channel), health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        verifier, health = stubs
+        watching = [health.Watch(health_pb2.HealthCheckRequest(), timeout=10) for _ in range(2)]
+        assert [(await one.read()).status for one in watching] == [1, 1]
+        more = health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        assert await more.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "watched 2 times" in await more.details()
+        refused_one = verifier.VerifyStream(timeout=10)
+        assert await refused_one.code() is grpc.StatusCode.UNAUTHENTICATED
+        call = verifier.VerifyStream(metadata=(("authorization", f"Bearer {TOKEN}"),), timeout=10)
+        await call.write(VERIFY.items(items=[VERIFY.item(request_id="a", request=VERIFY.request())]))
+        assert len((await call.read()).results) == 1
+        for one in (*watching, call):
+            one.cancel()
+    await server.stop()
 
 
 def test_a_server_without_a_stream_is_none() -> None:
