@@ -185,10 +185,10 @@ def load_plugin(path: str | Path) -> str:
 
     Raises ValueError when the file is missing or raises on import.
     """
-    file = Path(path).resolve()
-    if not file.is_file():
+    if not os.path.isfile(path):
         here = "" if Path(path).is_absolute() else f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
         raise ValueError(f"plug-in {path} is not a file{here}")
+    file = Path(path).resolve()
     path_digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]  # my-reward.py is another file than my_reward.py
     name = f"{PLUGIN_MODULE}{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}_{path_digest}"
     if name in sys.modules:

@@ -48,7 +48,7 @@ def is_url(place: str) -> bool:
 
 def is_there(place: str) -> bool:
     """Whether a local place exists; of a URL nothing is known before it is opened."""
-    return is_url(place) or Path(place).exists()
+    return is_url(place) or os.path.exists(place)
 
 
 def unpacked_name(file: str) -> PurePosixPath:
@@ -70,7 +70,7 @@ def files_at(place: str) -> list[str]:
     where a file is a link that leads out of the folder: whoever filled it chose what that is, and it would be read and trained on.
     """
     folder = Path(place)
-    if is_url(place) or not folder.is_dir():
+    if is_url(place) or not os.path.isdir(place):
         return [place]
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.name for path in folder.iterdir() if (path / "state.json").is_file())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -294,8 +295,8 @@ def load_policy(file: str | Path, to_run: bool = True) -> Policy:
     Raises ValueError, a line per problem: `policy.toml: topics.1.category: what is wrong`.
     """
     path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"{file}: {'is a folder, not a policy file' if path.is_dir() else 'there is no such policy file'}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{file}: {'is a folder, not a policy file' if os.path.isdir(path) else 'there is no such policy file'}")
     data = read_toml(path, MAX_BYTES)
     if not data:
         raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")

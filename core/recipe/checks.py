@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def cross_problems(config: RunConfig) -> list[str]:
 def file_problems(config: RunConfig) -> list[str]:
     """Files that the recipe names and that are not there."""
     here = f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
-    missing = [path for path in config.plugins if not Path(path).is_file()]
+    missing = [path for path in config.plugins if not os.path.isfile(path)]
     lines = [f"plugins: {path} is not a file{'' if Path(path).is_absolute() else here}" for path in missing]
     for table in config.tables:
         lines += [
@@ -44,7 +45,7 @@ def file_problems(config: RunConfig) -> list[str]:
         files = {"train": config.tasks.train, "held_out": config.tasks.held_out}
         lines += [f"tasks.{key}: {path} is not there" for key, path in files.items() if not is_there(path)]
     for name, service in config.services.items():
-        if service.python is not None and not Path(service.python).is_file():
+        if service.python is not None and not os.path.isfile(service.python):
             lines.append(f"services.{name}.python: {service.python} is not a file")
     return lines
 

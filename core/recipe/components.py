@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -219,7 +220,7 @@ def _served_elsewhere(name: str, service: ServiceConfig) -> Iterator[str]:
 
 def _exists(module: str) -> bool:
     if module.endswith(".py"):
-        return Path(module).is_file()
+        return os.path.isfile(module)
     look_here()
     try:
         return find_spec(module) is not None

@@ -105,7 +105,7 @@ def with_files(texts: Iterator[Text], home: Path) -> Iterator[Text]:
         one = left.popleft()
         yield one
         for file in () if one.is_key else _places(one):
-            if file not in seen and file.is_relative_to(home) and file.is_file():
+            if file not in seen and file.is_relative_to(home) and os.path.isfile(file):
                 seen.add(file)
                 left += _in_file(file, f"{one.field}: {one.text}: ")
 
@@ -242,4 +242,4 @@ def _leads_out(one: Text, home: Path) -> bool:
         return len(path.parts) > 1 and os.path.lexists(Path(*path.parts[:2]))
     if ".." in path.parts or (one.text[0] == "~" and "/" in one.text):
         return True
-    return any(place.is_file() or ("/" in one.text and os.path.lexists(place)) for place in outside)
+    return any(os.path.isfile(place) or ("/" in one.text and os.path.lexists(place)) for place in outside)

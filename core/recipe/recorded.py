@@ -175,7 +175,9 @@ def _code(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield from ((field, file) for file in _files_of(target if target.endswith(".py") else target.rpartition(":")[0]))
     for field, text in _arguments(config):  # any of them may be resolved: module:function, file.py:function, module:Env-v0
         pieces = dict.fromkeys((text, text.partition(":")[0], text.rpartition(":")[0]))
-        yield from ((field, file) for piece in pieces for file in (*_files_of(piece), *([piece] if "/" in piece else [])))
+        yield from (
+            (field, file) for piece in pieces for file in (*_files_of(piece), *([piece] if "/" in piece and os.path.lexists(piece) else []))
+        )
     yield from ((f"services.{name}.python", service.python) for name, service in config.services.items() if service.python)
 
 
@@ -206,4 +208,4 @@ def _module_files(module: str) -> Iterator[str]:
     parts = module.split(".") if _DOTTED.fullmatch(module) else []
     for end in range(1, len(parts) + 1):
         place = Path(*parts[:end])
-        yield from (file for file in (str(place), *(f"{place}{suffix}" for suffix in all_suffixes())) if Path(file).exists())
+        yield from (file for file in (str(place), *(f"{place}{suffix}" for suffix in all_suffixes())) if os.path.exists(file))

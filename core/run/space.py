@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def read_space(given: Sequence[str]) -> Space:
     """The space of `--space` options, files or `KEY=…`; of a key that is named twice, the last. Raises ValueError naming what is wrong."""
     space: dict[str, Dimension] = {}
     for text in given:
-        if Path(text).is_file():
+        if os.path.isfile(text):  # False of a text that is too long for a path, too
             try:
                 space.update(_dimensions(_table(Path(text)), "", text))
             except RecursionError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -237,7 +238,7 @@ def read_grader(data: Mapping[str, Any], source: str = "grader") -> AnyGrader:
 
 def load_grader(file: Path) -> AnyGrader:
     """The grader in a file, bare or under a key `grader`. Raises ValueError naming the file and what is wrong with it."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ValueError(f"{file}: there is no such file")
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file}: {file.stat().st_size} bytes; a grader has at most {MAX_BYTES}")

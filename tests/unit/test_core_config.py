@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from burnish.envs.registry import load_plugin
+from burnish.guardrails.policy import load_policy
 from burnish.recipe.config import RunConfig
 from burnish.recipe.load import config_data, config_from_data, load_config
 from burnish.recipe.resolve import resolve
 from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
+from burnish.rewards.graders.types import load_grader
 from burnish.rewards.terms import Term
+from burnish.trainer.data.curated.catalog import read_catalog
+from burnish.trainer.evaluation.suites.files import read_suite
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
 pytestmark = pytest.mark.unit
@@ -589,3 +594,15 @@ def test_a_recipe_with_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path
     file.write_text("name = 'x'\n" + "a." * 200_000 + "a = 1\n")
     with pytest.raises(ValueError, match=r"recipe\.toml: not valid TOML: a key of more than 32 parts \(at line 2\)"):
         load_config(file)
+
+
+def test_a_text_that_is_too_long_for_a_path_is_a_file_that_is_not_there(recipe: Callable[[str], Path]) -> None:
+    long = "x" * 300
+    more = f'plugins = ["{long}.py"]\n[tasks]\ntrain = "{long}.jsonl"\nheld_out = "{long}"\n[services.s]\ntools = "m"\npython = "{long}"\n'
+    said = "\n".join(problems(recipe(ESSENTIAL + more)))
+    for line in (f"plugins: {long}.py is not a file", f"tasks.train: {long}.jsonl is not there", f"tasks.held_out: {long} is not there"):
+        assert line in said
+    assert f"services.s.python: {long} is not a file" in said
+    for look in (load_policy, read_catalog, read_suite, load_grader, load_plugin):
+        with pytest.raises(ValueError, match=r"there is no such|is not a file|no folder with"):
+            look(Path(long))

@@ -41,6 +41,11 @@ def test_a_space_is_read_from_keys_and_files_and_the_last_of_a_key_counts(tmp_pa
     assert list(corners({"a": Range(1, 9), "b": ("x", "y")})) == [{"a": 1, "b": "x"}, {"a": 9, "b": "x"}, {"a": 1, "b": "y"}]
 
 
+def test_a_key_with_many_values_is_no_file() -> None:
+    (values,) = read_space([f"seed={list(range(1000))}"]).values()
+    assert values == tuple(range(1000))
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [

@@ -284,3 +284,22 @@ def test_what_reads_as_an_address_and_as_code_is_both(run: Path) -> None:
     (run / "config.json").write_text(json.dumps({**config, "environment_args": {"describe": "ray:init"}}))
     with pytest.raises(ValueError, match="code"):
         recorded_setup(run, outward=True)
+
+
+@pytest.mark.parametrize("text", ["You cross a frozen lake. " * 20, "Say left/right. " * 20, "a" * 300, "a/" * 3000, "a\0b", "left/right"])
+def test_a_text_that_no_path_can_be_is_none(run: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instructions of more than 255 letters had `burnish replay` refuse its user's own runs."""
+    config = {
+        "name": "r",
+        "model": "m",
+        "environment": "burnish/Gymnasium-v0",
+        "environment_args": {"env_id": "X-v1", "instructions": text},
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    for folder in (run.parent.parent, run):  # where a text counts from
+        monkeypatch.chdir(folder)
+        assert recorded_setup(run).environment.args["instructions"] == text
+        recorded_setup(run, trust=True)
+    if text.isprintable():
+        (run / "recipe.toml").write_text(BASE + f"environment_args = {{ instructions = {json.dumps(text)} }}\n")
+        load_recipe(run / "recipe.toml", (), (), False)

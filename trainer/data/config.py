@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def readable(place: str, prose: bool = False) -> str:
 
     prose: plain text is one too.
     """
-    if not is_url(place) and (Path(place).is_dir() or not suffix_of(place)):
+    if not is_url(place) and (os.path.isdir(place) or not suffix_of(place)):
         return place  # the files of a folder are looked at when it is read; a name without a suffix is one, or is not there
     unfit = suffix_problem(place, prose)
     if unfit is not None:

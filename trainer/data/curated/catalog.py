@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +99,7 @@ def find_catalog(name: str, check: bool = True) -> Catalog:
 
     Raises ValueError when there is none, its file is unfit, or a set is not what its digest says.
     """
-    catalog = CATALOGS.get(name) if ID_PATTERN.match(name) and not (Path(name) / CATALOG_FILE).is_file() else read_catalog(Path(name))
+    catalog = CATALOGS.get(name) if ID_PATTERN.match(name) and not os.path.isfile(Path(name) / CATALOG_FILE) else read_catalog(Path(name))
     if check:
         for category, one in catalog.sets.items():
             if one.digest != one.sha256:
@@ -110,7 +111,7 @@ def find_catalog(name: str, check: bool = True) -> Catalog:
 def read_catalog(folder: Path) -> Catalog:
     """The catalog of a folder, its files not yet compared with their digests. Raises ValueError naming the file and what is wrong."""
     file = folder / CATALOG_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ValueError(f"catalog {folder}: is no id (namespace/name-v1) and no folder with a {CATALOG_FILE}")
     said = read_toml(file, LARGEST)
     try:

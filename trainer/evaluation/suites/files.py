@@ -11,6 +11,7 @@ Places are relative to the file's folder.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ class SuiteFile(BaseModel):
 
 def read_suite(file: Path) -> Suite:
     """The suite of a file. Its rows are read when they are asked for. Raises ValueError naming the file and what is wrong."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ValueError(f"suite {file}: there is no such file")
     said = read_toml(file, LARGEST)
     try:
