@@ -188,4 +188,4 @@ def read_pem(file: str, what: str) -> bytes:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).resolve()) if path else ""
+    return os.path.realpath(path) if path else ""

@@ -126,17 +126,24 @@ def meaning_of(one: Text, home: Path) -> str | None:
 def of_our_worlds(name: str) -> bool:
     """Whether a name is that of a module of burnish's worlds, or of something that is defined in one."""
     module, _, attribute = name.partition(":")
-    if not module.startswith(_WORLDS) or _DOTTED.fullmatch(module) is None or find_spec(module) is None:
+    if not module.startswith(_WORLDS) or _DOTTED.fullmatch(module) is None or not _is_there(module):
         return False
     found = getattr(import_module(module), attribute, None) if attribute else None
     where = str(getattr(found, "__module__", ""))
     return not attribute or where == module or (not isinstance(found, FunctionType | type) and where.startswith("burnish."))
 
 
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # what would be its package is not there, or is none
+        return False
+
+
 def is_given(one: Text, given: Collection[Path]) -> bool:
     """Whether the code that a text names lies in one of these plug-in files, which whoever gives the command names himself."""
     file = one.text if one.text.endswith(".py") else one.text.rpartition(":")[0]
-    return file.endswith(".py") and "\0" not in file and Path(file).resolve() in given
+    return file.endswith(".py") and resolved(Path(file)) in given
 
 
 def _texts(data: Mapping[str, Any], file: Path | None = None, said: str = "") -> Iterator[Text]:
@@ -213,17 +220,16 @@ def _is_called_elsewhere(handler: str) -> bool:
 
 def _places(one: Text) -> Iterator[Path]:
     """Where a text leads if it is a path: from the folder that burnish is started in, and in a file from that file's folder."""
-    if "\0" in one.text:
-        return
     starts = [] if one.file is None else [one.file.parent]
     starts += [] if one.at in _PLACES_OF_A_SUITE and starts else [Path.cwd()]
-    yield from (place for start in starts if (place := _resolved(start / one.text)) is not None)
+    yield from (place for start in starts if (place := resolved(start / one.text)) is not None)
 
 
-def _resolved(place: Path) -> Path | None:
+def resolved(place: Path) -> Path | None:
+    """Where a path leads; None for what is none, or leads in a ring."""
     try:
         return place.resolve()
-    except (OSError, RuntimeError, ValueError):  # too long for a path, a ring of links, or no text that a path may be
+    except (OSError, RuntimeError, ValueError):  # a ring of links, or a text that no path may be
         return None
 
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from burnish.recipe.config import RunConfig
 from burnish.recipe.load import config_as_recorded, load_config
-from burnish.recipe.named import CODE, OUTSIDE, Text, is_given, meaning_of, texts_of, with_files
+from burnish.recipe.named import CODE, OUTSIDE, Text, is_given, meaning_of, resolved, texts_of, with_files
 from burnish.recipe.overrides import parse_override, position
 from burnish.recipe.platforms import PLATFORMS
 from burnish.recipe.resolve import EnvironmentSpec, environment_of
-from burnish.recipe.services import ServiceConfig, service_references
+from burnish.recipe.services import SERVICE, ServiceConfig, service_references
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.store.own_files import read_whole
 from burnish.rollout.worker import BlendedEnvironment
@@ -59,14 +59,16 @@ def recorded_setup(folder: Path, outward: bool = False, trust: bool = False, plu
     registered, and files that lie elsewhere. plugins: files that whoever replays it loads anyway.
 
     Raises ValueError when `config.json` is missing or no config, or names code that lies in the folder, or code, an address, a secret or
-    a file that it may not.
+    a file that it may not, or a service that it does not describe.
     """
     config, home = config_as_recorded(folder), folder.resolve()
     for field, place in _code(config):
-        if "\0" not in place and Path(place).resolve().is_relative_to(home):
+        if (leads := resolved(Path(place))) is not None and leads.is_relative_to(home):
             raise ValueError(f"{folder}: {field} names {place}, which lies in the run folder itself; code that came with a run is not run")
-    opened = {option for option, allowed in (("--outward", outward), ("--trust", trust)) if allowed}
     used = _used(config)
+    if unknown := sorted(used - config.services.keys()):
+        raise ValueError(f"{folder}: arguments of environments name {SERVICE + unknown[0]!r:.80}, which no table describes")
+    opened = {option for option, allowed in (("--outward", outward), ("--trust", trust)) if allowed}
     played = (one for one in texts_of(config) if _plays(one, used))
     _refuse(str(folder), with_files(played, home), home, plugins, opened, "--outward")
     blend = next((table.blend for table in config.tables if isinstance(table, RFTPhaseConfig)), ())

@@ -5,6 +5,7 @@ Everything after it (plan, pipeline, cluster, demo, a loop of one's own) reads t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ class ResolvedRun:
             ),
             rollout=self.rollout,
             engine=self.engine,
-            plugins=tuple(str(Path(plugin).resolve()) for plugin in self.plugins),
+            plugins=tuple(os.path.realpath(plugin) for plugin in self.plugins),
             modules=(_absolute(self.environment.module),) if self.environment.module else (),
             seed=seed,
             blended=(
@@ -183,7 +184,7 @@ class ResolvedRun:
 
 def _absolute(module: str) -> str:
     """A module's name as it is, the path of a `.py` file in full: workers may start elsewhere."""
-    return str(Path(module).resolve()) if module.endswith(".py") else module
+    return os.path.realpath(module) if module.endswith(".py") else module
 
 
 def resolve(config: RunConfig, *, planning: bool = False) -> ResolvedRun:

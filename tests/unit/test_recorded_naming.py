@@ -303,3 +303,32 @@ def test_a_text_that_no_path_can_be_is_none(run: Path, text: str, monkeypatch: p
     if text.isprintable():
         (run / "recipe.toml").write_text(BASE + f"environment_args = {{ instructions = {json.dumps(text)} }}\n")
         load_recipe(run / "recipe.toml", (), (), False)
+
+
+WORLDS = ("burnish.envs.builtin.nope.x", "burnish.envs.builtin.arithmetic.x", "burnish.envs.builtin.nope:f", "burnish.envs.builtin.a.b:f")
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"environment_args": {"k": "PLACE/ring"}}, None),
+        ({"environment_args": {"k": "PLACE/ring/x.py:f"}}, "names 'PLACE/ring/x.py:f', code"),
+        ({"plugins": ["PLACE/ring.py"]}, "names 'PLACE/ring.py', code"),
+        ({"environment_args": {"t": "service:s"}, "services": {"s": {"tools": "PLACE/ring.py"}}}, "names 'PLACE/ring.py', code"),
+        ({"environment_args": {"t": "service:s"}, "services": {"s": {"address": "h:1", "tls": {"ca": "PLACE/ring"}}}}, "names an address"),
+        ({"environment_args": {"tools": "service:f"}}, "'service:f', which no table describes"),
+        ({"environment_args": {"k": [{"deep": "service:"}]}}, "'service:', which no table describes"),
+        *(({"environment_args": {"k": text}}, "code" if ":" in text else None) for text in WORLDS),
+        *(({"plugins": [text]}, "code") for text in WORLDS),
+    ],
+)
+def test_what_a_run_folder_names_and_is_not_there_is_said_in_one_line(run: Path, parts: dict[str, Any], said: str | None) -> None:
+    for name in ("ring", "ring.py"):
+        (run / name).symlink_to(name)
+    config = {"name": "r", "model": "m", "environment": "burnish/Arithmetic-v0", **parts}
+    (run / "config.json").write_text(json.dumps(config).replace("PLACE", "runs/r"))
+    if said is None:
+        recorded_setup(run)
+        return
+    with pytest.raises(ValueError, match=said.replace("PLACE", "runs/r")):
+        recorded_setup(run)
