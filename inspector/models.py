@@ -43,7 +43,7 @@ def models_of(run: str, path: Path) -> list[ModelLine]:
     try:
         check_run(path)
         records = list_checkpoints(path) if (path / JOURNAL).is_file() else []
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return [ModelLine(run, "", problem=str(error))]
     return [_line(run, path, record) for record in reversed(records)]
 
@@ -51,7 +51,7 @@ def models_of(run: str, path: Path) -> list[ModelLine]:
 def _line(run: str, path: Path, record: CheckpointRecord) -> ModelLine:
     try:
         manifest = own_manifest(record.model(path))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return ModelLine(run, record.name, problem=str(error))
     measured = dict(sorted({**(manifest.metrics if manifest else {}), **record.metrics}.items()))
     known = ModelLine(run, record.name, metrics=measured, refused=record.not_promoted, written=record.created_at)

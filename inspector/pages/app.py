@@ -108,6 +108,8 @@ def _guarded(site: Site, page: Page) -> Callable[[Request], Awaitable[Response]]
             return site.show("gone", 410, what=str(error.args[0]))  # at a 404 Ray's dashboard would answer instead
         except ValueError as error:
             return site.show("gone", 400, what=str(error))
+        except OSError as error:  # of a file that is another user's, or is gone meanwhile
+            return site.show("gone", 400, what=f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
     return call
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,11 +12,14 @@ from ..runs import check_run
 
 LIVE_S = 90.0
 """A run that wrote something so lately, and has no report yet, counts as under way."""
+LAST_S = 253_402_300_799
+"""The last second that has a date: a file's time may be any."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run in the list. changed: when it last wrote, Unix seconds. live: whether it seems to go on."""
+    """A run in the list. name: what its folder is called, as UTF-8. changed: when it last wrote, Unix seconds. live: whether it seems to
+    go on."""
 
     name: str
     path: Path
@@ -34,14 +38,15 @@ class RunLine:
     @property
     def written(self) -> str:
         """Example: "2026-01-01 12:00 UTC"."""
-        return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return datetime.fromtimestamp(min(max(self.changed, 0.0), LAST_S), UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def list_runs(root: Path) -> list[RunLine]:
-    """The runs in a folder, or the one that it is, the latest first. Links are left out: they may lead anywhere."""
+    """The runs in a folder, or the one that it is, the latest first. Links are left out: they may lead anywhere. So is what
+    cannot be looked at: another user's, or what is gone meanwhile."""
     folders = [root] if _is_run(root) else sorted(root.iterdir()) if root.is_dir() else []
     found = [_line(folder) for folder in folders if not folder.is_symlink() and _is_run(folder)]
-    return sorted(found, key=lambda one: -one.changed)
+    return sorted((one for one in found if one is not None), key=lambda one: -one.changed)
 
 
 def find_run(root: Path, name: str) -> RunLine:
@@ -54,11 +59,14 @@ def find_run(root: Path, name: str) -> RunLine:
 
 
 def _is_run(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ("config.json", "seeds.json"))
+    return all(os.path.isfile(folder / name) for name in ("config.json", "seeds.json"))
 
 
-def _line(folder: Path) -> RunLine:
+def _line(folder: Path) -> RunLine | None:
     written = [folder / name for name in ("metrics.jsonl", "evaluations.jsonl", "episodes", "config.json")]
-    changed = max(file.stat().st_mtime for file in written if file.exists())
-    live = time.time() - changed < LIVE_S and not (folder / "report.html").is_file()
-    return RunLine(folder.resolve().name, folder, changed, live)
+    try:
+        changed = max(os.stat(file).st_mtime for file in written if os.path.exists(file))
+    except (OSError, ValueError):  # it is gone since it was found
+        return None
+    live = time.time() - changed < LIVE_S and not os.path.isfile(folder / "report.html")
+    return RunLine(os.fsencode(folder.resolve().name).decode(errors="replace"), folder, changed, live)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -23,7 +27,7 @@ from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Traject
 from burnish.inspector.pages import dashboard
 from burnish.inspector.pages.access import WithKey
 from burnish.inspector.pages.app import ASSETS, pages
-from burnish.inspector.pages.runs import RunLine
+from burnish.inspector.pages.runs import RunLine, list_runs
 from burnish.inspector.pages.tokens import shown_tokens
 from burnish.inspector.pages.views import branching_of
 from burnish.rollout.store.episodes import EpisodeStore
@@ -188,6 +192,49 @@ def test_a_run_whose_file_leads_outside_is_refused(root: Path, client: TestClien
 def test_one_run_folder_is_served_as_well(root: Path) -> None:
     with TestClient(pages(root / "nano-20260101-000000")) as client:
         assert client.get(NAME).status_code == 200
+
+
+def not_for_this_user(monkeypatch: pytest.MonkeyPatch, hidden: Path) -> None:
+    """Have the system refuse what lies in a folder, or a file, as it does where that is another user's."""
+
+    def refusing(call: Any) -> Any:
+        def called(path: Any, *more: Any, **options: Any) -> Any:
+            if isinstance(path, str | os.PathLike) and Path(os.fspath(path)).is_relative_to(hidden) and Path(os.fspath(path)) != folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *more, **options)
+
+        return called
+
+    folder = hidden if hidden.is_dir() else None
+    for name in ("stat", "lstat", "open", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+
+
+@pytest.mark.parametrize("hidden", ["", "config.json", "metrics.jsonl", "checkpoints.jsonl"])
+def test_another_users_run_takes_no_page_but_its_own(root: Path, hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(root / "nano-20260101-000000", root / "other")
+    (root / "other" / "checkpoints.jsonl").write_text("")
+    not_for_this_user(monkeypatch, root / "other" / hidden)
+    with TestClient(pages(root), raise_server_exceptions=False) as client:
+        front = client.get("/rollouts")
+        assert front.status_code == 200 and NAME in front.text
+        assert [client.get(page).status_code for page in (NAME, EPISODE, "/rollouts/-/models")] == [200] * 3
+        other = client.get("/rollouts/other")
+        assert other.status_code in (400, 410) and "Not here" in other.text
+
+
+def test_a_run_whose_name_is_no_text_and_one_of_the_far_future_are_shown(root: Path) -> None:
+    (root / "nano-20260101-000000").rename(os.fsdecode(os.fsencode(root) + b"/bad\xff"))
+    for line in list_runs(root):
+        assert (line.name, replace(line, changed=1e15).written[:4], replace(line, changed=-1e15).written[:4]) == (
+            "bad\ufffd",
+            "9999",
+            "1970",
+        )
+    with TestClient(pages(root)) as client:
+        assert "bad\ufffd" in client.get("/rollouts").text
+        found = [client.get(f"/rollouts/bad%EF%BF%BD{page}") for page in ("", "/episodes")]
+        assert [one.status_code for one in found] == [200, 400] and "cannot be read as stored episodes" in found[1].text  # by DuckDB
 
 
 # ------------------------------------------------------------------------------------------------------------------ whom it answers
