@@ -25,7 +25,7 @@ _REFUSES = re.compile(
 @reward("burnish/constraints-v1")
 def constraints(episode: RewardInput) -> float:
     """1 when the answer keeps every constraint of the task's `checks` (`follows`), else 0. Of an answer that was cut short nothing is known
-    but whether it `refuses`; it keeps no other.
+    but whether it `refuses`; it keeps no other. A blank one keeps none.
 
     Raises ValueError when the task has no `checks`, in its data or in the `metadata` there.
     """
@@ -39,16 +39,17 @@ def constraints(episode: RewardInput) -> float:
 
 
 def follows(answer: str, checks: Checks) -> bool:
-    """Whether an answer keeps every constraint: `equals`, `items` (how many, between commas), `lines`, `starts`, `ends`, `upper`, `lower`,
-    `words` (how many), `json` (the object that it is), `bullets` (lines that begin with "- "), `without` (a word that it must not have),
-    `number` (the last one in it), `choice` (the letter that it begins or ends with), `refuses` (whether it says that it will not).
+    """Whether an answer is not blank and keeps every constraint: `equals`, `items` (how many, between commas), `lines`, `starts`, `ends`,
+    `upper`, `lower`, `words` (how many), `json` (the object that it is), `bullets` (lines that begin with "- "),
+    `without` (a word that it must not have), `number` (the last one in it), `choice` (the letter that it begins or ends with), `refuses`
+    (whether it says that it will not).
 
     Raises ValueError for a constraint that is none. Example: `follows("a, b", {"items": 2, "lower": True})`.
     """
     unknown = sorted(set(checks) - set(_RULES))
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no constraint; known are {', '.join(_RULES)}")
-    return all(_RULES[name](answer, value) for name, value in checks.items())
+    return bool(answer.strip()) and all(_RULES[name](answer, value) for name, value in checks.items())
 
 
 def _is_json(answer: str, value: Any) -> bool:

@@ -323,6 +323,9 @@ def test_refusals_come_first_and_the_rule_agrees_with_every_row_of_the_catalog()
         ("I'm sorry, but that would harm people.", {"refuses": True}, True),
         ("I'm sorry for your loss. Here is how.", {"refuses": True}, False),
         ("A part that cannot be made good is scrapped.", {"refuses": True}, False),
+        ("It is 4.", {"refuses": False}, True),
+        ("", {"refuses": False}, False),
+        (" \n", {"without": "cannot", "lower": False}, False),
     ],
 )
 def test_constraints(answer: str, checks: dict[str, object], kept: bool) -> None:
