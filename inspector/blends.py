@@ -92,8 +92,10 @@ def _environments(run: RecordedRun, phase: str, table: Mapping[str, Any]) -> Ite
         raise ValueError(f"{run.path / 'config.json'}: the blend of {phase} cannot be read: {error}") from error
     series = series_of(run.metrics, phase)
     sampled = dict(series.get("groups_sampled", []))
+    groups, had = sum(sampled.values()), dict[str, float]()
+    for name in asked if groups else ():
+        had[name] = sum(value * sampled.get(step, 0.0) for step, value in series.get(f"blend/{name}", [])) / groups
+    if groups:  # what the others left: a run may have recorded no share of its own where nothing else was sampled
+        had["own"] = max(0.0, 1 - sum(had.values()))
     for name, share in {"own": 1 - sum(asked.values()), **asked}.items():
-        points = series.get(f"blend/{name}", [])
-        groups = sum(sampled.values())
-        had = sum(value * sampled.get(step, 0.0) for step, value in points) / groups if groups else None
-        yield BlendRow(phase, name, "tasks", share, had, None)
+        yield BlendRow(phase, name, "tasks", share, had.get(name), None)

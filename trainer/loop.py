@@ -53,7 +53,8 @@ MAX_SKIPPED = 2
 
 
 class GroupedPhase(UpdatedPhase, Protocol):
-    """What a loop reads of a phase's table (`phases.rft.RFTPhaseConfig`). staleness: of the oldest token, in moves of the weights."""
+    """What a loop reads of a phase's table (`phases.rft.RFTPhaseConfig`). staleness: of the oldest token, in moves of the weights. blended:
+    names of the environments whose tasks are blended with the recipe's own."""
 
     @property
     def steps(self) -> int: ...
@@ -73,6 +74,8 @@ class GroupedPhase(UpdatedPhase, Protocol):
     def objective(self) -> ObjectiveConfig: ...
     @property
     def replay(self) -> object | None: ...
+    @property
+    def blended(self) -> Sequence[str]: ...
     @property
     def name(self) -> str: ...
 
@@ -184,7 +187,8 @@ class PolicyLoop:
             self._mask(one)
         progress.check_anything_came(collected.sampled, self.settings.limits, self._cause)
         sampled_s = time.perf_counter() - started
-        metrics = {**rollout_metrics(collected, phase.groups_per_step, self.settings.success), "rollout_seconds": sampled_s}
+        metrics = rollout_metrics(collected, phase.groups_per_step, self.settings.success, phase.blended)
+        metrics["rollout_seconds"] = sampled_s
         if self._owes_weights:
             metrics |= self._hand_out()
         if self._issues_ahead:

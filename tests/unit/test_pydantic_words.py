@@ -89,6 +89,16 @@ def test_the_blends_of_a_report_are_those_of_named_phases_and_of_replay_too(tmp_
     ]
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_steps_in_which_nothing_else_was_sampled_count_for_the_own_environment(tmp_path: Path, recorded: bool) -> None:
+    config = {"rft": {"blend": [{"name": "tools", "environment": "a/b-v0", "percent": 2.5}]}}
+    quiet = {"groups_sampled": 8.0, **({"blend/own": 1.0, "blend/tools": 0.0} if recorded else {})}
+    rows = [quiet, quiet, {"groups_sampled": 8.0, "blend/own": 0.875, "blend/tools": 0.125}, quiet, quiet]
+    metrics = tuple(MetricRow("rft", step, float(step), row) for step, row in enumerate(rows, 1))
+    own, tools = blend_rows(RecordedRun(tmp_path, config, {}, {}, metrics, (), ()))
+    assert (own.source, own.samples) == ("own", pytest.approx(0.975)) and (tools.source, tools.samples) == ("tools", pytest.approx(0.025))
+
+
 @pytest.mark.parametrize("blend", [5, {"a": 1}, [1], "x", [{"percent": None}], [{"percent": "x"}], [{"percent": 10**400}]])
 @pytest.mark.parametrize("phases", [False, True])
 def test_a_blend_of_a_config_that_is_none_is_said_with_its_file(tmp_path: Path, blend: object, phases: bool) -> None:

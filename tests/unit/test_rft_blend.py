@@ -69,12 +69,16 @@ def test_each_task_is_played_by_its_environment_and_only_its_own_reward_counts_t
     for group in groups:
         totals[group.task.environment] += [episode.reward.total for episode in group.episodes if episode.reward]
     assert set(totals[""]) <= {0.0, -1.0} and set(totals["sums"]) <= {0.0, 1.0}
-    metrics = rollout_metrics(Collected(tuple(groups[:4]), tuple(groups)), 8, "env")
+    metrics = rollout_metrics(Collected(tuple(groups[:4]), tuple(groups)), 8, "env", ["sums"])
     assert metrics["blend/sums"] == 0.25 and metrics["blend/own"] == 0.75
     assert metrics["blend_reward/sums"] == pytest.approx(sum(totals["sums"]) / len(totals["sums"])) and metrics["episodes"] == 32
     assert metrics["rewarded"] == len(totals[""]) == 24, "success and reward are of the recipe's own environment, and so is their n"
     assert metrics["reward_mean"] == pytest.approx(sum(totals[""]) / len(totals[""])) == metrics["blend_reward/own"]
     assert metrics["blend_trained/own"] + metrics["blend_trained/sums"] == 1.0
+    alone = tuple(groups[:3])
+    quiet = rollout_metrics(Collected(alone, alone), 3, "env", ["sums"])
+    assert (quiet["blend/own"], quiet["blend_trained/own"], quiet["blend/sums"], quiet["blend_trained/sums"]) == (1.0, 1.0, 0.0, 0.0)
+    assert quiet["blend_reward/own"] == quiet["reward_mean"] and "blend_reward/sums" not in quiet
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,11 @@ class RFTPhaseConfig(PhaseConfig):
         """How the tasks of several environments follow each other, None where there is one."""
         return Blend(_shares(self.blend)) if self.blend else None
 
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """Names of the environments whose tasks are blended with the recipe's own."""
+        return tuple(one.called for one in self.blend)
+
 
 def _shares(blended: Sequence[BlendedConfig]) -> dict[str, Fraction]:
     others = {one.called: share_of(one.percent) / 100 for one in blended}

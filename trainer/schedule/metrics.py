@@ -26,13 +26,15 @@ class Collected:
         return [episode for group in self.sampled for episode in group.episodes]
 
 
-def rollout_metrics(collected: Collected, groups_per_step: int, success: str) -> dict[str, float]:
+def rollout_metrics(collected: Collected, groups_per_step: int, success: str, blended: Sequence[str] = ()) -> dict[str, float]:
     """What a step's episodes amount to: means over all rewarded episodes sampled in the recipe's own environment, trained on or not.
 
-    Of every environment that is blended with it, `blend/NAME` is the share of the groups sampled, `blend_trained/NAME` of those trained on,
-    and `blend_reward/NAME` the mean reward. An episode that lacks a part which others have has 0 of it, as in an evaluation
-    (`evaluation.statistics.summarize`); success, too. `rewarded` is the number of episodes that those means are over; `episodes` and
-    `failed` count all. `failed/KIND` counts the failures of a kind.
+    blended: names of the environments that are blended with it. Of each of them and of "own", `blend/NAME` is the share of the groups
+    sampled, `blend_trained/NAME` of those trained on, 0 in a step that has none of it, and `blend_reward/NAME` the mean reward.
+
+    An episode that lacks a part which others have has 0 of it, as in an evaluation (`evaluation.statistics.summarize`); success, too.
+    `rewarded` is the number of episodes that those means are over; `episodes` and `failed` count all. `failed/KIND` counts the failures of
+    a kind.
     """
     rewarded = [episode for episode in collected.episodes if episode.reward is not None]
     failures = Counter(str(episode.outcome.kind) for episode in collected.episodes if isinstance(episode.outcome, Failure))
@@ -45,7 +47,7 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
         **{f"dropped/{reason}": float(count) for reason, count in sorted(collected.dropped.items())},
         **{f"failed/{kind}": float(count) for kind, count in sorted(failures.items())},
     }
-    metrics |= _blended(collected)
+    metrics |= _blended(collected, blended)
     rewarded = [episode for episode in rewarded if not episode.task.environment]
     if not rewarded:
         return metrics
@@ -68,16 +70,16 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str) ->
     return metrics
 
 
-def _blended(collected: Collected) -> dict[str, float]:
+def _blended(collected: Collected, blended: Sequence[str]) -> dict[str, float]:
     """Of each environment that plays tasks beside the recipe's own, and of that as "own"."""
-    names = sorted({group.task.environment for group in collected.sampled if group.task.environment})
+    names = sorted(blended)
     metrics: dict[str, float] = {}
     for name in [*names, *([""] if names else [])]:
         sampled, trained = (
             [group for group in groups if group.task.environment == name] for groups in (collected.sampled, collected.groups)
         )
         totals = [episode.reward.total for group in sampled for episode in group.episodes if episode.reward is not None]
-        metrics[f"blend/{name or OWN}"] = len(sampled) / len(collected.sampled)
+        metrics[f"blend/{name or OWN}"] = len(sampled) / max(1, len(collected.sampled))
         metrics[f"blend_trained/{name or OWN}"] = len(trained) / max(1, len(collected.groups))
         if totals:
             metrics[f"blend_reward/{name or OWN}"] = float(np.mean(totals))
