@@ -161,8 +161,7 @@ class PolicyLoop:
         learner's weights if a step has left that to the next."""
         if self.admission.under_way:
             self.fleet.stop()
-        self.progress.ledger.give_up(self.progress.open, "surplus")
-        self.progress.open.clear()
+        self.progress.give_up()
         self._go_on_from(self.progress)
         if self._owes_weights:
             self.sync()

@@ -9,6 +9,7 @@ from burnish.inspector.runs import read_metrics
 from burnish.rollout.store.records import read_evaluations, read_roll_backs
 from burnish.run.alarms import GuardStop, RollBack
 from burnish.run.display import say
+from burnish.run.folder import RunFolder
 from burnish.run.under_way import Run
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune
@@ -76,6 +77,16 @@ def _with_roll_backs(run: Run, done: CheckpointRecord | None, phases: Phases, we
             resume(run, done)
 
 
+def _with_other_tasks(progress: PolicyProgress, folder: RunFolder) -> PolicyProgress:
+    """The progress with what the run has gone back from behind it: no task that had been taken by then is played again, nor what a
+    checkpoint from before has open. One that was saved since is further on, for no step goes without other tasks."""
+    beyond = max((one.position for one in read_roll_backs(folder.roll_backs_file)), default=-1)
+    if progress.position <= beyond:
+        progress.give_up()
+        progress.position = beyond
+    return progress
+
+
 def resume(run: Run, done: CheckpointRecord | None) -> None:
     """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
     session, folder, order = run.session, run.folder, [phase.name for phase in run.recipe.phases]
@@ -84,7 +95,7 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
     if done is None:
         if session.learner.version != 0:  # no checkpoint holds the weights that it has moved from
             session.restart_learner()
-        session.loop.progress = PolicyProgress()
+        session.loop.progress = _with_other_tasks(PolicyProgress(), folder)
         folder.rewind(order, "base")
     else:
         state = done.trainer_state(folder.path)
@@ -92,11 +103,10 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
         if position.get("tasks") != run.tasks_digest:
             raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
         session.learner.restore_from_path(state / "learner")
-        session.loop.progress, run.remembered = PolicyProgress.from_row(position), position.get("guards")
+        session.loop.progress = _with_other_tasks(PolicyProgress.from_row(position), folder)
+        run.remembered = position.get("guards")
         folder.rewind(order, done.phase, done.step)
         prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
-    beyond = (one.position for one in read_roll_backs(folder.roll_backs_file))
-    session.loop.progress.position = max((session.loop.progress.position, *beyond))
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
     # Of the phase that goes on, an evaluation of fewer steps is one of an older policy, whose phase was given more steps since.

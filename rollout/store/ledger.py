@@ -13,9 +13,9 @@ from .records import LedgerRow
 
 DropReason = Literal["zero_variance", "too_few", "failed_member", "surplus", "no_tokens", "non_finite", "cut_short", "stale"]
 """Why an episode did not train: all rewards of its group were equal; fewer than two of its group were rewarded, or fewer than a
-group reward compares; a member of its group failed and the recipe drops such groups; its phase ended before it was trained; its policy
-ran out of time before it had said anything in any of them; the update that it was part of was not finite; a limit cut it short and the
-recipe masks such episodes; or the weights have moved too often since it was sampled."""
+group reward compares; a member of its group failed and the recipe drops such groups; its phase ended before it was trained, or a guard sent
+the run back to where it was open; its policy ran out of time before it had said anything in any of them; the update that it was part of was
+not finite; a limit cut it short and the recipe masks such episodes; or the weights have moved too often since it was sampled."""
 
 
 class LedgerError(AssertionError):

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from burnish.envs.types import Episode, Message, Reward, Task
+from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task
 from burnish.recipe.limits import LimitsConfig
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
@@ -25,6 +25,7 @@ from burnish.rollout.store.records import (
     EvaluationResult,
     JsonLines,
     Mode,
+    RollBackRow,
     read_alarms,
     read_evaluations,
     read_json_lines,
@@ -37,7 +38,7 @@ from burnish.run.under_way import Run
 from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
-from burnish.trainer.schedule.progress import PolicyProgress
+from burnish.trainer.schedule.progress import Issued, PolicyProgress
 from burnish.trainer.watch.guards import Alarm, GuardsConfig
 
 pytestmark = pytest.mark.unit
@@ -270,6 +271,29 @@ def test_a_run_that_is_killed_after_it_went_back_goes_on_with_other_tasks_and_co
     with pytest.raises(GuardStop, match="the run went back 2 times already"):
         gone_through(tmp_path, again, resumed=True)
     assert [row.step for row in read_alarms(alarms)] == [13, 14, 23], "what was done again is not in the file twice"
+
+
+@pytest.mark.parametrize("went_back_at", [None, 11, 14, 22])
+def test_what_a_checkpoint_has_open_is_not_played_again_after_the_run_went_back(tmp_path: Path, went_back_at: int | None) -> None:
+    """With 14 tasks taken, 8 of them trained; the run went back from there, from further on, or has been before."""
+    progress = PolicyProgress(step=4, position=14, open={f"train-{i}": Issued(i, 3) for i in range(8, 14)})
+    for i in range(14):
+        progress.ledger.issue(f"train-{i}", 2)
+    progress.ledger.settle(
+        EpisodeGroup(task, tuple(Episode(task, sample, (), (), Reward(1.0)) for sample in range(2)))
+        for task in (Task(f"train-{i}", i) for i in range(8))
+    )
+    saved(tmp_path, 4, progress)
+    with EpisodeStore(tmp_path / "episodes", "r") as store:
+        run = run_of(tmp_path, 20, store, lambda mode: result(mode, 0.0))
+        if went_back_at is not None:
+            run.folder.log_roll_back(RollBackRow(phase="rft", step=8, guards=("drift",), position=went_back_at))
+        resume(run, latest(tmp_path))
+    resumed, again = run.session.loop.progress, went_back_at is None or went_back_at < 14
+    assert resumed.position == (14 if again else went_back_at)
+    assert list(resumed.open) == ([f"train-{i}" for i in range(8, 14)] if again else [])
+    resumed.ledger.check(in_flight=12 if again else 0)
+    assert resumed.ledger.dropped == ({} if again else {"surplus": 12})
 
 
 def test_a_run_that_is_killed_on_its_way_back_knows_that_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,11 @@ class PolicyProgress:
         self.ledger = Ledger()
         self.step = self.idle = self.sequences = 0
 
+    def give_up(self) -> None:
+        """Drop what is open as surplus: nobody will train it."""
+        self.ledger.give_up(self.open, "surplus")
+        self.open.clear()
+
     def moved(self, version: int, staleness: int) -> None:
         """The weights are at `version` now. staleness: how many moves ago a token may have been sampled."""
         self.moves += 1
