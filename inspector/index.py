@@ -34,7 +34,8 @@ from .postings import PART, WordsPart, pack
 
 FOLDER = ".index"
 """Where it lies in a store. Readers of Parquet folders pass over names that begin with a dot."""
-VERSION = 2
+VERSION = 3
+"""Of what a segment holds: one of another is made again."""
 FULL = 16_384
 """Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
 WORDS_AT_ONCE = 32 << 20
@@ -51,7 +52,7 @@ ROOM = 1 << 24
 """Episodes that a segment may have: an episode's number is its segment's times this, and its place."""
 
 SUMMARY = (
-    "phase, step, split, mode, episode, task, sample, engine, reward, failure, culprit, truncation, labels, sampled_tokens, "
+    "phase, step, split, mode, episode, task, environment, sample, engine, reward, failure, culprit, truncation, labels, sampled_tokens, "
     "context_tokens, seconds, oldest_version, newest_version, len(turns)::INTEGER AS turns, "
     "list_sum(advantages) / nullif(sampled_tokens, 0) AS advantage"
 )

@@ -155,15 +155,16 @@ class Library:
         return [_read(row, "messages", list, dict) if row else None for row in read]
 
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
-        """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval.
+        """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval. Tasks of
+        environments that are blended with the recipe's own are not in it, as they are not in the metric `reward_mean`.
 
         The attempts at one task are one observation: they are alike.
         """
         parts = self._parts(Wanted({"phase": phase, "split": "train"}))
         if not parts:
             return []
-        chosen = [part.selected("step, task, reward") for part in parts]
-        told = f"abs(reward) <= {LARGEST_REWARD}"  # and so neither null nor NaN
+        chosen = [part.selected("step, task, reward, environment") for part in parts]
+        told = f"environment = '' AND abs(reward) <= {LARGEST_REWARD}"  # and so neither null nor NaN
         rewarded = " UNION ALL ".join(question for question, _ in chosen)
         each = f"SELECT step, task, avg(reward) AS worth FROM ({rewarded}) WHERE {told} GROUP BY step, task"
         question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each}) GROUP BY step ORDER BY step"

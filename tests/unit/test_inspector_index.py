@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Message, Reward, ToolCall
 from burnish.inspector import index
 from burnish.inspector.database import Database, DatabaseLimits
-from burnish.inspector.index import FOLDER, LONGEST_WORD, build_segment, coverage
+from burnish.inspector.index import FOLDER, LONGEST_WORD, VERSION, build_segment, coverage
 from burnish.inspector.library import EXACT, ORDERS, Library, Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.app import pages
@@ -207,9 +208,9 @@ def test_an_index_of_nonsense_is_made_again(tmp_path: Path, db: Database) -> Non
         "[]",
         '{"version": 1}',
         '{"version": 0, "files": {}, "episodes": 1, "failure": [], "truncation": [], "words": []}',
-        '{"version": 2, "files": {}, "episodes": 1, "failure": [], "truncation": [], "words": []}',
-        '{"version": 2, "files": {}, "episodes": 0, "failure": [], "truncation": [], "words": [0]}',
-        '{"version": 2, "files": {}, "episodes": 70000, "failure": [], "truncation": [], "words": [70000]}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": []}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 0, "failure": [], "truncation": [], "words": [0]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 70000, "failure": [], "truncation": [], "words": [70000]}}',
     ):
         folder = tmp_path / FOLDER / "000007"
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +219,30 @@ def test_an_index_of_nonsense_is_made_again(tmp_path: Path, db: Database) -> Non
         assert build_segment(tmp_path, db)
         assert not folder.exists() and Library(tmp_path, db).count(Wanted(text="plain")) == 2
         shutil.rmtree(tmp_path / FOLDER)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_the_reward_of_a_step_is_of_the_own_environment(tmp_path: Path, db: Database, indexed: bool) -> None:
+    own = [episode(number, 0, Reward(0.2)) for number in range(9)]
+    sums = [episode(number, 0, Reward(1.0)) for number in range(9, 12)]
+    stored(tmp_path, *own, *(replace(one, task=replace(one.task, environment="sums")) for one in sums), moment=step(1))
+    if indexed:
+        assert build_segment(tmp_path, db)
+    ((at, mean, low, high),) = Library(tmp_path, db).rewards("rft")
+    assert at == 1 and (mean, low, high) == pytest.approx((0.2, 0.2, 0.2))
+    assert {row["environment"] for row in Library(tmp_path, db).listed(Wanted())} == {"", "sums"}
+
+
+def test_an_index_of_an_earlier_version_is_made_again(tmp_path: Path, db: Database) -> None:
+    put(tmp_path, 1)
+    assert build_segment(tmp_path, db)
+    record = tmp_path / FOLDER / "000001" / "segment.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": VERSION - 1}))
+    index._read_segment.cache_clear()
+    index._rested.cache_clear()
+    assert coverage(tmp_path).segments == () and Library(tmp_path, db).count(Wanted()) == 2
+    assert build_segment(tmp_path, db) and not build_segment(tmp_path, db)
+    assert json.loads(record.read_text())["version"] == VERSION
 
 
 def test_where_no_index_can_be_written_the_pages_say_so_and_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
