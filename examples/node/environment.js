@@ -21,7 +21,8 @@ class Guess {
 
   step(text) {
     this.used += 1
-    const said = Number(text.match(/-?\d+/g)?.at(-1)) // NaN when there is no number, which is a wasted guess
+    const numbers = text.match(/-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?/g)
+    const said = Number(numbers?.at(-1).replaceAll(',', '')) // 7.0 is 7; NaN when there is no number, which is a wasted guess
     const found = said === this.number
     const over = found || this.used === this.guesses
     const hint = Number.isNaN(said) ? 'Answer with a whole number.' : said < this.number ? 'Higher.' : 'Lower.'

@@ -83,7 +83,7 @@ def test_the_environment_plays_by_its_rules(start_node: StartNode) -> None:
         low, high, guess, over, rewards, number = 1, 100, 0, False, 0.0, info["data"]["number"]
         while not over:
             guess = (low + high) // 2
-            messages, reward, over, truncated, info = env.step(f"Is it {guess}?")
+            messages, reward, over, truncated, info = env.step(f"Is it {guess}.0?")
             assert not truncated, "halving finds one of a hundred within seven guesses"
             rewards += reward
             if not over:

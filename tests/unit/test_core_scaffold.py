@@ -6,16 +6,19 @@ import ast
 import json
 import tomllib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.cli.scaffold import Component, Kind, parse_name, render
+from burnish.envs.builtin.arithmetic import Arithmetic
 from burnish.envs.contract import is_gymnasium_id
 from burnish.envs.registry import ID_PATTERN
+from burnish.envs.types import Message, Task
 from burnish.recipe.load import load_config
+from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.unit
 
@@ -130,6 +133,23 @@ def test_the_entry_point_names_what_the_module_defines(kind: Kind) -> None:
     assert (id, module) == (component.id, component.module)
     defined = {node.name for node in ast.parse(files[f"src/{component.package}/{kind}.py"]).body if hasattr(node, "name")}
     assert attribute in defined
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [("7", True), ("07", True), ("It is 7.0.", True), ("7.5", False), ("-7", False), ("1,007", False), ("7 or 8", False), ("Seven", False)],
+)
+def test_what_is_written_reads_numbers_as_the_first_environment_does(said: str, right: bool) -> None:
+    arithmetic = Arithmetic()
+    arithmetic._answer = 7
+    assert arithmetic.step(said)[1] == right
+    answered = RewardInput("t/0", Task("t", 0), (Message("user", "What is 3 + 4?"), Message("assistant", said)), 0.0, data={"answer": 7})
+    named: dict[Kind, str] = {"reward": "score", "verifier": "judge"}
+    for kind, called in named.items():
+        component, names = Component(kind, "scaffold-numbers", "answer"), dict[str, Any]()
+        exec(render(component)[f"src/{component.package}/{kind}.py"], names)
+        judged = names[called] if kind == "reward" else names[called].function
+        assert judged(answered).value == right, kind
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tools"])
