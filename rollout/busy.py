@@ -24,9 +24,7 @@ class Busy:
     elapsed: float = 0.0
 
     def since(self, earlier: Busy) -> Busy:
-        """What came to an earlier reading; all of this one where the worker was started anew in between."""
-        if self.elapsed < earlier.elapsed:
-            return self
+        """What came to an earlier reading of the same meter."""
         return Busy(
             self.engine - earlier.engine,
             self.environment - earlier.environment,

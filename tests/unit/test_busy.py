@@ -18,8 +18,8 @@ class Clock:
         return self.now
 
 
-def receipt(engine: str, busy: Busy) -> SyncReceipt:
-    return SyncReceipt(engine, 1, 1, 1, 0.0, 0.0, busy)
+def receipt(engine: str, busy: Busy, life: str = "first") -> SyncReceipt:
+    return SyncReceipt(engine, 1, 1, 1, 0.0, 0.0, busy, life=life)
 
 
 def test_calls_that_overlap_count_once_and_one_that_is_under_way_counts_until_now() -> None:
@@ -52,12 +52,22 @@ def test_busy_and_idle_seconds_of_a_step_are_what_came_since_the_last_hand_out()
         "busy/rewards_seconds": 0.0, "idle/rewards_seconds": 20.0, "busy/learner_seconds": 4.0, "idle/learner_seconds": 6.0,
     }  # fmt: skip
     assert shares(found) == {"engine": 0.45, "environment": 0.15, "rewards": 0.0, "learner": 0.4}
-    clock.now = 12.0  # the engine was started anew: all it counted since then
-    assert account.handed_out([receipt("a", Busy(1, 0, 0, 2)), receipt("b", Busy(4, 1, 0, 102))], step=2)["busy/engine_seconds"] == 3.0
-    assert account.total["busy/engine_seconds"] == 12.0
-    assert account.handed_out([receipt("a", Busy(2, 0, 0, 900)), receipt("b", Busy(4, 1, 0, 999))], step=9) == {}, (
+    clock.now = 12.0
+    found = account.handed_out([receipt("a", Busy(17, 11, 9, 102)), receipt("b", Busy(4, 1, 0, 102))], step=2)
+    assert (found["busy/engine_seconds"], account.total["busy/engine_seconds"]) == (3.0, 12.0)
+    assert account.handed_out([receipt("a", Busy(18, 0, 0, 900)), receipt("b", Busy(4, 1, 0, 999))], step=9) == {}, (
         "what lay between is none"
     )
+
+
+@pytest.mark.parametrize("elapsed", [20, 125])
+def test_an_engine_that_was_started_anew_counts_from_its_beginning_however_old_it_is(elapsed: int) -> None:
+    account = Account(Clock())
+    account.handed_out([receipt("a", Busy(95, 3, 0, 100))], step=0)
+    found = account.handed_out([receipt("a", Busy(15, 1, 0, elapsed), life="second")], step=1)
+    assert (found["busy/engine_seconds"], found["idle/engine_seconds"]) == (15, elapsed - 15)
+    found = account.handed_out([receipt("a", Busy(19, 1, 0, elapsed + 5), life="second")], step=2)
+    assert (found["busy/engine_seconds"], found["idle/engine_seconds"]) == (4, 1)
 
 
 @pytest.mark.parametrize(

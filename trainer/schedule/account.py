@@ -23,7 +23,7 @@ class Account:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.total: dict[str, float] = {}
         self._clock = clock
-        self._read: dict[str, Busy] = {}
+        self._read: dict[str, tuple[str, Busy]] = {}  # by engine: of which life, and how much
         self._since, self._learner, self._step = clock(), 0.0, -2
 
     @contextmanager
@@ -42,8 +42,9 @@ class Account:
         """
         now, rows = self._clock(), dict.fromkeys((f"{state}/{part}_seconds" for state in ("busy", "idle") for part in PARTS), 0.0)
         for receipt in receipts:
-            spent = receipt.busy.since(self._read.get(receipt.engine, Busy()))
-            self._read[receipt.engine] = receipt.busy
+            life, last = self._read.get(receipt.engine, ("", Busy()))
+            spent = receipt.busy.since(last) if life == receipt.life else receipt.busy  # of a new process, all that it counted
+            self._read[receipt.engine] = receipt.life, receipt.busy
             for part, busy in (("engine", spent.engine), ("environment", spent.environment), ("rewards", spent.rewards)):
                 rows[f"busy/{part}_seconds"] += busy
                 rows[f"idle/{part}_seconds"] += spent.elapsed - busy
