@@ -16,9 +16,9 @@ from burnish.hosting.process import ServiceProcess
 from burnish.recipe.checks import REMOTE_ENVIRONMENT
 from burnish.recipe.placement import Placement, cluster_problem
 from burnish.recipe.resolve import ResolvedRun
-from burnish.recipe.services import SERVICE, ServiceConfig, service_references, with_addresses
+from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
-from burnish.rpc.address import RAY
+from burnish.rpc.address import RAY, SERVICE, service_references, with_addresses
 from burnish.rpc.local_ray import start_local_ray
 from burnish.rpc.signals import keep_sigterm
 

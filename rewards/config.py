@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..envs.registry import ID_PATTERN
+from ..rpc.address import SERVICE
 from .terms import Normalize, Term
 
 
@@ -92,4 +93,4 @@ def default_name(use: str | None, verifier_id: str | None, verifier: str | None)
         match = ID_PATTERN.match(id)
         return match["name"].replace(".", "-") if match else ""
     verifier = verifier or ""
-    return verifier.removeprefix("service:") if verifier.startswith("service:") else ""
+    return verifier.removeprefix(SERVICE) if verifier.startswith(SERVICE) else ""

@@ -10,12 +10,16 @@ ray:verdicts                                  the replicas that `burnish deploy-
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from .security import ClientSecurity, is_loopback
 
 RAY = "ray:"
+SERVICE = "service:"
+"""`service:NAME` in the environment_args and verifiers of a recipe stands for the address of its service of that name."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*)|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]")
@@ -89,6 +93,29 @@ def is_literal(place: str) -> bool:
     """Whether a `host:port` says by itself where it is. Example: true of "127.0.0.1:1", "[::1]:1" and "localhost:1"."""
     host = place.rpartition(":")[0]
     return host == "localhost" or host.startswith("[") or host.replace(".", "").isdigit()
+
+
+def service_references(value: Any) -> Iterator[str]:
+    """The names in every `service:NAME` string inside plain data."""
+    if isinstance(value, str) and value.startswith(SERVICE):
+        yield value.removeprefix(SERVICE)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from service_references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from service_references(item)
+
+
+def with_addresses(value: Any, addresses: Mapping[str, str]) -> Any:
+    """Plain data with every `service:NAME` replaced by that service's address."""
+    if isinstance(value, str):
+        return addresses[value.removeprefix(SERVICE)] if value.startswith(SERVICE) else value
+    if isinstance(value, Mapping):
+        return {key: with_addresses(item, addresses) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_addresses(item, addresses) for item in value]
+    return value
 
 
 def _check_host_port(place: str) -> None:

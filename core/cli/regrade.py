@@ -121,7 +121,7 @@ def _rubric(
     from burnish.cluster import services_of
     from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
-    from burnish.recipe.services import service_references, with_addresses
+    from burnish.rpc.address import service_references, with_addresses
 
     run = resolve(load_recipe(recipe, (), plugins, trust, run_folder))
     for name in run.plugins:

@@ -12,8 +12,7 @@ from burnish.envs.registry import did_you_mean
 from burnish.envs.row_files import is_there
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import DEVICES
-from burnish.recipe.services import SERVICE, service_references
-from burnish.rpc.address import RAY
+from burnish.rpc.address import RAY, SERVICE, service_references
 from burnish.rpc.urls import is_called_secret, secrets_in
 from burnish.trainer.data.config import SupervisedRows
 from burnish.trainer.phases.registry import KINDS

@@ -15,8 +15,9 @@ from burnish.envs.named import import_module, load_environment, load_function
 from burnish.envs.registry import Registry, did_you_mean, load_plugin, look_here
 from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
-from burnish.recipe.services import ServiceConfig, service_references
+from burnish.recipe.services import ServiceConfig
 from burnish.rewards.plugin import REWARDS, RewardPlugin, check_params, find_plugin
+from burnish.rpc.address import service_references
 from burnish.trainer.data.config import SupervisedRows
 from burnish.trainer.data.sources import sources_of
 from burnish.trainer.objectives.registry import find_advantage, find_loss

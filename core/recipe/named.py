@@ -24,9 +24,8 @@ from burnish.envs.printable import printable
 from burnish.envs.registry import ID_PATTERN
 from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
-from burnish.recipe.services import SERVICE
 from burnish.rewards.aws.handlers import HandlerSettings
-from burnish.rpc.address import RAY, check_address
+from burnish.rpc.address import RAY, SERVICE, check_address
 
 CODE: Final = "code"
 ADDRESS: Final = "an address"

@@ -25,10 +25,11 @@ from burnish.recipe.named import CODE, OUTSIDE, Text, is_given, meaning_of, reso
 from burnish.recipe.overrides import parse_override, position
 from burnish.recipe.platforms import PLATFORMS
 from burnish.recipe.resolve import EnvironmentSpec, environment_of
-from burnish.recipe.services import SERVICE, ServiceConfig, service_references
+from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.store.own_files import read_whole
 from burnish.rollout.worker import BlendedEnvironment
+from burnish.rpc.address import SERVICE, service_references
 from burnish.rpc.urls import shown_value
 from burnish.trainer.phases.rft import RFTPhaseConfig
 

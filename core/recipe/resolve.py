@@ -19,12 +19,13 @@ from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.load import config_data, config_from_record
 from burnish.recipe.placement import SHARE_FOR_VLLM, Placement, machine_problems, placement_of
 from burnish.recipe.platforms import Platform
-from burnish.recipe.services import ServiceConfig, with_addresses
+from burnish.recipe.services import ServiceConfig
 from burnish.recipe.tracking import TrackingConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
+from burnish.rpc.address import with_addresses
 from burnish.trainer.data.config import SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig

@@ -1,18 +1,14 @@
-"""What a recipe says about services, and how the rest of it refers to them."""
+"""What a recipe says about services; `rpc.address` has how the rest of it refers to them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from burnish.rpc.address import Endpoint
 from burnish.rpc.security import ClientSecurity
-
-SERVICE = "service:"
-"""`service:NAME` in environment_args and verifiers stands for the address of the service of that name."""
 
 _MODULE = r"([^\s:]+|\S[^:\n]*\.py)"
 """A module's name, or the path of a `.py` file, which may hold spaces."""
@@ -110,26 +106,3 @@ class ServiceConfig(BaseModel):
         files = self.tls.model_dump() if self.tls is not None else {}
         security = ClientSecurity(**files, tls=self.tls is not None, token_env=self.token_env, token_file=self.token_file).absolute()
         return str(dataclasses.replace(Endpoint.parse(self.address), security=security))
-
-
-def service_references(value: Any) -> Iterator[str]:
-    """The names in every `service:NAME` string inside plain data."""
-    if isinstance(value, str) and value.startswith(SERVICE):
-        yield value.removeprefix(SERVICE)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from service_references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from service_references(item)
-
-
-def with_addresses(value: Any, addresses: Mapping[str, str]) -> Any:
-    """Plain data with every `service:NAME` replaced by that service's address."""
-    if isinstance(value, str):
-        return addresses[value.removeprefix(SERVICE)] if value.startswith(SERVICE) else value
-    if isinstance(value, Mapping):
-        return {key: with_addresses(item, addresses) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [with_addresses(item, addresses) for item in value]
-    return value

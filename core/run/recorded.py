@@ -13,8 +13,8 @@ from burnish.envs.named import import_module
 from burnish.envs.registry import load_plugin
 from burnish.inspector.replay import Player
 from burnish.recipe.recorded import recorded_setup
-from burnish.recipe.services import service_references, with_addresses
 from burnish.rewards.calling.threads import Daemons
+from burnish.rpc.address import service_references, with_addresses
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...envs.pydantic_words import first_error
 from ...rewards.config import RewardConfig
+from ...rpc.address import SERVICE
 
 
 class JudgeTable(BaseModel):
@@ -37,7 +38,7 @@ class JudgeTable(BaseModel):
 
     @model_validator(mode="after")
     def _names_one(self) -> JudgeTable:
-        if self.verifier is not None and self.verifier.startswith("service:"):
+        if self.verifier is not None and self.verifier.startswith(SERVICE):
             raise ValueError('verifier: services are of recipes; give the "host:port" of one that runs')
         if self.plugins and self.use is None:
             raise ValueError("plugins has no effect without use: what they bring are rewards")

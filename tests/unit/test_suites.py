@@ -17,6 +17,7 @@ from tests.unit.one_step import make_policy
 
 from burnish.envs.types import Message, Task
 from burnish.rewards.builtin.constraints import constraints, follows
+from burnish.rewards.config import RewardConfig
 from burnish.rewards.plugin import REWARDS, reward
 from burnish.rewards.types import RewardInput
 from burnish.rollout.engine.base import GenerateRequest
@@ -363,7 +364,11 @@ def suite_file(folder: Path, text: str) -> Path:
         ('texts = "manual.txt"\nchance = 0.2', "chance has no effect beside texts"),
         ('rows = "rows.jsonl"\nreward = "a/b-v1"\nseeds = [0, 9]', "seeds have no effect beside rows"),
         ('rows = "rows.jsonl"\nreward = "a/b-v1"\nchance = 1.0', "chance is the share"),
-        ('rows = "rows.jsonl"\n[[rewards]]\nverifier = "service:x"', "a service of a recipe"),
+        ('rows = "rows.jsonl"\n[[rewards]]\nverifier = "service:x"', "rewards: service:x is a service of a recipe; give the host:port"),
+        (
+            'environment = "burnish/Remote-v0"\nenvironment_args = {address = "service:x"}',
+            "environment_args: service:x is a service",
+        ),
         ('rows = "rows.jsonl"\ngrader = "x"', "grader: unknown key"),
         ("rows = ", "Invalid value"),
     ],
@@ -386,6 +391,19 @@ def test_suites_are_found_by_id_and_file_and_once_each(tmp_path: Path) -> None:
         find_suite("choices")
     made = register_suite(Suite("tests/registered-v1", "Two.", tasks=two_tasks))
     assert find_suite("tests/registered-v1") is made
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rewards": (RewardConfig(verifier="service:verdicts"),)}, "rewards: service:verdicts is a service of a recipe"),
+        ({"environment_args": {"env": {"tools": ["service:shop"]}}}, "environment_args: service:shop is a service of a recipe"),
+    ],
+)
+def test_a_suite_of_a_plug_in_names_no_service_of_a_recipe(given: dict[str, Any], said: str) -> None:
+    """It is measured in runs of every recipe, and without one."""
+    with pytest.raises(ValueError, match=f"suite tests/served-v1: {said}; give the host:port"):
+        Suite("tests/served-v1", "Two.", tasks=two_tasks, **given)
 
 
 def two_tasks(count: int) -> list[Task]:

@@ -78,9 +78,6 @@ class SuiteFile(BaseModel):
             raise ValueError('rows are judged by a reward; write reward = "namespace/name-v1" or [[rewards]]')
         if len(self.scorers) > 1 and self.success is None:
             raise ValueError("several rewards judge; say by success which part is an item's score")
-        served = [one.verifier for one in self.scorers if (one.verifier or "").startswith("service:")]
-        if served:
-            raise ValueError(f"rewards: {served[0]} is a service of a recipe; give the host:port of a verifier that runs")
         return self
 
     @property

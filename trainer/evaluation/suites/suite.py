@@ -16,6 +16,7 @@ from ....envs.registry import Registry, check_id
 from ....envs.types import Task
 from ....rewards.config import RewardConfig
 from ....rollout.worker import BlendedEnvironment
+from ....rpc.address import SERVICE, service_references
 from ...data.forms import Document
 
 SINGLE_TURN = "burnish/SingleTurn-v0"
@@ -62,6 +63,10 @@ class Suite:
         for name in ("items", "max_turns", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"suite {self.id}: {name} must be at least 1, not {getattr(self, name)}")
+        given = {"environment_args": self.environment_args, "rewards": [one.verifier for one in self.rewards]}
+        named = [f"{where}: {SERVICE}{name}" for where, value in given.items() for name in service_references(value)]
+        if named:
+            raise ValueError(f"suite {self.id}: {named[0]} is a service of a recipe; give the host:port of one that runs")
 
     @property
     def kind(self) -> SuiteKind:
