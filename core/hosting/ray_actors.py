@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -27,6 +27,7 @@ from burnish.rpc.server import Server, ServerOptions
 
 START_S = 120.0
 LOAD_S = 5.0
+LOOK_S = 0.1  # for an answer that is there already
 STOP_S = 15.0  # longer than a server's own drain
 POLL_S = 1.0
 SHOWN = 1000  # characters of what Ray says of an error
@@ -91,11 +92,21 @@ class ReplicaActor:
         return await self._server.stop()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Starting:
+    """A replica on its way up: its actor, the address to come, and until when it may take, on the monotonic clock."""
+
+    actor: Any
+    address: Any
+    deadline: float
+
+
 class RayReplicaPool:
     """Replicas as Ray actors; the `ReplicaPool` of a `ServiceReplicas`."""
 
     def __init__(self, options: DeployOptions) -> None:
         self._options = options
+        self._starting: _Starting | None = None
         self._actors: dict[str, Any] = {}
         self._loads: dict[str, int] = {}
         self._published: list[str] = []
@@ -107,27 +118,37 @@ class RayReplicaPool:
         except ray.exceptions.RayError as error:
             raise ValueError(f"the directory of {options.name!r} did not start on this cluster: {_in_one_line(error)}") from error
 
-    def start(self) -> str:
+    def start(self) -> str | None:
+        one = self._starting = self._starting or self._begin()
+        try:
+            address = str(ray.get(one.address, timeout=LOOK_S))
+        except ray.exceptions.GetTimeoutError as error:
+            if time.monotonic() < one.deadline:
+                return None
+            self.abandon()
+            cpus = f"{self._options.cpus:g} CPUs"
+            raise ValueError(f"a replica did not start within {START_S:g} s; has the cluster {cpus} to spare for it (--cpus)?") from error
+        except ray.exceptions.RayTaskError as error:
+            self.abandon()
+            raise ValueError(f"a replica did not start: {error.cause}") from error
+        except ray.exceptions.RayError as error:  # its process died, its node was lost, or it had no room anywhere
+            self.abandon()
+            raise ValueError(f"a replica did not start: {_in_one_line(error)}") from error
+        self._starting, self._actors[address] = None, one.actor
+        return address
+
+    def _begin(self) -> _Starting:
         options = self._options
         if ray.available_resources().get("CPU", 0.0) < options.cpus:
             raise ValueError(f"the cluster has no {options.cpus:g} CPUs free for another replica (--cpus)")
         actor = ray.remote(ReplicaActor).options(num_cpus=options.cpus, max_restarts=0).remote()
         server = ServerOptions(host=_host(options), security=options.security)
-        try:
-            address = str(ray.get(actor.start.remote(os.getcwd(), options, server), timeout=START_S))
-        except ray.exceptions.GetTimeoutError as error:
-            ray.kill(actor)
-            raise ValueError(
-                f"a replica did not start within {START_S:g} s; has the cluster {options.cpus:g} CPUs to spare for it (--cpus)?"
-            ) from error
-        except ray.exceptions.RayTaskError as error:
-            ray.kill(actor)
-            raise ValueError(f"a replica did not start: {error.cause}") from error
-        except ray.exceptions.RayError as error:  # its process died, its node was lost, or it had no room anywhere
-            ray.kill(actor)
-            raise ValueError(f"a replica did not start: {_in_one_line(error)}") from error
-        self._actors[address] = actor
-        return address
+        return _Starting(actor, actor.start.remote(os.getcwd(), options, server), time.monotonic() + START_S)
+
+    def abandon(self) -> None:
+        if self._starting is not None:
+            ray.kill(self._starting.actor)
+        self._starting = None
 
     def loads(self) -> dict[str, int | None]:
         asked = {address: actor.load.remote() for address, actor in self._actors.items()}
@@ -136,19 +157,22 @@ class RayReplicaPool:
 
     def _load(self, address: str, answer: Any) -> int | None:
         try:
-            self._loads[address] = int(ray.get(answer, timeout=0.1))
+            self._loads[address] = int(ray.get(answer, timeout=LOOK_S))
         except ray.exceptions.GetTimeoutError:
             pass  # alive and busy: as it was
         except ray.exceptions.RayError:
             return None
         return self._loads.get(address, 0)
 
-    def stop(self, address: str) -> None:
-        actor = self._actors.pop(address)
-        self._loads.pop(address, None)
-        with contextlib.suppress(ray.exceptions.RayError):  # it is gone, or does not end in time: killed either way
-            ray.get(actor.stop.remote(), timeout=STOP_S)
-        ray.kill(actor)
+    def stop(self, addresses: Sequence[str]) -> None:
+        actors = [self._actors.pop(address) for address in addresses]
+        for address in addresses:
+            self._loads.pop(address, None)
+        ended = [actor.stop.remote() for actor in actors]
+        if ended:
+            ray.wait(ended, num_returns=len(ended), timeout=STOP_S)  # those that are gone, or do not end in time: killed either way
+        for actor in actors:
+            ray.kill(actor)
 
     def publish(self, addresses: list[str]) -> None:
         self._published = list(addresses)
@@ -180,7 +204,10 @@ def deploy(options: DeployOptions, say: Callable[[str], None] = print) -> None:
         pool = RayReplicaPool(options)
         deployment = ServiceReplicas(pool, options.scale, lambda text: say(f"{options.name}: {text}"))
         try:
-            deployment.start()
+            while not deployment.start():
+                if pool.asked_to_stop():
+                    return
+                time.sleep(POLL_S / 2)
             say(json.dumps({"event": "ready", "address": f"ray:{options.name}", "replicas": deployment.addresses, "pid": os.getpid()}))
             sys.stdout.flush()
             while not pool.asked_to_stop():

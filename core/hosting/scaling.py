@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 MAX_LOST = 5  # rounds in a row in which replicas died, or attempts when none is left
 LEAVE_S = 3600.0  # longest that a replica on its way out keeps its sessions
-FULL_S = 30.0  # pause before another replica is tried where one did not start, for want of room or else
+FULL_S = 30.0  # pause after a replica did not start, for want of room or else, before another is tried
 SHORT_S = 5.0  # the same while there are fewer than the lowest number
 
 
@@ -59,18 +59,23 @@ class Scaler:
 
 
 class ReplicaPool(Protocol):
-    """Where replicas run. A replica is known by its address."""
+    """Where replicas run. A replica is known by its address. No call waits for one to start."""
 
-    def start(self) -> str:
-        """Start one, and return its address once it serves. Raises ValueError with its own message when it does not."""
+    def start(self) -> str | None:
+        """Have one start, or ask after the one that is starting: its address once it serves, None until then. Raises ValueError with its
+        own message when it does not come up; the next call is about another."""
+        ...
+
+    def abandon(self) -> None:
+        """Give up the one that is starting, if any."""
         ...
 
     def loads(self) -> dict[str, int | None]:
         """Items in flight and sessions open, of each; None for one that is gone."""
         ...
 
-    def stop(self, address: str) -> None:
-        """Let one finish what it has, and end it. Harmless when it is gone."""
+    def stop(self, addresses: Sequence[str]) -> None:
+        """Let these finish what they have, all at a time, and end them. Harmless for those that are gone."""
         ...
 
     def publish(self, addresses: list[str]) -> None:
@@ -81,81 +86,109 @@ class ReplicaPool(Protocol):
 
 
 class ServiceReplicas:
-    """The replicas of one service. Call `step` about once a second, and `stop` at the end."""
+    """The replicas of one service, which start one at a time. Call `start` until it is true, `step` about once a second, and `stop` at the
+    end.
 
-    def __init__(self, pool: ReplicaPool, scale: Scale, say: Callable[[str], None], leave_s: float = 3.0) -> None:
-        self._pool = pool
+    leave_s: how long clients take to see that a replica is no longer published. clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        pool: ReplicaPool,
+        scale: Scale,
+        say: Callable[[str], None],
+        leave_s: float = 3.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._clock = pool, clock
         self._scale = scale
         self._scaler = Scaler(scale)
         self._say = say
-        self._leave_s = leave_s  # how long clients take to see that a replica is no longer published
+        self._leave_s = leave_s
         self._leaving: dict[str, float] = {}
         self._lost = 0
+        self._is_starting = False
         self._full_until = -math.inf
         self.addresses: list[str] = []
 
-    def start(self) -> None:
-        """Bring up the lowest number of replicas. Raises ValueError when one does not start."""
-        while len(self.addresses) < self._scale.low:
-            self._add()
+    def start(self) -> bool:
+        """Go on to bring up the lowest number of replicas; whether they are up. Raises ValueError when one does not start."""
+        while len(self.addresses) < self._scale.low and self._add():
+            pass
+        return len(self.addresses) >= self._scale.low
 
-    def step(self, now: float | None = None) -> None:
+    def step(self) -> None:
         """Replace what is gone, and follow the load. Raises RuntimeError when replicas keep dying, ValueError when none is left and none
         starts."""
-        now = time.monotonic() if now is None else now
         loads = self._pool.loads()
         gone = [address for address in self.addresses if loads.get(address) is None]
         if gone:
             self._lost += 1
-            self._full_until = now  # there is room where it was
-        elif self.addresses:
+            self._full_until = -math.inf  # there is room where it was
+        elif self.addresses and not self._is_starting:  # which may be in place of one that died
             self._lost = 0
         if self._lost > MAX_LOST:
             raise RuntimeError(f"replicas died {self._lost} times in a row; their logs are in Ray's dashboard")
         for address in gone:
             self._say(f"replica {address} is gone; starting another")
             self.addresses.remove(address)
-            self._pool.stop(address)
         if gone:
             self._pool.publish(self.addresses)
-        wanted = self._scaler.wanted(sum(loads.get(address) or 0 for address in self.addresses), now)
-        self._grow(wanted, now)
+            self._pool.stop(gone)
+        wanted = self._scaler.wanted(sum(loads.get(address) or 0 for address in self.addresses), self._clock())
+        self._grow(wanted, loads)
         if len(self.addresses) > wanted:
             least = min(self.addresses, key=lambda address: loads.get(address) or 0)
             self.addresses.remove(least)
             self._pool.publish(self.addresses)
-            self._leaving[least] = now + self._leave_s
+            self._leaving[least] = self._clock() + self._leave_s
             self._say_how_many()
-        for address, at in list(self._leaving.items()):
-            if at <= now and (not loads.get(address) or now >= at + LEAVE_S):  # the sessions on it have ended
-                del self._leaving[address]
-                self._pool.stop(address)
+        self._end_those_that_left(loads)
 
-    def _grow(self, wanted: int, now: float) -> None:
-        while len(self.addresses) < wanted and now >= self._full_until:
-            if self._leaving:  # not gone yet
-                self.addresses.append(self._leaving.popitem()[0])
-                self._pool.publish(self.addresses)
-                self._say_how_many()
-                continue
-            try:
-                self._add()
-            except ValueError as error:
-                self._lost += not self.addresses
-                if self._lost > MAX_LOST:
-                    raise
-                self._full_until = now + (SHORT_S if len(self.addresses) < self._scale.low else FULL_S)
-                self._say(f"stays at {len(self.addresses)} of {wanted} replicas: {error}")
+    def _end_those_that_left(self, loads: Mapping[str, int | None]) -> None:
+        now = self._clock()
+        idle = [  # the sessions on them have ended
+            address for address, at in self._leaving.items() if at <= now and (not loads.get(address) or now >= at + LEAVE_S)
+        ]
+        for address in idle:
+            del self._leaving[address]
+        if idle:
+            self._pool.stop(idle)
+
+    def _grow(self, wanted: int, loads: Mapping[str, int | None]) -> None:
+        for address in reversed(list(self._leaving)):
+            if len(self.addresses) < wanted and loads.get(address) is not None:  # not gone yet
+                del self._leaving[address]
+                self._take(address)
+        try:
+            while self._is_starting or (len(self.addresses) < wanted and self._clock() >= self._full_until):
+                if not self._add():
+                    return
+        except ValueError as error:
+            self._lost += not self.addresses
+            if self._lost > MAX_LOST:
+                raise
+            self._full_until = self._clock() + (SHORT_S if len(self.addresses) < self._scale.low else FULL_S)
+            self._say(f"stays at {len(self.addresses)} of {max(wanted, len(self.addresses) + 1)} replicas: {error}")
 
     def stop(self) -> None:
         """End every replica, each finishing what it has."""
+        self._pool.abandon()
         self._pool.publish([])
-        for address in [*self.addresses, *self._leaving]:
-            self._pool.stop(address)
+        self._pool.stop([*self.addresses, *self._leaving])
         self.addresses, self._leaving = [], {}
 
-    def _add(self) -> None:
-        self.addresses.append(self._pool.start())
+    def _add(self) -> bool:
+        """Have another replica start, or ask after the one that is starting; whether it has come up. Raises ValueError when it does not."""
+        self._is_starting = False
+        address = self._pool.start()
+        self._is_starting = address is None
+        if address is not None:
+            self._take(address)
+        return address is not None
+
+    def _take(self, address: str) -> None:
+        self.addresses.append(address)
         self._pool.publish(self.addresses)
         self._say_how_many()
 

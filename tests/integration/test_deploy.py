@@ -126,12 +126,14 @@ def test_a_replica_whose_process_dies_while_it_starts_is_one_line(cluster: str, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dying.py").write_text(DYING)
     pool = RayReplicaPool(DeployOptions("verifier", "dying.py:dying", "dying", Scale(1, 2), cpus=0.5))
-    served = pool.start()
+    until(lambda: pool.start() is not None, "the first one")
+    served = list(pool.loads())
     (tmp_path / "dies").touch()
     with pytest.raises(ValueError, match="a replica did not start: ActorDiedError: "):
-        pool.start()
-    assert pool.loads() == {served: 0}
+        until(lambda: pool.start() is not None, "the second one's end")
+    assert pool.loads() == {served[0]: 0}
     pool.stop(served)
+    assert pool.loads() == {}
 
 
 def test_a_directory_that_is_lost_hears_of_the_replicas_again(cluster: str) -> None:
