@@ -15,7 +15,7 @@ from ..types import RewardInput
 
 Checks = Mapping[str, Any]
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
 _CHOICE = re.compile(r"^\W*([A-H])(?![A-Za-z])|\b([A-H])\W*$")
 _REFUSES = re.compile(
     r"\bI(?:['’]m| am| must)?\s+(?:can(?:no|['’])t|won['’]t|will not|unable|not able|sorry,? but|refuse|decline)\b", re.IGNORECASE
@@ -60,8 +60,8 @@ def _is_json(answer: str, value: Any) -> bool:
 
 
 def _is_number(answer: str, value: Any) -> bool:
-    numbers = _NUMBER.findall(answer.replace(",", ""))
-    return bool(numbers) and float(numbers[-1]) == float(value)
+    numbers = _NUMBER.findall(answer)
+    return bool(numbers) and float(numbers[-1].replace(",", "")) == float(value)
 
 
 def _is_choice(answer: str, letter: Any) -> bool:

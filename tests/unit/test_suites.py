@@ -314,6 +314,10 @@ def test_refusals_come_first_and_the_rule_agrees_with_every_row_of_the_catalog()
     ("answer", "checks", "kept"),
     [
         ("The answer is 1,042.", {"number": 1042}, True),
+        ("-1,234,567.5 in all", {"number": -1234567.5}, True),
+        ("3,4", {"number": 34}, False),
+        ("3,4", {"number": 4}, True),
+        ("1,2345", {"number": 12345}, False),
         ("3 + 4 = 7", {"number": 3}, False),
         ("B", {"choice": "B"}, True),
         ("(B) plum", {"choice": "B"}, True),
