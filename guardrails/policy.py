@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, ValidationError, model_validator
 
 from ..envs.pydantic_words import message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
@@ -69,8 +69,8 @@ class Category(BaseModel):
     kind: Literal["safety", "sensitive", "fairness", "security", "own"]
     action: Response
     where: tuple[Place, ...] = Field(default=("input", "output"), min_length=1)
-    always_on: bool = False
-    enabled: bool = True
+    always_on: StrictBool = False
+    enabled: StrictBool = True
     message: str = Field(default="", max_length=2000)
 
     @model_validator(mode="after")
@@ -116,7 +116,7 @@ class Pattern(Rule):
     """
 
     pattern: Text
-    ignore_case: bool = True
+    ignore_case: StrictBool = True
 
 
 class Pii(BaseModel):

@@ -166,7 +166,7 @@ def _complaint(what: str, detail: ErrorDetails) -> str:
 
 def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return TypeAdapter(hint).validate_python(value, strict=True if hint is bool else None)
     except ValidationError as error:
         said = message_of(error.errors()[0])
         raise ValueError(f"{what}, option {key!r}: {said}, not {shown_value(value, key)}") from None  # pydantic's error repeats the value

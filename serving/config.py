@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from ..envs.pydantic_words import first_error
 from ..guardrails.asks import MOST_ASKS
@@ -28,7 +28,7 @@ class FeedbackConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     folder: str = Field(min_length=1)
-    conversations: bool = False
+    conversations: StrictBool = False
     wait_hours: float = Field(default=24.0, gt=0)
     days: float = Field(default=30.0, gt=0)
     megabytes: int = Field(default=256, ge=LEAST_MEGABYTES)
@@ -61,7 +61,7 @@ class ServingConfig(BaseModel):
     keys_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
-    insecure: bool = False
+    insecure: StrictBool = False
     name: str | None = Field(default=None, min_length=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_context: int | None = Field(default=None, gt=0)
@@ -74,7 +74,7 @@ class ServingConfig(BaseModel):
     plugins: tuple[str, ...] = ()
     max_judge_calls: int = Field(default=MOST_ASKS, ge=1)
     audit_file: str = ""
-    audit_prompts: bool = False
+    audit_prompts: StrictBool = False
     feedback: FeedbackConfig | None = None
 
     @model_validator(mode="after")

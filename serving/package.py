@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StrictBool, ValidationError
 
 from ..envs.pydantic_words import first_error
 from ..envs.row_files import files_at
@@ -76,7 +76,7 @@ class GateResult(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["task", "retention", "guardrail"]
-    passed: bool
+    passed: StrictBool
     found: str
 
 

@@ -70,6 +70,7 @@ def changed(*path: str | int, to: Any) -> dict[str, Any]:
             changed("languages", to={"category": "rivals", "spoken": ["en", "dee"]}),
             "languages: the scripts of language 'dee' are not known; did you mean 'de'?",
         ),
+        (changed("categories", "weapons", "always_on", to="yes"), "categories.weapons.always_on: must be true or false, not 'yes'"),
         (changed("version", to=0), "version: must be greater than or equal to 1, not 0"),
     ],
 )

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 
 from burnish.cli.errors import report
 from burnish.cli.main import app
-from burnish.envs.pydantic_words import MOST_ERRORS, first_error
+from burnish.envs.pydantic_words import MOST_ERRORS, _models_in, first_error
+from burnish.guardrails.policy import Policy
 from burnish.inspector.blends import blend_rows
 from burnish.inspector.runs import MetricRow, RecordedRun
+from burnish.serving.config import ServingConfig
+from burnish.serving.deployment import Deployment
 
 pytestmark = pytest.mark.unit
 
@@ -105,3 +108,25 @@ def test_a_blend_of_a_config_that_is_none_is_said_with_its_file(tmp_path: Path, 
     config = {"phases": [{"kind": "rft", "blend": blend}]} if phases else {"rft": {"blend": blend}}
     with pytest.raises(ValueError, match=r"config\.json: the blend of rft cannot be read: "):
         blend_rows(RecordedRun(tmp_path, config, {}, {}, (), (), ()))
+
+
+def models_of(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """A class and those of the tables within its own."""
+    found = {model}
+    for field in model.model_fields.values():
+        for one in _models_in(field.annotation):
+            found |= models_of(one)
+    return found
+
+
+@pytest.mark.parametrize("root", [Policy, ServingConfig, Deployment])
+def test_what_people_write_as_true_or_false_is_that_and_no_word_or_number(root: type[BaseModel]) -> None:
+    asked = 0
+    for model in models_of(root):
+        for name in [name for name, field in model.model_fields.items() if field.annotation is bool]:
+            asked += 1
+            for value in (1, 0.0, "yes", "true"):
+                with pytest.raises(ValidationError) as caught:
+                    model.model_validate({name: value})
+                assert name in {detail["loc"][0] for detail in caught.value.errors() if detail["type"] != "missing"}, (model, name, value)
+    assert asked >= 3

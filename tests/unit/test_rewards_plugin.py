@@ -210,6 +210,15 @@ async def test_options_reach_the_function(plugin: Any) -> None:
     assert (await plugin(priced, params={"per_unit": 2}).score(episode(env_reward=0.25))).value == 0.5
 
 
+def test_an_option_that_is_a_boolean_takes_no_word_for_one(plugin: Any) -> None:
+    def strict(_: RewardInput, *, exact: bool = False) -> float:
+        return float(exact)
+
+    plugin(strict, params={"exact": True})
+    with pytest.raises(ValueError, match=r"option 'exact': must be true or false, not 'yes'"):
+        make_scorer("test/reward0-v1", params={"exact": "yes"})
+
+
 def test_options_are_checked_at_start(plugin: Any) -> None:
     def priced(_: RewardInput, *, per_unit: float) -> float:
         return per_unit
