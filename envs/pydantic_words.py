@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from .registry import did_you_mean
 
@@ -27,6 +28,8 @@ WORDS = {
 }
 MOST_ERRORS = 1000
 """Of one value that are looked at: pydantic makes a table of each, which a value that is all wrong has as many of as bytes."""
+MOST_LINES = 100
+"""Of one error that lists what is wrong."""
 _HOW_IT_TRIED = re.compile(r", (unable to (parse|interpret)|got a number with a fractional part).*\Z", re.DOTALL)
 
 
@@ -55,6 +58,18 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None) ->
     said = message_of(first) + (did_you_mean(str(first["loc"][-1]), list(owner.model_fields)) if owner else "")
     place = ".".join(str(part) for part in first["loc"])
     return f"{place}: {said}" if place else said
+
+
+def error_lines(error: ValidationError, line: Callable[[ErrorDetails], str]) -> list[str]:
+    """A line for each complaint; where more than `MOST_ERRORS` things are wrong, one with their number."""
+    return [first_error(error)] if error.error_count() > MOST_ERRORS else [line(detail) for detail in error.errors(include_url=False)]
+
+
+def few_lines(lines: Iterable[str]) -> str:
+    """Lines of an error, each once and at most `MOST_LINES` of them, the last of which then says how many more there are."""
+    kept = list(dict.fromkeys(lines))
+    more = len(kept) - MOST_LINES
+    return "\n".join([*kept[:MOST_LINES], *([f"and {more:,} problems more"] if more > 0 else [])])
 
 
 def model_at(model: type[BaseModel] | None, where: Location) -> type[BaseModel] | None:

@@ -14,13 +14,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from ..envs.pydantic_words import message_of
+from ..envs.pydantic_words import error_lines, few_lines, message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
 from ..envs.toml_text import read_toml
 from ..rpc.urls import shown_value
@@ -30,8 +30,6 @@ from .scripts import SCRIPTS_OF
 MAX_BYTES = 1_000_000
 MAX_COMPILED = 500_000
 """Instructions of RE2 that a policy's expressions may have together: a letter is one, and `\\pL{300}` a hundred thousand."""
-MOST_PROBLEMS = 100
-"""That are told of one policy."""
 UNTOLD = ("base_url", "address")
 """Fields whose value no error repeats: it may hold a password."""
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -310,9 +308,7 @@ def read_policy(data: dict[str, Any], source: str = "policy", to_run: bool = Tru
     try:
         policy = Policy.model_validate(data)
     except ValidationError as error:
-        told = [f"{source}: {line}" for line in islice(_problems(error), MOST_PROBLEMS)]
-        more = error.error_count() - len(told)
-        raise ValueError("\n".join([*told, *([f"{source}: and {more} problems more"] if more > 0 else [])])) from None
+        raise ValueError(few_lines(f"{source}: {line}" for line in error_lines(error, _problem))) from None
     if to_run:
         _check_expressions(policy, source)
     return policy
@@ -341,25 +337,22 @@ def _check_expressions(policy: Policy, source: str) -> None:
 def options_problem(error: ValidationError, policy: Policy, use: DetectorUse) -> str:
     """What is wrong with the options of a detector, on one line."""
     place = f"detectors.{policy.detectors.index(use)}.args" if use in policy.detectors else f"{use.name}.args"
-    return f"{policy.source}: " + "; ".join(f"{place}.{line}" for line in _problems(error))
+    return f"{policy.source}: " + few_lines(f"{place}.{line}" for line in error_lines(error, _problem)).replace("\n", "; ")
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors(include_url=False):
-        where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
-        if detail["type"] == "extra_forbidden":
-            keys = _keys_beside(detail["loc"])
-            yield f"{where}: unknown key{did_you_mean(str(detail['loc'][-1]), keys)}"
-        elif detail["type"] == "value_error":
-            yield f"{where}: {detail['ctx']['error']}" if where else str(detail["ctx"]["error"])
-        elif detail["type"] == "missing":
-            yield f"{where}: is required"
-        elif where.endswith("api_key_env"):
-            yield f"{where}: must be the name of an environment variable, not the key"
-        elif where.rpartition(".")[2] in UNTOLD:
-            yield f"{where}: {message_of(detail)}"
-        else:
-            yield f"{where}: {message_of(detail)}, not {shown_value(detail['input'], *detail['loc'])}"
+def _problem(detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown key{did_you_mean(str(detail['loc'][-1]), _keys_beside(detail['loc']))}"
+    if detail["type"] == "value_error":
+        return f"{where}: {detail['ctx']['error']}" if where else str(detail["ctx"]["error"])
+    if detail["type"] == "missing":
+        return f"{where}: is required"
+    if where.endswith("api_key_env"):
+        return f"{where}: must be the name of an environment variable, not the key"
+    if where.rpartition(".")[2] in UNTOLD:
+        return f"{where}: {message_of(detail)}"
+    return f"{where}: {message_of(detail)}, not {shown_value(detail['input'], *detail['loc'])}"
 
 
 _TABLES: dict[str, type[BaseModel]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -17,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from ..envs.callables import hints_of, written
-from ..envs.pydantic_words import message_of
+from ..envs.pydantic_words import error_lines, few_lines, message_of
 from ..envs.registry import did_you_mean
 from ..rpc.urls import shown_value
 
@@ -152,7 +153,7 @@ def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) ->
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise ValueError("\n".join(_complaint(what, detail) for detail in error.errors(include_url=False))) from None
+        raise ValueError(few_lines(error_lines(error, partial(_complaint, what)))) from None
 
 
 def _complaint(what: str, detail: ErrorDetails) -> str:

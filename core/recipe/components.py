@@ -12,6 +12,7 @@ from typing import Any
 
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module, load_environment, load_function
+from burnish.envs.pydantic_words import few_lines
 from burnish.envs.registry import Registry, did_you_mean, load_plugin, look_here
 from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
@@ -45,7 +46,7 @@ def check_components(run: ResolvedRun) -> None:
     for check in (_environment, _rewards, _objective, _tasks, _generators, _catalogs, _suites, _services, _trackers):
         problems += check(run)
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError(few_lines(problems))
 
 
 def _environment(run: ResolvedRun) -> Iterator[str]:

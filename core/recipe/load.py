@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from burnish.envs.pydantic_words import inner_model, is_model, kinds_of
+from burnish.envs.pydantic_words import few_lines, inner_model, is_model, kinds_of
 from burnish.envs.registry import did_you_mean
 from burnish.envs.toml_text import parse_toml
 from burnish.recipe import machine
@@ -65,7 +65,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
         override.apply(data, source)
     problems = [RecipeSource(source, early).name(line) for line in overlay_problems(data)]
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError(few_lines(problems))
     asked = data.get("platform", "auto")
     platform = _platform(asked)
     here = laid_over(data, platform)
@@ -76,7 +76,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
         override.apply(here, source)
     secrets = dict.fromkeys([*secret_problems(data), *secret_problems(here)])
     if secrets:
-        raise ValueError("\n".join(f"{source}: {line}" for line in secrets))
+        raise ValueError(few_lines(f"{source}: {line}" for line in secrets))
     origin = RecipeSource(source, overrides, data.get(platform, {}), platform, written)
     config, problems = _config(here, origin)
     for other in PLATFORMS:
@@ -85,7 +85,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     if config is not None and not problems:
         problems = [origin.name(line) for line in (*cross_problems(config), *file_problems(config))]
     if problems or config is None:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+        raise ValueError(few_lines(problems))
     return config
 
 
@@ -112,7 +112,7 @@ def config_as_recorded(folder: Path) -> RunConfig:
         raise ValueError(f"{folder} is not a run folder (it has no config.json); give a folder under runs/")
     config, problems = _config(_read(file), RecipeSource(str(file)))
     if config is None:
-        raise ValueError("\n".join(problems))
+        raise ValueError(few_lines(problems))
     return config
 
 

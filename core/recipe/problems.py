@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from burnish.envs.pydantic_words import Location, kinds_of, message_of, model_at
+from burnish.envs.pydantic_words import MOST_ERRORS, Location, first_error, kinds_of, message_of, model_at
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.overrides import Override, kind_of, position
 from burnish.rpc.urls import shown_value
@@ -82,7 +82,10 @@ class RecipeSource:
 
 
 def problem_lines(error: ValidationError, model: type[BaseModel], source: RecipeSource) -> list[str]:
-    """One line per problem: `recipe.toml: dotted.field: what is wrong`, named as `RecipeSource.name` does."""
+    """One line per problem: `recipe.toml: dotted.field: what is wrong`, named as `RecipeSource.name` does. Where more than `MOST_ERRORS`
+    things are wrong, one with their number."""
+    if error.error_count() > MOST_ERRORS:
+        return [f"{source.file}: {first_error(error)}"]
     lines: list[str] = []
     for detail in error.errors(include_url=False):
         where = tuple(part for part in detail["loc"] if part != "[key]")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from burnish.envs.pydantic_words import few_lines
 from burnish.envs.registry import load_plugin
 from burnish.recipe import machine
 from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
@@ -202,7 +203,7 @@ def resolve(config: RunConfig, *, planning: bool = False) -> ResolvedRun:
     placement = placement_of(config, here)
     problems = [*cross_problems(config), *(() if planning else machine_problems(placement, here))]
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError(few_lines(problems))
     return ResolvedRun(
         name=config.name,
         model=config.model,

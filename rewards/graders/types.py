@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from ...envs.pydantic_words import message_of
+from ...envs.pydantic_words import error_lines, few_lines, message_of
 from ...envs.registry import did_you_mean
 from ...rpc.urls import shown_value
 from ..types import in_full
@@ -230,7 +231,7 @@ def read_grader(data: Mapping[str, Any], source: str = "grader") -> AnyGrader:
         text = json.dumps(data, allow_nan=False)
         grader: AnyGrader = _ADAPTER.validate_json(text)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{source}: {line}" for line in _problems(error))) from None
+        raise ValueError(few_lines(f"{source}: {line}" for line in error_lines(error, _problem))) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON: {error}") from None
     return grader
@@ -254,13 +255,12 @@ def load_grader(file: Path) -> AnyGrader:
     return read_grader(inner, str(file))
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors(include_url=False):
-        where = ".".join(str(part) for part in detail["loc"] if part not in _TAGS)
-        message = message_of(detail)
-        if detail["type"] not in ("value_error", "missing", "union_tag_not_found"):
-            message += f" (got {shown_value(detail['input'], *detail['loc'])})"
-        yield f"{where}: {message}" if where else message
+def _problem(detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"] if part not in _TAGS)
+    message = message_of(detail)
+    if detail["type"] not in ("value_error", "missing", "union_tag_not_found"):
+        message += f" (got {shown_value(detail['input'], *detail['loc'])})"
+    return f"{where}: {message}" if where else message
 
 
 _TAGS = ("string_check", "text_similarity", "score_model", "label_model", "python", "multi")

@@ -311,13 +311,6 @@ def test_which_policy_it_is_needs_no_expression_compiled(tmp_path: Path, monkeyp
     assert load_policy(file, to_run=False).id == known
 
 
-def test_of_many_problems_a_hundred_are_told() -> None:
-    with pytest.raises(ValueError) as told:
-        read_policy(tables() | {f"key{i}": 1 for i in range(150)})
-    lines = str(told.value).splitlines()
-    assert len(lines) == 101 and lines[-1] == "policy: and 50 problems more"
-
-
 @pytest.mark.parametrize(
     ("args", "line"),
     [

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-from tests.unit.guard_policy import TOML
+from tests.unit.guard_policy import TOML, tables
 from typer.testing import CliRunner
 
 from burnish.cli.errors import report
 from burnish.cli.main import app
 from burnish.envs.pydantic_words import MOST_ERRORS, _models_in, first_error
-from burnish.guardrails.policy import Policy
+from burnish.guardrails.policy import Policy, read_policy
 from burnish.inspector.blends import blend_rows
 from burnish.inspector.runs import MetricRow, RecordedRun
+from burnish.recipe.load import config_from_data
+from burnish.rewards.graders.types import read_grader
 from burnish.serving.config import ServingConfig
 from burnish.serving.deployment import Deployment
 
@@ -40,6 +44,28 @@ def test_of_a_value_that_is_all_wrong_only_the_number_is_said() -> None:
     with pytest.raises(ValidationError) as caught:
         Strict.model_validate({f"k{i}": 1 for i in range(MOST_ERRORS + 1)})
     assert first_error(caught.value, Strict) == "1,001 things in it are wrong"
+
+
+RECIPE = {"name": "r", "model": "m", "environment": "burnish/Arithmetic-v0"}
+GRADER = {"type": "string_check", "name": "g", "input": "a", "reference": "a", "operation": "eq"}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda wrong: config_from_data(RECIPE | wrong),
+        lambda wrong: read_grader(GRADER | wrong),
+        lambda wrong: read_policy(tables() | wrong),
+    ],
+    ids=["recipe", "grader", "policy"],
+)
+def test_of_many_problems_a_hundred_are_told_and_of_very_many_their_number(read: Callable[[dict[str, Any]], object]) -> None:
+    with pytest.raises(ValueError) as caught:
+        read({f"key{i}": 1 for i in range(150)})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 101 and ": key99: " in lines[99] and lines[100] == "and 50 problems more"
+    with pytest.raises(ValueError, match=r"^\w+: 1,001 things in it are wrong$"):
+        read({f"key{i}": 1 for i in range(MOST_ERRORS + 1)})
 
 
 @pytest.mark.parametrize(("steps", "said"), [(0, "steps: needs at least one"), ("x", "steps: must be an integer")])
