@@ -43,14 +43,14 @@ class Meter:
         self._clock, self._made = clock, clock()
         self._calls: dict[Part, int] = {"engine": 0, "environment": 0, "rewards": 0}
         self.ended = 0
-        self._began: dict[Part, float] = {}
-        self._seconds: dict[Part, float] = dict.fromkeys(self._calls, 0.0)
+        # Seconds until the last call ended, and since when one is under way: in one, since another thread may read in the middle of an end.
+        self._spent: dict[Part, tuple[float, float | None]] = dict.fromkeys(self._calls, (0.0, None))
 
     @contextmanager
     def running(self, part: Part) -> Iterator[None]:
         """A call of a part is under way."""
         if self._calls[part] == 0:
-            self._began[part] = self._clock()
+            self._spent[part] = self._spent[part][0], self._clock()
         self._calls[part] += 1
         try:
             yield
@@ -58,7 +58,9 @@ class Meter:
             self._calls[part] -= 1
             self.ended += 1
             if self._calls[part] == 0:
-                self._seconds[part] += self._clock() - self._began.pop(part)
+                seconds, began = self._spent[part]
+                assert began is not None
+                self._spent[part] = seconds + self._clock() - began, None
 
     @property
     def under_way(self) -> dict[Part, int]:
@@ -67,6 +69,6 @@ class Meter:
 
     def read(self) -> Busy:
         """From the beginning until now, from any thread."""
-        now, began = self._clock(), dict(self._began)
-        seconds = {part: self._seconds[part] + (now - began[part] if part in began else 0.0) for part in self._calls}
-        return Busy(seconds["engine"], seconds["environment"], seconds["rewards"], now - self._made)
+        now, spent = self._clock(), dict(self._spent)
+        busy = {part: seconds + (max(0.0, now - began) if began is not None else 0.0) for part, (seconds, began) in spent.items()}
+        return Busy(busy["engine"], busy["environment"], busy["rewards"], now - self._made)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from burnish.rollout.busy import Busy, Meter
@@ -37,6 +42,31 @@ def test_calls_that_overlap_count_once_and_one_that_is_under_way_counts_until_no
         clock.now = 12.0
         raise RuntimeError("it was down")
     assert meter.read() == Busy(engine=5.0, environment=1.0, rewards=2.0, elapsed=12.0)
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_call_that_ends_while_another_thread_reads_counts_once(after: int) -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    call, events = meter.running("engine"), iter(range(1000))
+    call.__enter__()
+    clock.now = 10.0
+
+    def ends(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename != Meter.read.__code__.co_filename:
+            return None
+        if next(events) == after:
+            sys.settrace(None)
+            call.__exit__(None, None, None)
+        return ends
+
+    others = sys.gettrace()
+    sys.settrace(ends)
+    try:
+        read = meter.read()
+    finally:
+        sys.settrace(others)
+    assert (read.engine, read.elapsed) == (10.0, 10.0)
 
 
 def test_busy_and_idle_seconds_of_a_step_are_what_came_since_the_last_hand_out() -> None:
