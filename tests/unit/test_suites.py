@@ -374,6 +374,8 @@ def suite_file(folder: Path, text: str) -> Path:
             "environment_args: service:x is a service",
         ),
         ('rows = "rows.jsonl"\ngrader = "x"', "grader: unknown key"),
+        ('rows = "rows.jsonl"\nreward = "a/b-v1"\nright = true', "right: must be a number"),
+        ('rows = "rows.jsonl"\nreward = "a/b-v1"\nitems = "20"', "items: must be an integer"),
         ("rows = ", "Invalid value"),
     ],
 )

@@ -11,6 +11,7 @@ Places are relative to the file's folder.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -91,7 +92,8 @@ def read_suite(file: Path) -> Suite:
         raise ValueError(f"suite {file}: there is no such file")
     said = read_toml(file, LARGEST)
     try:
-        return _suite(SuiteFile.model_validate(said), file.parent)
+        text = json.dumps(said, default=str)  # as a recipe is read: types are exact, and TOML's dates become strings
+        return _suite(SuiteFile.model_validate_json(text, strict=True), file.parent)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, SuiteFile)}") from None
     except ValueError as error:
