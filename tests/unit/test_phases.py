@@ -192,6 +192,13 @@ class SomeNotFinite(ScriptedLearner):
         return super().step(scale, phase_step)
 
 
+class Scores(SomeNotFinite):
+    """Its loss on held-out rows is 1."""
+
+    def score(self, batch: TokenBatch, temperature: float = 1.0, reference: bool = False) -> Measured:
+        return replace(super().score(batch, temperature, reference), terms={"loss": 1.0})
+
+
 def taken(kind: str, learner: ScriptedLearner, model: Path, done: Sequence[Mapping[str, float]] = ()) -> Iterator[PhaseStep]:
     """Steps of a supervised phase, or of one on pairs, six in all."""
     if kind == "dpo":
@@ -219,6 +226,25 @@ def test_an_update_that_is_not_finite_is_left_out_and_a_third_in_a_row_ends_the_
     assert [step.step for step in taken(kind, SomeNotFinite([4], first=3), model, done)] == [4, 5, 6]
     with pytest.raises(FloatingPointError, match="was not applied"):  # a resume counts what was left out before it
         next(taken(kind, SomeNotFinite([3], first=3), model, done))
+
+
+@pytest.mark.parametrize("budget", [{"max_tokens": 14}, {"max_minutes": 7 / 120}])
+def test_the_held_out_loss_is_measured_after_the_step_with_which_a_budget_ends_the_phase(budget: dict[str, Any]) -> None:
+    """A step trains two tokens in half a second, so the seventh is the last, also of a run that is resumed after the fifth."""
+    examples = [SupervisedExample(np.array([1, 2, 3], np.int32), np.array([False, True, True]))]
+    data = cast(Any, SimpleNamespace(held_out=examples, examples=lambda step: examples, metrics=lambda step, examples: {}))
+    table = SFTConfig(steps=40, data="t.jsonl", batch=1, held_out="h.jsonl", held_out_every=5, **budget)
+    done: list[dict[str, float]] = []
+    for first in (0, 5):
+        spent, done = Spent(), done[:first]
+        for row in done:
+            spent.add(row)
+        for step in supervised_steps(on(Scores([]), done), table, data):
+            done.append(dict(step.metrics))
+            spent.add(step.metrics)
+            if spent.reached(table):
+                break
+        assert [number for number, row in enumerate(done, 1) if "held_out_loss" in row] == [5, 7] and len(done) == 7
 
 
 def test_a_held_out_loss_is_measured_on_the_way_and_ends_a_phase_that_no_longer_gains(

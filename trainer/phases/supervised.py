@@ -12,7 +12,7 @@ from ..data.config import RowsConfig, RowsKind, SupervisedRows, readable
 from ..data.supervised import SupervisedExample
 from ..objectives.objective import CROSS_ENTROPY
 from ..updates import PolicyLearner
-from .common import NOT_FINITE, PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule, may_skip, one_update
+from .common import NOT_FINITE, PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule, Spent, may_skip, one_update
 
 
 class SupervisedConfig(RowsConfig, PhaseConfig):
@@ -89,9 +89,12 @@ class PhaseExamples(PhaseData, Protocol):
 
 
 def supervised_steps(parts: PhaseParts, table: SupervisedConfig, data: PhaseExamples) -> Iterator[PhaseStep]:
-    """The steps that are left of the phase, one at a time, until its last or until its held-out loss falls no more."""
+    """The steps that are left of the phase, one at a time, until its last or until its held-out loss falls no more. That of the step with
+    which a budget is spent is measured, too: the phase ends there."""
     learner, losses = parts.learner, [row[name] for row in parts.done for name in HELD_OUT if name in row]
-    rows = list(parts.done)
+    rows, spent = list(parts.done), Spent()
+    for row in rows:
+        spent.add(row)
     for step in range(len(parts.done), table.steps):
         before = {}
         if step == 0 and data.held_out:
@@ -102,7 +105,9 @@ def supervised_steps(parts: PhaseParts, table: SupervisedConfig, data: PhaseExam
         computed, trained = (metrics[name] / metrics["seconds"] for name in ("packed_tokens", "tokens"))
         loss = f"loss {metrics['loss']:.3f}" if "updates_skipped" not in metrics else NOT_FINITE
         line = f"{loss}  {computed:,.0f} packed tokens/s, {trained:,.0f} trained"
-        if data.held_out and ((step + 1) % table.held_out_every == 0 or step + 1 == table.steps):
+        spent.add(metrics)
+        last = step + 1 == table.steps or bool(spent.reached(table))  # whoever takes the steps takes no other then
+        if data.held_out and (last or (step + 1) % table.held_out_every == 0):
             metrics[HELD_OUT[1]] = held_out_loss(learner, data.held_out, table.batch)
             losses.append(metrics[HELD_OUT[1]])
         if losses:
