@@ -19,7 +19,7 @@ from .registry import ID_PATTERN, did_you_mean, load_plugin, look_here, said_of_
 T = TypeVar("T")
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py", re.DOTALL)
-_MODULE_AND_ID = re.compile(r".+:.*-v\d+", re.DOTALL)  # gymnasium imports whatever stands before the colon
+_VERSION = re.compile(r"-v\d+\Z")
 
 
 def load_function(target: str, field: str) -> Callable[..., Any]:
@@ -67,7 +67,8 @@ def names_code(text: str) -> bool:
     """
     if (text.rpartition(":")[0] or text).endswith(".py"):
         return True
-    return function_parts(text) is not None or bool(_MODULE_AND_ID.fullmatch(text))
+    version = _VERSION.search(text)  # gymnasium imports whatever stands before a colon
+    return function_parts(text) is not None or (version is not None and ":" in text[1 : version.start()])
 
 
 def try_environment(id: str, kwargs: Mapping[str, Any]) -> None:

@@ -40,6 +40,8 @@ CODE = (
     "my mod:Env-v1",
     "m:a/Env-v0",
     "Play: Go-v1",
+    "a:-v1",
+    ":a:\nb-v12",
 )
 PLAIN = (
     "FrozenLake-v1",
@@ -51,6 +53,7 @@ PLAIN = (
     "local",
     "",
     ":",
+    ":a-v1",
     "12:30",
     "runs/x/model",
 )
@@ -59,6 +62,11 @@ PLAIN = (
 @pytest.mark.parametrize(("text", "is_code"), [*((text, True) for text in CODE), *((text, False) for text in PLAIN)])
 def test_what_names_code_is_told_from_what_does_not(text: str, is_code: bool) -> None:
     assert names_code(text) is is_code
+
+
+def test_a_long_text_is_told_at_once_to_name_no_code() -> None:
+    assert not names_code(":-v1" * 250_000 + "!")
+    assert names_code("m" + ":-v1" * 250_000)
 
 
 @pytest.fixture
