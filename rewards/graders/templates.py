@@ -18,7 +18,6 @@ from ...envs.registry import did_you_mean
 
 MAX_REFERENCES = 200
 SAMPLE_VARIABLES = ("output_text", "output_json")
-_REFERENCE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _STEP = re.compile(r"\.?(?P<key>[^.\[\]\s{}]+)|\[(?P<index>[0-9]{1,9})\]|\[(?P<quote>['\"])(?P<quoted>[^'\"]*)(?P=quote)\]")
 
 Reference = tuple[str | int, ...]
@@ -85,17 +84,18 @@ class Template:
 
 
 def _parts(text: str) -> Iterator[str | Reference]:
-    position = 0
-    for count, match in enumerate(_REFERENCE.finditer(text), 1):
+    position = count = 0
+    while (begin := text.find("{{", position)) >= 0:
+        end = text.find("}}", begin + 2)
+        if end < 0:
+            raise ValueError(f"the template's {{{{ is not closed: {text[begin:]!r:.60}")
+        count += 1
         if count > MAX_REFERENCES:
             raise ValueError(f"a template holds more than {MAX_REFERENCES} references")
-        yield text[position : match.start()]
-        yield _path(match[1].strip())
-        position = match.end()
-    rest = text[position:]
-    if "{{" in rest:
-        raise ValueError(f"the template's {{{{ is not closed: {rest[rest.index('{{') :]!r:.60}")
-    yield rest
+        yield text[position:begin]
+        yield _path(text[begin + 2 : end].strip())
+        position = end + 2
+    yield text[position:]
 
 
 def _path(reference: str) -> Reference:

@@ -143,11 +143,21 @@ def test_what_is_filled_in_is_not_looked_at_again() -> None:
         ("{{sample.output_txt}}", r"the sample has no 'output_txt'; did you mean 'output_text'\?"),
         ("{{sample.output_text.x}}", "output_text is a text without parts"),
         ("{{item.a", "is not closed"),
+        ("{{item.a}} {{item.b", r"is not closed: '\{\{item.b'"),
+        ("}} {{item.a}}}} {{", "is not closed"),
+        ("{{{item.a}}", "is no reference"),
+        ("{{item.a}}" * 201, "more than 200 references"),
     ],
 )
 def test_what_is_no_reference_is_refused_at_load(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_grader({**EXACT, "input": text})
+
+
+def test_a_template_of_brackets_that_are_not_closed_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="is not closed"):
+        Template("{{" * 1_000_000)
+    assert Template("{{ item.a }}}} }}{{item.b}}").fill(Sample(""), {"a": 1, "b": "{{item.a}}"}) == "1}} }}{{item.a}}"
 
 
 def test_an_item_without_what_is_asked_for_is_a_failure_that_names_it() -> None:
