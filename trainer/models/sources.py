@@ -28,6 +28,7 @@ DOWNLOAD_TIMEOUT_S: Final = 900.0
 CODE_KEYS: Final = ("auto_map", "custom_pipelines")
 """Of config and tokenizer config: where code is that comes with a model."""
 REQUIREMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_LICENCE: Final = re.compile(r"^license:\s*+[\"']?+([A-Za-z0-9.+_ -]{1,100}+)[\"']?[^\S\n]*+$", re.MULTILINE)
 WANTED: Final = ("*.json", "*.jinja", "*.txt", "*.safetensors", "pytorch_model*.bin", CARD_FILE)
 """Config, tokenizer and weights of a model folder elsewhere, and the card, which may declare a licence. No code."""
 MOST_FILES: Final = 500
@@ -236,7 +237,7 @@ def _licence_of_card(folder: Path) -> str | None:
         return None
     with card.open(errors="replace") as text:
         head = text.read(20_000).split("---")
-    found = re.search(r"^license:\s*[\"']?([A-Za-z0-9.+_ -]{1,100}?)[\"']?\s*$", head[1], re.MULTILINE) if len(head) > 2 else None
+    found = _LICENCE.search(head[1]) if len(head) > 2 else None
     return found[1].strip() if found else None
 
 
