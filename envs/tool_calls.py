@@ -30,7 +30,12 @@ _LINE_START = re.compile(r"^[ \t]*(?:\[[ \t]*)?([A-Za-z_][A-Za-z0-9_]{0,63})[ \t
 _NEXT_CALL = re.compile(r"[ \t]*[,;][ \t]*([A-Za-z_][A-Za-z0-9_]{0,63})[ \t]*\(")
 _WHOLE_CALL = re.compile(r"\[?\s*[A-Za-z_][A-Za-z0-9_]{0,63}\s*\(.*\)\s*\]?", re.DOTALL)
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
-_BRACKET = re.compile(r"""[()\[\]{}]|\"(?:[^"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'""", re.DOTALL)
+_BRACKET = re.compile(
+    r"""[()\[\]{}]|\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*+(?:\"{3})?|'{3}(?:[^'\\]|\\.|'(?!''))*+(?:'{3})?"""
+    r"""|\"(?:[^"\\\n]|\\.)*+\"?|'(?:[^'\\\n]|\\.)*+'?""",
+    re.DOTALL,
+)
+"""Brackets, and texts as Python has them; one that is never closed goes to the end of its line, so that every character is read once."""
 _PLAINLY = re.compile(
     r"""[rRuU]?(?:\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|\"(?:[^"\\]|\\.)*\"|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}|'(?:[^'\\]|\\.)*')"""
     r"|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|True|False|None",

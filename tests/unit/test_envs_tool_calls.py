@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from burnish.envs.tool_calls import (
+    _BRACKET,
     MAX_CALL_CHARS,
     MAX_CALLS,
     TOOL_PARSERS,
@@ -84,6 +85,19 @@ def test_several_calls_on_lines_of_their_own_or_beside_each_other(text: str) -> 
 def test_brackets_inside_text_do_not_close_a_call(text: str) -> None:
     parsed = parse_tool_calls(text, TOOLS)
     assert not isinstance(parsed, Malformed) and len(parsed) == 1 and parsed[0].arguments["part"] == 1
+
+
+@pytest.mark.parametrize("text", ["a (b\nc) it's )", 'a "(" b\n[', "'\n("])
+def test_brackets_in_a_text_of_several_lines_do_not_close_a_call(text: str) -> None:
+    (call,) = parse_tool_calls(f'measure(1, """{text}""")', TOOLS)  # type: ignore[misc]
+    assert call.arguments == {"part": 1, "feature": text}
+
+
+@pytest.mark.parametrize("piece", ['\\"', "\\'", "\\\"\\'", '"""\\"', "'''\\'", "\"'", "'\n\\\""])
+def test_no_text_of_a_call_is_read_twice_where_it_is_not_closed(piece: str) -> None:
+    text = piece * 100_000
+    assert sum(len(token[0]) for token in _BRACKET.finditer(text)) <= len(text)
+    assert isinstance(parse_tool_calls(f"measure({text[:8000]}", TOOLS), Malformed)
 
 
 def test_pythonic_literals_become_json_values() -> None:
