@@ -162,7 +162,7 @@ def _composite(space: spaces.Space[Any]) -> ActionWords | None:
         leaves[name] = words
     # names are read in any case, unless some differ in nothing else
     case = re.IGNORECASE if len({name.casefold() for name in leaves}) == len(leaves) else re.NOFLAG
-    lines = {name: re.compile(rf"^[\s*`-]*{re.escape(name)}[*`]*[ \t]*[:=][ \t]*(.*)$", re.MULTILINE | case) for name in leaves}
+    lines = {name: re.compile(rf"^(?:[*`-]|[^\S\n])*{re.escape(name)}[*`]*[ \t]*[:=][ \t]*(.*)$", re.MULTILINE | case) for name in leaves}
 
     def read(text: str) -> Any:
         values: dict[str, Any] = {}

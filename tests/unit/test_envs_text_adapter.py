@@ -233,6 +233,12 @@ def test_actions_with_parts_are_a_line_for_each() -> None:
     assert action["arm"]["angle"].tolist() == [0.5, -1.0] and action["arm"]["hold"].tolist() == [1, 0]
 
 
+def test_many_parts_behind_blank_lines_and_marks_are_read() -> None:
+    space = spaces.Dict({f"p{i}": spaces.Discrete(2) for i in range(100)})
+    lines = "\n".join(f"{' *-`'[i % 4]} \u00a0p{i}*: 1" for i in range(100))
+    assert read_parts(space)("\n" * (4096 - len(lines)) + lines) == {f"p{i}": 1 for i in range(100)}
+
+
 def test_parts_whose_names_differ_only_in_case_are_read_as_they_are_written() -> None:
     space = spaces.Dict({"x": spaces.Discrete(3), "X": spaces.Discrete(3)})
     assert read_parts(space)("x: 1\nX: 2") == {"x": 1, "X": 2}
