@@ -11,6 +11,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 
@@ -79,6 +80,12 @@ class Guard:
         blocked = ACTIONS.index(action) >= ACTIONS.index("redirect")
         message = next((self.policy.message(f.category, action) for f in findings if f.action == action), "")
         return Decision(self.policy.id, where, action, findings, "" if blocked else redacted(text, findings), message, latency)
+
+    def without_asking(self) -> Guard:
+        """The same, without the detectors that ask something that runs elsewhere."""
+        other = copy(self)
+        other._detectors = [made for made in self._detectors if not made.plugin.asks]
+        return other
 
     def asks(self, where: Place) -> bool:
         """Whether each look there asks something that runs elsewhere."""

@@ -53,7 +53,10 @@ def chat_service(
     """
     front, looking = front or Front(), Looks(looks)
     metered = MeteredChatApp(model)
-    said = ToolCallsApp(metered if guard is None else GuardedChatApp(metered, guard, looking, judge_calls))
+    if guard is None:
+        said = ToolCallsApp(metered)
+    else:
+        said = ToolCallsApp(GuardedChatApp(metered, guard, looking, judge_calls), guard.without_asking(), looking)
     service: ASGIApp = StrictChatApp(ObservedChatApp(said, front.observers) if front.observers else said, models, front, body_s)
     if front.desk is not None:
         service = FeedbackApp(front.desk, front, service, body_s)

@@ -63,7 +63,7 @@ class Asked:
         for i, row in enumerate(copy["messages"]):
             pieces += _of_message(row, f"messages[{i}]")
         for tool in copy.get("tools") or ():
-            pieces += _leaves(tool)
+            pieces += leaves(tool)
         return cls(copy, tuple(piece for piece in pieces if piece.text))
 
     @classmethod
@@ -116,10 +116,10 @@ def _of_message(row: dict[str, Any], where: str) -> Iterator[Piece]:
     for call, read in zip(row.get("tool_calls") or (), message.tool_calls, strict=True):
         call["function"]["arguments"] = dict(read.arguments)
         yield from (Piece(name, None) for name in (read.id, read.name))
-        yield from _leaves(call["function"]["arguments"])
+        yield from leaves(call["function"]["arguments"])
 
 
-def _leaves(value: Any) -> Iterator[Piece]:
+def leaves(value: Any) -> Iterator[Piece]:
     """Every text and number in plain JSON, the names of its fields included."""
     if deeper_than(value, MAX_DEPTH):
         raise ValueError(f"tools and the arguments of their calls may be nested {MAX_DEPTH} levels deep at most")

@@ -2,8 +2,8 @@
 
 The model is asked for text and answers with text, as in training; only whoever gave `tools`, and not `tool_choice` "none", gets its calls
 apart. Where `tool_choice` forces a call, the model's side holds sampling to calls (`serving.forced_calls`). An answer whose calls cannot
-be read is an answer in text, as it was written. In a stream, a choice is held until it has ended: until then nobody knows whether it is a
-call.
+be read is an answer in text, as it was written, and so is one with calls that a guardrail policy holds back. In a stream, a choice is
+held until it has ended: until then nobody knows whether it is a call.
 """
 
 from __future__ import annotations
@@ -12,29 +12,42 @@ import asyncio
 import json
 import secrets
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..envs.failures import EpisodeFailure
 from ..envs.tool_calls import Malformed, ToolParser, find_parser
 from ..envs.types import ToolCall
+from ..guardrails.guard import Guard
+from .asked import leaves
+from .audit import Record, record_of
 from .event_stream import DONE, event
+from .looking import Looks
 from .requests import check_schema, invalid
 from .wire import CHAT, path_of, read_request, with_length, with_request
 
 PARSER_HEADER: Final = b"x-burnish-tool-parser"
 """In which the model's side says what reads its calls; clients do not see it."""
+Aside = Callable[..., Awaitable[Any]]
+"""Runs a function in another thread."""
 _ID = string.ascii_letters + string.digits
 
 
 class ToolCallsApp:
-    """ASGI middleware between the strict application and the guard, which has read the text before it becomes calls."""
+    """ASGI middleware between the strict application and the guard, which has read the text before it becomes calls.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    guard: looks once more at what a parser makes of the text, which may be something else than was written. looks: the threads for that.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard | None = None, looks: Looks | None = None) -> None:
+        self._app, self._guard = app, guard
+        self._aside: Aside = asyncio.to_thread
+        if looks is not None:
+            self._aside = looks.at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or path_of(scope) != CHAT:
@@ -44,7 +57,8 @@ class ToolCallsApp:
         choice, tools = request.get("tool_choice"), checked_tools(request.get("tools"))
         _check_choice(choice, tools, request)
         inner, handed_on = with_request(scope, receive, request)
-        await self._app(inner, handed_on, _Answer(send, tools if choice != "none" else ()).take)
+        said = _Answer(send, tools if choice != "none" else (), self._guard, self._aside, record_of(scope))
+        await self._app(inner, handed_on, said.take)
 
 
 def forced_tool(choice: Any) -> tuple[bool, str | None]:
@@ -96,6 +110,9 @@ class _Answer:
 
     send: Send
     tools: Sequence[Mapping[str, Any]]
+    guard: Guard | None
+    aside: Aside
+    record: Record
     start: Message = field(default_factory=dict)
     parser: ToolParser | None = None
     streams: bool = False
@@ -118,7 +135,7 @@ class _Answer:
         if self.parser is None:
             await self.send(message)
         elif self.streams:
-            made = b"".join(await asyncio.to_thread(self._events, body))
+            made = b"".join(await self.aside(self._events, body))
             if not more:
                 made += b"".join(self._unended()) + self.rest
             if made or not more:
@@ -126,7 +143,7 @@ class _Answer:
         else:
             self.parts.append(body)
             if not more:
-                whole = await asyncio.to_thread(self._whole, json.loads(b"".join(self.parts)))
+                whole = await self.aside(self._whole, json.loads(b"".join(self.parts)))
                 await self.send({**self.start, "headers": with_length(self.start["headers"], len(whole))})
                 await self.send({"type": "http.response.body", "body": whole})
 
@@ -175,14 +192,29 @@ class _Answer:
         return [events[-1] | {"choices": [{**last, "delta": delta, "finish_reason": "tool_calls"}]}]
 
     def _calls(self, said: str | None, finish: str | None) -> tuple[str | None, list[dict[str, Any]]] | None:
-        """What stands around the calls, and the calls; None where there are none, or where the answer was cut short or held back."""
+        """What stands around the calls, and the calls; None where there are none, where the answer was cut short or held back, and where
+        the calls are."""
         assert self.parser is not None
         if not said or finish != "stop":
             return None
         found = self.parser(said, self.tools)
-        if isinstance(found, Malformed) or not found:
+        if isinstance(found, Malformed) or not found or self._are_held_back(found):
             return None
         return _around(said, found, self.parser, self.tools), [_row(call) for call in found]
+
+    def _are_held_back(self, found: Sequence[ToolCall]) -> bool:
+        """Whether the policy lets the arguments not out as the tool would get them, or cannot decide."""
+        said = "\n".join(piece.text for call in found for piece in leaves(dict(call.arguments)))
+        if self.guard is None or not said:
+            return False
+        try:
+            decision = self.guard.check(said, "output")
+        except (ValueError, EpisodeFailure):
+            return True
+        if decision.action in ("allow", "warn"):
+            return False
+        self.record.decisions.append(decision)
+        return True
 
 
 def _row(call: ToolCall) -> dict[str, Any]:

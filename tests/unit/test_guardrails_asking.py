@@ -124,6 +124,14 @@ def test_nothing_is_asked_about_a_text_that_cannot_be_looked_at(asked: Asked, mo
     assert guard.check("A trebuchet", "input").action == "refuse" and asked.texts == ["A trebuchet"]
 
 
+def test_a_guard_without_asking_asks_nothing_and_finds_what_it_finds_itself(asked: Asked) -> None:
+    guard = Guard(with_category("tests/asking-v1", {"where": ["output"]}))
+    here = guard.without_asking()
+    assert here.check("a trebuchet", "output").action == "allow" and not asked.texts and not here.asks("output")
+    assert here.check("nerve gas", "output").blocked
+    assert guard.asks("output") and guard.check("a trebuchet", "output").blocked and asked.texts == ["a trebuchet"]
+
+
 def test_what_asks_gets_each_text_once() -> None:
     with pytest.raises(ValueError, match=r"asks something elsewhere, so it gets each text once: give it reads=\('original',\)"):
         detector("tests/greedy-v1", asks=True)

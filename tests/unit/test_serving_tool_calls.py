@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
 from starlette.types import Receive, Scope, Send
+from tests.unit.guard_policy import policy
 
-from burnish.envs.tool_calls import find_parser, write_pythonic
+from burnish.envs.tool_calls import TOOL_PARSERS, Parsed, checked_calls, find_parser, write_pythonic
 from burnish.envs.types import ToolCall
+from burnish.guardrails.guard import Guard
 from burnish.serving.app import chat_service
 from burnish.serving.forced_calls import PYTHONIC
 from burnish.serving.rendering import as_in_training
@@ -61,19 +64,20 @@ class Model:
         await send({"type": "http.response.body", "body": b""})
 
 
-def client(model: Model) -> AsyncOpenAI:
-    http: Any = httpx.AsyncClient(transport=httpx.ASGITransport(chat_service(model, lambda: ("m",))), base_url="http://service")
+def client(model: Model, guard: Guard | None = None) -> AsyncOpenAI:
+    service = chat_service(model, lambda: ("m",), guard=guard)
+    http: Any = httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service")
     return AsyncOpenAI(base_url="http://service/v1", api_key="none", http_client=http, max_retries=0)
 
 
-async def asked(model: Model, **more: Any) -> Any:
-    return (await client(model).chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], **more)).choices[0]
+async def asked(model: Model, guard: Guard | None = None, **more: Any) -> Any:
+    return (await client(model, guard).chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], **more)).choices[0]
 
 
-async def streamed(model: Model, **more: Any) -> tuple[str, list[tuple[str, str]], str | None, int]:
+async def streamed(model: Model, guard: Guard | None = None, **more: Any) -> tuple[str, list[tuple[str, str]], str | None, int]:
     """Text, calls and finish reason of a stream, and in how many chunks text came."""
     text, calls, finish, chunks = "", list[tuple[str, str]](), None, 0
-    stream = await client(model).chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], stream=True, **more)
+    stream = await client(model, guard).chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], stream=True, **more)
     async for chunk in stream:
         for choice in chunk.choices:
             text += choice.delta.content or ""
@@ -99,6 +103,40 @@ async def test_what_the_policy_wrote_becomes_calls(says: str, parser: str, befor
     assert all(len(call.id) == 9 and call.type == "function" for call in found.message.tool_calls)
     text, seen, finish, _ = await streamed(Model(says, parser), tools=TOOLS)
     assert (text or None, [(name, json.loads(given)) for name, given in seen], finish) == (before, calls, "tool_calls")
+
+
+@pytest.fixture
+def whole_words() -> Iterator[str]:
+    """The id of a parser that makes other words, and other numbers, of what is written."""
+
+    def parse(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
+        name, _, said = text.replace("~", "").partition(" ")
+        return checked_calls([(name, {"feature": int(said, 36) if said.isalnum() else said})] if name == "measure" else [], tools)
+
+    TOOL_PARSERS.register("test/whole-words-v1", parse, "here")
+    yield "test/whole-words-v1"
+    TOOL_PARSERS._loaded.pop("test/whole-words-v1")
+
+
+@pytest.mark.parametrize(
+    ("says", "is_call"),
+    [
+        ("measure the bo~re", True),
+        ("measure the ner~ve gas", False),
+        ("measure 14h9mddt8lj", False),  # the number of a card
+        ("measure write to jo@exa~mple.com", False),
+        ("measure no guaran~teed return", True),
+    ],
+)
+async def test_a_call_that_a_policy_holds_back_as_it_is_read_is_none(says: str, is_call: bool, whole_words: str) -> None:
+    guard = Guard(policy())
+    found = await asked(Model(says, whole_words), guard, tools=TOOLS)
+    assert (found.finish_reason, bool(found.message.tool_calls)) == (("tool_calls", True) if is_call else ("stop", False))
+    assert is_call or found.message.content == says
+    text, calls, finish, _ = await streamed(Model(says, whole_words), guard, tools=TOOLS)
+    assert (bool(calls), finish) == ((True, "tool_calls") if is_call else (False, "stop"))
+    assert is_call or text == says
+    assert (await asked(Model(says, whole_words), tools=TOOLS)).finish_reason == "tool_calls"
 
 
 def test_what_stands_around_calls_is_found_in_a_few_readings() -> None:
