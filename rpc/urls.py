@@ -17,21 +17,31 @@ from .security import NOT_REPEATED, is_loopback
 _URL = re.compile(
     r"://\S+"
 )  # without its scheme, which a text of letters alone would be searched for at each; a password may hold brackets
-_USER = re.compile(r"(?<=://)[^/?#]*@")
+_AUTHORITY = re.compile(r"://(?=([^/?#]*))")
+_HOST = re.compile(r"(\[[^\]/?#]*\]|[^/?#:@\[\]]*)(:[0-9]{1,5})?(?=[/?#\"'<>,;)\]}]|\Z)")
+"""A host and its port, and what a URL goes on with there, or a text after it."""
 _PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?\s]+)=([^&;#]*)")
 _WORDS = (
-    "token", "secret", "password", "passwd", "pwd", "signature", "sig", "key", "apikey", "accesskey", "credential", "credentials", "auth",
-    "authorization", "bearer", "code", "jwt", "sas",
+    "token", "secret", "password", "passwd", "passphrase", "pass", "pwd", "signature", "sig", "key", "apikey", "accesskey", "credential",
+    "credentials", "auth", "authorization", "bearer", "code", "jwt", "sas",
 )  # fmt: skip
 """What the last word of a secret's name may be: `X-Amz-Signature`, `accessToken`, `client_secret`."""
-_ENDINGS = ("token", "secret", "password", "passwd", "signature", "apikey", "accesskey", "accesskeyid", "credential", "authorization")
+_SEVERAL = (
+    "secrets", "passwords", "passphrases", "credentials", "apikeys", "accesskeys", "secretkeys", "privatekeys", "accesstokens",
+    "authtokens", "apitokens", "bearertokens", "refreshtokens",
+)  # fmt: skip
+"""What the name of several ends in. Keys and tokens alone are those of mappings and texts."""
+_ENDINGS = (
+    "token", "secret", "password", "passwd", "passphrase", "signature", "apikey", "accesskey", "accesskeyid", "credential",
+    "authorization", *_SEVERAL,
+)  # fmt: skip
 """And what a name ends in that is written as one word."""
 _BEFORE_A_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_AROUND = ("env", "file", "path", "value", "name", "variable", "header", "headers")
+_AROUND = ("env", "file", "path", "value", "name", "variable", "header", "headers", "json", "pem")
 """What stands behind the name of a secret where a secret is written by mistake: `token_env`, `auth_header`."""
 _FIELDS = ("header", "headers", "cookie", "cookies", "userinfo", "username")
 """Fields that hold secrets, whatever these are called."""
-_PLAIN_FIELDS = ("key", "token", "code", "sig", "signature", "auth", "sas", "bearer")
+_PLAIN_FIELDS = ("key", "token", "code", "sig", "signature", "auth", "sas", "bearer", "pass")
 """Words of which a field alone is seldom a secret: a key is one of a mapping, a token one of a text."""
 HIDDEN = "…"
 DEEPEST = 8
@@ -47,7 +57,7 @@ def without_secrets(text: str, *secrets: str) -> str:
         text = text.replace(secret, HIDDEN)
     if "://" not in text:
         return text
-    return _URL.sub(lambda url: _PARAMETER.sub(_hidden, _USER.sub(f"{HIDDEN}@", url[0])), text)
+    return _URL.sub(lambda url: _PARAMETER.sub(_hidden, _without_users(url[0])), text)
 
 
 def secrets_in(text: str) -> Iterator[str]:
@@ -56,9 +66,38 @@ def secrets_in(text: str) -> Iterator[str]:
     Example: `list(secrets_in("https://me:pw@h/x?code=1"))` is `["a user name or password", "the parameter 'code'"]`.
     """
     for url in _URL.findall(text) if "://" in text else ():
-        if _USER.search(url):
+        if any(_users_in(url)):
             yield "a user name or password"
         yield from (f"the parameter {_read(name)!r:.60}" for name, _ in _PARAMETER.findall(url) if _is_secret(name))
+
+
+def _without_users(url: str) -> str:
+    parts, at = list[str](), 0
+    for start, end in _users_in(url):
+        parts += [url[at:start], HIDDEN]
+        at = end
+    return "".join(parts) + url[at:]
+
+
+def _users_in(url: str) -> Iterator[tuple[int, int]]:
+    """Where user names with their passwords stand in what has a `://`, each up to its `@`.
+
+    A password may hold what should be written otherwise in it: `/`, `?`, `#` and `@`. So one goes as far as the last `@`, and what stands
+    between a colon and an `@` is one even beyond these signs, where it cannot be a port with its path.
+    """
+    last, done = url.rfind("@"), 0
+    for found in _AUTHORITY.finditer(url):
+        start, at = found.end(), found[1].rfind("@")
+        if start < done or last < start:
+            continue
+        user, rest = found[1][: max(at, 0)], found[1][at + 1 :]
+        if ":" in user or (":" in rest and _HOST.match(url, start + at + 1) is None):
+            done = last
+        elif at >= 0:
+            done = start + at
+        else:
+            continue
+        yield start, done
 
 
 def _hidden(parameter: re.Match[str]) -> str:
@@ -67,12 +106,19 @@ def _hidden(parameter: re.Match[str]) -> str:
 
 def _is_secret(name: str) -> bool:
     """Whether a parameter is called like a secret, however its name is written: `api_key`, `clientSecret`, `tok%65n`."""
-    words = _words(_read(name).rstrip("[]"))
+    words = _words(_read(name))
     return words[-1] in _WORDS or "".join(words).endswith(_ENDINGS)
 
 
 def _words(name: str) -> list[str]:
-    return re.split(r"[^A-Za-z0-9]+", _BEFORE_A_CAPITAL.sub("_", name).lower())
+    """In small letters, without the number at the end, by which several are told apart: of `apiKey_2` "api" and "key". That of `pass@8`, a
+    measure, says something else."""
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", _BEFORE_A_CAPITAL.sub("_", name).lower()) if word]
+    if "pass" in words[:-1]:
+        return words
+    while len(words) > 1 and re.fullmatch(r"v?[0-9]+", words[-1]):
+        words.pop()
+    return [*words[:-1], words[-1].rstrip("0123456789")] if words else [""]
 
 
 def may_hold_secret(field: str) -> bool:
@@ -93,7 +139,7 @@ def is_called_secret(field: str) -> bool:
     or `password_file`."""
     words = _words(field)
     joined = "".join(words[-2:])
-    named = words[-1] in _WORDS and words[-1] not in _PLAIN_FIELDS
+    named = (words[-1] in _WORDS and words[-1] not in _PLAIN_FIELDS) or joined.endswith(_SEVERAL)
     return named or joined in ("apikey", "accesskey", "secretkey", "privatekey", "accesstoken", "authtoken", "apitoken", "bearertoken")
 
 

@@ -56,7 +56,8 @@ def secret_problems(value: Any, field: str = "") -> Iterator[str]:
             yield f"{field}: holds {secret} in a URL, and a recipe is stored with its run; give it by token_env, token_file or api_key_env"
     elif isinstance(value, dict):
         for key, item in value.items():
-            if isinstance(item, str) and item and is_called_secret(str(key)):
+            texts = item if isinstance(item, list | tuple) else (item,)
+            if any(isinstance(text, str) and text for text in texts) and is_called_secret(str(key)):
                 at = f"{field}.{key}" if field else str(key)
                 yield f"{at}: is called a secret, and a recipe is stored with its run; have it read from an environment variable or a file"
             yield from secret_problems(item, f"{field}.{key}" if field else str(key))

@@ -35,14 +35,38 @@ pytestmark = pytest.mark.unit
         ("https://h/?tok%65n=s3cret&tok%2565n=s3cret", "https://h/?tok%65n=…&tok%2565n=…"),
         ("https://h/?a[token]=s3cret&AWSAccessKeyId=s3cret", "https://h/?a[token]=…&AWSAccessKeyId=…"),
         ("https://h/?monkey=1&maxTokens=2&keys=3&barcode=4&author=5", "https://h/?monkey=1&maxTokens=2&keys=3&barcode=4&author=5"),
+        ("https://me:s3/cret@h/x", "https://…@h/x"),
+        ("https://me:s3#cret@h/x", "https://…@h/x"),
+        ("https://me:s3?cret@h/x?n=1", "https://…@h/x?n=1"),
+        ("https://me:s3@cr/et@h/x", "https://…@h/x"),
+        ("https://me@mail.example:s3/cret@h/x", "https://…@h/x"),
+        ("https://me:123456/s3cret@h/x", "https://…@h/x"),
+        ("http://h:8000,http://me:s3/cret@i", "http://h:8000,http://…@i"),
+        ("a://://me:s3/cret@h", "a://…@h"),
+        ("https://[::1]:s3/cret@h", "https://…@h"),
+        ("https://…@h/x", "https://…@h/x"),
+        ("https://h/@user/x", "https://h/@user/x"),
+        ("https://h:8000/@user/x and http://[::1]:80/@user", "https://h:8000/@user/x and http://[::1]:80/@user"),
+        ("https://h/x?to=a@b.c&at=12:30", "https://h/x?to=a@b.c&at=12:30"),
+        ("https://h/x#a:b@c", "https://h/x#a:b@c"),
+        ("https://me:/s3cret@h", "https://…@h"),
+        ('{"at":"http://h:80","by":"/x@y"}', '{"at":"http://h:80","by":"/x@y"}'),
+        ("mongodb://h:1,i:2/x?by=a@b", "mongodb://h:1,i:2/x?by=a@b"),
+        ("file:///a:b@c s3://bucket/a:b@c", "file:///a:b@c s3://bucket/a:b@c"),
+        ("https://h/?apiKey2=s3cret&pass=s3cret&passphrase=s3cret", "https://h/?apiKey2=…&pass=…&passphrase=…"),
+        ("https://h/?key1=s3cret&api_keys[]=s3cret&token_v2=s3cret", "https://h/?key1=…&api_keys[]=…&token_v2=…"),
+        ("https://h/?compass=1&pass_k=2&pass@8=3&sha256=4&k8s=5", "https://h/?compass=1&pass_k=2&pass@8=3&sha256=4&k8s=5"),
         ("mail me@h.example, code=1", "mail me@h.example, code=1"),
         ("h:1?ca=/c&key=/k", "h:1?ca=/c&key=/k"),
     ],
 )
 def test_what_is_secret_in_a_text(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
-    assert bool(list(secrets_in(text))) == (text != shown)
+    assert bool(list(secrets_in(text))) == (text != shown or "…" in text)
     assert "s3cret" not in " ".join(secrets_in(text))
+
+
+OTHERS = ("key_column", "pass_k", "pass@8", "pass_rate", "compass", "sha256", "oauth2", "1")
 
 
 def test_a_secret_that_is_known_is_taken_out_wherever_it_stands() -> None:
@@ -64,7 +88,7 @@ def test_a_token_never_goes_in_the_clear(url: str) -> None:
         check_url(url, None)
 
 
-@given(st.text(st.characters(exclude_characters="/?#@\"'<> ", exclude_categories=["Z", "C"]), min_size=4))
+@given(st.text(st.characters(exclude_characters=" ", exclude_categories=["Z", "C"]), min_size=4).filter(lambda one: not one[0].isdigit()))
 def test_no_password_is_ever_shown(password: str) -> None:
     text = f"https://user:{password}@h/x"
     assert without_secrets(text) == "https://…@h/x"
@@ -80,7 +104,17 @@ def test_a_failure_shows_no_secret_of_a_url_that_somebodys_library_quotes() -> N
     assert Failure(FailureKind.ENV_ERROR, "a@127.0.0.1:1", "plain").culprit == "a@127.0.0.1:1"
 
 
-@pytest.mark.parametrize("text", ["a" * 300_000 + " x://y", "a://" * 75_000, "x://h?" + "a" * 300_000, "x://" + "a@" * 150_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 300_000 + " x://y",
+        "a://" * 75_000,
+        "x://h?" + "a" * 300_000,
+        "x://" + "a@" * 150_000,
+        "a:b://" * 50_000,
+        "a:b://" * 50_000 + "@",
+    ],
+)
 def test_no_text_takes_the_square_of_its_length(text: str) -> None:
     started = time.process_time()
     without_secrets(text)
@@ -101,6 +135,17 @@ def test_no_text_takes_the_square_of_its_length(text: str) -> None:
         "auth_header",
         "cookie",
         "token_env",
+        "passphrase",
+        "pass",
+        "secrets",
+        "api_keys",
+        "accessTokens",
+        "password1",
+        "password_2_file",
+        "key1",
+        "api_key_",
+        "credentials_json",
+        "private_key_pem",
     ],
 )
 def test_what_a_field_that_may_hold_a_secret_holds_is_not_shown(field: str) -> None:
@@ -110,7 +155,7 @@ def test_what_a_field_that_may_hold_a_secret_holds_is_not_shown(field: str) -> N
     assert shown_value(None, field) == "None" and shown_value("", field) == "''"
 
 
-@pytest.mark.parametrize("field", ["max_tokens", "tokens", "keys", "monkey", "barcode", "author", "tokenizer", "file", "name"])
+@pytest.mark.parametrize("field", ["max_tokens", "tokens", "keys", "monkey", "barcode", "author", "tokenizer", "file", "name", *OTHERS])
 def test_what_other_fields_hold_is_shown(field: str) -> None:
     assert shown_value("s3cret", field) == "'s3cret'"
     assert shown_value("a" * 200, field, most=10) == f"{repr('a' * 200)[:10]}…"

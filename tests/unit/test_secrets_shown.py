@@ -14,6 +14,7 @@ from tests.unit.guard_policy import tables
 from burnish.envs.remote.client_kwargs import check_client_kwargs
 from burnish.envs.remote.service import ServedEnvironment
 from burnish.guardrails.policy import read_policy
+from burnish.recipe.checks import secret_problems
 from burnish.recipe.load import config_from_data
 from burnish.recipe.overrides import parse_override
 from burnish.rewards.graders.types import read_grader
@@ -57,6 +58,21 @@ def test_an_error_repeats_no_secret_and_no_error_behind_it_does(what: str) -> No
     with pytest.raises((ValueError, Status)) as caught:
         ERRORS[what](SECRET)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("field", ["api_keys", "passphrase", "password1", "secrets", "db_password_2", "accessTokens"])
+@pytest.mark.parametrize("value", [SECRET, [SECRET]])
+def test_a_recipe_holds_nothing_that_is_called_a_secret(field: str, value: Any) -> None:
+    (said,) = secret_problems({"rewards": [{"args": {field: value}}]})
+    assert said.startswith(f"rewards.0.args.{field}: is called a secret") and SECRET not in said
+    (said,) = secret_problems({"base_url": f"https://me:a/{SECRET}@h/v1"})
+    assert said.startswith("base_url: holds a user name or password") and SECRET not in said
+
+
+def test_what_is_only_called_like_a_secret_may_stand_in_a_recipe() -> None:
+    names = ("key", "key1", "key_column", "primary_key", "pass", "pass_k", "max_tokens", "compass", "keys", "password_file", "api_keys_env")
+    urls = ("https://h/@user/x", "https://h:8000/x?to=a@b.c", "http://[::1]:8000/@user")
+    assert not list(secret_problems(dict.fromkeys(names, "x") | {"url": [*urls], "secrets": {"n": 1}, "api_key": [], "pwd": 3}))
 
 
 def test_what_an_environment_is_served_with_is_told_without_its_secrets() -> None:
