@@ -1,8 +1,8 @@
 """Ids of answers that say, to this service alone, when they were made and for which key.
 
-An id carries the second in which it was made, 64 random bits, and a code of both and of the key's name that only who has the secret can
-make (HMAC, RFC 2104, with SHA-256, 96 bits of it). So nothing is looked up to know whose answer an id is, and a service that starts anew
-knows its old ones.
+An id carries the second in which it was made, 64 random bits, and a code of both, of what stands before them and of the key's name that
+only who has the secret can make (HMAC, RFC 2104, with SHA-256, 96 bits of it). So nothing is looked up to know whose answer an id is, a
+service that starts anew knows its old ones, and an answer has one id, by which its feedback is counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 SECRET_BYTES: Final = 32
-_ID: Final = re.compile(r"[a-z]{1,20}-([0-9a-f]{8})([0-9a-f]{16})([0-9a-f]{24})")
+_ID: Final = re.compile(r"([a-z]{1,20}-([0-9a-f]{8})[0-9a-f]{16})([0-9a-f]{24})")
 
 
 class AnswerIds:
@@ -31,15 +31,15 @@ class AnswerIds:
 
     def new(self, prefix: str, key: str) -> str:
         """An id for an answer to a key, "" where there are none."""
-        made = f"{int(self._clock()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
-        return f"{prefix}-{made}{self._code(made, key)}"
+        made = f"{prefix}-{int(self._clock()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
+        return f"{made}{self._code(made, key)}"
 
     def made_at(self, id: str, key: str) -> float | None:
         """When an id was made, in seconds since 1970; None where it was not made here, or for another key."""
         found = _ID.fullmatch(id)
-        if found is None or not hmac.compare_digest(found[3], self._code(found[1] + found[2], key)):
+        if found is None or not hmac.compare_digest(found[3], self._code(found[1], key)):
             return None
-        return float(int(found[1], 16))
+        return float(int(found[2], 16))
 
     def _code(self, made: str, key: str) -> str:
         return hmac.new(self._secret, f"{made}\0{key}".encode(), hashlib.sha256).hexdigest()[:24]

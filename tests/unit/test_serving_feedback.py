@@ -367,6 +367,8 @@ def test_an_id_is_known_to_who_made_it_for_whom_it_was_made(key: str, other: str
     assert (ids.made_at(id, other) is None) == (key != other)
     assert (AnswerIds(another).made_at(id, key) is None) == (secret != another)
     assert ids.made_at(id + "0", key) is None and ids.made_at("", key) is None
+    again = [f"{prefix}-{id.partition('-')[2]}" for prefix in ("cmpl", "zz", "chatcmp", "chatcmplx")]
+    assert [ids.made_at(one, key) for one in again] == [None] * 4, "feedback is counted by the id: an answer has one"
 
 
 def test_nothing_is_kept_for_longer_than_said_and_little_goes_sooner(tmp_path: Path) -> None:
