@@ -603,6 +603,7 @@ def test_a_text_that_is_too_long_for_a_path_is_a_file_that_is_not_there(recipe: 
     for line in (f"plugins: {long}.py is not a file", f"tasks.train: {long}.jsonl is not there", f"tasks.held_out: {long} is not there"):
         assert line in said
     assert f"services.s.python: {long} is not a file" in said
-    for look in (load_policy, read_catalog, read_suite, load_grader, load_plugin):
+    looks: tuple[Callable[[Path], object], ...] = (load_policy, read_catalog, read_suite, load_grader, load_plugin)
+    for look in looks:
         with pytest.raises(ValueError, match=r"there is no such|is not a file|no folder with"):
             look(Path(long))
