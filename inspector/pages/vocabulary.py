@@ -22,6 +22,8 @@ MOST_VALUES: Final = 8_000_000
 """In a file: a vocabulary of 260,000 tokens with its merges has a fifth of that."""
 MOST_ADDED: Final = 8 << 20
 """Characters of JSON of all added tokens: an automaton is made that looks for them. One has some 150."""
+MOST_LETTERS: Final = 1 << 20
+"""Bytes of the texts of all added tokens: each takes 80 in the automaton."""
 MOST_STEPS: Final = 16
 """Of a decoder. Models have five."""
 PLAIN: Final = ("ByteLevel", "ByteFallback", "Fuse", "Strip", "Metaspace", "WordPiece")
@@ -39,11 +41,12 @@ def load_vocabulary(file: Path) -> Tokenizer:
     try:
         found = json.loads(content)
         kept = {key: found.get(key) for key in ("version", "added_tokens", "decoder", "model")} if isinstance(found, dict) else {}
-        added = len(json.dumps(kept.get("added_tokens")))
+        added = kept.get("added_tokens")
+        is_long = len(json.dumps(added)) > MOST_ADDED or _letters(added) > MOST_LETTERS
         content = json.dumps(kept | {"model": _listed(kept.get("model"))}).encode()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: is no tokenizer: {error!s:.200}") from None
-    if added > MOST_ADDED:
+    if is_long:
         raise ValueError(f"{file}: the tokens cannot be shown: its added tokens are longer than any model's")
     for problem in _problems(kept.get("decoder")):
         raise ValueError(f"{file}: the tokens cannot be shown: {problem}")
@@ -66,6 +69,11 @@ def _listed(model: Any) -> dict[str, Any]:
         if len(found) < len(pieces):
             raise ValueError("its model lists a token twice")
     return {"type": "WordLevel", "vocab": found, "unk_token": ""}
+
+
+def _letters(added: Any) -> int:
+    texts = [one.get("content") for one in added if isinstance(one, Mapping)] if isinstance(added, list) else []
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
 
 
 def _problems(decoder: Any) -> Iterator[str]:

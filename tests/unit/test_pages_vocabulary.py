@@ -132,6 +132,7 @@ def test_a_list_of_no_tokens_is_refused(vocab: Any, tmp_path: Path) -> None:
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "MOST_VALUES", 1000)
     monkeypatch.setattr(vocabulary, "MOST_ADDED", 1000)
+    monkeypatch.setattr(vocabulary, "MOST_LETTERS", 300)
     file = tmp_path / "tokenizer.json"
     for content, says in (
         ("{", "is no tokenizer"),
@@ -139,6 +140,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, monkeypatch: pyt
         ("[" * 900, "is no tokenizer"),
         ("[" + "[]," * 600 + "0]", "more than 1,000 values"),
         (json.dumps({"added_tokens": "x" * 1000}), "added tokens are longer"),
+        (json.dumps({"added_tokens": [{"content": "é" * 76}] * 2}), "added tokens are longer"),
     ):
         file.write_text(content)
         with pytest.raises(ValueError, match=says):
