@@ -7,6 +7,7 @@ sees it, and where it says that its base comes from is not looked at.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +44,7 @@ def find_adapters(adapters: Mapping[str, str], model: Path) -> dict[str, Adapter
 def find_adapter(given: str, model: Path) -> Adapter:
     """The adapter that a path stands for: peft's folder, a checkpoint that trained adapters, or a run, of which it is the latest promoted
     one. Raises ValueError when it is none, or its layers are not those of the model."""
-    folder = _adapter_folder(Path(given).expanduser())
+    folder = _adapter_folder(Path(os.path.expanduser(given)))
     config = _config(folder)
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{folder} holds an adapter of type {str(config.get('peft_type'))[:40]!r}; only LORA is served")

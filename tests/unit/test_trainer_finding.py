@@ -145,12 +145,19 @@ def test_a_path_that_leads_nowhere_is_a_missing_path_and_no_hub_id(tiny: Path, t
         ("runs/demo/x/y", here),
         (str(tmp_path / "missing"), "there is no such folder"),
         ("~/missing-model", "there is no such folder"),
+        ("~nobody-of-that-name/model", "there is no such folder"),
+        ("~nobody-of-that-name/model.gguf", "there is no such file"),
+        ("./" + "x" * 300, "there is no such folder"),
+        ("./" + "x" * 300 + "/m.gguf", "there is no such file"),
         ("./fiel.gguf", f"there is no such file below {tmp_path}; did you mean 'file.gguf'?"),
     ):
         for may_import in (False, True):
             with pytest.raises(ValueError) as caught:
                 find_model(model, tmp_path / "models", may_import=may_import)
             assert str(caught.value).startswith(f"model {model!r}: {says}")
+    for model, says in (("x" * 300, "is neither a folder nor a model"), ("x" * 300 + "/m", "is not here yet")):
+        with pytest.raises(ValueError, match=says):
+            find_model(model, tmp_path / "models")
     with pytest.raises(ValueError, match=r"\./file\.gguf is not here yet; a run imports it first"):
         find_model("./file.gguf", tmp_path / "models")
     with pytest.raises(ValueError, match="runs/demp does not exist; give a folder"):

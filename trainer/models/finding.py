@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import uuid
@@ -40,9 +41,9 @@ def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool
         return _held_to(folder, _checked_digest(digest))
     if str(model).startswith(DIGEST):
         return _by_digest(_checked_digest(str(model).removeprefix(DIGEST)), models_dir)
-    given = Path(model).expanduser()
+    given = Path(os.path.expanduser(model))
     for folder in (given, models_dir / model):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             folder = _model_below(folder)
             check_model_folder(folder, need_weights=need_weights)
             return folder.resolve()
@@ -101,8 +102,8 @@ def _model_below(folder: Path) -> Path:
 
 def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
     folder = models_dir / default_model_name(source)
-    if not folder.is_dir():
-        if reads_as_path(source) and not Path(source).expanduser().is_file():
+    if not os.path.isdir(folder):
+        if reads_as_path(source) and not os.path.isfile(os.path.expanduser(source)):
             raise ValueError(_no_such("file", source))
         if not may_import:
             raise ValueError(f"model {source} is not here yet; a run imports it first, or do it now: `burnish models import {source}`")
@@ -118,14 +119,15 @@ def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
 
 def _same_source(known: str, source: str) -> bool:
     """Whether a model that came from `known` is what `source` names: the same words, or two ways to write one file's path."""
-    same_file = reads_as_path(known) and reads_as_path(source) and Path(known).expanduser().resolve() == Path(source).expanduser().resolve()
-    return known == source or same_file
+    if known == source or not (reads_as_path(known) and reads_as_path(source)):
+        return known == source
+    return os.path.realpath(os.path.expanduser(known)) == os.path.realpath(os.path.expanduser(source))
 
 
 def _no_such(kind: str, path: str) -> str:
     """What to say of a path that leads nowhere: from where it was looked for, and what is there that reads like it."""
-    where = Path(path).expanduser()
-    beside = sorted(one.name for one in where.parent.iterdir()) if where.parent.is_dir() else []
+    where = Path(os.path.expanduser(path))
+    beside = sorted(one.name for one in where.parent.iterdir()) if os.path.isdir(where.parent) else []
     hint = did_you_mean(where.name, beside) if beside else ""
     close = hint if "did you mean" in hint else ""
     return f"model {path!r}: there is no such {kind}{'' if where.is_absolute() else f' below {Path.cwd()}'}{close}"

