@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from burnish.cli.needs import needs_engine, needs_training
+from burnish.cli.needs import needs_engine, needs_episodes, needs_training
 from burnish.cli.options import StallOption
 
 PlacesArgument = Annotated[
@@ -116,6 +116,7 @@ def trace(
     ] = None,
 ) -> None:
     """The rows that a step was trained on; of reinforcement, its tasks with their rollouts and the parts of their rewards."""
+    needs_episodes("data trace")
     from burnish.cli.data import trace_lines
 
     typer.echo("\n".join(trace_lines(run, step, phase)))

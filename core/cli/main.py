@@ -29,7 +29,7 @@ from burnish.cli import replay as replay_command
 from burnish.cli import serve as serve_commands
 from burnish.cli import tune as tune_command
 from burnish.cli.group import Commands
-from burnish.cli.needs import needs_engine, needs_training
+from burnish.cli.needs import needs_engine, needs_episodes, needs_training
 from burnish.cli.options import (
     ArgOption,
     HostOption,
@@ -267,6 +267,7 @@ def rollouts(
     prompt: Annotated[bool, typer.Option("--prompt", help="Show the tools, too, that the prompt describes.")] = False,
 ) -> None:
     """Print transcripts of a run."""
+    needs_episodes("rollouts")
     from burnish.inspector.terminal import Selection, print_rollouts
 
     print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit), tools=prompt)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from burnish.cli.needs import needs_training
+from burnish.cli.needs import needs_training, needs_weights
 
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a model folder, a name, or sha256:DIGEST.", show_default=False)
@@ -50,6 +50,7 @@ def list_models(models_dir: ModelsOption = MODELS) -> None:
 
 def show(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
     """Show a model's manifest: what it is, what it was trained on, what was measured, and the digest of each file."""
+    needs_weights("models show")
     from burnish.cli.models import show_lines
 
     typer.echo("\n".join(show_lines(model, models_dir)))
@@ -57,6 +58,7 @@ def show(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
 
 def lineage(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
     """Show what a model was made from, back to the first."""
+    needs_weights("models lineage")
     from burnish.cli.models import lineage_lines
 
     typer.echo("\n".join(lineage_lines(model, models_dir)))

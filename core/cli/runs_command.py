@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from burnish.cli.needs import needs_training
+from burnish.cli.needs import needs_episodes, needs_training
 from burnish.cli.options import JsonOption, RunArgument
 from burnish.rpc.extras import require
 
@@ -174,7 +174,7 @@ def export(
     to: Annotated[Literal["inspect"], typer.Option(help="Which tool's: `inspect view --log-dir DIR` opens them.")] = "inspect",
 ) -> None:
     """Write a run's evaluations, with every attempt that is stored of them, as logs of Inspect (*.eval)."""
-    require("burnish runs export", ["pyarrow"], "train")
+    needs_episodes("runs export")
     require("burnish runs export --to inspect", ["inspect_ai"], "inspect")
     from burnish.inspector.inspect_logs import export_evaluations
 
