@@ -55,7 +55,7 @@ def load_environment(target: str) -> str:
         raise ValueError(f"{target!r} names no environment; give namespace/Name-v0, module:namespace/Name-v0 or path.py:namespace/Name-v0")
     if module:
         import_module(module, "environment")
-    ENVS.get(id)
+    ENVS.get(id, f"my_file.py:{id} names one of your own")
     return id
 
 

@@ -51,6 +51,7 @@ class Listing:
         return f"{file}:{name}" if file else self.source
 
 
+OWN = "--plugin FILE.py, or `plugins` in a recipe or deployment, registers your own"
 _kinds: WeakSet[Registry[Any]] = WeakSet()
 """Every registry there is, so that an id of another kind is told from one that nobody knows."""
 
@@ -75,8 +76,8 @@ class Registry(Generic[T]):
         self._sources[id] = source
         return component
 
-    def get(self, id: str) -> T:
-        """The component called `id`, importing its distribution if need be.
+    def get(self, id: str, own: str = OWN) -> T:
+        """The component called `id`, importing its distribution if need be. own: how whoever asks gives one of their own.
 
         Raises ValueError when the id is unknown (with a suggestion), offered by two distributions, or when loading it fails.
         """
@@ -85,7 +86,7 @@ class Registry(Generic[T]):
         offers = [entry for entry in self._entry_points if entry.name == id]
         offers = offers or [entry for entry in self._entry_points if entry.name == f"{id.partition('/')[0]}{FAMILY}"]
         if not offers:
-            raise ValueError(self.said_of(id))
+            raise ValueError(self.said_of(id, own))
         if len(offers) > 1:
             names = " and ".join(sorted(_distribution(entry) for entry in offers))
             raise ValueError(f"{self.kind} {id!r} is offered by {names}; uninstall one of them")
@@ -115,7 +116,7 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {id!r} of {where}: {said_of_import(error)}") from error
         return self._loaded.get(id) or self.register(id, component, _distribution(entry))
 
-    def said_of(self, id: str) -> str:
+    def said_of(self, id: str, own: str = OWN) -> str:
         """What is wrong with an id that is not registered: its version, its namespace, or its name, and what it may have meant."""
         others = [other.kind for other in _kinds if other is not self and any(row.id == id for row in other.list())]
         if others:
@@ -136,7 +137,7 @@ class Registry(Generic[T]):
                 said = f"{self.kind} {id!r}: nothing is registered under {match['namespace']!r}; known namespaces are {known_ones}"
                 close = did_you_mean(match["namespace"], sorted(namespaces)) if len(namespaces) > 1 else ""
                 close = close if "did you mean" in close else ""
-                return f"{said}{close}; --plugin FILE.py registers your own, or the package that brings it must be installed"
+                return f"{said}{close}; {own}, or the package that brings it must be installed"
         return f"{self.kind} {id!r} is unknown{did_you_mean(id, known)}"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine, needs_episodes, needs_training
-from burnish.cli.options import StallOption
+from burnish.cli.options import PluginOption, StallOption
 
 PlacesArgument = Annotated[
     list[str], typer.Argument(metavar="PLACE…", help="Files of rows, folders of them, or URLs of files.", show_default=False)
@@ -46,10 +46,13 @@ def check(
     policy: Annotated[
         str | None, typer.Option("--policy", metavar="FILE", help="A guardrail policy that every row must keep.", show_default=False)
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Read every row: what form it has, and what is unfit, by file, line and field. Exits with 1 when too much is."""
     from burnish.cli.data import check_lines
+    from burnish.cli.guard import load_detectors
 
+    load_detectors(plugin, policy)
     lines, rejected = check_lines(places, use, rejects, policy)
     typer.echo("\n".join(lines))
     if rejected > max_rejects:

@@ -65,7 +65,7 @@ def export(
 ) -> None:
     """Write feedback as rows that training reads: corrections, preference pairs, tasks, or texts."""
     needs_training("feedback export")
-    from burnish.envs.registry import load_plugin
+    from burnish.cli.guard import load_detectors
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
     from burnish.inspector.text import printable
@@ -74,10 +74,7 @@ def export(
 
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: rows are written as lines of JSON; give a name that ends in .jsonl")
-    if plugin and not policy:
-        raise ValueError("--plugin has no effect without --policy: what it brings are its detectors")
-    for file in plugin or ():
-        load_plugin(file)
+    load_detectors(plugin, policy)
     guard = Guard(load_policy(policy)) if policy else None
     first = since.strftime("%Y-%m-%d") if since is not None else ""
     wanted = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.cli.models import table_lines
+from burnish.envs.registry import load_plugin
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import Place, Policy, load_policy
 from burnish.guardrails.tool_calls import check_call
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 MAX_FILE = 4_000_000
 """Bytes of a file whose text is checked."""
+
+
+def load_detectors(plugins: Sequence[Path] | None, policy: str | None) -> None:
+    """Load files that register detectors of one's own. Raises ValueError where there is no policy to use them."""
+    if plugins and not policy:
+        raise ValueError("--plugin has no effect without --policy: what it brings are its detectors")
+    for file in plugins or ():
+        load_plugin(file)
 
 
 def policy_lines(policy: Policy) -> list[str]:

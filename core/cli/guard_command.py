@@ -138,12 +138,15 @@ def train(
     ] = None,
     false_positives: Annotated[float, typer.Option(min=0.0001, max=0.5, help="The share of harmless texts that may be found.")] = 0.03,
     seed: Annotated[int, typer.Option(min=0, help="Draws the parts that are not learnt from.")] = 0,
+    plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a classifier on labelled texts, as a detector for policies, and report on rows that it did not learn from."""
     from burnish.rpc.extras import require
 
     require("burnish guard train", ["scipy"], "train")
+    from burnish.cli.guard import load_detectors
     from burnish.cli.guard_training import train_command
 
+    load_detectors(plugin, policy)
     typer.echo("\n".join(train_command(rows, out, policy, hold_out or [], false_positives, seed, as_json)))

@@ -120,7 +120,7 @@ def environment_service(
 def load_verifier(target: str) -> Verifier:
     """Raises ValueError when the target does not exist or is no verifier."""
     if ID_PATTERN.match(target):
-        return VERIFIERS.get(target)
+        return VERIFIERS.get(target, "my_file.py:NAME names one of your own")
     module, name = _split(target)
     if not name:
         raise ValueError(f"{target!r} names no verifier; give module:name or path.py:name, where name is decorated with @verifier")

@@ -6,15 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
-
-from burnish.cli.main import app
+from tests.unit.command_tree import commands
 
 pytestmark = pytest.mark.unit
 
@@ -112,15 +108,7 @@ pattern = 'Rival'
 TALK = {"messages": [{"role": "user", "content": "What is 3 + 4?"}, {"role": "assistant", "content": "7"}]}
 
 
-def commands_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The commands of the tree, such as "models show"."""
-    for name, one in getattr(command, "commands", {}).items():
-        yield from commands_of(one, (*path, name))
-    if not hasattr(command, "commands"):
-        yield " ".join(path)
-
-
-COMMANDS = sorted(commands_of(typer.main.get_command(app)), key=len, reverse=True)
+COMMANDS = sorted(commands(), key=len, reverse=True)
 
 
 def command_of(line: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from tests.unit.command_tree import commands
 from tests.unit.guard_policy import TOML, tables
 from typer.testing import CliRunner
 
@@ -90,9 +91,34 @@ def test_a_detector_of_ones_own_is_named_by_a_plugin_and_without_one_the_way_is_
     asked = ["guard", "check", str(tmp_path / "policy.toml"), "--text", "HELLO"]
     without = CliRunner().invoke(app, asked)
     assert without.exit_code == 2
-    assert "nothing is registered under 'words-test'" in without.stderr and "--plugin FILE.py registers your own" in without.stderr
+    assert "nothing is registered under 'words-test'" in without.stderr and "--plugin FILE.py, or" in without.stderr
     found = CliRunner().invoke(app, [*asked, "--plugin", str(tmp_path / "loud.py")])
     assert found.exit_code == 1 and "loud at 0" in found.stdout
+    (tmp_path / "talks.jsonl").write_text('{"messages": [{"role": "user", "content": "HELLO"}, {"role": "assistant", "content": "Hi."}]}\n')
+    rows = ["data", "check", str(tmp_path / "talks.jsonl"), "--plugin", str(tmp_path / "loud.py")]
+    checked = CliRunner().invoke(app, [*rows, "--policy", str(tmp_path / "policy.toml")])
+    assert checked.exit_code == 1 and "1 rivals" in checked.stdout
+    assert "--plugin has no effect without --policy" in CliRunner().invoke(app, rows).stderr
+
+
+def test_every_command_with_a_policy_takes_its_detectors() -> None:
+    for path, command in commands().items():
+        names = {name for parameter in command.params for name in (*parameter.opts, parameter.metavar)}
+        assert "--plugin" in names or not names & {"--policy", "POLICY"}, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way"),
+    [
+        (["serve-env", "words-test/Own-v0"], "my_file.py:words-test/Own-v0 names one of your own"),
+        (["serve-verifier", "words-test/own-v1"], "my_file.py:NAME names one of your own"),
+        (["data", "catalog", "words-test/own-v1"], "a folder with a catalog.toml is one of your own"),
+    ],
+)
+def test_an_error_names_no_option_that_the_command_lacks(arguments: list[str], way: str) -> None:
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 2 and "nothing is registered under 'words-test'" in said.stderr
+    assert way in said.stderr and "--plugin" not in said.stderr
 
 
 def test_the_blends_of_a_report_are_those_of_named_phases_and_of_replay_too(tmp_path: Path) -> None:

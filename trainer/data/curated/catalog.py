@@ -99,13 +99,17 @@ def find_catalog(name: str, check: bool = True) -> Catalog:
 
     Raises ValueError when there is none, its file is unfit, or a set is not what its digest says.
     """
-    catalog = CATALOGS.get(name) if ID_PATTERN.match(name) and not os.path.isfile(Path(name) / CATALOG_FILE) else read_catalog(Path(name))
+    catalog = _registered(name) if ID_PATTERN.match(name) and not os.path.isfile(Path(name) / CATALOG_FILE) else read_catalog(Path(name))
     if check:
         for category, one in catalog.sets.items():
             if one.digest != one.sha256:
                 said = f"sha256 {one.sha256[:12]}…" if one.sha256 else "no sha256"
                 raise ValueError(f"catalog {name}: {category} has {said} and is sha256 {one.digest}; a changed set needs a new version")
     return catalog
+
+
+def _registered(id: str) -> Catalog:
+    return CATALOGS.get(id, f"a folder with a {CATALOG_FILE} is one of your own")
 
 
 def read_catalog(folder: Path) -> Catalog:
