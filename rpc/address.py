@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from .security import ClientSecurity, is_loopback
+from .security import TURN_TLS_ON, ClientSecurity, is_loopback
 
 RAY = "ray:"
 SERVICE = "service:"
@@ -129,7 +129,7 @@ def _check_token(place: str, hosts: tuple[str, ...], security: ClientSecurity) -
     """Refuse a token that would travel in the clear: without TLS, to anything but addresses of this machine. `ray:NAME` may be anywhere."""
     local = bool(hosts) and all(is_loopback(host.rpartition(":")[0]) for host in hosts)
     if (security.token_env or security.token_file) and not security.secure and not local:
-        raise ValueError(f"address {place!r}: without TLS the token would travel in the clear; give ca, or tls = true")
+        raise ValueError(f"address {place!r}: without TLS the token would travel in the clear; {TURN_TLS_ON}")
 
 
 def _security(address: str, query: str) -> ClientSecurity:

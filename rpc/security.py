@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import grpc  # at run time only where a connection is made: configs name certificates too
 
+TURN_TLS_ON = (
+    'give tls = { ca = "…" }, or tls = {} for the system\'s authorities, in a recipe, --tls-ca to a command, ?ca=… or ?tls=1 in an address'
+)
+"""How TLS is asked for, wherever a client's security is written down."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientSecurity:
@@ -43,7 +48,7 @@ class ClientSecurity:
         if self.token_env and self.token_file:
             raise ValueError("give token_env or token_file, not both")
         if (self.cert or self.server_name) and not self.secure:
-            raise ValueError(f"{'cert' if self.cert else 'server_name'} has no effect without TLS; give ca, or tls = true")
+            raise ValueError(f"{'cert' if self.cert else 'server_name'} has no effect without TLS; {TURN_TLS_ON}")
 
     @property
     def secure(self) -> bool:

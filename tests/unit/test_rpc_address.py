@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
 from burnish.recipe.services import ServiceConfig
 from burnish.rpc.address import Endpoint, is_dynamic, shown_address
 from burnish.rpc.security import ClientSecurity, ServerSecurity, read_token
@@ -97,3 +100,15 @@ def test_tokens_are_read_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyP
             read_token("", str(file))
     with pytest.raises(ValueError, match="cannot be read"):
         read_token("", str(tmp_path / "none"))
+
+
+def test_how_tls_is_turned_on_is_said_for_each_place_and_can_be_followed() -> None:
+    with pytest.raises(
+        ValidationError, match=r'tls = \{ ca = "…" \}, or tls = \{\} .* in a recipe, --tls-ca to a command, .*\?tls=1 in an address'
+    ):
+        ServiceConfig.model_validate({"address": "h:1", "token_env": "T"})
+    for tls in ({"ca": "ca.pem"}, {}):
+        assert ServiceConfig.model_validate({"address": "h:1", "token_env": "T", "tls": tls}).full_address
+    assert Endpoint.parse("h:1?token_env=T&tls=1").security.secure
+    said = CliRunner().invoke(app, ["check", "h:1", "--tls-cert", "c.pem", "--tls-key", "k.pem"])
+    assert said.exit_code == 2 and "--tls-ca to a command" in said.stderr
