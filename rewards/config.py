@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..envs.named import names_code
 from ..envs.registry import ID_PATTERN
 from ..rpc.address import SERVICE
 from .terms import Normalize, Term
@@ -47,6 +48,8 @@ class RewardConfig(BaseModel):
     def _one_scorer(self) -> RewardConfig:
         if (self.use is None) == (self.verifier is None):
             raise ValueError('needs exactly one of use = "namespace/name-v1" (a plug-in) and verifier = "service:NAME" or "host:port"')
+        if self.verifier is not None:
+            _check_reachable(self.verifier)
         if self.use is not None and not ID_PATTERN.match(self.use):
             raise ValueError(f"use = {self.use!r} must read namespace/name-vN, for example 'my-team/reward-v1'")
         if self.verifier_id is not None and self.verifier is None:
@@ -72,6 +75,19 @@ class RewardConfig(BaseModel):
     def term(self) -> Term:
         """How its value counts in the total."""
         return Term(self.weight, self.clip, self.normalize, self.range, self.gate, self.cap)
+
+
+def _check_reachable(verifier: str) -> None:
+    """Raise ValueError where a verifier is named by its code or its id, which nobody could call, instead of an address."""
+    code, id = names_code(verifier.partition("?")[0]), ID_PATTERN.match(verifier)
+    if verifier.startswith(("service:", "ray:")) or not (code or id):
+        return
+    target = "my_file.py:function" if id else verifier
+    of_reward = "; a reward of that id is named by use" if id else ""
+    raise ValueError(
+        f'verifier = {verifier!r} is no address, and a verifier runs as a service: services.NAME.verifier = "{target}" with '
+        f'verifier = "service:NAME" in a recipe, or `burnish serve-verifier {verifier}`, whose host:port it is then{of_reward}'
+    )
 
 
 def declared_sizes(rewards: Iterable[RewardConfig], env_weight: float, success: str) -> dict[str, float]:

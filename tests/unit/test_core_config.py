@@ -78,6 +78,11 @@ def test_the_essential_recipe_is_a_whole_run(recipe: Callable[[str], Path]) -> N
     assert config.success == "env"
 
 
+@pytest.mark.parametrize("verifier", ["service:verdicts", "ray:verdicts", "h:1,i:2", "[::1]:5", "h:1?tls=1&server_name=judge-v1"])
+def test_a_verifier_is_named_by_an_address(verifier: str) -> None:
+    assert RewardConfig(verifier=verifier, name="v").verifier == verifier
+
+
 def test_a_recipe_may_begin_with_a_byte_order_mark(recipe: Callable[[str], Path]) -> None:
     file = recipe(ESSENTIAL)
     plain = load_config(file)
@@ -170,6 +175,21 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
         (
             '[[rewards]]\nname = "x"',
             'r.toml: rewards.0: needs exactly one of use = "namespace/name-v1" (a plug-in) and verifier = "service:NAME" or "host:port"',
+        ),
+        *(
+            (
+                f'[[rewards]]\nverifier = "answers.py:short_answer"{name}',
+                "r.toml: rewards.0: verifier = 'answers.py:short_answer' is no address, and a verifier runs as a service: "
+                'services.NAME.verifier = "answers.py:short_answer" with verifier = "service:NAME" in a recipe, or '
+                "`burnish serve-verifier answers.py:short_answer`, whose host:port it is then",
+            )
+            for name in ("", '\nname = "v"')
+        ),
+        (
+            '[[rewards]]\nverifier = "my-team/short-answer-v1"',
+            "r.toml: rewards.0: verifier = 'my-team/short-answer-v1' is no address, and a verifier runs as a service: "
+            'services.NAME.verifier = "my_file.py:function" with verifier = "service:NAME" in a recipe, or '
+            "`burnish serve-verifier my-team/short-answer-v1`, whose host:port it is then; a reward of that id is named by use",
         ),
         ('[[rewards]]\nverifier = "h:1"', 'r.toml: rewards.0: needs name = "…", the part of the reward it gives'),
         (
