@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
 from burnish.envs.contract import make_env
 from burnish.envs.registry import load_plugin
 from burnish.envs.remote.tools import RemoteToolSet
@@ -39,6 +42,17 @@ def test_the_tools_of_the_page_answer_the_environment_of_the_page(tmp_path: Path
         session = RemoteToolSet(service.address).open(ToolContext("e/0", 1, {"shelf": {"bolts": 7}}))
         assert [session.call("take", {"item": "bolts", "count": 2}) for _ in range(2)] == ["5 left", "3 left"]
         session.close()
+
+
+@pytest.mark.parametrize("replies", [True, False])
+def test_the_check_of_the_page_finds_no_fault_in_its_shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shelf.py").write_text(blocks("python")[2])
+    (line,) = re.findall(r"`burnish (check [^`]*)`", PAGE)
+    given = shlex.split(line if replies else line.partition(" --reply")[0])
+    said = CliRunner().invoke(app, given)
+    assert (said.exit_code, "FAIL" in said.output) == (0, False), said.output
+    assert ("passed" in said.output) is replies  # without a call that means something, it asks for one
 
 
 def test_the_recipe_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
