@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +54,8 @@ def test_a_new_package_is_tested_installed_and_found(kind: Kind, tmp_path: Path)
     assert "passed" in run("pytest", "-q", "-p", "no:cacheprovider", cwd=package)  # not installed, straight from its folder
     run("pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(package), cwd=tmp_path)
     target = component.id or component.module
-    given = ["--arg", "data={shelf = {bolts = 3}}", "--reply", 'count(item="bolts")'] if kind == "tools" else []  # as its README says
-    assert f"{target}: passed" in run("burnish.cli.main", "check", target, *given, cwd=tmp_path, site=site)
+    _, *checked = shlex.split(re.findall(r"^burnish check .*", (package / "README.md").read_text(), re.MULTILINE)[0], comments=True)
+    assert f"{target}: passed" in run("burnish.cli.main", *checked, cwd=package, site=site)
     match kind:
         case "reward":
             assert component.id in run("burnish.cli.main", "rewards", "list", cwd=tmp_path, site=site)

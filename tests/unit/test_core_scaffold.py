@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -158,3 +160,12 @@ def test_the_recipe_is_one_whatever_the_name(kind: Kind, name: str, tmp_path: Pa
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(render(parse_name(kind, name))["recipe.toml"])
     assert load_config(recipe).name == parse_name(kind, name).name
+
+
+def test_the_check_in_the_readme_of_tools_calls_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert new("tools", "readme-test/shelf", "--dir", str(tmp_path))[0] == 0
+    folder = tmp_path / "readme-test-shelf"
+    monkeypatch.syspath_prepend(folder / "src")
+    (line,) = re.findall(r"^burnish (check .*)", (folder / "README.md").read_text(), re.MULTILINE)
+    said = CliRunner().invoke(app, shlex.split(line, comments=True))
+    assert said.exit_code == 0 and "readme_test_shelf.tools: passed" in said.output
