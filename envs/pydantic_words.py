@@ -13,6 +13,8 @@ from .registry import did_you_mean
 
 Location = tuple[str | int, ...]
 
+NAME_ITSELF = "[key]"
+"""What pydantic puts behind the place of a name that is wrong, and not what is called so."""
 PREFIXES = ("Value error, ", "Assertion failed, ")
 WORDS = {
     "Field required": "is required",
@@ -26,10 +28,19 @@ WORDS = {
     "must be a valid tuple": "must be a list",
     "must be a valid dictionary": "must be a table",
 }
+FORMS = {
+    "^[a-z0-9][a-z0-9._-]*$": 'a name is in small letters: a to z, 0 to 9 and, behind the first, ".", "_" and "-"',
+    "^[a-z0-9][a-z0-9_-]*$": 'a name is in small letters: a to z, 0 to 9 and, behind the first, "_" and "-"',
+    "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": 'a name has at most 64 letters, digits and, behind the first, "_" and "-"',
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": 'a name has at most 64 letters, digits and, behind the first, ".", "_" and "-"',
+    "^[0-9a-f]{64}$": "must be a SHA-256: 64 characters of 0 to 9 and a to f",
+}
+"""What a text must be that is held to a pattern."""
 MOST_ERRORS = 1000
 """Of one value that are looked at: pydantic makes a table of each, which a value that is all wrong has as many of as bytes."""
 MOST_LINES = 100
 """Of one error that lists what is wrong."""
+_SHOULD = re.compile(r"\A(Input|String|List|Tuple|Set|Dictionary) should ")
 _HOW_IT_TRIED = re.compile(r", (unable to (parse|interpret)|got a number with a fractional part).*\Z", re.DOTALL)
 
 
@@ -40,7 +51,10 @@ def message_of(detail: Mapping[str, Any]) -> str:
     own = next((said.removeprefix(prefix) for prefix in PREFIXES if said.startswith(prefix)), None)
     if own is not None:
         return own
-    said = _HOW_IT_TRIED.sub("", said.replace("Input should be ", "must be ", 1))
+    if detail.get("type") == "string_pattern_mismatch":
+        pattern = detail["ctx"]["pattern"]
+        return FORMS.get(pattern, f"must be of the form {pattern}")
+    said = _HOW_IT_TRIED.sub("", _SHOULD.sub("must ", said))
     return WORDS.get(said, said)
 
 
@@ -56,7 +70,7 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None) ->
     first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
     owner = model_at(model, first["loc"][:-1]) if first["type"] == "extra_forbidden" else None
     said = message_of(first) + (did_you_mean(str(first["loc"][-1]), list(owner.model_fields)) if owner else "")
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"] if part != NAME_ITSELF)
     return f"{place}: {said}" if place else said
 
 

@@ -94,12 +94,12 @@ class ServingConfig(BaseModel):
         if not (self.api_key_env or self.api_key_file or self.keys_file):
             raise ValueError(
                 f"host {self.host!r} is not loopback: whoever reaches the port could use the model; give --keys, --api-key-file or "
-                "--api-key-env, or listen on 127.0.0.1"
+                "--api-key-env (in a deployment keys_file, api_key_file or api_key_env), or listen on 127.0.0.1"
             )
         if not self.tls_cert and not self.insecure:
             raise ValueError(
                 f"host {self.host!r} is not loopback: without TLS the API key would travel in the clear; give --tls-cert and --tls-key, or "
-                "--insecure where TLS ends in front of this server"
+                "--insecure where TLS ends in front of this server (in a deployment tls_cert and tls_key, or insecure = true)"
             )
         return self
 

@@ -38,6 +38,8 @@ class JudgeTable(BaseModel):
 
     @model_validator(mode="after")
     def _names_one(self) -> JudgeTable:
+        if (self.use is None) == (self.verifier is None):
+            raise ValueError('needs exactly one of use = "namespace/name-v1" (a reward) and verifier = "host:port" (one that runs)')
         if self.verifier is not None and self.verifier.startswith(SERVICE):
             raise ValueError('verifier: services are of recipes; give the "host:port" of one that runs')
         if self.plugins and self.use is None:

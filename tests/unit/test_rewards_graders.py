@@ -223,7 +223,7 @@ def test_a_formula_without_a_value_is_a_failure_never_zero() -> None:
         ({"name": "x"}, "Unable to extract tag"),
         ({**RATE, "range": [1, 0]}, r"range \[1, 0\] must be \[lowest, highest\]"),
         ({**RATE, "pass_threshold": 2}, "pass_threshold 2 is outside the range"),
-        ({**RATE, "input": []}, "input: Tuple should have at least 1 item"),
+        ({**RATE, "input": []}, "input: must have at least 1 item"),
         ({**RATE, "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_text"),
         (
             {**RATE, "type": "label_model", "labels": ["good", "Good"], "passing_labels": ["good"]},

@@ -111,7 +111,7 @@ def test_rows_that_begin_alike_are_attempts_at_one_task(tmp_path: Path) -> None:
         ("[" * 100_000, "not JSON"),
         ({"messagse": TALK}, "unknown key 'messagse'; did you mean 'messages'?"),
         ({"id": "a"}, "messages: is required"),
-        ({"messages": []}, "messages: Tuple should have at least 1 item"),
+        ({"messages": []}, "messages: must have at least 1 item"),
         ({"messages": ["hi"]}, "messages.0: must be a table"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 0: role 'robot' is unknown"),
         ({"messages": [{"role": "user"}]}, "message 0: content is missing"),

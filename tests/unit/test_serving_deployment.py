@@ -10,11 +10,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from ray.serve.config import AutoscalingConfig
 
+from burnish.serving.canary.config import JudgeTable
 from burnish.serving.canary.watch import Judgement
 from burnish.serving.config import ServingConfig
-from burnish.serving.deployment import LASTING_S, LONGEST_WAIT_S, Deployer, Deployment, Faults, State, VersionTable, read_deployment
+from burnish.serving.deployment import (
+    LASTING_S,
+    LONGEST_WAIT_S,
+    AutoscalingTable,
+    Deployer,
+    Deployment,
+    Faults,
+    State,
+    VersionTable,
+    read_deployment,
+)
 from burnish.serving.fleet import replicas_of
 from burnish.serving.keys import parse_keys
 from burnish.serving.routes import Routes, VersionShare, app_name, engine_name, engines_of, names, shadows_for, version_for, versions_of
@@ -49,6 +61,12 @@ def deployment(**weights: float) -> Deployment:
         ('[models.m.versions.v1]\nmodel = "a"\nautoscaling = {max_replicas = 2, target_ongoing_requests = 0}', "target_ongoing_requests"),
         ('[service]\nname = "x"\n[models.m.versions.v1]\nmodel = "a"', "models are named by their tables"),
         ('[service]\nhost = "0.0.0.0"\n[models.m.versions.v1]\nmodel = "a"', "not loopback"),
+        ('[service]\nhost = "0.0.0.0"\n[models.m.versions.v1]\nmodel = "a"', "in a deployment keys_file, api_key_file or api_key_env"),
+        ('[models.Inspector.versions.v1]\nmodel = "a"', r"d\.toml: models\.Inspector: a name is in small letters"),
+        ('[models.m.versions.V1]\nmodel = "a"', r"d\.toml: models\.m\.versions\.V1: a name is in small letters"),
+        (f'[models.{"m" * 65}.versions.v1]\nmodel = "a"', "m: must have at most 64 characters"),
+        ('[models.m.versions.v1]\nmodel = "a"\njudge = {}', r'and verifier = "host:port" \(one that runs\)$'),
+        ('[models.m.versions.v1]\nmodel = "a"\njudge = {use = "a/b-v1", name = "a b"}', "judge.name: a name has at most 64 letters"),
         ("[models", "not TOML"),
     ],
 )
@@ -327,3 +345,20 @@ def test_the_files_of_the_page_are_what_it_says() -> None:
     assert {name: table.weight for name, table in served.items()} == {"inspector:v1": 95, "inspector:v2": 5}
     one, two = Deployment.model_validate(tomllib.loads(further)).served().values()
     assert one.autoscaling is not None and set(one.adapters) == {"night-shift", "welding"} and (two.weight, two.shadow) == (0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("`[service]`", ServingConfig),
+        ("`[models.NAME.versions.VERSION]`", VersionTable),
+        ("`[models.NAME.versions.VERSION.autoscaling]`", AutoscalingTable),
+        ("`[models.NAME.versions.VERSION.judge]`", JudgeTable),
+    ],
+)
+def test_docs_serving_has_every_key_of_a_deployment(heading: str, table: type[BaseModel]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
+    begins = page.index(f"| {heading} |")
+    rows = page[begins : page.index("\n\n", begins)].splitlines()[2:]
+    named = {key for row in rows for key in re.findall(r"`([a-z_0-9]+)`", row.split(" | ")[0])}
+    assert named == set(table.model_fields) - ({"name"} if table is ServingConfig else set())
