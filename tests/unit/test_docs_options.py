@@ -1,0 +1,26 @@
+"""Every option of the command line stands in the README or on a page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.unit.command_tree import commands
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = "\n".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+NAMED = set(re.findall(r"--[a-z][a-z-]*", TEXT))
+
+
+def test_every_option_is_named() -> None:
+    options = {
+        f"{name} {parameter.opts[0]}": {*parameter.opts, *parameter.secondary_opts}
+        for name, command in commands().items()
+        for parameter in command.params
+        if parameter.param_type_name == "option"
+    }
+    assert len(options) > 200
+    assert [option for option, names in options.items() if not names & NAMED] == []
