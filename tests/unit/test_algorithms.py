@@ -58,7 +58,7 @@ def test_every_name_has_a_preset() -> None:
         ("dapo", {"minibatches": 4, "loss_args": {"clip_low": 0.2, "clip_high": 0.28}, "correction": "truncate", "aggregation": "token"}),
         ("dapo", {"overlong": {"action": "penalty", "tokens": 50, "buffer": 10, "penalty": 1.0}}),
         ("gspo", {"minibatches": 4, "loss": "gspo", "loss_args": {"clip_low": 3e-4, "clip_high": 4e-4}, "aggregation": "sequence"}),
-        ("cispo", {"minibatches": 4, "loss": "cispo", "loss_args": {"clip_low": 1.0, "clip_high": 3.0}}),
+        ("cispo", {"minibatches": 2, "loss": "cispo", "loss_args": {"clip_low": 1.0, "clip_high": 3.0}}),
         ("rloo", {"minibatches": 1, "advantage": "rloo", "loss": "importance", "loss_args": {}, "constant_tokens": 50}),
         ("reinforce_pp", {"minibatches": 4, "advantage": "reinforce_pp", "loss": "ppo_clip", "equal_groups": "keep"}),
         ("ppo", {"minibatches": 4, "advantage": "gae", "loss": "ppo_clip", "equal_groups": "keep", "critic": PLAIN_CRITIC}),

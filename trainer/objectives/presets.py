@@ -54,7 +54,9 @@ PRESETS: Mapping[Algorithm, Preset] = {
     "gspo": Preset(
         "grpo", "gspo", {"clip_low": 3e-4, "clip_high": 4e-4}, {"minibatches": MINIBATCHES}, objective={"aggregation": "sequence"}
     ),
-    "cispo": Preset("grpo", "cispo", {"clip_low": 1.0, "clip_high": 3.0}, {"minibatches": MINIBATCHES}, objective={"aggregation": "token"}),
+    "cispo": Preset(  # no bound ends a gradient, so a step takes fewer updates: with four, one demo run of three fell to a constant
+        "grpo", "cispo", {"clip_low": 1.0, "clip_high": 3.0}, {"minibatches": 2}, objective={"aggregation": "token"}
+    ),
     "rloo": Preset("rloo", "importance", objective={"aggregation": "constant"}, kl=IN_REWARD),
     "reinforce_pp": Preset(
         "reinforce_pp",
@@ -94,7 +96,7 @@ def written_out(data: Data) -> Data:
         groups = data.get("groups_per_step", MINIBATCHES)
         table = {**preset.table}
         if "minibatches" in table and isinstance(groups, int):
-            table["minibatches"] = max(1, min(MINIBATCHES, groups))
+            table["minibatches"] = max(1, min(table["minibatches"], groups))
         out = {**table, **data}
         kl = preset.kl if _positive(objective.get("kl_coef")) else {}
         objective = _over({"advantage": preset.advantage, "loss": preset.loss, **preset.objective, **kl}, objective)
