@@ -31,6 +31,7 @@ from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.run.recovery import keep_going
 from burnish.run.recovery import resume as take_up
 from burnish.run.retention import Retention
+from burnish.run.sole_driver import sole_driver
 from burnish.run.time_left import time_left_line
 from burnish.run.tracking import tracked
 from burnish.run.under_way import Results, Run
@@ -52,12 +53,13 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     """Run a recipe in the run folder `path`, or go on from its latest checkpoint. Returns every evaluation by phase and mode.
 
     plan: what is expected of it; with one, each evaluation says how long the rest will take.
-    Raises ValueError for what the user can put right, and what fleet, learner and sync proof raise. Whatever happens, services, Ray and
-    engines have ended when this returns.
+    Raises ValueError for what the user can put right, another process that drives the run among it, and what fleet, learner and sync proof
+    raise. Whatever happens, services, Ray and engines have ended when this returns.
     """
     console, opened = console or new_console(), open_run(path, recipe)
     told = TrackedRun(path.resolve().name, path, recipe.record, resume)
-    with tracked(recipe.tracking, told, partial(say, console), recipe.limits.tracker_s) as trackers:
+    tell = partial(say, console)
+    with sole_driver(path, tell), tracked(recipe.tracking, told, tell, recipe.limits.tracker_s) as trackers:
         return _run(recipe, replace(opened, trackers=trackers), resume, console, plan)
 
 
