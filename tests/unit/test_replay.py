@@ -199,6 +199,8 @@ def test_no_argument_names_code_in_the_run_folder(
     home = tmp_path / "here" / "runs" / "evil"
     shutil.copytree(counted, home)
     (home / "code.py").write_text("raise SystemExit('this ran')")
+    (home / "bin").mkdir()
+    (home / "bin" / "python").write_text("#!/bin/false")
     monkeypatch.chdir(tmp_path / "here")
     whole = json.loads((home / "config.json").read_text())
     given = json.loads(json.dumps(arguments).replace("FILE", "runs/evil/code.py"))

@@ -236,7 +236,7 @@ async def test_a_request_that_is_not_to_be_stored_is_not(service: Service) -> No
         ({"id": "x", "correction": " "}, "correction", "correction: is empty"),
         ({"id": "x", "correction": "a" * 40_000}, "correction", "at most 32768"),
         ({"id": "x", "correction": "\ud800"}, "correction", "holds half a character"),
-        ({"id": "x", "verdicts": {"a b": True}}, "verdicts", "pattern"),
+        ({"id": "x", "verdicts": {"a b": True}}, "verdicts", "a name has at most 64 letters"),
         ({"id": "x", "verdicts": {"right": 1}}, "verdicts", "verdicts.right: must be true or false"),
         ({"id": "x", "verdicts": {str(i): True for i in range(17)}}, "verdicts", "at most 16"),
         ({"id": "x", "rating": [[[[[[]]]]]]}, None, "nested more than 4 levels deep"),
