@@ -61,7 +61,7 @@ def find_rate(
     table = supervised_phase(run, phase)
     console = Console(stderr=True) if as_json else new_console()
     if table.name != run.phases[0].name:
-        say(console, f"{table.name} begins with {run.model} here, without the phases before it; --set model=RUN takes what a run made")
+        say(console, f"{table.name} begins with {run.model} as it is; the phases before it do not run here")
     with StepBar(console, "rates", len(tried)) as bar:
         for found in test(run, table, tried, lambda line: say(console, line)):
             if found.tried:
@@ -77,12 +77,14 @@ def row_of(phase: str, found: RateRange) -> dict[str, Any]:
     """What was found as JSON takes it; a loss that was not finite is null."""
     tried = [{"rate": one.rate, "loss": one.loss if math.isfinite(one.loss) else None} for one in found.tried]
     broke = None if found.broke is None else found.broke.rate
-    return {"phase": phase, "start": found.start, "tried": tried, "lowest": found.lowest.rate, "broke": broke, "suggested": found.suggested}
+    row = {"phase": phase, "start": found.start, "tried": tried, "trained_too": found.trained_too}
+    return {**row, "lowest": found.lowest.rate, "broke": broke, "suggested": found.suggested}
 
 
 def page(key: str, asked: float | None, found: RateRange) -> Iterator[str]:
     """The losses by rate, and what they say. key, asked: the recipe's key of the rate, and what it has."""
-    yield f"{key}: the loss on examples that were not trained, {found.start:.3f} before the first update"
+    whose = "examples of which some were trained too, since there are too few" if found.trained_too else "examples that were not trained"
+    yield f"{key}: the loss on {whose}, {found.start:.3f} before the first update"
     yield ""
     every = max(1, math.ceil(len(found.tried) / ROWS))
     top = max([found.start, *(one.loss for one in found.tried if math.isfinite(one.loss))])

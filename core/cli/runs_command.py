@@ -45,22 +45,23 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
     """List the runs in a folder, the latest first: how far they came and what they reached. Exits with 1 when one cannot be read."""
     needs_training("runs list")
     from burnish.cli.models import table_lines
+    from burnish.inspector.pages.runs import closed_folders
     from burnish.inspector.pages.runs import list_runs as lines_of
     from burnish.inspector.runs import read_run
 
     if runs.exists() and not runs.is_dir():
         raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
     found: list[tuple[RunLine, dict[str, Any]]] = []
-    unread: list[tuple[RunLine, str]] = []
+    unread = [(one.name, one, "permission denied") for one in closed_folders(runs)]
     for line in lines_of(runs) if runs.is_dir() else ():
         try:
             found.append((line, summary(read_run(line.path))))
         except (OSError, ValueError) as error:
-            unread.append((line, " ".join(str(error).split())))
+            unread.append((line.name, line.path, " ".join(str(error).split())))
     if as_json:
         _print_json([
             *({**row, "live": line.live, "changed": line.changed} for line, row in found),
-            *({"run": line.name, "path": str(line.path), "error": problem} for line, problem in unread),
+            *({"run": name, "path": str(path), "error": problem} for name, path, problem in unread),
         ])  # fmt: skip
     else:
         cells = [
@@ -69,8 +70,8 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
         ]  # fmt: skip
         if cells or not unread:
             _print(table_lines(("run", "at", "success", "", "written"), cells) if cells else [_no_runs(runs)])
-        for line, problem in unread:
-            _print_error(f"{line.name} cannot be read: {problem}")
+        for name, _, problem in unread:
+            _print_error(f"{name} cannot be read: {problem}")
     if unread:
         raise typer.Exit(UNREAD)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.run.folder import Difference, RunFolder, create_run, open_run
+from burnish.run.folder import RunFolder, create_run, open_run
 from burnish.run.resume import behind, changes, is_finished
 from burnish.trainer.models.checkpoints import latest
 
@@ -46,9 +46,9 @@ def launch(
     elif recipe.is_dir():
         raise ValueError(f"{recipe} is a folder; give a recipe (*.toml), or --resume to continue the run in it")
     config = load_config(recipe, overrides, plugins, platform)
-    run, changed, done = resolve(config, planning=dry_run), list[Difference](), None
+    run, done = resolve(config, planning=dry_run), None
     if resume and run_dir is not None:
-        changed = changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
+        changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
         if is_finished(open_run(run_dir), run):
             return _say_finished(open_run(run_dir), run)
         done = behind(run_dir, run)
@@ -64,13 +64,7 @@ def launch(
         with console.status("rehearsing an episode with the recipe's environment, rewards and services"):
             try_parts(run, partial(say, console))
         return None
-    if resume and run_dir is not None:
-        folder = open_run(run_dir)
-        folder.take_over(run)
-    else:
-        folder = create_run(run, recipe, run_dir)
-    for change in changed:
-        console.print(f"resumes with another setting, {change}", markup=False, highlight=False)
+    folder = open_run(run_dir) if resume and run_dir is not None else create_run(run, recipe, run_dir)
     _run_pipeline(run, folder, resume, console, plan)
     say_what_next(folder, console)
     return folder
@@ -116,9 +110,12 @@ def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
 
 def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan) -> None:
     from burnish.run.pipeline import run as run_pipeline
+    from burnish.run.sole_driver import AlreadyDriven
 
     try:
         run_pipeline(run, folder.path, resume=resume, console=console, plan=plan)
+    except AlreadyDriven:
+        raise  # the run is another's, and goes on
     except BaseException as error:
         if isinstance(error, ValueError) and latest(folder.path) is None:  # what a recipe or its parts have wrong is no other on resume
             error.add_note(f"nothing was trained; put it right and start again. What there is of this start is in {folder.path}")

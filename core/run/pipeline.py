@@ -27,11 +27,11 @@ from burnish.rollout.store.moments import Moment, PerEpisode
 from burnish.rollout.store.records import EvaluationRecord, Mode
 from burnish.run.alarms import heed, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
-from burnish.run.folder import RunFolder, create_run, open_run
+from burnish.run.folder import RunFolder, create_run
 from burnish.run.recovery import keep_going
 from burnish.run.recovery import resume as take_up
+from burnish.run.resume import driven
 from burnish.run.retention import Retention
-from burnish.run.sole_driver import sole_driver
 from burnish.run.time_left import time_left_line
 from burnish.run.tracking import tracked
 from burnish.run.under_way import Results, Run
@@ -56,10 +56,10 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
     Raises ValueError for what the user can put right, another process that drives the run among it, and what fleet, learner and sync proof
     raise. Whatever happens, services, Ray and engines have ended when this returns.
     """
-    console, opened = console or new_console(), open_run(path, recipe)
+    console = console or new_console()
     told = TrackedRun(path.resolve().name, path, recipe.record, resume)
     tell = partial(say, console)
-    with sole_driver(path, tell), tracked(recipe.tracking, told, tell, recipe.limits.tracker_s) as trackers:
+    with driven(path, recipe, resume, tell) as opened, tracked(recipe.tracking, told, tell, recipe.limits.tracker_s) as trackers:
         return _run(recipe, replace(opened, trackers=trackers), resume, console, plan)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from burnish.recipe.plan import Done
@@ -10,6 +12,7 @@ from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import read_evaluations
 from burnish.run.folder import Difference, RunFolder, open_run
 from burnish.run.retention import is_judged
+from burnish.run.sole_driver import sole_driver
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
 from burnish.trainer.phases.registry import KINDS
 
@@ -35,6 +38,24 @@ def changes(path: Path, run: ResolvedRun) -> list[Difference]:
         if problem is not None:
             raise ValueError(f"{path} cannot resume with {change}: {problem}")
     return found
+
+
+@contextmanager
+def driven(path: Path, run: ResolvedRun, resume: bool, say: Callable[[str], None]) -> Iterator[RunFolder]:
+    """The folder of a run for this process alone; when it resumes, with the settings of `run`, and a line for each that is another.
+
+    Raises AlreadyDriven, with nothing of the folder changed, and ValueError where `run` is not the run of the folder (see `changes`).
+    """
+    folder = open_run(path)
+    with sole_driver(path, say):
+        found = changes(path, run) if resume else []
+        if resume:
+            folder.take_over(run)
+        else:
+            open_run(path, run)
+        for change in found:
+            say(f"resumes with another setting, {change}")
+        yield folder
 
 
 def is_finished(folder: RunFolder, run: ResolvedRun) -> bool:

@@ -11,11 +11,15 @@ from pathlib import Path
 LOCK = "driver.lock"
 
 
+class AlreadyDriven(ValueError):
+    """Another process drives the run."""
+
+
 @contextmanager
 def sole_driver(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold a run folder for this process. The system gives it back when the process ends, however it ends.
 
-    say: told where the file system knows no locks. Raises ValueError naming the process that holds it already.
+    say: told where the file system knows no locks. Raises AlreadyDriven naming the process that holds it already.
     """
     file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
@@ -24,7 +28,9 @@ def sole_driver(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             who = os.pread(file, 20, 0)
             which = f" {int(who)}" if who.isdigit() else ""
-            raise ValueError(f"{path} is driven by process{which} already; wait until it has ended, or end it, and resume then") from None
+            raise AlreadyDriven(
+                f"{path} is driven by process{which} already; wait until it has ended, or end it, and resume then"
+            ) from None
         except OSError as error:
             say(f"{path} cannot be locked ({error.strerror}): see to it that no second process resumes it meanwhile")
         os.ftruncate(file, 0)

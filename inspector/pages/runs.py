@@ -49,6 +49,12 @@ def list_runs(root: Path) -> list[RunLine]:
     return sorted((one for one in found if one is not None), key=lambda one: -one.changed)
 
 
+def closed_folders(root: Path) -> list[Path]:
+    """The folders in a folder that may not be looked into, and so may be runs."""
+    folders = sorted(root.iterdir()) if root.is_dir() and not _is_run(root) else []
+    return [one for one in folders if not one.is_symlink() and os.path.isdir(one) and not os.access(one, os.R_OK | os.X_OK)]
+
+
 def find_run(root: Path, name: str) -> RunLine:
     """The run of that name. Raises LookupError when there is none, ValueError when a file in it leads outside."""
     found = next((one for one in list_runs(root) if one.name == name), None)  # looked up, never joined to a path

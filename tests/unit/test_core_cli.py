@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rpc.signals import keep_sigterm
 from burnish.run.display import say
+from burnish.run.resume import driven
+from burnish.run.sole_driver import sole_driver
 
 pytestmark = pytest.mark.unit
 
@@ -125,9 +129,10 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {"raises": None}
 
     def run(recipe: ResolvedRun, run_dir: Path, *, resume: bool, console: Console, plan: Any) -> None:
-        seen.update(recipe=recipe, run_dir=run_dir, resume=resume)
-        if seen["raises"] is not None:
-            raise seen["raises"]
+        with driven(run_dir, recipe, resume, partial(say, console)):
+            seen.update(recipe=recipe, run_dir=run_dir, resume=resume)
+            if seen["raises"] is not None:
+                raise seen["raises"]
 
     module = types.ModuleType("burnish.run.pipeline")
     setattr(module, "run", run)  # noqa: B010
@@ -159,6 +164,17 @@ def test_run_makes_a_folder_and_resume_finds_it(pipeline: dict[str, Any], tmp_pa
     assert "resumes with another setting, limits.stall_s: 600.0 -> 900.0\nresumes with another setting, rft.steps: 3 -> 5\n" in more.stdout
     config = json.loads(Path("here/config.json").read_text())
     assert (config["rft"]["steps"], config["limits"]["stall_s"]) == (5, 900.0)
+
+
+def test_a_run_that_another_process_drives_is_left_as_it_is(pipeline: dict[str, Any]) -> None:
+    assert burnish_command("run", "r.toml", "--set", "rft.steps=3", "--run-dir", "here").exit_code == 0
+    before = Path("here/config.json").read_text()
+    with sole_driver(Path("here"), print):  # as another process would
+        refused = burnish_command("run", "here", "--resume", "--set", "rft.steps=5")
+    assert refused.exit_code == 2 and "resumes with" not in refused.stdout
+    (line,) = refused.stderr.splitlines()  # and no advice to start again
+    assert line.startswith(f"error: here is driven by process {os.getpid()} already")
+    assert Path("here/config.json").read_text() == before
 
 
 def test_a_run_that_ends_by_itself_says_where_its_report_is_and_how_to_serve_it(pipeline: dict[str, Any]) -> None:

@@ -42,6 +42,17 @@ def test_before_the_first_run_there_are_none(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["runs", "list", str(tmp_path / "file")]).exit_code == 2
 
 
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hers").mkdir()
+    real = os.access
+    monkeypatch.setattr("os.access", lambda path, how: Path(path).name != "hers" and real(path, how))
+    found = CliRunner().invoke(app, ["runs", "list", str(tmp_path)])
+    assert (found.exit_code, found.stderr) == (1, "hers cannot be read: permission denied\n")
+    assert json.loads(CliRunner().invoke(app, ["runs", "list", str(tmp_path), "--json"]).stdout) == [
+        {"run": "hers", "path": str(tmp_path / "hers"), "error": "permission denied"}
+    ]
+
+
 RECIPE = 'name = "demo"\nmodel = "m"\nenvironment = "a/B-v0"\nseed = 7\n'
 WHAT = {"name": "demo", "model": "m", "environment": "a/B-v0", "seed": 7}
 

@@ -140,6 +140,16 @@ def test_held_out_rows_are_measured_where_there_are_some_a_batch_of_them() -> No
     assert learner.scored == [[7, 7, 8, 8]] * 3
 
 
+def test_it_says_when_what_it_measures_was_trained_too() -> None:
+    twice = Numbered([example(1)])  # a held-out row that is among the rows
+    *found, last = range_test(Losing([3.0, 2.0, 1.9, 1.8]), TABLE, twice, rates(1e-3, 1.0, 3))  # type: ignore[arg-type]
+    assert [one.trained_too for one in (*found, last)] == [False, False, True, True]
+    assert next(page("sft.lr", 3e-4, last)) == (
+        "sft.lr: the loss on examples of which some were trained too, since there are too few, 3.000 before the first update"
+    )
+    assert row_of("sft", last)["trained_too"] is True
+
+
 def test_an_update_that_is_not_finite_ends_it() -> None:
     learner = Losing([3.0, 2.0], broken=2)
     *_, found = range_test(learner, TABLE, Numbered(), rates(1e-3, 1.0, 4))  # type: ignore[arg-type]

@@ -36,10 +36,12 @@ class RateTried:
 
 @dataclass(frozen=True, slots=True)
 class RateRange:
-    """What a test found. start: the loss before its first update. tried: its updates, the lowest rate first."""
+    """What a test found. start: the loss before its first update. tried: its updates, the lowest rate first. trained_too: whether some of
+    the examples that the losses are of were trained on, for want of others."""
 
     start: float
     tried: Sequence[RateTried]
+    trained_too: bool = False
 
     @property
     def lowest(self) -> RateTried:
@@ -89,10 +91,14 @@ def range_test(learner: PolicyLearner, table: SupervisedConfig, data: PhaseExamp
     examples, a batch of them, or, where it has none, of the batch that would come next.
     """
     aside = data.held_out[: table.batch] or data.examples(len(tried))
+    kept = {example.token_ids.tobytes() for example in aside}
     found = RateRange(held_out_loss(learner, aside, table.batch), ())
     yield found
     for number, rate in enumerate(tried):
-        found = RateRange(found.start, (*found.tried, RateTried(rate, _after(learner, table, data, aside, number, rate / tried[-1]))))
+        examples = data.examples(number)
+        seen = found.trained_too or any(example.token_ids.tobytes() in kept for example in examples)
+        one = RateTried(rate, _after(learner, table, examples, aside, rate / tried[-1]))
+        found = RateRange(found.start, (*found.tried, one), seen)
         yield found
         if found.broke is not None:
             return
@@ -101,13 +107,12 @@ def range_test(learner: PolicyLearner, table: SupervisedConfig, data: PhaseExamp
 def _after(
     learner: PolicyLearner,
     table: SupervisedConfig,
-    data: PhaseExamples,
+    examples: Sequence[SupervisedExample],
     aside: Sequence[SupervisedExample],
-    number: int,
     scale: float,
 ) -> float:
     """The loss of the examples aside after one update at a share of the highest rate; NaN where the update was not finite."""
-    learner.forward_backward(example_batch(data.examples(number)), CROSS_ENTROPY)
+    learner.forward_backward(example_batch(examples), CROSS_ENTROPY)
     try:
         learner.step(scale)
     except FloatingPointError:
