@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import math
 import multiprocessing
 import os
+import pickle  # noqa: TID251  # between a process and its own children, as multiprocessing does
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as Late
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from itertools import count as count_up
 from typing import Any, Literal
 
 from pebble import ProcessExpired, ProcessPool
@@ -41,7 +45,9 @@ PRELOAD = ["__main__", *(module for module, _ in REGISTRIES.values())]
 
 STOP_S = 2.0
 LOOK_S = 1.0
-"""Seconds between two looks at whether the pool of a call that waits is still there."""
+"""Seconds between two looks at whether a call that waits is still known."""
+BEGIN_S = 300.0
+"""Seconds that workers may take to start: with the deadline of a call, how long none may begin while one waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ class Workers:
         self._pool: ProcessPool | None = None
         self._pid = 0
         self._lock = threading.Lock()
+        self._numbers = count_up()
+        self._latest = -1  # the number of the last call that is known to have begun: they begin in their order
 
     async def call(self, argument: Any, timeout_s: float | None = None) -> Any:
         """What the function returned. A call past `timeout_s` seconds from its start, or cancelled, has its process killed and replaced.
@@ -115,6 +123,11 @@ class Workers:
                 how, value = await self._called(argument, timeout_s)
             except BrokenProcessPool:
                 raise Died("its worker process ended during the call, or one beside it, twice") from None
+        if how in ("returned", "failed"):
+            try:
+                value = pickle.loads(value)
+            except Exception as error:  # an object's own methods raise whatever they do
+                raise CannotCall(f"what it returned cannot be read in this process: {type(error).__name__}: {error}") from error
         if how == "returned":
             return value
         if how == "failed":
@@ -123,15 +136,21 @@ class Workers:
 
     async def _called(self, argument: Any, timeout_s: float | None) -> tuple[str, Any]:
         """What a worker gave back. Raises as `call` does, and BrokenProcessPool when the pool ended beneath the call."""
+        try:
+            # Bytes, so that what cannot be read there ends one call, and no worker in the middle of taking it.
+            sent = pickle.dumps((self._options, argument))
+        except Exception as error:  # pickling raises whatever an object's own methods do
+            raise CannotCall(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
         pool = self._pool
         if pool is None or self._pid != os.getpid() or not pool.active:
             pool = await asyncio.to_thread(self._running)
         try:
-            job = pool.schedule(_call, args=[self._where, self._options, argument], timeout=timeout_s)
+            with self._lock:
+                number, job = next(self._numbers), pool.schedule(_call, args=[self._where, sent], timeout=timeout_s)
         except RuntimeError as error:  # another call found it broken, or closed it, just before
             raise BrokenProcessPool(str(error)) from error
         try:
-            answer: tuple[str, Any] = await _of(job, pool)
+            answer: tuple[str, Any] = await self._of(job, number, pool, timeout_s)
         except asyncio.CancelledError:
             job.cancel()
             raise
@@ -139,11 +158,28 @@ class Workers:
             raise TimeoutError(f"no answer within {timeout_s:g} s; its process was killed") from None
         except ProcessExpired as error:
             raise Died(f"its worker process ended during the call (exit code {error.exitcode})") from None
-        except BrokenProcessPool:
-            raise
-        except Exception as error:  # pickling raises whatever an object's own methods do
-            raise CannotCall(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
         return answer
+
+    async def _of(self, job: Any, number: int, pool: ProcessPool, timeout_s: float | None) -> Any:
+        """The result of a job. Raises what it raised, and BrokenProcessPool when it is lost: the pool ended and forgot it, as it does what
+        waits in it; or a worker ended while it took it, which shows when a later one has begun, or none has for longer than one may take.
+        """
+        answer, patience_s = asyncio.wrap_future(job), math.inf if timeout_s is None else BEGIN_S + timeout_s
+        passed, latest, since = False, self._latest, time.monotonic()
+        while True:
+            done, _ = await asyncio.wait({answer}, timeout=LOOK_S)
+            if done:
+                self._latest = max(self._latest, number)
+                return answer.result()
+            waits = not job.running()
+            self._latest = max(self._latest, -1 if waits else number)
+            if latest != self._latest:
+                latest, since = self._latest, time.monotonic()
+            lost = waits and (passed or time.monotonic() - since > patience_s)
+            passed = waits and latest > number  # seen twice: what has begun says so a moment later
+            if (lost or not pool.active) and not answer.done():
+                job.cancel()
+                raise BrokenProcessPool("the call is lost")
 
     def close(self) -> None:
         """Kill the workers. A later call starts new ones."""
@@ -165,18 +201,6 @@ class Workers:
                 self._pid = os.getpid()
                 weakref.finalize(self, _stop, self._pool)
             return self._pool
-
-
-async def _of(job: Any, pool: ProcessPool) -> Any:
-    """The result of a job. Raises what it raised, and BrokenProcessPool when the pool ended and forgot it, as it does what waits in it."""
-    answer = asyncio.wrap_future(job)
-    while True:
-        done, _ = await asyncio.wait({answer}, timeout=LOOK_S)
-        if done:
-            return answer.result()
-        if not pool.active and not answer.done():
-            job.cancel()
-            raise BrokenProcessPool("the pool ended")
 
 
 def worker_count(wanted: int) -> int:
@@ -220,16 +244,24 @@ def _find(where: Reference) -> Callable[..., Any] | str:
     return function
 
 
-def _call(where: Reference, options: Mapping[str, Any], argument: Any) -> tuple[str, Any]:
-    """(how it ended, value): "returned" a result, "failed" a Failure, "invalid" or "raised" a traceback, "unfit" a reason."""
+def _call(where: Reference, sent: bytes) -> tuple[str, Any]:
+    """(how it ended, value): "returned" a result or "failed" a Failure, pickled, "invalid" or "raised" a traceback, "unfit" a reason."""
     function = _found[where]
     if isinstance(function, str):
         return "unfit", function
     try:
-        return "returned", partial(function, **options)(argument)
+        options, argument = pickle.loads(sent)
+    except Exception as error:  # an object's own methods raise whatever they do
+        return "unfit", f"what it is called with cannot be read in a worker process: {type(error).__name__}: {error}"
+    try:
+        how, value = "returned", partial(function, **options)(argument)
     except EpisodeFailure as error:
-        return "failed", error.failure
+        how, value = "failed", error.failure
     except InvalidScore as error:
         return "invalid", short_traceback(error)
     except Exception as error:
         return "raised", short_traceback(error)
+    try:
+        return how, pickle.dumps(value)
+    except Exception as error:
+        return "unfit", f"what it returned cannot be sent from a worker process: {type(error).__name__}: {error}"

@@ -7,9 +7,12 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pebble import ProcessFuture
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.registry import load_plugin
@@ -22,10 +25,17 @@ from burnish.rewards.types import RewardInput
 pytestmark = pytest.mark.unit
 
 PLUGIN = """
-import os, re, threading
+import os, re, threading, time
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.rewards.plugin import reward
 from burnish.rewards.types import Score
+
+class Words(str):  # which pickles, and cannot be read again
+    def __new__(cls, code, words):
+        return super().__new__(cls, f"{code}: {words}")
+
+    def __reduce__(self):
+        return (Words, ("one argument",))
 
 @reward("isolated/brief-v1", timeout_s=0.3, isolation="process")
 @reward("isolated/answer-v1", timeout_s=2.0, isolation="process")
@@ -46,6 +56,10 @@ def answer(episode, *, scale: float = 1.0):
         return Score(float("nan"))
     if text == "lock":
         return threading.Lock()
+    if text == "words":
+        return Score(1.0, {}, {"expected": Words(1, "x")})
+    if text == "slow":
+        time.sleep(0.5)
     return Score(len(text) * scale, {"pid": float(os.getpid())})
 """
 
@@ -99,6 +113,7 @@ async def test_what_goes_wrong_in_a_worker_is_told_apart(plugin: Path) -> None:
         ("nan", FailureKind.REWARD_INVALID, "must be a finite number"),
         ("fail", FailureKind.VERIFIER_ERROR, "is ill"),
         ("lock", FailureKind.REWARD_ERROR, "cannot be sent"),
+        ("words", FailureKind.REWARD_ERROR, "what it returned cannot be read in this process: TypeError"),
     ):
         with pytest.raises(EpisodeFailure) as caught:
             await scorer.score(episode(text))
@@ -119,6 +134,50 @@ async def test_a_pool_that_broke_is_replaced_and_what_waited_is_called_again(plu
     assert workers._pool is not None
     workers._pool._pool_manager.handle_broken_pool(BrokenProcessPool("All workers expired"))  # while nobody waits
     assert (await workers.call(episode("four"))).value == 4.0
+    workers.close()
+
+
+class SandboxError(Exception):
+    """Which pickles, and cannot be read again: its arguments are not those that it was made with."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(f"{code}: {words}")
+
+
+async def test_what_cannot_be_read_in_a_worker_ends_its_own_call_and_no_other(plugin: Path) -> None:
+    scorer = make_scorer("isolated/answer-v1")
+    beside = asyncio.create_task(scorer.score(episode("slow")))
+    await asyncio.sleep(0.2)
+    unread = replace(episode("four"), data={"error": SandboxError(1, "x")})
+    async with asyncio.timeout(60):
+        with pytest.raises(EpisodeFailure, match="what it is called with cannot be read in a worker process: TypeError"):
+            await scorer.score(unread)
+    assert (await beside).value == 4.0
+
+
+async def test_a_call_that_a_worker_ended_with_before_it_began_is_made_again(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a worker is killed while it takes a call, and another call runs beside it: pebble never hears of it."""
+    monkeypatch.setattr("burnish.rewards.calling.processes.LOOK_S", 0.05)
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=2)
+    await workers.call(episode("four"))
+    pool = workers._pool
+    assert pool is not None
+    schedule, lost = pool.schedule, list[ProcessFuture[object]]()
+
+    def drop_first(*given: Any, **named: Any) -> Any:
+        if lost:
+            return schedule(*given, **named)
+        lost.append(ProcessFuture())
+        return lost[0]
+
+    monkeypatch.setattr(pool, "schedule", drop_first)
+    async with asyncio.timeout(60):
+        first, second = await asyncio.gather(workers.call(episode("one")), workers.call(episode("three")))
+    assert (first.value, second.value) == (3.0, 5.0) and lost[0].cancelled()
+    monkeypatch.setattr("burnish.rewards.calling.processes.BEGIN_S", 0.0)  # and where nothing comes after it
+    lost.clear()
+    async with asyncio.timeout(60):
+        assert (await workers.call(episode("one"), timeout_s=1.0)).value == 3.0
     workers.close()
 
 
