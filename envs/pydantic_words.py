@@ -51,7 +51,7 @@ def message_of(detail: Mapping[str, Any]) -> str:
     own = next((said.removeprefix(prefix) for prefix in PREFIXES if said.startswith(prefix)), None)
     if own is not None:
         return own
-    if detail.get("type") == "string_pattern_mismatch":
+    if detail.get("type") == "string_pattern_mismatch" and "ctx" in detail:
         pattern = detail["ctx"]["pattern"]
         return FORMS.get(pattern, f"must be of the form {pattern}")
     said = _HOW_IT_TRIED.sub("", _SHOULD.sub("must ", said))

@@ -128,7 +128,7 @@ class Tool(Generic[P, R]):
             return (
                 f"{self.name}: {count:,} values in the arguments are wrong; it takes {', '.join(self.parameters['properties']) or 'none'}"
             )
-        for problem in error.errors(include_url=False, include_context=False)[:MOST_TOLD]:
+        for problem in error.errors(include_url=False)[:MOST_TOLD]:
             where = shortened(".".join(map(str, problem["loc"])))
             match problem["type"]:
                 case "missing":

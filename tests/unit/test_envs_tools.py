@@ -119,6 +119,17 @@ def test_wrong_arguments_are_rejections_the_policy_can_read(arguments: dict[str,
     assert rejection("measure", arguments).startswith(says)
 
 
+def test_an_argument_that_does_not_fit_its_pattern_is_the_policys_mistake() -> None:
+    @tool
+    def book(code: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]) -> str:
+        """Book a flight."""
+        return code
+
+    assert ToolSet([book]).call("book", {"code": "HND"}, CONTEXT) == "HND"
+    with pytest.raises(ToolRejected, match=r"argument 'code': must be of the form \^\[A-Z\]\{3\}\$"):
+        ToolSet([book]).call("book", {"code": "xyz"}, CONTEXT)
+
+
 def test_a_rejection_is_short_whatever_is_wrong() -> None:
     some = rejection("measure", {"part": 1, "feature": "bore", **{"k" * 200 + str(i): 1 for i in range(100)}})
     assert some.count("there is no argument") == 20 and some.endswith("; and 80 more") and len(some) < 6000
