@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -46,9 +47,9 @@ def rounded(number: str) -> str | None:
     None where they are not, are more than `MOST_WRITTEN`, or where there is no such float.
     """
     written, value = written_shortly(number), float(number)
-    if abs(value) >= 10.0**MOST_WRITTEN or (written is not None and len(number) < 17):  # 15 digits are kept
+    if not math.isfinite(value) or (written is not None and len(number) < 17):  # 15 digits are kept
         return None
-    said = digits(value)
+    said = written_out(repr(value), MOST_WRITTEN)
     return said if said != written else None
 
 

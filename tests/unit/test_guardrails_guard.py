@@ -16,6 +16,7 @@ from tests.unit.guard_policy import policy, tables
 from burnish.guardrails import readings as readings_module
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
+from burnish.guardrails.numbers import rounded
 from burnish.guardrails.patterns import spans, words_expression
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
 from burnish.guardrails.readings import MAX_TEXT, Reading, readings
@@ -188,6 +189,11 @@ def test_a_number_of_a_call_is_judged_as_the_tool_will_get_it(guard: Guard, writ
     text = f'<tool_call>{{"name": "pay", "arguments": {{"card": {written}, "times": 2}}}}</tool_call>'
     (finding,) = [finding for finding in guard.check(text, "output").findings if finding.rule == "credit_card"]
     assert (finding.reading, finding.evidence) == ("numbers", written[:MAX_EVIDENCE])
+
+
+def test_numbers_next_to_nothing_are_not_written_out() -> None:
+    assert [rounded(one) for one in ("5e-324", "1e-300", "-1e-41", "1e300", "1e999")] == [None] * 5
+    assert rounded("0.30000000000000004441") == "0.30000000000000004"
 
 
 @pytest.mark.parametrize("written", ["4111111111111110.9999", "4111111111111110.9", "4.1111111111111109e15", "41111111111111109.9e-1"])
