@@ -56,14 +56,27 @@ def secret_problems(value: Any, field: str = "") -> Iterator[str]:
             yield f"{field}: holds {secret} in a URL, and a recipe is stored with its run; give it by token_env, token_file or api_key_env"
     elif isinstance(value, dict):
         for key, item in value.items():
-            texts = item if isinstance(item, list | tuple) else (item,)
-            if any(isinstance(text, str) and text for text in texts) and is_called_secret(str(key)):
+            if is_called_secret(str(key)) and _says_anything(item):
                 at = f"{field}.{key}" if field else str(key)
                 yield f"{at}: is called a secret, and a recipe is stored with its run; have it read from an environment variable or a file"
             yield from secret_problems(item, f"{field}.{key}" if field else str(key))
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             yield from secret_problems(item, f"{field}.{i}")
+
+
+def _says_anything(value: Any) -> bool:
+    """Whether there is a text in plain data, other than where one is to be read: `{ env = "NAME" }`."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str) and one:
+            return True
+        if isinstance(one, dict):
+            left += (item for key, item in one.items() if not str(key).endswith(("env", "file")))
+        elif isinstance(one, list | tuple):
+            left += one
+    return False
 
 
 def _phases(config: RunConfig) -> Iterator[str]:

@@ -61,7 +61,7 @@ def test_an_error_repeats_no_secret_and_no_error_behind_it_does(what: str) -> No
 
 
 @pytest.mark.parametrize("field", ["api_keys", "passphrase", "password1", "secrets", "db_password_2", "accessTokens"])
-@pytest.mark.parametrize("value", [SECRET, [SECRET]])
+@pytest.mark.parametrize("value", [SECRET, [SECRET], {"openai": SECRET}, {"a": {"b": [[SECRET]]}}])
 def test_a_recipe_holds_nothing_that_is_called_a_secret(field: str, value: Any) -> None:
     (said,) = secret_problems({"rewards": [{"args": {field: value}}]})
     assert said.startswith(f"rewards.0.args.{field}: is called a secret") and SECRET not in said
@@ -72,7 +72,11 @@ def test_a_recipe_holds_nothing_that_is_called_a_secret(field: str, value: Any) 
 def test_what_is_only_called_like_a_secret_may_stand_in_a_recipe() -> None:
     names = ("key", "key1", "key_column", "primary_key", "pass", "pass_k", "max_tokens", "compass", "keys", "password_file", "api_keys_env")
     urls = ("https://h/@user/x", "https://h:8000/x?to=a@b.c", "http://[::1]:8000/@user")
-    assert not list(secret_problems(dict.fromkeys(names, "x") | {"url": [*urls], "secrets": {"n": 1}, "api_key": [], "pwd": 3}))
+    assert not list(
+        secret_problems(
+            dict.fromkeys(names, "x") | {"url": [*urls], "secrets": {"n": 1, "env": "NAME", "db_file": "f"}, "api_key": [], "pwd": 3}
+        )
+    )
 
 
 def test_what_an_environment_is_served_with_is_told_without_its_secrets() -> None:
