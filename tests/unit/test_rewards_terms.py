@@ -87,6 +87,8 @@ def test_a_recipe_says_the_same() -> None:
     assert entry.term == Term(0.5, (0.0, 9.0), "minmax", (0.0, 9.0), 0.1, -1.0)
     assert entry.term.description == "clipped to [0, 9] from [0, 9] to [0, 1] x 0.5, below 0.1 the total is at most -1"
     assert RewardConfig(use="burnish/inspection-cost-v1").term == Term()
+    for address in ("grader.example.com.py:50051", "verdicts.py:443?tls=1", "a:50051,b.com.py:50051"):  # a country's ending
+        assert RewardConfig(verifier=address, name="right").verifier == address
     with pytest.raises(ValueError, match="cap has no effect without gate"):
         RewardConfig(use="burnish/inspection-cost-v1", cap=1.0)
 
