@@ -151,9 +151,13 @@ def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) ->
             if key not in known:
                 raise ValueError(f"{what} has no option {key!r}{did_you_mean(key, list(dict.fromkeys(known)))}")
     try:
-        return model.model_validate(dict(given))
+        checked = model.model_validate(dict(given))
     except ValidationError as error:
         raise ValueError(few_lines(error_lines(error, partial(_complaint, what)))) from None
+    for key, value in given.items():
+        name = next(name for name, field in model.model_fields.items() if key in (name, field.alias)) if key in known else key
+        _refuse_converted(what, key, value, getattr(checked, name, value))
+    return checked
 
 
 def _complaint(what: str, detail: ErrorDetails) -> str:
@@ -167,7 +171,27 @@ def _complaint(what: str, detail: ErrorDetails) -> str:
 
 def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
     try:
-        return TypeAdapter(hint).validate_python(value, strict=True if hint is bool else None)
+        checked = TypeAdapter(hint).validate_python(value, strict=True if hint is bool else None)
     except ValidationError as error:
         said = message_of(error.errors()[0])
         raise ValueError(f"{what}, option {key!r}: {said}, not {shown_value(value, key)}") from None  # pydantic's error repeats the value
+    _refuse_converted(what, key, value, checked)
+    return checked
+
+
+def _refuse_converted(what: str, key: str, value: Any, checked: Any) -> None:
+    """Raise ValueError where a number or a truth value was made of something else: pydantic takes "no" for false, and true for 1."""
+    if isinstance(value, Mapping) and isinstance(checked, Mapping):
+        for name in value:
+            _refuse_converted(what, f"{key}.{name}", value[name], checked.get(name, value[name]))
+    elif isinstance(value, list | tuple) and isinstance(checked, list | tuple):
+        for one, other in zip(value, checked, strict=False):
+            _refuse_converted(what, key, one, other)
+    elif isinstance(value, bool) != isinstance(checked, bool) and isinstance(checked, int | float):
+        raise ValueError(f"{what}, option {key!r}: must be {_kind(checked)}, not {shown_value(value, key)}")
+    elif isinstance(value, str) and isinstance(checked, int | float) and type(checked) in (int, float):
+        raise ValueError(f"{what}, option {key!r}: must be a number, not {shown_value(value, key)}")
+
+
+def _kind(checked: Any) -> str:
+    return "true or false" if isinstance(checked, bool) else "a number"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 from tests.unit.clock import patient_loop
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
@@ -217,6 +218,51 @@ def test_an_option_that_is_a_boolean_takes_no_word_for_one(plugin: Any) -> None:
     plugin(strict, params={"exact": True})
     with pytest.raises(ValueError, match=r"option 'exact': must be true or false, not 'yes'"):
         make_scorer("test/reward0-v1", params={"exact": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"maybe": "no"}, "option 'maybe': must be true or false, not 'no'"),
+        ({"maybe": 1}, "option 'maybe': must be true or false, not 1"),
+        ({"each": [True, "yes"]}, "option 'each': must be true or false, not 'yes'"),
+        ({"each": [0]}, "option 'each': must be true or false, not 0"),
+        ({"count": True}, "option 'count': must be a number, not True"),
+        ({"count": "20"}, "option 'count': must be a number, not '20'"),
+        ({"share": True}, "option 'share': must be a number, not True"),
+        ({"by_name": {"a": "0.5"}}, r"option 'by_name\.a': must be a number, not '0.5'"),
+    ],
+)
+@pytest.mark.parametrize("form", ["parameters", "model"])
+def test_no_option_is_made_of_what_is_none(plugin: Any, form: str, given: dict[str, Any], says: str) -> None:
+    class Options(BaseModel):
+        maybe: bool | None = None
+        each: tuple[bool, ...] = ()
+        count: int = 1
+        share: float = 0.5
+        by_name: dict[str, float] | None = None
+
+    def by_parameters(
+        _: RewardInput,
+        *,
+        maybe: bool | None = None,
+        each: tuple[bool, ...] = (),
+        count: int = 1,
+        share: float = 0.5,
+        by_name: dict[str, float] | None = None,
+    ) -> float:
+        return 1.0
+
+    def by_model(_: RewardInput, *, options: Options) -> float:
+        return 1.0
+
+    by_model.__annotations__["options"] = Options
+    plugin(
+        by_parameters if form == "parameters" else by_model,
+        params={"maybe": None, "each": [True], "count": 2, "share": 1, "by_name": {"a": 1}},
+    )
+    with pytest.raises(ValueError, match=says):
+        make_scorer("test/reward0-v1", params=given)
 
 
 def test_options_are_checked_at_start(plugin: Any) -> None:
