@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,5 +36,16 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError(f"a key of more than {MOST_PARTS} parts (at line {line}); write tables within tables")
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("lists or tables lie too deep within each other") from None
+
+
+def as_json(tables: Mapping[str, Any]) -> str:
+    """Tables of TOML for pydantic to read strictly: as JSON a list may be a tuple, and nothing else is what it is not. Dates are strings.
+
+    Raises ValueError where they lie too deep within each other.
+    """
+    try:
+        return json.dumps(tables, default=str)
     except RecursionError:
         raise ValueError("lists or tables lie too deep within each other") from None

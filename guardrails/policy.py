@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from ..envs.pydantic_words import error_lines, few_lines, message_of
 from ..envs.registry import ID_PATTERN, did_you_mean
-from ..envs.toml_text import read_toml
+from ..envs.toml_text import as_json, read_toml
 from ..rpc.urls import shown_value
 from .patterns import compiled
 from .scripts import SCRIPTS_OF
@@ -306,7 +306,7 @@ def load_policy(file: str | Path, to_run: bool = True) -> Policy:
 def read_policy(data: dict[str, Any], source: str = "policy", to_run: bool = True) -> Policy:
     """The policy that these tables describe. Raises ValueError as `load_policy` does, and for an expression that RE2 does not take."""
     try:
-        policy = Policy.model_validate(data)
+        policy = Policy.model_validate_json(as_json(data), strict=True)
     except ValidationError as error:
         raise ValueError(few_lines(f"{source}: {line}" for line in error_lines(error, _problem))) from None
     if to_run:

@@ -72,6 +72,9 @@ def changed(*path: str | int, to: Any) -> dict[str, Any]:
         ),
         (changed("categories", "weapons", "always_on", to="yes"), "categories.weapons.always_on: must be true or false, not 'yes'"),
         (changed("version", to=0), "version: must be greater than or equal to 1, not 0"),
+        (changed("version", to="1"), "version: must be an integer, not '1'"),
+        (changed("topics", 0, "threshold", to="0.6"), "topics.0.threshold: must be a number, not '0.6'"),
+        (changed("topics", 0, "threshold", to=True), "topics.0.threshold: must be a number, not True"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_place(data: dict[str, Any], line: str) -> None:

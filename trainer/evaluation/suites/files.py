@@ -11,7 +11,6 @@ Places are relative to the file's folder.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ....envs.pydantic_words import first_error
 from ....envs.row_files import is_url
-from ....envs.toml_text import read_toml
+from ....envs.toml_text import as_json, read_toml
 from ....envs.types import Task
 from ....rewards.config import RewardConfig
 from ...data.config import HELD_OUT_SEEDS, SeedRange
@@ -92,8 +91,7 @@ def read_suite(file: Path) -> Suite:
         raise ValueError(f"suite {file}: there is no such file")
     said = read_toml(file, LARGEST)
     try:
-        text = json.dumps(said, default=str)  # as a recipe is read: types are exact, and TOML's dates become strings
-        return _suite(SuiteFile.model_validate_json(text, strict=True), file.parent)
+        return _suite(SuiteFile.model_validate_json(as_json(said), strict=True), file.parent)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, SuiteFile)}") from None
     except ValueError as error:
