@@ -3,14 +3,15 @@
 Time: the same run over a scripted engine, in this process, with the store and without it, in turns; the medians of what their steps took.
 Such a step is over in a tenth of a second, so the difference is held against what an episode takes in the demo, sampling and learning.
 Room: the Parquet files that a run left, beside the token arrays in them, compressed by themselves; this does not depend on the machine.
-BURNISH_COST_ROUNDS says how many runs of each there are, BURNISH_COST_STEPS how many steps they take, and BURNISH_COST_RUN names a run
-folder of yours to weigh.
+BURNISH_COST_ROUNDS says how many runs of each there are, BURNISH_COST_STEPS how many steps they take. `python -m
+benchmarks.bench_inspection_cost RUN …` weighs runs of yours.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,16 +137,14 @@ def test_what_a_store_takes_beside_its_tokens_compressed(tmp_path: Path, shape: 
     assert weigh(f"{rollouts:,} {shape}", run) <= most
 
 
-def test_what_a_run_of_yours_takes() -> None:
-    given = os.environ.get("BURNISH_COST_RUN")
-    if not given:
-        pytest.skip("BURNISH_COST_RUN names no run")
-    weigh(given, Path(given))
-
-
 def weigh(name: str, run: Path) -> float:
     """How many times its token arrays a run's store is, printed too."""
     files, arrays, alone = room_of(run / "episodes")
     print(f"\n{name}: {files:,} bytes stored, {files / arrays:.2f} times the token arrays compressed ({arrays:,})")
     print(f"and {files / alone:.2f} times Parquet files of the token arrays alone ({alone:,})")
     return files / arrays
+
+
+if __name__ == "__main__":
+    for one in sys.argv[1:]:
+        weigh(one, Path(one))

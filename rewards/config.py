@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..envs.named import names_code
 from ..envs.registry import ID_PATTERN
-from ..rpc.address import SERVICE, check_address
+from ..rpc.address import SERVICE, is_address
 from .terms import Normalize, Term
 
 
@@ -77,19 +77,10 @@ class RewardConfig(BaseModel):
         return Term(self.weight, self.clip, self.normalize, self.range, self.gate, self.cap)
 
 
-def _is_address(verifier: str) -> bool:
-    """Whether it reads as one: a host may be called like a file, in Paraguay all are."""
-    try:
-        check_address(verifier)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_reachable(verifier: str) -> None:
     """Raise ValueError where a verifier is named by its code or its id, which nobody could call, instead of an address."""
     code, id = names_code(verifier.partition("?")[0]), ID_PATTERN.match(verifier)
-    if verifier.startswith(("service:", "ray:")) or not (code or id) or _is_address(verifier):
+    if verifier.startswith(("service:", "ray:")) or not (code or id) or is_address(verifier):  # a host may end in .py, as Paraguay's do
         return
     target = "my_file.py:function" if id else verifier
     of_reward = "; a reward of that id is named by use" if id else ""

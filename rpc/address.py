@@ -84,6 +84,15 @@ def check_address(address: str) -> None:
     Endpoint.parse(address)
 
 
+def is_address(text: str) -> bool:
+    """Whether a text can be parsed as an address, whatever else it may be."""
+    try:
+        check_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_dynamic(endpoint: Endpoint) -> bool:
     """Whether its replicas may come and go while clients use it."""
     return bool(endpoint.ray_name) or any(not is_literal(host) for host in endpoint.hosts)

@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption, TrustOption
+from burnish.cli.options import PluginOption, RecipeArgument, SetOption, TrustOption
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")]
 FAILED = 1
 """Exit code when the episode failed."""
 

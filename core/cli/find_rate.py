@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from burnish.cli.needs import needs_training
-from burnish.cli.options import JsonOption, PluginOption
+from burnish.cli.options import JsonOption, PluginOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
     from burnish.trainer.phases.rate_range import RateRange
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
 PhaseOption = Annotated[str | None, typer.Option(metavar="NAME", help="A supervised phase. Default: the first.", show_default=False)]
 StepsOption = Annotated[int, typer.Option(min=2, help="Updates from the lowest rate to the highest.")]
 LowOption = Annotated[float, typer.Option(help="The lowest rate.")]
 HighOption = Annotated[float, typer.Option(help="The highest rate.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")]
 ROWS = 16
 """Of the table at most; it always has the lowest loss and the last."""
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments, rewards and more.")
 ]
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")]
 ArgOption = Annotated[list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument, as in the recipe.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 TrustOption = Annotated[bool, typer.Option("--trust", help="The run is your own: run the code that it names, though nobody registered it.")]

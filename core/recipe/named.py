@@ -25,7 +25,7 @@ from burnish.envs.registry import ID_PATTERN
 from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
 from burnish.rewards.aws.handlers import HandlerSettings
-from burnish.rpc.address import RAY, SERVICE, check_address
+from burnish.rpc.address import RAY, SERVICE, is_address
 
 CODE: Final = "code"
 ADDRESS: Final = "an address"
@@ -198,15 +198,7 @@ def _is_address(one: Text) -> bool:
         return one.text != "auto"  # the cluster that runs on this machine
     if one.at[-2:] == ("args", "handler") and not one.is_key and _is_called_elsewhere(one.text):
         return True
-    return _ADDRESS.search(one.text) is not None or _parses(one.text)
-
-
-def _parses(text: str) -> bool:
-    try:
-        check_address(text)
-    except ValueError:
-        return False
-    return True
+    return _ADDRESS.search(one.text) is not None or is_address(one.text)
 
 
 def _is_called_elsewhere(handler: str) -> bool:

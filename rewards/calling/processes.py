@@ -110,7 +110,7 @@ class Workers:
     async def call(self, argument: Any, timeout_s: float | None = None) -> Any:
         """What the function returned. A call past `timeout_s` seconds from its start, or cancelled, has its process killed and replaced.
 
-        Raises TimeoutError, Died, Unfit (the function or the argument cannot be had in a worker), Raised, and the
+        Raises TimeoutError, Died, CannotCall (the function or the argument cannot be had in a worker), Raised, and the
         InvalidScore or EpisodeFailure that the function raised.
         """
         try:
