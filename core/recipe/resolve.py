@@ -146,6 +146,11 @@ class ResolvedRun:
         return next(iter(self.reinforced), None)
 
     @property
+    def best_by(self) -> Mapping[Phase, str]:
+        """The metric that each phase goes back to the lowest of at its end, "" where it does not."""
+        return {phase.name: phase.table.best_by for phase in self.phases}
+
+    @property
     def suites(self) -> tuple[Suite, ...]:
         """The suites of `[retention]`. Raises ValueError when one is not there, or unfit."""
         if self.retention is None:

@@ -38,7 +38,7 @@ from burnish.run.under_way import Results, Run
 from burnish.session import making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.loop import Step
-from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
+from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import Origin, manifest_of
 from burnish.trainer.models.manifest import DataUse, Training, json_sha256
@@ -127,7 +127,8 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
     shutil.rmtree(run.folder.suites / phase.name, ignore_errors=True)  # as these were
     _begin(run, phase, first)
     parts, spent = _parts(run, phase, first), Spent()
-    for row in parts.done:
+    rows = list(parts.done)
+    for row in rows:
         spent.add(row)
     with StepBar(run.console, phase.name.upper(), table.steps, first) as bar:
         finished: list[Episode] = []
@@ -142,6 +143,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             with _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
                 did = next(steps)
             at = did.step
+            rows.append(did.metrics)
             spent.add(did.metrics)
             ends = did.ends or (spent.reached(table) if at < table.steps else "")
             run.folder.log_metrics(phase.name, did.step, did.metrics)
@@ -157,13 +159,30 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             if failed is not None:
                 say(run.console, failed)
             heed(run.folder, run.console, phase.name, did.alarms)
-            if ends or at == table.steps or at % table.checkpoint_every == 0:
-                _checkpoint(run, phase, at, did.metrics, final=bool(ends) or at == table.steps, ended=ends)
+            final, lowest = bool(ends) or at == table.steps, _is_lowest(table.best_by, rows)
+            if final or lowest or at % table.checkpoint_every == 0:
+                back = _go_back(run, phase) if final and table.best_by and not lowest else None
+                _checkpoint(run, phase, at, did.metrics, final=final, ended=ends, back=back)
     session.loop.on_group = None
     if ends:
         say(run.console, f"{phase.name} ended at step {at} of {table.steps}: {ends}")
     _end(run, phase, parts, at)
     return at
+
+
+def _is_lowest(metric: str, rows: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the last row has the metric, and it is below that of every one before."""
+    return metric in rows[-1] and all(rows[-1][metric] < row[metric] for row in rows[:-1] if metric in row)
+
+
+def _go_back(run: Run, phase: PhaseRun) -> CheckpointRecord:
+    """Give the learner the weights that the phase was best with, at its end. Every one that was the best so far was saved."""
+    found = best(run.folder.path, phase.name, phase.table.best_by)
+    assert found is not None, "the first one that was measured was the best so far"
+    run.session.learner.restore_from_path((found.trainer_state(run.folder.path) / "learner").resolve())
+    lowest = f"{phase.table.best_by} {found.metrics[phase.table.best_by]:.4g}"
+    say(run.console, f"{phase.name} ends with the weights of step {found.step}, the best by its rows that are held out: {lowest}")
+    return found
 
 
 def _begin(run: Run, phase: PhaseRun, first: int) -> None:
@@ -215,12 +234,17 @@ def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None
     return laid_out
 
 
-def _checkpoint(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float], final: bool, ended: str) -> None:
+def _checkpoint(
+    run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float], final: bool, ended: str, back: CheckpointRecord | None
+) -> None:
+    """Save the learner as it is. back: the earlier checkpoint whose weights it has again, if it has."""
+    if back is not None:
+        metrics = back.metrics
     learner, progress = run.session.learner, run.session.loop.progress
     run.store.flush()  # what a resumed run will not play again is on the disk
 
     def write_model(folder: Path) -> None:
-        run.session.save_model(folder, _origin(run, phase, step, metrics))
+        run.session.save_model(folder, _origin(run, phase, step if back is None else back.step, metrics))
 
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -237,9 +261,10 @@ def _checkpoint(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, floa
         write_trainer_state=write_state,
         final=final,
         ended=ended,
-        metrics=metrics,
+        metrics=dict(metrics),
+        weights_of=None if back is None else back.step,
     )
-    prune(run.folder.path, run.recipe.keep_checkpoints)
+    prune(run.folder.path, run.recipe.keep_checkpoints, run.recipe.best_by)
     if final:
         say(run.console, f"checkpoint {record.folder(run.folder.path)}")
 

@@ -106,7 +106,7 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
         session.loop.progress = _with_other_tasks(PolicyProgress.from_row(position), folder)
         run.remembered = position.get("guards")
         folder.rewind(order, done.phase, done.step)
-        prune(folder.path, run.recipe.keep_checkpoints)  # a kill may have come between a checkpoint and this
+        prune(folder.path, run.recipe.keep_checkpoints, run.recipe.best_by)  # a kill may have come between a checkpoint and this
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []
     # Of the phase that goes on, an evaluation of fewer steps is one of an older policy, whose phase was given more steps since.

@@ -97,6 +97,8 @@ def _why_no_more(folder: RunFolder, run: ResolvedRun, phase: str, done: Checkpoi
     table = next(one.table for one in run.phases if one.name == phase)
     if table.schedule != "constant":
         return f"{phase} is at step {done.step} of a {table.schedule} schedule that was laid out over all of its steps"
+    if done.weights_of is not None:
+        return f"it ended with the weights of step {done.weights_of}, the best of it"
     if done.ended:
         return f"it ended early, at step {done.step}: {done.ended}"
     wanted = table.supervised_rows

@@ -245,9 +245,9 @@ def test_a_run_of_another_burnish_is_refused_by_what_it_says(run: RunFolder, rec
 SFT = {"steps": 4, "lr": 1e-4, "schedule": "constant", "generate": "a.b:c", "count": 9}
 
 
-def saved(run: RunFolder, phase: str, step: int, ended: str = "") -> None:
+def saved(run: RunFolder, phase: str, step: int, ended: str = "", weights_of: int | None = None) -> None:
     """A checkpoint, as far as a resume's settings look at it."""
-    record = CheckpointRecord(phase=phase, step=step, ended=ended, created_at=datetime.now(UTC))
+    record = CheckpointRecord(phase=phase, step=step, ended=ended, created_at=datetime.now(UTC), weights_of=weights_of)
     record.trainer_state(run.path).mkdir(parents=True)
     with JsonLines(run.path / "checkpoints.jsonl") as lines:
         lines.append(record.model_dump(mode="json"))
@@ -270,6 +270,12 @@ def test_a_run_may_resume_with_more_steps_and_other_limits(tmp_path: Path, at: t
 
 def test_a_supervised_phase_under_way_may_go_on_for_longer(tmp_path: Path) -> None:
     assert said_of(tmp_path, {"sft": SFT}, {"sft": {**SFT, "steps": 6}}, ("sft", 4)) == ["sft.steps: 4 -> 6"]
+
+
+def test_a_phase_that_went_back_to_its_best_weights_has_no_steps_after_them(tmp_path: Path) -> None:
+    saved(create_run(resolve(config_from_data({**WHAT, "sft": SFT})), run_dir=tmp_path / "run"), "sft", 4, weights_of=3)
+    with pytest.raises(ValueError, match=r"cannot resume.*it ended with the weights of step 3, the best of it"):
+        changes(tmp_path / "run", resolve(config_from_data({**WHAT, "sft": {**SFT, "steps": 6}})))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_a_plain_table_is_the_short_form_of_one_entry() -> None:
         (listed({"kind": "sft", **GENERATED, "name": "base"}), r"phases.0: name 'base' is taken"),
         (listed({"kind": "sft", **GENERATED, "name": "Two"}), r"phases.0.name: 'Two' must be made of lower-case letters"),
         (listed({"kind": "sft", **GENERATED, "patience": 2}), r"phases.0: patience has no effect without held_out"),
+        (listed({"kind": "sft", **GENERATED, "keep_best": True}), r"phases.0: keep_best has no effect without held_out"),
         (listed({"kind": "dpo", "steps": 3, "data": "nowhere.jsonl"}), r"dpo.data: nowhere.jsonl is not there"),
         (listed({"kind": "rft", "objective": {"loss": "dpo"}}), r'use a phase of kind "dpo"'),
     ],

@@ -72,7 +72,7 @@ def run_of(path: Path, steps: int, store: EpisodeStore, evaluate: Callable[[Mode
     path.joinpath("transcripts").mkdir(exist_ok=True)
     recipe = SimpleNamespace(
         phases=[SimpleNamespace(name="rft", table=SimpleNamespace(steps=steps))],
-        evaluation=EvaluationConfig(), keep_checkpoints=3, retention=None, seed=0, limits=LimitsConfig(), guards=GuardsConfig(),
+        evaluation=EvaluationConfig(), keep_checkpoints=3, best_by={}, retention=None, seed=0, limits=LimitsConfig(), guards=GuardsConfig(),
     )  # fmt: skip
     session: Any = SimpleNamespace(
         recipe=recipe, files=None, held_out=[Task("a", 1), Task("b", 2)], sync=lambda: [],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.trainer.models import checkpoints
-from burnish.trainer.models.checkpoints import CheckpointRecord, latest, list_checkpoints, prune, save_checkpoint
+from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
@@ -28,7 +28,16 @@ def write_state(folder: Path) -> None:
     (folder / "state.json").write_text("{}")
 
 
-def save(run: Path, model: Path, step: int, *, phase: str = "rft", final: bool = False) -> CheckpointRecord:
+def save(
+    run: Path,
+    model: Path,
+    step: int,
+    *,
+    phase: str = "rft",
+    final: bool = False,
+    metrics: dict[str, float] | None = None,
+    weights_of: int | None = None,
+) -> CheckpointRecord:
     return save_checkpoint(
         run,
         phase,
@@ -36,7 +45,8 @@ def save(run: Path, model: Path, step: int, *, phase: str = "rft", final: bool =
         write_model=lambda folder: shutil.copytree(model, folder),
         write_trainer_state=write_state,
         final=final,
-        metrics={"reward": step / 10},
+        metrics={"reward": step / 10} if metrics is None else metrics,
+        weights_of=weights_of,
     )
 
 
@@ -141,6 +151,19 @@ def test_an_unsound_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.json"):
         save_checkpoint(tmp_path, "rft", 1, write_model=lambda folder: folder.mkdir(), write_trainer_state=write_state)
     assert latest(tmp_path) is None
+
+
+def test_pruning_keeps_the_best_of_a_phase_until_that_has_ended(model: Path, tmp_path: Path) -> None:
+    for step, loss in ((10, 2.0), (20, 1.5), (30, 1.5), (40, 1.7)):
+        save(tmp_path, model, step, phase="sft", metrics={"held_out_loss": loss})
+    save(tmp_path, model, 45, phase="sft")
+    best_by = {"sft": "held_out_loss", "rft": ""}
+    assert prune(tmp_path, 1, best_by) == ["sft-10", "sft-30", "sft-40"]
+    found = best(tmp_path, "sft", "held_out_loss")
+    assert found is not None and found.step == 20
+    save(tmp_path, model, 50, phase="sft", final=True, metrics={"held_out_loss": 1.5}, weights_of=20)
+    assert prune(tmp_path, 1, best_by) == ["sft-20", "sft-45"]
+    assert best(tmp_path, "rft", "held_out_loss") is None
 
 
 def test_pruning_keeps_the_last_ones_and_the_final_one_of_every_phase(model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypedDict, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -32,7 +32,8 @@ FOLDER: Final = "checkpoints"
 
 class CheckpointRecord(BaseModel):
     """One saved checkpoint. `final` marks the last of its phase, and `ended` says why that came before the phase's last step, "" where it
-    did not; `metrics` are numbers worth reading beside it. `not_promoted` says why it was refused promotion since, "" where it was not.
+    did not; `metrics` are numbers worth reading beside it. `weights_of` is the step whose weights it has, where the phase went back to
+    them at its end. `not_promoted` says why it was refused promotion since, "" where it was not.
 
     Example: `CheckpointRecord(phase="rft", step=40, final=False, metrics={"reward": 0.81}, created_at=…)`.
     """
@@ -46,6 +47,7 @@ class CheckpointRecord(BaseModel):
     ended: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     created_at: datetime
+    weights_of: int | None = Field(default=None, ge=0)
     not_promoted: str = ""
 
     @property
@@ -60,6 +62,15 @@ class CheckpointRecord(BaseModel):
 
     def trainer_state(self, run: Path) -> Path:
         return self.folder(run) / "trainer"
+
+
+class CheckpointFacts(TypedDict, total=False):
+    """What a checkpoint's record says beside its name (see `CheckpointRecord`)."""
+
+    final: bool
+    ended: str
+    metrics: dict[str, float]
+    weights_of: int | None
 
 
 class PrunedRecord(BaseModel):
@@ -93,17 +104,15 @@ def save_checkpoint(
     *,
     write_model: Callable[[Path], object],
     write_trainer_state: Callable[[Path], object],
-    final: bool = False,
-    ended: str = "",
-    metrics: Mapping[str, float] | None = None,
+    **facts: Unpack[CheckpointFacts],
 ) -> CheckpointRecord:
-    """Save one checkpoint atomically and record it.
+    """Save one checkpoint atomically and record it, with what there is to say of it.
 
     write_model and write_trainer_state each receive the path of a folder to create and fill (`write_model_folder`, `Learner.save`).
     A folder of the same name that no line records is what a crash between rename and record left: it is replaced. Raises ValueError when
     the checkpoint is recorded already; whatever the writers raise passes through, leaving nothing behind.
     """
-    record = CheckpointRecord(phase=phase, step=step, final=final, ended=ended, metrics=dict(metrics or {}), created_at=datetime.now(UTC))
+    record = CheckpointRecord(phase=phase, step=step, created_at=datetime.now(UTC), **facts)
     if record.name in {known.name for known in list_checkpoints(run)}:
         raise ValueError(f"run {run} has a checkpoint {record.name} already; resume from its latest one or start another run")
     _remove_leftovers(run, record.name)
@@ -166,14 +175,24 @@ def refuse_promotion(run: Path, record: CheckpointRecord, why: str) -> None:
     _append(run, RefusedRecord(name=record.name, why=why))
 
 
-def prune(run: Path, keep_last: int) -> list[str]:
-    """Remove old checkpoints and return their names. The `keep_last` most recent stay, and so does the final one of every phase.
+def best(run: Path, phase: str, metric: str) -> CheckpointRecord | None:
+    """The first checkpoint of a phase that is lowest in a metric; None when none has it."""
+    measured = [record for record in list_checkpoints(run) if record.phase == phase and metric in record.metrics]
+    return min(measured, key=lambda record: record.metrics[metric], default=None)
+
+
+def prune(run: Path, keep_last: int, best_by: Mapping[str, str] | None = None) -> list[str]:
+    """Remove old checkpoints and return their names. The `keep_last` most recent stay, and so does the final one of every phase, and
+    the best one of a phase under way that `best_by` gives a metric for.
 
     Raises ValueError when keep_last is below 1: a run always keeps what it can resume from.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}; at least the last checkpoint must stay")
-    doomed = [record for record in list_checkpoints(run)[:-keep_last] if not record.final]
+    records = list_checkpoints(run)
+    ended = {record.phase for record in records if record.final}
+    kept = [best(run, phase, metric) for phase, metric in (best_by or {}).items() if metric and phase not in ended]
+    doomed = [record for record in records[:-keep_last] if not record.final and record not in kept]
     for record in doomed:
         _append(run, PrunedRecord(name=record.name))
         shutil.rmtree(record.folder(run))

@@ -86,6 +86,11 @@ class PhaseConfig(BaseModel):
         return 1
 
     @property
+    def best_by(self) -> str:
+        """The metric whose lowest value says which step's weights the phase ends with; "" where those are the last."""
+        return ""
+
+    @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:
         """Files, folders and URLs that it reads, by the key that names them."""
         return {}

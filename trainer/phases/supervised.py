@@ -22,7 +22,8 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
     into several).
     held_out: rows that are never trained on, in a file, a folder or behind a URL, whose loss is measured before the first step, every
     `held_out_every` steps and after the last. held_out_every: steps between two such measurements. patience: how many of them in a row may
-    be no better than the best before the phase ends; left out, it takes all of its steps.
+    be no better than the best before the phase ends; left out, it takes all of its steps. keep_best: whether the phase ends with the
+    weights of its lowest held-out loss, and not with the last ones.
     """
 
     kind: RowsKind
@@ -31,6 +32,7 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
     held_out: str | None = None
     held_out_every: int = Field(default=50, ge=1)
     patience: int | None = Field(default=None, ge=1)
+    keep_best: bool = False
 
     @field_validator("held_out")
     @classmethod
@@ -39,7 +41,7 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
 
     @model_validator(mode="after")
     def _never_trained_on(self) -> SupervisedConfig:
-        unused = [key for key in ("held_out_every", "patience") if key in self.model_fields_set and self.held_out is None]
+        unused = [key for key in ("held_out_every", "patience", "keep_best") if key in self.model_fields_set and self.held_out is None]
         if unused:
             raise ValueError(f"{unused[0]} has no effect without held_out; add the rows whose loss is measured, or remove it")
         if self.held_out is not None and self.held_out in self.places:
@@ -49,6 +51,10 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
     @property
     def supervised_rows(self) -> SupervisedRows:
         return SupervisedRows(self.name, self.kind, self, self.batch, self.steps * self.batch, self.held_out)
+
+    @property
+    def best_by(self) -> str:
+        return HELD_OUT[1] if self.keep_best else ""
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:
