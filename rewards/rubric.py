@@ -23,8 +23,8 @@ ENV_PART = "env"
 MAX_BACKOFF_S = 60.0
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 
-Scored = tuple[Reward, dict[str, str]]
-"""The reward of one episode, and the labels its scorers gave."""
+Scored = tuple[Reward, dict[str, Mapping[str, str]]]
+"""The reward of one episode, and the labels that its scorers gave, by scorer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class Rubric:
         """The rewards of all judged attempts at one task, in order.
 
         A group reward that fails all its attempts is the failure of every member; an item of its result that is no score, a value outside
-        its declared range, labels that disagree, and a sum that overflows are the failure of that member. A group reward that needs more
-        members than there are adds no part.
+        its declared range, and a sum that overflows are the failure of that member. A group reward that needs more members than there
+        are adds no part.
         """
         scores: list[dict[str, Score]] = [dict(member.scores) for member in members]
         failures: dict[int, Failure] = {}
@@ -200,10 +200,7 @@ class Rubric:
             total = self._terms[name].capped(total, score.value)
         if total != uncapped:
             size = abs(total)  # a cap is a number of its own, whatever it cut off
-        try:
-            labels = _merge_labels(given)
-        except InvalidScore as error:
-            return _failed(episode, str(error))
+        labels = {name: score.labels for name, score in given.items() if score.labels}
         turns = {name: score.turns for name, score in given.items() if score.turns}
         return Reward(total, parts, turns, self._credit(turns), size), labels
 
@@ -227,14 +224,15 @@ def _failed(episode: RewardInput, detail: str) -> Failure:
     return Failure(FailureKind.REWARD_INVALID, "rubric", f"task {episode.task.id}: {detail}")
 
 
-def _merge_labels(scores: Mapping[str, Score]) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    giver: dict[str, str] = {}
-    for scorer, score in scores.items():
-        for name, label in score.labels.items():
-            if labels.setdefault(name, label) != label:
-                raise InvalidScore(f"{giver[name]} says label {name} is {labels[name]!r}, {scorer} says {label!r}")
-            giver.setdefault(name, scorer)
+def named_labels(scorers: Mapping[str, Mapping[str, str]], environment: Mapping[str, str], success: str) -> dict[str, str]:
+    """The labels of an episode: of whoever gives the part `success` under their own names, of others as "GIVER.NAME", so that recall and
+    success are of the same judgement. With no success, the first scorer that gives a name has it, and the environment after them.
+    """
+    owner, labels = success.partition(".")[0], dict[str, str]()
+    for giver, given in (*scorers.items(), (ENV_PART, environment)):
+        for name, label in given.items():
+            own = giver == owner if owner else name not in labels
+            labels[name if own else f"{giver}.{name}"] = label
     return labels
 
 

@@ -51,7 +51,8 @@ class EpisodeParts:
     """What every episode of a worker shares. env_id and env_args make one fresh environment per episode; threads runs them.
 
     tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none. meter: counts what is under way.
-    left: the calls that nobody waits for any longer. others: the parts of tasks that another environment plays, by its name.
+    left: the calls that nobody waits for any longer. others: the parts of tasks that another environment plays, by its name. success: the
+    part of the reward that success is measured by, "" where nobody has said.
     """
 
     env_id: str
@@ -66,6 +67,7 @@ class EpisodeParts:
     meter: Meter = field(default_factory=Meter)
     left: LeftBehind = field(default_factory=LeftBehind)
     others: Mapping[str, EpisodeParts] = field(default_factory=dict)
+    success: str = ""
 
     def of(self, task: Task) -> EpisodeParts:
         """Those that play a task."""

@@ -33,6 +33,8 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
     def __init__(self, *, config: Any, worker_index: int = 0, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         setup: WorkerSetup = config.worker_setup
+        if not setup.success:
+            setup = replace(setup, success=config.success_part)
         look_in(setup.folder)
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..envs.failures import MAX_DETAIL, EpisodeFailure, Failure, FailureKind, fit
 from ..envs.types import Episode, Outcome, Task
-from ..rewards.rubric import Judged, Rubric
+from ..rewards.rubric import Judged, named_labels
 from ..rewards.types import RewardInput
 from .conversation import EpisodeParts, Talk, converse, deadline
 
@@ -31,8 +31,9 @@ class Played:
     seconds: float = 0.0
     judge_s: float = 0.0
 
-    def episode(self, outcome: Outcome, labels: Mapping[str, str]) -> Episode:
-        """The episode with its outcome; `labels` are those of the scorers. A failed one keeps what was said, and nothing to train on."""
+    def episode(self, outcome: Outcome, labels: Mapping[str, Mapping[str, str]], success: str) -> Episode:
+        """The episode with its outcome. labels: of the scorers, by scorer; whoever gives the part `success` names those that are read.
+        A failed one keeps what was said, and nothing to train on."""
         talk = self.talk
         said = Episode(
             self.task, self.sample, (), tuple(talk.messages), outcome, tuple(talk.turns), talk.truncation,
@@ -42,12 +43,13 @@ class Played:
             return said
         sampled = sum(len(turn.token_ids) for turn in talk.turns)
         own = {"turns": float(len(talk.turns)), "tokens": float(sampled), "seconds": self.seconds, "judge_seconds": self.judge_s}
-        return replace(said, trajectories=talk.builder.build(), metrics={**talk.info.metrics, **own}, labels={**talk.info.labels, **labels})
+        named = named_labels(labels, talk.info.labels, success)
+        return replace(said, trajectories=talk.builder.build(), metrics={**talk.info.metrics, **own}, labels=named)
 
 
 async def run_episode(parts: EpisodeParts, task: Task, sample: int, temperature: float, attempt: int = 0) -> Episode:
     """`play_episode`, rewarded by itself."""
-    return (await reward_together(parts.rubric, [await play_episode(parts, task, sample, temperature, attempt)]))[0]
+    return (await reward_together(parts, [await play_episode(parts, task, sample, temperature, attempt)]))[0]
 
 
 async def play_episode(parts: EpisodeParts, task: Task, sample: int, temperature: float, attempt: int = 0) -> Played:
@@ -71,15 +73,15 @@ async def play_episode(parts: EpisodeParts, task: Task, sample: int, temperature
     return Played(task, sample, judged, talk, now - started, now - ended)
 
 
-async def reward_together(rubric: Rubric, played: Sequence[Played]) -> tuple[Episode, ...]:
+async def reward_together(parts: EpisodeParts, played: Sequence[Played]) -> tuple[Episode, ...]:
     """The episodes of one group, in order, each with its outcome: rewards compare the members that were judged."""
     judged = [one.judged for one in played if isinstance(one.judged, Judged)]
-    scored = iter(await rubric.score_group(judged))
+    scored = iter(await parts.rubric.score_group(judged))
     episodes = []
     for one in played:
         result = one.judged if isinstance(one.judged, Failure) else next(scored)
-        outcome, labels = (result, dict[str, str]()) if isinstance(result, Failure) else result
-        episodes.append(one.episode(outcome, labels))
+        outcome, labels = (result, dict[str, Mapping[str, str]]()) if isinstance(result, Failure) else result
+        episodes.append(one.episode(outcome, labels, parts.success))
     return tuple(episodes)
 
 
@@ -91,7 +93,7 @@ def _seen(task: Task, attempt_id: str, talk: Talk) -> RewardInput:
 
 async def run_with_retries(parts: EpisodeParts, task: Task, sample: int, temperature: float) -> Episode:
     """`play_with_retries`, rewarded by itself."""
-    return (await reward_together(parts.rubric, [await play_with_retries(parts, task, sample, temperature)]))[0]
+    return (await reward_together(parts, [await play_with_retries(parts, task, sample, temperature)]))[0]
 
 
 async def play_with_retries(parts: EpisodeParts, task: Task, sample: int, temperature: float) -> Played:

@@ -24,6 +24,7 @@ from ..envs.types import Episode, EpisodeGroup, Float32, Task
 from ..rewards.build import make_rubric
 from ..rewards.calling.threads import Daemons
 from ..rewards.config import RewardConfig
+from ..rewards.rubric import ENV_PART
 from ..rpc.user_code import is_asked_for
 from .busy import Part
 from .collect import collect
@@ -49,7 +50,7 @@ LOOK_S = 1.0
 @dataclass(frozen=True)
 class BlendedEnvironment:
     """Another environment that plays some of the tasks: its name among them, its id and what it is made with. Its own reward is the total,
-    with that of its own `rewards`. limits: what of the rollout's limits is another there.
+    with that of its own `rewards`. limits: what of the rollout's limits is another there. success: the part of its reward that is success.
 
     Example: `BlendedEnvironment("sums", "burnish/Arithmetic-v0", {"max_operand": 20}, limits={"max_turns": 1})`.
     """
@@ -59,6 +60,7 @@ class BlendedEnvironment:
     args: Mapping[str, Any] = field(default_factory=dict)
     rewards: tuple[RewardConfig, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
+    success: str = ENV_PART
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class WorkerSetup:
     plugins: files, and modules: importable names or paths of `.py` files, whose decorators register environments and rewards. seed: of all
     sampling. blended: further environments, which play the tasks that name them. folder: where the relative paths of all of it begin, for a
     process that Ray may have started elsewhere; empty is where that one runs. cancel_s: seconds that episodes in flight may take to end
-    when they are cancelled, beside what their environments may take to close, and the engine to close.
+    when they are cancelled, beside what their environments may take to close, and the engine to close. success: the part of the reward
+    that success is measured by; the labels of an episode are those of who gives it.
 
     Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
     """
@@ -86,6 +89,7 @@ class WorkerSetup:
     blended: tuple[BlendedEnvironment, ...] = ()
     folder: str = ""
     cancel_s: float = 60.0
+    success: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +132,18 @@ def episode_parts(setup: WorkerSetup, make: Callable[[Renderer], Engine], thread
     tool_parser = parser_of_template(tokenizer.chat_template) if setup.rollout.describe_tools else None
     rubric = make_rubric(setup.rewards, setup.environment_weight, setup.rollout.retries)
     engine = make(renderer)
-    own = EpisodeParts(setup.environment, setup.environment_args, engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser)
+    own = EpisodeParts(
+        setup.environment, setup.environment_args, engine, renderer, rubric, setup.rollout, threads, setup.seed, tool_parser,
+        success=setup.success,
+    )  # fmt: skip
     return replace(own, others={one.name: _other(own, one) for one in setup.blended})
 
 
 def _other(own: EpisodeParts, one: BlendedEnvironment) -> EpisodeParts:
     """What the episodes of another environment share: the engine and everything around it, but not the rewards."""
     rubric = make_rubric(one.rewards, 1.0, own.limits.retries)
-    return replace(own, env_id=one.id, env_args=one.args, rubric=rubric, limits=own.limits.model_copy(update=dict(one.limits)))
+    limits = own.limits.model_copy(update=dict(one.limits))
+    return replace(own, env_id=one.id, env_args=one.args, rubric=rubric, limits=limits, success=one.success)
 
 
 class RolloutWorker:

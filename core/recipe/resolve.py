@@ -186,6 +186,7 @@ class ResolvedRun:
             ),
             folder=str(Path.cwd()),
             cancel_s=self.limits.cancel_s,
+            success=self.success,
         )
 
 

@@ -172,6 +172,8 @@ def test_the_suites_of_a_recipe_are_played_beside_its_own_environment() -> None:
         "burnish/SingleTurn-v0",
         {"max_turns": 1, "max_tokens_per_turn": 16},
     )
+    (suite,) = [one for one in resolve(config).suites if one.id == played.name]
+    assert (setup.success, played.success) == (config.success, suite.success)
     assert config_from_record(config.model_dump(mode="json")).retention == config.retention
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.envs.types import Reward, Task
-from burnish.rewards.rubric import Judged, Rubric
+from burnish.rewards.rubric import Judged, Rubric, named_labels
 from burnish.rewards.terms import Term
 from burnish.rewards.types import RewardInput, Score
 
@@ -45,7 +45,7 @@ async def test_total_is_weighted_and_parts_are_not() -> None:
     reward, labels = await rubric.score(given(0.5, polite=1.0))
     assert reward.total == pytest.approx(0.1 * 0.5 + 2.0 * 1.0 + 0.5 * -0.4)
     assert reward.parts == {"env": 0.5, "env.polite": 1.0, "verdict": 1.0, "verdict.reason": 0.25, "cost": -0.4, "length": 7.0}
-    assert labels == {"expected": "scrap", "predicted": "pass"}
+    assert labels == {"verdict": {"expected": "scrap", "predicted": "pass"}}
 
 
 async def test_the_size_of_a_reward_is_that_of_its_terms() -> None:
@@ -152,11 +152,26 @@ async def test_a_reward_of_the_environment_that_is_not_finite_is_its_failure() -
         assert f"reward {part} of task t" in caught.value.failure.detail
 
 
-async def test_scorers_that_disagree_about_a_label_are_named() -> None:
+@pytest.mark.parametrize(
+    ("success", "expected"),
+    [
+        ("right", {"guardrail.expected": "answer", "expected": "7", "env.expected": "odd"}),
+        ("guardrail.kept", {"expected": "answer", "right.expected": "7", "env.expected": "odd"}),
+        ("env", {"guardrail.expected": "answer", "right.expected": "7", "expected": "odd"}),
+        ("cost", {"guardrail.expected": "answer", "right.expected": "7", "env.expected": "odd"}),
+        ("", {"expected": "answer", "right.expected": "7", "env.expected": "odd"}),
+    ],
+)
+def test_the_labels_of_whoever_gives_the_success_have_their_own_names(success: str, expected: dict[str, str]) -> None:
+    by_scorer = {"guardrail": {"expected": "answer"}, "right": {"expected": "7"}}
+    assert named_labels(by_scorer, {"expected": "odd"}, success) == expected
+
+
+async def test_two_scorers_that_give_other_labels_both_judge() -> None:
     a = Scripted("a", Score(1.0, labels={"predicted": "pass"}))
     b = Scripted("b", Score(1.0, labels={"predicted": "scrap"}))
-    with pytest.raises(EpisodeFailure, match="a says label predicted is 'pass', b says 'scrap'"):
-        await Rubric([(a, 1.0), (b, 1.0)]).score(given())
+    reward, labels = await Rubric([(a, 1.0), (b, 1.0)]).score(given())
+    assert (reward.total, labels) == (2.5, {"a": {"predicted": "pass"}, "b": {"predicted": "scrap"}})
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Suite:
     def played_by(self) -> BlendedEnvironment:
         """Who plays its tasks, among the environments of a rollout worker; the tasks name it as their `environment`."""
         limits = {"max_turns": self.max_turns, "max_tokens_per_turn": self.max_tokens}
-        return BlendedEnvironment(self.id, self.environment, self.environment_args, self.rewards, limits)
+        return BlendedEnvironment(self.id, self.environment, self.environment_args, self.rewards, limits, self.success)
 
     @property
     def file(self) -> str:
