@@ -12,7 +12,7 @@ from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Js
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.comparing import compare_models
 from burnish.trainer.models.finding import default_model_name, find_model, is_source, list_models
-from burnish.trainer.models.folder import check_model_folder
+from burnish.trainer.models.folder import atomic_folder, check_model_folder
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
 
 pytestmark = pytest.mark.unit
@@ -105,6 +105,23 @@ def test_a_model_is_imported_where_that_is_allowed(tiny: Path, tmp_path: Path, m
     for _ in range(2):
         assert find_model("org/Some-Model", tmp_path, may_import=True) == (tmp_path / "some-model").resolve()
     assert calls == [("org/Some-Model", tmp_path / "some-model")]
+
+
+def test_a_model_that_two_runs_import_at_once_is_the_one_that_was_there_first(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(source: str, out: Path) -> None:
+        with atomic_folder(out) as draft:
+            (draft / "late").touch()
+            copied(tiny, out, source)  # another run has it by now
+
+    monkeypatch.setattr("burnish.trainer.models.finding.import_model", fake)
+    found = find_model("org/Some-Model", tmp_path, may_import=True)
+    assert not (found / "late").exists() and [path.name for path in tmp_path.iterdir()] == ["some-model"]
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="mine was made by another process meanwhile"), atomic_folder(tmp_path / "mine" / "mine") as draft:
+        draft.with_name("mine").mkdir()
+        (draft.with_name("mine") / "first").touch()
 
 
 def test_a_plan_may_do_without_the_weights(tiny: Path, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from ...envs.registry import did_you_mean
 from ...rollout.store.own_files import check_own
 from .checkpoints import FOLDER, JOURNAL, latest, promoted
-from .folder import check_model_folder
+from .folder import MadeMeanwhile, check_model_folder
 from .importing import import_model
 from .manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_digests
 from .sources import reads_as_path
@@ -107,7 +108,8 @@ def _imported(source: str, models_dir: Path, may_import: bool) -> Path:
             raise ValueError(_no_such("file", source))
         if not may_import:
             raise ValueError(f"model {source} is not here yet; a run imports it first, or do it now: `burnish models import {source}`")
-        import_model(source, folder)
+        with suppress(MadeMeanwhile):  # by another run that needs it, too: theirs will do
+            import_model(source, folder)
     check_model_folder(folder)
     if (found := own_manifest(folder)) is not None and not _same_source(found.source, source):
         raise ValueError(

@@ -291,12 +291,16 @@ def copy_weights(source: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
+class MadeMeanwhile(ValueError):
+    """Somebody else made the folder while it was being made here. Theirs is whole."""
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out` that becomes `out` when the block ends well, and disappears when it raises.
 
     Files and folder are flushed to disk before the rename, so after a crash `out` is either whole or absent. Raises ValueError when
-    `out` exists.
+    `out` exists, MadeMeanwhile when it does by the end.
     """
     if out.exists():
         raise ValueError(f"{out} exists already; choose another place or remove it")
@@ -308,7 +312,12 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         for path in sorted(draft.rglob("*")):
             _fsync(path)
         _fsync(draft)
-        draft.rename(out)
+        try:
+            draft.rename(out)
+        except OSError as error:
+            if not out.exists():
+                raise
+            raise MadeMeanwhile(f"{out} was made by another process meanwhile; choose another place or remove it") from error
         _fsync(out.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
