@@ -38,7 +38,9 @@ from burnish.recipe.rehearsal import Rehearsal, rehearse, rehearse_apart
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import data_seed, derive_seeds, phase_seed
 from burnish.rollout.store.records import EvaluationResult, Mode
+from burnish.rollout.transport.parcel import Parcel, sources_of
 from burnish.rollout.weights import SyncReceipt
+from burnish.rollout.worker import WorkerSetup
 from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.examples import Say, silent
@@ -257,32 +259,49 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
 
     base = verified_model(recipe.model)
     files = read_task_files(recipe.tasks.files) if recipe.tasks.files else None
-    limits = recipe.limits
-    settings = RFTConfig().rft(
-        worker=recipe.worker_setup(base, addresses, seeds["rft.sampling"]),
-        learner=recipe.learner,
-        phase=recipe.rft or RFTPhaseConfig(),
-        train_seeds=recipe.tasks.train_seeds,
-        tasks=recipe.tasks.files,
-        success=recipe.success,
-        fleet=FleetLimits(
-            recipe.rollout.concurrency,
-            limits.stall_s,
-            limits.answer_s,
-            limits.sync_s + _drain_s(recipe),
-            limits.restart_s,
-            limits.cancel_s + recipe.rollout.step_timeout_s,
-            limits.restarts,
-            limits.restart_window_s,
-        ),
-        learner_limits=LearnerLimits(limits.learner_s, limits.place_s, limits.follow_s, recipe.placement.trusted_network),
-    )
-    request_resources(settings, recipe.placement)
-    # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.
-    with without_line(b"has constructor arguments in the object store"):
-        algo = settings.build_algo()
-    try:
-        yield Session(recipe, base, seeds, algo, files, learners=algo.learner_group.foreach_learner(this_process))
-    finally:
-        with uninterrupted():
-            algo.stop()
+    worker, limits = recipe.worker_setup(base, addresses, seeds["rft.sampling"]), recipe.limits
+    with _files_for_nodes(recipe, worker) as parcel:
+        settings = RFTConfig().rft(
+            worker=replace(worker, parcel=parcel),
+            learner=recipe.learner,
+            phase=recipe.rft or RFTPhaseConfig(),
+            train_seeds=recipe.tasks.train_seeds,
+            tasks=recipe.tasks.files,
+            success=recipe.success,
+            fleet=FleetLimits(
+                recipe.rollout.concurrency,
+                limits.stall_s,
+                limits.answer_s,
+                limits.sync_s + _drain_s(recipe),
+                limits.restart_s,
+                limits.cancel_s + recipe.rollout.step_timeout_s,
+                limits.restarts,
+                limits.restart_window_s,
+            ),
+            learner_limits=LearnerLimits(
+                limits.learner_s, limits.place_s, limits.follow_s, recipe.placement.trusted_network, parcel.node if parcel else ""
+            ),
+        )
+        request_resources(settings, recipe.placement)
+        # Ray's core warns that a runner could not restart without its config, which RLlib keeps for as long as there are runners.
+        with without_line(b"has constructor arguments in the object store"):
+            algo = settings.build_algo()
+        try:
+            yield Session(recipe, base, seeds, algo, files, learners=algo.learner_group.foreach_learner(this_process))
+        finally:
+            with uninterrupted():
+                algo.stop()
+
+
+@contextmanager
+def _files_for_nodes(recipe: ResolvedRun, worker: WorkerSetup) -> Iterator[Parcel | None]:
+    """What nodes without the run's folder are sent, served within the block; None where every node has it."""
+    from burnish.rollout.sent_files import serving_files
+
+    if recipe.placement.shared_folder:
+        yield None
+        return
+    code = [*worker.plugins, *(module for module in worker.modules if module.endswith(".py"))]
+    sources = sources_of(worker.model, Path(worker.folder), code, recipe.placement.send)
+    with serving_files(sources, recipe.limits.sync_s) as parcel:
+        yield parcel

@@ -18,6 +18,7 @@ from ..envs.named import look_in
 from ..envs.spaces import MessagesSpace, UnicodeText
 from ..envs.types import EpisodeGroup, Float32, Task
 from .observe import RolloutMetrics
+from .sent_files import with_files
 from .transport.adapters import Base
 from .transport.shipment import Receiver, Shipment
 from .weights import SyncReceipt
@@ -35,6 +36,7 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         setup: WorkerSetup = config.worker_setup
         if not setup.success:
             setup = replace(setup, success=config.success_part)
+        setup = with_files(setup)
         look_in(setup.folder)
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")

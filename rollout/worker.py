@@ -37,6 +37,7 @@ from .engine.config import EngineConfig
 from .hung import LoopEnded
 from .renderers import Renderer, TemplateRenderer
 from .tokenizer import load_tokenizer
+from .transport.parcel import Parcel
 from .weights import StaleEngine, SyncReceipt, Weights, sync_weights
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class WorkerSetup:
     sampling. blended: further environments, which play the tasks that name them. folder: where the relative paths of all of it begin, for a
     process that Ray may have started elsewhere; empty is where that one runs. cancel_s: seconds that episodes in flight may take to end
     when they are cancelled, beside what their environments may take to close, and the engine to close. success: the part of the reward
-    that success is measured by; the labels of an episode are those of who gives it.
+    that success is measured by; the labels of an episode are those of who gives it. parcel: the files that nodes without the folder get.
 
     Example: `WorkerSetup(Path("models/nano"), "burnish/Arithmetic-v0")`.
     """
@@ -90,6 +91,7 @@ class WorkerSetup:
     folder: str = ""
     cancel_s: float = 60.0
     success: str = ""
+    parcel: Parcel | None = None
 
 
 @dataclass(frozen=True, slots=True)

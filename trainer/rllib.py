@@ -234,7 +234,8 @@ _ROOM: ContextVar[PlacementGroup | None] = ContextVar("room", default=None)
 def _room_kept(config: AlgorithmConfig) -> Iterator[None]:
     """Keep room for the learners while an algorithm starts its engines: RLlib starts those first, on whichever nodes, and one that
     could have held all learners would have none left for them. Without learners, it is given back."""
-    _ROOM.set(learner_room(max(1, config.num_learners), config.num_gpus_per_learner, config.learner_limits.place_s))
+    limits = config.learner_limits
+    _ROOM.set(learner_room(max(1, config.num_learners), config.num_gpus_per_learner, limits.place_s, limits.node))
     try:
         yield
     finally:

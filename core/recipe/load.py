@@ -16,6 +16,7 @@ from burnish.envs.toml_text import parse_toml
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
+from burnish.recipe.named import unsent_files
 from burnish.recipe.overrides import Override, kind_of, parse_override, shown_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import RecipeSource, problem_lines
@@ -83,7 +84,7 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
         if other != platform and other in data:
             problems += _other_platform(data, other, source, early, late)
     if config is not None and not problems:
-        problems = [origin.name(line) for line in (*cross_problems(config), *file_problems(config))]
+        problems = [origin.name(line) for line in (*cross_problems(config), *file_problems(config), *unsent_files(config))]
     if problems or config is None:
         raise ValueError(few_lines(problems))
     return config

@@ -24,6 +24,7 @@ from burnish.envs.printable import printable
 from burnish.envs.registry import ID_PATTERN
 from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
+from burnish.recipe.config import RunConfig
 from burnish.rewards.aws.handlers import HandlerSettings
 from burnish.rpc.address import RAY, SERVICE, is_address
 
@@ -94,6 +95,26 @@ class Text:
 def texts_of(config: BaseModel) -> Iterator[Text]:
     """Every text of a recipe that is not a default."""
     return _texts(config.model_dump(mode="json", exclude_defaults=True))
+
+
+def unsent_files(config: RunConfig) -> list[str]:
+    """What `resources.send` lacks: files that environments and rewards of the recipe name, which engines on nodes without its folder would
+    not find; and what it names that is not there."""
+    resources, here = config.resources, Path.cwd()
+    if resources.shared_folder:
+        return []
+    sent = [here / name for name in resources.send]
+    lines = [f"resources.send: {name} is not there" for name, path in zip(resources.send, sent, strict=True) if not path.exists()]
+    for one in texts_of(config):
+        played = one.at[0] in ("environment_args", "rewards") or "blend" in one.at
+        path = Path(os.path.normpath(here / one.text))
+        if one.is_key or not played or not os.path.isfile(path) or any(path.is_relative_to(named) for named in sent):
+            continue
+        if os.path.isabs(one.text) or not path.is_relative_to(here):
+            lines.append(f"{one.field}: {one.text} is on no other node; name a file in {here}, and add it to resources.send")
+        else:
+            lines.append(f"{one.field}: {one.text} is on no other node; add it to resources.send")
+    return lines
 
 
 def with_files(texts: Iterator[Text], home: Path) -> Iterator[Text]:

@@ -23,7 +23,8 @@ class Placement:
     engines: env runners, each with an engine. learners: processes that share the policy. learner_gpus, engine_gpus: GPUs of each learner
     and of each engine; a fraction is a share of
     one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
-    of each engine. trusted_network: whether learners may be on more than one node.
+    of each engine. trusted_network: whether learners may be on more than one node. shared_folder: whether other nodes have the run's
+    folder; where they have not, they are sent the model, code, and `send`, files and folders by their paths from there.
 
     Example: `Placement("gpu", engines=2, learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2).gpus == 5.0`.
     """
@@ -40,6 +41,8 @@ class Placement:
     engine_resources: Mapping[str, float] = field(default_factory=dict)
     learners: int = 1
     trusted_network: bool = False
+    shared_folder: bool = True
+    send: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> float:
@@ -86,6 +89,8 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
         engine_resources=resources.engine_resources,
         learners=resources.learners,
         trusted_network=resources.trusted_network,
+        shared_folder=resources.shared_folder,
+        send=resources.send,
     )
 
 

@@ -19,6 +19,9 @@ class ResourcesConfig(BaseModel):
     `engine_resources = { engine_slot = 1 }` keeps engines to two a node, and to these nodes.
     worker_niceness: of the processes on the cluster that is started, from 0 to 19; beside other work on the machine, a lower one gets them
     more of it. Left out, it is Ray's own, 15, or what the environment variable RAY_worker_niceness says.
+    shared_folder: whether every node has the folder that the run is started in, under the same path. Where it is false, engines on other
+    nodes are sent the model, plug-ins and modules, and the learners are on the node of the run. send: files and folders in that folder
+    that environments and rewards read beside them, by their paths from there; they are sent, too.
 
     learners: processes that share the policy, each with a slice of weights and optimizer, and on GPUs with one of its own. A group of a
     batch is computed by one of them, so more of them than groups per step are of no use. trusted_network: that only the nodes themselves
@@ -42,6 +45,8 @@ class ResourcesConfig(BaseModel):
     trusted_network: bool = False
     learner_gpus: float | None = Field(default=None, gt=0, le=1)
     engine_gpus: float | None = Field(default=None, gt=0, le=1)
+    shared_folder: bool = True
+    send: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _local_or_cluster(self) -> ResourcesConfig:
@@ -50,6 +55,12 @@ class ResourcesConfig(BaseModel):
             raise ValueError(f"{' and '.join(idle)} has no effect with ray_address: the running cluster has its own; remove one of them")
         if self.ray_address is None and self.engine_resources:
             raise ValueError("engine_resources: a cluster that is started here offers none; say which cluster does in ray_address")
+        if not self.shared_folder and self.ray_address is None:
+            raise ValueError("shared_folder has no effect without ray_address: a cluster that is started here is this machine; remove it")
+        if self.send and self.shared_folder:
+            raise ValueError("send has no effect where every node has the folder; remove it, or write shared_folder = false")
+        if self.trusted_network and not self.shared_folder:
+            raise ValueError("trusted_network has no effect with shared_folder = false: all learners are on the node of the run; remove it")
         if self.trusted_network and (self.learners == 1 or self.ray_address is None):
             alone = "a single learner meets nobody" if self.learners == 1 else "without ray_address all learners are on this machine"
             raise ValueError(f"trusted_network has no effect: {alone}; remove it")

@@ -11,6 +11,11 @@ NOT_TRUSTED = (
     "resources.trusted_network = true if the nodes alone reach each other there, or let one node hold them all"
 )
 """Why learners do not start apart from each other."""
+NOT_HERE = (
+    "resources.shared_folder: where it is false, learners are on the node that burnish run is started on, which alone has the folder, and "
+    "that node does not have what resources.learners and learner_gpus ask for; start the run on one that has, or share the folder"
+)
+"""Why learners do not start on a node without the files."""
 UnitInterval = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 

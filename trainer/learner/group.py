@@ -27,7 +27,7 @@ from ..batch import TokenBatch
 from ..nodes import lost_node
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
-from .config import NOT_TRUSTED, CriticConfig, LearnerConfig, OptimizerConfig
+from .config import NOT_HERE, NOT_TRUSTED, CriticConfig, LearnerConfig, OptimizerConfig
 from .shares import check_trainable, merged, shares
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ TOGETHER_S = 15.0
 class LearnerLimits:
     """What learners may take, in seconds, and where. call_s: for one call, the start included. place_s: for the cluster to make room for
     them. follow_s: for the others to answer once one of them has failed, since what fails at one alone leaves them waiting for it in a
-    pass. apart: whether several may be on more than one node, where they meet without authentication. room: for them, where it was made
-    before (`learner_room`); it is theirs to give back.
+    pass. apart: whether several may be on more than one node, where they meet without authentication. node: the id of the one that they
+    must be on, since no other has the files; "" where any will do. room: for them, where it was made before (`learner_room`); it is theirs
+    to give back.
 
     Example: `LearnerLimits(call_s=600)`.
     """
@@ -55,6 +56,7 @@ class LearnerLimits:
     place_s: float = 600.0
     follow_s: float = 60.0
     apart: bool = False
+    node: str = ""
     room: PlacementGroup | None = None
 
 
@@ -163,7 +165,7 @@ class LearnerGroup:
 
     num_gpus: of each learner. limits: how long they may take. plugins: files whose decorators register losses.
     learners: processes that share the policy, placed together. folder: where relative paths begin; empty is where this process runs.
-    Raises ValueError when they would be on more than one node and may not.
+    Raises ValueError when they would be on more than one node and may not, or on another than they must.
     Raises LearnerLost when one dies or does not answer in time, and from then on at once, whatever is called; or a learner's own error.
     When one of several fails alone, all are ended, because the others wait for it: after its own error, they are lost.
     """
@@ -186,7 +188,7 @@ class LearnerGroup:
         self._nodes = list[str]()  # by rank
         self._sender = Sender(Form())
         self._frozen: Frozen | None = None
-        self._group = limits.room or learner_room(learners, num_gpus, limits.place_s)
+        self._group = limits.room or learner_room(learners, num_gpus, limits.place_s, limits.node)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": num_gpus, "runtime_env": {"env_vars": threads}}
         if self._group is not None:
@@ -196,6 +198,8 @@ class LearnerGroup:
         try:
             meeting = self._meet(limits.apart, plugins) if learners > 1 else None
             self._nodes = self._all("node")
+            if limits.node and set(self._nodes) != {limits.node}:
+                raise ValueError(NOT_HERE)
             self.version: int = self._all("start", folder or os.getcwd(), str(model), config, seed, tuple(plugins), meeting)[0]
         except BaseException:
             self.shutdown()  # nobody else can: what they took of the cluster would stay taken
@@ -361,21 +365,27 @@ class LearnerGroup:
         return answers
 
 
-def learner_room(learners: int, num_gpus: float, place_s: float) -> PlacementGroup | None:
-    """Room for all learners at once: on one node where one could hold them all and has room within `TOGETHER_S`, else close together. None
-    where a group of the caller's has it (Ray Tune).
+def learner_room(learners: int, num_gpus: float, place_s: float, node: str = "") -> PlacementGroup | None:
+    """Room for all learners at once: on one node where one could hold them all and has room within `TOGETHER_S`, else close together; on
+    the node with the id `node`, where one is given. None where a group of the caller's has it (Ray Tune).
 
-    Raises TimeoutError when the cluster does not have it.
+    Raises TimeoutError when the cluster does not have it, ValueError when the node never could.
     """
     if get_current_placement_group() is not None:
         return None
     each = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
     deadline = time.monotonic() + place_s
-    if _one_node_could(each, learners):
+    group = None
+    if node:
+        if not _one_node_could(each, learners, node):
+            raise ValueError(NOT_HERE)
+        group = _room(each, learners, "STRICT_PACK", place_s, node)
+    elif _one_node_could(each, learners):
         group = _room(each, learners, "STRICT_PACK", min(TOGETHER_S, place_s / 2))
         if group is not None:
             return group
-    group = _room(each, learners, "PACK", max(0.0, deadline - time.monotonic()))
+    if not node:
+        group = _room(each, learners, "PACK", max(0.0, deadline - time.monotonic()))
     if group is None:
         asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
         who = f"a learner of {asked}" if learners == 1 else f"{learners} learners of {asked} each"
@@ -384,15 +394,16 @@ def learner_room(learners: int, num_gpus: float, place_s: float) -> PlacementGro
     return group
 
 
-def _one_node_could(each: Mapping[str, float], learners: int) -> bool:
-    """Whether a node of the cluster has so much, free or not."""
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+def _one_node_could(each: Mapping[str, float], learners: int, node: str = "") -> bool:
+    """Whether a node of the cluster, or that one, has so much, free or not."""
+    nodes = (one["Resources"] for one in ray.nodes() if one["Alive"] and node in ("", one["NodeID"]))
     return any(all(has.get(name, 0.0) >= amount * learners for name, amount in each.items()) for has in nodes)
 
 
-def _room(each: Mapping[str, float], learners: int, strategy: str, wait_s: float) -> PlacementGroup | None:
+def _room(each: Mapping[str, float], learners: int, strategy: str, wait_s: float, node: str = "") -> PlacementGroup | None:
     """A placement group, None when there is no room for it in time."""
-    group = placement_group([dict(each)] * learners, strategy=strategy, name="learners")
+    there = [{"ray.io/node-id": node}] * learners if node else None
+    group = placement_group([dict(each)] * learners, strategy=strategy, name="learners", bundle_label_selector=there)
     try:
         ray.get(group.ready(), timeout=wait_s)
     except ray.exceptions.GetTimeoutError:

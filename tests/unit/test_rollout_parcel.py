@@ -1,0 +1,146 @@
+"""What a run sends to nodes that do not have its folder: which files, where they arrive, and that they are what was announced."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.recipe.load import config_from_data
+from burnish.recipe.resolve import resolve
+from burnish.rollout.sent_files import moved
+from burnish.rollout.transport import parcel as parcels
+from burnish.rollout.transport.parcel import FOLDER, MODEL, Parcel, Read, SentFile, receive, sources_of
+from burnish.rollout.worker import WorkerSetup
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run's folder, a plug-in beside it, and a model elsewhere."""
+    for place in ("here/mine.py", "here/lists/a.txt", "here/lists/deep/b.txt", "other/mine.py", "model/config.json"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(place)
+    return tmp_path / "here"
+
+
+def listed(sources: dict[str, Path]) -> tuple[SentFile, ...]:
+    contents = {place: path.read_bytes() for place, path in sources.items()}
+    return tuple(SentFile(place, len(data), hashlib.sha256(data).hexdigest()) for place, data in contents.items())
+
+
+def test_files_arrive_in_their_relative_places_and_code_from_elsewhere_in_one_of_its_own(folder: Path, tmp_path: Path) -> None:
+    code = [str(folder / "mine.py"), str(tmp_path / "other" / "mine.py")]
+    sources = sources_of(tmp_path / "model", folder, code, ["lists", "./lists/../mine.py"])
+    (elsewhere,) = [place for place in sources if place.startswith("outside/")]
+    assert sources == {
+        "model/config.json": tmp_path / "model/config.json",
+        "folder/mine.py": folder / "mine.py",
+        elsewhere: tmp_path / "other/mine.py",
+        "folder/lists/a.txt": folder / "lists/a.txt",
+        "folder/lists/deep/b.txt": folder / "lists/deep/b.txt",
+    }
+    asked: list[tuple[str, int]] = []
+
+    def read(place: str, at: int, size: int) -> bytes:
+        asked.append((place, at))
+        return sources[place].read_bytes()[at : at + 7]  # as little at once as it likes
+
+    arrived = receive(listed(sources), read, tmp_path / "node" / "digest")
+    assert {place: (arrived / place).read_bytes() for place in sources} == {place: path.read_bytes() for place, path in sources.items()}
+    assert ("model/config.json", 7) in asked
+    asked.clear()
+    assert receive(listed(sources), read, arrived) == arrived and not asked, "what is there is not fetched again"
+    parcel = Parcel("server", "node", listed(sources), {str(path): place for place, path in sources.items()}, 60.0)
+    setup = moved(WorkerSetup(tmp_path / "model", "a/B-v0", plugins=(code[1],), modules=(code[0], "mine.module")), parcel, arrived)
+    assert (setup.model, setup.folder) == (arrived / MODEL, str(arrived / FOLDER))
+    assert setup.plugins == (str(arrived / elsewhere),)
+    assert setup.modules == (str(arrived / "folder/mine.py"), "mine.module")
+
+
+def cut(data: bytes) -> Read:
+    """A reader of one file that has other content by now."""
+    return lambda place, at, size: data[at : at + size]
+
+
+def test_a_file_that_changed_on_its_way_is_refused_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+    files = listed(sources_of(tmp_path / "model", folder, [], ["mine.py"]))
+    for data in (b"here/mine.px", b"here", b""):
+        with pytest.raises(ValueError, match=r"folder/mine\.py changed while it was sent"):
+            receive(files[1:], cut(data), tmp_path / "node" / "digest")
+        assert list((tmp_path / "node").iterdir()) == []
+
+
+def test_two_processes_that_fetch_at_once_both_have_the_files(folder: Path, tmp_path: Path) -> None:
+    files, into = listed(sources_of(tmp_path / "model", folder, [], ["mine.py"])), tmp_path / "node" / "digest"
+
+    def read(place: str, at: int, size: int) -> bytes:
+        if not into.exists():  # the other one is done first
+            (into / "model").mkdir(parents=True)
+        return (folder.parent / place.replace("folder", "here")).read_bytes()[at : at + size]
+
+    assert receive(files, read, into) == into and [path.name for path in into.parent.iterdir()] == ["digest"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("gone.txt", "gone.txt is not in"), ("../other", r"\.\./other is not in .*give its path from there"), ("/etc/hosts", "is not in")],
+)
+def test_what_is_not_in_the_folder_is_not_sent(folder: Path, tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=rf"resources\.send: .*{why}"):
+        sources_of(tmp_path / "model", folder, [], [name])
+
+
+def test_a_folder_of_too_many_files_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels, "MOST_FILES", 1)
+    with pytest.raises(ValueError, match=r"resources\.send: lists holds more than 1 files"):
+        sources_of(tmp_path / "model", folder, [], ["lists"])
+
+
+CLUSTER = {"ray_address": "auto", "shared_folder": False}
+GUARD = {"use": "burnish/guardrail-v1", "name": "guard", "args": {"policy": "policy.toml"}}
+
+
+def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], **more: Any) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.toml").touch()
+    (tmp_path / "lists").mkdir(exist_ok=True)
+    data = {"name": "b", "model": "m", "environment": "burnish/Arithmetic-v0", "rft": {"steps": 1}, "resources": resources, **more}
+    try:
+        config_from_data(data)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("resources", "why"),
+    [
+        ({"shared_folder": False}, "shared_folder has no effect without ray_address"),
+        ({"ray_address": "auto", "send": ["lists"]}, "send has no effect where every node has the folder"),
+        ({**CLUSTER, "learners": 2, "trusted_network": True}, "trusted_network has no effect with shared_folder = false"),
+        ({**CLUSTER, "send": ["lost"]}, "resources.send: lost is not there"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], why: str) -> None:
+    assert why in problems(tmp_path, monkeypatch, resources)
+
+
+def test_a_file_that_a_reward_names_has_to_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = problems(tmp_path, monkeypatch, CLUSTER, rewards=[GUARD])
+    assert "rewards.0.args.policy: policy.toml is on no other node; add it to resources.send" in said
+    assert problems(tmp_path, monkeypatch, {**CLUSTER, "send": ["policy.toml"]}, rewards=[GUARD]) == ""
+    assert problems(tmp_path, monkeypatch, {"ray_address": "auto"}, rewards=[GUARD]) == ""
+    elsewhere = {**GUARD, "args": {"policy": str(tmp_path / "policy.toml")}}
+    assert "is on no other node; name a file in" in problems(tmp_path, monkeypatch, {**CLUSTER, "send": ["lists"]}, rewards=[elsewhere])
+
+
+def test_a_recipe_says_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    data = {"name": "b", "model": "m", "environment": "burnish/Arithmetic-v0", "rft": {}, "resources": {**CLUSTER, "send": ["lists"]}}
+    placement = resolve(config_from_data(data)).placement
+    assert (placement.shared_folder, placement.send) == (False, ("lists",))
