@@ -37,7 +37,7 @@ def config(tiny_model: Path) -> Iterator[Any]:
         rollout=RolloutConfig(max_tokens_per_turn=8, concurrency=8),
         engine=EngineConfig(max_context=128),
     )
-    yield ScriptedConfig().rft(worker=worker, fleet=FleetLimits(8, cancel_s=1.0), learner_limits=LearnerLimits(place_s=2.0))
+    yield ScriptedConfig().rft(worker=worker, fleet=FleetLimits(8, cancel_s=1.0))
     ray.shutdown()
 
 
@@ -52,7 +52,8 @@ def test_a_busy_cluster_is_said_and_nothing_of_the_start_stays(config: Any) -> N
     import ray
 
     began = time.monotonic()
-    asking = config.copy(copy_frozen=False).env_runners(custom_resources_per_env_runner={"what_others_have": 1.0})
+    soon = config.copy(copy_frozen=False).rft(learner_limits=LearnerLimits(place_s=2.0))
+    asking = soon.copy(copy_frozen=False).env_runners(custom_resources_per_env_runner={"what_others_have": 1.0})
     with pytest.raises(
         FleetError, match=r"no room for 1 of 1 engines of 1 CPU, 1 what_others_have each within limits\.place_s = 2 s; free now"
     ):
@@ -63,7 +64,7 @@ def test_a_busy_cluster_is_said_and_nothing_of_the_start_stays(config: Any) -> N
     ray.get(busy.ready(), timeout=WAIT_S)
     try:
         with pytest.raises(TimeoutError, match="no room for a learner of 1 CPU within"):
-            config.copy(copy_frozen=False).build_algo()
+            soon.build_algo()
     finally:
         ray.util.remove_placement_group(busy)
 
