@@ -109,7 +109,9 @@ class Caller:
             score = as_score(result)
         except InvalidScore as error:
             raise self.invalid(str(error)) from error
-        except Exception as error:  # a mapping of the user's own may do anything
+        except BaseException as error:  # a mapping of the user's own may do anything
+            if is_asked_for(error):
+                raise
             raise Fault(FailureKind.REWARD_INVALID, short_traceback(error)) from error
         if score.turns:
             turns = len(turns_of(episode)) if episode is not None else 0
@@ -159,6 +161,8 @@ class Caller:
                 raise self._too_late(_where_waiting(task))
             if task.cancelled():
                 raise RuntimeError("the reward function cancelled itself")
+            if (error := task.exception()) is not None:
+                raise _contained_error(error)
             return task.result()
         finally:
             task.cancel()
@@ -184,9 +188,7 @@ class Caller:
         ok, value = job.answer.result()
         if ok:
             return value
-        if isinstance(value, Exception):
-            raise value
-        raise RuntimeError(f"the reward function raised {type(value).__name__}: {said_by(value)}") from value
+        raise _contained_error(value)
 
     async def _in_process(self, workers: Workers, argument: Any) -> Any:
         try:
@@ -239,7 +241,16 @@ async def _contained(function: Callable[..., Any], argument: Any) -> Any:
     except (SystemExit, KeyboardInterrupt) as error:
         if is_asked_for(error):
             raise
-        raise RuntimeError(f"the reward function raised {type(error).__name__}: {said_by(error)}") from error
+        raise _contained_error(error) from error
+
+
+def _contained_error(error: BaseException) -> Exception:
+    """The error itself, or, of one that would end more than this call, such as SystemExit or GeneratorExit, one that says it."""
+    if isinstance(error, Exception):
+        return error
+    said = RuntimeError(f"the reward function raised {type(error).__name__}: {said_by(error)}")
+    said.__cause__ = error
+    return said
 
 
 def _where_defined(function: Callable[..., Any]) -> str:

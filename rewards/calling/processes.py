@@ -29,8 +29,9 @@ from typing import Any, Literal
 from pebble import ProcessExpired, ProcessPool
 
 from ...envs.callables import is_async, written
-from ...envs.failures import EpisodeFailure, short_traceback
+from ...envs.failures import EpisodeFailure, said_by, short_traceback
 from ...envs.registry import Registry, is_plugin_module, load_plugin
+from ...rpc.user_code import is_asked_for
 from ..types import InvalidScore
 
 Kind = Literal["reward", "verifier"]
@@ -126,8 +127,10 @@ class Workers:
         if how in ("returned", "failed"):
             try:
                 value = pickle.loads(value)
-            except Exception as error:  # an object's own methods raise whatever they do
-                raise CannotCall(f"what it returned cannot be read in this process: {type(error).__name__}: {error}") from error
+            except BaseException as error:  # an object's own methods raise whatever they do
+                if is_asked_for(error):
+                    raise
+                raise CannotCall(f"what it returned cannot be read in this process: {type(error).__name__}: {said_by(error)}") from error
         if how == "returned":
             return value
         if how == "failed":
@@ -139,8 +142,10 @@ class Workers:
         try:
             # Bytes, so that what cannot be read there ends one call, and no worker in the middle of taking it.
             sent = pickle.dumps((self._options, argument))
-        except Exception as error:  # pickling raises whatever an object's own methods do
-            raise CannotCall(f"the call cannot be sent to a worker process: {type(error).__name__}: {error}") from error
+        except BaseException as error:  # pickling raises whatever an object's own methods do
+            if is_asked_for(error):
+                raise
+            raise CannotCall(f"the call cannot be sent to a worker process: {type(error).__name__}: {said_by(error)}") from error
         pool = self._pool
         if pool is None or self._pid != os.getpid() or not pool.active:
             pool = await asyncio.to_thread(self._running)
@@ -226,7 +231,7 @@ def _prepare(where: Reference) -> None:
     """Before the worker takes calls: what importing costs is on no call's time."""
     try:
         _found[where] = _find(where)
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: without a word, the next worker would end the same way, and the next
         _found[where] = f"a worker process cannot import it: {short_traceback(error)}"
 
 
@@ -245,23 +250,32 @@ def _find(where: Reference) -> Callable[..., Any] | str:
 
 
 def _call(where: Reference, sent: bytes) -> tuple[str, Any]:
-    """(how it ended, value): "returned" a result or "failed" a Failure, pickled, "invalid" or "raised" a traceback, "unfit" a reason."""
+    """(how it ended, value): "returned" a result or "failed" a Failure, pickled, "invalid" or "raised" a traceback, "unfit" a reason.
+
+    Nothing else leaves: pebble raises what does in the process that asked, SystemExit too, and breaks where that cannot be read there.
+    """
     function = _found[where]
     if isinstance(function, str):
         return "unfit", function
     try:
+        return _answer(function, sent)
+    except InvalidScore as error:
+        return "invalid", short_traceback(error)
+    except BaseException as error:
+        return "raised", short_traceback(error)
+
+
+def _answer(function: Callable[..., Any], sent: bytes) -> tuple[str, Any]:
+    """What `_call` gives back of a call that ended with a result, a failure or without either. Raises what the function raised."""
+    try:
         options, argument = pickle.loads(sent)
-    except Exception as error:  # an object's own methods raise whatever they do
-        return "unfit", f"what it is called with cannot be read in a worker process: {type(error).__name__}: {error}"
+    except BaseException as error:  # an object's own methods raise whatever they do
+        return "unfit", f"what it is called with cannot be read in a worker process: {type(error).__name__}: {said_by(error)}"
     try:
         how, value = "returned", partial(function, **options)(argument)
     except EpisodeFailure as error:
         how, value = "failed", error.failure
-    except InvalidScore as error:
-        return "invalid", short_traceback(error)
-    except Exception as error:
-        return "raised", short_traceback(error)
     try:
         return how, pickle.dumps(value)
-    except Exception as error:
-        return "unfit", f"what it returned cannot be sent from a worker process: {type(error).__name__}: {error}"
+    except BaseException as error:
+        return "unfit", f"what it returned cannot be sent from a worker process: {type(error).__name__}: {said_by(error)}"

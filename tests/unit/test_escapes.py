@@ -60,7 +60,7 @@ class Harsh:
 
 
 HARSH = [getattr(Harsh, name) for name in vars(Harsh) if not name.startswith("_")]
-NAMES = {"exits": "SystemExit", "cancels": "CancelledError", "interrupts": "KeyboardInterrupt"}
+NAMES = {"exits": "SystemExit", "cancels": "CancelledError", "interrupts": "KeyboardInterrupt", "closes": "GeneratorExit"}
 
 
 def named(function: Callable[..., Any]) -> str:
@@ -84,7 +84,11 @@ def test_a_verifier_is_answered_for(function: Callable[..., Any]) -> None:
     assert status.code == "UNKNOWN" and named(function) in status.message
 
 
-@pytest.mark.parametrize("function", HARSH)
+async def closes_later(_: Any = None) -> Any:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("function", [*HARSH, closes_later])
 def test_a_reward_is_answered_for(function: Callable[..., Any]) -> None:
     with pytest.raises(Fault) as fault:
         run(Caller("tests/harsh-v1", function, {}, 60.0, 1).call(EPISODE))

@@ -17,7 +17,7 @@ from pebble import ProcessFuture
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.registry import load_plugin
 from burnish.envs.types import Message, Task
-from burnish.rewards.calling.processes import Workers, reference, worker_count
+from burnish.rewards.calling.processes import Reference, Workers, _call, _prepare, reference, worker_count
 from burnish.rewards.plugin import REWARDS, make_scorer, reward
 from burnish.rewards.remote.service import VERIFIERS, verifier
 from burnish.rewards.types import RewardInput
@@ -25,7 +25,7 @@ from burnish.rewards.types import RewardInput
 pytestmark = pytest.mark.unit
 
 PLUGIN = """
-import os, re, threading, time
+import asyncio, os, re, sys, threading, time
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.rewards.plugin import reward
 from burnish.rewards.types import Score
@@ -36,6 +36,17 @@ class Words(str):  # which pickles, and cannot be read again
 
     def __reduce__(self):
         return (Words, ("one argument",))
+
+class Stop(BaseException):  # as Words
+    def __init__(self, code, words):
+        super().__init__(f"{code}: {words}")
+
+class Exits(float):
+    def __reduce__(self):
+        return (sys.exit, (5,))
+
+HARSH = {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "close": GeneratorExit(), "cancel": asyncio.CancelledError()}
+HARSH["stop"] = Stop(1, "x")
 
 @reward("isolated/brief-v1", timeout_s=0.3, isolation="process")
 @reward("isolated/answer-v1", timeout_s=2.0, isolation="process")
@@ -50,6 +61,10 @@ def answer(episode, *, scale: float = 1.0):
         os._exit(7)
     if text == "raise":
         raise KeyError("no such part")
+    if text in HARSH:
+        raise HARSH[text]
+    if text == "leaves":
+        return Exits(1)
     if text == "fail":
         raise EpisodeFailure(Failure(FailureKind.VERIFIER_ERROR, "judge", "is ill"))
     if text == "nan":
@@ -114,10 +129,23 @@ async def test_what_goes_wrong_in_a_worker_is_told_apart(plugin: Path) -> None:
         ("fail", FailureKind.VERIFIER_ERROR, "is ill"),
         ("lock", FailureKind.REWARD_ERROR, "cannot be sent"),
         ("words", FailureKind.REWARD_ERROR, "what it returned cannot be read in this process: TypeError"),
+        ("leaves", FailureKind.REWARD_ERROR, "what it returned cannot be read in this process: SystemExit: 5"),
+        ("exit", FailureKind.REWARD_ERROR, "SystemExit: 3\n  at "),
+        ("interrupt", FailureKind.REWARD_ERROR, "KeyboardInterrupt: "),
+        ("close", FailureKind.REWARD_ERROR, "GeneratorExit: "),
+        ("cancel", FailureKind.REWARD_ERROR, "CancelledError: "),
     ):
         with pytest.raises(EpisodeFailure) as caught:
             await scorer.score(episode(text))
         assert (caught.value.failure.kind, detail in caught.value.failure.detail) == (kind, True), caught.value.failure
+
+
+async def test_an_error_that_cannot_be_read_here_ends_its_own_call_and_no_other(plugin: Path) -> None:
+    scorer = make_scorer("isolated/answer-v1")
+    beside = asyncio.create_task(scorer.score(episode("slow")))
+    with pytest.raises(EpisodeFailure, match="Stop: 1: x"):
+        await scorer.score(episode("stop"))
+    assert (await beside).value == 4.0
 
 
 async def test_a_pool_that_broke_is_replaced_and_what_waited_is_called_again(plugin: Path) -> None:
@@ -207,6 +235,16 @@ async def test_a_plugin_that_a_worker_does_not_find_is_one_line(tmp_path: Path) 
             await make_scorer("isolated/elsewhere-v1").score(episode("x"))
     finally:
         REWARDS._loaded.pop("isolated/elsewhere-v1")
+
+
+def test_a_module_whose_import_exits_in_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module_that_leaves.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    where = Reference("reward", "isolated/leaving-v1", "module_that_leaves")
+    monkeypatch.setattr("burnish.rewards.calling.processes._found", {})
+    _prepare(where)
+    how, said = _call(where, b"")
+    assert how == "unfit" and said.startswith("a worker process cannot import it: SystemExit: 3\n  at ")
 
 
 def test_functions_that_no_worker_can_have_are_refused_where_they_are_declared() -> None:
