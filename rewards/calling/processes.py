@@ -48,7 +48,9 @@ STOP_S = 2.0
 LOOK_S = 1.0
 """Seconds between two looks at whether a call that waits is still known."""
 BEGIN_S = 300.0
-"""Seconds that workers may take to start: with the deadline of a call, how long none may begin while one waits."""
+"""Seconds that workers may take to start: how long none may begin while one waits and not all workers have one."""
+KILL_S = 15.0
+"""Seconds that pebble may take to kill a worker whose call is late, for each of them: it kills one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Workers:
         self._lock = threading.Lock()
         self._numbers = count_up()
         self._latest = -1  # the number of the last call that is known to have begun: they begin in their order
+        self._begun: set[int] = set()  # the numbers of those that are known to run
 
     async def call(self, argument: Any, timeout_s: float | None = None) -> Any:
         """What the function returned. A call past `timeout_s` seconds from its start, or cancelled, has its process killed and replaced.
@@ -167,24 +170,33 @@ class Workers:
 
     async def _of(self, job: Any, number: int, pool: ProcessPool, timeout_s: float | None) -> Any:
         """The result of a job. Raises what it raised, and BrokenProcessPool when it is lost: the pool ended and forgot it, as it does what
-        waits in it; or a worker ended while it took it, which shows when a later one has begun, or none has for longer than one may take.
+        waits in it; or a worker ended while it took it, which shows when a later one has begun, or none has though a worker is free.
+
+        A worker that is killed while it takes a call keeps the lock of the pool, which then begins nothing and kills nobody: it is ended.
         """
-        answer, patience_s = asyncio.wrap_future(job), math.inf if timeout_s is None else BEGIN_S + timeout_s
+        answer, begun = asyncio.wrap_future(job), math.inf
         passed, latest, since = False, self._latest, time.monotonic()
-        while True:
-            done, _ = await asyncio.wait({answer}, timeout=LOOK_S)
-            if done:
-                self._latest = max(self._latest, number)
-                return answer.result()
-            waits = not job.running()
-            self._latest = max(self._latest, -1 if waits else number)
-            if latest != self._latest:
-                latest, since = self._latest, time.monotonic()
-            lost = waits and (passed or time.monotonic() - since > patience_s)
-            passed = waits and latest > number  # seen twice: what has begun says so a moment later
-            if (lost or not pool.active) and not answer.done():
-                job.cancel()
-                raise BrokenProcessPool("the call is lost")
+        try:
+            while not (await asyncio.wait({answer}, timeout=LOOK_S))[0]:
+                waits, now = not job.running(), time.monotonic()
+                if not waits:
+                    self._begun.add(number)
+                    self._latest, begun = max(self._latest, number), min(begun, now)
+                if latest != self._latest or len(self._begun) >= self.count:
+                    latest, since = self._latest, now
+                stuck = waits and now - since > BEGIN_S
+                late = timeout_s is not None and now - begun > timeout_s + KILL_S * self.count
+                if (stuck or late) and not answer.done():
+                    pool.stop()
+                    await asyncio.to_thread(self._end, pool)
+                if (late or (waits and passed) or not pool.active) and not answer.done():
+                    job.cancel()
+                    raise Late if late else BrokenProcessPool("the call is lost")
+                passed = waits and latest > number  # seen twice: what has begun says so a moment later
+            self._latest = max(self._latest, number)
+            return answer.result()
+        finally:
+            self._begun.discard(number)
 
     def close(self) -> None:
         """Kill the workers. A later call starts new ones."""
@@ -193,25 +205,42 @@ class Workers:
                 _stop(self._pool)
             self._pool = None
 
+    def _end(self, pool: ProcessPool) -> None:
+        """Kill the workers of a pool that is stopped. The next call starts others."""
+        with self._lock:
+            _stop(pool)
+
     def _running(self) -> ProcessPool:
         """The pool, in the place of one that broke too."""
         with self._lock:
-            if self._pool is not None and self._pid == os.getpid() and not self._pool.active:
-                _stop(self._pool)
-                self._pool = None
-            if self._pool is None or self._pid != os.getpid():
-                context = multiprocessing.get_context("forkserver")
-                context.set_forkserver_preload(PRELOAD)
-                self._pool = ProcessPool(self.count, initializer=_prepare, initargs=[self._where], context=context)
-                self._pid = os.getpid()
-                weakref.finalize(self, _stop, self._pool)
-            return self._pool
+            pool = self._pool if self._pid == os.getpid() else None
+            if pool is None or not pool.active:
+                if pool is not None:
+                    _stop(pool)
+                pool = _started(self.count, self._where)
+                weakref.finalize(self, _stop, pool)
+                self._pool, self._pid = pool, os.getpid()
+            return pool
 
 
 def worker_count(wanted: int) -> int:
     """Processes for a function that may run `wanted` times at once: as many as there are cores and at least two, so that one that hangs
     does not hold up the others."""
     return max(1, min(wanted, max(2, os.cpu_count() or 1)))
+
+
+def _started(count: int, where: Reference) -> ProcessPool:
+    """A pool that runs: the first call would start its workers on the event loop. Raises CannotCall."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    pool = ProcessPool(count, initializer=_prepare, initargs=[where], context=context)
+    try:
+        if pool.active:  # asked this, it starts
+            return pool
+        raise BrokenProcessPool("they ended at once")
+    except (BrokenProcessPool, OSError) as error:
+        _stop(pool)
+        raise CannotCall(f"its worker processes cannot be started: {error.__cause__ or error}") from error
 
 
 def _stop(pool: ProcessPool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pebble import ProcessFuture
+from pebble import ProcessFuture, ProcessPool
 
 from burnish.envs.failures import EpisodeFailure, FailureKind
 from burnish.envs.registry import load_plugin
@@ -202,11 +203,81 @@ async def test_a_call_that_a_worker_ended_with_before_it_began_is_made_again(plu
     async with asyncio.timeout(60):
         first, second = await asyncio.gather(workers.call(episode("one")), workers.call(episode("three")))
     assert (first.value, second.value) == (3.0, 5.0) and lost[0].cancelled()
-    monkeypatch.setattr("burnish.rewards.calling.processes.BEGIN_S", 0.0)  # and where nothing comes after it
-    lost.clear()
-    async with asyncio.timeout(60):
-        assert (await workers.call(episode("one"), timeout_s=1.0)).value == 3.0
+    assert workers._pool is pool, "which begins calls as before"
     workers.close()
+
+
+@pytest.mark.parametrize("timeout_s", [None, 60.0])
+async def test_a_pool_that_begins_nothing_is_replaced(plugin: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float | None) -> None:
+    """As where a worker is killed while it takes a call, and keeps the lock under which the others would take theirs."""
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)
+    await workers.call(episode("four"))
+    pool = workers._pool
+    assert pool is not None
+    keep_lock(pool)
+    starts = workers._running
+
+    def start_again() -> ProcessPool:
+        monkeypatch.setattr("burnish.rewards.calling.processes.BEGIN_S", 300.0)
+        return starts()
+
+    monkeypatch.setattr(workers, "_running", start_again)
+    monkeypatch.setattr("burnish.rewards.calling.processes.BEGIN_S", 0.1)
+    monkeypatch.setattr("burnish.rewards.calling.processes.LOOK_S", 0.05)
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*(workers.call(episode("three"), timeout_s) for _ in range(2)))
+    assert [answer.value for answer in answers] == [5.0, 5.0]
+    assert workers._pool is not pool and not pool._pool_manager.worker_manager.workers
+    workers.close()
+
+
+async def test_a_call_that_its_pool_does_not_kill_is_ended_with_the_pool(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.rewards.calling.processes.LOOK_S", 0.05)
+    monkeypatch.setattr("burnish.rewards.calling.processes.KILL_S", 0.1)
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)
+    await workers.call(episode("four"))
+    pool, begun = workers._pool, tmp_path / "begun"
+    assert pool is not None
+    hanging = asyncio.create_task(workers.call(episode(f"hang {begun}"), timeout_s=0.5))
+    async with asyncio.timeout(60):
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        keep_lock(pool)
+        with pytest.raises(TimeoutError, match=r"no answer within 0.5 s; its process was killed"):
+            await hanging
+    assert not pool.active and not pool._pool_manager.worker_manager.workers
+    assert (await workers.call(episode("four"))).value == 4.0
+    workers.close()
+
+
+def keep_lock(pool: ProcessPool) -> None:
+    channel = pool._pool_manager.worker_manager.workers_channel
+    assert channel is not None and channel.mutex.acquire()
+
+
+async def test_workers_start_in_a_thread(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, threads = ProcessPool._start_pool, list[threading.Thread]()
+
+    def seen(pool: ProcessPool) -> None:
+        threads.append(threading.current_thread())
+        start(pool)
+
+    monkeypatch.setattr(ProcessPool, "_start_pool", seen)
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)
+    assert (await workers.call(episode("four"))).value == 4.0
+    assert threads and threading.main_thread() not in threads, "the event loop would stand still"
+    workers.close()
+
+
+async def test_workers_that_cannot_be_started_are_said(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(pool: ProcessPool) -> None:
+        raise BrokenProcessPool from OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(ProcessPool, "_start_pool", full)
+    with pytest.raises(EpisodeFailure, match=r"its worker processes cannot be started: \[Errno 11\] Resource temporarily unavailable"):
+        await make_scorer("isolated/answer-v1").score(episode("four"))
 
 
 async def test_a_cancelled_call_is_killed_too(plugin: Path, tmp_path: Path) -> None:
