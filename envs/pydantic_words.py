@@ -27,6 +27,7 @@ WORDS = {
     "must be a valid array": "must be a list",
     "must be a valid tuple": "must be a list",
     "must be a valid dictionary": "must be a table",
+    "must be an object": "must be a table",
 }
 FORMS = {
     "^[a-z0-9][a-z0-9._-]*$": 'a name is in small letters: a to z, 0 to 9 and, behind the first, ".", "_" and "-"',

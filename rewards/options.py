@@ -15,10 +15,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails, PydanticUndefined, to_json
 
 from ..envs.callables import hints_of, written
-from ..envs.pydantic_words import error_lines, few_lines, message_of
+from ..envs.pydantic_words import NAME_ITSELF, error_lines, few_lines, message_of
 from ..envs.registry import did_you_mean
 from ..rpc.urls import shown_value
 
@@ -151,47 +151,48 @@ def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) ->
             if key not in known:
                 raise ValueError(f"{what} has no option {key!r}{did_you_mean(key, list(dict.fromkeys(known)))}")
     try:
-        checked = model.model_validate(dict(given))
+        return TypeAdapter(model).validate_json(_as_json(what, given), strict=True)
     except ValidationError as error:
-        raise ValueError(few_lines(error_lines(error, partial(_complaint, what)))) from None
-    for key, value in given.items():
-        name = next(name for name, field in model.model_fields.items() if key in (name, field.alias)) if key in known else key
-        _refuse_converted(what, key, value, getattr(checked, name, value))
-    return checked
+        raise ValueError(few_lines(error_lines(error, partial(_complaint, what, given)))) from None
 
 
-def _complaint(what: str, detail: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
+def _complaint(what: str, given: Mapping[str, Any], detail: ErrorDetails) -> str:
+    place = _place(given, detail)
     if detail["type"] == "missing":
         return f"{what} needs the option {place!r}"
-    if not place:
-        return f"{what}, options: {message_of(detail)}"
-    return f"{what}, option {place!r}: {message_of(detail)}, not {shown_value(detail['input'], *detail['loc'])}"
+    where = f"{what}, option {place!r}" if place else f"{what}, options"
+    if not place or detail["type"] == "json_invalid":  # of lists within lists without end, and the value is the whole text
+        return f"{where}: {message_of(detail)}"
+    return f"{where}: {message_of(detail)}, not {shown_value(detail['input'], *(part for part in detail['loc'] if part != NAME_ITSELF))}"
+
+
+def _place(given: Any, detail: ErrorDetails) -> str:
+    """Names of what is wrong, from the option on: of pydantic's place, neither kinds of a union nor the last item's number."""
+    kept: list[str | int] = []
+    for part in detail["loc"]:
+        if (isinstance(given, Mapping) and part in given) or (isinstance(given, list | tuple) and part in range(len(given))):
+            given = given[part]
+            kept.append(part)
+    if detail["type"] == "missing":
+        return ".".join(str(part) for part in [*kept, detail["loc"][-1]])
+    while kept and isinstance(kept[-1], int):
+        kept.pop()
+    return ".".join(str(part) for part in kept)
 
 
 def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
+    text = _as_json(f"{what}, option {key!r}", value)
     try:
-        checked = TypeAdapter(hint).validate_python(value, strict=True if hint is bool else None)
+        return TypeAdapter(hint).validate_json(text, strict=True)
     except ValidationError as error:
-        said = message_of(error.errors()[0])
-        raise ValueError(f"{what}, option {key!r}: {said}, not {shown_value(value, key)}") from None  # pydantic's error repeats the value
-    _refuse_converted(what, key, value, checked)
-    return checked
+        detail = error.errors(include_url=False)[0]
+        detail["loc"] = (key, *detail["loc"])
+        raise ValueError(_complaint(what, {key: value}, detail)) from None  # pydantic's error repeats the value
 
 
-def _refuse_converted(what: str, key: str, value: Any, checked: Any) -> None:
-    """Raise ValueError where a number or a truth value was made of something else: pydantic takes "no" for false, and true for 1."""
-    if isinstance(value, Mapping) and isinstance(checked, Mapping):
-        for name in value:
-            _refuse_converted(what, f"{key}.{name}", value[name], checked.get(name, value[name]))
-    elif isinstance(value, list | tuple) and isinstance(checked, list | tuple):
-        for one, other in zip(value, checked, strict=False):
-            _refuse_converted(what, key, one, other)
-    elif isinstance(value, bool) != isinstance(checked, bool) and isinstance(checked, int | float):
-        raise ValueError(f"{what}, option {key!r}: must be {_kind(checked)}, not {shown_value(value, key)}")
-    elif isinstance(value, str) and isinstance(checked, int | float) and type(checked) in (int, float):
-        raise ValueError(f"{what}, option {key!r}: must be a number, not {shown_value(value, key)}")
-
-
-def _kind(checked: Any) -> str:
-    return "true or false" if isinstance(checked, bool) else "a number"
+def _as_json(what: str, value: Any) -> bytes:
+    """An option for pydantic to read strictly, as recipes are read: nothing is made of what is none, but a list may be a tuple or a set."""
+    try:
+        return to_json(value)
+    except ValueError as error:
+        raise ValueError(f"{what}: has no form in JSON: {error}") from None
