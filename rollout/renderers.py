@@ -100,7 +100,7 @@ class Renderer(Protocol):
         ...
 
     def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[Int32, Bool]:
-        """Ids `[N]` of a whole text, and `[N]` which of them lie within the spans of characters `[start, end)`."""
+        """Ids `[N]` of a whole text, and `[N]` which of them lie within spans of characters `[start, end)`, in order and apart."""
         ...
 
     def read(self, token_ids: Int32 | Sequence[int]) -> Said:
@@ -185,8 +185,7 @@ class TemplateRenderer:
 
     def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[Int32, Bool]:
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        inside = [any(start <= a and b <= end and a < end for start, end in spans) for a, b in encoded["offset_mapping"]]
-        return np.array(encoded["input_ids"], np.int32), np.array(inside, np.bool_)
+        return np.array(encoded["input_ids"], np.int32), _within(encoded["offset_mapping"], spans)
 
     def read(self, token_ids: Int32 | Sequence[int]) -> Said:
         ids = [int(token) for token in token_ids]
@@ -267,6 +266,16 @@ class TemplateRenderer:
                     return False
                 grown = asked + self._lead + message.text + self._turn_end
         return True
+
+
+def _within(tokens: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Bool:
+    """Which tokens, given by their characters, lie within one of the spans, which are in order: of them all it can only be the last that
+    begins no later."""
+    if not tokens or not spans:
+        return np.zeros(len(tokens), np.bool_)
+    (begins, ends), (starts, stops) = np.array(tokens, np.int64).T, np.array(spans, np.int64).T
+    at = np.searchsorted(starts, begins, side="right") - 1
+    return np.array((at >= 0) & (ends <= stops[at]) & (begins < stops[at]), np.bool_)
 
 
 def _probes(takes_tools: bool) -> list[tuple[list[Message], list[Mapping[str, Any]]]]:

@@ -302,8 +302,8 @@ def test_of_a_pair_the_last_answers_are_trained_and_the_prompt_is_not(model: Pat
     assert tokenizer.decode(better.token_ids[better.trainable]) == "it is<|im_end|>"
     assert tokenizer.decode(worse.token_ids[worse.trainable]) == "two<|im_end|>"
     assert tokenizer.decode(better.token_ids[~better.trainable]).count("four") == 1
-    with pytest.raises(ValueError, match=r"an answer with its prompt is \d+ tokens long, more than the 8 allowed"):
-        pair_examples(preference("it is", "two"), TemplateRenderer(tokenizer, {}), 8)
+    with pytest.raises(ValueError, match=r"an answer with its prompt is \d+ tokens long, more than the 16 allowed"):
+        pair_examples(preference("it is", "two"), TemplateRenderer(tokenizer, {}), 16)
 
 
 def test_the_loss_of_a_pair_is_that_of_the_paper() -> None:

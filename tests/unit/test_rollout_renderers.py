@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -78,6 +79,29 @@ def test_an_answer_in_pieces_begins_as_it_does_within_the_whole() -> None:
     assert pieces_of(tokenizer, tokenizer.encode("yes", add_special_tokens=False)) == ["▁yes"], "by itself the answer begins otherwise"
     (example,) = sft_examples([ASKED, Message("assistant", "yes")], TemplateRenderer(tokenizer))
     assert pieces_of(tokenizer, example.token_ids[example.trainable]) == ["yes", "<end_of_turn>"]
+
+
+class Spans(list[tuple[int, int]]):
+    """Counts how often they are gone through."""
+
+    looked = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        self.looked += 1
+        return super().__iter__()
+
+
+def test_which_tokens_are_answers_is_told_in_one_pass_over_both() -> None:
+    tokenizer, spans = family_tokenizer("chatml"), Spans([(0, 3), (5, 8), (8, 9), (10, 20)])
+    text = "yes no a b yes"
+    ids, inside = TemplateRenderer(tokenizer).encode_spans(text, spans)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert len(ids) == len(offsets) > 3
+    assert spans.looked <= 2
+    assert inside.tolist() == [any(start <= a and b <= end and a < end for start, end in list(spans)) for a, b in offsets]
+    assert 0 < inside.sum() < len(ids)
+    assert not TemplateRenderer(tokenizer).encode_spans(text, [])[1].any()
+    assert TemplateRenderer(tokenizer).encode_spans("", [(0, 0)])[0].tolist() == []
 
 
 def test_ordinary_chatml_is_rendered_turn_by_turn_as_ever() -> None:

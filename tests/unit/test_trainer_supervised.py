@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from burnish.envs.types import Message
 from burnish.trainer.data.examples import ExampleMaker
-from burnish.trainer.data.forms import Document
+from burnish.trainer.data.forms import Document, Preference
+from burnish.trainer.data.pairs import pair_examples
 from burnish.trainer.data.sources import Reject, Source
 from burnish.trainer.data.supervised import SupervisedExample, cpt_examples, sft_examples, shuffled_batch
 from burnish.trainer.evaluation.suites.measure import _pieces
@@ -26,15 +27,22 @@ pytestmark = pytest.mark.unit
 
 class LetterRenderer:
     """One id per character: `(` opens a message, `)` ends one, `>` asks for an answer, `t` stands for a tool. `forgetful` leaves out the
-    answers of earlier turns."""
+    answers of earlier turns. `knows` what certainly does not fit. `rendered`: messages so far."""
 
     append_only = True
     stop_token_ids = (ord(")"),)
 
-    def __init__(self, forgetful: bool = False) -> None:
-        self.forgetful = forgetful
+    def __init__(self, forgetful: bool = False, knows: bool = True) -> None:
+        self.forgetful, self.knows, self.rendered = forgetful, knows, 0
+
+    def fits(self, text: str, tokens: int) -> bool:
+        return not self.knows or len(text) <= 2 * tokens
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        self.rendered += len(messages)
         kept = [m for m in messages if not (self.forgetful and m.role == "assistant")]
         return "t" * len(tools) + "".join(f">{m.text})" if m.role == "assistant" else f"({m.text})" for m in kept) + ">"
 
@@ -117,12 +125,25 @@ def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer
         ([Message("user", "a")], "no assistant message"),
         ([Message("assistant", "x")], "no other message precedes"),
         ([Message("user", "a"), Message("assistant", "x"), Message("assistant", "y")], "message 2 is an assistant's"),
-        ([Message("user", "a" * 50), Message("assistant", "x")], "55 tokens long"),
+        ([Message("user", "a" * 50), Message("assistant", "x")], "more than the 20 tokens allowed"),
+        ([Message("user", "a" * 25), Message("assistant", "x")], "30 tokens long"),
     ],
 )
 def test_conversations_that_cannot_be_imitated_are_refused(messages: list[Message], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         sft_examples(messages, letters(), max_tokens=20)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+@pytest.mark.parametrize("forgetful", [True, False])
+def test_a_conversation_that_is_far_too_long_is_refused_before_each_answer_is_rendered(knows: bool, forgetful: bool) -> None:
+    talk, renderer = [Message("user", "a"), Message("assistant", "x")] * 1000, LetterRenderer(forgetful, knows)
+    with pytest.raises(ValueError, match="allowed; shorten it"):
+        sft_examples(talk, cast(Any, renderer), max_tokens=100)
+    assert renderer.rendered <= 2 * len(talk)
+    with pytest.raises(ValueError, match="allowed; shorten it"):
+        pair_examples(Preference(tuple(talk[:1]), tuple(talk[1:]), tuple(talk[1:])), cast(Any, renderer), 100)
+    assert renderer.rendered <= 4 * len(talk)
 
 
 def test_batches_visit_every_example_once_per_epoch_in_a_fresh_seeded_order() -> None:

@@ -30,7 +30,7 @@ from .forms import Preference, read_preference
 from .rollout_pairs import rollout_pairs
 from .sources import Reject, found_rows, rejected
 from .store import ExampleStore, StoreWriter
-from .supervised import SupervisedExample
+from .supervised import SupervisedExample, rendered_answers
 
 PAIRS_FILE: Final = "pairs.json"
 REJECTS_FILE: Final = "rejects.jsonl"
@@ -193,13 +193,8 @@ def _pair(preference: Preference, where: str, renderer: Renderer, max_tokens: in
 def _answer(
     prompt: Sequence[Message], answer: Sequence[Message], renderer: Renderer, tools: Sequence[Mapping[str, Any]], max_tokens: int
 ) -> SupervisedExample:
-    messages, spans, text = (*prompt, *answer), list[tuple[int, int]](), ""
-    for i in range(len(prompt), len(messages)):
-        if messages[i].role != "assistant":
-            continue
-        if messages[i - 1].role == "assistant":
-            raise ValueError(f"message {i} is an assistant's, but no other message precedes it since the last answer")
-        asked, answered = renderer.prompt(messages[:i], tools), renderer.answered(messages[: i + 1], tools)
+    spans, text = list[tuple[int, int]](), ""
+    for asked, answered in rendered_answers((*prompt, *answer), renderer, tools, max_tokens, start=len(prompt)):
         if spans and not asked.startswith(text):
             raise ValueError("the chat template rewrites earlier turns, so an answer of several turns is no sequence; give its last turn")
         spans.append((len(asked), len(answered)))

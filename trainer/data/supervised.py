@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...envs.types import Bool, Int32, Message
 from ...rollout.renderers import Renderer
+
+MANY_ANSWERS: Final = 16
+"""Of one conversation. Each is rendered with all that stands before it, so whether so many fit is told before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +60,50 @@ def sft_examples(
     template refuses the conversation, or when an example is longer than `max_tokens`.
     """
     stretches: list[tuple[str, list[tuple[int, int]]]] = []
-    for i, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        if i == 0 or messages[i - 1].role == "assistant":
-            raise ValueError(f"message {i} is an assistant's, but no other message precedes it since the last answer")
-        asked, answered = renderer.prompt(messages[:i], tools), renderer.answered(messages[: i + 1], tools)
+    for asked, answered in rendered_answers(messages, renderer, tools, max_tokens):
         spans = stretches.pop()[1] if stretches and asked.startswith(stretches[-1][0]) else []
-        stretches.append((answered, [*spans, (len(asked), len(answered))]))
+        spans.append((len(asked), len(answered)))
+        stretches.append((answered, spans))
     if not stretches:
         raise ValueError("the conversation holds no assistant message, so there is nothing to imitate")
     examples = [SupervisedExample(*renderer.encode_spans(text, spans)) for text, spans in stretches]
-    longest = max(len(example.token_ids) for example in examples)
-    if max_tokens is not None and longest > max_tokens:
-        raise ValueError(f"the conversation is {longest} tokens long, more than the {max_tokens} allowed; shorten it or raise the limit")
+    _check_length(max(len(example.token_ids) for example in examples), max_tokens)
     return examples
+
+
+def rendered_answers(
+    messages: Sequence[Message], renderer: Renderer, tools: Sequence[Mapping[str, Any]], max_tokens: int | None, start: int = 0
+) -> Iterator[tuple[str, str]]:
+    """For each answer from message `start` on, the conversation as text up to where the answer begins, and up to its end.
+
+    Raises ValueError when an answer follows no other message, when the template refuses the conversation, or, before all of it is rendered,
+    when it certainly takes more than `max_tokens`.
+    """
+    answers = [i for i in range(start, len(messages)) if messages[i].role == "assistant"]
+    for i in answers:
+        if i == 0 or messages[i - 1].role == "assistant":
+            raise ValueError(f"message {i} is an assistant's, but no other message precedes it since the last answer")
+    if len(answers) > MANY_ANSWERS:
+        _check_fits(renderer.answered(messages[: answers[-1] + 1], tools), renderer, max_tokens, counted=True)
+    for i in answers:
+        asked, answered = renderer.prompt(messages[:i], tools), renderer.answered(messages[: i + 1], tools)
+        _check_fits(answered, renderer, max_tokens)
+        yield asked, answered
+
+
+def _check_fits(text: str, renderer: Renderer, max_tokens: int | None, counted: bool = False) -> None:
+    """Raise ValueError for a text that is certainly too long. counted: for any that is."""
+    if max_tokens is None:
+        return
+    if not renderer.fits(text, max_tokens):
+        raise ValueError(f"the conversation takes more than the {max_tokens} tokens allowed; shorten it or raise the limit")
+    if counted:
+        _check_length(len(renderer.encode(text)), max_tokens)
+
+
+def _check_length(tokens: int, max_tokens: int | None) -> None:
+    if max_tokens is not None and tokens > max_tokens:
+        raise ValueError(f"the conversation is {tokens} tokens long, more than the {max_tokens} allowed; shorten it or raise the limit")
 
 
 def wholly_trained(example: SupervisedExample) -> SupervisedExample:
