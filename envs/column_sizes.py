@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
+from .row_files import most_rows
+
 FREE_BYTES: Final = 512 << 20
 MOST_RATIO: Final = 250
 """Values may take so much, or so many times the size of their file."""
@@ -18,6 +20,11 @@ WIDTHS: Final = {"BOOLEAN": 1, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 """Bytes of a value in memory, by its kind; of a pointer to one, and of the others, four."""
 REPEATED: Final = "BYTE_ARRAY"
 """The kind of Parquet's columns that can be read as pointers to values."""
+UNREAD: Final = ("_view", "run_end", "union")
+"""In the names of Arrow's kinds whose values may share their bytes, dictionaries aside."""
+FREE_COUNT: Final = 1 << 26
+MOST_COUNT: Final = 32
+"""A file may have so many values, or so many for each of its bytes."""
 
 
 def dictionary_columns(metadata: Any) -> list[str]:
@@ -30,10 +37,11 @@ def dictionary_columns(metadata: Any) -> list[str]:
 
 
 def check_values(metadata: Any, size: int) -> None:
-    """Raise ValueError when a row group of a Parquet file has more values than a file of so many bytes can be meant to have.
+    """Raise ValueError when a Parquet file, or a row group of it, has more rows or values than so many bytes can be meant to have.
 
     A number that repeats is stored once with how often it does, so that one row may hold any number of them.
     """
+    check_counts(metadata.num_rows, 0, size)
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         chunks = [group.column(i) for i in range(group.num_columns)]
         claimed = sum(chunk.num_values * WIDTHS.get(chunk.physical_type, 4) for chunk in chunks)
@@ -44,27 +52,68 @@ def check_values(metadata: Any, size: int) -> None:
 def value_bytes(array: Any) -> int:
     """Bytes of what an array of pyarrow holds, values counted as often as they are pointed at.
 
-    Raises ValueError for kinds whose values may share their bytes in other ways: views, and runs.
+    Raises ValueError for kinds whose values may share their bytes in other ways: views, runs, unions, dictionaries of lists.
 
     Example: `value_bytes(pa.array(["abc", "abc"]).dictionary_encode())` is about `2 * 3 + 2 * 4`.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     kind = array.type
     if pa.types.is_dictionary(kind):
+        if pa.types.is_nested(kind.value_type):
+            raise _unread(kind)
         return int(array.indices.nbytes) + _pointed_at(array)
-    if pa.types.is_struct(kind):
-        return sum(value_bytes(child) for child in array.flatten())
-    if pa.types.is_map(kind):
-        return value_bytes(pc.list_flatten(array.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))))
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return sum(map(value_bytes, _inner(array)))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return int(array.nbytes) if not _holds_dictionaries(kind) else 8 * len(array) + value_bytes(array.flatten())
+        return int(array.nbytes) if not _holds_dictionaries(kind) else 8 * len(array) + sum(map(value_bytes, _inner(array)))
     if isinstance(array, pa.ExtensionArray):
         return value_bytes(array.storage)
-    if any(word in str(kind) for word in ("_view", "run_end")):
-        raise ValueError(f"a column is {str(kind)[:60]}, which is not read; write it as its plain kind")
+    if any(word in str(kind) for word in UNREAD):
+        raise _unread(kind)
     return int(array.nbytes)
+
+
+def _unread(kind: Any) -> ValueError:
+    return ValueError(f"a column is {str(kind)[:60]}, which is not read; write it as its plain kind")
+
+
+def value_count(array: Any) -> int:
+    """Values that an array of pyarrow becomes in Python, nested ones included: those that are null, or hold nothing, take no byte in it.
+
+    array: of a kind that `value_bytes` takes. Example: `value_count(pa.array([[None, None], None]))` is 4.
+    """
+    import pyarrow as pa
+
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        return value_count(array.storage)
+    if pa.types.is_nested(kind):
+        return len(array) + sum(map(value_count, _inner(array)))
+    return len(array)
+
+
+def check_counts(rows: int, values: int, size: int) -> None:
+    """Raise ValueError when a file of so many bytes cannot be meant to have so many rows, or values in them.
+
+    Example: `check_counts(2_000_000, 2_000_000, 400)` raises.
+    """
+    if rows > most_rows(size):
+        raise ValueError(f"it has more rows than bytes: {rows} in {size}")
+    if values > max(FREE_COUNT, MOST_COUNT * size):
+        raise ValueError(f"its rows hold more than {max(FREE_COUNT, MOST_COUNT * size)} values, in {size} bytes; split it")
+
+
+def _inner(array: Any) -> list[Any]:
+    """What the structs, lists or maps of an array hold, one after the other."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(array.type):
+        return list(array.flatten())
+    if not pa.types.is_map(array.type):
+        return [array.flatten()]
+    start, end = array.offsets[0].as_py(), array.offsets[-1].as_py()  # keys and items are those of the whole
+    return [array.keys.slice(start, end - start), array.items.slice(start, end - start)]
 
 
 def _pointed_at(array: Any) -> int:
@@ -83,7 +132,7 @@ def _pointed_at(array: Any) -> int:
 
 
 def _holds_dictionaries(kind: Any) -> bool:
-    return "dictionary" in str(kind) or any(word in str(kind) for word in ("_view", "run_end", "extension"))
+    return any(word in str(kind) for word in ("dictionary", "extension", *UNREAD))
 
 
 def unpacked_bytes(message: Any) -> int:

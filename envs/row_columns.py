@@ -7,7 +7,7 @@ from io import BufferedReader
 from typing import Any, Final
 
 from ..rpc.extras import require
-from .column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes
+from .column_sizes import check_counts, check_values, dictionary_columns, unpacked_bytes, value_bytes, value_count
 from .row_files import UnreadableFile, is_packed, size_of
 
 COLUMN_ROWS: Final = 64
@@ -19,27 +19,34 @@ Value = dict[str, Any] | ValueError
 """A row, or why it cannot be read."""
 
 
-def column_rows(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator[tuple[int, Value]]:
-    """Every row with its place, from 1. arrow: of an Arrow file rather than a Parquet one. A null is a key that is not there.
+def column_rows(file: str, stream: BufferedReader[Any], arrow: bool, most: int) -> Iterator[tuple[int, Value]]:
+    """Every row with its place, from 1. arrow: of an Arrow file rather than a Parquet one. most: values of a row, nested ones included. A
+    null is a key that is not there.
 
-    Raises ValueError when pyarrow is missing, Unreadable naming the file where it is damaged, packed, or has two columns of one name.
+    Raises ValueError when pyarrow is missing, Unreadable naming the file where it is damaged, packed, has two columns of one name, or
+    more rows or values than a file of its size can be meant to have.
     """
     require(file, ["pyarrow"], "train")
     from pyarrow import ArrowException
 
     if is_packed(stream):
         raise UnreadableFile(f"{file}: a Parquet or Arrow file is compressed inside; unpack it")
-    number = 0
+    number = values = 0
+    size = size_of(stream)
     try:
         for batch in _arrow_batches(stream) if arrow else _parquet_batches(stream):
             claimed = sum(map(value_bytes, batch.columns))
-            if claimed > max(BATCH_BYTES, size_of(stream) if arrow else 0):
+            if claimed > max(BATCH_BYTES, size if arrow else 0):
                 raise UnreadableFile(f"{file}: {batch.num_rows} rows after row {number} take {claimed} bytes, more than {BATCH_BYTES}")
             names = batch.schema.names
             if len(set(names)) < len(names):
                 raise UnreadableFile(f"{file}: a column's name stands there twice: {', '.join(names)}")
+            check_counts(number + batch.num_rows, values, size)
             for start in range(0, batch.num_rows, COLUMN_ROWS):
-                for value in _values(batch.slice(start, COLUMN_ROWS)):
+                part = batch.slice(start, COLUMN_ROWS)
+                values += sum(map(value_count, part.columns))
+                check_counts(number, values, size)
+                for value in _values(part, most):
                     number += 1
                     yield number, value
     except UnreadableFile:
@@ -89,14 +96,21 @@ def _messages(source: Any) -> Iterator[Any]:
             return
 
 
-def _values(batch: Any) -> list[Value]:
-    """The rows of a batch; where a value is none that Python has (a date past the year 9999, bytes in a text), its row says so."""
+def _values(batch: Any, most: int) -> list[Value]:
+    """The rows of a batch. One that holds too many values says so, or one that Python has not (a date past the year 9999, bytes in a
+    text)."""
+    if sum(map(value_count, batch.columns)) > most:
+        return _one_by_one(batch, most, f"holds more than {most} values; write them as several rows")
     try:
         return [_without_nulls(value) for value in batch.to_pylist()]
     except (ValueError, OverflowError) as error:
-        if batch.num_rows > 1:
-            return [value for i in range(batch.num_rows) for value in _values(batch.slice(i, 1))]
-        return [ValueError(f"a value cannot be read: {error}")]
+        return _one_by_one(batch, most, f"a value cannot be read: {error}")
+
+
+def _one_by_one(batch: Any, most: int, problem: str) -> list[Value]:
+    if batch.num_rows == 1:
+        return [ValueError(problem)]
+    return [value for i in range(batch.num_rows) for value in _values(batch.slice(i, 1), most)]
 
 
 def _without_nulls(value: Any) -> Any:

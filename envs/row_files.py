@@ -36,6 +36,9 @@ MAX_RATIO: Final = 250
 FREE_BYTES: Final = 1 << 30
 """A compressed file may unpack to so much, or to so many times its size. Text stays well below 100; zeros reach 1,000."""
 
+FREE_ROWS: Final = 1 << 17
+"""A file may have so many rows, or as many as it has bytes: what holds nothing, or repeats, takes none."""
+
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _NOT_ROWS = ("readme", "license", "licence", "changelog")
@@ -167,13 +170,15 @@ def _unpacked(file: str, packed: BufferedReader[Any]) -> Iterator[BufferedReader
         yield packed
         return
     with raw, _Unpacked(raw) as stream:
-        stream.most = max(FREE_BYTES, MAX_RATIO * size_of(packed))
+        stream.packed = size_of(packed)
+        stream.most = max(FREE_BYTES, MAX_RATIO * stream.packed)
         yield stream
 
 
 class _Unpacked(BufferedReader):
-    """A stream that is unpacked as it is read. most: bytes that it may give."""
+    """A stream that is unpacked as it is read. packed: bytes of the file, 0 where nobody knows. most: bytes that it may give."""
 
+    packed: int = 0
     most: float = FREE_BYTES
 
 
@@ -187,8 +192,15 @@ def most_bytes(stream: BufferedReader[Any]) -> float:
     return stream.most if isinstance(stream, _Unpacked) else math.inf
 
 
+def most_rows(size: int) -> float:
+    """How many rows a file of so many bytes may have; any number where nobody knows its size, 0."""
+    return max(FREE_ROWS, size) if size else math.inf
+
+
 def size_of(packed: BufferedReader[Any]) -> int:
-    """Bytes of a file that is open, 0 where nobody knows."""
+    """Bytes of a file that is open, as it is stored; 0 where nobody knows."""
+    if isinstance(packed, _Unpacked):
+        return packed.packed
     try:
         return os.fstat(packed.fileno()).st_size
     except OSError:  # behind a URL

@@ -24,7 +24,18 @@ from typing import Any, Final
 
 from ..rpc.payload import PayloadError, more_values, plain_json
 from .row_columns import column_rows
-from .row_files import MAX_RATIO, PACKED_SUFFIXES, UnreadableFile, files_at, most_bytes, opened, suffix_of, unpacked_name
+from .row_files import (
+    MAX_RATIO,
+    PACKED_SUFFIXES,
+    UnreadableFile,
+    files_at,
+    most_bytes,
+    most_rows,
+    opened,
+    size_of,
+    suffix_of,
+    unpacked_name,
+)
 
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 PROSE_SUFFIXES: Final = (".txt", ".text", ".md")
@@ -113,15 +124,19 @@ def stem(file: str | Path) -> str:
 def read_rows(place: str | Path, prose: bool = False) -> Iterator[Row | BadRow]:
     """Every row of a file in order, or of the files of a folder. prose: documents are asked for, so a file of plain text is read too.
 
-    Raises ValueError naming the file when it is missing or of an unknown suffix, Unreadable when it is in another encoding, damaged, or of
-    another form than its suffix says.
+    Raises ValueError naming the file when it is missing or of an unknown suffix, Unreadable when it is in another encoding, damaged, of
+    another form than its suffix says, or has more rows than bytes.
     """
     for file in files_at(str(place)):
         unfit = suffix_problem(file, prose)
         if unfit is not None:
             raise ValueError(unfit)
         with opened(file) as stream:
-            yield from _rows(file, stream)
+            most = most_rows(size_of(stream))
+            for count, row in enumerate(_rows(file, stream)):
+                if count >= most:
+                    raise UnreadableFile(f"{row.where}: the file has more rows than bytes; it is none of data")
+                yield row
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -335,7 +350,7 @@ def _cell(text: str) -> Any:
 
 
 def _columns(file: str, stream: BufferedReader[Any], arrow: bool) -> Iterator[Row | BadRow]:
-    for number, value in column_rows(file, stream, arrow):
+    for number, value in column_rows(file, stream, arrow, MAX_VALUES):
         if isinstance(value, ValueError):
             yield BadRow(f"{file}:{number}", number, str(value))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from pyarrow import ipc
 
 from burnish.envs import column_sizes, row_columns
-from burnish.envs.column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes
-from burnish.envs.rows import Row, read_rows
+from burnish.envs.column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes, value_count
+from burnish.envs.rows import MAX_VALUES, BadRow, Row, read_rows
 from burnish.rollout.store import reading
 from burnish.rollout.store.episodes import SCHEMA
 
@@ -106,6 +107,64 @@ def test_values_count_as_often_as_they_are_pointed_at() -> None:
         value_bytes(pa.array(["a"], pa.string_view()))
 
 
+EMPTY = pa.StructArray.from_buffers(pa.struct([]), MANY, [None])
+WITHOUT = pa.Array.from_buffers(pa.binary(0), MANY, [None, pa.py_buffer(b"")])
+
+
+@pytest.mark.parametrize("name", ["nulls", "empty", "zero_width", "no_column", "bits", "pointers"])
+def test_a_file_has_no_more_rows_than_bytes(name: str, tmp_path: Path) -> None:
+    columns = {"nulls": pa.nulls(MANY), "empty": EMPTY, "zero_width": WITHOUT, "bits": pa.array(np.zeros(MANY, np.bool_))}
+    columns["pointers"] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(MANY, np.int8)), pa.array(["a"]))
+    batch = pa.RecordBatch.from_struct_array(EMPTY) if name == "no_column" else pa.record_batch([columns[name]], ["a"])
+    files = [tmp_path / "a.arrow"]
+    files[0].write_bytes(as_stream(pa.Table.from_batches([batch]), "zstd"))
+    if name in ("nulls", "pointers"):
+        files.append(tmp_path / "a.parquet")
+        pq.write_table(pa.Table.from_batches([batch]), files[1])
+    for file in files:
+        with pytest.raises(ValueError, match=rf"{file.name}: .* more rows than bytes: {MANY} in {file.stat().st_size}"):
+            next(read_rows(file))
+
+
+def test_a_packed_file_has_no_more_rows_than_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.envs.row_files.FREE_ROWS", 500)
+    file = tmp_path / "a.jsonl.gz"
+    file.write_bytes(gzip.compress(b"{}\n" * 5000))
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz:501: the file has more rows than bytes"):
+        list(read_rows(file))
+    file.write_bytes(gzip.compress(b"{}\n" * 500))
+    assert len(list(read_rows(file))) == 500
+
+
+@pytest.mark.parametrize("inner", [pa.nulls(MANY), EMPTY, WITHOUT], ids=["nulls", "empty", "zero_width"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_row_holds_no_more_values_than_one_of_json(inner: pa.Array, fixed: bool, tmp_path: Path) -> None:
+    many = pa.FixedSizeListArray.from_arrays(inner, MANY) if fixed else pa.ListArray.from_arrays(pa.array([0, MANY], pa.int32()), inner)
+    file, fine = tmp_path / "a.arrow", pa.nulls(1, many.type)
+    if not fixed:
+        many = pa.concat_arrays([fine, many])
+    file.write_bytes(as_stream(pa.table({"a": many, "n": list(range(len(many)))}), None))
+    *before, last = read_rows(file)
+    assert [row.value for row in before if isinstance(row, Row)] == [{"n": 0}] * (len(many) - 1)
+    assert isinstance(last, BadRow) and last.problem == f"holds more than {MAX_VALUES} values; write them as several rows"
+
+
+def test_values_are_counted_without_being_made() -> None:
+    assert value_count(pa.array([[None, None], None])) == 4
+    assert value_count(pa.array([{"a": [1, 2], "b": "x"}])) == 5
+    assert value_count(pa.array([[("k", 1), ("l", 2)]], pa.map_(pa.string(), pa.int32()))) == 5
+    kind = pa.map_(pa.string(), pa.list_(pa.null()))
+    maps = pa.array([[("a", [None, None])], None, [("b", [None])]], kind)
+    assert value_count(maps) == 3 + 2 + 2 + 3
+    assert value_count(maps.slice(2)) == 1 + 1 + 1 + 1 and value_count(maps.slice(0, 2)) == 2 + 1 + 1 + 2
+    nested = pa.DictionaryArray.from_arrays(pa.array([0, 0], pa.int8()), pa.array([[1]]))
+    sparse = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])
+    dense = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])])
+    for unread in (nested, sparse, dense):
+        with pytest.raises(ValueError, match="is not read"):
+            value_bytes(unread)
+
+
 @pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
 @pytest.mark.parametrize("file", [False, True])
 def test_columns_of_every_kind_are_read_as_they_were(compression: str | None, file: bool, tmp_path: Path) -> None:
@@ -122,3 +181,15 @@ def test_columns_of_every_kind_are_read_as_they_were(compression: str | None, fi
     assert (unpacked > 0) == (compression is not None)
     assert dictionary_columns(pq.read_metadata(tmp_path / "a.parquet"))
     check_values(pq.read_metadata(tmp_path / "a.parquet"), 1)
+
+
+def test_all_rows_together_hold_no_more_values_than_a_file_can_be_meant_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.arrow"
+    file.write_bytes(as_stream(pa.table({"a": [[None] * 10] * 640}), "zstd"))
+    assert len(list(read_rows(file))) == 640
+    monkeypatch.setattr(column_sizes, "FREE_COUNT", 6000)
+    monkeypatch.setattr(column_sizes, "MOST_COUNT", 1)
+    found = read_rows(file)
+    with pytest.raises(ValueError, match=r"after row 512: its rows hold more than 6000 values, in \d+ bytes"):
+        for _ in range(640):
+            next(found)
