@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.unit.phase_parts import on
 
+from burnish.trainer.data import pairs
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.prepared import PreparedData, lay_out, survey
 from burnish.trainer.data.store import ExampleStore, StoreWriter
@@ -21,6 +22,7 @@ from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.phases.common import PhaseStep
 from burnish.trainer.phases.cpt import CPTConfig
+from burnish.trainer.phases.dpo import DPOConfig
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.sft import SFTConfig
 from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
@@ -168,6 +170,18 @@ def test_unfit_rows_are_left_out_up_to_a_limit_with_their_place(model: Path, own
         laid_out(SFTConfig(steps=1, batch=4, data=own, max_rejects=2), model, tmp_path / "less")
     with pytest.raises(ValueError, match=r"own\.jsonl:4: the conversation is \d+ tokens long[^\n]*$"):
         laid_out(SFTConfig(steps=1, batch=4, data=own), model, tmp_path / "none")
+
+
+def test_no_more_is_read_where_far_too_many_rows_are_unfit(model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text("{}\n" * 5000)
+    says = r"own\.jsonl:20: .*\n… and 987 more problems$"
+    with pytest.raises(ValueError, match=says):
+        laid_out(SFTConfig(steps=1, data=str(own), max_rejects=5), model, tmp_path / "sft")
+    with pytest.raises(ValueError, match=says):
+        pairs.lay_out(DPOConfig(steps=1, data=str(own), max_rejects=5), Making(model, MAX_TOKENS, {}), tmp_path / "dpo")
+    for phase in ("sft", "dpo"):
+        assert len((tmp_path / phase / "rejects.jsonl").read_text().splitlines()) == 1005
 
 
 def test_a_damaged_file_loses_no_row_before_the_damage(model: Path, own: str, tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
         read(tmp_path, ["{"] * 30, [""])
 
 
+def test_no_more_is_read_where_far_too_many_rows_are_unfit(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n" * 5000)
+    (tmp_path / "b.jsonl").write_text("{}\n" * 5000)
+    with pytest.raises(ValueError, match=r"a\.jsonl:20: .*\n… and 987 more problems$"):
+        read_task_files(TasksConfig(train=str(tmp_path / "a.jsonl"), held_out=str(tmp_path / "b.jsonl"), max_rejects=5))
+
+
 def test_ids_may_be_numbers_and_what_is_null_is_as_good_as_left_out() -> None:
     assert (read_row(line(id=7)).id, read_row(line(id=7)).given) == ("7", True)
     for row in (read_row(line(tools=None, id=None)), read_row(line(tools=[]))):

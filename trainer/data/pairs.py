@@ -28,7 +28,7 @@ from .config import Making
 from .examples import silent
 from .forms import Preference, read_preference
 from .rollout_pairs import rollout_pairs
-from .sources import Reject, found_rows, rejected
+from .sources import MORE_REJECTS, Reject, found_rows, rejected
 from .store import ExampleStore, StoreWriter
 from .supervised import SupervisedExample, rendered_answers
 
@@ -138,6 +138,8 @@ def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None
             if isinstance(made, Reject):
                 unfit += 1
                 problems.add(str(made))
+                if unfit > table.max_rejects + MORE_REJECTS:
+                    break
                 if rejects is not None:
                     rejects.append(made.to_row())
                 continue

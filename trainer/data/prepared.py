@@ -34,7 +34,7 @@ from .blend import Blend, row_at, shares_by_tokens
 from .config import Making, SupervisedRows
 from .examples import ExampleMaker, Say, silent
 from .held_out import lay_out_held_out, read_held_out
-from .sources import Reject, Source, sources_of
+from .sources import MORE_REJECTS, Reject, Source, sources_of
 from .store import ExampleStore, StoreWriter
 from .supervised import SupervisedExample
 
@@ -324,6 +324,8 @@ def _taken(source: Source, maker: ExampleMaker, rejects: JsonLines | None, folde
             if isinstance(made, Reject):
                 rejected += 1
                 problems.add(str(made))
+                if rejected > most + MORE_REJECTS and not source.curated:
+                    break
                 if rejects is not None:
                     rejects.append({"source": source.name, **made.to_row()})
                 continue

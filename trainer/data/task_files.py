@@ -17,6 +17,7 @@ from ...envs.rows import MAX_VALUES, BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, check_arguments, message_from_dict, refuse_unread
 from .config import TasksConfig
 from .forms import as_task_row, no_messages
+from .sources import MORE_REJECTS
 
 MAX_ID_CHARS = 200
 OLD_KEYS = ("functions", "function_call")
@@ -73,7 +74,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
     cannot be read or holds no fit row, or a held-out row is trained on."""
     train, held_out = table.train, table.held_out
     problems, unfit = Problems(), list[UnfitRow]()
-    rows = [tuple(_read(file, problems, unfit)) for file in (train, held_out)]
+    rows = [tuple(_read(file, problems, unfit, table.max_rejects)) for file in (train, held_out)]
     if len(unfit) > table.max_rejects:
         for one in unfit:
             problems.add(str(one))
@@ -92,7 +93,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
 def read_task_rows(place: str) -> tuple[TaskRow, ...]:
     """The rows of a place, read and checked. Raises ValueError, a line per problem as `file:line: field: what`."""
     problems, unfit = Problems(), list[UnfitRow]()
-    rows = tuple(_read(place, problems, unfit))
+    rows = tuple(_read(place, problems, unfit, 0))
     for one in unfit:
         problems.add(str(one))
     problems.check()
@@ -108,12 +109,15 @@ def _digest(place: str) -> bytes:
     return whole.digest()
 
 
-def _read(file: str, problems: Problems, unfit: list[UnfitRow]) -> Iterator[TaskRow]:
-    """The good rows of a file; the others go to `unfit`, and what is wrong with the file to `problems`."""
+def _read(file: str, problems: Problems, unfit: list[UnfitRow], most: int) -> Iterator[TaskRow]:
+    """The good rows of a file; the others go to `unfit`, and what is wrong with the file to `problems`. most: unfit rows that are few
+    enough."""
     lines, empty = dict[str, int](), True
     try:
         for found in read_rows(file):
             empty = False
+            if len(unfit) > most + MORE_REJECTS:
+                return
             if isinstance(found, BadRow):
                 unfit.append(UnfitRow(found.where, found.problem))
                 continue
