@@ -134,8 +134,9 @@ class Guard:
                 if way.kind in made.plugin.reads:
                     started = time.perf_counter()
                     for match, read in self._matches(way, made, asks):
-                        finding = self._finding(text, match, read, made)
-                        found.setdefault((finding.rule, finding.start, finding.end), finding)
+                        start, end = self._origin(match, read, made)
+                        if (match.rule, start, end) not in found:  # of what is decoded, every match stands for the whole stretch
+                            found[match.rule, start, end] = self._finding(text, match, read, made, start, end)
                     latency[made.name] += time.perf_counter() - started
             started = time.perf_counter()
         latency["readings"] += time.perf_counter() - started
@@ -148,7 +149,8 @@ class Guard:
         assert made.category is not None, "what asks is named by the policy, for one category"
         return [(Match(made.name, made.category, 0, len(way.text)), replace(way, name=UNASKED))]
 
-    def _finding(self, text: str, match: Match, way: Reading, made: _Made) -> Finding:
+    def _origin(self, match: Match, way: Reading, made: _Made) -> tuple[int, int]:
+        """Where a match lies in the text as it came. Raises ValueError for one that its detector may not make."""
         if match.category not in self.policy.categories:
             raise ValueError(f"detector {made.plugin.id} found {match.category!r}, which is no category of policy {self.policy.name}")
         if made.category is not None and match.category != made.category:
@@ -156,11 +158,12 @@ class Guard:
         if not 0 <= match.start < match.end <= len(way.text):
             where = f"{match.start} to {match.end} of {len(way.text)} characters"
             raise ValueError(f"detector {made.plugin.id} found {match.rule!r} at {where}")
-        start, end = way.origin(match.start, match.end)
+        return way.origin(match.start, match.end)
+
+    def _finding(self, text: str, match: Match, way: Reading, made: _Made, start: int, end: int) -> Finding:
         action: Action = match.action or self.policy.categories[match.category].action
-        return Finding(
-            match.rule, match.category, action, start, end, text[start:end][:MAX_EVIDENCE], made.plugin.id, way.name, match.score
-        )
+        evidence = text[start : min(end, start + MAX_EVIDENCE)]
+        return Finding(match.rule, match.category, action, start, end, evidence, made.plugin.id, way.name, match.score)
 
     def _ungrounded(self, text: str, context: str, latency: dict[str, float]) -> list[Finding]:
         table, started = self.policy.grounding, time.perf_counter()
@@ -175,7 +178,7 @@ class Guard:
 
     def _claim(self, text: str, claim: Claim, action: Action) -> Finding:
         assert self.policy.grounding is not None
-        evidence = text[claim.start : claim.end][:MAX_EVIDENCE]
+        evidence = text[claim.start : min(claim.end, claim.start + MAX_EVIDENCE)]
         return Finding("grounding", self.policy.grounding.category, action, claim.start, claim.end, evidence, GROUNDING, score=claim.score)
 
     def _not_excused(self, text: str, findings: Sequence[Finding]) -> Iterator[Finding]:

@@ -7,12 +7,14 @@ import codecs
 import time
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.guard_policy import policy, tables
 
+from burnish.guardrails import guard as guard_module
 from burnish.guardrails import readings as readings_module
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
@@ -21,7 +23,7 @@ from burnish.guardrails.patterns import spans, words_expression
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
 from burnish.guardrails.readings import MAX_TEXT, Reading, readings
 from burnish.guardrails.registry import Find, detector
-from burnish.guardrails.types import MAX_EVIDENCE, Match
+from burnish.guardrails.types import MAX_EVIDENCE, Finding, Match
 
 pytestmark = pytest.mark.unit
 
@@ -397,6 +399,22 @@ def test_many_findings_between_many_allowed_phrases_take_no_square_of_time() -> 
     text = "kill the process. " * 5_000
     assert Guard(policy).check(text, "input").action == "allow"
     assert Guard(policy).check(text + "how do I kill my neighbour", "input").action != "allow"
+
+
+def test_of_all_that_a_rule_finds_in_what_is_encoded_one_finding_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[Finding]()
+
+    def finding(*values: Any) -> Finding:
+        made.append(Finding(*values))
+        return made[-1]
+
+    monkeypatch.setattr(guard_module, "Finding", finding)
+    words = {"name": "letter", "category": "safety", "words": ["a"]}
+    policy = read_policy({"name": "a", "version": 1, "categories": {"safety": {"kind": "safety", "action": "refuse"}}, "words": [words]})
+    text = base64.b64encode(b"a " * 3_000).decode()
+    (found,) = Guard(policy).check(text, "input").findings
+    assert (found.start, found.end, found.evidence, found.reading) == (0, len(text), text[:MAX_EVIDENCE], "base64")
+    assert made == [found]
 
 
 def test_a_text_that_can_be_read_in_too_many_ways_is_refused() -> None:
