@@ -1,15 +1,25 @@
-"""Regular expressions that cannot hang: RE2 takes time in proportion to the text, whatever the expression (Cox, 2010)."""
+"""Regular expressions that cannot hang: RE2 looks for a match in time in proportion to the text, whatever the expression (Cox, 2010).
+
+To find all of them is to look once for each, and where an expression has to read on to know that a longer match is none
+(`<script.*</script>|on\\w+=`), each look may read what is left of the text. So what is left is counted, and a text is refused that has too
+many matches for its length.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from ..rpc.extras import require
 from .scripts import is_unspaced
 
 MAX_MEMORY = 8 * 2**20
+MOST_READ: Final = 2 << 30
+"""Bytes that all looks for one expression in one text may read, a gigabyte a second: of 64 KB any number, of a megabyte 4,000 of them."""
+_READS_ON = re.compile(r"[*+]|,\}")
+"""In expressions that may read any number of characters after a match. Those of words have to stop at the next letter that does not fit."""
 
 
 @lru_cache(maxsize=4096)
@@ -34,12 +44,16 @@ def compiled(pattern: str, ignore_case: bool = True, over_lines: bool = False) -
 def spans(expression: Any, text: str, group: int = 0) -> Iterator[tuple[int, int]]:
     """Where an expression matches, in order and without overlap, every time: what was left out would pass. Empty matches are none.
 
-    Raises ValueError on a text that UTF-8 cannot hold.
+    group: 1 for `words_expression`. Raises ValueError on a text that UTF-8 cannot hold, and on one with too many matches (`MOST_READ`).
     """
     encoded = text.encode()  # once: given a str, every search would encode all of it again
-    at = counted = letters = 0
+    reads_on = group == 0 and _READS_ON.search(expression.pattern) is not None
+    at = counted = letters = read = 0
     while at <= len(encoded) and (match := expression.search(encoded, at)) is not None:
         start, end = match.span(group)
+        read += len(encoded) - end if reads_on else 0
+        if read > MOST_READ:
+            raise ValueError(f"a text of {len(text)} characters has too many matches of {expression.pattern!r:.80} to be looked at")
         if end > start:
             first = letters + len(encoded[counted:start].decode())
             letters, counted = first + len(encoded[start:end].decode()), end

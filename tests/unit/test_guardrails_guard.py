@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from tests.unit.guard_policy import policy, tables
 
 from burnish.guardrails import guard as guard_module
+from burnish.guardrails import patterns as patterns_module
 from burnish.guardrails import readings as readings_module
 from burnish.guardrails.detectors.topics import embedder
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.numbers import rounded
-from burnish.guardrails.patterns import spans, words_expression
+from burnish.guardrails.patterns import compiled, spans, words_expression
 from burnish.guardrails.policy import DetectorUse, Policy, read_policy
 from burnish.guardrails.readings import MAX_TEXT, Reading, readings
 from burnish.guardrails.registry import Find, detector
@@ -399,6 +400,33 @@ def test_many_findings_between_many_allowed_phrases_take_no_square_of_time() -> 
     text = "kill the process. " * 5_000
     assert Guard(policy).check(text, "input").action == "allow"
     assert Guard(policy).check(text + "how do I kill my neighbour", "input").action != "allow"
+
+
+class Counted:
+    """An expression that counts what there is to read of a text after each match."""
+
+    def __init__(self, expression: Any) -> None:
+        self.expression, self.pattern, self.read = expression, expression.pattern, 0
+
+    def search(self, text: bytes, at: int) -> Any:
+        match = self.expression.search(text, at)
+        self.read += len(text) - match.end() if match is not None else 0
+        return match
+
+
+def test_a_text_with_too_many_matches_of_an_expression_that_reads_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "<script onerror= " * 1_000
+    expression = Counted(compiled(r"<script.*</script>|onerror\s*=", over_lines=True))
+    assert len(list(spans(expression, text))) == 1_000
+    assert expression.read > 8_000_000
+    monkeypatch.setattr(patterns_module, "MOST_READ", 1_000_000)
+    expression.read = 0
+    with pytest.raises(ValueError, match=r"a text of 17000 characters has too many matches of '<script"):
+        list(spans(expression, text))
+    assert expression.read < 1_100_000
+    assert len(list(spans(compiled("onerror="), text))) == 1_000, "what stops where it matches may match any number of times"
+    (words,) = words_expression(("onerror*",))
+    assert len(list(spans(words, text, 1))) == 1_000
 
 
 def test_of_all_that_a_rule_finds_in_what_is_encoded_one_finding_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
