@@ -37,8 +37,8 @@ _BRACKET = re.compile(
 )
 """Brackets, and texts as Python has them; one that is never closed goes to the end of its line, so that every character is read once."""
 _PLAINLY = re.compile(
-    r"""[rRuU]?(?:\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|\"(?:[^"\\]|\\.)*\"|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}|'(?:[^'\\]|\\.)*')"""
-    r"|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|True|False|None",
+    r"""[rRuU]?(?:\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*+\"{3}|\"(?:[^"\\]|\\.)*+\"|'{3}(?:[^'\\]|\\.|'(?!''))*+'{3}|'(?:[^'\\]|\\.)*+')"""
+    r"|(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+|True|False|None",
     re.DOTALL,
 )
 """A value that is written as what it is: a text in one piece, a number in digits. A guard reads what is written, a tool what it means."""

@@ -9,6 +9,7 @@ import pytest
 
 from burnish.envs.tool_calls import (
     _BRACKET,
+    _PLAINLY,
     MAX_CALL_CHARS,
     MAX_CALLS,
     TOOL_PARSERS,
@@ -98,6 +99,16 @@ def test_no_text_of_a_call_is_read_twice_where_it_is_not_closed(piece: str) -> N
     text = piece * 100_000
     assert sum(len(token[0]) for token in _BRACKET.finditer(text)) <= len(text)
     assert isinstance(parse_tool_calls(f"measure({text[:8000]}", TOOLS), Malformed)
+
+
+@pytest.mark.timeout(120)
+def test_whether_a_value_is_written_plainly_is_told_in_one_pass() -> None:
+    """What takes the square of its length takes an hour here."""
+    digits = "0" * 1_000_000
+    for number in (digits, f"{digits}.", f".{digits}", f"{digits}.{digits}e{digits}"):
+        assert _PLAINLY.fullmatch(number)
+        assert not _PLAINLY.fullmatch(f"{number}_0")
+    assert isinstance(parse_tool_calls(f"measure({digits[:8000]}_0.0)", TOOLS), Malformed)
 
 
 def test_pythonic_literals_become_json_values() -> None:
