@@ -21,7 +21,8 @@ MAX_DETAIL = 2000
 """Characters of a failure: an exception may quote all that its code was given, and a failure is stored with every episode."""
 MAX_SAID = 1000
 """Of those, what an exception may say: the places it came from are worth as much."""
-_CUT_URL = re.compile(r"://[^\s\"'<>]*\Z")
+_AFTER_URL = re.compile(r"[\s\"'<>]")
+"""What ends a URL in a text."""
 
 
 class FailureKind(StrEnum):
@@ -132,6 +133,13 @@ def fit(text: str, limit: int = MAX_DETAIL) -> str:
     Example: `fit("no\x1b[0m answer", 8)` is `"no\\x1b[…"`.
     """
     if len(text) > 2 * limit:
-        text = _CUT_URL.sub("://…", text[: 2 * limit])  # what is cut inside a URL shows no more what of it is secret
+        text = _without_cut_url(text[: 2 * limit])
     text = printable(without_secrets(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _without_cut_url(text: str) -> str:
+    """A text that was cut, which may be inside a URL: that shows no more what of it is secret."""
+    last = max((end.end() for end in _AFTER_URL.finditer(text)), default=0)
+    at = text.find("://", last)
+    return text if at < 0 else f"{text[:at]}://…"

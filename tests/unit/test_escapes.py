@@ -219,3 +219,13 @@ def test_a_value_is_shown_whatever_its_repr_does() -> None:
     assert shown(Shy()) == "a Shy (its repr cannot be read: ValueError)"
     assert shown(10**5000) == "a int (its repr cannot be read: ValueError)"
     assert shown([1, 2]) == "[1, 2]"
+
+
+@pytest.mark.timeout(120)
+def test_a_url_that_is_cut_shows_nothing_and_is_looked_for_in_one_pass() -> None:
+    assert fit("see a://b 'http://me:secret-and-more", 15) == "see a://b 'htt…"
+    assert fit("https://me:secret" + "x" * 100, 20) == "https://…"
+    assert fit("at a://b, c://d" + "x" * 100, 20) == "at a://b, c://…"
+    assert fit("at a://b c d" + "x" * 100, 20) == "at a://b c dxxxxxxx…"
+    slashes = "://" * 1_000_000  # what takes the square of its length takes an hour here
+    assert fit(f"{slashes} {'x' * 4_000_000}", 2_000_000).startswith(slashes[:100])
