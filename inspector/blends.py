@@ -68,13 +68,19 @@ def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow
     for source in sources:
         try:
             name, asked = str(source["name"]), float(read_share(source["asked"]))
-            rows, left_out = int(source["rows"]), int(source["rejected"])
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            rows, left_out = _count(source["rows"]), _count(source["rejected"])
+        except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise ValueError(f"{run.path / file}: a source of a blend cannot be read: {error}") from error
         points = series.get(f"{'replay_' if beside else ''}blend/{name}", [])
         tokens = taught[f"blend_tokens/{name}"] / whole if whole and f"blend_tokens/{name}" in taught else None
         shown = f"{phase} replay" if beside else phase
         yield BlendRow(shown, name, str(record.get("by", "samples")), asked, points[-1][1] if points else None, tokens, rows, left_out)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r:.40} is no number of rows")
+    return value
 
 
 def _environments(run: RecordedRun, phase: str, table: Mapping[str, Any]) -> Iterator[BlendRow]:

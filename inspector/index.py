@@ -242,7 +242,7 @@ def _segment(folder: Path) -> tuple[IndexSegment, dict[str, Stamp]] | None:
     """A segment, and the files that it covers as they were; None for a folder that holds none, or one of another version."""
     try:
         return _read_segment(folder, (folder / "segment.json").stat().st_mtime_ns)
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, AttributeError):
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError):
         return None
 
 
@@ -252,17 +252,23 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, S
     record = json.loads(read_whole(folder / "segment.json"))
     if record["version"] != VERSION:
         return None
-    episodes, first, words = int(record["episodes"]), int(folder.name) * ROOM, list[WordsPart]()
-    for i, each in enumerate(record["words"]):
-        words.append(WordsPart(str(folder / f"words-{i}.parquet"), first, int(each)))
-        first += words[-1].episodes
-    if not all(0 < part.episodes <= PART for part in words) or first != int(folder.name) * ROOM + episodes:
+    episodes, parts, first, words = record["episodes"], record["words"], int(folder.name) * ROOM, list[WordsPart]()
+    counted = _is_count(episodes, 0, ROOM) and all(_is_count(each, 1, PART) for each in parts) and sum(parts) == episodes
+    if not counted or own_file(folder, "rows.parquet") is None:
         return None
-    for file in (folder / "rows.parquet", *(Path(file) for part in words for file in (part.words, part.postings))):
-        own_file(folder, file.name)
+    for i, each in enumerate(parts):
+        words.append(WordsPart(str(folder / f"words-{i}.parquet"), first, each))
+        first += each
+        if any(own_file(folder, Path(file).name) is None for file in (words[-1].words, words[-1].postings)):
+            return None
     stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
     failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
     return IndexSegment(folder, tuple(stamps), episodes, failures, truncations, tuple(words)), stamps
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    """Whether a value is a whole number within bounds, and no other number of JSON's."""
+    return type(value) is int and least <= value <= most
 
 
 def _stamp(file: Path) -> Stamp | None:

@@ -25,6 +25,7 @@ from burnish.inspector.library import EXACT, ORDERS, Library, Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.indexing import Indexer
+from burnish.inspector.postings import PART
 from burnish.rollout.store.moments import Moment
 
 pytestmark = pytest.mark.unit
@@ -211,6 +212,11 @@ def test_an_index_of_nonsense_is_made_again(tmp_path: Path, db: Database) -> Non
         f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": []}}',
         f'{{"version": {VERSION}, "files": {{}}, "episodes": 0, "failure": [], "truncation": [], "words": [0]}}',
         f'{{"version": {VERSION}, "files": {{}}, "episodes": 70000, "failure": [], "truncation": [], "words": [70000]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": [1]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1e999, "failure": [], "truncation": [], "words": [1]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": [1e999]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": ["1"]}}',
+        f'{{"version": {VERSION}, "files": {{"a": [1e999, 1]}}, "episodes": 0, "failure": [], "truncation": [], "words": []}}',
     ):
         folder = tmp_path / FOLDER / "000007"
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +237,17 @@ def test_the_reward_of_a_step_is_of_the_own_environment(tmp_path: Path, db: Data
     ((at, mean, low, high),) = Library(tmp_path, db).rewards("rft")
     assert at == 1 and (mean, low, high) == pytest.approx((0.2, 0.2, 0.2))
     assert {row["environment"] for row in Library(tmp_path, db).listed(Wanted())} == {"", "sums"}
+
+
+def test_a_segment_holds_no_more_episodes_than_it_has_room_for(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, 1)
+    assert build_segment(tmp_path, db)
+    folder = tmp_path / FOLDER / "000001"
+    record = json.loads((folder / "segment.json").read_text())
+    (folder / "segment.json").write_text(json.dumps({**record, "words": [PART] * 200_000, "episodes": PART * 200_000}))
+    index._read_segment.cache_clear()
+    monkeypatch.setattr(index, "own_file", lambda folder, name: folder if name == "segment.json" else pytest.fail("a file for each part"))
+    assert coverage(tmp_path).segments == ()
 
 
 def test_an_index_of_an_earlier_version_is_made_again(tmp_path: Path, db: Database) -> None:

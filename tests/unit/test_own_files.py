@@ -180,6 +180,19 @@ def test_a_field_of_a_record_that_is_none_is_named(change: dict[str, Any], trace
         trace_lines(traced, 1, None)
 
 
+@pytest.mark.parametrize("change", [{"rows": 1e999}, {"rejected": 1e999}, {"rows": "3"}, {"rows": -1}, {"rows": True}, {"asked": "1e999"}])
+def test_a_number_of_a_blend_that_is_none_is_a_fault_of_the_file(change: dict[str, Any], traced: Path) -> None:
+    file = traced / "data" / "sft" / "blend.json"
+    record = json.loads(file.read_text())
+    for more in ({}, change):
+        file.write_text(json.dumps({**record, "sources": [record["sources"][0], {**record["sources"][0], "name": "two", **more}]}))
+        if not more:
+            assert len(blend_rows(read_run(traced))) == 2
+            continue
+        with pytest.raises(ValueError, match=r"blend\.json: a source of a blend cannot be read"):
+            blend_rows(read_run(traced))
+
+
 @pytest.mark.parametrize(("change", "said"), [({"batch": 0}, "batch"), ({"batch": 10**12}, "batch"), ({"order": "x"}, "order")])
 def test_a_record_has_a_batch_and_an_order(change: dict[str, Any], said: str, traced: Path) -> None:
     file = traced / "data" / "sft" / "blend.json"
