@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from burnish.envs.rows import parse_object
 from burnish.envs.types import Message, TextPart
 from burnish.run.folder import RunFolder
+from burnish.trainer.data.audit import check
 from burnish.trainer.data.config import TasksConfig
 from burnish.trainer.data.forms import read_conversation
-from burnish.trainer.data.task_files import TaskFiles, TaskRow, read_task_files, task_row
+from burnish.trainer.data.task_files import TaskFiles, TaskRow, read_task_files, read_task_rows, task_row
 from burnish.trainer.data.tasks import row_tasks
 
 pytestmark = pytest.mark.unit
@@ -114,7 +116,7 @@ def test_problems_name_file_and_line(tmp_path: Path) -> None:
         read(tmp_path, [asking("a", id="x"), "", "{", asking("b", id="x")], [asking("c"), line(messages=[])])
     assert str(caught.value).splitlines() == [
         f"{tmp_path}/train.jsonl:3: not JSON: Expecting property name enclosed in double quotes at character 2 of the line",
-        f"{tmp_path}/train.jsonl:4: id: 'x' is the id of line 1 too",
+        f"{tmp_path}/train.jsonl:4: id: 'x' is the id of {tmp_path}/train.jsonl:1 too",
         f"{tmp_path}/held_out.jsonl:2: messages: must be a list of messages, at least one",
     ]
 
@@ -158,6 +160,35 @@ def test_held_out_rows_are_never_trained_on(tmp_path: Path) -> None:
         f"{tmp_path}/held_out.jsonl:1: id: 'x' is trained on ({tmp_path}/train.jsonl:1); held-out tasks must never be",
         f"{tmp_path}/held_out.jsonl:2: messages: are trained on ({tmp_path}/train.jsonl:2); held-out tasks must never be",
     ]
+
+
+def test_rows_of_a_folder_without_ids_have_ids_of_their_own(tmp_path: Path) -> None:
+    for name in ("x/part.jsonl", "y/part.jsonl", "y/part.ndjson", "flat.jsonl"):
+        file = tmp_path / "fold" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(asking(name) + "\n")
+    found = read_task_rows(str(tmp_path / "fold"))
+    assert [row.id for row in found] == ["flat-1", "x/part-1", "y/part.jsonl-1", "y/part.ndjson-1"]
+    assert [row.where for row in found][1] == f"{tmp_path}/fold/x/part.jsonl:1"
+    assert [row.id for row in read_task_rows(str(tmp_path / "fold" / "x" / "part.jsonl"))] == ["part-1"]
+
+
+def test_an_id_that_is_made_up_gives_way_to_one_that_is_given(tmp_path: Path) -> None:
+    rows = [asking("a"), asking("b", id="train-1"), asking("c", id="train-1~2"), asking("d", id="train-5"), asking("e")]
+    found = read(tmp_path, rows, [asking("other")]).train
+    assert [row.id for row in found] == ["train-1~3", "train-1", "train-1~2", "train-5", "train-5~2"]
+    assert [row.given for row in found] == [False, True, True, True, False]
+
+
+def test_an_id_that_is_given_twice_names_both_places(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / "fold" / name).mkdir(parents=True)
+        (tmp_path / "fold" / name / "part.jsonl").write_text("\n" * (name == "y") + asking(name, id="same") + "\n")
+    says = f"{tmp_path}/fold/y/part.jsonl:2: id: 'same' is the id of {tmp_path}/fold/x/part.jsonl:1 too"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        read_task_rows(str(tmp_path / "fold"))
+    report = check([str(tmp_path / "fold"), str(tmp_path / "fold" / "x")], "tasks")
+    assert report.problems.lines() == [says] and report.rejected == 1 and report.rows["task"] == 2
 
 
 def test_the_order_is_shuffled_whole_in_every_epoch_and_a_function_of_the_position(tmp_path: Path) -> None:

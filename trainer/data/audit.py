@@ -27,7 +27,7 @@ from .forms import (
     read_preference,
 )
 from .sources import Reject, found_rows
-from .task_files import TaskRow, task_row
+from .task_files import GivenIds, TaskRow, task_row
 
 Use = Literal["any", "cpt", "sft", "tasks"]
 """What rows are meant for; "any" takes each row for what its keys say that it is."""
@@ -64,7 +64,8 @@ class Checked:
 
 def checked_rows(places: Sequence[str], use: Use = "any") -> Iterator[Checked | Reject]:
     """Every row of the places in order, read for its use. Raises ValueError when a place is not there or of an unknown suffix."""
-    return chain.from_iterable(found_rows(file, _reader(use), _takes_prose(file, use)) for place in places for file in files_at(place))
+    read = ((_reader(use), place) for place in places)
+    return chain.from_iterable(found_rows(file, reader, _takes_prose(file, use)) for reader, place in read for file in files_at(place))
 
 
 def _takes_prose(file: str, use: Use) -> bool:
@@ -72,6 +73,9 @@ def _takes_prose(file: str, use: Use) -> bool:
 
 
 def _reader(use: Use) -> Callable[[Mapping[str, Any], str], Checked]:
+    """What reads the rows of one place."""
+    ids = GivenIds()
+
     def read(row: Mapping[str, Any], where: str) -> Checked:
         form = form_of(row)
         if use == "cpt" or (use == "any" and form == "document"):
@@ -81,7 +85,10 @@ def _reader(use: Use) -> Callable[[Mapping[str, Any], str], Checked]:
             return Checked(form or "conversation", read_conversation(row, where), where, row)
         if use == "tasks" or form in ("task", "verl task"):
             file, _, number = where.rpartition(":")
-            return Checked(form or "task", task_row(as_task_row(row), stem(file), int(number)), where, row)
+            task = task_row(as_task_row(row), stem(file), int(number), where)
+            if use == "tasks":
+                ids.add(task)
+            return Checked(form or "task", task, where, row)
         if form == "preference":
             return Checked(form, read_preference(row), where, row)
         if form is None:

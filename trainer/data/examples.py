@@ -111,11 +111,11 @@ def check_prompts(
             try:
                 length = len(prompt_ids(renderer, row.messages, tools))
             except ValueError as error:
-                problems.add(f"{file}:{row.line}: messages: {error}")
+                problems.add(f"{row.where}: messages: {error}")
                 continue
             if length >= max_context:
                 fix = "shorten it or raise engine.max_context"
-                problems.add(f"{file}:{row.line}: messages: the prompt is {length} tokens long, engine.max_context is {max_context}; {fix}")
+                problems.add(f"{row.where}: messages: the prompt is {length} tokens long, engine.max_context is {max_context}; {fix}")
     problems.check()
 
 

@@ -8,8 +8,10 @@ becomes a task whose prompt is `messages` and whose data, hidden from the policy
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ...envs.row_files import files_at, opened
@@ -26,13 +28,14 @@ OLD_KEYS = ("functions", "function_call")
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One row of a file. given: whether the id is the file's own, or made from its name and the line."""
+    """One row of a file. given: whether the id is the file's own, or made from its name and the line. where: `file:line`, if known."""
 
     id: str
     given: bool
     line: int
     messages: tuple[Message, ...]
     data: Mapping[str, Any]
+    where: str = field(default="", compare=False)
 
     @property
     def asks(self) -> tuple[tuple[str, str], ...]:
@@ -74,7 +77,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
     cannot be read or holds no fit row, or a held-out row is trained on."""
     train, held_out = table.train, table.held_out
     problems, unfit = Problems(), list[UnfitRow]()
-    rows = [tuple(_read(file, problems, unfit, table.max_rejects)) for file in (train, held_out)]
+    rows = [tuple(_apart(list(_read(file, problems, unfit, table.max_rejects)))) for file in (train, held_out)]
     if len(unfit) > table.max_rejects:
         for one in unfit:
             problems.add(str(one))
@@ -84,7 +87,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
         for file, found in zip((train, held_out), rows, strict=True):
             if not found and not problems:
                 problems.add(f"{file}: holds no row that is fit")
-    for problem in _shared(train, rows[0], held_out, rows[1]):
+    for problem in _shared(*rows):
         problems.add(problem)
     problems.check()
     return TaskFiles(rows[0], rows[1], hashlib.sha256(_digest(train) + _digest(held_out)).hexdigest(), tuple(unfit))
@@ -93,7 +96,7 @@ def read_task_files(table: TasksConfig) -> TaskFiles:
 def read_task_rows(place: str) -> tuple[TaskRow, ...]:
     """The rows of a place, read and checked. Raises ValueError, a line per problem as `file:line: field: what`."""
     problems, unfit = Problems(), list[UnfitRow]()
-    rows = tuple(_read(place, problems, unfit, 0))
+    rows = tuple(_apart(list(_read(place, problems, unfit, 0))))
     for one in unfit:
         problems.add(str(one))
     problems.check()
@@ -112,8 +115,9 @@ def _digest(place: str) -> bytes:
 def _read(file: str, problems: Problems, unfit: list[UnfitRow], most: int) -> Iterator[TaskRow]:
     """The good rows of a file; the others go to `unfit`, and what is wrong with the file to `problems`. most: unfit rows that are few
     enough."""
-    lines, empty = dict[str, int](), True
+    ids, empty = GivenIds(), True
     try:
+        names = _names(file)
         for found in read_rows(file):
             empty = False
             if len(unfit) > most + MORE_REJECTS:
@@ -122,14 +126,11 @@ def _read(file: str, problems: Problems, unfit: list[UnfitRow], most: int) -> It
                 unfit.append(UnfitRow(found.where, found.problem))
                 continue
             try:
-                row = task_row(as_task_row(found.value), stem(found.where.rpartition(":")[0]), found.number)
+                row = task_row(as_task_row(found.value), names[found.where.rpartition(":")[0]], found.number, found.where)
+                ids.add(row)
             except ValueError as error:
                 unfit.append(UnfitRow(found.where, str(error)))
                 continue
-            if row.id in lines:
-                unfit.append(UnfitRow(found.where, f"id: {row.id!r} is the id of line {lines[row.id]} too"))
-                continue
-            lines[row.id] = row.line
             yield row
     except ValueError as error:
         problems.add(str(error))
@@ -138,7 +139,45 @@ def _read(file: str, problems: Problems, unfit: list[UnfitRow], most: int) -> It
             problems.add(f"{file}: holds no row")
 
 
-def task_row(row: Mapping[str, Any], stem: str, number: int) -> TaskRow:
+class GivenIds:
+    """The ids that the rows of a place give. Example: `GivenIds().add(task_row(row, "tasks", 3, "tasks.jsonl:3"))`."""
+
+    def __init__(self) -> None:
+        self._where: dict[str, str] = {}
+
+    def add(self, row: TaskRow) -> None:
+        """Raises ValueError, `id: what is wrong`, when an earlier row gave the same id."""
+        if row.given and row.id in self._where:
+            raise ValueError(f"id: {row.id!r} is the id of {self._where[row.id]} too")
+        if row.given:
+            self._where[row.id] = row.where
+
+
+def _names(place: str) -> dict[str, str]:
+    """What the rows of each file of a place are named after: the file, with the folders that it lies in, and with its suffix where another
+    has that name too."""
+    files = files_at(place)
+    if files == [place]:
+        return {place: stem(place)}
+    paths = {file: Path(file).relative_to(place) for file in files}
+    short = {file: str(path.with_name(stem(file))) for file, path in paths.items()}
+    times = Counter(short.values())
+    return {file: name if times[name] == 1 else str(paths[file]) for file, name in short.items()}
+
+
+def _apart(rows: Sequence[TaskRow]) -> Iterator[TaskRow]:
+    """The rows, the ids of those that give none made others where they are given elsewhere."""
+    taken = {row.id for row in rows if row.given}
+    for row in rows:
+        id, times = row.id, 1
+        while not row.given and id in taken:
+            times += 1
+            id = f"{row.id}~{times}"
+        taken.add(id)
+        yield row if id == row.id else replace(row, id=id)
+
+
+def task_row(row: Mapping[str, Any], stem: str, number: int, where: str = "") -> TaskRow:
     """The task that one row describes. Raises ValueError, `field: what is wrong with it`.
 
     stem: names a row that has no id, as `stem-number`. An id or tools that are null, and an empty list of tools, are as good as left out.
@@ -155,7 +194,7 @@ def task_row(row: Mapping[str, Any], stem: str, number: int) -> TaskRow:
     if "messages" not in row:
         raise ValueError(no_messages(row))
     messages = tuple(_messages(row["messages"]))
-    return TaskRow(id or f"{stem}-{number}", id is not None, number, messages, data)
+    return TaskRow(id or f"{stem}-{number}", id is not None, number, messages, data, where)
 
 
 def _messages(value: Any) -> Iterator[Message]:
@@ -207,12 +246,12 @@ def _check_tools(value: Any) -> None:
         names.add(name)
 
 
-def _shared(train: str, trained: Iterable[TaskRow], held_out: str, measured: Iterable[TaskRow]) -> Iterator[str]:
+def _shared(trained: Iterable[TaskRow], measured: Iterable[TaskRow]) -> Iterator[str]:
     """Held-out rows that are trained on too: equal ids that the files give, or equal messages."""
-    ids = {row.id: row.line for row in trained if row.given}
-    asked = {row.asks: row.line for row in trained}
+    ids = {row.id: row.where for row in trained if row.given}
+    asked = {row.asks: row.where for row in trained}
     for row in measured:
         if row.given and row.id in ids:
-            yield f"{held_out}:{row.line}: id: {row.id!r} is trained on ({train}:{ids[row.id]}); held-out tasks must never be"
+            yield f"{row.where}: id: {row.id!r} is trained on ({ids[row.id]}); held-out tasks must never be"
         elif row.asks in asked:
-            yield f"{held_out}:{row.line}: messages: are trained on ({train}:{asked[row.asks]}); held-out tasks must never be"
+            yield f"{row.where}: messages: are trained on ({asked[row.asks]}); held-out tasks must never be"
