@@ -42,7 +42,8 @@ def register(app: typer.Typer, runs_app: typer.Typer) -> None:
 
 
 def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) -> None:
-    """List the runs in a folder, the latest first: how far they came and what they reached. Exits with 1 when one cannot be read."""
+    """List the runs in a folder, the latest first: how far they came and what they reached. Exits with 1 when one cannot be read; a folder
+    that may not be looked into is named, and may be none."""
     needs_training("runs list")
     from burnish.cli.models import table_lines
     from burnish.inspector.pages.runs import closed_folders
@@ -53,6 +54,7 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
         raise ValueError(f"{runs} is no folder; `burnish run RECIPE` makes runs, in runs/ unless told otherwise")
     found: list[tuple[RunLine, dict[str, Any]]] = []
     unread = [(one.name, one, "permission denied") for one in closed_folders(runs)]
+    closed = len(unread)
     for line in lines_of(runs) if runs.is_dir() else ():
         try:
             found.append((line, summary(read_run(line.path))))
@@ -72,7 +74,7 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
             _print(table_lines(("run", "at", "success", "", "written"), cells) if cells else [_no_runs(runs)])
         for name, _, problem in unread:
             _print_error(f"{name} cannot be read: {problem}")
-    if unread:
+    if len(unread) > closed:
         raise typer.Exit(UNREAD)
 
 

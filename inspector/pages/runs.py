@@ -50,9 +50,9 @@ def list_runs(root: Path) -> list[RunLine]:
 
 
 def closed_folders(root: Path) -> list[Path]:
-    """The folders in a folder that may not be looked into, and so may be runs."""
+    """The folders in a folder of which cannot be told whether they are runs: what they hold may not be looked at, even by its name."""
     folders = sorted(root.iterdir()) if root.is_dir() and not _is_run(root) else []
-    return [one for one in folders if not one.is_symlink() and os.path.isdir(one) and not os.access(one, os.R_OK | os.X_OK)]
+    return [one for one in folders if not one.is_symlink() and os.path.isdir(one) and not os.access(one, os.X_OK)]
 
 
 def find_run(root: Path, name: str) -> RunLine:

@@ -42,15 +42,24 @@ def test_before_the_first_run_there_are_none(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["runs", "list", str(tmp_path / "file")]).exit_code == 2
 
 
-def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hers").mkdir()
+def test_a_folder_that_may_not_be_looked_into_is_named_and_may_be_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lost+found", "listed-by-name", "no-run"):
+        (tmp_path / name).mkdir()
+    for name in ("config.json", "seeds.json"):
+        (tmp_path / "listed-by-name" / name).write_text(json.dumps(WHAT) if name == "config.json" else "{}")
     real = os.access
-    monkeypatch.setattr("os.access", lambda path, how: Path(path).name != "hers" and real(path, how))
+
+    def access(path: str | Path, how: int) -> bool:  # the first is of mode 0700, the others of 0711, and of another user
+        refused = os.R_OK | os.X_OK if Path(path).name == "lost+found" else os.R_OK
+        return (Path(path).parent != tmp_path or not how & refused) and real(path, how)
+
+    monkeypatch.setattr("os.access", access)
     found = CliRunner().invoke(app, ["runs", "list", str(tmp_path)])
-    assert (found.exit_code, found.stderr) == (1, "hers cannot be read: permission denied\n")
-    assert json.loads(CliRunner().invoke(app, ["runs", "list", str(tmp_path), "--json"]).stdout) == [
-        {"run": "hers", "path": str(tmp_path / "hers"), "error": "permission denied"}
-    ]
+    assert (found.exit_code, found.stderr) == (0, "lost+found cannot be read: permission denied\n")
+    assert found.stdout.count("listed-by-name") == 1
+    one, other = json.loads(CliRunner().invoke(app, ["runs", "list", str(tmp_path), "--json"]).stdout)
+    assert one["path"] == str(tmp_path / "listed-by-name")
+    assert other == {"run": "lost+found", "path": str(tmp_path / "lost+found"), "error": "permission denied"}
 
 
 RECIPE = 'name = "demo"\nmodel = "m"\nenvironment = "a/B-v0"\nseed = 7\n'
