@@ -17,6 +17,7 @@ The file may be edited while it is deployed: `Deployer.turn` makes what runs fol
 
 from __future__ import annotations
 
+import json
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +157,8 @@ def read_deployment(file: Path) -> Deployment:
 def parse_deployment(text: str, file: str) -> Deployment:
     """The deployment that a text of TOML describes. Raises ValueError as `read_deployment` does, naming the file."""
     try:
-        return Deployment.model_validate(tomllib.loads(text))
+        said = json.dumps(tomllib.loads(text), default=str)  # TOML's dates become strings, which no field takes
+        return Deployment.model_validate_json(said, strict=True)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, Deployment)}") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -67,6 +67,10 @@ def deployment(**weights: float) -> Deployment:
         (f'[models.{"m" * 65}.versions.v1]\nmodel = "a"', "m: must have at most 64 characters"),
         ('[models.m.versions.v1]\nmodel = "a"\njudge = {}', r'and verifier = "host:port" \(one that runs\)$'),
         ('[models.m.versions.v1]\nmodel = "a"\njudge = {use = "a/b-v1", name = "a b"}', "judge.name: a name has at most 64 letters"),
+        ('[models.m.versions.v1]\nmodel = "a"\nweight = "0.6"', "models.m.versions.v1.weight"),
+        ('[models.m.versions.v1]\nmodel = "a"\nreplicas = 2.0', "models.m.versions.v1.replicas"),
+        ('[models.m.versions.v1]\nmodel = "a"\nreplicas = true', "models.m.versions.v1.replicas"),
+        ('[service]\nport = "80"\n[models.m.versions.v1]\nmodel = "a"', "service.port"),
         ("[models", "not TOML"),
     ],
 )
@@ -75,6 +79,13 @@ def test_a_file_that_is_none_is_said_so_in_one_line(tmp_path: Path, text: str, s
     with pytest.raises(ValueError, match=says) as caught:
         read_deployment(tmp_path / "d.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_is_a_weight_and_a_list_is_read(tmp_path: Path) -> None:
+    service = '[service]\npolicy = "p.toml"\nplugins = ["a.py", "b.py"]'
+    (tmp_path / "d.toml").write_text(f'{service}\n[models.m.versions.v1]\nmodel = "a"\nweight = 3')
+    found = read_deployment(tmp_path / "d.toml")
+    assert (found.service.plugins, found.models["m"].versions["v1"].weight) == (("a.py", "b.py"), 3.0)
 
 
 def test_no_two_versions_are_one_application() -> None:
