@@ -16,10 +16,8 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 
 from ...rollout.store.own_files import read_whole
-from ...rollout.tokenizer_files import refused_by_tokenizers
+from ...rollout.tokenizer_files import MOST_VALUES, refused_by_tokenizers
 
-MOST_VALUES: Final = 8_000_000
-"""In a file: a vocabulary of 260,000 tokens with its merges has a fifth of that."""
 MOST_ADDED: Final = 8 << 20
 """Characters of JSON of all added tokens: an automaton is made that looks for them. One has some 150."""
 MOST_LETTERS: Final = 1 << 20

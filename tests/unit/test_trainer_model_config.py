@@ -233,6 +233,36 @@ def test_a_tokenizer_is_read_from_its_own_folder(
     assert not [name for name in opened if "outside" in name]
 
 
+@pytest.mark.parametrize("kind", ["Unigram", "BPE", "added"])
+def test_a_token_that_would_end_the_process_is_refused_before_it_is_loaded(kind: str, copy: Path, tmp_path: Path) -> None:
+    file, long = copy / "tokenizer.json", "a" * 10_001
+    said = json.loads(file.read_text())
+    if kind == "Unigram":
+        said["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], [long, -1.0]]}
+    elif kind == "BPE":
+        said["model"]["vocab"][long] = len(said["model"]["vocab"])
+    else:
+        said["added_tokens"].append({**said["added_tokens"][0], "content": long})
+    file.write_text(json.dumps(said))
+    takes: list[Callable[[Path], Any]] = [check_model_folder, load_tokenizer, lambda copy: import_model(copy, tmp_path / "out")]
+    for take in takes:
+        with pytest.raises(ValueError, match=r"tokenizer\.json has a token of 10,001 letters, which no model has"):
+            take(copy)
+
+
+@pytest.mark.parametrize("said", ["[]", "{", '{"model": 5}', '{"model": {"vocab": 5}, "added_tokens": 5}', '{"model": {"vocab": [5, []]}}'])
+def test_a_tokenizer_of_another_form_is_said_so(said: str, copy: Path) -> None:
+    (copy / "tokenizer.json").write_text(said)
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be loaded: "):
+        load_tokenizer(copy)
+
+
+def test_a_tokenizer_of_more_values_than_any_has_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.rollout.tokenizer_files.MOST_VALUES", 100)
+    with pytest.raises(ValueError, match=r"tokenizer\.json has more than 100 values"):
+        load_tokenizer(copy)
+
+
 HOOKED: list[list[str]] = []
 
 
