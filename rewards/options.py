@@ -169,8 +169,10 @@ def _complaint(what: str, given: Mapping[str, Any], detail: ErrorDetails) -> str
 def _place(given: Any, detail: ErrorDetails) -> str:
     """Names of what is wrong, from the option on: of pydantic's place, neither kinds of a union nor the last item's number."""
     kept: list[str | int] = []
+    part: Any
     for part in detail["loc"]:
-        if (isinstance(given, Mapping) and part in given) or (isinstance(given, list | tuple) and part in range(len(given))):
+        inside = part in given if isinstance(given, Mapping) else isinstance(given, list | tuple) and part in range(len(given))
+        if inside:
             given = given[part]
             kept.append(part)
     if detail["type"] == "missing":

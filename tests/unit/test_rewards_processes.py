@@ -262,7 +262,7 @@ async def test_workers_start_in_a_thread(plugin: Path, monkeypatch: pytest.Monke
 
     def seen(pool: ProcessPool) -> None:
         threads.append(threading.current_thread())
-        start(pool)
+        start(pool)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(ProcessPool, "_start_pool", seen)
     workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)

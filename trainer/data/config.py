@@ -23,6 +23,8 @@ OWN: Final = "own"
 RowsKind = Literal["cpt", "midtrain", "sft"]
 """What rows are read as, called as the phases that learn from them: documents; documents and conversations; conversations."""
 
+MORE_REJECTS: Final = 1000
+"""Unfit rows beyond those that may be left out after which nothing more is read: by then it is known what is wrong."""
 MAX_SEED: Final = 2**31 - 1
 
 

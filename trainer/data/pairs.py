@@ -24,11 +24,11 @@ from ...rollout.store.records import JsonLines
 from ...rollout.tokenizer import load_tokenizer
 from ..models.manifest import DataUse
 from .blend import row_at
-from .config import Making
+from .config import MORE_REJECTS, Making
 from .examples import silent
 from .forms import Preference, read_preference
 from .rollout_pairs import rollout_pairs
-from .sources import MORE_REJECTS, Reject, found_rows, rejected
+from .sources import Reject, found_rows, rejected
 from .store import ExampleStore, StoreWriter
 from .supervised import SupervisedExample, rendered_answers
 

@@ -31,10 +31,10 @@ from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import JsonLines, read_share
 from ..models.manifest import DataUse
 from .blend import Blend, row_at, shares_by_tokens
-from .config import Making, SupervisedRows
+from .config import MORE_REJECTS, Making, SupervisedRows
 from .examples import ExampleMaker, Say, silent
 from .held_out import lay_out_held_out, read_held_out
-from .sources import MORE_REJECTS, Reject, Source, sources_of
+from .sources import Reject, Source, sources_of
 from .store import ExampleStore, StoreWriter
 from .supervised import SupervisedExample
 

@@ -28,9 +28,6 @@ READ_DOCUMENTS: Final = ("cpt", "midtrain")
 """Kinds of phase whose rows are documents as well as conversations."""
 MAX_MADE = 10_000
 """Rows that a curated source without end makes for a phase, at most; they are then seen again."""
-MORE_REJECTS: Final = 1000
-"""Unfit rows beyond those that may be left out after which nothing more is read: by then it is known what is wrong."""
-
 _FIELD = re.compile(r"^([A-Za-z_][\w.\[\]]*)(?:: | (?=is |holds |has ))")
 
 

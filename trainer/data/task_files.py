@@ -17,9 +17,8 @@ from typing import Any
 from ...envs.row_files import files_at, opened
 from ...envs.rows import MAX_VALUES, BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, check_arguments, message_from_dict, refuse_unread
-from .config import TasksConfig
+from .config import MORE_REJECTS, TasksConfig
 from .forms import as_task_row, no_messages
-from .sources import MORE_REJECTS
 
 MAX_ID_CHARS = 200
 OLD_KEYS = ("functions", "function_call")
