@@ -20,8 +20,8 @@ LONGEST_TOKEN: Final = 10_000
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Raise ValueError when the small files of a tokenizer name another file to read it from, or any is no JSON object, or a token of it is
-    longer than any model's.
+    """Raise ValueError when the small files of a tokenizer name another file to read it from or are no JSON objects, or a token of the
+    large one is longer than any model's.
 
     transformers takes `special_tokens_map.json` for arguments too, so that file may name tokens and nothing else.
     """
@@ -41,7 +41,14 @@ def check_tokenizer_files(folder: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _longest_token(file: Path, changed: int, size: int) -> int:
-    return max((len(token) for token in _tokens(_object(file)) if isinstance(token, str)), default=0)
+    content = read_whole(file)
+    if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ValueError(f"the tokenizer of {file.parent} cannot be loaded: {file.name} has more than {MOST_VALUES:,} values")
+    try:
+        read = json.loads(content)
+    except (ValueError, RecursionError):
+        return 0  # whoever loads it, or holds it to its digest, says what is wrong
+    return max((len(token) for token in _tokens(read) if isinstance(token, str)), default=0) if isinstance(read, dict) else 0
 
 
 def _tokens(tokenizer: Mapping[str, Any]) -> Iterable[Any]:
@@ -58,8 +65,6 @@ def _object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     content = read_whole(file)
-    if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise ValueError(f"the tokenizer of {file.parent} cannot be loaded: {file.name} has more than {MOST_VALUES:,} values")
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
