@@ -81,14 +81,13 @@ class VersionTable(BaseModel):
     forced: str = Field(default="", max_length=1000)
     judge: JudgeTable | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _shadows_answer_nobody(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("shadow"):
-            if data.get("weight"):
+    @model_validator(mode="after")  # one before would be given Python's values, where lists are no tuples
+    def _shadows_answer_nobody(self) -> VersionTable:
+        if self.shadow:
+            if "weight" in self.model_fields_set and self.weight:
                 raise ValueError("a version with shadow answers nobody but who asks for it by name: remove its weight, or shadow")
-            return {**data, "weight": 0.0}
-        return data
+            object.__setattr__(self, "weight", 0.0)  # frozen for everyone else
+        return self
 
     @model_validator(mode="after")
     def _counted_once(self) -> VersionTable:

@@ -84,7 +84,9 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
         if other != platform and other in data:
             problems += _other_platform(data, other, source, early, late)
     if config is not None and not problems:
-        problems = [origin.name(line) for line in (*cross_problems(config), *file_problems(config), *unsent_files(config))]
+        problems = [
+            origin.name(line) for line in (*cross_problems(config), *file_problems(config), *unsent_files(config, config.resources))
+        ]
     if problems or config is None:
         raise ValueError(few_lines(problems))
     return config

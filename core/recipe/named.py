@@ -24,7 +24,7 @@ from burnish.envs.printable import printable
 from burnish.envs.registry import ID_PATTERN
 from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
-from burnish.recipe.config import RunConfig
+from burnish.recipe.resources import ResourcesConfig
 from burnish.rewards.aws.handlers import HandlerSettings
 from burnish.rpc.address import RAY, SERVICE, is_address
 
@@ -97,10 +97,10 @@ def texts_of(config: BaseModel) -> Iterator[Text]:
     return _texts(config.model_dump(mode="json", exclude_defaults=True))
 
 
-def unsent_files(config: RunConfig) -> list[str]:
+def unsent_files(config: BaseModel, resources: ResourcesConfig) -> list[str]:
     """What `resources.send` lacks: files that environments and rewards of the recipe name, which engines on nodes without its folder would
     not find; and what it names that is not there."""
-    resources, here = config.resources, Path.cwd()
+    here = Path.cwd()
     if resources.shared_folder:
         return []
     sent = [here / name for name in resources.send]

@@ -24,9 +24,11 @@ class Cluster:
     asked: list[tuple[str, list[dict[str, float]]]] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
+    selected: list[Any] = field(default_factory=list)
 
-    def placement_group(self, bundles: list[dict[str, float]], strategy: str, name: str) -> Any:
+    def placement_group(self, bundles: list[dict[str, float]], strategy: str, name: str, bundle_label_selector: Any) -> Any:
         self.asked.append((strategy, bundles))
+        self.selected.append(bundle_label_selector)
         return type("Group", (), {"ready": lambda group: strategy, "strategy": strategy})()
 
     def get(self, strategy: str, timeout: float) -> None:
@@ -35,13 +37,13 @@ class Cluster:
             raise ray.exceptions.GetTimeoutError
 
 
-def placed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, place_s: float = 600.0, gpus: float = 1.0, learners: int = 2) -> str:
+def placed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, place_s: float = 600.0, learners: int = 2, node: str = "") -> str:
     monkeypatch.setattr(module, "placement_group", cluster.placement_group)
     monkeypatch.setattr(module, "remove_placement_group", lambda group: cluster.given_back.append(group.strategy))
     monkeypatch.setattr(module, "get_current_placement_group", lambda: None)
     monkeypatch.setattr(ray, "get", cluster.get)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": one} for one in cluster.nodes])
-    return str(module.learner_room(learners, gpus, place_s).strategy)  # type: ignore[union-attr]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "NodeID": f"n{i}", "Resources": one} for i, one in enumerate(cluster.nodes)])
+    return str(module.learner_room(learners, 1.0, place_s, node).strategy)  # type: ignore[union-attr]
 
 
 WHOLE, HALF = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
@@ -68,6 +70,17 @@ def test_no_room_at_all_is_said_and_gives_everything_back(monkeypatch: pytest.Mo
     assert full.given_back == ["STRICT_PACK", "PACK"] and full.waited[0] == 4.0
 
 
+def test_learners_are_on_the_node_that_alone_has_the_files_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster([HALF, WHOLE], ("STRICT_PACK",))
+    assert placed(cluster, monkeypatch, node="n1") == "STRICT_PACK"
+    assert cluster.selected == [[{"ray.io/node-id": "n1"}] * 2]
+    with pytest.raises(ValueError, match=r"resources\.shared_folder: where it is false, learners are on the node"):
+        placed(cluster, monkeypatch, node="n0")
+    assert len(cluster.asked) == 1, "the node that is too small is not asked"
+    with pytest.raises(TimeoutError, match="no room for 2 learners"):
+        placed(Cluster([WHOLE], ("PACK",)), monkeypatch, place_s=8.0, node="n0")
+
+
 class Config:
     """As far as an algorithm's config says where learners are."""
 
@@ -87,7 +100,7 @@ def test_learners_have_their_room_before_engines_start_and_give_it_back_when_non
     monkeypatch.setattr(rllib, "learner_room", room)
     monkeypatch.setattr(rllib, "remove_placement_group", given_back.append)
     with pytest.raises(OSError, match="an engine"), rllib._room_kept(Config()):
-        assert asked == [(2, 1.0, 7.0)] and rllib._ROOM.get() == "room"
+        assert asked == [(2, 1.0, 7.0, "")] and rllib._ROOM.get() == "room"
         if started:
             rllib._ROOM.set(None)  # as who starts the learners does
         raise OSError("an engine")
