@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -36,6 +36,7 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 Response = Literal["warn", "redact", "redirect", "refuse", "escalate"]
 Action = Literal["allow", "warn", "redact", "redirect", "refuse", "escalate"]
+M = TypeVar("M", bound=BaseModel)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 """From the mildest to the strictest; of several findings the strictest is done."""
 Place = Literal["input", "output"]
@@ -334,8 +335,15 @@ def _check_expressions(policy: Policy, source: str) -> None:
             raise ValueError(f"{source}: {where}: {pattern!r:.80} matches the empty text, so it would match everywhere")
 
 
-def options_problem(error: ValidationError, policy: Policy, use: DetectorUse) -> str:
-    """What is wrong with the options of a detector, on one line."""
+def detector_options(model: type[M], policy: Policy, use: DetectorUse) -> M:
+    """The options of a detector, read as exactly as the policy. Raises ValueError, one line, with the place of what is wrong."""
+    try:
+        return model.model_validate_json(as_json(use.args), strict=True)
+    except ValidationError as error:
+        raise ValueError(_options_problem(error, policy, use)) from None
+
+
+def _options_problem(error: ValidationError, policy: Policy, use: DetectorUse) -> str:
     place = f"detectors.{policy.detectors.index(use)}.args" if use in policy.detectors else f"{use.name}.args"
     return f"{policy.source}: " + few_lines(f"{place}.{line}" for line in error_lines(error, _problem)).replace("\n", "; ")
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ..policy import DetectorUse, Policy, options_problem
+from ..policy import DetectorUse, Policy, detector_options
 from ..registry import Find, detector
 from ..types import Match
 from .ngrams import Classifier, load
@@ -64,10 +64,7 @@ def classifiers_of(policy: Policy) -> dict[str, str]:
 
 
 def _options(policy: Policy, use: DetectorUse) -> ClassifierOptions:
-    try:
-        return ClassifierOptions.model_validate(use.args)
-    except ValidationError as error:
-        raise ValueError(options_problem(error, policy, use)) from None
+    return detector_options(ClassifierOptions, policy, use)
 
 
 def most_likely(model: Classifier, text: str) -> tuple[float, int, int] | None:

@@ -15,10 +15,10 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...envs.failures import EpisodeFailure, Failure, FailureKind
-from ...guardrails.policy import DetectorUse, Policy, options_problem
+from ...guardrails.policy import DetectorUse, Policy, detector_options
 from ...guardrails.registry import Find, detector
 from ...guardrails.types import Match
 from ...rpc.background import background
@@ -81,10 +81,7 @@ def judge(policy: Policy, use: DetectorUse) -> Find:
 
     What it makes raises EpisodeFailure (VERIFIER_* kinds) when the judge does not judge: text that could not be looked at does not go on.
     """
-    try:
-        options = JudgeOptions.model_validate(use.args)
-    except ValidationError as error:
-        raise ValueError(options_problem(error, policy, use)) from None
+    options = detector_options(JudgeOptions, policy, use)
     grader = LabelModel(
         type="label_model",
         name=use.name,

@@ -15,10 +15,10 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ...envs.types import Message, Task
-from ...guardrails.policy import DetectorUse, Policy, options_problem
+from ...guardrails.policy import DetectorUse, Policy, detector_options
 from ...guardrails.registry import Find, detector
 from ...guardrails.types import Match
 from ..types import RewardInput
@@ -46,10 +46,7 @@ def verifier(policy: Policy, use: DetectorUse) -> Find:
 
     What it makes raises EpisodeFailure (VERIFIER_* kinds) when the service does not judge: text that could not be looked at does not go on.
     """
-    try:
-        options = VerifierOptions.model_validate(use.args)
-    except ValidationError as error:
-        raise ValueError(options_problem(error, policy, use)) from None
+    options = detector_options(VerifierOptions, policy, use)
     remote = RemoteVerifier(use.name, options.address, options.deadline_s, options.verifier_id)
 
     def find(text: str) -> Iterator[Match]:

@@ -282,6 +282,8 @@ def test_a_policy_takes_only_the_classifier_that_it_names(copy: Path) -> None:
         ({"model": ""}, "detectors.0.args.model"),
         ({"treshold": 0.5}, "detectors.0.args.treshold: unknown key"),
         ({"threshold": 2.0}, "detectors.0.args.threshold"),
+        ({"threshold": True}, "detectors.0.args.threshold: must be a number, not True"),
+        ({"threshold": "0.5"}, "detectors.0.args.threshold: must be a number, not '0.5'"),
         ({"model": "absent"}, "absent/classifier.json: there is no such file"),
     ],
 )

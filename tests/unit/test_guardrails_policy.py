@@ -315,6 +315,22 @@ def test_which_policy_it_is_needs_no_expression_compiled(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("use", "args", "line"),
+    [
+        ("verifier", {"address": "127.0.0.1:1", "deadline_s": "3"}, "deadline_s: must be a number, not '3'"),
+        ("verifier", {"address": "127.0.0.1:1", "below": True}, "below: must be a number, not True"),
+        ("judge", {"model": "m", "retries": "1"}, "retries: must be an integer, not '1'"),
+        ("judge", {"model": "m", "sampling_params": {"temperature": True}}, "sampling_params.temperature: must be a number, not True"),
+    ],
+)
+def test_no_option_of_a_detector_is_made_of_what_is_none(use: str, args: dict[str, Any], line: str) -> None:
+    written = {"name": "asked", "category": "weapons", "use": f"burnish/{use}-v1", "args": args}
+    with pytest.raises(ValueError) as told:
+        Guard(policy(detectors=[written]))
+    assert str(told.value) == f"policy bank: detectors.0.args.{line}"
+
+
+@pytest.mark.parametrize(
     ("args", "line"),
     [
         ({"api_key_env": "sk-proj-SECRET"}, "api_key_env: must be the name of an environment variable, not the key"),
