@@ -17,7 +17,6 @@ The file may be edited while it is deployed: `Deployer.turn` makes what runs fol
 
 from __future__ import annotations
 
-import json
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..envs.pydantic_words import first_error
+from ..envs.toml_text import as_json
 from .canary.config import JudgeTable
 from .canary.rollbacks import Rollbacks
 from .canary.watch import Judgement
@@ -156,11 +156,10 @@ def read_deployment(file: Path) -> Deployment:
 def parse_deployment(text: str, file: str) -> Deployment:
     """The deployment that a text of TOML describes. Raises ValueError as `read_deployment` does, naming the file."""
     try:
-        said = json.dumps(tomllib.loads(text), default=str)  # TOML's dates become strings, which no field takes
-        return Deployment.model_validate_json(said, strict=True)
+        return Deployment.model_validate_json(as_json(tomllib.loads(text)), strict=True)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, Deployment)}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not TOML: {error}") from None
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from burnish.envs.pydantic_words import few_lines, inner_model, is_model, kinds_of
 from burnish.envs.registry import did_you_mean
-from burnish.envs.toml_text import parse_toml
+from burnish.envs.toml_text import as_json, parse_toml
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
@@ -144,8 +144,7 @@ def _platform(asked: Any) -> Platform:
 
 def _config(data: Mapping[str, Any], origin: RecipeSource) -> tuple[RunConfig | None, list[str]]:
     try:
-        text = json.dumps(data, default=str)  # TOML's dates become strings, which no field takes
-        return RunConfig.model_validate_json(text, strict=True), []
+        return RunConfig.model_validate_json(as_json(data), strict=True), []
     except ValidationError as error:
         return None, problem_lines(error, RunConfig, origin)
 

@@ -28,6 +28,7 @@ READ_DOCUMENTS: Final = ("cpt", "midtrain")
 """Kinds of phase whose rows are documents as well as conversations."""
 MAX_MADE = 10_000
 """Rows that a curated source without end makes for a phase, at most; they are then seen again."""
+
 _FIELD = re.compile(r"^([A-Za-z_][\w.\[\]]*)(?:: | (?=is |holds |has ))")
 
 
