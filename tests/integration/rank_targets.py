@@ -6,6 +6,7 @@ Run as `python -m tests.integration.rank_targets RANK SIZE MODELS OUT CASES`.
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import pickle
 import sys
 import time
@@ -19,7 +20,7 @@ from burnish.envs.types import Float32
 from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, LoRAConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
-from burnish.trainer.learner.ranks import Ranks, join, listen
+from burnish.trainer.learner.ranks import Ranks, join, leave, listen
 from burnish.trainer.learner.shares import merged, shares
 from burnish.trainer.objectives.losses import LossInputs, LossOutputs, per_sequence
 from burnish.trainer.objectives.measures import Measured
@@ -122,6 +123,7 @@ def play_as(rank: int, size: int, models: Path, out: Path, cases: Sequence[str])
     ranks = Ranks() if size == 1 else join("127.0.0.1", store.port if store is not None else port_in(out), rank, size, "cpu", WAIT_S, store)
     for case in cases:
         play(case, models, out, ranks)
+    leave(ranks)
 
 
 def port_in(out: Path) -> int:
@@ -147,4 +149,5 @@ def played(case: str, size: int, out: Path) -> Played:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     play_as(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:])

@@ -79,6 +79,14 @@ def join(host: str, port: int, rank: int, size: int, device: str, timeout_s: flo
     return Ranks(rank, size)
 
 
+def leave(ranks: Ranks) -> None:
+    """End this process's part once all ranks are here. A process that ends with its threads of gloo at work may abort, and ranks that still
+    wait for it fail."""
+    if ranks.size > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def shard(model: PreTrainedModel, ranks: Ranks, device: torch.device) -> None:
     """Keep this rank's slice of every parameter, on `device`: a group per decoder layer, one for the rest of the body.
 
