@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from burnish.hosting.process import ServiceProcess
 from burnish.recipe.checks import REMOTE_ENVIRONMENT
@@ -18,9 +18,12 @@ from burnish.recipe.placement import Placement, cluster_problem
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
-from burnish.rpc.address import RAY, SERVICE, service_references, with_addresses
+from burnish.rpc.address import RAY, SERVICE, service_references, shown_address, with_addresses
 from burnish.rpc.local_ray import start_local_ray
 from burnish.rpc.signals import keep_sigterm
+
+if TYPE_CHECKING:
+    from burnish.inspector.console import WatchedPlaces
 
 
 @contextmanager
@@ -79,6 +82,23 @@ def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
                 RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(limit)
 
 
+def watched_of(run: ResolvedRun, addresses: Mapping[str, str]) -> WatchedPlaces | None:
+    """What the console of the run's dashboard shows: the recipe's services, verifiers and environments that it names by their address
+    alone, and what `resources.watch` adds; None for nothing, and where the cluster is not the run's own. Raises ValueError when that cannot
+    be read."""
+    from burnish.hosting.watched import watched_by_run
+
+    if run.placement.ray_address is not None:
+        return None
+    direct = {}
+    for environment, args, rewards in _played(run):
+        given = [args.get("address")] if environment == REMOTE_ENVIRONMENT else []
+        for one in (*given, *(entry.verifier for entry in rewards)):
+            if isinstance(one, str) and not one.startswith(SERVICE):
+                direct[shown_address(one)] = one
+    return watched_by_run({**addresses, **direct}, run.placement.watch)
+
+
 def _played(run: ResolvedRun) -> list[tuple[str, Mapping[str, Any], Sequence[RewardConfig]]]:
     """The environments that the run plays, by id, with what each is made with and what judges there: its own, those that are blended with
     it, and those of the suites of `[retention]`."""
@@ -96,11 +116,11 @@ def _is_on_cluster() -> bool:
 
 
 @contextmanager
-def ray_session(placement: Placement, runs: Path | None = None) -> Iterator[None]:
+def ray_session(placement: Placement, runs: Path | None = None, watched: WatchedPlaces | None = None) -> Iterator[None]:
     """A Ray cluster to run on: the one at `resources.ray_address`, or one of our own that ends with the run.
 
-    runs: a folder whose runs the dashboard shows, below /rollouts, where the cluster is our own. Raises ValueError when there is no such
-    cluster, or it has not the GPUs that the run asks for.
+    runs: a folder whose runs the dashboard shows, below /rollouts, where the cluster is our own. watched: what the console there shows.
+    Raises ValueError when there is no such cluster, or it has not the GPUs that the run asks for.
     """
     import ray
 
@@ -110,7 +130,7 @@ def ray_session(placement: Placement, runs: Path | None = None) -> Iterator[None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default from its next release on
     with ExitStack() as stack:
         own = runs is not None and placement.ray_address is None
-        pages = stack.enter_context(behind_dashboard(runs)) if own and runs is not None else None
+        pages = stack.enter_context(behind_dashboard(runs, watched)) if own and runs is not None else None
         with keep_sigterm():
             _start_ray(placement, pages)
         try:

@@ -30,6 +30,7 @@ from burnish.cluster import (
     services_of,
     this_process,
     uninterrupted,
+    watched_of,
     without_line,
 )
 from burnish.envs.types import Episode, EpisodeGroup, Task
@@ -218,7 +219,7 @@ def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent, runs: Path | No
     with services_of(recipe.services, logs) as addresses:
         if not by_name:
             _try(recipe, addresses, rehearse_apart, say)
-        with ray_session(recipe.placement, runs):
+        with ray_session(recipe.placement, runs, watched_of(recipe, addresses) if runs is not None else None):
             if by_name:  # this process belongs to the cluster, and another one would not
                 _try(recipe, addresses, rehearse, say)
             yield addresses

@@ -1,7 +1,7 @@
 """What the console page shows of deployments and services that somebody named to it: where they are, what they serve, how they are.
 
-Whoever starts the pages says what to watch, on the command line; nothing in a run folder does. How an address is asked is theirs too
-(`WatchedPlaces.look`): this room reaches nothing over a network.
+Whoever starts the pages says what to watch, on the command line or in the recipe of the run; nothing in a run folder does. How an address
+is asked is theirs too (`WatchedPlaces.look`): this room reaches nothing over a network.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class WatchedPlace:
 
 @dataclass(frozen=True, slots=True)
 class WatchedPlaces:
-    """What a console watches. look: how all of it is now; it returns within seconds, whatever the places do."""
+    """What a console watches. look: how all of it is now; it returns within seconds, whatever the places do. why: who named it, a
+    sentence."""
 
     look: Callable[[], Sequence[WatchedPlace]]
+    why: str = ""

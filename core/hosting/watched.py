@@ -1,4 +1,5 @@
-"""Deployments and services that somebody wants to see on the console page, asked how they are: `burnish inspect --deployment --service`."""
+"""Deployments and services that somebody wants to see on the console page, asked how they are: those named to `burnish inspect` with
+`--deployment` and `--service`, and those of the recipe of a run, on its dashboard."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -27,6 +28,8 @@ ASK_S = 2.0
 """How long a place may take to answer."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """What listens on all addresses is asked here."""
+TOLD = "What burnish inspect was told to watch with --deployment and --service."
+OF_RECIPE = "What the recipe of the run that goes on names: its services, and what resources.watch adds."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,35 @@ def watched_places(deployments: Sequence[Path], services: Sequence[str]) -> Watc
 
     Example: `watched_places([Path("inspector.toml")], ["127.0.0.1:50051"]).look()`.
     """
+    return _watching(deployments, [_named(service, "--service") for service in services], TOLD)
+
+
+def watched_by_run(services: Mapping[str, str], watch: Sequence[str]) -> WatchedPlaces | None:
+    """What the dashboard of a run watches, None for nothing. services: addresses by the names that the recipe has for them, `ray:NAME` not
+    among them. watch: further addresses, and deployment files, whose names end in `.toml`.
+
+    Raises ValueError when a file cannot be read or an address is none.
+
+    Example: `watched_by_run({"verdicts": "127.0.0.1:50051"}, ["inspector.toml", "http://127.0.0.1:8000"])`.
+    """
+    files = [Path(one) for one in watch if one.endswith(".toml")]
+    named = [AskedPlace(WatchedPlace(name, Health("unknown"), shown_address(address)), address) for name, address in services.items()]
+    named += [_named(one, "resources.watch:") for one in watch if not one.endswith(".toml")]
+    return _watching(files, named, OF_RECIPE) if files or named else None
+
+
+def _watching(deployments: Sequence[Path], named: Sequence[AskedPlace], why: str) -> WatchedPlaces:
     for file in deployments:
         read_deployment(file)
-    named = [_named(service) for service in services]
 
     def look() -> Sequence[WatchedPlace]:
         return asyncio.run(_looked_at([*(_read_alone(file) for file in deployments), *named]))
 
-    return WatchedPlaces(look)
+    return WatchedPlaces(look, why)
 
 
-def _named(service: str) -> AskedPlace:
-    """Raises ValueError when it is no address that can be asked."""
+def _named(service: str, what: str) -> AskedPlace:
+    """What somebody named. what: where, as errors say it. Raises ValueError when it is no address that can be asked."""
     if service.lower().startswith(("http://", "https://")):
         check_url(service, None)
         parts = urlsplit(service)
@@ -65,10 +85,10 @@ def _named(service: str) -> AskedPlace:
         except ValueError:  # no number, or above 65535
             fits = False
         if not fits or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"--service {service!r} must read http://host:port, for example http://127.0.0.1:8000")
+            raise ValueError(f"{what} {service!r} must read http://host:port, for example http://127.0.0.1:8000")
         return AskedPlace(_over_http(service, service.rstrip("/").removesuffix("/v1")))
     if Endpoint.parse(service).ray_name:
-        raise ValueError(f"--service {service!r} is known to a Ray cluster only; give the address of a replica, host:port")
+        raise ValueError(f"{what} {service!r} is known to a Ray cluster only; give the address of a replica, host:port")
     shown = shown_address(service)
     return AskedPlace(WatchedPlace(shown, Health("unknown"), shown), service)
 
@@ -141,7 +161,7 @@ def _said(error: Exception) -> str:
 async def _looked_at_one(asked: AskedPlace) -> WatchedPlace:
     place = asked.place
     if not place.url:
-        known = "" if place.problem else "its file leaves the port open: give the address that `burnish deploy` said as --service"
+        known = "" if place.problem else "its file leaves the port open: name the address that `burnish deploy` said, too (--service)"
         return replace(place, health=Health("unknown", known))
     began = time.monotonic()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,21 @@ def file_problems(config: RunConfig) -> list[str]:
     for name, service in config.services.items():
         if service.python is not None and not os.path.isfile(service.python):
             lines.append(f"services.{name}.python: {service.python} is not a file")
+    return lines + _watch_problems(config.resources.watch)
+
+
+def _watch_problems(watch: Sequence[str]) -> list[str]:
+    """What the dashboard of the run could not watch."""
+    if not watch:
+        return []
+    from burnish.hosting.watched import watched_by_run
+
+    lines = []
+    for one in watch:
+        try:
+            watched_by_run({}, [one])
+        except (OSError, ValueError) as error:
+            lines.append(str(error) if str(error).startswith("resources.watch") else f"resources.watch: {error}")
     return lines
 
 

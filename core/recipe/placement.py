@@ -24,7 +24,8 @@ class Placement:
     and of each engine; a fraction is a share of
     one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
     of each engine. trusted_network: whether learners may be on more than one node. shared_folder: whether other nodes have the run's
-    folder; where they have not, they are sent the model, code, and `send`, files and folders by their paths from there.
+    folder; where they have not, they are sent the model, code, and `send`, files and folders by their paths from there. watch: deployment
+    files and addresses for the console of the dashboard.
 
     Example: `Placement("gpu", engines=2, learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2).gpus == 5.0`.
     """
@@ -43,6 +44,7 @@ class Placement:
     trusted_network: bool = False
     shared_folder: bool = True
     send: tuple[str, ...] = ()
+    watch: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> float:
@@ -91,6 +93,7 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
         trusted_network=resources.trusted_network,
         shared_folder=resources.shared_folder,
         send=resources.send,
+        watch=resources.watch,
     )
 
 

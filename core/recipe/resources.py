@@ -22,6 +22,8 @@ class ResourcesConfig(BaseModel):
     shared_folder: whether every node has the folder that the run is started in, under the same path. Where it is false, engines on other
     nodes are sent the model, plug-ins and modules, and the learners are on the node of the run. send: files and folders in that folder
     that environments and rewards read beside them, by their paths from there; they are sent, too.
+    watch: deployment files (`.toml`) and addresses (`http://host:port` of a chat service, `host:port` of a verifier, tools or an
+    environment) that the console in the dashboard of the cluster that is started shows, with their health, beside the recipe's services.
 
     learners: processes that share the policy, each with a slice of weights and optimizer, and on GPUs with one of its own. A group of a
     batch is computed by one of them, so more of them than groups per step are of no use. trusted_network: that only the nodes themselves
@@ -47,10 +49,11 @@ class ResourcesConfig(BaseModel):
     engine_gpus: float | None = Field(default=None, gt=0, le=1)
     shared_folder: bool = True
     send: tuple[str, ...] = ()
+    watch: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _local_or_cluster(self) -> ResourcesConfig:
-        idle = [key for key in ("cpus", "object_store_mb", "worker_niceness") if key in self.model_fields_set]
+        idle = [key for key in ("cpus", "object_store_mb", "worker_niceness", "watch") if key in self.model_fields_set]
         if self.ray_address is not None and idle:
             raise ValueError(f"{' and '.join(idle)} has no effect with ray_address: the running cluster has its own; remove one of them")
         if self.ray_address is None and self.engine_resources:

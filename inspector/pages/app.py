@@ -127,8 +127,11 @@ def all_models(site: Site, request: Request) -> Response:
 def console(site: Site, request: Request) -> Response:
     """What is watched beside the runs, as it is now."""
     if site.watched is None:
-        raise LookupError("nothing was named to be watched: burnish inspect --deployment FILE, or --service ADDRESS")
-    return site.show("console", places=site.watched.look())
+        raise LookupError(
+            "nothing was named to be watched: burnish inspect --deployment FILE or --service ADDRESS, or [services] or resources.watch of "
+            "a run's recipe"
+        )
+    return site.show("console", places=site.watched.look(), why=site.watched.why)
 
 
 def one_run(site: Site, request: Request) -> Response:

@@ -1,7 +1,8 @@
 """Ray's dashboard with the pages in it. Ray has no plug-in for that, but asks a proxy of ours first, and shows its own page at our 404.
 
 `/` is Ray's own start page with one script more, which adds an entry to its navigation. Ray does not promise any of that, so the page is
-changed only where it is the one that this was tried with; on any other the pages are still at `/rollouts`.
+changed only where it is the one that this was tried with; on any other the pages are still at `/rollouts`. The script is below `/static/`,
+which Ray shows to who has given no token yet, as the start page itself.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def with_entry(app: Starlette, prefix: str) -> Starlette:
     def entry(_: Request) -> Response:
         return Response(script, media_type="text/javascript")
 
-    return Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}/rollouts/entry.js", entry), Mount("", app)])
+    return Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}/static/rollouts-entry.js", entry), Mount("", app)])
 
 
 def start_page(folder: Path | None = None) -> str | None:
@@ -41,4 +42,4 @@ def start_page(folder: Path | None = None) -> str | None:
     said = file.read_bytes()
     if hashlib.sha256(said).hexdigest() not in KNOWN:
         return None
-    return said.decode().replace("</body>", '<script src="rollouts/entry.js" defer></script></body>', 1)
+    return said.decode().replace("</body>", '<script src="static/rollouts-entry.js" defer></script></body>', 1)

@@ -43,13 +43,14 @@ def inspect_forever(
 
 
 @contextmanager
-def behind_dashboard(root: Path) -> Iterator[str]:
+def behind_dashboard(root: Path, watched: WatchedPlaces | None = None) -> Iterator[str]:
     """Serve the runs in `root` to Ray's dashboard from a thread; yields the `proxy_server_url` for `ray.init`.
 
-    Its path is the key: only who knows it is answered, and the dashboard asks whoever looks for Ray's own token first.
+    Its path is the key: only who knows it is answered, and the dashboard asks whoever looks for Ray's own token first. watched: what their
+    console shows.
     """
     secret, listening = f"/{new_key()}", _listen(0)
-    server = _server(with_entry(pages(root, secret), secret))
+    server = _server(with_entry(pages(root, secret, watched=watched), secret))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="pages", daemon=True)
     thread.start()
     try:

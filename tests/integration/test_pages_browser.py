@@ -19,6 +19,8 @@ from tests.unit.test_inspector_bundle import PLACES
 from tests.unit.test_inspector_bundle import run as run
 from tests.unit.test_inspector_pages import root as root
 
+from burnish.hosting.process import ServiceProcess
+from burnish.hosting.watched import watched_by_run
 from burnish.inspector.database import Database
 from burnish.inspector.pages.bundle import write_bundle
 from burnish.inspector.pages.serve import behind_dashboard, inspect_forever
@@ -54,7 +56,7 @@ def page(browser: Browser) -> Iterator[Page]:
         if message.type in {"error", "warning"} and re.search(
             "/rollouts|^file:", message.location["url"]
         ):  # Ray's own page complains of its own
-            complaints.append(message.text)
+            complaints.append(f"{message.location['url']}: {message.text}")
 
     opened.on("console", heard)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
@@ -205,7 +207,7 @@ def test_a_bundle_is_read_from_files_alone(page: Page, run: Path, tmp_path: Path
     expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
     assert page.locator(".t.sampled").count() == 2 and page.locator("main script, main img").count() == 0
     keep(page, "bundle-episode")
-    page.go_back()
+    page.goto(f"{dashboard}/rollouts")
     page.get_by_role("link", name=run.name).click()
     page.get_by_role("link", name=re.compile("Which tasks moved")).click()
     expect(page.get_by_text("1 improved, 1 regressed")).to_be_visible()
@@ -256,8 +258,11 @@ def serious_faults(page: Page, axe: str) -> list[str]:
 
 
 @pytest.fixture
-def dashboard(root: Path) -> Iterator[str]:
-    with behind_dashboard(root) as pages:
+def dashboard(root: Path, tmp_path: Path) -> Iterator[str]:
+    with (
+        ServiceProcess("environment", "burnish/Arithmetic-v0", tmp_path / "log") as service,
+        behind_dashboard(root, watched_by_run({"sums": service.address}, ())) as pages,
+    ):
         started = start_local_ray(
             num_cpus=1, include_dashboard=True, log_to_driver=False, object_store_memory=100 * 1024 * 1024, proxy_server_url=pages
         )
@@ -267,7 +272,6 @@ def dashboard(root: Path) -> Iterator[str]:
             ray.shutdown()
 
 
-@pytest.mark.slow
 def test_rays_dashboard_has_an_entry_that_leads_to_the_rollouts_and_asks_for_its_token(page: Page, dashboard: str) -> None:
     answer = page.request.get(f"{dashboard}/rollouts", timeout=WAIT_MS)
     assert answer.status == 401  # nothing is shown to who has no token
@@ -283,6 +287,11 @@ def test_rays_dashboard_has_an_entry_that_leads_to_the_rollouts_and_asks_for_its
     keep(page, "ray-dashboard")
     entry.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    page.get_by_role("link", name="Deployments and services").click()
+    expect(page.get_by_role("heading", level=2)).to_have_text("sums")
+    expect(page.get_by_text("healthy", exact=True)).to_be_visible()
+    keep(page, "ray-dashboard-console")
+    page.goto(f"{dashboard}/rollouts")
     page.get_by_role("link", name="nano-20260101-000000").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("nano-20260101-000000")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("nano-20260101-000000")
     assert complaints(page) == []

@@ -19,13 +19,15 @@ from typing import Any
 import grpc
 import pytest
 from starlette.testclient import TestClient
+from tests.unit.test_core_limits import resolved
 from tests.unit.test_inspector_pages import root as root
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.cluster import watched_of
 from burnish.hosting import watched as watched_module
 from burnish.hosting.process import ServiceProcess
-from burnish.hosting.watched import ASK_S, watched_places
+from burnish.hosting.watched import ASK_S, watched_by_run, watched_places
 from burnish.inspector.pages.app import pages
 from burnish.rollout.store.records import JsonLines
 from burnish.serving.canary.rollbacks import rollbacks_file
@@ -223,6 +225,47 @@ def test_a_place_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: py
     assert garbled.health.state == "unreachable" and "is no message of gRPC's health service" in garbled.health.said
     assert lost.health.state == "unknown" and lost.health.said == "could not be asked: KeyError: 'https://…@h'"
     assert page.status_code == 200 and "ZeroDivisionError" in page.text and "hunter2" not in page.text
+
+
+def test_a_run_watches_the_services_of_its_recipe_and_what_the_recipe_adds(tmp_path: Path, root: Path) -> None:
+    with (
+        gateway() as (port, asked),
+        gateway(503) as (other, _),
+        ServiceProcess("environment", "burnish/Arithmetic-v0", tmp_path / "log") as service,
+    ):
+        rewards = [{"verifier": service.address, "name": "verdict"}, {"verifier": "service:sums", "name": "other"}]
+        services = {"sums": {"address": "127.0.0.1:1"}}
+        watch = [str(deployment_file(tmp_path, port)), f"http://127.0.0.1:{other}"]
+        run = resolved(rewards=rewards, services=services, resources={"watch": watch})
+        watched = watched_of(run, {"sums": "127.0.0.1:1"})
+        assert watched is not None
+        with TestClient(pages(root, watched=watched), base_url="http://127.0.0.1:8266") as client:
+            assert "/-/console" in client.get("/rollouts").text
+            page = client.get("/rollouts/-/console").text
+        places = {place.name: place for place in watched.look()}
+    assert "What the recipe of the run that goes on names" in page and "burnish inspect" not in page and page.count(">healthy</span>") == 2
+    states = {name: place.health.state for name, place in places.items()}
+    assert states == {"sums": "unreachable", service.address: "healthy", watch[0]: "healthy", watch[1]: "unhealthy"}
+    assert set(asked) == {"/health"}
+
+
+def test_a_run_without_services_watches_nothing() -> None:
+    assert watched_of(resolved(), {}) is None and watched_by_run({}, []) is None
+
+
+@pytest.mark.parametrize(
+    ("watch", "said"),
+    [
+        ("none.toml", "resources.watch: none.toml cannot be read: No such file"),
+        ("ray:verdict", "resources.watch: 'ray:verdict' is known to a Ray cluster only"),
+        ("http://h/?token=1", "resources.watch.0: holds the parameter"),
+        ("h", "must read host:port"),
+    ],
+)
+def test_what_a_recipe_cannot_watch_is_named_when_it_is_read(watch: str, said: str) -> None:
+    with pytest.raises(ValueError, match=r"resources\.watch") as raised:
+        resolved(resources={"watch": [watch]})
+    assert said in str(raised.value), raised.value
 
 
 def test_a_port_that_the_file_leaves_open_is_said(tmp_path: Path) -> None:

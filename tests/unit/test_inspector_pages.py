@@ -278,7 +278,7 @@ def test_another_name_for_the_same_server_is_refused(host: str) -> None:
 def test_the_start_page_of_this_ray_gets_an_entry() -> None:
     page = dashboard.start_page()
     assert page is not None, "this release of Ray has another start page: try the entry on it, then add its hash to KNOWN"
-    assert page.count('<script src="rollouts/entry.js" defer></script></body>') == 1
+    assert page.count('<script src="static/rollouts-entry.js" defer></script></body>') == 1
 
 
 def test_a_start_page_that_nobody_tried_is_left_to_ray(tmp_path: Path, root: Path) -> None:
@@ -290,8 +290,8 @@ def test_a_start_page_that_nobody_tried_is_left_to_ray(tmp_path: Path, root: Pat
 def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path) -> None:
     with TestClient(dashboard.with_entry(pages(root, "/key"), "/key")) as client:
         assert client.get("/key/rollouts").status_code == 200
-        assert "entry.js" in client.get("/key/").text
-        assert client.get("/key/rollouts/entry.js").headers["content-type"].startswith("text/javascript")
+        assert "rollouts-entry.js" in client.get("/key/").text
+        assert client.get("/key/static/rollouts-entry.js").headers["content-type"].startswith("text/javascript")
         for path in ("/rollouts", "/", "/other/rollouts", "/key/api/version", "/key/static/js/main.js"):
             assert client.get(path).status_code == client.post(path).status_code == 404  # at which Ray answers
         assert client.post("/key/api/authenticate").status_code == 404
