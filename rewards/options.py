@@ -7,15 +7,15 @@ whose fields are then the options.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined, to_json
+from pydantic_core import ErrorDetails, PydanticUndefined, SchemaValidator, to_json
 
 from ..envs.callables import hints_of, written
 from ..envs.pydantic_words import NAME_ITSELF, error_lines, few_lines, message_of
@@ -23,6 +23,8 @@ from ..envs.registry import did_you_mean
 from ..rpc.urls import shown_value
 
 MODEL_PARAMETER = "options"
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls a name that it does not know, of a model and of a dataclass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def describe_options(what: str, function: Callable[..., Any], first: str) -> tup
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={}) if not field.is_required() else PydanticUndefined
         shown = None if default is PydanticUndefined else repr(default)
-        rows.append(OptionInfo(field.alias or name, type_name(field.rebuild_annotation()), shown, field.description or ""))
+        rows.append(OptionInfo(_read_as(model, name), type_name(field.rebuild_annotation()), shown, field.description or ""))
     return tuple(rows)
 
 
@@ -144,20 +146,50 @@ def _model(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
     return hint if alone and isinstance(hint, type) and issubclass(hint, BaseModel) else None
 
 
+def _read_as(model: type[BaseModel], name: str) -> str:
+    """What a recipe calls a field: its alias, the first of several, unless the model is read by the names of its fields."""
+    alias = model.model_fields[name].validation_alias
+    if alias is None or not model.model_config.get("validate_by_alias", True):
+        return name
+    first = alias.choices[0] if isinstance(alias, AliasChoices) else alias
+    return str(first.path[0]) if isinstance(first, AliasPath) else first
+
+
 def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
-    known = [name for key, field in model.model_fields.items() for name in (field.alias or key, key)]
-    if model.model_config.get("extra") != "allow":  # pydantic ignores unknown keys by default; an option must never be ignored
-        for key in given:
-            if key not in known:
-                raise ValueError(f"{what} has no option {key!r}{did_you_mean(key, list(dict.fromkeys(known)))}")
     try:
-        return TypeAdapter(model).validate_json(_as_json(what, given), strict=True)
+        read: BaseModel = _read_exactly(model, _as_json(what, given))
     except ValidationError as error:
-        raise ValueError(few_lines(error_lines(error, partial(_complaint, what, given)))) from None
+        known = [_read_as(model, name) for name in model.model_fields]
+        raise ValueError(few_lines(error_lines(error, partial(_complaint, what, given, known=known)))) from None
+    return read
 
 
-def _complaint(what: str, given: Mapping[str, Any], detail: ErrorDetails) -> str:
+def _read_exactly(hint: Any, text: bytes) -> Any:
+    """Raises ValidationError also for names in it that pydantic would ignore, at any depth: an option must never be ignored."""
+    schema = _without_ignoring(TypeAdapter(hint).core_schema)
+    return SchemaValidator(schema, _use_prebuilt=False).validate_json(text, strict=True)  # prebuilt are the models that ignore
+
+
+def _without_ignoring(schema: Any) -> Any:
+    """A part of what pydantic validates by, where what ignores names that it does not know forbids them; what allows them still does."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_without_ignoring(part) for part in schema)
+    if not isinstance(schema, Mapping):
+        return schema
+    kind = schema.get("type")
+    plain = ("default", "metadata") if isinstance(kind, str) else ()  # values of the plug-in; else these are names of fields
+    made = {key: part if key in plain else _without_ignoring(part) for key, part in schema.items()}
+    config = made.get("config") or {}
+    if kind in ("model", "dataclass", "typed-dict") and "allow" not in (config.get("extra_fields_behavior"), made.get("extra_behavior")):
+        made |= {"config": {**config, "extra_fields_behavior": "forbid"}, "extra_behavior": "forbid"}
+    return made
+
+
+def _complaint(what: str, given: Mapping[str, Any], detail: ErrorDetails, known: list[str] | None = None) -> str:
+    """known: the names of the options themselves, where pydantic tells of one that is unknown."""
     place = _place(given, detail)
+    if detail["type"] in UNKNOWN:
+        return f"{what} has no option {place!r}{did_you_mean(place, known or []) if len(detail['loc']) == 1 else ''}"
     if detail["type"] == "missing":
         return f"{what} needs the option {place!r}"
     where = f"{what}, option {place!r}" if place else f"{what}, options"
@@ -185,16 +217,22 @@ def _place(given: Any, detail: ErrorDetails) -> str:
 def _check_option(what: str, key: str, hint: Any, value: Any) -> Any:
     text = _as_json(f"{what}, option {key!r}", value)
     try:
-        return TypeAdapter(hint).validate_json(text, strict=True)
+        return _read_exactly(hint, text)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
+        detail = _first(error.errors(include_url=False))
         detail["loc"] = (key, *detail["loc"])
         raise ValueError(_complaint(what, {key: value}, detail)) from None  # pydantic's error repeats the value
+
+
+def _first(details: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first complaint, or else of the same table a name that is unknown, because it may be what is missing."""
+    table = details[0]["loc"][:-1]
+    return next((detail for detail in details if detail["type"] in UNKNOWN and detail["loc"][:-1] == table), details[0])
 
 
 def _as_json(what: str, value: Any) -> bytes:
     """An option for pydantic to read strictly, as recipes are read: nothing is made of what is none, but a list may be a tuple or a set."""
     try:
-        return to_json(value)
+        return to_json(value, round_trip=True)  # of a Python object, without what it computes
     except ValueError as error:
         raise ValueError(f"{what}: has no form in JSON: {error}") from None

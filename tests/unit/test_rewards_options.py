@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, BeforeValidator
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
-from burnish.rewards.options import check_options
+from burnish.rewards.options import check_options, describe_options
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.unit
@@ -25,6 +25,10 @@ class Level(Enum):
 class Band(BaseModel):
     low: float
     open: bool = False
+
+    @computed_field
+    def doubled(self) -> float:
+        return 2 * self.low
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,77 @@ def test_options_are_what_their_annotations_make_of_json() -> None:
     }
     python = {"band": Band(low=1.0), "marks": {3}, "level": Level.LOW, "file": Path("c"), "day": date(2024, 2, 29)}
     assert check_options("it", by_kinds, "episode: RewardInput", python) == {**python, "marks": frozenset({3})}
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    band: Band | None = None
+
+
+class Renamed(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    limit: float = Field(1.0, alias="max")
+    weight: float = Field(1.0, validation_alias="share")
+    first: float = Field(1.0, validation_alias=AliasChoices("one", AliasPath("all", 0)))
+    band: Band | None = None
+    steps: list[Step] = []
+    open: Open | None = None
+
+
+class ByName(BaseModel):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=False)
+    limit: float = Field(1.0, alias="max")
+
+
+def by_model(_: RewardInput, *, options: Renamed) -> float:
+    return options.limit
+
+
+def by_name(_: RewardInput, *, options: ByName) -> float:
+    return options.limit
+
+
+def by_open_model(_: RewardInput, *, options: Open) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"limit": 7.0}, "^it has no option 'limit'; known are max, share, one, band, steps, open$"),
+        ({"weight": 7.0}, "^it has no option 'weight'; "),
+        ({"sahre": 7.0}, "^it has no option 'sahre'; did you mean 'share'"),
+        ({"band": {"low": 1, "opne": True}}, r"^it has no option 'band\.opne'$"),
+        ({"steps": [{"worth": 1, "lsat": True}]}, r"^it has no option 'steps\.0\.lsat'$"),
+        ({"open": {"any": 1, "band": {"low": 1, "high": 2}}}, r"^it has no option 'open\.band\.high'$"),
+    ],
+)
+def test_a_name_that_nothing_reads_is_refused_at_any_depth(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_options("it", by_model, "episode: RewardInput", given)
+
+
+def test_so_is_one_in_an_option_of_its_own_and_before_what_is_missing_beside_it() -> None:
+    with pytest.raises(ValueError, match=r"^it has no option 'band\.lwo'$"):
+        check_options("it", by_kinds, "episode: RewardInput", {"band": {"lwo": 1}})
+    with pytest.raises(ValueError, match=r"^it has no option 'max'; known are limit$"):
+        check_options("it", by_name, "episode: RewardInput", {"max": 7.0})
+
+
+def test_options_are_read_and_told_by_the_names_that_pydantic_reads() -> None:
+    def read(**given: Any) -> Renamed:
+        (options,) = check_options("it", by_model, "episode: RewardInput", given).values()
+        return options
+
+    assert (read(max=7.0).limit, read(share=7.0).weight, read(one=7.0).first, read(all=[7.0]).first) == (7.0, 7.0, 7.0, 7.0)
+    names = [row.name for row in describe_options("it", by_model, "episode: RewardInput")]
+    assert names == ["max", "share", "one", "band", "steps", "open"]
+    assert [row.name for row in describe_options("it", by_name, "episode: RewardInput")] == ["limit"]
+    assert check_options("it", by_name, "episode: RewardInput", {"limit": 7.0})["options"].limit == 7.0
+
+
+def test_what_an_author_allows_stays_allowed() -> None:
+    (options,) = check_options("it", by_open_model, "episode: RewardInput", {"any": 1, "band": {"low": 1}}).values()
+    assert options.model_extra == {"any": 1} and options.band == Band(low=1.0)
+    (options,) = check_options("it", by_model, "episode: RewardInput", {"open": {"any": 1}}).values()
+    assert options.open.model_extra == {"any": 1}
