@@ -39,6 +39,8 @@ _ENDINGS = (
 _BEFORE_A_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _AROUND = ("env", "file", "path", "value", "name", "variable", "header", "headers", "json", "pem")
 """What stands behind the name of a secret where a secret is written by mistake: `token_env`, `auth_header`."""
+_WHERE = ("env", "file", "path")
+"""The last word of a field that says where a secret is read."""
 _FIELDS = ("header", "headers", "cookie", "cookies", "userinfo", "username")
 """Fields that hold secrets, whatever these are called."""
 _PLAIN_FIELDS = ("key", "token", "code", "sig", "signature", "auth", "sas", "bearer", "pass")
@@ -68,7 +70,7 @@ def secrets_in(text: str) -> Iterator[str]:
     for url in _URL.findall(text) if "://" in text else ():
         if any(_users_in(url)):
             yield "a user name or password"
-        yield from (f"the parameter {_read(name)!r:.60}" for name, _ in _PARAMETER.findall(url) if _is_secret(name))
+        yield from (f"the parameter {_read(name)!r:.60}" for name, _ in _PARAMETER.findall(url) if is_like_secret(name))
 
 
 def _without_users(url: str) -> str:
@@ -101,11 +103,11 @@ def _users_in(url: str) -> Iterator[tuple[int, int]]:
 
 
 def _hidden(parameter: re.Match[str]) -> str:
-    return f"{parameter[1]}={HIDDEN}" if _is_secret(parameter[1]) else parameter[0]
+    return f"{parameter[1]}={HIDDEN}" if is_like_secret(parameter[1]) else parameter[0]
 
 
-def _is_secret(name: str) -> bool:
-    """Whether a parameter is called like a secret, however its name is written: `api_key`, `clientSecret`, `tok%65n`."""
+def is_like_secret(name: str) -> bool:
+    """Whether a parameter, or a field beside others of a secret, is called like one: `api_key`, `clientSecret`, `tok%65n`."""
     words = _words(_read(name))
     return words[-1] in _WORDS or "".join(words).endswith(_ENDINGS)
 
@@ -131,7 +133,7 @@ def may_hold_secret(field: str) -> bool:
         return True
     while len(words) > 1 and words[-1] in _AROUND:
         words.pop()
-    return _is_secret("_".join(words))
+    return is_like_secret("_".join(words))
 
 
 def is_called_secret(field: str) -> bool:
@@ -141,6 +143,12 @@ def is_called_secret(field: str) -> bool:
     joined = "".join(words[-2:])
     named = (words[-1] in _WORDS and words[-1] not in _PLAIN_FIELDS) or joined.endswith(_SEVERAL)
     return named or joined in ("apikey", "accesskey", "secretkey", "privatekey", "accesstoken", "authtoken", "apitoken", "bearertoken")
+
+
+def says_where(field: str) -> bool:
+    """Whether a field beside others of a secret says where that is read: `token_env`, `keyFile`, `path`; not `profile`."""
+    last = _words(field)[-1]
+    return any(last.endswith(end) and last.removesuffix(end) in ("", *_WORDS) for end in _WHERE)
 
 
 def shown_value(value: Any, *place: object, most: int = 80) -> str:

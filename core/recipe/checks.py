@@ -13,7 +13,7 @@ from burnish.envs.row_files import is_there
 from burnish.recipe.config import RunConfig
 from burnish.recipe.platforms import DEVICES
 from burnish.rpc.address import RAY, SERVICE, service_references
-from burnish.rpc.urls import is_called_secret, secrets_in
+from burnish.rpc.urls import is_called_secret, is_like_secret, says_where, secrets_in
 from burnish.trainer.data.config import SupervisedRows
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
@@ -71,7 +71,7 @@ def secret_problems(value: Any, field: str = "") -> Iterator[str]:
             yield f"{field}: holds {secret} in a URL, and a recipe is stored with its run; give it by token_env, token_file or api_key_env"
     elif isinstance(value, dict):
         for key, item in value.items():
-            if is_called_secret(str(key)) and _says_anything(item):
+            if is_called_secret(str(key)) and (_is_number(str(key), item) or _says_anything(item)):
                 at = f"{field}.{key}" if field else str(key)
                 yield f"{at}: is called a secret, and a recipe is stored with its run; have it read from an environment variable or a file"
             yield from secret_problems(item, f"{field}.{key}" if field else str(key))
@@ -80,18 +80,21 @@ def secret_problems(value: Any, field: str = "") -> Iterator[str]:
             yield from secret_problems(item, f"{field}.{i}")
 
 
-def _says_anything(value: Any) -> bool:
-    """Whether there is a text in plain data, other than where one is to be read: `{ env = "NAME" }`."""
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, str) and one:
-            return True
-        if isinstance(one, dict):
-            left += (item for key, item in one.items() if not str(key).endswith(("env", "file")))
-        elif isinstance(one, list | tuple):
-            left += one
-    return False
+def _is_number(key: str, value: Any) -> bool:
+    """Whether a secret is written as a number, `password = 1234`; that of several, `api_keys = 3`, says how many."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not key.lower().endswith("s")
+
+
+def _says_anything(value: Any, secret: bool = True) -> bool:
+    """Whether plain data of a secret holds a text that may be it. Of a table that says where the secret is read, `{ env = "NAME" }`, only
+    what is called like one may be. secret: whether the value itself is called one."""
+    if isinstance(value, dict):
+        secret = secret and not any(says_where(str(key)) for key in value)
+        inner = {str(key): item for key, item in value.items() if not says_where(str(key))}
+        return any(_says_anything(item, secret or is_like_secret(key)) for key, item in inner.items())
+    if isinstance(value, list | tuple):
+        return any(_says_anything(item, secret) for item in value)
+    return secret and isinstance(value, str) and bool(value)
 
 
 def _phases(config: RunConfig) -> Iterator[str]:

@@ -74,9 +74,44 @@ def test_what_is_only_called_like_a_secret_may_stand_in_a_recipe() -> None:
     urls = ("https://h/@user/x", "https://h:8000/x?to=a@b.c", "http://[::1]:8000/@user")
     assert not list(
         secret_problems(
-            dict.fromkeys(names, "x") | {"url": [*urls], "secrets": {"n": 1, "env": "NAME", "db_file": "f"}, "api_key": [], "pwd": 3}
+            dict.fromkeys(names, "x") | {"url": [*urls], "secrets": {"n": 1, "env": "NAME", "db_file": "f"}, "api_key": [], "passwords": 3}
         )
     )
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"token_env": "X", "region": "eu"},
+        {"path": "/run/secrets/x"},
+        {"tokenFile": "x", "user": "me", "retries": 3},
+        [{"key_file": "x", "region": "eu"}, {"keyfile": "x"}],
+        {"openai": {"env": "X", "region": "eu"}, "other": {"file": "x"}},
+    ],
+)
+def test_a_table_of_a_secret_may_say_where_that_is_read(credentials: Any) -> None:
+    assert not list(secret_problems({"args": {"credentials": credentials}}))
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"profile": SECRET},
+        {"region": SECRET},
+        {"token_env": "X", "token": SECRET},
+        {"token_env": "X", "more": [{"key": SECRET}]},
+        {"openai": {"env": "X"}, "other": SECRET},
+    ],
+)
+def test_but_it_holds_no_secret(credentials: Any) -> None:
+    (said,) = secret_problems({"args": {"credentials": credentials}})
+    assert said.startswith("args.credentials: is called a secret") and SECRET not in said
+
+
+def test_a_number_may_be_a_secret_too() -> None:
+    fields = ["password", "pwd", "credentials.api_key"]
+    said = [*secret_problems({"password": 12345678, "pwd": 3, "credentials": {"api_key": 12345678, "port": 80}, "secret": True})]
+    assert [line.partition(": is called a secret")[0] for line in said] == fields
 
 
 def test_what_an_environment_is_served_with_is_told_without_its_secrets() -> None:
