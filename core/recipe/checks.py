@@ -17,6 +17,7 @@ from burnish.rpc.urls import is_called_secret, is_like_secret, says_where, secre
 from burnish.trainer.data.config import SupervisedRows
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.watch.guards import BOUNDS, RULES
 
 REMOTE_ENVIRONMENT = "burnish/Remote-v0"
 SINGLE_TURN = "burnish/SingleTurn-v0"
@@ -266,6 +267,11 @@ def _guards(config: RunConfig) -> Iterator[str]:
         for key in ("kl", "kl_max"):
             if key in given and config.guards.kl != "off":
                 yield f"guards.{key}: no KL to a reference is measured with rft.objective.kl_coef = 0; raise that, or remove this"
+    for key, guard in BOUNDS.items():
+        if reinforced and key in given and getattr(config.guards, guard) == "off":
+            yield f'guards.{key}: has no effect with guards.{guard} = "off"; remove one of them'
+    if reinforced and "roll_backs" in given and all(getattr(config.guards, guard) != "roll_back" for guard in RULES):
+        yield 'guards.roll_backs: has no effect where no guard is "roll_back"; remove it, or write that for one'
 
 
 def _rollouts(config: RunConfig) -> Iterator[str]:

@@ -68,6 +68,10 @@ def listed(*phases: dict[str, Any]) -> dict[str, Any]:
     return {**WHAT, "phases": list(phases)}
 
 
+def held_out(**asked: Any) -> dict[str, Any]:
+    return listed({"kind": "sft", "steps": 10, "data": "t.jsonl", "held_out": "h.jsonl", **asked})
+
+
 # How a recipe says them
 
 
@@ -100,6 +104,13 @@ def test_a_plain_table_is_the_short_form_of_one_entry() -> None:
         (listed({"kind": "sft", **GENERATED, "name": "Two"}), r"phases.0.name: 'Two' must be made of lower-case letters"),
         (listed({"kind": "sft", **GENERATED, "patience": 2}), r"phases.0: patience has no effect without held_out"),
         (listed({"kind": "sft", **GENERATED, "keep_best": True}), r"phases.0: keep_best has no effect without held_out"),
+        (held_out(held_out_every=11), r"phases.0: held_out_every = 11 of 10 steps is never reached; lower it, to 10"),
+        (
+            held_out(held_out_every=5, patience=2),
+            r"phases.0: patience = 2 has no effect: held_out_every = 5 of 10 steps give 1 measurement",
+        ),
+        (held_out(patience=1), r"phases.0: patience = 1 has no effect: held_out_every = 50 of 10 steps give 0 measurement"),
+        (held_out(keep_best=True), r"phases.0: keep_best has no effect: held_out_every = 50 of 10 steps leave only the last weights"),
         (listed({"kind": "dpo", "steps": 3, "data": "nowhere.jsonl"}), r"dpo.data: nowhere.jsonl is not there"),
         (listed({"kind": "rft", "objective": {"loss": "dpo"}}), r'use a phase of kind "dpo"'),
     ],
@@ -107,6 +118,17 @@ def test_a_plain_table_is_the_short_form_of_one_entry() -> None:
 def test_what_is_wrong_with_a_phase_is_named_where_it_is_written(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config_from_data(data)
+
+
+def test_held_out_rows_may_be_measured_first_and_last_alone_or_just_often_enough() -> None:
+    asked: list[dict[str, Any]] = [
+        {},
+        {"held_out_every": 10},
+        {"held_out_every": 9, "patience": 1},
+        {"held_out_every": 9, "keep_best": True},
+    ]
+    for one in asked:
+        assert SFTConfig(steps=10, data="t.jsonl", held_out="h.jsonl", **one).steps == 10
 
 
 def test_an_override_names_an_entry_by_its_name_or_kind() -> None:

@@ -199,6 +199,12 @@ def test_alarms_are_stored_said_and_heeded(tmp_path: Path) -> None:
         ({"guards": {"kl_max": 0.1}}, "guards.kl_max: no KL to a reference is measured"),
         ({"guards": {"kl": "stop"}}, "guards.kl: no KL to a reference is measured"),
         ({"guards": {"drift": "stop"}, "sft": {"steps": 1, "generate": "a.b:c"}}, r"guards.drift: has no effect without \[rft\]"),
+        ({"guards": {"drift": "off", "drift_factor": 3.0}}, r'guards\.drift_factor: has no effect with guards\.drift = "off"'),
+        ({"guards": {"repeats": "off", "phrase_share": 0.9}}, r'guards\.phrase_share: has no effect with guards\.repeats = "off"'),
+        ({"guards": {"kl": "off", "kl_max": 0.1}}, r'guards\.kl_max: has no effect with guards\.kl = "off"'),
+        ({"guards": {"entropy": "off", "entropy_low": 0.2}}, r'guards\.entropy_low: has no effect with guards\.entropy = "off"'),
+        ({"guards": {"entropy": "off", "entropy_high": 2.0}}, r'guards\.entropy_high: has no effect with guards\.entropy = "off"'),
+        ({"guards": {"drift": "stop", "roll_backs": 3}}, r'guards\.roll_backs: has no effect where no guard is "roll_back"'),
         ({"guards": {"non_finite": "roll_back"}}, "guards.non_finite: 'roll_back' must be 'off', 'warn' or 'stop'"),
         ({"guards": {"parting": "halt"}}, "guards.parting: 'halt' must be"),
     ],
@@ -211,7 +217,7 @@ def test_what_cannot_have_an_effect_is_refused(tables: dict[str, Any], problem: 
 def test_every_guard_has_a_rule_and_a_key() -> None:
     kinds: list[Kind] = list(RULES)
     assert set(kinds) < GuardsConfig.model_fields.keys()
-    config_from_data({**WHAT, "guards": {"kl": "roll_back", "kl_max": 0.1}, "rft": {"objective": {"kl_coef": 0.01}}})
+    config_from_data({**WHAT, "guards": {"kl": "roll_back", "kl_max": 0.1, "roll_backs": 3}, "rft": {"objective": {"kl_coef": 0.01}}})
 
 
 def test_docs_its_recipe_is_read() -> None:

@@ -48,6 +48,21 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
             raise ValueError("held_out is what is trained on; give rows of their own")
         return self
 
+    @model_validator(mode="after")
+    def _measured_in_time(self) -> SupervisedConfig:
+        """What is held out is measured often enough for what is asked of it: what the last step shows ends no phase."""
+        between = (self.steps - 1) // self.held_out_every
+        how = f"held_out_every = {self.held_out_every} of {self.steps} steps"
+        if self.held_out_every > self.steps and "held_out_every" in self.model_fields_set:
+            raise ValueError(f"{how} is never reached; lower it, to {self.steps} for what is measured first and last anyway")
+        if self.patience is not None and self.patience > between:
+            raise ValueError(
+                f"patience = {self.patience} has no effect: {how} give {between} measurement(s) between first and last; lower either"
+            )
+        if self.keep_best and not between:
+            raise ValueError(f"keep_best has no effect: {how} leave only the last weights measured; lower held_out_every, or remove it")
+        return self
+
     @property
     def supervised_rows(self) -> SupervisedRows:
         return SupervisedRows(self.name, self.kind, self, self.batch, self.steps * self.batch, self.held_out)

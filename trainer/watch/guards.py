@@ -43,6 +43,10 @@ FLAT = 0.05
 """What success must at least have risen by not to count as flat beside a rising reward."""
 RARE = 0.2
 """Share of the episodes of each of the first steps that a phrase may have been in to count as new."""
+BOUNDS: Mapping[str, Kind] = {
+    "kl_max": "kl", "entropy_low": "entropy", "entropy_high": "entropy", "drift_factor": "drift", "phrase_share": "repeats",
+}  # fmt: skip
+"""The guard that each bound belongs to."""
 DRIFTING = ("episode/turns", "episode/tool_calls", "episode/tokens")
 
 
