@@ -119,17 +119,23 @@ def make_env(id: str, **kwargs: Any) -> ConversationEnv:
     return env
 
 
+def kwargs_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The kwargs that an environment's factory takes, by name, and whether it takes any others."""
+    parameters = inspect.signature(factory).parameters
+    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def _check_kwargs(id: str, factory: EnvFactory, kwargs: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = [p.name for p in named]
+    named, others = kwargs_of(factory)
+    names = list(named)
     allowed = f"allowed are {', '.join(names)}" if names else "it takes none"
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+    if not others:
         for key in kwargs.keys() - set(names):
             close = did_you_mean(key, names) if names else ""
             hint = close if "did you mean" in close else ""
             raise ValueError(f"environment {id!r} has no kwarg {key!r}{hint} ({allowed})")
-    missing = [p.name for p in named if p.default is p.empty and p.name not in kwargs]
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in kwargs]
     if missing:
         raise ValueError(f"environment {id!r} needs kwarg {missing[0]!r} ({allowed})")
 

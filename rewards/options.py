@@ -71,6 +71,19 @@ def check_options(what: str, function: Callable[..., Any], first: str, given: Ma
     return checked
 
 
+def takes_option(what: str, function: Callable[..., Any], first: str, key: str, value: Any) -> bool:
+    """Whether the function has an option called so; the value may be unfit for it. Raises ValueError as `check_options` does."""
+    parameters = option_parameters(what, function, first)
+    model = _model(parameters, _hints(what, function))
+    if model is None:
+        return key in parameters
+    try:
+        _read_exactly(model, _as_json(what, {key: value}))
+    except ValidationError as error:
+        return not any(detail["type"] in UNKNOWN and detail["loc"] == (key,) for detail in error.errors(include_url=False))
+    return True
+
+
 def describe_options(what: str, function: Callable[..., Any], first: str) -> tuple[OptionInfo, ...]:
     """Every option with its type and default. Raises ValueError when an annotation cannot be resolved."""
     parameters = option_parameters(what, function, first)

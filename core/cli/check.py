@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ from burnish.envs.checks.environment import check_environment
 from burnish.envs.checks.playing import CheckedEpisode, play
 from burnish.envs.checks.tool_service import check_tool_service
 from burnish.envs.checks.tools import check_tools
-from burnish.envs.contract import ENVS
+from burnish.envs.contract import ENVS, kwargs_of
 from burnish.envs.named import import_module
 from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin, shortened
 from burnish.envs.remote.tools import RemoteToolSet
@@ -29,6 +29,7 @@ from burnish.rewards.checks.played import episode_of
 from burnish.rewards.checks.reward import check_reward
 from burnish.rewards.checks.trial import read_episodes
 from burnish.rewards.checks.verifier import check_verifier, check_verifier_service
+from burnish.rewards.options import describe_options, takes_option
 from burnish.rewards.plugin import REWARDS, find_plugin
 from burnish.rewards.remote.service import VERIFIERS
 from burnish.rewards.types import RewardInput
@@ -136,32 +137,58 @@ def _by_name(place: str, name: str, given: Given) -> list[Checks]:
     """The one function or class of a module that a name means: an environment, reward or verifier, a tool, or a class of tools."""
     module = import_module(place, "check")
     rows = [(registry, row) for registry in REGISTRIES for row in registry.list() if row.source == f"{module.__name__}:{name}"]
+    given = replace(given, played=_played(module.__name__, replace(given, args={})))
     if rows:
-        return [_suite(registry, row.id, replace(given, played=_played(module.__name__, given))) for registry, row in rows]
-    others = replace(given, played=_played(module.__name__, replace(given, args={})))
+        return [_suite(registry, row.id, given) for registry, row in rows]
     found = getattr(module, name, None)
     tools = ToolSet([found]) if isinstance(found, Tool) and not found.is_method else load_tools(f"{place}:{name}")
-    return [_tools(tools, f"{place}:{name}", others)]
+    _taken_by_any(given.args, [], [tools], f"{place}:{name}")
+    return [_tools(tools, f"{place}:{name}", given)]
 
 
 def _by_module(module: str, target: str, given: Given) -> list[Checks]:
-    """Everything that importing the module registered, and its tools; the argument `data` is for the tools."""
-    others = replace(given, args={key: value for key, value in given.args.items() if key != "data"})
-    others = replace(others, played=_played(module, others))
-    found = [
-        _suite(registry, row.id, others)
-        for registry in REGISTRIES
-        for row in registry.list()
-        if row.source.partition(":")[0] in (module, *_submodules(module))
-    ]
+    """Everything that importing the module registered, and its tools, each with the arguments that it takes."""
+    rows = [(registry, row.id) for registry in REGISTRIES for row in registry.list() if _is_of(module, row.source)]
     tools = [value for key, value in vars(sys.modules[module]).items() if isinstance(value, Tool) and not key.startswith("_")]
-    with_data = replace(given, played=others.played)
-    found += [_tools(ToolSet(tools), target, with_data)] if tools else []
-    found += [_tools(SessionTools(kind), f"{target}:{kind.__name__}", with_data) for kind in tool_classes(sys.modules[module])]
-    if not found:
+    sets: dict[str, ToolSet | SessionTools] = {target: ToolSet(tools)} if tools else {}
+    sets |= {f"{target}:{kind.__name__}": SessionTools(kind) for kind in tool_classes(sys.modules[module])}
+    if not rows and not sets:
         plain = "; an ordinary Gymnasium environment is checked as burnish/Gymnasium-v0 --arg env_id=my_module:my-team/Name-v0"
         raise ValueError(f"{target} registers no environment, reward or verifier, and has no tools{plain}")
-    return found
+    _taken_by_any(given.args, rows, sets, target)
+    given = replace(given, played=_played(module, given))
+    found = [_suite(registry, id, replace(given, args=_taken(registry, id, given.args))) for registry, id in rows]
+    return found + [_tools(one, name, given) for name, one in sets.items()]
+
+
+def _taken(registry: Registry[Any], id: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that an environment, reward or verifier takes, by their names. One that takes any does not take the tools' data."""
+    if registry is ENVS:
+        named, others = kwargs_of(ENVS.get(id))
+        return {key: value for key, value in args.items() if key in named or (others and key != "data")}
+    if registry is REWARDS:
+        plugin = find_plugin(id)
+        what = f"reward {id!r}"
+        return {key: value for key, value in args.items() if takes_option(what, plugin.function, plugin.first_parameter, key, value)}
+    return {}
+
+
+def _taken_by_any(args: Mapping[str, Any], rows: Sequence[tuple[Registry[Any], str]], tools: Collection[object], target: str) -> None:
+    """Raise ValueError naming an argument that nothing takes; tools take the data of a task."""
+    taken = {key for registry, id in rows for key in _taken(registry, id, args)} | ({"data"} if tools else set())
+    for key in args:
+        if key not in taken:
+            known = [name for registry, id in rows for name in _names(registry, id)] + (["data"] if tools else [])
+            raise ValueError(f"--arg {key}: nothing in {target} takes it{did_you_mean(key, list(dict.fromkeys(known)))}")
+
+
+def _names(registry: Registry[Any], id: str) -> list[str]:
+    if registry is ENVS:
+        return list(kwargs_of(ENVS.get(id))[0])
+    if registry is REWARDS:
+        plugin = find_plugin(id)
+        return [row.name for row in describe_options(f"reward {id!r}", plugin.function, plugin.first_parameter)]
+    return []
 
 
 def _check_tools_there(address: str, data: Mapping[str, Any] | None, given: Given) -> Report:
@@ -188,10 +215,10 @@ def _tools(tools: ToolSet | SessionTools, target: str, given: Given) -> Checks:
 def _played(module: str, given: Given) -> tuple[CheckedEpisode, ...]:
     """Episodes of the first environment that the module registers: what its rewards, verifiers and tools are made for, more likely than
     not. None where it cannot be played, which the checks of the environment itself say."""
-    ids = [row.id for row in ENVS.list() if row.source.partition(":")[0] in (module, *_submodules(module))]
+    ids = [row.id for row in ENVS.list() if _is_of(module, row.source)]
     for id in ids[:1]:
         with suppress(Exception):
-            return tuple(play(id, given.args, given.replies))
+            return tuple(play(id, _taken(ENVS, id, given.args), given.replies))
     return ()
 
 
@@ -209,8 +236,10 @@ def _calls_shown(played: Sequence[CheckedEpisode], schemas: Sequence[Mapping[str
     return _calls(Given({}, replies=tuple(shown)), schemas)
 
 
-def _submodules(module: str) -> Iterator[str]:
-    return (name for name in sys.modules if name.startswith(f"{module}."))
+def _is_of(module: str, source: str) -> bool:
+    """Whether a source, `module:name`, is in the module, or in one below it that is loaded."""
+    place = source.partition(":")[0]
+    return place == module or (place.startswith(f"{module}.") and place in sys.modules)
 
 
 def _suite(registry: Registry[Any], id: str, given: Given) -> Checks:

@@ -226,6 +226,71 @@ def test_what_a_service_takes_by_its_name_in_a_file_is_checked_by_it(dock: str) 
     assert "there is no 'lodad'; did you mean 'loaded'?" in checked("judges.py:lodad").stderr
 
 
+PRICED = """
+import gymnasium
+from pydantic import BaseModel, Field
+from burnish import Message, RewardInput, reward, tool
+from burnish.envs import register_env
+from burnish.envs.spaces import MessagesSpace, UnicodeText
+
+@register_env("DOCK/Asking-v0")
+class Asking(gymnasium.Env):
+    observation_space, action_space = MessagesSpace(), UnicodeText()
+    def __init__(self, highest: int = 100):
+        self.highest = highest
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.over, price = False, int(self.np_random.integers(self.highest))
+        return (Message("user", f"What do {price} bolts cost?"),), {"data": {"price": price}}
+    def step(self, action):
+        if self.over:
+            raise gymnasium.error.ResetNeeded("it is over")
+        self.over = True
+        return (), 0.0, True, False, {}
+
+class Limits(BaseModel):
+    limit: int = Field(200, alias="most")
+
+@reward("DOCK/short-v1")
+def short(episode: RewardInput, *, options: Limits) -> float:
+    return float(episode.data["price"] < options.limit)
+
+@reward("DOCK/near-v1")
+def near(episode: RewardInput, *, target: int) -> float:
+    return -float(abs(episode.data["price"] - target))
+
+@tool
+def count(item: str) -> str:
+    "Count."
+    return "3"
+"""
+
+
+def states(done: Result) -> list[str]:
+    return [line for line in done.stdout.splitlines() if line.endswith((": passed", ": failed", ": needs a sample"))]
+
+
+def test_each_subject_of_a_file_gets_the_arguments_that_it_takes(dock: str) -> None:
+    Path("priced.py").write_text(PRICED.replace("DOCK", dock))
+    done = checked("priced.py", "--arg", "highest=50", "--arg", "most=30", "--arg", "target=20", "--arg", "data={}")
+    passed = [f"{dock}/Asking-v0", f"{dock}/near-v1", f"{dock}/short-v1", "tools of priced.py"]
+    assert done.exit_code == 0 and states(done) == [f"{one}: passed" for one in passed], done.output
+    alone = checked("priced.py:near", "--arg", "target=20")
+    assert alone.exit_code == 0 and states(alone) == [f"{dock}/near-v1: passed"], "the environment is played without what the reward takes"
+
+
+def test_an_argument_that_nothing_takes_is_refused(dock: str) -> None:
+    Path("priced.py").write_text(PRICED.replace("DOCK", dock))
+    done = checked("priced.py", "--arg", "target=20", "--arg", "limit=30")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: --arg limit: nothing in priced.py takes it; known are highest, target, most, data\n",
+    )
+    assert "nothing in priced.py takes it; did you mean 'highest'?" in checked("priced.py", "--arg", "higest=3").stderr
+    for target in ("stock.py", "stock.py:Robot"):
+        assert f"--arg dat: nothing in {target} takes it; did you mean 'data'?" in checked(target, "--arg", "dat={}").stderr
+
+
 def test_tools_in_a_class_are_said_to_be_there_where_functions_are_looked_for(dock: str) -> None:
     with pytest.raises(ValueError, match=r"'stock\.py' has no functions that are tools, but a class of them; give stock\.py:Robot"):
         load_tools("stock.py")
