@@ -16,10 +16,10 @@ from burnish.envs.toml_text import as_json, parse_toml
 from burnish.recipe import machine
 from burnish.recipe.checks import cross_problems, file_problems, secret_problems
 from burnish.recipe.config import RunConfig
-from burnish.recipe.named import unsent_files
 from burnish.recipe.overrides import Override, kind_of, parse_override, shown_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import RecipeSource, problem_lines
+from burnish.recipe.unsent import unsent_files
 from burnish.rollout.store.own_files import own_file, read_whole
 from burnish.trainer.phases.common import PHASE_OWNS
 

@@ -24,7 +24,6 @@ from burnish.envs.printable import printable
 from burnish.envs.registry import ID_PATTERN
 from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
-from burnish.recipe.resources import ResourcesConfig
 from burnish.rewards.aws.handlers import HandlerSettings
 from burnish.rpc.address import RAY, SERVICE, is_address
 
@@ -95,26 +94,6 @@ class Text:
 def texts_of(config: BaseModel) -> Iterator[Text]:
     """Every text of a recipe that is not a default."""
     return _texts(config.model_dump(mode="json", exclude_defaults=True))
-
-
-def unsent_files(config: BaseModel, resources: ResourcesConfig) -> list[str]:
-    """What `resources.send` lacks: files that environments and rewards of the recipe name, which engines on nodes without its folder would
-    not find; and what it names that is not there."""
-    here = Path.cwd()
-    if resources.shared_folder:
-        return []
-    sent = [here / name for name in resources.send]
-    lines = [f"resources.send: {name} is not there" for name, path in zip(resources.send, sent, strict=True) if not path.exists()]
-    for one in texts_of(config):
-        played = one.at[0] in ("environment_args", "rewards") or "blend" in one.at
-        path = Path(os.path.normpath(here / one.text))
-        if one.is_key or not played or not os.path.isfile(path) or any(path.is_relative_to(named) for named in sent):
-            continue
-        if os.path.isabs(one.text) or not path.is_relative_to(here):
-            lines.append(f"{one.field}: {one.text} is on no other node; name a file in {here}, and add it to resources.send")
-        else:
-            lines.append(f"{one.field}: {one.text} is on no other node; add it to resources.send")
-    return lines
 
 
 def with_files(texts: Iterator[Text], home: Path) -> Iterator[Text]:
@@ -230,11 +209,15 @@ def _is_called_elsewhere(handler: str) -> bool:
         return False
 
 
-def _places(one: Text) -> Iterator[Path]:
-    """Where a text leads if it is a path: from the folder that burnish is started in, and in a file from that file's folder."""
+def starts_of(one: Text) -> list[Path]:
+    """Where a text counts from if it is a path: the folder that burnish is started in, and in a file that file's folder."""
     starts = [] if one.file is None else [one.file.parent]
-    starts += [] if one.at in _PLACES_OF_A_SUITE and starts else [Path.cwd()]
-    yield from (place for start in starts if (place := resolved(start / one.text)) is not None)
+    return starts + ([] if one.at in _PLACES_OF_A_SUITE and starts else [Path.cwd()])
+
+
+def _places(one: Text) -> Iterator[Path]:
+    """Where a text leads if it is a path."""
+    yield from (place for start in starts_of(one) if (place := resolved(start / one.text)) is not None)
 
 
 def resolved(place: Path) -> Path | None:

@@ -101,8 +101,9 @@ class ServiceConfig(BaseModel):
 
     @property
     def full_address(self) -> str:
-        """The address with how to talk to it, paths absolute: what clients in any process take."""
+        """The address with how to talk to it: what clients take. Paths stay as they are, since a node without the run's folder has what
+        was sent of it elsewhere, and every process of the run looks where its folder is (`envs.named.look_in`)."""
         assert self.address is not None
         files = self.tls.model_dump() if self.tls is not None else {}
-        security = ClientSecurity(**files, tls=self.tls is not None, token_env=self.token_env, token_file=self.token_file).absolute()
+        security = ClientSecurity(**files, tls=self.tls is not None, token_env=self.token_env, token_file=self.token_file)
         return str(dataclasses.replace(Endpoint.parse(self.address), security=security))

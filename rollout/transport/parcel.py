@@ -67,14 +67,20 @@ def sources_of(model: Path, folder: Path, code: Sequence[str], send: Sequence[st
     for path in map(Path, code):
         found[_place_of_code(path, folder)] = path
     for name in send:
-        path = Path(os.path.normpath(folder / name))
-        if os.path.isabs(name) or not path.is_relative_to(folder):
-            raise ValueError(f"resources.send: {name} is not in {folder}; give its path from there")
-        if not path.exists():
-            raise ValueError(f"resources.send: {name} is not in {folder}")
+        path = sent_path(folder, name)
         for file in (path,) if path.is_file() else _files(path, f"resources.send: {name}"):
             found[f"{FOLDER}/{file.relative_to(folder).as_posix()}"] = file
     return found
+
+
+def sent_path(folder: Path, name: str) -> Path:
+    """What an item of `resources.send` names in the run's folder. Raises ValueError when it is not there, or elsewhere."""
+    path = Path(os.path.normpath(folder / name))
+    if os.path.isabs(name) or not path.is_relative_to(folder):
+        raise ValueError(f"resources.send: {name} is not in {folder}; give its path from there")
+    if not path.exists():
+        raise ValueError(f"resources.send: {name} is not in {folder}")
+    return path
 
 
 def _place_of_code(path: Path, folder: Path) -> str:

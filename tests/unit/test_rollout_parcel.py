@@ -122,7 +122,9 @@ def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[st
         ({"shared_folder": False}, "shared_folder has no effect without ray_address"),
         ({"ray_address": "auto", "send": ["lists"]}, "send has no effect where every node has the folder"),
         ({**CLUSTER, "learners": 2, "trusted_network": True}, "trusted_network has no effect with shared_folder = false"),
-        ({**CLUSTER, "send": ["lost"]}, "resources.send: lost is not there"),
+        ({**CLUSTER, "send": ["lost"]}, "resources.send: lost is not in"),
+        ({**CLUSTER, "send": ["/etc/hosts"]}, "resources.send: /etc/hosts is not in"),
+        ({**CLUSTER, "send": ["../elsewhere"]}, "give its path from there"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], why: str) -> None:
@@ -136,6 +138,65 @@ def test_a_file_that_a_reward_names_has_to_be_sent(tmp_path: Path, monkeypatch: 
     assert problems(tmp_path, monkeypatch, {"ray_address": "auto"}, rewards=[GUARD]) == ""
     elsewhere = {**GUARD, "args": {"policy": str(tmp_path / "policy.toml")}}
     assert "is on no other node; name a file in" in problems(tmp_path, monkeypatch, {**CLUSTER, "send": ["lists"]}, rewards=[elsewhere])
+
+
+ANSWER = {"address": "verifiers.example:50051", "tls": {"ca": "ca.pem"}, "token_file": "token"}
+LAMBDA = {"use": "burnish/reward-lambda-v1", "name": "own", "args": {"handler": "handler.py:lambda_handler"}}
+JUDGED = {"verifier": "h.example:1?ca=ca.pem&token_file=token", "name": "judged"}
+GAME = {"id": "FrozenLake-v1", "describe": "words.py:describe", "read_action": "mine.words:read"}
+CLASSIFIER = '[[detectors]]\nuse = "burnish/classifier-v1"\nname = "a"\ncategory = "c"\nargs = {model = "attacks", digest = "D"}\n'
+SUITE = 'id = "a/b-v1"\nabout = "a"\nrows = "rows.jsonl"\n[[rewards]]\nuse = "a/b-v1"\nargs = {file = "lists/a.txt"}\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "more"),
+    [
+        (["ca.pem", "token"], {"services": {"answer": ANSWER}, "rewards": [{"verifier": "service:answer"}]}),
+        (["ca.pem", "token"], {"rewards": [JUDGED]}),
+        (["handler.py"], {"rewards": [LAMBDA]}),
+        (["mine/words.py", "words.py"], {"environment": "burnish/Gymnasium-v0", "environment_args": GAME}),
+        (["mine/orders/__init__.py"], {"environment": "mine.orders:mine/Orders-v0"}),
+        (["pack/__init__.py", "pack/tools.py"], {"environment": "pack.tools:mine/Orders-v0"}),
+        (["lists/deep"], {"environment_args": {"words": "./lists/deep"}}),
+        (["attacks", "policy.toml"], {"rewards": [GUARD]}),
+        (["lists/a.txt"], {"retention": {"suites": ["suite.toml"]}}),
+    ],
+)
+def test_whatever_file_an_engine_reads_or_imports_has_to_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], more: dict[str, Any]
+) -> None:
+    code, read = (
+        "handler.py words.py mine/words.py mine/orders/__init__.py pack/__init__.py pack/tools.py service.py",
+        "ca.pem token lists/a.txt lists/deep/a attacks/a",
+    )
+    for place in (*code.split(), *read.split()):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "policy.toml").write_text(f'id = "mine/policy-v1"\n{CLASSIFIER}')
+    (tmp_path / "suite.toml").write_text(SUITE)
+    said = problems(tmp_path, monkeypatch, CLUSTER, **more)
+    told = [line.rpartition(" is on no other node; add it to resources.send")[0] for line in said.splitlines()]
+    assert sorted(line.rpartition(": ")[2] for line in told) == files, said
+    assert problems(tmp_path, monkeypatch, {**CLUSTER, "send": files}, **more) == ""
+
+
+def test_a_module_that_is_installed_and_a_file_of_the_environment_are_there_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numpy.py", "mine.py"):
+        (tmp_path / name).touch()
+    installed = {"id": "FrozenLake-v1", "describe": "numpy:array2string"}
+    assert problems(tmp_path, monkeypatch, CLUSTER, environment="burnish/Gymnasium-v0", environment_args=installed) == ""
+    assert problems(tmp_path, monkeypatch, CLUSTER, environment="mine.py:mine/Orders-v0") == ""
+
+
+def test_what_only_the_node_of_the_run_reads_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "catalogs" / "mine").mkdir(parents=True)
+    for name in ("own.jsonl", "judge.py"):
+        (tmp_path / name).touch()
+    blend = {"own_percent": 50, "curated": {"a": 100}, "catalog": "catalogs/mine"}
+    learned = {"sft": {"steps": 1, "own": ["own.jsonl"], "blend": blend}, "services": {"tls": {"verifier": "judge.py:judge"}}}
+    assert "no other node" not in problems(tmp_path, monkeypatch, CLUSTER, **learned)
 
 
 def test_a_recipe_says_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,12 +62,9 @@ def test_only_names_and_deployments_change_over_time() -> None:
     ]  # fmt: skip
 
 
-def test_a_recipe_names_files_and_every_process_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    service = ServiceConfig(address="h:1", tls={"ca": "ca.pem"}, token_file="token")  # type: ignore[arg-type]
-    assert Endpoint.parse(service.full_address).security == ClientSecurity(
-        ca=f"{tmp_path}/ca.pem", token_file=f"{tmp_path}/token", tls=True
-    )
+def test_files_of_a_service_keep_their_places_in_the_folder_of_the_run_wherever_that_is() -> None:
+    service = ServiceConfig(address="h:1", tls={"ca": "ca.pem"}, token_file="keys/token")  # type: ignore[arg-type]
+    assert Endpoint.parse(service.full_address).security == ClientSecurity(ca="ca.pem", token_file="keys/token", tls=True)
     with pytest.raises(ValueError, match="token_env has no effect without address"):
         ServiceConfig(tools="m", token_env="T")
 
