@@ -147,18 +147,19 @@ def frontier(
 def tail(
     run: RunArgument,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Steps to begin with.")] = 10,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new step, until the run has its report.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new step, until the run ends.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the last steps of a run, and with --follow those that come."""
     needs_training("runs tail")
+    from burnish.inspector.pages.runs import is_under_way
     from burnish.inspector.runs import check_run, read_metrics
 
     home = check_run(run)
     rows = list(read_metrics(home / "metrics.jsonl"))
     _print(_step(row, as_json) for row in rows[len(rows) - min(lines, len(rows)) :])
     while follow:
-        ended = (home / "report.html").is_file()  # asked first: what was written before it is still printed
+        ended = not is_under_way(home)  # asked first: what was written before its end is still printed
         now = list(read_metrics(home / "metrics.jsonl"))
         same = next((i for i, (old, new) in enumerate(zip(rows, now, strict=False)) if old != new), min(len(rows), len(now)))
         if same < len(rows):  # a run that resumes takes back what it had written since its checkpoint
@@ -167,8 +168,10 @@ def tail(
         _print(_step(row, as_json) for row in now[same:])
         rows = now
         if ended:
-            return
+            break
         time.sleep(POLL_S)
+    if follow and not (home / "report.html").is_file():
+        _print_error(f"no process is seen to drive the run, which has no report; `burnish run {run} --resume` takes it on")
 
 
 def export(

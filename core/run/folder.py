@@ -175,7 +175,7 @@ class RunFolder:
         return file
 
     def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
-        """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts.
+        """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts, the report.
 
         order: of the run's phases. An alarm for which the run went back stays: that it did is not taken back with the steps. Held-out
         transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
@@ -186,6 +186,7 @@ class RunFolder:
         def done(row: Mapping[str, Any]) -> bool:
             return (position[row["phase"]], row["step"]) <= end
 
+        self.report.unlink(missing_ok=True)  # it tells of what is taken back
         # By phase, the step that its suites were measured at: what is taken back is measured again.
         judged = {row.phase: row.step for row in (read_retention(self.retention_file) if self.retention_file.is_file() else ())}
         for file in (self.metrics_file, self.ledger_file, self.evaluations_file, self.retention_file):

@@ -109,8 +109,8 @@ def _run_to_resume(recipe: Path, run_dir: Path | None) -> Path:
 
 
 def _run_pipeline(run: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan) -> None:
+    from burnish.rollout.store.sole_driver import AlreadyDriven
     from burnish.run.pipeline import run as run_pipeline
-    from burnish.run.sole_driver import AlreadyDriven
 
     try:
         run_pipeline(run, folder.path, resume=resume, console=console, plan=plan)

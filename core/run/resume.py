@@ -10,9 +10,9 @@ from pathlib import Path
 from burnish.recipe.plan import Done
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.records import read_evaluations
+from burnish.rollout.store.sole_driver import sole_driver
 from burnish.run.folder import Difference, RunFolder, open_run
 from burnish.run.retention import is_judged
-from burnish.run.sole_driver import sole_driver
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
 from burnish.trainer.phases.registry import KINDS
 

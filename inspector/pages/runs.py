@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ...rollout.store.sole_driver import is_driven
 from ..runs import check_run
 
 LIVE_S = 90.0
-"""A run that wrote something so lately, and has no report yet, counts as under way."""
+"""A run that wrote something so lately, and has no report yet, counts as under way where its lock does not tell."""
 LAST_S = 253_402_300_799
 """The last second that has a date: a file's time may be any."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run in the list. name: what its folder is called, as UTF-8. changed: when it last wrote, Unix seconds. live: whether it seems to
-    go on."""
+    """A run in the list. name: what its folder is called, as UTF-8. changed: when it last wrote, Unix seconds. live: whether it goes
+    on."""
 
     name: str
     path: Path
@@ -68,11 +69,25 @@ def _is_run(folder: Path) -> bool:
     return all(os.path.isfile(folder / name) for name in ("config.json", "seeds.json"))
 
 
-def _line(folder: Path) -> RunLine | None:
+def is_under_way(folder: Path) -> bool:
+    """Whether a run goes on: a process drives it, or, where no lock tells, it wrote something lately and has no report."""
+    driven = is_driven(folder)
+    if driven is not None:
+        return driven
+    return time.time() - (_changed(folder) or 0.0) < LIVE_S and not os.path.isfile(folder / "report.html")
+
+
+def _changed(folder: Path) -> float | None:
+    """When a run last wrote, Unix seconds; None of one that is gone."""
     written = [folder / name for name in ("metrics.jsonl", "evaluations.jsonl", "episodes", "config.json")]
     try:
-        changed = max(os.stat(file).st_mtime for file in written if os.path.exists(file))
-    except (OSError, ValueError):  # it is gone since it was found
+        return max(os.stat(file).st_mtime for file in written if os.path.exists(file))
+    except (OSError, ValueError):
         return None
-    live = time.time() - changed < LIVE_S and not os.path.isfile(folder / "report.html")
-    return RunLine(os.fsencode(folder.resolve().name).decode(errors="replace"), folder, changed, live)
+
+
+def _line(folder: Path) -> RunLine | None:
+    changed = _changed(folder)
+    if changed is None:  # it is gone since it was found
+        return None
+    return RunLine(os.fsencode(folder.resolve().name).decode(errors="replace"), folder, changed, is_under_way(folder))

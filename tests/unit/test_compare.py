@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -24,6 +25,7 @@ from burnish.inspector.library import Library
 from burnish.inspector.pages.app import pages
 from burnish.inspector.text import number
 from burnish.rollout.store.records import JsonLines
+from burnish.rollout.store.sole_driver import sole_driver
 
 pytestmark = pytest.mark.unit
 
@@ -192,6 +194,36 @@ def test_tail_goes_on_until_the_run_has_its_report(runs: list[Path], monkeypatch
 
     monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
     assert burnish("runs", "tail", runs[0], "-n", "0", "--follow").output == "rft     3  success 0.75 (n = 16)\n"
+
+
+def test_tail_ends_with_the_process_that_drives_the_run_and_not_before(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs[0] / "report.html").write_text("of the run before it was resumed")
+    driver = ExitStack()
+    driver.enter_context(sole_driver(runs[0], print))
+
+    def goes_on(seconds: float) -> None:
+        with JsonLines(runs[0] / "metrics.jsonl") as lines:
+            lines.append({"phase": "rft", "step": 3, "time": 3.0, "success": 0.75})
+        (runs[0] / "report.html").unlink()
+        driver.close()  # as the system does when it is killed
+
+    monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
+    found = burnish("runs", "tail", runs[0], "-n", "0", "--follow")
+    assert found.stdout == "rft     3  success 0.75\n"
+    assert found.stderr == f"no process is seen to drive the run, which has no report; `burnish run {runs[0]} --resume` takes it on\n"
+
+
+def test_a_run_is_under_way_while_a_process_drives_it(runs: list[Path]) -> None:
+    def live() -> dict[str, bool]:
+        return {row["run"]: row["live"] for row in json.loads(burnish("runs", "list", runs[0].parent, "--json").output)}
+
+    assert live() == {"first": True, "other <b>": True}, "written a moment ago, and no lock tells"
+    with sole_driver(runs[0], print):
+        (runs[0] / "report.html").write_text("of the run before it was resumed")
+        for file in runs[0].iterdir():
+            os.utime(file, (0, 0))
+        assert live() == {"first": True, "other <b>": True}, "an evaluation takes long"
+    assert live() == {"first": False, "other <b>": True}
 
 
 def test_a_folder_that_cannot_be_read_hides_no_run(runs: list[Path]) -> None:

@@ -24,10 +24,10 @@ from burnish.cli.models import table_lines
 from burnish.cli.signals import end_on_sigterm
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
 from burnish.recipe.resolve import ResolvedRun
+from burnish.rollout.store.sole_driver import sole_driver
 from burnish.rpc.signals import keep_sigterm
 from burnish.run.display import say
 from burnish.run.resume import driven
-from burnish.run.sole_driver import sole_driver
 
 pytestmark = pytest.mark.unit
 

@@ -139,7 +139,9 @@ def test_rewind_drops_what_a_resumed_run_does_again(run: RunFolder) -> None:
         run.log_ledger(LedgerRow(phase=phase, step=step, issued=step, trained=step))
     for phase, step in [("base", 0), ("sft", 2), ("rft", 3)]:
         run.log_evaluation(evaluation(phase, step))
+    run.report.write_text("what became of step 3")
     run.rewind(("cpt", "sft", "rft"), "rft", 1)
+    assert not run.report.exists()
     for file in (run.metrics_file, run.ledger_file):
         assert [(row["phase"], row["step"]) for row in rows(file)] == [("sft", 1), ("sft", 2), ("rft", 1)]
     assert [row["phase"] for row in rows(run.evaluations_file)] == ["base", "sft"]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from burnish.run.sole_driver import LOCK, sole_driver
+from burnish.rollout.store.sole_driver import LOCK, is_driven, sole_driver
 
 pytestmark = pytest.mark.unit
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from burnish.run.sole_driver import sole_driver
+from burnish.rollout.store.sole_driver import sole_driver
 with sole_driver(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(600)
@@ -41,6 +41,30 @@ def test_a_second_process_is_refused_by_name_and_the_folder_is_free_when_the_fir
         pass
 
 
+def test_whether_a_run_is_driven_is_told_by_a_folder_that_nobody_may_write(tmp_path: Path) -> None:
+    assert is_driven(tmp_path) is None, "no process has driven it"
+    with sole_driver(tmp_path, print):
+        (tmp_path / LOCK).chmod(0o444)
+        tmp_path.chmod(0o555)
+        assert is_driven(tmp_path) is True
+    assert is_driven(tmp_path) is False
+    tmp_path.chmod(0o755)
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).symlink_to(tmp_path / "elsewhere")
+    assert is_driven(tmp_path) is None and not (tmp_path / "elsewhere").exists()
+
+
+def test_who_only_asks_takes_the_run_from_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole_driver(tmp_path, print):
+        pass
+    asking = os.open(tmp_path / LOCK, os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    assert is_driven(tmp_path) is False, "another asks as well"
+    monkeypatch.setattr("burnish.rollout.store.sole_driver.time.sleep", lambda seconds: os.close(asking))
+    with sole_driver(tmp_path, print):
+        assert is_driven(tmp_path) is True
+
+
 def test_where_nothing_can_be_locked_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(file: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -48,7 +72,7 @@ def test_where_nothing_can_be_locked_it_is_said(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", none)
     said: list[str] = []
     with sole_driver(tmp_path, said.append):
-        pass
+        assert is_driven(tmp_path) is None
     assert said == [f"{tmp_path} cannot be locked (No locks available): see to it that no second process resumes it meanwhile"]
 
 

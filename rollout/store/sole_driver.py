@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = "driver.lock"
+ASKED_S = 1.0
+"""Seconds that a driver waits for those who ask whether there is one (`is_driven`), and hold the lock for that moment."""
 
 
 class AlreadyDriven(ValueError):
@@ -24,7 +27,7 @@ def sole_driver(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             who = os.pread(file, 20, 0)
             which = f" {int(who)}" if who.isdigit() else ""
@@ -38,3 +41,37 @@ def sole_driver(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def is_driven(path: Path) -> bool | None:
+    """Whether a process drives the run in a folder, which need not be writable. None where that cannot be told: no process has driven it
+    there, the lock may not be read, or the file system knows none.
+
+    Example: false of a run that was killed, as soon as it has ended.
+    """
+    try:
+        file = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # beside others who ask
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return False
+
+
+def _lock(file: int) -> None:
+    """Raises BlockingIOError where another process holds the lock longer than one that only asks."""
+    deadline = time.monotonic() + ASKED_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
