@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from ..rpc.extras import require
 
@@ -42,6 +42,21 @@ FREE_ROWS: Final = 1 << 17
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _NOT_ROWS = ("readme", "license", "licence", "changelog")
+
+
+@contextmanager
+def new_file(path: Path | None) -> Iterator[TextIO | None]:
+    """A text file that is written within the block and was not there before; None for none. Where the block fails nothing of it is left,
+    so that another try may write it. Raises FileExistsError."""
+    if path is None:
+        yield None
+        return
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            yield file
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def is_url(place: str) -> bool:

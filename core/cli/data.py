@@ -12,6 +12,7 @@ from typing import Any
 
 from burnish.cli.models import table_lines
 from burnish.envs.registry import ID_PATTERN
+from burnish.envs.row_files import new_file
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
 from burnish.inspector.runs import check_run, read_run_transcripts
@@ -59,8 +60,7 @@ def dedup_lines(places: Sequence[str], near: float | None, out: Path | None) -> 
     """Duplicates, and how many there are. out: a new file of the rows that are none, as they are read: unfit rows are in neither."""
     found: list[Duplicate] = []
     kept, unfit = 0, Counter[str]()
-    target = out.open("x", encoding="utf-8") if out is not None else None
-    try:
+    with new_file(out) as target:
         for row in duplicates(_good(places, unfit), near):
             if isinstance(row, Duplicate):
                 found.append(row)
@@ -68,9 +68,6 @@ def dedup_lines(places: Sequence[str], near: float | None, out: Path | None) -> 
             kept += 1
             if target is not None:
                 target.write(json.dumps(row.row, ensure_ascii=False) + "\n")
-    finally:
-        if target is not None:
-            target.close()
     kinds = Counter(one.kind for one in found)
     lines = [f"{kept:,} rows say something new, {kinds['exact']:,} are exact duplicates" + (f", {kinds['near']:,} near" if near else "")]
     lines += _unfit_line(unfit)

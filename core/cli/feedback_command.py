@@ -66,6 +66,7 @@ def export(
     """Write feedback as rows that training reads: corrections, preference pairs, tasks, or texts."""
     needs_training("feedback export")
     from burnish.cli.guard import load_detectors
+    from burnish.envs.row_files import new_file
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
     from burnish.inspector.text import printable
@@ -83,7 +84,8 @@ def export(
         if (not key or row.key in key) and (not model or row.model in model or row.served_by in model) and row.time >= first
     )
     made = exported(wanted, form, guard)
-    with out.open("x", encoding="utf-8") as lines:
+    with new_file(out) as lines:
+        assert lines is not None, "a file was named"
         lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows)
     said = [f"{out}: {len(made.rows):,} rows", f"{made.unsuited:,} answers have feedback that makes no {form} row"]
     said += [f"{count:,} left out: {why}" for why, count in made.left_out.most_common()]

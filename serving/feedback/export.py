@@ -254,7 +254,10 @@ def _keeps(guard: Guard | None, messages: list[dict[str, Any]]) -> None:
     """Raise _LeftOut where a conversation to learn from breaks the policy."""
     if guard is None:
         return
-    verdict = judge(guard, read_messages(messages, "messages"))
+    try:
+        verdict = judge(guard, read_messages(messages, "messages"))
+    except ValueError as error:  # each message may be looked at, and all together be too long
+        raise _LeftOut(f"unfit: {error}") from None
     if not verdict.kept:
         raise _LeftOut(f"breaks {guard.policy.id}: {verdict.reason}")
 

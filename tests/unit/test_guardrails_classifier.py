@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,16 @@ def test_the_threshold_finds_at_most_the_share_that_was_asked_and_nothing_that_i
     assert share <= 0.1
     apart = train(split(rows(), (), (), 1), 0.1, 1).model
     assert apart.card.threshold == 0.5 and most_likely(apart, "What time is it?")[0] < 0.5  # type: ignore[index]
+
+
+def test_a_row_that_cannot_be_looked_at_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = split([replace(row, where=f"rows.jsonl:{i}") for i, row in enumerate(rows())], (), (), 1)
+    monkeypatch.setattr("burnish.guardrails.readings.MAX_TEXT", 400)
+    for long in ("learn", "choose", "report"):
+        one, *rest = getattr(parts, long)
+        changed: dict[str, Any] = {long: (replace(one, text="a" * 401), *rest)}
+        with pytest.raises(ValueError, match=rf"^{one.where}: a text of 401 characters is too long"):
+            train(replace(parts, **changed), 0.1, 1)
 
 
 def rewritten(folder: Path, **changes: Any) -> None:

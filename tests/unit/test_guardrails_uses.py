@@ -147,6 +147,17 @@ def test_data_that_breaks_the_policy_is_rejected_with_its_reason(tmp_path: Path,
     )
 
 
+def test_data_that_cannot_be_looked_at_is_rejected_as_any_unfit_row_is(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.guardrails.readings.MAX_TEXT", 100)
+    data, rejects = tmp_path / "texts.jsonl", tmp_path / "rejects.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("Hello", "a" * 101, "Good day")))
+    said = CliRunner().invoke(app, ["data", "check", str(data), "--policy", file, "--rejects", str(rejects), "--max-rejects", "1"])
+    assert said.exit_code == 0, said.output
+    assert "2 rows: document" in said.output and "texts.jsonl:2: cannot be held to the guardrail policy: a text of 101" in said.output
+    (row,) = map(json.loads, rejects.read_text().splitlines())
+    assert (row["file"], row["line"]) == (str(data), 2)
+
+
 def test_an_evaluation_counts_attacks_and_benign_prompts_apart(guard: Guard) -> None:
     prompts = [
         Prompt(ATTACK, True, "weapons", "plain", NO),

@@ -497,6 +497,17 @@ def test_a_policy_takes_out_what_it_redacts_and_leaves_out_what_it_holds_back(gu
     assert any("breaks bank" in why for why in made["sft"].left_out), made["sft"].left_out
 
 
+def test_a_conversation_too_long_to_be_looked_at_as_a_whole_is_left_out(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.guardrails.readings.MAX_TEXT", 100)
+    long = row("a", correction="Done.")
+    assert isinstance(long.asked, Question)
+    turns = [{"role": role, "content": "a b " * 20} for role in ("user", "assistant", "user")]
+    made = export(
+        [long.model_copy(update={"asked": long.asked.model_copy(update={"messages": turns})}), row("b", correction="x")], "sft", guard
+    )
+    assert [one["id"] for one in made.rows] == ["b/0"] and "too long to be looked at" in str(made.left_out)
+
+
 @pytest.fixture(scope="module")
 def policy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from ...envs.row_files import files_at, suffix_of
+from ...envs.row_files import files_at, new_file, suffix_of
 from ...envs.rows import PROSE_SUFFIXES, Problems, stem
 from ...envs.types import Message
 from ...guardrails.guard import Guard
@@ -114,16 +114,15 @@ class AuditReport:
 
 
 def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None) -> AuditReport:
-    """Read every row, and hold it to a guardrail policy.
+    """Read every row, and hold it to a guardrail policy. A row that is too long for that, or has too many matches, is unfit.
 
     rejects: a new file for those that are unfit, a line `{"file", "line", "field", "reason"}` each, with "guardrail" where the policy is
     the reason.
     """
-    report, out = AuditReport(), rejects.open("x", encoding="utf-8") if rejects is not None else None
-    try:
+    report = AuditReport()
+    with new_file(rejects) as out:
         for found in checked_rows(places, use):
-            verdict = judge(guard, _said(found)) if guard is not None and isinstance(found, Checked) else None
-            reject = _unguarded(found, verdict) if isinstance(found, Checked) else found
+            verdict, reject = _held(found, guard) if isinstance(found, Checked) else (None, found)
             if reject is None:
                 assert isinstance(found, Checked)
                 report.rows[found.form] += 1
@@ -136,9 +135,6 @@ def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, 
             if out is not None:
                 why = {"guardrail": verdict.to_row()} if verdict is not None else {}
                 out.write(json.dumps(reject.to_row() | why, ensure_ascii=False) + "\n")
-    finally:
-        if out is not None:
-            out.close()
     return report
 
 
@@ -150,12 +146,19 @@ def _said(row: Checked) -> Sequence[Message]:
     return value.messages if isinstance(value, Conversation | TaskRow) else value.prompt + value.chosen
 
 
-def _unguarded(row: Checked, verdict: Verdict | None) -> Reject | None:
-    """The row as a reject when it breaks the policy. A question that nobody answered breaks nothing."""
-    if verdict is None or verdict.kept or (verdict.answered is None and not verdict.calls):
-        return None
+def _held(row: Checked, guard: Guard | None) -> tuple[Verdict | None, Reject | None]:
+    """What a policy says of a row, and the row as a reject when it breaks the policy, or cannot be looked at. A question that nobody
+    answered breaks nothing."""
+    if guard is None:
+        return None, None
     file, _, number = row.where.rpartition(":")
-    return Reject(file, int(number), "", f"breaks the guardrail policy: {verdict.reason}")
+    try:
+        verdict = judge(guard, _said(row))
+    except ValueError as error:
+        return None, Reject(file, int(number), "", f"cannot be held to the guardrail policy: {error}")
+    if verdict.kept or (verdict.answered is None and not verdict.calls):
+        return verdict, None
+    return verdict, Reject(file, int(number), "", f"breaks the guardrail policy: {verdict.reason}")
 
 
 def _categories(verdict: Verdict) -> set[str]:

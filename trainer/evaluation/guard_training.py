@@ -15,6 +15,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,8 @@ def _lessons(rows: Sequence[Example], seed: int) -> Iterator[tuple[str, bool, fl
     """Text, label and weight of what is learnt from: whole texts; of harmless ones their passages too, and how they look in an encoding."""
     chance = random.Random(seed)
     for row in (*rows, *(Example(text, False) for text in EVERYDAY)):
-        text = next(readings(row.text)).text[:LONGEST]
+        with _named(row):
+            text = next(readings(row.text)).text[:LONGEST]
         yield text, row.found, 1.0
         if row.found or not text:
             continue
@@ -207,13 +209,27 @@ def score(model: Classifier, text: str) -> float:
 
 
 def scored(model: Classifier, rows: Iterable[Example]) -> Scores:
-    return np.asarray([score(model, row.text) for row in rows])
+    return np.asarray([_score_of(model, row) for row in rows])
+
+
+def _score_of(model: Classifier, row: Example) -> float:
+    with _named(row):
+        return score(model, row.text)
+
+
+@contextmanager
+def _named(row: Example) -> Iterator[None]:
+    """Around a row that is looked at: what is too long for that, or can be read in too many ways, is named by its file and line."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{row.where}: {error}" if row.where else str(error)) from error
 
 
 def measured(model: Classifier, rows: Sequence[Example]) -> dict[str, tuple[Rate, Rate]]:
     """Recall and false positives on the rows, under "all", "family NAME" and "category NAME"; of more than `MOST_GROUPS` the largest, and
     the rest together as "N other families" or "N other categories"."""
-    hits = [(row.found, score(model, row.text) >= model.card.threshold) for row in rows]
+    hits = [(row.found, _score_of(model, row) >= model.card.threshold) for row in rows]
     families = _groups("family", "families", [row.family for row in rows])
     categories = _groups("category", "categories", [row.category for row in rows])
     groups: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
