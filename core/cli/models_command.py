@@ -70,7 +70,7 @@ def new(
         list[Path] | None,
         typer.Option("--text", metavar="FILE", help="Text to train the tokenizer on: .txt, or rows with 'text'. Default: some English."),
     ] = None,
-    generate: Annotated[str | None, typer.Option(help="module:function that makes the text instead.")] = None,
+    generate: Annotated[str | None, typer.Option(help="module:function or file.py:function that makes the text instead.")] = None,
     arg: ArgOption = None,
     count: Annotated[int, typer.Option(min=1, help="How many texts --generate makes.")] = 2000,
     size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",

@@ -228,6 +228,7 @@ def test_reward_function_takes_a_list(recipe: Callable[[str], Path]) -> None:
         ),
         ("[sft]\nsteps = 3", 'r.toml: sft: needs exactly one of data = "PATH" and generate = "module:function"'),
         ('[sft]\ngenerate = "m:f"', "r.toml: sft.steps: is required"),
+        ('[sft]\nsteps = 3\ngenerate = "m.:f"', "r.toml: sft.generate: 'm.:f' must read module:function or file.py:function"),
         (
             '[sft]\nsteps = 3\ndata = "x.jsonl"\ncount = 4',
             "r.toml: sft: count has no effect on data = …; it belongs to generate = …",

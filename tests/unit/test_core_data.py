@@ -101,3 +101,7 @@ def test_generators_get_seed_count_and_arguments(tmp_path: Path, monkeypatch: py
         own(CPTConfig(steps=1, generate="my_corpus_for_data_test:text"))
     with pytest.raises(ValueError, match=r"cpt\.generate: module no_such_module cannot be imported: ModuleNotFoundError"):
         own(CPTConfig(steps=1, generate="no_such_module:f"))
+    (tmp_path / "data set").mkdir()
+    (tmp_path / "data set" / "make.py").write_text("def rows(seed, count):\n    return ['a text'] * count\n")
+    in_file = CPTConfig(steps=2, batch=2, generate="data set/make.py:rows")
+    assert texts(in_file, 5) == ["a text"] * 4

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...envs.named import function_parts
 from ...envs.row_files import is_url, suffix_of
 from ...envs.rows import suffix_problem
 
@@ -104,10 +105,10 @@ class RowsConfig(BaseModel):
 
     data: rows in a file, a folder of files or behind a URL: `{"text": …}` for cpt, `{"messages": […]}` for sft, both for midtrain
     (docs/formats.md lists the forms), or, where documents are read, text with one per paragraph. own: the same where it is blended, one
-    place or several. generate: instead, `module:function` called as `function(seed, count, **args)`, giving texts or conversations. args:
-    further arguments of that
-    function. count: how many it makes, seen again once all were; left out, as many as are seen. max_rejects: how many rows may be unfit;
-    they are left out and written to the run's `data/PHASE/rejects.jsonl` with the reason, and one more stops the run before it trains.
+    place or several. generate: instead, `module:function` or `file.py:function` called as `function(seed, count, **args)`, giving texts or
+    conversations. args: further arguments of that function. count: how many it makes, seen again once all were; left out, as many as are
+    seen. max_rejects: how many rows may be unfit; they are left out and written to the run's `data/PHASE/rejects.jsonl` with the
+    reason, and one more stops the run before it trains.
     blend_ratio: the share of samples that are own ones, from 0 to 1; the rest is curated (docs/blend-data.md). curated: with it, true for
     burnish's own catalog, or the id or the folder of another, whose categories then share the rest equally. blend_by: whether the shares
     of a blend are of "samples" or of "tokens" that are learned; left out, of samples.
@@ -117,7 +118,7 @@ class RowsConfig(BaseModel):
 
     data: str | None = None
     own: tuple[str, ...] = ()
-    generate: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
+    generate: str | None = None
     args: dict[str, Any] = Field(default={})
     count: int | None = Field(default=None, ge=1)
     max_rejects: int = Field(default=0, ge=0)
@@ -138,6 +139,13 @@ class RowsConfig(BaseModel):
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
         return value if value is None else readable(value, cls.prose)
+
+    @field_validator("generate")
+    @classmethod
+    def _names_a_function(cls, value: str | None) -> str | None:
+        if value is not None and function_parts(value) is None:
+            raise ValueError(f"{value!r} must read module:function or file.py:function")
+        return value
 
     @field_validator("own")
     @classmethod
