@@ -181,14 +181,18 @@ def said_of_import(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" + ("" if named else f" (at {lines[-1].filename}:{lines[-1].lineno})")
 
 
+def sought_in(path: str | Path) -> str:
+    """What an error says about a path that leads nowhere: the folder that a relative one counts from; nothing about another."""
+    return "" if Path(path).is_absolute() else f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
+
+
 def load_plugin(path: str | Path) -> str:
     """Import a plug-in file so that its decorators register; return the module's name. Loading it twice is harmless.
 
     Raises ValueError when the file is missing or raises on import.
     """
     if not os.path.isfile(path):
-        here = "" if Path(path).is_absolute() else f"; a path counts from the folder that burnish is started in, {Path.cwd()}"
-        raise ValueError(f"plug-in {path} is not a file{here}")
+        raise ValueError(f"plug-in {path} is not a file{sought_in(path)}")
     file = Path(path).resolve()
     path_digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]  # my-reward.py is another file than my_reward.py
     name = f"{PLUGIN_MODULE}{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}_{path_digest}"

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, Vali
 from pydantic_core import ErrorDetails
 
 from ..envs.pydantic_words import error_lines, few_lines, message_of
-from ..envs.registry import ID_PATTERN, did_you_mean
+from ..envs.registry import ID_PATTERN, did_you_mean, sought_in
 from ..envs.toml_text import as_json, read_toml
 from ..rpc.urls import shown_value
 from .patterns import compiled
@@ -295,7 +295,8 @@ def load_policy(file: str | Path, to_run: bool = True) -> Policy:
     """
     path = Path(file)
     if not os.path.isfile(path):
-        raise ValueError(f"{file}: {'is a folder, not a policy file' if os.path.isdir(path) else 'there is no such policy file'}")
+        what = "is a folder, not a policy file" if os.path.isdir(path) else f"there is no such policy file{sought_in(path)}"
+        raise ValueError(f"{file}: {what}")
     data = read_toml(path, MAX_BYTES)
     if not data:
         raise ValueError(f"{file}: is empty; a policy has a name, a version and categories at the least")

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic_core import ErrorDetails
 
 from ...envs.pydantic_words import error_lines, few_lines, message_of
-from ...envs.registry import did_you_mean
+from ...envs.registry import did_you_mean, sought_in
 from ...rpc.urls import shown_value
 from ..types import in_full
 from .bounds import least
@@ -240,7 +240,7 @@ def read_grader(data: Mapping[str, Any], source: str = "grader") -> AnyGrader:
 def load_grader(file: Path) -> AnyGrader:
     """The grader in a file, bare or under a key `grader`. Raises ValueError naming the file and what is wrong with it."""
     if not os.path.isfile(file):
-        raise ValueError(f"{file}: there is no such file")
+        raise ValueError(f"{file}: there is no such file{sought_in(file)}")
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file}: {file.stat().st_size} bytes; a grader has at most {MAX_BYTES}")
     try:

@@ -125,6 +125,8 @@ async def test_to_say_nothing_earns_nothing(file: str, asked: str, wanted: str, 
 def test_the_reward_needs_a_policy_that_can_be_read(tmp_path: Path, file: str) -> None:
     with pytest.raises(ValueError, match="there is no such policy file"):
         make_scorer("burnish/guardrail-v1", params={"policy": str(tmp_path / "absent.toml")})
+    with pytest.raises(ValueError, match=f"no such policy file; a path counts from the folder that burnish is started in, {Path.cwd()}"):
+        make_scorer("burnish/guardrail-v1", params={"policy": "absent.toml"})
     with pytest.raises(ValueError, match="always on"):
         make_scorer("burnish/guardrail-v1", params={"policy": file, "skip": ["weapons"]})
 

@@ -261,7 +261,8 @@ def test_what_is_refused_at_load(grader: dict[str, Any], message: str) -> None:
     [
         ({}, "needs exactly one of file"),
         ({"file": "x.json", "grader": EXACT}, "needs exactly one of file"),
-        ({"file": "missing.json"}, "missing.json: there is no such file"),
+        ({"file": "missing.json"}, "missing.json: there is no such file; a path counts from the folder that burnish is started in, /"),
+        ({"file": "/missing.json"}, "missing.json: there is no such file$"),
         ({"grader": EXACT, "base_url": "http://127.0.0.1:1"}, "base_url: no effect, this grader asks no judge"),
         ({"grader": RATE}, "a judge needs base_url"),
         ({"grader": RATE, "api_key_env": "BURNISH_NO_SUCH_KEY"}, "BURNISH_NO_SUCH_KEY is not set"),

@@ -6,7 +6,7 @@
     reward = "my-team/right-v1"                # any reward, or [[rewards]] as in a recipe
     chance = 0.25
 
-Places are relative to the file's folder.
+`rows` and `texts` count from the file's folder; what rewards and environments read, from the folder that burnish is started in.
 """
 
 from __future__ import annotations
