@@ -564,6 +564,11 @@ def test_tools_are_no_environment_and_an_environment_no_tools(recipe: Callable[[
     ]
 
 
+def test_a_blended_environment_is_named_by_its_id_alone(recipe: Callable[[str], Path]) -> None:
+    (said,) = problems(recipe(ESSENTIAL + '[[rft.blend]]\nenvironment = "sums.py:my-team/Sums-v0"\npercent = 20\n'))
+    assert "rft.blend.0.environment" in said and said.endswith('of your own, give the id alone, and plugins = ["sums.py"]')
+
+
 def test_the_services_of_blended_environments_are_what_those_play_with(recipe: Callable[[str], Path]) -> None:
     blended = """
 [[rft.blend]]

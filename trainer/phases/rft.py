@@ -33,13 +33,17 @@ MAX_STALENESS = 2
 class BlendedConfig(BaseModel):
     """Another environment, whose tasks are blended with the recipe's own (docs/blend-data.md).
 
-    environment: its id, as at the top. environment_args: what it is made with. percent: its share of all tasks; the recipe's own
-    environment has what is left. name: what metrics and tasks call it; left out, the last part of its id.
+    environment: its id alone; one of your own is registered by a file in `plugins`. environment_args: what it is made with. percent: its
+    share of all tasks; the recipe's own environment has what is left. name: what metrics and tasks call it; left out, the last part of its
+    id.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    environment: str = Field(pattern=ID_PATTERN.pattern, description='an id of `burnish env list`, for example "burnish/Arithmetic-v0"')
+    environment: str = Field(
+        pattern=ID_PATTERN.pattern,
+        description='an id of `burnish env list`, as "burnish/Arithmetic-v0"; of your own, give the id alone, and plugins = ["sums.py"]',
+    )
     environment_args: dict[str, Any] = {}
     percent: float = Field(ge=0, le=100)
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
