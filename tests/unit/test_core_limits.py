@@ -225,3 +225,11 @@ def test_docs_the_page_shows_every_limit_with_its_default() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "resume.md").read_text()
     (table,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert tomllib.loads(table) == {"limits": LimitsConfig().model_dump()}
+
+
+def test_docs_the_page_names_every_table_and_key_that_a_resume_may_change() -> None:
+    from burnish.run.resume import FREE
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "resume.md").read_text()
+    listed = page.partition("## What may be different")[2].partition("\n\nA run that is finished")[0]
+    assert [name for name in FREE if f"`{name}`" not in listed and f"`[{name}]`" not in listed] == []
