@@ -7,6 +7,7 @@ fourth update, so that it is under way when it is pruned, whatever the machine d
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from tests.integration.scripted_run import LocalLearner, prepare
 
@@ -16,10 +17,10 @@ STANDS_STILL_S = 250.0
 TOO_SMALL = 1e-8
 
 
-def step(learner: LocalLearner, scale: float = 1.0) -> dict[str, float]:
+def step(learner: LocalLearner, *args: Any, **kwargs: Any) -> dict[str, float]:
     if learner.version == 4 and learner.optimizer_config.lr < TOO_SMALL:
         time.sleep(STANDS_STILL_S)
-    return real(learner, scale)
+    return real(learner, *args, **kwargs)
 
 
 if __name__ == "__main__":

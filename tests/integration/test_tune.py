@@ -28,7 +28,7 @@ def test_docs_the_page_finds_the_rate_that_learns(tiny_model: Path, tmp_path: Pa
         (tmp_path / name).write_text(text.replace('"smollm2"', json.dumps(str(tiny_model))))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.integration.scripted_trial"))
-    (command,) = re.findall(r"^```\nburnish (tune .*?)$", PAGE, re.MULTILINE)
+    command, *_ = re.findall(r"^```\nburnish (tune .*?)$", PAGE, re.MULTILINE)
     done = CliRunner().invoke(app, [*shlex.split(command), "--run-dir", "tuned"])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "tuned" / "tune.json").read_text())
