@@ -166,6 +166,18 @@ def test_pruning_keeps_the_best_of_a_phase_until_that_has_ended(model: Path, tmp
     assert best(tmp_path, "rft", "held_out_loss") is None
 
 
+def test_pruning_keeps_the_best_of_a_phase_that_was_given_more_steps_after_its_end(model: Path, tmp_path: Path) -> None:
+    save(tmp_path, model, 2, phase="sft", metrics={"held_out_loss": 2.0})
+    save(tmp_path, model, 4, phase="sft", final=True, metrics={"held_out_loss": 1.5})
+    for step, loss in ((6, 1.0), (8, 1.2), (9, 1.3)):
+        save(tmp_path, model, step, phase="sft", metrics={"held_out_loss": loss})
+    assert prune(tmp_path, 1, {"sft": "held_out_loss"}) == ["sft-2", "sft-8"]
+    found = best(tmp_path, "sft", "held_out_loss")
+    assert found is not None and found.step == 6
+    save(tmp_path, model, 10, phase="sft", final=True, metrics={"held_out_loss": 1.0}, weights_of=6)
+    assert prune(tmp_path, 1, {"sft": "held_out_loss"}) == ["sft-6", "sft-9"]
+
+
 def test_pruning_keeps_the_last_ones_and_the_final_one_of_every_phase(model: Path, tmp_path: Path) -> None:
     save(tmp_path, model, 5, phase="cpt")
     save(tmp_path, model, 9, phase="cpt", final=True)

@@ -190,7 +190,8 @@ def prune(run: Path, keep_last: int, best_by: Mapping[str, str] | None = None) -
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}; at least the last checkpoint must stay")
     records = list_checkpoints(run)
-    ended = {record.phase for record in records if record.final}
+    last = {record.phase: record for record in records}
+    ended = {phase for phase, record in last.items() if record.final}  # not by an earlier one: a phase that had ended may get more steps
     kept = [best(run, phase, metric) for phase, metric in (best_by or {}).items() if metric and phase not in ended]
     doomed = [record for record in records[:-keep_last] if not record.final and record not in kept]
     for record in doomed:
