@@ -37,7 +37,7 @@ FREE_BYTES: Final = 1 << 30
 """A compressed file may unpack to so much, or to so many times its size. Text stays well below 100; zeros reach 1,000."""
 
 FREE_ROWS: Final = 1 << 17
-"""A file may have so many rows, or as many as it has bytes: what holds nothing, or repeats, takes none."""
+"""A file may have so many rows, or as many as it has bytes, once unpacked: what holds nothing, or repeats, takes none."""
 
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"

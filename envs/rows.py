@@ -125,17 +125,17 @@ def read_rows(place: str | Path, prose: bool = False) -> Iterator[Row | BadRow]:
     """Every row of a file in order, or of the files of a folder. prose: documents are asked for, so a file of plain text is read too.
 
     Raises ValueError naming the file when it is missing or of an unknown suffix, Unreadable when it is in another encoding, damaged, of
-    another form than its suffix says, or has more rows than bytes.
+    another form than its suffix says, or has more rows than it can be meant to.
     """
     for file in files_at(str(place)):
         unfit = suffix_problem(file, prose)
         if unfit is not None:
             raise ValueError(unfit)
         with opened(file) as stream:
-            most = most_rows(size_of(stream))
+            most = most_rows(MAX_RATIO * size_of(stream))  # a row of text takes a byte, though not as it is stored
             for count, row in enumerate(_rows(file, stream)):
                 if count >= most:
-                    raise UnreadableFile(f"{row.where}: the file has more rows than bytes; it is none of data")
+                    raise UnreadableFile(f"{row.where}: the file has more than {MAX_RATIO} times as many rows as bytes; it is none of data")
                 yield row
 
 

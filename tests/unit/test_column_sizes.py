@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import ipc
 
-from burnish.envs import column_sizes, row_columns
+from burnish.envs import column_sizes, row_columns, row_files
 from burnish.envs.column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes, value_count
 from burnish.envs.rows import MAX_VALUES, BadRow, Row, read_rows
 from burnish.rollout.store import reading
@@ -126,14 +128,24 @@ def test_a_file_has_no_more_rows_than_bytes(name: str, tmp_path: Path) -> None:
             next(read_rows(file))
 
 
-def test_a_packed_file_has_no_more_rows_than_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_packed_file_has_no_more_rows_than_it_may_unpack_to_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("burnish.envs.row_files.FREE_ROWS", 500)
     file = tmp_path / "a.jsonl.gz"
-    file.write_bytes(gzip.compress(b"{}\n" * 5000))
-    with pytest.raises(ValueError, match=r"a\.jsonl\.gz:501: the file has more rows than bytes"):
+    file.write_bytes(gzip.compress(b"{}\n" * 100_000))
+    most = row_files.MAX_RATIO * file.stat().st_size
+    with pytest.raises(ValueError, match=rf"a\.jsonl\.gz:{most + 1}: the file has more than 250 times as many rows as bytes"):
         list(read_rows(file))
     file.write_bytes(gzip.compress(b"{}\n" * 500))
     assert len(list(read_rows(file))) == 500
+
+
+def test_packed_rows_that_are_much_alike_are_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.envs.row_files.FREE_ROWS", 500)
+    sums = [{"messages": [{"role": "user", "content": f"{n // 100} + {n % 100}?"}], "reference_answer": "19"} for n in range(10_000)]
+    file = tmp_path / "a.jsonl.xz"
+    file.write_bytes(lzma.compress("\n".join(map(json.dumps, sums)).encode()))
+    assert file.stat().st_size < len(sums)
+    assert [row.value for row in read_rows(file) if isinstance(row, Row)] == sums
 
 
 @pytest.mark.parametrize("inner", [pa.nulls(MANY), EMPTY, WITHOUT], ids=["nulls", "empty", "zero_width"])
