@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as Late
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -48,9 +49,10 @@ STOP_S = 2.0
 LOOK_S = 1.0
 """Seconds between two looks at whether a call that waits is still known."""
 BEGIN_S = 300.0
-"""Seconds that workers may take to start: how long none may begin while one waits and not all workers have one."""
+"""Seconds that workers may take to start: how long calls may wait, those that were given up too, while none begins and not all workers
+have one."""
 KILL_S = 15.0
-"""Seconds that pebble may take to kill a worker whose call is late, for each of them: it kills one after the other."""
+"""Seconds that pebble may take to kill a worker whose call is late or given up, for each of them: it kills one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class Workers:
         self._numbers = count_up()
         self._latest = -1  # the number of the last call that is known to have begun: they begin in their order
         self._begun: set[int] = set()  # the numbers of those that are known to run
+        self._left: dict[Any, float] = {}  # jobs given up that pebble has not ended; since when, infinity for one that no worker had
+        self._waited = self._counted = 0.0  # seconds that calls have waited since one last began, and until when they are counted
 
     async def call(self, argument: Any, timeout_s: float | None = None) -> Any:
         """What the function returned. A call past `timeout_s` seconds from its start, or cancelled, has its process killed and replaced.
@@ -152,6 +156,7 @@ class Workers:
         pool = self._pool
         if pool is None or self._pid != os.getpid() or not pool.active:
             pool = await asyncio.to_thread(self._running)
+            self._left, self._waited = {}, 0.0
         try:
             with self._lock:
                 number, job = next(self._numbers), pool.schedule(_call, args=[self._where, sent], timeout=timeout_s)
@@ -159,9 +164,6 @@ class Workers:
             raise BrokenProcessPool(str(error)) from error
         try:
             answer: tuple[str, Any] = await self._of(job, number, pool, timeout_s)
-        except asyncio.CancelledError:
-            job.cancel()
-            raise
         except Late:
             raise TimeoutError(f"no answer within {timeout_s:g} s; its process was killed") from None
         except ProcessExpired as error:
@@ -174,17 +176,14 @@ class Workers:
 
         A worker that is killed while it takes a call keeps the lock of the pool, which then begins nothing and kills nobody: it is ended.
         """
-        answer, begun = asyncio.wrap_future(job), math.inf
-        passed, latest, since = False, self._latest, time.monotonic()
+        answer, begun, passed, start = asyncio.wrap_future(job), math.inf, False, time.monotonic()
         try:
-            while not (await asyncio.wait({answer}, timeout=LOOK_S))[0]:
+            while not answer.done():
                 waits, now = not job.running(), time.monotonic()
                 if not waits:
-                    self._begun.add(number)
-                    self._latest, begun = max(self._latest, number), min(begun, now)
-                if latest != self._latest or len(self._begun) >= self.count:
-                    latest, since = self._latest, now
-                stuck = waits and now - since > BEGIN_S
+                    self._begins(number)
+                    begun = min(begun, now)
+                stuck = self._is_stuck(start if waits else math.inf)
                 late = timeout_s is not None and now - begun > timeout_s + KILL_S * self.count
                 if (stuck or late) and not answer.done():
                     pool.stop()
@@ -192,11 +191,42 @@ class Workers:
                 if (late or (waits and passed) or not pool.active) and not answer.done():
                     job.cancel()
                     raise Late if late else BrokenProcessPool("the call is lost")
-                passed = waits and latest > number  # seen twice: what has begun says so a moment later
-            self._latest = max(self._latest, number)
+                passed = waits and self._latest > number  # seen twice: what has begun says so a moment later
+                await asyncio.wait({answer}, timeout=LOOK_S)
+            self._begins(number)
             return answer.result()
+        except asyncio.CancelledError:
+            self._give_up(job, pool, start)
+            raise
         finally:
             self._begun.discard(number)
+
+    def _begins(self, number: int) -> None:
+        """Note that a call is known to have begun: so the pool begins calls."""
+        if number not in self._begun:
+            self._begun.add(number)
+            self._latest, self._waited = max(self._latest, number), 0.0
+
+    def _give_up(self, job: Any, pool: ProcessPool, start: float) -> None:
+        """Have pebble end a job that began to wait at `start`: at once where a worker has it, else as soon as one takes it."""
+        waits, now = not job.running(), time.monotonic()
+        job.cancel()
+        if pool is self._pool:  # else it ended with its own
+            self._is_stuck(start if waits else math.inf)
+            self._left[job] = math.inf if waits else now
+
+    def _is_stuck(self, start: float) -> bool:
+        """Whether the pool begins nothing, or does not end a call that was given up, once that is counted which a call has waited since
+        `start`, infinity for one that runs. It is told over all calls, for the patience of who makes each may be less than that."""
+        now = time.monotonic()
+        if start < now:
+            self._waited += now - max(start, self._counted)
+            self._counted = now
+        over = wait_for(self._left, timeout=0).done
+        if len(self._begun) >= self.count or any(self._left[job] == math.inf for job in over):  # a worker took one
+            self._waited = 0.0
+        self._left = {job: since for job, since in self._left.items() if job not in over}
+        return self._waited > BEGIN_S or any(now - since > KILL_S * self.count for since in self._left.values())
 
     def close(self) -> None:
         """Kill the workers. A later call starts new ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -249,6 +250,66 @@ async def test_a_call_that_its_pool_does_not_kill_is_ended_with_the_pool(
             await hanging
     assert not pool.active and not pool._pool_manager.worker_manager.workers
     assert (await workers.call(episode("four"))).value == 4.0
+    workers.close()
+
+
+async def test_a_pool_that_begins_nothing_is_ended_though_each_call_is_given_up_before_that(
+    plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those to a verifier service, whose callers have deadlines of their own."""
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)
+    await workers.call(episode("four"))
+    pool = workers._pool
+    assert pool is not None
+    keep_lock(pool)
+    monkeypatch.setattr("burnish.rewards.calling.processes.BEGIN_S", 1.0)
+    monkeypatch.setattr("burnish.rewards.calling.processes.LOOK_S", 0.05)
+    async with asyncio.timeout(60):
+        while pool.active:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(workers.call(episode("three")), 0.2)
+        monkeypatch.setattr("burnish.rewards.calling.processes.BEGIN_S", 300.0)
+        assert (await workers.call(episode("three"))).value == 5.0
+    assert not pool._pool_manager.worker_manager.workers
+    workers.close()
+
+
+async def test_calls_that_a_worker_takes_once_they_are_given_up_begin(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)
+    await workers.call(episode("four"))
+    pool = workers._pool
+    assert pool is not None
+    keep_lock(pool)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(workers.call(episode("three")), 0.1)
+    assert workers._waited > 0 and list(workers._left.values()) == [math.inf]
+    channel = pool._pool_manager.worker_manager.workers_channel
+    assert channel is not None
+    channel.mutex.release()
+    async with asyncio.timeout(60):
+        assert (await workers.call(episode("three"))).value == 5.0
+    assert workers._waited == 0 and workers._pool is pool
+    workers.close()
+
+
+async def test_a_pool_that_does_not_kill_a_call_that_was_given_up_is_ended(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.rewards.calling.processes.LOOK_S", 0.05)
+    workers = Workers(reference("reward", "isolated/answer-v1", REWARDS.get("isolated/answer-v1").function), {}, count=1)
+    await workers.call(episode("four"))
+    pool, begun = workers._pool, tmp_path / "begun"
+    assert pool is not None
+    hanging = asyncio.create_task(workers.call(episode(f"hang {begun}")))
+    async with asyncio.timeout(60):
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        keep_lock(pool)
+        hanging.cancel()
+        monkeypatch.setattr("burnish.rewards.calling.processes.KILL_S", 0.1)
+        assert (await workers.call(episode("four"))).value == 4.0
+    assert not pool.active and not pool._pool_manager.worker_manager.workers
     workers.close()
 
 
