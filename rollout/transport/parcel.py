@@ -61,7 +61,7 @@ def sources_of(model: Path, folder: Path, code: Sequence[str], send: Sequence[st
     """The files to send, by the place where they arrive: those of the model's folder, files of code, and what is sent beside them.
 
     folder: the run's. code: paths of plug-ins and modules, absolute. send: files and folders in the run's folder, by their relative paths.
-    Raises ValueError naming what is not there, is not in the folder, or holds too many files.
+    Raises ValueError naming what is not there, is not in the folder, or holds too many files, or a link to a folder that leads elsewhere.
     """
     found = {f"{MODEL}/{path.relative_to(model).as_posix()}": path for path in _files(model, str(model))}
     for path in map(Path, code):
@@ -91,8 +91,15 @@ def _place_of_code(path: Path, folder: Path) -> str:
 
 
 def _files(folder: Path, called: str) -> list[Path]:
-    found = list[Path]()
-    for at, _, names in os.walk(folder):
+    """The files of a folder, by links to folders in it too: what is read by those where the run is must be found by them elsewhere."""
+    found, home = list[Path](), folder.resolve()
+    for at, inside, names in os.walk(folder, followlinks=True):
+        way = {up.resolve() for up in (Path(at), *Path(at).parents)}
+        for link in (Path(at, name) for name in inside if os.path.islink(os.path.join(at, name))):
+            if link.resolve() in way or not link.resolve().is_relative_to(home):
+                raise ValueError(
+                    f"{called}: {link} is a link out of the folder, or to one that it is in; put what is read there in its place"
+                )
         found += (Path(at, name) for name in names)
         if len(found) > MOST_FILES:
             raise ValueError(f"{called} holds more than {MOST_FILES} files; send what is read there")

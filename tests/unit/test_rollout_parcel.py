@@ -100,6 +100,26 @@ def test_a_folder_of_too_many_files_is_named(folder: Path, tmp_path: Path, monke
         sources_of(tmp_path / "model", folder, [], ["lists"])
 
 
+def test_a_link_to_a_folder_is_followed_or_named(folder: Path, tmp_path: Path) -> None:
+    link = folder / "lists" / "current"
+    link.symlink_to("deep")
+    sources = sources_of(tmp_path / "model", folder, [], ["lists"])
+    assert sorted(sources)[:3] == ["folder/lists/a.txt", "folder/lists/current/b.txt", "folder/lists/deep/b.txt"]
+    assert sources["folder/lists/current/b.txt"].read_text() == "here/lists/deep/b.txt"
+    other = tmp_path / "model" / "old"
+    for place in (tmp_path / "other", folder / "lists", folder):
+        for lying in (link, other):
+            lying.unlink(missing_ok=True)
+            lying.symlink_to(place)
+            with pytest.raises(ValueError, match=rf"{lying} is a link out of the folder, or to one that it is in"):
+                sources_of(tmp_path / "model", folder, [], ["lists"])
+            lying.unlink()
+    link.symlink_to("deep")
+    (folder / "lists" / "deep" / "again").symlink_to("../current")
+    with pytest.raises(ValueError, match=r"resources\.send: lists: .*again is a link out of the folder, or to one that it is in"):
+        sources_of(tmp_path / "model", folder, [], ["lists"])
+
+
 CLUSTER = {"ray_address": "auto", "shared_folder": False}
 GUARD = {"use": "burnish/guardrail-v1", "name": "guard", "args": {"policy": "policy.toml"}}
 
