@@ -85,7 +85,8 @@ def files_at(place: str) -> list[str]:
 
     Files whose names begin with "." or "_", and a folder's README and licence, are no rows. A folder that `datasets` saved has the files
     that its `state.json` names. Raises ValueError for a folder without files, for one of several splits, of which one must be named, and
-    where a file is a link that leads out of the folder: whoever filled it chose what that is, and it would be read and trained on.
+    where a file, or a folder below it, is a link that leads out of the folder, for whoever filled it chose what that is, and it would be
+    read and trained on, or nowhere. A link to a folder within is not followed, for what lies there is read in its own place.
     """
     folder = Path(place)
     if is_url(place) or not os.path.isdir(place):
@@ -95,12 +96,13 @@ def files_at(place: str) -> list[str]:
         raise ValueError(f"{place}: is a data set of several splits; name one of them: {', '.join(str(folder / name) for name in splits)}")
     if (folder / "state.json").is_file():
         return _saved(folder)
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and _holds_rows(path.relative_to(folder))]
+    named = [path for path in sorted(folder.rglob("*")) if _holds_rows(path.relative_to(folder)) and (path.is_file() or path.is_symlink())]
+    for path in named:
+        _check_own(folder, path)
+    found = [str(path) for path in named if path.is_file()]
     if not found:
         raise ValueError(f"{place}: the folder holds no file of rows")
-    for path in found:
-        _check_own(folder, path)
-    return [str(path) for path in found]
+    return found
 
 
 @contextmanager
@@ -137,12 +139,15 @@ def _saved(folder: Path) -> list[str]:
 
 
 def _check_own(folder: Path, file: Path) -> None:
-    """Raise ValueError for a link out of a folder. One into the `blobs` of the hub's cache is none: there lie the files of snapshots."""
+    """Raise ValueError for a link out of a folder, or to nothing. One into the `blobs` of the hub's cache is none of these: there lie the
+    files of snapshots."""
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"{file} is a link that leads nowhere; put there what it led to, or remove it")
     home = folder.resolve()
     snapshot = next((up for up in (home, *home.parents) if up.parent.name == "snapshots"), None)
     within = (home,) if snapshot is None else (home, snapshot.parent.parent / "blobs")
     if not any(file.resolve().is_relative_to(one) for one in within):
-        raise ValueError(f"{file} is a link that leads out of the folder; copy the file there, or name it by itself")
+        raise ValueError(f"{file} is a link that leads out of the folder; copy there what it leads to, or name that by itself")
 
 
 @contextmanager

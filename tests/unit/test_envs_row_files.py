@@ -86,6 +86,18 @@ def test_a_link_out_of_a_folder_is_refused_and_one_within_or_into_its_cache_is_r
         with pytest.raises(ValueError, match=r"notes\.txt is a link that leads out of the folder"):
             files_at(str(tmp_path / "data"))
         (tmp_path / "data" / "notes.txt").unlink()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "data" / "below").symlink_to("../more")
+    with pytest.raises(ValueError, match=r"below is a link that leads out of the folder; copy there what it leads to"):
+        files_at(str(tmp_path / "data"))
+    (tmp_path / "data" / "below").unlink()
+    (tmp_path / "data" / "again").symlink_to(".")
+    assert len(files_at(str(tmp_path / "data"))) == 2
+    for target in ("gone.txt", "lost"):
+        (tmp_path / "data" / "lost").symlink_to(target)
+        with pytest.raises(ValueError, match=r"data/lost is a link that leads nowhere"):
+            files_at(str(tmp_path / "data"))
+        (tmp_path / "data" / "lost").unlink()
     saved, cache = tmp_path / "saved", tmp_path / "datasets--a--b"
     saved.mkdir()
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
