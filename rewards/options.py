@@ -16,6 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined, SchemaValidator, to_json
+from pydantic_core.core_schema import json_schema, no_info_before_validator_function, tagged_union_schema
 
 from ..envs.callables import hints_of, written
 from ..envs.pydantic_words import NAME_ITSELF, error_lines, few_lines, message_of
@@ -25,6 +26,8 @@ from ..rpc.urls import shown_value
 MODEL_PARAMETER = "options"
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a name that it does not know, of a model and of a dataclass."""
+OWN = ("function-before", "function-wrap")
+"""What it calls an author's validators that are given a value before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +198,29 @@ def _without_ignoring(schema: Any) -> Any:
     config = made.get("config") or {}
     if kind in ("model", "dataclass", "typed-dict") and "allow" not in (config.get("extra_fields_behavior"), made.get("extra_behavior")):
         made |= {"config": {**config, "extra_fields_behavior": "forbid"}, "extra_behavior": "forbid"}
+    if kind in OWN and made["schema"].get("type") not in OWN:
+        made["schema"] = _read_behind(made["schema"])
     return made
+
+
+def _read_behind(schema: Any) -> Any:
+    """What reads the values that a validator of the author's gives back. They are Python's, among which pydantic takes strictly no list for
+    a tuple and no text for a date: plain ones are read as what a recipe says, others as they stand."""
+    said = no_info_before_validator_function(to_json, json_schema(schema))
+    return tagged_union_schema({"[plain]": said, "[other]": schema}, lambda value: "[plain]" if _is_plain(value) else "[other]")
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    return all(map(_is_plain, value)) if type(value) is list else value is None or type(value) in (str, int, float, bool)
 
 
 def _complaint(what: str, given: Mapping[str, Any], detail: ErrorDetails, known: list[str] | None = None) -> str:
     """known: the names of the options themselves, where pydantic tells of one that is unknown."""
     place = _place(given, detail)
     if detail["type"] in UNKNOWN:
-        return f"{what} has no option {place!r}{did_you_mean(place, known or []) if len(detail['loc']) == 1 else ''}"
+        return f"{what} has no option {place!r}{did_you_mean(place, known or []) if detail['loc'][-1] == place else ''}"
     if detail["type"] == "missing":
         return f"{what} needs the option {place!r}"
     where = f"{what}, option {place!r}" if place else f"{what}, options"

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WrapValidator,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from burnish.rewards.options import check_options, describe_options
 from burnish.rewards.types import RewardInput
@@ -103,6 +115,89 @@ def test_options_are_what_their_annotations_make_of_json() -> None:
     }
     python = {"band": Band(low=1.0), "marks": {3}, "level": Level.LOW, "file": Path("c"), "day": date(2024, 2, 29)}
     assert check_options("it", by_kinds, "episode: RewardInput", python) == {**python, "marks": frozenset({3})}
+
+
+def as_it_is(value: Any) -> Any:
+    return value
+
+
+class Guarded(BaseModel):
+    least: int = 0
+    names: tuple[str, ...] = ()
+    marks: frozenset[int] = frozenset()
+    day: date | None = None
+    within: tuple[Guarded, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, said: Any) -> Any:
+        return {"names": [said]} if isinstance(said, str) else said
+
+    @field_validator("marks")
+    @classmethod
+    def _not_less(cls, marks: frozenset[int], info: ValidationInfo) -> frozenset[int]:
+        if min(marks) < info.data["least"]:
+            raise ValueError("is too little")
+        return marks
+
+    @field_validator("marks", mode="before")
+    @classmethod
+    def _several(cls, said: Any) -> Any:
+        return [said] if isinstance(said, int) else said
+
+
+def guarded(
+    _: RewardInput,
+    *,
+    one: Guarded | None = None,
+    names: Annotated[tuple[str, ...], BeforeValidator(as_it_is), BeforeValidator(as_it_is)] = (),
+    marks: Annotated[set[int] | None, WrapValidator(lambda value, read: read(value))] = None,
+    day: Annotated[date, BeforeValidator(as_it_is)] = date(2024, 1, 1),
+    own: Annotated[Any, BeforeValidator(lambda said: tuple(said))] = (),
+    band: Annotated[Band | None, BeforeValidator(lambda said: Band(low=said))] = None,
+    either: int | Annotated[tuple[int, ...], BeforeValidator(as_it_is)] = 0,
+) -> float:
+    return 1.0
+
+
+def by_guarded(_: RewardInput, *, options: Guarded) -> float:
+    return 1.0
+
+
+def test_what_an_authors_own_validator_gives_back_is_read_as_what_a_recipe_says() -> None:
+    own = {"least": 1, "names": ["a"], "marks": [1, 2], "day": "2024-02-29", "within": ["b", {"names": ["c"], "within": ["d"]}]}
+    read = Guarded(
+        least=1,
+        names=("a",),
+        marks=frozenset({1, 2}),
+        day=date(2024, 2, 29),
+        within=(Guarded(names=("b",)), Guarded(names=("c",), within=(Guarded(names=("d",)),))),
+    )
+    assert check_options("it", by_guarded, "episode: RewardInput", own) == {"options": read}
+    assert check_options("it", by_guarded, "episode: RewardInput", {"marks": 3}) == {"options": Guarded(marks=frozenset({3}))}
+    given = {"one": own, "names": ["a"], "marks": [1], "day": "2024-02-29", "own": [1], "band": 2, "either": [1, 2]}
+    assert check_options("it", guarded, "episode: RewardInput", given) == {
+        "one": read, "names": ("a",), "marks": {1}, "day": date(2024, 2, 29), "own": (1,), "band": Band(low=2), "either": (1, 2),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"names": ["a", 1]}, r"option 'names': must be a string, not 1$"),
+        ({"names": "a"}, r"option 'names': must be a list, not 'a'$"),
+        ({"marks": ["1"]}, r"option 'marks': must be an integer, not '1'$"),
+        ({"day": 20000}, r"option 'day': must be a valid date, not 20000$"),
+        ({"one": {"least": 3, "marks": [2]}}, r"option 'one\.marks': is too little, not \[2\]$"),
+        ({"one": {"within": [{"naems": []}]}}, r"^it has no option 'one\.within\.0\.naems'$"),
+        ({"one": {"within": [{"names": ["a", 2]}]}}, r"option 'one\.within\.0\.names': must be a string, not 2$"),
+    ],
+)
+def test_and_as_exactly(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_options("it", guarded, "episode: RewardInput", given)
+    with pytest.raises(ValueError, match=r"^it has no option 'naems'; did you mean 'names'"):
+        check_options("it", by_guarded, "episode: RewardInput", {"naems": ["a"]})
 
 
 class Open(BaseModel):
