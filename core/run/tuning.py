@@ -26,6 +26,7 @@ from burnish.rpc.local_ray import start_local_ray
 from burnish.run import trials
 from burnish.run.display import say
 from burnish.run.space import Range, Space, combinations, corners, overrides_of
+from burnish.run.trials import TrialFailed
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
 if TYPE_CHECKING:
@@ -296,8 +297,13 @@ def _callback(book: _Book) -> Any:
             book.ended(book.of(trial.trial_id, trial.config["values"]), "finished" if whole else "pruned")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            error = trial.get_error()
-            said = str(getattr(error, "cause", None) or error).strip().splitlines()
-            book.ended(book.of(trial.trial_id, trial.config["values"]), "failed", said[-1] if said else "")
+            book.ended(book.of(trial.trial_id, trial.config["values"]), "failed", why_it_failed(trial.error_file))
 
     return Following()
+
+
+def why_it_failed(file: str | None) -> str:
+    """The last line of the file in which Ray keeps a trial's error, "" where there is none. `trial.get_error()` looks where the file is put
+    later only."""
+    lines = Path(file).read_text(errors="replace").strip().splitlines() if file is not None and Path(file).is_file() else []
+    return lines[-1].removeprefix(f"{TrialFailed.__module__}.{TrialFailed.__name__}: ") if lines else ""

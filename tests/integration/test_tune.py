@@ -16,20 +16,26 @@ from burnish.inspector.runs import read_metrics
 from burnish.run import trials
 from burnish.trainer.models.checkpoints import list_checkpoints
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "tune.md").read_text()
 
 
-def test_docs_the_page_finds_the_rate_that_learns(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def command(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first command of the page, in a folder with the page's files, over a scripted engine."""
     monkeypatch.chdir(tmp_path)
     for name, text in re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(text.replace('"smollm2"', json.dumps(str(tiny_model))))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(trials, "PROGRAM", (sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.integration.scripted_trial"))
-    command, *_ = re.findall(r"^```\nburnish (tune .*?)$", PAGE, re.MULTILINE)
-    done = CliRunner().invoke(app, [*shlex.split(command), "--run-dir", "tuned"])
+    given, *_ = re.findall(r"^```\nburnish (tune .*?)$", PAGE, re.MULTILINE)
+    return [*shlex.split(given), "--run-dir", "tuned"]
+
+
+def test_docs_the_page_finds_the_rate_that_learns(command: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "tuned" / "tune.json").read_text())
     assert [(one["state"], one["overrides"]) for one in found["trials"]] == [("finished", ["sft.lr=0.001"]), ("pruned", ["sft.lr=1e-09"])]
@@ -41,3 +47,10 @@ def test_docs_the_page_finds_the_rate_that_learns(tiny_model: Path, tmp_path: Pa
     assert len(list(read_metrics(pruned / "metrics.jsonl"))) in (3, 4), "it stood still after its fourth step, or was ended before"
     said = (tmp_path / "tuned" / "trial-2.log").read_text()
     assert "terminated" in said and "--resume" in said, "it ended as by Ctrl-C, and says how to go on"
+
+
+def test_a_search_in_which_all_failed_says_why(command: list[str]) -> None:
+    done = CliRunner().invoke(app, [one.replace("[1e-3, 1e-9]", "[7.0, 8.0]") for one in command])
+    assert (
+        done.exit_code == 1 and "all 2 trials failed; the first: failed: RuntimeError: the rate is too large (exit code 1, " in done.output, done.output
+    )

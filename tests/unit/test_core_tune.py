@@ -19,7 +19,7 @@ from burnish.cli.tune import page
 from burnish.recipe.overrides import parse_override
 from burnish.run.space import Range, combinations, corners, overrides_of, read_space
 from burnish.run.trials import Trial, TrialFailed, TrialPlan, TrialProgress, wait_until_ended
-from burnish.run.tuning import Search, Tried, Tuned, best_of, number_of, tune, variants
+from burnish.run.tuning import Search, Tried, Tuned, best_of, number_of, tune, variants, why_it_failed
 
 pytestmark = pytest.mark.unit
 
@@ -136,6 +136,16 @@ def test_a_run_that_ends_badly_fails_its_trial_with_the_reason(tmp_path: Path, c
     with pytest.raises(TrialFailed, match=problem):
         for _ in range(3):
             trial.next(60.0)
+
+
+def test_why_a_trial_failed_is_the_last_line_that_ray_keeps_of_it(tmp_path: Path) -> None:
+    """As Ray writes it: when it happened, the traceback, and the error with the name of its class."""
+    file = tmp_path / "error.txt"
+    file.write_text(
+        f"Failure # 1 (occurred at 2026)\nray::RecipeTrial.train()\n  File ...\n{TrialFailed.__module__}.TrialFailed: error: too high\n"
+    )
+    assert why_it_failed(str(file)) == "error: too high"
+    assert why_it_failed(None) == why_it_failed(str(tmp_path / "none")) == ""
 
 
 def test_a_trial_does_not_outlive_who_started_it() -> None:

@@ -93,8 +93,8 @@ def test_a_link_out_of_a_folder_is_refused_and_one_within_or_into_its_cache_is_r
     (tmp_path / "data" / "below").unlink()
     (tmp_path / "data" / "again").symlink_to(".")
     assert len(files_at(str(tmp_path / "data"))) == 2
-    for target in ("gone.txt", "lost"):
-        (tmp_path / "data" / "lost").symlink_to(target)
+    for nowhere in ("gone.txt", "lost"):
+        (tmp_path / "data" / "lost").symlink_to(nowhere)
         with pytest.raises(ValueError, match=r"data/lost is a link that leads nowhere"):
             files_at(str(tmp_path / "data"))
         (tmp_path / "data" / "lost").unlink()
