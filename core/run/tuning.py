@@ -166,7 +166,7 @@ def _checked(recipe: Path, space: Space, search: Search, arguments: Sequence[str
 def _small_ray(places: int) -> Iterator[None]:
     import ray
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it repeats with a traceback what `on_trial_error` says in a line
     start_local_ray(num_cpus=places, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield

@@ -14,7 +14,7 @@ from tests.integration.scripted_run import LocalLearner, prepare
 from burnish.cli.trial import main
 
 STANDS_STILL_S = 250.0
-TOO_SMALL, TOO_LARGE = 1e-8, 1.0
+TOO_SMALL, TOO_LARGE = 1e-8, 0.5
 
 
 def step(learner: LocalLearner, *args: Any, **kwargs: Any) -> dict[str, float]:
