@@ -16,7 +16,7 @@ from tests.unit.test_recorded_steps import REWARD
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.models.manifest import read_manifest
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 RECIPE = """
 name = "killed"
