@@ -82,7 +82,48 @@ def _arrow_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
         if claimed > most:
             raise ValueError(f"rows that were written together take {claimed} bytes, more than {most}")
     stream.seek(begin)
-    yield from ipc.open_stream(stream)
+    for batch in ipc.open_stream(stream):
+        _check_offsets(batch)
+        yield batch
+
+
+def _check_offsets(batch: Any) -> None:
+    """Raise ArrowInvalid when the values of a batch do not lie within its own bytes: pyarrow goes where the file says, into other memory or
+    to the end of the process. Bytes that are no UTF-8 are left to the row that holds them."""
+    from pyarrow import ArrowInvalid
+
+    try:
+        batch.validate(full=True)
+    except ArrowInvalid:
+        batch.validate()  # what a look at it as another kind relies on
+        for column in batch.columns:
+            column.view(_of_any_bytes(column.type)).validate(full=True)
+
+
+def _of_any_bytes(kind: Any) -> Any:
+    """The kind that lies in memory as this one does, and whose texts may be any bytes."""
+    import pyarrow as pa
+
+    is_a = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return _of_any_bytes(kind.storage_type)
+    if is_a.is_string(kind) or is_a.is_large_string(kind):
+        return pa.binary() if is_a.is_string(kind) else pa.large_binary()
+    if is_a.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _of_any_bytes(kind.value_type))
+    if is_a.is_struct(kind):
+        return pa.struct([_field_of_any_bytes(field) for field in kind])
+    if is_a.is_map(kind):
+        return pa.map_(_field_of_any_bytes(kind.key_field), _field_of_any_bytes(kind.item_field))
+    if is_a.is_fixed_size_list(kind):
+        return pa.list_(_field_of_any_bytes(kind.value_field), kind.list_size)
+    if is_a.is_list(kind) or is_a.is_large_list(kind):
+        return (pa.list_ if is_a.is_list(kind) else pa.large_list)(_field_of_any_bytes(kind.value_field))
+    return kind
+
+
+def _field_of_any_bytes(field: Any) -> Any:
+    return field.with_type(_of_any_bytes(field.type))
 
 
 def _messages(source: Any) -> Iterator[Any]:

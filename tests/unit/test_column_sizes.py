@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -205,3 +206,64 @@ def test_all_rows_together_hold_no_more_values_than_a_file_can_be_meant_to(tmp_p
     with pytest.raises(ValueError, match=r"after row 512: its rows hold more than 6000 values, in \d+ bytes"):
         for _ in range(640):
             next(found)
+
+
+TEXTS = ["abcdefghi", "jklmnopqr", "stuvwxyzA"]
+
+
+def patched(table: pa.Table, offsets: tuple[int, ...], others: tuple[int, ...]) -> bytes:
+    """The stream of a table, of which it says other offsets."""
+    stream, old = as_stream(table, None), struct.pack(f"<{len(offsets)}i", *offsets)
+    assert stream.count(old) == 1
+    return stream.replace(old, struct.pack(f"<{len(others)}i", *others))
+
+
+@pytest.mark.parametrize("name", ["text", "list", "backwards", "pointers", "among bad texts"])
+def test_offsets_that_leave_the_file_are_refused_before_anything_follows_them(name: str, tmp_path: Path) -> None:
+    """pyarrow follows them: into memory of something else, or to the end of the process."""
+    lists = pa.table({"n": pa.array([[1, 2, 3], [4, 5], [6, 7, 8, 9]], pa.list_(pa.int64()))})
+    pointers = pa.table({"a": pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), pa.array(["a", "b"]))})
+    mixed = pa.table({"bad": not_utf8(3), "text": TEXTS})
+    file = tmp_path / "a.arrow"
+    file.write_bytes(
+        {
+            "text": lambda: patched(pa.table({"text": TEXTS}), (0, 9, 18, 27), (0, 9, 18, 200 << 20)),
+            "list": lambda: patched(lists, (0, 3, 5, 9), (0, 3, 5, 20_000_000)),
+            "backwards": lambda: patched(pa.table({"text": TEXTS}), (0, 9, 18, 27), (0, 9, -90_000_000, 27)),
+            "pointers": lambda: patched(pointers, (0, 1, 0, 0), (0, 90_000_000, 0, 0)),
+            "among bad texts": lambda: patched(mixed, (0, 9, 18, 27), (0, 9, 18, 200 << 20)),
+        }[name]()
+    )
+    code = (
+        "import sys\nfrom burnish.envs.rows import read_rows\n"
+        "try: print(list(read_rows(sys.argv[1])))\nexcept ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True, timeout=100)
+    assert "a.arrow: the file cannot be read after row 0: " in done.stdout
+
+
+def not_utf8(rows: int, large: bool = False) -> pa.Array:
+    content = pa.array([b"fine"] * (rows - 1) + [b"\xff\xfe"], pa.large_binary() if large else pa.binary())
+    return pa.Array.from_buffers(pa.large_string() if large else pa.string(), rows, content.buffers())
+
+
+def test_a_text_that_is_no_utf8_costs_its_row_alone(tmp_path: Path) -> None:
+    texts, ones, file = not_utf8(2), pa.array([0, 1, 2], pa.int32()), tmp_path / "a.arrow"
+    columns = {
+        "text": texts,
+        "large": not_utf8(2, large=True),
+        "struct": pa.StructArray.from_arrays([texts], ["a"]),
+        "list": pa.ListArray.from_arrays(ones, texts),
+        "large list": pa.LargeListArray.from_arrays(ones.cast(pa.int64()), texts),
+        "fixed": pa.FixedSizeListArray.from_arrays(texts, 1),
+        "map": pa.MapArray.from_arrays(ones, pa.array(["a", "b"]), texts),
+        "json": pa.ExtensionArray.from_storage(pa.json_(), texts),
+        "dictionary": pa.DictionaryArray.from_arrays(ones[:2], texts),
+    }
+    for name, column in columns.items():
+        file.write_bytes(as_stream(pa.table({name: column, "n": [1, 2]}), None))
+        first, second = read_rows(file)
+        assert isinstance(first, Row) and isinstance(second, BadRow) and "'utf-8' codec can't decode" in second.problem, name
+    file.write_bytes(as_stream(pa.table({"view": pa.array(["a", "b"], pa.string_view()), "text": texts}), None))
+    with pytest.raises(ValueError, match="a column is string_view, which is not read"):
+        list(read_rows(file))
