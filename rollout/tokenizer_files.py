@@ -4,6 +4,7 @@ would end the process that loads it."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -45,10 +46,21 @@ def _longest_token(file: Path, changed: int, size: int) -> int:
     if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"the tokenizer of {file.parent} cannot be loaded: {file.name} has more than {MOST_VALUES:,} values")
     try:
-        read = json.loads(content)
-    except (ValueError, RecursionError):
-        return 0  # whoever loads it, or holds it to its digest, says what is wrong
+        read = json.loads(content, object_pairs_hook=_once)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return 0  # no JSON, which no library reads: whoever loads it, or holds it to its digest, says what is wrong
+    except (ValueError, RecursionError) as error:  # and this one may read it
+        raise ValueError(f"the tokenizer of {file.parent} cannot be loaded: {file.name} is not valid JSON: {error!s:.200}") from None
     return max((len(token) for token in _tokens(read) if isinstance(token, str)), default=0) if isinstance(read, dict) else 0
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError when a key stands there twice: whose value counts, each reader decides for itself."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counted = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {max(counted, key=counted.__getitem__)!r:.60} stands there twice")
+    return found
 
 
 def _tokens(tokenizer: Mapping[str, Any]) -> Iterable[Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,9 @@ def test_a_tokenizer_over_which_its_library_panics_is_a_line_that_names_it(copy:
     (copy / "tokenizer.json").write_text(json.dumps({**said, field: PANICS[field]}))
     with pytest.raises(ValueError, match=f"the tokenizer of {copy} cannot be loaded: PanicException: "):
         load_tokenizer(copy)
+    (copy / "burnish.json").unlink()
+    with pytest.raises(ValueError, match=r"cannot be loaded.*: PanicException: "):
+        import_model(copy, copy.parent / "imported")
 
 
 def test_a_pipe_or_a_folder_among_the_weights_is_no_weight_file(copy: Path) -> None:
@@ -250,6 +254,41 @@ def test_a_token_that_would_end_the_process_is_refused_before_it_is_loaded(kind:
             take(copy)
 
 
+EVIL, GOOD = ('"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["%s",-1.0]]}' % ("a" * many) for many in (400_000, 1))
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        (f"{EVIL},{GOOD}", "the key 'model' stands there twice"),
+        (f'"x":{"1" * 5000},{EVIL}', "Exceeds the limit"),
+        (f'"x":{"[" * 100_000}{"]" * 100_000},{EVIL}', "maximum recursion depth"),
+    ],
+    ids=["twice", "a long number", "deep"],
+)
+def test_a_tokenizer_that_two_parsers_read_differently_is_refused_before_it_is_loaded(head: str, says: str, copy: Path) -> None:
+    """One looks for long tokens, and the other makes what frees them one call within the other."""
+    rest = "".join(f'"{key}":null,' for key in ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    (copy / "tokenizer.json").write_text(f'{{"version":"1.0","added_tokens":[],{rest}{head}}}')
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom burnish.rollout.tokenizer import load_tokenizer\n"
+        "try: load_tokenizer(Path(sys.argv[1]))\nexcept ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, copy], capture_output=True, text=True, check=True, timeout=100)
+    assert f"the tokenizer of {copy} cannot be loaded: tokenizer.json is not valid JSON: {says}" in done.stdout
+    with pytest.raises(ValueError, match=says):
+        check_model_folder(copy)
+
+
+def test_pickled_weights_come_with_a_tokenizer_that_is_looked_at(copy: Path, tmp_path: Path) -> None:
+    """transformers would make one of `tokenizer.model`, or of `vocab.json` and `merges.txt`."""
+    for name in ("burnish.json", "tokenizer.json", "model.safetensors"):
+        (copy / name).unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json; save its fast tokenizer next to the weights"):
+        import_model(copy, tmp_path / "out")
+
+
 @pytest.mark.parametrize("said", ["[]", "{", '{"model": 5}', '{"model": {"vocab": 5}, "added_tokens": 5}', '{"model": {"vocab": [5, []]}}'])
 def test_a_tokenizer_of_another_form_is_said_so(said: str, copy: Path) -> None:
     (copy / "tokenizer.json").write_text(said)
@@ -293,3 +332,14 @@ def test_a_gguf_that_claims_more_than_it_holds_is_refused_before_it_is_read(head
     (tmp_path / "a.gguf").write_bytes(head + bytes(19 if len(head) > 20 else 0))
     with pytest.raises(ValueError, match=r"a\.gguf: the GGUF "):
         import_model(tmp_path / "a.gguf", tmp_path / "out")
+
+
+def test_a_gguf_lists_no_text_longer_than_any_token(tmp_path: Path) -> None:
+    head = gguf(kind=9, inner=8, count=1)
+    for length, says in (
+        (10_001, r"a\.gguf: the GGUF lists a text of 10,001 bytes, longer than any model's token"),
+        (10_000, "cannot be loaded"),
+    ):
+        (tmp_path / "a.gguf").write_bytes(head + struct.pack("<Q", length) + b"a" * length)
+        with pytest.raises(ValueError, match=says):
+            import_model(tmp_path / "a.gguf", tmp_path / "out")

@@ -13,6 +13,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
+from ...rollout.tokenizer_files import LONGEST_TOKEN
+
 SCALARS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value, by its kind."""
 UINT32, STRING, ARRAY = 4, 8, 9
@@ -69,12 +71,15 @@ class _Head:
         if count > min(most, (self.size - self.stream.tell()) // each):
             raise ValueError(f"{self.file}: the GGUF claims more than it holds ({count:,} values); copy or download it again")
 
-    def text(self) -> None:
-        self.skip(self.number("<Q"))
+    def text(self, listed: bool = False) -> None:
+        length = self.number("<Q")
+        if listed and length > LONGEST_TOKEN:  # of what libraries would make of it, see there
+            raise ValueError(f"{self.file}: the GGUF lists a text of {length:,} bytes, longer than any model's token")
+        self.skip(length)
 
     def value(self, kind: int, depth: int = 0) -> None:
         if kind == STRING:
-            self.text()
+            self.text(listed=depth > 0)
         elif kind in SCALARS:
             self.skip(SCALARS[kind])
         elif kind == ARRAY and depth < DEEPEST:

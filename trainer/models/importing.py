@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ...envs.registry import did_you_mean
 from ...rollout.chat_template import render_chat
 from ...rollout.tokenizer import load_tokenizer
+from ...rollout.tokenizer_files import refused_by_tokenizers
 from .config_file import check_architecture
 from .folder import (
     Origin,
@@ -193,7 +194,9 @@ def _load(found: Fetched, source: str) -> tuple[PreTrainedModel, PreTrainedToken
         model, loading = AutoModelForCausalLM.from_pretrained(
             found.folder, trust_remote_code=False, dtype="auto", weights_only=True, output_loading_info=True, **where
         )
-    except Exception as error:  # transformers raises many kinds for one cause: this folder cannot be loaded
+    except BaseException as error:  # transformers and its parsers raise many kinds for one cause: this folder cannot be loaded
+        if not refused_by_tokenizers(error):
+            raise
         raise ValueError(f"{source} cannot be loaded as a model: {_first_line(error)}") from error
     check_architecture({"architectures": [type(model).__name__]}, source)
     missing = sorted(loading["missing_keys"])
@@ -237,7 +240,9 @@ def verify_model(folder: Path) -> None:
         _verify(folder)
     except ValueError:
         raise
-    except Exception as error:  # a folder can be wrong in more ways than transformers has errors for
+    except BaseException as error:  # a folder can be wrong in more ways than transformers has errors for
+        if not refused_by_tokenizers(error):
+            raise
         raise ValueError(f"{folder} does not work as a model: {_first_line(error)}") from error
 
 
@@ -294,6 +299,6 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no detail'}"

@@ -20,7 +20,6 @@ from typing import Final
 
 from ...envs.row_files import is_url
 from ...rpc.urls import secrets_in
-from .config_file import check_config
 from .folder import MODEL_FILES, WEIGHTS_INDEX, check_links, check_model_folder, check_no_others, index_names, read_json
 from .gguf_header import check_gguf
 from .manifest import CARD_FILE, FILE_NAME, MANIFEST_FILE, WEIGHTS_SUFFIX, Manifest
@@ -206,12 +205,8 @@ def check_source_files(folder: Path, template_given: bool) -> None:
     check_links(folder)
     check_no_others(folder)
     _check_indices(folder)
-    if list(folder.glob(f"*{WEIGHTS_SUFFIX}")) or not list(folder.glob("pytorch_model*.bin")):
-        check_model_folder(folder, need_template=not template_given)
-        return
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model folder {folder} has no config.json; it must be a Hugging Face model folder")
-    check_config(read_json(folder / "config.json"), f"model folder {folder}")
+    pickled = list(folder.glob("pytorch_model*.bin")) and not list(folder.glob(f"*{WEIGHTS_SUFFIX}"))
+    check_model_folder(folder, need_template=not template_given, need_weights=not pickled)
 
 
 def _check_indices(folder: Path) -> None:
