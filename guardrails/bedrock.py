@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..envs.pydantic_words import first_error
 from .guard import Guard
 from .policy import Policy
-from .types import Decision, Finding
+from .types import Decision, Finding, told
 
 UNIT = 1000
 """Characters of a text unit, in which Bedrock counts use."""
@@ -104,7 +104,7 @@ def _usage(policy: Policy, characters: int, grounded: bool) -> dict[str, int]:
 
 
 def _assessment(policy: Policy, decision: Decision) -> dict[str, Any]:
-    """The findings under the heads that Bedrock has for them."""
+    """The findings under the heads that Bedrock has for them, as many under each as `told` leaves."""
     words = {rule.name for rule in policy.words}
     patterns = {rule.name: rule.pattern for rule in policy.patterns}
     of: dict[str, list[Finding]] = {"topic": [], "word": [], "pii": [], "regex": [], "grounding": []}
@@ -123,13 +123,14 @@ def _assessment(policy: Policy, decision: Decision) -> dict[str, Any]:
         made["topicPolicy"] = {"topics": [{"name": name, "type": "DENY", "action": action} for name, action in names]}
     if of["word"]:
         made["wordPolicy"] = {
-            "customWords": [{"match": one.evidence, "action": _action(one)} for one in of["word"]],
+            "customWords": [{"match": one.evidence, "action": _action(one)} for one in told(of["word"])],
             "managedWordLists": [],
         }
     if of["pii"] or of["regex"]:
-        entities = [{"match": one.evidence, "type": PII_TYPES[one.rule], "action": _masked(one)} for one in of["pii"]]
+        entities = [{"match": one.evidence, "type": PII_TYPES[one.rule], "action": _masked(one)} for one in told(of["pii"])]
         regexes = [
-            {"name": one.rule, "match": one.evidence, "regex": patterns.get(one.rule, ""), "action": _masked(one)} for one in of["regex"]
+            {"name": one.rule, "match": one.evidence, "regex": patterns.get(one.rule, ""), "action": _masked(one)}
+            for one in told(of["regex"])
         ]
         made["sensitiveInformationPolicy"] = {"piiEntities": entities, "regexes": regexes}
     if of["grounding"] and policy.grounding is not None:

@@ -10,6 +10,8 @@ from .policy import ACTIONS, Action, Place
 
 MAX_EVIDENCE = 200
 """Characters of a text that a finding repeats."""
+MOST_TOLD = 100
+"""Findings that an answer or a line of a log tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Decision:
 
     policy: id of the policy. where: "input" or "output". action: the strictest of the findings'. text: what may go on, with what is to be
     redacted replaced; "" where nothing may. message: what is said instead, or beside it for "warn". latency_s: seconds that each detector
-    took, of which equality knows nothing.
+    took, of which equality knows nothing. told: of the findings, what rows tell (`told`), chosen where the text is looked at.
     """
 
     policy: str
@@ -68,6 +70,10 @@ class Decision:
     text: str
     message: str
     latency_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+    told: tuple[Finding, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "told", told(self.findings))
 
     @property
     def blocked(self) -> bool:
@@ -87,14 +93,27 @@ class Decision:
         return f"{self.text}\n\n{self.message}" if self.action == "warn" else self.text
 
     def to_row(self, evidence: bool = True) -> dict[str, Any]:
-        """As JSON. evidence: False leaves out everything that the text said."""
+        """As JSON: `found` findings in all, those that are told one by one. evidence: False leaves out everything that the text said."""
         return {
             "policy": self.policy,
             "where": self.where,
             "action": self.action,
-            "findings": [finding.to_row(evidence) for finding in self.findings],
+            "found": len(self.findings),
+            "findings": [finding.to_row(evidence) for finding in self.told],
             "latency_ms": {name: round(seconds * 1000, 3) for name, seconds in self.latency_s.items()},
         }
+
+
+def told(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The first of those that say the same of the same words, in their order, and of every rule one where not all can be told: a text of a
+    megabyte may have hundreds of thousands."""
+    rules, words = dict[object, Finding](), dict[object, Finding]()
+    for one in findings:
+        rules.setdefault((one.rule, one.action), one)
+        if len(words) < MOST_TOLD:
+            words.setdefault((one.rule, one.action, one.reading, one.evidence), one)
+    chosen = list(dict.fromkeys((*rules.values(), *words.values())))[:MOST_TOLD]
+    return tuple(sorted(chosen, key=lambda one: (one.start, one.end)))
 
 
 def strictest(actions: Sequence[Action]) -> Action:

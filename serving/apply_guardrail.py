@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..envs.failures import EpisodeFailure
 from ..guardrails.bedrock import ApplyRequest, decide, is_meant, read_request, respond
 from ..guardrails.guard import Guard
+from ..guardrails.types import Decision
 from .admission import Refused, Visit
 from .audit import record_of
 from .front import Front
@@ -70,13 +71,19 @@ class ApplyGuardrailApp:
         body = await read_body(receive, self._body_s)
         try:
             request = await read_aside(_read, body)
-            decision = await unless_gone(scope, receive, self._looks.at(decide, self._guard, request))
+            decision, answered = await unless_gone(scope, receive, self._looks.at(_decided, self._guard, request))
         except ValueError as error:
             raise Refused(400, "invalid", str(error)[:500]) from None
         except EpisodeFailure as error:
             raise Refused(503, "guard", f"a detector does not answer: {error.failure.kind}") from None
         record_of(scope).decisions.append(decision)
-        return json.dumps(respond(self._guard.policy, request, decision)).encode()
+        return answered
+
+
+def _decided(guard: Guard, request: ApplyRequest) -> tuple[Decision, bytes]:
+    """What becomes of a request, and the answer that says so, whose text may be many times as long where each letter is redacted."""
+    decision = decide(guard, request)
+    return decision, json.dumps(respond(guard.policy, request, decision)).encode()
 
 
 def _read(body: bytes) -> ApplyRequest:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from tests.unit.guard_policy import TOML, policy
+from tests.unit.guard_policy import TOML, policy, tables
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
@@ -22,7 +22,7 @@ from burnish.envs.types import Message, Task
 from burnish.guardrails.asks import Asks
 from burnish.guardrails.guard import Guard, parted
 from burnish.guardrails.policy import Place
-from burnish.guardrails.types import Decision, Finding
+from burnish.guardrails.types import MOST_TOLD, Decision, Finding
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
 from burnish.serving.admission import RequestAdmission
@@ -418,6 +418,38 @@ def test_boto3_gets_its_own_errors(bedrock: Any) -> None:
         apply(bedrock, "Hello", version="4")
     with pytest.raises(bedrock.exceptions.ValidationException, match="content"):
         bedrock.apply_guardrail(guardrailIdentifier="bank", guardrailVersion="3", source="INPUT", content=[])
+
+
+async def test_what_is_found_again_and_again_is_told_once_and_where_it_was_looked_for(tmp_path: Path) -> None:
+    """An answer of 350 MB to a request of 800 KB, and one line of the log of 30 MB, made while everybody else waited."""
+    letters = {"name": "letters", "category": "personal", "pattern": f"(?:{'x' * 1500}|b[a-z]*d)"}
+    guard = Guard(policy(patterns=[*tables()["patterns"], letters]))
+    words = [f"b{a}{b}d" for a in "aefgiklmnoprstuw" for b in "aefgiklmnoprstuw"]
+    text = "bad " * 5_000 + " ".join(words) + " jo@example.com"
+    log = tmp_path / "audit.jsonl"
+    gateway = client(ApplyGuardrailApp(guard, Front(books=Books(Audit(log)))))
+    request = {"source": "INPUT", "content": [{"text": {"text": text}}]}
+    answer = (await gateway.post("/guardrail/bank/version/3/apply", json=request)).json()
+    assert answer["outputs"] == [{"text": "[LETTERS] " * 5_256 + "[EMAIL]"}], "all of it is redacted"
+    found = answer["assessments"][0]["sensitiveInformationPolicy"]
+    assert found["piiEntities"] == [{"match": "jo@example.com", "type": "EMAIL", "action": "ANONYMIZED"}]
+    assert [one["match"] for one in found["regexes"]] == ["bad", *words[:99]]
+    (decision,) = json.loads(log.read_text())["decisions"]
+    assert (decision["found"], len(decision["findings"]), len(log.read_text()) < 30_000) == (5_257, MOST_TOLD, True)
+    assert decision["findings"][-1]["rule"] == "email", "no rule is left out for what another found often"
+
+
+async def test_an_answer_of_apply_guardrail_is_written_where_the_text_is_looked_at(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[str]()
+
+    def respond(*given: Any) -> dict[str, Any]:
+        made.append(threading.current_thread().name)
+        return {}
+
+    monkeypatch.setattr("burnish.serving.apply_guardrail.respond", respond)
+    request = {"source": "INPUT", "content": [{"text": {"text": "Hello"}}]}
+    await client(ApplyGuardrailApp(guard, Front())).post("/guardrail/bank/version/3/apply", json=request)
+    assert [name.startswith("burnish-guard") for name in made] == [True]
 
 
 async def test_a_key_is_asked_for_and_bad_bodies_are_refused(guard: Guard, tmp_path: Path) -> None:
