@@ -38,7 +38,7 @@ _SECRETS: Final = re.compile(r"(_env|token_file|key_file)\Z", re.IGNORECASE)
 """Fields that name an environment variable, or a file, whose content is sent with calls."""
 _FREE: Final = ("environment_args", "args", "kwargs", "advantage_args", "loss_args", "template_args")
 """Tables whose keys are not the recipe's own."""
-_PLACES: Final = ("train", "held_out", "data", "own", "from_run", "log_file", "curated", "catalog", "ca", "cert", "suites")
+_PLACES: Final = ("train", "held_out", "data", "own", "from_run", "log_file", "curated", "catalog", "ca", "cert", "suites", "send")
 """Fields of the recipe whose every value is a place: a bare word is a folder there."""
 _PLACES_OF_A_SUITE: Final = (("rows",), ("texts",))
 """Those that count from the suite's folder."""

@@ -144,6 +144,10 @@ REFUSED: list[tuple[str, str]] = [
         r"services\.s\.address names an address",
     ),
     ('[resources]\nray_address = "evil"\n', r"resources\.ray_address names an address"),
+    *(
+        (f'[resources]\nray_address = "auto"\nshared_folder = false\nsend = ["{one}"]\n', r"resources\.send\.0 names a file outside of the")
+        for one in (".", "corpus", "runs")
+    ),
 ]  # fmt: skip
 
 
