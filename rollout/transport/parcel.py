@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,13 +108,15 @@ def _files(folder: Path, called: str) -> list[Path]:
 
 
 def receive(files: Sequence[SentFile], read: Read, into: Path) -> Path:
-    """Have the files of a parcel in the folder `into`, and return it. What is there already is whole, and stays.
+    """Have the files of a parcel in the folder `into`, and return it. What is there already stays where it is what was announced. Code is
+    among it, so nobody but this user may write into the folder above.
 
-    Raises ValueError when a file is not what was announced.
+    Raises ValueError when a file is not what was announced, or somebody else may write there.
     """
-    if into.is_dir():
+    _keep_alone(into.parent)
+    if all(_is_there(file, into) for file in files):
         return into
-    into.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(into, ignore_errors=True)
     draft = into.with_name(f".{into.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         (draft / FOLDER).mkdir(parents=True)  # where processes look, even if nothing lies there
@@ -127,6 +130,23 @@ def receive(files: Sequence[SentFile], read: Read, into: Path) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return into
+
+
+def _keep_alone(folder: Path) -> None:
+    """Make a folder that is this user's alone: whoever may use the machine may write where Ray's session lies."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ValueError(f"{folder} is not this user's alone, and the code that arrives there is run; remove it from this node")
+    folder.chmod(0o700)
+
+
+def _is_there(file: SentFile, folder: Path) -> bool:
+    path = folder / file.place
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 def _receive_file(file: SentFile, read: Read, into: Path) -> None:

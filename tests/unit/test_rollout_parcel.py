@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,38 @@ def test_a_file_that_changed_on_its_way_is_refused_and_nothing_is_left(folder: P
         with pytest.raises(ValueError, match=r"folder/mine\.py changed while it was sent"):
             receive(files[1:], cut(data), tmp_path / "node" / "digest")
         assert list((tmp_path / "node").iterdir()) == []
+
+
+def test_what_lies_there_already_is_held_to_what_was_announced(folder: Path, tmp_path: Path) -> None:
+    """Whoever could write into the folder of Ray's session put code there beforehand, under the digest of what would be sent."""
+    sources = sources_of(tmp_path / "model", folder, [], ["mine.py"])
+    files, into = listed(sources), tmp_path / "node" / "digest"
+
+    def read(place: str, at: int, size: int) -> bytes:
+        return sources[place].read_bytes()[at : at + size]
+
+    receive(files, read, into)
+    assert into.parent.stat().st_mode & 0o777 == 0o700
+    for damage in (lambda file: file.write_text("here/evil.py"[: len("here/mine.py")]), Path.unlink):
+        damage(into / "folder/mine.py")
+        assert (receive(files, read, into) / "folder/mine.py").read_text() == "here/mine.py"
+
+
+@pytest.mark.parametrize("kind", ["another's", "for all", "a link"])
+def test_a_folder_that_others_may_write_into_takes_no_files(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, node = listed(sources_of(tmp_path / "model", folder, [], ["mine.py"])), tmp_path / "node"
+    if kind == "a link":
+        (tmp_path / "mine").mkdir(mode=0o700)
+        node.symlink_to(tmp_path / "mine")
+    else:
+        node.mkdir()
+        node.chmod(0o777 if kind == "for all" else 0o700)
+    if kind == "another's":
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ValueError, match="node is not this user's alone"):
+        receive(files, lambda place, at, size: pytest.fail("nothing is fetched"), node / "digest")
 
 
 def test_two_processes_that_fetch_at_once_both_have_the_files(folder: Path, tmp_path: Path) -> None:
