@@ -196,6 +196,8 @@ def _is_address(one: Text) -> bool:
         return True
     if in_recipe and one.at == ("resources", "ray_address"):
         return one.text != "auto"  # the cluster that runs on this machine
+    if in_recipe and one.at[:2] == ("resources", "watch"):
+        return True  # a deployment file says which addresses are asked, in parts
     if one.at[-2:] == ("args", "handler") and not one.is_key and _is_called_elsewhere(one.text):
         return True
     return _ADDRESS.search(one.text) is not None or is_address(one.text)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.unit
 
 BASE = 'name = "r"\nmodel = "tiny"\nenvironment = "burnish/Arithmetic-v0"\n'
 REWARD = '[[rewards]]\nname = "v"\nuse = "burnish/reward-lambda-v1"\nargs = { handler = "HANDLER" }\n'
+DEPLOYMENT = '[service]\nport = 8000\n\n[models.m.versions.v1]\nmodel = "runs/m"\n'
 SUITE = 'id = "x/y-v1"\nabout = "See https://h.example/y."\nrows = "rows.jsonl"\n'
 
 
@@ -44,6 +45,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "sub" / "mine.jsonl").write_text("")
     (tmp_path / "beside.toml").write_text(SUITE)
     (tmp_path / "outside.jsonl").write_text("")
+    for place in (home, tmp_path):
+        (place / "deployment.toml").write_text(DEPLOYMENT)
     return home
 
 
@@ -125,6 +128,7 @@ def test_no_field_of_a_config_is_left_out_of_its_data() -> None:
     assert not [(one, name) for one in models for name, field in one.model_fields.items() if field.exclude]
 
 
+WATCHED = ("https://evil.example/v1", "evil.example:50051", "runs/r/deployment.toml", "deployment.toml")
 REFUSED: list[tuple[str, str]] = [
     (REWARD.replace("HANDLER", "service:evil"), r"rewards\.0\.args\.handler names 'service:evil', code"),
     *((REWARD.replace("HANDLER", one), r"rewards\.0\.args\.handler names an address") for one in (*LAMBDA, "reward-f")),
@@ -144,6 +148,7 @@ REFUSED: list[tuple[str, str]] = [
         r"services\.s\.address names an address",
     ),
     ('[resources]\nray_address = "evil"\n', r"resources\.ray_address names an address"),
+    *((f'[resources]\nwatch = ["{one}"]\n', r"resources\.watch\.0 names an address") for one in (*WATCHED, "127.0.0.1:50051")),
     *(
         (f'[resources]\nray_address = "auto"\nshared_folder = false\nsend = ["{one}"]\n', r"resources\.send\.0 names a file outside of the")
         for one in (".", "corpus", "runs")
