@@ -18,7 +18,6 @@ The file may be edited while it is deployed: `Deployer.turn` makes what runs fol
 from __future__ import annotations
 
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
@@ -26,7 +25,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..envs.pydantic_words import first_error
-from ..envs.toml_text import as_json
+from ..envs.toml_text import as_json, parse_toml
 from .canary.config import JudgeTable
 from .canary.rollbacks import Rollbacks
 from .canary.watch import Judgement
@@ -156,7 +155,7 @@ def read_deployment(file: Path) -> Deployment:
 def parse_deployment(text: str, file: str) -> Deployment:
     """The deployment that a text of TOML describes. Raises ValueError as `read_deployment` does, naming the file."""
     try:
-        return Deployment.model_validate_json(as_json(tomllib.loads(text)), strict=True)
+        return Deployment.model_validate_json(as_json(parse_toml(text)), strict=True)
     except ValidationError as error:
         raise ValueError(f"{file}: {first_error(error, Deployment)}") from None
     except (ValueError, RecursionError) as error:

@@ -72,6 +72,7 @@ def deployment(**weights: float) -> Deployment:
         ('[models.m.versions.v1]\nmodel = "a"\nreplicas = true', "models.m.versions.v1.replicas"),
         ('[service]\nport = "80"\n[models.m.versions.v1]\nmodel = "a"', "service.port"),
         ("[models", "not TOML"),
+        ("a." * 40 + "a = 1", "not TOML: a key of more than 32 parts"),
     ],
 )
 def test_a_file_that_is_none_is_said_so_in_one_line(tmp_path: Path, text: str, says: str) -> None:
