@@ -65,7 +65,7 @@ def with_files(setup: WorkerSetup) -> WorkerSetup:
         return piece
 
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
-    arrived = receive(parcel.files, read, session / "burnish-files" / parcel.digest)
+    arrived = receive(parcel.files, read, session / "burnish-files" / parcel.digest, parcel.wait_s)
     return moved(setup, parcel, arrived)
 
 

@@ -1,20 +1,23 @@
 """Files that a run sends to nodes of the cluster which do not have its folder: the model, plug-ins, and what parts read by its path.
 
     the run's node   an actor serves them, a piece at a time, as long as the run goes on (`rollout.sent_files`)
-    another node     the first process that needs them fetches all into the folder of Ray's session there, by their digest; others take
-                     what is there already, and so does an engine that is started again
+    another node     the first process that needs them fetches all into the folder of Ray's session there, by their digest; others wait
+                     for it and take what is there, and so does an engine that is started again. What no process has any more is removed
+                     by the next that comes
 
 The relative places of files in the run's folder stay what they are, below `FOLDER` of what arrives, and processes look there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import stat
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +27,12 @@ MODEL, FOLDER, OUTSIDE = "model", "folder", "outside"
 """Where the model's files arrive, those of the run's folder, and plug-ins that are not in it."""
 MOST_FILES = 10_000
 """That a parcel may hold: more are a folder of runs or an environment that was named by mistake."""
+LOCK, USED, DRAFT = "lock", ".used", ".draft"
+"""Beside what arrived under a digest: a file that whoever fetches holds, one that each process holds that has it, what is half there."""
+ASKED_S = 0.1
+"""Seconds between two looks at whether another process has fetched the files."""
+_HELD: list[int] = []
+"""Files that this process holds until it ends."""
 
 Read = Callable[[str, int, int], bytes]
 """Of the file that arrives at a place: from so many bytes on, so many at most."""
@@ -107,29 +116,82 @@ def _files(folder: Path, called: str) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def receive(files: Sequence[SentFile], read: Read, into: Path) -> Path:
+def receive(files: Sequence[SentFile], read: Read, into: Path, wait_s: float) -> Path:
     """Have the files of a parcel in the folder `into`, and return it. What is there already stays where it is what was announced. Code is
     among it, so nobody but this user may write into the folder above.
 
-    Raises ValueError when a file is not what was announced, or somebody else may write there.
+    One process of a node at a time does this: those that come meanwhile find what it fetched. What no living process has received is
+    removed. wait_s: seconds that a piece may take.
+
+    Raises ValueError when a file is not what was announced, or somebody else may write there, and TimeoutError.
     """
-    _keep_alone(into.parent)
-    if all(_is_there(file, into) for file in files):
-        return into
-    shutil.rmtree(into, ignore_errors=True)
-    draft = into.with_name(f".{into.name}.{uuid.uuid4().hex[:8]}.tmp")
+    home = into.parent
+    _keep_alone(home)
+    with _locked(home, wait_s) as sign:
+        _hold(home / f"{into.name}{USED}")
+        if not all(_is_there(file, into, sign) for file in files):
+            shutil.rmtree(into, ignore_errors=True)
+            _fetch(files, read, into, sign)
+        _remove_unused(home)
+    return into
+
+
+def _fetch(files: Sequence[SentFile], read: Read, into: Path, sign: Callable[[], None]) -> None:
+    draft = into.with_name(f"{into.name}{DRAFT}")
+    shutil.rmtree(draft, ignore_errors=True)
     try:
         (draft / FOLDER).mkdir(parents=True)  # where processes look, even if nothing lies there
         for file in files:
-            _receive_file(file, read, draft)
-        try:
-            draft.rename(into)
-        except OSError:
-            if not into.is_dir():  # else another process of this node was first
-                raise
+            _receive_file(file, read, draft, sign)
+        draft.rename(into)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return into
+
+
+@contextmanager
+def _locked(home: Path, wait_s: float) -> Iterator[Callable[[], None]]:
+    """Hold the folder of what arrives for this process; the system gives it back when that ends. Gives what is a sign to those who wait."""
+    file = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        seen, since = 0, time.monotonic()
+        while not _is_taken(file):
+            if (changed := os.fstat(file).st_mtime_ns) != seen:
+                seen, since = changed, time.monotonic()
+            if time.monotonic() - since > 2 * wait_s:  # a piece, and what is done with it
+                raise TimeoutError(f"{home}: another process of this node has fetched nothing of what a run sends for {2 * wait_s:.0f} s")
+            time.sleep(ASKED_S)
+        yield lambda: os.utime(file)
+    finally:
+        os.close(file)
+
+
+def _is_taken(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _hold(used: Path) -> None:
+    """Say for as long as this process lives that it has what arrived under a name."""
+    file = os.open(used, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # nobody has it for himself without the lock of the folder
+    _HELD.append(file)
+
+
+def _remove_unused(home: Path) -> None:
+    """Remove what arrived for runs that have ended. The folder must be locked."""
+    for used in home.glob(f"*{USED}"):
+        file = os.open(used, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if _is_taken(file):
+                name = used.name.removesuffix(USED)
+                for left in (name, f"{name}{DRAFT}"):
+                    shutil.rmtree(home / left, ignore_errors=True)
+                used.unlink()
+        finally:
+            os.close(file)
 
 
 def _keep_alone(folder: Path) -> None:
@@ -141,7 +203,8 @@ def _keep_alone(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def _is_there(file: SentFile, folder: Path) -> bool:
+def _is_there(file: SentFile, folder: Path, sign: Callable[[], None]) -> bool:
+    sign()
     path = folder / file.place
     if not path.is_file() or path.stat().st_size != file.size:
         return False
@@ -149,13 +212,14 @@ def _is_there(file: SentFile, folder: Path) -> bool:
         return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
-def _receive_file(file: SentFile, read: Read, into: Path) -> None:
+def _receive_file(file: SentFile, read: Read, into: Path, sign: Callable[[], None]) -> None:
     place = PurePosixPath(file.place)
     assert not place.is_absolute() and ".." not in place.parts, f"{place} would leave the folder"
     path, digest, at = into / place, hashlib.sha256(), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         while piece := read(file.place, at, PIECE) if at < file.size else b"":
+            sign()
             out.write(piece)
             digest.update(piece)
             at += len(piece)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +24,8 @@ from burnish.rollout.transport.parcel import FOLDER, MODEL, Parcel, Read, SentFi
 from burnish.rollout.worker import WorkerSetup
 
 pytestmark = pytest.mark.unit
+
+WAIT_S = 60.0
 
 
 @pytest.fixture
@@ -50,11 +59,11 @@ def test_files_arrive_in_their_relative_places_and_code_from_elsewhere_in_one_of
         asked.append((place, at))
         return sources[place].read_bytes()[at : at + 7]  # as little at once as it likes
 
-    arrived = receive(listed(sources), read, tmp_path / "node" / "digest")
+    arrived = receive(listed(sources), read, tmp_path / "node" / "digest", WAIT_S)
     assert {place: (arrived / place).read_bytes() for place in sources} == {place: path.read_bytes() for place, path in sources.items()}
     assert ("model/config.json", 7) in asked
     asked.clear()
-    assert receive(listed(sources), read, arrived) == arrived and not asked, "what is there is not fetched again"
+    assert receive(listed(sources), read, arrived, WAIT_S) == arrived and not asked, "what is there is not fetched again"
     parcel = Parcel("server", "node", listed(sources), {str(path): place for place, path in sources.items()}, 60.0)
     setup = moved(WorkerSetup(tmp_path / "model", "a/B-v0", plugins=(code[1],), modules=(code[0], "mine.module")), parcel, arrived)
     assert (setup.model, setup.folder) == (arrived / MODEL, str(arrived / FOLDER))
@@ -67,12 +76,12 @@ def cut(data: bytes) -> Read:
     return lambda place, at, size: data[at : at + size]
 
 
-def test_a_file_that_changed_on_its_way_is_refused_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_on_its_way_is_refused_and_nothing_of_it_is_left(folder: Path, tmp_path: Path) -> None:
     files = listed(sources_of(tmp_path / "model", folder, [], ["mine.py"]))
     for data in (b"here/mine.px", b"here", b""):
         with pytest.raises(ValueError, match=r"folder/mine\.py changed while it was sent"):
-            receive(files[1:], cut(data), tmp_path / "node" / "digest")
-        assert list((tmp_path / "node").iterdir()) == []
+            receive(files[1:], cut(data), tmp_path / "node" / "digest", WAIT_S)
+        assert sorted(path.name for path in (tmp_path / "node").iterdir()) == ["digest.used", "lock"]
 
 
 def test_what_lies_there_already_is_held_to_what_was_announced(folder: Path, tmp_path: Path) -> None:
@@ -83,11 +92,12 @@ def test_what_lies_there_already_is_held_to_what_was_announced(folder: Path, tmp
     def read(place: str, at: int, size: int) -> bytes:
         return sources[place].read_bytes()[at : at + size]
 
-    receive(files, read, into)
+    receive(files, read, into, WAIT_S)
     assert into.parent.stat().st_mode & 0o777 == 0o700
-    for damage in (lambda file: file.write_text("here/evil.py"[: len("here/mine.py")]), Path.unlink):
+    damages: list[Callable[[Path], object]] = [lambda file: file.write_text("here/evil.py"), Path.unlink]
+    for damage in damages:
         damage(into / "folder/mine.py")
-        assert (receive(files, read, into) / "folder/mine.py").read_text() == "here/mine.py"
+        assert (receive(files, read, into, WAIT_S) / "folder/mine.py").read_text() == "here/mine.py"
 
 
 @pytest.mark.parametrize("kind", ["another's", "for all", "a link"])
@@ -104,18 +114,65 @@ def test_a_folder_that_others_may_write_into_takes_no_files(
     if kind == "another's":
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ValueError, match="node is not this user's alone"):
-        receive(files, lambda place, at, size: pytest.fail("nothing is fetched"), node / "digest")
+        receive(files, lambda place, at, size: pytest.fail("nothing is fetched"), node / "digest", WAIT_S)
 
 
-def test_two_processes_that_fetch_at_once_both_have_the_files(folder: Path, tmp_path: Path) -> None:
-    files, into = listed(sources_of(tmp_path / "model", folder, [], ["mine.py"])), tmp_path / "node" / "digest"
+def test_engines_of_a_node_that_start_at_once_fetch_the_files_once(folder: Path, tmp_path: Path) -> None:
+    sources = sources_of(tmp_path / "model", folder, [], ["mine.py"])
+    files, into, asked = listed(sources), tmp_path / "node" / "digest", list[str]()
 
     def read(place: str, at: int, size: int) -> bytes:
-        if not into.exists():  # the other one is done first
-            (into / "model").mkdir(parents=True)
-        return (folder.parent / place.replace("folder", "here")).read_bytes()[at : at + size]
+        asked.append(place)
+        return sources[place].read_bytes()[at : at + size]
 
-    assert receive(files, read, into) == into and [path.name for path in into.parent.iterdir()] == ["digest"]
+    with ThreadPoolExecutor(4) as engines:
+        assert [*engines.map(lambda _: receive(files, read, into, WAIT_S), range(4))] == [into] * 4
+    assert sorted(asked) == sorted(sources)
+
+
+def test_another_process_is_waited_for_as_long_as_it_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, node = listed(sources_of(tmp_path / "model", folder, [], ["mine.py"])), tmp_path / "node"
+    node.mkdir(mode=0o700)
+    lock = os.open(node / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += 5.0
+        if clock[0] <= 1000:
+            os.utime(lock, (0, clock[0]))  # a piece has come
+
+    monkeypatch.setattr(parcels, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    with pytest.raises(TimeoutError, match="another process of this node has fetched nothing of what a run sends for 120 s"):
+        receive(files, lambda place, at, size: pytest.fail("the other one does"), node / "digest", 60.0)
+    assert 1120 < clock[0] < 1140
+    os.close(lock)
+
+
+def test_what_no_process_has_any_more_is_removed_by_the_next_that_comes(folder: Path, tmp_path: Path) -> None:
+    sources = sources_of(tmp_path / "model", folder, [], ["mine.py"])
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom burnish.rollout.transport.parcel import SentFile, receive\n"
+        "digest = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'\n"
+        "receive([SentFile('model/a', 3, digest)], lambda place, at, size: b'abc', Path(sys.argv[1]), 60.0)\n"
+        "print('here', flush=True)\nsys.stdin.read()"
+    )
+
+    def arrived() -> set[str]:
+        return {path.name for path in (tmp_path / "node").iterdir() if path.is_dir()}
+
+    def read(place: str, at: int, size: int) -> bytes:
+        return sources[place].read_bytes()[at : at + size]
+
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "node" / "old"], stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == "here\n"
+        (tmp_path / "node" / "old.draft").mkdir()
+        receive(listed(sources), read, tmp_path / "node" / "new", WAIT_S)
+        assert arrived() == {"old", "old.draft", "new"}, "another run has it"
+        other.stdin.close()
+        other.wait(30)
+    receive(listed(sources), read, tmp_path / "node" / "new", WAIT_S)
+    assert arrived() == {"new"}
 
 
 @pytest.mark.parametrize(
