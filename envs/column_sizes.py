@@ -9,15 +9,17 @@ Not bounded: a page of Parquet is unpacked whole, and the page says itself how l
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any, Final
 
+from .parquet_footer import Chunk
 from .row_files import most_rows
 
 FREE_BYTES: Final = 512 << 20
 MOST_RATIO: Final = 250
 """Values may take so much, or so many times the size of their file."""
-WIDTHS: Final = {"BOOLEAN": 1, "INT64": 8, "DOUBLE": 8, "INT96": 12}
-"""Bytes of a value in memory, by its kind; of a pointer to one, and of the others, four."""
+WIDTHS: Final = {0: 1, 2: 8, 3: 12, 5: 8}
+"""Bytes of a value in memory: of BOOLEAN, INT64, INT96 and DOUBLE; of a pointer to one, and of the others, four."""
 REPEATED: Final = "BYTE_ARRAY"
 """The kind of Parquet's columns that can be read as pointers to values."""
 UNREAD: Final = ("_view", "run_end", "union")
@@ -36,15 +38,15 @@ def dictionary_columns(metadata: Any) -> list[str]:
     return [column.path for column in columns if column.physical_type == REPEATED]
 
 
-def check_values(metadata: Any, size: int) -> None:
+def check_values(rows: int, groups: Iterable[Iterable[Chunk]], size: int) -> None:
     """Raise ValueError when a Parquet file, or a row group of it, has more rows or values than so many bytes can be meant to have.
 
-    A number that repeats is stored once with how often it does, so that one row may hold any number of them.
+    groups: its row groups (`column_chunks`). A number that repeats is stored once with how often it does, so that one row may hold any
+    number of them.
     """
-    check_counts(metadata.num_rows, 0, size)
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        chunks = [group.column(i) for i in range(group.num_columns)]
-        claimed = sum(chunk.num_values * WIDTHS.get(chunk.physical_type, 4) for chunk in chunks)
+    check_counts(rows, 0, size)
+    for group in groups:
+        claimed = sum(max(0, chunk.values) * WIDTHS.get(chunk.kind, 4) for chunk in group)
         if claimed > max(FREE_BYTES, MOST_RATIO * size):
             raise ValueError(f"rows that were written together hold {claimed} bytes of values, more than {MOST_RATIO} times the file")
 

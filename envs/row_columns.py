@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ..rpc.extras import require
 from .column_sizes import check_counts, check_values, dictionary_columns, unpacked_bytes, value_bytes, value_count
+from .parquet_footer import column_chunks
 from .row_files import UnreadableFile, is_packed, size_of
 
 COLUMN_ROWS: Final = 64
@@ -63,7 +64,7 @@ def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile, read_metadata
 
     metadata = read_metadata(stream)
-    check_values(metadata, size_of(stream))
+    check_values(metadata.num_rows, column_chunks(stream), size_of(stream))
     columns = dictionary_columns(metadata)
     stream.seek(0)
     yield from ParquetFile(stream, read_dictionary=columns).iter_batches(batch_size=COLUMN_ROWS)

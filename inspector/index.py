@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..envs.parquet_footer import Chunk, column_chunks
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.own_files import own_file, read_whole
 from .database import Database, named
@@ -220,14 +221,16 @@ def _write_words(words: pa.Table, part: WordsPart) -> None:
 
 
 def said_bytes(files: Iterable[Path]) -> int:
-    """What the conversations of files take in memory, as the files say."""
-    groups = (group for file in files for group in _row_groups(pq.read_metadata(file)))
-    columns = (group.column(i) for group in groups for i in range(group.num_columns))
-    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == "messages")
+    """What the conversations of files take in memory, as the files say. Raises ValueError naming one that is damaged."""
+    return sum(chunk.unpacked for file in files for group in _row_groups(file) for chunk in group if chunk.path == ("messages",))
 
 
-def _row_groups(metadata: pq.FileMetaData) -> Iterator[Any]:
-    return (metadata.row_group(i) for i in range(metadata.num_row_groups))
+def _row_groups(file: Path) -> list[list[Chunk]]:
+    with file.open("rb") as stream:
+        try:
+            return column_chunks(stream)
+        except ValueError as error:
+            raise ValueError(f"{file}: cannot be read as stored episodes: {error}") from None
 
 
 def _segment_folders(store: Path) -> list[Path]:

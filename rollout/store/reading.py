@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...envs.column_sizes import check_values, dictionary_columns, value_bytes
+from ...envs.parquet_footer import column_chunks
 from ...envs.rows import MAX_VALUES
 from ...envs.types import Bool, Float32, Int32
 from ...rpc.payload import more_values
@@ -154,7 +155,8 @@ def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str
     there = [name for name in columns.names if name in found.names]
     lacking = dict.fromkeys(name for name in columns.names if name not in found.names)
     metadata = pq.read_metadata(file)
-    check_values(metadata, file.stat().st_size)
+    with file.open("rb") as stream:
+        check_values(metadata.num_rows, column_chunks(stream), file.stat().st_size)
     with pq.ParquetFile(file, read_dictionary=dictionary_columns(metadata)) as stored:
         for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=there):
             claimed = sum(map(value_bytes, batch.columns))

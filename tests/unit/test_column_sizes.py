@@ -20,6 +20,7 @@ from pyarrow import ipc
 
 from burnish.envs import column_sizes, row_columns, row_files
 from burnish.envs.column_sizes import check_values, dictionary_columns, unpacked_bytes, value_bytes, value_count
+from burnish.envs.parquet_footer import column_chunks
 from burnish.envs.rows import MAX_VALUES, BadRow, Row, read_rows
 from burnish.rollout.store import reading
 from burnish.rollout.store.episodes import SCHEMA
@@ -193,7 +194,8 @@ def test_columns_of_every_kind_are_read_as_they_were(compression: str | None, fi
     unpacked = sum(unpacked_bytes(message) for message in messages(stream[8:] if file else stream))
     assert (unpacked > 0) == (compression is not None)
     assert dictionary_columns(pq.read_metadata(tmp_path / "a.parquet"))
-    check_values(pq.read_metadata(tmp_path / "a.parquet"), 1)
+    with (tmp_path / "a.parquet").open("rb") as parquet:
+        check_values(200, column_chunks(parquet), 1)
 
 
 def test_all_rows_together_hold_no_more_values_than_a_file_can_be_meant_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,3 +269,40 @@ def test_a_text_that_is_no_utf8_costs_its_row_alone(tmp_path: Path) -> None:
     file.write_bytes(as_stream(pa.table({"view": pa.array(["a", "b"], pa.string_view()), "text": texts}), None))
     with pytest.raises(ValueError, match="a column is string_view, which is not read"):
         list(read_rows(file))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.6"])
+def test_columns_are_read_as_pyarrow_reads_them(version: str, tmp_path: Path) -> None:
+    kinds = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+    rows = [{"id": str(i), "n": i, "x": i / 7, "deep": [{"a": ["b"] * i}], "yes": bool(i % 2), "none": None} for i in range(300)]
+    pq.write_table(
+        pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=70, version=version, compression="zstd", write_page_index=True
+    )
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
+    wanted = [[(one.physical_type, one.path_in_schema, one.num_values, one.total_uncompressed_size) for one in group] for group in columns]
+    with (tmp_path / "a.parquet").open("rb") as parquet:
+        found = column_chunks(parquet)
+    assert [[(kinds[one.kind], ".".join(one.path), one.values, one.unpacked) for one in group] for group in found] == wanted
+
+
+def test_no_damage_to_what_a_parquet_file_says_of_itself_ends_the_process(tmp_path: Path) -> None:
+    """pyarrow's own objects for it did over a histogram of another length, and over a column that the schema has not."""
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"a": [["x"]], "b": 1}]), out, compression="none", write_statistics=False, store_schema=False)
+    (tmp_path / "sound.parquet").write_bytes(out.getvalue())
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom burnish.envs.rows import read_rows\nfrom burnish.inspector.index import said_bytes\n"
+        "sound, file = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])\n"
+        "for at in range(len(sound) - 8 - int.from_bytes(sound[-8:-4], 'little'), len(sound)):\n"
+        "    for bit in (1, 16, 64):\n"
+        "        file.write_bytes(sound[:at] + bytes([sound[at] ^ bit]) + sound[at + 1 :])\n"
+        "        for read in (read_rows, lambda file: [said_bytes([file])]):\n"
+        "            try: list(read(file))\n"
+        "            except ValueError as error: assert str(file) in str(error)\n"
+        "print('all')"
+    )
+    files = [tmp_path / "sound.parquet", tmp_path / "damaged.parquet"]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=False, timeout=200)
+    assert done.stdout == "all\n", done.stderr[-2000:]

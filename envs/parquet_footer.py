@@ -1,0 +1,185 @@
+"""What the end of a Parquet file says of its columns. It is read here since pyarrow's `RowGroupMetaData.column` ends the process over a
+column that contradicts itself: no exception of C++ comes through it.
+
+The form is Thrift's compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md), what it says the
+`FileMetaData` of https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift. A field of another kind than it
+should have is passed over, one that stands there twice counts as it was said last: so does the reader that reads the values.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final, TypeVar
+
+END: Final = b"PAR1"
+TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
+"""Kinds of values."""
+SIZES: Final = {BYTE: 1, DOUBLE: 8}
+DEEPEST: Final = 64
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A column in one row group. kind: the number of its physical type, BOOLEAN is 0. path: its names, from the outermost. values: how many
+    it has, nested ones and nulls included. unpacked: bytes that they take as they are written, once they are unpacked."""
+
+    kind: int = 0
+    path: tuple[str, ...] = ()
+    values: int = 0
+    unpacked: int = 0
+
+
+def column_chunks(stream: BinaryIO) -> list[list[Chunk]]:
+    """The columns of every row group of a file that is open, whose place is then another. Raises ValueError when its end is damaged.
+
+    Example: `sum(chunk.values for group in column_chunks(stream) for chunk in group)`.
+    """
+    read = _Compact(_footer(stream))
+    groups = list[list[Chunk]]()
+    try:
+        for field, kind in read.fields():
+            if (field, kind) == (4, LIST):
+                groups = read.listed(lambda: _group(read))
+            else:
+                read.skip(kind)
+    except IndexError:
+        raise ValueError("what its end says of its columns is cut short") from None
+    return groups
+
+
+def _footer(stream: BinaryIO) -> bytes:
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - 8))
+    tail = stream.read(8)
+    length = struct.unpack("<I", tail[:4])[0] if len(tail) == 8 and tail[4:] == END else size
+    if length > size - 8:
+        raise ValueError("its end is not that of a Parquet file")
+    stream.seek(size - 8 - length)
+    return stream.read(length)
+
+
+def _group(read: _Compact) -> list[Chunk]:
+    chunks = list[Chunk]()
+    for field, kind in read.fields():
+        if (field, kind) == (1, LIST):
+            chunks = read.listed(lambda: _chunk(read))
+        else:
+            read.skip(kind)
+    return chunks
+
+
+def _chunk(read: _Compact) -> Chunk:
+    found = Chunk()
+    for field, kind in read.fields():
+        if (field, kind) == (3, STRUCT):
+            _describe(read, found)
+        else:
+            read.skip(kind)
+    return found
+
+
+def _describe(read: _Compact, chunk: Chunk) -> None:
+    for field, kind in read.fields():
+        if (field, kind) == (1, I32):
+            chunk.kind = read.signed()
+        elif (field, kind) == (3, LIST):
+            chunk.path = tuple(read.listed(read.text))
+        elif (field, kind) == (5, I64):
+            chunk.values = read.signed()
+        elif (field, kind) == (6, I64):
+            chunk.unpacked = read.signed()
+        else:
+            read.skip(kind)
+
+
+class _Compact:
+    """Values of the compact protocol, one after the other. Raises IndexError past the end, and ValueError for what is none."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._at = content, 0
+
+    def fields(self) -> Iterator[tuple[int, int]]:
+        """The numbers and kinds of a struct's fields. Whoever takes one reads its value, or skips it."""
+        number = 0
+        while (head := self._content[self._at]) & 15:
+            self._at += 1
+            number = number + (head >> 4) if head >> 4 else self.signed()
+            yield number, head & 15
+        self._at += 1
+
+    def listed(self, item: Callable[[], T]) -> list[T]:
+        return [item() for _ in range(self._head()[1])]
+
+    def text(self) -> str:
+        length = self._unsigned()
+        content = self._content[self._at : self._at + length]
+        self._pass(length)
+        return content.decode(errors="replace")
+
+    def signed(self) -> int:
+        number = self._unsigned() & (2**64 - 1)
+        return (number >> 1) ^ -(number & 1)
+
+    def skip(self, kind: int, listed: bool = False, depth: int = 0) -> None:
+        """Pass over a value. listed: in a list, where a truth value has a byte of its own."""
+        if depth > DEEPEST:
+            raise ValueError(f"what its end says of its columns is nested more than {DEEPEST} levels deep")
+        if kind in (TRUE, FALSE, BYTE, DOUBLE):
+            self._pass(SIZES.get(kind, int(listed)))
+            return
+        if kind in (I16, I32, I64, BINARY):
+            number = self._unsigned()
+            self._pass(number if kind == BINARY else 0)
+            return
+        if kind in (LIST, SET):
+            inner, count = self._head()
+            for _ in range(count):
+                self.skip(inner, True, depth + 1)
+            return
+        if kind == MAP:
+            self._skip_map(depth)
+            return
+        if kind != STRUCT:
+            raise ValueError(f"what its end says of its columns has a value of kind {kind}, which is none")
+        for _, inner in self.fields():
+            self.skip(inner, False, depth + 1)
+
+    def _skip_map(self, depth: int) -> None:
+        count = self._unsigned()
+        self._pass(0, count)
+        kinds = self._content[self._at] if count else 0
+        self._pass(int(count > 0))
+        for _ in range(count):
+            self.skip(kinds >> 4, True, depth + 1)
+            self.skip(kinds & 15, True, depth + 1)
+
+    def _head(self) -> tuple[int, int]:
+        """The kind of a list's values, and how many there are: each takes a byte at least."""
+        head = self._content[self._at]
+        self._at += 1
+        count = head >> 4 if head >> 4 < 15 else self._unsigned()
+        self._pass(0, count)
+        return head & 15, count
+
+    def _pass(self, length: int, more: int = 0) -> None:
+        """Pass over so many bytes, behind which there must be `more`."""
+        if length + more > len(self._content) - self._at:
+            raise IndexError
+        self._at += length
+
+    def _unsigned(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._content[self._at]
+            self._at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise ValueError("what its end says of its columns has a number of more than ten bytes")
