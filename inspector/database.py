@@ -91,7 +91,7 @@ class Database:
             raise ValueError(
                 f"the question takes more than {self.limits.memory_mb} MB of memory; narrow it, or allow more (--memory-mb)"
             ) from error
-        except duckdb.Error as error:  # of a store, which may hold anything
+        except (duckdb.Error, RuntimeError) as error:  # of a store, which may hold anything, names that are no UTF-8 too
             raise ValueError(f"the stored episodes cannot be read: {str(error).splitlines()[0]:.300}") from error
 
 

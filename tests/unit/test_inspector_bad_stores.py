@@ -186,3 +186,10 @@ def test_a_conversation_of_more_values_than_any_has_is_refused_before_any_is_mad
             list(stored_episodes(tmp_path / name / "episodes", Which()))
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
         tracemalloc.stop()
+
+
+def test_a_column_whose_name_is_no_text_is_a_store_that_cannot_be_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"namenamename": [1]}), tmp_path / FILE, store_schema=False)
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes().replace(b"namenamename", b"\xff" * 12))
+    with pytest.raises(ValueError, match="the stored episodes cannot be read"):
+        Database().table("SELECT * FROM read_parquet(?)", [[str(tmp_path / FILE)]])
