@@ -58,6 +58,9 @@ def _watch_problems(watch: Sequence[str]) -> list[str]:
 
     lines = []
     for one in watch:
+        if os.path.exists(one) and not os.path.isfile(one):  # a pipe is waited for without end
+            lines.append(f"resources.watch: {one} is not a file")
+            continue
         try:
             watched_by_run({}, [one])
         except (OSError, ValueError) as error:

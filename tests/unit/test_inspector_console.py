@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -266,6 +267,12 @@ def test_what_a_recipe_cannot_watch_is_named_when_it_is_read(watch: str, said: s
     with pytest.raises(ValueError, match=r"resources\.watch") as raised:
         resolved(resources={"watch": [watch]})
     assert said in str(raised.value), raised.value
+
+
+def test_a_pipe_is_no_deployment_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(ValueError, match=r"resources\.watch: .*a\.toml is not a file"):
+        resolved(resources={"watch": [str(tmp_path / "a.toml")]})
 
 
 def test_a_port_that_the_file_leaves_open_is_said(tmp_path: Path) -> None:
