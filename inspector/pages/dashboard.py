@@ -15,13 +15,17 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .links import BASE
 
 KNOWN = frozenset({"fb897d85f3c47644c764f70204530d44bda9cf78ea49c08495163fbfb7dc53de"})
 """SHA-256 of the start pages that the script fits."""
 HERE = Path(__file__).parent
+SCRIPT = "/static/rollouts-entry.js"
 
 
-def with_entry(app: Starlette, prefix: str) -> Starlette:
+def with_entry(app: ASGIApp, prefix: str) -> ASGIApp:
     """The application, and before it Ray's start page with an entry that leads to it."""
     page, script = start_page(), (HERE / "static" / "entry.js").read_bytes()
 
@@ -31,7 +35,20 @@ def with_entry(app: Starlette, prefix: str) -> Starlette:
     def entry(_: Request) -> Response:
         return Response(script, media_type="text/javascript")
 
-    return Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}/static/rollouts-entry.js", entry), Mount("", app)])
+    shown = Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}{SCRIPT}", entry), Mount("", app)])
+    return _ours_alone(shown, prefix)
+
+
+def _ours_alone(app: ASGIApp, prefix: str) -> ASGIApp:
+    """The application, and for what is Ray's a 404 before anything of ours is asked: each request of Ray's own pages waits for it."""
+    exact, below = {f"{prefix}/", f"{prefix}{SCRIPT}", f"{prefix}{BASE}"}, f"{prefix}{BASE}/"
+    not_ours = PlainTextResponse("not ours", 404)
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] != "http" or scope["path"] in exact or scope["path"].startswith(below)
+        await (app if ours else not_ours)(scope, receive, send)
+
+    return call
 
 
 def start_page(folder: Path | None = None) -> str | None:
@@ -42,4 +59,4 @@ def start_page(folder: Path | None = None) -> str | None:
     said = file.read_bytes()
     if hashlib.sha256(said).hexdigest() not in KNOWN:
         return None
-    return said.decode().replace("</body>", '<script src="static/rollouts-entry.js" defer></script></body>', 1)
+    return said.decode().replace("</body>", f'<script src="{SCRIPT[1:]}" defer></script></body>', 1)
