@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ..rollout.store.records import EvaluationRecord, Mode
 from ..rollout.store.transcripts import Transcript
+from .alarms import alarms_of
 from .blends import blend_rows
 from .charts import Whisker, line_chart, whisker_chart
 from .rendering import environment, phase_title, write_page
@@ -71,6 +72,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         curves={phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
         shown=CURVES,
         ledger=final_ledger(run.ledger),
+        alarms=alarms_of(run),
         blends=blend_rows(run),
         pairs=pairs,
         latest=[] if pairs else latest,

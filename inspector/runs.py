@@ -16,11 +16,13 @@ from ..rollout.store.records import (
     LedgerRow,
     Mode,
     RetentionRow,
-    read_alarms,
+    RollBackRow,
+    Row,
     read_evaluations,
     read_json_lines,
     read_ledger,
     read_retention,
+    readable_rows,
 )
 from ..rollout.store.transcripts import Transcript
 
@@ -40,7 +42,8 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A run folder, all but its transcripts (`read_run_transcripts` streams those)."""
+    """A run folder, all but its transcripts (`read_run_transcripts` streams those). unread: the lines of `alarms.jsonl` and
+    `roll_backs.jsonl` that cannot be read, and why: the rest of a run can be shown without them."""
 
     path: Path
     config: dict[str, Any]
@@ -51,6 +54,8 @@ class RecordedRun:
     ledger: tuple[LedgerRow, ...]
     alarms: tuple[AlarmRow, ...] = ()
     retention: tuple[RetentionRow, ...] = ()
+    roll_backs: tuple[RollBackRow, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,8 +63,9 @@ class RecordedRun:
 
 
 def read_run(path: Path) -> RecordedRun:
-    """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read."""
+    """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read, alarms left aside (`unread`)."""
     path = check_run(path)
+    (alarms, unread), (roll_backs, more) = _readable(path, "alarms.jsonl", AlarmRow), _readable(path, "roll_backs.jsonl", RollBackRow)
     versions = read_object(path, "versions.json")
     if not isinstance(versions.get("packages", {}), dict):
         raise ValueError(f"{path / 'versions.json'}: packages must be a JSON object")
@@ -71,9 +77,19 @@ def read_run(path: Path) -> RecordedRun:
         tuple(read_metrics(path / "metrics.jsonl")),
         tuple(read_evaluations(file) if (file := own_file(path, "evaluations.jsonl")) else ()),
         tuple(read_ledger(file) if (file := own_file(path, "ledger.jsonl")) else ()),
-        tuple(read_alarms(file) if (file := own_file(path, "alarms.jsonl")) else ()),
+        tuple(alarms),
         tuple(read_retention(file) if (file := own_file(path, "retention.jsonl")) else ()),
+        tuple(roll_backs),
+        (*unread, *more),
     )
+
+
+def _readable(run: Path, name: str, kind: type[Row]) -> tuple[list[Row], list[str]]:
+    file = own_file(run, name)
+    if file is None:
+        return [], []
+    rows, unread = readable_rows(file, kind)
+    return rows, [problem.replace(str(file), name, 1) for problem in unread]
 
 
 def check_run(path: Path) -> Path:

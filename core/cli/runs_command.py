@@ -88,7 +88,8 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     found = read_run(run)
     records = phase_rows(found)
     if as_json:
-        _print_json({**summary(found), "evaluations": [*map(_measured, records)], "alarms": [alarm.to_row() for alarm in found.alarms]})
+        alarms = {"alarms": [alarm.to_row() for alarm in found.alarms], "unread": found.unread}
+        _print_json({**summary(found), "evaluations": [*map(_measured, records)], **alarms})
         return
     _print([found.name, *(f"  {name:<12} {value}" for name, value in facts_of(found))])
     cells = [
@@ -98,6 +99,8 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     ]
     _print(table_lines(("phase", "mode", "success", "95 % interval", "tasks"), cells) if cells else ["no evaluation yet"])
     _print([line for line in (headline(found),) if line])
+    for problem in found.unread:
+        _print_error(f"a line cannot be read: {problem}")
 
 
 def diff(runs: SeveralArgument, as_json: JsonOption = False) -> None:

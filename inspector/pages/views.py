@@ -13,6 +13,7 @@ from jinja2 import Environment
 from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
 from ...rollout.store.moments import Moment
+from ..alarms import alarms_of
 from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
@@ -56,6 +57,7 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "line": line,
         "run": run,
         "headline": headline(run),
+        "alarms": alarms_of(run),
         "rows": phase_rows(run),
         "curves": {phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
         "ledger": final_ledger(run.ledger),

@@ -98,18 +98,24 @@ def keep_rows(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    return ((where, line, _object_in(where, line)) for where, line in _raw_lines(path))
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     with open_file(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES + 1), b""), start=1):
             if len(line) > MOST_LINE_BYTES:
                 raise ValueError(f"{path}:{number}: the line is longer than {MOST_LINE_BYTES >> 20} MiB")
             if not line.strip() or not line.endswith(b"\n"):
                 continue
-            where = f"{path}:{number}"
-            try:
-                row = json_object(line)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
-            yield where, line, row
+            yield f"{path}:{number}", line
+
+
+def _object_in(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        return json_object(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def read_share(text: object) -> Fraction:
@@ -413,14 +419,28 @@ def read_ledger(path: Path) -> list[LedgerRow]:
 
 
 def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    rows = []
-    for where, row in read_json_lines(path):
-        _check_schema(where, row)
+    return [_row_of(where, row, kind) for where, row in read_json_lines(path)]
+
+
+def readable_rows(path: Path, kind: type[Row]) -> tuple[list[Row], list[str]]:
+    """The rows of a kind that can be read, and of each line that cannot, where it stands and why; none behind one that is too long."""
+    rows, unread, lines = list[Row](), list[str](), _raw_lines(path)
+    while True:
         try:
-            rows.append(kind.model_validate(row))
-        except ValidationError as error:
-            raise ValueError(f"{where}: {first_error(error)}") from error
-    return rows
+            where, line = next(lines)
+            rows.append(_row_of(where, _object_in(where, line), kind))
+        except StopIteration:
+            return rows, unread
+        except ValueError as error:  # behind a line that is too long, there is no next
+            unread.append(str(error))
+
+
+def _row_of(where: str, row: dict[str, Any], kind: type[Row]) -> Row:
+    _check_schema(where, row)
+    try:
+        return kind.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {first_error(error)}") from error
 
 
 def _check_schema(where: str, row: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def test_lists_are_filtered_searched_and_walked_by_keyboard(page: Page, address:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_fit_a_narrow_window_in_light_and_dark(page: Page, address: str, scheme: Any) -> None:
+def test_pages_fit_a_narrow_window_in_light_and_dark(page: Page, run: Path, address: str, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 400, "height": 800})
     page.goto(address)
@@ -141,6 +141,9 @@ def test_pages_fit_a_narrow_window_in_light_and_dark(page: Page, address: str, s
     paths.append("/rollouts/nano-20260101-000000/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1/0")
     for number, path in enumerate(paths):
         page.goto(address.partition("/rollouts")[0] + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
+        for fold in page.locator("main details").all():
+            fold.locator("> summary").press("Enter")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
         keep(page, f"narrow-{scheme}-{number}")
     assert complaints(page) == []

@@ -182,6 +182,16 @@ def test_runs_are_listed_shown_and_compared_on_the_terminal(runs: list[Path]) ->
     assert found["evaluations"][0]["change"]["difference"] == 0.5
 
 
+def test_of_alarms_that_cannot_be_read_the_run_that_is_shown_says_where_they_stand(runs: list[Path]) -> None:
+    (runs[0] / "alarms.jsonl").write_text(
+        'no json\n{"schema": 1, "phase": "rft", "step": 2, "guard": "kl", "action": "warn", "text": "far"}\n'
+    )
+    shown = burnish("runs", "show", runs[0])
+    assert shown.exit_code == 0 and "a line cannot be read: alarms.jsonl:1: not JSON" in shown.stderr and "42.9%" in shown.stdout
+    whole = json.loads(burnish("runs", "show", runs[0], "--json").stdout)
+    assert [one["guard"] for one in whole["alarms"]] == ["kl"] and whole["unread"][0].startswith("alarms.jsonl:1: ")
+
+
 def test_tail_goes_on_until_the_run_has_its_report(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert burnish("runs", "tail", runs[0], "-n", "1").output == "rft     2  reward_mean 0.5  success 0.5\n"
     assert json.loads(burnish("runs", "tail", runs[0], "-n", "1", "--json").output)["reward_mean"] == 0.5

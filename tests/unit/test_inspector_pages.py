@@ -30,9 +30,12 @@ from burnish.inspector.pages.app import ASSETS, pages
 from burnish.inspector.pages.runs import RunLine, list_runs
 from burnish.inspector.pages.tokens import shown_tokens
 from burnish.inspector.pages.views import branching_of
+from burnish.inspector.report import render_report
+from burnish.inspector.runs import read_run
+from burnish.rollout.store import records
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, RollBackRow, read_alarms
 from burnish.run.folder import RunFolder
 from burnish.trainer.evaluation.comparison import comparisons
 
@@ -144,6 +147,63 @@ def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(
     assert "Evaluations" in page and "Where the episodes went" in page
     assert "Worst of the last step (rft" in page
     assert re.search(r"against base, .*test, n = 4 ", page), "no figure without the number of tasks that it is of"
+
+
+def alarmed(run: Path, *rows: AlarmRow | RollBackRow) -> None:
+    """Alarms, and the ways back that were gone for them, as a run writes them."""
+    for row in rows:
+        with (run / ("alarms.jsonl" if isinstance(row, AlarmRow) else "roll_backs.jsonl")).open("a") as file:
+            file.write(json.dumps(row.to_row()) + "\n")
+
+
+def alarm(step: int, action: str = "warn", guard: str = "parting", text: str = "reward rose and success did not") -> AlarmRow:
+    return AlarmRow(phase="rft", step=step, guard=guard, action=action, text=text)
+
+
+def test_alarms_stand_above_the_evaluations_the_latest_first_with_what_was_done(run: Path) -> None:
+    with TestClient(pages(run)) as client:
+        assert "Alarms" not in client.get(f"/rollouts/{run.name}").text
+        alarmed(run, alarm(3), alarm(5, "roll_back", "kl"), RollBackRow(phase="rft", step=5, guards=("kl",), position=80))
+        alarmed(run, alarm(5, "roll_back", "kl"), alarm(6, "stop", "drift"))
+        page = client.get(f"/rollouts/{run.name}").text
+    assert page.index("<h2>Alarms") < page.index("<h2>Evaluations")
+    said = re.findall(r"<b>(\w+)</b>: reward rose and success did not</td>\s*<td><span class=\"chip \w+\">([^<]*)<", page)
+    assert said == [("drift", "stopped"), ("kl", "was to roll back"), ("kl", "rolled back"), ("parting", "warned")]
+    assert "<h2>Alarms</h2>" in render_report(read_run(run), ())
+
+
+def test_of_many_alarms_fifty_are_shown_and_none_at_length(run: Path) -> None:
+    alarmed(run, *(alarm(step, text=f"found-{step} {'x' * 5000}") for step in range(1, 63)))
+    with TestClient(pages(run)) as client:
+        page = client.get(f"/rollouts/{run.name}").text
+    for shown in (page, render_report(read_run(run), ())):
+        assert [int(step) for step in re.findall(r"found-(\d+) ", shown)] == list(range(62, 12, -1))
+        assert "12 more came before these" in shown and "x" * 700 not in shown
+    assert "45 earlier alarms" in page
+
+
+def test_alarms_of_a_stranger_are_text_and_a_line_that_cannot_be_read_is_said(root: Path, client: TestClient) -> None:
+    run = root / "nano-20260101-000000"
+    said = HOSTILE.replace("\ud83d", "")
+    alarmed(run, AlarmRow(phase=said, step=10**400, guard=said, action=said, text=said))
+    with (run / "alarms.jsonl").open("a") as file:
+        file.write('{"schema": 1, "<script>": 1}\nno json\n{"schema": 1, "step": -1}\n[]\n{"schema": 2}\n')
+    alarmed(run, alarm(4, text="the last"))
+    (run / "roll_backs.jsonl").write_text("<img src=x>\n")
+    test_hostile_text_stays_text(client, NAME)
+    page = client.get(NAME).text
+    assert page.index("the last") < page.index("1" + "0" * 18 + "…") < page.index("A line cannot be read: alarms.jsonl:2: ")
+    assert page.count("A line cannot be read: ") == 3 and "3 more lines cannot be read" in page and str(root) not in page
+    with pytest.raises(ValueError, match=r"alarms.jsonl:2: "):
+        read_alarms(run / "alarms.jsonl")
+    assert "3 more lines cannot be read" in render_report(read_run(run), ())
+
+
+def test_behind_a_line_that_no_alarm_is_as_long_as_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alarmed(run, alarm(1), alarm(2, text="x" * 3000), alarm(3))
+    monkeypatch.setattr(records, "MOST_LINE_BYTES", 2048)
+    found = read_run(run)
+    assert [row.step for row in found.alarms] == [1] and found.unread[0].startswith("alarms.jsonl:2: the line is longer than")
 
 
 def test_lists_choose_and_turn_pages(client: TestClient) -> None:
