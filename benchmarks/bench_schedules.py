@@ -26,6 +26,7 @@ import pytest
 from burnish.envs.contract import Observation, register_env
 from burnish.envs.spaces import MessagesSpace, UnicodeText
 from burnish.envs.types import EpisodeGroup, Float32, Int32, Message, Task
+from burnish.rollout.busy import shares
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
@@ -39,7 +40,6 @@ from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.schedule.account import shares
 from burnish.trainer.schedule.admission import Rollouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

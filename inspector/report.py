@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ..rollout.store.records import EvaluationRecord, Mode
 from ..rollout.store.transcripts import Transcript
+from .account import times_of
 from .alarms import alarms_of
 from .blends import blend_rows
 from .charts import Whisker, line_chart, whisker_chart
@@ -71,6 +72,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         last=last[0] if last else None,
         curves={phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
         shown=CURVES,
+        times=times_of(run),
         ledger=final_ledger(run.ledger),
         alarms=alarms_of(run),
         blends=blend_rows(run),

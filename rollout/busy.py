@@ -1,14 +1,18 @@
-"""How long the parts of a rollout worker had something to do: what says which of them to give more of."""
+"""How long the parts of a rollout worker, and the learner beside them, had something to do: what says which of them to give more of."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 Part = Literal["engine", "environment", "rewards"]
+PARTS = ("engine", "environment", "rewards", "learner")
+"""What seconds are accounted for of, in the order it is told in."""
+BUSY = 0.8
+"""The share of the time from which on a part counts as what a run waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +76,35 @@ class Meter:
         now, spent = self._clock(), dict(self._spent)
         busy = {part: seconds + (max(0.0, now - began) if began is not None else 0.0) for part, (seconds, began) in spent.items()}
         return Busy(busy["engine"], busy["environment"], busy["rewards"], now - self._made)
+
+
+def shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """By part, the share of the time in which it was busy; nothing where nothing was accounted for."""
+    found = {}
+    for part in PARTS:
+        busy, idle = seconds.get(f"busy/{part}_seconds", 0.0), seconds.get(f"idle/{part}_seconds", 0.0)
+        if busy + idle > 0:
+            found[part] = busy / (busy + idle)
+    return found
+
+
+def what_to_scale(seconds: Mapping[str, float], rollouts: str) -> str | None:
+    """One line: how busy each part was, and what more of would make steps shorter. None where nothing was accounted for."""
+    busy = shares(seconds)
+    if busy.keys() != set(PARTS):
+        return None
+    return f"busy: {', '.join(f'{part} {share:.0%}' for part, share in busy.items())}; {advice(busy, rollouts)}"
+
+
+def advice(busy: Mapping[str, float], rollouts: str) -> str:
+    """What more of would make steps shorter. busy: the share of each of `PARTS`, as `shares` gives them. rollouts: as in `rft.rollouts`."""
+    waiting = max(("environment", "rewards"), key=lambda part: busy[part])
+    if busy["learner"] >= max(BUSY, busy["engine"]):
+        return "steps wait for the learner; more engines would not make them shorter"
+    if busy["engine"] >= BUSY:
+        return "steps wait for the engines; more of them (resources.env_runners) would make them shorter"
+    if rollouts == "sync" and busy["engine"] + busy["learner"] >= BUSY:
+        return 'engines and learner take turns; rft.rollouts = "one_step_off" or "async" lets them work at the same time'
+    if busy[waiting] >= BUSY / 2:
+        return f"engines wait for the {waiting}: scale its services, or raise rollout.concurrency"
+    return "nobody is busy for long: what takes time lies between them"

@@ -13,6 +13,7 @@ from jinja2 import Environment
 from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
 from ...rollout.store.moments import Moment
+from ..account import times_of
 from ..alarms import alarms_of
 from ..charts import span_chart
 from ..database import Database
@@ -60,6 +61,7 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "alarms": alarms_of(run),
         "rows": phase_rows(run),
         "curves": {phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
+        "times": times_of(run),
         "ledger": final_ledger(run.ledger),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),
         "last": run.metrics[-1] if run.metrics else None,

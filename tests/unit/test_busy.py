@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from burnish.rollout.busy import Busy, Meter
+from burnish.rollout.busy import Busy, Meter, shares, what_to_scale
 from burnish.rollout.weights import SyncReceipt
-from burnish.trainer.schedule.account import Account, shares, what_to_scale
+from burnish.trainer.schedule.account import Account
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.unit.test_inspector import run as run
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Trajectory
+from burnish.inspector.account import times_of
 from burnish.inspector.pages import dashboard
 from burnish.inspector.pages.access import WithKey
 from burnish.inspector.pages.app import ASSETS, pages
@@ -35,7 +36,7 @@ from burnish.inspector.runs import read_run
 from burnish.rollout.store import records
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, RollBackRow, read_alarms
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, JsonLines, RollBackRow, read_alarms
 from burnish.run.folder import RunFolder
 from burnish.trainer.evaluation.comparison import comparisons
 
@@ -204,6 +205,49 @@ def test_behind_a_line_that_no_alarm_is_as_long_as_nothing_is_read(run: Path, mo
     monkeypatch.setattr(records, "MOST_LINE_BYTES", 2048)
     found = read_run(run)
     assert [row.step for row in found.alarms] == [1] and found.unread[0].startswith("alarms.jsonl:2: the line is longer than")
+
+
+def accounted(run: Path, step: int, busy: Sequence[float] = (3.0, 1.0, 0.5, 1.5), **more: float) -> None:
+    """A step of four seconds in which engine, environment, rewards and learner were busy for so long."""
+    parts = dict(zip(("engine", "environment", "rewards", "learner"), busy, strict=True))
+    seconds = {f"busy/{part}_seconds": value for part, value in parts.items()}
+    seconds |= {f"idle/{part}_seconds": 4.0 - value for part, value in parts.items()}
+    with JsonLines(run / "metrics.jsonl") as lines:
+        lines.append({"phase": "rft", "step": step, "time": 1.0, **seconds, "sync_seconds": 0.25, "step_seconds": 4.0, **more})
+
+
+def test_where_the_time_of_the_last_steps_went_stands_beside_the_curves(run: Path) -> None:
+    assert "Where the time went" not in _page(run) + render_report(read_run(run), ())
+    accounted(run, 3, (0.0, 0.0, 0.0, 4.0))
+    for step in range(4, 24):
+        accounted(run, step)
+    for page in (_page(run), render_report(read_run(run), ())):
+        said = re.sub(r"<[^>]*>|\s+", " ", page)
+        assert re.search(r"Engines +75.0 % +25.0 % +3 +1 ", said) and re.search(r"Rewards and verifiers +12.5 % +87.5 %", said)
+        assert re.search(r"Learner +37.5 % +62.5 %", said) and re.search(r"Sending weights +– +– +0.25", said)
+        assert "The mean of the last 20 steps, which took 4 s each" in said and "Engines and learner take turns; rft.rollouts" in said
+    (run / "config.json").write_text(json.dumps({"name": "demo", "rft": {"rollouts": "async"}}))
+    assert "Nobody is busy for long" in _page(run)
+    accounted(run, 23, (0.0, 3.0, 0.0, 0.0))  # once more, after a resume
+    times = times_of(read_run(run))["rft"]
+    assert (times.steps, times.parts[1].busy_s) == (20, pytest.approx(1.1))
+
+
+def test_an_account_that_no_run_writes_is_left_out(run: Path) -> None:
+    for step, wrong in enumerate(("-1", "1e308", "-1e308"), start=3):
+        accounted(run, step)
+        file = run / "metrics.jsonl"
+        file.write_text(file.read_text().replace('"busy/learner_seconds":1.5', f'"busy/learner_seconds":{wrong}'))
+    assert "Where the time went" not in _page(run)
+    accounted(run, 6, sync_seconds=-3.0)
+    assert "The mean of the last 1 step, " in _page(run) and "Sending weights" not in _page(run)
+    (run / "config.json").write_text('{"phases": [{"kind": "rft", "rollouts": ["<script>"]}, 3]}')
+    assert "Nobody is busy for long" in _page(run)
+
+
+def _page(run: Path) -> str:
+    with TestClient(pages(run)) as client:
+        return client.get(f"/rollouts/{run.name}").text
 
 
 def test_lists_choose_and_turn_pages(client: TestClient) -> None:

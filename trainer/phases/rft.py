@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...envs.registry import ID_PATTERN
+from ...rollout.busy import shares, what_to_scale
 from ...rollout.store.moments import PerEpisode
 from ..data.blend import Blend, share_of
 from ..data.config import OWN, Making, RowsConfig, SupervisedRows
@@ -21,7 +22,6 @@ from ..loop import MAX_IDLE_STEPS, Step
 from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
-from ..schedule.account import shares, what_to_scale
 from ..schedule.admission import Rollouts
 from .common import PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
 from .examples import examples_of

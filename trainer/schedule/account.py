@@ -1,17 +1,13 @@
-"""An account of time, from one hand-out of weights to the next: who was busy, who was idle, and what more of would make steps shorter."""
+"""An account of time, from one hand-out of weights to the next: who was busy, and who was idle."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ...rollout.busy import Busy
+from ...rollout.busy import PARTS, Busy
 from ...rollout.weights import SyncReceipt
-
-BUSY = 0.8
-"""The share of the time from which on a part counts as what a run waits for."""
-PARTS = ("engine", "environment", "rewards", "learner")
 
 
 class Account:
@@ -56,32 +52,3 @@ class Account:
             return {}
         self.total = {name: seconds + self.total.get(name, 0.0) for name, seconds in rows.items()}
         return rows
-
-
-def shares(seconds: Mapping[str, float]) -> dict[str, float]:
-    """By part, the share of the time in which it was busy; nothing where nothing was accounted for."""
-    found = {}
-    for part in PARTS:
-        busy, idle = seconds.get(f"busy/{part}_seconds", 0.0), seconds.get(f"idle/{part}_seconds", 0.0)
-        if busy + idle > 0:
-            found[part] = busy / (busy + idle)
-    return found
-
-
-def what_to_scale(seconds: Mapping[str, float], rollouts: str) -> str | None:
-    """One line: how busy each part was, and what more of would make steps shorter. None where nothing was accounted for."""
-    busy = shares(seconds)
-    if busy.keys() != set(PARTS):
-        return None
-    waiting = max(("environment", "rewards"), key=lambda part: busy[part])
-    if busy["learner"] >= max(BUSY, busy["engine"]):
-        advice = "steps wait for the learner; more engines would not make them shorter"
-    elif busy["engine"] >= BUSY:
-        advice = "steps wait for the engines; more of them (resources.env_runners) would make them shorter"
-    elif rollouts == "sync" and busy["engine"] + busy["learner"] >= BUSY:
-        advice = 'engines and learner take turns; rft.rollouts = "one_step_off" or "async" lets them work at the same time'
-    elif busy[waiting] >= BUSY / 2:
-        advice = f"engines wait for the {waiting}: scale its services, or raise rollout.concurrency"
-    else:
-        advice = "nobody is busy for long: what takes time lies between them"
-    return f"busy: {', '.join(f'{part} {share:.0%}' for part, share in busy.items())}; {advice}"
