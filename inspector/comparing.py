@@ -101,7 +101,7 @@ def side_by_side(paths: Sequence[Path]) -> SideBySide:
         settings=other_settings([run.config for run in runs]),
         paired=tuple(pair for run in runs[1:] for pair in paired(runs[0], run)),
         success=_success(runs),
-        curves={phase: tuple(_overlays(runs, phase)) for phase in phases},
+        curves={phase: tuple(overlays(runs, phase)) for phase in phases},
     )
 
 
@@ -179,7 +179,7 @@ def _success(runs: Sequence[RecordedRun]) -> Markup:
     return overlay_chart("success on held-out tasks", lines, "evaluation")
 
 
-def _overlays(runs: Sequence[RecordedRun], phase: str) -> Iterator[Overlay]:
+def overlays(runs: Sequence[RecordedRun], phase: str) -> Iterator[Overlay]:
     """The reward of the stored episodes with intervals, then every metric that two runs or more have, those that say most first."""
     stored = [Series(run.name, tuple(Library(run.path / "episodes").rewards(phase))) for run in runs]
     if any(series.points for series in stored):

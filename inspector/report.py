@@ -22,8 +22,16 @@ from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_
 from .text import percent
 
 MODES: tuple[Mode, ...] = ("sampled", "greedy")
-SHOWN_FIRST = ("success", "reward", "loss", "entropy", "parity", "kl", "recall", "clip", "grad_norm", "tokens_per_s", "turns", "cost")
-CURVES = 9  # per phase; the others are folded away
+SHOWN_FIRST = (
+    "success", "reward_mean", "reward", "reward/", "held_out_loss", "loss", "learner/loss", "preferred", "margin", "kl",
+    "learner/reference_kl", "entropy", "learner/entropy", "episode/tokens", "episode/turns", "truncated", "failed", "failed/",
+    "learner/staleness_mean", "learner/staleness_max", "learner/stale_fraction", "learner/drift_kl", "learner/mismatch_kl",
+    "learner/parity_max", "learner/parity_mean",
+)  # fmt: skip
+"""Metrics in the order that people look for them in, a name that ends in "/" being all that begin with it."""
+SHOWN_LAST = re.compile(r"(busy|idle)/.*|(.*[/_])?seconds", re.DOTALL)
+"""Metrics that are seconds, which say nothing of what was learned."""
+CURVES = 12  # per phase; the others are folded away
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +181,12 @@ def curves_of(run: RecordedRun, phase: str) -> list[Curve]:
 
 
 def metric_rank(name: str) -> int:
-    """The place of a metric among those that say most, from 0; all others come after them."""
-    words = re.sub(r"[^a-z0-9]+", "_", name.lower())
-    return next((i for i, wanted in enumerate(SHOWN_FIRST) if wanted in words), len(SHOWN_FIRST))
+    """The place of a metric among those that say most, from 0; all others come after them, and seconds last."""
+    group = name.partition("/")[0] + "/"
+    for wanted in (name, group):
+        if wanted in SHOWN_FIRST:
+            return SHOWN_FIRST.index(wanted)
+    return len(SHOWN_FIRST) + bool(SHOWN_LAST.fullmatch(name))
 
 
 def facts_of(run: RecordedRun) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from ..library import Library
 from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, own_view
 from ..rendering import environment
-from ..report import curves_of, headline, phase_rows
+from ..report import CURVES, curves_of, headline, phase_rows
 from ..runs import RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..timeline import KINDS, timeline, totals
@@ -61,6 +61,7 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "alarms": alarms_of(run),
         "rows": phase_rows(run),
         "curves": {phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
+        "shown": CURVES,
         "times": times_of(run),
         "ledger": final_ledger(run.ledger),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),

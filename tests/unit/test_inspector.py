@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from burnish.inspector.charts import Whisker, line_chart, nice_ticks, running_mean, whisker_chart
-from burnish.inspector.comparing import paired
-from burnish.inspector.report import before_and_after, headline, render_report, write_report
-from burnish.inspector.runs import RecordedRun, final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
+from burnish.inspector.comparing import overlays, paired
+from burnish.inspector.report import before_and_after, curves_of, headline, metric_rank, render_report, write_report
+from burnish.inspector.runs import MetricRow, RecordedRun, final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
 from burnish.inspector.terminal import Selection, print_rollouts, render, select
 from burnish.inspector.text import number, percent, printable
 from burnish.rollout.store.records import BestConstant, Comparison, EvaluationRecord, EvaluationResult, JsonLines, LedgerRow
@@ -342,6 +342,28 @@ def test_a_row_of_metrics_that_is_none_is_said_in_a_line(tmp_path: Path, change:
     file.write_text(json.dumps({"phase": "rft", "step": 1, "time": 1.0, "loss": 0.5, **change}) + "\n")
     with pytest.raises(ValueError, match=next(iter(change))):
         list(read_metrics(file))
+
+
+LOOKED_FOR = [
+    "success", "reward_mean", "reward/digits", "reward/env", "held_out_loss", "loss", "learner/loss", "learner/reference_kl",
+    "learner/entropy", "episode/tokens", "episode/turns", "truncated", "failed", "failed/tool_timeout", "learner/staleness_mean",
+    "learner/staleness_max", "learner/mismatch_kl", "blend/own", "episode/cost", "learner/grad_norm", "learner/lr", "reward_std",
+    "busy/engine_seconds", "busy/rewards_seconds", "idle/rewards_seconds", "learner/seconds", "seconds", "step_seconds",
+]  # fmt: skip
+
+
+def test_curves_come_in_the_order_that_people_look_for_them_in_and_seconds_last(tmp_path: Path) -> None:
+    assert sorted(sorted(LOOKED_FOR), key=metric_rank) == LOOKED_FOR
+    metrics = tuple(MetricRow("rft", step, 1.0, dict.fromkeys(sorted(LOOKED_FOR), 0.5)) for step in (1, 2))
+    run, other = (RecordedRun(tmp_path / name, {}, {}, {}, metrics, (), ()) for name in ("a", "b"))
+    assert [curve.name for curve in curves_of(run, "rft")] == LOOKED_FOR
+    assert re.findall(r"<figcaption><b>([^<]*)<", render_report(run, ())) == LOOKED_FOR
+    assert [one.name for one in overlays([run, other], "rft")] == LOOKED_FOR
+
+
+@pytest.mark.parametrize("name", ["my_success_rate", "reward_seconds", "loss/busy", "a/reward/", "busy", "\nseconds"])
+def test_a_metric_that_only_sounds_like_one_is_among_the_others(name: str) -> None:
+    assert metric_rank("learner/parity_mean") < metric_rank(name)
 
 
 def test_runs_of_other_tasks_are_not_paired(tmp_path: Path) -> None:
