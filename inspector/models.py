@@ -12,6 +12,9 @@ from ..trainer.models.checkpoints import JOURNAL, CheckpointRecord, list_checkpo
 from ..trainer.models.manifest import Manifest, own_manifest
 from .runs import check_run
 
+WORTH = ("success", "reward_mean", "reward", "held_out_loss", "loss", "perplexity", "preferred")
+"""What says of a checkpoint what it is worth, in this order; whatever else was measured at its step is shown when asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
@@ -36,6 +39,17 @@ class ModelLine:
     def when(self) -> str:
         """Example: "2026-01-01 12:00 UTC"."""
         return self.written.strftime("%Y-%m-%d %H:%M UTC") if self.written else ""
+
+    @property
+    def worth(self) -> dict[str, float]:
+        """Those of its metrics that say what it is worth."""
+        metrics = self.metrics or {}
+        return {name: metrics[name] for name in WORTH if name in metrics}
+
+    @property
+    def others(self) -> dict[str, float]:
+        """Its other metrics, by name."""
+        return {name: value for name, value in (self.metrics or {}).items() if name not in WORTH}
 
 
 def models_of(run: str, path: Path) -> list[ModelLine]:

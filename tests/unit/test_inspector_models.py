@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -70,6 +71,20 @@ def test_the_pages_show_them(client: TestClient) -> None:
         page = client.get(path).text
         assert "sft-5" in page and "not promoted" in page and "reward 0.5" in page and HOSTILE not in page
     assert 'href="/rollouts/-/models"' in client.get("/rollouts").text
+
+
+def test_what_a_checkpoint_is_worth_is_shown_and_whatever_else_was_measured_is_folded(client: TestClient, run: Path) -> None:
+    measured = {"learner/grad_norm": 0.5, "loss": 0.25, "success": 0.75, HOSTILE: 1.0, **{f"episode/m{i}": 0.0 for i in range(40)}}
+    record = CheckpointRecord(phase="rft", step=4, final=False, metrics=measured, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    with (run / JOURNAL).open("a") as journal:
+        journal.write(record.model_dump_json() + "\n")
+    shutil.copytree(run / "checkpoints" / "rft-2" / "model", run / "checkpoints" / "rft-4" / "model")
+    for path in ("/rollouts/-/models", "/rollouts/models-1"):
+        page = client.get(path).text
+        row = page[page.index("<td>rft-4") :].partition("</tr>")[0]
+        shown, _, folded = row.partition("<details>")
+        assert re.findall('class="chip">([^<]*)<', shown) == ["success 0.75", "loss 0.25"]
+        assert "<summary>42 more<" in folded and folded.count('class="chip"') == 42 and HOSTILE not in page
 
 
 @pytest.mark.parametrize("broken", ["journal", "manifest"])
