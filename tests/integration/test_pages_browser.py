@@ -210,7 +210,7 @@ def test_a_bundle_is_read_from_files_alone(page: Page, run: Path, tmp_path: Path
     expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
     assert page.locator(".t.sampled").count() == 2 and page.locator("main script, main img").count() == 0
     keep(page, "bundle-episode")
-    page.goto(f"{dashboard}/rollouts")
+    page.go_back()
     page.get_by_role("link", name=run.name).click()
     page.get_by_role("link", name=re.compile("Which tasks moved")).click()
     expect(page.get_by_text("1 improved, 1 regressed")).to_be_visible()
@@ -242,6 +242,7 @@ def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Pat
     found = {}
     for one in [*(at + path for path in served), *(file.as_uri() for file in bundled)]:
         page.goto(one)
+        page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
         found[one] = serious_faults(page, axe)
     assert {address: faults for address, faults in found.items() if faults} == {}
 
