@@ -1,4 +1,4 @@
-"""Where the time of a run's steps went, out of its metrics."""
+"""Where the time of a run's steps went, and how near what was sampled came to the weights that learned of it: out of its metrics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ from statistics import fmean
 from ..rollout.busy import PARTS, advice, shares
 from .blends import recorded_phases
 from .runs import RecordedRun, phases_of, series_rows
+from .text import number
 
 STEPS = 20
 """The latest, which are looked at."""
 MOST_S = 1e9
 """Seconds that a step may say it took; a file may say anything."""
 TITLES = {"engine": "Engines", "environment": "Environments and tools", "rewards": "Rewards and verifiers", "learner": "Learner"}
+SAMPLES = (
+    ("learner/staleness_mean", "updates since a token was sampled"),
+    ("learner/staleness_max", "updates since the oldest was"),
+    ("learner/stale_fraction", "share sampled by older weights"),
+    ("learner/drift_kl", "KL of those older policies to the trained one"),
+    ("learner/mismatch_kl", "mismatch: KL of engines to learner, equal weights"),
+    ("learner/parity_max", "largest difference of a log-probability there"),
+    ("sync_megabytes", "MB of weights sent"),
+)
+"""What is measured of the tokens that are trained on, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,17 @@ def times_of(run: RecordedRun) -> dict[str, PhaseTime]:
     rollouts = {name: str(table.get("rollouts", "sync")) for name, _, table in recorded_phases(run.config)}
     found = {phase: _time_of(phase, _latest(run, phase), rollouts.get(phase, "sync")) for phase in phases_of(run.metrics)}
     return {phase: one for phase, one in found.items() if one is not None}
+
+
+def samples_of(run: RecordedRun) -> dict[str, list[tuple[str, str]]]:
+    """By phase, how old and how far off what the learner trained on was in the last steps: (what, mean over those steps); phases that
+    sampled nothing are left out."""
+    found = dict[str, list[tuple[str, str]]]()
+    for phase in phases_of(run.metrics):
+        rows = _latest(run, phase)
+        means = [(said, _mean(rows, name)) for name, said in SAMPLES]
+        found[phase] = [(said, number(mean)) for said, mean in means if mean is not None]
+    return {phase: facts for phase, facts in found.items() if facts}
 
 
 def _latest(run: RecordedRun, phase: str) -> list[dict[str, float]]:

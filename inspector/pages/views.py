@@ -13,8 +13,9 @@ from jinja2 import Environment
 from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
 from ...rollout.store.moments import Moment
-from ..account import times_of
-from ..alarms import alarms_of
+from ..account import samples_of, times_of
+from ..alarms import LETTERS, alarms_of, cut
+from ..blends import BlendRow, blend_rows
 from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
@@ -54,6 +55,7 @@ def models_view(lines: Sequence[RunLine]) -> dict[str, list[ModelLine]]:
 def run_view(line: RunLine) -> dict[str, Any]:
     """What a run has come to."""
     run = read_run(line.path)
+    blends, problem = _blends_of(run)
     return {
         "line": line,
         "run": run,
@@ -63,12 +65,23 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "curves": {phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
         "shown": CURVES,
         "times": times_of(run),
+        "samples": samples_of(run),
+        "blends": blends,
+        "no_blends": problem,
         "ledger": final_ledger(run.ledger),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),
         "last": run.metrics[-1] if run.metrics else None,
         "drift": drift_of(run),
         "models": models_of(line.name, line.path),
     }
+
+
+def _blends_of(run: RecordedRun) -> tuple[list[BlendRow], str]:
+    """The blends of a run, or why they cannot be read: the rest of it can be shown without them."""
+    try:
+        return blend_rows(run), ""
+    except (OSError, ValueError) as error:
+        return [], cut(str(error), LETTERS)
 
 
 def drift_of(run: RecordedRun) -> list[tuple[str, str, str]]:

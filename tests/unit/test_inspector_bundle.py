@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from starlette.testclient import TestClient
-from tests.unit.test_inspector_pages import HOSTILE, NAME, Elements, alarm, alarmed, evaluated
+from tests.unit.test_inspector_pages import HOSTILE, NAME, Elements, accounted, alarm, alarmed, evaluated
 from tests.unit.test_inspector_pages import root as root
 from tests.unit.test_rollout_episodes import episode, stored
 
@@ -34,8 +34,9 @@ PLACES = [f"nano-20260101-000000/rft.00000{step}.heldout.sampled" for step in (0
 
 @pytest.fixture
 def run(root: Path) -> Path:
-    """The run of hostile episodes, with alarms and two evaluations: of three tasks one got better and one worse."""
+    """The run of hostile episodes, with alarms, an account of time and two evaluations: of three tasks one got better and one worse."""
     run = root / "nano-20260101-000000"
+    accounted(run, 1, (3.0, 1.0, 0.5, 1.5), **{"learner/staleness_mean": 0.5, "learner/mismatch_kl": 1e-7})
     alarmed(run, *(alarm(step, text=f"the answers are all alike {'x' * 300}") for step in range(1, 8)))
     for moment, totals in ((FIRST, (0.0, 1.0, 0.5)), (LAST, (1.0, 0.25, 0.5))):
         played = [episode(number, sample, Reward(total), HOSTILE) for number, total in enumerate(totals) for sample in (0, 1)]
@@ -72,10 +73,10 @@ def test_a_bundle_has_every_page_and_every_link_leads_to_a_file_of_it(run: Path,
     assert list(tmp_path.glob("sent/.*")) == []
 
 
-def test_a_bundle_has_the_alarms_of_a_run(run: Path, tmp_path: Path, db: Database) -> None:
+def test_a_bundle_has_the_alarms_of_a_run_and_its_account_of_time(run: Path, tmp_path: Path, db: Database) -> None:
     write_bundle(run, tmp_path / "bundle", 100, db)
     page = files(tmp_path / "bundle")[f"runs/{run.name}/index.html"]
-    assert page.count("the answers are all alike") == 7 and "2 earlier alarms" in page
+    assert page.count("the answers are all alike") == 7 and "2 earlier alarms" in page and "Where the time went" in page
 
 
 def test_a_bundle_keeps_hostile_text_still_under_a_policy_of_its_own(run: Path, tmp_path: Path, db: Database) -> None:

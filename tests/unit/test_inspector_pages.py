@@ -145,6 +145,7 @@ def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(
     RunFolder(run).log_evaluation(EvaluationRecord(phase="rft", step=2, against=against, result=better))
     with TestClient(pages(run)) as client:
         page = client.get(f"/rollouts/{run.name}").text
+    assert "<td>1 <small>of 4, tool_timeout 1</small></td>" in page
     assert "Evaluations" in page and "Where the episodes went" in page
     assert "Worst of the last step (rft" in page
     assert re.search(r"against base, .*test, n = 4 ", page), "no figure without the number of tasks that it is of"
@@ -243,6 +244,20 @@ def test_an_account_that_no_run_writes_is_left_out(run: Path) -> None:
     assert "The mean of the last 1 step, " in _page(run) and "Sending weights" not in _page(run)
     (run / "config.json").write_text('{"phases": [{"kind": "rft", "rollouts": ["<script>"]}, 3]}')
     assert "Nobody is busy for long" in _page(run)
+
+
+def test_how_old_and_how_far_off_what_was_trained_on_is_and_what_was_blended_can_be_read(run: Path) -> None:
+    assert "Samples and weights" not in _page(run) and "<h2>Blend" not in _page(run)
+    (run / "config.json").write_text('{"rft": {"blend": [{"name": "<script>x", "environment": "a/b-v0", "percent": 25}]}}')
+    more = {"learner/staleness_mean": 1.5, "learner/mismatch_kl": 2e-7, "groups_sampled": 4.0, "blend/<script>x": 0.5}
+    accounted(run, 3, (3.0, 1.0, 0.5, 1.5), **more)
+    page = _page(run)
+    assert "<dt>updates since a token was sampled</dt><dd>1.5</dd>" in page and "equal weights</dt><dd>2e-07</dd>" in page
+    said = re.sub(r"<[^>]*>|\s+", " ", page[page.index("<h2>Blend") :])
+    assert re.search(r"own +75.0 % +of tasks +50.0 %", said) and re.search(r"&lt;script&gt;x +25.0 % +of tasks +50.0 %", said)
+    (run / "config.json").write_text('{"rft": {"blend": ["<img src=x>"]}}')
+    page = _page(run)
+    assert "What was blended cannot be read: " in page and "Where the episodes went" in page
 
 
 def _page(run: Path) -> str:
