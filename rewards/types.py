@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 
-from ..envs.failures import Failure
+from ..envs.failures import Failure, fit
 from ..envs.types import Message, Task
 
 
@@ -102,6 +102,10 @@ def in_full(value: float) -> str:
     return f"{value + 0.0:.15g}"  # a negative zero is a zero
 
 
+MAX_EXPLANATION = 2000
+"""Characters of an explanation that are kept."""
+
+
 class InvalidScore(ValueError):
     """A score that is no finite number: the scorer's mistake (REWARD_INVALID, VERIFIER_INVALID), never a reward of zero."""
 
@@ -111,22 +115,26 @@ class Score:
     """What one scorer says about one episode.
 
     value is what a rubric weighs; parts are reported beside it, unweighted, and do not change the total. labels name classes to
-    compute recall over: "expected" and "predicted". turns: where each turn was judged, its value, in order, for credit per turn. Numbers
-    of any real type (numpy's, bool) become floats. Raises `InvalidScore` when one of them is not a finite number, or a label is not a
-    string.
+    compute recall over: "expected" and "predicted". turns: where each turn was judged, its value, in order, for credit per turn.
+    explanation: why this value, for people; what is longer than `MAX_EXPLANATION` characters is cut, control characters are written as
+    escapes, and two scores that differ in it alone are equal. Numbers of any real type (numpy's, bool) become floats. Raises
+    `InvalidScore` when one of them is not a finite number, or a label or the explanation is not a string.
 
-    Example: `Score(1.0, {"reason": 0.0}, {"expected": "scrap", "predicted": "scrap"})`.
+    Example: `Score(1.0, {"reason": 0.0}, {"expected": "scrap", "predicted": "scrap"}, explanation="the bore is 0.2 mm too wide")`.
     """
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     turns: tuple[float, ...] = ()
+    explanation: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         value = self.value
         if type(value) is not float or not math.isfinite(value):
             object.__setattr__(self, "value", _finite(value, "value"))
+        if self.explanation or type(self.explanation) is not str:
+            object.__setattr__(self, "explanation", _explained(self.explanation))
         if type(self.parts) is dict and not (self.parts or self.labels or self.turns) and type(self.labels) is dict:
             return  # nearly always, and scores are made by the thousand
         for what, given in (("parts", self.parts), ("labels", self.labels)):
@@ -138,6 +146,12 @@ class Score:
             if not isinstance(label, str) or not isinstance(name, str):
                 raise InvalidScore(f"label {name!r} of the score must be a string, not {label!r}")
         object.__setattr__(self, "turns", tuple(_finite(value, f"turn {i}") for i, value in enumerate(self.turns)))
+
+
+def _explained(given: Any) -> str:
+    if not isinstance(given, str):
+        raise InvalidScore(f"explanation of the score must be a string, not {type(given).__name__}")
+    return fit(given, MAX_EXPLANATION)
 
 
 def _finite(number: Any, what: str) -> float:

@@ -13,6 +13,7 @@ function verify(episode) {
     score: right ? 1 : 0,
     parts: { brief: numbers.length === 1 ? 1 : 0 },
     labels: { expected: String(expected), predicted: right ? String(expected) : said.slice(0, 20) },
+    explanation: `the last number is ${said.slice(0, 20)}`,
   }
 }
 

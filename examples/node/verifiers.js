@@ -5,8 +5,8 @@ import { finite, finiteValues, SERVER_VERSION, unary, wellFormed } from './burni
 
 /**
  * The methods of VerifierService. verifiers: `{ 'my-team/right-v1': { description, verify } }`, where `verify(episode, signal)` returns
- * `{ score, parts, labels, turns }` or a promise of it; all but the score may be left out. turns: a value for each turn of the policy, in
- * order, for credit per turn. What it throws is a failure of the verifier, never a score of 0.
+ * `{ score, parts, labels, turns, explanation }` or a promise of it; all but the score may be left out. turns: a value for each turn of the
+ * policy, in order, for credit per turn. explanation: why this score, for people. What it throws is a failure of the verifier, never a score of 0.
  */
 export function verifierService(verifiers) {
   const ids = Object.keys(verifiers)
@@ -14,12 +14,13 @@ export function verifierService(verifiers) {
   async function handle(request, signal) {
     const id = request.verifier || (ids.length === 1 ? ids[0] : '')
     if (!ids.includes(id)) throw new Fault('NOT_FOUND', `verifier '${request.verifier}' is not served here, only ${ids.join(', ')}`)
-    const { score, parts, labels, turns = [] } = await verifiers[id].verify(decodeEpisode(request), signal)
+    const { score, parts, labels, turns = [], explanation = '' } = await verifiers[id].verify(decodeEpisode(request), signal)
     return {
       score: finite(score, 'score'),
       parts: finiteValues(parts, 'part'),
       labels: wellFormed(labels),
       turns: turns.map((value, i) => finite(value, `turn ${i}`)),
+      explanation: String(explanation).toWellFormed(),
     }
   }
 

@@ -62,7 +62,8 @@ def _whole(results: Sequence[Score | Failure]) -> bool:
 
 
 def sum_of_turns(scores: Sequence[Score]) -> Score:
-    """The scores of an episode's turns as one: values and parts add up, a later label replaces an earlier one.
+    """The scores of an episode's turns as one: values and parts add up, a later label replaces an earlier one, and each explanation is a
+    line of its own.
 
     Raises InvalidScore when a sum is beyond what a number can hold.
     """
@@ -70,7 +71,8 @@ def sum_of_turns(scores: Sequence[Score]) -> Score:
     names = list(dict.fromkeys(name for score in scores for name in score.parts))
     parts = {name: exact_sum((score.parts.get(name, 0.0) for score in scores), f"part {name!r} over the turns") for name in names}
     labels = {name: label for score in scores for name, label in score.labels.items()}
-    return Score(exact_sum(values, "the turns"), parts, labels, values)
+    said = "\n".join(f"turn {i}: {score.explanation}" for i, score in enumerate(scores, start=1) if score.explanation)
+    return Score(exact_sum(values, "the turns"), parts, labels, values, said)
 
 
 class BatchScorer:

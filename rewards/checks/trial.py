@@ -76,7 +76,7 @@ class TriedRow:
         return not isinstance(self.result, Score)
 
     def to_row(self) -> dict[str, Any]:
-        """As plain JSON: where and id, and either score, parts, labels and turns, or failure, or error."""
+        """As plain JSON: where and id, and either score, parts, labels, turns and explanation, or failure, or error."""
         row: dict[str, Any] = {"where": self.where, "id": self.id}
         result = self.result
         if isinstance(result, str):
@@ -84,7 +84,8 @@ class TriedRow:
         if isinstance(result, Failure):
             return {**row, "failure": {"kind": result.kind.value, "culprit": result.culprit, "detail": result.detail}}
         row |= {"score": result.value, "parts": dict(result.parts), "labels": dict(result.labels)}
-        return {**row, "turns": list(result.turns)} if result.turns else row
+        row |= {"turns": list(result.turns)} if result.turns else {}
+        return {**row, "explanation": result.explanation} if result.explanation else row
 
 
 Rows = list[tuple[str, RewardInput | str]]

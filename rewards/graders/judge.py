@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 6 * 2**20
 RESULT_KEYS = ("result", "score", "label")
 CONNECT_S = 10.0
+REASON_KEYS = ("explanation", "reasoning", "reason")
 LONGEST_NUMBER = 100
 """Characters of what is read as a number: a judge that goes on for longer has not given one."""
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
@@ -124,7 +125,7 @@ class Judge:
             raise _failure(
                 FailureKind.VERIFIER_INVALID, grader, f"gave {in_full(value)}, outside the range [{in_full(low)}, {in_full(high)}]"
             )
-        return Score(value, with_threshold(value, grader.pass_threshold))
+        return Score(value, with_threshold(value, grader.pass_threshold), explanation=read_reason(text))
 
     async def label(self, grader: LabelModel, sample: Sample, item: Mapping[str, Any]) -> Score:
         """1 for a passing label, else 0; the part `label.<label>` of the one picked is 1. Raises as `score` does."""
@@ -133,7 +134,8 @@ class Judge:
         picked = read_label(text, grader.labels)
         if picked is None:
             raise _failure(FailureKind.VERIFIER_INVALID, grader, f"picked none of the labels {list(grader.labels)}: {text!r:.200}")
-        return Score(float(picked in grader.passing_labels), {f"label.{label}": float(label == picked) for label in grader.labels})
+        parts = {f"label.{label}": float(label == picked) for label in grader.labels}
+        return Score(float(picked in grader.passing_labels), parts, explanation=read_reason(text))
 
     async def _ask(self, grader: ScoreModel | LabelModel, sample: Sample, item: Mapping[str, Any], rule: str) -> str:
         messages = judge_messages(grader.input, sample, item, rule)
@@ -227,8 +229,36 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
     return next((label for label in labels if said in (label.casefold(), label.strip().casefold())), None)
 
 
+def read_reason(text: str) -> str:
+    """Why a judge answered as it did, as far as it says: under one of `REASON_KEYS` beside its result, in OpenAI's `steps` there, or before
+    its answer as `<think>…</think>`; else "".
+
+    Example: `read_reason('{"result": 0.5, "reason": "half of it is right"}')` is "half of it is right".
+    """
+    thought, answer = text.rpartition("</think>")[0].strip().removeprefix("<think>").strip(), _answer(text)
+    if isinstance(answer, dict):
+        given = [answer[key] for key in REASON_KEYS if isinstance(answer.get(key), str) and answer[key].strip()]
+        steps = answer.get("steps")
+        given += ["\n".join(_step(step) for step in steps if isinstance(step, dict))] if isinstance(steps, list) else []
+        return next((one.strip() for one in given if one.strip()), thought)
+    return thought
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    return ": ".join(step[key] for key in ("description", "conclusion") if isinstance(step.get(key), str))
+
+
 def _result(text: str) -> Any:
     """What a judge's answer comes down to: the value of its JSON object's result, or its text without reasoning and fences."""
+    answer = _answer(text)
+    if not isinstance(answer, dict):
+        return answer
+    found = [answer[key] for key in RESULT_KEYS if key in answer]
+    return found[0] if len(found) == 1 else None
+
+
+def _answer(text: str) -> Any:
+    """A judge's answer without reasoning and fences: a JSON object, other text, or None where it begins an object and is none."""
     said = text.rpartition("</think>")[2].strip()
     begins = _FENCE.match(said)
     if begins and said.endswith("```") and len(said) >= begins.end() + 3:
@@ -236,11 +266,9 @@ def _result(text: str) -> Any:
     if not said.startswith("{"):
         return said
     try:
-        answer = json.loads(said)
+        return json.loads(said)
     except (ValueError, RecursionError):
         return None
-    found = [answer[key] for key in RESULT_KEYS if key in answer]
-    return found[0] if len(found) == 1 else None
 
 
 def _failure(kind: FailureKind, grader: ScoreModel | LabelModel, detail: str) -> EpisodeFailure:

@@ -37,9 +37,10 @@ async def grade(grader: AnyGrader, sample: Sample, item: Mapping[str, Any], judg
     scores = {key: task.result() for key, task in tasks.items()}
     parts = {key: score.value for key, score in scores.items()}
     parts |= {f"{key}.{name}": value for key, score in scores.items() for name, value in score.parts.items()}
+    said = "\n".join(f"{key}: {score.explanation}" for key, score in scores.items() if score.explanation)
     if any(UNREADABLE in score.parts for score in scores.values()):
-        return Score(grader.least, parts)
-    return Score(formula({key: score.value for key, score in scores.items()}), parts)
+        return Score(grader.least, parts, explanation=said)
+    return Score(formula({key: score.value for key, score in scores.items()}), parts, explanation=said)
 
 
 async def _single(grader: Any, sample: Sample, item: Mapping[str, Any], judge: Judge | None) -> Score:

@@ -54,13 +54,16 @@ def to_response(score: Score) -> verifier_pb2.VerifyResponse:
         response.labels.update({utf8(k): utf8(v) for k, v in score.labels.items()})
     if score.turns:
         response.turns.extend(score.turns)
+    if score.explanation:
+        response.explanation = utf8(score.explanation)
     return response
 
 
 def from_response(response: verifier_pb2.VerifyResponse) -> Score:
     """Raises InvalidScore when a number is not finite: a server in any language may have sent it."""
     labels = dict(response.labels) if len(response.labels) else {}
-    return Score(response.score, _numbers(response.parts), labels, tuple(response.turns) if len(response.turns) else ())
+    turns = tuple(response.turns) if len(response.turns) else ()
+    return Score(response.score, _numbers(response.parts), labels, turns, response.explanation)
 
 
 def check_turns(score: Score, episode: RewardInput) -> None:

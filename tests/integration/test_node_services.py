@@ -111,6 +111,7 @@ def test_the_verifier_judges(start_node: StartNode) -> None:
     assert verify(remote, episode(reply="7.5", answer=7)).value == 0 == verify(remote, episode(reply="1,007", answer=7)).value
     assert verify(remote, episode(reply="1,000", answer=1000)).value == 1
     assert verify(remote, episode(reply="6, no, 7", answer=7)) == Score(1.0, {"brief": 0.0}, labels)
+    assert verify(remote, episode(reply="6, no, 7", answer=7)).explanation == "the last number is 7"
     assert verify(remote, episode(reply="?", answer=7)) == Score(0.0, {"brief": 0.0}, {"expected": "7", "predicted": "none"})
     only_the_tool = (Message("user", "3 + 4?"), Message("assistant", "add(3, 4)"), Message("tool", "7"))
     cut = replace(episode(answer=7), messages=only_the_tool, truncation="max_turns")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from burnish.v1 import common_pb2 as burnish_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62urnish/v1/verifier.proto\x12\nburnish.v1\x1a\x17\x62urnish/v1/common.proto\"\x1a\n\x18\x44\x65scribeVerifiersRequest\"r\n\x19\x44\x65scribeVerifiersResponse\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12+\n\tverifiers\x18\x03 \x03(\x0b\x32\x18.burnish.v1.VerifierInfo\"/\n\x0cVerifierInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xc1\x03\n\rVerifyRequest\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x12\n\nepisode_id\x18\x02 \x01(\t\x12\x1e\n\x04task\x18\x03 \x01(\x0b\x32\x10.burnish.v1.Task\x12%\n\x08messages\x18\x04 \x03(\x0b\x32\x13.burnish.v1.Message\x12\x12\n\nenv_reward\x18\x05 \x01(\x01\x12:\n\tenv_parts\x18\x06 \x03(\x0b\x32\'.burnish.v1.VerifyRequest.EnvPartsEntry\x12\x37\n\x07metrics\x18\x07 \x03(\x0b\x32&.burnish.v1.VerifyRequest.MetricsEntry\x12\x11\n\tdata_json\x18\x08 \x01(\t\x12\x17\n\ntruncation\x18\t \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06\x61nswer\x18\n \x01(\tH\x01\x88\x01\x01\x1a/\n\rEnvPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_truncationB\t\n\x07_answer\"\xf9\x01\n\x0eVerifyResponse\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x34\n\x05parts\x18\x02 \x03(\x0b\x32%.burnish.v1.VerifyResponse.PartsEntry\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.burnish.v1.VerifyResponse.LabelsEntry\x12\r\n\x05turns\x18\x04 \x03(\x01\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x01\n\nVerifyItem\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12,\n\x07request\x18\x03 \x01(\x0b\x32\x19.burnish.v1.VerifyRequestH\x00\x12$\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x12.burnish.v1.CancelH\x00\x42\x06\n\x04kind\"\x81\x01\n\x0cVerifyResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.burnish.v1.VerifyResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.burnish.v1.ErrorH\x00\x42\t\n\x07outcome\"<\n\x13VerifyStreamRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.burnish.v1.VerifyItem\"S\n\x14VerifyStreamResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.burnish.v1.VerifyResult\x12\x10\n\x08stopping\x18\x02 \x01(\x08\x32\x82\x02\n\x0fVerifierService\x12W\n\x08\x44\x65scribe\x12$.burnish.v1.DescribeVerifiersRequest\x1a%.burnish.v1.DescribeVerifiersResponse\x12?\n\x06Verify\x12\x19.burnish.v1.VerifyRequest\x1a\x1a.burnish.v1.VerifyResponse\x12U\n\x0cVerifyStream\x12\x1f.burnish.v1.VerifyStreamRequest\x1a .burnish.v1.VerifyStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62urnish/v1/verifier.proto\x12\nburnish.v1\x1a\x17\x62urnish/v1/common.proto\"\x1a\n\x18\x44\x65scribeVerifiersRequest\"r\n\x19\x44\x65scribeVerifiersResponse\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12+\n\tverifiers\x18\x03 \x03(\x0b\x32\x18.burnish.v1.VerifierInfo\"/\n\x0cVerifierInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xc1\x03\n\rVerifyRequest\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x12\n\nepisode_id\x18\x02 \x01(\t\x12\x1e\n\x04task\x18\x03 \x01(\x0b\x32\x10.burnish.v1.Task\x12%\n\x08messages\x18\x04 \x03(\x0b\x32\x13.burnish.v1.Message\x12\x12\n\nenv_reward\x18\x05 \x01(\x01\x12:\n\tenv_parts\x18\x06 \x03(\x0b\x32\'.burnish.v1.VerifyRequest.EnvPartsEntry\x12\x37\n\x07metrics\x18\x07 \x03(\x0b\x32&.burnish.v1.VerifyRequest.MetricsEntry\x12\x11\n\tdata_json\x18\x08 \x01(\t\x12\x17\n\ntruncation\x18\t \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06\x61nswer\x18\n \x01(\tH\x01\x88\x01\x01\x1a/\n\rEnvPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_truncationB\t\n\x07_answer\"\x8e\x02\n\x0eVerifyResponse\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x34\n\x05parts\x18\x02 \x03(\x0b\x32%.burnish.v1.VerifyResponse.PartsEntry\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.burnish.v1.VerifyResponse.LabelsEntry\x12\r\n\x05turns\x18\x04 \x03(\x01\x12\x13\n\x0b\x65xplanation\x18\x05 \x01(\t\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x01\n\nVerifyItem\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12,\n\x07request\x18\x03 \x01(\x0b\x32\x19.burnish.v1.VerifyRequestH\x00\x12$\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x12.burnish.v1.CancelH\x00\x42\x06\n\x04kind\"\x81\x01\n\x0cVerifyResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.burnish.v1.VerifyResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.burnish.v1.ErrorH\x00\x42\t\n\x07outcome\"<\n\x13VerifyStreamRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.burnish.v1.VerifyItem\"S\n\x14VerifyStreamResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.burnish.v1.VerifyResult\x12\x10\n\x08stopping\x18\x02 \x01(\x08\x32\x82\x02\n\x0fVerifierService\x12W\n\x08\x44\x65scribe\x12$.burnish.v1.DescribeVerifiersRequest\x1a%.burnish.v1.DescribeVerifiersResponse\x12?\n\x06Verify\x12\x19.burnish.v1.VerifyRequest\x1a\x1a.burnish.v1.VerifyResponse\x12U\n\x0cVerifyStream\x12\x1f.burnish.v1.VerifyStreamRequest\x1a .burnish.v1.VerifyStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,19 +53,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST_METRICSENTRY']._serialized_start=637
   _globals['_VERIFYREQUEST_METRICSENTRY']._serialized_end=683
   _globals['_VERIFYRESPONSE']._serialized_start=712
-  _globals['_VERIFYRESPONSE']._serialized_end=961
-  _globals['_VERIFYRESPONSE_PARTSENTRY']._serialized_start=870
-  _globals['_VERIFYRESPONSE_PARTSENTRY']._serialized_end=914
-  _globals['_VERIFYRESPONSE_LABELSENTRY']._serialized_start=916
-  _globals['_VERIFYRESPONSE_LABELSENTRY']._serialized_end=961
-  _globals['_VERIFYITEM']._serialized_start=964
-  _globals['_VERIFYITEM']._serialized_end=1107
-  _globals['_VERIFYRESULT']._serialized_start=1110
-  _globals['_VERIFYRESULT']._serialized_end=1239
-  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1241
-  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1301
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1303
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1386
-  _globals['_VERIFIERSERVICE']._serialized_start=1389
-  _globals['_VERIFIERSERVICE']._serialized_end=1647
+  _globals['_VERIFYRESPONSE']._serialized_end=982
+  _globals['_VERIFYRESPONSE_PARTSENTRY']._serialized_start=891
+  _globals['_VERIFYRESPONSE_PARTSENTRY']._serialized_end=935
+  _globals['_VERIFYRESPONSE_LABELSENTRY']._serialized_start=937
+  _globals['_VERIFYRESPONSE_LABELSENTRY']._serialized_end=982
+  _globals['_VERIFYITEM']._serialized_start=985
+  _globals['_VERIFYITEM']._serialized_end=1128
+  _globals['_VERIFYRESULT']._serialized_start=1131
+  _globals['_VERIFYRESULT']._serialized_end=1260
+  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1262
+  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1322
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1324
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1407
+  _globals['_VERIFIERSERVICE']._serialized_start=1410
+  _globals['_VERIFIERSERVICE']._serialized_end=1668
 # @@protoc_insertion_point(module_scope)

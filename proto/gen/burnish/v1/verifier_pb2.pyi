@@ -240,8 +240,11 @@ class VerifyResponse(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Finite."""
+    explanation: _builtins.str
+    """Why this score, for people who look at the episode. The first 2,000 characters are kept."""
     @_builtins.property
     def parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Reported beside the score, unweighted. Finite."""
@@ -261,10 +264,11 @@ class VerifyResponse(_message.Message):
         parts: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         turns: _abc.Iterable[_builtins.float] | None = ...,
+        explanation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "parts", b"parts", "score", b"score", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "labels", b"labels", "parts", b"parts", "score", b"score", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
