@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..envs.parquet_footer import Chunk, column_chunks
+from ..rewards.rubric import EXPLANATION
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.own_files import own_file, read_whole
 from .database import Database, named
@@ -53,11 +54,13 @@ ROOM = 1 << 24
 """Episodes that a segment may have: an episode's number is its segment's times this, and its place."""
 
 SUMMARY = (
-    "phase, step, split, mode, episode, task, environment, sample, engine, reward, failure, culprit, truncation, labels, sampled_tokens, "
+    "phase, step, split, mode, episode, task, environment, sample, engine, reward, failure, culprit, truncation, "
+    f"map_from_entries(list_filter(map_entries(labels), lambda one: NOT ends_with(one.key, '.{EXPLANATION}'))) AS labels, sampled_tokens, "
     "context_tokens, seconds, oldest_version, newest_version, len(turns)::INTEGER AS turns, "
     "list_sum(advantages) / nullif(sampled_tokens, 0) AS advantage"
 )
-"""What lists show of an episode, out of the store's columns; of the advantages, which are 0 where nothing was sampled, their mean."""
+"""What lists show of an episode, out of the store's columns; of the advantages, which are 0 where nothing was sampled, their mean. Why
+scorers gave what they gave is for its own page."""
 _FORM = (
     r'\{"role":"\w+","content":|,"tool_calls":|\{"id":"[^"]*","type":"function","function":\{"name":'
     r'|,"arguments":|,"tool_call_id":"[^"]*"|,"name":'

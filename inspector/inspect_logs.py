@@ -17,6 +17,7 @@ from ..rollout.store.episodes import text
 from ..rollout.store.moments import Moment, moments
 from .runs import check_run, read_object
 from .stored import StoredEpisode, Which, stored_episodes
+from .verdicts import verdicts
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -85,7 +86,8 @@ def _sample(episode: StoredEpisode, model: str) -> EvalSample:
     measured = {"metrics": dict(episode.metrics), "labels": dict(episode.labels), "truncation": episode.truncation}
     scores: dict[str, Score] = {}
     if episode.reward is not None:
-        scores = {text(name): Score(value=value) for name, value in episode.parts.items()}
+        why = {one.scorer: text(one.explanation) or None for one in verdicts(episode.parts, episode.metrics, episode.labels)}
+        scores = {text(name): Score(value=value, explanation=why.get(name)) for name, value in episode.parts.items()}
         scores[TOTAL] = Score(value=episode.reward, answer=text(episode.labels.get("predicted", "")) or None)
     failed = EvalError(message=episode.failure, traceback="", traceback_ansi="") if episode.failure else None
     return EvalSample(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..envs.failures import EpisodeFailure, Failure
-from ..rewards.rubric import Judged, Rubric
+from ..rewards.rubric import SECONDS, Judged, Rubric, Scored
 from ..rewards.terms import rounding
 from ..rewards.types import RewardInput
 from .stored import StoredEpisode
@@ -24,7 +24,7 @@ from .stored import StoredEpisode
 Float64 = NDArray[np.float64]
 
 UNSEEN = ("tokens", "seconds", "judge_seconds")
-"""Metrics that are added once an episode was judged, so that no reward sees them."""
+"""Metrics that are added once an episode was judged, so that no reward sees them, beside those that end with `SECONDS`."""
 
 
 OVERLONG = "overlong"
@@ -165,7 +165,7 @@ def spearman(one: Float64, other: Float64) -> float | None:
 
 def reward_input(episode: StoredEpisode) -> RewardInput:
     """What a reward saw of the episode when it was played."""
-    metrics = {name: value for name, value in episode.metrics.items() if name not in UNSEEN}
+    metrics = {name: value for name, value in episode.metrics.items() if name not in UNSEEN and not name.endswith(SECONDS)}
     data = {**episode.task.data, **episode.env_data}
     return RewardInput(
         episode.id, episode.task, episode.messages, episode.env_reward, episode.env_parts, metrics, data, episode.truncation
@@ -188,8 +188,8 @@ async def _group(group: Sequence[StoredEpisode], rubric: Rubric, against: str | 
         assert episode.reward is not None
         was = episode.parts[against] if against is not None else episode.reward - episode.parts.get(OVERLONG, 0.0)
         result = one if isinstance(one, Failure) else next(scored, None)
-        if isinstance(result, tuple):
-            out.append(Graded(episode, was, result[0].total))
+        if isinstance(result, Scored):
+            out.append(Graded(episode, was, result.reward.total))
         else:
             out.append(Graded(episode, was, None, "too few attempts were judged to compare" if result is None else str(result)))
     return out

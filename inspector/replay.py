@@ -18,7 +18,7 @@ from ..envs.contract import ConversationEnv, StepInfo, make_env, reset_env, step
 from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
 from ..envs.types import Message, Truncation
 from ..rollout.store.episodes import plain, text
-from .stored import OWN_METRICS, StoredEpisode
+from .stored import StoredEpisode, is_own_metric
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ def _other_sums(episode: StoredEpisode, at: _At, total: float) -> Iterator[Diver
 
 def _by_key(values: Mapping[str, Any]) -> dict[str, str]:
     """Each value as JSON, so that what was stored and what was not compare; what the rollout measures itself is left out."""
-    return {text(key): json.dumps(plain(value), sort_keys=True) for key, value in values.items() if key not in OWN_METRICS}
+    return {text(key): json.dumps(plain(value), sort_keys=True) for key, value in values.items() if not is_own_metric(key)}
 
 
 def spoken_at(episode: StoredEpisode) -> list[int]:

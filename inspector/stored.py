@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..envs.types import Message, Task, message_from_dict
+from ..rewards.rubric import SECONDS
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.reading import episode_columns, stored_rows, stored_value
 from .runs import check_run
@@ -17,7 +18,12 @@ COLUMNS = (
     "reward", "parts", "metrics", "labels", "truncation", "failure",
 )  # fmt: skip
 OWN_METRICS = ("turns", "tokens", "seconds", "judge_seconds")
-"""Metrics that the rollout adds to what the environment measures."""
+"""Metrics that the rollout adds to what the environment measures, beside those that end with `SECONDS`."""
+
+
+def is_own_metric(name: str) -> bool:
+    """Whether the rollout measures it, rather than the environment."""
+    return name in OWN_METRICS or name.endswith(SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

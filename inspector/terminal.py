@@ -20,6 +20,7 @@ from ..envs.types import Message, ToolCall
 from ..rollout.store.transcripts import Transcript
 from .runs import read_run_transcripts
 from .text import number, printable
+from .verdicts import verdicts
 
 ROLE_STYLES = {"system": "magenta", "user": "cyan", "assistant": "bold green", "tool": "yellow"}
 NAMED = ("phase", "episode", "split", "mode")  # what a selection gives by name, and may misspell
@@ -91,6 +92,7 @@ def render(transcript: Transcript, *, tools: bool = False) -> RenderableType:
         body.extend(_message(message))
     body.append(Text())
     body.append(_outcome(transcript))
+    body.extend(_explanations(transcript))
     body.append(_numbers(transcript))
     return Panel(Group(*body), title=title, title_align="left", border_style="red" if transcript.failure else "dim", padding=(0, 1))
 
@@ -134,6 +136,13 @@ def _outcome(transcript: Transcript) -> Text:
     if transcript.truncation is not None:
         line.append(f"  cut short by {transcript.truncation}", style="yellow")
     return line
+
+
+def _explanations(transcript: Transcript) -> Iterator[RenderableType]:
+    """Why the scorers gave what they gave, as far as they say."""
+    for verdict in verdicts(transcript.reward.parts if transcript.reward else {}, transcript.metrics, transcript.labels):
+        if verdict.explanation:
+            yield Text(f"{printable(verdict.scorer)}: {printable(verdict.explanation)}", style="dim")
 
 
 def _numbers(transcript: Transcript) -> Text:

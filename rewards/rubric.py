@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeVar, cast
 
 from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import Reward
@@ -23,16 +25,28 @@ ENV_PART = "env"
 MAX_BACKOFF_S = 60.0
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 
-Scored = tuple[Reward, dict[str, Mapping[str, str]]]
-"""The reward of one episode, and the labels that its scorers gave, by scorer."""
+EXPLANATION = "explanation"
+"""The label that holds why a scorer gave its value: of the scorer NAME, an episode keeps it as `NAME.explanation`."""
+SECONDS = "/judge_seconds"
+"""What the metrics of an episode end with that say how long each scorer took, after its name."""
+
+
+class Scored(NamedTuple):
+    """The reward of one episode, and by scorer the labels that it gave, `EXPLANATION` among them, and the seconds that it took."""
+
+    reward: Reward
+    labels: dict[str, Mapping[str, str]]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An episode that every scorer but those of the group has judged. scores: by the name of the scorer."""
+    """An episode that every scorer but those of the group has judged. scores: by the name of the scorer. seconds: of each, from when it
+    was asked until it had judged: waits for its turn and further attempts are in it."""
 
     episode: RewardInput
     scores: Mapping[str, Score]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Rubric:
@@ -110,9 +124,16 @@ class Rubric:
             raise EpisodeFailure(
                 Failure(FailureKind.ENV_ERROR, "environment", f"reward {bad[0]} of task {episode.task.id} is {env_values[bad[0]]}")
             )
-        calls = [self._attempt(one.name, _call(one, episode)) for one in self._singles]
-        scores = await together(calls)
-        return Judged(episode, {one.name: score for one, score in zip(self._singles, scores, strict=True)})
+        names = [one.name for one in self._singles]
+        found = await together([_timed(partial(self._judge_by, one, episode)) for one in self._singles])
+        scores = {name: score for name, (score, _) in zip(names, found, strict=True)}
+        return Judged(episode, scores, {name: seconds for name, (_, seconds) in zip(names, found, strict=True)})
+
+    async def _judge_by(self, scorer: Scorer, episode: RewardInput) -> Score:
+        async def call() -> Score:
+            return await scorer.score(episode)
+
+        return await self._attempt(scorer.name, call)
 
     async def score_group(self, members: Sequence[Judged]) -> list[Scored | Failure]:
         """The rewards of all judged attempts at one task, in order.
@@ -122,15 +143,17 @@ class Rubric:
         are adds no part.
         """
         scores: list[dict[str, Score]] = [dict(member.scores) for member in members]
+        seconds: list[dict[str, float]] = [dict(member.seconds) for member in members]
         failures: dict[int, Failure] = {}
         scorers = [one for one in self._groups if len(members) >= one.min_members]
-        found = await together([self._compare(one, [member.episode for member in members]) for one in scorers])
-        for scorer, results in zip(scorers, found, strict=True):
+        episodes = [member.episode for member in members]
+        found = await together([_timed(partial(self._compare, one, episodes)) for one in scorers])
+        for scorer, (results, took) in zip(scorers, found, strict=True):
             for i, result in enumerate(results):
                 if isinstance(result, Failure):
                     failures.setdefault(i, result)
                 else:
-                    scores[i][scorer.name] = result
+                    scores[i][scorer.name], seconds[i][scorer.name] = result, took
         shaped: dict[int, dict[str, float]] = {}
         for i, member in enumerate(members):
             if i not in failures:
@@ -139,7 +162,10 @@ class Rubric:
                 except InvalidScore as error:
                     failures[i] = _failed(member.episode, str(error))
         self._standardise(shaped)
-        return [failures[i] if i in failures else self._compose(member.episode, scores[i], shaped[i]) for i, member in enumerate(members)]
+        return [
+            failures[i] if i in failures else self._compose(member.episode, scores[i], shaped[i], seconds[i])
+            for i, member in enumerate(members)
+        ]
 
     async def _compare(self, scorer: GroupScorer, episodes: Sequence[RewardInput]) -> Sequence[Score | Failure]:
         async def call() -> Sequence[Score | Failure]:
@@ -184,7 +210,9 @@ class Rubric:
                 for values, value in zip(rows, standardised([values[name] for values in rows]), strict=True):
                     values[name] = value
 
-    def _compose(self, episode: RewardInput, scores: Mapping[str, Score], shaped: Mapping[str, float]) -> Scored | Failure:
+    def _compose(
+        self, episode: RewardInput, scores: Mapping[str, Score], shaped: Mapping[str, float], seconds: dict[str, float]
+    ) -> Scored | Failure:
         parts = {name: float(value) for name, value in _env_values(episode).items()}
         given = {name: scores[name] for name in self._terms if name in scores}  # in the order of the rubric
         for name, score in given.items():
@@ -200,9 +228,9 @@ class Rubric:
             total = self._terms[name].capped(total, score.value)
         if total != uncapped:
             size = abs(total)  # a cap is a number of its own, whatever it cut off
-        labels = {name: score.labels for name, score in given.items() if score.labels}
+        labels = {name: _said(score) for name, score in given.items() if score.labels or score.explanation}
         turns = {name: score.turns for name, score in given.items() if score.turns}
-        return Reward(total, parts, turns, self._credit(turns), size), labels
+        return Scored(Reward(total, parts, turns, self._credit(turns), size), labels, seconds)
 
     def _credit(self, turns: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
         """What each turn earned: of the scorers that judge turns and whose value is only weighed. What is clipped or normalised as a whole
@@ -212,8 +240,14 @@ class Rubric:
         return tuple(sum(self._terms[name].weight * values[i] for name, values in rows.items() if i < len(values)) for i in range(longest))
 
 
-def _call(scorer: Scorer, episode: RewardInput) -> Callable[[], Awaitable[Score]]:
-    return lambda: scorer.score(episode)
+async def _timed(call: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+    """What the call returns, and the seconds until then."""
+    started = time.monotonic()
+    return await call(), time.monotonic() - started
+
+
+def _said(score: Score) -> Mapping[str, str]:
+    return {**score.labels, EXPLANATION: score.explanation} if score.explanation else score.labels
 
 
 def _env_values(episode: RewardInput) -> dict[str, float]:
@@ -227,12 +261,13 @@ def _failed(episode: RewardInput, detail: str) -> Failure:
 def named_labels(scorers: Mapping[str, Mapping[str, str]], environment: Mapping[str, str], success: str) -> dict[str, str]:
     """The labels of an episode: of whoever gives the part `success` under their own names, of others as "GIVER.NAME", so that recall and
     success are of the same judgement. With no success, the first scorer that gives a name has it, and the environment after them.
+    Explanations are always "GIVER.explanation".
     """
     owner, labels = success.partition(".")[0], dict[str, str]()
     for giver, given in (*scorers.items(), (ENV_PART, environment)):
         for name, label in given.items():
             own = giver == owner if owner else name not in labels
-            labels[name if own else f"{giver}.{name}"] = label
+            labels[name if own and name != EXPLANATION else f"{giver}.{name}"] = label
     return labels
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..envs.failures import MAX_DETAIL, EpisodeFailure, Failure, FailureKind, fit
 from ..envs.types import Episode, Outcome, Task
-from ..rewards.rubric import Judged, named_labels
+from ..rewards.rubric import SECONDS, Judged, Scored, named_labels
 from ..rewards.types import RewardInput
 from .conversation import EpisodeParts, Talk, converse, deadline
 
@@ -31,19 +31,21 @@ class Played:
     seconds: float = 0.0
     judge_s: float = 0.0
 
-    def episode(self, outcome: Outcome, labels: Mapping[str, Mapping[str, str]], success: str) -> Episode:
-        """The episode with its outcome. labels: of the scorers, by scorer; whoever gives the part `success` names those that are read.
-        A failed one keeps what was said, and nothing to train on."""
+    def episode(self, result: Scored | Failure, success: str) -> Episode:
+        """The episode with its outcome. Of the scorers' labels, those of whoever gives the part `success` are read. A failed one keeps what
+        was said, and nothing to train on."""
         talk = self.talk
+        outcome: Outcome = result if isinstance(result, Failure) else result.reward
         said = Episode(
             self.task, self.sample, (), tuple(talk.messages), outcome, tuple(talk.turns), talk.truncation,
             tools=talk.tools, env_data=talk.info.data,
         )  # fmt: skip
-        if isinstance(outcome, Failure):
+        if isinstance(result, Failure):
             return said
         sampled = sum(len(turn.token_ids) for turn in talk.turns)
         own = {"turns": float(len(talk.turns)), "tokens": float(sampled), "seconds": self.seconds, "judge_seconds": self.judge_s}
-        named = named_labels(labels, talk.info.labels, success)
+        own |= {name + SECONDS: seconds for name, seconds in result.seconds.items()}
+        named = named_labels(result.labels, talk.info.labels, success)
         return replace(said, trajectories=talk.builder.build(), metrics={**talk.info.metrics, **own}, labels=named)
 
 
@@ -77,12 +79,8 @@ async def reward_together(parts: EpisodeParts, played: Sequence[Played]) -> tupl
     """The episodes of one group, in order, each with its outcome: rewards compare the members that were judged."""
     judged = [one.judged for one in played if isinstance(one.judged, Judged)]
     scored = iter(await parts.rubric.score_group(judged))
-    episodes = []
-    for one in played:
-        result = one.judged if isinstance(one.judged, Failure) else next(scored)
-        outcome, labels = (result, dict[str, Mapping[str, str]]()) if isinstance(result, Failure) else result
-        episodes.append(one.episode(outcome, labels, parts.success))
-    return tuple(episodes)
+    results = [one.judged if isinstance(one.judged, Failure) else next(scored) for one in played]
+    return tuple(one.episode(result, parts.success) for one, result in zip(played, results, strict=True))
 
 
 def _seen(task: Task, attempt_id: str, talk: Talk) -> RewardInput:

@@ -12,6 +12,7 @@ from jinja2 import Environment
 
 from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
+from ...rewards.rubric import SECONDS
 from ...rollout.store.moments import Moment
 from ..account import samples_of, times_of
 from ..alarms import LETTERS, alarms_of, cut
@@ -28,6 +29,7 @@ from ..report import CURVES, curves_of, headline, phase_rows
 from ..runs import RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..timeline import KINDS, timeline, totals
+from ..verdicts import verdicts
 from .links import Links
 from .runs import RunLine
 from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
@@ -115,6 +117,8 @@ def episode_view(
         "colours": COLOURS,
         "drawn": _draw_of(line, found) is not None,
         "time": time_of(found),
+        "verdicts": verdicts(found["parts"] or {}, found["metrics"], found["labels"]),
+        "measured": {name: value for name, value in found["metrics"].items() if not name.endswith(SECONDS)},
         "branching": branching_of(line, found),
     }
 

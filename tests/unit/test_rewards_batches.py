@@ -214,7 +214,7 @@ async def test_a_failed_row_is_tried_again_and_only_that_row(batched: Any) -> No
 
     rubric = Rubric([(batched(judge), 1.0)], 0.0, retries=1, backoff_s=0.0)
     scored = await asyncio.gather(*(rubric.score(episode(i)) for i in range(3)))
-    assert [one.total for one, _ in scored] == [1.0, 1.0, 1.0]
+    assert [one.reward.total for one in scored] == [1.0, 1.0, 1.0]
     assert seen == [["t0", "t1", "t2"], ["t1"]]
 
 

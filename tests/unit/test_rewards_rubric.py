@@ -42,7 +42,7 @@ async def test_total_is_weighted_and_parts_are_not() -> None:
     cost = Scripted("cost", Score(-0.4))
     watched = Scripted("length", Score(7.0))
     rubric = Rubric([(verdict, 2.0), (cost, 0.5), (watched, 0.0)], env_weight=0.1)
-    reward, labels = await rubric.score(given(0.5, polite=1.0))
+    reward, labels, _ = await rubric.score(given(0.5, polite=1.0))
     assert reward.total == pytest.approx(0.1 * 0.5 + 2.0 * 1.0 + 0.5 * -0.4)
     assert reward.parts == {"env": 0.5, "env.polite": 1.0, "verdict": 1.0, "verdict.reason": 0.25, "cost": -0.4, "length": 7.0}
     assert labels == {"verdict": {"expected": "scrap", "predicted": "pass"}}
@@ -53,22 +53,22 @@ async def test_the_size_of_a_reward_is_that_of_its_terms() -> None:
     verdict, cost, huge, clipped = (Scripted(name, Score(value)) for name, value in (("a", 1.0), ("b", -0.4), ("c", 7e9), ("d", 1000.5)))
     mapped = Term(clip=(1000.0, 1000.2), normalize="minmax", range=(1000.0, 1002.0))
     entries: list[tuple[Scripted, float | Term]] = [(verdict, 2.0), (cost, 0.5), (huge, 0.0), (clipped, mapped)]
-    reward, _ = await Rubric(entries, env_weight=0.1).score(given(0.5))
+    reward, *_ = await Rubric(entries, env_weight=0.1).score(given(0.5))
     assert reward.size == pytest.approx(502.35)
-    bounded, _ = await Rubric([(Scripted("a", Score(150.0)), Term(clip=(0.0, 1e9)))]).score(given(0.0))
+    bounded, *_ = await Rubric([(Scripted("a", Score(150.0)), Term(clip=(0.0, 1e9)))]).score(given(0.0))
     assert bounded.size == 150.0, "a bound that the value is far from says nothing"
-    capped, _ = await Rubric([(verdict, Term(gate=2.0)), (huge, 1.0)]).score(given(0.5))
+    capped, *_ = await Rubric([(verdict, Term(gate=2.0)), (huge, 1.0)]).score(given(0.5))
     assert (capped.total, capped.size) == (0.0, 0.0)
 
 
 async def test_the_environment_alone_is_a_rubric() -> None:
-    reward, labels = await Rubric([]).score(given(0.75))
+    reward, labels, _ = await Rubric([]).score(given(0.75))
     assert (reward.total, reward.parts, labels) == (0.75, {"env": 0.75}, {})
 
 
 async def test_failures_are_retried_then_raised_with_their_name() -> None:
     recovers = Scripted("a", FailureKind.VERIFIER_UNAVAILABLE, FailureKind.VERIFIER_INVALID, Score(1.0))
-    reward, _ = await Rubric([(recovers, 1.0)], 0.0, retries=2, backoff_s=0.0).score(given())
+    reward, *_ = await Rubric([(recovers, 1.0)], 0.0, retries=2, backoff_s=0.0).score(given())
     assert (reward.total, recovers.calls) == (1.0, 3)
 
     down = Scripted("b", FailureKind.VERIFIER_UNAVAILABLE)
@@ -170,7 +170,7 @@ def test_the_labels_of_whoever_gives_the_success_have_their_own_names(success: s
 async def test_two_scorers_that_give_other_labels_both_judge() -> None:
     a = Scripted("a", Score(1.0, labels={"predicted": "pass"}))
     b = Scripted("b", Score(1.0, labels={"predicted": "scrap"}))
-    reward, labels = await Rubric([(a, 1.0), (b, 1.0)]).score(given())
+    reward, labels, _ = await Rubric([(a, 1.0), (b, 1.0)]).score(given())
     assert (reward.total, labels) == (2.5, {"a": {"predicted": "pass"}, "b": {"predicted": "scrap"}})
 
 
@@ -228,7 +228,7 @@ async def test_the_order_is_clip_normalise_weigh_add_and_then_the_gates() -> Non
     length = Scripted("length", Score(50.0))
     verdict = Scripted("verdict", Score(0.25))
     shaped = Term(2.0, clip=(0.0, 20.0), normalize="minmax", range=(0.0, 40.0))
-    reward, _ = await Rubric([(length, shaped), (verdict, 4.0)], env_weight=0.0).score(given())
+    reward, *_ = await Rubric([(length, shaped), (verdict, 4.0)], env_weight=0.0).score(given())
     assert reward.total == pytest.approx(2.0 * (20.0 / 40.0) + 4.0 * 0.25)
     assert reward.parts == {"env": 0.5, "length": 50.0, "verdict": 0.25}, "recorded as the scorers gave them"
 
@@ -313,7 +313,7 @@ async def test_too_few_members_leave_the_part_out() -> None:
 
 
 async def test_values_per_turn_are_kept_by_part() -> None:
-    reward, _ = await Rubric([(Scripted("brief", Score(-0.5, turns=(-0.2, -0.3))), 2.0), (Scripted("right", Score(1.0)), 1.0)]).score(
+    reward, *_ = await Rubric([(Scripted("brief", Score(-0.5, turns=(-0.2, -0.3))), 2.0), (Scripted("right", Score(1.0)), 1.0)]).score(
         given()
     )
     assert reward.turns == {"brief": (-0.2, -0.3)}

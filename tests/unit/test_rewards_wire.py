@@ -130,7 +130,7 @@ def test_the_verifier_that_a_recipe_names_of_several_is_the_one_that_is_asked_an
             for id, value in (("my/low-v1", 0.25), ("my/high-v1", 0.75)):
                 check_services(run(id), {"several": address})
                 at = [one.model_copy(update={"verifier": address}) for one in run(id).rewards]
-                reward, _ = asyncio.run(make_rubric(at, 0.0, retries=0).score(EPISODE))
+                reward, *_ = asyncio.run(make_rubric(at, 0.0, retries=0).score(EPISODE))
                 assert (reward.total, reward.parts["verdict"]) == (value, value)
             for wrong, says in ((None, "say which one to use"), ("my/hihg-v1", "has no verifier 'my/hihg-v1'; did you mean 'my/high-v1'")):
                 with pytest.raises(ValueError, match=says):

@@ -139,8 +139,9 @@ def test_verdicts_that_change_are_told_from_environments_that_answer_otherwise()
     label = replace(first, labels={"predicted": "pass"})
     failed = replace(first, outcome=DOWN)
     rounded = replace(first, outcome=Reward(1.0 + 1e-8, {"env": 1.0 + 1e-8, "cost": 0.0}))
-    found = asked_again([Replayed(first, one) for one in (first, rounded, changed, other, label, failed)])
-    assert (found.episodes, found.changed, found.other_answers, found.failed) == (6, 2, 1, 1)
+    reworded = replace(first, labels={"verdict.explanation": "the same in other words"})
+    found = asked_again([Replayed(first, one) for one in (first, rounded, reworded, changed, other, label, failed)])
+    assert (found.episodes, found.changed, found.other_answers, found.failed) == (7, 2, 1, 1)
     assert found.examples[:2] == ("episode t-0/0: env was 1, and is 0", "episode t-0/0: label predicted was None, and is 'pass'")
 
 

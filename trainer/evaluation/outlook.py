@@ -14,6 +14,7 @@ import numpy as np
 
 from ...envs.failures import Failure
 from ...envs.types import Episode, EpisodeGroup
+from ...rewards.rubric import EXPLANATION
 from ...rewards.terms import rounding
 from ...rollout.replay import Replayed
 from ...rollout.store.records import BestConstant, EvaluationResult
@@ -252,7 +253,7 @@ def _change(one: Replayed) -> str | None:
         old, new = before.get(name, 0.0), after.get(name, 0.0)
         if abs(old - new) > SAME * max(abs(old), abs(new)):
             return f"{name} was {old:g}, and is {new:g}"
-    for name in {**one.first.labels, **one.again.labels}:
+    for name in (name for name in {**one.first.labels, **one.again.labels} if not name.endswith(f".{EXPLANATION}")):
         said, says = one.first.labels.get(name), one.again.labels.get(name)
         if said != says:
             return f"label {name} was {said!r}, and is {says!r}"
