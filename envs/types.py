@@ -198,7 +198,8 @@ class Episode:
     Usually one trajectory; an agent that rewrites its history opens a further one whenever a call does not extend the previous.
     `truncation` is a limit the policy ran into: it is still rewarded. `metrics` are numbers worth averaging (turns, tool calls,
     cost). `labels` name classes to compute recall over: "expected" and "predicted". `engine` is the one that sampled it. `tools` are the
-    schemas that the prompt described. `env_data` is what the environment put into `info["data"]`: hidden truth, for rewards.
+    schemas that the prompt described. `env_data` is what the environment put into `info["data"]`: hidden truth, for rewards. `actor` and
+    `node` are Ray's ids of where it was played, "" outside of Ray.
 
     Example: `Episode(task, sample=0, trajectories=(trajectory,), messages=messages, outcome=Reward(1.0, {"env": 1.0}))`.
     """
@@ -215,6 +216,8 @@ class Episode:
     engine: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
     env_data: Mapping[str, Any] = field(default_factory=dict)
+    actor: str = ""
+    node: str = ""
 
     @property
     def id(self) -> str:

@@ -39,7 +39,7 @@ async def collect(
     async def reward(task: Task, played: Sequence[Played]) -> tuple[Episode, ...]:
         with parts.meter.running("rewards"):
             rewarded = await reward_together(parts.of(task), played)
-        episodes = tuple(replace(episode, engine=parts.engine.name) for episode in rewarded)
+        episodes = tuple(replace(episode, engine=parts.engine.name, actor=parts.actor, node=parts.node) for episode in rewarded)
         for episode in episodes:
             if on_episode is not None:
                 on_episode(episode)

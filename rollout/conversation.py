@@ -52,7 +52,8 @@ class EpisodeParts:
 
     tool_parser: what reads tool calls as the model's chat template writes them; None when it shows none. meter: counts what is under way.
     left: the calls that nobody waits for any longer. others: the parts of tasks that another environment plays, by its name. success: the
-    part of the reward that success is measured by, "" where nobody has said.
+    part of the reward that success is measured by, "" where nobody has said. actor, node: Ray's ids of where they are played, "" outside
+    of Ray.
     """
 
     env_id: str
@@ -68,6 +69,8 @@ class EpisodeParts:
     left: LeftBehind = field(default_factory=LeftBehind)
     others: Mapping[str, EpisodeParts] = field(default_factory=dict)
     success: str = ""
+    actor: str = ""
+    node: str = ""
 
     def of(self, task: Task) -> EpisodeParts:
         """Those that play a task."""

@@ -40,8 +40,10 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         look_in(setup.folder)
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")
-        self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode)
-        self.receiver = Receiver(ray.get_runtime_context().get_node_id(), Base(setup.model, setup.engine.resolved_dtype))
+        here = ray.get_runtime_context()
+        actor, node = here.get_actor_id() or "", here.get_node_id()
+        self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode, actor=actor, node=node)
+        self.receiver = Receiver(node, Base(setup.model, setup.engine.resolved_dtype))
 
     def submit(
         self, tasks: Sequence[Task], group_size: int, temperature: float, version: int | None = None, life: str | None = None

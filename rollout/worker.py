@@ -152,12 +152,18 @@ class RolloutWorker:
     """Runs episodes in the background: `submit` tasks, fetch finished groups with `sample`.
 
     name: for failures and logs. life: an id of this worker alone, which one that takes its place does not have. on_episode: called on
-    the worker's event loop for every finished episode. engine: instead of the one the setup describes, for tests. Raises ValueError when
-    the setup cannot be built.
+    the worker's event loop for every finished episode. engine: instead of the one the setup describes, for tests. actor, node: Ray's ids of
+    where it is, "" outside of Ray. Raises ValueError when the setup cannot be built.
     """
 
     def __init__(
-        self, setup: WorkerSetup, name: str, on_episode: Callable[[Episode], None] | None = None, engine: Engine | None = None
+        self,
+        setup: WorkerSetup,
+        name: str,
+        on_episode: Callable[[Episode], None] | None = None,
+        engine: Engine | None = None,
+        actor: str = "",
+        node: str = "",
     ) -> None:
         self.name = name
         self.life = uuid4().hex
@@ -168,7 +174,8 @@ class RolloutWorker:
         self._thread = threading.Thread(target=self._run_loop, name=f"{name}-loop", daemon=True)
         self._thread.start()
         threads = Daemons(f"{name}-env")  # one for each call under way, so that one that hangs holds up no other
-        self._parts = episode_parts(setup, lambda renderer: engine or make_engine(setup.engine, setup.model, name), threads)
+        parts = episode_parts(setup, lambda renderer: engine or make_engine(setup.engine, setup.model, name), threads)
+        self._parts = replace(parts, actor=actor, node=node)
         self.engine = self._parts.engine
         self._round = _Round()
         self._running: set[asyncio.Task[None]] = set()

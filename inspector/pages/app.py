@@ -41,6 +41,7 @@ from ..hits import around_first
 from ..library import DEEPEST, EXACT, Library, Order, Wanted
 from ..own_view import POLICY as DRAWN_POLICY
 from ..text import finite
+from .cluster import Nodes
 from .indexing import Indexer
 from .links import STATIC, Served
 from .runs import RunLine, find_run, list_runs
@@ -60,13 +61,15 @@ assert set(TEXTS) <= set(EXACT)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are of: a folder of runs, or one run; how they are drawn, what answers their questions, and what else is watched."""
+    """What the pages are of: a folder of runs, or one run; how they are drawn, what answers their questions, what else is watched, and the
+    nodes of the cluster whose dashboard shows them."""
 
     root: Path
     templates: Environment
     db: Database
     indexer: Indexer
     watched: WatchedPlaces | None = None
+    nodes: Nodes | None = None
 
     def show(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         return HTMLResponse(drawn(self.templates, template, Served(), **values), status)
@@ -75,14 +78,16 @@ class Site:
 Page = Callable[[Site, Request], Response]
 
 
-def pages(root: Path, prefix: str = "", limits: DatabaseLimits = USUAL, watched: WatchedPlaces | None = None) -> Starlette:
+def pages(
+    root: Path, prefix: str = "", limits: DatabaseLimits = USUAL, watched: WatchedPlaces | None = None, nodes: Nodes | None = None
+) -> Starlette:
     """The application over the run folders in `root`, or over the one run that `root` is.
 
     prefix: put before every path. limits: of what answers questions about stored episodes. watched: what the console shows beside runs.
-    Raises ValueError when the limits cannot be kept.
+    nodes: of the cluster whose dashboard shows the pages, to which they then link. Raises ValueError when the limits cannot be kept.
     """
     db, base = Database(limits), f"{prefix}/rollouts"
-    site = Site(root, templates(), db, Indexer(db), watched)
+    site = Site(root, templates(), db, Indexer(db), watched, nodes)
     shown: dict[str, Page] = {
         "/static/{name}": asset,
         "/-/compare": comparison,
@@ -182,7 +187,7 @@ def episode(site: Site, request: Request) -> Response:
         return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
     colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
     words = library.words(asked["text"]) if asked.get("text") else []
-    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour, words))
+    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour, words, site.nodes))
 
 
 def drawing(site: Site, request: Request) -> Response:

@@ -8,9 +8,12 @@ which Ray shows to who has given no token yet, as the start page itself.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
+import ray
 import ray.dashboard
+from ray.exceptions import RaySystemError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -60,3 +63,14 @@ def start_page(folder: Path | None = None) -> str | None:
     if hashlib.sha256(said).hexdigest() not in KNOWN:
         return None
     return said.decode().replace("</body>", f'<script src="{SCRIPT[1:]}" defer></script></body>', 1)
+
+
+def nodes_here() -> Mapping[str, bool]:
+    """The ids of the nodes of the cluster that this process is part of, those that are gone among them, and whether each is alive; none
+    before it is part of one, and after."""
+    if not ray.is_initialized():
+        return {}
+    try:
+        return {str(node["NodeID"]): bool(node["Alive"]) for node in ray.nodes()}
+    except RaySystemError:  # it ended this very moment
+        return {}

@@ -18,7 +18,7 @@ from ..console import WatchedPlaces
 from ..database import USUAL, DatabaseLimits
 from .access import WithKey, new_key
 from .app import pages
-from .dashboard import with_entry
+from .dashboard import nodes_here, with_entry
 
 START_S = 20.0
 
@@ -50,7 +50,7 @@ def behind_dashboard(root: Path, watched: WatchedPlaces | None = None) -> Iterat
     console shows.
     """
     secret, listening = f"/{new_key()}", _listen(0)
-    server = _server(with_entry(pages(root, secret, watched=watched), secret))
+    server = _server(with_entry(pages(root, secret, watched=watched, nodes=nodes_here), secret))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="pages", daemon=True)
     thread.start()
     try:

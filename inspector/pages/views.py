@@ -30,6 +30,7 @@ from ..runs import RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..timeline import KINDS, timeline, totals
 from ..verdicts import verdicts
+from .cluster import Nodes, played_at
 from .links import Links
 from .runs import RunLine
 from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
@@ -102,8 +103,10 @@ def episode_view(
     group: Sequence[Mapping[str, Any]],
     colour: Colour = "logprob",
     words: Sequence[str] = (),
+    nodes: Nodes | None = None,
 ) -> dict[str, Any]:
-    """One episode, whole, beside the other attempts at its task. words: of a search, which are marked."""
+    """One episode, whole, beside the other attempts at its task. words: of a search, which are marked. nodes: of the cluster whose
+    dashboard shows the page, if one does."""
     chat = chat_of(found)
     return {
         "line": line,
@@ -117,6 +120,7 @@ def episode_view(
         "colours": COLOURS,
         "drawn": _draw_of(line, found) is not None,
         "time": time_of(found),
+        "played": played_at(found, nodes),
         "verdicts": verdicts(found["parts"] or {}, found["metrics"], found["labels"]),
         "measured": {name: value for name, value in found["metrics"].items() if not name.endswith(SECONDS)},
         "branching": branching_of(line, found),

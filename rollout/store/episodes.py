@@ -26,7 +26,7 @@ from ...envs.types import Episode, Float32
 from .moments import Moment, PerEpisode
 from .transcripts import TranscriptWriter, transcript_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _NUMBERS, _FLOATS, _WORDS = pa.map_(pa.string(), pa.float64()), pa.list_(pa.float32()), pa.map_(pa.string(), pa.string())
 _TURN = pa.struct([("tokens", pa.int32()), ("stop", pa.string()), ("generate_s", pa.float64()), ("env_s", pa.float64())])
@@ -47,6 +47,8 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("sample", pa.int32()),
         ("engine", pa.string()),
+        ("actor", pa.string()),  # Ray's id of the actor that played it; "" outside of Ray
+        ("node", pa.string()),  # Ray's id of the node that this was on; "" outside of Ray
         ("reward", pa.float64()),  # the total; null when the episode failed
         ("parts", _NUMBERS),  # unweighted
         ("turn_parts", pa.string()),  # JSON: part -> its value for each turn, where turns were judged
@@ -77,8 +79,8 @@ SCHEMA = pa.schema(
         ("ratio", _FLOATS),
     ]
 )
-"""What every file holds. Version 2 added environment, prompt, task_data, env_data and env_rewards, version 3 tools; a later one may add
-columns."""
+"""What every file holds. Version 2 added environment, prompt, task_data, env_data and env_rewards, version 3 tools, version 4
+actor and node; a later one may add columns."""
 
 MEASURED = {"logprobs": "logprobs", "advantages": "advantage", "entropy": "entropy", "ratio": "ratio"}
 """Columns of what was measured, and how `trainer.objectives.measures.per_trajectory` calls them."""
@@ -221,6 +223,8 @@ def row_of(episode: Episode, moment: Moment, run: str, measured: Sequence[Mappin
         "seed": episode.task.seed,
         "sample": episode.sample,
         "engine": episode.engine,
+        "actor": text(episode.actor),
+        "node": text(episode.node),
         "reward": reward.total if reward else None,
         "parts": [(text(name), float(value)) for name, value in reward.parts.items()] if reward else None,
         "turn_parts": _json({name: [*map(float, values)] for name, values in reward.turns.items()}) if reward and reward.turns else None,

@@ -25,10 +25,10 @@ BATCH_ROWS, BATCH_BYTES = 16, 256 << 20
 """What is held of a file at once: a compressed file of a few kilobytes may claim gigabytes."""
 ROW_BYTES = 1 << 10
 """What a row takes as Python holds it, its values aside."""
-MAY_BE_NULL = {"reward", "parts", "turn_parts", "credit", "failure", "culprit", "detail", "truncation", "tools", *MEASURED}
+MAY_LACK = {"tools", "actor", "node"}
+"""Columns that files of earlier schemas do not have, of schema 2 none and of schema 3 not the last two: they read as nulls."""
+MAY_BE_NULL = {"reward", "parts", "turn_parts", "credit", "failure", "culprit", "detail", "truncation", *MAY_LACK, *MEASURED}
 """Columns of `SCHEMA` that an episode may have nothing in."""
-MAY_LACK = {"tools"}
-"""Columns that files of schema 2 do not have: they read as nulls."""
 
 Sampled = tuple[Int32, Bool, Float32]
 """Of one trajectory: token ids, which of them were sampled, and the log-probabilities that they were sampled at."""

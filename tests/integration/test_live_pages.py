@@ -75,6 +75,9 @@ def test_a_run_under_way_is_looked_through_from_rays_start_page(
     page.get_by_role("button", name="Submit").click()
     worst_of_the_last_step(page, page.locator("#burnish-rollouts").click)
     keep(page, "live-episode")
+    wanted = (r"/#/actors/[0-9a-f]{32}", r"/#/cluster/nodes/[0-9a-f]{56}", r"/#/logs/\?nodeId=[0-9a-f]{56}")
+    to_ray = page.locator("main a[href^='/#/']").all()
+    assert [bool(re.fullmatch(one, link.get_attribute("href") or "")) for one, link in zip(wanted, to_ray, strict=True)] == [True] * 3
     every_page(page, f"{dashboard}/rollouts", "live-1")
 
     page.goto(f"{dashboard}/rollouts")
