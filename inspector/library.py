@@ -24,12 +24,14 @@ from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, said_byte
 from .postings import mark
 
 Order = Literal["latest", "worst", "best", "longest", "slowest"]
+_LATEST = "step DESC, split, mode, phase, episode"
+"""What every order ends in: all of `PLACE`, so that no two episodes of a store tie, and each is on one page of a list."""
 ORDERS: Mapping[Order, str] = {
-    "latest": "step DESC, episode",
-    "worst": "reward ASC NULLS LAST, step DESC, episode",
-    "best": "reward DESC NULLS LAST, step DESC, episode",
-    "longest": "sampled_tokens DESC, step DESC, episode",
-    "slowest": "seconds DESC, step DESC, episode",
+    "latest": _LATEST,
+    "worst": f"reward ASC NULLS LAST, {_LATEST}",
+    "best": f"reward DESC NULLS LAST, {_LATEST}",
+    "longest": f"sampled_tokens DESC, {_LATEST}",
+    "slowest": f"seconds DESC, {_LATEST}",
 }
 assert set(ORDERS) == set(get_args(Order))
 LARGEST_REWARD = 1e100

@@ -21,7 +21,7 @@ from burnish.envs.types import Message, Reward, ToolCall
 from burnish.inspector import index
 from burnish.inspector.database import Database, DatabaseLimits
 from burnish.inspector.index import FOLDER, LONGEST_WORD, VERSION, build_segment, coverage
-from burnish.inspector.library import EXACT, ORDERS, Library, Wanted
+from burnish.inspector.library import EXACT, ORDERS, PLACE, Library, Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.indexing import Indexer
@@ -83,6 +83,20 @@ def test_what_the_index_answers_is_what_the_store_answers(tmp_path: Path, db: Da
     partly = answers(library)
     shutil.rmtree(tmp_path / FOLDER)
     assert answers(library) == partly
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_every_episode_is_on_one_page_of_a_list(tmp_path: Path, db: Database, indexed: bool) -> None:
+    places = [Moment(phase, 40, "heldout", mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")]  # type: ignore[arg-type]
+    for moment in places:
+        stored(tmp_path, *(episode(number, 0, Reward(0.5)) for number in range(12)), moment=moment)
+    assert not indexed or build_segment(tmp_path, db)
+    for order in ORDERS:
+        parts = [Library(tmp_path, db).listed(Wanted(order=order, first=first, most=5)) for first in range(0, 48, 5)]
+        found = [tuple(row[name] for name in PLACE) for part in parts for row in part]
+        assert len(found) == len(set(found)) == 48, order
+        columns = [name for term in ORDERS[order].split(", ") for name in PLACE if name in term.split()]
+        assert set(columns) == set(PLACE), order
 
 
 @pytest.mark.parametrize("indexed", [False, True])
