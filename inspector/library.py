@@ -17,6 +17,7 @@ from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment, Split
 from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens, stored_value
+from ..rollout.store.recorded import phases_in_order
 from ..rollout.store.records import Mode
 from .database import Database, named
 from .hits import is_short
@@ -24,8 +25,9 @@ from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, said_byte
 from .postings import mark
 
 Order = Literal["latest", "worst", "best", "longest", "slowest"]
-_LATEST = "step DESC, split, mode, phase, episode"
-"""What every order ends in: all of `PLACE`, so that no two episodes of a store tie, and each is on one page of a list."""
+_LATEST = "list_position(?, phase) DESC, step DESC, split, mode, phase, episode"
+"""What every order ends in: the last phase of the list that is given first, as steps are counted anew in each. It has all of `PLACE`, so no
+two episodes of a store tie, and each is on one page of a list."""
 ORDERS: Mapping[Order, str] = {
     "latest": _LATEST,
     "worst": f"reward ASC NULLS LAST, {_LATEST}",
@@ -103,12 +105,12 @@ class Library:
         total = sum(self._count(part) for part in parts)
         if not total or not wanted.most:
             return total, []
-        order = ORDERS[wanted.order]
-        tops = [part.top(order, last) for part in parts]
+        order, phases = ORDERS[wanted.order], self._phases()
+        tops = [part.top(order, phases, last) for part in parts]
         rows = " UNION ALL ".join(f"SELECT * FROM ({question})" for question, _ in tops)
         values = [value for _, inserted in tops for value in inserted]
         question = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
-        return total, _checked(self._db.ask(question, [*values, wanted.most, wanted.first]))
+        return total, _checked(self._db.ask(question, [*values, phases, wanted.most, wanted.first]))
 
     def choices(self) -> dict[str, list[Any]]:
         """The values there are of what can be chosen: phase, step, split, mode, failure, truncation."""
@@ -189,6 +191,12 @@ class Library:
             return None
         check_store(file)
         return file
+
+    def _phases(self) -> list[str]:
+        """The phases of the store, as the run came to them."""
+        there = {moment.phase for moment in coverage(self._folder).moments}
+        took_steps = [phase for phase in phases_in_order(self._folder.parent) if phase in there]
+        return [*took_steps, *sorted(there.difference(took_steps))]
 
     def _parts(self, wanted: Wanted) -> list[_Part]:
         """The wanted episodes, as far as the index covers the store and beyond."""
@@ -339,12 +347,13 @@ class _Part:
     def selected(self, columns: str) -> tuple[str, list[Any]]:
         return f"SELECT {columns} FROM {self.table}{self.where}", [named(self.files), *self.values]
 
-    def top(self, order: str, most: int) -> tuple[str, list[Any]]:
-        """The first in an order. Of the index, only those are read whole."""
+    def top(self, order: str, phases: list[str], most: int) -> tuple[str, list[Any]]:
+        """The first in an order. Of the index, only those are read whole. phases: as the run came to them."""
         if self.table == _STORE:
-            return f"SELECT {SUMMARY} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?", [named(self.files), *self.values, most]
+            question = f"SELECT {SUMMARY} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
+            return question, [named(self.files), *self.values, phases, most]
         first = f"SELECT id FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-        return f"SELECT * EXCLUDE (id) FROM {self.table} WHERE id IN ({first})", [*[named(self.files)] * 2, *self.values, most]
+        return f"SELECT * EXCLUDE (id) FROM {self.table} WHERE id IN ({first})", [*[named(self.files)] * 2, *self.values, phases, most]
 
 
 def _where(wanted: Wanted) -> tuple[list[str], list[Any]]:

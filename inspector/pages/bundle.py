@@ -23,12 +23,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ...rollout.store.moments import Moment, moments
+from ...rollout.store.recorded import in_order
 from ..comparing import MOST, side_by_side
 from ..database import Database
 from ..drift import RunMoment, drift_between
 from ..library import PLACE, Library, Wanted
 from ..own_view import framed
-from ..runs import phases_of, read_metrics
 from .links import STATIC
 from .runs import RunLine, list_runs
 from .views import MOVES, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
@@ -214,11 +214,7 @@ def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Conten
 
 def _in_order(line: RunLine) -> list[Moment]:
     """The moments of a run as they came."""
-    phases = phases_of(read_metrics(line.path / "metrics.jsonl"))
-    return sorted(
-        (one for _, one in moments(line.path / "episodes")),
-        key=lambda one: (phases.index(one.phase) if one.phase in phases else -1, one.step, one.split, one.mode),
-    )
+    return in_order(line.path, (one for _, one in moments(line.path / "episodes")))
 
 
 def _rows(library: Library, moment: Moment) -> list[dict[str, Any]]:

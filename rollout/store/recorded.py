@@ -6,7 +6,8 @@ and all episodes of a run that has no store, in files of other names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,37 @@ def recorded_transcripts(run: Path) -> Iterator[Transcript]:
                 told.add(Moment(transcript.phase, transcript.step, transcript.split, transcript.mode))
                 yield transcript
     stored = {moment: file for file, moment in moments(run / "episodes") if moment not in told}  # after `waiting`: what it lacks is here
-    place = {name: number for number, name in enumerate(_phases(run))}
-
-    def order(moment: Moment) -> tuple[int, str, int, bool, bool]:
-        return place.get(moment.phase, len(place)), moment.phase, moment.step, moment.split == "heldout", moment.mode == "greedy"
-
-    for moment in sorted({*stored, *waiting} - told, key=order):
+    for moment in in_order(run, {*stored, *waiting} - told):
         if moment in stored:
             yield from _of_store(stored[moment])
         else:
             yield from _of_rows(waiting[moment], run / "episodes" / moment.file)
+
+
+def in_order(run: Path, found: Iterable[Moment]) -> list[Moment]:
+    """Moments as the run came to them: its phases in the order in which they took steps, those that took none after them by name; of a step
+    the training before the evaluation, and sampled before greedy. Raises ValueError, with file and line, when the run's metrics cannot be
+    read."""
+    place = {name: number for number, name in enumerate(phases_in_order(run))}
+
+    def order(moment: Moment) -> tuple[int, str, int, bool, bool]:
+        return place.get(moment.phase, len(place)), moment.phase, moment.step, moment.split == "heldout", moment.mode == "greedy"
+
+    return sorted(found, key=order)
+
+
+def phases_in_order(run: Path) -> tuple[str, ...]:
+    """The phases in the order in which they took steps; the first evaluation comes before them. Raises ValueError as `in_order` does."""
+    file = own_file(run, "metrics.jsonl")
+    if file is None:
+        return ("base",)
+    written = file.stat()
+    return _phases(file, written.st_size, written.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _phases(file: Path, size: int, changed: int) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(["base", *(str(row.get("phase")) for _, row in read_json_lines(file))]))
 
 
 def _of_rows(file: Path, written: Path) -> Iterator[Transcript]:
@@ -101,10 +123,3 @@ def _transcript(row: Mapping[str, Any]) -> Transcript:
         context_tokens=row["context_tokens"],
         **{name: row[name] for name in same},
     )
-
-
-def _phases(run: Path) -> list[str]:
-    """The phases in the order in which they took steps; the first evaluation comes before them."""
-    file = own_file(run, "metrics.jsonl")
-    rows = read_json_lines(file) if file is not None else ()
-    return list(dict.fromkeys(["base", *(str(row.get("phase")) for _, row in rows)]))

@@ -100,6 +100,25 @@ def test_every_episode_is_on_one_page_of_a_list(tmp_path: Path, db: Database, in
 
 
 @pytest.mark.parametrize("indexed", [False, True])
+def test_the_latest_are_of_the_last_phase_though_an_earlier_one_took_more_steps(tmp_path: Path, db: Database, indexed: bool) -> None:
+    store = tmp_path / "episodes"
+    ran = [("cpt", 500), ("sft", 120), ("rft", 40)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"phase": phase, "step": step, "time": 1.0}) + "\n" for phase, step in ran))
+    for phase, number in [("base", 0), *ran, ("rft", 41)]:
+        stored(store, episode(1, 0, Reward(0.5)), moment=Moment(phase, number, "heldout", "sampled"))
+    stored(store, episode(1, 0, Reward(0.5)), moment=Moment("rft", 41, "train", "sampled"))
+    assert not indexed or build_segment(store, db)
+    for order in ORDERS:
+        found = [(row["phase"], row["step"], row["split"]) for row in Library(store, db).listed(Wanted(order=order))]
+        assert found == [
+            ("rft", 41, "heldout"), ("rft", 41, "train"), ("rft", 40, "heldout"), ("sft", 120, "heldout"), ("cpt", 500, "heldout"),
+            ("base", 0, "heldout"),
+        ]  # fmt: skip
+    stored(store, episode(1, 0, Reward(0.5)), moment=Moment("again", 1, "train", "sampled"))  # it has taken no step yet
+    assert Library(store, db).listed(Wanted())[0]["phase"] == "again"
+
+
+@pytest.mark.parametrize("indexed", [False, True])
 def test_every_word_of_a_text_must_be_part_of_a_word_that_was_said(tmp_path: Path, db: Database, indexed: bool) -> None:
     varied(tmp_path)
     if indexed:

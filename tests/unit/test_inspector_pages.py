@@ -302,6 +302,15 @@ def test_only_runs_are_shown_and_nothing_beside_them(client: TestClient) -> None
     assert client.post(NAME).status_code == 405
 
 
+def test_the_list_of_runs_looks_for_new_ones_whether_or_not_one_is_under_way(root: Path) -> None:
+    run = root / "nano-20260101-000000"
+    (run / "report.html").write_text("")
+    with TestClient(pages(root), base_url="http://127.0.0.1:8266") as client:
+        assert 'data-live="15"' in client.get("/rollouts").text
+        (run / "report.html").unlink()
+        assert 'data-live="5"' in client.get("/rollouts").text
+
+
 def test_a_run_whose_file_leads_outside_is_refused(root: Path, client: TestClient, tmp_path: Path) -> None:
     (root / "nano-20260101-000000" / "evaluations.jsonl").symlink_to(tmp_path / "secret")
     answer = client.get(NAME)
