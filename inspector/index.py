@@ -11,6 +11,7 @@ nothing that could not be made again. What it does not cover, or covers as it no
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -71,7 +72,7 @@ SAID = f"lower(regexp_replace(regexp_replace(messages, '{_FORM}', ' ', 'g'), '{_
 """What was said in an episode, in small letters, without the form and the escapes of JSON."""
 WORDS = r"'[\p{L}\p{M}\p{N}_]+'"
 """A word: letters, digits and what combines with them."""
-_SEGMENT = re.compile(r"\d{6}")
+_SEGMENT, LAST = re.compile(r"\d{6}"), 999_999
 Stamp = tuple[int, int]
 """Of a file: bytes, and when it was written, in nanoseconds. A file that is replaced has another."""
 
@@ -100,11 +101,12 @@ class IndexSegment:
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """What of a store its index covers. moments: all there are. rest: files that the index does not cover, the latest first, with their
-    sizes."""
+    sizes. whole: bytes of all files."""
 
     moments: tuple[Moment, ...]
     segments: tuple[IndexSegment, ...]
     rest: Mapping[Path, int]
+    whole: int
 
     @property
     def bytes(self) -> int:
@@ -122,7 +124,7 @@ def coverage(store: Path) -> Coverage:
     try:  # files appear under their names, so a folder that has rested has no news
         written = max(folder.stat().st_mtime_ns for folder in (store, store / FOLDER) if folder.is_dir())
     except ValueError:
-        return Coverage((), (), {})
+        return Coverage((), (), {}, 0)
     if time.time_ns() - written < RESTED_NS:
         return _coverage(store)
     return _rested(store, written)
@@ -147,11 +149,13 @@ def _coverage(store: Path) -> Coverage:
             kept.append(segment)
             covered |= as_they_were.keys()
     rest = sorted((name for name in stamps if name not in covered), key=lambda name: (-stamps[name][1], name))
-    return Coverage(tuple(all_of_them.values()), tuple(kept), {there[name]: stamps[name][0] for name in rest})
+    sizes = {name: size for name, (size, _) in stamps.items()}
+    return Coverage(tuple(all_of_them.values()), tuple(kept), {there[name]: sizes[name] for name in rest}, sum(sizes.values()))
 
 
 def build_segment(store: Path, db: Database) -> bool:
-    """Cover more of a store; False when there is nothing left to cover. Segments that count no longer are removed.
+    """Cover more of a store; False when there is nothing left to cover. Segments that count no longer are removed. Where another process
+    was first, or a run takes files back meanwhile, nothing may be written, and what is left to cover is to be looked at anew.
 
     Raises ValueError when the index cannot be written, or a file of the store cannot be read.
 
@@ -161,31 +165,50 @@ def build_segment(store: Path, db: Database) -> bool:
     if home.is_symlink():
         raise ValueError(f"{home} is a link; an index is written into the store itself")
     found = coverage(store)
+    small = [name for segment in found.segments if segment.episodes < FULL for name in segment.files]
+    names = sorted({*(file.name for file in found.rest), *small})
+    stamps = {name: _stamp(store / name) for name in names}  # before reading: a file that changes meanwhile is not covered
     try:
         _clear(home, keep={segment.folder for segment in found.segments})
         if not found.rest:
             return False
-        small = [name for segment in found.segments if segment.episodes < FULL for name in segment.files]
         chosen, episodes = dict[Path, int](), 0
-        for name in sorted({*(file.name for file in found.rest), *small}):
+        for name in names:
             chosen[store / name] = episodes
             episodes += pq.read_metadata(store / name).num_rows
             if episodes >= FULL:
                 break
-        _write(home, chosen, episodes, db)
-    except OSError as error:
-        raise ValueError(f"no index can be kept in {home}: {error.strerror or error}") from error
-    except pa.ArrowException as error:
-        raise ValueError(f"the store cannot be indexed: {str(error).splitlines()[0]:.300}") from error
+        _write(home, chosen, stamps, episodes, db)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if any(stamp is None or _stamp(store / name) != stamp for name, stamp in stamps.items()):
+            return True
+        if isinstance(error, OSError):
+            raise ValueError(f"no index can be kept in {home}: {error.strerror or error}") from error
+        if isinstance(error, pa.ArrowException):
+            raise ValueError(f"the store cannot be indexed: {str(error).splitlines()[0]:.300}") from error
+        raise
     return True
 
 
-def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -> None:
+def _write(home: Path, files: Mapping[Path, int], stamps: Mapping[str, Stamp | None], episodes: int, db: Database) -> None:
     """Write a segment, whole or not at all. files: the number of episodes in those before each."""
-    stamps = {file.name: _stamp(file) for file in files}  # before reading: a file that changes meanwhile is not covered
     home.mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=home))
-    number = 1 + max((int(folder.name) for folder in _segment_folders(home.parent)), default=0)
+    try:
+        number = 1 + max((int(folder.name) for folder in _segment_folders(home.parent)), default=0)
+        if number > LAST:
+            raise ValueError(f"{home} has no number left for more of it; remove it")
+        _fill(partial, number, files, {file.name: stamps[file.name] for file in files}, episodes, db)
+        partial.rename(home / f"{number:06}")
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process took the number
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping[str, Stamp | None], episodes: int, db: Database) -> None:
+    """Write what a segment of that number holds."""
     placed = (
         "(SELECT * FROM read_parquet(?, union_by_name=true, filename=true, file_row_number=true) "
         "JOIN (SELECT unnest(?) AS filename, unnest(?) AS first) USING (filename))"
@@ -205,7 +228,6 @@ def _write(home: Path, files: Mapping[Path, int], episodes: int, db: Database) -
         _write_words(words, WordsPart(str(partial / f"words-{len(parts) - 1}.parquet"), first, parts[-1]))
     record = {"version": VERSION, "files": stamps, "episodes": episodes, **kinds, "words": parts}
     (partial / "segment.json").write_text(json.dumps(record))
-    partial.rename(home / f"{number:06}")
 
 
 def _write_words(words: pa.Table, part: WordsPart) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...rewards.calling.threads import start
-from ...rollout.store.moments import moments
 from ..database import Database
 from ..index import build_segment, coverage
 
 WORTH = 4 << 20
 """Bytes of a store that are read as fast without an index."""
+AGAIN_S = 60.0
+"""After how long an index that could not be made is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +31,29 @@ class Indexer:
     def __init__(self, db: Database) -> None:
         self._db, self._lock = db, threading.Lock()
         self._waiting: list[Path] = []
-        self._failed: dict[Path, str] = {}
+        self._failed: dict[Path, tuple[str, float]] = {}  # why, and when it is tried again
 
     def look(self, store: Path) -> Looked:
         """See to it that a store is indexed. While it is not, lists are of what the index covers, and of the latest files."""
-        if store in self._failed:
-            return Looked(f"Lists of this run take long: {self._failed[store]}.", None)
-        missing = coverage(store).bytes
+        covered = coverage(store)
+        missing = covered.bytes
         if missing < WORTH:
             return Looked("", None)
+        why, again = self._failed.get(store, ("", 0.0))
+        if time.monotonic() >= again:
+            self._begin(store)
+        if why:
+            return Looked(f"Lists of this run take long: {why}.", None)
+        part = 1 - (missing - WORTH) / covered.whole
+        said = f"An index of this run is being made; until then, lists are of {part:.0%} of its episodes."
+        return Looked(said, WORTH)
+
+    def _begin(self, store: Path) -> None:
         with self._lock:
             if store not in self._waiting:
                 self._waiting.append(store)
                 if len(self._waiting) == 1:
                     start("index", self._work)
-        whole = sum(file.stat().st_size for file, _ in moments(store))
-        said = f"An index of this run is being made; until then, lists are of {1 - (missing - WORTH) / whole:.0%} of its episodes."
-        return Looked(said, WORTH)
 
     def _work(self) -> None:
         while self._waiting:
@@ -53,8 +61,9 @@ class Indexer:
             try:
                 while coverage(store).bytes >= WORTH and build_segment(store, self._db):
                     pass
+                self._failed.pop(store, None)
             except Exception as error:  # shown where it is missed: the pages work without
-                self._failed[store] = f"they have no index: {error}"
+                self._failed[store] = f"they have no index: {error}", time.monotonic() + AGAIN_S
             with self._lock:
                 self._waiting.pop(0)
                 if not self._waiting:

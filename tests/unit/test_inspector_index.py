@@ -295,6 +295,35 @@ def test_an_index_of_an_earlier_version_is_made_again(tmp_path: Path, db: Databa
     assert json.loads(record.read_text())["version"] == VERSION
 
 
+@pytest.mark.parametrize("other", ["indexes too", "takes a step back", "takes all back", "writes a step again"])
+def test_an_index_goes_on_where_another_process_was_first_or_took_files_back(
+    tmp_path: Path, db: Database, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        put(tmp_path, number)
+    asked = Database.table
+
+    def meanwhile(self: Database, question: str, values: Any) -> Any:
+        monkeypatch.setattr(Database, "table", asked)
+        if other == "indexes too":
+            assert build_segment(tmp_path, Database())
+        elif other == "writes a step again":
+            (tmp_path / step(1).file).unlink()
+            put(tmp_path, 1, "another")
+        else:
+            for number in (1, 2) if other == "takes all back" else (1,):
+                (tmp_path / step(number).file).unlink()
+        return asked(self, question, values)
+
+    monkeypatch.setattr(Database, "table", meanwhile)
+    assert build_segment(tmp_path, db)
+    while build_segment(tmp_path, db):
+        pass
+    left = {"indexes too": 4, "takes a step back": 2, "takes all back": 0, "writes a step again": 3}[other]
+    assert not coverage(tmp_path).rest and Library(tmp_path, db).count(Wanted()) == left
+    assert not list((tmp_path / FOLDER).glob("partial-*"))
+
+
 def test_where_no_index_can_be_written_the_pages_say_so_and_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexing, "WORTH", 1)
     run = next(one for one in root.iterdir() if one.name.startswith("nano") and not one.is_symlink())
@@ -304,6 +333,15 @@ def test_where_no_index_can_be_written_the_pages_say_so_and_work(root: Path, mon
     while looked._waiting:
         os.sched_yield()
     assert "no index can be kept in" in looked.look(run / "episodes").note
+    (run / "episodes" / FOLDER).unlink()
+    assert looked._waiting == [] and looked.look(run / "episodes").note, "it is tried again, but not at once"
+    looked._failed = {store: (why, 0.0) for store, (why, _) in looked._failed.items()}  # a minute later
+    looked.look(run / "episodes")
+    while looked._waiting:
+        os.sched_yield()
+    assert looked.look(run / "episodes") == indexing.Looked("", None)
+    shutil.rmtree(run / "episodes" / FOLDER)
+    (run / "episodes" / FOLDER).write_text("a file is in the way")
     with TestClient(pages(root)) as client:
         assert "3 episodes" in client.get(f"/rollouts/{run.name}/episodes").text
 
