@@ -102,19 +102,19 @@ class Drift:
         """The most regressed first."""
         return sorted((move for move in self.moves if move.change < 0), key=lambda move: (move.change, move.task))
 
-    @property
+    @cached_property
     def mean_before(self) -> float:
         return math.fsum(move.before for move in self.moves) / len(self.moves)
 
-    @property
+    @cached_property
     def mean_after(self) -> float:
         return math.fsum(move.after for move in self.moves) / len(self.moves)
 
-    @property
+    @cached_property
     def change(self) -> float:
         return self.mean_after - self.mean_before
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the mean change over the tasks, None for fewer than two."""
         n = len(self.moves)

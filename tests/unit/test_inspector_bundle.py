@@ -17,7 +17,7 @@ from tests.unit.test_rollout_episodes import episode, stored
 
 from burnish.envs.types import Reward
 from burnish.inspector.database import Database
-from burnish.inspector.drift import RunMoment, drift_between
+from burnish.inspector.drift import Drift, Move, RunMoment, drift_between
 from burnish.inspector.library import Library
 from burnish.inspector.pages import bundle
 from burnish.inspector.pages.app import pages
@@ -139,6 +139,21 @@ def test_tasks_that_moved_are_named_the_most_first(run: Path) -> None:
     assert (found.mean_before, found.alike, found.unpaired) == (0.5, True, 0)
     assert found.change == pytest.approx(1 / 12)
     assert found.interval == pytest.approx((1 / 12 - 2.181004, 1 / 12 + 2.181004), abs=1e-4)  # 4.302653 * 0.877971 / sqrt(3)
+
+
+def test_the_numbers_of_a_drift_take_a_sum_over_its_tasks_each() -> None:
+    added = 0
+
+    class Counted(float):
+        def __sub__(self, other: float) -> float:
+            nonlocal added
+            added += 1
+            return float(self) - other
+
+    at = RunMoment("a", FIRST)
+    found = Drift(at, at, tuple(Move(str(i), 0.0, Counted(i % 7 / 7), (1, 1)) for i in range(500)), 0, True)
+    assert [found.interval for _ in range(3)] == [found.interval] * 3 and found.change == pytest.approx(0.4269, abs=1e-4)
+    assert added == 500
 
 
 def test_the_page_of_a_drift_shows_what_was_said_then_and_now(run: Path, root: Path) -> None:
