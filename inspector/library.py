@@ -175,6 +175,13 @@ class Library:
         rows = self._db.ask(question, [value for _, values in chosen for value in values])
         return [(row["step"], row["mean"], *mean_interval(row["mean"], row["spread"] or 0.0, row["n"])) for row in rows]
 
+    def totals(self, moment: Moment) -> dict[str, Any]:
+        """Of all episodes of a moment: how many `episodes`, their mean `reward`, None where none has one, and how many `failed`."""
+        file = self._file(moment.phase, moment.step, moment.split, moment.mode)
+        reward = f"avg(reward) FILTER (abs(reward) <= {LARGEST_REWARD})"
+        question = f"SELECT count(*) AS episodes, {reward} AS reward, count(failure) AS failed FROM {_STORE}"
+        return self._db.ask(question, [named([file])])[0] if file else {"episodes": 0, "reward": None, "failed": 0}
+
     def task_rewards(self, moment: Moment) -> list[tuple[str, float | None, int]]:
         """Of each task of a moment, its mean reward, None where no attempt has one, and how many attempts have."""
         file = self._file(moment.phase, moment.step, moment.split, moment.mode)

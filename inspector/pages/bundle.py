@@ -12,10 +12,9 @@ What is large is left out beyond a limit, the latest steps last, and every page 
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,8 +170,8 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
     for line in lines:
         said(line.name)
         page(f"runs/{line.name}/index.html", "run", **run_view(line))
-        page(f"runs/{line.name}/steps.html", "steps", line=line, rows=[_step(*one) for one in contents.tables[line.name].items()][::-1])
-        for path, values in _tables(line, contents.tables[line.name]):
+        page(f"runs/{line.name}/steps.html", "steps", line=line, rows=_steps(line, contents.tables[line.name], db))
+        for path, values in _tables(line, contents.tables[line.name], db):
             page(path, "episodes", **values)
     for path, values in _episodes(lines, contents, db):
         page(path, "episode", **values)
@@ -223,21 +222,21 @@ def _rows(library: Library, moment: Moment) -> list[dict[str, Any]]:
     return library.listed(Wanted(exact, step=moment.step, order="worst", most=TABLE))
 
 
-def _step(moment: Moment, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A moment as a row of the overview."""
-    rewards = [row["reward"] for row in rows if row["reward"] is not None and math.isfinite(row["reward"])]
-    measured = {"episodes": len(rows), "reward": math.fsum(rewards) / len(rewards) if rewards else None}
-    place = {"phase": moment.phase, "step": moment.step, "split": moment.split, "mode": moment.mode}
-    return {**place, **measured, "failed": sum(row["failure"] is not None for row in rows)}
+def _steps(line: RunLine, tables: Iterable[Moment], db: Database) -> list[dict[str, Any]]:
+    """The moments as rows of the overview, the latest first."""
+    library = library_of(line, db)
+    return [{name: getattr(one, name) for name in PLACE[:-1]} | library.totals(one) for one in tables][::-1]
 
 
-def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]], db: Database) -> Iterator[tuple[str, dict[str, Any]]]:
     """The list of each moment, with links to the one before and the one after."""
-    names = [moment.file.removesuffix(".parquet") for moment in tables]
+    names, library = [moment.file.removesuffix(".parquet") for moment in tables], library_of(line, db)
     for i, (moment, rows) in enumerate(tables.items()):
         near = {j: f"../{quote(names[j])}/index.html" for j in (i - 1, i + 1) if 0 <= j < len(names)}
-        shown: dict[str, Any] = {"line": line, "rows": rows, "total": len(rows), "page": i, "first": 0, "links": near}
-        unasked = {"choices": {}, "chosen": {}, "words": [], "said": [""] * len(rows), "orders": (), "index": ""}
+        total = len(rows) if len(rows) < TABLE else library.totals(moment)["episodes"]
+        cut = f"The list is cut: it has the {len(rows):,} of the lowest reward." if len(rows) < total else ""
+        shown: dict[str, Any] = {"line": line, "rows": rows, "total": total, "page": i, "first": 0, "links": near}
+        unasked = {"choices": {}, "chosen": {}, "words": [], "said": [""] * len(rows), "orders": (), "index": cut}
         yield table_page(line.name, moment), shown | unasked
 
 
@@ -250,8 +249,14 @@ def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Ite
                 path = contents.episodes.get((line.name, *(row[name] for name in PLACE)))
                 found = library.one(moment.phase, moment.step, moment.split, moment.mode, row["episode"]) if path else None
                 if path and found:
-                    group = sorted((one for one in rows if one["task"] == row["task"]), key=lambda one: one["sample"])
-                    yield path, episode_view(line, found, group)
+                    yield path, episode_view(line, found, _group(library, moment, row["task"], rows))
+
+
+def _group(library: Library, moment: Moment, task: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempts at a task at a moment: out of its rows, where these are all of them."""
+    if len(rows) == TABLE:
+        return library.group(moment.phase, moment.step, moment.split, moment.mode, task)
+    return sorted((one for one in rows if one["task"] == task), key=lambda one: one["sample"])
 
 
 def _drifts(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:

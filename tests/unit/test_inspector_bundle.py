@@ -15,6 +15,7 @@ from tests.unit.test_inspector_pages import HOSTILE, NAME, Elements, accounted, 
 from tests.unit.test_inspector_pages import root as root
 from tests.unit.test_rollout_episodes import episode, stored
 
+from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Reward
 from burnish.inspector.database import Database
 from burnish.inspector.drift import Drift, Move, RunMoment, drift_between
@@ -105,6 +106,23 @@ def test_what_is_beyond_the_limit_is_left_out_and_every_page_says_so(
     last = f"runs/{run.name}/rft.000002.heldout.sampled"
     assert sorted(name for name in made if re.search(r"/\d+\.html$", name)) == [f"{last}/{i}.html" for i in range(4)]
     assert len(re.findall(r"<tr data-row><td><a", made[f"{last}/index.html"])) == 4, "episodes without a page are no links"
+
+
+def test_a_list_that_is_cut_says_so_and_its_step_is_told_whole(
+    run: Path, tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = episode(7, 0, Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged"))
+    played = [episode(number, sample, Reward(float(sample))) for number in range(4) for sample in (0, 1)]
+    stored(run / "episodes", *played, failed, moment=Moment("rft", 3, "train", "sampled"))
+    monkeypatch.setattr(bundle, "TABLE", 4)
+    write_bundle(run, tmp_path / "bundle", 1000, db)
+    made = files(tmp_path / "bundle")
+    row = next(row for row in made[f"runs/{run.name}/steps.html"].split("<tr ") if "rft.000003.train" in row)
+    assert re.findall(r"<td>([^<]*)</td>", row) == ["3", "training", "9", "0.5", "1"]
+    listed = made[f"runs/{run.name}/rft.000003.train.sampled/index.html"]
+    assert "9 episodes, 1 to 4" in listed and "it has the 4 of the lowest reward" in listed
+    assert "2 attempts" in made[f"runs/{run.name}/rft.000003.train.sampled/0.html"], "beside the one that is not in the list"
+    assert "The list is cut" not in made[f"runs/{run.name}/rft.000001.train.sampled/index.html"]
 
 
 def test_several_runs_are_bundled_side_by_side(root: Path, run: Path, tmp_path: Path, db: Database) -> None:
