@@ -86,11 +86,15 @@ class Series:
     points: tuple[tuple[int, float, float, float], ...]
 
 
-def overlay_chart(name: str, lines: Sequence[Series], axis: str) -> Markup:
+def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequence[str] = ()) -> Markup:
     """Several lines in one drawing, each on the band of its interval, in the classes `s0`, `s1`, … of its place; "" when all are empty.
 
-    axis: what x counts. Pointing at a line names it.
+    axis: what x counts. called: what each x from 0 on is called, where it is no number. Pointing at a line names it.
     """
+
+    def at(x: int) -> str:
+        return called[x] if called else f"{axis} {x}"
+
     kept = [(i, line.label, [p for p in line.points if all(map(_is_drawn, p))]) for i, line in enumerate(lines)]
     drawn = [(i, label, points) for i, label, points in kept if points]
     if not drawn:
@@ -103,14 +107,15 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str) -> Markup:
         across = LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
         return across, TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    out = [_open(f"{name}, {axis} {first} to {max(xs)}: {', '.join(label for _, label, _ in drawn)}", WIDTH, HEIGHT)]
+    last_name = at(max(xs)) if called else str(max(xs))
+    out = [_open(f"{name}, {at(first)} to {last_name}: {', '.join(label for _, label, _ in drawn)}", WIDTH, HEIGHT)]
     for tick in ticks:
         y = place(first, tick)[1]
         out.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
         out.append(_text(LEFT - 6, y + 3.5, number(tick), "tick end"))
-    out.append(_text(LEFT, HEIGHT - 5, f"{axis} {first}", "tick"))
+    out.append(_text(LEFT, HEIGHT - 5, at(first), "tick"))
     if max(xs) > first:
-        out.append(_text(WIDTH - RIGHT, HEIGHT - 5, f"{axis} {max(xs)}", "tick end"))
+        out.append(_text(WIDTH - RIGHT, HEIGHT - 5, at(max(xs)), "tick end"))
     shape = Markup('<{} class="{} s{}" points="{}"><title>{}</title></{}>')
     for i, label, points in drawn:
         edge = [place(x, upper) for x, _, _, upper in points] + [place(x, lower) for x, _, lower, _ in reversed(points)]
@@ -119,7 +124,7 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str) -> Markup:
         out.append(shape.format("polyline", "line", i, _points([place(x, v) for x, v, *_ in points]), printable(label), "polyline"))
         if len(points) < SMOOTH_FROM:
             dot = Markup('<circle class="mark s{}" cx="{}" cy="{}" r="2.4"><title>{}</title></circle>')
-            out += [dot.format(i, *map(_round, place(x, v)), printable(f"{label}, {axis} {x}: {number(v)}")) for x, v, *_ in points]
+            out += [dot.format(i, *map(_round, place(x, v)), printable(f"{label}, {at(x)}: {number(v)}")) for x, v, *_ in points]
     return Markup("").join([*out, Markup("</svg>")])
 
 

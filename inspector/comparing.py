@@ -71,12 +71,13 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """What there is to see. settings: field -> its value in each run, as text, of those that are not everywhere the same."""
+    """What there is to see. settings: field -> its value in each run, as text, of those that are not everywhere the same. success: a
+    drawing for each mode that is compared."""
 
     runs: tuple[RecordedRun, ...]
     settings: Mapping[str, tuple[str, ...]]
     paired: tuple[Paired, ...]
-    success: Markup
+    success: Mapping[Mode, Markup]
     curves: Mapping[str, tuple[Overlay, ...]]
 
     def to_row(self) -> dict[str, Any]:
@@ -168,15 +169,38 @@ def _leaves(data: Any, field: str = "") -> Iterator[tuple[str, str]]:
         yield field, json.dumps(data, ensure_ascii=False)
 
 
-def _success(runs: Sequence[RecordedRun]) -> Markup:
-    """Success on held-out tasks over the evaluations of all phases, in their order, with its intervals; sampled where there is any."""
-    lines = []
-    for run in runs:
-        mode: Mode = "sampled" if any(record.result.mode == "sampled" for record in run.evaluations) else "greedy"
-        results = [record.result for record in run.evaluations if record.result.mode == mode]
-        points = [(i + 1, result.success, result.success_low, result.success_high) for i, result in enumerate(results)]
-        lines.append(Series(run.name, tuple(points)))
-    return overlay_chart("success on held-out tasks", lines, "evaluation")
+def _success(runs: Sequence[RecordedRun]) -> dict[Mode, Markup]:
+    """Success on held-out tasks with its intervals: in the first mode that every evaluated run has, or else a drawing for each mode, of the
+    runs that have it. Evaluations after the same step of the same phase stand over each other, in the order of the phases."""
+    rank = {phase: i for i, phase in enumerate(_merged([phases_of(run.evaluations) for run in runs]))}
+    shared = [mode for mode in MODES if all(_successes(run, mode) for run in runs if run.evaluations)]
+    drawn = dict[Mode, Markup]()
+    for mode in shared[:1] or MODES:
+        found = [_successes(run, mode) for run in runs]
+        places = sorted({place for one in found for place in one}, key=lambda place: (rank[place[0]], place[1]))
+        points = [tuple((x, *one[at]) for x, at in enumerate(places) if at in one) for one in found]
+        lines = [Series(run.name, its) for run, its in zip(runs, points, strict=True)]
+        svg = overlay_chart(f"success on held-out tasks, {mode}", lines, "evaluation", [f"{phase} step {step}" for phase, step in places])
+        if svg:
+            drawn[mode] = svg
+    return drawn
+
+
+def _successes(run: RecordedRun, mode: Mode) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """(phase, step) -> success with its interval; of a step that was evaluated again after a resume, the later."""
+    rows = [record for record in run.evaluations if record.result.mode == mode]
+    return {(one.phase, one.step): (one.result.success, one.result.success_low, one.result.success_high) for one in rows}
+
+
+def _merged(lists: Sequence[Sequence[str]]) -> list[str]:
+    """All that the lists have, in the order of each as far as they agree. Example: `_merged(["ac", "abc"]) == ["a", "b", "c"]`."""
+    merged = list[str]()
+    for one in lists:
+        for i, name in enumerate(one):
+            if name not in merged:
+                later = [merged.index(other) for other in one[i + 1 :] if other in merged]
+                merged.insert(min(later, default=len(merged)), name)
+    return merged
 
 
 def overlays(runs: Sequence[RecordedRun], phase: str) -> Iterator[Overlay]:

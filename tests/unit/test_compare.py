@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
 from burnish.inspector.charts import Series, Whisker, line_chart, nice_ticks, overlay_chart, whisker_chart
-from burnish.inspector.comparing import other_settings, side_by_side
+from burnish.inspector.comparing import comparison_page, other_settings, side_by_side
 from burnish.inspector.library import Library
 from burnish.inspector.pages.app import pages
 from burnish.inspector.text import number
@@ -127,6 +128,40 @@ def test_lines_are_drawn_with_their_bands_and_labels_stay_text() -> None:
     assert svg.count("<polygon") == 1 and svg.count("<polyline") == 2 and "s2" not in svg
     assert "<script" not in svg and "\x1b" not in svg
     assert overlay_chart("nothing", [Series("a", ())], "step") == ""
+
+
+def evaluated(folder: Path, *found: tuple[str, int, str, float]) -> None:
+    with JsonLines(folder / "evaluations.jsonl") as lines:
+        for phase, step, mode, success in found:
+            lines.append(evaluation(phase, success, mode, step).to_row())
+
+
+def test_success_is_compared_in_one_mode_and_after_the_same_phase(tmp_path: Path) -> None:
+    first, other = (make_run(tmp_path, name, 0, 1e-5) for name in ("first", "other"))
+    for folder in (first, other):
+        (folder / "evaluations.jsonl").unlink()
+    both = [(mode, off) for mode, off in (("sampled", 0.0), ("greedy", 0.5))]
+    evaluated(first, *((phase, step, mode, 0.25 + off) for phase, step in (("base", 0), ("rft", 9)) for mode, off in both))
+    evaluated(other, ("sft", 3, "greedy", 0.5), ("rft", 9, "greedy", 0.625))
+    ((mode, svg),) = side_by_side([first, other]).success.items()
+    assert mode == "greedy" and "success on held-out tasks, greedy, base step 0 to rft step 9" in svg
+    titles = re.findall(r'cx="([0-9.]+)".*?<title>(.*?)</title>', svg)
+    assert [said for _, said in titles] == [
+        "first, base step 0: 0.75", "first, rft step 9: 0.75", "other, sft step 3: 0.5", "other, rft step 9: 0.625",
+    ]  # fmt: skip
+    xs = [float(x) for x, _ in titles]
+    assert xs[0] < xs[2] < xs[1] == xs[3], "what was measured after the same step stands at one place"
+    assert "success on held-out tasks, greedy</b>" in comparison_page([first, other])
+
+
+def test_runs_that_share_no_mode_have_a_drawing_for_each(tmp_path: Path) -> None:
+    first, other, none = (make_run(tmp_path, name, 0, 1e-5) for name in ("first", "other", "none"))
+    (none / "evaluations.jsonl").unlink()
+    (other / "evaluations.jsonl").unlink()
+    evaluated(other, ("rft", 1, "greedy", 0.5))
+    found = side_by_side([first, other, none]).success
+    assert list(found) == ["sampled", "greedy"]
+    assert [("first" in svg, "other" in svg) for svg in found.values()] == [(True, False), (False, True)]
 
 
 @pytest.fixture
