@@ -38,6 +38,8 @@ ORDERS: Mapping[Order, str] = {
 assert set(ORDERS) == set(get_args(Order))
 LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
+TOLD = f"abs(reward) <= {LARGEST_REWARD}"
+"""Of an episode: that it has a reward, neither null nor NaN, and one that means are made of."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
 PLACE = ("phase", "step", "split", "mode", "episode")
@@ -168,7 +170,7 @@ class Library:
         if not parts:
             return []
         chosen = [part.selected("step, task, reward, environment") for part in parts]
-        told = f"environment = '' AND abs(reward) <= {LARGEST_REWARD}"  # and so neither null nor NaN
+        told = f"environment = '' AND {TOLD}"
         rewarded = " UNION ALL ".join(question for question, _ in chosen)
         each = f"SELECT step, task, avg(reward) AS worth FROM ({rewarded}) WHERE {told} GROUP BY step, task"
         question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each}) GROUP BY step ORDER BY step"
@@ -177,18 +179,31 @@ class Library:
 
     def totals(self, moment: Moment) -> dict[str, Any]:
         """Of all episodes of a moment: how many `episodes`, their mean `reward`, None where none has one, and how many `failed`."""
-        file = self._file(moment.phase, moment.step, moment.split, moment.mode)
-        reward = f"avg(reward) FILTER (abs(reward) <= {LARGEST_REWARD})"
-        question = f"SELECT count(*) AS episodes, {reward} AS reward, count(failure) AS failed FROM {_STORE}"
-        return self._db.ask(question, [named([file])])[0] if file else {"episodes": 0, "reward": None, "failed": 0}
+        question = f"SELECT count(*) AS episodes, avg(reward) FILTER ({TOLD}) AS reward, count(failure) AS failed FROM {{stored}}"
+        found = self.asked(moment, question)
+        return found[0] if found else {"episodes": 0, "reward": None, "failed": 0}
 
     def task_rewards(self, moment: Moment) -> list[tuple[str, float | None, int]]:
         """Of each task of a moment, its mean reward, None where no attempt has one, and how many attempts have."""
-        file = self._file(moment.phase, moment.step, moment.split, moment.mode)
-        told = f"FILTER (abs(reward) <= {LARGEST_REWARD})"
-        question = f"SELECT task, avg(reward) {told} AS mean, count(reward) {told} AS n"
-        rows = self._db.ask(f"{question} FROM {_STORE} GROUP BY task", [named([file])]) if file else []
+        means = f"avg(reward) FILTER ({TOLD}) AS mean, count(reward) FILTER ({TOLD}) AS n"
+        rows = self.asked(moment, f"SELECT task, {means} FROM {{stored}} GROUP BY task")
         return [(row["task"], row["mean"], row["n"]) for row in rows]
+
+    def asked(self, moment: Moment, question: str, *values: Any) -> list[dict[str, Any]]:
+        """What the database answers to a question in which `{stored}` stands, once and before the values, for the episodes of a moment;
+        nothing when there are none."""
+        file = self._file(moment.phase, moment.step, moment.split, moment.mode)
+        return self._db.ask(question.replace("{stored}", _STORE), [named([file]), *values]) if file else []
+
+    def said(self, moment: Moment, tasks: Sequence[str], most: int) -> list[tuple[str, str]] | None:
+        """What the policy said in rewarded episodes of some tasks at a moment, (task, text) of each, at most so many; None where the
+        moment's conversations take more than `READ_AT_ONCE`."""
+        file = self._file(moment.phase, moment.step, moment.split, moment.mode)
+        if file and said_bytes([file]) > READ_AT_ONCE:
+            return None
+        chosen = f"WHERE task IN (SELECT unnest(?)) AND {TOLD} ORDER BY task, sample LIMIT ?"
+        rows = _checked(self.asked(moment, f"SELECT task, episode, prompt, messages FROM {{stored}} {chosen}", list(tasks), most))
+        return [(row["task"], _spoken(row)) for row in rows]
 
     def _file(self, phase: str, step: int, split: str, mode: str) -> Path | None:
         """The file of a moment, if the names make one."""
@@ -287,6 +302,16 @@ def _read(row: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
     if not fits or (inner is list and not all(type(number) in (int, float) for one in items for number in one)):
         raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not what is stored there")
     return value
+
+
+def _spoken(row: Mapping[str, Any]) -> str:
+    """What the policy said after the prompt, a line per message."""
+    said = [
+        message.get("content")
+        for message in _read(row, "messages", list, dict)[max(0, row["prompt"]) :]
+        if message.get("role") == "assistant"
+    ]
+    return "\n".join(text for text in said if isinstance(text, str))
 
 
 def _cut_tokens(row: dict[str, Any]) -> None:

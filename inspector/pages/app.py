@@ -40,6 +40,7 @@ from ..drift import RunMoment, drift_between
 from ..hits import around_first
 from ..library import DEEPEST, EXACT, Library, Order, Wanted
 from ..own_view import POLICY as DRAWN_POLICY
+from ..suspects import Suspects, suspects_of
 from ..text import finite
 from .cluster import Nodes
 from .indexing import Indexer
@@ -214,15 +215,17 @@ def drift(site: Site, request: Request) -> Response:
     before, after = (RunMoment.read(asked.get(name, ""), name) for name in ("before", "after"))
     lines = {place.run: find_run(site.root, place.run) for place in (before, after)}
     stores = {name: library_of(line, site.db) for name, line in lines.items()}
-    found = drift_between(before, after, {name: line.path for name, line in lines.items()}, stores)
+    folders = {name: line.path for name, line in lines.items()}
+    found = drift_between(before, after, folders, stores)
     task, sides = asked.get("task", ""), []
+    suspects = Suspects() if task else suspects_of(found, folders, stores)
     for place in (before, after) if task else ():
         at = place.moment
         attempts = stores[place.run].group(at.phase, at.step, at.split, at.mode, task)
         first = stores[place.run].one(at.phase, at.step, at.split, at.mode, attempts[0]["episode"]) if attempts else None
         sides.append((place, attempts, chat_of(first) if first else []))
     places = [RunMoment(name, moment) for name, line in lines.items() for _, moment in moments(line.path / "episodes")]
-    return site.show("drift", found=found, task=task, sides=sides, places=places, shown=MOVES)
+    return site.show("drift", found=found, task=task, sides=sides, places=places, shown=MOVES, suspects=suspects)
 
 
 def asset(site: Site, request: Request) -> Response:

@@ -28,6 +28,7 @@ from ..database import Database
 from ..drift import RunMoment, drift_between
 from ..library import PLACE, Library, Wanted
 from ..own_view import framed
+from ..suspects import suspects_of
 from .links import STATIC
 from .runs import RunLine, list_runs
 from .views import MOVES, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
@@ -265,7 +266,7 @@ def _drifts(lines: Sequence[RunLine], contents: Contents, db: Database) -> Itera
     stores = {line.name: library_of(line, db) for line in lines}
     for (before, after), path in contents.drifts.items():
         found = drift_between(RunMoment.read(before, "before"), RunMoment.read(after, "after"), runs, stores)
-        yield path, {"found": found, "task": "", "sides": [], "places": [], "shown": MOVES}
+        yield path, {"found": found, "task": "", "sides": [], "places": [], "shown": MOVES, "suspects": suspects_of(found, runs, stores)}
 
 
 def _note(lines: Sequence[RunLine], contents: Contents, rollouts: int) -> str:

@@ -68,13 +68,12 @@ def answers_of(episodes: Sequence[Episode], success: str) -> Answers:
         key = episode.labels["expected"] if labelled else _digest(_prompt(episode))
         asked.setdefault(key, set()).add(episode.task.id)
     texts = [_spoken(episode).split() for episode in rewarded]
-    found = Counter(phrase for words in texts for phrase in set(_phrases(words)))
     return Answers(
         labelled=labelled,
         said=dict(said),
         asked={key: sorted(tasks) for key, tasks in asked.items()},
         success=sum(episode.reward.parts.get(success, 0.0) for episode in rewarded if episode.reward is not None) / len(rewarded),
-        phrases={phrase: count / len(rewarded) for phrase, count in found.most_common(KEPT) if count >= SEEN_IN * len(rewarded)},
+        phrases=phrase_shares(texts),
         repeated=sum(map(_repeated, texts)) / len(texts),
     )
 
@@ -105,6 +104,15 @@ def constant(steps: Sequence[Answers]) -> str | None:
     if len(prompts) < TASKS or max(one.success for one in last) >= SOLVED:
         return None
     return f"says the same words in {count} of {said.total()} episodes, over {len(prompts)} different tasks"
+
+
+def phrase_shares(texts: Sequence[Sequence[str]]) -> dict[str, float]:
+    """phrase -> the share of the texts, each its words, that it is in; of the most frequent. No text has none.
+
+    Example: `phrase_shares([["a", "b"], ["a"]]) == {"a": 1.0, "b": 0.5, "a b": 0.5}`.
+    """
+    found = Counter(phrase for words in texts for phrase in set(_phrases(words)))
+    return {phrase: count / len(texts) for phrase, count in found.most_common(KEPT) if count >= SEEN_IN * len(texts)}
 
 
 def spread_phrase(first: Sequence[Answers], last: Answers, rare: float, common: float) -> str | None:

@@ -1,0 +1,143 @@
+"""Hacking suspects of a drift: tasks whose reward rose while what else is known of them speaks against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..trainer.watch.answers import Answers, phrase_shares, spread_phrase
+from ..trainer.watch.guards import RARE, GuardsConfig
+from .drift import Drift, Move, RunMoment
+from .library import LARGEST_REWARD, READ_AT_ONCE, TOLD, Library
+from .runs import read_object
+from .text import number
+
+MOST = 20
+"""Tasks that are named."""
+ERRORS = 2.0
+"""Standard errors that a change must be larger than, as the attempts at a task differ by chance. One attempt has none."""
+LEAST_TOKENS = 8.0
+"""Tokens by which an answer's length must have changed, beside the factor of the guard called drift."""
+LEAST_TASKS = 5
+"""Tasks over which a phrase must be looked for: any phrase is in all answers to one."""
+SEARCHED_TASKS, SEARCHED = 100, 400
+"""Tasks whose answers are searched for a phrase, those that rose most, and answers at most."""
+
+Means = Mapping[str | None, tuple[float, float]]
+"""Of a task: the mean of each part of its reward, and under None of its tokens, with the square of that mean's standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A task whose reward rose, and what speaks against it, in words."""
+
+    move: Move
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Those of a drift, the most suspect first, `MOST` at most. note: what was not looked at, "" when nothing."""
+
+    found: tuple[Suspect, ...] = ()
+    note: str = ""
+
+
+def suspects_of(drift: Drift, runs: Mapping[str, Path], stores: Mapping[str, Library]) -> Suspects:
+    """The tasks of a drift whose reward rose while success or another part of it fell, or, where success did not rise, while answers became
+    much longer or shorter, or nearly all of them came to say the same phrase. runs, stores: the folder and the episodes of each run, by
+    name.
+
+    Raises ValueError when a file cannot be read.
+    """
+    config = read_object(runs[drift.after.run], "config.json")
+    success, unwanted = str(config.get("success", "env")), _unwanted(config)
+    tasks = [move.task for move in drift.better]
+    old, new = (_means(stores[place.run], place, tasks) for place in (drift.before, drift.after))
+    unsolved, against, fell = list[str](), dict[str, list[str]](), set[str]()
+    for task in tasks:
+        before, after = old.get(task, {}), new.get(task, {})
+        solved = _change(before, after, success)
+        against[task] = list(_fallen(before, after, success, unwanted))
+        if solved is not None and solved < 0:
+            fell.add(task)
+        if solved is None or solved <= 0:
+            unsolved.append(task)
+            against[task] += _length(before, after, known=solved is not None)
+    said, note = _phrase(drift, stores, unsolved)
+    for task, words in said.items():
+        against[task].append(words)
+    found = [Suspect(move, tuple(against[move.task])) for move in drift.better if against[move.task]]
+    found.sort(key=lambda one: (one.move.task not in fell, -len(one.why), -one.move.change, one.move.task))
+    return Suspects(tuple(found[:MOST]), note)
+
+
+def _means(store: Library, place: RunMoment, tasks: Sequence[str]) -> dict[str, dict[str | None, tuple[float, float]]]:
+    each = (
+        "SELECT task, NULL AS part, sampled_tokens::DOUBLE AS value FROM chosen UNION ALL "
+        "SELECT task, entry.key, entry.value FROM (SELECT task, unnest(map_entries(parts)) AS entry FROM chosen)"
+    )
+    question = (
+        f"WITH chosen AS (SELECT task, sampled_tokens, parts FROM {{stored}} WHERE task IN (SELECT unnest(?)) AND {TOLD}) "
+        f"SELECT task, part, avg(value) AS mean, coalesce(var_samp(value), 0) / count(*) AS noise FROM ({each}) "
+        f"WHERE abs(value) <= {LARGEST_REWARD} GROUP BY task, part"
+    )
+    found: dict[str, dict[str | None, tuple[float, float]]] = {}
+    for row in store.asked(place.moment, question, list(tasks)):
+        found.setdefault(row["task"], {})[row["part"]] = row["mean"], row["noise"]
+    return found
+
+
+def _unwanted(config: Mapping[str, Any]) -> set[str]:
+    """The scorers whose values count against the reward: that one falls is what was asked for."""
+    rewards = config.get("rewards")
+    scorers = [one for one in rewards if isinstance(one, Mapping)] if isinstance(rewards, list) else []
+    weights = [(one.get("name"), one.get("weight")) for one in scorers] + [("env", config.get("environment_weight"))]
+    return {str(name) for name, weight in weights if isinstance(weight, int | float) and weight < 0}
+
+
+def _change(before: Means, after: Means, name: str | None) -> float | None:
+    """What a mean changed by, 0 where chance may have done it; None where it is not known."""
+    if name not in before or name not in after:
+        return None
+    (old, old_noise), (new, new_noise) = before[name], after[name]
+    least = max(ERRORS * math.sqrt(old_noise + new_noise), 1e-9 * max(abs(old), abs(new)))
+    return new - old if abs(new - old) > least else 0.0
+
+
+def _fallen(before: Means, after: Means, success: str, unwanted: set[str]) -> Iterator[str]:
+    names = [name for name in before if name is not None and name.partition(".")[0] not in unwanted]
+    for name in sorted(names, key=lambda name: (name != success, name)):
+        change = _change(before, after, name)
+        if change is not None and change < 0:
+            what = f"success ({name:.60})" if name == success else f"{name:.60}"
+            yield f"{what} fell from {number(before[name][0])} to {number(after[name][0])}"
+
+
+def _length(before: Means, after: Means, known: bool) -> Iterator[str]:
+    if not _change(before, after, None):
+        return
+    old, new = before[None][0], after[None][0]
+    if abs(new - old) >= LEAST_TOKENS and max(old, new) >= GuardsConfig().drift_factor * min(old, new):
+        yield f"answers went from {number(old)} to {number(new)} tokens, and success {'did not rise' if known else 'is not known'}"
+
+
+def _phrase(drift: Drift, stores: Mapping[str, Library], tasks: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Of each task whose answers have come to say what nearly all of these tasks' answers say, that in words; and what was not looked
+    at."""
+    if len(tasks) < LEAST_TASKS:
+        return {}, ""
+    old, new = (stores[place.run].said(place.moment, tasks[:SEARCHED_TASKS], SEARCHED) for place in (drift.before, drift.after))
+    if old is None or new is None:
+        return {}, f"Answers were not searched for a phrase that spread: they take more than {READ_AT_ONCE >> 20} MB."
+    words_before, words_after = ([text.split() for _, text in said] for said in (old, new))
+    before, after = Answers(said={"": len(old)}, phrases=phrase_shares(words_before)), Answers(phrases=phrase_shares(words_after))
+    phrase = spread_phrase([before], after, RARE, GuardsConfig().phrase_share) if old else None
+    if phrase is None:
+        return {}, ""
+    says = {task for task, text in new if f" {phrase} " in f" {' '.join(text.split())} "}
+    words = f"answers say {phrase[:80]!r}, as {after.phrases[phrase]:.0%} of such answers do and at most {RARE:.0%} did"
+    return (dict.fromkeys(sorted(says), words), "") if len(says) >= LEAST_TASKS else ({}, "")

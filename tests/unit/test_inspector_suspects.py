@@ -1,0 +1,119 @@
+"""Hacking suspects: of two moments, the tasks whose reward rose while something else speaks against it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+from tests.unit.test_inspector_pages import HOSTILE
+from tests.unit.test_rollout_episodes import episode, stored
+
+from burnish.envs.types import Episode, Reward, Trajectory
+from burnish.inspector import suspects
+from burnish.inspector.drift import RunMoment, drift_between
+from burnish.inspector.library import Library
+from burnish.inspector.pages.app import pages
+from burnish.inspector.suspects import Suspects, suspects_of
+from burnish.rollout.store.moments import Moment
+
+pytestmark = pytest.mark.unit
+
+PLACES = [RunMoment("nano", Moment("rft", step, "train", "sampled")) for step in (1, 9)]
+
+
+def played(task: int, *parts: dict[str, float], said: str = "ok", tokens: int = 2) -> list[Episode]:
+    """Attempts at a task whose reward is the sum of their parts."""
+    count = tokens + 2
+    mask = np.arange(count) >= 2
+    logprobs, version = np.where(mask, -1, 0).astype(np.float32), np.where(mask, 7, -1).astype(np.int32)
+    piece = Trajectory(np.arange(count, dtype=np.int32), mask, logprobs, version)
+    rewards = [Reward(sum(one.values()), one) for one in parts]
+    return [replace(episode(task, i, reward, said), trajectories=(piece,)) for i, reward in enumerate(rewards)]
+
+
+def run_of(home: Path, before: Sequence[list[Episode]], after: Sequence[list[Episode]], **config: object) -> Path:
+    run = home / "nano"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"success": "right", **config}))
+    (run / "seeds.json").write_text("{}")
+    for place, groups in zip(PLACES, (before, after), strict=True):
+        stored(run / "episodes", *(one for group in groups for one in group), moment=place.moment)
+    return run
+
+
+def found_in(run: Path) -> Suspects:
+    runs, stores = {"nano": run}, {"nano": Library(run / "episodes")}
+    return suspects_of(drift_between(PLACES[0], PLACES[1], runs, stores), runs, stores)
+
+
+def test_a_reward_that_rose_while_success_or_another_part_fell_is_suspect(tmp_path: Path) -> None:
+    low = {"right": 0.5, "style": 0.0, "cost": 0.0}
+    before = [played(task, low, low) for task in range(7)]
+    after = [
+        played(0, *[{"right": 0.0, "style": 1.0, "cost": 0.0}] * 2),  # success fell
+        played(1, *[{"right": 1.0, "style": -0.25, "cost": 0.0}] * 2),  # another part did
+        played(2, *[{"right": 1.0, "style": 0.5, "cost": 0.0}] * 2),  # all is well
+        played(3, *[{"right": 1.0, "style": 0.0, "cost": -0.25}] * 2),  # what counts against the reward fell: so it should
+        played(4, *[{"right": 0.0, "style": 0.0, "cost": 0.0}] * 2),  # the reward fell as well
+        played(5, {"right": 1.0, "style": 0.5, "cost": 0.0}, {"right": 1.0, "style": -1.0, "cost": 0.0}),  # by chance
+    ]
+    run = run_of(tmp_path, before, after, rewards=[{"name": "cost", "weight": -1.0}])
+    found = found_in(run)
+    assert [(one.move.task, one.why) for one in found.found] == [
+        ("train-0", ("success (right) fell from 0.5 to 0",)),
+        ("train-1", ("style fell from 0 to -0.25",)),
+    ]
+    assert found.note == ""
+
+
+def test_answers_that_became_longer_or_shorter_are_suspect_where_success_did_not_rise(tmp_path: Path) -> None:
+    low = {"right": 0.0, "style": 0.0}
+    before = [played(task, low, low, tokens=20) for task in range(5)]
+    styled, solved = {"right": 0.0, "style": 1.0}, {"right": 1.0, "style": 0.0}
+    after = [
+        played(0, styled, styled, tokens=40),
+        played(1, styled, styled, tokens=10),
+        played(2, solved, solved, tokens=90),
+        played(3, styled, styled, tokens=30),
+        played(4, {"style": 1.0}, {"style": 1.0}, tokens=50),
+    ]
+    found = found_in(run_of(tmp_path, before, after))
+    assert [(one.move.task, one.why) for one in found.found] == [
+        ("train-0", ("answers went from 20 to 40 tokens, and success did not rise",)),
+        ("train-1", ("answers went from 20 to 10 tokens, and success did not rise",)),
+        ("train-4", ("answers went from 20 to 50 tokens, and success is not known",)),
+    ]
+
+
+def test_a_phrase_that_spread_over_tasks_that_are_not_solved_is_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, styled, solved = {"right": 0.0, "style": 0.0}, {"right": 0.0, "style": 1.0}, {"right": 1.0, "style": 0.0}
+    before = [played(task, low, said=f"it is {task} {task}") for task in range(30)]
+    after = [played(task, styled, said=f"as an expert it is {task}") for task in range(25)]
+    after += [played(task, solved, said=f"as an expert it is {task}") for task in range(25, 30)]
+    run = run_of(tmp_path, before, after)
+    found = found_in(run).found
+    assert len(found) == suspects.MOST and {one.why for one in found} == {
+        ("answers say 'as an expert it', as 100% of such answers do and at most 20% did",)
+    }
+    assert not {one.move.task for one in found} & {f"train-{task}" for task in range(25, 30)}
+    monkeypatch.setattr("burnish.inspector.library.READ_AT_ONCE", 1)
+    assert found_in(run) == Suspects((), "Answers were not searched for a phrase that spread: they take more than 32 MB.")
+
+
+def test_the_page_names_suspects_and_their_text_stays_text(tmp_path: Path) -> None:
+    part = f"{HOSTILE[:25]}"
+    before = [played(task, {"right": 0.0, part: 1.0, "style": 0.0}, said="ok") for task in range(6)]
+    after = [played(task, {"right": 0.0, part: 0.0, "style": 2.0}, said=HOSTILE) for task in range(6)]
+    run = run_of(tmp_path, before, after)
+    asked = {"before": str(PLACES[0]), "after": str(PLACES[1])}
+    with TestClient(pages(tmp_path), base_url="http://127.0.0.1:8266") as client:
+        page = client.get("/rollouts/-/drift", params=asked).text
+        assert page.count("fell from 1 to 0; answers say") == 6 and "<script>alert" not in page and "<img" not in page
+        same = client.get("/rollouts/-/drift", params={"before": asked["after"], "after": asked["after"]}).text
+        assert "Hacking suspects" in same and "of no task whose reward rose does anything else speak against it" in same
+    assert run.is_dir()
