@@ -164,12 +164,13 @@ def build_segment(store: Path, db: Database) -> bool:
     home = store / FOLDER
     if home.is_symlink():
         raise ValueError(f"{home} is a link; an index is written into the store itself")
+    there = set(_segment_folders(store))  # before it is looked at: what another process adds meanwhile stays
     found = coverage(store)
     small = [name for segment in found.segments if segment.episodes < FULL for name in segment.files]
     names = sorted({*(file.name for file in found.rest), *small})
     stamps = {name: _stamp(store / name) for name in names}  # before reading: a file that changes meanwhile is not covered
     try:
-        _clear(home, keep={segment.folder for segment in found.segments})
+        _clear(home, there.difference(segment.folder for segment in found.segments))
         if not found.rest:
             return False
         chosen, episodes = dict[Path, int](), 0
@@ -307,9 +308,12 @@ def _stamp(file: Path) -> Stamp | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _clear(home: Path, keep: Set[Path]) -> None:
-    """Remove segments that are none of those to keep, and what was left by who was stopped while writing one."""
+def _clear(home: Path, useless: Set[Path]) -> None:
+    """Remove segments that count no longer, and what was left by who was stopped while writing one."""
     for folder in list(home.iterdir()) if home.is_dir() else []:
-        old = folder.name.startswith(PARTIAL) and time.time() - folder.stat().st_mtime > ABANDONED_S
-        if (old or _SEGMENT.fullmatch(folder.name)) and folder not in keep and not folder.is_symlink():
+        try:
+            old = folder.name.startswith(PARTIAL) and time.time() - folder.stat().st_mtime > ABANDONED_S
+        except FileNotFoundError:  # whoever wrote it has given it its name
+            continue
+        if (old or folder in useless) and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)

@@ -324,6 +324,25 @@ def test_an_index_goes_on_where_another_process_was_first_or_took_files_back(
     assert not list((tmp_path / FOLDER).glob("partial-*"))
 
 
+def test_a_part_of_an_index_that_another_process_adds_meanwhile_stays(
+    tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, 1)
+    looked = index.coverage
+
+    def meanwhile(store: Path) -> index.Coverage:
+        found = looked(store)
+        monkeypatch.setattr(index, "coverage", looked)
+        assert build_segment(store, db)
+        return found
+
+    monkeypatch.setattr(index, "coverage", meanwhile)
+    assert build_segment(tmp_path, db)
+    assert [one.name for one in sorted((tmp_path / FOLDER).iterdir())] == ["000001", "000002"]
+    assert not build_segment(tmp_path, db)
+    assert [one.name for one in sorted((tmp_path / FOLDER).iterdir())] == ["000002"] and Library(tmp_path, db).count(Wanted()) == 2
+
+
 def test_where_no_index_can_be_written_the_pages_say_so_and_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexing, "WORTH", 1)
     run = next(one for one in root.iterdir() if one.name.startswith("nano") and not one.is_symlink())
