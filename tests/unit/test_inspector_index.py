@@ -87,7 +87,7 @@ def test_what_the_index_answers_is_what_the_store_answers(tmp_path: Path, db: Da
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_every_episode_is_on_one_page_of_a_list(tmp_path: Path, db: Database, indexed: bool) -> None:
-    places = [Moment(phase, 40, "heldout", mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")]  # type: ignore[arg-type]
+    places = [Moment(phase, 40, "heldout", mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")]
     for moment in places:
         stored(tmp_path, *(episode(number, 0, Reward(0.5)) for number in range(12)), moment=moment)
     assert not indexed or build_segment(tmp_path, db)
