@@ -1,7 +1,7 @@
 """Grading again: stored episodes under another reward or rubric, and what training would have made of it.
 
 Rewards have scales of their own, so what is compared is order: the rank correlation over all episodes, each episode's place among them,
-and within a group whether an attempt stands above or below the mean, which is the sign of its advantage.
+and within a group of training whether an attempt stands above or below the mean, which is the sign of its advantage.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..envs.failures import EpisodeFailure, Failure
 from ..rewards.rubric import SECONDS, Judged, Rubric, Scored
 from ..rewards.terms import rounding
 from ..rewards.types import RewardInput
+from ..rollout.store.moments import Moment
 from .stored import StoredEpisode
 
 Float64 = NDArray[np.float64]
@@ -55,7 +56,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class RewardSpread:
-    """What training sees of a reward: its mean and standard deviation over the episodes, and how many groups differ within and so teach."""
+    """What training sees of a reward: its mean and standard deviation over its episodes, and how many groups differ within and so teach."""
 
     mean: float
     deviation: float
@@ -66,12 +67,14 @@ class RewardSpread:
 class Regrade:
     """What came of it. left_out: reason -> episodes that have nothing to compare. correlation: Spearman's, None where a reward is constant.
 
-    groups: those with two compared attempts or more. both_teach: of those, that differ within under either reward; flipped: of these, in
-    which an advantage changes its sign. disagreements: the episodes whose places among all differ most, the largest first, each with
-    that difference in [0, 1].
+    trained: the episodes that training sampled, the only ones that have advantages; was, now and all that is said of groups are of
+    these, None and 0 where there are none. groups: those with two compared attempts or more. both_teach: of those, that differ within
+    under either reward; flipped: of these, in which an advantage changes its sign. disagreements: the episodes whose places among all
+    differ most, the largest first, each with that difference in [0, 1].
     """
 
     episodes: int
+    trained: int
     failed: int
     left_out: dict[str, int]
     correlation: float | None
@@ -84,7 +87,8 @@ class Regrade:
 
     def to_row(self, run: str) -> dict[str, Any]:
         rows = [{**graded.to_row(run), "apart": apart} for graded, apart in self.disagreements]
-        facts = {name: getattr(self, name) for name in ("episodes", "failed", "left_out", "correlation", "groups", "both_teach", "flipped")}
+        named = ("episodes", "trained", "failed", "left_out", "correlation", "groups", "both_teach", "flipped")
+        facts = {name: getattr(self, name) for name in named}
         sides = {name: asdict(side) if side else None for name, side in (("was", self.was), ("now", self.now))}
         return {"schema": 1, **facts, **sides, "disagreements": rows}
 
@@ -131,23 +135,30 @@ def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20)
     order = spearman(was, now)
     # where one side is constant, all share one place there, and how far from it another's is says nothing
     first = [i for i in np.argsort(-apart, kind="stable")[:most] if apart[i] > 0] if order is not None else []
+    trained = [i for i, one in enumerate(both) if of_training(one.episode.moment)]
     groups: dict[Any, list[int]] = {}
-    for i, one in enumerate(both):
-        groups.setdefault((one.episode.moment, one.episode.task.id), []).append(i)
+    for i in trained:
+        groups.setdefault((both[i].episode.moment, both[i].episode.task.id), []).append(i)
     signs = [(_signs(was[members]), _signs(now[members])) for members in groups.values() if len(members) > 1]
     teach = [(before, after) for before, after in signs if before.any() and after.any()]
     return Regrade(
         episodes=len(both),
+        trained=len(trained),
         failed=len(graded) - len(both),
         left_out=left_out,
         correlation=order,
         groups=len(signs),
         both_teach=len(teach),
         flipped=sum(bool((before * after < 0).any()) for before, after in teach),
-        was=_seen(was, [before for before, _ in signs]),
-        now=_seen(now, [after for _, after in signs]),
+        was=_seen(was[trained], [before for before, _ in signs]),
+        now=_seen(now[trained], [after for _, after in signs]),
         disagreements=tuple((both[i], float(apart[i])) for i in first),
     )
+
+
+def of_training(moment: Moment) -> bool:
+    """Whether the episodes of a moment had advantages: evaluations, and what was played before the first phase, had none."""
+    return (moment.split, moment.mode) == ("train", "sampled") and moment.phase != "base"
 
 
 def ranks(values: Float64) -> Float64:

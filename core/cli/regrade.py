@@ -138,22 +138,28 @@ def _rubric(
 def page(found: Regrade, graded: Sequence[Graded], against: str) -> Iterator[str]:
     """The comparison on one page, a line at a time."""
     left = [*([f"{found.failed} could not be scored"] if found.failed else []), *(f"{n} {why}" for why, n in found.left_out.items())]
-    yield f"{found.episodes:,} episodes scored again, compared with {against}" + (f" (left out: {', '.join(left)})" if left else "")
-    if found.was is None or found.now is None:
-        yield from _failures(graded)
-        return
-    said = "one of the two is constant" if found.correlation is None else f"{found.correlation:+.3f}"
-    yield f"{'rank correlation':<20}{said} (Spearman)"
-    yield f"{'training saw':<20}{_side(found.was, found.groups)}"
-    yield f"{'would have seen':<20}{_side(found.now, found.groups)}"
-    share = f" ({found.flipped / found.both_teach:.1%})" if found.both_teach else ""
-    yield f"{'flipped':<20}an advantage has the other sign in {found.flipped:,} of {found.both_teach:,} groups that teach under both{share}"
+    of = "" if found.trained == found.episodes else f", {found.trained:,} of them of training"
+    yield f"{found.episodes:,} episodes scored again{of}, compared with {against}" + (f" (left out: {', '.join(left)})" if left else "")
+    if found.episodes:
+        said = "one of the two is constant" if found.correlation is None else f"{found.correlation:+.3f}"
+        yield f"{'rank correlation':<20}{said} (Spearman)"
+        yield from _training(found)
     if found.disagreements:
         yield "largest disagreements"
         width = max(len(one.episode.where) for one, _ in found.disagreements)
         for one, apart in found.disagreements:
             yield f"  {one.episode.where:<{width}}  was {one.was:<8.4g} now {one.now:<8.4g} {apart:.0%} apart"
     yield from _failures(graded)
+
+
+def _training(found: Regrade) -> Iterator[str]:
+    if found.was is None or found.now is None:
+        yield f"{'training saw':<20}none of these episodes"
+        return
+    yield f"{'training saw':<20}{_side(found.was, found.groups)}"
+    yield f"{'would have seen':<20}{_side(found.now, found.groups)}"
+    share = f" ({found.flipped / found.both_teach:.1%})" if found.both_teach else ""
+    yield f"{'flipped':<20}an advantage has the other sign in {found.flipped:,} of {found.both_teach:,} groups that teach under both{share}"
 
 
 def _side(seen: RewardSpread, groups: int) -> str:

@@ -18,6 +18,8 @@ from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task
 from burnish.inspector.regrade import ranks, reward_input, spearman
 from burnish.inspector.stored import Which, chosen
 from burnish.rewards.types import RewardInput, Score
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment
 from burnish.testing import mock_verifier
 
 pytestmark = pytest.mark.unit
@@ -106,6 +108,30 @@ def test_what_the_terminal_says(graded: Path, made: Path) -> None:
         "flipped             an advantage has the other sign in 1 of 2 groups that teach under both (50.0%)",
         "largest disagreements",
         "  rft step 1, train-1/0  was 1        now 0        67% apart",
+    ]
+
+
+def test_only_what_training_sampled_had_advantages(made: Path, tmp_path: Path) -> None:
+    """Groups of training agree, those of evaluations and of before the first phase are the other way round."""
+    agree, turned = (("1", 1.0), ("0", 0.0)), (("1", 0.0), ("0", 1.0))
+    run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), [group(i, *agree) for i in range(4)], tmp_path / "run")
+    rest = [Moment("base", 0, "heldout", "sampled"), Moment("rft", 1, "heldout", "sampled"), Moment("rft", 1, "heldout", "greedy")]
+    with EpisodeStore(run / "episodes", "run") as store:
+        for moment in [*rest, Moment("base", 0, "train", "sampled")]:  # the last is what a probe keeps
+            store.put(moment, [one for i in range(2) for one in group(i, *turned).episodes])
+    found = json.loads(regrade(run, made, "--json").output)
+    assert (found["episodes"], found["trained"], found["correlation"]) == (24, 8, pytest.approx(-1 / 3))
+    assert (found["groups"], found["both_teach"], found["flipped"]) == (4, 4, 0)
+    assert found["was"] == found["now"] == {"mean": 0.5, "deviation": 0.5, "teaching": 4} and len(found["disagreements"]) == 10
+    said = regrade(run, made, "--limit", "0").output.splitlines()
+    assert said[0] == "24 episodes scored again, 8 of them of training, compared with the total"
+    assert said[4] == "flipped             an advantage has the other sign in 0 of 4 groups that teach under both (0.0%)"
+    none = json.loads(regrade(run, made, "--json", "--split", "heldout").output)
+    assert (none["episodes"], none["trained"], none["was"], none["now"], none["flipped"]) == (12, 0, None, None, 0)
+    assert regrade(run, made, "--split", "heldout", "--limit", "0").output.splitlines() == [
+        "12 episodes scored again, 0 of them of training, compared with the total",
+        "rank correlation    -1.000 (Spearman)",
+        "training saw        none of these episodes",
     ]
 
 
