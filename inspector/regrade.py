@@ -7,7 +7,7 @@ and within a group of training whether an attempt stands above or below the mean
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -50,8 +50,26 @@ class Graded:
         """As plain JSON. page: where the pages of `burnish inspect` show it."""
         moment = asdict(self.episode.moment)
         page = f"/rollouts/{run}/episode?{urlencode({**moment, 'episode': self.episode.id})}"
-        row = {**moment, "episode": self.episode.id, "was": self.was, "now": self.now, "page": page}
+        row = {**moment, "task": self.episode.task.id, "episode": self.episode.id, "was": self.was, "now": self.now, "page": page}
         return row if self.failure is None else {**row, "failure": self.failure}
+
+
+@dataclass(frozen=True, slots=True)
+class FlippedGroup:
+    """A group of training in which an advantage has the other sign now: the attempts, of all that it has, whose own has."""
+
+    moment: Moment
+    task: str
+    attempts: tuple[Graded, ...]
+
+    @property
+    def where(self) -> str:
+        """Example: `rft step 12, train-96`."""
+        return f"{self.moment.phase} step {self.moment.step}, {self.task}"
+
+    def to_row(self) -> dict[str, Any]:
+        attempts = [{"episode": one.episode.id, "was": one.was, "now": one.now} for one in self.attempts]
+        return {"phase": self.moment.phase, "step": self.moment.step, "task": self.task, "attempts": attempts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +87,8 @@ class Regrade:
 
     trained: the episodes that training sampled, the only ones that have advantages; was, now and all that is said of groups are of
     these, None and 0 where there are none. groups: those with two compared attempts or more. both_teach: of those, that differ within
-    under either reward; flipped: of these, in which an advantage changes its sign. disagreements: the episodes whose places among all
-    differ most, the largest first, each with that difference in [0, 1].
+    under either reward; flipped: of these, in which an advantage changes its sign, in the order of the episodes. disagreements: the
+    episodes whose places among all differ most, the largest first, each with that difference in [0, 1].
     """
 
     episodes: int
@@ -80,17 +98,23 @@ class Regrade:
     correlation: float | None
     groups: int
     both_teach: int
-    flipped: int
+    flipped: tuple[FlippedGroup, ...]
     was: RewardSpread | None
     now: RewardSpread | None
     disagreements: tuple[tuple[Graded, float], ...]
 
     def to_row(self, run: str) -> dict[str, Any]:
         rows = [{**graded.to_row(run), "apart": apart} for graded, apart in self.disagreements]
-        named = ("episodes", "trained", "failed", "left_out", "correlation", "groups", "both_teach", "flipped")
-        facts = {name: getattr(self, name) for name in named}
+        facts = {name: getattr(self, name) for name in ("episodes", "trained", "failed", "left_out", "correlation", "groups", "both_teach")}
         sides = {name: asdict(side) if side else None for name, side in (("was", self.was), ("now", self.now))}
-        return {"schema": 1, **facts, **sides, "disagreements": rows}
+        groups = [group.to_row() for group in self.flipped]
+        return {"schema": 1, **facts, "flipped": len(groups), **sides, "flipped_groups": groups, "disagreements": rows}
+
+    def rows(self, graded: Iterable[Graded], run: str) -> Iterator[dict[str, Any]]:
+        """Every episode as plain JSON. flipped: whether its advantage has the other sign."""
+        flipped = {(group.moment, attempt.episode.id) for group in self.flipped for attempt in group.attempts}
+        for one in graded:
+            yield {**one.to_row(run), "flipped": (one.episode.moment, one.episode.id) in flipped}
 
 
 def regrade(episodes: Iterable[StoredEpisode], rubric_of: RubricOf, against: str | None = None) -> tuple[list[Graded], dict[str, int]]:
@@ -136,11 +160,12 @@ def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20)
     # where one side is constant, all share one place there, and how far from it another's is says nothing
     first = [i for i in np.argsort(-apart, kind="stable")[:most] if apart[i] > 0] if order is not None else []
     trained = [i for i, one in enumerate(both) if of_training(one.episode.moment)]
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[Moment, str], list[int]] = {}
     for i in trained:
         groups.setdefault((both[i].episode.moment, both[i].episode.task.id), []).append(i)
-    signs = [(_signs(was[members]), _signs(now[members])) for members in groups.values() if len(members) > 1]
-    teach = [(before, after) for before, after in signs if before.any() and after.any()]
+    signs = {key: (_signs(was[members]), _signs(now[members])) for key, members in groups.items() if len(members) > 1}
+    teach = [key for key, (before, after) in signs.items() if before.any() and after.any()]
+    turned = {key: np.flatnonzero(signs[key][0] * signs[key][1] < 0) for key in teach}
     return Regrade(
         episodes=len(both),
         trained=len(trained),
@@ -149,9 +174,9 @@ def compared(graded: Sequence[Graded], left_out: dict[str, int], most: int = 20)
         correlation=order,
         groups=len(signs),
         both_teach=len(teach),
-        flipped=sum(bool((before * after < 0).any()) for before, after in teach),
-        was=_seen(was[trained], [before for before, _ in signs]),
-        now=_seen(now[trained], [after for _, after in signs]),
+        flipped=tuple(FlippedGroup(*key, tuple(both[groups[key][i]] for i in at)) for key, at in turned.items() if len(at)),
+        was=_seen(was[trained], [before for before, _ in signs.values()]),
+        now=_seen(now[trained], [after for _, after in signs.values()]),
         disagreements=tuple((both[i], float(apart[i])) for i in first),
     )
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code when an episode could not be scored."""
 
+FLIPPED = 5
+"""Groups whose advantages flipped that the page names."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
@@ -69,7 +72,7 @@ def regrade(
         graded, left_out = grade(episodes, rubric_of, against)
     found, run = compared(graded, left_out, limit), run_folder.resolve().name
     if out is not None:
-        out.write_text("".join(json.dumps(one.to_row(run), allow_nan=False) + "\n" for one in graded))
+        out.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found.rows(graded, run)))
     if as_json:
         typer.echo(json.dumps(found.to_row(run), allow_nan=False))
     else:
@@ -158,8 +161,12 @@ def _training(found: Regrade) -> Iterator[str]:
         return
     yield f"{'training saw':<20}{_side(found.was, found.groups)}"
     yield f"{'would have seen':<20}{_side(found.now, found.groups)}"
-    share = f" ({found.flipped / found.both_teach:.1%})" if found.both_teach else ""
-    yield f"{'flipped':<20}an advantage has the other sign in {found.flipped:,} of {found.both_teach:,} groups that teach under both{share}"
+    flipped = len(found.flipped)
+    share = f" ({flipped / found.both_teach:.1%})" if found.both_teach else ""
+    yield f"{'flipped':<20}an advantage has the other sign in {flipped:,} of {found.both_teach:,} groups that teach under both{share}"
+    yield from (f"  {group.where}" for group in found.flipped[:FLIPPED])
+    if flipped > FLIPPED:
+        yield f"  and {flipped - FLIPPED:,} more, which --json names"
 
 
 def _side(seen: RewardSpread, groups: int) -> str:

@@ -94,8 +94,11 @@ def test_what_two_rewards_say_of_the_same_episodes(graded: Path, made: Path, tmp
     first = found["disagreements"][0]
     assert (first["episode"], first["was"], first["now"], first["apart"]) == ("train-1/0", 1.0, 0.0, pytest.approx(4 / 6))
     assert first["page"] == "/rollouts/run/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1%2F0"
+    attempts = [{"episode": "train-1/0", "was": 1.0, "now": 0.0}, {"episode": "train-1/1", "was": 0.0, "now": 1.0}]
+    assert found["flipped_groups"] == [{"phase": "rft", "step": 1, "task": "train-1", "attempts": attempts}]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["now"] for row in rows] == [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 5.0]
+    assert [(row["task"], row["step"]) for row in rows if row["flipped"]] == [("train-1", 1)] * 2
 
 
 def test_what_the_terminal_says(graded: Path, made: Path) -> None:
@@ -106,9 +109,21 @@ def test_what_the_terminal_says(graded: Path, made: Path) -> None:
         "training saw        mean 0.5714, deviation 0.4949, 3 of 3 groups teach",
         "would have seen     mean 1.286, deviation 1.578, 2 of 3 groups teach",
         "flipped             an advantage has the other sign in 1 of 2 groups that teach under both (50.0%)",
+        "  rft step 1, train-1",
         "largest disagreements",
         "  rft step 1, train-1/0  was 1        now 0        67% apart",
     ]
+
+
+def test_the_first_of_many_flipped_groups_are_named_and_only_attempts_that_flipped(made: Path, tmp_path: Path) -> None:
+    """The third attempt stands at the mean of its group before, and above it after: that is no other sign."""
+    groups = [group(i, ("0", 1.0), ("1", 0.0), ("2", 0.5)) for i in range(7)]
+    run = stored(recipe(made / "tiny", "burnish/Arithmetic-v0"), groups, tmp_path / "run")
+    found = json.loads(regrade(run, made, "--json").output)
+    assert [one["task"] for one in found["flipped_groups"]] == [f"train-{i}" for i in range(7)] and found["flipped"] == 7
+    assert [one["episode"] for one in found["flipped_groups"][6]["attempts"]] == ["train-6/0"]
+    said = regrade(run, made).output.splitlines()
+    assert said[5:11] == [*(f"  rft step 1, train-{i}" for i in range(5)), "  and 2 more, which --json names"]
 
 
 def test_only_what_training_sampled_had_advantages(made: Path, tmp_path: Path) -> None:
