@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
 def branch(
     run_folder: RunArgument,
     rollout: Annotated[str, typer.Argument(metavar="ROLLOUT", help="Id of an episode, such as train-17/0.", show_default=False)],
-    recipe: Annotated[Path, typer.Option(metavar="RECIPE", help="The run's recipe, which says what plays and scores.", show_default=False)],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="What plays and scores. Default: the run's own recipe, as it ran.", show_default=False),
+    ] = None,
     turn: Annotated[int, typer.Option(min=1, help="The first turn that is said anew.")] = 1,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How often.")] = 8,
     model: Annotated[
@@ -58,11 +61,11 @@ def branch(
     from burnish.run.branching import branch as play
     from burnish.trainer.models.finding import verified_model
 
-    run = resolve(load_recipe(recipe, set_ or (), plugin or (), trust, run_folder))
     found = list(chosen(run_folder, Which(phase, step, split, mode, rollout)))
     if len(found) > 1:
         places = "; ".join(one.where for one in found[:4])
         raise ValueError(f"{rollout} is there {len(found)} times ({places}); say which by --phase, --step, --split and --mode")
+    run = resolve(load_recipe(recipe or run_folder, set_ or (), plugin or (), trust, run_folder))
     speaks = verified_model(model or run_folder)
     with tempfile.TemporaryDirectory(prefix="burnish-branch-") as logs, services_of(run.services, Path(logs)) as addresses:
         played = play(run, addresses, speaks, found[0], turn, samples, lambda setup, _: make_engine(setup.engine, setup.model, "branch"))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption, RecipeArgument, SetOption, TrustOption
+from burnish.cli.options import PluginOption, SetOption, TrustOption
 
 FAILED = 1
 """Exit code when the episode failed."""
@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def debug(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml), or a run: its recipe, as it ran.", show_default=False)
+    ],
     task: Annotated[str | None, typer.Option(metavar="TASK", help="A seed, or the id of a row of the recipe's files.")] = None,
     say: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What the policy says, a turn each; the last is repeated.")] = None,
     ask: Annotated[bool, typer.Option("--ask", help="Type what the policy says, turn by turn.")] = False,

@@ -43,7 +43,9 @@ def regrade(
     run_folder: RunArgument,
     reward: Annotated[str | None, typer.Option("--reward", metavar="ID", help="An id of `burnish rewards list`.")] = None,
     verifier: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A verifier that runs, instead of a reward.")] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="RECIPE", help="All rewards of a recipe, weighed as it says, instead.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="All rewards of a recipe, weighed as it says. Default: the run's own, as it ran.")
+    ] = None,
     verifier_id: Annotated[str, typer.Option(metavar="ID", help="Which verifier of a server that has several.", show_default=False)] = "",
     arg: ArgOption = None,
     plugin: PluginOption = None,
@@ -57,7 +59,8 @@ def regrade(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row for every episode to this .jsonl file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score stored episodes with another reward: what it disagrees on, and what training would have seen. Exits with 1 when one fails."""
+    """Score stored episodes with another reward, or again with the run's own: what it disagrees on, and what training would have seen.
+    Exits with 1 when one fails."""
     needs_training("regrade")
     from burnish.inspector.regrade import compared
     from burnish.inspector.regrade import regrade as grade
@@ -83,14 +86,15 @@ def regrade(
 
 def _check_one(reward: str | None, verifier: str | None, recipe: Path | None, verifier_id: str, args: Sequence[str], trust: bool) -> None:
     given = [name for name, value in (("--reward", reward), ("--verifier", verifier), ("--recipe", recipe)) if value is not None]
-    if len(given) != 1:
-        raise ValueError(f"give one of --reward ID, --verifier HOST:PORT and --recipe RECIPE, not {' and '.join(given) or 'none'}")
+    if len(given) > 1:
+        raise ValueError(f"give one of --reward ID, --verifier HOST:PORT and --recipe RECIPE, not {' and '.join(given)}")
+    used = given[0] if given else "the run's own recipe"
     if args and reward is None:
-        raise ValueError(f"--arg has no effect with {given[0]}: it is an option of a reward")
-    if trust and recipe is None:
-        raise ValueError(f"--trust has no effect with {given[0]}: nothing that the run names is run")
+        raise ValueError(f"--arg has no effect with {used}: it is an option of a reward")
+    if trust and given and recipe is None:
+        raise ValueError(f"--trust has no effect with {used}: nothing that the run names is run")
     if verifier_id and verifier is None:
-        raise ValueError(f"--verifier-id has no effect with {given[0]}")
+        raise ValueError(f"--verifier-id has no effect with {used}")
 
 
 @contextmanager
@@ -104,8 +108,8 @@ def _rubric(
     run_folder: Path,
     trust: bool,
 ) -> Iterator[RubricOf]:
-    """What scores: one reward or verifier alone, or the rubrics of a recipe, its own environment's and those of what it blends, whose
-    services are started for it."""
+    """What scores: one reward or verifier alone, or the rubrics of a recipe, the run's own where none is given: its environment's and
+    those of what it blends. Its services are started for it."""
     from burnish.cli.arguments import parse_arguments
     from burnish.envs.registry import load_plugin
     from burnish.rewards.build import make_rubric
@@ -113,7 +117,7 @@ def _rubric(
 
     for plugin in plugins:
         load_plugin(plugin)
-    if recipe is None:
+    if verifier is not None or reward is not None:
         if verifier is not None:
             one = RewardConfig(verifier=verifier, verifier_id=verifier_id or None, name="verifier")
         else:
@@ -126,7 +130,7 @@ def _rubric(
     from burnish.recipe.resolve import resolve
     from burnish.rpc.address import service_references, with_addresses
 
-    run = resolve(load_recipe(recipe, (), plugins, trust, run_folder))
+    run = resolve(load_recipe(recipe or run_folder, (), plugins, trust, run_folder))
     for name in run.plugins:
         load_plugin(name)
     used = {name for entry in run.rewards for name in service_references(entry.verifier)}

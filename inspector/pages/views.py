@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,11 +129,13 @@ def episode_view(
 
 
 def branching_of(line: RunLine, found: Mapping[str, Any]) -> str:
-    """The command that continues a whole episode from its last turn, to be copied into a shell: what a stranger's run calls its own is
-    quoted there, and no option."""
+    """The command that continues a whole episode from its last turn, to be copied into a shell where this process was started: what a
+    stranger's run calls its own is quoted there, and no option."""
+    here, path = Path.cwd(), line.path.absolute()
+    run = os.fsencode(path.relative_to(here) if path.is_relative_to(here) else path).decode(errors="replace")
     place = ["--phase", found["phase"], "--step", str(found["step"]), "--split", found["split"], "--mode", found["mode"]]
-    asked = ["--recipe", "RECIPE", *place, "--turn", str(len(found["turns"] or ())), "-n", "8"]
-    return shlex.join(["burnish", "branch", *asked, "--", f"runs/{line.name}", found["episode"]])
+    asked = [*place, "--turn", str(len(found["turns"] or ())), "-n", "8"]
+    return shlex.join(["burnish", "branch", *asked, "--", run, found["episode"]])
 
 
 def time_of(found: Mapping[str, Any]) -> dict[str, Any]:

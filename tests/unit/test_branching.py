@@ -109,5 +109,8 @@ def test_the_command_says_what_came_of_it(
     assert result.exit_code == 0, result.output
     assert "from turn 2 on, 2 times" in result.output and "verdict: scrap; reason: undersize" in result.output and "mean" in result.output
     row = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    (folder / "recipe.toml").write_text(file.read_text().replace("QualityInspection", "Arithmetic"))  # as it was given, before --set
+    own = CliRunner().invoke(app, [word for word in command if word not in ("--recipe", str(file))])
+    assert own.exit_code == 0 and own.output == result.output, own.output
     assert (row["episode"], row["turn"], row["parted"], len(row["attempts"])) == (three_turns.id, 2, None, 2)
     assert row["attempts"][0]["messages"][-1]["content"] == "verdict: scrap; reason: undersize"

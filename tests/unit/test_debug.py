@@ -13,9 +13,10 @@ from tests.unit.stored_run import tiny_model
 from typer.testing import CliRunner, Result
 
 from burnish.cli.main import app
-from burnish.recipe.load import config_from_data
+from burnish.recipe.load import config_from_data, load_config
 from burnish.recipe.resolve import resolve
 from burnish.run.debugging import task_named
+from burnish.run.folder import create_run
 
 pytestmark = pytest.mark.unit
 
@@ -107,6 +108,15 @@ def test_what_the_policy_says_can_be_typed(folder: Path) -> None:
     done = debugged(folder, "--ask", typed="hello\nthere you are\n")
     assert done.exit_code == 0, done.output
     assert "turn 2, the policy says" in done.output and "reward 13" in done.output
+
+
+def test_the_recipe_of_a_run_is_what_ran_and_not_the_file_that_was_given(folder: Path, tmp_path: Path) -> None:
+    debugged(folder)
+    given = (folder / "r.toml").read_text()
+    run = create_run(resolve(load_config(folder / "r.toml", ["environment_args.breaks=true"])), folder / "r.toml", tmp_path / "run")
+    assert run.recipe_file.read_text() == given
+    done = CliRunner().invoke(app, ["debug", str(run.path), "--trust"])
+    assert done.exit_code == 1 and "the gauge is broken" in done.output, done.output
 
 
 def test_a_failure_says_where_and_is_an_exit_code(folder: Path) -> None:

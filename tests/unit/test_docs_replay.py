@@ -23,10 +23,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("docs")
     run = recipe(tiny_model(home / "tiny"), "burnish/QualityInspection-v0", max_turns=6)
     stored(run, played(run, seeded(20), INSPECTS), home / "runs" / "inspection-20260101-120000", step=12)
-    (home / "runs" / "inspection-20260101-120000" / "recipe.toml").write_text(
-        'name = "r"\nmodel = "tiny"\nenvironment = "burnish/QualityInspection-v0"\nmulti_turn_rollouts = true\n'
-        "[engine]\nmax_context = 4096\n"
-    )
     return home
 
 
@@ -45,4 +41,4 @@ def test_whoever_follows_the_page_can_run_every_command_of_it(folder: Path, monk
             done = CliRunner().invoke(app, shlex.split(line.removeprefix("burnish ")))
             assert done.exit_code == 0, f"{line}: {done.output}"
             commands += 1
-    assert commands == 6
+    assert commands == 7

@@ -441,11 +441,16 @@ def test_shades_tell_the_value() -> None:
     assert [token.text for one in shown_tokens(row, "logprob", None) for token in one] == ["5 ", "6 ", "7 ", "8 "]
 
 
-def test_a_command_to_be_copied_quotes_what_a_run_calls_its_own() -> None:
-    line = RunLine("a b", Path("runs/a b"), 0.0, False)
+def test_a_command_to_be_copied_quotes_what_a_run_calls_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     found = {"episode": "--plugin=x; touch /tmp/y $(id)", "phase": "rft", "step": 3, "split": "train", "mode": "sampled", "turns": [{}, {}]}
-    said = branching_of(line, found)
-    assert said == (
-        "burnish branch --recipe RECIPE --phase rft --step 3 --split train --mode sampled --turn 2 -n 8 "
-        "-- 'runs/a b' '--plugin=x; touch /tmp/y $(id)'"
-    )
+    asked = "burnish branch --phase rft --step 3 --split train --mode sampled --turn 2 -n 8 --"
+    for place, shown in (
+        (Path("runs/a b"), "'runs/a b'"),
+        (tmp_path / "elsewhere/a;b", "'elsewhere/a;b'"),
+        (tmp_path.parent / "$(id)", f"'{tmp_path.parent}/$(id)'"),
+        (Path(os.fsdecode(b"runs/a\xff")), "'runs/a\ufffd'"),
+    ):
+        said = branching_of(RunLine("any", place, 0.0, False), found)
+        assert said == f"{asked} {shown} '--plugin=x; touch /tmp/y $(id)'"
+        said.encode()

@@ -184,6 +184,23 @@ def test_a_recipe_that_lies_in_a_run_folder_is_that_folders_word(
     assert found.exit_code == 2 and "plugins.0 names" in found.stderr and not Path("ran").exists()
 
 
+@pytest.mark.parametrize("way", [("branch", "RUN", "train-0/0"), ("regrade", "RUN"), ("debug", "RUN")], ids=["branch", "regrade", "debug"])
+def test_the_recipe_that_a_run_recorded_is_its_folders_word_too(
+    folder: Path, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.cli.branch.needs_engine", lambda command: None)
+    config = folder / "config.json"
+    recorded = json.loads(config.read_text())
+    for more, said in (
+        ({"plugins": ["mine.py"]}, "plugins.0 names"),
+        ({"rewards": [{"use": "burnish/reward-lambda-v1", "args": {"handler": "https://h.example/x"}}]}, "names an address"),
+    ):
+        config.write_text(json.dumps({**recorded, **more}))
+        found = burnish(*(str({"RUN": folder}.get(word, word)) for word in way))
+        assert found.exit_code == 2 and said in found.stderr and "--trust" in found.stderr, found.output
+    assert not Path("ran").exists()
+
+
 POLICY = """
 name = "p"
 version = 1

@@ -195,6 +195,8 @@ def test_the_reward_of_the_run_itself_gives_what_it_gave(made: Path, tmp_path: P
     )
     whole = json.loads(burnish("regrade", folder, "--recipe", tmp_path / "r.toml", "--json").output)
     assert whole["was"] == whole["now"]
+    (folder / "recipe.toml").write_text('name = "r"\nmodel = "none"\n')  # the file as it was given, before --set
+    assert json.loads(burnish("regrade", folder, "--json").output) == whole
 
 
 def test_each_environment_of_a_blend_is_scored_by_its_own_rewards(made: Path, tmp_path: Path) -> None:
@@ -260,7 +262,9 @@ def test_a_verifier_that_runs_scores_too(graded: Path, verifier: str) -> None:
 
 def test_what_is_asked_must_make_sense(graded: Path, made: Path) -> None:
     for arguments, said in (
-        ([], "give one of --reward ID, --verifier HOST:PORT and --recipe RECIPE, not none"),
+        (["--arg", "a=1"], "--arg has no effect with the run's own recipe"),
+        (["--verifier-id", "a/c-v1"], "--verifier-id has no effect with the run's own recipe"),
+        (["--reward", "a/b-v1", "--trust"], "--trust has no effect with --reward"),
         (["--reward", "a/b-v1", "--verifier", "127.0.0.1:1"], "not --reward and --verifier"),
         (["--verifier", "127.0.0.1:1", "--arg", "a=1"], "--arg has no effect with --verifier"),
         (["--reward", "a/b-v1", "--verifier-id", "a/c-v1"], "--verifier-id has no effect with --reward"),
