@@ -32,6 +32,8 @@ SHOWN_FIRST = (
 SHOWN_LAST = re.compile(r"(busy|idle)/.*|(.*[/_])?seconds", re.DOTALL)
 """Metrics that are seconds, which say nothing of what was learned."""
 CURVES = 12  # per phase; the others are folded away
+LONGEST_S = 2.0**53
+"""What is more is no step's: the folder may be anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,11 @@ def facts_of(run: RecordedRun) -> list[tuple[str, str]]:
 
 
 def _duration(run: RecordedRun) -> str | None:
-    if len(run.metrics) < 2:
+    """What the steps took, none counted twice: the times of their rows tell of evaluations and of the pause before a resume, too."""
+    steps = {(row.phase, row.step): row.values.get("step_seconds", row.values.get("seconds", -1.0)) for row in run.metrics}
+    taken = [seconds for seconds in steps.values() if 0 <= seconds <= LONGEST_S]
+    if not taken:
         return None
-    times = [row.time for row in run.metrics]
-    minutes, seconds = divmod(round(max(times) - min(times)), 60)
-    return f"{minutes} min {seconds:02} s of training steps"
+    minutes, seconds = divmod(round(sum(taken)), 60)
+    counted = f"{len(taken):,}" if len(taken) == len(steps) else f"{len(taken):,} of {len(steps):,}"
+    return f"{minutes} min {seconds:02} s of {counted} training step{'' if len(steps) == 1 else 's'}, without evaluations and checkpoints"

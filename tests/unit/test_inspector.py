@@ -15,7 +15,7 @@ from rich.console import Console
 
 from burnish.inspector.charts import Whisker, line_chart, nice_ticks, running_mean, whisker_chart
 from burnish.inspector.comparing import overlays, paired
-from burnish.inspector.report import before_and_after, curves_of, headline, metric_rank, render_report, write_report
+from burnish.inspector.report import before_and_after, curves_of, facts_of, headline, metric_rank, render_report, write_report
 from burnish.inspector.runs import MetricRow, RecordedRun, final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
 from burnish.inspector.terminal import Selection, print_rollouts, render, select
 from burnish.inspector.text import number, percent, printable
@@ -64,9 +64,9 @@ def run(tmp_path: Path) -> Path:
     (folder / "versions.json").write_text(json.dumps({"python": "3.11.9", "packages": {"ray": "2.60.0"}}))
     (folder / "seeds.json").write_text(json.dumps({"run": 7}))
     with JsonLines(folder / "metrics.jsonl") as lines:
-        lines.append({"phase": "sft", "step": 1, "time": 10.0, "loss": 2.0})
+        lines.append({"phase": "sft", "step": 1, "time": 10.0, "loss": 2.0, "seconds": 10.0})
         lines.append({"phase": "rft", "step": 1, "time": 20.0, "reward_mean": 0.25, EVIL: 1.0})
-        lines.append({"phase": "rft", "step": 2, "time": 85.0, "reward_mean": 0.5})
+        lines.append({"phase": "rft", "step": 2, "time": 85.0, "reward_mean": 0.5, "step_seconds": 65.0})
     with JsonLines(folder / "evaluations.jsonl") as lines:
         lines.append(evaluation("sft", 0.4).to_row())
         lines.append(evaluation("rft", 0.5).to_row())
@@ -292,6 +292,24 @@ def test_the_report_shows_the_figures(run: Path) -> None:
     ):  # fmt: skip
         assert expected in text, expected
     assert list(run.glob(".report*")) == [], "written whole, nothing left beside it"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("sft", 1, {"seconds": 30.0}), ("rft", 1, {"step_seconds": 61.0, "seconds": 2.0})], "1 min 31 s of 2 training steps"),
+        ([("rft", 1, {"step_seconds": 5.0}), ("rft", 1, {"step_seconds": 7.0})], "0 min 07 s of 1 training step"),
+        ([("rft", 1, {"step_seconds": 5.0}), ("rft", 2, {}), ("rft", 3, {"seconds": 1e300})], "0 min 05 s of 1 of 3 training steps"),
+        ([("rft", 1, {})], None),
+        ([], None),
+    ],
+)
+def test_the_time_is_that_of_the_steps_and_not_of_the_days_before_a_resume(
+    tmp_path: Path, rows: list[tuple[str, int, dict[str, float]]], said: str | None
+) -> None:
+    metrics = tuple(MetricRow(phase, step, 1e9 + 3 * 86400.0 * i, values) for i, (phase, step, values) in enumerate(rows))
+    facts = dict(facts_of(RecordedRun(tmp_path, {}, {}, {}, metrics, (), ())))
+    assert facts.get("Time") == (said and f"{said}, without evaluations and checkpoints")
 
 
 def test_the_report_is_self_contained_and_escapes_everything(run: Path) -> None:
