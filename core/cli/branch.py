@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from burnish.cli.needs import needs_engine
-from burnish.cli.options import JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption, TrustOption
+from burnish.cli.options import (
+    JsonOption,
+    ModeOption,
+    PhaseOption,
+    PluginOption,
+    RunArgument,
+    SplitOption,
+    StepOption,
+    TrustOption,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from burnish.envs.types import Episode
@@ -54,7 +63,7 @@ def branch(
     needs_engine("branch")
     from burnish.cluster import services_of
     from burnish.inspector.stored import Which, chosen
-    from burnish.inspector.text import finite, printable
+    from burnish.inspector.text import printable
     from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
     from burnish.rollout.engine import make_engine
@@ -70,7 +79,7 @@ def branch(
     with tempfile.TemporaryDirectory(prefix="burnish-branch-") as logs, services_of(run.services, Path(logs)) as addresses:
         played = play(run, addresses, speaks, found[0], turn, samples, lambda setup, _: make_engine(setup.engine, setup.model, "branch"))
     if as_json:
-        typer.echo(json.dumps(finite(_row(found[0], played)), allow_nan=False))
+        print_json(_row(found[0], played))
     else:
         typer.echo("\n".join(printable(line) for line in _lines(found[0], played)))
 

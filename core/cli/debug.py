@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption, SetOption, TrustOption
+from burnish.cli.options import JsonOption, PluginOption, SetOption, TrustOption, print_json
 
 FAILED = 1
 """Exit code when the episode failed."""
@@ -31,6 +32,7 @@ def debug(
     set_: SetOption = None,
     plugin: PluginOption = None,
     trust: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Play one episode in one process, where breakpoints in environment, tools and rewards fire. Exits with 1 when it fails."""
     if sum((bool(say), ask, model)) > 1:
@@ -45,18 +47,23 @@ def debug(
     from burnish.run.display import new_console
 
     run = resolve(load_recipe(recipe, set_ or (), plugin or (), trust))
-    speaker = None if model else _typed if ask else in_order(say or [])
+    speaker = None if model else _typed(err=as_json) if ask else in_order(say or [])
     chosen = task_named(run, task)
     with tempfile.TemporaryDirectory(prefix="burnish-debug-") as logs, services_of(run.services, Path(logs)) as addresses:
         group = play(run, addresses, chosen, speaker)
     from burnish.inspector.terminal import render
     from burnish.rollout.store.transcripts import transcript_of
 
-    for episode in group.episodes:
-        new_console().print(render(transcript_of(episode, run=run.name, phase="debug", step=0), tools=True))
+    transcripts = [transcript_of(episode, run=run.name, phase="debug", step=0) for episode in group.episodes]
+    if as_json:
+        print_json([transcript.to_row() for transcript in transcripts])
+    else:
+        for transcript in transcripts:
+            new_console().print(render(transcript, tools=True))
     if any(isinstance(episode.outcome, Failure) for episode in group.episodes):
         raise typer.Exit(FAILED)
 
 
-def _typed(turn: int) -> str:
-    return str(typer.prompt(f"turn {turn}, the policy says", prompt_suffix=": ", default="", show_default=False))
+def _typed(err: bool) -> Callable[[int], str]:
+    """What somebody types for each turn. err: whether it is asked for on stderr."""
+    return lambda turn: str(typer.prompt(f"turn {turn}, the policy says", prompt_suffix=": ", default="", show_default=False, err=err))

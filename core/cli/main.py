@@ -34,6 +34,7 @@ from burnish.cli.options import (
     ArgOption,
     HostOption,
     InsecureOption,
+    JsonOption,
     ModeOption,
     PhaseOption,
     PluginOption,
@@ -43,6 +44,7 @@ from burnish.cli.options import (
     StepOption,
     TlsCertOption,
     TlsKeyOption,
+    print_json,
 )
 from burnish.cli.signals import end_on_sigterm
 
@@ -265,12 +267,20 @@ def rollouts(
     order: Annotated[Literal["latest", "best", "worst"], typer.Option(help="Which to show first.")] = "latest",
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
     prompt: Annotated[bool, typer.Option("--prompt", help="Show the tools, too, that the prompt describes.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print transcripts of a run."""
     needs_episodes("rollouts")
-    from burnish.inspector.terminal import Selection, print_rollouts
+    from burnish.inspector.runs import read_run_transcripts
+    from burnish.inspector.terminal import Selection, print_rollouts, select
 
-    print_rollouts(run_folder, Selection(phase, step, episode, split, mode, failed, order, limit), tools=prompt)
+    selection = Selection(phase, step, episode, split, mode, failed, order, limit)
+    if not as_json:
+        print_rollouts(run_folder, selection, tools=prompt)
+        return
+    if prompt:
+        raise ValueError("--prompt has no effect with --json, which prints the tools anyway")
+    print_json([transcript.to_row() for transcript in select(read_run_transcripts(run_folder), selection)])
 
 
 replay_command.register(app)

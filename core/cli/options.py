@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -43,6 +44,13 @@ InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond 
 AllowArgOption = Annotated[
     list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set. Default: none.")
 ]
+
+
+def print_json(data: Any) -> None:
+    """What `--json` prints: numbers that are not finite, for which JSON has no word, are null."""
+    from burnish.inspector.text import finite
+
+    typer.echo(json.dumps(finite(data), allow_nan=False))
 
 
 def security_of(cert: str, key: str, client_ca: str, token_env: str, token_file: str, insecure: bool) -> ServerSecurity:

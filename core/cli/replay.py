@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from burnish.cli.needs import needs_training
-from burnish.cli.options import JsonOption, ModeOption, PhaseOption, PluginOption, RunArgument, SplitOption, StepOption, TrustOption
+from burnish.cli.options import (
+    JsonOption,
+    ModeOption,
+    PhaseOption,
+    PluginOption,
+    RunArgument,
+    SplitOption,
+    StepOption,
+    TrustOption,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from burnish.inspector.replay import Divergence
@@ -61,7 +71,7 @@ def replay(
     """Step through stored episodes against the real environment, and name the first answer that differs. Exits with 1 when one does."""
     needs_training("replay")
     from burnish.inspector.stored import Which, chosen
-    from burnish.inspector.text import finite, printable
+    from burnish.inspector.text import printable
     from burnish.run.recorded import players_of
 
     if (rollout is None) != all_:
@@ -69,7 +79,7 @@ def replay(
     with players_of(run_folder, plugin or (), outward, trust) as players:
         outcomes = [_played(episode, players) for episode in chosen(run_folder, Which(phase, step, split, mode, rollout))]
     if as_json:
-        typer.echo(json.dumps(finite(_row(outcomes)), allow_nan=False))
+        print_json(_row(outcomes))
     else:
         typer.echo("\n".join(printable(line) for line in _lines(outcomes, every=not all_)))
     if any(outcome.divergence for outcome in outcomes):

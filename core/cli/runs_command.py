@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from burnish.cli.needs import needs_episodes, needs_training
-from burnish.cli.options import JsonOption, RunArgument
+from burnish.cli.options import JsonOption, RunArgument, print_json
 from burnish.rpc.extras import require
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
         except (OSError, ValueError) as error:
             unread.append((line.name, line.path, " ".join(str(error).split())))
     if as_json:
-        _print_json([
+        print_json([
             *({**row, "live": line.live, "changed": line.changed} for line, row in found),
             *({"run": name, "path": str(path), "error": problem} for name, path, problem in unread),
         ])  # fmt: skip
@@ -89,7 +89,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     records = phase_rows(found)
     if as_json:
         alarms = {"alarms": [alarm.to_row() for alarm in found.alarms], "unread": found.unread}
-        _print_json({**summary(found), "evaluations": [*map(_measured, records)], **alarms})
+        print_json({**summary(found), "evaluations": [*map(_measured, records)], **alarms})
         return
     _print([found.name, *(f"  {name:<12} {value}" for name, value in facts_of(found))])
     cells = [
@@ -110,7 +110,7 @@ def diff(runs: SeveralArgument, as_json: JsonOption = False) -> None:
 
     found = side_by_side(runs)
     if as_json:
-        _print_json(found.to_row())
+        print_json(found.to_row())
     else:
         _print(_diff_lines(found))
 
@@ -139,7 +139,7 @@ def frontier(
     found = find_frontier(runs, min_retention, mode)
     page = write_frontier(found, out) if out is not None else None
     if as_json:
-        _print_json(found.to_row())
+        print_json(found.to_row())
     else:
         _print(_frontier_lines(found))
         _print([] if page is None else ["", str(page)])
@@ -308,9 +308,3 @@ def _print_error(line: str) -> None:
 def _no_runs(runs: Path) -> str:
     where = f"in {runs}" if runs.is_dir() else f"here: there is no folder {runs}"
     return f"no runs yet {where}; `burnish run RECIPE` makes runs, in runs/ unless told otherwise"
-
-
-def _print_json(data: Any) -> None:
-    from burnish.inspector.text import finite
-
-    typer.echo(json.dumps(finite(data), allow_nan=False))

@@ -113,6 +113,10 @@ class Transcript(_Stored):
         """The messages as burnish's type."""
         return tuple(message_from_dict(message) for message in self.messages)
 
+    def to_row(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+
 
 def transcript_of(
     episode: Episode, *, run: str, phase: str, step: int, split: Literal["train", "heldout"] = "train", mode: Mode = "sampled"
@@ -178,7 +182,7 @@ class TranscriptWriter:
 
     def write(self, transcript: Transcript) -> None:
         """Append one line. Raises OSError when it cannot be written whole, TypeError when a tool argument is nothing JSON can hold."""
-        self._lines.append(transcript.model_dump(by_alias=True, exclude_none=True, mode="json"))
+        self._lines.append(transcript.to_row())
 
     def close(self) -> None:
         self._lines.close()

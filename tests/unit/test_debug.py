@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -108,6 +109,13 @@ def test_what_the_policy_says_can_be_typed(folder: Path) -> None:
     done = debugged(folder, "--ask", typed="hello\nthere you are\n")
     assert done.exit_code == 0, done.output
     assert "turn 2, the policy says" in done.output and "reward 13" in done.output
+
+
+def test_a_program_can_read_what_came_of_it(folder: Path) -> None:
+    done = debugged(folder, "--json", "--ask", "--task", "7", typed="one\nthree\n")
+    (row,) = json.loads(done.stdout.splitlines()[-1])  # the lines before are what was typed, as a terminal shows it
+    assert (row["episode"], row["reward"]["total"], row["messages"][-1]["content"]) == ("debug-7/0", 5.0, "three")
+    assert done.exit_code == 0 and "turn 2, the policy says" in done.stderr
 
 
 def test_the_recipe_of_a_run_is_what_ran_and_not_the_file_that_was_given(folder: Path, tmp_path: Path) -> None:

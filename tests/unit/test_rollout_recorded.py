@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -111,6 +112,18 @@ def test_a_run_that_is_killed_while_the_store_writes_loses_nothing_that_was_said
     assert [one.reward.total for one in read_run_transcripts(run) if one.reward] == [0.5, 0.25], "and nothing twice"
     said = CliRunner().invoke(app, ["rollouts", str(run), "--order", "best"])
     assert said.exit_code == 0 and said.stdout.count("rft step 7") == 2, said.output
+
+
+def test_a_program_can_read_the_rollouts_that_are_printed(run: Path) -> None:
+    with store_of(run) as store:
+        store.put(TRAIN, [episode(Reward(total), NASTY) for total in (0.5, 0.25, 0.75)])
+    done = CliRunner().invoke(app, ["rollouts", str(run), "--order", "best", "--limit", "2", "--json"])
+    assert done.exit_code == 0 and done.stdout.isascii(), done.output
+    best, second = json.loads(done.stdout)
+    assert (best["reward"]["total"], second["reward"]["total"], best["phase"], best["step"]) == (0.75, 0.5, "rft", 7)
+    assert NASTY in [message["content"] for message in best["messages"]] and Transcript.model_validate(best).to_row() == best
+    refused = CliRunner().invoke(app, ["rollouts", str(run), "--json", "--prompt"])
+    assert refused.exit_code == 2 and "--prompt has no effect with --json" in refused.stderr
 
 
 def test_a_moment_that_is_stored_again_replaces_what_was_kept_of_it(run: Path) -> None:
