@@ -24,3 +24,9 @@ def test_every_option_is_named() -> None:
     }
     assert len(options) > 200
     assert [option for option, names in options.items() if not names & NAMED] == []
+
+
+def test_every_exit_code_that_a_help_tells_of_is_in_the_list() -> None:
+    said = {f"burnish {name}" for name, command in commands().items() if "exits with 1" in " ".join((command.help or "").lower().split())}
+    listed = re.findall(r"^\| `(burnish [^`]+)` \|", (ROOT / "docs" / "exit-codes.md").read_text(), re.MULTILINE)
+    assert len(said) > 8 and sorted(listed) == sorted(said)
