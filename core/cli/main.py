@@ -291,7 +291,7 @@ regrade_command.register(app)
 @app.command()
 def inspect(
     runs: Annotated[Path, typer.Argument(metavar="RUNS", help="A run folder, or a folder of them.")] = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8266,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Default: 8266.", show_default=False)] = None,
     memory_mb: Annotated[int, typer.Option(min=64, help="Memory of the database that answers lists and searches.")] = 256,
     threads: Annotated[int, typer.Option(min=1, help="Threads of that database.")] = 2,
     spill: Annotated[
@@ -326,6 +326,8 @@ def inspect(
     if bundle is not None:
         if deployment or service:
             raise ValueError("--deployment and --service have no effect on a bundle: files cannot ask how a service is; remove them")
+        if port is not None:
+            raise ValueError("--port has no effect on a bundle, which is files that nothing serves; remove it")
         from burnish.inspector.pages.bundle import write_bundle
         from burnish.inspector.text import printable
 
@@ -341,7 +343,9 @@ def inspect(
 
     watched = watched_places(deployment or (), service or ()) if deployment or service else None
     said = "rollouts: {}\nCtrl-C ends this.".format
-    inspect_forever(runs, port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill), watched)
+    inspect_forever(
+        runs, 8266 if port is None else port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill), watched
+    )
 
 
 @env_app.command("list")
