@@ -48,7 +48,8 @@ def branch(
     turn: Annotated[int, typer.Option(min=1, help="The first turn that is said anew.")] = 1,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How often.")] = 8,
     model: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="Who speaks. Default: the run's latest checkpoint.", show_default=False)
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="Who speaks. Default: the run's latest checkpoint that is promoted.", show_default=False),
     ] = None,
     phase: PhaseOption = None,
     step: StepOption = None,
@@ -79,14 +80,14 @@ def branch(
     with tempfile.TemporaryDirectory(prefix="burnish-branch-") as logs, services_of(run.services, Path(logs)) as addresses:
         played = play(run, addresses, speaks, found[0], turn, samples, lambda setup, _: make_engine(setup.engine, setup.model, "branch"))
     if as_json:
-        print_json(_row(found[0], played))
+        print_json(_row(found[0], played, speaks))
     else:
-        typer.echo("\n".join(printable(line) for line in _lines(found[0], played)))
+        typer.echo("\n".join(printable(line) for line in _lines(found[0], played, speaks)))
 
 
-def _row(episode: StoredEpisode, played: Branches) -> dict[str, Any]:
+def _row(episode: StoredEpisode, played: Branches, model: Path) -> dict[str, Any]:
     row = {"schema": 1, **asdict(episode.moment), "episode": episode.id, "turn": played.turn, "recorded_reward": episode.reward}
-    return {**row, "parted": played.parted, "attempts": [_attempt(one) for one in played.attempts]}
+    return {**row, "model": str(model), "parted": played.parted, "attempts": [_attempt(one) for one in played.attempts]}
 
 
 def _attempt(one: Episode) -> dict[str, Any]:
@@ -100,9 +101,10 @@ def _attempt(one: Episode) -> dict[str, Any]:
     }
 
 
-def _lines(episode: StoredEpisode, played: Branches) -> Iterator[str]:
+def _lines(episode: StoredEpisode, played: Branches, model: Path) -> Iterator[str]:
     was = "failed" if episode.reward is None else f"reward {episode.reward:.4g}"
     yield f"{episode.where}: {was} as recorded; from turn {played.turn} on, {len(played.attempts)} times"
+    yield f"{model} speaks"
     if played.parted is not None:
         place, then, now = played.parted
         yield f"The environment answered otherwise than recorded (message {place}): {then[:SHOWN]!r} then, {now[:SHOWN]!r} now"

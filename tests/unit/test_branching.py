@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from burnish.rollout.engine.fake import ScriptedEngine
 from burnish.rollout.renderers import Renderer
 from burnish.rollout.worker import WorkerSetup
 from burnish.run.branching import MakeEngine, branch
+from burnish.trainer.models.checkpoints import JOURNAL, CheckpointRecord, list_checkpoints, refuse_promotion
 
 pytestmark = pytest.mark.unit
 
@@ -113,4 +116,21 @@ def test_the_command_says_what_came_of_it(
     own = CliRunner().invoke(app, [word for word in command if word not in ("--recipe", str(file))])
     assert own.exit_code == 0 and own.output == result.output, own.output
     assert (row["episode"], row["turn"], row["parted"], len(row["attempts"])) == (three_turns.id, 2, None, 2)
+    assert row["model"] == str(model.resolve()) and result.output.splitlines()[1] == f"{model.resolve()} speaks"
     assert row["attempts"][0]["messages"][-1]["content"] == "verdict: scrap; reason: undersize"
+
+
+def test_the_latest_checkpoint_that_is_promoted_speaks_and_is_named(
+    run: ResolvedRun, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("burnish.rollout.engine.make_engine", speaking("verdict: scrap; reason: undersize"))
+    monkeypatch.setattr("burnish.cli.branch.needs_engine", lambda command: None)
+    folder = stored(run, played(run, seeded(1), INSPECTS[:10]), tmp_path / "refused")
+    for phase, step in (("sft", 5), ("rft", 2)):
+        record = CheckpointRecord(phase=phase, step=step, final=True, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+        shutil.copytree(model, record.model(folder))
+        with (folder / JOURNAL).open("a") as journal:
+            journal.write(record.model_dump_json() + "\n")
+    refuse_promotion(folder, list_checkpoints(folder)[-1], "arithmetic fell by 9 points")
+    result = CliRunner().invoke(app, ["branch", str(folder), "train-0/0", "-n", "1", "--json"])
+    assert json.loads(result.stdout)["model"] == str((folder / "checkpoints" / "sft-5" / "model").resolve()), result.output
