@@ -26,25 +26,19 @@ from burnish.cli import find_rate as find_rate_command
 from burnish.cli import probe as probe_command
 from burnish.cli import regrade as regrade_command
 from burnish.cli import replay as replay_command
+from burnish.cli import rollouts as rollouts_command
 from burnish.cli import serve as serve_commands
 from burnish.cli import tune as tune_command
 from burnish.cli.group import Commands
-from burnish.cli.needs import needs_engine, needs_episodes, needs_training
+from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.options import (
     ArgOption,
     HostOption,
     InsecureOption,
-    JsonOption,
-    ModeOption,
-    PhaseOption,
     PluginOption,
     PortOption,
-    RunArgument,
-    SplitOption,
-    StepOption,
     TlsCertOption,
     TlsKeyOption,
-    print_json,
 )
 from burnish.cli.signals import end_on_sigterm
 
@@ -255,34 +249,7 @@ def check(
     typer.echo(printable(run_suites(target, arg or (), plugin or (), sample, reply or (), security)))
 
 
-@app.command()
-def rollouts(
-    run_folder: RunArgument,
-    phase: PhaseOption = None,
-    step: StepOption = None,
-    episode: Annotated[str | None, typer.Option(help="Id of one episode, such as train-17/0.")] = None,
-    split: SplitOption = None,
-    mode: ModeOption = None,
-    failed: Annotated[bool | None, typer.Option("--failed/--rewarded", help="Only failed, or only rewarded episodes.")] = None,
-    order: Annotated[Literal["latest", "best", "worst"], typer.Option(help="Which to show first.")] = "latest",
-    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
-    prompt: Annotated[bool, typer.Option("--prompt", help="Show the tools, too, that the prompt describes.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Print transcripts of a run."""
-    needs_episodes("rollouts")
-    from burnish.inspector.runs import read_run_transcripts
-    from burnish.inspector.terminal import Selection, print_rollouts, select
-
-    selection = Selection(phase, step, episode, split, mode, failed, order, limit)
-    if not as_json:
-        print_rollouts(run_folder, selection, tools=prompt)
-        return
-    if prompt:
-        raise ValueError("--prompt has no effect with --json, which prints the tools anyway")
-    print_json([transcript.to_row() for transcript in select(read_run_transcripts(run_folder), selection)])
-
-
+rollouts_command.register(app)
 replay_command.register(app)
 runs_command.register(app, runs_app)
 regrade_command.register(app)
