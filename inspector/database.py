@@ -30,6 +30,9 @@ class DatabaseLimits:
 
 
 USUAL = DatabaseLimits()
+PARQUET = "read_parquet(?, hive_partitioning=false"
+"""How a question begins to read files (`named`); options and a `)` follow. DuckDB would take each folder on a file's path that is called
+`name=value` for a column of the file, in place of one that it holds, and a folder may be called anything."""
 _PATTERN = re.compile(r"[\[*?]")
 
 
@@ -47,7 +50,7 @@ class Database:
 
     Raises ValueError when a limit makes no sense, or nothing can be written where it is to spill.
 
-    Example: `Database().ask("SELECT count(*) AS n FROM read_parquet(?)", [["a.parquet"]]) == [{"n": 7}]`.
+    Example: `Database().ask(f"SELECT count(*) AS n FROM {PARQUET})", [["a.parquet"]]) == [{"n": 7}]`.
     """
 
     def __init__(self, limits: DatabaseLimits = USUAL) -> None:

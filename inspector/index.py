@@ -32,12 +32,12 @@ from ..envs.parquet_footer import Chunk, column_chunks
 from ..rewards.rubric import EXPLANATION
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.own_files import own_file, read_whole
-from .database import Database, named
+from .database import PARQUET, Database, named
 from .postings import PART, WordsPart, pack
 
 FOLDER = ".index"
 """Where it lies in a store. Readers of Parquet folders pass over names that begin with a dot."""
-VERSION = 3
+VERSION = 4
 """Of what a segment holds: one of another is made again."""
 FULL = 16_384
 """Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
@@ -211,7 +211,7 @@ def _write(home: Path, files: Mapping[Path, int], stamps: Mapping[str, Stamp | N
 def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping[str, Stamp | None], episodes: int, db: Database) -> None:
     """Write what a segment of that number holds."""
     placed = (
-        "(SELECT * FROM read_parquet(?, union_by_name=true, filename=true, file_row_number=true) "
+        f"(SELECT * FROM {PARQUET}, union_by_name=true, filename=true, file_row_number=true) "
         "JOIN (SELECT unnest(?) AS filename, unnest(?) AS first) USING (filename))"
     )
     names, firsts = [str(file) for file in files], [number * ROOM + first for first in files.values()]

@@ -19,7 +19,7 @@ from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens, stored_value
 from ..rollout.store.recorded import phases_in_order
 from ..rollout.store.records import Mode
-from .database import Database, named
+from .database import PARQUET, Database, named
 from .hits import is_short
 from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, said_bytes
 from .postings import mark
@@ -233,9 +233,9 @@ class Library:
             hits = self._hits(words, covered.segments)
             if hits.count:
                 alone = None if asked else hits.count
-                parts.append(_Part("read_parquet(?)", indexed, [*asked, _HIT], [*values, hits.bits, hits.offsets, hits.lowest], alone))
+                parts.append(_Part(_INDEX, indexed, [*asked, _HIT], [*values, hits.bits, hits.offsets, hits.lowest], alone))
         elif indexed:
-            parts.append(_Part("read_parquet(?)", indexed, asked, values))
+            parts.append(_Part(_INDEX, indexed, asked, values))
         if rest:
             said = [_SAYS_ALONE if is_short(word) else _SAYS for word in words]
             parts.append(_Part(_STORE, rest, [*asked, *said], [*values, *(word for word in words for _ in range(2))]))
@@ -248,9 +248,7 @@ class Library:
         held = np.ones(sum(part.episodes for part in parts), np.bool_)
         for word in words:
             fits = _FITS_ALONE if is_short(word) else _FITS
-            found = self._db.table(
-                f"SELECT first, start, size FROM read_parquet(?) WHERE {fits}", [named(part.words for part in parts), word]
-            )
+            found = self._db.table(f"SELECT first, start, size FROM {_INDEX} WHERE {fits}", [named(part.words for part in parts), word])
             first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
             order = np.argsort(first, kind="stable")
             edges = np.searchsorted(first, [[part.first, part.first + 1] for part in parts], sorter=order)
@@ -329,7 +327,7 @@ def _cut_tokens(row: dict[str, Any]) -> None:
             room -= length
 
 
-_STORE = "read_parquet(?, union_by_name=true)"
+_STORE, _INDEX = f"{PARQUET}, union_by_name=true)", f"{PARQUET})"
 _ONE = (
     f"SELECT * REPLACE ({', '.join(f'list_slice({name}, 1, {MOST_TOKENS}) AS {name}' for name in ('lengths', *PER_TOKEN))}), "
     f"coalesce(list_sum(lengths), 0)::BIGINT AS stored_tokens, [{', '.join(f'len({name})' for name in PER_TOKEN)}] AS counts "

@@ -176,6 +176,26 @@ def test_a_run_called_as_a_pattern_shows_its_own_episodes(tmp_path: Path) -> Non
         assert library.conversations(library.listed(Wanted()))[0] == whole["messages"]
 
 
+@pytest.mark.parametrize("folder", ["reward=9", "step=7", "episode=x", "id=5", "first=1/start=2", "word=hi", "filename=a", "lengths=3"])
+def test_a_folder_called_as_a_column_and_its_value_changes_no_value(folder: str, tmp_path: Path) -> None:
+    """DuckDB takes such a folder on a file's path for a column of the file: each reward of a run in `reward=9` was 9."""
+    store = tmp_path / folder / "r" / "episodes"
+    store.mkdir(parents=True)
+    with_row(reward=0.25)(store.parent)
+    library = Library(store)
+    for covered in (False, True):
+        for wanted in (Wanted(), Wanted(text="hi")):
+            (found,) = library.listed(wanted)
+            assert (found["reward"], found["step"], found["episode"]) == (0.25, 1, "t/0")
+        assert library.rewards("rft") == [(1, 0.25, 0.25, 0.25)]
+        assert build_segment(store, Database()) is not covered
+    whole = library.one("rft", 1, "train", "sampled", "t/0")
+    assert whole is not None and (whole["reward"], whole["lengths"]) == (0.25, [2])
+    assert library.group("rft", 1, "train", "sampled", "t")[0]["reward"] == 0.25
+    assert library.task_rewards(Moment("rft", 1, "train", "sampled")) == [("t", 0.25, 1)]
+    assert pq.ParquetFile(store / ".index" / "000001" / "rows.parquet").read().column("reward").to_pylist() == [0.25]
+
+
 def test_a_conversation_of_more_values_than_any_has_is_refused_before_any_is_made(tmp_path: Path) -> None:
     """Some kilobytes of Parquet hold a text of hundreds of megabytes, and each two bytes of it made an object."""
     for name in ("messages", "task_data", "env_data"):
