@@ -71,10 +71,11 @@ def start_local_ray(**options: Any) -> Any:
 
 def check_authentication() -> None:
     """Raise ValueError where Ray would listen on every address, as it does, and ask nobody for its token."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode.lower() != "token":  # Ray takes "" and what it does not know for "disabled"
         raise ValueError(
-            "RAY_AUTH_MODE=disabled: Ray listens on every address, and whoever reaches it would run code here; unset it, or start a Ray "
-            "yourself and name it in resources.ray_address"
+            f"RAY_AUTH_MODE={mode[:20]}: Ray listens on every address, and whoever reaches it would run code here; unset it, or start a "
+            "Ray yourself and name it in resources.ray_address"
         )
 
 

@@ -21,14 +21,15 @@ TAKEN = Exception("The last 20 lines of dashboard.log:\n  in server_bind\n    se
 BUSY = RuntimeError("Ray did not start within its 30 s, 3 times; is the machine too busy")
 
 
-def test_a_ray_that_would_ask_nobody_for_its_token_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["Disabled", "", "tokens", "k8s"])
+def test_a_ray_that_would_ask_nobody_for_its_token_is_not_started(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     def init(**options: Any) -> None:
         raise AssertionError("it was started")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
     monkeypatch.setattr("burnish.rpc.local_ray.require", lambda *args: None)
-    monkeypatch.setenv("RAY_AUTH_MODE", "Disabled")
-    with pytest.raises(ValueError, match="RAY_AUTH_MODE=disabled: Ray listens on every address"):
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(ValueError, match=f"RAY_AUTH_MODE={mode}: Ray listens on every address"):
         start_local_ray(num_cpus=1)
 
 
