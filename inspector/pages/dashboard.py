@@ -2,7 +2,8 @@
 
 `/` is Ray's own start page with one script more, which adds an entry to its navigation. Ray does not promise any of that, so the page is
 changed only where it is the one that this was tried with; on any other the pages are still at `/rollouts`. The script is below `/static/`,
-which Ray shows to who has given no token yet, as the start page itself.
+which Ray shows to who has given no token yet, as the start page itself. All else asks for Ray's token here, too: the address at which Ray
+finds the pages is on the command line of its dashboard, which every account of the machine reads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import ray
 import ray.dashboard
+from ray._private.authentication import authentication_constants as names
+from ray._private.authentication import authentication_utils
 from ray.exceptions import RaySystemError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,7 +32,7 @@ SCRIPT = "/static/rollouts-entry.js"
 
 
 def with_entry(app: ASGIApp, prefix: str) -> ASGIApp:
-    """The application, and before it Ray's start page with an entry that leads to it."""
+    """The application, for those who have Ray's token, and before it Ray's start page with an entry that leads to it."""
     page, script = start_page(), (HERE / "static" / "entry.js").read_bytes()
 
     def start(_: Request) -> Response:
@@ -38,7 +41,7 @@ def with_entry(app: ASGIApp, prefix: str) -> ASGIApp:
     def entry(_: Request) -> Response:
         return Response(script, media_type="text/javascript")
 
-    shown = Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}{SCRIPT}", entry), Mount("", app)])
+    shown = Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}{SCRIPT}", entry), Mount("", _with_token(app))])
     return _ours_alone(shown, prefix)
 
 
@@ -52,6 +55,27 @@ def _ours_alone(app: ASGIApp, prefix: str) -> ASGIApp:
         await (app if ours else not_ours)(scope, receive, send)
 
     return call
+
+
+def _with_token(app: ASGIApp) -> ASGIApp:
+    """The application for those who give Ray's token where and as Ray takes it; for nobody in a process whose Ray asks for none."""
+    refused = PlainTextResponse("Ray's token is missing or wrong: open these pages on Ray's dashboard, which asks for it", 403)
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        known = scope["type"] != "http" or _holds_token(Request(scope))
+        await (app if known else refused)(scope, receive, send)
+
+    return call
+
+
+def _holds_token(request: Request) -> bool:
+    said = request.headers.get(names.AUTHORIZATION_HEADER_NAME) or request.headers.get(names.RAY_AUTHORIZATION_HEADER_NAME)
+    token = request.cookies.get(names.AUTHENTICATION_TOKEN_COOKIE_NAME)
+    if not said and token:
+        said = f"{names.AUTHORIZATION_BEARER_PREFIX}{token}"
+    if not said or not authentication_utils.is_token_auth_enabled():  # and then every token is valid
+        return False
+    return bool(authentication_utils.validate_request_token(said))
 
 
 def start_page(folder: Path | None = None) -> str | None:

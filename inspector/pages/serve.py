@@ -46,8 +46,8 @@ def inspect_forever(
 def behind_dashboard(root: Path, watched: WatchedPlaces | None = None) -> Iterator[str]:
     """Serve the runs in `root` to Ray's dashboard from a thread; yields the `proxy_server_url` for `ray.init`.
 
-    Its path is the key: only who knows it is answered, and the dashboard asks whoever looks for Ray's own token first. watched: what their
-    console shows.
+    Its path is a key: only who knows it is answered, and of them, since Ray puts it on a command line, who has Ray's token. watched: what
+    their console shows.
     """
     secret, listening = f"/{new_key()}", _listen(0)
     server = _server(with_entry(pages(root, secret, watched=watched, nodes=nodes_here), secret))

@@ -415,14 +415,66 @@ def test_a_start_page_that_nobody_tried_is_left_to_ray(tmp_path: Path, root: Pat
     assert dashboard.start_page(tmp_path / "missing") is None
 
 
-def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path) -> None:
-    with TestClient(dashboard.with_entry(pages(root, "/key"), "/key")) as client:
+TOKEN = "t" * 32
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Ray's, which it asks for in this process."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    with monkeypatch.context() as changed:
+        changed.setenv("RAY_AUTH_MODE", "token")
+        changed.setenv("RAY_AUTH_TOKEN", TOKEN)
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+        yield TOKEN
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path, token: str) -> None:
+    with TestClient(dashboard.with_entry(pages(root, "/key"), "/key"), headers={"authorization": f"Bearer {token}"}) as client:
         assert client.get("/key/rollouts").status_code == 200
         assert "rollouts-entry.js" in client.get("/key/").text
         assert client.get("/key/static/rollouts-entry.js").headers["content-type"].startswith("text/javascript")
         for path in ("/rollouts", "/", "/other/rollouts", "/key/api/version", "/key/static/js/main.js"):
             assert client.get(path).status_code == client.post(path).status_code == 404  # at which Ray answers
         assert client.post("/key/api/authenticate").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"authorization": f"Bearer {TOKEN}"}, 200),
+        ({"x-ray-authorization": f"Bearer {TOKEN}"}, 200),
+        ({"cookie": f"a=b; ray-authentication-token={TOKEN}"}, 200),
+        ({}, 403),
+        ({"authorization": "Bearer "}, 403),
+        ({"authorization": TOKEN}, 403),
+        ({"authorization": "Bearer \xe9".encode()}, 403),
+        ({"authorization": f"Bearer {TOKEN}t"}, 403),
+        ({"authorization": "Basic x", "cookie": f"ray-authentication-token={TOKEN}"}, 403),
+        ({"cookie": "ray-authentication-token="}, 403),
+        ({"cookie": "a=;;=\x01"}, 403),
+    ],
+)
+def test_behind_the_dashboard_the_path_alone_opens_nothing_but_the_start_page(
+    root: Path, token: str, given: dict[str, Any], status: int
+) -> None:
+    """Ray puts the path on the command line of its dashboard, where every account of the machine reads it."""
+    app = dashboard.with_entry(pages(root, "/key"), "/key")
+    client = TestClient(app, headers=given)
+    shown = ("", "/-/models", "/nano-20260101-000000", "/nano-20260101-000000/episodes?text=x", "/static/x.style.css")
+    assert {client.get(f"/key/rollouts{path}").status_code for path in shown} == {status}
+    assert TestClient(app).get("/key/").status_code == 200
+
+
+def test_behind_the_dashboard_of_a_ray_that_asks_for_no_token_nothing_is_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray calls every token valid then."""
+    monkeypatch.setattr("ray._private.authentication.authentication_utils.is_token_auth_enabled", lambda: False)
+    client = TestClient(dashboard.with_entry(pages(root, "/key"), "/key"), headers={"authorization": f"Bearer {TOKEN}"})
+    assert client.get("/key/rollouts").status_code == 403
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- tokens
