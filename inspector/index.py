@@ -30,8 +30,10 @@ import pyarrow.parquet as pq
 
 from ..envs.parquet_footer import Chunk, column_chunks
 from ..rewards.rubric import EXPLANATION
+from ..rollout.store.episodes import SCHEMA
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.own_files import own_file, read_whole
+from ..rollout.store.reading import check_store, count_rows
 from .database import PARQUET, Database, named
 from .postings import PART, WordsPart, pack
 
@@ -51,6 +53,8 @@ PARTIAL, ABANDONED_S = "partial-", 3600.0
 """How folders begin that are being written, and after how long they are no longer."""
 RESTED_NS = 1_000_000_000
 """How long a folder must not have changed for its time of change to tell it apart from what it will be."""
+FREE_TEXT, MOST_TEXT = 64 << 20, 32
+"""Bytes of text that the rows of a segment may hold, or times the size of the files that they are of."""
 ROOM = 1 << 24
 """Episodes that a segment may have: an episode's number is its segment's times this, and its place."""
 
@@ -62,6 +66,19 @@ SUMMARY = (
 )
 """What lists show of an episode, out of the store's columns; of the advantages, which are 0 where nothing was sampled, their mean. Why
 scorers gave what they gave is for its own page."""
+_AS_STORED = (
+    "phase", "step", "split", "mode", "episode", "task", "environment", "sample", "engine", "reward", "failure", "culprit", "truncation",
+    "labels", "sampled_tokens", "context_tokens", "seconds", "oldest_version", "newest_version",
+)  # fmt: skip
+_TEXT = " + ".join(f"coalesce(strlen({name}), 0)" for name in _AS_STORED if SCHEMA.field(name).type == pa.string())
+_TEXT += " + coalesce(list_sum(list_transform(map_entries(labels), lambda one: strlen(one.key) + coalesce(strlen(one.value), 0))), 0)"
+"""Bytes of the text in a row, which the file holds once where it repeats."""
+ROW_COLUMNS = pa.schema(
+    [("id", pa.int64()), *(SCHEMA.field(name) for name in _AS_STORED), ("turns", pa.int32()), ("advantage", pa.float64())]
+)
+"""Of `rows.parquet`."""
+WORD_COLUMNS = pa.schema([("word", pa.string()), ("first", pa.int64()), ("start", pa.int64()), ("size", pa.int32())])
+"""Of `words-N.parquet`."""
 _FORM = (
     r'\{"role":"\w+","content":|,"tool_calls":|\{"id":"[^"]*","type":"function","function":\{"name":'
     r'|,"arguments":|,"tool_call_id":"[^"]*"|,"name":'
@@ -176,6 +193,7 @@ def build_segment(store: Path, db: Database) -> bool:
         chosen, episodes = dict[Path, int](), 0
         for name in names:
             chosen[store / name] = episodes
+            check_store(store / name)
             episodes += pq.read_metadata(store / name).num_rows
             if episodes >= FULL:
                 break
@@ -215,6 +233,9 @@ def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping
         "JOIN (SELECT unnest(?) AS filename, unnest(?) AS first) USING (filename))"
     )
     names, firsts = [str(file) for file in files], [number * ROOM + first for first in files.values()]
+    text = int(db.ask(f"SELECT coalesce(sum({_TEXT}), 0)::HUGEINT AS bytes FROM {placed}", [named(files), names, firsts])[0]["bytes"])
+    if text > max(FREE_TEXT, MOST_TEXT * sum(file.stat().st_size for file in files)):
+        raise ValueError(f"the store cannot be indexed: its names and labels take {text} bytes, more than {MOST_TEXT} times its files")
     rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [named(files), names, firsts])
     pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
     kinds = {name: sorted(set(rows.column(name).drop_null().to_pylist())) for name in ("failure", "truncation")}
@@ -227,6 +248,7 @@ def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping
         held = f"SELECT left(word, {LONGEST_WORD}) AS word, list(id ORDER BY id) AS ids FROM ({pairs}) GROUP BY 1 ORDER BY 1"
         words = db.table(held, [named(files), names, firsts, first, first + parts[-1] - 1])
         _write_words(words, WordsPart(str(partial / f"words-{len(parts) - 1}.parquet"), first, parts[-1]))
+    _check_files(partial, episodes, len(parts))
     record = {"version": VERSION, "files": stamps, "episodes": episodes, **kinds, "words": parts}
     (partial / "segment.json").write_text(json.dumps(record))
 
@@ -291,8 +313,19 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, S
         if any(own_file(folder, Path(file).name) is None for file in (words[-1].words, words[-1].postings)):
             return None
     stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
+    if not stamps:
+        return None
+    _check_files(folder, episodes, len(words))
     failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
     return IndexSegment(folder, tuple(stamps), episodes, failures, truncations, tuple(words)), stamps
+
+
+def _check_files(folder: Path, episodes: int, parts: int) -> None:
+    """Raise ValueError when the files of a segment are not of its form, or hold more than their size can be meant to."""
+    if count_rows(folder / "rows.parquet", ROW_COLUMNS, "an index") != episodes:
+        raise ValueError(f"{folder}: rows.parquet is not of {episodes} episodes")
+    for i in range(parts):
+        count_rows(folder / f"words-{i}.parquet", WORD_COLUMNS, "an index")
 
 
 def _is_count(value: Any, least: int, most: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -48,6 +48,10 @@ MOST_WORDS = 16
 """Words that can be searched for at once."""
 DEEPEST = 10_000
 """How far down a list can be turned."""
+MOST_ATTEMPTS = 4096
+"""Of a task at one moment that are shown: a file of some kilobytes may hold any number of them."""
+MOST_KINDS = 200
+"""Of failures, or of truncations, that can be chosen from."""
 MOST_TOKENS = 20_000
 """Of an episode that is shown: a file of some kilobytes may hold millions, and each of them would be a piece of a page."""
 PER_TOKEN = ("token_ids", "mask", "version", "sampler_logprobs", *MEASURED)
@@ -121,9 +125,10 @@ class Library:
         found: dict[str, set[Any]] = {name: {getattr(one, name) for one in covered.moments} for name in ("phase", "step", "split", "mode")}
         found["failure"] = {kind for segment in covered.segments for kind in segment.failures}
         found["truncation"] = {kind for segment in covered.segments for kind in segment.truncations}
-        for name in ("failure", "truncation") if rest else ():
-            rows = self._db.ask(f"SELECT DISTINCT {name} AS value FROM {_STORE} WHERE {name} IS NOT NULL", [named(rest)])
-            found[name] |= {row["value"] for row in rows}
+        for name in ("failure", "truncation"):
+            question = f"SELECT DISTINCT {name} AS value FROM {_STORE} WHERE {name} IS NOT NULL LIMIT {MOST_KINDS}"
+            beyond = self._db.ask(question, [named(rest)]) if rest else []
+            found[name] = {*sorted(found[name] | {row["value"] for row in beyond})[:MOST_KINDS]}
         return {name: sorted(values) for name, values in found.items()}
 
     def one(self, phase: str, step: int, split: str, mode: str, episode: str) -> dict[str, Any] | None:
@@ -140,13 +145,14 @@ class Library:
         return {**row, "messages": _read(row, "messages", list, dict), "turn_parts": _read(row, "turn_parts", dict, list)}
 
     def group(self, phase: str, step: int, split: str, mode: str, task: str) -> list[dict[str, Any]]:
-        """The episodes of one task at one moment, in the order of their samples."""
+        """The episodes of one task at one moment, in the order of their samples, the first `MOST_ATTEMPTS`."""
         file = self._file(phase, step, split, mode)
-        question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample"
+        question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample LIMIT {MOST_ATTEMPTS}"
         return _checked(self._db.ask(question, [named([file]), text(task)])) if file else []
 
-    def conversations(self, rows: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]] | None]:
-        """The messages of some rows of a list, None for those in files beyond the first `READ_AT_ONCE`."""
+    def conversations(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]] | None]:
+        """The messages of each of some rows of a list, one after the other; None for those in files beyond the first `READ_AT_ONCE`, and
+        for those that would take more together."""
         files = dict[Path, None]()
         for row in rows:
             file = self._file(row["phase"], row["step"], row["split"], row["mode"])
@@ -154,11 +160,12 @@ class Library:
                 files[file] = None
         before = accumulate((said_bytes([file]) for file in files), initial=0)
         chosen = [str(file) for file, size in zip(files, before, strict=False) if size < READ_AT_ONCE]
-        question = f"SELECT phase, step, split, mode, episode, messages FROM {_STORE} WHERE episode IN (SELECT unnest(?))"
-        found = self._db.ask(question, [named(chosen), [row["episode"] for row in rows]]) if chosen else []
-        by_place = {tuple(row[name] for name in PLACE): row for row in found}
-        read = [by_place.get(tuple(row[name] for name in PLACE)) for row in rows]
-        return [_read(row, "messages", list, dict) if row else None for row in read]
+        places = [[row[name] for row in rows] for name in PLACE]
+        found = self._db.ask(_MESSAGES, [named(chosen), [*range(len(rows))], *places, READ_AT_ONCE]) if chosen else []
+        by_number = {row["number"]: row for row in found}
+        for number in range(len(rows)):
+            row = by_number.pop(number, None)
+            yield _read(row, "messages", list, dict) if row else None
 
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
         """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval. Tasks of
@@ -333,6 +340,13 @@ _ONE = (
     f"coalesce(list_sum(lengths), 0)::BIGINT AS stored_tokens, [{', '.join(f'len({name})' for name in PER_TOKEN)}] AS counts "
     f"FROM {_STORE} WHERE episode = ? LIMIT 1"
 )
+_WANTED = ", ".join(f"unnest(?) AS {name}" for name in ("number", *PLACE))
+_MESSAGES = (
+    f"SELECT number, episode, messages FROM (SELECT DISTINCT ON (number) number, episode, messages FROM {_STORE} "
+    f"JOIN (SELECT {_WANTED}) USING ({', '.join(PLACE)})) "
+    "QUALIFY sum(strlen(messages)) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) <= ? ORDER BY number"
+)
+"""The messages of rows with a number each, the first of them: one text may stand in a file any number of times."""
 _HIT = f"get_bit(?::BLOB::BIT, ((?::BIGINT[])[(id >> {ROOM.bit_length() - 1}) - ? + 1] + (id & {ROOM - 1}))::INTEGER) = 1"
 _FITS, _FITS_ALONE = "contains(word, ?)", "word = ?"
 # Only what may hold a word is freed of its form.

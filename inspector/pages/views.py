@@ -22,7 +22,7 @@ from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
 from ..hits import first_hit
-from ..library import Library
+from ..library import MOST_ATTEMPTS, Library
 from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, own_view
 from ..rendering import environment
@@ -116,6 +116,7 @@ def episode_view(
         "words": words,
         "hit": first_hit(chat, words),
         "group": group,
+        "first_only": len(group) >= MOST_ATTEMPTS,
         "trajectories": shown_tokens(found, colour, tokenizer_of(line.path)),
         "colour": colour,
         "colours": COLOURS,

@@ -58,7 +58,8 @@ def stored_rows(file: Path, columns: pa.Schema, what: str, most: int | None = No
 
 
 def check_store(file: Path) -> None:
-    """Raise ValueError naming a file of a store that cannot be read, or lacks a column of `SCHEMA`, or holds one of another type."""
+    """Raise ValueError naming a file of a store that cannot be read, lacks a column of `SCHEMA`, holds one of another type, or more rows or
+    values than a file of its size can be meant to have."""
     try:
         _checked_store(file, file.stat().st_mtime_ns)
     except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
@@ -68,7 +69,19 @@ def check_store(file: Path) -> None:
 
 @lru_cache(maxsize=16384)
 def _checked_store(file: Path, changed: int) -> None:
-    _check_columns(pq.read_schema(file), SCHEMA)
+    _checked(file, SCHEMA)
+
+
+def count_rows(file: Path, columns: pa.Schema, what: str) -> int:
+    """How many rows a Parquet file has. columns, what: as of `stored_rows`.
+
+    Raises ValueError naming the file as `check_store` does.
+    """
+    try:
+        return int(_checked(file, columns).num_rows)
+    except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{file}: cannot be read as {what}: {said[0]:.300}") from None
 
 
 def check_row(row: Mapping[str, Any]) -> None:
@@ -149,14 +162,9 @@ def stored_sequences(row: Mapping[str, Any], vocabulary: int) -> list[Sampled]:
 
 
 def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str, Any]]:
-    used = 0
-    found = pq.read_schema(file)
-    _check_columns(found, columns)
-    there = [name for name in columns.names if name in found.names]
-    lacking = dict.fromkeys(name for name in columns.names if name not in found.names)
-    metadata = pq.read_metadata(file)
-    with file.open("rb") as stream:
-        check_values(metadata.num_rows, column_chunks(stream), file.stat().st_size)
+    used, metadata, found = 0, _checked(file, columns), pq.read_schema(file).names
+    there = [name for name in columns.names if name in found]
+    lacking = dict.fromkeys(name for name in columns.names if name not in found)
     with pq.ParquetFile(file, read_dictionary=dictionary_columns(metadata)) as stored:
         for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=there):
             claimed = sum(map(value_bytes, batch.columns))
@@ -169,6 +177,15 @@ def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str
                 if not column.nullable and batch.column(column.name).null_count:
                     raise ValueError(f"column {column.name!r} holds nulls")
             yield from ({**row, **lacking} for row in batch.to_pylist(maps_as_pydicts="lossy"))
+
+
+def _checked(file: Path, columns: pa.Schema) -> pq.FileMetaData:
+    """What a file that has these columns says of itself."""
+    _check_columns(pq.read_schema(file), columns)
+    metadata = pq.read_metadata(file)
+    with file.open("rb") as stream:
+        check_values(metadata.num_rows, column_chunks(stream), file.stat().st_size)
+    return metadata
 
 
 def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:

@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models
 from burnish.envs.rows import MAX_VALUES
 from burnish.inspector.database import Database
 from burnish.inspector.index import build_segment
-from burnish.inspector.library import MOST_TOKENS, Library, Wanted
+from burnish.inspector.library import MOST_ATTEMPTS, MOST_TOKENS, READ_AT_ONCE, Library, Wanted
 from burnish.inspector.pages.app import pages
 from burnish.inspector.stored import Which, stored_episodes
 from burnish.rollout.store.episodes import SCHEMA
@@ -173,7 +173,7 @@ def test_a_run_called_as_a_pattern_shows_its_own_episodes(tmp_path: Path) -> Non
         assert whole is not None and whole["messages"][0]["content"] == f"hi {name}"
         assert [row["episode"] for row in library.group("rft", 1, "train", "sampled", name)] == [name]
         assert library.task_rewards(Moment("rft", 1, "train", "sampled")) == [(name, 1.0, 1)]
-        assert library.conversations(library.listed(Wanted()))[0] == whole["messages"]
+        assert [*library.conversations(library.listed(Wanted()))] == [whole["messages"]]
 
 
 @pytest.mark.parametrize("folder", ["reward=9", "step=7", "episode=x", "id=5", "first=1/start=2", "word=hi", "filename=a", "lengths=3"])
@@ -206,6 +206,63 @@ def test_a_conversation_of_more_values_than_any_has_is_refused_before_any_is_mad
             list(stored_episodes(tmp_path / name / "episodes", Which()))
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
         tracemalloc.stop()
+
+
+def repeated(store: Path, times: int, named: str = "t/0", **changes: Any) -> None:
+    """A file of kilobytes: what repeats is stored once. named: what each episode is called, of its number."""
+    store.mkdir(parents=True)
+    table = pa.Table.from_pylist([row(**changes)], SCHEMA).take([0] * times)
+    names = pa.array([named.format(i) for i in range(times)])
+    pq.write_table(table.set_column(SCHEMA.get_field_index("episode"), "episode", names), store / FILE, compression="zstd")
+    assert (store / FILE).stat().st_size < 200_000
+
+
+@pytest.fixture
+def measured() -> Iterator[Callable[[], int]]:
+    """The most that Python held so far, in bytes."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+def test_more_rows_than_a_file_can_be_meant_to_have_are_not_read(tmp_path: Path) -> None:
+    repeated(tmp_path / "episodes", 200_000)
+    library = Library(tmp_path / "episodes")
+    for ask in (lambda: library.group("rft", 1, "train", "sampled", "t"), lambda: library.listed(Wanted()), library.choices):
+        with pytest.raises(ValueError, match="it has more rows than bytes: 200000"):
+            ask()
+    with pytest.raises(ValueError, match="it has more rows than bytes: 200000"):
+        build_segment(tmp_path / "episodes", Database())
+
+
+def test_of_a_task_with_any_number_of_attempts_the_first_are_shown(tmp_path: Path, measured: Callable[[], int]) -> None:
+    with shown(lambda run: ((run / "episodes").rmdir(), repeated(run / "episodes", 100_000)), tmp_path) as client:
+        page = client.get(f"/rollouts/r/episode?{EPISODE}").text
+    assert page.count("<tr data-row") == MOST_ATTEMPTS and f"The same task, the first {MOST_ATTEMPTS} attempts" in page
+    assert measured() < 100 << 20
+
+
+def test_conversations_of_a_list_take_no_more_than_is_read_at_once(tmp_path: Path, measured: Callable[[], int]) -> None:
+    said = json.dumps([{"role": "user", "content": "hi " * 350_000}])
+    repeated(tmp_path / "episodes", 60, "t/{}", messages=said)
+    library = Library(tmp_path / "episodes")
+    rows = library.listed(Wanted())
+    found = [chat is not None for chat in library.conversations(rows)]
+    assert len(found) == 50 and found == sorted(found, reverse=True) and sum(found) == READ_AT_ONCE // len(said)
+    assert measured() < 4 * READ_AT_ONCE
+
+
+def test_of_an_episode_that_a_file_holds_any_number_of_times_one_conversation_is_read(tmp_path: Path, measured: Callable[[], int]) -> None:
+    repeated(tmp_path / "episodes", 100_000)
+    library = Library(tmp_path / "episodes")
+    chats = [*library.conversations(library.listed(Wanted(most=2)))]
+    assert [chat[0]["content"] for chat in chats if chat] == ["hi", "hi"] and measured() < 32 << 20
+
+
+def test_a_text_that_repeats_is_not_written_out_into_an_index(tmp_path: Path) -> None:
+    repeated(tmp_path / "episodes", 1000, failure="x" * 1_000_000)
+    with pytest.raises(ValueError, match=r"its names and labels take 1000\d{6} bytes, more than 32 times its files"):
+        build_segment(tmp_path / "episodes", Database())
 
 
 def test_a_column_whose_name_is_no_text_is_a_store_that_cannot_be_read(tmp_path: Path) -> None:

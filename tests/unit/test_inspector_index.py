@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 from tests.unit.test_inspector_pages import root as root
@@ -281,6 +283,37 @@ def test_a_segment_holds_no_more_episodes_than_it_has_room_for(tmp_path: Path, d
     index._read_segment.cache_clear()
     monkeypatch.setattr(index, "own_file", lambda folder, name: folder if name == "segment.json" else pytest.fail("a file for each part"))
     assert coverage(tmp_path).segments == ()
+
+
+def forge(folder: Path, what: str) -> None:
+    record = json.loads((folder / "segment.json").read_text())
+    if what == "files":
+        record["files"] = {}
+    elif what == "episodes":
+        record |= {"episodes": PART, "words": [PART]}
+    elif what == "rows":
+        rows = pq.read_table(folder / "rows.parquet")
+        pq.write_table(pa.concat_tables([rows] * 3), folder / "rows.parquet")
+    elif what == "kind":
+        rows = pq.read_table(folder / "rows.parquet")
+        text = pa.array(["high"] * rows.num_rows)
+        pq.write_table(rows.set_column(rows.schema.get_field_index("reward"), "reward", text), folder / "rows.parquet")
+    else:  # of kilobytes
+        words = pq.read_table(folder / "words-0.parquet").slice(0, 1)
+        pq.write_table(words.take([0] * 1_000_000), folder / "words-0.parquet")
+    (folder / "segment.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("what", ["files", "episodes", "rows", "kind", "words"])
+def test_an_index_that_holds_more_than_it_is_of_is_made_again(tmp_path: Path, db: Database, what: str) -> None:
+    put(tmp_path, 1)
+    assert build_segment(tmp_path, db)
+    forge(tmp_path / FOLDER / "000001", what)
+    index._read_segment.cache_clear()
+    index._rested.cache_clear()
+    assert coverage(tmp_path).segments == () and Library(tmp_path, db).count(Wanted(text="plain")) == 2
+    assert build_segment(tmp_path, db) and len(coverage(tmp_path).segments) == 1
+    assert Library(tmp_path, db).count(Wanted(text="plain")) == 2
 
 
 def test_an_index_of_an_earlier_version_is_made_again(tmp_path: Path, db: Database) -> None:
