@@ -128,6 +128,10 @@ def read_share(text: object) -> Fraction:
     return Fraction(text)
 
 
+MOST_COUNTED = 1 << 53
+"""Up to which a float tells whole numbers apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class BestConstant:
     """What a policy scores at best that always says the same: the yardstick a real policy has to beat.
@@ -201,14 +205,20 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> EvaluationResult:
-        """Raises ValueError naming the first field that is missing, unknown or of the wrong type."""
+        """Raises ValueError naming the first field that is missing, unknown, of the wrong type, or does not fit the others."""
         unknown = sorted(set(row) - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(f"{unknown[0]}: an evaluation has no such field")
         try:
-            return _RESULT.validate_python(dict(row))
+            made = _RESULT.validate_python(dict(row))
         except ValidationError as error:
             raise ValueError(first_error(error)) from error
+        for label, counts in made.confusion.items():
+            if label not in made.recall:
+                raise ValueError(f"recall: label {label!r:.80} has none, but a confusion")
+            if min(counts.values(), default=0) < 0 or not 0 < sum(counts.values()) <= MOST_COUNTED:
+                raise ValueError(f"confusion: label {label!r:.80} is not of one episode or more")
+        return made
 
 
 _RESULT = TypeAdapter(EvaluationResult)

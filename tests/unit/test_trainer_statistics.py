@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -324,3 +325,21 @@ def test_what_is_wrong_with_the_part_called_success_is_said_as_soon_as_it_shows(
     ):
         replay.evaluate("env.one")
     assert replay.given == 32
+
+
+@pytest.mark.parametrize(
+    ("confusion", "recall", "said"),
+    [
+        ({"a": {"a": 1}}, {}, "recall: label 'a' has none"),
+        ({"a": {"a": 0}}, {"a": 0.0}, "confusion: label 'a' is not of one episode or more"),
+        ({"a": {}}, {"a": 0.0}, "confusion: label 'a' is not of one episode or more"),
+        ({"a": {"a": 2, "b": -1}}, {"a": 0.0}, "confusion: label 'a' is not of one episode or more"),
+        ({"a": {"a": 10**400}}, {"a": 0.0}, "confusion: label 'a' is not of one episode or more"),
+    ],
+)
+def test_a_confusion_that_no_recall_can_be_shown_of_is_refused_when_it_is_read(confusion: Any, recall: Any, said: str) -> None:
+    shares = dict.fromkeys(("success", "success_low", "success_high", "reward", "turns", "tokens"), 0.5)
+    row = {"mode": "greedy", "success_part": "env", "episodes": 1, "rewarded": 1, **shares, "task_success": {"t": 0.5}}
+    assert EvaluationResult.from_dict(row).confusion == {}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        EvaluationResult.from_dict({**row, "confusion": confusion, "recall": recall})
