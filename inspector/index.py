@@ -228,8 +228,9 @@ def _write(home: Path, files: Mapping[Path, int], stamps: Mapping[str, Stamp | N
 
 def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping[str, Stamp | None], episodes: int, db: Database) -> None:
     """Write what a segment of that number holds."""
+    known = only(*SCHEMA.names, "filename", "file_row_number")
     placed = (
-        f"(SELECT * FROM {PARQUET}, union_by_name=true, filename=true, file_row_number=true) "
+        f"(SELECT * FROM (SELECT {known} FROM {PARQUET}, union_by_name=true, filename=true, file_row_number=true)) "
         "JOIN (SELECT unnest(?) AS filename, unnest(?) AS first) USING (filename))"
     )
     names, firsts = [str(file) for file in files], [number * ROOM + first for first in files.values()]
@@ -266,6 +267,11 @@ def _write_words(words: pa.Table, part: WordsPart) -> None:
     }
     pq.write_table(pa.table(columns), part.words, compression="zstd", row_group_size=WORDS_TOGETHER)
     part.postings.write_bytes(postings)
+
+
+def only(*names: str) -> str:
+    """Some columns, as far as there are, of a table that may hold others, of anything. Example: `f"SELECT {only('task')} FROM t"`."""
+    return f"COLUMNS(lambda name: name IN ({', '.join(map(repr, names))}))"
 
 
 def said_bytes(files: Iterable[Path]) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..rollout.store.episodes import MEASURED, text
+from ..rollout.store.episodes import MEASURED, SCHEMA, text
 from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment, Split
 from ..rollout.store.own_files import own_file
@@ -21,7 +22,7 @@ from ..rollout.store.recorded import phases_in_order
 from ..rollout.store.records import Mode
 from .database import PARQUET, Database, named
 from .hits import is_short
-from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, said_bytes
+from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
 from .postings import mark
 
 Order = Literal["latest", "worst", "best", "longest", "slowest"]
@@ -164,8 +165,8 @@ class Library:
         found = self._db.ask(_MESSAGES, [named(chosen), [*range(len(rows))], *places, READ_AT_ONCE]) if chosen else []
         by_number = {row["number"]: row for row in found}
         for number in range(len(rows)):
-            row = by_number.pop(number, None)
-            yield _read(row, "messages", list, dict) if row else None
+            there = by_number.pop(number, None)
+            yield _read(there, "messages", list, dict) if there else None
 
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
         """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval. Tasks of
@@ -304,7 +305,7 @@ def _read(row: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
         raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name}: {error}") from None
     items: list[Any] = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
     fits = isinstance(value, kind) and all(isinstance(one, inner) for one in items)
-    if not fits or (inner is list and not all(type(number) in (int, float) for one in items for number in one)):
+    if not fits or (inner is list and not all(map(_is_number, chain.from_iterable(items)))):
         raise ValueError(f"the stored episodes cannot be read: episode {row['episode']!r:.80}: {name} is not what is stored there")
     return value
 
@@ -317,6 +318,11 @@ def _spoken(row: Mapping[str, Any]) -> str:
         if message.get("role") == "assistant"
     ]
     return "\n".join(text for text in said if isinstance(text, str))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number, and one that a float holds."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _cut_tokens(row: dict[str, Any]) -> None:
@@ -338,12 +344,12 @@ _STORE, _INDEX = f"{PARQUET}, union_by_name=true)", f"{PARQUET})"
 _ONE = (
     f"SELECT * REPLACE ({', '.join(f'list_slice({name}, 1, {MOST_TOKENS}) AS {name}' for name in ('lengths', *PER_TOKEN))}), "
     f"coalesce(list_sum(lengths), 0)::BIGINT AS stored_tokens, [{', '.join(f'len({name})' for name in PER_TOKEN)}] AS counts "
-    f"FROM {_STORE} WHERE episode = ? LIMIT 1"
+    f"FROM (SELECT {only(*SCHEMA.names)} FROM {_STORE}) WHERE episode = ? LIMIT 1"
 )
 _WANTED = ", ".join(f"unnest(?) AS {name}" for name in ("number", *PLACE))
 _MESSAGES = (
-    f"SELECT number, episode, messages FROM (SELECT DISTINCT ON (number) number, episode, messages FROM {_STORE} "
-    f"JOIN (SELECT {_WANTED}) USING ({', '.join(PLACE)})) "
+    "SELECT number, episode, messages FROM (SELECT DISTINCT ON (number) number, episode, messages "
+    f"FROM (SELECT {', '.join(PLACE)}, messages FROM {_STORE}) JOIN (SELECT {_WANTED}) USING ({', '.join(PLACE)})) "
     "QUALIFY sum(strlen(messages)) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) <= ? ORDER BY number"
 )
 """The messages of rows with a number each, the first of them: one text may stand in a file any number of times."""

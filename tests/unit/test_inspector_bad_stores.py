@@ -53,6 +53,20 @@ def step_as_text(run: Path) -> None:
     pq.write_table(table.set_column(SCHEMA.get_field_index("step"), "step", pa.array(["x"])), run / "episodes" / FILE)
 
 
+def more_columns(run: Path) -> None:
+    table = pa.Table.from_pylist([row()], SCHEMA)
+    more = {
+        "when": pa.array([0], pa.timestamp("us")),
+        "stored_tokens": pa.array(["x"]),
+        "id": pa.array([b"x"]),
+        "number": pa.array([7]),
+        "first": pa.array([[1]]),
+    }
+    for name, column in more.items():
+        table = table.append_column(name, column)
+    pq.write_table(table, run / "episodes" / FILE)
+
+
 def junk_tokenizer(run: Path) -> None:
     with_row()(run)
     (run / "checkpoints" / "rft-1" / "model").mkdir(parents=True)
@@ -109,6 +123,7 @@ def shown(make: Callable[[Path], Any], home: Path) -> Iterator[TestClient]:
         with_row(messages="[" + "{}," * MAX_VALUES + "{}]"), with_row(turn_parts='{"a":[' + "[]," * MAX_VALUES + "[]]}"),
         with_row(reward=None),
         with_row(messages=None), with_row(messages='[{"role": ["x"]}]'), with_row(messages='[{"role": "user"}]'),
+        with_row(turn_parts='{"env": [1' + "0" * 400 + "]}"), with_row(turn_parts='{"env": [true]}'),
         with_row(turn_parts="5"), with_row(turn_parts='{"env": ["x"]}'), with_row(turn_parts='{"env": 5}'),
         with_row(mask=[False]), with_row(lengths=[-1, 3]), with_row(lengths=[None]), with_row(lengths=None), with_row(mask=[False, None]),
         with_row(token_ids=[1, None]), with_row(advantages=[1.0]), with_row(turns=None), with_row(turns=[None]), with_row(seconds=None),
@@ -123,11 +138,18 @@ def test_a_store_that_cannot_be_read_is_named_by_every_page(make: Callable[[Path
     assert not any("Traceback" in answer.text for answer in answers.values())
 
 
-@pytest.mark.parametrize("make", [with_row(), with_row(token_ids=[-1, 2**31 - 1]), junk_index, normalizer_that_panics])
+@pytest.mark.parametrize("make", [with_row(), with_row(token_ids=[-1, 2**31 - 1]), more_columns, junk_index, normalizer_that_panics])
 def test_what_is_odd_but_whole_is_shown(make: Callable[[Path], Any], tmp_path: Path) -> None:
     with shown(make, tmp_path) as client:
         for page in PAGES:
             assert client.get(f"/rollouts/r{page.replace('EPISODE', EPISODE)}").status_code == 200, page
+
+
+def test_columns_that_nobody_knows_take_no_part_in_an_index(tmp_path: Path) -> None:
+    (tmp_path / "episodes").mkdir()
+    more_columns(tmp_path)
+    assert build_segment(tmp_path / "episodes", Database())
+    assert len(Library(tmp_path / "episodes").listed(Wanted(text="hi"))) == 1
 
 
 def test_of_an_episode_of_millions_of_tokens_the_first_are_shown(tmp_path: Path) -> None:
@@ -210,7 +232,7 @@ def test_a_conversation_of_more_values_than_any_has_is_refused_before_any_is_mad
 
 def repeated(store: Path, times: int, named: str = "t/0", **changes: Any) -> None:
     """A file of kilobytes: what repeats is stored once. named: what each episode is called, of its number."""
-    store.mkdir(parents=True)
+    store.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist([row(**changes)], SCHEMA).take([0] * times)
     names = pa.array([named.format(i) for i in range(times)])
     pq.write_table(table.set_column(SCHEMA.get_field_index("episode"), "episode", names), store / FILE, compression="zstd")
@@ -236,7 +258,7 @@ def test_more_rows_than_a_file_can_be_meant_to_have_are_not_read(tmp_path: Path)
 
 
 def test_of_a_task_with_any_number_of_attempts_the_first_are_shown(tmp_path: Path, measured: Callable[[], int]) -> None:
-    with shown(lambda run: ((run / "episodes").rmdir(), repeated(run / "episodes", 100_000)), tmp_path) as client:
+    with shown(lambda run: repeated(run / "episodes", 100_000), tmp_path) as client:
         page = client.get(f"/rollouts/r/episode?{EPISODE}").text
     assert page.count("<tr data-row") == MOST_ATTEMPTS and f"The same task, the first {MOST_ATTEMPTS} attempts" in page
     assert measured() < 100 << 20
