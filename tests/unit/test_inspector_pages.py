@@ -388,6 +388,23 @@ def test_the_key_is_asked_for_once_and_then_kept_by_the_browser() -> None:
     )
 
 
+def test_two_servers_of_one_browser_do_not_lock_each_other_out_nor_learn_the_others_key() -> None:
+    """A browser does not tell the cookies of a host's ports apart."""
+    first, second = (WithKey(keyed(), f"the-key-{port}", frozenset({f"127.0.0.1:{port}"})) for port in (8266, 8267))
+    browser = TestClient(first, base_url="http://127.0.0.1:8266")
+    browser.get("/rollouts?key=the-key-8266", follow_redirects=False)
+    other = TestClient(second, base_url="http://127.0.0.1:8267", cookies=browser.cookies)
+    assert other.get("/rollouts").status_code == 401
+    other.get("/rollouts?key=the-key-8267", follow_redirects=False)
+    assert {"burnish_8266", "burnish_8267"} == set(other.cookies) and "the-key" not in str(other.cookies)
+    for client in (TestClient(first, base_url="http://127.0.0.1:8266", cookies=other.cookies), other):
+        assert client.get("/rollouts").text == "inside"
+    others = "; ".join(f"{name}={value}" for name, value in other.cookies.items())
+    odd = {"cookie": f'theme={{"dark": [1]}}; a=;;=\x01; {others}'}  # of other programs, whose cookies the browser sends along
+    assert TestClient(second, base_url="http://127.0.0.1:8267").get("/rollouts", headers=odd).text == "inside"
+    assert other.get("/rollouts?key=", headers={"cookie": "burnish_8267=the-key-8267"}).status_code == 401
+
+
 def test_the_key_opens_no_other_address() -> None:
     client = TestClient(WithKey(keyed(), "the-key", HOSTS), base_url="http://127.0.0.1:8266")
     given = client.get("http://127.0.0.1:8266//evil.example/x?key=the-key", follow_redirects=False)
