@@ -8,12 +8,14 @@ import logging
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from burnish.inspector.console import Health, VersionLine, WatchedPlace, WatchedPlaces
+from burnish.rewards.calling.threads import Daemons
 from burnish.rpc.address import Endpoint, shown_address
 from burnish.rpc.errors import RpcError
 from burnish.rpc.probe import health_of
@@ -26,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 ASK_S = 2.0
 """How long a place may take to answer."""
+SPARE_S = 0.5
+"""How much later a look ends than a place may answer."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """What listens on all addresses is asked here."""
 TOLD = "What burnish inspect was told to watch with --deployment and --service."
@@ -70,7 +74,7 @@ def _watching(deployments: Sequence[Path], named: Sequence[AskedPlace], why: str
         read_deployment(file)
 
     def look() -> Sequence[WatchedPlace]:
-        return asyncio.run(_looked_at([*(_read_alone(file) for file in deployments), *named]))
+        return _looked_at([*(_read_alone(file) for file in deployments), *named])
 
     return WatchedPlaces(look, why)
 
@@ -140,8 +144,16 @@ def _notes(table: VersionTable) -> tuple[str, ...]:
     return (*canary, *(f"adapter {name}" for name in table.adapters), *forced)
 
 
-async def _looked_at(asked: Sequence[AskedPlace]) -> list[WatchedPlace]:
-    return list(await asyncio.gather(*map(_asked_alone, asked)))
+def _looked_at(asked: Sequence[AskedPlace]) -> list[WatchedPlace]:
+    """All at once, each on a thread of its own: a name that does not resolve holds its thread for as long as the system tries."""
+    threads = Daemons("console")
+    answers = [threads.submit(asyncio.run, _asked_alone(one)) for one in asked]
+    wait(answers, ASK_S + SPARE_S)
+    return [answer.result() if answer.done() else _silent(one.place) for one, answer in zip(asked, answers, strict=True)]
+
+
+def _silent(place: WatchedPlace) -> WatchedPlace:
+    return replace(place, health=Health("unreachable", f"no answer within {ASK_S:g} s"))
 
 
 async def _asked_alone(asked: AskedPlace) -> WatchedPlace:
@@ -172,7 +184,7 @@ async def _looked_at_one(asked: AskedPlace) -> WatchedPlace:
             status = await asyncio.wait_for(_http_status(f"{place.url}/health"), ASK_S)
             answer = "" if status == HTTPStatus.OK else f"/health answered {status}"
     except TimeoutError:
-        return replace(place, health=Health("unreachable", f"no answer within {ASK_S:g} s"))
+        return _silent(place)
     except (OSError, RpcError, ValueError) as error:
         return replace(place, health=Health("unreachable", (str(error).splitlines() or [type(error).__name__])[0][:300]))
     return replace(place, health=Health("unhealthy" if answer else "healthy", answer, time.monotonic() - began))

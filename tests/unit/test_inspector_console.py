@@ -180,6 +180,26 @@ def test_who_is_silent_drips_or_is_not_there_holds_nobody_up() -> None:
     assert took < 5 * ASK_S, "all are asked at once"
 
 
+def test_a_name_that_takes_long_to_resolve_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, over = socket.getaddrinfo, threading.Event()
+
+    def slowly(host: Any, *rest: Any, **options: Any) -> Any:
+        if host in ("slow.test", b"slow.test"):
+            over.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    with gateway() as (port, _):
+        watched = watched_places([], ["http://slow.test:8000", f"http://127.0.0.1:{port}"])
+        began = time.monotonic()
+        slow, healthy = watched.look()
+        took = time.monotonic() - began
+    over.set()
+    assert (slow.health.state, slow.health.said, healthy.health.state) == ("unreachable", "no answer within 2 s", "healthy")
+    assert took < 2 * ASK_S
+
+
 def test_a_service_is_asked_by_its_own_health_check(tmp_path: Path) -> None:
     (tmp_path / "checks.py").write_text("from burnish import verifier\n\n@verifier('mine/yes-v1')\ndef yes(request):\n    return 1.0\n")
     with ServiceProcess("verifier", f"{tmp_path / 'checks.py'}:yes", log=tmp_path / "log") as service:
