@@ -29,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from ...rollout.store.moments import moments
@@ -100,9 +100,9 @@ def pages(
         "/{run}/drawing": drawing,
         "/{run}": one_run,
         "": all_runs,
+        "/": all_runs,  # no redirect: Ray would follow it, and without the key
     }
     routes = [Route(f"{base}{path}", _guarded(site, page)) for path, page in shown.items()]
-    routes.append(Route(f"{base}/", lambda _: RedirectResponse("/rollouts")))
     return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=_headers)])
 
 

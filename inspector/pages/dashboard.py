@@ -9,7 +9,7 @@ finds the pages is on the command line of its dashboard, which every account of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import ray
@@ -23,17 +23,20 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .links import BASE
+from .links import BASE, STATIC, asset_name
 
 KNOWN = frozenset({"fb897d85f3c47644c764f70204530d44bda9cf78ea49c08495163fbfb7dc53de"})
 """SHA-256 of the start pages that the script fits."""
-HERE = Path(__file__).parent
-SCRIPT = "/static/rollouts-entry.js"
+
+
+def script_path() -> str:
+    """Where the script is: Ray tells browsers to keep it for a year, so its name changes with what it holds."""
+    return f"/static/rollouts-{asset_name('entry.js')}"
 
 
 def with_entry(app: ASGIApp, prefix: str) -> ASGIApp:
     """The application, for those who have Ray's token, and before it Ray's start page with an entry that leads to it."""
-    page, script = start_page(), (HERE / "static" / "entry.js").read_bytes()
+    page, script, place = start_page(), (STATIC / "entry.js").read_bytes(), f"{prefix}{script_path()}"
 
     def start(_: Request) -> Response:
         return PlainTextResponse("not ours", 404) if page is None else HTMLResponse(page)
@@ -41,13 +44,13 @@ def with_entry(app: ASGIApp, prefix: str) -> ASGIApp:
     def entry(_: Request) -> Response:
         return Response(script, media_type="text/javascript")
 
-    shown = Starlette(routes=[Route(f"{prefix}/", start), Route(f"{prefix}{SCRIPT}", entry), Mount("", _with_token(app))])
-    return _ours_alone(shown, prefix)
+    shown = Starlette(routes=[Route(f"{prefix}/", start), Route(place, entry), Mount("", _with_token(app))])
+    return _ours_alone(shown, {f"{prefix}/", place, f"{prefix}{BASE}"}, f"{prefix}{BASE}/")
 
 
-def _ours_alone(app: ASGIApp, prefix: str) -> ASGIApp:
-    """The application, and for what is Ray's a 404 before anything of ours is asked: each request of Ray's own pages waits for it."""
-    exact, below = {f"{prefix}/", f"{prefix}{SCRIPT}", f"{prefix}{BASE}"}, f"{prefix}{BASE}/"
+def _ours_alone(app: ASGIApp, exact: Set[str], below: str) -> ASGIApp:
+    """The application, and for what is Ray's a 404 before anything of ours is asked: each request of Ray's own pages waits for it. exact,
+    below: the paths that are ours, and what those begin with that are, too."""
     not_ours = PlainTextResponse("not ours", 404)
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +89,7 @@ def start_page(folder: Path | None = None) -> str | None:
     said = file.read_bytes()
     if hashlib.sha256(said).hexdigest() not in KNOWN:
         return None
-    return said.decode().replace("</body>", f'<script src="{SCRIPT[1:]}" defer></script></body>', 1)
+    return said.decode().replace("</body>", f'<script src="{script_path()[1:]}" defer></script></body>', 1)
 
 
 def nodes_here() -> Mapping[str, bool]:

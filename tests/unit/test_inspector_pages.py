@@ -423,7 +423,15 @@ def test_another_name_for_the_same_server_is_refused(host: str) -> None:
 def test_the_start_page_of_this_ray_gets_an_entry() -> None:
     page = dashboard.start_page()
     assert page is not None, "this release of Ray has another start page: try the entry on it, then add its hash to KNOWN"
-    assert page.count('<script src="static/rollouts-entry.js" defer></script></body>') == 1
+    assert page.count(f'<script src="{dashboard.script_path()[1:]}" defer></script></body>') == 1
+
+
+def test_the_entry_has_another_name_when_it_holds_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray tells browsers to keep what is below `/static` for a year."""
+    before = dashboard.script_path()
+    (tmp_path / "entry.js").write_text("'use strict'")
+    monkeypatch.setattr("burnish.inspector.pages.links.STATIC", tmp_path)
+    assert dashboard.script_path() != before and re.fullmatch(r"/static/rollouts-[0-9a-f]{12}\.entry\.js", before)
 
 
 def test_a_start_page_that_nobody_tried_is_left_to_ray(tmp_path: Path, root: Path) -> None:
@@ -453,8 +461,9 @@ def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path, token: str) -> None:
     with TestClient(dashboard.with_entry(pages(root, "/key"), "/key"), headers={"authorization": f"Bearer {token}"}) as client:
         assert client.get("/key/rollouts").status_code == 200
-        assert "rollouts-entry.js" in client.get("/key/").text
-        assert client.get("/key/static/rollouts-entry.js").headers["content-type"].startswith("text/javascript")
+        assert client.get("/key/rollouts/", follow_redirects=False).text == client.get("/key/rollouts").text
+        assert (script := dashboard.script_path())[1:] in client.get("/key/").text
+        assert client.get(f"/key{script}").headers["content-type"].startswith("text/javascript")
         for path in ("/rollouts", "/", "/other/rollouts", "/key/api/version", "/key/static/js/main.js"):
             assert client.get(path).status_code == client.post(path).status_code == 404  # at which Ray answers
         assert client.post("/key/api/authenticate").status_code == 404
@@ -482,7 +491,7 @@ def test_behind_the_dashboard_the_path_alone_opens_nothing_but_the_start_page(
     """Ray puts the path on the command line of its dashboard, where every account of the machine reads it."""
     app = dashboard.with_entry(pages(root, "/key"), "/key")
     client = TestClient(app, headers=given)
-    shown = ("", "/-/models", "/nano-20260101-000000", "/nano-20260101-000000/episodes?text=x", "/static/x.style.css")
+    shown = ("", "/", "/-/models", "/nano-20260101-000000", "/nano-20260101-000000/episodes?text=x", "/static/x.style.css")
     assert {client.get(f"/key/rollouts{path}").status_code for path in shown} == {status}
     assert TestClient(app).get("/key/").status_code == 200
 
