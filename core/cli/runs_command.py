@@ -167,7 +167,7 @@ def tail(
         same = next((i for i, (old, new) in enumerate(zip(rows, now, strict=False)) if old != new), min(len(rows), len(now)))
         if same < len(rows):  # a run that resumes takes back what it had written since its checkpoint
             back = now[same - 1] if same else None
-            typer.echo(f"the run went back to {f'{back.phase} {back.step}' if back else 'its beginning'}", err=True)
+            _print_error(f"the run went back to {f'{back.phase} {back.step}' if back else 'its beginning'}")
         _print(_step(row, as_json) for row in now[same:])
         rows = now
         if ended:

@@ -312,6 +312,19 @@ def test_tail_goes_on_after_a_run_went_back_to_its_checkpoint(runs: list[Path], 
     assert found.stderr == 2 * "the run went back to rft 1\n"
 
 
+def test_tail_shows_what_a_run_calls_its_phase_and_obeys_none_of_it(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"phase": "\x1b[31mrft\u202e", "step": 1, "time": 1.0}
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps({**row, "step": step}) + "\n" for step in (1, 2)))
+
+    def goes_back(seconds: float) -> None:
+        (runs[0] / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        (runs[0] / "report.html").write_text("")
+
+    monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_back)
+    found = burnish("runs", "tail", runs[0], "--follow")
+    assert "went back to" in found.stderr and not {"\x1b", "\u202e"} & {*found.stderr, *found.stdout}
+
+
 def test_numbers_that_no_difference_holds_are_drawn_or_left_out() -> None:
     for value in (1e308, -1e308, math.inf, -math.inf, math.nan):
         points = ((1, value, value, value), (2, -value, -value, -value), (3, 0.0, 0.0, 0.0), (4, 5e-324, 5e-324, 5e-324))
