@@ -62,6 +62,7 @@ class EngineConfig(BaseModel):
     request, after which an engine that is to end its answers before new weights ("finish") hangs; one that samples on takes as long as the
     longest of them. update_timeout_s: seconds of each step of the update.
     log_level: what vLLM may log into the file. log_file: where vLLM logs; without it, only errors are shown, on stderr.
+    vllm_metrics: whether vLLM keeps statistics and exports them as metrics of Ray, `ray_vllm_…` for Prometheus (docs/watch-a-run.md).
 
     An option without effect on the chosen backend and device is an error.
     """
@@ -90,6 +91,7 @@ class EngineConfig(BaseModel):
     update_timeout_s: float = Field(default=300.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] | None = None
     log_file: Path | None = None
+    vllm_metrics: bool = False
 
     @model_validator(mode="after")
     def _refuse_options_without_effect(self) -> Self:

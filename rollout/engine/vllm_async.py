@@ -21,7 +21,7 @@ from .base import GenerateRequest
 from .config import EngineConfig
 from .layout import checksum, dtype_name
 from .vllm_base import WARM_UP, VLLMEngine, as_array, count_tokens, sampling_params
-from .vllm_process import engine_arguments, prepare_process
+from .vllm_process import engine_arguments, prepare_process, stat_loggers
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class AsyncEngine(VLLMEngine):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = engine_arguments(self._config, self._model_path)
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=stat_loggers(self._config))
         count_tokens(self._llm, self._gate.sampled)
         await self._llm.update_weight_version("0")
 

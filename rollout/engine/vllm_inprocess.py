@@ -21,7 +21,7 @@ from .base import GenerateRequest
 from .config import CPU_THREADS, EngineConfig
 from .layout import checksum
 from .vllm_base import WARM_UP, VLLMEngine, as_tensor, count_tokens, register_model_class, sampling_params
-from .vllm_process import engine_arguments, prepare_process
+from .vllm_process import engine_arguments, prepare_process, stat_loggers
 
 CLOSE_TIMEOUT_S = 30.0
 
@@ -242,7 +242,7 @@ def _build(config: EngineConfig, model_path: Path) -> Any:
     if config.resolved_device == "cpu":
         torch.set_num_threads(config.threads or CPU_THREADS)  # OMP_NUM_THREADS came too late if torch was imported before
     register_model_class(json.loads((model_path / "config.json").read_text()).get("architectures") or ())
-    llm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config, model_path)))
+    llm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config, model_path)), stat_loggers=stat_loggers(config))
     llm.engine_core.set_weight_version("0")
     return llm
 

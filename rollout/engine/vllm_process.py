@@ -12,6 +12,9 @@ from typing import Any
 from ...rpc.loopback import collectives_on_loopback
 from .config import CPU_BATCHED_TOKENS, CPU_BLOCK_SIZE, CPU_KV_CACHE_MB, CPU_THREADS, EngineConfig
 
+SERVED_NAME = "policy"
+"""vLLM's name for the model in its metrics, where the path of its folder would stand."""
+
 
 def prepare_process(config: EngineConfig, scratch: Path | None = None) -> None:
     """Set what vLLM reads from the environment, of this process and of those it starts, and keep it from writing to the terminal.
@@ -68,8 +71,10 @@ def engine_arguments(config: EngineConfig, model_path: Path) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled from, temperature applied
         "distributed_executor_backend": _executor(config),
         "use_tqdm_on_load": False,
-        "disable_log_stats": True,
+        "disable_log_stats": not config.vllm_metrics,
     }
+    if config.vllm_metrics:
+        arguments["served_model_name"] = SERVED_NAME
     if config.resolved_device == "cpu":
         arguments |= {
             "enforce_eager": True,
@@ -83,6 +88,15 @@ def engine_arguments(config: EngineConfig, model_path: Path) -> dict[str, Any]:
         if config.gpu_memory_fraction is not None:
             arguments["gpu_memory_utilization"] = config.gpu_memory_fraction
     return arguments
+
+
+def stat_loggers(config: EngineConfig) -> list[Any] | None:
+    """What vLLM's `LLMEngine` and `AsyncLLM` tell their statistics: metrics of the Ray worker that this process is. None without."""
+    if not config.vllm_metrics:
+        return None
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+    return [RayPrometheusStatLogger]
 
 
 def _executor(config: EngineConfig) -> str | None:

@@ -20,7 +20,7 @@ from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.engine.gate import Gate
 from burnish.rollout.engine.layout import check_shapes, checkpoint_shapes, checksum, shape_of
 from burnish.rollout.engine.vllm_async import AsyncEngine
-from burnish.rollout.engine.vllm_process import engine_arguments
+from burnish.rollout.engine.vllm_process import engine_arguments, stat_loggers
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +66,15 @@ def test_a_model_over_several_gpus_takes_a_process_for_each(tmp_path: Path) -> N
     two = engine_arguments(EngineConfig(device="cuda", tensor_parallel=2), tmp_path)
     assert (one["tensor_parallel_size"], one["distributed_executor_backend"], one["gpu_memory_utilization"]) == (1, "uni", 0.45)
     assert (two["tensor_parallel_size"], two["distributed_executor_backend"]) == (2, "mp")
+
+
+def test_vllm_keeps_statistics_where_they_are_asked_for(tmp_path: Path) -> None:
+    """And calls the model by a name: by default its metrics would have the path of the folder as a label."""
+    quiet, counted = (EngineConfig(device="cpu", vllm_metrics=on) for on in (False, True))
+    assert engine_arguments(quiet, tmp_path)["disable_log_stats"] is True and stat_loggers(quiet) is None
+    assert "served_model_name" not in engine_arguments(quiet, tmp_path)
+    arguments = engine_arguments(counted, tmp_path)
+    assert (arguments["disable_log_stats"], arguments["served_model_name"]) == (False, "policy")
 
 
 def test_config_and_fake_import_neither_torch_nor_vllm() -> None:
