@@ -1,4 +1,4 @@
-"""Ray metrics of a policy step, for Prometheus and the Ray dashboard."""
+"""Ray metrics of a training step, for Prometheus and the Ray dashboard."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ SHOWN = {
     "learner/reference_kl": ("burnish_reference_kl", "KL of the policy from its reference, k3 estimate"),
     "learner/parity_max": ("burnish_parity_max", "Largest log-probability difference between engine and learner"),
     "learner/grad_norm": ("burnish_grad_norm", "Global gradient norm before clipping"),
+    "loss": ("burnish_loss", "Loss of a step on examples or pairs"),
+    "held_out_loss": ("burnish_held_out_loss", "Loss on the rows that a phase on examples holds out, nats per token"),
+    "seconds": ("burnish_step_seconds", "Seconds a step on examples or pairs took"),
+    "tokens_per_second": ("burnish_trained_tokens_per_second", "Tokens that a step on examples or pairs trained on, per second"),
 }
-"""Metric of a step -> name and description of the gauge."""
+"""Metric of a step -> name and description of the gauge. Those of policy steps come first, then those of all other phases' steps."""
 
 
 class StepGauges:
@@ -31,7 +35,9 @@ class StepGauges:
         self._gauges = {metric: Gauge(name, description) for metric, (name, description) in SHOWN.items()}
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Set the gauges of the metrics that this step has."""
+        """Set the gauges of the metrics that this step has; the others stay as they are."""
+        if metrics.get("seconds", 0.0) > 0 and "tokens" in metrics:
+            metrics = {**metrics, "tokens_per_second": metrics["tokens"] / metrics["seconds"]}
         for metric, gauge in self._gauges.items():
             if metric in metrics:
                 gauge.set(metrics[metric])

@@ -286,9 +286,13 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     def training_step(self) -> None:
         """One policy step; raises what `PolicyLoop.step` raises."""
         self.last_step = self.loop.step()
-        self._gauges.show(self.last_step.metrics)
+        self.show(self.last_step.metrics)
         for name, value in self.last_step.metrics.items():
             self.metrics.log_value(("rft", name), value, window=1)
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Set the Ray metrics of a step. A policy step's are set as it ends; this is for steps that others take with the learners."""
+        self._gauges.show(metrics)
 
     def sync(self) -> list[SyncReceipt]:
         """Send the learner's weights to every engine."""

@@ -151,6 +151,8 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
                 if ends:
                     session.loop.end_phase()
                 run.folder.log_ledger(session.loop.progress.ledger.record(phase.name, did.step))
+            else:
+                session.algo.show(did.metrics)
             _keep(run, phase.name, did.step, did.episodes, "train", "sampled", did.measured)
             kept = {episode.id for episode in did.episodes}
             finished[:] = [episode for episode in finished if episode.id not in kept]  # while the learner learned, for later steps

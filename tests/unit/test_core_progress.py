@@ -129,21 +129,23 @@ def test_every_checkpoint_scores_the_probe_that_the_learner_scored(tmp_path: Pat
 
 
 def test_a_step_says_what_failed_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two steps the second has an outage: one line, in the step in which it happens."""
+    """Of two steps the second has an outage: one line, in the step in which it happens. What each measured is told to Ray."""
     good = Episode(Task("t", 1), 0, (), (), Reward(1.0))
     down = replace(good, outcome=Failure(FailureKind.VERIFIER_UNAVAILABLE, "v@h:1", "connection refused"))
     steps = [PhaseStep(n, {"loss": 0.0}, "line", episodes=[good, one]) for n, one in ((1, good), (2, down))]
     console, file = log()
     table = SimpleNamespace(steps=2, checkpoint_every=9, best_by="")
     phase = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=lambda *_: iter(steps)))
-    loop = SimpleNamespace(on_group=None)
+    shown: list[Any] = []
+    session = SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SimpleNamespace(show=shown.append))
     folder = RunFolder(tmp_path)
-    run = SimpleNamespace(session=SimpleNamespace(loop=loop), results={}, folder=folder, console=console, data={})
+    run = SimpleNamespace(session=session, results={}, folder=folder, console=console, data={})
     for name in ("_begin", "_keep", "_checkpoint", "_end"):
         monkeypatch.setattr(f"burnish.run.pipeline.{name}", lambda *what, **more: None)
     monkeypatch.setattr("burnish.run.pipeline._parts", lambda *what: SimpleNamespace(done=[]))
     monkeypatch.setattr("burnish.run.pipeline.Spent.reached", lambda *what: "")
     assert pipeline._train(cast(Any, run), cast(Any, phase), 0) == 2
+    assert shown == [{"loss": 0.0}] * 2
     said = [line for line in file.getvalue().splitlines() if "teach nothing" in line]
     assert said == [
         "step 2: 1 of 2 episodes failed and teach nothing: 1 verifier_unavailable; "
