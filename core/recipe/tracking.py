@@ -8,20 +8,24 @@
         def alarm(self, row: AlarmRow) -> None: ...
         def close(self) -> None: ...
 
+One that takes conversations, too, has further `traces`, how many of each step, and `episodes` (`EpisodeTracker`).
+
 Found by id, as rewards are: registered by the decorator in a plug-in, or listed by a distribution under `burnish.trackers`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 from burnish.envs.registry import Registry, check_id, did_you_mean
+from burnish.envs.types import Episode
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
 
 
@@ -42,6 +46,16 @@ class Tracker(Protocol):
     def evaluation(self, record: EvaluationRecord) -> None: ...
     def alarm(self, row: AlarmRow) -> None: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class EpisodeTracker(Protocol):
+    """What a tracker has beside the rest that takes conversations, too. traces: how many of each step and of each evaluation, the first of
+    them, which are the attempts at its first tasks; it is read once, as the run begins."""
+
+    traces: int
+
+    def episodes(self, at: Moment, episodes: Sequence[Episode]) -> None: ...
 
 
 def evaluation_metrics(result: EvaluationResult) -> dict[str, float]:

@@ -7,13 +7,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from burnish.envs.types import Episode
 from burnish.recipe.tracking import TrackedRun, evaluation_metrics
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 from burnish.rpc.extras import require
+from burnish.run.mlflow_traces import log_episode, trace_into
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlflow"
 BATCH = 1000
@@ -24,21 +27,25 @@ LONGEST_NAME, LONGEST_TEXT = 250, 5000
 
 class MLflow:
     """A run in MLflow. uri: of its tracking store; by default the database `mlflow.db` in the folder of runs, for
-    `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`. experiment: that the run belongs to.
+    `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`. experiment: that the run belongs to. traces: episodes of each step, and of
+    each evaluation, that are kept as traces, the attempts at its first tasks; what was said goes into the store with them.
 
     Metrics are called `PHASE/NAME`, those of an evaluation `PHASE/heldout/MODE/…`; characters that MLflow refuses in names are `_`. The
     config is an artifact, and alarms are tags. A run that resumes goes on in the same MLflow run; what it takes again stands there twice.
 
-    Raises ValueError when MLflow is not installed, and what it raises when the store cannot be opened.
+    Raises ValueError when MLflow is not installed or `traces` is no number of episodes, and what it raises when the store cannot be opened.
     """
 
-    def __init__(self, run: TrackedRun, *, uri: str = "", experiment: str = "burnish") -> None:
+    def __init__(self, run: TrackedRun, *, uri: str = "", experiment: str = "burnish", traces: int = 0) -> None:
+        if isinstance(traces, bool) or not isinstance(traces, int) or traces < 0:
+            raise ValueError(f"traces must be a number of episodes, 0 for none, not {traces!r}")
         require("burnish/mlflow-v1", ["mlflow"], "mlflow")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a run leaves the machine unasked
         from mlflow import MlflowClient
 
-        home = run.folder.resolve()
-        self._client = MlflowClient(uri or f"sqlite:///{home.parent / DATABASE}")
+        home, self.traces = run.folder.resolve(), traces
+        store = uri or f"sqlite:///{home.parent / DATABASE}"
+        self._client = MlflowClient(store)
         found = self._client.get_experiment_by_name(experiment)
         where = None if uri else (home.parent / ARTIFACTS).as_uri()
         self._experiment: str = found.experiment_id if found else self._client.create_experiment(experiment, where)
@@ -49,6 +56,9 @@ class MLflow:
             for name in ("name", "model", "environment"):
                 self._client.log_param(self._run, name, str(run.config.get(name, ""))[:LONGEST_TEXT])
             self._client.log_text(self._run, json.dumps(run.config, indent=2), "config.json")
+
+        if traces:
+            trace_into(store)
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
@@ -64,6 +74,10 @@ class MLflow:
     def alarm(self, row: AlarmRow) -> None:
         said = f"{row.action}: {row.text}"[:LONGEST_TEXT]
         self._client.set_tag(self._run, _name(f"alarm/{row.phase}/{row.step}/{row.guard}"), said)
+
+    def episodes(self, at: Moment, episodes: Sequence[Episode]) -> None:
+        for one in episodes:
+            log_episode(self._client, self._experiment, self._run, at, one)
 
     def close(self) -> None:
         self._client.set_terminated(self._run)

@@ -349,7 +349,9 @@ def _books_of(run: Run, finished: Sequence[Episode]) -> Ledger:
 def _keep(
     run: Run, phase: str, step: int, episodes: Sequence[Episode], split: Split, mode: Mode, measured: PerEpisode | None = None
 ) -> None:
-    run.store.put(Moment(phase, step, split, mode), episodes, measured)
+    at = Moment(phase, step, split, mode)
+    run.store.put(at, episodes, measured)
+    run.folder.trackers.episodes(at, episodes)
 
 
 def evaluate_checkpoint(recipe: ResolvedRun, checkpoint: str) -> Results:

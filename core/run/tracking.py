@@ -11,9 +11,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
-from burnish.recipe.tracking import TRACKERS, TrackedRun, Tracker, TrackingConfig
+from burnish.envs.types import Episode
+from burnish.recipe.tracking import TRACKERS, EpisodeTracker, TrackedRun, Tracker, TrackingConfig
 from burnish.rewards.calling.threads import Daemons
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 
 WAITING = 1000
@@ -37,6 +40,11 @@ class Trackers:
     def alarm(self, row: AlarmRow) -> None:
         self._tell(lambda one: one.alarm(row))
 
+    def episodes(self, at: Moment, episodes: Sequence[Episode]) -> None:
+        """Those of a step or an evaluation, for the trackers that take some of them."""
+        for feed in self._feeds:
+            feed.put_episodes(at, episodes)
+
     def _tell(self, what: Callable[[Tracker], None]) -> None:
         for feed in self._feeds:
             feed.put(what)
@@ -47,6 +55,7 @@ class Feed:
 
     def __init__(self, id: str, tracker: Tracker, say: Say) -> None:
         self._id, self._tracker, self._say = id, tracker, say
+        self._traces = tracker.traces if isinstance(tracker, EpisodeTracker) else 0
         self._waiting: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(WAITING)
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"tracker {id}", daemon=True)
@@ -60,6 +69,12 @@ class Feed:
             self._waiting.put_nowait(what)
         except queue.Full:
             self._lose(f"is {WAITING} steps behind")
+
+    def put_episodes(self, at: Moment, episodes: Sequence[Episode]) -> None:
+        """Hand over as many of them as the tracker takes; the others are not held for it."""
+        chosen = tuple(episodes[: self._traces])
+        if chosen:
+            self.put(partial(_show, at=at, episodes=chosen))
 
     def close(self, wait_s: float) -> None:
         """Wait until the tracker has taken everything and closed, `wait_s` seconds at most."""
@@ -111,6 +126,11 @@ def _started(id: str, config: TrackingConfig, run: TrackedRun, wait_s: float) ->
     except Exception as error:
         why = f"did not start within {wait_s:g} s" if isinstance(error, TimeoutError) else _said(error)
         raise ValueError(f"tracking: {id} cannot start: {why}; put it right, or take it out of tracking.use") from error
+
+
+def _show(tracker: Tracker, at: Moment, episodes: Sequence[Episode]) -> None:
+    assert isinstance(tracker, EpisodeTracker)
+    tracker.episodes(at, episodes)
 
 
 def _said(error: Exception) -> str:

@@ -7,20 +7,23 @@ import re
 import struct
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.unit.stored_run import recipe, tiny_model
 from tests.unit.test_inspector import evaluation
 
 from burnish.envs.registry import load_plugin
+from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.components import check_components
 from burnish.recipe.load import config_from_data
 from burnish.recipe.tracking import TRACKERS, TrackedRun, TrackingConfig, tracker
+from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, RollBackRow
 from burnish.run import pipeline, tracking
 from burnish.run.folder import RunFolder, create_run
@@ -86,6 +89,53 @@ def test_a_tracker_hears_every_row_in_order(tmp_path: Path) -> None:
     rows = [("rft", 1, {"reward_mean": 0.5, "count": 3.0}), ("alarm", "kl 0.4"), ("evaluation", 0.75)]
     assert heard == [("start", "r", False), *rows, "closed"] and said == []
     assert json.loads(folder.metrics_file.read_text())["reward_mean"] == 0.5
+
+
+@tracker("tracking-test/listens-v1")
+class Listens(Heard):
+    """Takes conversations too. fails: at this step."""
+
+    def __init__(self, run: TrackedRun, *, traces: int, fails: int = 0) -> None:
+        super().__init__(run, fails=fails)
+        self.traces = traces
+
+    def episodes(self, at: Moment, episodes: Sequence[Episode]) -> None:
+        self.metrics(f"{at.phase} {at.split}", at.step, {one.id: one.sample for one in episodes})
+
+
+def episodes(run: TrackedRun, *steps: int, said: list[str], **args: Any) -> None:
+    attempts = [Episode(Task("t", 1), sample, (), (), Reward(1.0)) for sample in range(4)]
+    config = TrackingConfig(use=("tracking-test/heard-v1", "tracking-test/listens-v1"), args={"tracking-test/listens-v1": args})
+    with tracked(config, run, said.append) as trackers:
+        for step in steps:
+            trackers.episodes(Moment("rft", step, "train", "sampled"), attempts)
+        trackers.episodes(Moment("rft", 9, "heldout", "greedy"), [])
+
+
+def test_one_that_takes_conversations_gets_the_first_of_each_step(tmp_path: Path) -> None:
+    """As many as it wants, whatever there are; a tracker that takes none hears nothing."""
+    run, said = TrackedRun("r", tmp_path, {}, False), list[str]()
+    episodes(run, 1, 2, said=said, traces=2)
+    two = {"t/0": 0, "t/1": 1}
+    assert [one for one in heard if one[0] == "rft train"] == [("rft train", 1, two), ("rft train", 2, two)] and said == []
+    assert len(heard) == 6
+    heard.clear()
+    episodes(run, 1, 2, said=said, traces=0)
+    assert len(heard) == 4 and said == []
+
+
+def test_conversations_that_it_cannot_take_stop_no_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    episodes(TrackedRun("r", tmp_path, {}, False), 1, 2, 3, said=said, traces=1, fails=2)
+    assert ("rft train", 1, {"t/0": 0}) in heard and len(said) == 1 and "listens-v1 failed: OSError: no room" in said[0]
+
+
+def test_the_pipeline_hands_every_stored_episode_on(tmp_path: Path) -> None:
+    told: list[Any] = []
+    store, trackers = (SimpleNamespace(**{name: lambda *what: told.append(what[:2])}) for name in ("put", "episodes"))
+    run = SimpleNamespace(store=store, folder=RunFolder(tmp_path, cast(Any, trackers)))
+    pipeline._keep(cast(Any, run), "sft", 3, [], "heldout", "greedy")
+    assert told == [(Moment("sft", 3, "heldout", "greedy"), [])] * 2
 
 
 def test_one_that_cannot_start_stops_the_run_in_one_line(tmp_path: Path) -> None:
