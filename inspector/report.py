@@ -16,10 +16,12 @@ from ..rollout.store.transcripts import Transcript
 from .account import times_of
 from .alarms import alarms_of
 from .blends import blend_rows
-from .charts import Whisker, line_chart, whisker_chart
+from .charts import Series, Whisker, line_chart, overlay_chart, whisker_chart
+from .library import Library
 from .rendering import environment, phase_title, write_page
 from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
 from .text import percent
+from .unmeasured import unmeasured
 
 MODES: tuple[Mode, ...] = ("sampled", "greedy")
 SHOWN_FIRST = (
@@ -31,6 +33,7 @@ SHOWN_FIRST = (
 """Metrics in the order that people look for them in, a name that ends in "/" being all that begin with it."""
 SHOWN_LAST = re.compile(r"(busy|idle)/.*|(.*[/_])?seconds", re.DOTALL)
 """Metrics that are seconds, which say nothing of what was learned."""
+REWARD = "reward, 95 % interval"
 CURVES = 12  # per phase; the others are folded away
 LONGEST_S = 2.0**53
 """What is more is no step's: the folder may be anybody's."""
@@ -76,11 +79,12 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         headline=headline(run),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         facts=facts_of(run),
+        unmeasured=unmeasured(run),
         rows=phase_rows(run),
         part_names=sorted({name for record in run.evaluations for name in record.result.parts}),
         whiskers=whisker_chart(_whiskers(run)) if run.evaluations else None,
         last=last[0] if last else None,
-        curves={phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
+        curves={phase: [*reward_curve(run, phase), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
         shown=CURVES,
         times=times_of(run),
         ledger=final_ledger(run.ledger),
@@ -170,6 +174,13 @@ def _whiskers(run: RecordedRun) -> list[Whisker]:
         )
         for record in phase_rows(run)
     ]
+
+
+def reward_curve(run: RecordedRun, phase: str) -> list[Curve]:
+    """The reward of the stored episodes of a phase with its interval, as `Library.rewards` has it; nothing where none are stored."""
+    points = Library(run.path / "episodes").rewards(phase)
+    svg = overlay_chart(f"{REWARD} of its mean over tasks", [Series(f"{REWARD} of its mean over tasks", tuple(points))], "step")
+    return [Curve(REWARD, svg, points[0][1], points[-1][1])] if svg else []
 
 
 def curves_of(run: RecordedRun, phase: str) -> list[Curve]:
