@@ -58,6 +58,12 @@ class EpisodeTracker(Protocol):
     def episodes(self, at: Moment, episodes: Sequence[Episode]) -> None: ...
 
 
+def check_traces(traces: object) -> None:
+    """Raise ValueError when this is not how many episodes a tracker takes."""
+    if isinstance(traces, bool) or not isinstance(traces, int) or traces < 0:
+        raise ValueError(f"traces must be a number of episodes, 0 for none, not {traces!r}")
+
+
 def evaluation_metrics(result: EvaluationResult) -> dict[str, float]:
     """What trackers keep of an evaluation as metrics of its step. Example: `{"heldout/greedy/success": 0.8, …}`."""
     measured = {"success": result.success, "success_low": result.success_low, "success_high": result.success_high}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.envs.types import Episode
-from burnish.recipe.tracking import TrackedRun, evaluation_metrics
+from burnish.recipe.tracking import TrackedRun, check_traces, evaluation_metrics
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 from burnish.rpc.extras import require
@@ -37,8 +37,7 @@ class MLflow:
     """
 
     def __init__(self, run: TrackedRun, *, uri: str = "", experiment: str = "burnish", traces: int = 0) -> None:
-        if isinstance(traces, bool) or not isinstance(traces, int) or traces < 0:
-            raise ValueError(f"traces must be a number of episodes, 0 for none, not {traces!r}")
+        check_traces(traces)
         require("burnish/mlflow-v1", ["mlflow"], "mlflow")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a run leaves the machine unasked
         from mlflow import MlflowClient

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from burnish.envs.types import Episode
-from burnish.recipe.tracking import TRACKERS, EpisodeTracker, TrackedRun, Tracker, TrackingConfig
+from burnish.recipe.tracking import TRACKERS, EpisodeTracker, TrackedRun, Tracker, TrackingConfig, check_traces
 from burnish.rewards.calling.threads import Daemons
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
@@ -122,7 +122,10 @@ def tracked(config: TrackingConfig, run: TrackedRun, say: Say, wait_s: float = 6
 def _started(id: str, config: TrackingConfig, run: TrackedRun, wait_s: float) -> Tracker:
     factory = TRACKERS.get(id)
     try:
-        return Daemons("tracker").submit(factory, run, **config.args.get(id, {})).result(wait_s)  # type: ignore[no-any-return]
+        started: Tracker = Daemons("tracker").submit(factory, run, **config.args.get(id, {})).result(wait_s)
+        if isinstance(started, EpisodeTracker):
+            check_traces(started.traces)
+        return started
     except Exception as error:
         why = f"did not start within {wait_s:g} s" if isinstance(error, TimeoutError) else _said(error)
         raise ValueError(f"tracking: {id} cannot start: {why}; put it right, or take it out of tracking.use") from error

@@ -130,6 +130,12 @@ def test_conversations_that_it_cannot_take_stop_no_run(tmp_path: Path) -> None:
     assert ("rft train", 1, {"t/0": 0}) in heard and len(said) == 1 and "listens-v1 failed: OSError: no room" in said[0]
 
 
+@pytest.mark.parametrize("traces", [-1, "2", True, None])
+def test_how_many_it_takes_is_a_number_before_the_run_begins(tmp_path: Path, traces: Any) -> None:
+    with pytest.raises(ValueError, match="listens-v1 cannot start: ValueError: traces must be a number of episodes"):
+        episodes(TrackedRun("r", tmp_path, {}, False), 1, said=[], traces=traces)
+
+
 def test_the_pipeline_hands_every_stored_episode_on(tmp_path: Path) -> None:
     told: list[Any] = []
     store, trackers = (SimpleNamespace(**{name: lambda *what: told.append(what[:2])}) for name in ("put", "episodes"))
