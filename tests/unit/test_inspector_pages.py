@@ -446,16 +446,17 @@ TOKEN = "t" * 32
 @pytest.fixture
 def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Ray's, which it asks for in this process."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
+    raylet: Any = _raylet  # which has no types
     with monkeypatch.context() as changed:
         changed.setenv("RAY_AUTH_MODE", "token")
         changed.setenv("RAY_AUTH_TOKEN", TOKEN)
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
         yield TOKEN
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def test_behind_the_dashboard_only_who_knows_the_path_is_answered(root: Path, token: str) -> None:

@@ -21,7 +21,13 @@ from burnish.rollout.store.records import RetentionRow
 pytestmark = pytest.mark.unit
 
 SEED = "Another seed: this is one run, and the intervals say nothing of how others of the same recipe would end."
-SURE = {"task_success": {str(i): 1.0 for i in range(900)}, "episodes": 900, "rewarded": 900, "success_low": 0.78, "success_high": 0.82}
+SURE: dict[str, Any] = {
+    "task_success": {str(i): 1.0 for i in range(900)},
+    "episodes": 900,
+    "rewarded": 900,
+    "success_low": 0.78,
+    "success_high": 0.82,
+}
 KEPT = RetentionRow(phase="rft", step=2, suite="sums", kind="answers", items=50, before=0.9, after=0.9)
 
 
