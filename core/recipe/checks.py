@@ -27,7 +27,7 @@ def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
     checks = (
         _phases, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _rollouts, _guards,
-        _devices,
+        _episodes, _devices,
     )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
@@ -275,6 +275,12 @@ def _guards(config: RunConfig) -> Iterator[str]:
             yield f'guards.{key}: has no effect with guards.{guard} = "off"; remove one of them'
     if reinforced and "roll_backs" in given and all(getattr(config.guards, guard) != "roll_back" for guard in RULES):
         yield 'guards.roll_backs: has no effect where no guard is "roll_back"; remove it, or write that for one'
+
+
+def _episodes(config: RunConfig) -> Iterator[str]:
+    given = sorted(config.episodes.model_fields_set)
+    if given and not _reinforced(config):
+        yield f"episodes.{given[0]}: has no effect without [rft], whose steps store episodes; evaluations are always kept; remove it"
 
 
 def _rollouts(config: RunConfig) -> Iterator[str]:

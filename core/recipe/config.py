@@ -26,6 +26,7 @@ from burnish.recipe.tracking import TrackingConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.store.keeping import EpisodesConfig
 from burnish.trainer.data.config import TRAIN_SEEDS, SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import LearnerConfig
@@ -93,6 +94,7 @@ class RunConfig(BaseModel):
     guards: GuardsConfig = GuardsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     limits: LimitsConfig = LimitsConfig()
+    episodes: EpisodesConfig = EpisodesConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("reward_function", mode="before")

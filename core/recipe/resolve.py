@@ -25,6 +25,7 @@ from burnish.recipe.tracking import TrackingConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
+from burnish.rollout.store.keeping import EpisodesConfig, Keeping
 from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
 from burnish.rpc.address import with_addresses
 from burnish.trainer.data.config import SeedRange, TasksConfig
@@ -124,6 +125,7 @@ class ResolvedRun:
     engine: EngineConfig
     learner: LearnerConfig
     limits: LimitsConfig
+    episodes: EpisodesConfig
     tracking: TrackingConfig
     placement: Placement
     keep_checkpoints: int
@@ -149,6 +151,11 @@ class ResolvedRun:
     def best_by(self) -> Mapping[Phase, str]:
         """The metric that each phase goes back to the lowest of at its end, "" where it does not."""
         return {phase.name: phase.table.best_by for phase in self.phases}
+
+    @property
+    def keeping(self) -> Keeping:
+        """What the run's store keeps."""
+        return Keeping(self.episodes, self.seed, tuple(phase.name for phase in self.phases))
 
     @property
     def suites(self) -> tuple[Suite, ...]:
@@ -229,6 +236,7 @@ def resolve(config: RunConfig, *, planning: bool = False) -> ResolvedRun:
         engine=_engine(config.engine, placement),
         learner=config.learner,
         limits=config.limits,
+        episodes=config.episodes,
         tracking=config.tracking,
         placement=placement,
         keep_checkpoints=config.keep_checkpoints,

@@ -90,7 +90,7 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
         left_out = session.files.rejects if session.files is not None else ()
         if left_out:
             say(console, f"{len(left_out)} unfit rows of [tasks] are left out: {folder.write_rejects(left_out)}")
-        store = EpisodeStore(folder.episodes, folder.path.name, folder.transcripts)
+        store = EpisodeStore(folder.episodes, folder.path.name, folder.transcripts, recipe.keeping, partial(say, console))
         yield Run(session, folder, console, stack.enter_context(store))
 
 
@@ -327,7 +327,7 @@ def _kept_when_it_fails(run: Run, phase: str, step: int, finished: list[Episode]
     try:
         yield
     except Exception as error:
-        _keep(run, phase, step, finished, split, mode)
+        run.store.put(Moment(phase, step, split, mode), finished, whole=True)
         if split == "train" and isinstance(run.recipe.phase(phase).table, RFTPhaseConfig):
             run.folder.log_ledger(_books_of(run, finished).record(phase, step))
         if finished:

@@ -16,7 +16,7 @@ from burnish.run.retention import is_judged
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
 from burnish.trainer.phases.registry import KINDS
 
-FREE = ("limits", "keep_checkpoints", "tracking")
+FREE = ("limits", "keep_checkpoints", "episodes", "tracking")
 """Tables and keys that a run may resume with other values of: they decide how long it waits, what it keeps and who is
 told, not what it computes."""
 

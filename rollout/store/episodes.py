@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ...envs.failures import Failure
 from ...envs.types import Episode, Float32
+from .keeping import Keeping
 from .moments import Moment, PerEpisode
 from .transcripts import TranscriptWriter, transcript_of
 
@@ -113,6 +114,9 @@ WRITTEN: Mapping[str, Any] = {
 """How files are written, for `pyarrow.parquet.write_table`."""
 
 
+ALL_OF_THEM = Keeping()
+
+
 class EpisodeStore:
     """Writes a run's episodes into a folder, a file per moment, on one thread in the background.
 
@@ -120,24 +124,35 @@ class EpisodeStore:
     does not fill the memory.
 
     transcripts: a folder that holds the transcripts of each file that waits, so that a process that is killed loses none; None for episodes
-    that can be made again.
+    that can be made again. keeping: what is stored of each moment, and stays; all of it by default. say: is told once, on the store's
+    thread, that what stays takes more room than it may.
 
     Example: `with EpisodeStore(run / "episodes", "nano") as store: store.put(Moment("rft", 1, "train", "sampled"), episodes)`.
     """
 
     WAITING = 4
 
-    def __init__(self, folder: Path, run: str, transcripts: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        transcripts: Path | None = None,
+        keeping: Keeping = ALL_OF_THEM,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._run, self._transcripts = folder, run, transcripts
+        self._keeping, self._say = keeping, say
         self._thread = ThreadPoolExecutor(1, "episode-store")
         self._waiting: list[Future[None]] = []
 
-    def put(self, moment: Moment, episodes: Sequence[Episode], measured: PerEpisode | None = None) -> None:
-        """Write these episodes, in place of what the moment had. Once this returns, their transcripts are kept whatever happens.
+    def put(self, moment: Moment, episodes: Sequence[Episode], measured: PerEpisode | None = None, whole: bool = False) -> None:
+        """Write these episodes, those that are kept, in place of what the moment had. Once this returns, their transcripts stay whatever
+        happens. whole: all of them, since nothing else tells why their step was broken off.
 
         Raises what an earlier write raised, which it does once these are kept, and ValueError when a metric is not finite.
         """
+        episodes = episodes if whole else self._keeping.chosen(moment, episodes)
         kept = self._keep(moment, episodes) if episodes else None
         while self._waiting and (len(self._waiting) >= self.WAITING or self._waiting[0].done()):
             self._waiting.pop(0).result()
@@ -186,6 +201,10 @@ class EpisodeStore:
         if kept is not None:
             _to_disk(self._folder)
             kept.unlink(missing_ok=True)
+        problem = self._keeping.shrink(self._folder)
+        if problem and self._say is not None:
+            self._say(problem)
+            self._say = None
 
 
 def _to_disk(path: Path) -> None:

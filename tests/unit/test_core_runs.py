@@ -274,8 +274,8 @@ def said_of(tmp_path: Path, before: dict[str, Any], after: dict[str, Any], at: t
 @pytest.mark.parametrize("at", [None, ("sft", 4), ("rft", 2), ("rft", 3)])
 def test_a_run_may_resume_with_more_steps_and_other_limits(tmp_path: Path, at: tuple[str, int] | None) -> None:
     before = {"sft": SFT, "rft": {"steps": 3}}
-    after = {"sft": SFT, "rft": {"steps": 8}, "limits": {"stall_s": 900.0}, "keep_checkpoints": 4}
-    expected = ["keep_checkpoints: 2 -> 4", "limits.stall_s: 600.0 -> 900.0", "rft.steps: 3 -> 8"]
+    after = {"sft": SFT, "rft": {"steps": 8}, "limits": {"stall_s": 900.0}, "keep_checkpoints": 4, "episodes": {"keep": 9}}
+    expected = ["episodes.keep: null -> 9", "keep_checkpoints: 2 -> 4", "limits.stall_s: 600.0 -> 900.0", "rft.steps: 3 -> 8"]
     assert said_of(tmp_path, before, after, at) == expected
 
 
