@@ -138,13 +138,17 @@ class Coverage:
 
 def coverage(store: Path) -> Coverage:
     """What the index of a store covers now."""
-    try:  # files appear under their names, so a folder that has rested has no news
-        written = max(folder.stat().st_mtime_ns for folder in (store, store / FOLDER) if folder.is_dir())
-    except ValueError:
+    written = last_change(store)  # files appear under their names, so a folder that has rested has no news
+    if written is None:
         return Coverage((), (), {}, 0)
     if time.time_ns() - written < RESTED_NS:
         return _coverage(store)
     return _rested(store, written)
+
+
+def last_change(store: Path) -> int | None:
+    """When files of a store or of its index came or went last, in nanoseconds; None where there is no store."""
+    return max((folder.stat().st_mtime_ns for folder in (store, store / FOLDER) if folder.is_dir()), default=None)
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens, stored_value
 from ..rollout.store.recorded import phases_in_order
 from ..rollout.store.records import Mode
+from .anew import anew
 from .database import PARQUET, Database, named
 from .hits import is_short
 from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
@@ -90,7 +91,7 @@ class Library:
     """
 
     def __init__(self, folder: Path, db: Database | None = None, beyond: int | None = None) -> None:
-        self._folder, self._db, self._beyond = folder, db or Database(), beyond
+        self.folder, self._db, self._beyond = folder, db or Database(), beyond
 
     def count(self, wanted: Wanted) -> int:
         """How many there are of those, `first` and `most` aside."""
@@ -100,6 +101,7 @@ class Library:
         """Episodes without their messages and tokens: the columns of `index.SUMMARY`."""
         return self.page(wanted)[1]
 
+    @anew
     def page(self, wanted: Wanted) -> tuple[int, list[dict[str, Any]]]:
         """How many there are, and those that are wanted of them.
 
@@ -119,9 +121,10 @@ class Library:
         question = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
         return total, _checked(self._db.ask(question, [*values, phases, wanted.most, wanted.first]))
 
+    @anew
     def choices(self) -> dict[str, list[Any]]:
         """The values there are of what can be chosen: phase, step, split, mode, failure, truncation."""
-        covered = coverage(self._folder)
+        covered = coverage(self.folder)
         rest = _store_files(covered.beyond(self._beyond))
         found: dict[str, set[Any]] = {name: {getattr(one, name) for one in covered.moments} for name in ("phase", "step", "split", "mode")}
         found["failure"] = {kind for segment in covered.segments for kind in segment.failures}
@@ -132,6 +135,7 @@ class Library:
             found[name] = {*sorted(found[name] | {row["value"] for row in beyond})[:MOST_KINDS]}
         return {name: sorted(values) for name, values in found.items()}
 
+    @anew
     def one(self, phase: str, step: int, split: str, mode: str, episode: str) -> dict[str, Any] | None:
         """The whole of an episode, or None: every column, `messages` and `turn_parts` read, of its tokens the first `MOST_TOKENS`.
         `stored_tokens` is how many there are."""
@@ -145,6 +149,7 @@ class Library:
         check_tokens(row)
         return {**row, "messages": _read(row, "messages", list, dict), "turn_parts": _read(row, "turn_parts", dict, list)}
 
+    @anew
     def group(self, phase: str, step: int, split: str, mode: str, task: str) -> list[dict[str, Any]]:
         """The episodes of one task at one moment, in the order of their samples, the first `MOST_ATTEMPTS`."""
         file = self._file(phase, step, split, mode)
@@ -154,6 +159,14 @@ class Library:
     def conversations(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]] | None]:
         """The messages of each of some rows of a list, one after the other; None for those in files beyond the first `READ_AT_ONCE`, and
         for those that would take more together."""
+        by_number = {row["number"]: row for row in self._messages(rows)}
+        for number in range(len(rows)):
+            there = by_number.pop(number, None)
+            yield _read(there, "messages", list, dict) if there else None
+
+    @anew
+    def _messages(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The messages of some rows of a list, as they are stored, each with the `number` of its row."""
         files = dict[Path, None]()
         for row in rows:
             file = self._file(row["phase"], row["step"], row["split"], row["mode"])
@@ -162,12 +175,9 @@ class Library:
         before = accumulate((said_bytes([file]) for file in files), initial=0)
         chosen = [str(file) for file, size in zip(files, before, strict=False) if size < READ_AT_ONCE]
         places = [[row[name] for row in rows] for name in PLACE]
-        found = self._db.ask(_MESSAGES, [named(chosen), [*range(len(rows))], *places, READ_AT_ONCE]) if chosen else []
-        by_number = {row["number"]: row for row in found}
-        for number in range(len(rows)):
-            there = by_number.pop(number, None)
-            yield _read(there, "messages", list, dict) if there else None
+        return self._db.ask(_MESSAGES, [named(chosen), [*range(len(rows))], *places, READ_AT_ONCE]) if chosen else []
 
+    @anew
     def rewards(self, phase: str) -> list[tuple[int, float, float, float]]:
         """The reward of each training step, as (step, mean, low, high): the mean over its tasks, with that mean's 95 % interval. Tasks of
         environments that are blended with the recipe's own are not in it, as they are not in the metric `reward_mean`.
@@ -197,12 +207,14 @@ class Library:
         rows = self.asked(moment, f"SELECT task, {means} FROM {{stored}} GROUP BY task")
         return [(row["task"], row["mean"], row["n"]) for row in rows]
 
+    @anew
     def asked(self, moment: Moment, question: str, *values: Any) -> list[dict[str, Any]]:
         """What the database answers to a question in which `{stored}` stands, once and before the values, for the episodes of a moment;
         nothing when there are none."""
         file = self._file(moment.phase, moment.step, moment.split, moment.mode)
         return self._db.ask(question.replace("{stored}", _STORE), [named([file]), *values]) if file else []
 
+    @anew
     def said(self, moment: Moment, tasks: Sequence[str], most: int) -> list[tuple[str, str]] | None:
         """What the policy said in rewarded episodes of some tasks at a moment, (task, text) of each, at most so many; None where the
         moment's conversations take more than `READ_AT_ONCE`."""
@@ -216,21 +228,21 @@ class Library:
     def _file(self, phase: str, step: int, split: str, mode: str) -> Path | None:
         """The file of a moment, if the names make one."""
         asked = Moment(phase, step, cast(Split, split), cast(Mode, mode))
-        file = self._folder / asked.file if Moment.of(Path(asked.file)) == asked else None
-        if file is None or own_file(self._folder.parent, f"{self._folder.name}/{file.name}") is None:
+        file = self.folder / asked.file if Moment.of(Path(asked.file)) == asked else None
+        if file is None or own_file(self.folder.parent, f"{self.folder.name}/{file.name}") is None:
             return None
         check_store(file)
         return file
 
     def _phases(self) -> list[str]:
         """The phases of the store, as the run came to them."""
-        there = {moment.phase for moment in coverage(self._folder).moments}
-        took_steps = [phase for phase in phases_in_order(self._folder.parent) if phase in there]
+        there = {moment.phase for moment in coverage(self.folder).moments}
+        took_steps = [phase for phase in phases_in_order(self.folder.parent) if phase in there]
         return [*took_steps, *sorted(there.difference(took_steps))]
 
     def _parts(self, wanted: Wanted) -> list[_Part]:
         """The wanted episodes, as far as the index covers the store and beyond."""
-        covered = coverage(self._folder)
+        covered = coverage(self.folder)
         rest, indexed = _store_files(covered.beyond(self._beyond)), [segment.rows_file for segment in covered.segments]
         asked, values = _where(wanted)
         words = self.words(wanted.text) if wanted.text else []

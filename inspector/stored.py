@@ -10,7 +10,7 @@ from typing import Any
 from ..envs.types import Message, Task, message_from_dict
 from ..rewards.rubric import SECONDS
 from ..rollout.store.moments import Moment, moments
-from ..rollout.store.reading import episode_columns, stored_rows, stored_value
+from ..rollout.store.reading import episode_columns, rows_while_there, stored_value
 from .runs import check_run
 
 COLUMNS = (
@@ -85,7 +85,7 @@ class Which:
 
 
 def stored_episodes(folder: Path, which: Which) -> Iterator[StoredEpisode]:
-    """Those of the episodes in a store, step by step.
+    """Those of the episodes in a store, step by step. A file that goes meanwhile is passed over.
 
     Raises ValueError naming the file that cannot be read, or that an earlier burnish wrote, without what task and environment knew.
     """
@@ -108,7 +108,7 @@ def chosen(run: Path, which: Which) -> Iterator[StoredEpisode]:
 
 
 def _read(file: Path, moment: Moment, episode: str | None) -> Iterator[StoredEpisode]:
-    for row in stored_rows(file, episode_columns(*COLUMNS), "stored episodes"):
+    for row in rows_while_there(file, episode_columns(*COLUMNS)):
         if episode is None or row["episode"] == episode:
             try:
                 yield episode_of(row, moment, stored_value(row["messages"]))

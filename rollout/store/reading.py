@@ -5,6 +5,7 @@ that are known, and a file that is not of that form is named with the reason.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -55,6 +56,19 @@ def stored_rows(file: Path, columns: pa.Schema, what: str, most: int | None = No
     except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{file}: cannot be read as {what}: {said[0]:.300}") from None
+
+
+def rows_while_there(file: Path, columns: pa.Schema) -> Iterator[dict[str, Any]]:
+    """The rows of a file of a store, none when it is gone: a run takes steps back, and keeps so many. A file that goes while it is read is
+    read to its end. Raises ValueError as `stored_rows` does.
+
+    Example: `rows_while_there(file, episode_columns("task", "reward"))`.
+    """
+    try:
+        yield from stored_rows(file, columns, "stored episodes")
+    except ValueError:
+        if os.path.lexists(file):
+            raise
 
 
 def check_store(file: Path) -> None:

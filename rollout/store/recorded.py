@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ...envs.pydantic_words import first_error
 from .moments import Moment, moments
 from .own_files import own_file, own_files
-from .reading import episode_columns, stored_rows, stored_value
+from .reading import episode_columns, rows_while_there, stored_value
 from .records import read_json_lines
 from .transcripts import StoredFailure, StoredReward, StoredTurn, Transcript, read_transcripts
 
@@ -33,7 +33,7 @@ def recorded_transcripts(run: Path) -> Iterator[Transcript]:
     A moment is read once: rows of a file that holds many moments count before the store, and the store before a file of one moment. The
     weights' versions of a turn that comes from the store are those of its episode.
 
-    Raises ValueError naming the file that cannot be read, or file and line.
+    A file of the store that goes meanwhile is passed over. Raises ValueError naming the file that cannot be read, or file and line.
     """
     beside = own_files(run, "*.jsonl", "transcripts")
     waiting = {moment: file for file in beside if (moment := Moment.of(file.with_suffix(".parquet"))) is not None}
@@ -92,7 +92,7 @@ def _of_rows(file: Path, written: Path) -> Iterator[Transcript]:
 
 
 def _of_store(file: Path) -> Iterator[Transcript]:
-    for row in stored_rows(file, episode_columns(*COLUMNS), "stored episodes"):
+    for row in rows_while_there(file, episode_columns(*COLUMNS)):
         try:
             yield _transcript(row)
         except ValidationError as error:
