@@ -17,6 +17,7 @@ from .account import times_of
 from .alarms import alarms_of
 from .blends import blend_rows
 from .charts import Series, Whisker, line_chart, overlay_chart, whisker_chart
+from .kept import kept
 from .library import Library
 from .rendering import environment, phase_title, write_page
 from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
@@ -203,11 +204,12 @@ def metric_rank(name: str) -> int:
 
 
 def facts_of(run: RecordedRun) -> list[tuple[str, str]]:
-    """What the head of the page names: recipe, model, environment, seed, time taken, packages."""
+    """What the head of the page names: recipe, model, environment, seed, time taken, what is left out of the episodes, packages."""
     packages = run.versions.get("packages", {})
     named = [("Recipe", run.config.get("name")), ("Model", run.config.get("model")), ("Environment", run.config.get("environment"))]
     named += [("Seed", run.seeds.get("run", run.config.get("seed"))), ("Time", _duration(run))]
     named += [("Python", run.versions.get("python")), ("Machine", run.versions.get("platform")), ("CPUs", run.versions.get("cpus"))]
+    named += [("Episodes", kept(run.path, run.config, run.metrics).line or None)]
     named += [("Packages", ", ".join(f"{name} {version}" for name, version in packages.items()) or None)]
     return [(name, str(value)) for name, value in named if value is not None]
 

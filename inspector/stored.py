@@ -11,6 +11,7 @@ from ..envs.types import Message, Task, message_from_dict
 from ..rewards.rubric import SECONDS
 from ..rollout.store.moments import Moment, moments
 from ..rollout.store.reading import episode_columns, rows_while_there, stored_value
+from .kept import kept_of
 from .runs import check_run
 
 COLUMNS = (
@@ -104,7 +105,8 @@ def chosen(run: Path, which: Which) -> Iterator[StoredEpisode]:
         last = {moment.phase: moment.step for _, moment in moments(folder)}  # in the order of their names, so of their steps
         there = ", ".join(f"{phase} up to step {step}" for phase, step in last.items()) or "none at all"
         named = f"no episode {which.episode!r} like that" if which.episode else "no such episodes"
-        raise ValueError(f"{run} has {named}; stored are {there}")
+        why = kept_of(check_run(run)).why_none(which.phase, which.step, which.split)
+        raise ValueError(f"{run} has {named}; stored are {there}{f'; {why}' if why else ''}")
 
 
 def _read(file: Path, moment: Moment, episode: str | None) -> Iterator[StoredEpisode]:

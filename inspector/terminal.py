@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,8 @@ from rich.text import Text
 from ..envs.registry import did_you_mean
 from ..envs.types import Message, ToolCall
 from ..rollout.store.transcripts import Transcript
-from .runs import read_run_transcripts
+from .kept import kept_of
+from .runs import check_run, read_run_transcripts
 from .text import number, printable
 from .verdicts import verdicts
 
@@ -55,11 +57,11 @@ class Selection:
         return all(want is None or want == have for want, have in wanted)
 
 
-def select(transcripts: Iterable[Transcript], selection: Selection) -> list[Transcript]:
+def select(transcripts: Iterable[Transcript], selection: Selection, why: Callable[[], str] = str) -> list[Transcript]:
     """The chosen transcripts in reading order, never more than `limit` in memory.
 
     latest: the last written, oldest first. best and worst: most extreme first. Raises ValueError, saying what there is, when nothing
-    matches.
+    matches, and what else `why` knows of that.
     """
     if selection.limit < 1:
         raise ValueError(f"the number of transcripts to show must be at least 1, not {selection.limit}")
@@ -71,7 +73,7 @@ def select(transcripts: Iterable[Transcript], selection: Selection) -> list[Tran
         pick = heapq.nlargest if selection.order == "best" else heapq.nsmallest
         chosen = pick(selection.limit, (t for t in matching if t.reward is not None), key=_total)
     if not chosen:
-        raise ValueError(_nothing(selection, seen))
+        raise ValueError(_nothing(selection, seen) + why())
     return chosen
 
 
@@ -79,7 +81,8 @@ def print_rollouts(run: Path, selection: Selection, console: Console | None = No
     """Print the chosen transcripts of a run. tools: with the tools that their prompts describe. Raises ValueError when `run` is no run
     folder or nothing matches."""
     console = console or Console()
-    for transcript in select(read_run_transcripts(run), selection):
+    why = partial(_why_none, run, selection)
+    for transcript in select(read_run_transcripts(run), selection, why):
         console.print(render(transcript, tools=tools))
 
 
@@ -170,6 +173,11 @@ def _noting(transcripts: Iterable[Transcript], seen: dict[str, set[str]]) -> Ite
         for name, values in seen.items():
             values.add(getattr(transcript, name))
         yield transcript
+
+
+def _why_none(run: Path, selection: Selection) -> str:
+    why = kept_of(check_run(run)).why_none(selection.phase, selection.step, selection.split)
+    return f"; {why}" if why else ""
 
 
 def _nothing(selection: Selection, seen: dict[str, set[str]]) -> str:

@@ -15,6 +15,7 @@ from burnish.envs.registry import ID_PATTERN
 from burnish.envs.row_files import new_file
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
+from burnish.inspector.kept import kept_of
 from burnish.inspector.runs import check_run, read_run_transcripts
 from burnish.inspector.text import printable
 from burnish.rollout.store.own_files import own_files
@@ -224,6 +225,7 @@ def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None =
 def _rollouts_of_step(home: Path, phase: str, step: int) -> list[str]:
     """Tasks in the order of their places in the stream, with each rollout's reward and its parts, or why it has none."""
     found = [one for one in read_run_transcripts(home) if (one.phase, one.step, one.split) == (phase, step, "train")]
+    why = kept_of(home).why_none(phase, step)
     rows = []
     for one in sorted(found, key=lambda one: (_place(one.task), one.task, one.sample)):
         if one.reward is None:
@@ -232,7 +234,10 @@ def _rollouts_of_step(home: Path, phase: str, step: int) -> list[str]:
         else:
             parts = ", ".join(f"{name} {value:g}" for name, value in one.reward.parts.items())
             rows.append((one.task, str(one.seed), str(one.sample), f"{one.reward.total:g}", parts))
-    return [f"{phase} step {step}: {len(rows)} rollouts", *table_lines(("task", "seed", "sample", "reward", "parts"), rows)]
+    return [
+        f"{phase} step {step}: {len(rows)} rollouts{f' ({why})' if why else ''}",
+        *table_lines(("task", "seed", "sample", "reward", "parts"), rows),
+    ]
 
 
 def _place(task: str) -> int:

@@ -38,6 +38,7 @@ from ..console import WatchedPlaces
 from ..database import USUAL, Database, DatabaseLimits
 from ..drift import RunMoment, drift_between
 from ..hits import around_first
+from ..kept import kept_of
 from ..library import DEEPEST, EXACT, Library, Order, Wanted
 from ..own_view import POLICY as DRAWN_POLICY
 from ..suspects import Suspects, suspects_of
@@ -177,6 +178,7 @@ def episodes(site: Site, request: Request) -> Response:
         chosen=chosen,
         orders=get_args(Order),
         index=looked.note,
+        why="" if rows else kept_of(line.path).why_none(wanted.exact.get("phase"), wanted.step, wanted.exact.get("split")),
     )
 
 
@@ -205,7 +207,8 @@ def _asked_episode(site: Site, line: RunLine, asked: Mapping[str, str]) -> tuple
     library = library_of(line, site.db)
     found = library.one(*moment, asked.get("episode", ""))
     if found is None:
-        raise LookupError("this run has no such episode; it may have been dropped when the run was resumed")
+        why = kept_of(line.path).why_none(*moment[:3]) or "it may have been dropped when the run was resumed"
+        raise LookupError(f"this run has no such episode; {why}")
     return library, moment, found
 
 

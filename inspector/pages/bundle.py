@@ -237,7 +237,7 @@ def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]], db: Da
         total = len(rows) if len(rows) < TABLE else library.totals(moment)["episodes"]
         cut = f"The list is cut: it has the {len(rows):,} of the lowest reward." if len(rows) < total else ""
         shown: dict[str, Any] = {"line": line, "rows": rows, "total": total, "page": i, "first": 0, "links": near}
-        unasked = {"choices": {}, "chosen": {}, "words": [], "said": [""] * len(rows), "orders": (), "index": cut}
+        unasked = {"choices": {}, "chosen": {}, "words": [], "said": [""] * len(rows), "orders": (), "index": cut, "why": ""}
         yield table_page(line.name, moment), shown | unasked
 
 

@@ -22,6 +22,7 @@ from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
 from ..hits import first_hit
+from ..kept import kept
 from ..library import MOST_ATTEMPTS, Library
 from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, own_view
@@ -76,6 +77,7 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),
         "last": run.metrics[-1] if run.metrics else None,
         "drift": drift_of(run),
+        "kept": kept(run.path, run.config, run.metrics).line,
         "models": models_of(line.name, line.path),
     }
 
