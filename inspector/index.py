@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -39,7 +39,7 @@ from .postings import PART, WordsPart, pack
 
 FOLDER = ".index"
 """Where it lies in a store. Readers of Parquet folders pass over names that begin with a dot."""
-VERSION = 4
+VERSION = 5
 """Of what a segment holds: one of another is made again."""
 FULL = 16_384
 """Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
@@ -55,6 +55,8 @@ RESTED_NS = 1_000_000_000
 """How long a folder must not have changed for its time of change to tell it apart from what it will be."""
 FREE_TEXT, MOST_TEXT = 64 << 20, 32
 """Bytes of text that the rows of a segment may hold, or times the size of the files that they are of."""
+RANGES = 32
+"""Of episodes whose files are gone, that a segment may have; one with more is made again, and one of which more than half is gone."""
 ROOM = 1 << 24
 """Episodes that a segment may have: an episode's number is its segment's times this, and its place."""
 
@@ -95,9 +97,18 @@ Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """A file of the store as a segment covers it: as it was, and the numbers of its episodes."""
+
+    stamp: Stamp
+    first: int
+    episodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexSegment:
-    """A part of the index. files: of the store, by name, that it covers. episodes: how many these hold. failures, truncations: the kinds
-    among them."""
+    """A part of the index. files: of the store, by name, that it covers. episodes: how many it was made of. gone: the numbers of those
+    whose files are gone since, the first and the last of each range. failures, truncations: the kinds among all of them."""
 
     folder: Path
     files: tuple[str, ...]
@@ -105,6 +116,7 @@ class IndexSegment:
     failures: tuple[str, ...]
     truncations: tuple[str, ...]
     words: tuple[WordsPart, ...]
+    gone: tuple[tuple[int, int], ...] = ()
 
     @property
     def number(self) -> int:
@@ -166,12 +178,25 @@ def _coverage(store: Path) -> Coverage:
         if found is None:
             continue
         segment, as_they_were = found
-        if covered.isdisjoint(as_they_were) and all(stamps.get(name) == stamp for name, stamp in as_they_were.items()):
-            kept.append(segment)
+        left = {name: file for name, file in as_they_were.items() if name in stamps}
+        gone = _ranges([file for name, file in as_they_were.items() if name not in left])
+        unchanged = covered.isdisjoint(as_they_were) and all(stamps[name] == file.stamp for name, file in left.items())
+        # A run that keeps so many steps takes one away with each: what covers the others need not be made again each time.
+        if unchanged and len(gone) <= RANGES and 2 * sum(last + 1 - first for first, last in gone) <= segment.episodes:
+            kept.append(replace(segment, files=tuple(left), gone=gone))
             covered |= as_they_were.keys()
     rest = sorted((name for name in stamps if name not in covered), key=lambda name: (-stamps[name][1], name))
     sizes = {name: size for name, (size, _) in stamps.items()}
     return Coverage(tuple(all_of_them.values()), tuple(kept), {there[name]: sizes[name] for name in rest}, sum(sizes.values()))
+
+
+def _ranges(files: Iterable[IndexedFile]) -> tuple[tuple[int, int], ...]:
+    """The numbers of the episodes of some files, in their order: the first and the last of each range."""
+    found = list[tuple[int, int]]()
+    for file in files:
+        adjoins = bool(found) and found[-1][1] + 1 == file.first
+        found[-1 if adjoins else len(found) :] = [(found[-1][0] if adjoins else file.first, file.first + file.episodes - 1)]
+    return tuple(found)
 
 
 def build_segment(store: Path, db: Database) -> bool:
@@ -254,7 +279,9 @@ def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping
         words = db.table(held, [named(files), names, firsts, first, first + parts[-1] - 1])
         _write_words(words, WordsPart(str(partial / f"words-{len(parts) - 1}.parquet"), first, parts[-1]))
     _check_files(partial, episodes, len(parts))
-    record = {"version": VERSION, "files": stamps, "episodes": episodes, **kinds, "words": parts}
+    counts = np.diff([*files.values(), episodes]).tolist()
+    covers = {file.name: (*(stamps[file.name] or ()), count) for file, count in zip(files, counts, strict=True)}
+    record = {"version": VERSION, "files": covers, "episodes": episodes, **kinds, "words": parts}
     (partial / "segment.json").write_text(json.dumps(record))
 
 
@@ -299,7 +326,7 @@ def _segment_folders(store: Path) -> list[Path]:
     return sorted((one for one in home.iterdir() if _SEGMENT.fullmatch(one.name) and not one.is_symlink()), reverse=True)
 
 
-def _segment(folder: Path) -> tuple[IndexSegment, dict[str, Stamp]] | None:
+def _segment(folder: Path) -> tuple[IndexSegment, dict[str, IndexedFile]] | None:
     """A segment, and the files that it covers as they were; None for a folder that holds none, or one of another version."""
     try:
         return _read_segment(folder, (folder / "segment.json").stat().st_mtime_ns)
@@ -308,7 +335,7 @@ def _segment(folder: Path) -> tuple[IndexSegment, dict[str, Stamp]] | None:
 
 
 @lru_cache(maxsize=4096)
-def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, Stamp]] | None:
+def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, IndexedFile]] | None:
     own_file(folder, "segment.json")
     record = json.loads(read_whole(folder / "segment.json"))
     if record["version"] != VERSION:
@@ -322,12 +349,17 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, S
         first += each
         if any(own_file(folder, Path(file).name) is None for file in (words[-1].words, words[-1].postings)):
             return None
-    stamps: dict[str, Stamp] = {str(name): (int(size), int(time)) for name, (size, time) in record["files"].items()}
-    if not stamps:
+    files, first = dict[str, IndexedFile](), int(folder.name) * ROOM
+    for name, (size, written, each) in record["files"].items():
+        files[str(name)] = IndexedFile((int(size), int(written)), first, each)
+        first += each
+    if not all(_is_count(file.episodes, 0, episodes) for file in files.values()) or first != int(folder.name) * ROOM + episodes:
+        return None
+    if not files:
         return None
     _check_files(folder, episodes, len(words))
     failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
-    return IndexSegment(folder, tuple(stamps), episodes, failures, truncations, tuple(words)), stamps
+    return IndexSegment(folder, tuple(files), episodes, failures, truncations, tuple(words)), files
 
 
 def _check_files(folder: Path, episodes: int, parts: int) -> None:

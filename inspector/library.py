@@ -248,14 +248,18 @@ class Library:
         words = self.words(wanted.text) if wanted.text else []
         if wanted.text and not words:
             return []
+        gone = [one for segment in covered.segments for one in segment.gone]
+        there = [_THERE] * len(gone)
+        lost = [number for one in gone for number in one]
         parts = list[_Part]()
         if indexed and words:
             hits = self._hits(words, covered.segments)
             if hits.count:
-                alone = None if asked else hits.count
-                parts.append(_Part(_INDEX, indexed, [*asked, _HIT], [*values, hits.bits, hits.offsets, hits.lowest], alone))
+                alone = None if asked or gone else hits.count
+                found = [hits.bits, hits.offsets, hits.lowest]
+                parts.append(_Part(_INDEX, indexed, [*asked, *there, _HIT], [*values, *lost, *found], alone))
         elif indexed:
-            parts.append(_Part(_INDEX, indexed, asked, values))
+            parts.append(_Part(_INDEX, indexed, [*asked, *there], [*values, *lost]))
         if rest:
             said = [_SAYS_ALONE if is_short(word) else _SAYS for word in words]
             parts.append(_Part(_STORE, rest, [*asked, *said], [*values, *(word for word in words for _ in range(2))]))
@@ -366,6 +370,7 @@ _MESSAGES = (
 )
 """The messages of rows with a number each, the first of them: one text may stand in a file any number of times."""
 _HIT = f"get_bit(?::BLOB::BIT, ((?::BIGINT[])[(id >> {ROOM.bit_length() - 1}) - ? + 1] + (id & {ROOM - 1}))::INTEGER) = 1"
+_THERE = "id NOT BETWEEN ? AND ?"
 _FITS, _FITS_ALONE = "contains(word, ?)", "word = ?"
 # Only what may hold a word is freed of its form.
 _SAYS = f"CASE WHEN contains(lower(messages), ?) THEN contains({SAID}, ?) ELSE false END"

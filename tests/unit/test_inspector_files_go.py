@@ -81,12 +81,40 @@ def test_what_is_wrong_with_a_file_that_stays_is_still_said(store: Path, db: Dat
         Library(store, db).listed(Wanted())
 
 
-def test_the_index_counts_no_episode_of_a_file_that_is_gone(store: Path, db: Database) -> None:
-    assert build_segment(store, db) and Library(store, db).count(Wanted()) == 6
-    (store / step(1).file).unlink()
-    assert Library(store, db).count(Wanted()) == Library(store, db).count(Wanted(text="plain")) == 4
-    assert build_segment(store, db) and not build_segment(store, db)
-    assert [one.files for one in coverage(store).segments] == [(step(2).file, step(3).file)]
+def test_the_index_counts_no_episode_of_a_file_that_is_gone_and_lasts_until_half_is(
+    store: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "FULL", 6)
+    for number in range(4, 7):
+        put(store, number)
+    while build_segment(store, db):
+        pass
+    made = {one.folder for one in coverage(store).segments}
+    assert len(made) == 2
+    for number, left in ((1, 5), (2, 4), (5, 3), (3, 2)):
+        (store / step(number).file).unlink()
+        asked, fresh = Library(store, db), Library(store, db)
+        for wanted in (Wanted(), Wanted(text="plain"), Wanted({"split": "train"}, text="plain"), Wanted({"split": "train"})):
+            assert asked.count(wanted) == len(asked.listed(wanted)) == 2 * left, (number, wanted)
+        assert [row[0] for row in asked.rewards("rft")] == fresh.choices()["step"]
+        assert ({one.folder for one in coverage(store).segments} == made) == (number == 1), "more than half of the first is gone"
+    while build_segment(store, db):
+        pass
+    assert {file for one in coverage(store).segments for file in one.files} == {step(4).file, step(6).file}
+    assert Library(store, db).count(Wanted(text="plain")) == 4
+
+
+def test_files_that_went_here_and_there_are_so_many_ranges(store: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4, 9):
+        put(store, number)
+    assert build_segment(store, db)
+    for number in (2, 3, 5):
+        (store / step(number).file).unlink()
+    (segment,) = coverage(store).segments
+    first = segment.number * index.ROOM
+    assert segment.gone == ((first + 2, first + 5), (first + 8, first + 9)) and Library(store, db).count(Wanted(text="plain")) == 10
+    monkeypatch.setattr(index, "RANGES", 1)
+    assert index._coverage(store).segments == ()
 
 
 @pytest.mark.parametrize("name", ["pq.read_metadata", "_write", "said_bytes"])
