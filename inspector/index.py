@@ -39,7 +39,7 @@ from .postings import PART, WordsPart, pack
 
 FOLDER = ".index"
 """Where it lies in a store. Readers of Parquet folders pass over names that begin with a dot."""
-VERSION = 5
+VERSION = 6
 """Of what a segment holds: one of another is made again."""
 FULL = 16_384
 """Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
@@ -74,9 +74,13 @@ _AS_STORED = (
 )  # fmt: skip
 _TEXT = " + ".join(f"coalesce(strlen({name}), 0)" for name in _AS_STORED if SCHEMA.field(name).type == pa.string())
 _TEXT += " + coalesce(list_sum(list_transform(map_entries(labels), lambda one: strlen(one.key) + coalesce(strlen(one.value), 0))), 0)"
+_TEXT += " + coalesce(list_sum(list_transform(map_keys(parts), lambda one: strlen(one))), 0)"
 """Bytes of the text in a row, which the file holds once where it repeats."""
 ROW_COLUMNS = pa.schema(
-    [("id", pa.int64()), *(SCHEMA.field(name) for name in _AS_STORED), ("turns", pa.int32()), ("advantage", pa.float64())]
+    [
+        *[("id", pa.int64()), *(SCHEMA.field(name) for name in _AS_STORED), ("turns", pa.int32()), ("advantage", pa.float64())],
+        *[SCHEMA.field("parts"), ("called", pa.list_(pa.string()))],
+    ]
 )
 """Of `rows.parquet`."""
 WORD_COLUMNS = pa.schema([("word", pa.string()), ("first", pa.int64()), ("start", pa.int64()), ("size", pa.int32())])
@@ -89,6 +93,21 @@ _FORM = (
 _ESCAPES = r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 SAID = f"lower(regexp_replace(regexp_replace(messages, '{_FORM}', ' ', 'g'), '{_ESCAPES}', ' ', 'g'))"
 """What was said in an episode, in small letters, without the form and the escapes of JSON."""
+_STRING = r'(?:[^"\\]|\\.)*'
+_CALL = rf'\{{"id":"{_STRING}","type":"function","function":\{{"name":"({_STRING})"'
+_ANSWER = rf'\{{"role":"tool","content":"{_STRING}"(?:,"tool_call_id":"{_STRING}")?,"name":"({_STRING})"'
+CALLED = (
+    """CASE WHEN contains(messages, '"tool_calls":[') OR contains(messages, '{"role":"tool"') THEN list_distinct(list_concat("""
+    f"regexp_extract_all(messages, '{_CALL}', 1), regexp_extract_all(messages, '{_ANSWER}', 1))) ELSE []::VARCHAR[] END"
+)
+"""The names, as JSON writes them, of the tools that were called in an episode, or answered: some are called in plain text. Arguments of a
+call that have the form of another count as one."""
+KINDS = ("failure", "truncation", "culprit", "engine", "part")
+"""What each episode has one of a few kinds of, or, of the parts of its reward, several."""
+MOST_KINDS = 200
+"""Kinds of each that are offered to be chosen."""
+NARROWED = ("parts", "called")
+"""Columns of the index, beside `SUMMARY`, that lists are narrowed by and do not show."""
 WORDS = r"'[\p{L}\p{M}\p{N}_]+'"
 """A word: letters, digits and what combines with them."""
 _SEGMENT, LAST = re.compile(r"\d{6}"), 999_999
@@ -108,13 +127,12 @@ class IndexedFile:
 @dataclass(frozen=True, slots=True)
 class IndexSegment:
     """A part of the index. files: of the store, by name, that it covers. episodes: how many it was made of. gone: the numbers of those
-    whose files are gone since, the first and the last of each range. failures, truncations: the kinds among all of them."""
+    whose files are gone since, the first and the last of each range. kinds: of `KINDS`, those among all of them."""
 
     folder: Path
     files: tuple[str, ...]
     episodes: int
-    failures: tuple[str, ...]
-    truncations: tuple[str, ...]
+    kinds: Mapping[str, tuple[str, ...]]
     words: tuple[WordsPart, ...]
     gone: tuple[tuple[int, int], ...] = ()
 
@@ -266,9 +284,12 @@ def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping
     text = int(db.ask(f"SELECT coalesce(sum({_TEXT}), 0)::HUGEINT AS bytes FROM {placed}", [named(files), names, firsts])[0]["bytes"])
     if text > max(FREE_TEXT, MOST_TEXT * sum(file.stat().st_size for file in files)):
         raise ValueError(f"the store cannot be indexed: its names and labels take {text} bytes, more than {MOST_TEXT} times its files")
-    rows = db.table(f"SELECT first + file_row_number AS id, {SUMMARY} FROM {placed} ORDER BY id", [named(files), names, firsts])
+    listed = f"SELECT first + file_row_number AS id, {SUMMARY}, parts, {CALLED} AS called FROM {placed} ORDER BY id"
+    rows = db.table(listed, [named(files), names, firsts]).cast(ROW_COLUMNS)
     pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
-    kinds = {name: sorted(set(rows.column(name).drop_null().to_pylist())) for name in ("failure", "truncation")}
+    kinds = {name: set(rows.column(name).unique().to_pylist()) for name in KINDS if name != "part"}
+    kinds["part"] = {key for chunk in rows.column("parts").chunks for key in chunk.keys.unique().to_pylist()}
+    offered = {name: sorted(filter(None, values))[:MOST_KINDS] for name, values in kinds.items()}
     each = min(PART, max(1, episodes * WORDS_AT_ONCE // max(1, said_bytes(files))))
     parts = list[int]()
     for first in range(number * ROOM, number * ROOM + episodes, each):
@@ -281,7 +302,7 @@ def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping
     _check_files(partial, episodes, len(parts))
     counts = np.diff([*files.values(), episodes]).tolist()
     covers = {file.name: (*(stamps[file.name] or ()), count) for file, count in zip(files, counts, strict=True)}
-    record = {"version": VERSION, "files": covers, "episodes": episodes, **kinds, "words": parts}
+    record = {"version": VERSION, "files": covers, "episodes": episodes, "kinds": offered, "words": parts}
     (partial / "segment.json").write_text(json.dumps(record))
 
 
@@ -358,8 +379,8 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, I
     if not files:
         return None
     _check_files(folder, episodes, len(words))
-    failures, truncations = (tuple(map(str, record[name])) for name in ("failure", "truncation"))
-    return IndexSegment(folder, tuple(files), episodes, failures, truncations, tuple(words)), files
+    kinds = {name: tuple(map(str, record["kinds"][name])) for name in KINDS}
+    return IndexSegment(folder, tuple(files), episodes, kinds, tuple(words)), files
 
 
 def _check_files(folder: Path, episodes: int, parts: int) -> None:

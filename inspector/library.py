@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from pathlib import Path
@@ -23,10 +23,13 @@ from ..rollout.store.records import Mode
 from .anew import anew
 from .database import PARQUET, Database, named
 from .hits import is_short
-from .index import ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
+from .index import CALLED, KINDS, MOST_KINDS, NARROWED, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
 from .postings import mark
 
-Order = Literal["latest", "worst", "best", "longest", "slowest"]
+Order = Literal[
+    "latest", "worst", "best", "longest", "slowest", "earliest", "by task", "newest weights", "oldest weights", "part lowest",
+    "part highest",
+]  # fmt: skip
 _LATEST = "list_position(?, phase) DESC, step DESC, split, mode, phase, episode"
 """What every order ends in: the last phase of the list that is given first, as steps are counted anew in each. It has all of `PLACE`, so no
 two episodes of a store tie, and each is on one page of a list."""
@@ -36,6 +39,12 @@ ORDERS: Mapping[Order, str] = {
     "best": f"reward DESC NULLS LAST, {_LATEST}",
     "longest": f"sampled_tokens DESC, {_LATEST}",
     "slowest": f"seconds DESC, {_LATEST}",
+    "earliest": "list_position(?, phase), step, split, mode, phase, episode",
+    "by task": f"task, {_LATEST}",
+    "newest weights": f"newest_version DESC, {_LATEST}",
+    "oldest weights": f"oldest_version, {_LATEST}",
+    "part lowest": f"part ASC, {_LATEST}",
+    "part highest": f"part DESC, {_LATEST}",
 }
 assert set(ORDERS) == set(get_args(Order))
 LARGEST_REWARD = 1e100
@@ -44,6 +53,14 @@ TOLD = f"abs(reward) <= {LARGEST_REWARD}"
 """Of an episode: that it has a reward, neither null nor NaN, and one that means are made of."""
 EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 """Columns that a list is narrowed by, each to one value."""
+RANGES: Mapping[str, tuple[str, str]] = {
+    "reward": ("reward >= ? AND NOT isnan(reward)", "reward <= ?"),
+    "part": ("part >= ? AND NOT isnan(part)", "part <= ?"),
+    "tokens": ("sampled_tokens >= ?", "sampled_tokens <= ?"),
+    "version": ("newest_version >= ?", "oldest_version <= ? AND newest_version >= 0"),
+}
+"""What a list is narrowed by to a range: what holds from its least value on, and up to its most. NaN is more than any number, as DuckDB has
+it; weights of -1 are those of an episode in which nothing was sampled."""
 PLACE = ("phase", "step", "split", "mode", "episode")
 """Columns that name one episode of a store."""
 MOST_WORDS = 16
@@ -52,8 +69,6 @@ DEEPEST = 10_000
 """How far down a list can be turned."""
 MOST_ATTEMPTS = 4096
 """Of a task at one moment that are shown: a file of some kilobytes may hold any number of them."""
-MOST_KINDS = 200
-"""Of failures, or of truncations, that can be chosen from."""
 MOST_TOKENS = 20_000
 """Of an episode that is shown: a file of some kilobytes may hold millions, and each of them would be a piece of a page."""
 PER_TOKEN = ("token_ids", "mask", "version", "sampler_logprobs", *MEASURED)
@@ -65,8 +80,10 @@ READ_AT_ONCE = 32 << 20
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which episodes to list. exact: column -> its value, of `EXACT`. step: of training; None for all. failed: only those that failed, or
-    only those that did not. text: words, each of which is part of a word of the conversation, in any case, and a word of its own
-    there if it has less than three Latin letters or digits; text without a word is nowhere. most: how many, from number `first` on.
+    only those that did not. between: of `RANGES` -> (least, most), None where there is no bound; of weights, those of any token that was
+    sampled. part: only episodes whose reward has it, which are listed with its value as `part`. tool: only those that called it, or had its
+    answer. text: words, each of which is part of a word of the conversation, in any case, and a word of its own there if it has less than
+    three Latin letters or digits; text without a word is nowhere. most: how many, from number `first` on.
 
     Example: `Wanted({"phase": "rft"}, step=12, order="worst")`.
     """
@@ -74,6 +91,9 @@ class Wanted:
     exact: Mapping[str, str] = field(default_factory=dict)
     step: int | None = None
     failed: bool | None = None
+    between: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    part: str = ""
+    tool: str = ""
     text: str = ""
     order: Order = "latest"
     first: int = 0
@@ -98,7 +118,7 @@ class Library:
         return self.page(replace(wanted, most=0))[0]
 
     def listed(self, wanted: Wanted) -> list[dict[str, Any]]:
-        """Episodes without their messages and tokens: the columns of `index.SUMMARY`."""
+        """Episodes without their messages and tokens: the columns of `index.SUMMARY`, and `part` where one is wanted."""
         return self.page(wanted)[1]
 
     @anew
@@ -123,16 +143,16 @@ class Library:
 
     @anew
     def choices(self) -> dict[str, list[Any]]:
-        """The values there are of what can be chosen: phase, step, split, mode, failure, truncation."""
+        """The values there are of what can be chosen: phase, step, split, mode, and of `index.KINDS`."""
         covered = coverage(self.folder)
         rest = _store_files(covered.beyond(self._beyond))
         found: dict[str, set[Any]] = {name: {getattr(one, name) for one in covered.moments} for name in ("phase", "step", "split", "mode")}
-        found["failure"] = {kind for segment in covered.segments for kind in segment.failures}
-        found["truncation"] = {kind for segment in covered.segments for kind in segment.truncations}
-        for name in ("failure", "truncation"):
-            question = f"SELECT DISTINCT {name} AS value FROM {_STORE} WHERE {name} IS NOT NULL LIMIT {MOST_KINDS}"
+        found |= {name: {kind for segment in covered.segments for kind in segment.kinds[name]} for name in KINDS}
+        for name in KINDS:
+            of_it = "unnest(map_keys(parts))" if name == "part" else name
+            question = f"SELECT DISTINCT {of_it} AS value FROM {_STORE} LIMIT {MOST_KINDS}"
             beyond = self._db.ask(question, [named(rest)]) if rest else []
-            found[name] = {*sorted(found[name] | {row["value"] for row in beyond})[:MOST_KINDS]}
+            found[name] = {*sorted(found[name] | {row["value"] for row in beyond if row["value"]})[:MOST_KINDS]}
         return {name: sorted(values) for name, values in found.items()}
 
     @anew
@@ -244,7 +264,11 @@ class Library:
         """The wanted episodes, as far as the index covers the store and beyond."""
         covered = coverage(self.folder)
         rest, indexed = _store_files(covered.beyond(self._beyond)), [segment.rows_file for segment in covered.segments]
+        assert wanted.part or not of_part(wanted.order, wanted.between), "the part is not named"
         asked, values = _where(wanted)
+        part, given = (", map_extract_value(parts, ?) AS part", [text(wanted.part)]) if wanted.part else ("", list[Any]())
+        index = f"(SELECT *{part} FROM {_INDEX})" if part else _INDEX
+        store = f"(SELECT *{part}, {CALLED} AS called FROM {_STORE})" if part or wanted.tool else _STORE
         words = self.words(wanted.text) if wanted.text else []
         if wanted.text and not words:
             return []
@@ -256,13 +280,14 @@ class Library:
             hits = self._hits(words, covered.segments)
             if hits.count:
                 alone = None if asked or gone else hits.count
-                found = [hits.bits, hits.offsets, hits.lowest]
-                parts.append(_Part(_INDEX, indexed, [*asked, *there, _HIT], [*values, *lost, *found], alone))
+                found = [*values, *lost, hits.bits, hits.offsets, hits.lowest]
+                parts.append(_Part(index, [*given, named(indexed)], [*asked, *there, _HIT], found, count=alone))
         elif indexed:
-            parts.append(_Part(_INDEX, indexed, [*asked, *there], [*values, *lost]))
+            parts.append(_Part(index, [*given, named(indexed)], [*asked, *there], [*values, *lost]))
         if rest:
             said = [_SAYS_ALONE if is_short(word) else _SAYS for word in words]
-            parts.append(_Part(_STORE, rest, [*asked, *said], [*values, *(word for word in words for _ in range(2))]))
+            found = [*values, *(word for word in words for _ in range(2))]
+            parts.append(_Part(store, [*given, named(rest)], [*asked, *said], found, SUMMARY + (", part" if part else "")))
         return parts
 
     def _hits(self, words: list[str], segments: Sequence[IndexSegment]) -> _Hits:
@@ -398,13 +423,14 @@ class _Hits:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Episodes in one form, of the index or of the store: a table, the files that it is of, and what is asked of it with its values. count:
-    how many that are, where it is known."""
+    """Episodes in one form, of the index or of the store: a table with its values, the last of which are files, and what is asked of
+    it with its values. listed: of the store, the columns of a list. count: how many that are, where it is known."""
 
     table: str
-    files: list[str]
+    given: list[Any]
     asked: list[str]
     values: list[Any]
+    listed: str = ""
     count: int | None = None
 
     @property
@@ -412,15 +438,21 @@ class _Part:
         return f" WHERE {' AND '.join(self.asked)}" if self.asked else ""
 
     def selected(self, columns: str) -> tuple[str, list[Any]]:
-        return f"SELECT {columns} FROM {self.table}{self.where}", [named(self.files), *self.values]
+        return f"SELECT {columns} FROM {self.table}{self.where}", [*self.given, *self.values]
 
     def top(self, order: str, phases: list[str], most: int) -> tuple[str, list[Any]]:
         """The first in an order. Of the index, only those are read whole. phases: as the run came to them."""
-        if self.table == _STORE:
-            question = f"SELECT {SUMMARY} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-            return question, [named(self.files), *self.values, phases, most]
+        if self.listed:
+            question = f"SELECT {self.listed} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
+            return question, [*self.given, *self.values, phases, most]
         first = f"SELECT id FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-        return f"SELECT * EXCLUDE (id) FROM {self.table} WHERE id IN ({first})", [*[named(self.files)] * 2, *self.values, phases, most]
+        question = f"SELECT * EXCLUDE (id, {', '.join(NARROWED)}) FROM {self.table} WHERE id IN ({first})"
+        return question, [*self.given, *self.given, *self.values, phases, most]
+
+
+def of_part(order: Order, ranges: Container[str]) -> bool:
+    """Whether a list of an order and ranges is of a part of the reward."""
+    return "part" in ranges or order in ("part lowest", "part highest")
 
 
 def _where(wanted: Wanted) -> tuple[list[str], list[Any]]:
@@ -435,4 +467,14 @@ def _where(wanted: Wanted) -> tuple[list[str], list[Any]]:
         values.append(wanted.step)
     if wanted.failed is not None:
         asked.append(f"failure IS {'NOT ' if wanted.failed else ''}NULL")
+    if wanted.tool:
+        asked.append("list_contains(called, ?)")
+        values.append(text(json.dumps(wanted.tool, ensure_ascii=False)[1:-1]))
+    if wanted.part:
+        asked.append("part IS NOT NULL")
+    for name, bounds in wanted.between.items():
+        for condition, bound in zip(RANGES[name], bounds, strict=True):
+            if bound is not None:
+                asked.append(condition)
+                values.append(bound)
     return asked, values

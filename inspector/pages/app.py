@@ -17,6 +17,8 @@ content security policy that allows the pages' own two files and nothing else.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ from ..database import USUAL, Database, DatabaseLimits
 from ..drift import RunMoment, drift_between
 from ..hits import around_first
 from ..kept import kept_of
-from ..library import DEEPEST, EXACT, Library, Order, Wanted
+from ..library import DEEPEST, EXACT, RANGES, Library, Order, Wanted, of_part
 from ..own_view import POLICY as DRAWN_POLICY
 from ..suspects import Suspects, suspects_of
 from ..text import finite
@@ -48,7 +50,7 @@ from .indexing import Indexer
 from .links import STATIC, Served
 from .runs import RunLine, find_run, list_runs
 from .tokens import COLOURS, Colour
-from .views import MOVES, chat_of, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
+from .views import MOVES, NOTHING_LISTED, chat_of, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
 
 PAGE = 50
 """Episodes on one page of a list."""
@@ -59,6 +61,12 @@ POLICY = "; ".join((
 ASSETS = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 TEXTS = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
 assert set(TEXTS) <= set(EXACT)
+FAILED: Mapping[str, bool | None] = {"": None, "yes": True, "no": False}
+WHOLE = ("tokens", "version")
+"""Ranges of whole numbers."""
+RARER = ("task", "engine", "culprit", "part", "tool", *(f"{name}_{end}" for name in RANGES for end in ("from", "to")))
+"""What a list is narrowed by in the folded part of its form."""
+_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +163,22 @@ def comparison(site: Site, request: Request) -> Response:
 def episodes(site: Site, request: Request) -> Response:
     """The episodes that were asked for, a page at a time."""
     line = find_run(site.root, request.path_params["run"])
-    wanted, page = _wanted(request.query_params)
+    chosen = {name: value for name, value in request.query_params.items() if name != "page" and value}
+    try:
+        wanted, page = _wanted(request.query_params)
+    except ValueError as error:
+        return _list(site, line, library_of(line, site.db), 400, chosen=chosen, error=str(error))
     looked = site.indexer.look(line.path / "episodes")
     library = Library(line.path / "episodes", site.db, looked.beyond)
-    chosen = {name: value for name, value in request.query_params.items() if name != "page" and value}
     total, rows = library.page(wanted)
     words = library.words(wanted.text) if wanted.text else []
     chats = library.conversations(rows) if words else [None] * len(rows)
     said = [around_first(chat_of({"messages": chat}), words) if chat else "" for chat in chats]
     near = [number for number in (page - 1, page + 1) if 1 <= number <= -(-min(total, DEEPEST) // PAGE)]
-    return site.show(
-        "episodes",
-        line=line,
+    return _list(
+        site,
+        line,
+        library,
         rows=rows,
         words=words,
         said=said,
@@ -174,12 +186,16 @@ def episodes(site: Site, request: Request) -> Response:
         page=page,
         first=wanted.first,
         links={number: f"?{urlencode({**chosen, 'page': number})}" for number in near},
-        choices=library.choices(),
         chosen=chosen,
-        orders=get_args(Order),
         index=looked.note,
         why="" if rows else kept_of(line.path).why_none(wanted.exact.get("phase"), wanted.step, wanted.exact.get("split")),
     )
+
+
+def _list(site: Site, line: RunLine, library: Library, status: int = 200, **values: Any) -> Response:
+    """The form of a list, filled with what was chosen, and under it the episodes, or the error in what was asked."""
+    form = {"choices": library.choices(), "orders": get_args(Order), "rarer": RARER}
+    return site.show("episodes", status, **{**NOTHING_LISTED, **form, "line": line, **values})
 
 
 def episode(site: Site, request: Request) -> Response:
@@ -250,20 +266,52 @@ async def _headers(request: Request, call: Callable[[Request], Awaitable[Respons
 
 
 def _wanted(asked: Mapping[str, str]) -> tuple[Wanted, int]:
-    """What a list is asked for, and its page from 1. Raises ValueError for what is no number or no order."""
+    """What a list is asked for, and its page from 1. Raises ValueError for what is no number, no range or no order."""
     page, step = max(1, _number(asked, "page", 1)), asked.get("step")
     order: Any = asked.get("order") or "latest"
     if order not in get_args(Order):
-        raise ValueError(f"order: {order!r} is none of {', '.join(get_args(Order))}")
-    failed = {"yes": True, "no": False}.get(asked.get("failed", ""))
-    exact = {name: asked[name] for name in TEXTS if asked.get(name)}
-    return Wanted(
-        exact, _number(asked, "step", 0) if step else None, failed, asked.get("text", "").strip(), order, PAGE * (page - 1), PAGE
-    ), page
+        raise ValueError(f"order: {order[:80]!r} is none of {', '.join(get_args(Order))}")
+    if asked.get("failed", "") not in FAILED:
+        raise ValueError(f"failed: {asked['failed'][:80]!r} is neither yes nor no")
+    between = {name: bounds for name in RANGES if (bounds := _range(asked, name)) != (None, None)}
+    part = asked.get("part", "")
+    if not part and of_part(order, between):
+        raise ValueError("part: name the part of the reward that the list is to be narrowed or sorted by")
+    wanted = Wanted(
+        exact={name: asked[name] for name in TEXTS if asked.get(name)},
+        step=_number(asked, "step", 0) if step else None,
+        failed=FAILED[asked.get("failed", "")],
+        between=between,
+        part=part,
+        tool=asked.get("tool", ""),
+        text=asked.get("text", "").strip(),
+        order=order,
+        first=PAGE * (page - 1),
+        most=PAGE,
+    )
+    return wanted, page
+
+
+def _range(asked: Mapping[str, str], name: str) -> tuple[float | None, float | None]:
+    """The least and the most of what is asked for, None where there is no such bound. Raises ValueError for what is no range."""
+    read: Callable[[str, str], float] = _whole if name in WHOLE else _real
+    least, most = (read(asked[key], key) if asked.get(key) else None for key in (f"{name}_from", f"{name}_to"))
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"{name}: from {least:.12g} to {most:.12g} is no range: the first is above the second")
+    return least, most
+
+
+def _real(said: str, name: str) -> float:
+    if len(said) > 40 or not _REAL.fullmatch(said.strip()) or not math.isfinite(value := float(said)):
+        raise ValueError(f"{name}: {said[:20]!r} is no number")
+    return value
 
 
 def _number(asked: Mapping[str, str], name: str, default: int) -> int:
-    said = asked.get(name) or str(default)
+    return _whole(asked.get(name) or str(default), name)
+
+
+def _whole(said: str, name: str) -> int:
     if not said.isascii() or not said.isdigit() or len(said) > 9:
-        raise ValueError(f"{name}: {said[:20]!r} is no number")
+        raise ValueError(f"{name}: {said[:20]!r} is no whole number of 0 or more")
     return int(said)

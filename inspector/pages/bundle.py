@@ -31,7 +31,7 @@ from ..own_view import framed
 from ..suspects import suspects_of
 from .links import STATIC
 from .runs import RunLine, list_runs
-from .views import MOVES, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
+from .views import MOVES, NOTHING_LISTED, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
 
 POLICY = "; ".join((
     "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "frame-src 'self'", "form-action 'none'",
@@ -236,9 +236,8 @@ def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]], db: Da
         near = {j: f"../{quote(names[j])}/index.html" for j in (i - 1, i + 1) if 0 <= j < len(names)}
         total = len(rows) if len(rows) < TABLE else library.totals(moment)["episodes"]
         cut = f"The list is cut: it has the {len(rows):,} of the lowest reward." if len(rows) < total else ""
-        shown: dict[str, Any] = {"line": line, "rows": rows, "total": total, "page": i, "first": 0, "links": near}
-        unasked = {"choices": {}, "chosen": {}, "words": [], "said": [""] * len(rows), "orders": (), "index": cut, "why": ""}
-        yield table_page(line.name, moment), shown | unasked
+        shown: dict[str, Any] = {"line": line, "rows": rows, "total": total, "page": i, "first": 0, "links": near, "index": cut}
+        yield table_page(line.name, moment), {**NOTHING_LISTED, **shown, "said": [""] * len(rows), "why": ""}
 
 
 def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,6 +15,7 @@ from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
 from ...rewards.rubric import SECONDS
 from ...rollout.store.moments import Moment
+from ...rollout.store.reading import stored_value
 from ..account import samples_of, times_of
 from ..alarms import LETTERS, alarms_of, cut
 from ..blends import BlendRow, blend_rows
@@ -22,13 +23,14 @@ from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
 from ..hits import first_hit
+from ..index import coverage
 from ..kept import kept
 from ..library import MOST_ATTEMPTS, Library
 from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, own_view
 from ..rendering import environment
 from ..report import CURVES, curves_of, headline, phase_rows
-from ..runs import RecordedRun, final_ledger, phases_of, read_object, read_run
+from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..timeline import KINDS, timeline, totals
 from ..verdicts import verdicts
@@ -40,6 +42,14 @@ from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
 TEMPLATES = Path(__file__).parent / "templates"
 MOVES = 25
 """Tasks that are named on either side of a drift."""
+KNOWN: Mapping[str, str] = {"The task": "task_data", "The environment": "env_data"}
+MOST_KNOWN = 20_000
+"""Characters that are shown of what each knew."""
+NOTHING_LISTED: Mapping[str, Any] = {
+    "rows": (), "total": 0, "page": 1, "first": 0, "links": {}, "choices": {}, "chosen": {}, "words": (), "said": (), "orders": (),
+    "rarer": (), "index": "", "error": "",
+}  # fmt: skip
+"""What a list of episodes is of where nothing was asked."""
 
 
 def templates() -> Environment:
@@ -75,7 +85,7 @@ def run_view(line: RunLine) -> dict[str, Any]:
         "no_blends": problem,
         "ledger": final_ledger(run.ledger),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),
-        "last": run.metrics[-1] if run.metrics else None,
+        "last": last_played(run),
         "drift": drift_of(run),
         "kept": kept(run.path, run.config, run.metrics).line,
         "models": models_of(line.name, line.path),
@@ -88,6 +98,12 @@ def _blends_of(run: RecordedRun) -> tuple[list[BlendRow], str]:
         return blend_rows(run), ""
     except (OSError, ValueError) as error:
         return [], cut(str(error), LETTERS)
+
+
+def last_played(run: RecordedRun) -> MetricRow | None:
+    """The last training step of which episodes are stored: phases on examples and pairs have none."""
+    stored = {(one.phase, one.step) for one in coverage(run.path / "episodes").moments if one.split == "train"}
+    return next((row for row in reversed(run.metrics) if (row.phase, row.step) in stored), None)
 
 
 def drift_of(run: RecordedRun) -> list[tuple[str, str, str]]:
@@ -128,7 +144,31 @@ def episode_view(
         "verdicts": verdicts(found["parts"] or {}, found["metrics"], found["labels"]),
         "measured": {name: value for name, value in found["metrics"].items() if not name.endswith(SECONDS)},
         "branching": branching_of(line, found),
+        "known": known_of(found),
     }
+
+
+def known_of(found: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """What task and environment knew of a whole episode, as (whose, JSON with a value on each line, characters left out) where there is
+    any. What is no JSON, or nested too deep, is shown as it is stored."""
+    texts = [(whose, str(found.get(name) or "")) for whose, name in KNOWN.items()]
+    return [(whose, *_indented(stored)) for whose, stored in texts if stored not in ("", "{}", "null")]
+
+
+def _indented(stored: str) -> tuple[str, int]:
+    """The beginning of JSON, and how many characters as it is stored are left out, none or some."""
+    out, length = list[str](), 0
+    try:
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(stored_value(stored)):
+            if length + len(piece) > MOST_KNOWN:  # what is nested deep is many times as long when it is indented
+                break
+            out.append(piece)
+            length += len(piece)
+        else:
+            return "".join(out), 0
+    except (ValueError, RecursionError):
+        pass
+    return stored[:MOST_KNOWN], max(0, len(stored) - MOST_KNOWN)
 
 
 def branching_of(line: RunLine, found: Mapping[str, Any]) -> str:

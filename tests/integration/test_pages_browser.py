@@ -132,6 +132,63 @@ def test_lists_are_filtered_searched_and_walked_by_keyboard(page: Page, address:
     assert complaints(page) == []
 
 
+def test_numbers_of_a_token_are_reached_by_pointer_tap_and_keys(page: Page, address: str) -> None:
+    page.goto(address)
+    at = "/rollouts/nano-20260101-000000/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1/0"
+    page.goto(address.partition("/rollouts")[0] + at)
+    numbers, tokens, view = page.get_by_role("status"), page.locator(".tokens .t"), page.locator(".tokens")
+    expect(numbers).to_have_text("")
+    tokens.nth(2).hover()
+    expect(numbers).to_have_text(re.compile(r"· id 2 · sampler logprobs -1 · logprobs -1 · advantages -1 · .* · weights 0$"))
+    assert view.evaluate("one => one.querySelectorAll('[tabindex]').length") == 0
+    view.focus()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(0)).to_be_focused()
+    expect(numbers).to_have_text(re.compile("· id 0$"))
+    for _ in range(9):  # at the end it stays
+        page.keyboard.press("ArrowRight")
+    expect(tokens.nth(3)).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect(numbers).to_have_text(re.compile(r"· id 2 · sampler logprobs -1 "))
+    keep(page, "tokens")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('.tokens')") is None, "a stop of the Tab key for all tokens"
+    view.focus()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(2)).to_be_focused()  # where it was left
+    page.keyboard.press("Home")
+    expect(tokens.nth(0)).to_be_focused()
+    tokens.nth(3).click()
+    expect(numbers).to_have_text(re.compile(r"· id 3 · sampler logprobs -6 "))
+    tokens.evaluate_all("all => all.forEach((one) => one.after(document.createElement('br')))")
+    page.keyboard.press("ArrowUp")
+    expect(tokens.nth(2)).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(tokens.nth(3)).to_be_focused()
+    assert complaints(page) == []
+
+
+def test_a_list_is_narrowed_by_the_folded_part_of_its_form(page: Page, address: str) -> None:
+    page.goto(address)
+    page.goto(address.partition("/rollouts")[0] + "/rollouts/nano-20260101-000000/episodes")
+    expect(page.get_by_label("Called the tool")).to_be_hidden()
+    page.get_by_text("More to choose by").click()
+    page.get_by_label("Called the tool").fill("look")
+    page.get_by_role("textbox", name="Reward from").fill("0.5")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("[role=status]")).to_have_text(re.compile("1 episode$"))
+    expect(page.get_by_text("More to choose by (2 set)")).to_be_visible()
+    page.get_by_role("textbox", name="Reward to").fill("0")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("reward: from 0.5 to 0 is no range: the first is above the second")
+    expect(page.get_by_label("Called the tool")).to_have_value("look")
+    keep(page, "narrowed")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    keep(page, "narrowed-narrow")
+    assert [one for one in complaints(page) if "status of 400" not in one] == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_narrow_window_in_light_and_dark(page: Page, run: Path, address: str, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -234,6 +291,8 @@ def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Pat
         home,
         f"{home}/episodes",
         f"{home}/episodes?order=worst&text=alert",
+        f"{home}/episodes?task=train-1&reward_from=0",
+        f"{home}/episodes?reward_from=much",
         f"{home}/episode?{moment}&episode=train-1/0",
     ]
     served += [f"{home}/episode?{moment}&episode=train-1/0&colour=advantage", f"{home}/episode?{moment}&episode=train-1/2", drift]

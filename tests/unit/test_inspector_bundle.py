@@ -72,6 +72,7 @@ def test_a_bundle_has_every_page_and_every_link_leads_to_a_file_of_it(run: Path,
                 there = (target / name).parent / unquote(address.path) if address.path else target / name
                 assert there.resolve().is_relative_to(target) and there.is_file(), (name, address)
     assert list(tmp_path.glob("sent/.*")) == []
+    assert sum("What the environment knew" in page for page in made.values()) == 12  # as the evaluated episodes have it
 
 
 def test_a_bundle_has_the_alarms_of_a_run_and_its_account_of_time(run: Path, tmp_path: Path, db: Database) -> None:

@@ -22,8 +22,8 @@ from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Message, Reward, ToolCall
 from burnish.inspector import index
 from burnish.inspector.database import Database, DatabaseLimits
-from burnish.inspector.index import FOLDER, LONGEST_WORD, VERSION, build_segment, coverage
-from burnish.inspector.library import EXACT, ORDERS, PLACE, Library, Wanted
+from burnish.inspector.index import FOLDER, KINDS, LONGEST_WORD, VERSION, build_segment, coverage
+from burnish.inspector.library import EXACT, ORDERS, PLACE, RANGES, Library, Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.indexing import Indexer
@@ -34,6 +34,8 @@ pytestmark = pytest.mark.unit
 
 TEXTS = ["", "plain", "PLA", "of one", "a\nb", "nb", "12.5", "漢字", "measure bore", "role", "call_0", "user", "né", "ud83d", "quo", "<b>"]
 """What is searched for: words, parts of words, escapes, and words of the form that messages are stored in."""
+BOUNDS: list[tuple[float | None, float | None]] = [(None, 1), (-1.5, None), (0, 0.5), (2, 3)]
+NO_KINDS = json.dumps({name: [] for name in KINDS})
 
 
 @pytest.fixture
@@ -59,12 +61,41 @@ def varied(store: Path) -> None:
     odd = replace(
         episode(9, 0, Reward(0.5), "so"), messages=(Message("assistant", "so", (call,)),), truncation="max_tokens", engine="rollout-2"
     )
+    asked = Message("tool", 'a "b"', tool_call_id="call_0", name="Measure"), Message("tool", "12", name='in "text"')
+    odd = replace(odd, messages=(*odd.messages, *asked))
     stored(store, odd, episode(9, 1, Failure(FailureKind.TOOL_ERROR, "gauge", "unplugged")), moment=step(2))
-    stored(store, episode(3, 0, Reward(1e200)), episode(3, 1, Reward(-1.0)), moment=Moment("rft", 2, "heldout", "greedy"))
+    judged = Reward(-1.0, {"verdict": 0.5, "it's": -2.0})
+    stored(store, episode(3, 0, Reward(1e200)), episode(3, 1, judged), moment=Moment("rft", 2, "heldout", "greedy"))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_lists_are_narrowed_to_ranges_a_tool_and_a_part(tmp_path: Path, db: Database, indexed: bool) -> None:
+    varied(tmp_path)
+    if indexed:
+        assert build_segment(tmp_path, db)
+    library = Library(tmp_path, db)
+    versions: dict[tuple[float | None, float | None], int] = {
+        (8, None): 8,
+        (None, 7): 8,
+        (9, None): 0,
+        (None, 6): 0,
+        (7, 7): 8,
+    }  # each was sampled from weights 7 and 8
+    assert {bounds: library.count(Wanted(between={"version": bounds})) for bounds in versions} == versions
+    assert [row["episode"] for row in library.listed(Wanted(between={"reward": (1.1, 1.25)}, order="best"))] == ["train-1/2", "train-1/1"]
+    called = {"Measure": ["train-9/0"], 'in "text"': ["train-9/0"], "measure": [], "text": [], "call_0": []}
+    assert {tool: [row["episode"] for row in library.listed(Wanted(tool=tool))] for tool in called} == called
+    (judged,) = library.listed(Wanted(part="it's", order="part lowest"))
+    assert (judged["episode"], judged["part"]) == ("train-3/1", -2.0)
+    assert (library.choices()["part"], library.choices()["culprit"]) == (["it's", "verdict"], ["gauge"])
 
 
 def answers(library: Library) -> Any:
-    asked = [Wanted(order=order) for order in ORDERS]
+    asked = [Wanted(order=order, part="verdict" if order.startswith("part") else "") for order in ORDERS]
+    asked += [Wanted(between={name: bounds}, part="it's") for name in RANGES for bounds in BOUNDS]
+    asked += [Wanted(tool=tool) for tool in ("Measure", "measure", "bore", 'in "text"')] + [
+        Wanted(part="verdict", tool="Measure", text="so")
+    ]
     asked += [
         Wanted({name: value}) for name in EXACT for value in ("rft", "train", "greedy", "train-9", "tool_error", "max_tokens", "rollout-2")
     ]
@@ -91,10 +122,10 @@ def test_what_the_index_answers_is_what_the_store_answers(tmp_path: Path, db: Da
 def test_every_episode_is_on_one_page_of_a_list(tmp_path: Path, db: Database, indexed: bool) -> None:
     places = [Moment(phase, 40, "heldout", mode) for phase in ("sft", "rft") for mode in ("sampled", "greedy")]
     for moment in places:
-        stored(tmp_path, *(episode(number, 0, Reward(0.5)) for number in range(12)), moment=moment)
+        stored(tmp_path, *(episode(number, 0, Reward(0.5, {"it": 0.5})) for number in range(12)), moment=moment)
     assert not indexed or build_segment(tmp_path, db)
     for order in ORDERS:
-        parts = [Library(tmp_path, db).listed(Wanted(order=order, first=first, most=5)) for first in range(0, 48, 5)]
+        parts = [Library(tmp_path, db).listed(Wanted(part="it", order=order, first=first, most=5)) for first in range(0, 48, 5)]
         found = [tuple(row[name] for name in PLACE) for part in parts for row in part]
         assert len(found) == len(set(found)) == 48, order
         columns = [name for term in ORDERS[order].split(", ") for name in PLACE if name in term.split()]
@@ -107,11 +138,12 @@ def test_the_latest_are_of_the_last_phase_though_an_earlier_one_took_more_steps(
     ran = [("cpt", 500), ("sft", 120), ("rft", 40)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"phase": phase, "step": step, "time": 1.0}) + "\n" for phase, step in ran))
     for phase, number in [("base", 0), *ran, ("rft", 41)]:
-        stored(store, episode(1, 0, Reward(0.5)), moment=Moment(phase, number, "heldout", "sampled"))
-    stored(store, episode(1, 0, Reward(0.5)), moment=Moment("rft", 41, "train", "sampled"))
+        stored(store, episode(1, 0, Reward(0.5, {"it": 0.5})), moment=Moment(phase, number, "heldout", "sampled"))
+    stored(store, episode(1, 0, Reward(0.5, {"it": 0.5})), moment=Moment("rft", 41, "train", "sampled"))
     assert not indexed or build_segment(store, db)
     for order in ORDERS:
-        found = [(row["phase"], row["step"], row["split"]) for row in Library(store, db).listed(Wanted(order=order))]
+        found = [(row["phase"], row["step"], row["split"]) for row in Library(store, db).listed(Wanted(part="it", order=order))]
+        found = [found[4], found[5], *found[3::-1]] if order == "earliest" else found
         assert found == [
             ("rft", 41, "heldout"), ("rft", 41, "train"), ("rft", 40, "heldout"), ("sft", 120, "heldout"), ("cpt", 500, "heldout"),
             ("base", 0, "heldout"),
@@ -243,15 +275,15 @@ def test_an_index_of_nonsense_is_made_again(tmp_path: Path, db: Database) -> Non
         "{",
         "[]",
         '{"version": 1}',
-        '{"version": 0, "files": {}, "episodes": 1, "failure": [], "truncation": [], "words": []}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": []}}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 0, "failure": [], "truncation": [], "words": [0]}}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 70000, "failure": [], "truncation": [], "words": [70000]}}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": [1]}}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1e999, "failure": [], "truncation": [], "words": [1]}}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": [1e999]}}',
-        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "failure": [], "truncation": [], "words": ["1"]}}',
-        f'{{"version": {VERSION}, "files": {{"a": [1e999, 1]}}, "episodes": 0, "failure": [], "truncation": [], "words": []}}',
+        f'{{"version": 0, "files": {{}}, "episodes": 1, "kinds": {NO_KINDS}, "words": []}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "kinds": {NO_KINDS}, "words": []}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 0, "kinds": {NO_KINDS}, "words": [0]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 70000, "kinds": {NO_KINDS}, "words": [70000]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "kinds": {NO_KINDS}, "words": [1]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1e999, "kinds": {NO_KINDS}, "words": [1]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "kinds": {NO_KINDS}, "words": [1e999]}}',
+        f'{{"version": {VERSION}, "files": {{}}, "episodes": 1, "kinds": {NO_KINDS}, "words": ["1"]}}',
+        f'{{"version": {VERSION}, "files": {{"a": [1e999, 1]}}, "episodes": 0, "kinds": {NO_KINDS}, "words": []}}',
     ):
         folder = tmp_path / FOLDER / "000007"
         folder.mkdir(parents=True, exist_ok=True)

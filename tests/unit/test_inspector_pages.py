@@ -25,16 +25,16 @@ from tests.unit.test_inspector import run as run
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Trajectory
 from burnish.inspector.account import times_of
-from burnish.inspector.pages import dashboard
+from burnish.inspector.pages import app, dashboard
 from burnish.inspector.pages.access import WithKey
 from burnish.inspector.pages.app import ASSETS, pages
 from burnish.inspector.pages.runs import RunLine, list_runs
 from burnish.inspector.pages.tokens import shown_tokens
-from burnish.inspector.pages.views import branching_of
+from burnish.inspector.pages.views import branching_of, known_of
 from burnish.inspector.report import render_report
 from burnish.inspector.runs import read_run
 from burnish.rollout.store import records
-from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.episodes import EpisodeStore, text
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, JsonLines, RollBackRow, read_alarms
 from burnish.run.folder import RunFolder
@@ -133,6 +133,32 @@ def test_what_is_shown_of_an_episode(client: TestClient) -> None:
     assert (data["reward"], data["advantages"], data["messages"][1]["tool_calls"][0]["function"]["name"]) == (1.0, [0, 0, -1, 2], "look")
 
 
+def test_what_task_and_environment_knew_is_shown_where_they_knew_any(root: Path, client: TestClient) -> None:
+    knew = Task("train-9", 1, data={"truth": HOSTILE, "limit": float("inf")})
+    said = (Message("user", "hi"),)
+    episodes = [
+        Episode(knew, 0, (), said, Reward(0.0), env_data={"seen": [1, {"a": 2}]}),
+        Episode(Task("train-8", 1), 0, (), said, Reward(0.0)),
+        Episode(Task("train-7", 1, data={"long": ["x" * 999] * 99}), 0, (), said, Reward(0.0)),
+    ]
+    with EpisodeStore(root / "nano-20260101-000000" / "episodes", "nano") as store:
+        store.put(Moment("rft", 2, "train", "sampled"), episodes)
+    at = EPISODE.replace("step=1", "step=2")
+    page = client.get(at.replace("train-1/0", "train-9/0")).text
+    assert not re.search("[\x1b\u202e\ud800-\udfff]", page) and "<script>alert" not in page
+    shown = html.unescape(page.partition("What the environment knew")[2].partition('id="tokens"')[0])
+    assert '"truth": "<script>alert(1)</script>\\n' in shown and '"limit": Infinity' in shown
+    assert '{\n  "seen": [\n    1,\n    {\n      "a": 2\n    }\n  ]\n}' in shown
+    assert "What the environment knew" not in client.get(at.replace("train-1/0", "train-8/0")).text
+    long = client.get(at.replace("train-1/0", "train-7/0")).text
+    assert 20_000 < len(long) < 60_000 and "79,208 characters more are in the store" in long
+
+
+@pytest.mark.parametrize("stored", ["no JSON", "[" * 5000, '{"a":' * 500 + "[" + "1," * 5000 + "1]" + "}" * 500])
+def test_what_is_no_plain_json_is_shown_as_it_is_stored(stored: str) -> None:
+    assert known_of({"task_data": stored, "env_data": None}) == [("The task", stored, 0)]
+
+
 def evaluated(*values: float) -> EvaluationResult:
     n = len(values)
     tasks = {f"h-{i}": value for i, value in enumerate(values)}
@@ -143,11 +169,13 @@ def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(
     better = evaluated(1.0, 1.0, 1.0, 0.0)
     against = comparisons({"base": evaluated(0.0, 0.0, 0.0, 0.0)}, better)
     RunFolder(run).log_evaluation(EvaluationRecord(phase="rft", step=2, against=against, result=better))
+    with EpisodeStore(run / "episodes", run.name) as store:
+        store.put(Moment("rft", 2, "train", "sampled"), [Episode(Task("train-1", 1), 0, (), (Message("user", "hi"),), Reward(0.0))])
     with TestClient(pages(run)) as client:
         page = client.get(f"/rollouts/{run.name}").text
     assert "<td>1 <small>of 4, tool_timeout 1</small></td>" in page
     assert "Evaluations" in page and "Where the episodes went" in page
-    assert "Worst of the last step (rft" in page
+    assert "Worst of the last step (rft 2)" in page
     assert re.search(r"against base, .*test, n = 4 ", page), "no figure without the number of tasks that it is of"
 
 
@@ -265,6 +293,16 @@ def _page(run: Path) -> str:
         return client.get(f"/rollouts/{run.name}").text
 
 
+def test_the_worst_are_of_the_last_step_that_has_episodes(root: Path, client: TestClient) -> None:
+    with (root / "nano-20260101-000000" / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({"phase": phase, "step": 2, "time": 2.0, "loss": 1.0}) + "\n" for phase in ("rft", "sft"))
+    page = client.get(NAME).text
+    assert "Worst of the last step (rft 1)" in page
+    for file in (root / "nano-20260101-000000" / "episodes").iterdir():
+        file.unlink()
+    assert "Worst of the last step" not in client.get(NAME).text
+
+
 def test_lists_choose_and_turn_pages(client: TestClient) -> None:
     assert "3 episodes" in client.get(f"{NAME}/episodes").text
     assert "1 episode<" in client.get(f"{NAME}/episodes?failed=yes").text
@@ -284,11 +322,50 @@ def test_a_search_shows_where_its_words_stand_in_the_list_and_in_the_conversatio
     assert "<mark>" not in client.get(EPISODE).text + client.get(f"{NAME}/episodes").text
 
 
-@pytest.mark.parametrize("asked", ["order=drop", "step=x", "step=-1", "page=1e9", "step=99999999999", "page=²"])
-def test_malformed_questions_are_refused_in_a_line(client: TestClient, asked: str) -> None:
-    answer = client.get(f"{NAME}/episodes?{asked}")
+MALFORMED = {
+    "order=drop": "order: 'drop' is none of latest", "step=x": "step: 'x' is no whole", "step=-1": "step: '-1' is no whole",
+    "page=1e9": "page: '1e9' is no whole", "step=99999999999": "is no whole", "page=²": "is no whole", "failed=maybe": "neither yes nor no",
+    "reward_from=much": "reward_from: 'much' is no number", "reward_to=nan": "'nan' is no number", "reward_to=1e999": "is no number",
+    "reward_to=1_0": "is no number", "tokens_from=-1": "tokens_from: '-1' is no whole", "tokens_to=1.5": "is no whole",
+    "reward_from=1&reward_to=0.5": "reward: from 1 to 0.5 is no range", "version_from=2&version_to=1": "version: from 2 to 1 is no range",
+    "part_from=1": "part: name the part", "order=part+lowest": "part: name the part",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", MALFORMED)
+def test_malformed_questions_are_refused_in_a_line_of_the_form_that_they_came_from(client: TestClient, asked: str) -> None:
+    answer = client.get(f"{NAME}/episodes?task=a<b&{asked}")
     assert answer.status_code == 400
-    assert "Not here" in answer.text and "Traceback" not in answer.text
+    said = html.unescape(answer.text)
+    assert MALFORMED[asked] in said and "Traceback" not in said and "0 episodes" not in said
+    assert '<details class="more" open' in said
+    assert ("input", "task", "a<b") in [(tag, attrs.get("name"), attrs.get("value")) for tag, attrs in Elements(answer.text).found]
+
+
+NARROWED = {
+    "task=train-1": 3, "task=train-2": 0, "culprit=gauge": 0, "engine=rollout-1": 0, "tool=look": 2 + 1, "tool=loo": 0, "tool=say": 0,
+    "reward_from=0.5": 1, "reward_to=0.5": 1, "reward_from=-1e0&reward_to=+1.": 2, "reward_from=.5&reward_to=0.9": 0,
+    "tokens_from=1": 2, "tokens_to=1": 1, "tokens_from=2&tokens_to=2": 2, "version_to=5": 0, "version_from=0": 0,
+    f"part={quote(text(HOSTILE))}": 2, f"part={quote(text(HOSTILE))}&part_from=0.5": 1, f"part={quote(text(HOSTILE))}&part_to=-1": 0,
+    "part=other": 0,
+}  # fmt: skip
+
+
+def test_what_a_list_is_narrowed_by_is_kept_from_page_to_page(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PAGE", 1)
+    page = client.get(f"{NAME}/episodes?reward_from=-0.5&tool=look&order=earliest&page=1").text
+    (further,) = (attrs["href"] for _, attrs in Elements(page).found if attrs.get("class") == "button")
+    assert further == "?reward_from=-0.5&tool=look&order=earliest&page=2"
+    assert "2 episodes, 2 to 2" in client.get(f"{NAME}/episodes{further}").text
+
+
+@pytest.mark.parametrize("asked", NARROWED)
+def test_lists_are_narrowed_by_what_stands_in_the_folded_part_of_the_form(client: TestClient, asked: str) -> None:
+    page = client.get(f"{NAME}/episodes?{asked}&order=by+task")
+    assert page.status_code == 200 and f">{NARROWED[asked]} episode" in page.text
+    number = len(asked.split("&"))
+    assert f"More to choose by ({number} set)" in page.text and '<details class="more" open data-set>' in page.text
+    assert '<details class="more"><summary>More to choose by</summary>' in client.get(f"{NAME}/episodes").text
 
 
 def test_only_runs_are_shown_and_nothing_beside_them(client: TestClient) -> None:

@@ -1,5 +1,5 @@
 // Live pages fetch themselves and take over what changed. A filter hides the rows without its words.
-// Keys: j and k go down and up the rows, Enter opens, / searches.
+// Keys: j and k go down and up the rows, Enter opens, / searches; arrows, Home and End go from token to token.
 'use strict'
 const rows = () => [...document.querySelectorAll('[data-row]:not([hidden]) a:first-of-type')]
 
@@ -37,8 +37,57 @@ document.addEventListener('input', (event) => {
   }
 })
 
+const show = (token) => {
+  const numbers = document.querySelector('[data-numbers]')
+  if (token && numbers) numbers.textContent = token.title.replaceAll('\n', ' · ')
+}
+const choose = (token) => {
+  const view = token.closest('.tokens')
+  view.querySelector('.t[tabindex]')?.removeAttribute('tabindex')
+  token.tabIndex = -1 // the view is the one stop of the Tab key, and keeps its place
+  token.focus()
+}
+const beside = (token, way) => {
+  do token = token[way]
+  while (token && !token.matches('.t'))
+  return token
+}
+const inNextLine = (token, way) => {
+  let found
+  for (let one = beside(token, way); one; one = beside(one, way)) {
+    if (one.offsetTop === token.offsetTop) continue
+    if (found && one.offsetTop !== found.offsetTop) break
+    const away = Math.abs(one.offsetLeft - token.offsetLeft)
+    if (!found || away < Math.abs(found.offsetLeft - token.offsetLeft)) found = one
+  }
+  return found
+}
+const ARROWS = {
+  ArrowRight: (token) => beside(token, 'nextElementSibling'),
+  ArrowLeft: (token) => beside(token, 'previousElementSibling'),
+  ArrowDown: (token) => inNextLine(token, 'nextElementSibling'),
+  ArrowUp: (token) => inNextLine(token, 'previousElementSibling'),
+  Home: (token) => token.parentElement.querySelector('.t'),
+  End: (token) => [...token.parentElement.querySelectorAll('.t')].at(-1)
+}
+document.addEventListener('keydown', (event) => {
+  const view = document.activeElement.closest('.tokens')
+  if (!view || !(event.key in ARROWS) || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return
+  const kept = view.querySelector('.t[tabindex]')
+  const next = kept && kept === document.activeElement ? ARROWS[event.key](kept) : (kept ?? view.querySelector('.t'))
+  if (!next) return // at an end the page may scroll
+  event.preventDefault()
+  choose(next)
+})
+document.addEventListener('pointerover', (event) => show(event.target.closest('.t')))
+document.addEventListener('focusin', (event) => show(event.target.closest('.t')))
+document.addEventListener('click', (event) => {
+  const token = event.target.closest('.tokens .t')
+  if (token && getSelection().type !== 'Range') choose(token)
+})
+
 const busy = () =>
-  document.hidden || document.activeElement.closest('form, [data-row]') || document.querySelector('details[open], input:checked') || getSelection().type === 'Range'
+  document.hidden || document.activeElement.closest('form, [data-row]') || document.querySelector('details[open]:not([data-set]), input:checked') || getSelection().type === 'Range'
 
 async function refresh() {
   if (!busy()) {
