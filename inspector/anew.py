@@ -20,7 +20,9 @@ class OfStore(Protocol):
     def folder(self) -> Path: ...
 
 
-S, P, T = TypeVar("S", bound=OfStore), ParamSpec("P"), TypeVar("T")
+S = TypeVar("S", bound=OfStore)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def anew(ask: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -28,7 +30,7 @@ def anew(ask: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     many, and whoever makes the index replaces parts of it."""
 
     @wraps(ask)
-    def asked(about: S, *args: P.args, **named: P.kwargs) -> T:
+    def asked(about: S, /, *args: P.args, **named: P.kwargs) -> T:
         for _ in range(TIMES):
             before = last_change(about.folder)
             try:

@@ -237,7 +237,7 @@ def _tables(line: RunLine, tables: Mapping[Moment, list[dict[str, Any]]], db: Da
         total = len(rows) if len(rows) < TABLE else library.totals(moment)["episodes"]
         cut = f"The list is cut: it has the {len(rows):,} of the lowest reward." if len(rows) < total else ""
         shown: dict[str, Any] = {"line": line, "rows": rows, "total": total, "page": i, "first": 0, "links": near, "index": cut}
-        yield table_page(line.name, moment), {**NOTHING_LISTED, **shown, "said": [""] * len(rows), "why": ""}
+        yield table_page(line.name, moment), {**NOTHING_LISTED, **shown, "said": [""] * len(rows)}
 
 
 def _episodes(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:

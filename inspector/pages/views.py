@@ -47,7 +47,7 @@ MOST_KNOWN = 20_000
 """Characters that are shown of what each knew."""
 NOTHING_LISTED: Mapping[str, Any] = {
     "rows": (), "total": 0, "page": 1, "first": 0, "links": {}, "choices": {}, "chosen": {}, "words": (), "said": (), "orders": (),
-    "rarer": (), "index": "", "error": "",
+    "rarer": (), "index": "", "error": "", "why": "",
 }  # fmt: skip
 """What a list of episodes is of where nothing was asked."""
 

@@ -298,8 +298,8 @@ def test_the_worst_are_of_the_last_step_that_has_episodes(root: Path, client: Te
         file.writelines(json.dumps({"phase": phase, "step": 2, "time": 2.0, "loss": 1.0}) + "\n" for phase in ("rft", "sft"))
     page = client.get(NAME).text
     assert "Worst of the last step (rft 1)" in page
-    for file in (root / "nano-20260101-000000" / "episodes").iterdir():
-        file.unlink()
+    for stored in (root / "nano-20260101-000000" / "episodes").iterdir():
+        stored.unlink()
     assert "Worst of the last step" not in client.get(NAME).text
 
 
