@@ -253,7 +253,7 @@ def test_a_file_that_a_reward_names_has_to_be_sent(tmp_path: Path, monkeypatch: 
 ANSWER = {"address": "verifiers.example:50051", "tls": {"ca": "ca.pem"}, "token_file": "token"}
 LAMBDA = {"use": "burnish/reward-lambda-v1", "name": "own", "args": {"handler": "handler.py:lambda_handler"}}
 JUDGED = {"verifier": "h.example:1?ca=ca.pem&token_file=token", "name": "judged"}
-GAME = {"id": "FrozenLake-v1", "describe": "words.py:describe", "read_action": "mine.words:read"}
+GAME = {"id": "FrozenLake-v1", "describe": "words.py:describe", "read_action": "apart.words:read"}
 CLASSIFIER = '[[detectors]]\nuse = "burnish/classifier-v1"\nname = "a"\ncategory = "c"\nargs = {model = "attacks", digest = "D"}\n'
 SUITE = 'id = "a/b-v1"\nabout = "a"\nrows = "rows.jsonl"\n[[rewards]]\nuse = "a/b-v1"\nargs = {file = "lists/a.txt"}\n'
 
@@ -264,8 +264,8 @@ SUITE = 'id = "a/b-v1"\nabout = "a"\nrows = "rows.jsonl"\n[[rewards]]\nuse = "a/
         (["ca.pem", "token"], {"services": {"answer": ANSWER}, "rewards": [{"verifier": "service:answer"}]}),
         (["ca.pem", "token"], {"rewards": [JUDGED]}),
         (["handler.py"], {"rewards": [LAMBDA]}),
-        (["mine/words.py", "words.py"], {"environment": "burnish/Gymnasium-v0", "environment_args": GAME}),
-        (["mine/orders/__init__.py"], {"environment": "mine.orders:mine/Orders-v0"}),
+        (["apart/words.py", "words.py"], {"environment": "burnish/Gymnasium-v0", "environment_args": GAME}),
+        (["apart/orders/__init__.py"], {"environment": "apart.orders:mine/Orders-v0"}),
         (["pack/__init__.py", "pack/tools.py"], {"environment": "pack.tools:mine/Orders-v0"}),
         (["lists/deep"], {"environment_args": {"words": "./lists/deep"}}),
         (["attacks", "policy.toml"], {"rewards": [GUARD]}),
@@ -276,7 +276,7 @@ def test_whatever_file_an_engine_reads_or_imports_has_to_be_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], more: dict[str, Any]
 ) -> None:
     code, read = (
-        "handler.py words.py mine/words.py mine/orders/__init__.py pack/__init__.py pack/tools.py service.py",
+        "handler.py words.py apart/words.py apart/orders/__init__.py pack/__init__.py pack/tools.py service.py",
         "ca.pem token lists/a.txt lists/deep/a attacks/a",
     )
     for place in (*code.split(), *read.split()):

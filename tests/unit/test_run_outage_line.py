@@ -41,7 +41,7 @@ def test_a_step_whose_episodes_an_outage_masked_says_so(tmp_path: Path, monkeypa
     folder = SimpleNamespace(suites=tmp_path / "suites", log_metrics=lambda *_: None, path=tmp_path)
     screen = io.StringIO()
     run: Any = SimpleNamespace(
-        session=SimpleNamespace(loop=SimpleNamespace(on_group=None)), results={}, folder=folder, data={},
+        session=SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SimpleNamespace(show=lambda _: None)), results={}, folder=folder, data={},
         console=Console(file=screen, width=200),
     )  # fmt: skip
     assert pipeline._train(run, phase, 0) == 3
@@ -72,7 +72,7 @@ def test_what_finished_while_the_learner_learned_is_kept_when_the_next_step_fail
     phase: Any = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=steps))
     folder = SimpleNamespace(suites=tmp_path / "suites", log_metrics=lambda *_: None, path=tmp_path)
     run: Any = SimpleNamespace(
-        session=SimpleNamespace(loop=SimpleNamespace(on_group=None)), results={}, folder=folder, data={},
+        session=SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SimpleNamespace(show=lambda _: None)), results={}, folder=folder, data={},
         console=Console(file=io.StringIO()), recipe=SimpleNamespace(phase=lambda name: phase),
     )  # fmt: skip
     with pytest.raises(InterruptedError):
