@@ -18,6 +18,8 @@ from burnish.trainer.phases.common import PhaseStep
 
 pytestmark = pytest.mark.unit
 
+SILENT = SimpleNamespace(show=lambda *_: None)
+
 DOWN = Failure(FailureKind.VERIFIER_UNAVAILABLE, "verdict@h:1", "connection refused")
 OUTCOMES: list[list[Outcome]] = [[Reward(1.0), Reward(0.0)], [DOWN, Reward(1.0)], [Reward(1.0), Reward(1.0)]]
 
@@ -41,7 +43,7 @@ def test_a_step_whose_episodes_an_outage_masked_says_so(tmp_path: Path, monkeypa
     folder = SimpleNamespace(suites=tmp_path / "suites", log_metrics=lambda *_: None, path=tmp_path)
     screen = io.StringIO()
     run: Any = SimpleNamespace(
-        session=SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SimpleNamespace(show=lambda _: None)), results={}, folder=folder, data={},
+        session=SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SILENT), results={}, folder=folder, data={},
         console=Console(file=screen, width=200),
     )  # fmt: skip
     assert pipeline._train(run, phase, 0) == 3
@@ -72,8 +74,9 @@ def test_what_finished_while_the_learner_learned_is_kept_when_the_next_step_fail
     phase: Any = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=steps))
     folder = SimpleNamespace(suites=tmp_path / "suites", log_metrics=lambda *_: None, path=tmp_path)
     run: Any = SimpleNamespace(
-        session=SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SimpleNamespace(show=lambda _: None)), results={}, folder=folder, data={},
+        session=SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SILENT), results={}, folder=folder, data={},
         console=Console(file=io.StringIO()), recipe=SimpleNamespace(phase=lambda name: phase),
+        store=SimpleNamespace(put=lambda at, found, **_: kept.append((at.step, [one.id for one in found]))),
     )  # fmt: skip
     with pytest.raises(InterruptedError):
         pipeline._train(run, phase, 0)
