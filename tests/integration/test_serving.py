@@ -221,7 +221,9 @@ def test_a_bad_request_is_a_400(client: openai.OpenAI, options: dict[str, Any], 
 @given(data=st.data())
 def test_no_request_that_can_be_thought_of_is_an_error_of_the_service(service: ServingHandle, data: st.DataObject) -> None:
     import schemathesis
+    import torch
 
+    torch.set_flush_denormal(False)  # an engine of an earlier test in this process leaves it on, and Hypothesis refuses to draw numbers so
     schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     path = data.draw(st.sampled_from(["/v1/chat/completions", "/v1/completions"]))
     mode = data.draw(st.sampled_from(list(schemathesis.GenerationMode)))
