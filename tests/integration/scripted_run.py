@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,9 @@ class LocalAlgorithm:
 
     def train(self) -> None:
         self.last_step = self.loop.step()
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """It has no dashboard."""
 
 
 @contextlib.contextmanager
