@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from ..rollout.store.episodes import MEASURED, SCHEMA, text
 from ..rollout.store.intervals import mean_interval
@@ -23,50 +22,16 @@ from ..rollout.store.records import Mode
 from .anew import anew
 from .database import PARQUET, Database, named
 from .hits import is_short
-from .index import CALLED, KINDS, MOST_KINDS, NARROWED, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
+from .index import CALLED, KINDS, MOST_KINDS, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
+from .listing import DEEPEST, ORDERS, PLACE, Hits, ListPart, Wanted, conditions, of_part
 from .postings import mark
 
-Order = Literal[
-    "latest", "worst", "best", "longest", "slowest", "earliest", "by task", "newest weights", "oldest weights", "part lowest",
-    "part highest",
-]  # fmt: skip
-_LATEST = "list_position(?, phase) DESC, step DESC, split, mode, phase, episode"
-"""What every order ends in: the last phase of the list that is given first, as steps are counted anew in each. It has all of `PLACE`, so no
-two episodes of a store tie, and each is on one page of a list."""
-ORDERS: Mapping[Order, str] = {
-    "latest": _LATEST,
-    "worst": f"reward ASC NULLS LAST, {_LATEST}",
-    "best": f"reward DESC NULLS LAST, {_LATEST}",
-    "longest": f"sampled_tokens DESC, {_LATEST}",
-    "slowest": f"seconds DESC, {_LATEST}",
-    "earliest": "list_position(?, phase), step, split, mode, phase, episode",
-    "by task": f"task, {_LATEST}",
-    "newest weights": f"newest_version DESC, {_LATEST}",
-    "oldest weights": f"oldest_version, {_LATEST}",
-    "part lowest": f"part ASC, {_LATEST}",
-    "part highest": f"part DESC, {_LATEST}",
-}
-assert set(ORDERS) == set(get_args(Order))
 LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
 TOLD = f"abs(reward) <= {LARGEST_REWARD}"
 """Of an episode: that it has a reward, neither null nor NaN, and one that means are made of."""
-EXACT = ("phase", "split", "mode", "task", "failure", "culprit", "truncation", "engine")
-"""Columns that a list is narrowed by, each to one value."""
-RANGES: Mapping[str, tuple[str, str]] = {
-    "reward": ("reward >= ? AND NOT isnan(reward)", "reward <= ?"),
-    "part": ("part >= ? AND NOT isnan(part)", "part <= ?"),
-    "tokens": ("sampled_tokens >= ?", "sampled_tokens <= ?"),
-    "version": ("newest_version >= ?", "oldest_version <= ? AND newest_version >= 0"),
-}
-"""What a list is narrowed by to a range: what holds from its least value on, and up to its most. NaN is more than any number, as DuckDB has
-it; weights of -1 are those of an episode in which nothing was sampled."""
-PLACE = ("phase", "step", "split", "mode", "episode")
-"""Columns that name one episode of a store."""
 MOST_WORDS = 16
 """Words that can be searched for at once."""
-DEEPEST = 10_000
-"""How far down a list can be turned."""
 MOST_ATTEMPTS = 4096
 """Of a task at one moment that are shown: a file of some kilobytes may hold any number of them."""
 MOST_TOKENS = 20_000
@@ -75,29 +40,6 @@ PER_TOKEN = ("token_ids", "mask", "version", "sampler_logprobs", *MEASURED)
 """Columns with a value for each token."""
 READ_AT_ONCE = 32 << 20
 """Bytes of conversations that are read for one list, about, where only a line of each is shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which episodes to list. exact: column -> its value, of `EXACT`. step: of training; None for all. failed: only those that failed, or
-    only those that did not. between: of `RANGES` -> (least, most), None where there is no bound; of weights, those of any token that was
-    sampled. part: only episodes whose reward has it, which are listed with its value as `part`. tool: only those that called it, or had its
-    answer. text: words, each of which is part of a word of the conversation, in any case, and a word of its own there if it has less than
-    three Latin letters or digits; text without a word is nowhere. most: how many, from number `first` on.
-
-    Example: `Wanted({"phase": "rft"}, step=12, order="worst")`.
-    """
-
-    exact: Mapping[str, str] = field(default_factory=dict)
-    step: int | None = None
-    failed: bool | None = None
-    between: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    part: str = ""
-    tool: str = ""
-    text: str = ""
-    order: Order = "latest"
-    first: int = 0
-    most: int = 50
 
 
 class Library:
@@ -260,12 +202,12 @@ class Library:
         took_steps = [phase for phase in phases_in_order(self.folder.parent) if phase in there]
         return [*took_steps, *sorted(there.difference(took_steps))]
 
-    def _parts(self, wanted: Wanted) -> list[_Part]:
+    def _parts(self, wanted: Wanted) -> list[ListPart]:
         """The wanted episodes, as far as the index covers the store and beyond."""
         covered = coverage(self.folder)
         rest, indexed = _store_files(covered.beyond(self._beyond)), [segment.rows_file for segment in covered.segments]
         assert wanted.part or not of_part(wanted.order, wanted.between), "the part is not named"
-        asked, values = _where(wanted)
+        asked, values = conditions(wanted)
         part, given = (", map_extract_value(parts, ?) AS part", [text(wanted.part)]) if wanted.part else ("", list[Any]())
         index = f"(SELECT *{part} FROM {_INDEX})" if part else _INDEX
         store = f"(SELECT *{part}, {CALLED} AS called FROM {_STORE})" if part or wanted.tool else _STORE
@@ -275,22 +217,22 @@ class Library:
         gone = [one for segment in covered.segments for one in segment.gone]
         there = [_THERE] * len(gone)
         lost = [number for one in gone for number in one]
-        parts = list[_Part]()
+        parts = list[ListPart]()
         if indexed and words:
             hits = self._hits(words, covered.segments)
             if hits.count:
                 alone = None if asked or gone else hits.count
                 found = [*values, *lost, hits.bits, hits.offsets, hits.lowest]
-                parts.append(_Part(index, [*given, named(indexed)], [*asked, *there, _HIT], found, count=alone))
+                parts.append(ListPart(index, [*given, named(indexed)], [*asked, *there, _HIT], found, count=alone))
         elif indexed:
-            parts.append(_Part(index, [*given, named(indexed)], [*asked, *there], [*values, *lost]))
+            parts.append(ListPart(index, [*given, named(indexed)], [*asked, *there], [*values, *lost]))
         if rest:
             said = [_SAYS_ALONE if is_short(word) else _SAYS for word in words]
             found = [*values, *(word for word in words for _ in range(2))]
-            parts.append(_Part(store, [*given, named(rest)], [*asked, *said], found, SUMMARY + (", part" if part else "")))
+            parts.append(ListPart(store, [*given, named(rest)], [*asked, *said], found, SUMMARY + (", part" if part else "")))
         return parts
 
-    def _hits(self, words: list[str], segments: Sequence[IndexSegment]) -> _Hits:
+    def _hits(self, words: list[str], segments: Sequence[IndexSegment]) -> Hits:
         """The episodes in an index that hold all of some words."""
         parts = [part for segment in segments for part in segment.words]
         begins = dict(zip((part.first for part in parts), accumulate((part.episodes for part in parts), initial=0), strict=False))
@@ -307,9 +249,9 @@ class Library:
                     chosen = order[low:high]
                     mark(marks[begins[part.first] :][: part.episodes], part, start[chosen], size[chosen])
             held &= marks
-        return _Hits.of(held, segments)
+        return Hits.of(held, segments)
 
-    def _count(self, part: _Part) -> int:
+    def _count(self, part: ListPart) -> int:
         if part.count is not None:
             return part.count
         question, values = part.selected("count(*) AS n")
@@ -400,81 +342,3 @@ _FITS, _FITS_ALONE = "contains(word, ?)", "word = ?"
 # Only what may hold a word is freed of its form.
 _SAYS = f"CASE WHEN contains(lower(messages), ?) THEN contains({SAID}, ?) ELSE false END"
 _SAYS_ALONE = f"CASE WHEN contains(lower(messages), ?) THEN list_contains(regexp_extract_all({SAID}, {WORDS}), ?) ELSE false END"
-
-
-@dataclass(frozen=True, slots=True)
-class _Hits:
-    """Episodes of an index. bits: one for each episode of all its segments, one after another. offsets: where the bits of a segment
-    begin, by its number less `lowest`. count: how many are set."""
-
-    bits: bytes
-    offsets: list[int]
-    lowest: int
-    count: int
-
-    @classmethod
-    def of(cls, held: npt.NDArray[np.bool_], segments: Sequence[IndexSegment]) -> _Hits:
-        """held: of the episodes of all segments, (episodes,)."""
-        numbers = [segment.number for segment in segments]
-        begins = dict(zip(numbers, accumulate((segment.episodes for segment in segments), initial=0), strict=False))
-        offsets = [begins.get(number, held.size) for number in range(min(numbers), max(numbers) + 1)]
-        return cls(np.packbits(held).tobytes(), offsets, min(numbers), int(held.sum()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Episodes in one form, of the index or of the store: a table with its values, the last of which are files, and what is asked of
-    it with its values. listed: of the store, the columns of a list. count: how many that are, where it is known."""
-
-    table: str
-    given: list[Any]
-    asked: list[str]
-    values: list[Any]
-    listed: str = ""
-    count: int | None = None
-
-    @property
-    def where(self) -> str:
-        return f" WHERE {' AND '.join(self.asked)}" if self.asked else ""
-
-    def selected(self, columns: str) -> tuple[str, list[Any]]:
-        return f"SELECT {columns} FROM {self.table}{self.where}", [*self.given, *self.values]
-
-    def top(self, order: str, phases: list[str], most: int) -> tuple[str, list[Any]]:
-        """The first in an order. Of the index, only those are read whole. phases: as the run came to them."""
-        if self.listed:
-            question = f"SELECT {self.listed} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-            return question, [*self.given, *self.values, phases, most]
-        first = f"SELECT id FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-        question = f"SELECT * EXCLUDE (id, {', '.join(NARROWED)}) FROM {self.table} WHERE id IN ({first})"
-        return question, [*self.given, *self.given, *self.values, phases, most]
-
-
-def of_part(order: Order, ranges: Container[str]) -> bool:
-    """Whether a list of an order and ranges is of a part of the reward."""
-    return "part" in ranges or order in ("part lowest", "part highest")
-
-
-def _where(wanted: Wanted) -> tuple[list[str], list[Any]]:
-    """What both the index and the store are asked for, and the values of its question marks."""
-    asked, values = list[str](), list[Any]()
-    for name, value in wanted.exact.items():
-        assert name in EXACT, f"no column to choose by: {name}"
-        asked.append(f"{name} = ?")
-        values.append(text(value))
-    if wanted.step is not None:
-        asked.append("step = ?")
-        values.append(wanted.step)
-    if wanted.failed is not None:
-        asked.append(f"failure IS {'NOT ' if wanted.failed else ''}NULL")
-    if wanted.tool:
-        asked.append("list_contains(called, ?)")
-        values.append(text(json.dumps(wanted.tool, ensure_ascii=False)[1:-1]))
-    if wanted.part:
-        asked.append("part IS NOT NULL")
-    for name, bounds in wanted.between.items():
-        for condition, bound in zip(RANGES[name], bounds, strict=True):
-            if bound is not None:
-                asked.append(condition)
-                values.append(bound)
-    return asked, values

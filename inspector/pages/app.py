@@ -41,7 +41,8 @@ from ..database import USUAL, Database, DatabaseLimits
 from ..drift import RunMoment, drift_between
 from ..hits import around_first
 from ..kept import kept_of
-from ..library import DEEPEST, EXACT, RANGES, Library, Order, Wanted, of_part
+from ..library import Library
+from ..listing import DEEPEST, EXACT, RANGES, Order, Wanted, of_part
 from ..own_view import POLICY as DRAWN_POLICY
 from ..suspects import Suspects, suspects_of
 from ..text import finite

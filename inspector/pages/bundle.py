@@ -26,7 +26,8 @@ from ...rollout.store.recorded import in_order
 from ..comparing import MOST, side_by_side
 from ..database import Database
 from ..drift import RunMoment, drift_between
-from ..library import PLACE, Library, Wanted
+from ..library import Library
+from ..listing import PLACE, Wanted
 from ..own_view import framed
 from ..suspects import suspects_of
 from .links import STATIC

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from ..library import PLACE
+from ..listing import PLACE
 
 STATIC = Path(__file__).parent / "static"
 BASE = "/rollouts"

@@ -19,7 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models
 from burnish.envs.rows import MAX_VALUES
 from burnish.inspector.database import Database
 from burnish.inspector.index import build_segment
-from burnish.inspector.library import MOST_ATTEMPTS, MOST_TOKENS, READ_AT_ONCE, Library, Wanted
+from burnish.inspector.library import MOST_ATTEMPTS, MOST_TOKENS, READ_AT_ONCE, Library
+from burnish.inspector.listing import Wanted
 from burnish.inspector.pages.app import pages
 from burnish.inspector.stored import Which, stored_episodes
 from burnish.rollout.store.episodes import SCHEMA

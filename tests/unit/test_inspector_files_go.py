@@ -14,7 +14,8 @@ from tests.unit.test_inspector_pages import root as root
 from burnish.inspector import index, library
 from burnish.inspector.database import Database
 from burnish.inspector.index import build_segment, coverage
-from burnish.inspector.library import Library, Wanted
+from burnish.inspector.library import Library
+from burnish.inspector.listing import Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.indexing import Indexer
 from burnish.inspector.runs import read_run_transcripts

@@ -23,7 +23,8 @@ from burnish.envs.types import Message, Reward, ToolCall
 from burnish.inspector import index
 from burnish.inspector.database import Database, DatabaseLimits
 from burnish.inspector.index import FOLDER, KINDS, LONGEST_WORD, VERSION, build_segment, coverage
-from burnish.inspector.library import EXACT, ORDERS, PLACE, RANGES, Library, Wanted
+from burnish.inspector.library import Library
+from burnish.inspector.listing import EXACT, ORDERS, PLACE, RANGES, Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.indexing import Indexer

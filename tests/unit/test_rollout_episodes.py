@@ -13,7 +13,8 @@ import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Outcome, Reward, Task, ToolCall, Trajectory, Turn
-from burnish.inspector.library import Library, Wanted
+from burnish.inspector.library import Library
+from burnish.inspector.listing import Wanted
 from burnish.rollout.store.episodes import SCHEMA, EpisodeStore, row_of
 from burnish.rollout.store.moments import Moment, moments
 
