@@ -62,6 +62,11 @@ def questions(steps: int) -> tuple[list[str], list[str], list[str]]:
             "truncation=tokens",
             f"page={1 + step % 199}",
             "engine=rollout-1",
+            "part=brevity&order=part lowest",
+            "part=env&part_from=0.999&order=part highest",
+            "tool=measure&order=worst",
+            f"reward_from={step / steps}&order=by task",
+            "order=newest weights",
         ]
         searches += [COMMON, MEDIUM, f"{RARE}{task * TASKS}", f"{COMMON} {MEDIUM}", f"{MEDIUM[1:-1]} gauge", "nobody said", "koba", "er"]
         moment = f"phase=rft&step={step}&split=train&mode=sampled"
@@ -129,7 +134,7 @@ def test_a_million_rollouts_are_listed_searched_and_shown_within_the_bars(runs: 
     print(f"\n{steps * EACH:,} rollouts in {steps:,} files: store {sizes[0]:,.0f} MB, index {sizes[1]:,.0f} MB made in {took:.0f} s")
     print(f"first list, while there was none {first:.1f} s")
     lists, searches, others = questions(steps)
-    listed = told("table", [asker.taken(f"{run}/episodes?{one}") for one in lists])
+    listed = told("table", [asker.taken(f"{run}/episodes?{quote(one, safe='=&')}") for one in lists])
     by_words = [(word, asker.taken(f"{run}/episodes?order=worst&text={quote(word)}")) for word in searches]
     searched = told("search", [took for _, took in by_words])
     for word in dict.fromkeys(searches[:8]):

@@ -86,6 +86,11 @@ class Database:
         with self._refused():
             return self._db.cursor().sql(question, params=values).to_arrow_table()
 
+    def batches(self, question: str, values: Sequence[Any], rows: int) -> Iterator[Any]:
+        """The answer as batches of pyarrow of so many rows at most, one after the other. Raises ValueError as `ask` does."""
+        with self._refused():
+            yield from self._db.cursor().sql(question, params=values).to_arrow_reader(rows)
+
     @contextmanager
     def _refused(self) -> Iterator[None]:
         try:

@@ -2,8 +2,9 @@
 
 The files of a store hold everything, tokens above all; a list shows little of it. The index, `.index/` beside them, holds that little in
 segments of many files each: a row per episode (`rows.parquet`), every word that was said (`words-N.parquet`) with the episodes that hold it
-(`words-N.postings`), and which files they cover, as these were (`segment.json`). It is made by who looks, never by the run, and holds
-nothing that could not be made again. What it does not cover, or covers as it no longer is, is read from the store.
+(`words-N.postings`), and which files they cover, as these were (`segment.json`); and the words of all of them once more, together
+(`vocabulary.py`). It is made by who looks, never by the run, and holds nothing that could not be made again. What it does not cover, or
+covers as it no longer is, is read from the store.
 
     store, index = Path("runs/NAME/episodes"), Database()
     while build_segment(store, index): ...
@@ -28,7 +29,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..envs.parquet_footer import Chunk, column_chunks
 from ..rewards.rubric import EXPLANATION
 from ..rollout.store.episodes import SCHEMA
 from ..rollout.store.moments import Moment, moments
@@ -127,13 +127,15 @@ class IndexedFile:
 @dataclass(frozen=True, slots=True)
 class IndexSegment:
     """A part of the index. files: of the store, by name, that it covers. episodes: how many it was made of. gone: the numbers of those
-    whose files are gone since, the first and the last of each range. kinds: of `KINDS`, those among all of them."""
+    whose files are gone since, the first and the last of each range. kinds: of `KINDS`, those among all of them. made: when, in
+    nanoseconds, which tells it apart from another that had its number."""
 
     folder: Path
     files: tuple[str, ...]
     episodes: int
     kinds: Mapping[str, tuple[str, ...]]
     words: tuple[WordsPart, ...]
+    made: int
     gone: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -327,16 +329,8 @@ def only(*names: str) -> str:
 
 
 def said_bytes(files: Iterable[Path]) -> int:
-    """What the conversations of files take in memory, as the files say. Raises ValueError naming one that is damaged."""
-    return sum(chunk.unpacked for file in files for group in _row_groups(file) for chunk in group if chunk.path == ("messages",))
-
-
-def _row_groups(file: Path) -> list[list[Chunk]]:
-    with file.open("rb") as stream:
-        try:
-            return column_chunks(stream)
-        except ValueError as error:
-            raise ValueError(f"{file}: cannot be read as stored episodes: {error}") from None
+    """What the conversations of files of a store take in memory, as the files say. Raises ValueError as `check_store` does."""
+    return sum(map(check_store, files))
 
 
 def _segment_folders(store: Path) -> list[Path]:
@@ -380,7 +374,7 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, I
         return None
     _check_files(folder, episodes, len(words))
     kinds = {name: tuple(map(str, record["kinds"][name])) for name in KINDS}
-    return IndexSegment(folder, tuple(files), episodes, kinds, tuple(words)), files
+    return IndexSegment(folder, tuple(files), episodes, kinds, tuple(words), changed), files
 
 
 def _check_files(folder: Path, episodes: int, parts: int) -> None:

@@ -22,9 +22,10 @@ from ..rollout.store.records import Mode
 from .anew import anew
 from .database import PARQUET, Database, named
 from .hits import is_short
-from .index import CALLED, KINDS, MOST_KINDS, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
+from .index import CALLED, KINDS, MOST_KINDS, NARROWED, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
 from .listing import DEEPEST, ORDERS, PLACE, Hits, ListPart, Wanted, conditions, of_part
 from .postings import mark
+from .vocabulary import word_files
 
 LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
@@ -72,16 +73,17 @@ class Library:
         last = wanted.first + wanted.most
         if last > DEEPEST:
             raise ValueError(f"a list goes down to its episode {DEEPEST:,}; narrow it")
-        parts = self._parts(wanted)
-        total = sum(self._count(part) for part in parts)
+        counts = [(part, self._count(part)) for part in self._parts(wanted)]
+        total, parts = sum(count for _, count in counts), [part for part, count in counts if count]
         if not total or not wanted.most:
             return total, []
         order, phases = ORDERS[wanted.order], self._phases()
-        tops = [part.top(order, phases, last) for part in parts]
+        most, first = (wanted.most, wanted.first) if len(parts) == 1 else (last, 0)
+        tops = [self._top(part, order, phases, most, first) for part in parts]
         rows = " UNION ALL ".join(f"SELECT * FROM ({question})" for question, _ in tops)
         values = [value for _, inserted in tops for value in inserted]
         question = f"SELECT * FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
-        return total, _checked(self._db.ask(question, [*values, phases, wanted.most, wanted.first]))
+        return total, _checked(self._db.ask(question, [*values, phases, wanted.most, wanted.first - first]))
 
     @anew
     def choices(self) -> dict[str, list[Any]]:
@@ -221,11 +223,13 @@ class Library:
         if indexed and words:
             hits = self._hits(words, covered.segments)
             if hits.count:
+                every = hits.count == sum(segment.episodes for segment in covered.segments)
                 alone = None if asked or gone else hits.count
-                found = [*values, *lost, hits.bits, hits.offsets, hits.lowest]
-                parts.append(ListPart(index, [*given, named(indexed)], [*asked, *there, _HIT], found, count=alone))
+                said = [] if every else [_HIT]
+                found = [*values, *lost, *([] if every else [hits.bits, hits.offsets, hits.lowest])]
+                parts.append(ListPart(index, [*given, named(indexed)], [*asked, *there, *said], found, "", covered.segments, alone))
         elif indexed:
-            parts.append(ListPart(index, [*given, named(indexed)], [*asked, *there], [*values, *lost]))
+            parts.append(ListPart(index, [*given, named(indexed)], [*asked, *there], [*values, *lost], "", covered.segments))
         if rest:
             said = [_SAYS_ALONE if is_short(word) else _SAYS for word in words]
             found = [*values, *(word for word in words for _ in range(2))]
@@ -237,9 +241,10 @@ class Library:
         parts = [part for segment in segments for part in segment.words]
         begins = dict(zip((part.first for part in parts), accumulate((part.episodes for part in parts), initial=0), strict=False))
         held = np.ones(sum(part.episodes for part in parts), np.bool_)
+        files = named(word_files(self.folder, segments))
         for word in words:
             fits = _FITS_ALONE if is_short(word) else _FITS
-            found = self._db.table(f"SELECT first, start, size FROM {_INDEX} WHERE {fits}", [named(part.words for part in parts), word])
+            found = self._db.table(f"SELECT first, start, size FROM {_INDEX} WHERE {fits}", [files, word])
             first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
             order = np.argsort(first, kind="stable")
             edges = np.searchsorted(first, [[part.first, part.first + 1] for part in parts], sorter=order)
@@ -250,6 +255,18 @@ class Library:
                     mark(marks[begins[part.first] :][: part.episodes], part, start[chosen], size[chosen])
             held &= marks
         return Hits.of(held, segments)
+
+    def _top(self, part: ListPart, order: str, phases: list[str], most: int, first: int) -> tuple[str, list[Any]]:
+        """A question for so many episodes of a part in an order, from number `first` on, with its values. Of the index, only those are read
+        whole, out of no segment but theirs."""
+        if part.listed:
+            return part.ordered(part.listed, order, phases, most, first)
+        numbers = [row["id"] for row in self._db.ask(*part.ordered("id", order, phases, most, first)) if row["id"] is not None]
+        within = {number // ROOM for number in numbers}
+        theirs = [segment.rows_file for segment in part.segments if segment.number in within] or [part.segments[0].rows_file]
+        left_out = ", ".join(("id", *NARROWED))
+        question = f"SELECT * EXCLUDE ({left_out}) FROM {part.table} WHERE id IN (SELECT unnest(?))"
+        return question, [*part.given[:-1], named(theirs), numbers]
 
     def _count(self, part: ListPart) -> int:
         if part.count is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rollout.store.episodes import text
-from .index import NARROWED, IndexSegment
+from .index import IndexSegment
 
 Order = Literal[
     "latest", "worst", "best", "longest", "slowest", "earliest", "by task", "newest weights", "oldest weights", "part lowest",
@@ -84,6 +84,7 @@ class ListPart:
     asked: list[str]
     values: list[Any]
     listed: str = ""
+    segments: Sequence[IndexSegment] = ()
     count: int | None = None
 
     @property
@@ -93,14 +94,10 @@ class ListPart:
     def selected(self, columns: str) -> tuple[str, list[Any]]:
         return f"SELECT {columns} FROM {self.table}{self.where}", [*self.given, *self.values]
 
-    def top(self, order: str, phases: list[str], most: int) -> tuple[str, list[Any]]:
-        """The first in an order. Of the index, only those are read whole. phases: as the run came to them."""
-        if self.listed:
-            question = f"SELECT {self.listed} FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-            return question, [*self.given, *self.values, phases, most]
-        first = f"SELECT id FROM {self.table}{self.where} ORDER BY {order} LIMIT ?"
-        question = f"SELECT * EXCLUDE (id, {', '.join(NARROWED)}) FROM {self.table} WHERE id IN ({first})"
-        return question, [*self.given, *self.given, *self.values, phases, most]
+    def ordered(self, columns: str, order: str, phases: list[str], most: int, first: int) -> tuple[str, list[Any]]:
+        """So many in an order, from number `first` on. phases: as the run came to them."""
+        question, values = self.selected(columns)
+        return f"{question} ORDER BY {order} LIMIT ? OFFSET ?", [*values, phases, most, first]
 
 
 def of_part(order: Order, ranges: Container[str]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..rollout.store.own_files import check_own, own_file, read_whole
+from ..rollout.store.own_files import check_all_own, own_file, read_whole
 from ..rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
@@ -101,8 +101,7 @@ def check_run(path: Path) -> Path:
         raise ValueError(f"{path} is not a run folder (it has no config.json); {close}")
     home = path.resolve()
     for pattern in ("*.json*", *FOLDERS, "transcripts/*.jsonl", "episodes/*.parquet", "episodes/.index", "data/*", "data/*/*.json*"):
-        for one in home.glob(pattern):
-            check_own(home, one)
+        check_all_own(home, home.glob(pattern))
     return home
 
 

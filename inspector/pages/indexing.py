@@ -10,6 +10,7 @@ from pathlib import Path
 from ...rewards.calling.threads import start
 from ..database import Database
 from ..index import build_segment, coverage
+from ..vocabulary import build_vocabulary, is_due
 
 WORTH = 4 << 20
 """Bytes of a store that are read as fast without an index."""
@@ -37,11 +38,13 @@ class Indexer:
         """See to it that a store is indexed. While it is not, lists are of what the index covers, and of the latest files."""
         covered = coverage(store)
         missing = covered.bytes
-        if missing < WORTH:
+        if missing < WORTH and not is_due(store):
             return Looked("", None)
         why, again = self._failed.get(store, ("", 0.0))
         if time.monotonic() >= again:
             self._begin(store)
+        if missing < WORTH:
+            return Looked("", None)
         if why:
             return Looked(f"Lists of this run take long: {why}.", None)
         part = 1 - (missing - WORTH) / covered.whole
@@ -61,6 +64,8 @@ class Indexer:
             try:
                 while coverage(store).bytes >= WORTH and build_segment(store, self._db):
                     pass
+                if is_due(store):
+                    build_vocabulary(store, self._db)
                 self._failed.pop(store, None)
             except Exception as error:  # shown where it is missed: the pages work without
                 self._failed[store] = f"they have no index: {error}", time.monotonic() + AGAIN_S

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
@@ -40,9 +41,26 @@ def own_files(home: Path, pattern: str, under: str = "") -> list[Path]:
     folder = home / under
     check_own(home, folder)
     found = sorted(folder.glob(pattern))
-    for file in found:
-        check_own(home, file)
+    check_all_own(home, found)
     return [file for file in found if file.is_file()]
+
+
+def check_all_own(home: Path, paths: Iterable[Path]) -> None:
+    """`check_own` of many paths: what lies in a folder of a run is the run's, unless it is a link, or no file.
+
+    Example: `check_all_own(run, run.glob("transcripts/*.jsonl"))`.
+    """
+    folders = set[Path]()
+    for path in paths:
+        if path.parent not in folders:
+            check_own(home, path.parent)
+            folders.add(path.parent)
+        try:
+            kind = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            check_own(home, path)
 
 
 def check_own(home: Path, path: Path) -> None:

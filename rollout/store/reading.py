@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...envs.column_sizes import check_values, dictionary_columns, value_bytes
-from ...envs.parquet_footer import column_chunks
+from ...envs.parquet_footer import Chunk, column_chunks
 from ...envs.rows import MAX_VALUES
 from ...envs.types import Bool, Float32, Int32
 from ...rpc.payload import more_values
@@ -71,19 +71,23 @@ def rows_while_there(file: Path, columns: pa.Schema) -> Iterator[dict[str, Any]]
             raise
 
 
-def check_store(file: Path) -> None:
-    """Raise ValueError naming a file of a store that cannot be read, lacks a column of `SCHEMA`, holds one of another type, or more rows or
-    values than a file of its size can be meant to have."""
+def check_store(file: Path) -> int:
+    """What the messages in a file of a store take in memory, in bytes, as it says.
+
+    Raises ValueError naming one that cannot be read, lacks a column of `SCHEMA`, holds one of another type, or more rows or values than a
+    file of its size can be meant to have.
+    """
     try:
-        _checked_store(file, file.stat().st_mtime_ns)
+        return _checked_store(file, file.stat().st_mtime_ns)
     except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{file}: cannot be read as stored episodes: {said[0]:.300}") from None
 
 
 @lru_cache(maxsize=16384)
-def _checked_store(file: Path, changed: int) -> None:
-    _checked(file, SCHEMA)
+def _checked_store(file: Path, changed: int) -> int:
+    _, groups = _checked(file, SCHEMA)
+    return sum(chunk.unpacked for group in groups for chunk in group if chunk.path == ("messages",))
 
 
 def count_rows(file: Path, columns: pa.Schema, what: str) -> int:
@@ -92,7 +96,7 @@ def count_rows(file: Path, columns: pa.Schema, what: str) -> int:
     Raises ValueError naming the file as `check_store` does.
     """
     try:
-        return int(_checked(file, columns).num_rows)
+        return int(_checked(file, columns)[0].num_rows)
     except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{file}: cannot be read as {what}: {said[0]:.300}") from None
@@ -176,7 +180,7 @@ def stored_sequences(row: Mapping[str, Any], vocabulary: int) -> list[Sampled]:
 
 
 def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str, Any]]:
-    used, metadata, found = 0, _checked(file, columns), pq.read_schema(file).names
+    used, (metadata, _), found = 0, _checked(file, columns), pq.read_schema(file).names
     there = [name for name in columns.names if name in found]
     lacking = dict.fromkeys(name for name in columns.names if name not in found)
     with pq.ParquetFile(file, read_dictionary=dictionary_columns(metadata)) as stored:
@@ -193,13 +197,14 @@ def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str
             yield from ({**row, **lacking} for row in batch.to_pylist(maps_as_pydicts="lossy"))
 
 
-def _checked(file: Path, columns: pa.Schema) -> pq.FileMetaData:
-    """What a file that has these columns says of itself."""
+def _checked(file: Path, columns: pa.Schema) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
+    """What a file that has these columns says of itself, and of its columns in each row group."""
     _check_columns(pq.read_schema(file), columns)
     metadata = pq.read_metadata(file)
     with file.open("rb") as stream:
-        check_values(metadata.num_rows, column_chunks(stream), file.stat().st_size)
-    return metadata
+        groups = column_chunks(stream)
+    check_values(metadata.num_rows, groups, file.stat().st_size)
+    return metadata, groups
 
 
 def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
