@@ -43,7 +43,7 @@ VERSION = 6
 """Of what a segment holds: one of another is made again."""
 FULL = 16_384
 """Episodes from which a segment is left as it is; a smaller one is made again together with what came after it."""
-WORDS_AT_ONCE = 32 << 20
+WORDS_AT_ONCE = 16 << 20
 """Bytes of conversations whose words are held in memory together, about."""
 LONGEST_WORD = 200
 """Characters of a word that the index keeps."""

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,7 +27,9 @@ NAME = "vocabulary.parquet"
 DUE = 8
 """Full segments beyond it from which it is made again."""
 TOGETHER = 1 << 16
-"""Words in a row group: what is in memory while it is written."""
+"""Words in a row group."""
+SORTED_AT_ONCE = 1 << 19
+"""Words of segments that are in memory together while it is made, about."""
 _MADE_OF = b"burnish.segments"
 """Under which name the file says of which segments it is."""
 
@@ -66,11 +69,22 @@ def build_vocabulary(store: Path, db: Database) -> None:
 def _write(file: Path, segments: Sequence[IndexSegment], db: Database) -> None:
     made_of = {str(segment.number): segment.made for segment in segments}
     schema = WORD_COLUMNS.with_metadata({_MADE_OF: json.dumps(made_of).encode()})
-    files = named(part.words for segment in segments for part in segment.words)
-    sorted_words = f"SELECT {', '.join(WORD_COLUMNS.names)} FROM {PARQUET}) ORDER BY word, first"
+    files = [part.words for segment in segments for part in segment.words]
+    question = f"SELECT {', '.join(WORD_COLUMNS.names)} FROM {PARQUET}) WHERE word >= ? AND (? OR word < ?) ORDER BY word, first"
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=["word"]) as out:
-        for batch in db.batches(sorted_words, [files], TOGETHER):
-            out.write_table(pa.Table.from_batches([batch]).cast(schema))
+        for low, high in pairwise(["", *_borders(files), None]):
+            for batch in db.batches(question, [named(files), low, high is None, high or ""], TOGETHER):
+                out.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+
+def _borders(files: Sequence[str]) -> list[str]:
+    """Words in order, between which there are about as many of all files as are sorted at once."""
+    rows = [pq.read_metadata(file).num_rows for file in files]
+    pieces = sum(rows) // SORTED_AT_ONCE
+    if pieces < 1:
+        return []
+    words = pq.read_table(files[rows.index(max(rows))], columns=["word"]).column("word")
+    return sorted({str(words[len(words) * i // (pieces + 1)]) for i in range(1, pieces + 1)})
 
 
 def _beyond(store: Path, segments: Sequence[IndexSegment]) -> int:

@@ -32,6 +32,7 @@ def store(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setattr(index, "FULL", 2)
     monkeypatch.setattr(vocabulary, "FULL", 2)
     monkeypatch.setattr(vocabulary, "DUE", 2)
+    monkeypatch.setattr(vocabulary, "SORTED_AT_ONCE", 3)
     monkeypatch.setattr(indexing, "WORTH", 1)
     put(tmp_path, 1, "the bore", "gauge 1")
     put(tmp_path, 3, "a bore", "gauge 3")
