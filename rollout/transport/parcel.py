@@ -2,8 +2,9 @@
 
     the run's node   an actor serves them, a piece at a time, as long as the run goes on (`rollout.sent_files`)
     another node     the first process that needs them fetches all into the folder of Ray's session there, by their digest; others wait
-                     for it and take what is there, and so does an engine that is started again. What no process has any more is removed
-                     by the next that comes
+                     for it and take what is there, and so does an engine that is started again. What another process has is never replaced:
+                     where a file of it was changed, all arrive once more, beside it. What none has any more is removed by the
+                     next that comes
 
 The relative places of files in the run's folder stay what they are, below `FOLDER` of what arrives, and processes look there.
 """
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
 PIECE = 16 * 2**20
@@ -27,6 +29,8 @@ MODEL, FOLDER, OUTSIDE = "model", "folder", "outside"
 """Where the model's files arrive, those of the run's folder, and plug-ins that are not in it."""
 MOST_FILES = 10_000
 """That a parcel may hold: more are a folder of runs or an environment that was named by mistake."""
+BYTECODE = "__pycache__"
+"""Folders that Python writes into where it imports, so nothing of them can stay what was announced."""
 LOCK, USED, DRAFT = "lock", ".used", ".draft"
 """Beside what arrived under a digest: a file that whoever fetches holds, one that each process holds that has it, what is half there."""
 ASKED_S = 0.1
@@ -101,9 +105,11 @@ def _place_of_code(path: Path, folder: Path) -> str:
 
 
 def _files(folder: Path, called: str) -> list[Path]:
-    """The files of a folder, by links to folders in it too: what is read by those where the run is must be found by them elsewhere."""
+    """The files of a folder, by links to folders in it too: what is read by those where the run is must be found by them elsewhere.
+    What Python keeps beside code is of this node's files alone."""
     found, home = list[Path](), folder.resolve()
     for at, inside, names in os.walk(folder, followlinks=True):
+        inside[:] = [name for name in inside if name != BYTECODE]
         way = {up.resolve() for up in (Path(at), *Path(at).parents)}
         for link in (Path(at, name) for name in inside if os.path.islink(os.path.join(at, name))):
             if link.resolve() in way or not link.resolve().is_relative_to(home):
@@ -117,8 +123,9 @@ def _files(folder: Path, called: str) -> list[Path]:
 
 
 def receive(files: Sequence[SentFile], read: Read, into: Path, wait_s: float) -> Path:
-    """Have the files of a parcel in the folder `into`, and return it. What is there already stays where it is what was announced. Code is
-    among it, so nobody but this user may write into the folder above.
+    """Have the files of a parcel in the folder `into`, and return it. What is there already stays where it is what was announced; where it
+    is not, and another living process has the folder, they arrive in one beside it, which is returned. Code is among it, so nobody but
+    this user may write into the folder above.
 
     One process of a node at a time does this: those that come meanwhile find what it fetched. What no living process has received is
     removed. wait_s: seconds that a piece may take.
@@ -128,15 +135,33 @@ def receive(files: Sequence[SentFile], read: Read, into: Path, wait_s: float) ->
     home = into.parent
     _keep_alone(home)
     with _locked(home, wait_s) as sign:
-        _hold(home / f"{into.name}{USED}")
-        if not all(_is_there(file, into, sign) for file in files):
-            shutil.rmtree(into, ignore_errors=True)
-            _fetch(files, read, into, sign)
+        places = chain([into], (into.with_name(f"{into.name}-{copy}") for copy in count(1)))
+        arrived = next(place for place in places if _has_arrived(files, read, place, sign))  # one that no process has will do
         _remove_unused(home)
-    return into
+    return arrived
+
+
+def _has_arrived(files: Sequence[SentFile], read: Read, into: Path, sign: Callable[[], None]) -> bool:
+    """Have the files in a folder for as long as this process lives, fetched where they are not there; False where another process has the
+    folder, and what is there is something else by now: it may run in it. The folder above must be locked."""
+    held, there = os.open(into.with_name(f"{into.name}{USED}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), False
+    try:
+        is_alone = _is_taken(held)
+        there = all(_is_there(file, into, sign) for file in files)
+        if is_alone and not there:
+            _fetch(files, read, into, sign)
+            there = True
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # nobody has it for himself without the lock of the folder above
+    finally:
+        if there:
+            _HELD.append(held)
+        else:
+            os.close(held)
+    return there
 
 
 def _fetch(files: Sequence[SentFile], read: Read, into: Path, sign: Callable[[], None]) -> None:
+    shutil.rmtree(into, ignore_errors=True)
     draft = into.with_name(f"{into.name}{DRAFT}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -171,13 +196,6 @@ def _is_taken(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _hold(used: Path) -> None:
-    """Say for as long as this process lives that it has what arrived under a name."""
-    file = os.open(used, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # nobody has it for himself without the lock of the folder
-    _HELD.append(file)
 
 
 def _remove_unused(home: Path) -> None:

@@ -92,12 +92,39 @@ def test_what_lies_there_already_is_held_to_what_was_announced(folder: Path, tmp
     def read(place: str, at: int, size: int) -> bytes:
         return sources[place].read_bytes()[at : at + size]
 
-    receive(files, read, into, WAIT_S)
-    assert into.parent.stat().st_mode & 0o777 == 0o700
+    into.mkdir(parents=True)
+    into.parent.chmod(0o700)
     damages: list[Callable[[Path], object]] = [lambda file: file.write_text("here/evil.py"), Path.unlink]
     for damage in damages:
+        (into / "folder").mkdir(exist_ok=True)
+        (into / "folder/mine.py").touch()
         damage(into / "folder/mine.py")
-        assert (receive(files, read, into, WAIT_S) / "folder/mine.py").read_text() == "here/mine.py"
+        assert receive(files, read, into, WAIT_S) == into and (into / "folder/mine.py").read_text() == "here/mine.py"
+        os.close(parcels._HELD.pop())  # the process has ended
+
+
+def test_what_a_living_engine_has_stays_under_it_and_another_gets_a_copy_beside(folder: Path, tmp_path: Path) -> None:
+    """An environment writes to a file that was sent; the engine that plays it runs in that folder, and reads more of it later."""
+    sources = sources_of(tmp_path / "model", folder, [], ["lists"])
+    files, into = listed(sources), tmp_path / "node" / "digest"
+
+    def read(place: str, at: int, size: int) -> bytes:
+        return sources[place].read_bytes()[at : at + size]
+
+    first = receive(files, read, into, WAIT_S)
+    (first / "folder/lists/a.txt").write_text("played")
+    places = [receive(files, read, into, WAIT_S) for _ in range(3)]
+    assert places == [into.with_name("digest-1")] * 3, "one copy, which is not fetched again either"
+    assert (first / "folder/lists/a.txt").read_text() == "played" and (first / "model/config.json").is_file()
+    assert (places[0] / "folder/lists/a.txt").read_text() == "here/lists/a.txt"
+
+
+def test_what_python_keeps_beside_code_is_not_sent(folder: Path, tmp_path: Path) -> None:
+    """It would be rewritten where it arrives, for sources have another time there: what arrived would not be what was announced."""
+    for place in ("lists/__pycache__", "lists/deep/__pycache__"):
+        (folder / place).mkdir()
+        (folder / place / "a.cpython-311.pyc").touch()
+    assert not any("__pycache__" in place for place in sources_of(tmp_path / "model", folder, [], ["lists"]))
 
 
 @pytest.mark.parametrize("kind", ["another's", "for all", "a link"])
