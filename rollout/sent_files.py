@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .transport.parcel import FOLDER, MODEL, Parcel, SentFile, receive
+from .transport.parcel import FOLDER, MODEL, Parcel, SentFile, place_of_arrival, receive
 from .worker import WorkerSetup
 
 
@@ -53,8 +53,7 @@ def _listed(place: str, path: Path) -> SentFile:
 
 
 def with_files(setup: WorkerSetup) -> WorkerSetup:
-    """What a worker is built from on this node: where the files of the setup were sent because it has none of them, as they arrived, in the
-    folder of Ray's session here."""
+    """What a worker is built from on this node: where the files of the setup were sent because it has none of them, as they arrived."""
     parcel = setup.parcel
     if parcel is None or ray.get_runtime_context().get_node_id() == parcel.node:
         return setup
@@ -64,8 +63,7 @@ def with_files(setup: WorkerSetup) -> WorkerSetup:
         piece: bytes = ray.get(actor.read.remote(place, at, size), timeout=parcel.wait_s)
         return piece
 
-    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
-    arrived = receive(parcel.files, read, session / "burnish-files" / parcel.digest, parcel.wait_s)
+    arrived = receive(parcel.files, read, place_of_arrival() / parcel.digest, parcel.wait_s)
     return moved(setup, parcel, arrived)
 
 

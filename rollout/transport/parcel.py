@@ -1,7 +1,7 @@
 """Files that a run sends to nodes of the cluster which do not have its folder: the model, plug-ins, and what parts read by its path.
 
     the run's node   an actor serves them, a piece at a time, as long as the run goes on (`rollout.sent_files`)
-    another node     the first process that needs them fetches all into the folder of Ray's session there, by their digest; others wait
+    another node     the first process that needs them fetches all into a folder of this user's there, by their digest; others wait
                      for it and take what is there, and so does an engine that is started again. What another process has is never replaced:
                      where a file of it was changed, all arrive once more, beside it. What none has any more is removed by the
                      next that comes
@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ LOCK, USED, DRAFT = "lock", ".used", ".draft"
 """Beside what arrived under a digest: a file that whoever fetches holds, one that each process holds that has it, what is half there."""
 ASKED_S = 0.1
 """Seconds between two looks at whether another process has fetched the files."""
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+"""Who must not write where code arrives."""
 _HELD: list[int] = []
 """Files that this process holds until it ends."""
 
@@ -125,15 +128,15 @@ def _files(folder: Path, called: str) -> list[Path]:
 def receive(files: Sequence[SentFile], read: Read, into: Path, wait_s: float) -> Path:
     """Have the files of a parcel in the folder `into`, and return it. What is there already stays where it is what was announced; where it
     is not, and another living process has the folder, they arrive in one beside it, which is returned. Code is among it, so nobody but
-    this user may write into the folder above.
+    this user may write into the folder above, or put another in its place.
 
     One process of a node at a time does this: those that come meanwhile find what it fetched. What no living process has received is
     removed. wait_s: seconds that a piece may take.
 
     Raises ValueError when a file is not what was announced, or somebody else may write there, and TimeoutError.
     """
+    into = _kept_alone(into.parent) / into.name
     home = into.parent
-    _keep_alone(home)
     with _locked(home, wait_s) as sign:
         places = chain([into], (into.with_name(f"{into.name}-{copy}") for copy in count(1)))
         arrived = next(place for place in places if _has_arrived(files, read, place, sign))  # one that no process has will do
@@ -171,6 +174,11 @@ def _fetch(files: Sequence[SentFile], read: Read, into: Path, sign: Callable[[],
         draft.rename(into)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def place_of_arrival() -> Path:
+    """The folder of this user's that whatever any run sends to this node arrives in, each parcel in one of its own."""
+    return Path(tempfile.gettempdir(), f"burnish-files-{os.geteuid()}")
 
 
 @contextmanager
@@ -212,13 +220,21 @@ def _remove_unused(home: Path) -> None:
             os.close(file)
 
 
-def _keep_alone(folder: Path) -> None:
-    """Make a folder that is this user's alone: whoever may use the machine may write where Ray's session lies."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _kept_alone(folder: Path) -> Path:
+    """Make a folder that is this user's alone, and give its path without links. Whoever may use the machine may write where it lies, so
+    nobody else may rename it there, or what it lies in: every folder above is this user's or root's, and sticky if others write into it."""
+    folder = folder.parent.resolve() / folder.name
+    folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & OTHERS:
         raise ValueError(f"{folder} is not this user's alone, and the code that arrives there is run; remove it from this node")
+    for above in folder.parents:
+        found = above.stat()
+        if found.st_uid not in (os.geteuid(), 0) or (found.st_mode & OTHERS and not found.st_mode & stat.S_ISVTX):
+            fix = "set its sticky bit, or TMPDIR to another folder, on this node before Ray is started there"
+            raise ValueError(f"{above}: others may rename what lies there, and the code that arrives in {folder} is run; {fix}")
     folder.chmod(0o700)
+    return folder
 
 
 def _is_there(file: SentFile, folder: Path, sign: Callable[[], None]) -> bool:

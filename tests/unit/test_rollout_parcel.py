@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import resolve
 from burnish.rollout.sent_files import moved
 from burnish.rollout.transport import parcel as parcels
-from burnish.rollout.transport.parcel import FOLDER, MODEL, Parcel, Read, SentFile, receive, sources_of
+from burnish.rollout.transport.parcel import FOLDER, MODEL, Parcel, Read, SentFile, place_of_arrival, receive, sources_of
 from burnish.rollout.worker import WorkerSetup
 
 pytestmark = pytest.mark.unit
@@ -142,6 +143,29 @@ def test_a_folder_that_others_may_write_into_takes_no_files(
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ValueError, match="node is not this user's alone"):
         receive(files, lambda place, at, size: pytest.fail("nothing is fetched"), node / "digest", WAIT_S)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_folder_that_others_may_put_another_in_the_place_of_takes_no_files(depth: int, folder: Path, tmp_path: Path) -> None:
+    """Ray's session lies in folders of mode 0777: whoever may rename one there puts code of theirs where it is run."""
+    sources = sources_of(tmp_path / "model", folder, [], ["mine.py"])
+    node = tmp_path / "open" / "deep" / "node"
+    node.parent.mkdir(parents=True)
+    above = node.parents[depth - 1]
+    above.chmod(0o777)
+    with pytest.raises(ValueError, match=rf"{above}: others may rename what lies there"):
+        receive(listed(sources), lambda place, at, size: pytest.fail("nothing is fetched"), node / "digest", WAIT_S)
+    above.chmod(0o1777)
+    (tmp_path / "link").symlink_to(node.parent)
+    arrived = receive(
+        listed(sources), lambda place, at, size: sources[place].read_bytes()[at : at + size], tmp_path / "link/node/d", WAIT_S
+    )
+    assert arrived == node / "d", "a link might lead elsewhere later"
+
+
+def test_what_any_run_sends_arrives_in_one_folder_of_this_user_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert place_of_arrival() == tmp_path / f"burnish-files-{os.geteuid()}"
 
 
 def test_engines_of_a_node_that_start_at_once_fetch_the_files_once(folder: Path, tmp_path: Path) -> None:
