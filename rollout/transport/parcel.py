@@ -29,7 +29,7 @@ PIECE = 16 * 2**20
 MODEL, FOLDER, OUTSIDE = "model", "folder", "outside"
 """Where the model's files arrive, those of the run's folder, and plug-ins that are not in it."""
 MOST_FILES = 10_000
-"""That a parcel may hold: more are a folder of runs or an environment that was named by mistake."""
+"""That a folder of a parcel may hold, folders among them: more are a folder of runs or an environment that was named by mistake."""
 BYTECODE = "__pycache__"
 """Folders that Python writes into where it imports, so nothing of them can stay what was announced."""
 LOCK, USED, DRAFT = "lock", ".used", ".draft"
@@ -110,19 +110,34 @@ def _place_of_code(path: Path, folder: Path) -> str:
 def _files(folder: Path, called: str) -> list[Path]:
     """The files of a folder, by links to folders in it too: what is read by those where the run is must be found by them elsewhere.
     What Python keeps beside code is of this node's files alone."""
-    found, home = list[Path](), folder.resolve()
-    for at, inside, names in os.walk(folder, followlinks=True):
-        inside[:] = [name for name in inside if name != BYTECODE]
-        way = {up.resolve() for up in (Path(at), *Path(at).parents)}
-        for link in (Path(at, name) for name in inside if os.path.islink(os.path.join(at, name))):
-            if link.resolve() in way or not link.resolve().is_relative_to(home):
-                raise ValueError(
-                    f"{called}: {link} is a link out of the folder, or to one that it is in; put what is read there in its place"
-                )
-        found += (Path(at, name) for name in names)
-        if len(found) > MOST_FILES:
-            raise ValueError(f"{called} holds more than {MOST_FILES} files; send what is read there")
-    return sorted(path for path in found if path.is_file())
+    found, seen, left = list[Path](), 0, [(folder, (folder.resolve(),))]
+    while left:
+        at, way = left.pop()
+        for name in _names(at):
+            path, seen = at / name, seen + 1
+            if seen > MOST_FILES:  # folders too, for links between them lead to each on ever more ways
+                raise ValueError(f"{called} holds more than {MOST_FILES} files and folders; send what is read there")
+            if path.is_file():
+                found.append(path)
+            elif path.is_dir() and name != BYTECODE:
+                left.append((path, (*way, _real_folder(path, way, called))))
+    return sorted(found)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:  # one at a time: there may be more than fit into memory
+        yield from (entry.name for entry in entries)
+
+
+def _real_folder(path: Path, way: Sequence[Path], called: str) -> Path:
+    """Where a folder really lies. way: where those that it was found through lie, the whole one first. Raises ValueError when it is a link
+    out of that, or to one of them."""
+    if not path.is_symlink():
+        return way[-1] / path.name
+    real = (way[-1] / path.name).resolve()
+    if real in way or not real.is_relative_to(way[0]):
+        raise ValueError(f"{called}: {path} is a link out of the folder, or to one that it is in; put what is read there in its place")
+    return real
 
 
 def receive(files: Sequence[SentFile], read: Read, into: Path, wait_s: float) -> Path:

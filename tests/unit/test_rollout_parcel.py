@@ -237,7 +237,7 @@ def test_what_is_not_in_the_folder_is_not_sent(folder: Path, tmp_path: Path, nam
 
 def test_a_folder_of_too_many_files_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parcels, "MOST_FILES", 1)
-    with pytest.raises(ValueError, match=r"resources\.send: lists holds more than 1 files"):
+    with pytest.raises(ValueError, match=r"resources\.send: lists holds more than 1 files and folders"):
         sources_of(tmp_path / "model", folder, [], ["lists"])
 
 
@@ -259,6 +259,26 @@ def test_a_link_to_a_folder_is_followed_or_named(folder: Path, tmp_path: Path) -
     (folder / "lists" / "deep" / "again").symlink_to("../current")
     with pytest.raises(ValueError, match=r"resources\.send: lists: .*again is a link out of the folder, or to one that it is in"):
         sources_of(tmp_path / "model", folder, [], ["lists"])
+
+
+def test_links_that_lead_to_folders_on_ever_more_ways_come_to_an_end(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two links in each folder to the next: thirty of them are a thousand million ways, and hold no file."""
+    for at in range(31):
+        (folder / "lists" / f"d{at}").mkdir()
+    for at in range(30):
+        for name in "ab":
+            (folder / "lists" / f"d{at}" / name).symlink_to(f"../d{at + 1}")
+    looked, scandir = [0], os.scandir
+
+    def counted(at: Path) -> Any:
+        looked[0] += 1
+        return scandir(at)
+
+    monkeypatch.setattr(parcels, "MOST_FILES", 500)
+    monkeypatch.setattr(os, "scandir", counted)
+    with pytest.raises(ValueError, match=r"resources\.send: lists holds more than 500 files and folders"):
+        sources_of(tmp_path / "model", folder, [], ["lists"])
+    assert looked[0] <= 502
 
 
 CLUSTER = {"ray_address": "auto", "shared_folder": False}
