@@ -27,7 +27,7 @@ from typing import Any, Literal
 from burnish.recipe.load import config_as_recorded, config_data, load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
-from burnish.rollout.store.moments import Moment, moments
+from burnish.rollout.store.moments import Moment, drop_drafts, moments
 from burnish.rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
@@ -209,6 +209,7 @@ class RunFolder:
         def happened(row: Mapping[str, Any]) -> bool:
             return (row["phase"], row["step"], row["mode"]) in evaluated if row["split"] == "heldout" else done(row)
 
+        drop_drafts(self.episodes)
         for file, moment in moments(self.episodes):
             if not happened(asdict(moment)):
                 file.unlink()

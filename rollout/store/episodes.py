@@ -193,11 +193,10 @@ class EpisodeStore:
 
     def _write(self, moment: Moment, episodes: tuple[Episode, ...], measured: PerEpisode, kept: Path | None) -> None:
         rows = [row_of(episode, moment, self._run, measured.get(episode.id)) for episode in episodes]
-        target = self._folder / moment.file
-        partial = target.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, **WRITTEN)
-        _to_disk(partial)
-        partial.replace(target)
+        draft = self._folder / moment.draft
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), draft, **WRITTEN)
+        _to_disk(draft)
+        draft.replace(self._folder / moment.file)
         if kept is not None:
             _to_disk(self._folder)
             kept.unlink(missing_ok=True)

@@ -33,6 +33,11 @@ class Moment:
         return f"{self.phase}.{self.step:06}.{self.split}.{self.mode}.parquet"
 
     @property
+    def draft(self) -> str:
+        """The file's name until it is whole: whoever reads all of a folder passes over names that begin with a dot."""
+        return f".{self.file}.tmp"
+
+    @property
     def transcripts(self) -> str:
         """The file beside the store that holds what was said, until the store has it."""
         return f"{self.file.removesuffix('.parquet')}.jsonl"
@@ -42,6 +47,12 @@ class Moment:
         """What a file's name says, None for a file that is none of ours."""
         said = _NAME.fullmatch(file.name)
         return None if said is None else cls(said["phase"], int(said["step"]), said["split"], said["mode"])  # type: ignore[arg-type]
+
+
+def drop_drafts(folder: Path) -> None:
+    """Remove what a store that was killed left unfinished in its folder."""
+    for draft in folder.glob(".*.parquet.tmp"):
+        draft.unlink()
 
 
 def moments(folder: Path) -> Iterator[tuple[Path, Moment]]:

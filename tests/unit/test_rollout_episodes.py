@@ -15,6 +15,7 @@ from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Outcome, Reward, Task, ToolCall, Trajectory, Turn
 from burnish.inspector.library import Library
 from burnish.inspector.listing import Wanted
+from burnish.rollout.store import episodes as store_of
 from burnish.rollout.store.episodes import SCHEMA, EpisodeStore, row_of
 from burnish.rollout.store.moments import Moment, moments
 
@@ -72,6 +73,23 @@ def test_every_column_of_the_schema_is_written_and_two_lines_of_pandas_read_it(t
     stored(tmp_path, episode(1, 0, Reward(1.0)), episode(1, 1, Reward(0.0)))
     stored(tmp_path, episode(2, 0, Reward(0.5)), moment=Moment("rft", 4, "train", "sampled"))
     assert pd.read_parquet(tmp_path).groupby("step")["reward"].mean().to_dict() == {3: 0.5, 4: 0.5}
+
+
+def test_the_folder_is_read_whole_while_a_file_of_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(tmp_path, episode(1, 0, Reward(1.0)))
+    to_disk, seen = store_of._to_disk, list[list[int]]()
+
+    def read(path: Path) -> None:
+        seen.append(pd.read_parquet(tmp_path, columns=["step"])["step"].tolist())
+        to_disk(path)
+
+    monkeypatch.setattr(store_of, "_to_disk", read)
+    again = Moment("rft", 4, "train", "sampled")
+    for _ in range(2):
+        stored(tmp_path, episode(2, 0, Reward(0.5)), moment=again)
+    assert seen == [[3], [3, 4]]
+    (tmp_path / again.draft).write_bytes(b"PAR1 what a kill left")
+    assert pd.read_parquet(tmp_path, columns=["step"])["step"].tolist() == [3, 4]
 
 
 def test_lists_are_narrowed_sorted_and_searched(tmp_path: Path) -> None:

@@ -155,6 +155,17 @@ def test_what_cannot_be_paired_is_refused() -> None:
         changes_between({"a/a-v1": answers([1, 0])}, {})
 
 
+def test_the_folder_of_results_holds_no_unfinished_file_by_a_name_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(table: object, file: Path, **_: object) -> None:
+        file.write_bytes(b"PAR1 no")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", cut)
+    with pytest.raises(OSError, match="full"):
+        write_scores(tmp_path, [texts([1, 2], [3, 4])], "models/nano")
+    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(".")] == []
+
+
 def test_samples_are_read_back_as_they_were_written_and_folders_compare(tmp_path: Path) -> None:
     before, after = (answers(scores, 0.25) for scores in table(5, 2, 1, 2))
     for name, scores in (("a", before), ("b", after)):

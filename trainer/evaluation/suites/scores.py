@@ -236,9 +236,9 @@ def write_scores(out: Path, every: Sequence[Scores], model: str) -> None:
         head = {"schema": SCHEMA_VERSION, "model": model, **{key: value for key, value in vars(scores).items() if key != "samples"}}
         table = pa.Table.from_pylist([asdict(one) for one in scores.samples], _columns().with_metadata({"burnish": json.dumps(head)}))
         target = out / f"{file_name(scores.suite)}.parquet"
-        partial = target.with_suffix(".partial")
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(target)
+        draft = out / f".{target.name}.tmp"
+        pq.write_table(table, draft, compression="zstd")
+        draft.replace(target)
     said = {"schema": SCHEMA_VERSION, "model": model, "suites": [scores.result().to_row() for scores in every]}
     draft = out / f".{RESULTS}.tmp"
     draft.write_text(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
