@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..trainer.watch.answers import Answers, phrase_shares, spread_phrase
 from ..trainer.watch.guards import RARE, GuardsConfig
-from .drift import Drift, Move, RunMoment
+from .drift import TASKS, Drift, Move, RunMoment, first_difference
 from .library import LARGEST_REWARD, READ_AT_ONCE, TOLD, Library
 from .runs import read_object
 from .text import number
@@ -26,8 +26,23 @@ LEAST_TASKS = 5
 SEARCHED_TASKS, SEARCHED = 100, 400
 """Tasks whose answers are searched for a phrase, those that rose most, and answers at most."""
 
-Means = Mapping[str | None, tuple[float, float]]
-"""Of a task: the mean of each part of its reward, and under None of its tokens, with the square of that mean's standard error."""
+GIVEN = (*TASKS, "rewards")
+"""Fields of a config that say which parts a reward may have."""
+
+Mean = tuple[float, float]
+"""A mean, with the square of its standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Of a task at a moment. found: the mean of each part of its reward, and under None of its tokens. known: parts that an attempt may
+    have: one that lacks such a part has 0 of it, as in the metrics."""
+
+    found: Mapping[str | None, Mean] = field(default_factory=dict)
+    known: Set[str] = frozenset()
+
+    def of(self, name: str | None) -> Mean | None:
+        return self.found.get(name, (0.0, 0.0) if name in self.known else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +71,10 @@ def suspects_of(drift: Drift, runs: Mapping[str, Path], stores: Mapping[str, Lib
     config = read_object(runs[drift.after.run], "config.json")
     success, unwanted = str(config.get("success", "env")), _unwanted(config)
     tasks = [move.task for move in drift.better]
-    old, new = (_means(stores[place.run], place, tasks) for place in (drift.before, drift.after))
+    old, new = _means(drift, runs, stores, tasks)
     unsolved, against, fell = list[str](), dict[str, list[str]](), set[str]()
     for task in tasks:
-        before, after = old.get(task, {}), new.get(task, {})
+        before, after = old.get(task, Means()), new.get(task, Means())
         solved = _change(before, after, success)
         against[task] = list(_fallen(before, after, success, unwanted))
         if solved is not None and solved < 0:
@@ -75,20 +90,50 @@ def suspects_of(drift: Drift, runs: Mapping[str, Path], stores: Mapping[str, Lib
     return Suspects(tuple(found[:MOST]), note)
 
 
-def _means(store: Library, place: RunMoment, tasks: Sequence[str]) -> dict[str, dict[str | None, tuple[float, float]]]:
+def _means(drift: Drift, runs: Mapping[str, Path], stores: Mapping[str, Library], tasks: Sequence[str]) -> list[dict[str, Means]]:
+    """What is known of these tasks at both moments, by task."""
+    places = (drift.before, drift.after)
+    known = [_parts(stores[place.run], place) for place in places]
+    if first_difference([read_object(runs[place.run], "config.json") for place in places], GIVEN) is None:
+        known = [known[0] | known[1]] * 2  # what no attempt earned then could be earned then, too
+    return [_means_at(stores[place.run], place, tasks, parts) for place, parts in zip(places, known, strict=True)]
+
+
+def _parts(store: Library, place: RunMoment) -> set[tuple[str, str]]:
+    """The parts that the rewards of a moment have, each with the environment of its task."""
+    each = f"SELECT environment, unnest(map_keys(parts)) AS part FROM {{stored}} WHERE {TOLD}"
+    return {(row["environment"], row["part"]) for row in store.asked(place.moment, f"SELECT DISTINCT environment, part FROM ({each})")}
+
+
+def _means_at(store: Library, place: RunMoment, tasks: Sequence[str], known: Set[tuple[str, str]]) -> dict[str, Means]:
     each = (
-        "SELECT task, NULL AS part, sampled_tokens::DOUBLE AS value FROM chosen UNION ALL "
-        "SELECT task, entry.key, entry.value FROM (SELECT task, unnest(map_entries(parts)) AS entry FROM chosen)"
+        "SELECT task, environment, attempts, NULL AS part, sampled_tokens::DOUBLE AS value FROM chosen UNION ALL SELECT task, environment, "
+        "attempts, entry.key, entry.value FROM (SELECT task, environment, attempts, unnest(map_entries(parts)) AS entry FROM chosen)"
     )
     question = (
-        f"WITH chosen AS (SELECT task, sampled_tokens, parts FROM {{stored}} WHERE task IN (SELECT unnest(?)) AND {TOLD}) "
-        f"SELECT task, part, avg(value) AS mean, coalesce(var_samp(value), 0) / count(*) AS noise FROM ({each}) "
-        f"WHERE abs(value) <= {LARGEST_REWARD} GROUP BY task, part"
+        "WITH chosen AS (SELECT task, environment, sampled_tokens, parts, count(*) OVER (PARTITION BY task) AS attempts "
+        f"FROM {{stored}} WHERE task IN (SELECT unnest(?)) AND {TOLD}) "
+        "SELECT task, part, min(environment) AS environment, max(attempts) - count(*) AS without, count(value) FILTER (told) AS n, "
+        "avg(value) FILTER (told) AS mean, coalesce(var_samp(value) FILTER (told), 0) AS variance "
+        f"FROM (SELECT *, abs(value) <= {LARGEST_REWARD} AS told FROM ({each})) GROUP BY task, part HAVING n > 0"
     )
-    found: dict[str, dict[str | None, tuple[float, float]]] = {}
+    found: dict[str, dict[str | None, Mean]] = {}
+    environments = dict[str, str]()
     for row in store.asked(place.moment, question, list(tasks)):
-        found.setdefault(row["task"], {})[row["part"]] = row["mean"], row["noise"]
-    return found
+        found.setdefault(row["task"], {})[row["part"]] = _with_zeros(row["mean"], row["variance"], row["n"], max(0, row["without"]))
+        environments[row["task"]] = row["environment"]
+    by_environment = dict[str, set[str]]()
+    for environment, part in known:
+        by_environment.setdefault(environment, set()).add(part)
+    return {task: Means(means, by_environment.get(environments[task], set())) for task, means in found.items()}
+
+
+def _with_zeros(mean: float, variance: float, n: int, zeros: int) -> Mean:
+    """The mean of `n` values and so many zeros."""
+    count = n + zeros
+    whole = mean * n / count
+    squares = variance * (n - 1) + n * (mean - whole) ** 2 + zeros * whole**2
+    return whole, squares / max(1, count - 1) / count
 
 
 def _unwanted(config: Mapping[str, Any]) -> set[str]:
@@ -101,26 +146,28 @@ def _unwanted(config: Mapping[str, Any]) -> set[str]:
 
 def _change(before: Means, after: Means, name: str | None) -> float | None:
     """What a mean changed by, 0 where chance may have done it; None where it is not known."""
-    if name not in before or name not in after:
+    then, now = before.of(name), after.of(name)
+    if then is None or now is None:
         return None
-    (old, old_noise), (new, new_noise) = before[name], after[name]
+    (old, old_noise), (new, new_noise) = then, now
     least = max(ERRORS * math.sqrt(old_noise + new_noise), 1e-9 * max(abs(old), abs(new)))
     return new - old if abs(new - old) > least else 0.0
 
 
 def _fallen(before: Means, after: Means, success: str, unwanted: set[str]) -> Iterator[str]:
-    names = [name for name in before if name is not None and name.partition(".")[0] not in unwanted]
+    names = [name for name in {**before.found, **after.found} if name is not None and name.partition(".")[0] not in unwanted]
     for name in sorted(names, key=lambda name: (name != success, name)):
-        change = _change(before, after, name)
-        if change is not None and change < 0:
+        change, then, now = _change(before, after, name), before.of(name), after.of(name)
+        if then is not None and now is not None and change is not None and change < 0:
             what = f"success ({name:.60})" if name == success else f"{name:.60}"
-            yield f"{what} fell from {number(before[name][0])} to {number(after[name][0])}"
+            yield f"{what} fell from {number(then[0])} to {number(now[0])}"
 
 
 def _length(before: Means, after: Means, known: bool) -> Iterator[str]:
-    if not _change(before, after, None):
+    then, now = before.of(None), after.of(None)
+    if then is None or now is None or not _change(before, after, None):
         return
-    old, new = before[None][0], after[None][0]
+    old, new = then[0], now[0]
     if abs(new - old) >= LEAST_TOKENS and max(old, new) >= GuardsConfig().drift_factor * min(old, new):
         yield f"answers went from {number(old)} to {number(new)} tokens, and success {'did not rise' if known else 'is not known'}"
 

@@ -86,8 +86,40 @@ def test_answers_that_became_longer_or_shorter_are_suspect_where_success_did_not
     assert [(one.move.task, one.why) for one in found.found] == [
         ("train-0", ("answers went from 20 to 40 tokens, and success did not rise",)),
         ("train-1", ("answers went from 20 to 10 tokens, and success did not rise",)),
-        ("train-4", ("answers went from 20 to 50 tokens, and success is not known",)),
+        ("train-4", ("answers went from 20 to 50 tokens, and success did not rise",)),
     ]
+
+
+def test_a_part_that_an_attempt_lacks_counts_nothing_of_it_as_in_the_metrics(tmp_path: Path) -> None:
+    """An environment that says `right` only of an attempt that is."""
+    won, lost, styled = {"right": 1.0}, {"style": 0.1}, {"style": 1.4}
+    before = [played(0, won, won), played(1, won, *[lost] * 7), played(2, lost, lost, tokens=20), played(3, lost, lost)]
+    after = [
+        played(0, styled, styled),  # nobody wins any more
+        played(1, won, won, won, *[styled] * 5),  # more do than did
+        played(2, styled, styled, tokens=50),  # nobody ever did
+        played(3, {"style": 1.4, "fine": -0.2}, {"style": 1.4, "fine": -0.2}),  # a part that nobody had before fell below 0
+    ]
+    assert [(one.move.task, one.why) for one in found_in(run_of(tmp_path, before, after)).found] == [
+        ("train-0", ("success (right) fell from 1 to 0",)),
+        ("train-2", ("answers went from 20 to 50 tokens, and success did not rise",)),
+        ("train-3", ("fine fell from 0 to -0.2",)),
+    ]
+
+
+def test_success_is_not_known_of_a_task_of_another_environment_or_of_a_run_that_was_rewarded_otherwise(tmp_path: Path) -> None:
+    def elsewhere(*episodes: Episode) -> list[Episode]:
+        return [replace(one, task=replace(one.task, environment="tools")) for one in episodes]
+
+    low, styled, why = {"style": 0.0}, {"style": 1.0}, ("answers went from 20 to 50 tokens, and success is not known",)
+    before = [played(0, {"right": 1.0, "kind": 1.0}), elsewhere(*played(1, low, low, tokens=20))]
+    after = [played(0, {"right": 1.0, "kind": 1.0}), elsewhere(*played(1, styled, styled, tokens=50))]
+    assert [(one.move.task, one.why) for one in found_in(run_of(tmp_path, before, after)).found] == [("train-1", why)]
+    (tmp_path / "b").mkdir()
+    other = run_of(tmp_path / "b", [], [played(0, {"right": 2.5})], rewards=[{"name": "other", "weight": 1.0}])
+    runs, moments = {"nano": tmp_path / "nano", "b": other}, (PLACES[0], replace(PLACES[1], run="b"))
+    stores = {name: Library(run / "episodes") for name, run in runs.items()}
+    assert suspects_of(drift_between(*moments, runs, stores), runs, stores) == Suspects()  # `kind` is no part there, and did not fall
 
 
 def test_a_phrase_that_spread_over_tasks_that_are_not_solved_is_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
