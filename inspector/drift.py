@@ -17,6 +17,8 @@ from .runs import read_object
 
 TASKS = ("environment", "environment_args", "tasks")
 """Fields of a config that say what a task's id stands for."""
+SEEDED = ("seed", "train_seeds")
+"""Fields of a config that say, beside those, what a task of training is that is called by its place alone."""
 PLAYED = ("rollout.max_turns", "rollout.max_tokens_per_turn", "rollout.template_args")
 """Fields of a config that say how an episode of a task is played, beside `TEMPERATURE` where answers are sampled."""
 TEMPERATURE = "rollout.temperature"
@@ -139,5 +141,6 @@ def drift_between(before: RunMoment, after: RunMoment, runs: Mapping[str, Path],
     configs = [read_object(runs[place.run], "config.json") for place in (before, after)]
     shared = sorted(old.keys() & new.keys())
     moves = tuple(Move(task, old[task][0], new[task][0], (old[task][1], new[task][1])) for task in shared)
-    alike = first_difference(configs, TASKS) is None
+    by_place = "train" in (before.moment.split, after.moment.split) and any(":" not in task for task in shared)
+    alike = first_difference(configs, (*TASKS, *SEEDED) if by_place else TASKS) is None
     return Drift(before, after, moves, len(old.keys() ^ new.keys()), alike)
