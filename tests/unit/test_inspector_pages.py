@@ -169,10 +169,19 @@ def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(
     better = evaluated(1.0, 1.0, 1.0, 0.0)
     against = comparisons({"base": evaluated(0.0, 0.0, 0.0, 0.0)}, better)
     RunFolder(run).log_evaluation(EvaluationRecord(phase="rft", step=2, against=against, result=better))
+    tried, measured, before = (
+        Episode(Task(task, 1), 0, (), (Message("user", "hi"),), Reward(0.0)) for task in ("train-1", "held-2", "held-1")
+    )
     with EpisodeStore(run / "episodes", run.name) as store:
-        store.put(Moment("rft", 2, "train", "sampled"), [Episode(Task("train-1", 1), 0, (), (Message("user", "hi"),), Reward(0.0))])
+        store.put(Moment("rft", 2, "train", "sampled"), [tried])
+        store.put(Moment("rft", 2, "heldout", "sampled"), [measured])
+        store.put(Moment("rft", 1, "heldout", "sampled"), [before])
     with TestClient(pages(run)) as client:
         page = client.get(f"/rollouts/{run.name}").text
+        for said, listed in (("Worst of the last step", "train-1/0"), ("episodes", "held-2/0")):
+            link = re.findall(f'href="([^"]*)">{said}', page)[-1]
+            rows = re.findall(r"<tr data-row><td><a [^>]*>([^<]*)<", client.get(html.unescape(link)).text)
+            assert rows == [listed], "of that step alone, and of what it trained on or was measured on"
     assert "<td>1 <small>of 4, tool_timeout 1</small></td>" in page
     assert "Evaluations" in page and "Where the episodes went" in page
     assert "Worst of the last step (rft 2)" in page
