@@ -12,6 +12,7 @@ from typing import Any
 from ..rollout.store.intervals import mean_interval
 from ..rollout.store.moments import Moment
 from ..rollout.store.records import EvaluationRecord, Mode
+from .kept import kept_of
 from .library import Library
 from .runs import read_object
 
@@ -129,13 +130,14 @@ class Drift:
 def drift_between(before: RunMoment, after: RunMoment, runs: Mapping[str, Path], stores: Mapping[str, Library]) -> Drift:
     """Compare two moments, task by task. runs, stores: the folder and the episodes of each run, by name.
 
-    Raises ValueError when a moment has no stored episodes, or a file cannot be read.
+    Raises ValueError when a moment has no stored episodes, with what is known of why, or a file cannot be read.
     """
     rewards = []
     for place in (before, after):
         found = stores[place.run].task_rewards(place.moment)
         if not found:
-            raise ValueError(f"{place} has no stored episodes")
+            why = kept_of(runs[place.run]).why_none(place.moment.phase, place.moment.step, place.moment.split)
+            raise ValueError(f"{place} has no stored episodes{f'; {why}' if why else ''}")
         rewards.append({task: (mean, attempts) for task, mean, attempts in found if mean is not None})
     old, new = rewards
     configs = [read_object(runs[place.run], "config.json") for place in (before, after)]

@@ -1,23 +1,29 @@
-"""What of a run's episodes is not kept, where its recipe bounds them, in words."""
+"""What of a run's episodes is not kept, and why, in words."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..rollout.store.moments import moments
+from ..rollout.store.moments import Moment
 from .runs import MetricRow, read_metrics, read_object
 
 AtStep = tuple[str, int]
 """A phase, and its step."""
+EARLIER = "removed by hand, or under the [episodes] of an earlier start"
+"""Why steps are gone from a run whose recipe bounds nothing."""
+FRESH_S = 60.0
+"""A step is counted in the metrics before anything of it is stored, for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """steps: of training, that played episodes. gone: those of them whose episodes are not kept. until, share: the bounds of the recipe
-    that steps go for, and that groups are left out for, as it writes them; "" where there is none.
+    that steps go for, and that groups are left out for, as it writes them; "" where there is none: then steps went for another cause.
 
     Example: `Kept(40, frozenset({("rft", 1)}), "[episodes] keep = 39", "").line`.
     """
@@ -30,7 +36,8 @@ class Kept:
     @property
     def line(self) -> str:
         """How much is left out, "" where nothing is."""
-        there = f"The episodes of {self.steps - len(self.gone):,} of {self.steps:,} training steps are kept: {self.until}."
+        why = f": {self.until}" if self.until else f"; the others were {EARLIER}"
+        there = f"The episodes of {self.steps - len(self.gone):,} of {self.steps:,} training steps are kept{why}."
         part = f"Of the groups of each training step a share is stored: {self.share}."
         return " ".join([*([there] if self.gone else []), *([part] if self.share else [])])
 
@@ -40,7 +47,7 @@ class Kept:
             return ""
         fits = sorted(one for one in self.gone if phase in (None, one[0]) and one[1] == step)
         if fits:
-            return f"not kept: {self.until}"
+            return f"not kept: {self.until or EARLIER}"
         return f"a share of the groups of each training step is stored: {self.share}" if self.share else ""
 
 
@@ -55,10 +62,29 @@ def kept(run: Path, config: Mapping[str, Any], metrics: Iterable[MetricRow]) -> 
     bounds = {key: value for key, value in given.items() if _is_number(value)} if isinstance(given, dict) else {}
     until = ", ".join(f"[episodes] {key} = {bounds[key]:g}" for key in ("keep", "max_mb") if key in bounds)
     share = f"[episodes] share = {bounds['share']:g}" if bounds.get("share", 1) < 1 else ""
-    steps = list(dict.fromkeys((row.phase, row.step) for row in metrics if row.values.get("episodes", 0) > 0))
-    there = {(moment.phase, moment.step) for _, moment in moments(run / "episodes") if moment.split == "train"} if until else set()
-    last = max((number for number, step in enumerate(steps) if step in there), default=0)  # what came since is being written
-    return Kept(len(steps), frozenset(steps[:last]) - there, until, share)
+    steps = {(row.phase, row.step): row.time for row in metrics if row.values.get("episodes", 0) > 0}
+    return Kept(len(steps), _gone(run, steps, bool(until)), until, share)
+
+
+def _gone(run: Path, steps: Mapping[AtStep, float], bounded: bool) -> frozenset[AtStep]:
+    """Those of the steps of a run, in their order and with the time at which each was counted, that nothing is stored of. Where nothing
+    bounds them, only those before one that something is stored of: a loop of one's own need not store any."""
+    waiting = _names(run / "transcripts")  # before the store: what it lacks is there
+    stored = _names(run / "episodes")
+    if any(name.endswith(".jsonl") and Moment.of(Path(name).with_suffix(".parquet")) is None for name in waiting):
+        return frozenset()  # a file of many steps
+    at = {step: Moment(*step, "train", "sampled") for step in steps}
+    there = {step for step, moment in at.items() if moment.file in stored or moment.transcripts in waiting}
+    counted = list(steps)
+    if not bounded:
+        counted = counted[: max((number for number, step in enumerate(counted) if step in there), default=0)]
+    elif counted and time.time() - steps[counted[-1]] < FRESH_S:
+        counted.pop()
+    return frozenset(counted) - there
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _is_number(value: Any) -> bool:

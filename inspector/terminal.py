@@ -77,12 +77,17 @@ def select(transcripts: Iterable[Transcript], selection: Selection, why: Callabl
     return chosen
 
 
+def selected(run: Path, selection: Selection) -> list[Transcript]:
+    """The chosen transcripts of a run, as `select` gives them. Raises ValueError when `run` is no run folder or nothing matches, also with
+    what of the run is not kept."""
+    return select(read_run_transcripts(run), selection, partial(_why_none, run, selection))
+
+
 def print_rollouts(run: Path, selection: Selection, console: Console | None = None, *, tools: bool = False) -> None:
     """Print the chosen transcripts of a run. tools: with the tools that their prompts describe. Raises ValueError when `run` is no run
     folder or nothing matches."""
     console = console or Console()
-    why = partial(_why_none, run, selection)
-    for transcript in select(read_run_transcripts(run), selection, why):
+    for transcript in selected(run, selection):
         console.print(render(transcript, tools=tools))
 
 

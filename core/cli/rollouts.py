@@ -30,8 +30,7 @@ def rollouts(
 ) -> None:
     """Print transcripts of a run."""
     needs_episodes("rollouts")
-    from burnish.inspector.runs import read_run_transcripts
-    from burnish.inspector.terminal import Selection, print_rollouts, select
+    from burnish.inspector.terminal import Selection, print_rollouts, selected
 
     selection = Selection(phase, step, episode, split, mode, failed, order, limit)
     if not as_json:
@@ -39,4 +38,4 @@ def rollouts(
         return
     if prompt:
         raise ValueError("--prompt has no effect with --json, which prints the tools anyway")
-    print_json([transcript.to_row() for transcript in select(read_run_transcripts(run_folder), selection)])
+    print_json([transcript.to_row() for transcript in selected(run_folder, selection)])

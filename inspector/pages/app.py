@@ -243,7 +243,8 @@ def drift(site: Site, request: Request) -> Response:
         at = place.moment
         attempts = stores[place.run].group(at.phase, at.step, at.split, at.mode, task)
         first = stores[place.run].one(at.phase, at.step, at.split, at.mode, attempts[0]["episode"]) if attempts else None
-        sides.append((place, attempts, chat_of(first) if first else []))
+        why = "" if attempts else kept_of(folders[place.run]).why_none(at.phase, at.step, at.split)
+        sides.append((place, attempts, chat_of(first) if first else [], why))
     places = [RunMoment(name, moment) for name, line in lines.items() for _, moment in moments(line.path / "episodes")]
     return site.show("drift", found=found, task=task, sides=sides, places=places, shown=MOVES, suspects=suspects)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ PAGE = "/rollouts/kept-1"
 def run_of(root: Path, bounds: Mapping[str, Any], steps: int = 4) -> Path:
     """A run that took so many steps, with what its bounds leave of it."""
     run = root / "kept-1"
-    run.mkdir()
+    run.mkdir(parents=True)
     for name, content in (("config.json", {"name": "kept", "episodes": bounds}), ("seeds.json", {"run": 1}), ("versions.json", {})):
         (run / name).write_text(json.dumps(content))
     rows = [{"phase": "sft", "step": 1, "time": 1.0, "loss": 1.0}]
@@ -76,6 +77,9 @@ def test_commands_that_ask_for_a_step_say_that_it_is_not_kept(run: Path) -> None
         list(chosen(run, Which("rft", 9)))
     said = CliRunner().invoke(app, ["rollouts", str(run), "--phase", "rft", "--step", "2"])
     assert said.exit_code == 2 and "; not kept: [episodes] keep = 2" in " ".join(said.output.split())
+    for asked in (["--json"], ["--json", "--order", "worst"]):
+        said = CliRunner().invoke(app, ["rollouts", str(run), "--step", "1", *asked])
+        assert said.exit_code == 2 and "; not kept: [episodes] keep = 2" in " ".join(said.output.split())
     said = CliRunner().invoke(app, ["rollouts", str(run), "--step", "3", "--limit", "1"])
     assert said.exit_code == 0 and "not kept" not in said.output
 
@@ -88,16 +92,55 @@ def test_a_share_is_said_where_an_episode_is_missed(tmp_path: Path) -> None:
         assert why in client.get(f"{PAGE}/episodes?step=1&task=train-77").text
 
 
+def test_a_drift_says_that_a_step_is_not_kept_or_that_a_task_may_be_left_out(run: Path, tmp_path: Path) -> None:
+    with TestClient(pages(run.parent)) as client:
+        asked = {"before": "kept-1/rft.000001.train.sampled", "after": "kept-1/rft.000004.train.sampled"}
+        assert "has no stored episodes; not kept: [episodes] keep = 2" in client.get("/rollouts/-/drift", params=asked).text
+    run_of(tmp_path / "b", {"share": 0.25})
+    with TestClient(pages(tmp_path / "b")) as client:
+        why = "not played here, or left out: a share of the groups of each training step is stored: [episodes] share = 0.25."
+        assert client.get("/rollouts/-/drift", params={**asked, "task": "train-77"}).text.count(why) == 2
+
+
 def test_steps_whose_files_are_being_written_are_not_called_gone(tmp_path: Path) -> None:
     run = run_of(tmp_path, {"keep": 9})
-    (run / "episodes" / step(4).file).unlink()
+    for number in (3, 4):
+        (run / "episodes" / step(number).file).unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"phase": "rft", "step": 5, "time": time.time() + 1000, "episodes": 8.0}) + "\n")
+    assert kept_of(run).line == "The episodes of 3 of 5 training steps are kept: [episodes] keep = 9."
+    (run / "transcripts").mkdir()
+    for number in (3, 4):
+        (run / "transcripts" / step(number).transcripts).write_text("")
     assert kept_of(run).line == "" and kept_of(run).why_none("rft", 4) == ""
+
+
+def test_steps_are_gone_where_none_is_left(tmp_path: Path) -> None:
+    """A run that went back to a checkpoint older than what it keeps, and one whose step after the last one was broken off."""
+    run = run_of(tmp_path, {"keep": 1}, steps=3)
+    (run / "episodes" / step(3).file).rename(run / "episodes" / step(4).file)
+    assert kept_of(run).line == "The episodes of 0 of 3 training steps are kept: [episodes] keep = 1."
+    (run / "episodes" / step(4).file).unlink()
+    assert kept_of(run).why_none("rft", 2) == "not kept: [episodes] keep = 1"
+    (run / "transcripts").mkdir()
+    (run / "transcripts" / "episodes.jsonl").write_text("")  # an earlier burnish had every step in there
+    assert kept_of(run).line == ""
+
+
+def test_steps_that_went_under_a_bound_that_the_recipe_has_no_more_are_gone(run: Path) -> None:
+    (run / "config.json").write_text(json.dumps({"name": "kept", "episodes": {}}))
+    why = "removed by hand, or under the [episodes] of an earlier start"
+    assert kept_of(run).line == f"The episodes of 2 of 4 training steps are kept; the others were {why}."
+    assert kept_of(run).why_none("rft", 1) == f"not kept: {why}"
+    for number in (3, 4):
+        (run / "episodes" / step(number).file).unlink()
+    assert kept_of(run).line == ""  # as of a loop that stores none
 
 
 @pytest.mark.parametrize("bounds", [None, 7, {"keep": "<b>"}, {"keep": True}, {"keep": [1]}, {"share": "1"}, {"max_mb": 10**400}])
 def test_a_config_of_anything_is_no_bound(run: Path, bounds: Any) -> None:
     (run / "config.json").write_text(json.dumps({"name": "kept", "episodes": bounds}))
-    assert kept_of(run).line == "" and kept_of(run).why_none("rft", 1) == ""
+    assert "[episodes] of an earlier start" in kept_of(run).line and (kept_of(run).until, kept_of(run).share) == ("", "")
 
 
 def test_nothing_is_said_where_all_is_kept(tmp_path: Path) -> None:
