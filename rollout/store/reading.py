@@ -58,14 +58,14 @@ def stored_rows(file: Path, columns: pa.Schema, what: str, most: int | None = No
         raise ValueError(f"{file}: cannot be read as {what}: {said[0]:.300}") from None
 
 
-def rows_while_there(file: Path, columns: pa.Schema) -> Iterator[dict[str, Any]]:
+def rows_while_there(file: Path, columns: pa.Schema, most: int | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a file of a store, none when it is gone: a run takes steps back, and keeps so many. A file that goes while it is read is
-    read to its end. Raises ValueError as `stored_rows` does.
+    read to its end. most: as of `stored_rows`. Raises ValueError as that does.
 
     Example: `rows_while_there(file, episode_columns("task", "reward"))`.
     """
     try:
-        yield from stored_rows(file, columns, "stored episodes")
+        yield from stored_rows(file, columns, "stored episodes", most)
     except ValueError:
         if os.path.lexists(file):
             raise

@@ -21,7 +21,7 @@ from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.pairs import lay_out, survey_pairs
-from burnish.trainer.data.rollout_pairs import Attempt, chosen_pairs
+from burnish.trainer.data.rollout_pairs import Attempt, chosen_pairs, rollout_pairs
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -77,6 +77,22 @@ def run(tmp_path: Path) -> Path:
         store.put(Moment("rft", 2, "heldout", "sampled"), [episode("heldout-1", i, Reward(float(i)), 40 + i) for i in range(2)])
     save_checkpoint(folder, "rft", 2, write_model=make_policy, write_trainer_state=lambda place: place.mkdir())
     return folder
+
+
+def test_a_step_that_goes_while_the_others_are_read_is_passed_over(run: Path, tmp_path: Path) -> None:
+    policy = make_policy(tmp_path / "policy")
+
+    def found(going: bool) -> list[str]:
+        places = list[str]()
+        for pair in rollout_pairs(run, policy, 0.0, 1, 64):
+            if going:
+                (run / "episodes" / "rft.000002.train.sampled.parquet").unlink(missing_ok=True)
+            places.append(pair[1].rpartition("/")[2] if isinstance(pair, tuple) else "none")
+        return places
+
+    first = ["rft.000001.train.sampled.parquet:2", "none"]
+    assert found(False) == [*first, "rft.000002.train.sampled.parquet:4"]
+    assert found(True) == first
 
 
 def test_a_phase_learns_from_the_rollouts_of_a_run_token_by_token(run: Path, tmp_path: Path) -> None:

@@ -95,13 +95,13 @@ def rollout_pairs(
 
 
 def read_attempts(file: Path, vocabulary: int) -> list[Attempt]:
-    """The attempts of a stored step, those at one task together, for a model of so many tokens. Raises ValueError when the file holds none,
-    or naming the episode and the field that do not fit.
+    """The attempts of a stored step, those at one task together, for a model of so many tokens; none when its file is gone. Raises
+    ValueError naming the file, or the episode and the field that do not fit.
     """
-    from ...rollout.store.reading import episode_columns, stored_rows, stored_sequences
+    from ...rollout.store.reading import episode_columns, rows_while_there, stored_sequences
 
     found = list[Attempt]()
-    for number, row in enumerate(stored_rows(file, episode_columns(*COLUMNS), "stored episodes", STEP_BYTES), start=1):
+    for number, row in enumerate(rows_while_there(file, episode_columns(*COLUMNS), STEP_BYTES), start=1):
         try:
             reward = row["reward"]
             if reward is not None and not math.isfinite(reward):
