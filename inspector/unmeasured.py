@@ -10,6 +10,8 @@ from .runs import RecordedRun, final_evaluations, phases_of
 
 WIDE = 0.05
 """Half an interval of success that is worth a sentence: a change of five points may be none."""
+HELD_OUT_ROWS = ("held_out_loss_before", "held_out_loss")
+"""Metrics of rows that a phase on examples does not train on."""
 
 
 def unmeasured(run: RecordedRun) -> list[str]:
@@ -22,7 +24,9 @@ def unmeasured(run: RecordedRun) -> list[str]:
 
 def _held_out(run: RecordedRun) -> Iterator[str]:
     if not run.evaluations:
-        yield "Held-out tasks: every figure here is of tasks that were trained on."
+        rows = any(name in row.values for row in run.metrics for name in HELD_OUT_ROWS)
+        but = [*(["the loss of rows that were held out"] if rows else []), *(["the skills that were to be kept"] if run.retention else [])]
+        yield f"Held-out tasks: every figure here is of tasks that were trained on{', but for ' if but else ''}{' and '.join(but)}."
         return
     evaluated = phases_of(run.evaluations)
     trained = phases_of(run.metrics)

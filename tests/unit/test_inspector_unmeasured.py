@@ -42,6 +42,15 @@ def test_a_run_without_held_out_tasks_measured_none_of_what_matters() -> None:
     assert len(said) == 3 and "no skill beside the task was measured" in said[1] and said[2] == SEED
 
 
+def test_what_a_run_without_held_out_tasks_measured_of_what_it_did_not_train_on_is_named() -> None:
+    metrics = (MetricRow("sft", 1, 10.0, {"loss": 1.0, "held_out_loss": 1.5}),)
+    said = "Held-out tasks: every figure here is of tasks that were trained on, but for the "
+    assert unmeasured(run_of(metrics=metrics))[0] == f"{said}loss of rows that were held out."
+    assert unmeasured(run_of(retention=(KEPT,)))[0] == f"{said}skills that were to be kept."
+    both = unmeasured(run_of(metrics=metrics, retention=(KEPT,)))[0]
+    assert both == f"{said}loss of rows that were held out and the skills that were to be kept."
+
+
 def test_a_run_that_measured_everything_still_is_one_run() -> None:
     both = [evaluation(phase, 0.8, mode, **SURE) for phase in ("base", "rft") for mode in ("sampled", "greedy")]
     assert unmeasured(run_of(*both, retention=(KEPT,))) == [SEED]
