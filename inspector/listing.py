@@ -30,7 +30,7 @@ ORDERS: Mapping[Order, str] = {
     "earliest": "list_position(?, phase), step, split, mode, phase, episode",
     "by task": f"task, {_LATEST}",
     "newest weights": f"newest_version DESC, {_LATEST}",
-    "oldest weights": f"oldest_version, {_LATEST}",
+    "oldest weights": f"nullif(oldest_version, -1) ASC NULLS LAST, {_LATEST}",
     "part lowest": f"part ASC, {_LATEST}",
     "part highest": f"part DESC, {_LATEST}",
 }

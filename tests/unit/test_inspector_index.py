@@ -24,7 +24,7 @@ from burnish.inspector import index
 from burnish.inspector.database import Database, DatabaseLimits
 from burnish.inspector.index import FOLDER, KINDS, LONGEST_WORD, VERSION, build_segment, coverage
 from burnish.inspector.library import Library
-from burnish.inspector.listing import EXACT, ORDERS, PLACE, RANGES, Wanted
+from burnish.inspector.listing import EXACT, ORDERS, PLACE, RANGES, Order, Wanted
 from burnish.inspector.pages import indexing
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.indexing import Indexer
@@ -37,6 +37,7 @@ TEXTS = ["", "plain", "PLA", "of one", "a\nb", "nb", "12.5", "漢字", "measure 
 """What is searched for: words, parts of words, escapes, and words of the form that messages are stored in."""
 BOUNDS: list[tuple[float | None, float | None]] = [(None, 1), (-1.5, None), (0, 0.5), (2, 3)]
 NO_KINDS = json.dumps({name: [] for name in KINDS})
+WEIGHTS: tuple[Order, ...] = ("oldest weights", "newest weights")
 
 
 @pytest.fixture
@@ -89,6 +90,14 @@ def test_lists_are_narrowed_to_ranges_a_tool_and_a_part(tmp_path: Path, db: Data
     (judged,) = library.listed(Wanted(part="it's", order="part lowest"))
     assert (judged["episode"], judged["part"]) == ("train-3/1", -2.0)
     assert (library.choices()["part"], library.choices()["culprit"]) == (["it's", "verdict"], ["gauge"])
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_an_episode_in_which_nothing_was_sampled_is_of_no_weights_and_comes_last(tmp_path: Path, db: Database, indexed: bool) -> None:
+    stored(tmp_path, episode(1, 0, Failure(FailureKind.ENV_ERROR, "env", "no"), pieces=0), episode(1, 1, Reward(0.0)), moment=step(1))
+    assert not indexed or build_segment(tmp_path, db)
+    found = [[(row["episode"], row["oldest_version"]) for row in Library(tmp_path, db).listed(Wanted(order=order))] for order in WEIGHTS]
+    assert found == [[("train-1/1", 7), ("train-1/0", -1)]] * 2
 
 
 def answers(library: Library) -> Any:
