@@ -28,7 +28,8 @@ TOTAL = "reward"
 
 
 def export_evaluations(run: Path, target: Path) -> list[Path]:
-    """Write a log for each evaluation of a run into a folder, which is made, and return their paths: `rft.000040.sampled.eval`.
+    """Write a log for each evaluation of a run into a folder, which is made, and return their paths: `rft.000040.sampled.eval`. One that
+    the run takes back meanwhile is passed over.
 
     Raises ValueError when `run` is no run folder or has no stored evaluation, when a log is there already, or naming the file that cannot
     be read.
@@ -47,11 +48,17 @@ def export_evaluations(run: Path, target: Path) -> list[Path]:
         raise ValueError(f"{there} is there already; give another folder")
     target.mkdir(parents=True, exist_ok=True)
     config = read_object(home, "config.json")
+    written = list[Path]()
     for file, moment in evaluated:
-        made = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        try:
+            made = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        except FileNotFoundError:
+            continue
         episodes = list(stored_episodes(home / "episodes", Which(moment.phase, moment.step, moment.split, moment.mode)))
-        write_eval_log(_log(home.name, config, moment, episodes, made), paths[moment], format="eval")
-    return [*paths.values()]
+        if episodes:
+            write_eval_log(_log(home.name, config, moment, episodes, made), paths[moment], format="eval")
+            written.append(paths[moment])
+    return written
 
 
 def _log(run: str, config: dict[str, Any], moment: Moment, episodes: Sequence[StoredEpisode], made: datetime) -> EvalLog:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -63,6 +65,20 @@ def test_inspect_reads_the_messages_scores_and_metadata_of_an_evaluation(run: Pa
     assert (failed.scores, failed.error.message) == (None, "tool_error")
     with pytest.raises(ValueError, match=r"base\.000000\.sampled\.eval is there already"):
         export_evaluations(run, tmp_path / "logs")
+
+
+def test_an_evaluation_that_goes_meanwhile_is_passed_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish.inspector import inspect_logs
+
+    def write(log: object, path: Path, format: str) -> None:
+        (run / "episodes" / GREEDY.file).unlink()
+
+    library = ModuleType("inspect_ai.log")
+    library.__dict__["write_eval_log"] = write
+    monkeypatch.setitem(sys.modules, "inspect_ai", ModuleType("inspect_ai"))
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", library)
+    monkeypatch.setattr(inspect_logs, "_log", lambda *_: None)
+    assert [path.name for path in inspect_logs.export_evaluations(run, tmp_path / "logs")] == ["base.000000.sampled.eval"]
 
 
 def spelled(said: str) -> str:
