@@ -110,7 +110,8 @@ def _place_of_code(path: Path, folder: Path) -> str:
 def _files(folder: Path, called: str) -> list[Path]:
     """The files of a folder, by links to folders in it too: what is read by those where the run is must be found by them elsewhere.
     What Python keeps beside code is of this node's files alone."""
-    found, seen, left = list[Path](), 0, [(folder, (folder.resolve(),))]
+    found, seen = list[Path](), 0
+    left: list[tuple[Path, tuple[Path, ...]]] = [(folder, (folder.resolve(),))]
     while left:
         at, way = left.pop()
         for name in _names(at):
