@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,12 @@ from burnish.rpc.signals import keep_sigterm
 
 if TYPE_CHECKING:
     from burnish.inspector.console import WatchedPlaces
+
+CHECK_S = 10.0
+"""Seconds in which a service answers that it is there, where no recipe says."""
+
+Played = tuple[str, Mapping[str, Any], Sequence[RewardConfig]]
+"""An environment by its id, what it is made with, and what judges its episodes."""
 
 
 @contextmanager
@@ -55,10 +61,16 @@ def on_ray(run: ResolvedRun) -> list[str]:
     return sorted({str(one) for one in (*given, *(service.address for service in run.services.values())) if str(one).startswith(RAY)})
 
 
-def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
-    """Ask every service that the recipe uses whether it answers, but those that have no address here, and `ray:NAME` without a cluster.
+def check_services(run: ResolvedRun, addresses: Mapping[str, str], *, without_ray: bool = False) -> None:
+    """Ask every service that the recipe uses whether it answers (see `check_played`), for `limits.check_s` each."""
+    check_played(_played(run), addresses, run.limits.check_s, without_ray=without_ray)
 
-    Raises ValueError naming the first that does not.
+
+def check_played(played: Iterable[Played], addresses: Mapping[str, str], limit_s: float = CHECK_S, *, without_ray: bool = False) -> None:
+    """Ask every service that these use whether it answers, but those that have no address here.
+
+    without_ray: leave out what is at `ray:NAME`, which answers to who belongs to its cluster. Raises ValueError naming the first that does
+    not answer within `limit_s` seconds, or is not what it is used as.
     """
     from burnish.envs.remote.env import RemoteEnv
     from burnish.envs.remote.tools import RemoteToolSet
@@ -66,20 +78,19 @@ def check_services(run: ResolvedRun, addresses: Mapping[str, str]) -> None:
 
     def there(value: Any) -> bool:
         known = all(name in addresses for name in service_references(value))
-        return known and (not str(with_addresses(value, addresses)).startswith(RAY) or _is_on_cluster())
+        return known and not (without_ray and str(with_addresses(value, addresses)).startswith(RAY))
 
-    limit = run.limits.check_s
-    for environment, args, rewards in _played(run):
+    for environment, args, rewards in played:
         if environment == REMOTE_ENVIRONMENT:
             if there(args.get("address")):
-                RemoteEnv(**with_addresses(args, addresses)).check(limit)
+                RemoteEnv(**with_addresses(args, addresses)).check(limit_s)
         else:
             for name in service_references(args):
                 if there(SERVICE + name):
-                    RemoteToolSet(addresses[name]).check(limit)
+                    RemoteToolSet(addresses[name]).check(limit_s)
         for entry in rewards:
             if entry.verifier is not None and there(entry.verifier):
-                RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(limit)
+                RemoteVerifier(entry.name, with_addresses(entry.verifier, addresses), verifier=entry.verifier_id or "").check(limit_s)
 
 
 def watched_of(run: ResolvedRun, addresses: Mapping[str, str]) -> WatchedPlaces | None:
@@ -99,20 +110,18 @@ def watched_of(run: ResolvedRun, addresses: Mapping[str, str]) -> WatchedPlaces 
     return watched_by_run({**addresses, **direct}, run.placement.watch)
 
 
-def _played(run: ResolvedRun) -> list[tuple[str, Mapping[str, Any], Sequence[RewardConfig]]]:
-    """The environments that the run plays, by id, with what each is made with and what judges there: its own, those that are blended with
-    it, and those of the suites of `[retention]`."""
-    return [
-        (run.environment.id, run.environment.args, run.rewards),
-        *((one.environment, one.environment_args, ()) for one in (run.rft.blend if run.rft is not None else ())),
-        *((suite.environment, suite.environment_args, suite.rewards) for suite in run.suites if suite.kind == "answers"),
-    ]
+def worlds_of(run: ResolvedRun) -> dict[str, Played]:
+    """The environments that the run trains in, by their name in the blend, "" for the recipe's own."""
+    worlds: dict[str, Played] = {"": (run.environment.id, run.environment.args, run.rewards)}
+    for one in (one for table in run.reinforced for one in table.blend):
+        worlds[one.called] = (one.environment, one.environment_args, ())
+    return worlds
 
 
-def _is_on_cluster() -> bool:
-    import ray
-
-    return bool(ray.is_initialized())
+def _played(run: ResolvedRun) -> list[Played]:
+    """All that the run plays: its own environment, those that are blended with it, and those of the suites of `[retention]`."""
+    suites = ((suite.environment, suite.environment_args, suite.rewards) for suite in run.suites if suite.kind == "answers")
+    return [*worlds_of(run).values(), *suites]
 
 
 @contextmanager

@@ -235,7 +235,7 @@ def try_parts(recipe: ResolvedRun, say: Say = silent) -> None:
         if not by_name:
             _try(recipe, addresses, rehearse_apart, say)
             return
-        check_services(recipe, addresses)
+        check_services(recipe, addresses, without_ray=True)
         say(f"not rehearsed: {', '.join(by_name)} is looked up once the run belongs to the cluster, and an episode is rehearsed then")
 
 

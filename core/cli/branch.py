@@ -62,7 +62,7 @@ def branch(
 ) -> None:
     """Continue a stored episode from one of its turns, several times, with this or another checkpoint, and score what comes of it."""
     needs_engine("branch")
-    from burnish.cluster import services_of
+    from burnish.cluster import check_played, services_of, worlds_of
     from burnish.inspector.stored import Which, chosen
     from burnish.inspector.text import printable
     from burnish.recipe.recorded import load_recipe
@@ -78,6 +78,8 @@ def branch(
     run = resolve(load_recipe(recipe or run_folder, set_ or (), plugin or (), trust, run_folder))
     speaks = verified_model(model or run_folder)
     with tempfile.TemporaryDirectory(prefix="burnish-branch-") as logs, services_of(run.services, Path(logs)) as addresses:
+        world = worlds_of(run).get(found[0].task.environment)
+        check_played([world] if world else [], addresses, run.limits.check_s)
         played = play(run, addresses, speaks, found[0], turn, samples, lambda setup, _: make_engine(setup.engine, setup.model, "branch"))
     if as_json:
         print_json(_row(found[0], played, speaks))

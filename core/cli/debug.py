@@ -38,7 +38,7 @@ def debug(
     if sum((bool(say), ask, model)) > 1:
         raise ValueError("--say, --ask and --model are three ways to say what the policy says; give one")
     needs_engine("debug --model") if model else needs_training("debug")
-    from burnish.cluster import services_of
+    from burnish.cluster import check_played, services_of, worlds_of
     from burnish.envs.failures import Failure
     from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
@@ -50,6 +50,7 @@ def debug(
     speaker = None if model else _typed(err=as_json) if ask else in_order(say or [])
     chosen = task_named(run, task)
     with tempfile.TemporaryDirectory(prefix="burnish-debug-") as logs, services_of(run.services, Path(logs)) as addresses:
+        check_played([worlds_of(run)[""]], addresses, run.limits.check_s)
         group = play(run, addresses, chosen, speaker)
     from burnish.inspector.terminal import render
     from burnish.rollout.store.transcripts import transcript_of

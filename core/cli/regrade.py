@@ -111,6 +111,7 @@ def _rubric(
     """What scores: one reward or verifier alone, or the rubrics of a recipe, the run's own where none is given: its environment's and
     those of what it blends. Its services are started for it."""
     from burnish.cli.arguments import parse_arguments
+    from burnish.cluster import check_played, services_of
     from burnish.envs.registry import load_plugin
     from burnish.rewards.build import make_rubric
     from burnish.rewards.config import RewardConfig
@@ -122,10 +123,10 @@ def _rubric(
             one = RewardConfig(verifier=verifier, verifier_id=verifier_id or None, name="verifier")
         else:
             one = RewardConfig(use=reward, args=parse_arguments(args))
+        check_played([("", {}, [one])], {})
         rubric = make_rubric([one], 0.0, retries=2)
         yield lambda environment: rubric
         return
-    from burnish.cluster import services_of
     from burnish.recipe.recorded import load_recipe
     from burnish.recipe.resolve import resolve
     from burnish.rpc.address import service_references, with_addresses
@@ -136,6 +137,7 @@ def _rubric(
     used = {name for entry in run.rewards for name in service_references(entry.verifier)}
     services = {name: service for name, service in run.services.items() if name in used}
     with tempfile.TemporaryDirectory(prefix="burnish-regrade-") as logs, services_of(services, Path(logs)) as addresses:
+        check_played([("", {}, run.rewards)], addresses, run.limits.check_s)
         rewards = [entry.model_copy(update={"verifier": with_addresses(entry.verifier, addresses)}) for entry in run.rewards]
         rubrics = {"": make_rubric(rewards, run.environment.weight, run.rollout.retries)}
         blended = {one.called for table in run.reinforced for one in table.blend}

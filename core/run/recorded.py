@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from burnish.cluster import services_of
+from burnish.cluster import check_played, services_of
 from burnish.envs.contract import ENVS
 from burnish.envs.named import import_module
 from burnish.envs.registry import load_plugin
@@ -23,7 +23,8 @@ def players_of(folder: Path, plugins: Sequence[Path] = (), outward: bool = False
 
     plugins: files to load beside those that the recipe names. outward: whether the folder may name addresses and secrets. trust: whether
     it may name code that nobody registered. Only services that the environments use are started. Raises ValueError when an environment is
-    unknown here, code that the recipe names is missing or lies in the folder, or it names code, an address or a secret that it may not.
+    unknown here, code that the recipe names is missing or lies in the folder, or it names code, an address or a secret that it may not,
+    or a service does not answer.
     """
     run = recorded_setup(folder, outward, trust, plugins)
     for plugin in (*map(str, plugins), *run.plugins):
@@ -37,4 +38,5 @@ def players_of(folder: Path, plugins: Sequence[Path] = (), outward: bool = False
     services = {name: service for name, service in run.services.items() if name in used}
     threads = Daemons("replay")
     with tempfile.TemporaryDirectory(prefix="burnish-replay-") as logs, services_of(services, Path(logs)) as addresses:
+        check_played([(id, args, ()) for id, args in made.values()], addresses)
         yield {name: Player(id, with_addresses(args, addresses), threads, run.step_timeout_s) for name, (id, args) in made.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from burnish.cluster import check_played
 from burnish.envs.printable import printable_json
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
@@ -43,6 +44,7 @@ def evaluate_suites(
     """
     if out is not None and out.exists():
         raise ValueError(f"{out} is there already, and results are never overwritten; give another --out")
+    check_played([(suite.environment, suite.environment_args, suite.rewards) for suite in suites if suite.kind == "answers"], {})
     model = verified_model(checkpoint)
     context, found = _context(model), list[Scores]()
     with lone_fleet(suite_setup(model, suites, context, plugins, threads), "evaluate", stall_s or STALL_S) as fleet:
