@@ -21,6 +21,7 @@ from ..envs.types import Message, ToolCall
 from ..rollout.store.transcripts import Transcript
 from .kept import kept_of
 from .runs import check_run, read_run_transcripts
+from .screen import Screen
 from .text import number, printable
 from .verdicts import verdicts
 
@@ -86,9 +87,11 @@ def selected(run: Path, selection: Selection) -> list[Transcript]:
 def print_rollouts(run: Path, selection: Selection, console: Console | None = None, *, tools: bool = False) -> None:
     """Print the chosen transcripts of a run. tools: with the tools that their prompts describe. Raises ValueError when `run` is no run
     folder or nothing matches."""
-    console = console or Console()
+    console = console or Screen()
     for transcript in selected(run, selection):
         console.print(render(transcript, tools=tools))
+        if console.quiet:  # nobody reads
+            return
 
 
 def render(transcript: Transcript, *, tools: bool = False) -> RenderableType:

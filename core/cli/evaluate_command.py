@@ -79,11 +79,10 @@ def evaluate(
         return
     if set_ or platform or trust:
         raise ValueError("--set, --platform and --trust are of a RECIPE; there is none")
-    from rich.console import Console
 
     from burnish.run.display import new_console
 
-    console = Console(stderr=True) if as_json else new_console()
+    console = new_console(stderr=as_json)
     if compare is not None and not suite:
         _refuse(
             {**asked, "out": out, "plugin": plugin},

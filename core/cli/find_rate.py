@@ -39,7 +39,6 @@ def find_rate(
 ) -> None:
     """Which learning rate? Train a supervised phase at rates that grow from update to update, until one breaks it; nothing is kept."""
     needs_training("find-rate")
-    from rich.console import Console
 
     from burnish.inspector.text import printable, printable_json
     from burnish.recipe.load import load_config
@@ -56,7 +55,7 @@ def find_rate(
         find_model(config.model, may_import=True)
     run = resolve(config)
     table = supervised_phase(run, phase)
-    console = Console(stderr=True) if as_json else new_console()
+    console = new_console(stderr=as_json)
     if table.name != run.phases[0].name:
         say(console, f"{table.name} begins with {run.model} as it is; the phases before it do not run here")
     with StepBar(console, "rates", len(tried)) as bar:

@@ -16,6 +16,8 @@ class Commands(TyperGroup):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         try:
             return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError:
+            raise _unread() from None
         except Exception as error:
             _end_on_usage(error, info_name or "burnish")
             raise
@@ -27,12 +29,17 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:  # `burnish … | head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+        except BrokenPipeError:
+            raise _unread() from None
         except (Exception, KeyboardInterrupt) as error:
             _end_on_usage(error, f"{ctx.command_path} {ctx.invoked_subcommand}")
             raise typer.Exit(report(error)) from error
+
+
+def _unread() -> typer.Exit:
+    """How a command ends whose output is not read any more (`burnish … | head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return typer.Exit(0)
 
 
 def _end_on_usage(error: BaseException, command: str) -> None:

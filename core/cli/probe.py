@@ -50,7 +50,6 @@ def probe(
 ) -> None:
     """Before the money is spent: play a few hundred episodes of the start policy and say what training would find."""
     needs_engine("probe")
-    from rich.console import Console
 
     from burnish.inspector.text import printable, printable_json
     from burnish.recipe.load import load_config
@@ -62,7 +61,7 @@ def probe(
     config = load_config(recipe, set_ or (), plugin or (), platform)
     if is_source(config.model):
         find_model(config.model, may_import=True)
-    found, folder = play(resolve(config), run_dir, episodes, Console(stderr=True) if as_json else new_console())
+    found, folder = play(resolve(config), run_dir, episodes, new_console(stderr=as_json))
     if as_json:
         typer.echo(printable_json(found.to_row()))
         return

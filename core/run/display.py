@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from burnish.envs.failures import Failure
 from burnish.envs.types import Episode
+from burnish.inspector.screen import Screen
 from burnish.inspector.text import printable
 from burnish.rollout.store.records import Comparison, EvaluationResult
 
@@ -26,10 +27,10 @@ RATE_OVER_S = 30.0
 """Seconds that a rate looks back on, or the last step where that took longer: a slow start is soon forgotten."""
 
 
-def new_console() -> Console:
-    """The console of a command. Its tables are as wide as the terminal, as `COLUMNS` says, or else `PLAIN_WIDTH`."""
-    fits = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return Console() if fits else Console(width=PLAIN_WIDTH)
+def new_console(stderr: bool = False) -> Console:
+    """The console of a command. Its tables are as wide as the terminal, as `COLUMNS` says, or else `PLAIN_WIDTH`. stderr: print there."""
+    fits = (sys.stderr if stderr else sys.stdout).isatty() or os.environ.get("COLUMNS")
+    return Screen(stderr=stderr, width=None if fits else PLAIN_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
