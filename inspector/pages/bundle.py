@@ -29,10 +29,11 @@ from ..drift import RunMoment, drift_between
 from ..library import Library
 from ..listing import PLACE, Wanted
 from ..own_view import framed
+from ..runs import read_run
 from ..suspects import suspects_of
 from .links import STATIC
 from .runs import RunLine, list_runs
-from .views import MOVES, NOTHING_LISTED, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
+from .views import MOVES, NOTHING_LISTED, drawing_of, drawn, drift_of, episode_view, library_of, models_view, run_view, templates
 
 POLICY = "; ".join((
     "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "frame-src 'self'", "form-action 'none'",
@@ -58,7 +59,7 @@ class Bundled:
 @dataclass(frozen=True)
 class Contents:
     """Which pages a bundle has. tables: of each run, the moments that are listed. episodes: (run, *PLACE) -> its page. drifts: (before,
-    after) -> its page, for pairs of evaluations. compared: whether the runs are."""
+    after) -> its page, for the first and the last evaluation of a run in each mode, listed or not. compared: whether the runs are."""
 
     tables: dict[str, dict[Moment, list[dict[str, Any]]]] = field(default_factory=dict)
     episodes: dict[tuple[Any, ...], str] = field(default_factory=dict)
@@ -205,11 +206,10 @@ def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Conten
                     pages += 1
         rollouts += library.count(Wanted())
         contents.tables[line.name] = {moment: tables[moment] for moment in there if moment in tables}
-        for mode in ("sampled", "greedy"):
-            evaluated = [one for one in contents.tables[line.name] if one.split == "heldout" and one.mode == mode]
-            if len(evaluated) > 1:
-                pair = (str(RunMoment(line.name, evaluated[0])), str(RunMoment(line.name, evaluated[-1])))
-                contents.drifts[pair] = f"runs/{line.name}/drift-{mode}.html"
+        stored = {str(RunMoment(line.name, one)) for one in there}
+        for mode, first, last in drift_of(read_run(line.path)):
+            if {first, last} <= stored:
+                contents.drifts[first, last] = f"runs/{line.name}/drift-{mode}.html"
     return contents, Bundled(len(lines), len(contents.episodes), rollouts)
 
 

@@ -104,6 +104,10 @@ def test_what_is_beyond_the_limit_is_left_out_and_every_page_says_so(
     assert write_bundle(run, tmp_path / "bundle", 4, db) == Bundled(1, 4, 15)
     made = files(tmp_path / "bundle")
     assert all("the lists of 2 of 3 steps and evaluations, and 4 of 15 rollouts: the latest" in page for page in made.values())
+    of_run = f"runs/{run.name}"
+    assert "drift-sampled.html" in made[f"{of_run}/index.html"], "the first evaluation is in no list"
+    drift = made[f"{of_run}/drift-sampled.html"]
+    assert f"From {run.name}, rft step 0, held out, sampled to {run.name}, rft step 2, held out, sampled." in drift
     last = f"runs/{run.name}/rft.000002.heldout.sampled"
     assert sorted(name for name in made if re.search(r"/\d+\.html$", name)) == [f"{last}/{i}.html" for i in range(4)]
     assert len(re.findall(r"<tr data-row><td><a", made[f"{last}/index.html"])) == 4, "episodes without a page are no links"
