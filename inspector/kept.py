@@ -41,10 +41,14 @@ class Kept:
         part = f"Of the groups of each training step a share is stored: {self.share}."
         return " ".join([*([there] if self.gone else []), *([part] if self.share else [])])
 
-    def why_none(self, phase: str | None, step: int | None, split: str | None = None) -> str:
-        """Why there is no episode of training that fits, "" where what is kept does not tell. None fits any."""
+    def why_none(self, phase: str | None, step: int | None, split: str | None = None, *, by_id: bool = False) -> str:
+        """Why there is no episode of training that fits, "" where what is kept does not tell. None fits any. by_id: whether one was asked
+        for by its id or its task's, which may be of any step."""
         if split == "heldout":
             return ""
+        if by_id and step is None and (gone := sum(phase in (None, one) for one, _ in self.gone)):
+            part = f", and a share of each other: {self.share}" if self.share else ""
+            return f"not kept are the episodes of {gone:,} training steps: {self.until or EARLIER}{part}"
         fits = sorted(one for one in self.gone if phase in (None, one[0]) and one[1] == step)
         if fits:
             return f"not kept: {self.until or EARLIER}"

@@ -105,7 +105,7 @@ def chosen(run: Path, which: Which) -> Iterator[StoredEpisode]:
         last = {moment.phase: moment.step for _, moment in moments(folder)}  # in the order of their names, so of their steps
         there = ", ".join(f"{phase} up to step {step}" for phase, step in last.items()) or "none at all"
         named = f"no episode {which.episode!r} like that" if which.episode else "no such episodes"
-        why = kept_of(check_run(run)).why_none(which.phase, which.step, which.split)
+        why = kept_of(check_run(run)).why_none(which.phase, which.step, which.split, by_id=which.episode is not None)
         raise ValueError(f"{run} has {named}; stored are {there}{f'; {why}' if why else ''}")
 
 

@@ -184,7 +184,7 @@ def _noting(transcripts: Iterable[Transcript], seen: dict[str, set[str]]) -> Ite
 
 
 def _why_none(run: Path, selection: Selection) -> str:
-    why = kept_of(check_run(run)).why_none(selection.phase, selection.step, selection.split)
+    why = kept_of(check_run(run)).why_none(selection.phase, selection.step, selection.split, by_id=selection.episode is not None)
     return f"; {why}" if why else ""
 
 

@@ -189,8 +189,14 @@ def episodes(site: Site, request: Request) -> Response:
         links={number: f"?{urlencode({**chosen, 'page': number})}" for number in near},
         chosen=chosen,
         index=looked.note,
-        why="" if rows else kept_of(line.path).why_none(wanted.exact.get("phase"), wanted.step, wanted.exact.get("split")),
+        why="" if rows else _why_none(line, wanted),
     )
+
+
+def _why_none(line: RunLine, wanted: Wanted) -> str:
+    """Why nothing fits, as far as what is kept tells."""
+    exact = wanted.exact
+    return kept_of(line.path).why_none(exact.get("phase"), wanted.step, exact.get("split"), by_id="task" in exact)
 
 
 def _list(site: Site, line: RunLine, library: Library, status: int = 200, **values: Any) -> Response:

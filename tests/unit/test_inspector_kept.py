@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_commands_that_ask_for_a_step_say_that_it_is_not_kept(run: Path) -> None
         assert said.exit_code == 2 and "; not kept: [episodes] keep = 2" in " ".join(said.output.split())
     said = CliRunner().invoke(app, ["rollouts", str(run), "--step", "3", "--limit", "1"])
     assert said.exit_code == 0 and "not kept" not in said.output
+
+
+def test_an_id_without_a_step_may_be_of_one_that_is_not_kept(run: Path) -> None:
+    why = "; not kept are the episodes of 2 training steps: [episodes] keep = 2"
+    said = CliRunner().invoke(app, ["rollouts", str(run), "--episode", "train-9/0"])
+    assert said.exit_code == 2 and said.stderr.rstrip().endswith(why), said.output
+    with pytest.raises(ValueError, match=f"{re.escape(why)}$"):
+        list(chosen(run, Which(episode="train-9/0")))  # as `replay` and `branch` do
+    with pytest.raises(ValueError, match=r"rft up to step 4$"):
+        list(chosen(run, Which("sft", episode="train-9/0")))
+    with TestClient(pages(run.parent)) as client:
+        assert f"Nothing here is like that{why}" in client.get(f"{PAGE}/episodes?task=train-9").text
 
 
 def test_a_share_is_said_where_an_episode_is_missed(tmp_path: Path) -> None:
