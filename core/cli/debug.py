@@ -67,4 +67,14 @@ def debug(
 
 def _typed(err: bool) -> Callable[[int], str]:
     """What somebody types for each turn. err: whether it is asked for on stderr."""
-    return lambda turn: str(typer.prompt(f"turn {turn}, the policy says", prompt_suffix=": ", default="", show_default=False, err=err))
+
+    def ask(turn: int) -> str:
+        try:
+            return str(typer.prompt(f"turn {turn}, the policy says", prompt_suffix=": ", default="", show_default=False, err=err))
+        except typer.Abort as error:
+            typer.echo(err=err)  # what comes begins a line
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise ValueError(f"--ask: the input ended before anything was said in turn {turn}; give the words by --say") from None
+
+    return ask

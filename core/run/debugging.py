@@ -7,9 +7,11 @@ call at a time; deadlines of the recipe and of `@reward` are a day; nothing is t
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +48,8 @@ def debug(run: ResolvedRun, addresses: Mapping[str, str], task: Task, say: Asked
     setup = replace(setup, rollout=limits)
     parts = episode_parts(setup, lambda renderer: _engine(setup, renderer, say), Here())
     rubric = make_rubric(setup.rewards, setup.environment_weight, 0, patient=True)
-    return asyncio.run(_played(replace(parts, rubric=rubric), task, limits.temperature))
+    with _interrupted_at_once():
+        return asyncio.run(_played(replace(parts, rubric=rubric), task, limits.temperature))
 
 
 def task_named(run: ResolvedRun, name: str | None) -> Task:
@@ -94,6 +97,24 @@ def _engine(setup: WorkerSetup, renderer: Renderer, say: Asked | None) -> Engine
         return [*renderer.encode(say(turn)), *request.stop_token_ids[:1]]
 
     return ScriptedEngine(said, name="debug", max_context=setup.engine.max_context, timeout_s=PATIENT_S)
+
+
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends what runs on this thread, where asyncio would only cancel what waits: that is somebody's typing, or an environment."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _played(parts: EpisodeParts, task: Task, temperature: float) -> EpisodeGroup:

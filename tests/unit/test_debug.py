@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -65,6 +67,17 @@ def stop(*args: Any, **kwargs: Any) -> None:
     threading.Event().wait(0.05)
 
 
+class Interrupted(io.BytesIO):
+    """A terminal at which somebody presses Ctrl-C instead of typing."""
+
+    went_on = False
+
+    def read1(self, size: int | None = -1) -> bytes:
+        signal.raise_signal(signal.SIGINT)
+        self.went_on = True
+        return b"words\n"
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all: a plug-in is loaded once."""
@@ -109,6 +122,20 @@ def test_what_the_policy_says_can_be_typed(folder: Path) -> None:
     done = debugged(folder, "--ask", typed="hello\nthere you are\n")
     assert done.exit_code == 0, done.output
     assert "turn 2, the policy says" in done.output and "reward 13" in done.output
+
+
+def test_one_ctrl_c_ends_it_where_words_are_typed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Interrupted()
+    monkeypatch.setattr("typer.testing.make_input_stream", lambda given, charset: typed)
+    done = debugged(folder, "--ask")
+    assert (done.exit_code, done.stderr, typed.went_on) == (130, "interrupted\n", False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_input_that_ends_is_an_error_in_a_line(folder: Path) -> None:
+    done = debugged(folder, "--ask", typed="hello\n")
+    assert done.exit_code == 2
+    assert done.stderr == "error: --ask: the input ended before anything was said in turn 2; give the words by --say\n"
 
 
 def test_a_program_can_read_what_came_of_it(folder: Path) -> None:
