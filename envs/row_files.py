@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from ..rpc.extras import require
 
@@ -42,6 +42,7 @@ FREE_ROWS: Final = 1 << 17
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _NOT_ROWS = ("readme", "license", "licence", "changelog")
+_HIDDEN = (".", "_", "lost+found")  # the last is root's own, at the top of a disk
 
 
 @contextmanager
@@ -83,10 +84,11 @@ def suffix_of(file: str) -> str:
 def files_at(place: str) -> list[str]:
     """The files of a place: itself, or those of a folder in order of their names, in the folders below it too.
 
-    Files whose names begin with "." or "_", and a folder's README and licence, are no rows. A folder that `datasets` saved has the files
-    that its `state.json` names. Raises ValueError for a folder without files, for one of several splits, of which one must be named, and
-    where a file, or a folder below it, is a link that leads out of the folder, for whoever filled it chose what that is, and it would be
-    read and trained on, or nowhere. A link to a folder within is not followed, for what lies there is read in its own place.
+    Files and folders whose names begin with "." or "_", and a folder's README and licence, are no rows. A folder that `datasets` saved has
+    the files that its `state.json` names. A link to a folder within is followed where what lies there is not read in its own place, as in
+    a volume that Kubernetes mounts, and gives no file a second time. Raises ValueError for a folder without files, or below which one
+    cannot be read, for one of several splits, of which one must be named, and where a file, or a folder below it, is a link that leads out
+    of the folder, for whoever filled it chose what that is, and it would be read and trained on, or nowhere.
     """
     folder = Path(place)
     if is_url(place) or not os.path.isdir(place):
@@ -96,13 +98,25 @@ def files_at(place: str) -> list[str]:
         raise ValueError(f"{place}: is a data set of several splits; name one of them: {', '.join(str(folder / name) for name in splits)}")
     if (folder / "state.json").is_file():
         return _saved(folder)
-    named = [path for path in sorted(folder.rglob("*")) if _holds_rows(path.relative_to(folder)) and (path.is_file() or path.is_symlink())]
-    for path in named:
-        _check_own(folder, path)
-    found = [str(path) for path in named if path.is_file()]
+    found = [str(path) for path in sorted(_files_below(folder))]
     if not found:
         raise ValueError(f"{place}: the folder holds no file of rows")
     return found
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files of rows of a folder, and of those in it. Each folder is walked once, at its own place rather than by a link to it."""
+    walked: set[Path] = set()
+    linked: dict[Path, Path] = {}
+    own, links = _walk(folder, folder, walked)
+    for link in links:  # to which those are added that its walk comes by
+        if link.resolve() not in walked:
+            files, more = _walk(folder, link, walked)
+            links += more
+            for path in files:
+                linked.setdefault(path.resolve(), path)
+    known = {path.resolve() for path in own} if linked else set()
+    return own + [path for real, path in linked.items() if real not in known]
 
 
 @contextmanager
@@ -121,8 +135,23 @@ def opened(file: str) -> Iterator[BufferedReader[Any]]:
         raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def _holds_rows(path: Path) -> bool:
-    return not any(part.startswith((".", "_")) for part in path.parts) and not path.name.lower().startswith(_NOT_ROWS)
+def _walk(home: Path, start: Path, walked: set[Path]) -> tuple[list[Path], list[Path]]:
+    """The files of rows and the links to folders in `start` and below it, where nothing in `home` was walked yet; those become `walked`."""
+    files: list[Path] = []
+    links: list[Path] = []
+    for at, folders, names in os.walk(start, onerror=_refuse):
+        walked.add(Path(at).resolve())
+        inside = [Path(at, name) for name in folders if not name.startswith(_HIDDEN)]
+        links += [path for path in inside if path.is_symlink()]
+        folders[:] = [path.name for path in inside if not path.is_symlink() and path.resolve() not in walked]
+        files += [Path(at, name) for name in names if not name.startswith(_HIDDEN) and not name.lower().startswith(_NOT_ROWS)]
+    for path in sorted([*links, *files]):
+        _check_own(home, path)
+    return sorted(path for path in files if path.is_file()), sorted(links)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise ValueError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
 
 def _saved(folder: Path) -> list[str]:
@@ -139,13 +168,13 @@ def _saved(folder: Path) -> list[str]:
 
 
 def _check_own(folder: Path, file: Path) -> None:
-    """Raise ValueError for a link out of a folder, or to nothing. One into the `blobs` of the hub's cache is none of these: there lie the
-    files of snapshots."""
+    """Raise ValueError for a link out of a folder, or to nothing. One to a file in the `blobs` of the hub's cache is none of these: there
+    lie the files of snapshots."""
     if file.is_symlink() and not file.exists():
         raise ValueError(f"{file} is a link that leads nowhere; put there what it led to, or remove it")
     home = folder.resolve()
     snapshot = next((up for up in (home, *home.parents) if up.parent.name == "snapshots"), None)
-    within = (home,) if snapshot is None else (home, snapshot.parent.parent / "blobs")
+    within = (home,) if snapshot is None or file.is_dir() else (home, snapshot.parent.parent / "blobs")
     if not any(file.resolve().is_relative_to(one) for one in within):
         raise ValueError(f"{file} is a link that leads out of the folder; copy there what it leads to, or name that by itself")
 

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,62 @@ def test_a_link_out_of_a_folder_is_refused_and_one_within_or_into_its_cache_is_r
     (cache / "snapshots" / "1f" / "data" / "train.jsonl").symlink_to("../../../blobs/9a")
     for folder in (cache / "snapshots" / "1f", cache / "snapshots" / "1f" / "data"):
         assert values(folder) == ROWS
+
+
+def test_a_link_to_a_hidden_folder_within_is_followed_and_each_file_is_read_once(tmp_path: Path) -> None:
+    def made(name: str) -> Path:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a text")
+        return tmp_path / name
+
+    volume = tmp_path / "volume"  # as Kubernetes mounts it
+    for name in ("train.txt", "more/a.txt", "more/deep/b.txt", "more/_SUCCESS", "README.txt"):
+        made(f"volume/..2026_11/{name}")
+    for name, target in {"..data": "..2026_11", "train.txt": "..data/train.txt", "more": "..data/more", "licences": "..data/more"}.items():
+        (volume / name).symlink_to(target)
+    assert files_at(str(volume)) == [str(volume / name) for name in ("licences/a.txt", "licences/deep/b.txt", "train.txt")]
+    (volume / "licences").unlink()
+    assert files_at(str(volume)) == [str(volume / name) for name in ("more/a.txt", "more/deep/b.txt", "train.txt")]
+    (volume / "all").symlink_to("..data")
+    assert files_at(str(volume)) == [str(volume / name) for name in ("all/more/a.txt", "all/more/deep/b.txt", "train.txt")]
+    (volume / "..2026_11" / "more" / "out.txt").symlink_to(made("secret.txt"))
+    with pytest.raises(ValueError, match=r"all/more/out\.txt is a link that leads out of the folder"):
+        files_at(str(volume))
+
+
+def test_folders_whose_links_lead_to_each_other_are_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(24):
+        (tmp_path / f"_{i}").mkdir()
+        (tmp_path / f"_{i}" / "a.txt").write_text("a text")
+        for way in "xyz":
+            (tmp_path / f"_{i}" / way).symlink_to(f"../_{(i + 1 + (way == 'z') * 7) % 24}")
+    (tmp_path / "first").symlink_to("_0")
+    scanned: list[str] = []
+    scan = os.scandir
+
+    def counted(path: str) -> Any:
+        scanned.append(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    assert len(files_at(str(tmp_path))) == 24 and len(scanned) == 25
+
+
+def test_a_folder_below_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def guarded(path: str) -> Any:
+        if Path(path).name in ("locked", "lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    (tmp_path / "a.txt").write_text("a text")
+    (tmp_path / "lost+found").mkdir()
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert files_at(str(tmp_path)) == [str(tmp_path / "a.txt")]
+    (tmp_path / "locked").mkdir()
+    with pytest.raises(ValueError, match="locked: the folder cannot be read: Permission denied"):
+        files_at(str(tmp_path))
 
 
 def test_what_datasets_saved_is_read_and_its_splits_are_named(tmp_path: Path) -> None:
