@@ -74,17 +74,15 @@ def check_options(what: str, function: Callable[..., Any], first: str, given: Ma
     return checked
 
 
-def takes_option(what: str, function: Callable[..., Any], first: str, key: str, value: Any) -> bool:
-    """Whether the function has an option called so; the value may be unfit for it. Raises ValueError as `check_options` does."""
+def takes_option(what: str, function: Callable[..., Any], first: str, key: str) -> bool:
+    """Whether the function has an option called so, as its signature says or the fields of its model. Raises ValueError as `check_options`
+    does."""
     parameters = option_parameters(what, function, first)
     model = _model(parameters, _hints(what, function))
     if model is None:
         return key in parameters
-    try:
-        _read_exactly(model, _as_json(what, {key: value}))
-    except ValidationError as error:
-        return not any(detail["type"] in UNKNOWN and detail["loc"] == (key,) for detail in error.errors(include_url=False))
-    return True
+    open_to_all = model.__pydantic_root_model__ or model.model_config.get("extra") == "allow"
+    return open_to_all or any(key in _names_read(model, name) for name in model.model_fields)
 
 
 def describe_options(what: str, function: Callable[..., Any], first: str) -> tuple[OptionInfo, ...]:
@@ -164,11 +162,17 @@ def _model(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
 
 def _read_as(model: type[BaseModel], name: str) -> str:
     """What a recipe calls a field: its alias, the first of several, unless the model is read by the names of its fields."""
-    alias = model.model_fields[name].validation_alias
-    if alias is None or not model.model_config.get("validate_by_alias", True):
-        return name
-    first = alias.choices[0] if isinstance(alias, AliasChoices) else alias
-    return str(first.path[0]) if isinstance(first, AliasPath) else first
+    return _names_read(model, name)[0]
+
+
+def _names_read(model: type[BaseModel], name: str) -> list[str]:
+    """All that a recipe may call a field: its aliases, and its own name where it has none or the model is read by that too."""
+    alias, config = model.model_fields[name].validation_alias, model.model_config
+    if alias is None or not config.get("validate_by_alias", True):
+        return [name]
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    called = [str(one.path[0]) if isinstance(one, AliasPath) else one for one in choices]
+    return [*called, name] if config.get("validate_by_name") or config.get("populate_by_name") else called
 
 
 def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:

@@ -169,7 +169,7 @@ def _taken(registry: Registry[Any], id: str, args: Mapping[str, Any]) -> dict[st
     if registry is REWARDS:
         plugin = find_plugin(id)
         what = f"reward {id!r}"
-        return {key: value for key, value in args.items() if takes_option(what, plugin.function, plugin.first_parameter, key, value)}
+        return {key: value for key, value in args.items() if takes_option(what, plugin.function, plugin.first_parameter, key)}
     return {}
 
 

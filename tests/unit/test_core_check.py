@@ -279,6 +279,37 @@ def test_each_subject_of_a_file_gets_the_arguments_that_it_takes(dock: str) -> N
     assert alone.exit_code == 0 and states(alone) == [f"{dock}/near-v1: passed"], "the environment is played without what the reward takes"
 
 
+GUARDED = """
+from pydantic import BaseModel, model_validator
+from burnish import RewardInput, reward
+
+class Band(BaseModel):
+    low: float = 0.0
+    top: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def in_order(cls, said):
+        if said["low"] > said["top"]:
+            raise ValueError("is above its top")
+        return said
+
+@reward("DOCK/banded-v1")
+def banded(episode: RewardInput, *, options: Band) -> float:
+    return min(options.top, max(options.low, float(len(episode.messages))))
+
+@reward("DOCK/capped-v1")
+def capped(episode: RewardInput, *, high: float) -> float:
+    return min(high, float(len(episode.messages)))
+"""
+
+
+def test_a_validator_of_options_says_nothing_of_those_that_another_subject_takes(dock: str) -> None:
+    Path("guarded.py").write_text(GUARDED.replace("DOCK", dock))
+    done = checked("guarded.py", "--arg", "low=0.25", "--arg", "top=4.0", "--arg", "high=9.0")
+    assert done.exit_code == 0 and states(done) == [f"{dock}/banded-v1: passed", f"{dock}/capped-v1: passed"], done.output
+
+
 def test_an_argument_that_nothing_takes_is_refused(dock: str) -> None:
     Path("priced.py").write_text(PRICED.replace("DOCK", dock))
     done = checked("priced.py", "--arg", "target=20", "--arg", "limit=30")

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    RootModel,
     ValidationInfo,
     WrapValidator,
     computed_field,
@@ -24,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from burnish.rewards.options import check_options, describe_options
+from burnish.rewards.options import check_options, describe_options, takes_option
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.unit
@@ -272,3 +273,36 @@ def test_what_an_author_allows_stays_allowed() -> None:
     assert options.model_extra == {"any": 1} and options.band == Band(low=1.0)
     (options,) = check_options("it", by_model, "episode: RewardInput", {"open": {"any": 1}}).values()
     assert options.open.model_extra == {"any": 1}
+
+
+class Ordered(BaseModel):
+    """Its validator reads two options, so that it can be given neither alone."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+    low: float
+    high: float = Field(alias="top")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_order(cls, said: Any) -> Any:
+        if said["low"] > said["top"]:
+            raise ValueError("is above its top")
+        return said
+
+
+class Shares(RootModel[dict[str, float]]):
+    """Any names at all."""
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [(Ordered, "low high top"), (Renamed, "max share one all band steps open"), (ByName, "limit"), (Open, None), (Shares, None)],
+)
+def test_an_option_is_known_by_the_fields_of_the_model_whatever_its_author_checks(model: type[BaseModel], taken: str | None) -> None:
+    def judged(_: RewardInput, *, options: Any) -> float:
+        return 1.0
+
+    judged.__annotations__["options"] = model
+    names = ["low", "high", "top", "max", "share", "one", "all", "band", "steps", "open", "limit", "weight", "other"]
+    known = [name for name in names if takes_option("it", judged, "episode: RewardInput", name)]
+    assert known == [name for name in names if taken is None or name in taken.split()]
