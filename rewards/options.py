@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined, SchemaValidator, to_json
+from pydantic_core import ErrorDetails, SchemaValidator, to_json
 from pydantic_core.core_schema import json_schema, no_info_before_validator_function, tagged_union_schema
 
 from ..envs.callables import hints_of, written
@@ -97,10 +97,15 @@ def describe_options(what: str, function: Callable[..., Any], first: str) -> tup
         )
     rows = []
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={}) if not field.is_required() else PydanticUndefined
-        shown = None if default is PydanticUndefined else repr(default)
-        rows.append(OptionInfo(_read_as(model, name), type_name(field.rebuild_annotation()), shown, field.description or ""))
+        rows.append(OptionInfo(_read_as(model, name), type_name(field.rebuild_annotation()), _default(field), field.description or ""))
     return tuple(rows)
+
+
+def _default(field: FieldInfo) -> str | None:
+    """None where there is none. What an author's function makes of the other options is not known before those are."""
+    if field.is_required():
+        return None
+    return "by other options" if field.default_factory_takes_validated_data else repr(field.get_default(call_default_factory=True))
 
 
 class _Word(str):

@@ -306,3 +306,18 @@ def test_an_option_is_known_by_the_fields_of_the_model_whatever_its_author_check
     names = ["low", "high", "top", "max", "share", "one", "all", "band", "steps", "open", "limit", "weight", "other"]
     known = [name for name in names if takes_option("it", judged, "episode: RewardInput", name)]
     assert known == [name for name in names if taken is None or name in taken.split()]
+
+
+class Doubled(BaseModel):
+    low: float = 1.0
+    marks: list[int] = Field(default_factory=list)
+    high: float = Field(default_factory=lambda read: 2 * read["low"])
+    top: float
+
+
+def test_a_default_that_is_made_of_other_options_is_told_as_one() -> None:
+    def judged(_: RewardInput, *, options: Doubled) -> float:
+        return 1.0
+
+    rows = [(row.name, row.default) for row in describe_options("it", judged, "episode: RewardInput")]
+    assert rows == [("low", "1.0"), ("marks", "[]"), ("high", "by other options"), ("top", None)]
