@@ -16,7 +16,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, SchemaValidator, to_json
-from pydantic_core.core_schema import json_schema, no_info_before_validator_function, tagged_union_schema
+from pydantic_core.core_schema import (
+    any_schema,
+    dict_schema,
+    json_schema,
+    no_info_after_validator_function,
+    no_info_before_validator_function,
+    tagged_union_schema,
+)
 
 from ..envs.callables import hints_of, written
 from ..envs.pydantic_words import NAME_ITSELF, error_lines, few_lines, message_of
@@ -26,8 +33,16 @@ from ..rpc.urls import shown_value
 MODEL_PARAMETER = "options"
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a name that it does not know, of a model and of a dataclass."""
-OWN = ("function-before", "function-wrap")
-"""What it calls an author's validators that are given a value before it is read."""
+LAX = (
+    *("list", "tuple", "set", "frozenset", "deque", "dict", "frozendict", "ordered-dict", "counter"),
+    *("model", "model-fields", "dataclass", "typed-dict", "union", "tagged-union", "complex"),
+)
+"""What it calls what holds other values, each of which is read by its own rules; and a complex number, which JSON has as any other."""
+WORDED = (
+    *("enum", "date", "time", "datetime", "timedelta", "decimal", "fraction", "complex"),
+    *("bytes", "uuid", "url", "multi-host-url", "union"),
+)
+"""What it calls values for which JSON, and so a recipe, has only a text or a number; and a choice, which may be among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,32 +206,49 @@ def _check_model(what: str, model: type[BaseModel], given: Mapping[str, Any]) ->
 
 def _read_exactly(hint: Any, text: bytes) -> Any:
     """Raises ValidationError also for names in it that pydantic would ignore, at any depth: an option must never be ignored."""
-    schema = _without_ignoring(TypeAdapter(hint).core_schema)
-    return SchemaValidator(schema, _use_prebuilt=False).validate_json(text, strict=True)  # prebuilt are the models that ignore
+    return SchemaValidator(_exact(TypeAdapter(hint).core_schema), _use_prebuilt=False).validate_json(text)  # prebuilt are those that ignore
 
 
-def _without_ignoring(schema: Any) -> Any:
-    """A part of what pydantic validates by, where what ignores names that it does not know forbids them; what allows them still does."""
+def _exact(schema: Any) -> Any:
+    """A part of what pydantic validates by, where what ignores names that it does not know forbids them; what allows them still does.
+
+    Values are read strictly, each by its own kind, and not what holds them: what a validator of the author's gives back is Python's, and
+    may hold a date of its making beside the list that a recipe has for a tuple.
+    """
     if isinstance(schema, list | tuple):
-        return type(schema)(_without_ignoring(part) for part in schema)
+        return type(schema)(_exact(part) for part in schema)
     if not isinstance(schema, Mapping):
         return schema
     kind = schema.get("type")
-    plain = ("default", "metadata") if isinstance(kind, str) else ()  # values of the plug-in; else these are names of fields
-    made = {key: part if key in plain else _without_ignoring(part) for key, part in schema.items()}
+    plain = ("default", "metadata", "function", "expected", "members") if isinstance(kind, str) else ()  # else these are names of fields
+    made = {key: part if key in plain else _exact(part) for key, part in schema.items()}
     config = made.get("config") or {}
     if kind in ("model", "dataclass", "typed-dict") and "allow" not in (config.get("extra_fields_behavior"), made.get("extra_behavior")):
         made |= {"config": {**config, "extra_fields_behavior": "forbid"}, "extra_behavior": "forbid"}
-    if kind in OWN and made["schema"].get("type") not in OWN:
-        made["schema"] = _read_behind(made["schema"])
-    return made
+    if "keys_schema" in made:
+        bare = schema["keys_schema"]
+        made["keys_schema"] = _key(bare | {"strict": True} if bare["type"] in WORDED else made["keys_schema"], made["keys_schema"])
+    if kind == "lax-or-strict":
+        return made["strict_schema"] | {key: made[key] for key in ("ref",) if key in made}
+    if kind == "json-or-python":
+        return _said(made["json_schema"], made["python_schema"], made.get("ref"))
+    if isinstance(kind, str):
+        made["strict"] = kind not in LAX
+    return _said(made, made, made.pop("ref", None)) if kind in WORDED else made
 
 
-def _read_behind(schema: Any) -> Any:
-    """What reads the values that a validator of the author's gives back. They are Python's, among which pydantic takes strictly no list for
-    a tuple and no text for a date: plain ones are read as what a recipe says, others as they stand."""
-    said = no_info_before_validator_function(to_json, json_schema(schema))
-    return tagged_union_schema({"[plain]": said, "[other]": schema}, lambda value: "[plain]" if _is_plain(value) else "[other]")
+def _said(said: Any, other: Any, ref: str | None) -> Any:
+    """What reads a plain value as what a recipe says, and others as they stand. Pydantic takes no text for a date among Python's values,
+    and those of JSON are Python's behind a validator of the author's."""
+    choices: dict[Any, Any] = {"[plain]": no_info_before_validator_function(to_json, json_schema(said)), "[other]": other}
+    return tagged_union_schema(choices, lambda value: "[plain]" if _is_plain(value) else "[other]", ref=ref)
+
+
+def _key(said: Any, other: Any) -> Any:
+    """What reads a name in a table, which is a text in a recipe, whatever is made of it."""
+    table = no_info_after_validator_function(lambda read: next(iter(read)), json_schema(dict_schema(said, any_schema())))
+    choices: dict[Any, Any] = {"[plain]": no_info_before_validator_function(lambda name: to_json({name: 0}), table), "[other]": other}
+    return tagged_union_schema(choices, lambda name: "[plain]" if type(name) is str else "[other]")
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydantic.dataclasses
 import pytest
 from pydantic import (
     AliasChoices,
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from burnish.rewards.options import check_options, describe_options, takes_option
+from burnish.rewards.options import _check_option, check_options, describe_options, takes_option
 from burnish.rewards.types import RewardInput
 
 pytestmark = pytest.mark.unit
@@ -199,6 +200,104 @@ def test_and_as_exactly(given: dict[str, Any], says: str) -> None:
         check_options("it", guarded, "episode: RewardInput", given)
     with pytest.raises(ValueError, match=r"^it has no option 'naems'; did you mean 'names'"):
         check_options("it", by_guarded, "episode: RewardInput", {"naems": ["a"]})
+
+
+@pydantic.dataclasses.dataclass
+class Week:
+    first: date
+    shares: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begun(cls, said: Any) -> Any:
+        return said | {"first": date.fromisoformat(said["first"])}
+
+
+class Planned(BaseModel):
+    """Its validator makes what is Python's of some values and leaves the others, and what lies in them, as a recipe has them."""
+
+    day: date
+    level: Level = Level.LOW
+    words: tuple[str, ...] = ()
+    days: tuple[date, ...] = ()
+    marks: frozenset[int] = frozenset()
+    by_mark: Mapping[int, date] | None = None
+    pairs: list[tuple[int, date]] = []
+    step: Step | None = None
+    week: Week | None = None
+    file: Path | None = None
+    own: Any = None
+    band: Band | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_python(cls, said: Any) -> Any:
+        day = date.fromisoformat(said["day"])
+        made = {"day": day, "level": Level(said.get("level", "low")), "own": (said.get("own"), day), "band": Band(low=1.0)}
+        made |= {"days": [day, *said.get("days", [])], "pairs": tuple(said.get("pairs", [])), "by_mark": {2: day} | said.get("by_mark", {})}
+        return said | made
+
+
+def by_planned(_: RewardInput, *, options: Planned) -> float:
+    return 1.0
+
+
+def test_what_a_validator_leaves_beside_what_it_makes_is_read_as_what_a_recipe_says() -> None:
+    day, later = date(2024, 2, 29), date(2024, 3, 1)
+    given = {
+        **{"day": "2024-02-29", "level": "low", "words": ["a"], "days": ["2024-03-01"], "marks": [1, 2], "by_mark": {"3": "2024-03-01"}},
+        **{
+            "pairs": [[1, "2024-03-01"]],
+            "step": {"worth": 1},
+            "week": {"first": "2024-02-29", "shares": [1, 2]},
+            "file": "a/b",
+            "own": ["b"],
+        },
+    }
+    (read,) = check_options("it", by_planned, "episode: RewardInput", given).values()
+    assert (read.day, read.level, read.words, read.days, read.marks) == (day, Level.LOW, ("a",), (day, later), {1, 2})
+    assert (read.by_mark, read.pairs, read.step, read.file) == ({2: day, 3: later}, [(1, later)], Step(1.0), Path("a/b"))
+    assert (read.week.first, read.week.shares, read.own, read.band) == (day, (1.0, 2.0), (["b"], day), Band(low=1.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"words": ["a", 1]}, r"option 'words': must be a string, not 1$"),
+        ({"words": "a"}, r"option 'words': must be a list, not 'a'$"),
+        ({"days": [20000]}, r"option 'days': must be a valid date, not 20000$"),
+        ({"marks": [True]}, r"option 'marks': must be an integer, not True$"),
+        ({"by_mark": {"two": "2024-03-01"}}, r"option 'by_mark\.two': must be an integer, not 'two'$"),
+        ({"pairs": [["1", "2024-03-01"]]}, r"option 'pairs': must be an integer, not '1'$"),
+        ({"step": {"worth": "1"}}, r"option 'step\.worth': must be a number, not '1'$"),
+        ({"step": {"worth": 1, "lsat": True}}, r"^it has no option 'step\.lsat'$"),
+        ({"wrods": []}, r"^it has no option 'wrods'; did you mean 'words'"),
+    ],
+)
+def test_and_is_refused_as_exactly(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_options("it", by_planned, "episode: RewardInput", {"day": "2024-02-29", **given})
+
+
+class Count(IntEnum):
+    ONE = 1
+
+
+@pytest.mark.parametrize(
+    ("hint", "said", "is_"),
+    [
+        (date | str, "2024-02-29", date(2024, 2, 29)),
+        (dict[Count, int], {"1": 2}, {Count.ONE: 2}),
+        (dict[Level | int, Level], {"low": "low", "3": "low"}, {Level.LOW: Level.LOW, 3: Level.LOW}),
+        (Sequence[Sequence[date]], [["2024-02-29"]], [[date(2024, 2, 29)]]),
+        (complex, 1.5, 1.5 + 0j),
+        (list[str] | tuple[int, ...], [1], (1,)),
+    ],
+)
+def test_a_validator_changes_nothing_of_how_what_it_gives_back_is_read(hint: Any, said: Any, is_: Any) -> None:
+    for one in (hint, Annotated[hint, BeforeValidator(as_it_is)]):
+        read = _check_option("it", "one", one, said)
+        assert read == is_ and type(read) is type(is_)
 
 
 class Open(BaseModel):
