@@ -82,7 +82,8 @@ def config_from_data(data: dict[str, Any], source: str = "config", overrides: Se
     config, problems = _config(here, origin)
     for other in PLATFORMS:
         if other != platform and other in data:
-            problems += _other_platform(data, other, source, early, late)
+            more = _other_platform(data, other, source, early, late)
+            problems += [f"{line} (on platform {other})" if f" {other}." not in line else line for line in more if line not in problems]
     if config is not None and not problems:
         problems = [
             origin.name(line) for line in (*cross_problems(config), *file_problems(config), *unsent_files(config, config.resources))
@@ -155,8 +156,7 @@ def _other_platform(data: Mapping[str, Any], platform: Platform, source: str, ea
     kept = [override for override in late if override.path[0] not in OVERLAID]
     for override in kept:
         override.apply(there, source)
-    lines = _config(there, RecipeSource(source, [*early, *kept], data[platform], platform))[1]
-    return [f"{line} (on platform {platform})" if f" {platform}." not in line else line for line in lines]
+    return _config(there, RecipeSource(source, [*early, *kept], data[platform], platform))[1]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -324,6 +324,14 @@ def test_a_run_folder_keeps_the_platform_it_began_on(tmp_path: Path, machine: Ca
             {"engine": {"threads": 2}, "gpu": {"learner": {"dtype": "bfloat16"}}},
             ["r.toml: engine: threads: no effect on device 'cuda'; remove it, or in a recipe write it in [cpu.engine] (on platform gpu)"],
         ),
+        (
+            {"rtf": {}, "episodes": {"keep": 0}, "gpu": {"learner": {"dtype": "bf16"}}},
+            [
+                "r.toml: episodes.keep: must be greater than or equal to 1, not 0",
+                "r.toml: rtf: unknown key; did you mean 'rft'?",
+                "r.toml: gpu.learner.dtype: 'bf16' must be 'float32' or 'bfloat16'; did you mean 'bfloat16'?",
+            ],
+        ),
         ({"platform": "tpu"}, ["r.toml: platform: 'tpu' must be 'auto', 'cpu' or 'gpu'; did you mean 'gpu'?"]),
     ],
 )
