@@ -32,8 +32,10 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations by parameter, resolved. Raises NameError when one names what is not there at run time."""
-    return get_type_hints(written(function), include_extras=True)
+    """The annotations by parameter, of a class those that it is made with, resolved. Raises NameError when one names what is not there at
+    run time."""
+    inner: Any = written(function)
+    return get_type_hints(inner.__init__ if inspect.isclass(inner) else inner, include_extras=True)
 
 
 def doc_of(function: Callable[..., Any]) -> str:

@@ -8,7 +8,9 @@
         def alarm(self, row: AlarmRow) -> None: ...
         def close(self) -> None: ...
 
-One that takes conversations, too, has further `traces`, how many of each step, and `episodes` (`EpisodeTracker`).
+One that takes conversations, too, has further `traces`, how many of each step, and `episodes` (`EpisodeTracker`). What keeps one from
+starting is known before a run begins, and in its dry run, by its annotations and by a static method `check_start(**options)`, which raises
+ValueError and starts nothing.
 
 Found by id, as rewards are: registered by the decorator in a plug-in, or listed by a distribution under `burnish.trackers`.
 """
@@ -23,8 +25,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from burnish.envs.registry import Registry, check_id, did_you_mean
+from burnish.envs.registry import Registry, check_id
 from burnish.envs.types import Episode
+from burnish.rewards.options import check_options
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult
 
@@ -102,17 +105,27 @@ class TrackingConfig(BaseModel):
     args: dict[str, dict[str, Any]] = {}
 
     def problems(self) -> Iterator[str]:
-        """Trackers that are unknown, options that they do not take, and options of trackers that are not used."""
+        """Trackers that are unknown or cannot start here, options that they do not take, and options of trackers that are not used."""
         for id in self.use:
             try:
                 factory = TRACKERS.get(id)
             except ValueError as error:
                 yield f"tracking.use: {error}"
                 continue
-            named = list(inspect.signature(factory).parameters.values())[1:]
-            names = [one.name for one in named]
-            for key in self.args.get(id, {}):
-                if key not in names and not any(one.kind is one.VAR_KEYWORD for one in named):
-                    yield f"tracking.args.{id}.{key}: unknown{did_you_mean(key, names) if names else '; it takes none'}"
+            try:
+                getattr(factory, "check_start", _nothing)(**self.options(id))
+            except ValueError as error:
+                yield f"tracking: {error}"
         for id in self.args.keys() - set(self.use):
             yield f"tracking.args.{id}: has no effect without {id!r} in tracking.use"
+
+    def options(self, id: str) -> dict[str, Any]:
+        """What a tracker is started with, as its annotations want it. Raises ValueError naming the option that is unfit."""
+        factory, given = TRACKERS.get(id), self.args.get(id, {})
+        if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(factory).parameters.values()):
+            return given  # it says itself what it takes
+        return check_options(f"tracker {id!r}", factory, "run: TrackedRun", given)
+
+
+def _nothing(**_: Any) -> None:
+    pass

@@ -37,8 +37,7 @@ class MLflow:
     """
 
     def __init__(self, run: TrackedRun, *, uri: str = "", experiment: str = "burnish", traces: int = 0) -> None:
-        check_traces(traces)
-        require("burnish/mlflow-v1", ["mlflow"], "mlflow")
+        self.check_start(traces=traces)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a run leaves the machine unasked
         from mlflow import MlflowClient
 
@@ -58,6 +57,11 @@ class MLflow:
 
         if traces:
             trace_into(store)
+
+    @staticmethod
+    def check_start(*, traces: int = 0, **_: Any) -> None:
+        check_traces(traces)
+        require("burnish/mlflow-v1", ["mlflow"], "mlflow")
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric

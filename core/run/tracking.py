@@ -122,7 +122,7 @@ def tracked(config: TrackingConfig, run: TrackedRun, say: Say, wait_s: float = 6
 def _started(id: str, config: TrackingConfig, run: TrackedRun, wait_s: float) -> Tracker:
     factory = TRACKERS.get(id)
     try:
-        started: Tracker = Daemons("tracker").submit(factory, run, **config.args.get(id, {})).result(wait_s)
+        started: Tracker = Daemons("tracker").submit(factory, run, **config.options(id)).result(wait_s)
         if isinstance(started, EpisodeTracker):
             check_traces(started.traces)
         return started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from burnish.recipe.tracking import TrackedRun, evaluation_metrics
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord, read_alarms
@@ -25,13 +25,11 @@ class WandB:
     the run's summary, those of before a resume too, and are alerts online. A run that resumes has the id of the one before; offline it is a
     second folder of the same run. Neither code nor git, console or machine statistics are recorded.
 
-    Raises ValueError when wandb is not installed or the mode is unknown, and what it raises when the run cannot begin.
+    Raises ValueError when wandb is not installed, and what it raises when the run cannot begin.
     """
 
     def __init__(self, run: TrackedRun, *, mode: Mode = "offline", project: str = "burnish", entity: str = "") -> None:
-        require("burnish/wandb-v1", ["wandb"], "wandb")
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode: {mode!r} is none of {', '.join(get_args(Mode))}")
+        self.check_start()
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing of a run leaves the machine unasked
         import wandb
 
@@ -60,6 +58,10 @@ class WandB:
         self._online, self._alert, self._wait = mode == "online", wandb.AlertLevel.WARN, wandb.teardown
         self._phases, self._alarms = set[str](), list[str]()
         self._file = RunFolder(run.folder).alarms_file
+
+    @staticmethod
+    def check_start(**_: Any) -> None:
+        require("burnish/wandb-v1", ["wandb"], "wandb")
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         if phase not in self._phases:

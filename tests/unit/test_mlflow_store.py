@@ -66,6 +66,21 @@ def test_without_mlflow_the_run_is_told_what_to_install(told: TrackedRun, monkey
         MLflow(told)
 
 
+@pytest.mark.parametrize("id", ["burnish/mlflow-v1", "burnish/wandb-v1"])
+def test_a_dry_run_knows_what_keeps_a_tracker_from_starting(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: None)
+    (said,) = TrackingConfig(use=(id,)).problems()
+    assert said.startswith(f"tracking: {id} needs ") and "pip install 'burnish[" in said
+    monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: name)
+    assert not list(TrackingConfig(use=(id,)).problems())
+    option = "traces" if "mlflow" in id else "mode"
+    (said,) = TrackingConfig(use=(id,), args={id: {option: "x"}}).problems()
+    assert said.startswith(f"tracking: tracker {id!r}, option {option!r}: must be ") and said.endswith(", not 'x'")
+    if option == "traces":
+        (said,) = TrackingConfig(use=(id,), args={id: {option: -1}}).problems()
+        assert said == "tracking: traces must be a number of episodes, 0 for none, not -1"
+
+
 def test_names_are_as_mlflow_takes_them() -> None:
     assert _name("rft/predicted/<b>/../x/") == "rft/predicted/_b_/_/x/_"
     assert len(_name("x" * 1000)) == 250

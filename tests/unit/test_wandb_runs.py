@@ -86,7 +86,7 @@ def test_wandb_holds_metrics_evaluations_alarms_and_the_config_and_is_sent_nowhe
 
 def test_an_unknown_mode_stops_the_run_before_it_begins(wandb: Any, told: TrackedRun) -> None:
     config = TrackingConfig(use=CONFIG.use, args={"burnish/wandb-v1": {"mode": "shared"}})
-    with pytest.raises(ValueError, match="mode: 'shared' is none of offline, online"), tracked(config, told, print):
+    with pytest.raises(ValueError, match="option 'mode': must be 'offline' or 'online', not 'shared'"), tracked(config, told, print):
         raise AssertionError("the run began")
 
 
