@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ from tests.unit.stored_run import INSPECTS, played, recipe, seeded, speaking, st
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.envs.types import Task
+from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.moments import Moment
 
 pytestmark = pytest.mark.unit
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "replay.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "replay.md"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `runs/` holds what the page names."""
     home = tmp_path_factory.mktemp("docs")
     run = recipe(tiny_model(home / "tiny"), "burnish/QualityInspection-v0", max_turns=6)
-    stored(run, played(run, seeded(20), INSPECTS), home / "runs" / "inspection-20260101-120000", step=12)
+    folder = stored(run, played(run, seeded(18), INSPECTS), home / "runs" / "inspection-20260101-120000")
+    later = played(run, [Task(f"train-{i}", i) for i in range(284, 300)], INSPECTS)
+    with EpisodeStore(folder / "episodes", folder.name) as store:
+        store.put(Moment("rft", 12, "train", "sampled"), [episode for group in later for episode in group.episodes])
     return home
 
 
@@ -42,3 +50,14 @@ def test_whoever_follows_the_page_can_run_every_command_of_it(folder: Path, monk
             assert done.exit_code == 0, f"{line}: {done.output}"
             commands += 1
     assert commands == 7
+
+
+def test_the_page_names_what_the_demo_has() -> None:
+    """A step samples its groups' tasks in order, and so many again at most in place of those that cannot teach."""
+    rft = tomllib.loads((ROOT / "recipes" / "nano-inspection.toml").read_text())["rft"]
+    page, groups = PAGE.read_text(), rft["groups_per_step"]
+    places = [(int(step), int(task)) for step, task in re.findall(r"rft step (\d+), train-(\d+)", page)]
+    assert len(places) == 4
+    for step, task in places:
+        assert groups * (step - 1) <= task < groups * (1 + rft["max_refills"]) * step
+    assert set(re.findall(r"rft-(\d+)/", page)) == {str(rft["steps"])}
