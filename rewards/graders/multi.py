@@ -16,7 +16,7 @@ from .text_similarity import PACKAGES, compare_texts
 from .types import AnyGrader, LabelModel, Multi, ScoreModel, StringCheck, TextSimilarity
 
 UNREADABLE = "unreadable"
-"""The part that is 1 when the answer is not the JSON that a grader reads: the policy's doing, worth the least that can be had."""
+"""The part that is 1 when the answer is blank, or not the JSON that a grader reads: the policy's doing, worth the least there is."""
 
 
 async def grade(grader: AnyGrader, sample: Sample, item: Mapping[str, Any], judge: Judge | None) -> Score:

@@ -118,11 +118,12 @@ class GraderOptions(BaseModel):
 async def openai_grader(episode: RewardInput, *, options: GraderOptions) -> Score:
     """Grade with OpenAI grader JSON: string_check, text_similarity, score_model, label_model, multi.
 
-    An episode that was cut short before the policy answered is worth what an unreadable answer is, the grader's least.
+    An episode that was cut short before the policy answered, or whose answer is blank, is worth what an unreadable answer is, the grader's
+    least: to say nothing differs from any reference, and holds nothing that a judge could mind.
     Raises EpisodeFailure: VERIFIER_* when a judge does not judge, REWARD_INVALID when a formula has no value; and ValueError when the
     task's data lacks what the grader refers to.
     """
-    sample = Sample(episode.answer)
+    sample = Sample(episode.answer if episode.answer and episode.answer.strip() else None)
     judge = _judges.get(options.settings, lambda: Judge(options.settings)) if asks_a_judge(options.loaded) else None
     try:
         return await grade(options.loaded, sample, options.item_of(episode), judge)

@@ -207,6 +207,8 @@ def test_a_grader_gives_its_least_where_there_is_no_answer(operation: str) -> No
         "reference": "{{item.answer}}",
     }
     scorer = make_scorer("burnish/openai-grader-v1", params={"grader": grader})
-    unanswered = asyncio.run(scorer.score(episode(CALLED, answer="7")))
-    assert (unanswered.value, unanswered.parts) == (0.0, {"unreadable": 1.0})
+    for said in (CALLED, (ASKED, Message("assistant", "")), (ASKED, Message("assistant", " \n"))):
+        for wanted in ("7", ""):
+            unanswered = asyncio.run(scorer.score(episode(said, answer=wanted)))
+            assert (unanswered.value, unanswered.parts) == (0.0, {"unreadable": 1.0})
     assert asyncio.run(scorer.score(episode(ANSWERED, answer="7"))).value == float(operation != "ne")
