@@ -26,6 +26,7 @@ from burnish.envs.toml_text import read_toml
 from burnish.guardrails.policy import MAX_BYTES, read_policy
 from burnish.rewards.aws.handlers import HandlerSettings
 from burnish.rpc.address import RAY, SERVICE, is_address
+from burnish.rpc.urls import is_called_secret, says_where
 
 CODE: Final = "code"
 ADDRESS: Final = "an address"
@@ -36,6 +37,7 @@ _ADDRESS: Final = re.compile(r"\A[^\s/]*:\d+(\Z|[,?])|\Aray:|\Aarn:|\Alambda:|:/
 """What clients other than burnish's own take for one, and what follows an address and says how to talk there."""
 _SECRETS: Final = re.compile(r"(_env|token_file|key_file)\Z", re.IGNORECASE)
 """Fields that name an environment variable, or a file, whose content is sent with calls."""
+_WHERE: Final = re.compile(r"_?(env|file|path)\Z", re.IGNORECASE)
 _FREE: Final = ("environment_args", "args", "kwargs", "advantage_args", "loss_args", "template_args")
 """Tables whose keys are not the recipe's own."""
 _PLACES: Final = ("train", "held_out", "data", "own", "from_run", "log_file", "curated", "catalog", "ca", "cert", "suites", "send")
@@ -115,7 +117,7 @@ def meaning_of(one: Text, home: Path) -> str | None:
         return None
     if _is_code(one):
         return CODE
-    if _SECRETS.search(one.key) and not one.is_key:
+    if not one.is_key and _is_of_secret(one):
         return SECRET
     if _is_address(one):
         return ADDRESS
@@ -188,6 +190,13 @@ def _is_rays(text: str) -> bool:
     """Whether `ray:NAME`, an address, is also the name of a function of the package ray."""
     parts = function_parts(text)
     return parts is not None and find_spec("ray") is not None and hasattr(import_module("ray"), parts[1])
+
+
+def _is_of_secret(one: Text) -> bool:
+    """Whether a field says where a secret is read: by what burnish calls such a field, or of what is called one, `{ env = "NAME" }`."""
+    if _SECRETS.search(one.key):
+        return True
+    return says_where(one.key) and any(map(is_called_secret, (*one.at[:-1], _WHERE.sub("", one.key))))
 
 
 def _is_address(one: Text) -> bool:

@@ -119,6 +119,16 @@ def test_every_text_of_a_recipe_that_names_something_is_told(run: Path) -> None:
     assert not missed
 
 
+def test_what_says_where_a_secret_is_read_is_told_by_what_it_is_called(run: Path) -> None:
+    def told(said: dict[str, Any]) -> set[str | None]:
+        return {meaning_of(one, run) for one in _texts({"environment_args": said}) if not one.is_key}
+
+    named: list[dict[str, Any]] = [{"password_file": "pw"}, {"secrets": {"env": "NAME", "db_file": "pw"}}, {"pwdEnv": "NAME"}]
+    plain: list[dict[str, Any]] = [{"env": "cartpole"}, {"file": "rows", "key_path": "a.b"}, {"tokenizer_file": "words"}]
+    assert [told(said) for said in (*named, {"credentials": [{"path": "pw"}]})] == [{SECRET}] * 4
+    assert [told(said) for said in (*plain, {"store": {"path": "rows"}})] == [{None}] * 4
+
+
 def test_no_field_of_a_config_is_left_out_of_its_data() -> None:
     left, models = [BaseModel], set[type[BaseModel]]()
     while left:
