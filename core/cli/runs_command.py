@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -181,13 +181,14 @@ def export(
     run: RunArgument,
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A folder for the logs.", show_default=False)],
     to: Annotated[Literal["inspect"], typer.Option(help="Which tool's: `inspect view --log-dir DIR` opens them.")] = "inspect",
+    as_json: JsonOption = False,
 ) -> None:
     """Write a run's evaluations, with every attempt that is stored of them, as logs of Inspect (*.eval)."""
     needs_episodes("runs export")
     require("burnish runs export --to inspect", ["inspect_ai"], "inspect")
     from burnish.inspector.inspect_logs import export_evaluations
 
-    _print(map(str, export_evaluations(run, target)))
+    _print_written(export_evaluations(run, target), as_json)
 
 
 def report(
@@ -195,16 +196,23 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where it goes. Default: report.html in the run; comparison.html here.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write one self-contained page: of a run what it did, of several how they compare."""
     needs_training("report")
     from burnish.inspector.comparing import write_comparison
     from burnish.inspector.report import write_report
 
-    if len(runs) == 1:
-        typer.echo(str(write_report(runs[0], out)))
+    page = write_report(runs[0], out) if len(runs) == 1 else write_comparison(runs, out or Path("comparison.html"))
+    _print_written([page], as_json)
+
+
+def _print_written(written: Sequence[Path], as_json: bool) -> None:
+    """The files that a command wrote, a line each."""
+    if as_json:
+        print_json({"schema": 1, "written": [str(file) for file in written]})
     else:
-        typer.echo(str(write_comparison(runs, out or Path("comparison.html"))))
+        _print(map(str, written))
 
 
 def summary(run: RecordedRun) -> dict[str, Any]:

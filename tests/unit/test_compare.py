@@ -193,6 +193,9 @@ def test_one_file_holds_the_comparison(runs: list[Path], tmp_path: Path) -> None
     assert not [tag for tag, _ in elements if tag in {"script", "link", "img", "iframe", "a"}]
     assert "default-src 'none'; style-src 'unsafe-inline'" in page and "+50.0" in page
     assert burnish("report", runs[0]).output.strip() == str(runs[0] / "report.html")
+    for given, page_of in ((runs, target), (runs[:1], tmp_path / "one.html")):
+        said = burnish("report", *given, "--out", page_of, "--json").output
+        assert json.loads(said) == {"schema": 1, "written": [str(page_of)]}
     assert "2 to 6 different runs" in burnish("report", runs[0], runs[0]).stderr
     for given in (runs, runs[:1]):
         nowhere = burnish("report", *given, "--out", target.parent / "none" / "x.html")

@@ -95,3 +95,12 @@ def test_without_inspect_the_command_says_what_to_install(run: Path, tmp_path: P
     assert isinstance(done.exception, ValueError) or done.exit_code == 2
     assert "pip install 'burnish[inspect]'" in done.output + str(done.exception)
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_program_reads_which_logs_were_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    monkeypatch.setattr("burnish.cli.runs_command.require", lambda *needs: None)
+    monkeypatch.setattr("burnish.inspector.inspect_logs.export_evaluations", lambda run, target: [target / "a.eval", target / "b.eval"])
+    said = CliRunner().invoke(app, ["runs", "export", str(run), str(tmp_path), "--json"]).output
+    assert json.loads(said) == {"schema": 1, "written": [f"{tmp_path}/a.eval", f"{tmp_path}/b.eval"]}
