@@ -9,7 +9,7 @@ Not bounded: a page of Parquet is unpacked whole, and the page says itself how l
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from .parquet_footer import Chunk
@@ -38,13 +38,15 @@ def dictionary_columns(metadata: Any) -> list[str]:
     return [column.path for column in columns if column.physical_type == REPEATED]
 
 
-def check_values(rows: int, groups: Iterable[Iterable[Chunk]], size: int) -> None:
+def check_values(metadata: Any, groups: Sequence[Sequence[Chunk]], size: int) -> None:
     """Raise ValueError when a Parquet file, or a row group of it, has more rows or values than so many bytes can be meant to have.
 
-    groups: its row groups (`column_chunks`). A number that repeats is stored once with how often it does, so that one row may hold any
-    number of them.
+    metadata: a `FileMetaData`. groups: its row groups (`column_chunks`), which are refused where pyarrow finds others. A number that
+    repeats is stored once with how often it does, so that one row may hold any number of them.
     """
-    check_counts(rows, 0, size)
+    check_counts(metadata.num_rows, 0, size)
+    if [len(group) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
+        raise ValueError("what its end says of its columns can be read in two ways; write it anew")
     for group in groups:
         claimed = sum(max(0, chunk.values) * WIDTHS.get(chunk.kind, 4) for chunk in group)
         if claimed > max(FREE_BYTES, MOST_RATIO * size):

@@ -3,7 +3,8 @@ column that contradicts itself: no exception of C++ comes through it.
 
 The form is Thrift's compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md), what it says the
 `FileMetaData` of https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift. A field of another kind than it
-should have is passed over, one that stands there twice counts as it was said last: so does the reader that reads the values.
+should have is passed over, one that stands there twice counts as it was said last, and the number of one has 16 bits, whatever is written:
+so does the reader that reads the values.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class _Compact:
         while (head := self._content[self._at]) & 15:
             self._at += 1
             number = number + (head >> 4) if head >> 4 else self.signed()
+            number = (number + 2**15) % 2**16 - 2**15
             yield number, head & 15
         self._at += 1
 

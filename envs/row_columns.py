@@ -64,7 +64,7 @@ def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile, read_metadata
 
     metadata = read_metadata(stream)
-    check_values(metadata.num_rows, column_chunks(stream), size_of(stream))
+    check_values(metadata, column_chunks(stream), size_of(stream))
     columns = dictionary_columns(metadata)
     stream.seek(0)
     yield from ParquetFile(stream, read_dictionary=columns).iter_batches(batch_size=COLUMN_ROWS)

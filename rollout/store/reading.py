@@ -203,7 +203,7 @@ def _checked(file: Path, columns: pa.Schema) -> tuple[pq.FileMetaData, list[list
     metadata = pq.read_metadata(file)
     with file.open("rb") as stream:
         groups = column_chunks(stream)
-    check_values(metadata.num_rows, groups, file.stat().st_size)
+    check_values(metadata, groups, file.stat().st_size)
     return metadata, groups
 
 

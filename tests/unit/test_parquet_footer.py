@@ -1,0 +1,82 @@
+"""What a Parquet file says of its columns is understood as the readers of its values understand it, however it is written."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from burnish.envs import row_columns
+from burnish.envs.column_sizes import check_values
+from burnish.envs.parquet_footer import column_chunks
+from burnish.envs.rows import read_rows
+from burnish.rollout.store.reading import count_rows
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(60)]
+
+ROWS = 3000
+NUMBERS = pa.schema([pa.field("n", pa.int64())])
+FIELDS = {
+    "row_groups": (b"\x19\x1c\x19\x1c", 0, 4),
+    "columns": (b"\x19\x1c\x19\x1c", 2, 1),
+    "meta_data": (b"\x26\x00\x1c\x15", 2, 3),
+    "num_values": (b"\x15\x0c\x16", 2, 5),
+}
+"""Of a file of `numbers`: bytes that stand there once, where among them a field begins, and its number."""
+
+
+def varint(number: int) -> bytes:
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
+def zigzag(number: int) -> bytes:
+    return varint(number << 1 if number >= 0 else (-number << 1) - 1)
+
+
+def numbers(old: bytes = b"", new: bytes = b"") -> bytes:
+    """A Parquet file of one row group and one column of zeros, what it says of itself changed."""
+    out = io.BytesIO()
+    table = pa.table({"n": [0] * ROWS}, NUMBERS)
+    pq.write_table(table, out, compression="zstd", store_schema=False, write_statistics=False)
+    content = out.getvalue()
+    start = len(content) - 8 - int(struct.unpack("<I", content[-8:-4])[0])
+    said = content[start:-8]
+    if old:
+        assert said.count(old) == 1, said
+        said = said.replace(old, new)
+    return content[:start] + said + struct.pack("<I", len(said)) + b"PAR1"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("add", [1 << 16, -(1 << 16), 1 << 32, 1 << 40])
+def test_the_number_of_a_field_has_sixteen_bits(field: str, add: int) -> None:
+    old, at, number = FIELDS[field]
+    content = numbers(old, old[:at] + bytes([old[at] & 15]) + zigzag(number + add) + old[at + 1 :])
+    assert pq.read_table(io.BytesIO(content)).num_rows == ROWS
+    assert column_chunks(io.BytesIO(content)) == column_chunks(io.BytesIO(numbers()))
+
+
+def test_the_number_of_a_field_has_sixteen_bits_after_a_step() -> None:
+    old, _, number = FIELDS["row_groups"]
+    content = numbers(old, b"\x01" + zigzag(number - 10 + (1 << 16)) + b"\xa9" + old[1:])
+    assert pq.read_table(io.BytesIO(content)).num_rows == ROWS
+    assert column_chunks(io.BytesIO(content)) == column_chunks(io.BytesIO(numbers()))
+
+
+@pytest.mark.parametrize("found", [[], [[]]], ids=["no row group", "no column"])
+def test_a_file_of_which_pyarrow_finds_more_is_refused(found: list[list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(numbers())
+    with file.open("rb") as stream:
+        check_values(pq.read_metadata(file), column_chunks(stream), file.stat().st_size)
+    assert len(list(read_rows(file))) == count_rows(file, NUMBERS, "numbers") == ROWS
+    monkeypatch.setattr(row_columns, "column_chunks", lambda stream: found)
+    monkeypatch.setattr("burnish.rollout.store.reading.column_chunks", lambda stream: found)
+    with pytest.raises(ValueError, match=r"a\.parquet: .*can be read in two ways"):
+        list(read_rows(file))
+    with pytest.raises(ValueError, match=r"a\.parquet: .*can be read in two ways"):
+        count_rows(file, NUMBERS, "numbers")
