@@ -18,8 +18,8 @@ from .row_files import most_rows
 FREE_BYTES: Final = 512 << 20
 MOST_RATIO: Final = 250
 """Values may take so much, or so many times the size of their file."""
-WIDTHS: Final = {0: 1, 2: 8, 3: 12, 5: 8}
-"""Bytes of a value in memory: of BOOLEAN, INT64, INT96 and DOUBLE; of a pointer to one, and of the others, four."""
+WIDTHS: Final = {"BOOLEAN": 1, "INT64": 8, "INT96": 12, "DOUBLE": 8}
+"""Bytes of a value in memory; of a pointer to one, and of the others, four."""
 REPEATED: Final = "BYTE_ARRAY"
 """The kind of Parquet's columns that can be read as pointers to values."""
 UNREAD: Final = ("_view", "run_end", "union")
@@ -47,8 +47,9 @@ def check_values(metadata: Any, groups: Sequence[Sequence[Chunk]], size: int) ->
     check_counts(metadata.num_rows, 0, size)
     if [len(group) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
         raise ValueError("what its end says of its columns can be read in two ways; write it anew")
+    widths = [WIDTHS.get(metadata.schema.column(i).physical_type, 4) for i in range(metadata.num_columns)]
     for group in groups:
-        claimed = sum(max(0, chunk.values) * WIDTHS.get(chunk.kind, 4) for chunk in group)
+        claimed = sum(max(0, chunk.values) * width for chunk, width in zip(group, widths, strict=True))
         if claimed > max(FREE_BYTES, MOST_RATIO * size):
             raise ValueError(f"rows that were written together hold {claimed} bytes of values, more than {MOST_RATIO} times the file")
 

@@ -26,11 +26,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Chunk:
-    """A column in one row group. kind: the number of its physical type, BOOLEAN is 0. path: its names, from the outermost. values: how many
-    it has, nested ones and nulls included. unpacked: bytes that they take as they are written, once they are unpacked."""
+    """A column in one row group. values: how many it has, nested ones and nulls included. unpacked: bytes that they take as they are
+    written, once they are unpacked. Its kind and its name are as the schema says, at the same place: readers pass over what stands here."""
 
-    kind: int = 0
-    path: tuple[str, ...] = ()
     values: int = 0
     unpacked: int = 0
 
@@ -86,11 +84,7 @@ def _chunk(read: _Compact) -> Chunk:
 
 def _describe(read: _Compact, chunk: Chunk) -> None:
     for field, kind in read.fields():
-        if (field, kind) == (1, I32):
-            chunk.kind = read.signed()
-        elif (field, kind) == (3, LIST):
-            chunk.path = tuple(read.listed(read.text))
-        elif (field, kind) == (5, I64):
+        if (field, kind) == (5, I64):
             chunk.values = read.signed()
         elif (field, kind) == (6, I64):
             chunk.unpacked = read.signed()
@@ -116,12 +110,6 @@ class _Compact:
 
     def listed(self, item: Callable[[], T]) -> list[T]:
         return [item() for _ in range(self._head()[1])]
-
-    def text(self) -> str:
-        length = self._unsigned()
-        content = self._content[self._at : self._at + length]
-        self._pass(length)
-        return content.decode(errors="replace")
 
     def signed(self) -> int:
         number = self._unsigned() & (2**64 - 1)

@@ -86,8 +86,9 @@ def check_store(file: Path) -> int:
 
 @lru_cache(maxsize=16384)
 def _checked_store(file: Path, changed: int) -> int:
-    _, groups = _checked(file, SCHEMA)
-    return sum(chunk.unpacked for group in groups for chunk in group if chunk.path == ("messages",))
+    metadata, groups = _checked(file, SCHEMA)
+    place = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index("messages")
+    return sum(max(0, group[place].unpacked) for group in groups)
 
 
 def count_rows(file: Path, columns: pa.Schema, what: str) -> int:

@@ -273,7 +273,6 @@ def test_a_text_that_is_no_utf8_costs_its_row_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "2.6"])
 def test_columns_are_read_as_pyarrow_reads_them(version: str, tmp_path: Path) -> None:
-    kinds = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
     rows = [{"id": str(i), "n": i, "x": i / 7, "deep": [{"a": ["b"] * i}], "yes": bool(i % 2), "none": None} for i in range(300)]
     pq.write_table(
         pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=70, version=version, compression="zstd", write_page_index=True
@@ -281,10 +280,10 @@ def test_columns_are_read_as_pyarrow_reads_them(version: str, tmp_path: Path) ->
     metadata = pq.read_metadata(tmp_path / "a.parquet")
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
-    wanted = [[(one.physical_type, one.path_in_schema, one.num_values, one.total_uncompressed_size) for one in group] for group in columns]
+    wanted = [[(one.num_values, one.total_uncompressed_size) for one in group] for group in columns]
     with (tmp_path / "a.parquet").open("rb") as parquet:
         found = column_chunks(parquet)
-    assert [[(kinds[one.kind], ".".join(one.path), one.values, one.unpacked) for one in group] for group in found] == wanted
+    assert [[(one.values, one.unpacked) for one in group] for group in found] == wanted
 
 
 def test_no_damage_to_what_a_parquet_file_says_of_itself_ends_the_process(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from burnish.envs import row_columns
+from burnish.envs import column_sizes, row_columns
 from burnish.envs.column_sizes import check_values
 from burnish.envs.parquet_footer import column_chunks
 from burnish.envs.rows import read_rows
-from burnish.rollout.store.reading import count_rows
+from burnish.rollout.store.episodes import SCHEMA
+from burnish.rollout.store.reading import check_store, count_rows
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(60)]
 
@@ -26,7 +27,7 @@ FIELDS = {
     "meta_data": (b"\x26\x00\x1c\x15", 2, 3),
     "num_values": (b"\x15\x0c\x16", 2, 5),
 }
-"""Of a file of `numbers`: bytes that stand there once, where among them a field begins, and its number."""
+"""Of a file of `numbers`: bytes that stand there, where among them a field begins, and its number."""
 
 
 def varint(number: int) -> bytes:
@@ -38,16 +39,20 @@ def zigzag(number: int) -> bytes:
 
 
 def numbers(old: bytes = b"", new: bytes = b"") -> bytes:
-    """A Parquet file of one row group and one column of zeros, what it says of itself changed."""
+    """A Parquet file of one row group and one column of zeros, changed."""
     out = io.BytesIO()
     table = pa.table({"n": [0] * ROWS}, NUMBERS)
     pq.write_table(table, out, compression="zstd", store_schema=False, write_statistics=False)
-    content = out.getvalue()
+    return changed(out.getvalue(), old, new)
+
+
+def changed(content: bytes, old: bytes, new: bytes) -> bytes:
+    """A Parquet file of which the last bytes that are `old`, of what it says of itself, are others."""
     start = len(content) - 8 - int(struct.unpack("<I", content[-8:-4])[0])
     said = content[start:-8]
-    if old:
-        assert said.count(old) == 1, said
-        said = said.replace(old, new)
+    assert old in said
+    before, _, after = said.rpartition(old) if old else (said, b"", b"")
+    said = before + new + after
     return content[:start] + said + struct.pack("<I", len(said)) + b"PAR1"
 
 
@@ -80,3 +85,24 @@ def test_a_file_of_which_pyarrow_finds_more_is_refused(found: list[list[object]]
         list(read_rows(file))
     with pytest.raises(ValueError, match=r"a\.parquet: .*can be read in two ways"):
         count_rows(file, NUMBERS, "numbers")
+
+
+def test_values_are_of_the_kind_that_the_schema_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(numbers(b"\x00\x1c\x15\x04", b"\x00\x1c\x15\x00"))  # the column says BOOLEAN, the schema INT64
+    monkeypatch.setattr(column_sizes, "FREE_BYTES", 8 * ROWS)
+    assert pq.read_table(file).num_rows == count_rows(file, NUMBERS, "numbers") == ROWS
+    monkeypatch.setattr(column_sizes, "FREE_BYTES", 8 * ROWS - 1)
+    monkeypatch.setattr(column_sizes, "MOST_RATIO", 1)
+    with pytest.raises(ValueError, match=rf"hold {8 * ROWS} bytes of values"):
+        count_rows(file, NUMBERS, "numbers")
+
+
+def test_messages_are_the_column_that_the_schema_calls_so(tmp_path: Path) -> None:
+    file, said = tmp_path / "a.parquet", [str(i) * 500 for i in range(300)]
+    columns = {field.name: pa.nulls(len(said), field.type) for field in SCHEMA}
+    pq.write_table(pa.table({**columns, "messages": said}, SCHEMA), file, store_schema=False, write_statistics=False)
+    taken = check_store(file)
+    assert taken > sum(map(len, said))
+    file.write_bytes(changed(file.read_bytes(), b"\x08messages", b"\x08somewhat"))
+    assert pq.read_table(file, columns=["messages"]).column(0).to_pylist() == said and check_store(file) == taken
