@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .parquet_footer import Chunk
+from .parquet_footer import RowGroup
 from .row_files import most_rows
 
 FREE_BYTES: Final = 512 << 20
@@ -38,18 +38,22 @@ def dictionary_columns(metadata: Any) -> list[str]:
     return [column.path for column in columns if column.physical_type == REPEATED]
 
 
-def check_values(metadata: Any, groups: Sequence[Sequence[Chunk]], size: int) -> None:
+def check_values(metadata: Any, groups: Sequence[RowGroup], size: int) -> None:
     """Raise ValueError when a Parquet file, or a row group of it, has more rows or values than so many bytes can be meant to have.
 
-    metadata: a `FileMetaData`. groups: its row groups (`column_chunks`), which are refused where pyarrow finds others. A number that
-    repeats is stored once with how often it does, so that one row may hold any number of them.
+    metadata: a `FileMetaData`. groups: its row groups (`column_chunks`), which are refused where pyarrow finds others, or where
+    they have other rows than the file says. A number that repeats is stored once with how often it does, so that one row may hold any
+    number of them.
     """
     check_counts(metadata.num_rows, 0, size)
-    if [len(group) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
+    if [len(group.chunks) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
         raise ValueError("what its end says of its columns can be read in two ways; write it anew")
+    rows = sum(group.rows for group in groups)
+    if rows != metadata.num_rows or any(group.rows < 0 for group in groups):
+        raise ValueError(f"its row groups have {rows} rows together, where it says {metadata.num_rows}; write it anew")
     widths = [WIDTHS.get(metadata.schema.column(i).physical_type, 4) for i in range(metadata.num_columns)]
     for group in groups:
-        claimed = sum(max(0, chunk.values) * width for chunk, width in zip(group, widths, strict=True))
+        claimed = sum(max(0, chunk.values) * width for chunk, width in zip(group.chunks, widths, strict=True))
         if claimed > max(FREE_BYTES, MOST_RATIO * size):
             raise ValueError(f"rows that were written together hold {claimed} bytes of values, more than {MOST_RATIO} times the file")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final, TypeVar
 
 END: Final = b"PAR1"
@@ -33,16 +33,24 @@ class Chunk:
     unpacked: int = 0
 
 
-def column_chunks(stream: BinaryIO) -> list[list[Chunk]]:
+@dataclass(slots=True)
+class RowGroup:
+    """Rows that were written together. rows: how many. chunks: their columns, in the order of the schema."""
+
+    rows: int = 0
+    chunks: list[Chunk] = field(default_factory=list)
+
+
+def column_chunks(stream: BinaryIO) -> list[RowGroup]:
     """The columns of every row group of a file that is open, whose place is then another. Raises ValueError when its end is damaged.
 
-    Example: `sum(chunk.values for group in column_chunks(stream) for chunk in group)`.
+    Example: `sum(chunk.values for group in column_chunks(stream) for chunk in group.chunks)`.
     """
     read = _Compact(_footer(stream))
-    groups = list[list[Chunk]]()
+    groups = list[RowGroup]()
     try:
-        for field, kind in read.fields():
-            if (field, kind) == (4, LIST):
+        for number, kind in read.fields():
+            if (number, kind) == (4, LIST):
                 groups = read.listed(lambda: _group(read))
             else:
                 read.skip(kind)
@@ -62,20 +70,22 @@ def _footer(stream: BinaryIO) -> bytes:
     return stream.read(length)
 
 
-def _group(read: _Compact) -> list[Chunk]:
-    chunks = list[Chunk]()
-    for field, kind in read.fields():
-        if (field, kind) == (1, LIST):
-            chunks = read.listed(lambda: _chunk(read))
+def _group(read: _Compact) -> RowGroup:
+    found = RowGroup()
+    for number, kind in read.fields():
+        if (number, kind) == (1, LIST):
+            found.chunks = read.listed(lambda: _chunk(read))
+        elif (number, kind) == (3, I64):
+            found.rows = read.signed()
         else:
             read.skip(kind)
-    return chunks
+    return found
 
 
 def _chunk(read: _Compact) -> Chunk:
     found = Chunk()
-    for field, kind in read.fields():
-        if (field, kind) == (3, STRUCT):
+    for number, kind in read.fields():
+        if (number, kind) == (3, STRUCT):
             _describe(read, found)
         else:
             read.skip(kind)
@@ -83,10 +93,10 @@ def _chunk(read: _Compact) -> Chunk:
 
 
 def _describe(read: _Compact, chunk: Chunk) -> None:
-    for field, kind in read.fields():
-        if (field, kind) == (5, I64):
+    for number, kind in read.fields():
+        if (number, kind) == (5, I64):
             chunk.values = read.signed()
-        elif (field, kind) == (6, I64):
+        elif (number, kind) == (6, I64):
             chunk.unpacked = read.signed()
         else:
             read.skip(kind)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...envs.column_sizes import check_values, dictionary_columns, value_bytes
-from ...envs.parquet_footer import Chunk, column_chunks
+from ...envs.parquet_footer import RowGroup, column_chunks
 from ...envs.rows import MAX_VALUES
 from ...envs.types import Bool, Float32, Int32
 from ...rpc.payload import more_values
@@ -88,7 +88,7 @@ def check_store(file: Path) -> int:
 def _checked_store(file: Path, changed: int) -> int:
     metadata, groups = _checked(file, SCHEMA)
     place = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index("messages")
-    return sum(max(0, group[place].unpacked) for group in groups)
+    return sum(max(0, group.chunks[place].unpacked) for group in groups)
 
 
 def count_rows(file: Path, columns: pa.Schema, what: str) -> int:
@@ -198,7 +198,7 @@ def _rows(file: Path, columns: pa.Schema, most: int | None) -> Iterator[dict[str
             yield from ({**row, **lacking} for row in batch.to_pylist(maps_as_pydicts="lossy"))
 
 
-def _checked(file: Path, columns: pa.Schema) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
+def _checked(file: Path, columns: pa.Schema) -> tuple[pq.FileMetaData, list[RowGroup]]:
     """What a file that has these columns says of itself, and of its columns in each row group."""
     _check_columns(pq.read_schema(file), columns)
     metadata = pq.read_metadata(file)

@@ -283,7 +283,8 @@ def test_columns_are_read_as_pyarrow_reads_them(version: str, tmp_path: Path) ->
     wanted = [[(one.num_values, one.total_uncompressed_size) for one in group] for group in columns]
     with (tmp_path / "a.parquet").open("rb") as parquet:
         found = column_chunks(parquet)
-    assert [[(one.values, one.unpacked) for one in group] for group in found] == wanted
+    assert [[(one.values, one.unpacked) for one in group.chunks] for group in found] == wanted
+    assert [group.rows for group in found] == [group.num_rows for group in groups]
 
 
 def test_no_damage_to_what_a_parquet_file_says_of_itself_ends_the_process(tmp_path: Path) -> None:

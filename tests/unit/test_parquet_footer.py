@@ -12,7 +12,7 @@ import pytest
 
 from burnish.envs import column_sizes, row_columns
 from burnish.envs.column_sizes import check_values
-from burnish.envs.parquet_footer import column_chunks
+from burnish.envs.parquet_footer import RowGroup, column_chunks
 from burnish.envs.rows import read_rows
 from burnish.rollout.store.episodes import SCHEMA
 from burnish.rollout.store.reading import check_store, count_rows
@@ -21,13 +21,6 @@ pytestmark = [pytest.mark.unit, pytest.mark.timeout(60)]
 
 ROWS = 3000
 NUMBERS = pa.schema([pa.field("n", pa.int64())])
-FIELDS = {
-    "row_groups": (b"\x19\x1c\x19\x1c", 0, 4),
-    "columns": (b"\x19\x1c\x19\x1c", 2, 1),
-    "meta_data": (b"\x26\x00\x1c\x15", 2, 3),
-    "num_values": (b"\x15\x0c\x16", 2, 5),
-}
-"""Of a file of `numbers`: bytes that stand there, where among them a field begins, and its number."""
 
 
 def varint(number: int) -> bytes:
@@ -36,6 +29,16 @@ def varint(number: int) -> bytes:
 
 def zigzag(number: int) -> bytes:
     return varint(number << 1 if number >= 0 else (-number << 1) - 1)
+
+
+FIELDS = {
+    "row_groups": (b"\x19\x1c\x19\x1c", 0, 4),
+    "columns": (b"\x19\x1c\x19\x1c", 2, 1),
+    "meta_data": (b"\x26\x00\x1c\x15", 2, 3),
+    "num_values": (b"\x15\x0c\x16", 2, 5),
+    "num_rows": (b"\x16" + zigzag(ROWS) + b"\x26", 0, 3),
+}
+"""Of a file of `numbers`: bytes that stand there, where among them a field begins, and its number."""
 
 
 def numbers(old: bytes = b"", new: bytes = b"") -> bytes:
@@ -72,8 +75,8 @@ def test_the_number_of_a_field_has_sixteen_bits_after_a_step() -> None:
     assert column_chunks(io.BytesIO(content)) == column_chunks(io.BytesIO(numbers()))
 
 
-@pytest.mark.parametrize("found", [[], [[]]], ids=["no row group", "no column"])
-def test_a_file_of_which_pyarrow_finds_more_is_refused(found: list[list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("found", [[], [RowGroup(ROWS)]], ids=["no row group", "no column"])
+def test_a_file_of_which_pyarrow_finds_more_is_refused(found: list[RowGroup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.parquet"
     file.write_bytes(numbers())
     with file.open("rb") as stream:
@@ -106,3 +109,16 @@ def test_messages_are_the_column_that_the_schema_calls_so(tmp_path: Path) -> Non
     assert taken > sum(map(len, said))
     file.write_bytes(changed(file.read_bytes(), b"\x08messages", b"\x08somewhat"))
     assert pq.read_table(file, columns=["messages"]).column(0).to_pylist() == said and check_store(file) == taken
+
+
+@pytest.mark.parametrize("rows", [1, -1, ROWS + 1])
+def test_a_file_has_the_rows_of_its_row_groups(rows: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    whole = b"\x16" + zigzag(ROWS) + b"\x19\x1c"  # what the file says before its row groups
+    file.write_bytes(numbers(whole, b"\x16" + zigzag(rows) + b"\x19\x1c"))
+    assert pq.read_table(file).num_rows == ROWS and pq.read_metadata(file).num_rows == rows
+    refused = rf"a\.parquet: .*its row groups have {ROWS} rows together, where it says {rows}"
+    with pytest.raises(ValueError, match=refused):
+        list(read_rows(file))
+    with pytest.raises(ValueError, match=refused):
+        count_rows(file, NUMBERS, "numbers")
