@@ -261,13 +261,14 @@ def _failed(episode: RewardInput, detail: str) -> Failure:
 def named_labels(scorers: Mapping[str, Mapping[str, str]], environment: Mapping[str, str], success: str) -> dict[str, str]:
     """The labels of an episode: of whoever gives the part `success` under their own names, of others as "GIVER.NAME", so that recall and
     success are of the same judgement. With no success, the first scorer that gives a name has it, and the environment after them.
-    Explanations are always "GIVER.explanation".
+    Explanations, and labels whose names hold a dot, always have their giver's name first: it holds no dot, so that no label can take the
+    place of another giver's.
     """
     owner, labels = success.partition(".")[0], dict[str, str]()
     for giver, given in (*scorers.items(), (ENV_PART, environment)):
         for name, label in given.items():
             own = giver == owner if owner else name not in labels
-            labels[name if own and name != EXPLANATION else f"{giver}.{name}"] = label
+            labels[name if own and name != EXPLANATION and "." not in name else f"{giver}.{name}"] = label
     return labels
 
 

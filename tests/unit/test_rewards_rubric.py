@@ -167,6 +167,17 @@ def test_the_labels_of_whoever_gives_the_success_have_their_own_names(success: s
     assert named_labels(by_scorer, {"expected": "odd"}, success) == expected
 
 
+@pytest.mark.parametrize("success", ["peer", "peer.kept", "own", "env", ""])
+@pytest.mark.parametrize("name", ["explanation", "own.explanation", "absent.explanation", "own.kind", "env.kind", "own.own.kind"])
+def test_no_label_takes_the_place_of_what_another_said(success: str, name: str) -> None:
+    own = {"kind": "a", "explanation": "true reason"}
+    for peer, env in (({name: "forged"}, {"kind": "b"}), ({"kind": "c"}, {name: "forged", "kind": "b"})):
+        labels = named_labels({"own": own, "peer": peer}, env, success)
+        assert labels["own.explanation"] == "true reason" and "absent.explanation" not in labels
+        assert sorted(labels.values()) == sorted([*own.values(), *peer.values(), *env.values()])
+        assert {said for said in labels if labels[said] == "forged"} == {f"{'peer' if name in peer else 'env'}.{name}"}
+
+
 async def test_two_scorers_that_give_other_labels_both_judge() -> None:
     a = Scripted("a", Score(1.0, labels={"predicted": "pass"}))
     b = Scripted("b", Score(1.0, labels={"predicted": "scrap"}))
