@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..rollout.store.records import AlarmRow
+from ..rollout.store.records import MOST_UNREAD, AlarmRow
 from .runs import RecordedRun
 
 MOST = 50
 """Alarms that are shown."""
 LETTERS = 600
 """Of what a guard said, or of why a line cannot be read; names are cut far shorter."""
-UNREAD = 3
-"""Lines that cannot be read of which is said why."""
 DONE = {"warn": "warned", "stop": "stopped"}
 
 
@@ -51,8 +49,8 @@ def alarms_of(run: RecordedRun) -> ShownAlarms:
         ShownAlarm(cut(row.phase, 40), cut(str(row.step), 20), cut(row.guard, 40), cut(row.text, LETTERS), cut(what, 40))
         for row, what in done[:MOST]
     )
-    unread = tuple(cut(problem, LETTERS) for problem in run.unread[:UNREAD])
-    return ShownAlarms(rows, len(done) - len(rows), unread, len(run.unread) - len(unread))
+    unread = tuple(cut(problem, LETTERS) for problem in run.unread[:MOST_UNREAD])
+    return ShownAlarms(rows, len(done) - len(rows), unread, len(run.unread) - len(unread) + run.unread_others)
 
 
 def cut(text: str, most: int) -> str:

@@ -42,8 +42,8 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A run folder, all but its transcripts (`read_run_transcripts` streams those). unread: the lines of `alarms.jsonl` and
-    `roll_backs.jsonl` that cannot be read, and why: the rest of a run can be shown without them."""
+    """A run folder, all but its transcripts (`read_run_transcripts` streams those). unread: the first lines of `alarms.jsonl`
+    and of `roll_backs.jsonl` that cannot be read, and why: the rest of a run can be shown without them. unread_others: how many more."""
 
     path: Path
     config: dict[str, Any]
@@ -56,6 +56,7 @@ class RecordedRun:
     retention: tuple[RetentionRow, ...] = ()
     roll_backs: tuple[RollBackRow, ...] = ()
     unread: tuple[str, ...] = ()
+    unread_others: int = 0
 
     @property
     def name(self) -> str:
@@ -65,7 +66,8 @@ class RecordedRun:
 def read_run(path: Path) -> RecordedRun:
     """Raises ValueError when `path` is no run folder, or naming file and line of what cannot be read, alarms left aside (`unread`)."""
     path = check_run(path)
-    (alarms, unread), (roll_backs, more) = _readable(path, "alarms.jsonl", AlarmRow), _readable(path, "roll_backs.jsonl", RollBackRow)
+    alarms, unread, others = _readable(path, "alarms.jsonl", AlarmRow)
+    roll_backs, more_unread, more_others = _readable(path, "roll_backs.jsonl", RollBackRow)
     versions = read_object(path, "versions.json")
     if not isinstance(versions.get("packages", {}), dict):
         raise ValueError(f"{path / 'versions.json'}: packages must be a JSON object")
@@ -80,16 +82,17 @@ def read_run(path: Path) -> RecordedRun:
         tuple(alarms),
         tuple(read_retention(file) if (file := own_file(path, "retention.jsonl")) else ()),
         tuple(roll_backs),
-        (*unread, *more),
+        (*unread, *more_unread),
+        others + more_others,
     )
 
 
-def _readable(run: Path, name: str, kind: type[Row]) -> tuple[list[Row], list[str]]:
+def _readable(run: Path, name: str, kind: type[Row]) -> tuple[list[Row], list[str], int]:
     file = own_file(run, name)
     if file is None:
-        return [], []
-    rows, unread = readable_rows(file, kind)
-    return rows, [problem.replace(str(file), name, 1) for problem in unread]
+        return [], [], 0
+    rows, unread, others = readable_rows(file, kind)
+    return rows, [problem.replace(str(file), name, 1) for problem in unread], others
 
 
 def check_run(path: Path) -> Path:

@@ -88,7 +88,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     found = read_run(run)
     records = phase_rows(found)
     if as_json:
-        alarms = {"alarms": [alarm.to_row() for alarm in found.alarms], "unread": found.unread}
+        alarms = {"alarms": [alarm.to_row() for alarm in found.alarms], "unread": found.unread, "unread_others": found.unread_others}
         print_json({**summary(found), "evaluations": [*map(_measured, records)], **alarms})
         return
     _print([found.name, *(f"  {name:<12} {value}" for name, value in facts_of(found))])
@@ -101,6 +101,8 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     _print([line for line in (headline(found),) if line])
     for problem in found.unread:
         _print_error(f"a line cannot be read: {problem}")
+    if found.unread_others:
+        _print_error(f"{found.unread_others} more lines cannot be read")
 
 
 def diff(runs: SeveralArgument, as_json: JsonOption = False) -> None:

@@ -432,17 +432,25 @@ def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
     return [_row_of(where, row, kind) for where, row in read_json_lines(path)]
 
 
-def readable_rows(path: Path, kind: type[Row]) -> tuple[list[Row], list[str]]:
-    """The rows of a kind that can be read, and of each line that cannot, where it stands and why; none behind one that is too long."""
-    rows, unread, lines = list[Row](), list[str](), _raw_lines(path)
+MOST_UNREAD, MOST_SAID = 3, 600
+"""Lines of a file that cannot be read of which is kept why, and characters of that."""
+
+
+def readable_rows(path: Path, kind: type[Row]) -> tuple[list[Row], list[str], int]:
+    """The rows of a kind that can be read, of the first lines that cannot, where they stand and why, and how many more cannot; none behind
+    one that is too long."""
+    rows, unread, others, lines = list[Row](), list[str](), 0, _raw_lines(path)
     while True:
         try:
             where, line = next(lines)
             rows.append(_row_of(where, _object_in(where, line), kind))
         except StopIteration:
-            return rows, unread
+            return rows, unread, others
         except ValueError as error:  # behind a line that is too long, there is no next
-            unread.append(str(error))
+            if len(unread) < MOST_UNREAD:
+                unread.append(f"{error!s:.{len(str(path)) + MOST_SAID}}")
+            else:
+                others += 1
 
 
 def _row_of(where: str, row: dict[str, Any], kind: type[Row]) -> Row:

@@ -228,6 +228,15 @@ def test_of_alarms_that_cannot_be_read_the_run_that_is_shown_says_where_they_sta
     assert shown.exit_code == 0 and "a line cannot be read: alarms.jsonl:1: not JSON" in shown.stderr and "42.9%" in shown.stdout
     whole = json.loads(burnish("runs", "show", runs[0], "--json").stdout)
     assert [one["guard"] for one in whole["alarms"]] == ["kl"] and whole["unread"][0].startswith("alarms.jsonl:1: ")
+    assert whole["unread_others"] == 0 and "more lines" not in shown.stderr
+    (runs[0] / "alarms.jsonl").write_text(
+        '{"schema": 1, "%s": 1}\n' % ("k" * 100_000) + '{"schema": "%s"}\n' % ("s" * 100_000) + "x\n" * 9_000
+    )
+    (runs[0] / "roll_backs.jsonl").write_text("x\n" * 1_000)
+    shown = burnish("runs", "show", runs[0])
+    assert shown.stderr.count("a line cannot be read: ") == 6 and "9996 more lines cannot be read" in shown.stderr
+    whole = json.loads(burnish("runs", "show", runs[0], "--json").stdout)
+    assert len(whole["unread"]) == 6 and max(map(len, whole["unread"])) < 700 and whole["unread_others"] == 9_996
 
 
 def test_tail_goes_on_until_the_run_has_its_report(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
