@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..rollout.store.records import MOST_UNREAD, AlarmRow
 from .runs import RecordedRun
+from .text import cut
 
 MOST = 50
 """Alarms that are shown."""
@@ -51,11 +52,6 @@ def alarms_of(run: RecordedRun) -> ShownAlarms:
     )
     unread = tuple(cut(problem, LETTERS) for problem in run.unread[:MOST_UNREAD])
     return ShownAlarms(rows, len(done) - len(rows), unread, len(run.unread) - len(unread) + run.unread_others)
-
-
-def cut(text: str, most: int) -> str:
-    """A text of at most so many letters. Example: `cut("warned", 4) == "war…"`."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _done(run: RecordedRun) -> Iterator[tuple[AlarmRow, str]]:

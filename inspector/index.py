@@ -75,7 +75,6 @@ _AS_STORED = (
 _TEXT = " + ".join(f"coalesce(strlen({name}), 0)" for name in _AS_STORED if SCHEMA.field(name).type == pa.string())
 _TEXT += " + coalesce(list_sum(list_transform(map_entries(labels), lambda one: strlen(one.key) + coalesce(strlen(one.value), 0))), 0)"
 _TEXT += " + coalesce(list_sum(list_transform(map_keys(parts), lambda one: strlen(one))), 0)"
-"""Bytes of the text in a row, which the file holds once where it repeats."""
 ROW_COLUMNS = pa.schema(
     [
         *[("id", pa.int64()), *(SCHEMA.field(name) for name in _AS_STORED), ("turns", pa.int32()), ("advantage", pa.float64())],
@@ -96,12 +95,17 @@ SAID = f"lower(regexp_replace(regexp_replace(messages, '{_FORM}', ' ', 'g'), '{_
 _STRING = r'(?:[^"\\]|\\.)*'
 _CALL = rf'\{{"id":"{_STRING}","type":"function","function":\{{"name":"({_STRING})"'
 _ANSWER = rf'\{{"role":"tool","content":"{_STRING}"(?:,"tool_call_id":"{_STRING}")?,"name":"({_STRING})"'
+LONGEST_NAME = 200
+"""Characters of a name that can be chosen by, of a tool or of `KINDS`."""
 CALLED = (
-    """CASE WHEN contains(messages, '"tool_calls":[') OR contains(messages, '{"role":"tool"') THEN list_distinct(list_concat("""
-    f"regexp_extract_all(messages, '{_CALL}', 1), regexp_extract_all(messages, '{_ANSWER}', 1))) ELSE []::VARCHAR[] END"
+    """CASE WHEN contains(messages, '"tool_calls":[') OR contains(messages, '{"role":"tool"') THEN list_distinct(list_filter(list_concat("""
+    f"regexp_extract_all(messages, '{_CALL}', 1), regexp_extract_all(messages, '{_ANSWER}', 1)), "
+    f"lambda one: length(one) <= {LONGEST_NAME})) ELSE []::VARCHAR[] END"
 )
 """The names, as JSON writes them, of the tools that were called in an episode, or answered: some are called in plain text. Arguments of a
 call that have the form of another count as one."""
+_TEXT += f" + coalesce(list_sum(list_transform({CALLED}, lambda one: strlen(one))), 0)"
+"""Bytes of the text in a row, which the file holds once where it repeats."""
 KINDS = ("failure", "truncation", "culprit", "engine", "part")
 """What each episode has one of a few kinds of, or, of the parts of its reward, several."""
 MOST_KINDS = 200
@@ -291,7 +295,7 @@ def _fill(partial: Path, number: int, files: Mapping[Path, int], stamps: Mapping
     pq.write_table(rows, partial / "rows.parquet", compression="zstd", row_group_size=ROWS_TOGETHER)
     kinds = {name: set(rows.column(name).unique().to_pylist()) for name in KINDS if name != "part"}
     kinds["part"] = {key for chunk in rows.column("parts").chunks for key in chunk.keys.unique().to_pylist()}
-    offered = {name: sorted(filter(None, values))[:MOST_KINDS] for name, values in kinds.items()}
+    offered = {name: sorted(_offered(values))[:MOST_KINDS] for name, values in kinds.items()}
     each = min(PART, max(1, episodes * WORDS_AT_ONCE // max(1, said_bytes(files))))
     parts = list[int]()
     for first in range(number * ROOM, number * ROOM + episodes, each):
@@ -326,6 +330,11 @@ def _write_words(words: pa.Table, part: WordsPart) -> None:
 def only(*names: str) -> str:
     """Some columns, as far as there are, of a table that may hold others, of anything. Example: `f"SELECT {only('task')} FROM t"`."""
     return f"COLUMNS(lambda name: name IN ({', '.join(map(repr, names))}))"
+
+
+def _offered(values: Iterable[str | None]) -> list[str]:
+    """Of the kinds that there are, those that are offered to be chosen, as far as there is room for them."""
+    return [value for value in values if value and len(value) <= LONGEST_NAME]
 
 
 def said_bytes(files: Iterable[Path]) -> int:
@@ -373,7 +382,7 @@ def _read_segment(folder: Path, changed: int) -> tuple[IndexSegment, dict[str, I
     if not files:
         return None
     _check_files(folder, episodes, len(words))
-    kinds = {name: tuple(map(str, record["kinds"][name])) for name in KINDS}
+    kinds = {name: tuple(_offered(map(str, record["kinds"][name]))[:MOST_KINDS]) for name in KINDS}
     return IndexSegment(folder, tuple(files), episodes, kinds, tuple(words), changed), files
 
 

@@ -22,7 +22,7 @@ from ..rollout.store.records import Mode
 from .anew import anew
 from .database import PARQUET, Database, named
 from .hits import is_short
-from .index import CALLED, KINDS, MOST_KINDS, NARROWED, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
+from .index import CALLED, KINDS, LONGEST_NAME, MOST_KINDS, NARROWED, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
 from .listing import DEEPEST, ORDERS, PLACE, Hits, ListPart, Wanted, conditions, of_part
 from .postings import mark
 from .vocabulary import word_files
@@ -94,9 +94,10 @@ class Library:
         found |= {name: {kind for segment in covered.segments for kind in segment.kinds[name]} for name in KINDS}
         for name in KINDS:
             of_it = "unnest(map_keys(parts))" if name == "part" else name
-            question = f"SELECT DISTINCT {of_it} AS value FROM {_STORE} LIMIT {MOST_KINDS}"
+            offered = f"WHERE length(value) BETWEEN 1 AND {LONGEST_NAME} LIMIT {MOST_KINDS}"
+            question = f"SELECT DISTINCT value FROM (SELECT {of_it} AS value FROM {_STORE}) {offered}"
             beyond = self._db.ask(question, [named(rest)]) if rest else []
-            found[name] = {*sorted(found[name] | {row["value"] for row in beyond if row["value"]})[:MOST_KINDS]}
+            found[name] = {*sorted(found[name] | {row["value"] for row in beyond})[:MOST_KINDS]}
         return {name: sorted(values) for name, values in found.items()}
 
     @anew

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from .hits import marked
 from .terminal import call_text
-from .text import number, percent, printable
+from .text import number, percent, printable, short
 
 PHASE_TITLES = {
     "base": "Before training",
@@ -28,11 +28,12 @@ def phase_title(phase: str) -> str:
 
 
 def environment(folder: Path) -> Environment:
-    """Jinja over the templates in a folder, with the filters number, percent, printable, phase_title, call_text and marked."""
+    """Jinja over the templates in a folder, with the filters number, percent, short, printable, phase_title, call_text and marked."""
     made = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Any] = {
         "number": number,
         "percent": percent,
+        "short": short,
         "printable": printable,
         "phase_title": phase_title,
         "call_text": call_text,

@@ -8,7 +8,10 @@ from typing import Any
 
 from ..envs.printable import printable, printable_json
 
-__all__ = ["finite", "number", "percent", "printable", "printable_json"]
+__all__ = ["cut", "finite", "number", "percent", "printable", "printable_json", "short"]
+
+SHORT = 200
+"""Letters of a name in a table: a store may come from anywhere."""
 
 
 def number(value: float) -> str:
@@ -24,6 +27,16 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share in [0, 1] as a percentage with one decimal. Example: 0.8125 -> "81.2 %"."""
     return f"{100 * share:.1f} %"
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many letters. Example: `cut("warned", 4) == "war…"`."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def short(name: str) -> str:
+    """A name as tables show it: cut to `SHORT` letters."""
+    return cut(name, SHORT)
 
 
 def finite(value: Any) -> Any:

@@ -12,6 +12,8 @@ from ..listing import PLACE
 
 STATIC = Path(__file__).parent / "static"
 BASE = "/rollouts"
+LONGEST = 2000
+"""Letters of an episode's or a task's name in an address: a server takes none that is far longer."""
 
 
 class Links(Protocol):
@@ -52,7 +54,9 @@ class Served:
     def episodes(self, run: str, **asked: Any) -> str:
         return f"{self.run(run)}/episodes" + (f"?{urlencode(asked)}" if asked else "")
 
-    def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str:
+    def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None:
+        if len(row["episode"]) > LONGEST:
+            return None
         return f"{self.run(run)}/episode?{urlencode({**{name: row[name] for name in PLACE}, **options})}"
 
     def drawing(self, run: str, row: Mapping[str, Any]) -> str:
@@ -67,7 +71,9 @@ class Served:
     def console(self) -> str:
         return f"{BASE}/-/console"
 
-    def drift(self, before: str, after: str, task: str = "") -> str:
+    def drift(self, before: str, after: str, task: str = "") -> str | None:
+        if len(task) > LONGEST:
+            return None
         return f"{BASE}/-/drift?{urlencode({'before': before, 'after': after, **({'task': task} if task else {})})}"
 
 

@@ -17,7 +17,7 @@ from ...rewards.rubric import SECONDS
 from ...rollout.store.moments import Moment
 from ...rollout.store.reading import stored_value
 from ..account import samples_of, times_of
-from ..alarms import LETTERS, alarms_of, cut
+from ..alarms import LETTERS, alarms_of
 from ..blends import BlendRow, blend_rows
 from ..charts import span_chart
 from ..database import Database
@@ -32,6 +32,7 @@ from ..rendering import environment
 from ..report import CURVES, curves_of, headline, phase_rows
 from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
+from ..text import cut
 from ..timeline import KINDS, timeline, totals
 from ..verdicts import verdicts
 from .cluster import Nodes, played_at
