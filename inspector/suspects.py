@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..trainer.watch.answers import Answers, phrase_shares, spread_phrase
+from ..trainer.watch.answers import Answers, near_words, phrase_shares, spread_phrase
 from ..trainer.watch.guards import RARE, GuardsConfig
 from .drift import TASKS, Drift, Move, RunMoment, first_difference
 from .library import LARGEST_REWARD, READ_AT_ONCE, TOLD, Library
@@ -180,11 +180,11 @@ def _phrase(drift: Drift, stores: Mapping[str, Library], tasks: Sequence[str]) -
     old, new = (stores[place.run].said(place.moment, tasks[:SEARCHED_TASKS], SEARCHED) for place in (drift.before, drift.after))
     if old is None or new is None:
         return {}, f"Answers were not searched for a phrase that spread: they take more than {READ_AT_ONCE >> 20} MB."
-    words_before, words_after = ([text.split() for _, text in said] for said in (old, new))
-    before, after = Answers(said={"": len(old)}, phrases=phrase_shares(words_before)), Answers(phrases=phrase_shares(words_after))
+    said_before, said_after = ([text for _, text in said] for said in (old, new))
+    before, after = Answers(said={"": len(old)}, phrases=phrase_shares(said_before)), Answers(phrases=phrase_shares(said_after))
     phrase = spread_phrase([before], after, RARE, GuardsConfig().phrase_share) if old else None
     if phrase is None:
         return {}, ""
-    says = {task for task, text in new if f" {phrase} " in f" {' '.join(text.split())} "}
+    says = {task for task, text in new if f" {phrase} " in f" {' '.join(near_words(text))} "}
     words = f"answers say {phrase[:80]!r}, as {after.phrases[phrase]:.0%} of such answers do and at most {RARE:.0%} did"
     return (dict.fromkeys(sorted(says), words), "") if len(says) >= LEAST_TASKS else ({}, "")

@@ -137,6 +137,15 @@ def test_a_phrase_that_spread_over_tasks_that_are_not_solved_is_suspect(tmp_path
     assert found_in(run) == Suspects((), "Answers were not searched for a phrase that spread: they take more than 32 MB.")
 
 
+def test_a_phrase_of_words_without_end_is_suspect(tmp_path: Path) -> None:
+    before = [played(task, {"right": 0.0, "style": 0.0}, said=f"{task} {task}") for task in range(5)]
+    after = [played(task, {"right": 0.0, "style": 1.0}, said=f"so {'long' * 1000}{task}") for task in range(5)]
+    found = found_in(run_of(tmp_path, before, after)).found
+    assert [one.why for one in found] == [
+        (f"answers say {('so ' + 'long' * 13)[:53]!r}, as 100% of such answers do and at most 20% did",)
+    ] * 5
+
+
 def test_the_page_names_suspects_and_their_text_stays_text(tmp_path: Path) -> None:
     part = f"{HOSTILE[:25]}"
     before = [played(task, {"right": 0.0, part: 1.0, "style": 0.0}, said="ok") for task in range(6)]

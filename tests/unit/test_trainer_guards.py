@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import resolve
 from burnish.run.alarms import GuardStop, RollBack, heed
 from burnish.run.folder import create_run
-from burnish.trainer.watch.answers import Answers, answers_of, constant, spread_phrase
+from burnish.trainer.watch.answers import LETTERS, LONGEST, WORDS, Answers, answers_of, constant, near_words, phrase_shares, spread_phrase
 from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, PhaseHistory, Watch
 
 pytestmark = pytest.mark.unit
@@ -112,6 +113,21 @@ def test_a_phrase_that_spreads() -> None:
     )
     risen = ramp("success", 0.2, 0.7)
     assert found(risen, [plain] * 3, [hacked] * 3) == {}, "the policy learned to answer, and answers alike in form"
+
+
+@pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 399, 400, 401, 1000])
+def test_phrases_are_of_words_near_the_ends_of_a_text(count: int) -> None:
+    words = [f"w{i}" for i in range(count)]
+    assert near_words(" ".join(words)) == near_words(f" \n{'  '.join(words)}\t ") == [*words[:200], *words[200:][-200:]]
+
+
+def test_what_phrases_take_does_not_grow_with_the_text() -> None:
+    tracemalloc.start()
+    shares = phrase_shares([" ".join(f"{i:05}" * 2_000 for i in range(WORDS)), "ab " * 1_000_000])
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(map(len, shares)) == LONGEST * (LETTERS + 1) - 1 and shares["ab ab"] == 0.5
+    assert held < 16 << 20, "texts of 4 and 3 MB, and what is kept of them"
 
 
 def test_answers_that_repeat_themselves() -> None:

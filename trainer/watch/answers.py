@@ -14,6 +14,8 @@ LONGEST = 4
 """Words of a phrase at most."""
 WORDS = 400
 """Words of an episode that are looked at: what comes to stand in every answer stands near its beginning or end."""
+LETTERS = 50
+"""Of a word that are looked at: a text without spaces is one word."""
 SEEN_IN, KEPT = 0.1, 2000
 """Share of the episodes that a phrase of a step must be in to be kept, and how many are, the most frequent first."""
 STEPS = 3
@@ -67,14 +69,14 @@ def answers_of(episodes: Sequence[Episode], success: str) -> Answers:
     for episode in judged:
         key = episode.labels["expected"] if labelled else _digest(_prompt(episode))
         asked.setdefault(key, set()).add(episode.task.id)
-    texts = [_spoken(episode).split() for episode in rewarded]
+    texts = [_spoken(episode) for episode in rewarded]
     return Answers(
         labelled=labelled,
         said=dict(said),
         asked={key: sorted(tasks) for key, tasks in asked.items()},
         success=sum(episode.reward.parts.get(success, 0.0) for episode in rewarded if episode.reward is not None) / len(rewarded),
         phrases=phrase_shares(texts),
-        repeated=sum(map(_repeated, texts)) / len(texts),
+        repeated=sum(_repeated(text.split()) for text in texts) / len(texts),
     )
 
 
@@ -106,12 +108,12 @@ def constant(steps: Sequence[Answers]) -> str | None:
     return f"says the same words in {count} of {said.total()} episodes, over {len(prompts)} different tasks"
 
 
-def phrase_shares(texts: Sequence[Sequence[str]]) -> dict[str, float]:
-    """phrase -> the share of the texts, each its words, that it is in; of the most frequent. No text has none.
+def phrase_shares(texts: Sequence[str]) -> dict[str, float]:
+    """phrase -> the share of the texts that it is in; of the most frequent. No text has none.
 
-    Example: `phrase_shares([["a", "b"], ["a"]]) == {"a": 1.0, "b": 0.5, "a b": 0.5}`.
+    Example: `phrase_shares(["a b", "a"]) == {"a": 1.0, "b": 0.5, "a b": 0.5}`.
     """
-    found = Counter(phrase for words in texts for phrase in set(_phrases(words)))
+    found = Counter(phrase for text in texts for phrase in set(_phrases(near_words(text))))
     return {phrase: count / len(texts) for phrase, count in found.most_common(KEPT) if count >= SEEN_IN * len(texts)}
 
 
@@ -145,11 +147,19 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def near_words(text: str) -> list[str]:
+    """The words near the beginning and the end of a text, whose phrases are looked at: `WORDS` at most, each cut to `LETTERS`."""
+    half = WORDS // 2
+    first = text.split(None, half)
+    rest = first.pop() if len(first) > half else ""
+    last = rest.rsplit(None, half)[-half:]
+    return [word[:LETTERS] for word in (*first, *last)]
+
+
 def _phrases(words: Sequence[str]) -> Iterator[str]:
-    near = [*words[: WORDS // 2], *words[max(WORDS // 2, len(words) - WORDS // 2) :]]
     for length in range(1, LONGEST + 1):
-        for start in range(len(near) - length + 1):
-            yield " ".join(near[start : start + length])
+        for start in range(len(words) - length + 1):
+            yield " ".join(words[start : start + length])
 
 
 def _repeated(words: Sequence[str]) -> float:
