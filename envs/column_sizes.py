@@ -51,9 +51,11 @@ def check_values(metadata: Any, groups: Sequence[RowGroup], size: int) -> None:
     rows = sum(group.rows for group in groups)
     if rows != metadata.num_rows or any(group.rows < 0 for group in groups):
         raise ValueError(f"its row groups have {rows} rows together, where it says {metadata.num_rows}; write it anew")
+    if any(chunk.values < group.rows for group in groups for chunk in group.chunks):
+        raise ValueError("a column has fewer values than its row group has rows; write it anew")
     widths = [WIDTHS.get(metadata.schema.column(i).physical_type, 4) for i in range(metadata.num_columns)]
     for group in groups:
-        claimed = sum(max(0, chunk.values) * width for chunk, width in zip(group.chunks, widths, strict=True))
+        claimed = sum(chunk.values * width for chunk, width in zip(group.chunks, widths, strict=True))
         if claimed > max(FREE_BYTES, MOST_RATIO * size):
             raise ValueError(f"rows that were written together hold {claimed} bytes of values, more than {MOST_RATIO} times the file")
 

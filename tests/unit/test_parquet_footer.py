@@ -111,6 +111,35 @@ def test_messages_are_the_column_that_the_schema_calls_so(tmp_path: Path) -> Non
     assert pq.read_table(file, columns=["messages"]).column(0).to_pylist() == said and check_store(file) == taken
 
 
+@pytest.mark.parametrize(
+    ("old", "at"),
+    [
+        (b"\x19\x2c\x35", 1),
+        (b"\x19\x1c\x19\x1c", 1),
+        (b"\x19\x1c\x19\x1c", 3),
+        (b"\x19\x35", 1),
+        (b"\x19\x18\x01n", 1),
+        (b"\x19\x1c\x1c", 1),
+    ],
+    ids=["schema", "row_groups", "columns", "encodings", "path_in_schema", "column_orders"],
+)
+@pytest.mark.parametrize("kind", [1, 3, 6, 7, 9])
+def test_what_is_in_a_list_is_of_the_kind_that_readers_take_it_for(old: bytes, at: int, kind: int) -> None:
+    """They read over what is written, and what is passed over as of another kind ends elsewhere."""
+    content = numbers(old, old[:at] + bytes([old[at] & 0xF0 | kind]) + old[at + 1 :])
+    assert pq.read_table(io.BytesIO(content)).num_rows == ROWS
+    with pytest.raises(ValueError, match=rf"has a list of kind {kind} where one of kind \d+ belongs"):
+        column_chunks(io.BytesIO(content))
+
+
+def test_a_column_has_a_value_in_each_row(tmp_path: Path) -> None:
+    file, old = tmp_path / "a.parquet", b"\x15\x0c\x16" + zigzag(ROWS)
+    for values in (0, ROWS - 1, -ROWS):
+        file.write_bytes(numbers(old, old[:3] + zigzag(values)))
+        with pytest.raises(ValueError, match=r"a\.parquet: .*a column has fewer values than its row group has rows"):
+            count_rows(file, NUMBERS, "numbers")
+
+
 @pytest.mark.parametrize("rows", [1, -1, ROWS + 1])
 def test_a_file_has_the_rows_of_its_row_groups(rows: int, tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
