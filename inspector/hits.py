@@ -13,6 +13,8 @@ from .text import printable
 
 AROUND = 60
 """Characters that are shown on either side of a hit."""
+MARKS = 1000
+"""Hits that are marked in one text: a browser is slow with many more, and nobody looks at them one by one."""
 
 
 def is_short(word: str) -> bool:
@@ -21,13 +23,22 @@ def is_short(word: str) -> bool:
 
 
 def marked(text: str, words: Sequence[str]) -> Markup:
-    """A text to be shown, each word of a search marked in it, as part of a longer word too unless it is short.
+    """A text to be shown, each word of a search marked in it, as part of a longer word too unless it is short. Of very many hits the first
+    `MARKS` are marked, and that is said at the end.
 
     Example: `marked("a <b> Bore", ["bor"]) == "a &lt;b&gt; <mark>Bor</mark>e"`.
     """
-    pieces = _pattern(words).split(text) if words else [text]
-    shown = [escape(printable(piece)) for piece in pieces]
-    return Markup("").join(Markup("<mark>{}</mark>").format(piece) if i % 2 else piece for i, piece in enumerate(shown))
+    if not words:
+        return escape(printable(text))
+    pieces = _pattern(words).split(text, maxsplit=MARKS + 1)
+    more = len(pieces) > 2 * MARKS + 1
+    if more:
+        pieces[2 * MARKS :] = ["".join(pieces[2 * MARKS :])]
+    shown = [str(escape(printable(piece))) for piece in pieces]
+    shown[1::2] = [f"<mark>{piece}</mark>" for piece in shown[1::2]]
+    if more:
+        shown.append(f"\n<small>Of more hits, the first {MARKS:,} are marked.</small>")
+    return Markup("".join(shown))  # each piece is escaped above
 
 
 def first_hit(chat: Sequence[Message], words: Sequence[str]) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from burnish.envs.types import Message, ToolCall
-from burnish.inspector.hits import AROUND, around_first, first_hit, marked
+from burnish.inspector.hits import AROUND, MARKS, around_first, first_hit, marked
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +30,13 @@ CHAT = [
 )
 def test_words_are_marked_and_all_else_is_escaped(text: str, words: list[str], shown: str) -> None:
     assert marked(text, words) == shown
+
+
+def test_of_very_many_hits_the_first_are_marked_and_that_is_said() -> None:
+    most = "bore <b> " * MARKS
+    assert marked(most, ["bore"]) == "<mark>bore</mark> &lt;b&gt; " * MARKS
+    more = str(marked(f"{most}Bore & bore", ["bore"]))
+    assert more.startswith(str(marked(most, ["bore"])) + "Bore &amp; bore\n<small>Of more hits, ") and more.count("<mark>") == MARKS
 
 
 def test_the_first_hit_is_found_in_texts_and_in_tool_calls() -> None:

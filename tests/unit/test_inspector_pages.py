@@ -25,6 +25,7 @@ from tests.unit.test_inspector import run as run
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Reward, Task, ToolCall, Trajectory
 from burnish.inspector.account import times_of
+from burnish.inspector.hits import MARKS
 from burnish.inspector.pages import app, dashboard
 from burnish.inspector.pages.access import WithKey
 from burnish.inspector.pages.app import ASSETS, pages
@@ -152,6 +153,20 @@ def test_what_task_and_environment_knew_is_shown_where_they_knew_any(root: Path,
     assert "What the environment knew" not in client.get(at.replace("train-1/0", "train-8/0")).text
     long = client.get(at.replace("train-1/0", "train-7/0")).text
     assert 20_000 < len(long) < 60_000 and "79,208 characters more are in the store" in long
+
+
+@pytest.mark.parametrize("found", ["", "&text=bore", "&text=a"])
+def test_ten_megabytes_of_hostile_text_stay_text_and_are_a_page_in_proportion(root: Path, client: TestClient, found: str) -> None:
+    large = HOSTILE + "measure a bore </pre>, " * 440_000
+    said = (Message("user", "hi"), Message("assistant", large))
+    with EpisodeStore(root / "nano-20260101-000000" / "episodes", "nano") as store:
+        store.put(Moment("rft", 2, "train", "sampled"), [Episode(Task("train-9", 1), 0, (), said, Reward(0.0))])
+    path = EPISODE.replace("step=1", "step=2").replace("train-1/0", "train-9/0") + found
+    test_hostile_text_stays_text(client, path)
+    page = client.get(path).text
+    assert len(large) > 10_000_000 and len(large) < len(page) < 1.5 * len(large)
+    assert page.count("<mark>") == (MARKS if found else 0) and page.count("&lt;/pre&gt;") == 440_001
+    assert ("Of more hits, the first 1,000 are marked" in page) == bool(found)
 
 
 @pytest.mark.parametrize("stored", ["no JSON", "[" * 5000, '{"a":' * 500 + "[" + "1," * 5000 + "1]" + "}" * 500])
