@@ -55,11 +55,12 @@ def own_view(draw: Draw, episode: StoredEpisode) -> str:
     return f'<!doctype html><meta charset="utf-8"><meta http-equiv="content-security-policy" content="{POLICY}"><title>Drawn</title>{body}'
 
 
-def framed(view: str) -> str:
-    """A page with such a view in a frame of its own, for a file that may be opened by itself: without a server nothing else keeps a view
-    from leading elsewhere, as `<meta http-equiv="refresh">` does."""
-    head = f'<!doctype html><meta charset="utf-8"><meta http-equiv="content-security-policy" content="{POLICY}"><title>Drawn</title>'
-    return f'{head}{FRAME}<iframe sandbox srcdoc="{escape(view)}" title="Drawn"></iframe>'
+def framed(view: str, title: str = "Drawn") -> str:
+    """A page with such a view in a frame of its own, for what is opened by itself: nothing else keeps a view from leading elsewhere, as
+    `<meta http-equiv="refresh">` does."""
+    head = f'<!doctype html><meta charset="utf-8"><meta http-equiv="content-security-policy" content="{POLICY}">'
+    fit = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    return f'{head}{fit}<title>{escape(title)}</title>{FRAME}<iframe sandbox srcdoc="{escape(view)}" title="{escape(title)}"></iframe>'
 
 
 def _image(content: bytes) -> str:

@@ -85,7 +85,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         part_names=sorted({name for record in run.evaluations for name in record.result.parts}),
         whiskers=whisker_chart(_whiskers(run)) if run.evaluations else None,
         last=last[0] if last else None,
-        curves={phase: [*reward_curve(run, phase), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
+        curves={phase: [*reward_curve(Library(run.path / "episodes"), phase), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
         shown=CURVES,
         times=times_of(run),
         ledger=final_ledger(run.ledger),
@@ -177,9 +177,10 @@ def _whiskers(run: RecordedRun) -> list[Whisker]:
     ]
 
 
-def reward_curve(run: RecordedRun, phase: str) -> list[Curve]:
-    """The reward of the stored episodes of a phase with its interval, as `Library.rewards` has it; nothing where none are stored."""
-    points = Library(run.path / "episodes").rewards(phase)
+def reward_curve(stored: Library, phase: str) -> list[Curve]:
+    """The reward of the stored episodes of a phase with its interval, as `Library.rewards` has it; nothing where none are stored. Raises
+    ValueError as that does."""
+    points = stored.rewards(phase)
     svg = overlay_chart(f"{REWARD} of its mean over tasks", [Series(f"{REWARD} of its mean over tasks", tuple(points))], "step")
     return [Curve(REWARD, svg, points[0][1], points[-1][1])] if svg else []
 

@@ -6,6 +6,7 @@
     /rollouts/-/console                     deployments and services that were named when the pages were started, and how they are
     /rollouts/-/drift?before=…&after=…      the same tasks at two moments, of one run or two
     /rollouts/NAME                          one run: curves, evaluations, the ledger
+    /rollouts/NAME/report                   its report, where it has one, in a frame in which nothing runs
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
     /rollouts/NAME/episode?…                one episode: what was said and earned, every token; with json=1 as data
     /rollouts/NAME/drawing?…                the same episode as its environment draws it, for a frame in which nothing runs
@@ -47,11 +48,11 @@ from ..own_view import POLICY as DRAWN_POLICY
 from ..suspects import Suspects, suspects_of
 from ..text import finite
 from .cluster import Nodes
-from .indexing import Indexer
+from .indexing import WORTH, Indexer
 from .links import STATIC, Served
 from .runs import RunLine, find_run, list_runs
 from .tokens import COLOURS, Colour
-from .views import MOVES, NOTHING_LISTED, chat_of, drawing_of, drawn, episode_view, library_of, models_view, run_view, templates
+from .views import MOVES, NOTHING_LISTED, chat_of, drawing_of, drawn, episode_view, library_of, models_view, report_of, run_view, templates
 
 PAGE = 50
 """Episodes on one page of a list."""
@@ -105,6 +106,7 @@ def pages(
         "/-/drift": drift,
         "/-/models": all_models,
         "/-/console": console,
+        "/{run}/report": report,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
         "/{run}/drawing": drawing,
@@ -152,7 +154,18 @@ def console(site: Site, request: Request) -> Response:
 
 def one_run(site: Site, request: Request) -> Response:
     """What a run has come to."""
-    return site.show("run", **run_view(find_run(site.root, request.path_params["run"])))
+    line = find_run(site.root, request.path_params["run"])
+    looked = site.indexer.look(line.path / "episodes")
+    stored = Library(line.path / "episodes", site.db, WORTH if looked.note else None)  # it is drawn anew every few seconds
+    return site.show("run", index=looked.note, **run_view(line, stored))
+
+
+def report(site: Site, request: Request) -> Response:
+    """The report of a run, as it lies in its folder."""
+    page = report_of(find_run(site.root, request.path_params["run"]))
+    if page is None:
+        raise LookupError("this run has no report; it is written at its end, and by burnish report RUN")
+    return HTMLResponse(page, headers={"content-security-policy": f"frame-ancestors 'self'; {DRAWN_POLICY}"})
 
 
 def comparison(site: Site, request: Request) -> Response:

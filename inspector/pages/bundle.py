@@ -3,6 +3,7 @@
     DIR/index.html                                      the runs, and how they compare
     DIR/models.html                                     their checkpoints
     DIR/runs/NAME/index.html                            one run
+    DIR/runs/NAME/report.html                           its report, if it has one
     DIR/runs/NAME/steps.html                            its steps and evaluations
     DIR/runs/NAME/rft.000012.train.sampled/index.html   the episodes of one, worst first
     DIR/runs/NAME/rft.000012.train.sampled/7.html       one episode; in 7.drawing.html as its environment draws it
@@ -33,7 +34,19 @@ from ..runs import read_run
 from ..suspects import suspects_of
 from .links import STATIC
 from .runs import RunLine, list_runs
-from .views import MOVES, NOTHING_LISTED, drawing_of, drawn, drift_of, episode_view, library_of, models_view, run_view, templates
+from .views import (
+    MOVES,
+    NOTHING_LISTED,
+    drawing_of,
+    drawn,
+    drift_of,
+    episode_view,
+    library_of,
+    models_view,
+    report_of,
+    run_view,
+    templates,
+)
 
 POLICY = "; ".join((
     "default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self'", "frame-src 'self'", "form-action 'none'",
@@ -87,6 +100,9 @@ class Bundle:
     def run(self, name: str) -> str:
         return self._to(f"runs/{name}/index.html")
 
+    def report(self, run: str) -> str:
+        return self._to(report_page(run))
+
     def episodes(self, run: str, **asked: Any) -> str | None:
         """The list that was asked for: the latest moment that fits, or the overview when none is named; None for what needs a search."""
         asked.pop("order", None)
@@ -120,6 +136,11 @@ class Bundle:
 def table_page(run: str, moment: Moment) -> str:
     """Where the list of a moment is. Example: `runs/nano-1/rft.000012.train.sampled/index.html`."""
     return f"runs/{run}/{moment.file.removesuffix('.parquet')}/index.html"
+
+
+def report_page(run: str) -> str:
+    """Where the report of a run is. Example: `report_page("nano-1") == "runs/nano-1/report.html"`."""
+    return f"runs/{run}/report.html"
 
 
 def drawing_page(page: str) -> str:
@@ -172,7 +193,10 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
         page("compare.html", "compare", found=side_by_side([line.path for line in lines]))
     for line in lines:
         said(line.name)
-        page(f"runs/{line.name}/index.html", "run", **run_view(line))
+        page(f"runs/{line.name}/index.html", "run", index="", **run_view(line, library_of(line, db)))
+        report = report_of(line)
+        if report is not None:
+            (home / report_page(line.name)).write_text(report, encoding="utf-8")
         page(f"runs/{line.name}/steps.html", "steps", line=line, rows=_steps(line, contents.tables[line.name], db))
         for path, values in _tables(line, contents.tables[line.name], db):
             page(path, "episodes", **values)

@@ -15,6 +15,7 @@ from ...envs.drawing import Draw
 from ...envs.types import message_from_dict
 from ...rewards.rubric import SECONDS
 from ...rollout.store.moments import Moment
+from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.reading import stored_value
 from ..account import samples_of, times_of
 from ..alarms import LETTERS, alarms_of
@@ -27,9 +28,9 @@ from ..index import coverage
 from ..kept import kept
 from ..library import MOST_ATTEMPTS, Library
 from ..models import ModelLine, by_run, models_of
-from ..own_view import drawing_for, own_view
+from ..own_view import drawing_for, framed, own_view
 from ..rendering import environment
-from ..report import CURVES, curves_of, headline, phase_rows
+from ..report import CURVES, Curve, curves_of, headline, phase_rows, reward_curve
 from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..text import cut
@@ -41,6 +42,8 @@ from .runs import RunLine
 from .tokens import COLOURS, Colour, shown_tokens, tokenizer_of
 
 TEMPLATES = Path(__file__).parent / "templates"
+REPORT, LOGS = "report.html", "logs"
+"""Of a run folder: its report, and where its services log."""
 MOVES = 25
 """Tasks that are named on either side of a drift."""
 KNOWN: Mapping[str, str] = {"The task": "task_data", "The environment": "env_data"}
@@ -68,17 +71,21 @@ def models_view(lines: Sequence[RunLine]) -> dict[str, list[ModelLine]]:
     return by_run(model for line in lines for model in models_of(line.name, line.path))
 
 
-def run_view(line: RunLine) -> dict[str, Any]:
-    """What a run has come to."""
+def run_view(line: RunLine, stored: Library) -> dict[str, Any]:
+    """What a run has come to. stored: its episodes."""
     run = read_run(line.path)
     blends, problem = _blends_of(run)
+    rewards, no_rewards = _rewards_of(run, stored)
     return {
         "line": line,
         "run": run,
         "headline": headline(run),
         "alarms": alarms_of(run),
         "rows": phase_rows(run),
-        "curves": {phase: curves_of(run, phase) for phase in phases_of(run.metrics)},
+        "report": (run.path / REPORT).is_file(),
+        "logs": (run.path / LOGS).is_dir(),
+        "curves": {phase: [*rewards.get(phase, ()), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
+        "no_rewards": no_rewards,
         "shown": CURVES,
         "times": times_of(run),
         "samples": samples_of(run),
@@ -99,6 +106,21 @@ def _blends_of(run: RecordedRun) -> tuple[list[BlendRow], str]:
         return blend_rows(run), ""
     except (OSError, ValueError) as error:
         return [], cut(str(error), LETTERS)
+
+
+def _rewards_of(run: RecordedRun, stored: Library) -> tuple[dict[str, list[Curve]], str]:
+    """The reward of each phase with its interval, or why the episodes cannot be read that it is made of."""
+    try:
+        return {phase: reward_curve(stored, phase) for phase in phases_of(run.metrics)}, ""
+    except (OSError, ValueError) as error:
+        return {}, cut(str(error), LETTERS)
+
+
+def report_of(line: RunLine) -> str | None:
+    """The report in a run's folder, which may be anybody's, as a page in which nothing runs; None where there is none. Raises ValueError
+    when it is no file of the run's, or too large."""
+    file = own_file(line.path, REPORT)
+    return None if file is None else framed(read_whole(file).decode(errors="replace"), "Report")
 
 
 def last_played(run: RecordedRun) -> MetricRow | None:

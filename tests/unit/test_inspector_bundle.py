@@ -59,9 +59,11 @@ def files(folder: Path) -> dict[str, str]:
 
 def test_a_bundle_has_every_page_and_every_link_leads_to_a_file_of_it(run: Path, tmp_path: Path, db: Database) -> None:
     target = tmp_path / "sent" / "bundle"
+    (run / "report.html").write_text("<b>as it ended</b>")
     assert write_bundle(run, target, 100, db) == Bundled(1, 15, 15)
     made = files(target)
     of_run = f"runs/{run.name}"
+    assert 'srcdoc="&lt;b&gt;as it ended&lt;/b&gt;' in made[f"{of_run}/report.html"] and 'href="../../runs/' in made[f"{of_run}/index.html"]
     assert {"index.html", f"{of_run}/index.html", f"{of_run}/steps.html", f"{of_run}/drift-sampled.html"} <= made.keys()
     assert sum(bool(re.search(r"/\d+\.html$", name)) for name in made) == 15
     for name, page in made.items():

@@ -119,7 +119,7 @@ def test_a_drawing_of_a_bundle_leads_nowhere_when_it_is_opened_by_itself() -> No
     leads = '<meta http-equiv="refresh" content="0; url=https://h.example/?x=\'1\'"><a href="https://h.example">x</a></iframe><b>'
     view = own_view(lambda _: leads, episode())
     tags = Tags(framed(view)).found
-    assert [tag for tag, _ in tags] == ["meta", "meta", "title", "style", "iframe"]
+    assert [tag for tag, _ in tags] == ["meta", "meta", "meta", "title", "style", "iframe"]
     assert tags[1][1]["content"] == POLICY and tags[1][1]["http-equiv"] == "content-security-policy"
     assert tags[-1][1]["sandbox"] in ("", None) and tags[-1][1]["srcdoc"] == view and leads in view
 

@@ -438,6 +438,7 @@ def test_where_no_index_can_be_written_the_pages_say_so_and_work(root: Path, mon
     (run / "episodes" / FOLDER).write_text("a file is in the way")
     with TestClient(pages(root)) as client:
         assert "3 episodes" in client.get(f"/rollouts/{run.name}/episodes").text
+        assert "The reward's interval is of the latest steps alone. " in client.get(f"/rollouts/{run.name}").text
 
 
 def test_a_store_that_somebody_looks_at_is_indexed_in_the_background(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,47 @@ def test_a_run_shows_its_evaluations_its_books_and_the_way_to_the_worst_episode(
     assert re.search(r"against base, .*test, n = 4 ", page), "no figure without the number of tasks that it is of"
 
 
+def test_a_run_shows_its_reward_with_an_interval_and_by_part_how_long_and_what_was_cut_short(run: Path) -> None:
+    assert "95 % interval of its mean" not in _page(run)
+    played = [Episode(Task(f"train-{i}", 1), 0, (), (Message("user", "hi"),), Reward(i / 4)) for i in range(4)]
+    with EpisodeStore(run / "episodes", run.name) as store:
+        for step in (1, 2):
+            store.put(Moment("rft", step, "train", "sampled"), played)
+    said: dict[str, Any] = {"parts": {"env": 0.25, HOSTILE.replace("\ud83d", ""): 1.0}, "tokens": 41.5, "truncations": {"context": 2}}
+    RunFolder(run).log_evaluation(EvaluationRecord(phase="rft", step=2, result=replace(evaluated(1.0, 0.0), **said)))
+    page = _page(run)
+    drawn = page.partition("<b>reward, 95 % interval</b>")[2].partition("</figure>")[0]
+    assert "0.375 → 0.375" in drawn and '<polygon class="band s0"' in drawn
+    assert '<span class="chip">env 0.25</span><span class="chip">&lt;script&gt;alert(1)' in page and "<script>alert" not in page
+    assert "<td>41.5</td>\n<td>2 <small>of 2, context 2</small></td>" in page
+    damaged = next((run / "episodes").glob("rft.000002.*"))
+    damaged.write_bytes(damaged.read_bytes()[:99])
+    page = _page(run)
+    assert "The reward's interval cannot be shown: " in page and "<b>reward_mean</b>" in page
+
+
+def test_a_run_leads_to_its_report_in_which_nothing_runs_and_says_where_its_logs_are(run: Path) -> None:
+    assert "/report" not in _page(run) and "logs/" not in _page(run)
+    hostile = '<script>alert(1)</script><meta http-equiv="refresh" content="0; url=http://example.invalid"><b onclick="x()">hi</b>'
+    (run / "report.html").write_text(hostile)
+    (run / "logs").mkdir()
+    (run / "logs" / "verdicts.log").write_text("ready")
+    page = _page(run)
+    assert f'<a class="button" href="/rollouts/{run.name}/report">Report</a>' in page and f"<code>{run.name}/logs/</code>" in page
+    with TestClient(pages(run)) as client:
+        answer = client.get(f"/rollouts/{run.name}/report")
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "script-src" not in policy and "frame-ancestors 'self'" in policy
+        elements = Elements(answer.text).found
+        assert [tag for tag, _ in elements] == ["meta", "meta", "meta", "title", "style", "iframe"]
+        assert elements[-1][1]["srcdoc"] == hostile and elements[-1][1]["sandbox"] in ("", None)
+        (run / "report.html").unlink()
+        assert client.get(f"/rollouts/{run.name}/report").status_code == 410
+        (run / "report.html").symlink_to("/etc/hostname")
+        refused = client.get(f"/rollouts/{run.name}/report")
+    assert refused.status_code == 400 and "leads out of the folder" in refused.text
+
+
 def alarmed(run: Path, *rows: AlarmRow | RollBackRow) -> None:
     """Alarms, and the ways back that were gone for them, as a run writes them."""
     for row in rows:
