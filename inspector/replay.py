@@ -19,6 +19,7 @@ from ..envs.failures import EpisodeFailure, Failure, FailureKind, boundary
 from ..envs.types import Message, Truncation
 from ..rollout.store.episodes import plain, text
 from .stored import StoredEpisode, is_own_metric
+from .turns import spoken_in
 
 T = TypeVar("T")
 
@@ -149,9 +150,8 @@ def _by_key(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def spoken_at(episode: StoredEpisode) -> list[int]:
-    """Where in the messages the policy's turns are: an environment may open with assistant messages of its own."""
-    found = [i for i, message in enumerate(episode.messages) if message.role == "assistant"]
-    return found[len(found) - episode.turns :] if episode.turns <= len(found) else found
+    """Where in an episode's messages the policy's turns are."""
+    return spoken_in(episode.messages, episode.turns)
 
 
 def _other_messages(step: int, was: tuple[Message, ...], now: tuple[Message, ...]) -> Iterator[Divergence]:

@@ -35,6 +35,7 @@ from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object,
 from ..stored import COLUMNS, episode_of
 from ..text import cut
 from ..timeline import KINDS, timeline, totals
+from ..turns import rewards_by_turn
 from ..verdicts import verdicts
 from .cluster import Nodes, played_at
 from .links import Links
@@ -156,6 +157,7 @@ def episode_view(
         "chat": chat,
         "words": words,
         "hit": first_hit(chat, words),
+        "earned": rewards_by_turn(found, chat),
         "group": group,
         "first_only": len(group) >= MOST_ATTEMPTS,
         "trajectories": shown_tokens(found, colour, tokenizer_of(line.path)),
