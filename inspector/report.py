@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,17 +99,23 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
 
 def headline(run: RecordedRun) -> str | None:
     """What the run achieved in one sentence, None before two phases were evaluated in one mode."""
-    for mode in MODES:
-        records = list(final_evaluations(run.evaluations, mode).values())
-        if len(records) < 2:
-            continue
-        before, after = records[0].result, records[-1].result
-        start = f"{percent(before.success)} ({phase_title(records[0].phase).lower()})"
-        text = f"{mode.capitalize()} success went from {start} to {percent(after.success)} on {len(after.task_success)} held-out tasks"
-        if after.best_constant is not None:
-            text += f"; always saying “{after.best_constant.label}” would score {percent(after.best_constant.success)}"
-        return text + "."
-    return None
+    records = first_and_last(run.evaluations)
+    if len(records) < 2:
+        return None
+    before, after = records[0].result, records[-1].result
+    start = f"{percent(before.success)} ({phase_title(records[0].phase).lower()})"
+    text = f"{after.mode.capitalize()} success went from {start} to {percent(after.success)} on {len(after.task_success)} held-out tasks"
+    if after.best_constant is not None:
+        text += f"; always saying “{after.best_constant.label}” would score {percent(after.best_constant.success)}"
+    return text + "."
+
+
+def first_and_last(evaluations: Sequence[EvaluationRecord]) -> tuple[EvaluationRecord, ...]:
+    """The last evaluation of the first phase that was evaluated, and that of the last, in one mode, sampled before greedy; one alone where
+    no two phases were evaluated in one mode, none before any."""
+    by_mode = [[*final_evaluations(evaluations, mode).values()] for mode in MODES]
+    records = max(by_mode, key=lambda one: min(len(one), 2))  # of equals the first
+    return (*records[:1], *records[1:][-1:])
 
 
 def phase_rows(run: RecordedRun) -> list[EvaluationRecord]:

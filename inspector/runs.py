@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,21 +113,27 @@ def read_metrics(path: Path) -> Iterator[MetricRow]:
     if own_file(path.parent, path.name) is None:
         return
     for where, row in read_json_lines(path):
-        missing = [key for key in ("phase", "step", "time") if key not in row]
-        if missing:
-            raise ValueError(f"{where}: a row of metrics needs {missing[0]!r}")
-        phase, step, time = str(row.pop("phase")), row.pop("step"), row.pop("time")
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= 2**53:
-            raise ValueError(f"{where}: 'step' must be a whole number from 0 to 2**53")
-        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= 2**53:
-            raise ValueError(f"{where}: 'time' must be Unix seconds, a number from 0 to 2**53")
-        wrong = [name for name, value in row.items() if isinstance(value, bool) or not isinstance(value, int | float)]
-        if wrong:
-            raise ValueError(f"{where}: metric {wrong[0]!r} is {row[wrong[0]]!r}, not a number")
-        large = [name for name, value in row.items() if abs(value) > LARGEST]  # 1e999 is read as infinity
-        if large:
-            raise ValueError(f"{where}: metric {large[0]!r} is larger than a float can be")
-        yield MetricRow(phase, step, float(time), {name: float(value) for name, value in row.items()})
+        yield metric_row(where, row)
+
+
+def metric_row(where: str, row: Mapping[str, Any]) -> MetricRow:
+    """A row of metrics.jsonl as it was read. Raises ValueError, which begins with where it stands, as `read_metrics` does."""
+    missing = [key for key in ("phase", "step", "time") if key not in row]
+    if missing:
+        raise ValueError(f"{where}: a row of metrics needs {missing[0]!r}")
+    phase, step, time = str(row["phase"]), row["step"], row["time"]
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= 2**53:
+        raise ValueError(f"{where}: 'step' must be a whole number from 0 to 2**53")
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= 2**53:
+        raise ValueError(f"{where}: 'time' must be Unix seconds, a number from 0 to 2**53")
+    metrics = {name: value for name, value in row.items() if name not in ("phase", "step", "time")}
+    wrong = [name for name, value in metrics.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    if wrong:
+        raise ValueError(f"{where}: metric {wrong[0]!r} is {row[wrong[0]]!r}, not a number")
+    large = [name for name, value in metrics.items() if abs(value) > LARGEST]  # 1e999 is read as infinity
+    if large:
+        raise ValueError(f"{where}: metric {large[0]!r} is larger than a float can be")
+    return MetricRow(phase, step, float(time), {name: float(value) for name, value in metrics.items()})
 
 
 def read_run_transcripts(path: Path) -> Iterator[Transcript]:

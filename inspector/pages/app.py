@@ -50,6 +50,7 @@ from ..text import finite
 from .cluster import Nodes
 from .indexing import WORTH, Indexer
 from .links import STATIC, Served
+from .progress import progress_of
 from .runs import RunLine, find_run, list_runs
 from .tokens import COLOURS, Colour
 from .views import MOVES, NOTHING_LISTED, chat_of, drawing_of, drawn, episode_view, library_of, models_view, report_of, run_view, templates
@@ -134,7 +135,8 @@ def _guarded(site: Site, page: Page) -> Callable[[Request], Awaitable[Response]]
 
 def all_runs(site: Site, request: Request) -> Response:
     """The runs, the latest first."""
-    return site.show("runs", runs=list_runs(site.root), watched=site.watched is not None)
+    runs = list_runs(site.root)
+    return site.show("runs", runs=runs, reached=progress_of(runs), watched=site.watched is not None)
 
 
 def all_models(site: Site, request: Request) -> Response:

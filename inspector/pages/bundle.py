@@ -33,6 +33,7 @@ from ..own_view import framed
 from ..runs import read_run
 from ..suspects import suspects_of
 from .links import STATIC
+from .progress import progress_of
 from .runs import RunLine, list_runs
 from .views import (
     MOVES,
@@ -187,7 +188,7 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
     (home / "static").mkdir()
     for name in ASSETS:
         shutil.copyfile(STATIC / name, home / "static" / name)
-    page("index.html", "runs", runs=lines, watched=False)
+    page("index.html", "runs", runs=lines, reached=progress_of(lines), watched=False)
     page("models.html", "models", found=models_view(lines))
     if contents.compared:
         page("compare.html", "compare", found=side_by_side([line.path for line in lines]))
