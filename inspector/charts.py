@@ -18,7 +18,11 @@ HOVER_UP_TO = 400  # points; beyond this a column per point is narrower than a p
 DRAWN = 1e300  # what is larger, either way, has differences that no float holds
 LEAST = 1e-300  # what differs by less has no ticks between that a float holds
 
+LANE, NAMED = 24, 60
+"""Height of a line below a bar, and characters of the name on it."""
 Points = Sequence[tuple[int, float]]
+SpanRow = tuple[int, str, float, float]
+"""Class of its colour, what it is, and in seconds its start and its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +159,22 @@ def whisker_chart(rows: Sequence[Whisker]) -> Markup:
     return Markup("").join([*out, Markup("</svg>")])
 
 
-def span_chart(name: str, spans: Sequence[tuple[int, str, float, float]]) -> Markup:
-    """One bar of spans, each (class of its colour, what it is, start, length), in seconds. Pointing at one says what it is and how long."""
-    end = max((start + length for _, _, start, length in spans), default=0.0)
+def span_chart(name: str, spans: Sequence[SpanRow], beside: Sequence[SpanRow] = ()) -> Markup:
+    """One bar of spans. Pointing at one says what it is and how long. beside: spans that overlap, each with its name on a line of its own
+    below."""
+    end = max((start + length for _, _, start, length in (*spans, *beside)), default=0.0)
     if not 0 < end < DRAWN:
         return Markup("")
-    out = [_open(name, BAR_WIDTH, 44)]
-    for colour, label, start, length in spans:
+    foot = 40 + LANE * len(beside)
+    out = [_open(name, BAR_WIDTH, foot + 4)]
+    drawn = Markup('<rect class="mark s{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>')
+    placed = [(2, 22, span) for span in spans] + [(40 + LANE * i, 8, span) for i, span in enumerate(beside)]
+    for y, height, (colour, label, start, length) in placed:
         x, width = BAR_WIDTH * start / end, max(BAR_WIDTH * length / end, 0.5)
-        drawn = Markup('<rect class="mark s{}" x="{}" y="2" width="{}" height="22"><title>{}</title></rect>')
-        out.append(drawn.format(colour, f"{x:.2f}", f"{width:.2f}", printable(f"{label}: {length:.3f} s")))
-    out.append(_text(0, 40, "0", "tick"))
-    out.append(_text(BAR_WIDTH, 40, f"{end:.3g} s", "tick end"))
+        out.append(drawn.format(colour, f"{x:.2f}", y, f"{width:.2f}", height, printable(f"{label}: {length:.3f} s")))
+    out += [_text(0, 37 + LANE * i, label[:NAMED], "tick") for i, (_, label, _, _) in enumerate(beside)]
+    out.append(_text(0, foot, "0", "tick"))
+    out.append(_text(BAR_WIDTH, foot, f"{end:.3g} s", "tick end"))
     return Markup("").join([*out, Markup("</svg>")])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .verdicts import verdicts
 
 ENGINE, ENVIRONMENT, REST, SCORING = "engine", "environment and tools", "reset and waiting", "scoring"
 KINDS = (ENGINE, ENVIRONMENT, REST, SCORING)
@@ -43,6 +45,16 @@ def timeline(found: Mapping[str, Any]) -> list[TimeSpan]:
             spans.append(TimeSpan(kind, label, start, seconds))
             start += seconds
     return spans
+
+
+def scorer_spans(found: Mapping[str, Any], spans: Sequence[TimeSpan]) -> list[TimeSpan]:
+    """Each scorer of a stored episode that was timed, from where scoring stands in its spans: they are asked together, those that compare
+    attempts once the whole group is there. Not among the spans, as they overlap."""
+    end = spans[-1].start + spans[-1].seconds if spans else 0.0
+    start = next((span.start for span in spans if span.kind == SCORING), end)
+    said = verdicts(found["parts"] or {}, found["metrics"] or {}, found["labels"] or {})
+    took = [(verdict.scorer, _seconds(verdict.seconds)) for verdict in said]
+    return [TimeSpan(SCORING, scorer, start, seconds) for scorer, seconds in took if seconds > 0]
 
 
 def totals(spans: list[TimeSpan]) -> dict[str, float]:

@@ -34,7 +34,7 @@ from ..report import CURVES, Curve, curves_of, headline, phase_rows, reward_curv
 from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..text import cut
-from ..timeline import KINDS, timeline, totals
+from ..timeline import KINDS, scorer_spans, timeline, totals
 from ..turns import rewards_by_turn
 from ..verdicts import verdicts
 from .cluster import Nodes, played_at
@@ -48,6 +48,8 @@ REPORT, LOGS = "report.html", "logs"
 MOVES = 25
 """Tasks that are named on either side of a drift."""
 KNOWN: Mapping[str, str] = {"The task": "task_data", "The environment": "env_data"}
+MOST_SCORERS = 12
+"""Scorers that are drawn below the bar of an episode's time."""
 MOST_KNOWN = 20_000
 """Characters that are shown of what each knew."""
 NOTHING_LISTED: Mapping[str, Any] = {
@@ -207,12 +209,18 @@ def branching_of(line: RunLine, found: Mapping[str, Any]) -> str:
 
 
 def time_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the time of a whole episode went: the bar, and (class of its colour, kind, seconds) of each kind."""
+    """Where the time of a whole episode went: the bar, (class of its colour, kind, seconds) of each kind, (name, seconds) of each scorer
+    that is drawn, and how many are not."""
     spans = timeline(found)
+    scorers = scorer_spans(found, spans)
+    shown = scorers[:MOST_SCORERS]
     rows = [(KINDS.index(one.kind), f"{one.kind}, {one.label}", one.start, one.seconds) for one in spans]
+    lanes = [(KINDS.index(one.kind), one.label, one.start, one.seconds) for one in shown]
     return {
-        "bar": span_chart("Seconds of the episode, one after another", rows),
+        "bar": span_chart("Seconds of the episode, one after another", rows, lanes),
         "kinds": [(KINDS.index(kind), kind, seconds) for kind, seconds in totals(spans).items()],
+        "scorers": [(one.label, one.seconds) for one in shown],
+        "others": len(scorers) - len(shown),
     }
 
 

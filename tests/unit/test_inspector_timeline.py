@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from burnish.inspector.charts import span_chart
-from burnish.inspector.timeline import ENGINE, ENVIRONMENT, REST, SCORING, TimeSpan, timeline, totals
+from burnish.inspector.timeline import ENGINE, ENVIRONMENT, REST, SCORING, TimeSpan, scorer_spans, timeline, totals
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +29,15 @@ def test_the_spans_follow_each_other() -> None:
     assert totals(spans) == {ENGINE: 1.5, ENVIRONMENT: 0.25, REST: 0.25, SCORING: 0.5}
 
 
+def test_each_scorer_that_was_timed_stands_from_where_scoring_begins() -> None:
+    took = {"seconds": 2.5, "judge_seconds": 0.5, "a/judge_seconds": 0.5, "none/judge_seconds": float("nan"), "group/judge_seconds": 4.0}
+    found = stored(metrics=took, parts={"group": 1.0, "a": 0.0, "b": 0.0}, labels={"b.explanation": "why"})
+    assert scorer_spans(found, timeline(found)) == [TimeSpan(SCORING, "group", 2.0, 4.0), TimeSpan(SCORING, "a", 2.0, 0.5)]
+    alone = stored(metrics={"a/judge_seconds": 1.0}, parts=None, labels=None)
+    assert scorer_spans(alone, timeline(alone)) == [TimeSpan(SCORING, "a", 1.75, 1.0)]
+    assert scorer_spans(alone, []) == [TimeSpan(SCORING, "a", 0.0, 1.0)]
+
+
 @pytest.mark.parametrize(
     "metrics", [None, {}, {"seconds": float("nan")}, {"seconds": -1.0}, {"seconds": float("inf"), "judge_seconds": None}]
 )
@@ -44,3 +53,6 @@ def test_a_bar_says_what_each_span_is() -> None:
     drawn = span_chart("time", [(0, "engine <1>", 0.0, 1.0), (3, "scoring", 1.0, 3.0)])
     assert 'class="mark s0" x="0.00" y="2" width="150.00"' in drawn and 'class="mark s3" x="150.00" y="2" width="450.00"' in drawn
     assert "<title>engine &lt;1&gt;: 1.000 s</title>" in drawn and ">4 s</text>" in drawn
+    lanes = span_chart("time", [(0, "engine", 0.0, 1.0)], [(3, "a <b>", 1.0, 1.0), (3, "c" * 99, 1.0, 3.0)])
+    assert 'class="mark s3" x="150.00" y="40" width="150.00" height="8"><title>a &lt;b&gt;: 1.000 s</title>' in lanes
+    assert 'x="150.00" y="64" width="450.00"' in lanes and f">{'c' * 60}</text>" in lanes and 'viewBox="0 0 600 92"' in lanes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -133,6 +134,9 @@ def test_the_page_of_an_episode_shows_its_verdicts_inert(run: Path) -> None:
     assert "<td>right</td>" in verdict and "<td>first</td>" in verdict and "<td>silent</td>" in verdict and "place 1 of 2" in verdict
     assert "&lt;script&gt;alert(1)&lt;/script&gt; [x](javascript:alert(1)) \\x1b[31mred \\u202egnp" in verdict
     assert "<img" not in verdict and "<script>" not in verdict and "/judge_seconds" not in page.text
+    time = page.text.partition('<h2 id="time">')[2].partition("</table>")[0]
+    for name in ("right", "first", "silent"):
+        assert re.search(rf"<title>{name}: \d\.\d{{3}} s</title>", time) and re.search(rf"<span>{name} \d\.\d{{3}} s</span>", time)
 
 
 def test_the_terminal_says_why(run: Path) -> None:
