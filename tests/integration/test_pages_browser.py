@@ -100,6 +100,9 @@ def test_the_worst_rollout_of_the_last_step_is_four_clicks_away(page: Page, addr
     page.locator("tbody a").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
     expect(page.get_by_text("reward 0", exact=True)).to_be_visible()
+    expect(page.locator(".outcome .chip").first).to_contain_text("alert(1)")  # the part of the reward, by its name
+    expect(page.get_by_text("expected pass, said scrap")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("the bore is too wide"))).to_be_visible()
     keep(page, "episode")
     page.get_by_role("link", name="advantage").click()
     expect(page.locator(".tabs [aria-current]")).to_have_text("advantage")

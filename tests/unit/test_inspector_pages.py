@@ -44,6 +44,8 @@ from burnish.trainer.evaluation.comparison import comparisons
 pytestmark = pytest.mark.unit
 
 HOSTILE = "<script>alert(1)</script>\n[x](javascript:alert(1)) \x1b[31mred \u202egnp \ud83d </pre><img src=x onerror=alert(2)> \"'&"
+WHY = {"expected": "pass", "predicted": "scrap", f"{HOSTILE}.explanation": "the bore is too wide"}
+"""Of the episode that earned nothing: what was expected, what it said, and why its only scorer gave it nothing."""
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def root(tmp_path: Path) -> Path:
     said = (Message("user", HOSTILE), Message("assistant", HOSTILE, (ToolCall("1", "look", {"at": HOSTILE}),)))
     episodes = [
         Episode(task, 0, (trajectory,), said, Reward(1.0, {HOSTILE: 1.0}), labels={"expected": HOSTILE, "predicted": "b"}),
-        Episode(task, 1, (trajectory,), said, Reward(0.0, {HOSTILE: 0.0}), metrics={HOSTILE: 2.0}),
+        Episode(task, 1, (trajectory,), said, Reward(0.0, {HOSTILE: 0.0}), metrics={HOSTILE: 2.0}, labels=WHY),
         Episode(task, 2, (), said, Failure(FailureKind.TOOL_ERROR, HOSTILE, HOSTILE)),
     ]
     measured = {name: np.array([0, 0, -1.0, 2.0], np.float32) for name in ("logprobs", "advantage", "entropy", "ratio")}
@@ -132,6 +134,21 @@ def test_what_is_shown_of_an_episode(client: TestClient) -> None:
     assert page.count('class="t sampled') == 2 and "weights 0" in page
     data = client.get(f"{EPISODE}&json=1").json()
     assert (data["reward"], data["advantages"], data["messages"][1]["tool_calls"][0]["function"]["name"]) == (1.0, [0, 0, -1, 2], "look")
+
+
+def test_why_the_worst_rollout_of_the_last_step_scored_so_is_found_by_links_alone(client: TestClient) -> None:
+    def followed(page: str, words: str) -> str:
+        (there,) = re.findall(rf'<a [^>]*href="([^"]*)"[^>]*>{words}[^<]*</a>', page)[:1]
+        return client.get(html.unescape(there)).text
+
+    listed = followed(followed(client.get("/rollouts").text, "nano-20260101-000000"), "Worst of the last step")
+    page = followed(listed.partition("<tbody>")[2], "train-1/")
+    assert "<h1>train-1/1</h1>" in page
+    shown = html.unescape(page.partition('<p class="outcome">')[2].partition("</p>")[0])
+    assert "<b>reward 0</b>" in shown and re.search(r"alert\(1\).* 0</span>", shown, re.DOTALL) and "expected pass, said scrap" in shown
+    table = page.partition('id="verdicts"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    (verdict,) = re.findall("<tr>(.*?)</tr>", table, re.DOTALL)
+    assert "alert(1)" in verdict and "<td>0</td>" in verdict and '<td class="why">the bore is too wide</td>' in verdict
 
 
 def test_what_task_and_environment_knew_is_shown_where_they_knew_any(root: Path, client: TestClient) -> None:
