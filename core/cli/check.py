@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.cli.arguments import parse_arguments
-from burnish.envs.checks.conformance import Report, render
+from burnish.envs.checks.conformance import Report
 from burnish.envs.checks.environment import check_environment
 from burnish.envs.checks.playing import CheckedEpisode, play
 from burnish.envs.checks.tool_service import check_tool_service
@@ -75,17 +75,17 @@ class Checks:
     uses: frozenset[str]
 
 
-def check(
+def reports(
     target: str,
     args: Sequence[str],
     plugins: Sequence[Path],
     sample: Path | None,
     replies: Sequence[str],
     security: ClientSecurity | None = None,
-) -> str:
+) -> list[Report]:
     """The reports on everything that `target` names: an id, a plug-in file, a module, or the address of a service.
 
-    Raises ValueError holding the reports when a check failed, and one that says what there is when nothing is found.
+    Raises ValueError that says what there is when nothing is found.
     """
     for plugin in plugins:
         load_plugin(plugin)
@@ -96,12 +96,7 @@ def check(
     idle = [option for option, used in said.items() if used and not any(option in suite.uses for suite in found)]
     if idle:
         raise ValueError(f"{' and '.join(idle)} has no effect on the checks of {target}")
-    reports = [suite.run() for suite in found]
-    text = "\n".join(render(report) for report in reports)
-    failed = [report.subject for report in reports if report.failed]
-    if failed:
-        raise ValueError(f"{', '.join(failed)} does not keep the contract\n{text}")
-    return text
+    return [suite.run() for suite in found]
 
 
 def suites(target: str, given: Given) -> list[Checks]:

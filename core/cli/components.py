@@ -7,13 +7,16 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from burnish.cli.arguments import parse_arguments
+from burnish.cli.found import Found
 from burnish.cli.models import table_lines
 from burnish.envs.callables import is_async, written
+from burnish.envs.checks.environment import Report, render
 from burnish.envs.checks.environment import check_environment as run_checks
-from burnish.envs.checks.environment import render
 from burnish.envs.contract import ENVS
 from burnish.envs.registry import Listing, load_plugin
 from burnish.inspector.text import printable
@@ -25,29 +28,40 @@ from burnish.rewards.types import RewardInput, Score
 
 MOST_NAMED = 10
 """Rows with one and the same fault that are named, after the first."""
+LIMITS = ("timeout_s", "max_concurrent", "cache", "isolation", "min_members", "max_batch", "max_wait_s")
+"""Of a reward; which of them have an effect is its level's."""
 
 
-def environment_lines(plugins: Sequence[Path]) -> list[str]:
+def environments(plugins: Sequence[Path]) -> Found:
+    """Every environment and where it comes from."""
     _load(plugins)
     return _listing(ENVS.list())
 
 
-def reward_lines(plugins: Sequence[Path]) -> list[str]:
+def rewards(plugins: Sequence[Path]) -> Found:
     """Every reward and where it comes from. Level and description stand in `burnish rewards show`: listing imports nothing."""
     _load(plugins)
-    return [*_listing(REWARDS.list()), "burnish rewards show ID says what one is called with, and its options"]
+    return _listing(REWARDS.list(), "burnish rewards show ID says what one is called with, and its options")
 
 
-def check_environment(id: str, args: Sequence[str], plugins: Sequence[Path]) -> str:
-    """The report of the conformance checks. Raises ValueError holding it when one failed."""
+def check_environment(id: str, args: Sequence[str], plugins: Sequence[Path]) -> list[Report]:
+    """The report of the conformance checks."""
     _load(plugins)
-    report = run_checks(id, parse_arguments(args))
-    if report.failed:
-        raise ValueError(f"environment {id} does not keep the contract\n{render(report)}")
-    return render(report)
+    return [run_checks(id, parse_arguments(args))]
 
 
-def show_reward(id: str, plugins: Sequence[Path]) -> str:
+def print_reports(reports: Sequence[Report], as_json: bool) -> None:
+    """Print reports of conformance checks. Raises ValueError naming what does not keep the contract, with the reports unless JSON on stdout
+    has them."""
+    text = printable("\n".join(map(render, reports)))
+    failed = [report.subject for report in reports if report.failed]
+    if as_json or not failed:
+        Found([text], [report.to_row() for report in reports]).print(as_json)
+    if failed:
+        raise ValueError(f"{', '.join(failed)} does not keep the contract" + ("" if as_json else f"\n{text}"))
+
+
+def show_reward(id: str, plugins: Sequence[Path]) -> Found:
     """What a reward is called with, its options, its limits, and what its author says about it."""
     _load(plugins)
     plugin = find_plugin(id)
@@ -66,23 +80,27 @@ def show_reward(id: str, plugins: Sequence[Path]) -> str:
         *(f"  {line}" for line in (table_lines(("option", "type", "default", ""), rows) if rows else ["no options"])),
         *(f"  {line}".rstrip() for line in ("", *plugin.doc.splitlines()) if plugin.doc),
     ]
-    return "\n".join(lines)
+    data: dict[str, Any] = {"id": id, "source": source, "level": plugin.level, "calling": kind}
+    data |= {
+        "function": written(plugin.function).__name__,
+        "signature": signature_text(plugin.function),
+        "options": [asdict(option) for option in options],
+        "doc": plugin.doc,
+    }
+    return Found(lines, data | {name: getattr(plugin, name) for name in LIMITS})
 
 
-def check_reward(id: str, args: Sequence[str], plugins: Sequence[Path], sample: Path | None) -> str:
-    """The report of the conformance checks. Raises ValueError holding it when one failed, or when a row of `sample` is unfit."""
+def check_reward(id: str, args: Sequence[str], plugins: Sequence[Path], sample: Path | None) -> list[Report]:
+    """The report of the conformance checks. Raises ValueError when a row of `sample` is unfit."""
     _load(plugins)
     rows = read_episodes(sample, find_plugin(id).level == "group") if sample is not None else []
     bad = [f"{where}: {row}" for where, row in rows if isinstance(row, str)]
     if bad:
         raise ValueError("\n".join(bad))
-    report = check_plugin(id, parse_arguments(args), [row for _, row in rows if isinstance(row, RewardInput)])
-    if report.failed:
-        raise ValueError(f"reward {id} does not keep the contract\n{render(report)}")
-    return render(report)
+    return [check_plugin(id, parse_arguments(args), [row for _, row in rows if isinstance(row, RewardInput)])]
 
 
-def try_reward(id: str, file: Path, args: Sequence[str], plugins: Sequence[Path], out: Path | None) -> tuple[str, bool]:
+def try_reward(id: str, file: Path, args: Sequence[str], plugins: Sequence[Path], out: Path | None) -> tuple[Found, bool]:
     """Score every row of `file`: a table with mean, min and max, and whether any row failed. out: where to write one row for each.
 
     Raises ValueError when the reward, an option or the file is unfit; what is wrong with single rows is in the table.
@@ -97,7 +115,7 @@ def try_reward(id: str, file: Path, args: Sequence[str], plugins: Sequence[Path]
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("".join(json.dumps(trial.to_row(), allow_nan=False) + "\n" for trial in trials))
-    return "\n".join(_trial_lines(trials, scorer.name)), any(trial.failed for trial in trials)
+    return Found(_trial_lines(trials, scorer.name), [trial.to_row() for trial in trials]), any(trial.failed for trial in trials)
 
 
 def _trial_lines(trials: Sequence[TriedRow], name: str) -> list[str]:
@@ -141,5 +159,6 @@ def _load(plugins: Sequence[Path]) -> None:
         load_plugin(plugin)
 
 
-def _listing(rows: Sequence[Listing]) -> list[str]:
-    return table_lines(("id", "from"), [(row.id, row.place) for row in rows])
+def _listing(rows: Sequence[Listing], *more: str) -> Found:
+    lines = table_lines(("id", "from"), [(row.id, row.place) for row in rows])
+    return Found([*lines, *more], [{"id": row.id, "source": row.place} for row in rows])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from burnish.cli.found import Found
 from burnish.cli.models import table_lines
 from burnish.envs.registry import ID_PATTERN
 from burnish.envs.row_files import new_file
@@ -31,7 +33,7 @@ SHOWN = 20
 """Findings that are printed; the others are counted."""
 
 
-def check_lines(places: Sequence[str], use: Use, rejects: Path | None, policy: str | None = None) -> tuple[list[str], int]:
+def check_rows(places: Sequence[str], use: Use, rejects: Path | None, policy: str | None = None) -> tuple[Found, int]:
     """What every row is, the first unfit ones, and how many there are of those. policy: a guardrail policy that rows must keep."""
     guard = Guard(load_policy(policy)) if policy is not None else None
     report = check(places, use, rejects, guard)
@@ -41,23 +43,29 @@ def check_lines(places: Sequence[str], use: Use, rejects: Path | None, policy: s
     if report.rejected:
         lines.append(f"{report.rejected:,} unfit" + (f", all in {rejects}" if rejects is not None else ""))
         lines += [f"  {line}" for line in report.problems.lines()]
+    data: dict[str, Any] = {"rows": report.rows, "unfit": report.rejected, "rejects": None if rejects is None else str(rejects)}
+    data["problems"] = report.problems.lines()
     if guard is not None:
         broken = ", ".join(f"{count:,} {category}" for category, count in report.broken.most_common()) or "no row"
         lines += [f"broken by {guard.policy.id}: {broken}", f"{report.must_refuse:,} rows ask what may not be answered, and are fit"]
-    return [printable(line) for line in lines], report.rejected
+        data |= {"policy": guard.policy.id, "broken": report.broken, "must_refuse": report.must_refuse}
+    return Found([printable(line) for line in lines], data), report.rejected
 
 
-def stats_lines(places: Sequence[str], model: str | None) -> list[str]:
+def row_stats(places: Sequence[str], model: str | None) -> Found:
+    """Sizes of the rows of each place, in characters, and in tokens of a model."""
     tokenizer = _tokenizer(model) if model is not None else None
-    rows = []
+    rows, data = list[tuple[str, ...]](), list[dict[str, Any]]()
     for place in places:
         found = stats(place, tokenizer)
-        sizes = (_spread(found.characters), _spread(found.tokens) if tokenizer else "-")
-        rows.append((place, f"{found.rows:,}", f"{found.rejected:,}", *sizes))
-    return table_lines(("place", "rows", "unfit", "characters: all, mean, median, longest", "tokens"), rows)
+        sizes = {"characters": _spread(found.characters), "tokens": _spread(found.tokens)}
+        cells = ("-" if spread is None else ", ".join(f"{size:,.0f}" for size in spread.values()) for spread in sizes.values())
+        rows.append((place, f"{found.rows:,}", f"{found.rejected:,}", *cells))
+        data.append({"place": place, "rows": found.rows, "unfit": found.rejected, **sizes})
+    return Found(table_lines(("place", "rows", "unfit", "characters: all, mean, median, longest", "tokens"), rows), data)
 
 
-def dedup_lines(places: Sequence[str], near: float | None, out: Path | None) -> list[str]:
+def dedup_rows(places: Sequence[str], near: float | None, out: Path | None) -> Found:
     """Duplicates, and how many there are. out: a new file of the rows that are none, as they are read: unfit rows are in neither."""
     found: list[Duplicate] = []
     kept, unfit = 0, Counter[str]()
@@ -73,10 +81,11 @@ def dedup_lines(places: Sequence[str], near: float | None, out: Path | None) -> 
     lines = [f"{kept:,} rows say something new, {kinds['exact']:,} are exact duplicates" + (f", {kinds['near']:,} near" if near else "")]
     lines += _unfit_line(unfit)
     shown = [f"  {one.where} = {one.of}" if one.kind == "exact" else f"  {one.where} ~ {one.of} ({one.similarity:.2f})" for one in found]
-    return [printable(line) for line in [*lines, *_first(shown)]]
+    data = {"new": kept, "exact": kinds["exact"], "near": kinds["near"], "unfit": unfit["rows"], "duplicates": [*map(asdict, found)]}
+    return Found([printable(line) for line in [*lines, *_first(shown)]], data)
 
 
-def contamination_lines(places: Sequence[str], against: Sequence[str], words: int) -> tuple[list[str], int]:
+def contaminated_rows(places: Sequence[str], against: Sequence[str], words: int) -> tuple[Found, int]:
     """Evaluation rows that training rows hold, and how many."""
     unfit = Counter[str]()
     measured = list(_good(against, unfit))
@@ -84,10 +93,11 @@ def contamination_lines(places: Sequence[str], against: Sequence[str], words: in
     lines = [f"{len(found):,} of {len(measured):,} rows of the evaluation stand, in part or whole, in what is trained on"]
     lines += _unfit_line(unfit)
     shown = [f"  {one.where}: {one.share:.0%} of its runs of {words} words are in {one.trained}" for one in found]
-    return [printable(line) for line in [*lines, *_first(shown)]], len(found)
+    data = {"rows": len(measured), "unfit": unfit["rows"], "found": [*map(asdict, found)]}
+    return Found([printable(line) for line in [*lines, *_first(shown)]], data), len(found)
 
 
-def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
+def blends(recipe: Path, overrides: Sequence[str]) -> Found:
     """The blend of each supervised phase of a recipe, and of the demonstrations beside reinforcement, every row read and rendered."""
     from burnish.recipe.load import load_config
     from burnish.recipe.resolve import resolve
@@ -95,7 +105,7 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
     from burnish.trainer.data.prepared import survey
     from burnish.trainer.models.finding import find_model
 
-    run, lines = resolve(load_config(recipe, overrides)), list[str]()
+    run, lines, data = resolve(load_config(recipe, overrides)), list[str](), list[dict[str, Any]]()
     making = Making(find_model(run.model, need_weights=False), run.engine.max_context, run.rollout.template_args)
     for wanted in [found for phase in run.phases if (found := phase.table.supervised_rows) is not None]:
         facts = survey(wanted, making)
@@ -115,10 +125,12 @@ def blend_lines(recipe: Path, overrides: Sequence[str]) -> list[str]:
         by = f"asked, by {wanted.rows.shares_of}"
         lines += [f"[{wanted.called}] {wanted.samples:,} samples"]
         lines += table_lines(("source", by, "of samples", "rows", "left out", "tokens a row", "passes", "from"), rows)
-    return lines or [f"{recipe} has no supervised phase, and no demonstrations beside reinforcement"]
+        sources = [{**one.to_row(), "asked": float(one.asked), "share": float(one.share)} for one in facts]
+        data.append({"phase": wanted.called, "samples": wanted.samples, "shares_of": wanted.rows.shares_of, "sources": sources})
+    return Found(lines or [f"{recipe} has no supervised phase, and no demonstrations beside reinforcement"], data)
 
 
-def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
+def trace(run: Path, step: int, phase: str | None) -> Found:
     """The rows of a step. Raises ValueError when the run has no such step."""
     home = check_run(run)
     laid_out = [file.parent.name for file in own_files(home, "*/blend.json", "data")]
@@ -129,36 +141,40 @@ def trace_lines(run: Path, step: int, phase: str | None) -> list[str]:
         raise ValueError(f"{run} has no step {step}{f' of {phase}' if phase else ''}: {taken}")
     shown = _replayed(home, chosen, step)
     if shown is not None:
-        return [*_rollouts_of_step(home, chosen, step), *_rows_of_step(home / "data" / chosen, f"{chosen} replay", step, shown)]
+        rollouts, rows = _rollouts_of_step(home, chosen, step), _rows_of_step(home / "data" / chosen, f"{chosen} replay", step, shown)
+        return Found([*rollouts.lines, *rows.lines], {**rollouts.data, "rows": rows.data["rows"]})
     if chosen in laid_out:
         return _rows_of_step(home / "data" / chosen, chosen, step)
     return _rollouts_of_step(home, chosen, step)
 
 
-def catalog_lines(name: str | None, show: int) -> list[str]:
+def catalogs(name: str | None, show: int) -> Found:
     """All catalogs, or one with its cards."""
     if name is None:
-        return table_lines(("id", "from"), [(row.id, row.source) for row in CATALOGS.list()])
+        listed = [{"id": row.id, "source": row.source} for row in CATALOGS.list()]
+        return Found(table_lines(("id", "from"), [(row["id"], row["source"]) for row in listed]), listed)
     catalog = find_catalog(name, check=ID_PATTERN.match(name) is not None)
-    lines = [catalog.id]
+    lines, sets = [catalog.id], dict[str, dict[str, Any]]()
     for category, one in catalog.sets.items():
-        digest = one.digest
+        digest, rows = one.digest, list(_shown_rows(catalog, category, show))
         kind = f"file {one.file.name}" if one.file is not None else "made as it is asked for"
         lines += [f"  {category}: {one.about}", f"    {kind}, licence {one.licence}, sha256 {digest}"]
         if one.sha256 != digest:
             lines.append(
                 f"    {CATALOG_FILE} says {one.sha256 or 'no sha256'}; write the one above, under a new version if it was published"
             )
-        lines += [f"    {line}" for line in _shown_rows(catalog, category, show)]
-    return [printable(line) for line in lines]
+        lines += [f"    {json.dumps(row, ensure_ascii=False)}" for row in rows]
+        sets[category] = {"about": one.about, "file": one.file.name if one.file is not None else None, "licence": one.licence}
+        sets[category] |= {"sha256": digest, "declared_sha256": one.sha256, "rows": rows}
+    return Found([printable(line) for line in lines], {"id": catalog.id, "sets": sets})
 
 
-def _shown_rows(catalog: Catalog, category: str, count: int) -> Iterator[str]:
+def _shown_rows(catalog: Catalog, category: str, count: int) -> Iterator[list[dict[str, Any]]]:
     from burnish.trainer.data.sources import found_curated
 
     for row in islice(found_curated(catalog, category, 0, count), count):
         if isinstance(row, Conversation):
-            yield json.dumps([message.to_dict() for message in row.messages], ensure_ascii=False)
+            yield [message.to_dict() for message in row.messages]
 
 
 def _good(places: Sequence[str], unfit: Counter[str]) -> Iterator[Checked]:
@@ -178,8 +194,8 @@ def _first(lines: Sequence[str]) -> list[str]:
     return [*lines[:SHOWN], *more]
 
 
-def _spread(sizes: Sequence[int]) -> str:
-    return f"{sum(sizes):,}, {mean(sizes):,.0f}, {median(sizes):,.0f}, {max(sizes):,}" if sizes else "-"
+def _spread(sizes: Sequence[int]) -> dict[str, float] | None:
+    return {"all": sum(sizes), "mean": mean(sizes), "median": median(sizes), "longest": max(sizes)} if sizes else None
 
 
 def _tokenizer(model: str) -> Any:
@@ -207,37 +223,41 @@ def _replayed(home: Path, phase: str, step: int) -> range | None:
     return range(at.get(step - 1, 0), at[step]) if step in at else None
 
 
-def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None = None) -> list[str]:
+def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None = None) -> Found:
     from burnish.trainer.data.prepared import PreparedData
 
     data = PreparedData(folder)
     try:
-        drawn = data.drawn(step - 1) if positions is None else data.drawn_at(positions)
-        rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in drawn]
+        drawn = list(data.drawn(step - 1) if positions is None else data.drawn_at(positions))
     finally:
         data.close()
-    if not rows:
-        return [f"{phase} step {step}: none"]
+    found = {"phase": folder.name, "step": step, "rows": [asdict(one) for one in drawn]}
+    if not drawn:
+        return Found([f"{phase} step {step}: none"], found)
+    rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in drawn]
     head = f"{phase} step {step}: positions {rows[0][0]} to {rows[-1][0]} of the blend"
-    return [head, *table_lines(("position", "source", "pass", "row", "example"), rows)]
+    return Found([head, *table_lines(("position", "source", "pass", "row", "example"), rows)], found)
 
 
-def _rollouts_of_step(home: Path, phase: str, step: int) -> list[str]:
+def _rollouts_of_step(home: Path, phase: str, step: int) -> Found:
     """Tasks in the order of their places in the stream, with each rollout's reward and its parts, or why it has none."""
     found = [one for one in read_run_transcripts(home) if (one.phase, one.step, one.split) == (phase, step, "train")]
     why = kept_of(home).why_none(phase, step)
-    rows = []
+    rows, data = list[tuple[str, ...]](), list[dict[str, Any]]()
     for one in sorted(found, key=lambda one: (_place(one.task), one.task, one.sample)):
         if one.reward is None:
-            said = f"{one.failure.kind} ({one.failure.culprit})" if one.failure is not None else "-"
-            rows.append((one.task, str(one.seed), str(one.sample), "-", said))
+            total, said = "-", f"{one.failure.kind} ({one.failure.culprit})" if one.failure is not None else "-"
         else:
-            parts = ", ".join(f"{name} {value:g}" for name, value in one.reward.parts.items())
-            rows.append((one.task, str(one.seed), str(one.sample), f"{one.reward.total:g}", parts))
-    return [
+            total, said = f"{one.reward.total:g}", ", ".join(f"{name} {value:g}" for name, value in one.reward.parts.items())
+        rows.append((one.task, str(one.seed), str(one.sample), total, said))
+        reward = {} if one.reward is None else {"reward": one.reward.total, "parts": one.reward.parts}
+        failure = {} if one.failure is None else {"failure": {"kind": one.failure.kind, "culprit": one.failure.culprit}}
+        data.append({"episode": one.episode, "task": one.task, "seed": one.seed, "sample": one.sample, **reward, **failure})
+    lines = [
         f"{phase} step {step}: {len(rows)} rollouts{f' ({why})' if why else ''}",
         *table_lines(("task", "seed", "sample", "reward", "parts"), rows),
     ]
+    return Found(lines, {"phase": phase, "step": step, "rollouts": data, "none_because": why or None})
 
 
 def _place(task: str) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine, needs_episodes, needs_training
-from burnish.cli.options import PluginOption, StallOption
+from burnish.cli.options import JsonOption, PluginOption, StallOption
 
 PlacesArgument = Annotated[
     list[str], typer.Argument(metavar="PLACE…", help="Files of rows, folders of them, or URLs of files.", show_default=False)
@@ -47,14 +47,15 @@ def check(
         str | None, typer.Option("--policy", metavar="FILE", help="A guardrail policy that every row must keep.", show_default=False)
     ] = None,
     plugin: PluginOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every row: what form it has, and what is unfit, by file, line and field. Exits with 1 when too much is."""
-    from burnish.cli.data import check_lines
+    from burnish.cli.data import check_rows
     from burnish.cli.guard import load_detectors
 
     load_detectors(plugin, policy)
-    lines, rejected = check_lines(places, use, rejects, policy)
-    typer.echo("\n".join(lines))
+    found, rejected = check_rows(places, use, rejects, policy)
+    found.print(as_json)
     if rejected > max_rejects:
         raise typer.Exit(1)
 
@@ -62,13 +63,14 @@ def check(
 def stats(
     places: PlacesArgument,
     model: Annotated[str | None, typer.Option(help="Count tokens as this model's tokenizer has them.", show_default=False)] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Rows, characters and tokens of each place."""
     if model is not None:
         needs_training("data stats --model")
-    from burnish.cli.data import stats_lines
+    from burnish.cli.data import row_stats
 
-    typer.echo("\n".join(stats_lines(places, model)))
+    row_stats(places, model).print(as_json)
 
 
 def dedup(
@@ -79,36 +81,39 @@ def dedup(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the rows that say something new to this new .jsonl file.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Rows that say what an earlier one says."""
-    from burnish.cli.data import dedup_lines
+    from burnish.cli.data import dedup_rows
 
-    typer.echo("\n".join(dedup_lines(places, near, out)))
+    dedup_rows(places, near, out).print(as_json)
 
 
 def contamination(
     places: PlacesArgument,
     against: Annotated[list[str], typer.Option("--against", metavar="PLACE", help="Rows of an evaluation; repeat for several.")],
     words: Annotated[int, typer.Option("--words", min=1, help="How many words in a row count as overlap.")] = 13,
+    as_json: JsonOption = False,
 ) -> None:
     """Rows of an evaluation that stand in what is trained on. Exits with 1 when there are any."""
-    from burnish.cli.data import contamination_lines
+    from burnish.cli.data import contaminated_rows
 
-    lines, found = contamination_lines(places, against, words)
-    typer.echo("\n".join(lines))
-    if found:
+    found, count = contaminated_rows(places, against, words)
+    found.print(as_json)
+    if count:
         raise typer.Exit(1)
 
 
 def blend(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", show_default=False)],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the recipe.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """What every source of a recipe's blends has, and how often each of its rows would be seen."""
     needs_training("data blend")
-    from burnish.cli.data import blend_lines
+    from burnish.cli.data import blends
 
-    typer.echo("\n".join(blend_lines(recipe, set_ or ())))
+    blends(recipe, set_ or ()).print(as_json)
 
 
 def trace(
@@ -117,22 +122,24 @@ def trace(
     phase: Annotated[
         str | None, typer.Option(help="The name of a phase; without, the run's last one with that step.", show_default=False)
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """The rows that a step was trained on; of reinforcement, its tasks with their rollouts and the parts of their rewards."""
     needs_episodes("data trace")
-    from burnish.cli.data import trace_lines
+    from burnish.cli import data
 
-    typer.echo("\n".join(trace_lines(run, step, phase)))
+    data.trace(run, step, phase).print(as_json)
 
 
 def catalog(
     name: NameArgument = None,
     show: Annotated[int, typer.Option("--show", min=0, help="Rows of each set to print.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """The catalogs of curated data, or the sets of one: their digests, licences and data cards."""
-    from burnish.cli.data import catalog_lines
+    from burnish.cli.data import catalogs
 
-    typer.echo("\n".join(catalog_lines(name, show)))
+    catalogs(name, show).print(as_json)
 
 
 def replay(
@@ -146,10 +153,11 @@ def replay(
     temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of prompts and sampling.")] = 0,
     stall_s: StallOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """A model's own answers to general questions, as a catalog to blend with: it rehearses what it could do before."""
     needs_engine("data replay")
-    from burnish.cli.data_replay import replay_lines
+    from burnish.cli.data_replay import replay as answered
     from burnish.trainer.evaluation.alone import STALL_S
 
-    typer.echo("\n".join(replay_lines(model, out, prompts, count, max_tokens, temperature, seed, stall_s or STALL_S)))
+    answered(model, out, prompts, count, max_tokens, temperature, seed, stall_s or STALL_S).print(as_json)

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from burnish.cli.found import Found
 from burnish.envs.types import Episode, Message, Reward, Task
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
@@ -29,9 +30,9 @@ from burnish.trainer.playing import Fleet, run_tasks
 ROWS_FILE = "replay.jsonl"
 
 
-def replay_lines(
+def replay(
     model: str, out: Path, prompts: str | None, count: int, max_tokens: int, temperature: float, seed: int, stall_s: float = STALL_S
-) -> list[str]:
+) -> Found:
     """Ask, and write a catalog folder `out` of the answers that came to their end. Raises ValueError when there is none, TimeoutError when
     no call ends for `stall_s` seconds."""
     if out.exists():
@@ -48,10 +49,11 @@ def replay_lines(
     id = f"self/{folder.name if folder.name != 'model' else folder.parent.name}-replay-v1"
     write_catalog(out, id, f"Answers of {model} itself, sampled at temperature {temperature:g}, seed {seed}.", rows)
     left = len(asked) - len(rows)
-    return [
+    lines = [
         f"{out}: {len(rows):,} answers, {left:,} left out (cut short at {max_tokens} tokens, empty or failed)",
         f'blend with it: curated = "{out}" beside blend_ratio',
     ]
+    return Found(lines, {"out": str(out), "id": id, "answers": len(rows), "left_out": left})
 
 
 def prompts_of(place: str | None, count: int, seed: int) -> Iterator[tuple[Message, ...]]:

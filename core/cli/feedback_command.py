@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_training
-from burnish.cli.options import PluginOption
+from burnish.cli.options import JsonOption, PluginOption, print_json
 
 StoreArgument = Annotated[
     Path, typer.Argument(metavar="STORE", help="The folder of [service.feedback] in a deployment file.", show_default=False)
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("delete")(delete)
 
 
-def show(store: StoreArgument) -> None:
+def show(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Count what was said of each version's answers."""
     needs_training("feedback show")
     from burnish.cli.models import table_lines
@@ -39,6 +39,9 @@ def show(store: StoreArgument) -> None:
         found |= {"failed": bool(one.failed), "conversations": one.last.asked is not None}
         counted[one.last.served_by or one.last.model or "unknown"].update(name for name, is_so in found.items() if is_so)
     names = ("answers", "up", "down", "corrected", "failed", "conversations")
+    if as_json:
+        print_json([{"version": version, **{name: counts[name] for name in names}} for version, counts in sorted(counted.items())])
+        return
     rows = [(version, *(f"{counts[name]:,}" for name in names)) for version, counts in sorted(counted.items())]
     typer.echo(printable("\n".join(table_lines(("version", *names), rows))) if rows else f"{store} has no feedback")
 
@@ -62,6 +65,7 @@ def export(
         typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Only what came on this day (UTC) or later.", show_default=False),
     ] = None,
     plugin: PluginOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write feedback as rows that training reads: corrections, preference pairs, tasks, or texts."""
     needs_training("feedback export")
@@ -87,6 +91,9 @@ def export(
     with new_file(out) as lines:
         assert lines is not None, "a file was named"
         lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows)
+    if as_json:
+        print_json({"file": str(out), "rows": len(made.rows), "unsuited": made.unsuited, "left_out": made.left_out})
+        return
     said = [f"{out}: {len(made.rows):,} rows", f"{made.unsuited:,} answers have feedback that makes no {form} row"]
     said += [f"{count:,} left out: {why}" for why, count in made.left_out.most_common()]
     typer.echo("\n".join(printable(line) for line in said))
@@ -95,6 +102,7 @@ def export(
 def delete(
     store: StoreArgument,
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of answers, as clients got them.", show_default=False)],
+    as_json: JsonOption = False,
 ) -> None:
     """Let go of answers and of all feedback on them, for ever. Exits with 1 when there is nothing of one of them."""
     needs_training("feedback delete")
@@ -102,6 +110,9 @@ def delete(
 
     opened = open_store(store)
     removed = {id: opened.delete({id}) for id in ids}
-    typer.echo("\n".join(f"{id}: {count} rows deleted" for id, count in removed.items()))
+    if as_json:
+        print_json({"deleted": removed})
+    else:
+        typer.echo("\n".join(f"{id}: {count} rows deleted" for id, count in removed.items()))
     if not all(removed.values()):
         raise typer.Exit(1)

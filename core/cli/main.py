@@ -10,6 +10,7 @@ import typer
 
 from burnish.cli import branch as branch_command
 from burnish.cli import (
+    components_command,
     data_command,
     evaluate_command,
     feedback_command,
@@ -29,16 +30,19 @@ from burnish.cli import replay as replay_command
 from burnish.cli import rollouts as rollouts_command
 from burnish.cli import serve as serve_commands
 from burnish.cli import tune as tune_command
+from burnish.cli.found import prints_aside
 from burnish.cli.group import Commands
 from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.options import (
     ArgOption,
     HostOption,
     InsecureOption,
+    JsonOption,
     PluginOption,
     PortOption,
     TlsCertOption,
     TlsKeyOption,
+    print_json,
 )
 from burnish.cli.signals import end_on_sigterm
 
@@ -50,7 +54,6 @@ PlatformOption = Annotated[
     Literal["auto", "cpu", "gpu"] | None,
     typer.Option(help="Instead of the recipe's own platform; auto is gpu where torch sees one.", show_default=False),
 ]
-RewardArgument = Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish rewards list`.", show_default=False)]
 
 
 def _group(text: str) -> typer.Typer:
@@ -80,6 +83,7 @@ data_command.register(data_app)
 guard_command.register(guard_app)
 keys_command.register(keys_app)
 feedback_command.register(feedback_app)
+components_command.register(env_app, rewards_app)
 app.add_typer(models_app, name="models")
 app.add_typer(env_app, name="env")
 app.add_typer(rewards_app, name="rewards")
@@ -118,15 +122,19 @@ def run(
         Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-DATE-TIME.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or in the run folder given.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON; the rest goes to stderr.")] = False,
 ) -> None:
     """Train by a recipe: continued pre-training, supervised and reinforcement fine-tuning."""
+    if as_json and not dry_run:
+        raise ValueError("--json is of --dry-run; what a run does is read from its folder, as with `burnish runs tail RUN --follow --json`")
     if dry_run:
         needs_training("run --dry-run")
     else:
         needs_engine("run")
     from burnish.run.launch import launch
 
-    launch(recipe, overrides=set_ or (), plugins=plugin or (), platform=platform, run_dir=run_dir, resume=resume, dry_run=dry_run)
+    tell, overrides, plugins = print_json if as_json else None, set_ or (), plugin or ()
+    launch(recipe, overrides=overrides, plugins=plugins, platform=platform, run_dir=run_dir, resume=resume, dry_run=dry_run, tell=tell)
 
 
 @app.command()
@@ -239,14 +247,17 @@ def check(
     ] = "",
     tls_cert: Annotated[str, typer.Option(metavar="PEM", help="This client's own certificate (mutual TLS).", show_default=False)] = "",
     tls_key: Annotated[str, typer.Option(metavar="PEM", help="The key of that certificate.", show_default=False)] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Does it keep its contract? An environment, a reward, a verifier, tools, or a service that runs."""
-    from burnish.cli.check import check as run_suites
-    from burnish.inspector.text import printable
+    from burnish.cli.check import reports
+    from burnish.cli.components import print_reports
     from burnish.rpc.security import ClientSecurity
 
     security = ClientSecurity(tls_ca, tls_cert, tls_key, token_env=token_env, token_file=token_file)
-    typer.echo(printable(run_suites(target, arg or (), plugin or (), sample, reply or (), security)))
+    with prints_aside(as_json):
+        found = reports(target, arg or (), plugin or (), sample, reply or (), security)
+    print_reports(found, as_json)
 
 
 rollouts_command.register(app)
@@ -279,6 +290,7 @@ def inspect(
         typer.Option(metavar="ADDRESS", help="http://host:port of a chat service, or host:port of a verifier, tools or an environment."),
     ] = None,
     plugin: PluginOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --bundle: print what was written as JSON.")] = False,
 ) -> None:
     """Look at rollouts in a browser, of runs that have ended or go on."""
     needs_training("inspect")
@@ -298,13 +310,15 @@ def inspect(
         from burnish.inspector.pages.bundle import write_bundle
         from burnish.inspector.text import printable
 
-        made = write_bundle(
-            runs, bundle, rollouts or 1000, Database(DatabaseLimits(memory_mb, threads, spill)), lambda run: typer.echo(printable(run))
-        )
+        database = Database(DatabaseLimits(memory_mb, threads, spill))
+        made = write_bundle(runs, bundle, rollouts or 1000, database, lambda run: typer.echo(printable(run), err=as_json))
+        if as_json:
+            print_json({"file": str(bundle / "index.html"), "runs": made.runs, "pages": made.pages, "rollouts": made.rollouts})
+            return
         typer.echo(f"{bundle / 'index.html'}: {made.runs} run(s), {made.pages:,} of {made.rollouts:,} rollouts")
         return
-    if rollouts is not None:
-        raise ValueError("--rollouts is of a bundle; give --bundle DIR, too")
+    if rollouts is not None or as_json:
+        raise ValueError(f"{'--json' if as_json else '--rollouts'} is of a bundle; give --bundle DIR, too")
     from burnish.hosting.watched import watched_places
     from burnish.inspector.pages.serve import inspect_forever
 
@@ -313,97 +327,6 @@ def inspect(
     inspect_forever(
         runs, 8266 if port is None else port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill), watched
     )
-
-
-@env_app.command("list")
-def env_list(plugin: PluginOption = None) -> None:
-    """List the environments that recipes can name."""
-    from burnish.cli.components import environment_lines
-
-    typer.echo("\n".join(environment_lines(plugin or ())))
-
-
-@env_app.command("check")
-def env_check(
-    id: Annotated[str, typer.Argument(metavar="ID", help="An id of `burnish env list`.", show_default=False)],
-    arg: ArgOption = None,
-    plugin: PluginOption = None,
-) -> None:
-    """Hold an environment to gymnasium's contract and to burnish's."""
-    from burnish.cli.components import check_environment
-
-    typer.echo(check_environment(id, arg or (), plugin or ()))
-
-
-@env_app.command("baseline")
-def env_baseline(
-    id: Annotated[str, typer.Argument(metavar="ID", help="An environment that plays an ordinary one in text.", show_default=False)],
-    arg: ArgOption = None,
-    plugin: PluginOption = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Iterations of PPO, 4,000 environment steps each.")] = 80,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the agent's good episodes as conversations (*.jsonl).")] = None,
-    demonstrations: Annotated[int, typer.Option(min=1, help="How many conversations to write.")] = 500,
-    threshold: Annotated[float | None, typer.Option(help="Return from which an episode is good. Default: those that succeed.")] = None,
-    tasks: Annotated[int, typer.Option(min=2, help="Held-out episodes to measure on.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of the agent.")] = 0,
-) -> None:
-    """Train an ordinary PPO agent on the environment below the text: is it learnable, and how well can one do?"""
-    needs_training("env baseline")
-    from burnish.cli.arguments import parse_arguments
-    from burnish.cli.baseline import BaselinePlan, run_baseline
-    from burnish.envs.registry import load_plugin
-
-    for file in plugin or ():
-        load_plugin(file)
-    run_baseline(id, parse_arguments(arg or ()), BaselinePlan(iterations, tasks, out, demonstrations, threshold, seed), typer.echo)
-
-
-@rewards_app.command("list")
-def rewards_list(plugin: PluginOption = None) -> None:
-    """List the reward plug-ins that recipes can name."""
-    from burnish.cli.components import reward_lines
-
-    typer.echo("\n".join(reward_lines(plugin or ())))
-
-
-@rewards_app.command("show")
-def rewards_show(id: RewardArgument, plugin: PluginOption = None) -> None:
-    """Show what a reward is called with, its options, its level and its limits."""
-    from burnish.cli.components import show_reward
-
-    typer.echo(show_reward(id, plugin or ()))
-
-
-@rewards_app.command("check")
-def rewards_check(
-    id: RewardArgument,
-    arg: ArgOption = None,
-    plugin: PluginOption = None,
-    sample: Annotated[
-        Path | None, typer.Option("--sample", metavar="FILE", help="Conversations it can score (as for `try`), instead of made-up ones.")
-    ] = None,
-) -> None:
-    """Hold a reward to its contract: equal scores for equal input, hostile episodes, concurrent calls, latency."""
-    from burnish.cli.components import check_reward
-
-    typer.echo(check_reward(id, arg or (), plugin or (), sample))
-
-
-@rewards_app.command("try")
-def rewards_try(
-    id: RewardArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of rows, one conversation each.", show_default=False)],
-    arg: ArgOption = None,
-    plugin: PluginOption = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write every score or failure to this .jsonl file.")] = None,
-) -> None:
-    """Score the conversations of a file, without training. Exits with 1 when a row fails."""
-    from burnish.cli.components import try_reward
-
-    text, failed = try_reward(id, file, arg or (), plugin or (), out)
-    typer.echo(text)
-    if failed:
-        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from burnish.cli.arguments import parse_arguments
+from burnish.cli.found import Found
 from burnish.envs.named import attributed, each_of, load_function
 from burnish.envs.registry import did_you_mean
 from burnish.inspector.text import printable
@@ -57,34 +59,35 @@ class TextSource:
             yield text
 
 
-def new_named(name: str, source: TextSource, size: str, seed: int, models_dir: Path) -> str:
+def new_named(name: str, source: TextSource, size: str, seed: int, models_dir: Path) -> Found:
     """Make `models_dir/name` and say what it is."""
     return _made(new_model(source.texts(seed), models_dir / _checked(name), size, seed), models_dir)
 
 
 def import_named(
     source: str, name: str | None, stage: str | None, chat_template: Path | None, licence: str | None, models_dir: Path
-) -> str:
+) -> Found:
     """Import `source` as `models_dir/name` and say what it is."""
     known = [known for known in STAGES if known == stage]
     if stage is not None and not known:
         raise ValueError(f"--stage {stage!r} is unknown{did_you_mean(stage, list(STAGES))}")
     out = models_dir / _checked(name or default_model_name(source))
     manifest = import_model(source, out, stage=known[0] if known else None, chat_template=chat_template, licence=licence)
-    return "\n".join([_made(manifest, models_dir), *_same_lines(manifest, models_dir)])
+    return _made(manifest, models_dir, same_as=_same(manifest, models_dir))
 
 
-def export_line(model: str, out: Path, format: str, models_dir: Path) -> str:
+def export_named(model: str, out: Path, format: str, models_dir: Path) -> Found:
     """Export a model and say what was written."""
     from burnish.trainer.models.bedrock import export_bedrock
     from burnish.trainer.models.exporting import export_folder, export_gguf
 
     write = {"folder": export_folder, "gguf": export_gguf, "bedrock": export_bedrock}[format]
     manifest = write(model, out, models_dir)
-    return printable(f"exported {manifest.name} ({manifest.stage}, {manifest.parameters / 1e6:.1f} M parameters) to {out}")
+    said = f"exported {manifest.name} ({manifest.stage}, {manifest.parameters / 1e6:.1f} M parameters) to {out}"
+    return Found([printable(said)], {**_row(out, manifest), "format": format})
 
 
-def compare_lines(model: str, other: str, models_dir: Path) -> list[str]:
+def compare_named(model: str, other: str, models_dir: Path) -> Found:
     """What differs between two models, and the tensors that differ most."""
     from burnish.trainer.models.comparing import compare_models
 
@@ -98,10 +101,18 @@ def compare_lines(model: str, other: str, models_dir: Path) -> list[str]:
     if moved:
         most = [(change.name, f"{change.relative:.3g}") for change in moved[:SHOWN_TENSORS]]
         lines += table_lines(("tensor", "relative difference"), most)
-    return [printable(line) for line in lines]
+    data = {
+        "models": [one.name for one in (found.first, found.second)],
+        "facts": {what: values for what, *values in facts},
+        "relative": found.relative,
+        "tensors": {change.name: change.relative for change in found.tensors},
+        "only_first": found.only_first,
+        "only_second": found.only_second,
+    }
+    return Found([printable(line) for line in lines], data)
 
 
-def merge_named(model: str, other: str, name: str, method: str, weight: float, base: str | None, models_dir: Path) -> str:
+def merge_named(model: str, other: str, name: str, method: str, weight: float, base: str | None, models_dir: Path) -> Found:
     """Merge two models as `models_dir/name` and say what it is."""
     from burnish.trainer.models.merging import merge_models, method_called
 
@@ -109,7 +120,7 @@ def merge_named(model: str, other: str, name: str, method: str, weight: float, b
     return _made(merge_models(model, other, out, method=method_called(method), weight=weight, base=base, models_dir=models_dir), models_dir)
 
 
-def check_model(model: str, layout: str, models_dir: Path) -> str:
+def check_model(model: str, layout: str, models_dir: Path) -> Found:
     """Say that a model is sound, or raise ValueError with what is wrong, a line each."""
     from burnish.trainer.models.bedrock import bedrock_problems
     from burnish.trainer.models.importing import no_progress_bars, verify_model
@@ -118,32 +129,35 @@ def check_model(model: str, layout: str, models_dir: Path) -> str:
         problems = list(bedrock_problems(Path(model)))
         if problems:
             raise ValueError("\n".join(f"{model}: {problem}" for problem in problems))
-        return printable(f"{model} has the layout of Bedrock's custom model import")
+        return Found([printable(f"{model} has the layout of Bedrock's custom model import")], {"folder": model, "layout": layout})
     folder = verified_model(model, models_dir)
     with no_progress_bars():
         verify_model(folder)
     manifest = own_manifest(folder)
     digest = f"{DIGEST}{manifest.digest}, every file as recorded" if manifest is not None else "no manifest"
-    return printable(f"{folder} is sound: {digest}; tokenizer, chat template and a forward pass work")
+    said = printable(f"{folder} is sound: {digest}; tokenizer, chat template and a forward pass work")
+    return Found([said], {"folder": str(folder), "layout": layout, "digest": manifest.digest if manifest is not None else None})
 
 
-def delete_named(name: str, models_dir: Path) -> str:
+def delete_named(name: str, models_dir: Path) -> Found:
     """Remove `models_dir/name` and say what is gone."""
     manifest = delete_model(name, models_dir)
-    return printable(f"removed {models_dir / name} ({DIGEST}{manifest.digest[:12]})")
+    return Found([printable(f"removed {models_dir / name} ({DIGEST}{manifest.digest[:12]})")], _row(models_dir / name, manifest))
 
 
-def list_lines(models_dir: Path) -> list[str]:
+def list_named(models_dir: Path) -> Found:
+    """Every model under `models_dir`."""
+    found = list_models(models_dir)
     rows = [
         (folder.name, manifest.stage, f"{manifest.parameters / 1e6:.1f} M", manifest.digest[:12], manifest.source)
-        for folder, manifest in list_models(models_dir)
+        for folder, manifest in found
     ]
-    if not rows:
-        return [f"no models in {models_dir}/; make one with `burnish models new` or `burnish models import`"]
-    return table_lines(("name", "stage", "parameters", "sha256", "source"), rows)
+    none = [f"no models in {models_dir}/; make one with `burnish models new` or `burnish models import`"]
+    lines = table_lines(("name", "stage", "parameters", "sha256", "source"), rows) if rows else none
+    return Found(lines, [_row(folder, manifest) for folder, manifest in found])
 
 
-def show_lines(model: str, models_dir: Path) -> list[str]:
+def show_named(model: str, models_dir: Path) -> Found:
     """What a model's manifest says, as it says it. Its files are not read: `burnish models check` does that."""
     folder = find_model(model, models_dir, need_weights=False)
     manifest = read_manifest(folder)
@@ -156,10 +170,11 @@ def show_lines(model: str, models_dir: Path) -> list[str]:
         facts += [("data", f"{use.source}, {_count(use.examples)}{DIGEST}{use.sha256 or 'none'}") for use in training.data]
     facts += [(f"metric {name}", f"{value:.6g}") for name, value in sorted(manifest.metrics.items())]
     facts += [(f"file {name}", f"{DIGEST}{digest}") for name, digest in sorted(manifest.files.items())]
-    return table_lines(("", ""), facts)[1:]
+    whole = {"folder": str(folder), "digest": manifest.digest, "tokenizer_sha256": manifest.tokenizer_sha256}
+    return Found(table_lines(("", ""), facts)[1:], whole | manifest.model_dump(mode="json"))
 
 
-def lineage_lines(model: str, models_dir: Path) -> list[str]:
+def lineage_named(model: str, models_dir: Path) -> Found:
     """A model, and below it what it was made from, each indented below what was made of it. What a model was made from is said where the
     model is first named: of two that are merged again and again there are more ways back than lines that anybody could read."""
     manifest = read_manifest(find_model(model, models_dir, need_weights=False))
@@ -174,7 +189,8 @@ def lineage_lines(model: str, models_dir: Path) -> list[str]:
         lines.append(f"{'  ' * min(depth, DEEPEST)}{one.name}  {one.stage}  {DIGEST}{one.digest[:12]}  {one.source}{more}")
         if not again:
             left += [(known[parent], depth + 1) for parent in reversed(one.parents)]
-    return [printable(line).replace("\n", "\\n") for line in lines]
+    data = [one.model_dump(mode="json") for one in (manifest.as_ancestor, *reversed(manifest.lineage))]
+    return Found([printable(line).replace("\n", "\\n") for line in lines], data)
 
 
 def _count(examples: int | None) -> str:
@@ -188,15 +204,24 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
 
 
-def _made(manifest: Manifest, models_dir: Path) -> str:
+def _made(manifest: Manifest, models_dir: Path, **more: list[str]) -> Found:
+    """A model that was made. more: for a program; `same_as` are names of the same model."""
     what = f"{manifest.architecture}, {manifest.parameters / 1e6:.1f} M parameters, stage {manifest.stage}"
-    return printable(f"{models_dir / manifest.name}: {what}, {DIGEST}{manifest.digest[:12]}, from {manifest.source}")
+    lines = [f"{models_dir / manifest.name}: {what}, {DIGEST}{manifest.digest[:12]}, from {manifest.source}"]
+    if same := more.get("same_as"):
+        lines.append(f"it is the same model as {', '.join(same)}")
+    return Found([printable(line) for line in lines], {**_row(models_dir / manifest.name, manifest), **more})
 
 
-def _same_lines(manifest: Manifest, models_dir: Path) -> list[str]:
-    """Where the same model is already, under other names."""
-    same = [folder.name for folder, other in list_models(models_dir) if other.digest == manifest.digest and folder.name != manifest.name]
-    return [f"it is the same model as {', '.join(same)}"] if same else []
+def _row(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """A model in a row, for a program."""
+    names = ("stage", "architecture", "parameters", "digest", "source")
+    return {"name": folder.name, "folder": str(folder), **{name: getattr(manifest, name) for name in names}}
+
+
+def _same(manifest: Manifest, models_dir: Path) -> list[str]:
+    """The names under which the same model is already."""
+    return [folder.name for folder, other in list_models(models_dir) if other.digest == manifest.digest and folder.name != manifest.name]
 
 
 def _checked(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_training, needs_weights
+from burnish.cli.options import JsonOption
 
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a model folder, a name, or sha256:DIGEST.", show_default=False)
@@ -41,27 +42,27 @@ def register(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def list_models(models_dir: ModelsOption = MODELS) -> None:
+def list_models(models_dir: ModelsOption = MODELS, as_json: JsonOption = False) -> None:
     """List the models under models/."""
-    from burnish.cli.models import list_lines
+    from burnish.cli.models import list_named
 
-    typer.echo("\n".join(list_lines(models_dir)))
+    list_named(models_dir).print(as_json)
 
 
-def show(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
+def show(model: CheckpointArgument, models_dir: ModelsOption = MODELS, as_json: JsonOption = False) -> None:
     """Show a model's manifest: what it is, what it was trained on, what was measured, and the digest of each file."""
     needs_weights("models show")
-    from burnish.cli.models import show_lines
+    from burnish.cli.models import show_named
 
-    typer.echo("\n".join(show_lines(model, models_dir)))
+    show_named(model, models_dir).print(as_json)
 
 
-def lineage(model: CheckpointArgument, models_dir: ModelsOption = MODELS) -> None:
+def lineage(model: CheckpointArgument, models_dir: ModelsOption = MODELS, as_json: JsonOption = False) -> None:
     """Show what a model was made from, back to the first."""
     needs_weights("models lineage")
-    from burnish.cli.models import lineage_lines
+    from burnish.cli.models import lineage_named
 
-    typer.echo("\n".join(lineage_lines(model, models_dir)))
+    lineage_named(model, models_dir).print(as_json)
 
 
 def new(
@@ -76,12 +77,13 @@ def new(
     size: Annotated[str, typer.Option(help="nano or micro.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the generated text.")] = 0,
     models_dir: ModelsOption = MODELS,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a small Llama with random weights and a tokenizer trained on your text, or on some that comes with burnish."""
     needs_training("models new")
     from burnish.cli.models import TextSource, new_named
 
-    typer.echo(new_named(name, TextSource(tuple(text or ()), generate, tuple(arg or ()), count), size, seed, models_dir))
+    new_named(name, TextSource(tuple(text or ()), generate, tuple(arg or ()), count), size, seed, models_dir).print(as_json)
 
 
 def import_model(
@@ -96,6 +98,7 @@ def import_model(
     chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
     licence: Annotated[str | None, typer.Option(help="Instead of what the source declares.")] = None,
     models_dir: ModelsOption = MODELS,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring a model in: verified, as safetensors, with a manifest and a card."""
     needs_training("models import")
@@ -103,7 +106,7 @@ def import_model(
     from burnish.inspector.text import printable
 
     typer.echo(f"importing {printable(source)}: fetched where it is elsewhere, loaded, checked and written", err=True)
-    typer.echo(import_named(source, name, stage, chat_template, licence, models_dir))
+    import_named(source, name, stage, chat_template, licence, models_dir).print(as_json)
 
 
 def export(
@@ -114,20 +117,21 @@ def export(
         typer.Option(help="A Hugging Face folder, a GGUF file, or what Bedrock's custom model import takes."),
     ] = "folder",
     models_dir: ModelsOption = MODELS,
+    as_json: JsonOption = False,
 ) -> None:
     """Take a model elsewhere, without the state of its training."""
     needs_training("models export")
-    from burnish.cli.models import export_line
+    from burnish.cli.models import export_named
 
-    typer.echo(export_line(model, out, format, models_dir))
+    export_named(model, out, format, models_dir).print(as_json)
 
 
-def compare(model: CheckpointArgument, other: OtherArgument, models_dir: ModelsOption = MODELS) -> None:
+def compare(model: CheckpointArgument, other: OtherArgument, models_dir: ModelsOption = MODELS, as_json: JsonOption = False) -> None:
     """What is different between two models: weights tensor by tensor, manifests, and what was measured."""
     needs_training("models compare")
-    from burnish.cli.models import compare_lines
+    from burnish.cli.models import compare_named
 
-    typer.echo("\n".join(compare_lines(model, other, models_dir)))
+    compare_named(model, other, models_dir).print(as_json)
 
 
 def merge(
@@ -138,31 +142,34 @@ def merge(
     weight: Annotated[float, typer.Option(help="The other's share; of task-arithmetic, the factor of both differences.")] = 0.5,
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="What both were made from, for task-arithmetic.")] = None,
     models_dir: ModelsOption = MODELS,
+    as_json: JsonOption = False,
 ) -> None:
     """Merge two checkpoints of one base into a model. Measure it before you use it."""
     needs_training("models merge")
     from burnish.cli.models import merge_named
 
-    typer.echo(merge_named(model, other, name, method, weight, base, models_dir))
+    merge_named(model, other, name, method, weight, base, models_dir).print(as_json)
 
 
 def check(
     model: CheckpointArgument,
     layout: Annotated[Literal["burnish", "bedrock"], typer.Option(help="What the folder must be fit for.")] = "burnish",
     models_dir: ModelsOption = MODELS,
+    as_json: JsonOption = False,
 ) -> None:
     """Hold a model to its digests, its tokenizer and a forward pass, or a folder to what Bedrock's custom model import takes."""
     needs_training("models check")
     from burnish.cli.models import check_model
 
-    typer.echo(check_model(model, layout, models_dir))
+    check_model(model, layout, models_dir).print(as_json)
 
 
 def delete(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name under models/.", show_default=False)],
     models_dir: ModelsOption = MODELS,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove a model from models/. Checkpoints belong to their run, which keeps as many as its recipe says."""
     from burnish.cli.models import delete_named
 
-    typer.echo(delete_named(name, models_dir))
+    delete_named(name, models_dir).print(as_json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine
+from burnish.cli.options import print_json
 
 if TYPE_CHECKING:
     from burnish.run.tuning import Tuned
@@ -48,6 +49,9 @@ RunDirOption = Annotated[
 ]
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of the table; progress goes to stderr.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command("tune")(tune)
@@ -68,9 +72,12 @@ def tune(
     set_: SetOption = None,
     plugin: PluginOption = None,
     run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Search values for keys of a recipe: each trial is a run of it, and those that fall behind are ended early (ray.tune, ASHA)."""
     needs_engine("tune")
+    from rich.console import Console
+
     from burnish.inspector.text import printable
     from burnish.run import tuning
     from burnish.run.display import new_console
@@ -79,8 +86,12 @@ def tune(
     search = tuning.Search(trials, concurrent, phase, metric, mode, prune, grace, keep, seed)
     arguments = [part for override in set_ or () for part in ("--set", override)]
     arguments += [part for file in plugin or () for part in ("--plugin", str(file))]
-    found = tuning.tune(recipe, read_space(space), search, new_console(), arguments, run_dir)
-    typer.echo("\n".join(printable(line) for line in page(found)))
+    console = Console(stderr=True) if as_json else new_console()
+    found = tuning.tune(recipe, read_space(space), search, console, arguments, run_dir)
+    if as_json:
+        print_json({**found.to_row(), "folder": str(found.folder), "best": None if found.best is None else found.best.number})
+    else:
+        typer.echo("\n".join(printable(line) for line in page(found)))
     if all(one.state == "failed" for one in found.trials):
         raise RuntimeError(f"all {len(found.trials)} trials failed; the first: {found.trials[0].why}")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
@@ -28,15 +28,20 @@ def launch(
     run_dir: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunFolder | None:
     """Run a recipe, or continue a run; returns its folder. Everything that can be checked is checked before a folder is made.
 
     platform: "auto", "cpu" or "gpu", instead of the recipe's own. dry_run: only check, show the plan, for which a model's weights need not
-    be there, and rehearse an episode (see `rehearse`). Raises ValueError for whatever the user can put right. Ctrl-C passes through, with
-    a note that says how to resume.
+    be there, and rehearse an episode (see `rehearse`). tell: of a dry run, is given the plan as `plan_row` has it, once all is well;
+    whatever else is said goes to stderr then. Raises ValueError for whatever the user can put right. Ctrl-C passes through, with a note
+    that says how to resume.
     """
+    from rich.console import Console
+
     from burnish.recipe.pace import machine_flops
     from burnish.recipe.plan import make_plan, print_plan
+    from burnish.recipe.plan_row import plan_row
     from burnish.run.display import new_console, say
     from burnish.session import try_parts
     from burnish.trainer.models.finding import find_model, is_source
@@ -52,17 +57,21 @@ def launch(
         if is_finished(open_run(run_dir), run):
             return _say_finished(open_run(run_dir), run)
         done = behind(run_dir, run)
-    console = new_console()
+    console = new_console() if tell is None else Console(stderr=True)
     if not dry_run and is_source(run.model):
         console.print(f"looking for model {run.model} (imported on first use)", markup=False)
         find_model(run.model, may_import=True)
         run = resolve(load_config(recipe, overrides, plugins, platform))  # what follows from the model follows now
     with console.status("checking the recipe and every row of its data") as status:
         plan = make_plan(run, run_dir, status.update, need_weights=not dry_run, measure=machine_flops, done=done)
-    print_plan(plan, console)
+    if tell is None:
+        print_plan(plan, console)
     if dry_run:
+        rehearsed = list[str]()
         with console.status("rehearsing an episode with the recipe's environment, rewards and services"):
-            try_parts(run, partial(say, console))
+            try_parts(run, partial(say, console) if tell is None else rehearsed.append)
+        if tell is not None:
+            tell(plan_row(plan, rehearsed))
         return None
     folder = open_run(run_dir) if resume and run_dir is not None else create_run(run, recipe, run_dir)
     _run_pipeline(run, folder, resume, console, plan)

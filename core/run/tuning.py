@@ -83,6 +83,11 @@ class Tuned:
     best: Tried | None
     command: str
 
+    def to_row(self) -> dict[str, Any]:
+        """As `tune.json` in the folder has it."""
+        trials = [asdict(one) for one in self.trials]
+        return {"schema": 1, "metric": self.metric, "mode": self.mode, "command": self.command, "trials": trials}
+
 
 def tune(
     recipe: Path,
@@ -122,8 +127,7 @@ def tune(
     best = best_of(tried, mode)
     sets = "" if best is None else "".join(f" --set '{override}'" for override in best.overrides)
     found = Tuned(folder, tried, metric, mode, best, " ".join(["burnish run", str(recipe), *arguments]) + sets)
-    rows = {"schema": 1, "metric": metric, "mode": mode, "command": found.command, "trials": [asdict(one) for one in tried]}
-    (folder / "tune.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    (folder / "tune.json").write_text(json.dumps(found.to_row(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if not ended:
         raise KeyboardInterrupt
     return found

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -76,6 +76,10 @@ class Report:
     def verdict(self) -> str:
         """Example: "needs a sample"."""
         return "FAILED" if self.failed else "passed" if self.passed else "needs a sample"
+
+    def to_row(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**asdict(self), "latency_ms": dict(self.latency_ms), "failed": self.failed, "passed": self.passed}
 
 
 class Broken(Exception):

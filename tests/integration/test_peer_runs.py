@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from tests.integration.reaching import HOST, MARK, MARKUP, REFUSALS, TALK, Watch, burnish, json_changed, json_leaves, steers, watching
 from tests.unit.one_step import make_policy
 
-from burnish.cli.data import trace_lines
+from burnish.cli.data import trace
 from burnish.inspector.inspect_logs import export_evaluations
 from burnish.inspector.pages.app import pages
 from burnish.inspector.report import render_report
@@ -318,7 +318,7 @@ def can_be_read(run: Path) -> bool:
         read_run(run)
         list(read_run_transcripts(run))
         list_checkpoints(run)
-        trace_lines(run, 1, "sft")
+        trace(run, 1, "sft")
     except REFUSALS:
         return False
     return True
@@ -419,7 +419,7 @@ def test_nothing_of_a_run_leads_out_of_it(name: str, traced: Path, watch: Watch,
     with pytest.raises(ValueError, match="is a link that leads out of the folder"):
         read_run(run)
         list_checkpoints(run)
-        trace_lines(run, 1, "sft")
+        trace(run, 1, "sft")
         verified_model(run)
         check_tokenizer(run, tokenizer_of)
     held(watch, name, run)  # each says so, and none fails

@@ -12,7 +12,7 @@ from tests.integration.scripted_run import folder_of
 from tests.integration.test_killed_anywhere import PROGRAM, ROOT, what_came_of
 from tests.unit.test_recorded_steps import REWARD
 
-from burnish.cli.data import trace_lines
+from burnish.cli.data import trace
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.models.manifest import read_manifest
 
@@ -73,7 +73,7 @@ def test_a_killed_run_learns_from_the_rows_of_one_that_was_not(tiny_model: Path,
     positions = [int(sum(sequences[: step + 1]) * 0.3 / 0.7 + 1e-9) for step in range(len(rows))]
     assert [row["replay_position"] for row in rows] == positions and positions[-1] > 5
     assert [row["learner/replay_sequences"] for row in rows] == [b - a for a, b in zip([0, *positions], positions, strict=False)]
-    traced = [trace_lines(runs / name, 3, None) for name in ("whole", folder_of(MOMENT))]
+    traced = [trace(runs / name, 3, None).lines for name in ("whole", folder_of(MOMENT))]
     assert traced[0] == traced[1] and any(line.startswith(f"rft replay step 3: positions {positions[1]} to ") for line in traced[0])
     assert "rft replay: " in done.stdout and "(30.00% asked for)" in done.stdout and "rft replay blend, own: " in done.stdout
     manifest = read_manifest(list_checkpoints(runs / "whole")[-1].model(runs / "whole"))

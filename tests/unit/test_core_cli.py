@@ -194,6 +194,12 @@ def test_a_dry_run_rehearses_and_starts_no_run(pipeline: dict[str, Any], tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_gives_a_program_the_plan_and_nothing_else(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.recipe.plan_row.plan_row", lambda plan, said: {"rehearsal": said})
+    done = burnish_command("run", "r.toml", "--dry-run", "--json")
+    assert (done.exit_code, done.stdout) == (0, '{"rehearsal": ["rehearsed"]}\n')
+
+
 def test_a_finished_run_says_so_and_starts_nothing(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert burnish_command("run", "r.toml", "--run-dir", "here").exit_code == 0
     monkeypatch.setattr("burnish.run.launch.is_finished", lambda folder, run: True)

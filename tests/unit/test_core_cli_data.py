@@ -11,7 +11,7 @@ from tests.unit.one_step import make_policy
 from typer.testing import CliRunner
 
 from burnish.cli import data_replay
-from burnish.cli.data import trace_lines
+from burnish.cli.data import trace
 from burnish.cli.main import app
 from burnish.envs.types import Message
 from burnish.rollout.config import RolloutConfig
@@ -94,9 +94,9 @@ def test_trace_gives_the_rows_of_a_supervised_step(tmp_path: Path) -> None:
     assert "sft step 2: positions 2 to 3 of the blend" in said and all(where in said for where in expected)
     assert [line.split()[:3] for line in said.splitlines()[2:]] == [["2", "own", "1"], ["3", "own", "2"]]
     with pytest.raises(ValueError, match=r"has no step 3: sft took 2"):
-        trace_lines(run, 3, None)
+        trace(run, 3, None)
     with pytest.raises(ValueError, match=r"has no step 1 of rft: sft took 2"):
-        trace_lines(run, 1, "rft")
+        trace(run, 1, "rft")
 
 
 def transcript(task: str, sample: int, total: float | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.cli.models import lineage_lines
+from burnish.cli.models import lineage_named
 from burnish.trainer.models.card import model_card
 from burnish.trainer.models.finding import find_model, verified_model
 from burnish.trainer.models.folder import Origin, write_model_folder
@@ -174,7 +174,7 @@ def test_a_lineage_of_merges_of_merges_is_as_long_as_it_has_models(copy: Path) -
     for lineage, parents in ((pairs, ["16a", "16b"]), (chain, ["c2999"])):
         said = {**data, "lineage": lineage, "parents": [digest(one) for one in parents]}
         (copy / "burnish.json").write_text(json.dumps(said))
-        lines = lineage_lines(str(copy), copy)
+        lines = lineage_named(str(copy), copy).lines
         assert {line.split()[0] for line in lines} == {"tiny", *(one["name"] for one in lineage)}
         assert len(lines) == 1 + len(parents) + sum(len(one["parents"]) for one in lineage)
         assert max(len(line) for line in lines) < 200

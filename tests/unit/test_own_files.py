@@ -12,7 +12,7 @@ import pytest
 from tests.unit.one_step import make_policy
 from typer.testing import CliRunner
 
-from burnish.cli.data import trace_lines
+from burnish.cli.data import trace
 from burnish.cli.main import app
 from burnish.inspector.blends import blend_rows
 from burnish.inspector.pages.runs import find_run, list_runs
@@ -36,7 +36,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
     "replay and regrade": lambda run: list(chosen(run, Which())),
     "setup": recorded_setup,
     "config": config_as_recorded,
-    "trace": lambda run: trace_lines(run, 1, None),
+    "trace": lambda run: trace(run, 1, None),
     "blends": lambda run: blend_rows(read_run(run)),
     "checkpoints": list_checkpoints,
     "tokens": tokenizer_of,
@@ -149,7 +149,7 @@ def traced(run: Path, tmp_path: Path) -> Path:
     table = SFTConfig(steps=1, batch=2, data=str(place))
     (run / "data" / "sft").rmdir()
     lay_out(table.supervised_rows, Making(make_policy(tmp_path / "policy"), 120, {}, 0, 9), run / "data" / "sft").close()
-    assert len(trace_lines(run, 1, None)) == 4
+    assert len(trace(run, 1, None).lines) == 4
     return run
 
 
@@ -159,7 +159,7 @@ def traced(run: Path, tmp_path: Path) -> Path:
 def test_a_record_of_another_form_is_a_fault_of_the_file(content: str, traced: Path) -> None:
     (traced / "data" / "sft" / "blend.json").write_text(content)
     with pytest.raises(ValueError, match=r"blend\.json"):
-        trace_lines(traced, 1, None)
+        trace(traced, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_field_of_a_record_that_is_none_is_named(change: dict[str, Any], trace
     record["sources"][0] |= change
     file.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"blend\.json: "):
-        trace_lines(traced, 1, None)
+        trace(traced, 1, None)
 
 
 @pytest.mark.parametrize("change", [{"rows": 1e999}, {"rejected": 1e999}, {"rows": "3"}, {"rows": -1}, {"rows": True}, {"asked": "1e999"}])
@@ -198,7 +198,7 @@ def test_a_record_has_a_batch_and_an_order(change: dict[str, Any], said: str, tr
     file = traced / "data" / "sft" / "blend.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ValueError, match=rf"blend\.json: {said}"):
-        trace_lines(traced, 1, None)
+        trace(traced, 1, None)
 
 
 def test_the_examples_of_a_source_are_its_own_and_all_there(traced: Path, tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_the_examples_of_a_source_are_its_own_and_all_there(traced: Path, tmp_pa
     record = json.loads((folder / "blend.json").read_text())
     (folder / "blend.json").write_text(json.dumps({**record, "sources": [{**record["sources"][0], "examples": 4}]}))
     with pytest.raises(ValueError, match=r"own holds 3 examples, but blend\.json says 4"):
-        trace_lines(traced, 1, None)
+        trace(traced, 1, None)
     (folder / "blend.json").write_text(json.dumps({**record, "sources": [{**record["sources"][0], "files": []}]}))
     with pytest.raises(ValueError, match=r"is of a file that blend\.json does not name"):
-        trace_lines(traced, 1, None)
+        trace(traced, 1, None)
     (folder / "blend.json").write_text(json.dumps(record))
     os.truncate(folder / "own" / "tokens.bin", 4)
     data = PreparedData(folder)
@@ -219,7 +219,7 @@ def test_the_examples_of_a_source_are_its_own_and_all_there(traced: Path, tmp_pa
     (folder / "own").rename(tmp_path / "outside")
     (folder / "own").symlink_to(tmp_path / "outside")
     with pytest.raises(ValueError, match="is a link that leads out of the folder"):
-        trace_lines(traced, 1, None)
+        trace(traced, 1, None)
 
 
 @pytest.mark.parametrize("text", ["1/0", "1e9", "0.5", "-1", "1/-2", "", " 1", "1" * 31, None, 1])

@@ -579,6 +579,10 @@ def test_the_commands_show_choose_and_delete(tmp_path: Path) -> None:
     store.add(row("b", correction="x").model_copy(update={"key": "second", "served_by": "m:v2", "time": "2026-02-01T00:00:00+00:00"}))
     shown = run("feedback", "show", str(store.folder)).stdout.splitlines()
     assert [line.split() for line in shown[1:]] == [["m:v1", "1", "1", "0", "0", "0", "1"], ["m:v2", "1", "0", "0", "1", "0", "1"]]
+    rows_of = json.loads(run("feedback", "show", str(store.folder), "--json").stdout)
+    assert [(one["version"], one["up"], one["down"], one["corrected"]) for one in rows_of] == [("m:v1", 1, 0, 0), ("m:v2", 0, 0, 1)]
+    made = run("feedback", "export", str(store.folder), "--as", "sft", "--out", str(tmp_path / "told.jsonl"), "--json").stdout
+    assert json.loads(made) == {"file": str(tmp_path / "told.jsonl"), "rows": 1, "unsuited": 1, "left_out": {}}
     for i, (chosen, rows) in enumerate(
         {"--key=first": 0, "--key=second": 1, "--model=m:v2": 1, "--model=m": 1, "--since=2026-02-02": 0}.items()
     ):
@@ -591,3 +595,4 @@ def test_the_commands_show_choose_and_delete(tmp_path: Path) -> None:
     gone = run("feedback", "delete", str(store.folder), "a", "never")
     assert (gone.exit_code, gone.stdout) == (1, "a: 1 rows deleted\nnever: 0 rows deleted\n")
     assert [one.id for one in store.feedback()] == ["b"]
+    assert json.loads(run("feedback", "delete", str(store.folder), "b", "--json").stdout) == {"deleted": {"b": 1}}

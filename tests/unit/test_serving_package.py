@@ -184,6 +184,13 @@ def test_only_what_passed_is_promoted_unless_there_is_a_reason_which_stays(shipp
     assert file.read_text().startswith("# ours\n")
 
 
+def test_the_command_tells_a_program_the_verdict(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["package", str(run), str(tmp_path / "out"), "--json"])
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["passed"], told["folder"]) == (1, False, str(tmp_path / "out"))
+    assert {gate["name"]: gate["passed"] for gate in told["gates"]} == {"task": True, "retention": True, "guardrail": False}
+
+
 def test_a_package_is_served_behind_the_policy_that_it_was_judged_with(shipped: Path, unproved: Path, run: Path) -> None:
     bank, other = policy(), policy(version=4)
     assert servable_model(VersionTable(model=str(shipped)), bank) == shipped.resolve()

@@ -17,7 +17,7 @@ from tests.unit.one_step import make_policy
 from tests.unit.scripted import ScriptedLearner
 from tests.unit.test_recorded_steps import SIZE, TEXTS
 
-from burnish.cli.data import blend_lines, trace_lines
+from burnish.cli.data import blends, trace
 from burnish.envs.types import Episode, EpisodeGroup, Float32, Message, Reward, Task, Trajectory
 from burnish.recipe.checks import file_problems
 from burnish.recipe.components import check_components
@@ -269,7 +269,10 @@ def test_the_rows_of_a_step_are_traced_from_what_was_measured(tmp_path: Path, mo
     data = recipe(tmp_path, own="demos.jsonl", blend={"own_percent": 50, "curated": {"refusal": 100}})
     data["engine"] = {"max_context": 256}
     (tmp_path / "recipe.toml").write_text(tomllib_text(data))
-    assert any(line.startswith("[rft.replay] 8 samples") for line in blend_lines(tmp_path / "recipe.toml", ()))
+    found = blends(tmp_path / "recipe.toml", ())
+    assert any(line.startswith("[rft.replay] 8 samples") for line in found.lines)
+    (blend,) = json.loads(json.dumps(found.data))
+    assert (blend["phase"], blend["samples"], [one["name"] for one in blend["sources"]]) == ("rft.replay", 8, ["own", "refusal"])
     run = resolve(config_from_data(data))
     assert run.rft is not None
     home = tmp_path / "run"
@@ -281,12 +284,14 @@ def test_the_rows_of_a_step_are_traced_from_what_was_measured(tmp_path: Path, mo
     assert isinstance(laid_out, PreparedData)
     expected = [one.where for one in laid_out.drawn_at(range(2, 5))]
     laid_out.close()
-    said = trace_lines(home, 2, None)
+    traced = trace(home, 2, None)
+    said = traced.lines
+    assert ([row["position"] for row in traced.data["rows"]], traced.data["rollouts"]) == ([2, 3, 4], [])
     assert said[0] == "rft step 2: 0 rollouts"
     at = said.index("rft replay step 2: positions 2 to 4 of the blend")
     assert [line.split()[0] for line in said[at + 2 :]] == ["2", "3", "4"]
     assert all(where in line for where, line in zip(expected, said[at + 2 :], strict=True))
-    assert trace_lines(home, 3, None)[-1] == "rft replay step 3: none"
+    assert trace(home, 3, None).lines[-1] == "rft replay step 3: none"
 
 
 def tomllib_text(data: dict[str, Any]) -> str:

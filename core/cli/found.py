@@ -1,0 +1,38 @@
+"""What a command found, for a person in lines and with `--json` for a program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from burnish.cli.options import print_json
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """lines: for a person, fit for a terminal. data: the same whole, as JSON takes it.
+
+    Example: `Found(["3 rows: conversation"], {"rows": {"conversation": 3}})`.
+    """
+
+    lines: Sequence[str]
+    data: Any
+
+    def print(self, as_json: bool) -> None:
+        """One value of JSON on stdout, or the lines."""
+        if as_json:
+            print_json(self.data)
+        else:
+            typer.echo("\n".join(self.lines))
+
+
+@contextmanager
+def prints_aside(as_json: bool) -> Iterator[None]:
+    """While code of others runs in this process: what it prints goes to stderr where stdout is for JSON."""
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        yield
