@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from burnish.inspector.frontier import Frontier
     from burnish.inspector.pages.runs import RunLine
     from burnish.inspector.runs import MetricRow, RecordedRun
+    from burnish.inspector.watching import Watched
     from burnish.rollout.store.records import Comparison, EvaluationRecord
 
 RunsArgument = Annotated[Path, typer.Argument(metavar="RUNS", help="A folder of run folders.")]
@@ -35,7 +37,7 @@ UNREAD = 1
 def register(app: typer.Typer, runs_app: typer.Typer) -> None:
     """Add the commands to the command line and to their group."""
     commands: dict[str, Callable[..., None]] = {"list": list_runs, "show": show, "diff": diff, "tail": tail, "export": export}
-    commands["frontier"] = frontier
+    commands |= {"watch": watch, "frontier": frontier}
     for name, command in commands.items():
         runs_app.command(name)(command)
     app.command("report")(report)
@@ -175,7 +177,64 @@ def tail(
         if ended:
             break
         time.sleep(POLL_S)
-    if follow and not (home / "report.html").is_file():
+    if follow:
+        _say_without_end(run, home)
+
+
+def watch(run: RunArgument) -> None:
+    """Show where a run is, on one screen that is drawn anew until the run ends; in a pipe, once. Ctrl-C ends the looking, not the run."""
+    needs_training("runs watch")
+    from rich.live import Live
+
+    from burnish.inspector.runs import check_run
+    from burnish.inspector.watching import lines, screen
+    from burnish.run.display import new_console
+
+    home, console = check_run(run), new_console()
+    looks = _looks(home)
+    if not console.is_terminal:
+        _print(lines(next(looks)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for seen in looks:
+            live.update(screen(seen), refresh=True)
+            if not seen.live:
+                break
+            time.sleep(POLL_S)
+    _say_without_end(run, home)
+
+
+def _looks(home: Path) -> Iterator[Watched]:
+    """A run again and again, without end; what has not been written to since is not read again."""
+    from burnish.inspector.library import Library
+    from burnish.inspector.pages.runs import is_under_way
+    from burnish.inspector.runs import read_run
+    from burnish.inspector.watching import Watched
+
+    library = Library(home / "episodes")
+    live = is_under_way(home)  # asked before what is written is looked at: what came before the end is still shown
+    while True:
+        written, found = _written(home), read_run(home)
+        rewards = library.rewards(found.metrics[-1].phase) if found.metrics else []
+        while True:
+            yield Watched(found, rewards, live, time.time())
+            live = is_under_way(home)
+            if _written(home) != written:
+                break
+
+
+def _written(home: Path) -> dict[str, tuple[int, int]]:
+    """How large the files of rows are, and when they were written."""
+    found = dict[str, tuple[int, int]]()
+    for file in home.glob("*.jsonl"):
+        with suppress(FileNotFoundError):  # gone since it was listed
+            state = file.stat()
+            found[file.name] = (state.st_size, state.st_mtime_ns)
+    return found
+
+
+def _say_without_end(run: Path, home: Path) -> None:
+    if not (home / "report.html").is_file():
         _print_error(f"no process is seen to drive the run, which has no report; `burnish run {run} --resume` takes it on")
 
 

@@ -48,6 +48,7 @@ BEYOND = {
     "runs diff runs/x runs/y": TRAIN.format("runs diff"),
     "runs frontier runs/x": TRAIN.format("runs frontier"),
     "runs tail runs/x": TRAIN.format("runs tail"),
+    "runs watch runs/x": TRAIN.format("runs watch"),
     "suites": TRAIN.format("suites"),
     "tune recipe.toml --space rft.lr=1e-6..1e-4": ENGINE.format("tune"),
     "serve runs/x": ENGINE.format("serve"),
