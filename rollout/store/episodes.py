@@ -80,8 +80,8 @@ SCHEMA = pa.schema(
         ("ratio", _FLOATS),
     ]
 )
-"""What every file holds. Version 2 added environment, prompt, task_data, env_data and env_rewards, version 3 tools, version 4
-actor and node; a later one may add columns."""
+"""What every file holds; `docs/episodes.md` has it as a table. Version 2 added environment, prompt, task_data, env_data and env_rewards,
+version 3 tools, version 4 actor and node; a later one may add columns."""
 
 MEASURED = {"logprobs": "logprobs", "advantages": "advantage", "entropy": "entropy", "ratio": "ratio"}
 """Columns of what was measured, and how `trainer.objectives.measures.per_trajectory` calls them."""

@@ -45,6 +45,7 @@ RUN_BY = {
     "bring-an-environment.md": ["test_docs_pages.py"],
     "check-and-scaffold.md": ["test_docs_check_and_scaffold.py"],
     "feedback.md": ["test_serving_feedback.py"],
+    "episodes.md": ["test_docs_episodes.py"],
     "formats.md": ["test_formats_example.py"],
     "guardrails.md": ["test_docs_guardrails.py"],
     "gymnasium-environments.md": ["test_docs_gymnasium.py", "test_baseline.py"],
