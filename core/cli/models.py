@@ -126,10 +126,11 @@ def check_model(model: str, layout: str, models_dir: Path) -> Found:
     from burnish.trainer.models.importing import no_progress_bars, verify_model
 
     if layout == "bedrock":
-        problems = list(bedrock_problems(Path(model)))
+        folder = find_model(model, models_dir, need_sound=False)
+        problems = list(bedrock_problems(folder))
         if problems:
-            raise ValueError("\n".join(f"{model}: {problem}" for problem in problems))
-        return Found([printable(f"{model} has the layout of Bedrock's custom model import")], {"folder": model, "layout": layout})
+            raise ValueError("\n".join(f"{folder}: {problem}" for problem in problems))
+        return Found([printable(f"{folder} has the layout of Bedrock's custom model import")], {"folder": str(folder), "layout": layout})
     folder = verified_model(model, models_dir)
     with no_progress_bars():
         verify_model(folder)

@@ -16,8 +16,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tests.unit.test_models_registry import SIZE, burnish, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
 from burnish.trainer.models.bedrock import bedrock_problems, export_bedrock
+from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.comparing import compare_models
 from burnish.trainer.models.exporting import export_gguf
 from burnish.trainer.models.folder import Origin, write_manifest
@@ -87,6 +90,26 @@ def test_the_bedrock_layout_holds_the_template_and_what_an_older_config_says(bas
     assert (config["torch_dtype"], config["rope_theta"]) == ("float32", 10_000.0)
     assert [one.name for one in manifest.lineage] == ["base"]
     assert "has the layout" in burnish("models", "check", tmp_path / "out", "--layout", "bedrock")
+
+
+def test_the_bedrock_layout_is_asked_of_a_name_a_digest_and_a_run(base: Path, tmp_path: Path) -> None:
+    """What could not be loaded at all is looked at too: that is what is asked."""
+    digest = export_bedrock(base, tmp_path / "models" / "out").digest
+
+    def write_model(folder: Path) -> None:
+        shutil.copytree(tmp_path / "models" / "out", folder)
+
+    run = tmp_path / "run"
+    save_checkpoint(run, "rft", 4, write_model=write_model, write_trainer_state=lambda folder: folder.mkdir(), final=True)
+    where = ("--layout", "bedrock", "--models-dir", tmp_path / "models")
+    for model in ("out", f"sha256:{digest[:12]}", f"out@sha256:{digest[:12]}", run, run / "checkpoints" / "rft-4"):
+        assert "has the layout" in burnish("models", "check", model, *where)
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / "models" / "out" / name).unlink()
+    done = CliRunner().invoke(app, ["models", "check", "out", *map(str, where)])
+    assert done.exit_code == 2 and "out: tokenizer.json is missing" in done.stderr and "there are no *.safetensors" in done.stderr
+    done = CliRunner().invoke(app, ["models", "check", "owt", *map(str, where)])
+    assert done.exit_code == 2 and "neither a folder nor a model in" in done.stderr and "did you mean 'out'?" in done.stderr
 
 
 BEDROCK: dict[str, Callable[[Path], object]] = {

@@ -22,14 +22,16 @@ DIGEST = "sha256:"
 SHORTEST_DIGEST = 8
 
 
-def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool = False, need_weights: bool = True) -> Path:
+def find_model(
+    model: str | Path, models_dir: Path = MODELS, *, may_import: bool = False, need_weights: bool = True, need_sound: bool = True
+) -> Path:
     """The model folder that a path, a name or a source stands for.
 
     A run folder means its latest checkpoint of a phase that was not refused promotion; a checkpoint folder, with or without `/model`,
     itself; then there are model folders, names under `models_dir`, `sha256:DIGEST` (its first 8 characters or more) for the one there that
     has it, and sources (`is_source`), which are looked up under the name that their import gives them and imported first when
     `may_import`. `…@sha256:DIGEST` after any of these holds what was found to that digest. need_weights: whether a folder without its
-    weight files will not do.
+    weight files will not do. need_sound: whether a folder that could not be loaded will not.
 
     Example: `find_model("runs/demo-20260101-120000")` is `…/checkpoints/rft-40/model`.
 
@@ -38,7 +40,7 @@ def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool
     """
     name, at, digest = str(model).rpartition(f"@{DIGEST}")
     if at:
-        folder = find_model(name, models_dir, may_import=may_import, need_weights=need_weights)
+        folder = find_model(name, models_dir, may_import=may_import, need_weights=need_weights, need_sound=need_sound)
         return _held_to(folder, _checked_digest(digest))
     if str(model).startswith(DIGEST):
         return _by_digest(_checked_digest(str(model).removeprefix(DIGEST)), models_dir)
@@ -46,7 +48,8 @@ def find_model(model: str | Path, models_dir: Path = MODELS, *, may_import: bool
     for folder in (given, models_dir / model):
         if os.path.isdir(folder):
             folder = _model_below(folder)
-            check_model_folder(folder, need_weights=need_weights)
+            if need_sound:
+                check_model_folder(folder, need_weights=need_weights)
             return folder.resolve()
     if is_source(str(model)):
         return _imported(str(model), models_dir, may_import)
