@@ -16,7 +16,15 @@ from burnish.envs.registry import did_you_mean
 from burnish.inspector.text import printable
 from burnish.trainer.data.sources import read_documents
 from burnish.trainer.evaluation import suites
-from burnish.trainer.models.finding import DIGEST, default_model_name, delete_model, find_model, list_models, verified_model
+from burnish.trainer.models.finding import (
+    DIGEST,
+    default_model_name,
+    delete_model,
+    find_model,
+    list_models,
+    models_and_unread,
+    verified_model,
+)
 from burnish.trainer.models.importing import import_model, new_model
 from burnish.trainer.models.manifest import STAGES, Manifest, own_manifest, read_manifest
 
@@ -146,16 +154,18 @@ def delete_named(name: str, models_dir: Path) -> Found:
     return Found([printable(f"removed {models_dir / name} ({DIGEST}{manifest.digest[:12]})")], _row(models_dir / name, manifest))
 
 
-def list_named(models_dir: Path) -> Found:
-    """Every model under `models_dir`."""
-    found = list_models(models_dir)
+def list_named(models_dir: Path) -> tuple[Found, list[str]]:
+    """Every model under `models_dir`, and a line for each that cannot be read."""
+    found, unread = models_and_unread(models_dir)
     rows = [
         (folder.name, manifest.stage, f"{manifest.parameters / 1e6:.1f} M", manifest.digest[:12], manifest.source)
         for folder, manifest in found
     ]
     none = [f"no models in {models_dir}/; make one with `burnish models new` or `burnish models import`"]
-    lines = table_lines(("name", "stage", "parameters", "sha256", "source"), rows) if rows else none
-    return Found(lines, [_row(folder, manifest) for folder, manifest in found])
+    lines = table_lines(("name", "stage", "parameters", "sha256", "source"), rows) if rows else [] if unread else none
+    data = [_row(folder, manifest) for folder, manifest in found]
+    data += [{"name": folder.name, "folder": str(folder), "error": why} for folder, why in unread]
+    return Found(lines, data), [printable(f"{folder.name} cannot be read: {why}").replace("\n", "\\n") for folder, why in unread]
 
 
 def show_named(model: str, models_dir: Path) -> Found:

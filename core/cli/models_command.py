@@ -22,6 +22,8 @@ StageOption = Annotated[
     typer.Option(help="How far it was trained: none, pretraining-partial, pretraining-full, mid-training, sft, post-training, rft."),
 ]
 MODELS = Path("models")
+UNREAD = 1
+"""Exit code when a model of the list cannot be read."""
 
 
 def register(app: typer.Typer) -> None:
@@ -43,10 +45,16 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(models_dir: ModelsOption = MODELS, as_json: JsonOption = False) -> None:
-    """List the models under models/."""
+    """List the models under models/. Exits with 1 when one cannot be read."""
     from burnish.cli.models import list_named
 
-    list_named(models_dir).print(as_json)
+    found, unread = list_named(models_dir)
+    if found.lines or as_json:
+        found.print(as_json)
+    for line in unread:
+        typer.echo(line, err=True)
+    if unread:
+        raise typer.Exit(UNREAD)
 
 
 def show(model: CheckpointArgument, models_dir: ModelsOption = MODELS, as_json: JsonOption = False) -> None:

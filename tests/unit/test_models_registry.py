@@ -200,6 +200,26 @@ def test_a_digest_finds_and_pins_a_model(copy: Path, tmp_path: Path) -> None:
         find_model("sha256:ab", models)
 
 
+def test_a_manifest_that_cannot_be_read_hides_no_other_model(copy: Path) -> None:
+    models, digest = copy.parent, read_manifest(copy).digest
+    for name in ("bad", "odd\x1b[2J"):
+        (models / name).mkdir()
+        (models / name / "burnish.json").write_text('{"format": 2}')
+    listed = CliRunner().invoke(app, ["models", "list", "--models-dir", str(models)])
+    assert listed.exit_code == 1 and "tiny" in listed.stdout and "bad" not in listed.stdout
+    first, second = listed.stderr.splitlines()
+    assert first.startswith(f"bad cannot be read: {models}/bad/burnish.json is not a valid manifest: ") and "odd\\x1b[2J cannot" in second
+    told = CliRunner().invoke(app, ["models", "list", "--models-dir", str(models), "--json"])
+    rows = {row["name"]: row for row in json.loads(told.stdout)}
+    assert rows["tiny"]["digest"] == digest and "not a valid manifest" in rows["bad"]["error"]
+    assert find_model(f"sha256:{digest[:12]}", models) == copy.resolve()
+    with pytest.raises(ValueError, match=r"that can be read \(bad, odd\x1b\[2J cannot\) has a digest that begins with 00000000;"):
+        find_model("sha256:00000000", models)
+    shutil.rmtree(copy)
+    alone = CliRunner().invoke(app, ["models", "list", "--models-dir", str(models)])
+    assert (alone.exit_code, alone.stdout) == (1, "")
+
+
 def test_the_same_model_under_another_name_is_said(copy: Path) -> None:
     said = burnish("models", "import", copy, "--name", "again", "--models-dir", copy.parent)
     assert "it is the same model as tiny" in said.splitlines()

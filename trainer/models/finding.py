@@ -82,9 +82,11 @@ def _held_to(folder: Path, digest: str) -> Path:
 
 
 def _by_digest(digest: str, models_dir: Path) -> Path:
-    found = [folder for folder, manifest in list_models(models_dir) if manifest.digest.startswith(digest)]
+    known, unread = models_and_unread(models_dir)
+    found = [folder for folder, manifest in known if manifest.digest.startswith(digest)]
     if not found:
-        raise ValueError(f"no model in {models_dir}/ has a digest that begins with {digest}; `burnish models list` shows them")
+        among = f" that can be read ({', '.join(folder.name for folder, _ in unread)} cannot)" if unread else ""
+        raise ValueError(f"no model in {models_dir}/{among} has a digest that begins with {digest}; `burnish models list` shows them")
     check_model_folder(found[0])  # several with one beginning: the same model under several names, or too short a digest
     if len({read_manifest(folder).digest for folder in found}) > 1:
         raise ValueError(f"{DIGEST}{digest} is the beginning of several models: {', '.join(f.name for f in found)}; give more of it")
@@ -151,9 +153,21 @@ def default_model_name(source: str) -> str:
 
 
 def list_models(models_dir: Path = MODELS) -> list[tuple[Path, Manifest]]:
-    """Every model with a manifest under `models_dir`, by name. A folder that a copy or a removal is under way in is none."""
-    files = sorted(models_dir.glob(f"*/{MANIFEST_FILE}"))
-    return [(file.parent, read_manifest(file.parent)) for file in files if not file.parent.name.startswith(".")]
+    """Every model under `models_dir` with a manifest that can be read, by name. A folder that a copy or a removal is under way in is
+    none."""
+    return models_and_unread(models_dir)[0]
+
+
+def models_and_unread(models_dir: Path = MODELS) -> tuple[list[tuple[Path, Manifest]], list[tuple[Path, str]]]:
+    """The same, and the folders whose manifest cannot be read, each with why on one line."""
+    found, unread = list[tuple[Path, Manifest]](), list[tuple[Path, str]]()
+    for folder in sorted(file.parent for file in models_dir.glob(f"*/{MANIFEST_FILE}")):
+        if not folder.name.startswith("."):
+            try:
+                found.append((folder, read_manifest(folder)))
+            except (OSError, ValueError) as error:
+                unread.append((folder, " ".join(str(error).split())))
+    return found, unread
 
 
 def delete_model(name: str, models_dir: Path = MODELS) -> Manifest:
