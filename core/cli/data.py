@@ -17,8 +17,9 @@ from burnish.envs.registry import ID_PATTERN
 from burnish.envs.row_files import new_file
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
+from burnish.inspector.blends import recorded_phases
 from burnish.inspector.kept import kept_of
-from burnish.inspector.runs import check_run, read_run_transcripts
+from burnish.inspector.runs import check_run, read_object, read_run_transcripts
 from burnish.inspector.text import printable
 from burnish.rollout.store.own_files import own_files
 from burnish.trainer.data.audit import Checked, Use, check, checked_rows, stats
@@ -133,7 +134,7 @@ def blends(recipe: Path, overrides: Sequence[str]) -> Found:
 def trace(run: Path, step: int, phase: str | None) -> Found:
     """The rows of a step. Raises ValueError when the run has no such step."""
     home = check_run(run)
-    laid_out = [file.parent.name for file in own_files(home, "*/blend.json", "data")]
+    blended, paired = ([file.parent.name for file in own_files(home, f"*/{name}.json", "data")] for name in ("blend", "pairs"))
     steps = _steps_taken(home)
     chosen = phase or next((name for name in reversed(list(steps)) if steps[name] >= step), None)
     if chosen is None or steps.get(chosen, 0) < step:
@@ -143,8 +144,13 @@ def trace(run: Path, step: int, phase: str | None) -> Found:
     if shown is not None:
         rollouts, rows = _rollouts_of_step(home, chosen, step), _rows_of_step(home / "data" / chosen, f"{chosen} replay", step, shown)
         return Found([*rollouts.lines, *rows.lines], {**rollouts.data, "rows": rows.data["rows"]})
-    if chosen in laid_out:
+    if chosen in blended:
         return _rows_of_step(home / "data" / chosen, chosen, step)
+    if chosen in paired:
+        return _pairs_of_step(home / "data" / chosen, step)
+    kinds = {name: kind for name, kind, _ in recorded_phases(read_object(home, "config.json"))}
+    if kinds.get(chosen, "rft") != "rft":
+        raise ValueError(f"{home / 'data' / chosen} holds no data of the phase (neither blend.json nor pairs.json)")
     return _rollouts_of_step(home, chosen, step)
 
 
@@ -237,6 +243,20 @@ def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None =
     rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in drawn]
     head = f"{phase} step {step}: positions {rows[0][0]} to {rows[-1][0]} of the blend"
     return Found([head, *table_lines(("position", "source", "pass", "row", "example"), rows)], found)
+
+
+def _pairs_of_step(folder: Path, step: int) -> Found:
+    from burnish.trainer.data.pairs import PairData
+
+    data = PairData(folder)
+    try:
+        drawn = list(data.drawn(step - 1))
+    finally:
+        data.close()
+    places = [one.better if one.better == one.worse else f"{one.better} over {one.worse}" for one in drawn]
+    rows = [(str(one.position), str(one.epoch + 1), str(one.pair), where) for one, where in zip(drawn, places, strict=True)]
+    lines = [f"{folder.name} step {step}: {len(rows)} pairs", *table_lines(("position", "pass", "pair", "from"), rows)]
+    return Found(lines, {"phase": folder.name, "step": step, "pairs": [asdict(one) for one in drawn]})
 
 
 def _rollouts_of_step(home: Path, phase: str, step: int) -> Found:

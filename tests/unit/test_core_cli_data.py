@@ -21,8 +21,10 @@ from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.curated.catalog import find_catalog
+from burnish.trainer.data.pairs import lay_out as lay_out_pairs
 from burnish.trainer.data.prepared import PreparedData, lay_out
 from burnish.trainer.evaluation.alone import LoneFleet
+from burnish.trainer.phases.dpo import DPOConfig
 from burnish.trainer.phases.sft import SFTConfig
 
 pytestmark = pytest.mark.unit
@@ -97,6 +99,50 @@ def test_trace_gives_the_rows_of_a_supervised_step(tmp_path: Path) -> None:
         trace(run, 3, None)
     with pytest.raises(ValueError, match=r"has no step 1 of rft: sft took 2"):
         trace(run, 1, "rft")
+
+
+def dpo_run(tmp_path: Path) -> tuple[Path, Path]:
+    """A run whose phase of two steps had pairs from a file, with the folder of its pairs."""
+    pairs = [{"prompt": f"what is {i}?", "chosen": "four", "rejected": "two"} for i in range(3)]
+    run = run_folder(tmp_path, {"dpo": {"steps": 2}}, [{"phase": "dpo", "step": 1}, {"phase": "dpo", "step": 2}])
+    table = DPOConfig(steps=2, batch=2, data=write(tmp_path / "pairs.jsonl", *pairs))
+    lay_out_pairs(table, Making(make_policy(tmp_path / "policy"), 120, {}, 0, 9), run / "data" / "dpo").close()
+    return run, run / "data" / "dpo"
+
+
+def test_trace_gives_the_pairs_of_a_step(tmp_path: Path) -> None:
+    run, folder = dpo_run(tmp_path)
+    said = [burnish("trace", str(run), step).splitlines() for step in ("1", "2")]
+    assert [lines[0] for lines in said] == ["dpo step 1: 2 pairs", "dpo step 2: 2 pairs"]
+    rows = [line.split() for lines in said for line in lines[2:]]
+    assert [row[:2] for row in rows] == [["0", "1"], ["1", "1"], ["2", "1"], ["3", "2"]]
+    assert {row[3] for row in rows[:3]} == {f"{tmp_path}/pairs.jsonl:{i}" for i in (1, 2, 3)}, "each pair once in every pass"
+    (first, _) = json.loads(burnish("trace", str(run), "2", "--json"))["pairs"]
+    assert first == {"position": 2, "epoch": 0, "pair": int(rows[2][2]), "better": rows[2][3], "worse": rows[2][3]}
+    record = json.loads((folder / "pairs.json").read_text())
+    (folder / "pairs.json").write_text(json.dumps({name: value for name, value in record.items() if name != "files"}))
+    assert "pairs.jsonl, its file 1:" in burnish("trace", str(run), "2"), "as an earlier burnish laid it out"
+
+
+def test_a_phase_whose_data_is_gone_has_no_step_to_trace(tmp_path: Path) -> None:
+    run, folder = dpo_run(tmp_path)
+    (folder / "pairs.json").unlink()
+    assert burnish("trace", str(run), "2", code=2) == f"error: {folder} holds no data of the phase (neither blend.json nor pairs.json)\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pairs": 0}, {"pairs": 4}, {"pairs": "3"}, {"pairs": 2**60}, {"batch": 0}, {"batch": 10**12}, {"order": 1.5}, {"files": [5]},
+        {"source": None},
+    ],
+)  # fmt: skip
+def test_a_record_of_pairs_that_is_none_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    run, folder = dpo_run(tmp_path)
+    record = json.loads((folder / "pairs.json").read_text())
+    (folder / "pairs.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=r"pairs\.json"):
+        trace(run, 1, None)
 
 
 def transcript(task: str, sample: int, total: float | None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_a_step_that_goes_while_the_others_are_read_is_passed_over(run: Path, tm
         for pair in rollout_pairs(run, policy, 0.0, 1, 64):
             if going:
                 (run / "episodes" / "rft.000002.train.sampled.parquet").unlink(missing_ok=True)
-            places.append(pair[1].rpartition("/")[2] if isinstance(pair, tuple) else "none")
+            places.append(pair[1][0].rpartition("/")[2] if isinstance(pair, tuple) else "none")
         return places
 
     first = ["rft.000001.train.sampled.parquet:2", "none"]
@@ -101,6 +101,9 @@ def test_a_phase_learns_from_the_rollouts_of_a_run_token_by_token(run: Path, tmp
     assert (data.facts.pairs, data.facts.without, data.facts.tokens) == (2, 1, 16)
     found = {tuple(int(example.token_ids[2]) for example in pair) for pair in data.pairs(0)}
     assert found == {(11, 10), (33, 32)}, "held-out tasks are not learned from"
+    files = [run / "episodes" / f"rft.00000{step}.train.sampled.parquet" for step in (1, 2)]
+    drawn = {(one.better, one.worse) for one in data.drawn(0)}
+    assert drawn == {(f"{files[0]}:2", f"{files[0]}:3"), (f"{files[1]}:4", f"{files[1]}:3")}, "rows of the files, from 1"
     (better, _), *_ = data.pairs(0)
     assert better.trainable.tolist() == [False, False, True, True]
     wide = survey_pairs(DPOConfig(steps=1, batch=2, from_run=str(run), min_gap=0.5), making)

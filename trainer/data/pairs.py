@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ...envs.pydantic_words import first_error
 from ...envs.rows import Problems
 from ...envs.types import Int32, Message
 from ...rollout.renderers import Renderer, TemplateRenderer
-from ...rollout.store.own_files import read_whole
+from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import JsonLines
 from ...rollout.tokenizer import load_tokenizer
 from ..models.manifest import DataUse
-from .blend import row_at
+from .blend import Place, row_at
 from .config import MORE_REJECTS, Making
 from .examples import silent
 from .forms import Preference, read_preference
@@ -38,6 +41,8 @@ STORE: Final = "pairs"
 Pair = tuple[SupervisedExample, SupervisedExample]
 """A better and a worse answer to one prompt, of which the answers' tokens are trained."""
 SAID_EVERY: Final = 1000
+MOST_PAIRS: Final = 1_000_000
+"""Of a step, in what is read of a run."""
 
 
 class PairTable(Protocol):
@@ -64,31 +69,77 @@ class PairTable(Protocol):
 @dataclass(frozen=True, slots=True)
 class PairFacts:
     """What a source of pairs amounts to. tokens: of both answers, their prompts included. digest: of all tokens and masks. without: tasks
-    of a run whose attempts gave no pair.
+    of a run whose attempts gave no pair. files: where pairs come from, none where an earlier burnish laid them out.
     """
 
     source: str
-    pairs: int
+    pairs: Annotated[int, Field(gt=0, lt=2**53)]
     tokens: int
     rejected: int
-    batch: int
+    batch: Annotated[int, Field(ge=1, le=MOST_PAIRS)]
     order: int
     digest: str = ""
     without: int = 0
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPair:
+    """What stands at a position of a phase: the pass over the pairs, the pair's number, and where its answers come from: `FILE:ROW`, of a
+    file of rows one row, of a run's stored rollouts a row for each.
+
+    Example: `DrawnPair(7, 0, 3, "pairs.jsonl:4", "pairs.jsonl:4")`.
+    """
+
+    position: int
+    epoch: int
+    pair: int
+    better: str
+    worse: str
 
 
 class PairData:
     """The pairs of a phase, from the folder where they were laid out. Example: `PairData(run / "data" / "dpo").pairs(step=0)`."""
 
     def __init__(self, folder: Path) -> None:
-        self.facts = PairFacts(**json.loads(read_whole(folder / PAIRS_FILE)))
-        self._store = ExampleStore(folder / STORE)
+        """Raises ValueError when nothing was laid out there, or what lies there is not what `lay_out` writes."""
+        file = own_file(folder, PAIRS_FILE)
+        if file is None:
+            raise ValueError(f"{folder} holds no pairs of a phase (it has no {PAIRS_FILE})")
+        try:
+            self.facts = TypeAdapter(PairFacts).validate_json(read_whole(file), strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{file}: {first_error(error)}") from None
+        self._folder, self._store = folder, ExampleStore(folder / STORE)
+        if len(self._store) != 2 * self.facts.pairs:
+            self.close()
+            raise ValueError(f"{folder / STORE} holds {len(self._store)} answers, but {PAIRS_FILE} says {self.facts.pairs} pairs")
 
     def pairs(self, step: int) -> list[Pair]:
         """The pairs of a step, from 0: each pair once in every pass over them, in an order of the pass's own."""
-        facts = self.facts
-        places = (row_at(facts.pairs, facts.order, position) for position in range(step * facts.batch, (step + 1) * facts.batch))
+        places = (self._at(position) for position in self._positions(step))
         return [(self._store.example(2 * place.row), self._store.example(2 * place.row + 1)) for place in places]
+
+    def drawn(self, step: int) -> Iterator[DrawnPair]:
+        """What a step has, from 0, in the order of its batch."""
+        for position in self._positions(step):
+            place = self._at(position)
+            yield DrawnPair(position, place.epoch, place.row, self._where(2 * place.row), self._where(2 * place.row + 1))
+
+    def _positions(self, step: int) -> range:
+        return range(step * self.facts.batch, (step + 1) * self.facts.batch)
+
+    def _at(self, position: int) -> Place:
+        return row_at(self.facts.pairs, self.facts.order, position)
+
+    def _where(self, number: int) -> str:
+        """Where an answer comes from."""
+        entry, files = self._store.entry(number), self.facts.files
+        if not files:
+            return f"{self.facts.source}, its file {entry.file + 1}:{entry.row}"
+        if not 0 <= entry.file < len(files):
+            raise ValueError(f"{self._folder / STORE}: answer {number} is of a file that {PAIRS_FILE} does not name")
+        return f"{files[entry.file]}:{entry.row}"
 
     @property
     def uses(self) -> tuple[DataUse, ...]:
@@ -143,20 +194,21 @@ def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None
                 if rejects is not None:
                     rejects.append(made.to_row())
                 continue
-            pair, where = made
+            pair, places = made
             pairs, tokens = pairs + 1, tokens + sum(len(example.token_ids) for example in pair)
-            file, _, number = where.rpartition(":")
-            if store is not None:
-                store.add(pair, int(number), file)
+            for example, where in zip(pair, places, strict=True):
+                file, _, number = where.rpartition(":")
+                if store is not None:
+                    store.add((example,), int(number), file)
             if pairs % SAID_EVERY == 0:
                 say(f"{table.name}: {pairs:,} pairs tokenised")
-        digest = store.digest if store is not None else ""
+        digest, files = (store.digest, store.files) if store is not None else ("", ())
     if unfit > table.max_rejects or not pairs:
         if table.max_rejects:
             problems.add(f"{table.name}.max_rejects: {table.max_rejects} rows may be left out, and {unfit} are unfit")
         problems.check()
         raise ValueError(f"{table.name}: {table.source} gives no pair")
-    return PairFacts(table.source, pairs, tokens, unfit, table.batch, making.order, digest, without)
+    return PairFacts(table.source, pairs, tokens, unfit, table.batch, making.order, digest, without, files)
 
 
 def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -> Pair:
@@ -170,8 +222,8 @@ def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -
     return better, worse
 
 
-def _made(table: PairTable, making: Making) -> Iterator[tuple[Pair, str] | Reject | None]:
-    """The pairs of a table, each with where it stands; None for a task of a run that gives none."""
+def _made(table: PairTable, making: Making) -> Iterator[tuple[Pair, tuple[str, str]] | Reject | None]:
+    """The pairs of a table, each with where its answers stand; None for a task of a run that gives none."""
     if table.from_run is not None:
         yield from rollout_pairs(Path(table.from_run), making.model, table.min_gap, table.pairs_per_group, making.max_tokens)
         return
@@ -185,9 +237,9 @@ def _read(row: Mapping[str, Any], where: str) -> tuple[Preference, str]:
     return read_preference(row), where
 
 
-def _pair(preference: Preference, where: str, renderer: Renderer, max_tokens: int) -> tuple[Pair, str] | Reject:
+def _pair(preference: Preference, where: str, renderer: Renderer, max_tokens: int) -> tuple[Pair, tuple[str, str]] | Reject:
     try:
-        return pair_examples(preference, renderer, max_tokens), where
+        return pair_examples(preference, renderer, max_tokens), (where, where)
     except ValueError as error:
         return rejected(str(error), where)
 

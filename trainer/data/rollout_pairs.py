@@ -66,9 +66,9 @@ def chosen_pairs(attempts: Sequence[Attempt], min_gap: float, count: int) -> Ite
 
 def rollout_pairs(
     run: Path, model: Path, min_gap: float, count: int, max_tokens: int
-) -> Iterator[tuple[tuple[SupervisedExample, SupervisedExample], str] | Reject | None]:
-    """For each task of each step, its pairs with where the better one stands, a reject for a pair with an answer longer than `max_tokens`,
-    and None for a task that gives no pair.
+) -> Iterator[tuple[tuple[SupervisedExample, SupervisedExample], tuple[str, str]] | Reject | None]:
+    """For each task of each step, its pairs with where the better one and the worse stand, a reject for a pair with an answer longer than
+    `max_tokens`, and None for a task that gives no pair.
 
     Raises ValueError when the folder holds no stored rollouts of training, or they are of another tokenizer than the model's, or naming the
     file, the episode and the field of one that the model cannot be trained on.
@@ -91,7 +91,7 @@ def rollout_pairs(
                     problem = f"an answer with its prompt is {longest} tokens long, more than the {max_tokens} allowed"
                     yield Reject(str(file), better.row, "token_ids", problem)
                 else:
-                    yield (better.example, worse.example), f"{file}:{better.row}"
+                    yield (better.example, worse.example), (f"{file}:{better.row}", f"{file}:{worse.row}")
 
 
 def read_attempts(file: Path, vocabulary: int) -> list[Attempt]:
