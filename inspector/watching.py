@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .account import times_of
-from .alarms import alarms_of, cut
+from .alarms import alarms_of
 from .blends import recorded_phases
 from .runs import MetricRow, RecordedRun, final_ledger, series_of
 from .text import number, percent, printable
