@@ -14,7 +14,7 @@ from .account import times_of
 from .alarms import alarms_of
 from .blends import recorded_phases
 from .runs import MetricRow, RecordedRun, final_ledger, series_of
-from .text import number, percent, printable
+from .text import cut, number, percent, printable
 
 BARS = "▁▂▃▄▅▆▇█"
 POINTS = 40

@@ -27,12 +27,12 @@ Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """at: phase and step of the latest row of the metrics, None before any. reward: mean total of that step, None where it has none.
     success: on held-out tasks, at the first and the latest evaluation as `first_and_last` has them. tasks: how many the latest was of.
     problem: why no more can be said, "" where nothing is amiss.
 
-    Example: `Progress(("rft", 3), 0.5, (0.25, 0.75), 64)`.
+    Example: `RunProgress(("rft", 3), 0.5, (0.25, 0.75), 64)`.
     """
 
     at: tuple[str, int] | None = None
@@ -42,16 +42,16 @@ class Progress:
     problem: str = ""
 
 
-def progress_of(lines: Iterable[RunLine]) -> dict[str, Progress]:
+def progress_of(lines: Iterable[RunLine]) -> dict[str, RunProgress]:
     """By the names of some runs. What stays as it is is read once."""
     return {line.name: _progress(line.path) for line in lines}
 
 
-def _progress(run: Path) -> Progress:
-    found = Progress()
+def _progress(run: Path) -> RunProgress:
+    found = RunProgress()
     try:
         at, reward = _last_step(run, _stamp(run / METRICS))
-        found = Progress(at, reward)
+        found = RunProgress(at, reward)
         success, tasks = _success(run, _stamp(run / EVALUATIONS))
         return replace(found, success=success, tasks=tasks)
     except (OSError, ValueError) as error:
