@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -90,10 +90,11 @@ class Series:
     points: tuple[tuple[int, float, float, float], ...]
 
 
-def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequence[str] = ()) -> Markup:
+def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequence[str] = (), least: float | None = None) -> Markup:
     """Several lines in one drawing, each on the band of its interval, in the classes `s0`, `s1`, … of its place; "" when all are empty.
 
-    axis: what x counts. called: what each x from 0 on is called, where it is no number. Pointing at a line names it.
+    axis: what x counts. called: what each x from 0 on is called, where it is no number. least: where a dashed line says that values should
+    be at least. Pointing at a line names it.
     """
 
     def at(x: int) -> str:
@@ -104,7 +105,8 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequenc
     if not drawn:
         return Markup("")
     xs = [point[0] for *_, points in drawn for point in points]
-    ticks = nice_ticks(min(p[2] for *_, points in drawn for p in points), max(p[3] for *_, points in drawn for p in points))
+    told = [bound for *_, points in drawn for point in points for bound in point[2:]] + ([] if least is None else [least])
+    ticks = nice_ticks(min(told), max(told))
     low, high, first, last = ticks[0], ticks[-1], min(xs), max(max(xs), min(xs) + 1)
 
     def place(x: float, value: float) -> tuple[float, float]:
@@ -120,6 +122,8 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequenc
     out.append(_text(LEFT, HEIGHT - 5, at(first), "tick"))
     if max(xs) > first:
         out.append(_text(WIDTH - RIGHT, HEIGHT - 5, at(max(xs)), "tick end"))
+    if least is not None:
+        out.append(_line(LEFT, place(first, least)[1], WIDTH - RIGHT, place(first, least)[1], "constant"))
     shape = Markup('<{} class="{} s{}" points="{}"><title>{}</title></{}>')
     for i, label, points in drawn:
         edge = [place(x, upper) for x, _, _, upper in points] + [place(x, lower) for x, _, lower, _ in reversed(points)]
@@ -178,6 +182,24 @@ def span_chart(name: str, spans: Sequence[SpanRow], beside: Sequence[SpanRow] = 
     return Markup("").join([*out, Markup("</svg>")])
 
 
+def bar_chart(name: str, bars: Sequence[tuple[str, float]], unit: str) -> Markup:
+    """Bars under each other from 0 on, (what it is, value), each with its value at its end; "" when none is above 0. A value that is
+    negative, or beyond `DRAWN`, is left out."""
+    bars = [bar for bar in bars if 0 <= bar[1] <= DRAWN]
+    most = max((value for _, value in bars), default=0.0)
+    if not most:
+        return Markup("")
+    row, room = 26, 76
+    told = ", ".join(f"{label} {number(value)} {unit}" for label, value in bars)
+    out = [_open(f"{name}: {told}", WIDTH, row * len(bars) + 4)]
+    for i, (label, value) in enumerate(bars):
+        y, width = row * i + 4, (WIDTH - LEFT - room) * (value / most)
+        out.append(_text(LEFT - 6, y + 15, label, "tick end"))
+        out.append(Markup('<rect class="bar" x="{}" y="{}" width="{}" height="18"/>').format(LEFT, y, _round(max(width, 1.0))))
+        out.append(_text(LEFT + width + 6, y + 15, f"{number(value)} {unit}", "tick"))
+    return Markup("").join([*out, Markup("</svg>")])
+
+
 @dataclass(frozen=True, slots=True)
 class Dot:
     """A point of `scatter_chart`: filled where it is one of the best, ringed where it is the one that was picked."""
@@ -189,7 +211,7 @@ class Dot:
     picked: bool = False
 
 
-def scatter_chart(name: str, dots: Sequence[Dot], axis: str, least: float | None = None) -> Markup:
+def scatter_chart(name: str, dots: Sequence[Dot], axis: str, least: float | None = None, width: int = BAR_WIDTH) -> Markup:
     """Points in a plane with the best joined from left to right; "" without any. axis: what x is. least: where a dashed line says that x
     should be at least. Pointing at a dot names it."""
     dots = [dot for dot in dots if _is_drawn(dot.x) and _is_drawn(dot.y)]
@@ -197,7 +219,7 @@ def scatter_chart(name: str, dots: Sequence[Dot], axis: str, least: float | None
         return Markup("")
     across = nice_ticks(min([*(dot.x for dot in dots), *(() if least is None else (least,))]), max(dot.x for dot in dots))
     up = nice_ticks(min(0.0, *(dot.y for dot in dots)), max(0.0, *(dot.y for dot in dots)))
-    width, height = BAR_WIDTH, 2 * HEIGHT
+    height = HEIGHT + width // 4
 
     def place(x: float, y: float) -> tuple[float, float]:
         right = LEFT + (x - across[0]) / (across[-1] - across[0]) * (width - LEFT - 4 * RIGHT)
@@ -223,8 +245,14 @@ def scatter_chart(name: str, dots: Sequence[Dot], axis: str, least: float | None
         if dot.picked:
             out.append(mark.format("point hollow", _round(x), _round(y), 9, told))
         out.append(mark.format("point" if dot.best else "point hollow", _round(x), _round(y), 5, told))
-        out.append(_text(x + 12, y + 4, dot.label, "label"))
+        left = x > 2 * width / 3  # where what stands to the right of it would be cut
+        out.append(_text(x - 12 if left else x + 12, y + 4, dot.label, "label end" if left else "label"))
     return Markup("").join([*out, Markup("</svg>")])
+
+
+def is_best(place: tuple[float, float], places: Iterable[tuple[float, float]]) -> bool:
+    """Whether none of the places is as far in both directions, and farther in one of them."""
+    return not any(all(a >= b for a, b in zip(other, place, strict=True)) and other != place for other in places)
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:

@@ -17,8 +17,8 @@ from .charts import Series, overlay_chart
 from .drift import evaluation_place, first_difference, played_by
 from .library import Library
 from .rendering import environment, write_page
-from .report import MODES, metric_rank
-from .runs import RecordedRun, final_evaluations, phases_of, read_run, series_of
+from .report import metric_rank
+from .runs import MODES, RecordedRun, final_evaluations, phases_of, read_run, series_of
 
 MOST = 6
 """Runs that are compared at once: a drawing has so many colours."""

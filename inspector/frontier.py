@@ -17,13 +17,12 @@ from markupsafe import Markup
 from ..rollout.store.records import Comparison, EvaluationRecord, EvaluationResult, Mode, RetentionRow
 from ..trainer.evaluation.comparison import compare
 from .blends import recorded_phases
-from .charts import Dot, scatter_chart
+from .charts import Dot, is_best, scatter_chart
 from .comparing import other_settings
 from .drift import first_difference, played_by
 from .pages.runs import list_runs
 from .rendering import environment, write_page
-from .report import MODES
-from .runs import RecordedRun, final_evaluations, read_run
+from .runs import MODES, RecordedRun, final_evaluations, read_run
 
 BASE = "base"
 LOCAL = ("name", "run_dir")
@@ -105,8 +104,7 @@ def find_frontier(paths: Sequence[Path], min_retention: float, mode: Mode | None
 
 def is_on_frontier(one: Tradeoff, runs: Sequence[Tradeoff]) -> bool:
     """Whether no run gained and kept at least as much, and more of one of them. Where nothing was to be kept, gain alone counts."""
-    mine = _place(one)
-    return not any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in map(_place, runs))
+    return is_best(_place(one), map(_place, runs))
 
 
 def pick_of(runs: Sequence[Tradeoff], min_retention: float) -> Tradeoff | None:

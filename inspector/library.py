@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..rewards.rubric import SECONDS
 from ..rollout.store.episodes import MEASURED, SCHEMA, text
 from ..rollout.store.intervals import mean_interval
-from ..rollout.store.moments import Moment, Split
+from ..rollout.store.moments import Moment, Split, moments
 from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import check_row, check_store, check_tokens, stored_value
 from ..rollout.store.recorded import phases_in_order
@@ -27,6 +28,8 @@ from .listing import DEEPEST, ORDERS, PLACE, Hits, ListPart, Wanted, conditions,
 from .postings import mark
 from .vocabulary import word_files
 
+LONGEST_S = 1e9
+"""Seconds; what says it took longer did not."""
 LARGEST_REWARD = 1e100
 """Of larger ones no deviation can be told: a float does not hold their squares."""
 TOLD = f"abs(reward) <= {LARGEST_REWARD}"
@@ -159,6 +162,15 @@ class Library:
         question = f"SELECT step, avg(worth) AS mean, stddev_samp(worth) AS spread, count(*) AS n FROM ({each}) GROUP BY step ORDER BY step"
         rows = self._db.ask(question, [value for _, values in chosen for value in values])
         return [(row["step"], row["mean"], *mean_interval(row["mean"], row["spread"] or 0.0, row["n"])) for row in rows]
+
+    @anew
+    def seconds(self, phase: str, split: Split) -> list[dict[str, Any]]:
+        """How long the episodes of a phase took in the engine and the environment, and the scorers that judged them: `scorer`, "" for the
+        episodes themselves, how many there are of them as `n`, and the seconds of which a half took no more (`p50`), of which 95 % did
+        (`p95`), and `most`. The scorers with most verdicts, `MOST_KINDS` of them.
+        """
+        files = _store_files([str(file) for file, moment in moments(self.folder) if (moment.phase, moment.split) == (phase, split)])
+        return self._db.ask(_SECONDS, [named(files), named(files)]) if files else []
 
     def totals(self, moment: Moment) -> dict[str, Any]:
         """Of all episodes of a moment: how many `episodes`, their mean `reward`, None where none has one, and how many `failed`."""
@@ -346,6 +358,14 @@ _ONE = (
     f"SELECT * REPLACE ({', '.join(f'list_slice({name}, 1, {MOST_TOKENS}) AS {name}' for name in ('lengths', *PER_TOKEN))}), "
     f"coalesce(list_sum(lengths), 0)::BIGINT AS stored_tokens, [{', '.join(f'len({name})' for name in PER_TOKEN)}] AS counts "
     f"FROM (SELECT {only(*SCHEMA.names)} FROM {_STORE}) WHERE episode = ? LIMIT 1"
+)
+_TOOK = (
+    f"SELECT '' AS scorer, seconds AS took FROM {_STORE} UNION ALL SELECT left(one.key, -{len(SECONDS)}), one.value "
+    f"FROM (SELECT unnest(map_entries(metrics)) AS one FROM {_STORE}) WHERE ends_with(one.key, '{SECONDS}')"
+)
+_SECONDS = (
+    "SELECT scorer, count(*) AS n, quantile_cont(took, 0.5) AS p50, quantile_cont(took, 0.95) AS p95, max(took) AS most "
+    f"FROM ({_TOOK}) WHERE took BETWEEN 0 AND {LONGEST_S} GROUP BY scorer ORDER BY scorer != '', n DESC, scorer LIMIT {MOST_KINDS}"
 )
 _WANTED = ", ".join(f"unnest(?) AS {name}" for name in ("number", *PLACE))
 _MESSAGES = (

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from markupsafe import Markup
-
-from ..rollout.store.records import EvaluationRecord, Mode
+from ..rollout.store.records import EvaluationRecord
 from ..rollout.store.transcripts import Transcript
 from .account import times_of
 from .alarms import alarms_of
 from .blends import blend_rows
 from .charts import Series, Whisker, line_chart, overlay_chart, whisker_chart
+from .effort import effort_of, step_seconds
 from .kept import kept
 from .library import Library
+from .plots import Curve, frontier_drawing, idle_curves, latencies_of, min_retention, retention_curves
 from .rendering import environment, phase_title, write_page
-from .runs import RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
+from .runs import MODES, RecordedRun, final_evaluations, final_ledger, phases_of, read_run, read_run_transcripts, series_of
 from .text import percent
 from .unmeasured import unmeasured
 
-MODES: tuple[Mode, ...] = ("sampled", "greedy")
 SHOWN_FIRST = (
     "success", "reward_mean", "reward", "reward/", "held_out_loss", "loss", "learner/loss", "preferred", "margin", "kl",
     "learner/reference_kl", "entropy", "learner/entropy", "episode/tokens", "episode/turns", "truncated", "failed", "failed/",
@@ -36,18 +35,6 @@ SHOWN_LAST = re.compile(r"(busy|idle)/.*|(.*[/_])?seconds", re.DOTALL)
 """Metrics that are seconds, which say nothing of what was learned."""
 REWARD = "reward, 95 % interval"
 CURVES = 12  # per phase; the others are folded away
-LONGEST_S = 2.0**53
-"""What is more is no step's: the folder may be anybody's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One metric of one phase: its chart, and its first and last value."""
-
-    name: str
-    svg: Markup
-    first: float
-    last: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +75,12 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         curves={phase: [*reward_curve(Library(run.path / "episodes"), phase), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
         shown=CURVES,
         times=times_of(run),
+        idle={phase: idle_curves(run, phase) for phase in phases_of(run.metrics)},
+        kept=retention_curves(run),
+        min_retention=min_retention(run),
+        frontier=frontier_drawing(run),
+        latencies=latencies_of(run),
+        effort=effort_of(run),
         ledger=final_ledger(run.ledger),
         alarms=alarms_of(run),
         blends=blend_rows(run),
@@ -222,9 +215,8 @@ def facts_of(run: RecordedRun) -> list[tuple[str, str]]:
 
 
 def _duration(run: RecordedRun) -> str | None:
-    """What the steps took, none counted twice: the times of their rows tell of evaluations and of the pause before a resume, too."""
-    steps = {(row.phase, row.step): row.values.get("step_seconds", row.values.get("seconds", -1.0)) for row in run.metrics}
-    taken = [seconds for seconds in steps.values() if 0 <= seconds <= LONGEST_S]
+    """What the steps took, none counted twice."""
+    steps, taken = {(row.phase, row.step) for row in run.metrics}, step_seconds(run).values()
     if not taken:
         return None
     minutes, seconds = divmod(round(sum(taken)), 60)

@@ -26,6 +26,7 @@ from ..rollout.store.records import (
 )
 from ..rollout.store.transcripts import Transcript
 
+MODES: tuple[Mode, ...] = ("sampled", "greedy")
 FOLDERS = ("transcripts", "episodes", "data", "checkpoints", "suites")
 LARGEST = int(sys.float_info.max)
 

@@ -266,7 +266,7 @@ def create_run(run: ResolvedRun, recipe: Path | None = None, run_dir: Path | Non
     made.checkpoints.mkdir(parents=True, exist_ok=True)
     if recipe is not None and recipe.suffix == ".toml":
         shutil.copyfile(recipe, made.recipe_file)
-    _write(made.versions_file, _pretty(versions()))
+    _write(made.versions_file, _pretty({**versions(), "given": _given(run)}))
     _write(made.seeds_file, _pretty(derive_seeds(run.seed)))
     _write(made.config_file, _pretty(run.record))  # last: a folder with config.json is complete
     return made
@@ -321,6 +321,12 @@ def versions() -> dict[str, Any]:
     return {
         "python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count(), "packages": _packages(),
     }  # fmt: skip
+
+
+def _given(run: ResolvedRun) -> dict[str, float | None]:
+    """The processors and GPUs that a run takes. The processors of a cluster that it joins are not all its own: None."""
+    cpus = None if run.placement.ray_address is not None else run.placement.cpus or os.cpu_count()
+    return {"cpus": cpus, "gpus": run.placement.gpus}
 
 
 @cache

@@ -92,7 +92,7 @@ RUN_FILES: Mapping[str, tuple[dict[str, Any], ...]] = {
     "config.json": (
         {"name": "r", "model": "m", "environment": "burnish/SingleTurn-v0", "plugins": [], "services": {"a": {"address": "h:1"}}},
     ),
-    "versions.json": ({"python": "3.11", "platform": "linux", "cpus": 2, "packages": {"burnish": "0"}},),
+    "versions.json": ({"python": "3.11", "platform": "linux", "cpus": 2, "packages": {"burnish": "0"}, "given": {"cpus": 2, "gpus": 0.0}},),
     "seeds.json": ({"run": 1},),
     "metrics.jsonl": ({"phase": "rft", "step": 1, "time": 1.0, "reward_mean": 0.5},),
     "evaluations.jsonl": (

@@ -95,7 +95,14 @@ def test_a_new_run_records_what_it_is(run: RunFolder, recipe: ResolvedRun) -> No
     assert run.recipe() == recipe
     assert run.seeds() == derive_seeds(7)
     assert json.loads(run.versions_file.read_text())["packages"].keys() >= {"burnish", "ray", "torch", "pydantic"}
+    assert json.loads(run.versions_file.read_text())["given"] == {"cpus": recipe.placement.cpus or os.cpu_count(), "gpus": 0.0}
     assert run.checkpoints.is_dir()
+
+
+def test_of_a_cluster_that_it_joins_a_run_knows_its_gpus_alone(recipe: ResolvedRun, tmp_path: Path) -> None:
+    placed = dataclasses.replace(recipe.placement, ray_address="auto", learner_gpus=1.0, engine_gpus=0.5)
+    run = create_run(dataclasses.replace(recipe, placement=placed), run_dir=tmp_path / "joined")
+    assert json.loads(run.versions_file.read_text())["given"] == {"cpus": None, "gpus": 1.0 + 0.5 * placed.engines}
 
 
 def test_a_folder_with_something_in_it_is_refused(recipe: ResolvedRun, run: RunFolder, tmp_path: Path) -> None:
