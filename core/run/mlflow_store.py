@@ -16,6 +16,7 @@ from burnish.recipe.tracking import TrackedRun, check_traces, evaluation_metrics
 from burnish.rollout.store.moments import Moment
 from burnish.rollout.store.records import AlarmRow, EvaluationRecord
 from burnish.rpc.extras import require
+from burnish.run.folder import RunFolder
 from burnish.run.mlflow_traces import log_episode, trace_into
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlflow"
@@ -28,20 +29,23 @@ LONGEST_NAME, LONGEST_TEXT = 250, 5000
 class MLflow:
     """A run in MLflow. uri: of its tracking store; by default the database `mlflow.db` in the folder of runs, for
     `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`. experiment: that the run belongs to. traces: episodes of each step, and of
-    each evaluation, that are kept as traces, the attempts at its first tasks; what was said goes into the store with them.
+    each evaluation, that are kept as traces, the attempts at its first tasks; what was said goes into the store with them. report: whether
+    `report.html`, which has some of what was said, is kept; left out, it is where there is no `uri`.
 
     Metrics are called `PHASE/NAME`, those of an evaluation `PHASE/heldout/MODE/…`; characters that MLflow refuses in names are `_`. The
-    config is an artifact, and alarms are tags. A run that resumes goes on in the same MLflow run; what it takes again stands there twice.
+    config is an artifact, at the end evaluations and report are, too, and alarms are tags. A run that resumes goes on in the same MLflow
+    run; what it takes again stands there twice.
 
     Raises ValueError when MLflow is not installed or `traces` is no number of episodes, and what it raises when the store cannot be opened.
     """
 
-    def __init__(self, run: TrackedRun, *, uri: str = "", experiment: str = "burnish", traces: int = 0) -> None:
+    def __init__(self, run: TrackedRun, *, uri: str = "", experiment: str = "burnish", traces: int = 0, report: bool | None = None) -> None:
         self.check_start(traces=traces)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a run leaves the machine unasked
         from mlflow import MlflowClient
 
         home, self.traces = run.folder.resolve(), traces
+        self._folder, self._report = RunFolder(home), not uri if report is None else report
         store = uri or f"sqlite:///{home.parent / DATABASE}"
         self._client = MlflowClient(store)
         found = self._client.get_experiment_by_name(experiment)
@@ -83,7 +87,11 @@ class MLflow:
             log_episode(self._client, self._experiment, self._run, at, one)
 
     def close(self) -> None:
-        self._client.set_terminated(self._run)
+        try:
+            for file in self._folder.results(self._report):
+                self._client.log_artifact(self._run, str(file))
+        finally:
+            self._client.set_terminated(self._run)
 
     def _earlier(self, home: Path) -> str:
         """The run that was made of this folder before it was resumed, "" when there is none."""

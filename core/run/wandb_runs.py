@@ -19,21 +19,26 @@ LONGEST_TITLE, LONGEST_TEXT = 60, 1000
 
 class WandB:
     """A run of W&B. mode: "offline" writes `wandb/offline-run-…` in the folder of runs, for `wandb sync runs/wandb/offline-run-*`;
-    "online" sends at once, to the account of `WANDB_API_KEY`. project, entity: where it belongs.
+    "online" sends at once, to the account of `WANDB_API_KEY`. project, entity: where it belongs. report: whether
+    `report.html`, which has some of what was said, is a file of it; left out, it is offline.
 
     Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. The alarms of `alarms.jsonl` stand in
     the run's summary, those of before a resume too, and are alerts online. A run that resumes has the id of the one before; offline it is a
-    second folder of the same run. Neither code nor git, console or machine statistics are recorded.
+    second folder of the same run. Evaluations and report are files of it at the end. Neither code nor git, console or machine statistics
+    are recorded.
 
     Raises ValueError when wandb is not installed, and what it raises when the run cannot begin.
     """
 
-    def __init__(self, run: TrackedRun, *, mode: Mode = "offline", project: str = "burnish", entity: str = "") -> None:
+    def __init__(
+        self, run: TrackedRun, *, mode: Mode = "offline", project: str = "burnish", entity: str = "", report: bool | None = None
+    ) -> None:
         self.check_start()
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing of a run leaves the machine unasked
         import wandb
 
         home = run.folder.resolve()
+        self._folder, self._report = RunFolder(home), mode == "offline" if report is None else report
         self._run: Any = wandb.init(
             project=project,
             entity=entity or None,
@@ -57,7 +62,6 @@ class WandB:
         )
         self._online, self._alert, self._wait = mode == "online", wandb.AlertLevel.WARN, wandb.teardown
         self._phases, self._alarms = set[str](), list[str]()
-        self._file = RunFolder(run.folder).alarms_file
 
     @staticmethod
     def check_start(**_: Any) -> None:
@@ -80,14 +84,18 @@ class WandB:
 
     def _say_alarms(self) -> None:
         """Let the summary have the alarms that the folder has: those of steps that were taken back are in neither."""
-        known = [_said(row) for row in read_alarms(self._file)] if self._file.is_file() else []
+        known = [_said(row) for row in read_alarms(self._folder.alarms_file)] if self._folder.alarms_file.is_file() else []
         if known != self._alarms:
             self._run.summary["alarms"], self._alarms = known, known
 
     def close(self) -> None:
         self._say_alarms()
-        self._run.finish()
-        self._wait()  # its own process writes on for a moment
+        try:
+            for file in self._folder.results(self._report):
+                self._run.save(str(file), base_path=str(file.parent), policy="now", glob=False)
+        finally:
+            self._run.finish()
+            self._wait()  # its own process writes on for a moment
 
 
 def _said(row: AlarmRow) -> str:

@@ -33,12 +33,14 @@ def told(tmp_path: Path) -> TrackedRun:
 
 def test_mlflow_holds_metrics_evaluations_alarms_and_the_config(mlflow: Any, told: TrackedRun) -> None:
     warnings: list[str] = []
+    (told.folder / "evaluations.jsonl").write_text("{}\n")
     result = EvaluationResult("sampled", "env", 1, 1, 0.5, 0.25, 0.75, 1.5, 1.0, 1.0, {"t": 0.5}, {HOSTILE: -0.25})
     with tracked(CONFIG, told, warnings.append) as trackers:
         trackers.metrics("rft", 1, {"reward_mean": 0.5, f"predicted/{HOSTILE}": 1.0})
         trackers.metrics("rft", 2, {"reward_mean": 0.75})
         trackers.evaluation(EvaluationRecord(phase="rft", step=2, result=result))
         trackers.alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
+        (told.folder / "report.html").write_text("<p>after the last step")
     assert warnings == []
     client = mlflow.MlflowClient(f"sqlite:///{told.folder.parent}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("burnish").experiment_id])
@@ -48,10 +50,40 @@ def test_mlflow_holds_metrics_evaluations_alarms_and_the_config(mlflow: Any, tol
     assert run.data.tags["alarm/rft/2/parting"] == f"warn: {HOSTILE}"
     kept = list((told.folder.parent / "mlflow").rglob("config.json"))
     assert len(kept) == 1 and '"name": "demo"' in kept[0].read_text()
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"config.json", "evaluations.jsonl", "report.html"}
     with tracked(CONFIG, replace(told, resumed=True), warnings.append) as trackers:
         trackers.metrics("rft", 3, {"reward_mean": 1.0})
     (again,) = client.search_runs([run.info.experiment_id])
     assert (again.info.run_id, again.data.metrics["rft/reward_mean"]) == (run.info.run_id, 1.0)
+
+
+def test_what_was_said_is_sent_to_no_store_elsewhere_unasked(mlflow: Any, told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is named may be anywhere, and the report has some of it."""
+    (told.folder / "report.html").write_text("<p>what was said")
+    (told.folder / "evaluations.jsonl").write_text("{}\n")
+    monkeypatch.chdir(told.folder.parent)  # where MLflow itself puts artifacts
+    store = f"sqlite:///{told.folder.parent}/named.db"
+    for name, asked in (("unasked", False), ("asked", True)):
+        options: dict[str, Any] = {"uri": store, "experiment": name, **({"report": True} if asked else {})}
+        config = TrackingConfig(use=CONFIG.use, args={CONFIG.use[0]: options})
+        with tracked(config, told, pytest.fail):
+            pass
+        client = mlflow.MlflowClient(store)
+        (run,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+        kept = {one.path for one in client.list_artifacts(run.info.run_id)}
+        assert kept == {"config.json", "evaluations.jsonl", *(["report.html"] if asked else [])}
+
+
+def test_a_report_that_cannot_be_kept_ends_the_run_in_mlflow_all_the_same(mlflow: Any, told: TrackedRun) -> None:
+    warnings: list[str] = []
+    with tracked(CONFIG, told, warnings.append):
+        (told.folder / "report.html").write_text("<p>")
+        (told.folder.parent / "mlflow").rename(told.folder.parent / "gone")
+        (told.folder.parent / "mlflow").write_text("in the way")
+    assert len(warnings) == 1 and "it gets nothing more of this run" in warnings[0]
+    client = mlflow.MlflowClient(f"sqlite:///{told.folder.parent}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("burnish").experiment_id])
+    assert run.info.status == "FINISHED"
 
 
 def test_a_store_that_cannot_be_opened_stops_the_run_before_it_begins(mlflow: Any, told: TrackedRun) -> None:
@@ -76,6 +108,8 @@ def test_a_dry_run_knows_what_keeps_a_tracker_from_starting(id: str, monkeypatch
     option = "traces" if "mlflow" in id else "mode"
     (said,) = TrackingConfig(use=(id,), args={id: {option: "x"}}).problems()
     assert said.startswith(f"tracking: tracker {id!r}, option {option!r}: must be ") and said.endswith(", not 'x'")
+    (said,) = TrackingConfig(use=(id,), args={id: {"report": "no"}}).problems()
+    assert said.startswith(f"tracking: tracker {id!r}, option 'report': must be ")
     if option == "traces":
         (said,) = TrackingConfig(use=(id,), args={id: {option: -1}}).problems()
         assert said == "tracking: traces must be a number of episodes, 0 for none, not -1"

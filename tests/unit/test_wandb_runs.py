@@ -62,6 +62,8 @@ def test_wandb_holds_metrics_evaluations_alarms_and_the_config_and_is_sent_nowhe
         trackers.metrics("rft", 2, {"reward_mean": 0.75})
         trackers.evaluation(EvaluationRecord(phase="rft", step=2, result=result))
         RunFolder(told.folder, trackers).log_alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
+        for name in ("evaluations.jsonl", "report.html"):
+            (told.folder / name).write_text(name)
     assert warnings == []
     (kept,) = (told.folder.parent / "wandb").glob("offline-run-*/*.wandb")
     found = list(records(kept))
@@ -75,6 +77,8 @@ def test_wandb_holds_metrics_evaluations_alarms_and_the_config_and_is_sent_nowhe
     runs = [one.run for one in found if one.WhichOneof("record_type") == "run"]
     config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
     assert (runs[0].display_name, runs[0].project, config["note"]) == ("nano-1", "burnish", HOSTILE)
+    assert {name for name in ("evaluations.jsonl", "report.html") if (kept.parent / "files" / name).read_text() == name}
+    assert {item.path for one in found for item in one.files.files} >= {"evaluations.jsonl", "report.html"}
     said = [json.loads(item.value_json) for one in found for item in one.summary.update if item.key == "alarms"]
     assert said == [[f"rft step 2, parting: warn: {HOSTILE}"]]
     with tracked(CONFIG, replace(told, resumed=True), warnings.append) as trackers:
@@ -99,13 +103,32 @@ def test_without_wandb_the_run_is_told_what_to_install(told: TrackedRun, monkeyp
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Of a run of W&B, whose summary is replaced whole."""
-    kept = SimpleNamespace(summary={}, finish=lambda: None, log=lambda row: None, define_metric=lambda *given, **more: None)
+    kept = SimpleNamespace(
+        summary={},
+        saved=[],
+        save=lambda file, **given: kept.saved.append(file),
+        finish=lambda: None,
+        log=lambda row: None,
+        define_metric=lambda *given, **more: None,
+    )
     fake = SimpleNamespace(
         init=lambda **given: kept, Settings=lambda **given: None, AlertLevel=SimpleNamespace(WARN="warn"), teardown=lambda: None
     )
     monkeypatch.setitem(sys.modules, "wandb", cast(Any, fake))
     monkeypatch.setattr("burnish.run.wandb_runs.require", lambda *given: None)
     return kept
+
+
+def test_only_what_is_kept_here_has_the_report_unasked(told: TrackedRun, stand_in: Any) -> None:
+    for name in ("evaluations.jsonl", "report.html"):
+        (told.folder / name).write_text("")
+    online: dict[str, Any] = {"mode": "online"}
+    cases: list[tuple[dict[str, Any], int]] = [({}, 2), (online, 1), ({**online, "report": True}, 2), ({"report": False}, 1)]
+    for options, kept in cases:
+        stand_in.saved.clear()
+        WandB(told, **options).close()
+        names = [Path(file).name for file in stand_in.saved]
+        assert names == ["evaluations.jsonl", "report.html"][:kept], options
 
 
 def drifted(step: int, action: str = "warn") -> AlarmRow:
