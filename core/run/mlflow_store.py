@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ class MLflow:
         from mlflow import MlflowClient
 
         home, self.traces = run.folder.resolve(), traces
+        if not uri:
+            _open(home.parent / DATABASE)
         self._folder, self._report = RunFolder(home), not uri if report is None else report
         store = uri or f"sqlite:///{home.parent / DATABASE}"
         self._client = MlflowClient(store)
@@ -98,6 +102,15 @@ class MLflow:
         asked = f"tags.`burnish.folder` = '{_mark(home)}'"
         found: list[Any] = self._client.search_runs([self._experiment], asked, max_results=1)
         return str(found[0].info.run_id) if found else ""
+
+
+def _open(database: Path) -> None:
+    """Raise ValueError saying why a database cannot be opened: MLflow would try for longer than a run waits for it to start."""
+    try:
+        with closing(sqlite3.connect(database)) as opened:
+            opened.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise ValueError(f"{database}: {error}") from error
 
 
 def _mark(home: Path) -> str:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.unit
 
@@ -250,6 +251,14 @@ def test_constraints_pin_exactly_what_is_needed() -> None:
     pinned = freeze.read_pins(ROOT / "constraints" / "cpu.txt")
     needed = freeze.closure("burnish", frozenset({"cpu", "dev"}))
     assert pinned == needed, "constraints/cpu.txt differs from what is installed: python constraints/freeze.py > constraints/cpu.txt"
+
+
+def test_constraints_of_the_trackers_pin_what_they_need_beside_the_rest() -> None:
+    freeze = load_script(ROOT / "constraints" / "freeze.py")
+    rest, pinned = (freeze.read_pins(ROOT / "constraints" / f"{name}.txt") for name in ("cpu", "trackers"))
+    assert not [name for name, pin in pinned.items() if rest.get(name) == pin], "what cpu.txt has needs no second pin"
+    wanted = [Requirement(line) for extra in freeze.TRACKERS for line in project()["project"]["optional-dependencies"][extra]]
+    assert len(wanted) == 5 and all(one.specifier.contains(pinned[freeze.canonical(one.name)]) for one in wanted)
 
 
 def test_gpu_constraints_share_the_versions() -> None:

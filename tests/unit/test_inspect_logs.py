@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_inspect_reads_the_messages_scores_and_metadata_of_an_evaluation(run: Path, tmp_path: Path) -> None:
-    log = pytest.importorskip("inspect_ai.log", reason="inspect-ai is not installed: pip install 'burnish[inspect]'")
+    log = pytest.importorskip("inspect_ai.log", reason="inspect-ai is not installed: make trackers")
     from burnish.inspector.inspect_logs import export_evaluations
 
     paths = export_evaluations(run, tmp_path / "logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,29 @@ HOSTILE = "<script>../\x1b[31m\u202e'"
 
 @pytest.fixture
 def mlflow() -> Any:
-    return pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'burnish[mlflow]'")
+    return pytest.importorskip("mlflow", reason="MLflow is not installed: make trackers")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of this file lie beside each other: MLflow takes seconds to make a database."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> TrackedRun:
-    folder = tmp_path / "runs" / "nano-1"
-    folder.mkdir(parents=True)
-    return TrackedRun("nano-1", folder, {"name": "demo", "model": "nano", "note": HOSTILE}, False)
+def told(runs: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TrackedRun:
+    monkeypatch.chdir(runs)  # where MLflow itself puts artifacts of a store that is named
+    folder = runs / re.sub(r"\W", "_", request.node.name)
+    folder.mkdir()
+    return TrackedRun(folder.name, folder, {"name": "demo", "model": "nano", "note": HOSTILE}, False)
+
+
+def kept_of(mlflow: Any, run: TrackedRun, experiment: str = "burnish") -> tuple[Any, Any]:
+    """The store, and what it has of a run."""
+    client = mlflow.MlflowClient(f"sqlite:///{run.folder.parent}/mlflow.db")
+    asked = f"attributes.run_name = '{run.name}'"
+    (found,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id], asked)
+    return client, found
 
 
 def test_mlflow_holds_metrics_evaluations_alarms_and_the_config(mlflow: Any, told: TrackedRun) -> None:
@@ -42,34 +58,31 @@ def test_mlflow_holds_metrics_evaluations_alarms_and_the_config(mlflow: Any, tol
         trackers.alarm(AlarmRow(phase="rft", step=2, guard="parting", action="warn", text=HOSTILE))
         (told.folder / "report.html").write_text("<p>after the last step")
     assert warnings == []
-    client = mlflow.MlflowClient(f"sqlite:///{told.folder.parent}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("burnish").experiment_id])
+    client, run = kept_of(mlflow, told)
     assert [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, "rft/reward_mean")] == [(1, 0.5), (2, 0.75)]
-    assert (run.info.run_name, run.info.status, run.data.params["model"]) == ("nano-1", "FINISHED", "nano")
+    assert (run.info.run_name, run.info.status, run.data.params["model"]) == (told.name, "FINISHED", "nano")
     assert run.data.metrics[_name(f"rft/predicted/{HOSTILE}")] == 1.0 and run.data.metrics["rft/heldout/sampled/success"] == 0.5
     assert run.data.tags["alarm/rft/2/parting"] == f"warn: {HOSTILE}"
-    kept = list((told.folder.parent / "mlflow").rglob("config.json"))
+    kept = list((told.folder.parent / "mlflow" / run.info.run_id).rglob("config.json"))
     assert len(kept) == 1 and '"name": "demo"' in kept[0].read_text()
     assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"config.json", "evaluations.jsonl", "report.html"}
     with tracked(CONFIG, replace(told, resumed=True), warnings.append) as trackers:
         trackers.metrics("rft", 3, {"reward_mean": 1.0})
-    (again,) = client.search_runs([run.info.experiment_id])
+    again = kept_of(mlflow, told)[1]
     assert (again.info.run_id, again.data.metrics["rft/reward_mean"]) == (run.info.run_id, 1.0)
 
 
-def test_what_was_said_is_sent_to_no_store_elsewhere_unasked(mlflow: Any, told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_said_is_sent_to_no_store_elsewhere_unasked(mlflow: Any, told: TrackedRun) -> None:
     """A store that is named may be anywhere, and the report has some of it."""
     (told.folder / "report.html").write_text("<p>what was said")
     (told.folder / "evaluations.jsonl").write_text("{}\n")
-    monkeypatch.chdir(told.folder.parent)  # where MLflow itself puts artifacts
-    store = f"sqlite:///{told.folder.parent}/named.db"
+    store = f"sqlite:///{told.folder.parent}/mlflow.db"
     for name, asked in (("unasked", False), ("asked", True)):
         options: dict[str, Any] = {"uri": store, "experiment": name, **({"report": True} if asked else {})}
         config = TrackingConfig(use=CONFIG.use, args={CONFIG.use[0]: options})
         with tracked(config, told, pytest.fail):
             pass
-        client = mlflow.MlflowClient(store)
-        (run,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+        client, run = kept_of(mlflow, told, name)
         kept = {one.path for one in client.list_artifacts(run.info.run_id)}
         assert kept == {"config.json", "evaluations.jsonl", *(["report.html"] if asked else [])}
 
@@ -78,17 +91,23 @@ def test_a_report_that_cannot_be_kept_ends_the_run_in_mlflow_all_the_same(mlflow
     warnings: list[str] = []
     with tracked(CONFIG, told, warnings.append):
         (told.folder / "report.html").write_text("<p>")
-        (told.folder.parent / "mlflow").rename(told.folder.parent / "gone")
-        (told.folder.parent / "mlflow").write_text("in the way")
+        home = told.folder.parent / "mlflow" / kept_of(mlflow, told)[1].info.run_id
+        home.rename(told.folder / "gone")
+        home.write_text("in the way")
     assert len(warnings) == 1 and "it gets nothing more of this run" in warnings[0]
-    client = mlflow.MlflowClient(f"sqlite:///{told.folder.parent}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("burnish").experiment_id])
-    assert run.info.status == "FINISHED"
+    assert kept_of(mlflow, told)[1].info.status == "FINISHED"
 
 
-def test_a_store_that_cannot_be_opened_stops_the_run_before_it_begins(mlflow: Any, told: TrackedRun) -> None:
-    (told.folder.parent / "mlflow.db").mkdir()
-    with pytest.raises(ValueError, match="tracking: burnish/mlflow-v1 cannot start"), tracked(CONFIG, told, print):
+@pytest.mark.parametrize("there", ["a folder", "a text"])
+def test_a_store_that_cannot_be_opened_stops_the_run_before_it_begins(mlflow: Any, tmp_path: Path, there: str) -> None:
+    """And at once, with the reason: MLflow itself would try for a minute and more."""
+    database, run = tmp_path / "mlflow.db", TrackedRun("nano-1", tmp_path / "nano-1", {}, False)
+    if there == "a folder":
+        database.mkdir()
+    else:
+        database.write_text("no database" * 100)
+    said = rf"tracking: burnish/mlflow-v1 cannot start: ValueError: {database}: (unable to open database file|file is not a database); put"
+    with pytest.raises(ValueError, match=said), tracked(CONFIG, run, print):
         raise AssertionError("the run began")
 
 

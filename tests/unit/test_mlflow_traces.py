@@ -125,7 +125,7 @@ def test_traces_is_a_number_of_episodes(traces: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    found = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'burnish[mlflow]'")
+    found = pytest.importorskip("mlflow", reason="MLflow is not installed: make trackers")
     before = dict(os.environ)
     yield found
     found.set_tracking_uri(None)

@@ -28,7 +28,7 @@ BLOCK = 32_768
 
 @pytest.fixture
 def wandb() -> Any:
-    return pytest.importorskip("wandb", reason="W&B is not installed: pip install 'burnish[wandb]'")
+    return pytest.importorskip("wandb", reason="W&B is not installed: make trackers")
 
 
 @pytest.fixture
