@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +87,53 @@ def test_an_evaluation_that_goes_meanwhile_is_passed_over(run: Path, tmp_path: P
     monkeypatch.setitem(sys.modules, "inspect_ai.log", library)
     monkeypatch.setattr(inspect_logs, "_log", lambda *_: None)
     assert [path.name for path in inspect_logs.export_evaluations(run, tmp_path / "logs")] == ["base.000000.sampled.eval"]
+
+
+@contextmanager
+def viewer(logs: Path, home: Path) -> Iterator[str]:
+    """Inspect's own viewer over a folder of logs, and its address. home: where it keeps what it keeps."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "inspect_ai", "view", "start", "--log-dir", str(logs), "--host", "127.0.0.1", "--port", str(port)]
+    env = {**os.environ, "HOME": str(home), "XDG_DATA_HOME": str(home)}
+    with (home / "viewer.log").open("w") as said, subprocess.Popen(command, cwd=home, env=env, stdout=said, stderr=said) as running:
+        try:
+            until = time.monotonic() + 60
+            while not listens(port):
+                assert running.poll() is None and time.monotonic() < until, (home / "viewer.log").read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            running.kill()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fetched(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return bytes(answer.read())
+
+
+def test_inspects_viewer_lists_the_logs_and_shows_them(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: make trackers")
+    from burnish.inspector.inspect_logs import export_evaluations
+
+    paths = export_evaluations(run, tmp_path / "logs")
+    with viewer(tmp_path / "logs", tmp_path) as address:
+        assert b"<html" in fetched(address)
+        listed = json.loads(fetched(f"{address}/api/log-files"))["files"]
+        names = {Path(one["name"]).name: one["name"] for one in listed}
+        assert names.keys() == {path.name for path in paths}
+        log = json.loads(fetched(f"{address}/api/logs/{urllib.parse.quote(names['rft.000040.greedy.eval'], safe='')}"))
+    assert (log["status"], log["eval"]["task"], log["eval"]["model"]) == ("success", "demo", "nano")
+    assert {one["name"]: one["metrics"]["mean"]["value"] for one in log["results"]["scores"]} == {"reward": 1.0, "brief": 0.25, "env": 0.5}
+    right, _, failed = sorted(log["samples"], key=lambda sample: sample["epoch"])
+    assert right["messages"][-1]["content"] == spelled(HOSTILE) and right["scores"]["reward"]["value"] == 1.5
+    assert failed["error"]["message"] == "tool_error"
 
 
 def spelled(said: str) -> str:
