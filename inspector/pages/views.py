@@ -29,8 +29,9 @@ from ..kept import kept
 from ..library import MOST_ATTEMPTS, Library
 from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, framed, own_view
+from ..plots import Curve
 from ..rendering import environment
-from ..report import CURVES, Curve, curves_of, headline, phase_rows, reward_curve
+from ..report import CURVES, curves_of, headline, phase_rows, reward_curve
 from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..text import cut

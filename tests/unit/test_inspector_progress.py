@@ -14,7 +14,7 @@ from tests.unit.test_inspector_pages import HOSTILE, evaluated
 
 from burnish.inspector.pages import progress
 from burnish.inspector.pages.app import pages
-from burnish.inspector.pages.progress import LAST_BYTES, Progress, progress_of
+from burnish.inspector.pages.progress import LAST_BYTES, RunProgress, progress_of
 from burnish.inspector.pages.runs import list_runs
 from burnish.rollout.store.records import EvaluationRecord, JsonLines
 from burnish.run.folder import RunFolder
@@ -35,7 +35,7 @@ def made(folder: Path, steps: int = 0, evaluations: Sequence[tuple[str, Sequence
     return folder
 
 
-def of(run: Path) -> Progress:
+def of(run: Path) -> RunProgress:
     return progress_of(list_runs(run))[run.name]
 
 
@@ -60,12 +60,12 @@ def test_only_the_end_of_the_metrics_is_read_and_only_when_it_changed(tmp_path: 
     with monkeypatch.context() as patched:
         for name in ("open_file", "read_evaluations"):
             patched.setattr(progress, name, None)
-        assert of(run) == Progress(("rft", 1000), 10.0, (1.0,), 1)
+        assert of(run) == RunProgress(("rft", 1000), 10.0, (1.0,), 1)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "rft", "step": 1001, "time": 1.0}\n{"phase": "rft", "st')
     assert (of(run).at, of(run).reward) == (("rft", 1001), None)
     (run / "metrics.jsonl").write_text(json.dumps({"phase": "rft", "step": 1, "time": 1.0, "x" * LAST_BYTES: 1.0}) + "\n")
-    assert of(run) == Progress(None, None, (1.0,), 1)
+    assert of(run) == RunProgress(None, None, (1.0,), 1)
 
 
 def test_what_a_stranger_wrote_is_text_and_costs_the_list_nothing_but_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

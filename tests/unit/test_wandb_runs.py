@@ -103,7 +103,7 @@ def test_without_wandb_the_run_is_told_what_to_install(told: TrackedRun, monkeyp
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Of a run of W&B, whose summary is replaced whole."""
-    kept = SimpleNamespace(
+    kept: Any = SimpleNamespace(
         summary={},
         saved=[],
         save=lambda file, **given: kept.saved.append(file),
