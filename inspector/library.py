@@ -119,9 +119,10 @@ class Library:
 
     @anew
     def group(self, phase: str, step: int, split: str, mode: str, task: str) -> list[dict[str, Any]]:
-        """The episodes of one task at one moment, in the order of their samples, the first `MOST_ATTEMPTS`."""
+        """The episodes of one task at one moment, in the order of their samples, the first `MOST_ATTEMPTS`; with the
+        parts of their rewards, and what is said of failures."""
         file = self._file(phase, step, split, mode)
-        question = f"SELECT {SUMMARY} FROM {_STORE} WHERE task = ? ORDER BY sample LIMIT {MOST_ATTEMPTS}"
+        question = f"SELECT {SUMMARY}, parts, detail FROM {_STORE} WHERE task = ? ORDER BY sample LIMIT {MOST_ATTEMPTS}"
         return _checked(self._db.ask(question, [named([file]), text(task)])) if file else []
 
     def conversations(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]] | None]:

@@ -47,6 +47,8 @@ RANGES: Mapping[str, tuple[str, str]] = {
 it; weights of -1 are those of an episode in which nothing was sampled."""
 PLACE = ("phase", "step", "split", "mode", "episode")
 """Columns that name one episode of a store."""
+GROUP = (*PLACE[:-1], "task")
+"""Columns that name the attempts at one task at one moment."""
 DEEPEST = 10_000
 """How far down a list can be turned."""
 

@@ -9,6 +9,7 @@
     /rollouts/NAME/report                   its report, where it has one, in a frame in which nothing runs
     /rollouts/NAME/episodes?…               its episodes: filtered, sorted, searched
     /rollouts/NAME/episode?…                one episode: what was said and earned, every token; with json=1 as data
+    /rollouts/NAME/group?…                  the attempts at one task at one moment, side by side
     /rollouts/NAME/drawing?…                the same episode as its environment draws it, for a frame in which nothing runs
 
 Everything shown was written by a model, an environment or a tool. It is escaped, stripped of what steers a display, and kept still by a
@@ -48,6 +49,7 @@ from ..own_view import POLICY as DRAWN_POLICY
 from ..suspects import Suspects, suspects_of
 from ..text import finite
 from .cluster import Nodes
+from .groups import BESIDE, group_view
 from .indexing import WORTH, Indexer
 from .links import STATIC, Served
 from .progress import progress_of
@@ -110,6 +112,7 @@ def pages(
         "/{run}/report": report,
         "/{run}/episodes": episodes,
         "/{run}/episode": episode,
+        "/{run}/group": group,
         "/{run}/drawing": drawing,
         "/{run}": one_run,
         "": all_runs,
@@ -241,13 +244,31 @@ def drawing(site: Site, request: Request) -> Response:
 
 
 def _asked_episode(site: Site, line: RunLine, asked: Mapping[str, str]) -> tuple[Library, tuple[str, int, str, str], dict[str, Any]]:
-    moment = (asked.get("phase", ""), _number(asked, "step", 0), asked.get("split", ""), asked.get("mode", ""))
-    library = library_of(line, site.db)
+    library, moment = library_of(line, site.db), _moment(asked)
     found = library.one(*moment, asked.get("episode", ""))
     if found is None:
-        why = kept_of(line.path).why_none(*moment[:3]) or "it may have been dropped when the run was resumed"
-        raise LookupError(f"this run has no such episode; {why}")
+        raise LookupError(f"this run has no such episode; {_why_gone(line, moment)}")
     return library, moment, found
+
+
+def _moment(asked: Mapping[str, str]) -> tuple[str, int, str, str]:
+    return asked.get("phase", ""), _number(asked, "step", 0), asked.get("split", ""), asked.get("mode", "")
+
+
+def _why_gone(line: RunLine, moment: tuple[str, int, str, str]) -> str:
+    return kept_of(line.path).why_none(*moment[:3]) or "it may have been dropped when the run was resumed"
+
+
+def group(site: Site, request: Request) -> Response:
+    """The attempts at one task at one moment, a page at a time."""
+    line, asked = find_run(site.root, request.path_params["run"]), request.query_params
+    library, moment, page = library_of(line, site.db), _moment(asked), max(1, _number(asked, "page", 1))
+    attempts = library.group(*moment, asked.get("task", ""))
+    if not attempts:
+        raise LookupError(f"this run has no such task there; {_why_gone(line, moment)}")
+    if page > -(-len(attempts) // BESIDE):
+        raise LookupError(f"page: there is none of that number; of this task there are {len(attempts)} attempts, {BESIDE} on a page")
+    return site.show("group", **group_view(line, library, attempts, page))
 
 
 def drift(site: Site, request: Request) -> Response:

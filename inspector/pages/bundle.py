@@ -7,6 +7,7 @@
     DIR/runs/NAME/steps.html                            its steps and evaluations
     DIR/runs/NAME/rft.000012.train.sampled/index.html   the episodes of one, worst first
     DIR/runs/NAME/rft.000012.train.sampled/7.html       one episode; in 7.drawing.html as its environment draws it
+    DIR/runs/NAME/rft.000012.train.sampled/group-2.html the attempts at one task, side by side
 
 What is large is left out beyond a limit, the latest steps last, and every page says so.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,10 +30,11 @@ from ..comparing import MOST, side_by_side
 from ..database import Database
 from ..drift import RunMoment, drift_between
 from ..library import Library
-from ..listing import PLACE, Wanted
+from ..listing import GROUP, PLACE, Wanted
 from ..own_view import framed
 from ..runs import read_run
 from ..suspects import suspects_of
+from .groups import group_view
 from .links import STATIC
 from .progress import progress_of
 from .runs import RunLine, list_runs
@@ -72,11 +75,13 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Contents:
-    """Which pages a bundle has. tables: of each run, the moments that are listed. episodes: (run, *PLACE) -> its page. drifts: (before,
-    after) -> its page, for the first and the last evaluation of a run in each mode, listed or not. compared: whether the runs are."""
+    """Which pages a bundle has. tables: of each run, the moments that are listed. episodes: (run, *PLACE) -> its page. groups: (run,
+    *GROUP) -> the page of a task's attempts, where there are several and one has a page. drifts: (before, after) -> its page, for the first
+    and the last evaluation of a run in each mode, listed or not. compared: whether the runs are."""
 
     tables: dict[str, dict[Moment, list[dict[str, Any]]]] = field(default_factory=dict)
     episodes: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    groups: dict[tuple[Any, ...], str] = field(default_factory=dict)
     drifts: dict[tuple[str, str], str] = field(default_factory=dict)
     compared: bool = False
 
@@ -122,6 +127,10 @@ class Bundle:
     def drawing(self, run: str, row: Mapping[str, Any]) -> str | None:
         page = self.contents.episodes.get((run, *(row[name] for name in PLACE)))
         return self._to(drawing_page(page)) if page else None
+
+    def group(self, run: str, row: Mapping[str, Any], **_: Any) -> str | None:
+        page = self.contents.groups.get((run, *(row[name] for name in GROUP)))
+        return self._to(page) if page else None
 
     def compare(self) -> str | None:
         return self._to("compare.html") if self.contents.compared else None
@@ -206,6 +215,8 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
         view = drawing_of(values["line"], values["e"]) if values["drawn"] else None
         if view is not None:
             (home / drawing_page(path)).write_text(framed(view), encoding="utf-8")
+    for path, values in _groups(lines, contents, db):
+        page(path, "group", **values)
     for path, values in _drifts(lines, contents, db):
         page(path, "drift", **values)
     return made
@@ -224,11 +235,15 @@ def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Conten
             rows = _rows(library, moment)
             tables[moment] = rows
             listed += len(rows)
-            for number, row in enumerate(rows):
-                if pages < most // len(lines):
-                    key = (line.name, *(row[name] for name in PLACE))
-                    contents.episodes[key] = table_page(line.name, moment).replace("index.html", f"{number}.html")
-                    pages += 1
+            shown = rows[: most // len(lines) - pages]
+            pages += len(shown)
+            for number, row in enumerate(shown):
+                key = (line.name, *(row[name] for name in PLACE))
+                contents.episodes[key] = table_page(line.name, moment).replace("index.html", f"{number}.html")
+            several = [task for task, attempts in Counter(row["task"] for row in rows).items() if attempts > 1]
+            for number, task in enumerate(sorted({row["task"] for row in shown}.intersection(several))):
+                key = (line.name, moment.phase, moment.step, moment.split, moment.mode, task)
+                contents.groups[key] = table_page(line.name, moment).replace("index.html", f"group-{number}.html")
         rollouts += library.count(Wanted())
         contents.tables[line.name] = {moment: tables[moment] for moment in there if moment in tables}
         stored = {str(RunMoment(line.name, one)) for one in there}
@@ -283,6 +298,16 @@ def _group(library: Library, moment: Moment, task: str, rows: Sequence[dict[str,
     if len(rows) == TABLE:
         return library.group(moment.phase, moment.step, moment.split, moment.mode, task)
     return sorted((one for one in rows if one["task"] == task), key=lambda one: one["sample"])
+
+
+def _groups(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The attempts at each task that have a page together."""
+    by_name = {line.name: (line, library_of(line, db)) for line in lines}
+    for (run, *place), path in contents.groups.items():
+        line, library = by_name[run]
+        attempts = library.group(*place)
+        if attempts:
+            yield path, group_view(line, library, attempts)
 
 
 def _drifts(lines: Sequence[RunLine], contents: Contents, db: Database) -> Iterator[tuple[str, dict[str, Any]]]:

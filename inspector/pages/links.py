@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from ..listing import PLACE
+from ..listing import GROUP, PLACE
 
 STATIC = Path(__file__).parent / "static"
 BASE = "/rollouts"
@@ -20,8 +20,7 @@ class Links(Protocol):
     """Addresses for one page. served: whether a server answers, which filters, searches and compares.
 
     episode: of a row with the columns of `PLACE`; further names are options of its page. drawing: of such a row, as its environment
-    draws it. drift: of two moments, each as `place` writes
-    it, and of one task of theirs.
+    draws it. group: the attempts at the task of such a row. drift: of two moments, each as `place` writes it, and of one task of theirs.
     """
 
     served: bool
@@ -33,6 +32,7 @@ class Links(Protocol):
     def episodes(self, run: str, **asked: Any) -> str | None: ...
     def episode(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None: ...
     def drawing(self, run: str, row: Mapping[str, Any]) -> str | None: ...
+    def group(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None: ...
     def compare(self) -> str | None: ...
     def models(self) -> str: ...
     def drift(self, before: str, after: str, task: str = "") -> str | None: ...
@@ -65,6 +65,11 @@ class Served:
 
     def drawing(self, run: str, row: Mapping[str, Any]) -> str:
         return f"{self.run(run)}/drawing?{urlencode({name: row[name] for name in PLACE})}"
+
+    def group(self, run: str, row: Mapping[str, Any], **options: Any) -> str | None:
+        if len(row["task"]) > LONGEST:
+            return None
+        return f"{self.run(run)}/group?{urlencode({**{name: row[name] for name in GROUP}, **options})}"
 
     def compare(self) -> str:
         return f"{BASE}/-/compare"

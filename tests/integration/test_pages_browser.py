@@ -266,7 +266,9 @@ def test_a_bundle_is_read_from_files_alone(page: Page, run: Path, tmp_path: Path
     page.get_by_label("Narrow to").fill("train-1/1")
     expect(page.locator("[data-row]:visible")).to_have_count(1)
     keep(page, "bundle-table")
-    page.locator("[data-row]:visible a").click()
+    page.get_by_role("link", name="group").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1, 2 attempts")
+    page.get_by_role("link", name="train-1/1").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
     assert page.locator(".t.sampled").count() == 2 and page.locator("main script, main img").count() == 0
     keep(page, "bundle-episode")

@@ -85,6 +85,7 @@ NAME = "/rollouts/nano-20260101-000000"
 EPISODE = f"{NAME}/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1/0"
 PAGES = [
     "/rollouts", NAME, f"{NAME}/episodes", f"{NAME}/episodes?order=worst&failed=yes&text=alert", EPISODE, f"{EPISODE}&colour=advantage",
+    EPISODE.replace("/episode?", "/group?").replace("episode=train-1/0", "task=train-1"),
     EPISODE.replace("train-1/0", "train-1/1"), EPISODE.replace("train-1/0", "train-1/2"), f"{NAME}/episodes?text={quote('<script>')}",
 ]  # fmt: skip
 
