@@ -48,6 +48,7 @@ from ..listing import DEEPEST, EXACT, RANGES, Order, Wanted, of_part
 from ..own_view import POLICY as DRAWN_POLICY
 from ..suspects import Suspects, suspects_of
 from ..text import finite
+from .branching import branching_of, checkpoints_of
 from .cluster import Nodes
 from .groups import BESIDE, group_view
 from .indexing import WORTH, Indexer
@@ -231,7 +232,10 @@ def episode(site: Site, request: Request) -> Response:
         return Response(json.dumps(finite(found)), media_type="application/json")  # ASCII: a model may write what UTF-8 cannot hold
     colour: Colour = asked.get("colour") if asked.get("colour") in COLOURS else "logprob"  # type: ignore[assignment]
     words = library.words(asked["text"]) if asked.get("text") else []
-    return site.show("episode", **episode_view(line, found, library.group(*moment, found["task"]), colour, words, site.nodes))
+    turn = _number(asked, "turn", 0) if asked.get("turn") else None
+    branching = branching_of(line, found, turn, asked.get("checkpoint", ""), *checkpoints_of(line))
+    group = library.group(*moment, found["task"])
+    return site.show("episode", **episode_view(line, found, group, colour, words, site.nodes, branching, asked))
 
 
 def drawing(site: Site, request: Request) -> Response:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from ..text import cut
 from ..timeline import KINDS, scorer_spans, timeline, totals
 from ..turns import rewards_by_turn
 from ..verdicts import verdicts
+from .branching import Branching, branching_of
 from .cluster import Nodes, played_at
 from .links import Links
 from .runs import RunLine
@@ -53,6 +52,7 @@ MOST_SCORERS = 12
 """Scorers that are drawn below the bar of an episode's time."""
 MOST_KNOWN = 20_000
 """Characters that are shown of what each knew."""
+NOTHING_ASKED: Mapping[str, str] = {}
 NOTHING_LISTED: Mapping[str, Any] = {
     "rows": (), "total": 0, "page": 1, "first": 0, "links": {}, "choices": {}, "chosen": {}, "words": (), "said": (), "orders": (),
     "rarer": (), "index": "", "error": "", "why": "",
@@ -150,15 +150,18 @@ def episode_view(
     colour: Colour = "logprob",
     words: Sequence[str] = (),
     nodes: Nodes | None = None,
+    branching: Branching | None = None,
+    asked: Mapping[str, str] = NOTHING_ASKED,
 ) -> dict[str, Any]:
     """One episode, whole, beside the other attempts at its task. words: of a search, which are marked. nodes: of the cluster whose
-    dashboard shows the page, if one does."""
+    dashboard shows the page, if one does. branching: from the last turn unless another was chosen. asked: what the page was asked for."""
     chat = chat_of(found)
     return {
         "line": line,
         "e": found,
         "chat": chat,
         "words": words,
+        "asked": asked,
         "hit": first_hit(chat, words),
         "earned": rewards_by_turn(found, chat),
         "group": group,
@@ -171,7 +174,7 @@ def episode_view(
         "played": played_at(found, nodes),
         "verdicts": verdicts(found["parts"] or {}, found["metrics"], found["labels"]),
         "measured": {name: value for name, value in found["metrics"].items() if not name.endswith(SECONDS)},
-        "branching": branching_of(line, found),
+        "branching": branching if branching else branching_of(line, found),
         "known": known_of(found),
     }
 
@@ -197,16 +200,6 @@ def _indented(stored: str) -> tuple[str, int]:
     except (ValueError, RecursionError):
         pass
     return stored[:MOST_KNOWN], max(0, len(stored) - MOST_KNOWN)
-
-
-def branching_of(line: RunLine, found: Mapping[str, Any]) -> str:
-    """The command that continues a whole episode from its last turn, to be copied into a shell where this process was started: what a
-    stranger's run calls its own is quoted there, and no option."""
-    here, path = Path.cwd(), line.path.absolute()
-    run = os.fsencode(path.relative_to(here) if path.is_relative_to(here) else path).decode(errors="replace")
-    place = ["--phase", found["phase"], "--step", str(found["step"]), "--split", found["split"], "--mode", found["mode"]]
-    asked = [*place, "--turn", str(len(found["turns"] or ())), "-n", "8"]
-    return shlex.join(["burnish", "branch", *asked, "--", run, found["episode"]])
 
 
 def time_of(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,9 +29,9 @@ from burnish.inspector.hits import MARKS
 from burnish.inspector.pages import app, dashboard
 from burnish.inspector.pages.access import WithKey
 from burnish.inspector.pages.app import ASSETS, pages
-from burnish.inspector.pages.runs import RunLine, list_runs
+from burnish.inspector.pages.runs import list_runs
 from burnish.inspector.pages.tokens import shown_tokens
-from burnish.inspector.pages.views import branching_of, known_of
+from burnish.inspector.pages.views import known_of
 from burnish.inspector.report import render_report
 from burnish.inspector.runs import read_run
 from burnish.rollout.store import records
@@ -678,18 +678,3 @@ def test_shades_tell_the_value() -> None:
     assert [[token.shade for token in one] for one in shown_tokens(row, "version", None)] == [["", "high-0"], ["high-0", "high-7"]]
     assert {token.shade for one in shown_tokens(row, "ratio", None) for token in one} == {""}
     assert [token.text for one in shown_tokens(row, "logprob", None) for token in one] == ["5 ", "6 ", "7 ", "8 "]
-
-
-def test_a_command_to_be_copied_quotes_what_a_run_calls_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    found = {"episode": "--plugin=x; touch /tmp/y $(id)", "phase": "rft", "step": 3, "split": "train", "mode": "sampled", "turns": [{}, {}]}
-    asked = "burnish branch --phase rft --step 3 --split train --mode sampled --turn 2 -n 8 --"
-    for place, shown in (
-        (Path("runs/a b"), "'runs/a b'"),
-        (tmp_path / "elsewhere/a;b", "'elsewhere/a;b'"),
-        (tmp_path.parent / "$(id)", f"'{tmp_path.parent}/$(id)'"),
-        (Path(os.fsdecode(b"runs/a\xff")), "'runs/a\ufffd'"),
-    ):
-        said = branching_of(RunLine("any", place, 0.0, False), found)
-        assert said == f"{asked} {shown} '--plugin=x; touch /tmp/y $(id)'"
-        said.encode()
