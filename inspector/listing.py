@@ -15,8 +15,8 @@ from ..rollout.store.episodes import text
 from .index import IndexSegment
 
 Order = Literal[
-    "latest", "worst", "best", "longest", "slowest", "earliest", "by task", "newest weights", "oldest weights", "part lowest",
-    "part highest",
+    "latest", "worst", "best", "longest", "shortest", "slowest", "earliest", "by task", "by failure", "by culprit", "newest weights",
+    "oldest weights", "part lowest", "part highest",
 ]  # fmt: skip
 _LATEST = "list_position(?, phase) DESC, step DESC, split, mode, phase, episode"
 """What every order ends in: the last phase of the list that is given first, as steps are counted anew in each. It has all of `PLACE`, so no
@@ -26,9 +26,12 @@ ORDERS: Mapping[Order, str] = {
     "worst": f"reward ASC NULLS LAST, {_LATEST}",
     "best": f"reward DESC NULLS LAST, {_LATEST}",
     "longest": f"sampled_tokens DESC, {_LATEST}",
+    "shortest": f"sampled_tokens, {_LATEST}",
     "slowest": f"seconds DESC, {_LATEST}",
     "earliest": "list_position(?, phase), step, split, mode, phase, episode",
     "by task": f"task, {_LATEST}",
+    "by failure": f"failure NULLS LAST, {_LATEST}",
+    "by culprit": f"culprit NULLS LAST, {_LATEST}",
     "newest weights": f"newest_version DESC, {_LATEST}",
     "oldest weights": f"nullif(oldest_version, -1) ASC NULLS LAST, {_LATEST}",
     "part lowest": f"part ASC, {_LATEST}",

@@ -143,6 +143,25 @@ def test_every_episode_is_on_one_page_of_a_list(tmp_path: Path, db: Database, in
 
 
 @pytest.mark.parametrize("indexed", [False, True])
+def test_failures_of_a_kind_or_a_culprit_stand_together_and_the_shortest_first(tmp_path: Path, db: Database, indexed: bool) -> None:
+    failed = [(FailureKind.TOOL_ERROR, "gauge"), (FailureKind.ENV_ERROR, "lathe"), (FailureKind.TOOL_ERROR, "drill")]
+    stored(
+        tmp_path,
+        episode(1, 0, Reward(0.5), pieces=3),
+        *(episode(2, i, Failure(kind, culprit, "broke"), pieces=2 - i % 2) for i, (kind, culprit) in enumerate(failed)),
+        moment=step(1),
+    )
+    assert not indexed or build_segment(tmp_path, db)
+
+    def order(name: Order) -> list[str]:
+        return [row["episode"] for row in Library(tmp_path, db).listed(Wanted(order=name))]
+
+    assert order("by failure") == ["train-2/1", "train-2/0", "train-2/2", "train-1/0"]
+    assert order("by culprit") == ["train-2/2", "train-2/0", "train-2/1", "train-1/0"]
+    assert order("shortest") == ["train-2/1", "train-2/0", "train-2/2", "train-1/0"]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
 def test_the_latest_are_of_the_last_phase_though_an_earlier_one_took_more_steps(tmp_path: Path, db: Database, indexed: bool) -> None:
     store = tmp_path / "episodes"
     ran = [("cpt", 500), ("sft", 120), ("rft", 40)]
