@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 import ray
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from tests.unit.stored_run import tiny_model
+from tests.unit.test_inspector_branching import checkpoints, spoken
 from tests.unit.test_inspector_bundle import PLACES
 from tests.unit.test_inspector_bundle import run as run
+from tests.unit.test_inspector_pages import accounted
 from tests.unit.test_inspector_pages import root as root
 
 from burnish.hosting.process import ServiceProcess
 from burnish.hosting.watched import watched_by_run
-from burnish.inspector.database import Database
+from burnish.inspector.console import Health, VersionLine, WatchedPlace, WatchedPlaces
+from burnish.inspector.database import USUAL, Database
 from burnish.inspector.pages.bundle import write_bundle
 from burnish.inspector.pages.serve import behind_dashboard, inspect_forever
 from burnish.rpc.local_ray import start_local_ray
@@ -76,17 +80,44 @@ def keep(page: Page, name: str) -> None:
         page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
 
 
-@pytest.fixture
-def address(root: Path) -> Iterator[str]:
+def fits(page: Page) -> bool:
+    """Whether nothing of a page lies beyond the right edge of its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+WATCHED = WatchedPlaces(
+    lambda: [
+        WatchedPlace("sums", Health("unreachable", "nobody answers"), "127.0.0.1:1"),
+        WatchedPlace(
+            "inspector.toml",
+            Health("healthy", seconds=0.01),
+            "http://127.0.0.1:8000",
+            "http://127.0.0.1:8000/metrics",
+            (VersionLine("v1", "runs/first", 0.75, 0.0, "2"), VersionLine("v2", "runs/next", 0.25, 0.5, "1 to 4", ("judged",), True)),
+        ),
+        WatchedPlace("gone.toml", Health("unknown"), problem="gone.toml: there is no such file"),
+    ],
+    "Made up.",
+)
+"""A console with all that one can show."""
+
+
+def served(runs: Path, watched: WatchedPlaces | None = None) -> str:
+    """Where `burnish inspect` shows the runs, for as long as this process lasts."""
     said, heard = list[str](), threading.Event()
 
     def listen(where: str) -> None:
         said.append(where)
         heard.set()
 
-    threading.Thread(target=inspect_forever, args=(root, 0, listen), daemon=True).start()
+    threading.Thread(target=inspect_forever, args=(runs, 0, listen, USUAL, watched), daemon=True).start()
     assert heard.wait(60)
-    yield said[0]
+    return said[0]
+
+
+@pytest.fixture
+def address(root: Path) -> str:
+    return served(root, WATCHED)
 
 
 def test_the_worst_rollout_of_the_last_step_is_four_clicks_away(page: Page, address: str) -> None:
@@ -187,7 +218,7 @@ def test_a_list_is_narrowed_by_the_folded_part_of_its_form(page: Page, address: 
     expect(page.get_by_label("Called the tool")).to_have_value("look")
     keep(page, "narrowed")
     page.set_viewport_size({"width": 400, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert fits(page)
     keep(page, "narrowed-narrow")
     assert [one for one in complaints(page) if "status of 400" not in one] == []
 
@@ -199,12 +230,13 @@ def test_pages_fit_a_narrow_window_in_light_and_dark(page: Page, run: Path, addr
     page.goto(address)
     paths = ["/rollouts", "/rollouts/nano-20260101-000000", "/rollouts/nano-20260101-000000/episodes"]
     paths.append("/rollouts/nano-20260101-000000/episode?phase=rft&step=1&split=train&mode=sampled&episode=train-1/0")
+    paths.append("/rollouts/nano-20260101-000000/group?phase=rft&step=1&split=train&mode=sampled&task=train-1")
     for number, path in enumerate(paths):
         page.goto(address.partition("/rollouts")[0] + path)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
+        assert fits(page), path
         for fold in page.locator("main details").all():
             fold.locator("> summary").press("Enter")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
+        assert fits(page), path
         keep(page, f"narrow-{scheme}-{number}")
     assert complaints(page) == []
 
@@ -231,7 +263,7 @@ def test_two_runs_are_ticked_and_compared(page: Page, root: Path, address: str) 
     assert page.locator("svg .line.s0").count() == page.locator("svg .line.s1").count() > 1
     keep(page, "compare")
     page.set_viewport_size({"width": 400, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert fits(page)
     keep(page, "compare-narrow")
     assert complaints(page) == []
 
@@ -247,7 +279,58 @@ def test_a_drift_is_found_from_the_run_and_read_side_by_side(page: Page, run: Pa
     assert page.get_by_role("group", name="Conversation").count() == 2
     keep(page, "drift-task")
     page.set_viewport_size({"width": 400, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert fits(page)
+    assert complaints(page) == []
+
+
+def test_a_group_is_read_side_by_side_from_the_list_and_from_one_of_it(page: Page, run: Path, address: str) -> None:
+    page.goto(address)
+    page.goto(address.partition("/rollouts")[0] + f"/rollouts/{run.name}/episodes?task=train-1&step=1")
+    page.get_by_role("link", name="group").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1, 3 attempts")
+    said = page.get_by_role("group", name="What was said in train-1/")
+    expect(said).to_have_count(3)
+    assert len({box["y"] for one in page.locator(".beside > section").all() if (box := one.bounding_box())}) == 1, "not side by side"
+    expect(page.get_by_text("advantage +0.500")).to_be_visible()
+    keep(page, "group")
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.get_by_text("What all of them were given").click()
+    assert fits(page)
+    keep(page, "group-narrow")
+    for _ in range(2):
+        page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1/1")
+    page.get_by_role("link", name="side by side").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("train-1, 3 attempts")
+    assert complaints(page) == []
+
+
+def test_the_time_of_an_episode_is_one_bar_and_its_command_is_made_for_a_turn_that_is_chosen(page: Page, run: Path, address: str) -> None:
+    spoken(run)
+    checkpoints(run, "rft-2", "rft-4")
+    page.goto(address)
+    at = "episode?phase=rft&step=4&split=train&mode=sampled&episode=train-7/0"
+    page.goto(f"{address.partition('/rollouts')[0]}/rollouts/{run.name}/{at}")
+    bar = page.locator(".timeline svg rect")
+    expect(bar).to_have_count(6)  # of each of three turns, what the engine and what the environment took
+    widths = [one.bounding_box() for one in bar.all()]
+    assert [round(two["width"] / one["width"]) for one, two in zip(widths[::2], widths[1::2], strict=True) if one and two] == [2, 2, 2]
+    assert "turn 2: 0.250 s" in bar.nth(2).inner_html()
+    expect(page.locator(".timeline .legend")).to_have_text(re.compile(r"engine 0\.750 s\s*environment and tools 1\.500 s"))
+    page.get_by_text("Continue it from one of its turns").click()
+    command = page.locator("#branch pre")
+    expect(command).to_have_text(re.compile(r"--turn 3 -n 8 -- \S+ train-7/0$"))
+    page.get_by_label("First turn said anew").fill("2")
+    page.keyboard.press("Enter")
+    expect(command).to_have_text(re.compile("--turn 2 -n 8 -- "))
+    page.get_by_label("Who speaks").select_option("rft-2")  # chosen is shown at once
+    expect(command).to_have_text(re.compile(r"--turn 2 -n 8 --model=\S+/checkpoints/rft-2 -- "))
+    assert page.url.endswith("#branch")
+    keep(page, "branch")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert fits(page)
+    keep(page, "branch-narrow")
     assert complaints(page) == []
 
 
@@ -284,6 +367,10 @@ def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Pat
     axe = axe_core()
     page.set_content("<main><img src='x'></main>")
     assert "image-alt" in [one.partition(":")[0] for one in serious_faults(page, axe)], "axe finds nothing at all"
+    blended(run)
+    spoken(run)
+    checkpoints(run, "rft-2", "rft-4")
+    shutil.copytree(tiny_model(tmp_path / "model"), run / "checkpoints" / "rft-2" / "model", dirs_exist_ok=True)
     shutil.copytree(run, root / "nano-20260102-000000")
     write_bundle(run, tmp_path / "bundle", 100, Database())
     page.emulate_media(color_scheme=scheme)
@@ -291,7 +378,7 @@ def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Pat
     at, home = address.partition("/rollouts")[0], f"/rollouts/{run.name}"
     drift = f"/rollouts/-/drift?before={PLACES[0]}&after={PLACES[1]}"
     moment = "phase=rft&step=1&split=train&mode=sampled"
-    served = [
+    paths = [
         "/rollouts",
         home,
         f"{home}/episodes",
@@ -300,15 +387,27 @@ def test_axe_finds_no_serious_fault_on_any_page(page: Page, run: Path, root: Pat
         f"{home}/episodes?reward_from=much",
         f"{home}/episode?{moment}&episode=train-1/0",
     ]
-    served += [f"{home}/episode?{moment}&episode=train-1/0&colour=advantage", f"{home}/episode?{moment}&episode=train-1/2", drift]
-    served += [f"{drift}&task=train-0", f"/rollouts/-/compare?run={run.name}&run=nano-20260102-000000", "/rollouts/none"]
+    paths += [f"{home}/episode?{moment}&episode=train-1/0&colour=advantage", f"{home}/episode?{moment}&episode=train-1/2", drift]
+    paths += [f"{home}/group?{moment}&task=train-1", "/rollouts/-/models", "/rollouts/-/console"]
+    paths += [f"{home}/episode?{moment.replace('step=1', 'step=4')}&episode=train-7/0&turn=2&checkpoint=rft-4"]
+    paths += [f"{drift}&task=train-0", f"/rollouts/-/compare?run={run.name}&run=nano-20260102-000000", "/rollouts/none"]
     bundled = sorted((tmp_path / "bundle").rglob("*.html"))
     found = {}
-    for one in [*(at + path for path in served), *(file.as_uri() for file in bundled)]:
+    for one in [*(at + path for path in paths), *(file.as_uri() for file in bundled)]:
         page.goto(one)
         page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        if one == at + home:
+            for title in ("Alarms", "Where the time went", "Samples and weights", "Blend", "Checkpoints"):
+                expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
         found[one] = serious_faults(page, axe)
     assert {address: faults for address, faults in found.items() if faults} == {}
+
+
+def blended(run: Path) -> None:
+    """A run that says what it blended, and how old and how far off what it was trained on was."""
+    (run / "config.json").write_text('{"name": "nano", "rft": {"blend": [{"name": "sums", "environment": "a/b-v0", "percent": 25}]}}')
+    more = {"learner/staleness_mean": 1.5, "learner/mismatch_kl": 2e-7, "groups_sampled": 4.0, "blend/sums": 0.5}
+    accounted(run, 2, (3.0, 1.0, 0.5, 1.5), **more)
 
 
 def axe_core() -> str:

@@ -37,11 +37,16 @@ pytestmark = pytest.mark.unit
 AT = f"{NAME}/episode?phase=rft&step=4&split=train&mode=sampled&episode=train-7/0"
 
 
-@pytest.fixture
-def spoken(root: Path) -> Path:
+def spoken(run: Path) -> None:
     """An episode in which the policy spoke three times."""
     said = replace(episode(7, 0, Reward(1.0)), turns=episode(7, 0, Reward(1.0)).turns * 3)
-    stored(root / "nano-20260101-000000" / "episodes", said, moment=Moment("rft", 4, "train", "sampled"))
+    stored(run / "episodes", said, moment=Moment("rft", 4, "train", "sampled"))
+
+
+@pytest.fixture
+def talk(root: Path) -> Path:
+    """A run with such an episode."""
+    spoken(root / "nano-20260101-000000")
     return root / "nano-20260101-000000"
 
 
@@ -58,8 +63,8 @@ def command(page: str) -> list[str]:
     return shlex.split(html.unescape(said))
 
 
-def test_the_command_is_for_any_turn_and_any_checkpoint_of_the_run(spoken: Path, client: TestClient) -> None:
-    checkpoints(spoken, "rft-2", "rft-4")
+def test_the_command_is_for_any_turn_and_any_checkpoint_of_the_run(talk: Path, client: TestClient) -> None:
+    checkpoints(talk, "rft-2", "rft-4")
     page = client.get(AT).text
     assert '<details id="branch">' in page and "this page starts nothing" in page
     assert command(page)[command(page).index("--turn") + 1] == "3" and "--model" not in " ".join(command(page))
@@ -70,11 +75,11 @@ def test_the_command_is_for_any_turn_and_any_checkpoint_of_the_run(spoken: Path,
     place = {"phase": "rft", "step": "4", "split": "train", "mode": "sampled", "episode": "train-7/0"}
     assert hidden == {**place, "colour": "ratio", "text": "ok"}
     said = command(page)
-    assert f"--model={spoken}/checkpoints/rft-2" in said and said[said.index("--turn") + 1] == "2"
+    assert f"--model={talk}/checkpoints/rft-2" in said and said[said.index("--turn") + 1] == "2"
 
 
-def test_the_command_is_one_that_the_command_line_takes(spoken: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints(spoken, "rft-2", "rft-4")
+def test_the_command_is_one_that_the_command_line_takes(talk: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints(talk, "rft-2", "rft-4")
     taken = dict[str, Any]()
 
     def chosen(run: Path, which: Which) -> Iterator[None]:
@@ -91,26 +96,26 @@ def test_the_command_is_one_that_the_command_line_takes(spoken: Path, client: Te
         monkeypatch.setattr(f"burnish.{name}", lambda *_: None)
     program, *arguments = command(client.get(f"{AT}&turn=2&checkpoint=rft-2").text)
     assert program == "burnish" and "nobody speaks" in CliRunner().invoke(app, arguments).output
-    assert (taken["run"], taken["which"].episode, taken["which"].step) == (spoken, "train-7/0", 4)
-    assert taken["model"] == str(spoken / "checkpoints" / "rft-2")
+    assert (taken["run"], taken["which"].episode, taken["which"].step) == (talk, "train-7/0", 4)
+    assert taken["model"] == str(talk / "checkpoints" / "rft-2")
 
 
 @pytest.mark.parametrize("asked", ["turn=0", "turn=4", "turn=x", "checkpoint=rft-3", "checkpoint=../../etc"])
-def test_a_turn_or_a_checkpoint_that_is_not_there_is_said_in_a_line(spoken: Path, client: TestClient, asked: str) -> None:
-    checkpoints(spoken, "rft-2")
+def test_a_turn_or_a_checkpoint_that_is_not_there_is_said_in_a_line(talk: Path, client: TestClient, asked: str) -> None:
+    checkpoints(talk, "rft-2")
     answer = client.get(f"{AT}&{asked}")
     assert answer.status_code == 400 and asked.partition("=")[0] in answer.text
 
 
-def test_a_run_without_checkpoints_or_with_broken_ones_still_shows_its_episodes(spoken: Path, client: TestClient) -> None:
+def test_a_run_without_checkpoints_or_with_broken_ones_still_shows_its_episodes(talk: Path, client: TestClient) -> None:
     assert "The run has no checkpoint yet" in client.get(AT).text
-    (spoken / "checkpoints.jsonl").write_text("<script>\n")
+    (talk / "checkpoints.jsonl").write_text("<script>\n")
     page = client.get(AT).text
     assert "The checkpoints cannot be read" in page and command(page) and 'name="checkpoint"' not in page
 
 
-def test_a_bundle_has_the_command_of_the_last_turn_and_no_form(spoken: Path, tmp_path: Path, db: Database) -> None:
-    write_bundle(spoken, tmp_path / "bundle", 100, db)
+def test_a_bundle_has_the_command_of_the_last_turn_and_no_form(talk: Path, tmp_path: Path, db: Database) -> None:
+    write_bundle(talk, tmp_path / "bundle", 100, db)
     (page,) = (page for page in files(tmp_path / "bundle").values() if "<h1>train-7/0</h1>" in page)
     assert command(page)[command(page).index("--turn") + 1] == "3" and "--turn says another turn, of 3" in page and "<form" not in page
 
