@@ -36,7 +36,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_MS = 120_000
 expect.set_options(timeout=WAIT_MS)
 SHOTS = os.environ.get("BURNISH_SCREENSHOTS")
-"""Where to keep pictures of the pages, if anywhere."""
+"""Where the pictures of the pages are kept, of all tests together; where it is not said, each test has them in its own folder."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
     """A page of a fresh browser, on which nothing may complain."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(WAIT_MS)
@@ -66,6 +66,7 @@ def page(browser: Browser) -> Iterator[Page]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("dialog", lambda dialog: complaints.append(f"a dialog: {dialog.message}"))
     opened.__dict__["complaints"] = complaints
+    opened.__dict__["pictures"] = Path(SHOTS) if SHOTS else tmp_path / "screenshots"
     yield opened
     context.close()
 
@@ -76,8 +77,8 @@ def complaints(page: Page) -> list[str]:
 
 
 def keep(page: Page, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+    """Keep a picture of all of a page."""
+    page.screenshot(path=page.__dict__["pictures"] / f"{name}.png", full_page=True)
 
 
 def fits(page: Page) -> bool:
