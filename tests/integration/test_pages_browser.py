@@ -357,6 +357,9 @@ def test_a_bundle_is_read_from_files_alone(page: Page, run: Path, tmp_path: Path
     assert page.locator(".t.sampled").count() == 2 and page.locator("main script, main img").count() == 0
     keep(page, "bundle-episode")
     page.go_back()
+    page.go_back()
+    expect(page.get_by_label("Narrow to")).to_have_value("train-1/1")
+    expect(page.locator("[data-row]:visible")).to_have_count(1)
     page.get_by_role("link", name=run.name).click()
     page.get_by_role("link", name=re.compile("Which tasks moved")).click()
     expect(page.get_by_text("1 improved, 1 regressed")).to_be_visible()

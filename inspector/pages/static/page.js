@@ -28,13 +28,20 @@ document.addEventListener('change', (event) => {
   if (event.target.tagName === 'SELECT' && event.target.form) event.target.form.requestSubmit()
 })
 
-document.addEventListener('input', (event) => {
-  if (event.target.dataset.filter === undefined) return
-  const words = event.target.value.toLowerCase().split(/\s+/)
+const narrow = (box) => {
+  const words = box.value.toLowerCase().split(/\s+/)
   for (const row of document.querySelectorAll('[data-row]')) {
     const said = row.textContent.toLowerCase()
     row.hidden = !words.every((word) => said.includes(word))
   }
+}
+// What was typed before this ran, and what a browser puts back when somebody returns to a page, is of no event.
+const narrowed = () => { for (const box of document.querySelectorAll('[data-filter]')) if (box.value) narrow(box) }
+narrowed()
+addEventListener('pageshow', narrowed)
+
+document.addEventListener('input', (event) => {
+  if (event.target.dataset.filter !== undefined) narrow(event.target)
 })
 
 const show = (token) => {
