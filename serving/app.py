@@ -28,12 +28,12 @@ from .observed import ObservedChatApp
 from .openapi import description
 from .requests import READERS, answers_of
 from .tool_calls import ToolCallsApp
-from .wire import BODY_S, CHAT, COMPLETIONS, HEALTH, answer, is_json, path_of, read_aside, read_body, refuse, with_request
+from .wire import BODY_S, CHAT, COMPLETIONS, HEALTH, PROBES, READY, answer, is_json, path_of, read_aside, read_body, refuse, with_request
 
 MODELS: Final = "/v1/models"
 METRICS: Final = "/metrics"
 OPENAPI: Final = "/openapi.json"
-ROUTES: Final = {CHAT: "POST", COMPLETIONS: "POST", MODELS: "GET", METRICS: "GET", OPENAPI: "GET", HEALTH: "GET"}
+ROUTES: Final = {CHAT: "POST", COMPLETIONS: "POST", MODELS: "GET", METRICS: "GET", OPENAPI: "GET", HEALTH: "GET", READY: "GET"}
 _CALLED: Final[Mapping[str, Route]] = {CHAT: "chat", COMPLETIONS: "completions", MODELS: "models", METRICS: "metrics", OPENAPI: "models"}
 
 
@@ -48,8 +48,9 @@ def chat_service(
 ) -> ASGIApp:
     """The whole service but its model: the front, the strict part of the API, tool calls, the guardrail policy, and the meter.
 
-    model: answers chat and completion requests, and `/health`. models: the names that clients may ask for, as they are now. body_s:
-    seconds that a client has to send a request. looks: texts that the guard looks at at a time. judge_calls: as `GuardedChatApp` has it.
+    model: answers chat and completion requests, `/health` and `/ready`. models: the names that clients may ask for, as they are now.
+    body_s: seconds that a client has to send a request. looks: texts that the guard looks at at a time. judge_calls: as `GuardedChatApp`
+    has it.
     """
     front, looking = front or Front(), Looks(looks)
     metered = MeteredChatApp(model)
@@ -64,7 +65,7 @@ def chat_service(
 
 
 class StrictChatApp:
-    """ASGI middleware that lets through what the front does, the routes and honoured fields only. `/health` needs no key."""
+    """ASGI middleware that lets through what the front does, the routes and honoured fields only. `/health` and `/ready` need no key."""
 
     def __init__(self, app: ASGIApp, models: Callable[[], Sequence[str]], front: Front | None = None, body_s: float = BODY_S) -> None:
         self._app, self._models, self._front, self._body_s = app, models, front or Front(), body_s
@@ -75,7 +76,7 @@ class StrictChatApp:
                 await self._app(scope, receive, send)
             return
         path = path_of(scope)
-        if path == HEALTH and scope["method"] == ROUTES[HEALTH]:
+        if path in PROBES and scope["method"] == ROUTES[path]:
             await self._app(scope, receive, send)
             return
 

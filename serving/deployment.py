@@ -224,8 +224,8 @@ class VersionFleet(Protocol):
     def stop(self, name: str) -> None:
         """Begin to end a version, once it has answered what it has; returns at once."""
 
-    def route(self, routes: Routes) -> None:
-        """Send callers this way from now on. Called again and again, for whoever forgot."""
+    def route(self, routes: Routes, started: bool) -> None:
+        """Send callers this way from now on. Called again and again, for whoever forgot. started: whether every model has been there."""
 
     def judgements(self) -> Mapping[str, Judgement]:
         """Where canaries stood when callers were last sent some way, by their served names."""
@@ -243,6 +243,7 @@ class Deployer:
         self._fleet, self._say, self._rollbacks = fleet, say, rollbacks or Rollbacks()
         self._started: dict[str, VersionTable] = {}
         self._told = set[str]()
+        self._whole = False
         self.routes: Routes = {}
 
     def check(self, deployment: Deployment, running: Deployment | None) -> None:
@@ -275,7 +276,8 @@ class Deployer:
         self._tell_failures(wanted)
         routes = {model: self._shares(model, table) for model, table in deployment.models.items()}
         routes = {model: shares for model, shares in routes.items() if shares}
-        self._fleet.route(routes)
+        self._whole = self._whole or routes.keys() == deployment.models.keys()
+        self._fleet.route(routes, self._whole)
         for judgement in self._fleet.judgements().values():
             self._hear(judgement, wanted)
         for model, shares in routes.items():

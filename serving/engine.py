@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..envs.tool_calls import parser_of_template
 from ..trainer.models.manifest import own_manifest
@@ -16,6 +16,7 @@ from .config import ServingConfig
 from .counting import CountedChatApp
 from .forced_calls import PYTHONIC
 from .rendering import RenderedChatApp
+from .wire import PROBES, answer, path_of
 
 if TYPE_CHECKING:
     from ..rollout.engine.vllm_openai import Adapter, OpenAIApp
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedEngine:
-    """app: answers chat requests, and `/health`."""
+    """app: answers chat requests, `/health` and `/ready`."""
 
     app: ASGIApp
     service: OpenAIApp
@@ -35,6 +36,25 @@ class ServedEngine:
     def close(self) -> None:
         """End the engine and its process. Requests in flight are cut off."""
         self.service.close()
+
+
+class ProbedApp:
+    """ASGI middleware that says whether an engine lives. check: raises where it is gone, or hangs. It is ready when it lives: nobody can
+    ask before its start is over."""
+
+    def __init__(self, app: ASGIApp, check: Callable[[], Awaitable[None]]) -> None:
+        self._app, self._check = app, check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or path_of(scope) not in PROBES:
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._check()
+        except Exception:  # whatever it is, Serve's own check raises it too, and says so
+            await answer(send, 503, b"")
+        else:
+            await answer(send, 200, b"")
 
 
 async def start_engine(
@@ -58,6 +78,5 @@ async def start_engine(
         threads=options.threads,
         silent_s=options.request_timeout_s,
     )
-    return ServedEngine(
-        RenderedChatApp(CountedChatApp(service.asgi, service.taken), renderer, parser, writes_calls=not renderer.takes_calls), service
-    )
+    said = RenderedChatApp(CountedChatApp(service.asgi, service.taken), renderer, parser, writes_calls=not renderer.takes_calls)
+    return ServedEngine(ProbedApp(said, service.check_health), service)

@@ -90,8 +90,8 @@ class ServeFleet:
             if one is not None:
                 threading.Thread(target=serve.delete, args=(app,), daemon=True, name=f"serve-delete-{app}").start()
 
-    def route(self, routes: Routes) -> None:
-        self._judgements = serve.get_app_handle(GATEWAY).follow.remote(routes).result(timeout_s=CALL_S)
+    def route(self, routes: Routes, started: bool) -> None:
+        self._judgements = serve.get_app_handle(GATEWAY).follow.remote(routes, started).result(timeout_s=CALL_S)
 
     def judgements(self) -> Mapping[str, Judgement]:
         return self._judgements

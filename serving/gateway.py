@@ -28,10 +28,25 @@ from .canary.judge import JudgedAnswer
 from .canary.watch import CanaryWatch, Judgement, JudgeOutage
 from .config import ServingConfig
 from .engine import start_engine
-from .routes import Routes, app_name, canaries, engine_name, engines_of, judge_name, names, shadows_for, version_for, versions_of, without
+from .liveness import Liveness
+from .routes import (
+    Routes,
+    VersionShare,
+    app_name,
+    canaries,
+    engine_name,
+    engines_of,
+    judge_name,
+    names,
+    served_name,
+    shadows_for,
+    version_for,
+    versions_of,
+    without,
+)
 from .rules import Rules, front_of, load_plugins, most_under_way
 from .shadow import Heard, Shadows
-from .wire import HEALTH, USAGE, answer, live, path_of, read_request
+from .wire import PROBES, READY, USAGE, answer, live, path_of, read_request
 
 GATEWAY: Final = "burnish-gateway"
 ATTEMPTS: Final = 3
@@ -98,10 +113,13 @@ class Router:
     """ASGI application that has a version answer: sticky per caller, put to another replica when one dies before it has said anything.
 
     books: where it is noted what came of copies that shadows got. answer_s: how long one of these may take.
+    started: whether every model has been there.
     """
 
     def __init__(self, books: Books, answer_s: float) -> None:
         self.routes: Routes = {}
+        self.started = False
+        self._liveness = Liveness(self._lives)
         self._handles: dict[str, Any] = {}
         self._shadows = Shadows(self._copied, books.shadowed, answer_s)
 
@@ -112,6 +130,7 @@ class Router:
             self._handles[name] = await asyncio.to_thread(serve.get_app_handle, app_name(name))
         self.routes = routes
         self._handles = {name: self._handles[name] for name in versions_of(routes)}
+        self._liveness.forget_all_but(set(self._handles))
 
     def leave(self, version: str) -> None:
         """Send nobody to a version from now on but who asks for it."""
@@ -121,8 +140,8 @@ class Router:
         if scope["type"] == "lifespan":
             await live(receive, send)
             return
-        if path_of(scope) == HEALTH:
-            await answer(send, 200 if self.routes else 503, b"")
+        if path_of(scope) in PROBES:
+            await answer(send, 200 if await self._is_well(path_of(scope)) else 503, b"")
             return
         request, record = await read_request(scope, receive), record_of(scope)
         if record.model not in names(self.routes):  # it left the deployment while the request was looked at
@@ -137,10 +156,29 @@ class Router:
         for shadow in shadows:
             self._shadows.copy(shadow, path, request, record, heard)
         try:
-            send = heard.before(send) if shadows else send
+            send = self._liveness.hearing(version, heard.before(send) if shadows else send)
             await self._answer(handle, path, json.dumps({**request, "model": model}).encode(), receive, send)
         finally:
             heard.end()
+
+    async def _is_well(self, path: str) -> bool:
+        """`/health`: every model has an engine that answers. `/ready`: the start is over, and an engine answers."""
+        if path == READY and not self.started:
+            return False
+        lives = await asyncio.gather(*(self._answers(model, shares) for model, shares in self.routes.items()))
+        return any(lives) if path == READY else bool(lives) and all(lives)
+
+    async def _answers(self, model: str, shares: tuple[VersionShare, ...]) -> bool:
+        """Whether any of the versions lives that callers of a model are sent to; where they are sent to none, any at all."""
+        sent = [share for share in shares if share.weight] or shares
+        return any(await asyncio.gather(*(self._liveness.lives(served_name(model, share.version)) for share in sent)))
+
+    async def _lives(self, version: str) -> bool:
+        for _ in range(ATTEMPTS):
+            with suppress(KeyError, RayError, RayServeException):  # it left, or Serve picked a replica whose engine is gone
+                await self._handles[version].options(method_name="check_health").remote()
+                return True
+        return False
 
     async def _copied(self, version: str, path: str, body: bytes) -> AsyncIterator[Message]:
         call = self._handles[version].options(stream=True, method_name="answer").remote(path, body)
@@ -233,12 +271,16 @@ class Gateway:
             self._router, lambda: names(self._router.routes), self._front, self._guard, looks=self._looks, judge_calls=self._judge_calls
         )
 
-    async def follow(self, routes: Routes) -> Mapping[str, Judgement]:
-        """See `Router.follow`; say where canaries stand. As much may be under way as all engines together answer, or have waiting."""
+    async def follow(self, routes: Routes, started: bool) -> Mapping[str, Judgement]:
+        """See `Router.follow`; say where canaries stand. As much may be under way as all engines together answer, or have waiting.
+
+        started: whether every model of the deployment has been there.
+        """
         self._front.admission.most = self._most * max(1, engines_of(routes))
         on_trial = canaries(routes)
         await self._judges.follow({name: canary.judge.timeout_s for name, canary in on_trial.items()})
         self._watch.follow(on_trial)
         found = self._watch.judgements()
         await self._router.follow(without(routes, [name for name, one in found.items() if one.state == "rolled back"]))
+        self._router.started = started
         return found

@@ -139,7 +139,6 @@ def description() -> dict[str, Any]:
     chat = _asked("One answer of a conversation, several, or a stream", CHAT_FIELDS, ["messages"], {"type": "boolean"})
     completion = _asked("What follows a prompt, or each of several", COMPLETION_FIELDS, ["prompt"], _whole(0))
     models = {"type": "object", "required": ["data"], "properties": {"object": {"const": "list"}, "data": {"type": "array"}}}
-    lives, dead = {"description": "it does"}, {"description": "it does not"}
     return {
         "openapi": "3.1.0",
         "info": {"title": "burnish", "version": version("burnish")},
@@ -151,7 +150,8 @@ def description() -> dict[str, Any]:
             "/v1/models": {"get": _told("The models that the key may ask for", "application/json", models)},
             "/metrics": {"get": _told("Counters for Prometheus", "text/plain", _TEXT)},
             "/openapi.json": {"get": _told("This description", "application/json", {"type": "object"})},
-            "/health": {"get": {"summary": "Whether an engine lives", "security": [], "responses": {"200": lives, "503": dead}}},
+            "/health": {"get": _probed("Whether every model has an engine that answers")},
+            "/ready": {"get": _probed("Whether the start is over, and an engine answers")},
         },
     }
 
@@ -162,6 +162,10 @@ def _asked(summary: str, fields: Collection[str], required: list[str], logprobs:
     found = _told(summary, "application/json", {"type": "object", "required": ["id", "choices"]})
     found["responses"]["200"]["content"]["text/event-stream"] = {}
     return {**found, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _probed(summary: str) -> dict[str, Any]:
+    return {"summary": summary, "security": [], "responses": {"200": {"description": "so it is"}, "503": {"description": "not so"}}}
 
 
 def _told(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,9 @@ COMPLETIONS: Final = "/v1/completions"
 ANSWERED: Final = (CHAT, COMPLETIONS)
 """What a model answers."""
 HEALTH: Final = "/health"
+READY: Final = "/ready"
+PROBES: Final = (HEALTH, READY)
+"""What tells whoever watches the service how it is: without a key, and without a word."""
 USAGE: Final = "burnish.usage"
 """The type of a message from the engine to the meter: what a request has taken so far, as `prompt_tokens` and `completion_tokens`."""
 _REQUEST: Final = "burnish.request"

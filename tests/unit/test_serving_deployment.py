@@ -201,7 +201,7 @@ class Shop:
     def __init__(self) -> None:
         self.states: dict[str, tuple[State, str]] = {}
         self.judged: dict[str, Judgement] = {}
-        self.begun, self.ended, self.routes = list[str](), list[str](), dict[str, Any]()
+        self.begun, self.ended, self.routes, self.started = list[str](), list[str](), dict[str, Any](), False
 
     def start(self, name: str, table: VersionTable) -> None:
         self.states[name] = ("starting", "")
@@ -215,9 +215,9 @@ class Shop:
         del self.states[name]
         self.ended.append(name)
 
-    def route(self, routes: Routes) -> None:
+    def route(self, routes: Routes, started: bool) -> None:
         assert all(self.states[name][0] == "ready" for name in names(routes) if name not in routes)
-        self.routes = dict(routes)
+        self.routes, self.started = dict(routes), started
 
     def judgements(self) -> dict[str, Judgement]:
         return self.judged
@@ -254,6 +254,17 @@ def test_a_model_is_answered_once_all_that_answer_for_it_are_there(deployer: Dep
     shop.comes_up("m:v3")
     deployer.turn(file)
     assert shop.routes == shares(v1=95, v2=5, v3=0) and deployer.ready(file)
+
+
+def test_a_start_is_over_once_every_model_was_there_whatever_is_added_later(deployer: Deployer, shop: Shop) -> None:
+    file = deployment(v1=1)
+    deployer.turn(file)
+    assert not shop.started
+    shop.comes_up("m:v1")
+    deployer.turn(file)
+    assert shop.started
+    deployer.turn(file.model_copy(update={"models": {**file.models, "other": file.models["m"]}}))
+    assert shop.begun[-1] == "other:v1" and "other" not in shop.routes and shop.started
 
 
 def test_a_rollback_is_one_turn_and_nothing_starts_or_ends(deployer: Deployer, shop: Shop, said: list[str]) -> None:

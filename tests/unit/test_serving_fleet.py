@@ -37,11 +37,11 @@ class Quick(Shop):
         super().start(name, table)
         self.comes_up(name)
 
-    def route(self, routes: Routes) -> None:
+    def route(self, routes: Routes, started: bool) -> None:
         if self.fails:
             self.fails -= 1
             raise TimeoutError("the gateway did not answer")
-        super().route(routes)
+        super().route(routes, started)
         self.turned.set()
 
 
