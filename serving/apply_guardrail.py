@@ -109,7 +109,8 @@ async def _fail(send: Send, refused: Refused) -> None:
     """An error as Bedrock has them; who may not call is told 403."""
     status = 403 if refused.status == 401 else refused.status
     kinds = {403: "AccessDeniedException", 429: "ThrottlingException", 503: "ServiceUnavailableException"}
-    kind = refused.code if refused.status == 404 else kinds.get(status, "ValidationException")
+    other = "InternalServerException" if status >= 500 else "ValidationException"
+    kind = refused.code if refused.status == 404 else kinds.get(status, other)
     said = "this service needs an API key: set AWS_BEARER_TOKEN_BEDROCK" if refused.reason == "no_key" else refused.message
     again = [(b"retry-after", str(math.ceil(refused.again_s)).encode())] if refused.again_s is not None else []
     await answer(send, status, json.dumps({"message": said}).encode(), b"application/json", (b"x-amzn-errortype", kind.encode()), *again)

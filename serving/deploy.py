@@ -47,6 +47,8 @@ NEVER_LENT: Final = range(20_000, 32_000)
 """Ports that no connection is given as its own end, so that one stays free between being found so and being listened on."""
 TRIED: Final = 50
 POLL_S: Final = 0.2
+GRACE_S: Final = 5.0
+"""How much longer Serve waits than an answer may take, so that the service itself says in OpenAI's words that it was late."""
 CONTROLLER_ENDS: Final = "Task ServeController."
 """Ray prints of these that they failed: Serve's controller, asked to shut down, ends before it has answered whoever asked it last."""
 
@@ -237,7 +239,7 @@ def start_proxy(options: ServingConfig, port: int) -> None:
     http = serve.HTTPOptions(
         host=options.host,
         port=port,
-        request_timeout_s=options.request_timeout_s,
+        request_timeout_s=options.request_timeout_s + GRACE_S,
         ssl_certfile=options.tls_cert or None,
         ssl_keyfile=options.tls_key or None,
     )

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ray import serve
 from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..guardrails.guard import Guard
@@ -191,36 +191,44 @@ class Router:
 
     async def _answer(self, handle: Any, path: str, body: bytes, receive: Receive, send: Send) -> None:
         calls = list[Any]()
+        ended = gone = False
 
         async def hang_up() -> None:
+            nonlocal gone
             while (await receive())["type"] != "http.disconnect":
                 pass
+            gone = True
             calls[-1].cancel()
 
-        watching: asyncio.Future[None] | None = None
-        ended = begun = False
+        watching = asyncio.ensure_future(hang_up())
         try:
-            for attempt in range(ATTEMPTS):
-                calls.append(handle.remote(path, body))
-                watching = watching or asyncio.ensure_future(hang_up())
-                try:
-                    async for batch in calls[-1]:
-                        for message in batch:
-                            begun = begun or message["type"] != USAGE
-                            await send(message)
-                    ended = True
-                    return
-                except RayActorError:
-                    if begun or attempt == ATTEMPTS - 1:
-                        raise
-                except (BackPressureError, DeploymentUnavailableError):
-                    said = "as many requests wait for this model as may; come again"
-                    raise Refused(503, "full", said, code="overloaded", again_s=AGAIN_S) from None
+            await self._attempt(handle, path, body, send, calls)
+            ended = True
+        except RequestCancelledError:
+            if not gone:  # then nobody reads it
+                raise
         finally:
-            if watching is not None:
-                watching.cancel()
+            watching.cancel()
             if not ended:
                 calls[-1].cancel()
+
+    async def _attempt(self, handle: Any, path: str, body: bytes, send: Send, calls: list[Any]) -> None:
+        """Put a request to a version until a replica has answered. calls: where each call is noted before anything is waited for."""
+        begun = False
+        for attempt in range(ATTEMPTS):
+            calls.append(handle.remote(path, body))
+            try:
+                async for batch in calls[-1]:
+                    for message in batch:
+                        begun = begun or message["type"] != USAGE
+                        await send(message)
+                return
+            except RayActorError:
+                if begun or attempt == ATTEMPTS - 1:
+                    raise
+            except (BackPressureError, DeploymentUnavailableError):
+                said = "as many requests wait for this model as may; come again"
+                raise Refused(503, "full", said, code="overloaded", again_s=AGAIN_S) from None
 
 
 class CanaryJudges:

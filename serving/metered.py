@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .admission import Refused
+from .admission import AGAIN_S, Refused
 from .audit import BROKEN_OFF, Record, record_of
 from .choices import said
 from .event_stream import DONE, event
-from .wire import ANSWERED, USAGE, path_of, read_request, with_length, with_request
+from .wire import ANSWERED, USAGE, error_of, path_of, read_request, told_where, with_length, with_request
+
+_log = logging.getLogger(__name__)
 
 EVERY_CHUNK = {"include_usage": True, "continuous_usage_stats": True}
 """What vLLM is asked for, so that a stream that is broken off has been counted."""
 
 
 class MeteredChatApp:
-    """ASGI middleware right before the model: writes down in the request's record what it took, and gives answers the record's id."""
+    """ASGI middleware right before the model: writes down in the request's record what it took, and gives answers the record's id.
+
+    What goes wrong behind it is the engine's: raised as Refused, 502, without its words.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,12 +42,35 @@ class MeteredChatApp:
         if request.get("stream") and isinstance(asked, dict | None):  # what else it may be is the model's to refuse
             meter = MeteredStream(record, asked or {}, request.get("n") or 1)
             inner = with_request(scope, receive, {**request, "stream_options": {**(asked or {}), **EVERY_CHUNK}})
-            await self._app(*inner, _metering(meter, send))
+            await self._answered(*inner, _metering(meter, send))
         else:
             answered = asyncio.Event()
-            await self._app(*with_request(scope, receive, request), _counting(record, send, answered.set))
+            await self._answered(*with_request(scope, receive, request), _counting(record, send, answered.set))
             if not answered.is_set():
                 raise Refused(BROKEN_OFF, "gone", "the client is gone")
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        failed = False
+
+        async def unless_failed(message: Message) -> None:
+            nonlocal failed
+            failed = failed or (message["type"] == "http.response.start" and message["status"] >= 500)
+            if not failed or message["type"] == USAGE:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, unless_failed)
+        except Refused:
+            raise
+        except Exception as error:  # of vLLM, of Ray, of a replica that is gone
+            _log.error("a model did not answer: %s", told_where(error))
+            raise _engine_failed() from None
+        if failed:
+            raise _engine_failed()
+
+
+def _engine_failed() -> Refused:
+    return Refused(502, "engine", "the model's engine failed at this request; ask again", code="engine_failed", again_s=AGAIN_S)
 
 
 def _metering(meter: MeteredStream, send: Send) -> Send:
@@ -121,8 +150,8 @@ class MeteredStream:
         if not raw.startswith(b"data: ") or raw.startswith(DONE):
             return raw + b"\n\n"
         row = json.loads(raw[6:])
-        if "choices" not in row:  # an error of the model's
-            return raw + b"\n\n"
+        if "choices" not in row:
+            return self._broken(row, raw)
         row["id"], usage = self._record.id, row.get("usage") or {}
         if not row["choices"]:
             _note_usage(self._record, usage)
@@ -136,6 +165,15 @@ class MeteredStream:
         if any(said(choice) for choice in row["choices"]):
             self._record.has_begun()
         return event(row if self._in_every else {key: value for key, value in row.items() if key != "usage"})
+
+    def _broken(self, row: Mapping[str, Any], raw: bytes) -> bytes:
+        """An error in the place of a part of the answer: the engine's own ones say what it is made of."""
+        code = (row.get("error") or {}).get("code")
+        if isinstance(code, int) and code < 500:
+            return raw + b"\n\n"
+        refused = _engine_failed()
+        self._record.refused = refused.reason
+        return event({"error": error_of(refused)})
 
 
 def _note_usage(record: Record, usage: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .audit import Record, record_of
 from .event_stream import DONE
 from .requests import prompts_of
-from .wire import ANSWERED, path_of
+from .wire import ANSWERED, is_stream, path_of
 
 LARGEST_ANSWER: Final = 4 * 2**20
 """Bytes of an answer on the wire that is looked at: one with log-probabilities of everything is larger."""
@@ -134,9 +134,7 @@ class ObservedChatApp:
         async def watched(message: Message) -> None:
             nonlocal size, good, streams
             if message["type"] == "http.response.start":
-                good = message["status"] == 200
-                kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
-                streams = any(kind.startswith(b"text/event-stream") for kind in kinds)
+                good, streams = message["status"] == 200, is_stream(message)
             elif good:
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])

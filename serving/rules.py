@@ -59,7 +59,8 @@ def front_of(rules: Rules, options: ServingConfig, most: int) -> Front:
     spent = Spending(rules.keys.file) if isinstance(rules.keys, Filed) else None
     books = Books(Audit(options.audit_file, options.audit_prompts))
     desk = FeedbackDesk(options.feedback, books.metrics) if options.feedback is not None else None
-    return Front(RequestAdmission(rules.keys, most, spent, hosts=() if is_loopback(options.host) else None), books, desk)
+    admission = RequestAdmission(rules.keys, most, spent, hosts=() if is_loopback(options.host) else None)
+    return Front(admission, books, desk, options.request_timeout_s)
 
 
 def most_under_way(options: ServingConfig) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import traceback
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -142,7 +143,7 @@ async def refuse(send: Send, refused: Refused) -> None:
     more = [(b"www-authenticate", b"Bearer")] if refused.status == 401 else []
     if refused.again_s is not None:
         more.append((b"retry-after", str(max(1, math.ceil(refused.again_s))).encode()))
-    elif refused.status == 429:
+    elif refused.status in (429, 504):
         more.append((b"x-should-retry", b"false"))
     await answer(send, refused.status, body, b"application/json", *more)
 
@@ -154,10 +155,21 @@ def error_of(refused: Refused) -> dict[str, Any]:
     return {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code or refused.status}
 
 
+def told_where(error: BaseException) -> str:
+    """The kind of an error and where it was raised, for a log: what it says may hold what a client said."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
 def is_json(headers: Any) -> bool:
     """Whether a request says that it is JSON. A page in somebody's browser can send every other kind to this machine unasked."""
     kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name.lower() == b"content-type"]
     return kinds == [b"application/json"]
+
+
+def is_stream(start: Message) -> bool:
+    """Whether an answer that starts so is events."""
+    kinds = [value for name, value in start.get("headers", ()) if name.lower() == b"content-type"]
+    return any(kind.startswith(b"text/event-stream") for kind in kinds)
 
 
 async def live(receive: Receive, send: Send) -> None:
