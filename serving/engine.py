@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..envs.tool_calls import parser_of_template
 from ..trainer.models.manifest import own_manifest
@@ -16,7 +18,7 @@ from .config import ServingConfig
 from .counting import CountedChatApp
 from .forced_calls import PYTHONIC
 from .rendering import RenderedChatApp
-from .wire import PROBES, answer, path_of
+from .wire import COMPLETIONS, PROBES, answer, asked_once, path_of, post_scope
 
 if TYPE_CHECKING:
     from ..rollout.engine.vllm_openai import Adapter, OpenAIApp
@@ -60,7 +62,10 @@ class ProbedApp:
 async def start_engine(
     model: Path, name: str, options: ServingConfig, adapters: Mapping[str, Adapter] = MappingProxyType({})
 ) -> ServedEngine:
-    """Start an engine on a model folder, which it serves as `name`, and each of the adapters as `name:ADAPTER`."""
+    """Start an engine on a model folder, which it serves as `name`, and each of the adapters as `name:ADAPTER`, and have it answer once.
+
+    Raises RuntimeError where it does not.
+    """
     from ..rollout.engine.vllm_openai import ServedModel, start_openai_app
     from ..rollout.renderers import TemplateRenderer
     from ..rollout.tokenizer import load_tokenizer
@@ -79,4 +84,35 @@ async def start_engine(
         silent_s=options.request_timeout_s,
     )
     said = RenderedChatApp(CountedChatApp(service.asgi, service.taken), renderer, parser, writes_calls=not renderer.takes_calls)
+    try:
+        await warm_up(said, (name, *(f"{name}:{adapter}" for adapter in adapters)), options.ready_timeout_s)
+    except BaseException:
+        service.close()
+        raise
     return ServedEngine(ProbedApp(said, service.check_health), service)
+
+
+async def warm_up(app: ASGIApp, names: Sequence[str], seconds: float) -> None:
+    """Have an engine answer two tokens under each name before callers come: its first answer takes longer, because parts of it are made
+    then. Raises RuntimeError when it does not within so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            for name in names:
+                status = await _status_of_first(app, name)
+                if status != 200:
+                    raise RuntimeError(f"the engine's first answer as {name} has the status {status}")
+    except TimeoutError:
+        raise RuntimeError(f"the engine did not answer its first request within {seconds:.0f} s") from None
+
+
+async def _status_of_first(app: ASGIApp, name: str) -> int:
+    body = json.dumps({"model": name, "prompt": [0], "max_tokens": 2, "temperature": 0.0, "ignore_eos": True}).encode()
+    status = 0
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+
+    await app(post_scope(COMPLETIONS, len(body)), asked_once(body), send)
+    return status

@@ -46,7 +46,7 @@ from .routes import (
 )
 from .rules import Rules, front_of, load_plugins, most_under_way
 from .shadow import Heard, Shadows
-from .wire import PROBES, READY, USAGE, answer, live, path_of, read_request
+from .wire import PROBES, READY, USAGE, answer, asked_once, live, path_of, post_scope, read_request
 
 GATEWAY: Final = "burnish-gateway"
 ATTEMPTS: Final = 3
@@ -64,17 +64,10 @@ class EngineReplica:
     async def answer(self, path: str, body: bytes) -> AsyncIterator[list[Message]]:
         """The answer to a request as ASGI messages, those together that are there together. It ends when nobody waits for it."""
         waiting: asyncio.Queue[Message | None] = asyncio.Queue()
-        asked = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> Message:
-            if asked:
-                return asked.pop()
-            await asyncio.Event().wait()  # whoever asked does not hang up: the call is cancelled
-            raise AssertionError("nothing sets this event")
 
         async def run() -> None:
             try:
-                await self._engine.app(_scope(path, len(body)), receive, waiting.put)
+                await self._engine.app(post_scope(path, len(body)), asked_once(body), waiting.put)
             finally:
                 waiting.put_nowait(None)
 
@@ -100,13 +93,6 @@ class EngineReplica:
     def __del__(self) -> None:
         if hasattr(self, "_engine"):  # absent when the constructor raised
             self._engine.close()
-
-
-def _scope(path: str, length: int) -> Scope:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
-    http: Scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "POST"}
-    where = {"path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "client": None, "server": None}
-    return {**http, **where, "headers": headers}
 
 
 class Router:

@@ -44,6 +44,27 @@ def path_of(scope: Scope) -> str:
     return str(scope["path"].rstrip("/")) or "/"
 
 
+def post_scope(path: str, length: int) -> Scope:
+    """The scope of a request of JSON that comes from inside."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
+    http: Scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "POST"}
+    where = {"path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "client": None, "server": None}
+    return {**http, **where, "headers": headers}
+
+
+def asked_once(body: bytes) -> Receive:
+    """What such a request is read from: whoever asked does not hang up, the call is cancelled."""
+    asked: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if asked:
+            return asked.pop()
+        await asyncio.Event().wait()
+        raise AssertionError("nothing sets this event")
+
+    return receive
+
+
 async def read_body(receive: Receive, seconds: float | None = None, most: int = LARGEST_BODY) -> bytes:
     """The body of a request. Raises Refused when it has more than `most` bytes, takes longer than `seconds`, or its client is gone."""
     chunks, size = list[bytes](), 0
