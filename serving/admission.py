@@ -31,6 +31,7 @@ AGAIN_S: Final = 1.0
 Reason = Literal[
     "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",
     "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard", "answer", "unstored", "host", "engine", "late", "fault",
+    "ending",
 ]  # fmt: skip
 """Why a request was refused, as it is counted."""
 
@@ -111,9 +112,14 @@ class RequestAdmission:
         hosts: Collection[str] | None = None,
     ) -> None:
         self._keys, self._spent, self._clock, self._today = keys, spent, clock, today
-        self.most, self._hosts = most, hosts
+        self.most, self._hosts, self.ending = most, hosts, False
         self._used: dict[str, _Used] = {}
         self._under_way = 0
+
+    def drain(self) -> int:
+        """Let nobody in any more; say how many requests are under way that were let in before."""
+        self.ending = True
+        return self._under_way
 
     def who(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyHolder:
         """Whose key the headers of a request carry. Raises Refused: 401, or 503 while the keys file cannot be read; 403
@@ -172,6 +178,8 @@ class RequestAdmission:
         if route not in (*LIMITED, "feedback"):  # a disk works for that
             yield visit
             return
+        if self.ending:
+            raise Refused(503, "ending", "this service is ending, and answers what it has", code="overloaded", again_s=AGAIN_S)
         if key is not None:
             self._check_limits(caller.name, key, route)
         if self._under_way >= self.most:

@@ -76,6 +76,9 @@ class StrictChatApp:
                 await self._app(scope, receive, send)
             return
         path = path_of(scope)
+        if path == READY and scope["method"] == ROUTES[path] and self._front.admission.ending:
+            await answer(send, 503, b"")
+            return
         if path in PROBES and scope["method"] == ROUTES[path]:
             await self._app(scope, receive, send)
             return

@@ -26,6 +26,8 @@ from typing import Any, Final, TextIO
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from starlette.types import ASGIApp
 
 from ..guardrails.guard import Guard
@@ -39,6 +41,8 @@ from .config import ServingConfig, serving_options
 from .engine import start_engine
 from .rules import Rules, front_of, load_plugins, most_under_way, read_rules
 
+_log = logging.getLogger(__name__)
+
 APP_NAME: Final = "burnish-chat"
 OBJECT_STORE_BYTES: Final = 80 * 2**20
 ROOM: Final = 128
@@ -46,6 +50,10 @@ ROOM: Final = 128
 NEVER_LENT: Final = range(20_000, 32_000)
 """Ports that no connection is given as its own end, so that one stays free between being found so and being listened on."""
 TRIED: Final = 50
+ASKED_S: Final = 5.0
+"""How long a service that is to end may take to say what it has."""
+LAST_S: Final = 0.5
+"""For the last of an answer to get from the service through what listens to its client."""
 POLL_S: Final = 0.2
 GRACE_S: Final = 5.0
 """How much longer Serve waits than an answer may take, so that the service itself says in OpenAI's words that it was late."""
@@ -70,6 +78,10 @@ class ChatService:
             self._engine.app, lambda: (self._name,), self._front, self._guard, looks=self._looks, judge_calls=self._judge_calls
         )
 
+    async def drain(self) -> int:
+        """See `RequestAdmission.drain`."""
+        return self._front.admission.drain()
+
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         await self._engine.check_health()
@@ -84,13 +96,15 @@ class ServingHandle:
     """A running chat service. Use it as a context manager, or call `stop`.
 
     url: base of the API, for example `http://127.0.0.1:8000`; the `openai` client takes `url + "/v1"`. name: the model to ask for.
-    ready_timeout_s: how long the service may be silent while an engine is started in a lost one's place.
+    ready_timeout_s: how long the service may be silent while an engine is started in a lost one's place. answer_s: how long its end waits
+    for the answers that it has.
     """
 
     url: str
     name: str
     owns_ray: bool
     ready_timeout_s: float
+    answer_s: float
 
     def wait(self, poll_s: float = 5.0) -> None:
         """Return never while the service answers. Raises RuntimeError once it was silent for `ready_timeout_s`; Ctrl-C passes through."""
@@ -104,8 +118,11 @@ class ServingHandle:
                 raise RuntimeError(f"the chat service at {self.url} has not answered for {self.ready_timeout_s:.0f} s: {said}")
 
     def stop(self) -> None:
-        """End the service, its engine, and Ray if it was started for it. Safe to call twice."""
-        stop_serving(self.owns_ray)
+        """End the service once it has answered what it has, its engine, and Ray if it was started for it. Safe to call twice."""
+        try:
+            drain(APP_NAME, self.answer_s)
+        finally:
+            stop_serving(self.owns_ray)
 
     def __enter__(self) -> ServingHandle:
         return self
@@ -137,7 +154,7 @@ def start_serving(checkpoint: str | Path, port: int = 8000, name: str | None = N
     except BaseException:
         stop_serving(owns_ray)
         raise
-    return ServingHandle(url, served_name, owns_ray, options.ready_timeout_s)
+    return ServingHandle(url, served_name, owns_ray, options.ready_timeout_s, options.request_timeout_s)
 
 
 @contextlib.contextmanager
@@ -269,6 +286,27 @@ def status_message(name: str = APP_NAME) -> str:
         return ""
     parts = [application.message, *(deployment.message for deployment in application.deployments.values())]
     return "\n".join(part for part in parts if part)
+
+
+def drain(name: str, seconds: float) -> None:
+    """Have an application let nobody in any more, and return once it has answered what it has, or after so many seconds.
+
+    Serve, when it is ended, first ends what listens, and with that every answer that is on its way.
+    """
+    if not ray.is_initialized():
+        return
+    deadline, had = time.monotonic() + seconds, 0
+    try:
+        application = serve.get_app_handle(name)
+        while (left := application.drain.remote().result(timeout_s=ASKED_S)) and time.monotonic() < deadline:
+            if not had:
+                _log.warning("%d answers are awaited for at most %.0f s; Ctrl-C ends them now", left, seconds)
+            had = left
+            time.sleep(POLL_S)
+    except (RayError, RayServeException, TimeoutError):
+        return  # whatever it was answering is lost with it
+    if had:
+        time.sleep(LAST_S)
 
 
 def stop_serving(owns_ray: bool) -> None:

@@ -21,7 +21,7 @@ from .canary.judge import CanaryJudge, judge_of
 from .canary.rollbacks import Rollbacks, rollbacks_file
 from .canary.watch import MOST_UNDER_WAY, Judgement
 from .config import ServingConfig, serving_options
-from .deploy import ROOM, Starting, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
+from .deploy import ROOM, Starting, drain, free_port, is_ready, start_proxy, start_ray, status_message, stop_serving, url_of
 from .deployment import LASTING_S, Deployer, Deployment, Faults, State, VersionFleet, VersionTable, read_deployment, said_of
 from .gateway import GATEWAY, EngineReplica, Gateway
 from .promotion import servable_model
@@ -159,11 +159,14 @@ class DeploymentHandle:
         raise RuntimeError(f"the deployment is no longer followed: {said_of(self._error)}") from self._error
 
     def stop(self) -> None:
-        """End every version, the gateway, and Ray if it was started for it. Safe to call twice."""
+        """End every version, the gateway, and Ray if it was started for it, once all is answered that is under way. Safe to call twice."""
         self._over.set()
         if self._following.is_alive():
             self._following.join(CALL_S)
-        stop_serving(self._owns_ray)
+        try:
+            drain(GATEWAY, self._deployment.service.request_timeout_s)
+        finally:
+            stop_serving(self._owns_ray)
 
     def __enter__(self) -> DeploymentHandle:
         return self

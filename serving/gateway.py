@@ -265,6 +265,10 @@ class Gateway:
             self._router, lambda: names(self._router.routes), self._front, self._guard, looks=self._looks, judge_calls=self._judge_calls
         )
 
+    async def drain(self) -> int:
+        """See `RequestAdmission.drain`."""
+        return self._front.admission.drain()
+
     async def follow(self, routes: Routes, started: bool) -> Mapping[str, Judgement]:
         """See `Router.follow`; say where canaries stand. As much may be under way as all engines together answer, or have waiting.
 

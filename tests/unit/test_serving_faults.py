@@ -170,3 +170,26 @@ async def test_a_client_that_hangs_up_is_no_fault() -> None:
 
     await Router(Books(), 60)._answer(Version([None]), CHAT, b"", receive, send)
     assert sent == []
+
+
+async def test_a_service_that_ends_answers_what_it_has_and_nobody_else() -> None:
+    front, go_on = Front(), asyncio.Event()
+
+    async def model(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == CHAT:
+            await go_on.wait()
+        await answer(send, 200, json.dumps({"choices": []}).encode())
+
+    app = chat_service(model, lambda: ("m",), front)
+    before = asyncio.ensure_future(asked(app))
+    while not front.admission._under_way:
+        await asyncio.sleep(0)
+    assert front.admission.drain() == 1
+    found = await asked(app)
+    assert error(found) == (503, "server_error", "overloaded") and found.headers["retry-after"] == "1"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        probed = [(await client.get(path)).status_code for path in ("/ready", "/health", "/v1/models")]
+    assert probed == [503, 200, 200], "it lives, and takes no requests"
+    go_on.set()
+    assert (await before).status_code == 200
+    assert front.admission.drain() == 0 and refused(front, "ending") == 1
