@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -58,17 +59,29 @@ def chat_service(
         said = ToolCallsApp(metered)
     else:
         said = ToolCallsApp(GuardedChatApp(metered, guard, looking, judge_calls), guard.without_asking(), looking)
-    service: ASGIApp = StrictChatApp(ObservedChatApp(said, front.observers) if front.observers else said, models, front, body_s)
+    observed = ObservedChatApp(said, front.observers) if front.observers else said
+    described = partial(description, front.desk is not None, guard.policy if guard is not None else None)
+    service: ASGIApp = StrictChatApp(observed, models, front, body_s, described)
     if front.desk is not None:
         service = FeedbackApp(front.desk, front, service, body_s)
     return service if guard is None else ApplyGuardrailApp(guard, front, service, body_s, looking)
 
 
 class StrictChatApp:
-    """ASGI middleware that lets through what the front does, the routes and honoured fields only. `/health` and `/ready` need no key."""
+    """ASGI middleware that lets through what the front does, the routes and honoured fields only. `/health` and `/ready` need no key.
 
-    def __init__(self, app: ASGIApp, models: Callable[[], Sequence[str]], front: Front | None = None, body_s: float = BODY_S) -> None:
-        self._app, self._models, self._front, self._body_s = app, models, front or Front(), body_s
+    described: the service in OpenAPI.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        models: Callable[[], Sequence[str]],
+        front: Front | None = None,
+        body_s: float = BODY_S,
+        described: Callable[[], dict[str, Any]] = description,
+    ) -> None:
+        self._app, self._models, self._front, self._body_s, self._described = app, models, front or Front(), body_s, described
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,7 +102,7 @@ class StrictChatApp:
             elif path == MODELS:
                 await answer(send, 200, self._listed(visit))
             elif path == OPENAPI:
-                await answer(send, 200, json.dumps(description()).encode())
+                await answer(send, 200, json.dumps(self._described()).encode())
             else:
                 await answer(send, 200, self._front.books.metrics.page(), b"text/plain; version=0.0.4; charset=utf-8")
 

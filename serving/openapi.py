@@ -9,6 +9,9 @@ from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any, Final
 
+from ..guardrails.bedrock import ApplyRequest
+from ..guardrails.policy import Policy
+from .feedback.rows import GivenFeedback
 from .requests import CHAT_FIELDS, COMPLETION_FIELDS, FORMATS, LEAST_WHOLE, MOST_ANSWERS, MOST_BIASES, MOST_STOPS, MOST_WHOLE
 
 _TEXT: Final = {"type": "string"}
@@ -132,14 +135,16 @@ _ERROR: Final = {
         }
     },
 }  # fmt: skip
+_GUARDRAIL_ERROR: Final = {"type": "object", "required": ["message"], "properties": {"message": _TEXT}}
+"""As Bedrock has them; what kind it is stands in a header."""
 
 
-def description() -> dict[str, Any]:
-    """The OpenAPI 3.1 description of the service, without the routes that a guardrail policy (Bedrock describes that) and feedback add."""
+def description(feedback: bool = False, policy: Policy | None = None) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of a service: with the routes of feedback, and with the one that a guardrail policy adds."""
     chat = _asked("One answer of a conversation, several, or a stream", CHAT_FIELDS, ["messages"], {"type": "boolean"})
     completion = _asked("What follows a prompt, or each of several", COMPLETION_FIELDS, ["prompt"], _whole(0))
     models = {"type": "object", "required": ["data"], "properties": {"object": {"const": "list"}, "data": {"type": "array"}}}
-    return {
+    found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "burnish", "version": version("burnish")},
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}, "schemas": {"Error": _ERROR}},
@@ -154,6 +159,37 @@ def description() -> dict[str, Any]:
             "/ready": {"get": _probed("Whether the start is over, and an engine answers")},
         },
     }
+    if feedback:
+        found["paths"] |= _feedback()
+    if policy is not None:
+        apply = ApplyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        found["components"]["schemas"] |= {**apply.pop("$defs"), "GuardrailError": _GUARDRAIL_ERROR}
+        found["paths"] |= _guardrail(policy, apply)
+    return found
+
+
+def _feedback() -> dict[str, Any]:
+    says = {"type": "object", "required": ["id", "object", "conversation"]}
+    given = _told("What a client says of an answer", "application/json", says) | _body(GivenFeedback.model_json_schema())
+    gone = _told("Forget an answer and all that was said of it", "application/json", {"type": "object", "required": ["id", "deleted"]})
+    gone["parameters"] = [_in_path("id", {**_TEXT, "pattern": "^[A-Za-z0-9-]{1,100}$"})]
+    return {"/v1/feedback": {"post": given}, "/v1/feedback/{id}": {"delete": gone}}
+
+
+def _guardrail(policy: Policy, request: dict[str, Any]) -> dict[str, Any]:
+    says = {"type": "object", "required": ["action", "outputs", "assessments", "usage"]}
+    applied = _told("Bedrock's ApplyGuardrail", "application/json", says, "GuardrailError") | _body(request)
+    versions = {"enum": [str(policy.version), "DRAFT"]}
+    applied["parameters"] = [_in_path("name", {"enum": [policy.name]}), _in_path("version", versions)]
+    return {"/guardrail/{name}/version/{version}/apply": {"post": applied}}
+
+
+def _in_path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _asked(summary: str, fields: Collection[str], required: list[str], logprobs: dict[str, Any]) -> dict[str, Any]:
@@ -161,14 +197,15 @@ def _asked(summary: str, fields: Collection[str], required: list[str], logprobs:
     schema = {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
     found = _told(summary, "application/json", {"type": "object", "required": ["id", "choices"]})
     found["responses"]["200"]["content"]["text/event-stream"] = {}
-    return {**found, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return found | _body(schema)
 
 
 def _probed(summary: str) -> dict[str, Any]:
     return {"summary": summary, "security": [], "responses": {"200": {"description": "so it is"}, "503": {"description": "not so"}}}
 
 
-def _told(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
-    error = {"description": "why not", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+def _told(summary: str, kind: str, schema: dict[str, Any], error_shape: str = "Error") -> dict[str, Any]:
+    shape = {"$ref": f"#/components/schemas/{error_shape}"}
+    error = {"description": "why not", "content": {"application/json": {"schema": shape}}}
     answer = {"description": summary, "content": {kind: {"schema": schema}}}
     return {"summary": summary, "responses": {"200": answer, "default": error}}
