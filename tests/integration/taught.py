@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from burnish.rollout.renderers import TemplateRenderer
+from burnish.serving.rendering import as_in_training
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.models.manifest import MANIFEST_FILE
 
@@ -15,18 +19,31 @@ KNOWN = 0.02
 MOST_STEPS = 2000
 
 
-def taught_model(folder: Path, answers: Mapping[str, str], seed: int = 0) -> Path:
-    """A model in `folder` that answers each of these questions so, asked greedily. It has no manifest, as other tools write them."""
+@dataclass(frozen=True)
+class Turn:
+    """What a model is to say to a request with tools, which it reads as a service renders it."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]]
+    answer: str
+
+
+def taught_model(folder: Path, answers: Mapping[str, str], seed: int = 0, turns: Sequence[Turn] = ()) -> Path:
+    """A model in `folder` that answers each of these questions so, and each of these turns, asked greedily. It has no manifest, as other
+    tools write them."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    new_model([*answers, *answers.values()], folder, SIZE, seed=seed)
+    called = [text for turn in turns for text in (turn.answer, json.dumps([*turn.messages, *turn.tools]))]
+    size = SIZE.model_copy(update={"max_position": 512, "vocab_size": 400}) if turns else SIZE
+    new_model([*answers, *answers.values(), *called], folder, size, seed=seed)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    asked: list[tuple[list[Any], str]] = [([{"role": "user", "content": question}], answer) for question, answer in answers.items()]
+    asked += [(_rendered(turn, TemplateRenderer(tokenizer)), turn.answer) for turn in turns]
     rows = []
-    for question, answer in answers.items():
-        talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        prompt = tokenizer.apply_chat_template(talk[:1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(talk, tokenize=False)
+    for messages, answer in asked:
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
         assert whole.startswith(prompt)
         before, ids = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt, whole))
         rows.append((ids, [-100] * len(before) + ids[len(before) :]))
@@ -41,6 +58,12 @@ def taught_model(folder: Path, answers: Mapping[str, str], seed: int = 0) -> Pat
     model.save_pretrained(folder)
     (folder / MANIFEST_FILE).unlink()
     return folder
+
+
+def _rendered(turn: Turn, renderer: TemplateRenderer) -> list[Any]:
+    """The messages that the template is given."""
+    request = {"messages": list(turn.messages), "tools": list(turn.tools)}
+    return list(as_in_training(request, renderer, writes_calls=not renderer.takes_calls)["messages"])
 
 
 def _learn(model: Any, ids: Any, labels: Any) -> None:
