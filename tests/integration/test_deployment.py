@@ -67,7 +67,7 @@ class Deployed:
         draft.replace(self.file)
 
     def ask(self, caller: str, model: str = "clerk", **fields: Any) -> str:
-        with openai.OpenAI(base_url=f"{self.handle.url}/v1", api_key=self.keys[caller], max_retries=0, timeout=120) as client:
+        with openai.OpenAI(base_url=f"{self.handle.url}/v1", api_key=self.keys[caller], max_retries=0, timeout=WAIT_S) as client:
             messages: Any = [{"role": "user", "content": QUESTION}]
             answer: Any = client.chat.completions.create(model=model, messages=messages, temperature=0, **fields)
             if not fields.get("stream"):
@@ -196,7 +196,16 @@ def test_a_bad_edit_is_said_and_changes_nothing(deployed: Deployed) -> None:
 
 
 def test_a_replica_that_is_killed_loses_no_request_that_had_no_answer_yet(deployed: Deployed) -> None:
-    os.kill(replica_of("clerk:v1").pid, signal.SIGKILL)
+    replica = replica_of("clerk:v1")
+    engine_of(replica).suspend()  # it takes a request, and does not answer
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(deployed.ask, "caller-0", "clerk:v1")
+        until(lambda: deployed.under_way("caller-0"), "asking")
+        time.sleep(1.0)  # from the gateway to the replica
+        assert not asking.done()
+        os.kill(replica.pid, signal.SIGKILL)
+        assert asking.result(WAIT_S) == "I am the first one.", "another answers what was in flight"
+    assert replica_of("clerk:v1").pid != replica.pid
     for caller in deployed.keys:
         assert deployed.ask(caller) == deployed.expected(caller, 50, 50)
 
