@@ -162,6 +162,24 @@ def test_a_call_can_be_forced_even_from_a_model_that_knows_nothing(client: opena
     assert {call.function.name for call in called} <= {"look", "measure"}
 
 
+def test_a_chats_logprobs_are_those_of_its_tokens_whole_and_streamed(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "inspector", "messages": QUESTION, "max_tokens": 6, "temperature": 0, "logprobs": True}
+    whole = client.chat.completions.create(**asked, top_logprobs=2, extra_body={"ignore_eos": True})
+    (choice,) = whole.choices
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    told = choice.logprobs.content
+    assert len(told) == 6 and all(one.logprob < 0 for one in told)
+    for one in told:
+        best = max(one.top_logprobs, key=lambda top: top.logprob)
+        assert len(one.top_logprobs) == 2 and one.logprob == best.logprob, "greedy"
+    streamed = client.chat.completions.create(**asked, stream=True, extra_body={"ignore_eos": True})
+    rows = [row for chunk in streamed for one in chunk.choices if one.logprobs for row in one.logprobs.content or ()]
+    assert [row.token for row in rows] == [one.token for one in told]
+    assert [row.logprob for row in rows] == pytest.approx([one.logprob for one in told], abs=1e-4)
+    plain = client.chat.completions.create(**{**asked, "logprobs": False})
+    assert plain.choices[0].logprobs is None
+
+
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
     whole = ask(client, max_tokens=12, temperature=0)[0]
     stop = whole[len(whole) // 2]
