@@ -265,6 +265,9 @@ replay_command.register(app)
 runs_command.register(app, runs_app)
 regrade_command.register(app)
 
+HEAD = "rollouts below /rollouts of the dashboard of: ray start --head --proxy-server-url={}"
+"""What `inspect --behind-dashboard` says."""
+
 
 @app.command()
 def inspect(
@@ -279,6 +282,10 @@ def inspect(
     bundle: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the pages into this new folder, to send to somebody, instead of serving them.")
     ] = None,
+    behind_dashboard: Annotated[
+        bool,
+        typer.Option("--behind-dashboard", help="Serve them to the dashboard of a Ray on this machine, behind its token."),
+    ] = False,
     rollouts: Annotated[
         int | None, typer.Option(min=1, help="Rollouts that get a page in a bundle, the latest first. Default: 1000.", show_default=False)
     ] = None,
@@ -305,8 +312,9 @@ def inspect(
     if bundle is not None:
         if deployment or service:
             raise ValueError("--deployment and --service have no effect on a bundle: files cannot ask how a service is; remove them")
-        if port is not None:
-            raise ValueError("--port has no effect on a bundle, which is files that nothing serves; remove it")
+        if port is not None or behind_dashboard:
+            option = "--port" if port is not None else "--behind-dashboard"
+            raise ValueError(f"{option} has no effect on a bundle, which is files that nothing serves; remove it")
         from burnish.inspector.pages.bundle import write_bundle
         from burnish.inspector.text import printable
 
@@ -320,11 +328,12 @@ def inspect(
     if rollouts is not None or as_json:
         raise ValueError(f"{'--json' if as_json else '--rollouts'} is of a bundle; give --bundle DIR, too")
     from burnish.hosting.watched import watched_places
-    from burnish.inspector.pages.serve import inspect_forever
+    from burnish.inspector.pages.serve import inspect_behind_dashboard, inspect_forever
 
     watched = watched_places(deployment or (), service or ()) if deployment or service else None
-    said = "rollouts: {}\nCtrl-C ends this.".format
-    inspect_forever(
+    serve, at = (inspect_behind_dashboard, HEAD) if behind_dashboard else (inspect_forever, "rollouts: {}")
+    said = f"{at}\nCtrl-C ends this.".format
+    serve(
         runs, 8266 if port is None else port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill), watched
     )
 

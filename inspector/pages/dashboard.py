@@ -9,14 +9,19 @@ finds the pages is on the command line of its dashboard, which every account of 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Set
 from pathlib import Path
 
 import ray
 import ray.dashboard
+from ray import _raylet
 from ray._private.authentication import authentication_constants as names
 from ray._private.authentication import authentication_utils
-from ray.exceptions import RaySystemError
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray.exceptions import AuthenticationError, RayError, RaySystemError
+from ray.util.state import list_nodes
+from ray.util.state.exception import RayStateApiException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -27,6 +32,9 @@ from .links import BASE, STATIC, asset_name
 
 KNOWN = frozenset({"fb897d85f3c47644c764f70204530d44bda9cf78ea49c08495163fbfb7dc53de"})
 """SHA-256 of the start pages that the script fits."""
+ASK_S = 2
+"""How long the dashboard may take to say which nodes there are."""
+MOST_NODES = 10_000
 
 
 def script_path() -> str:
@@ -81,6 +89,21 @@ def _holds_token(request: Request) -> bool:
     return bool(authentication_utils.validate_request_token(said))
 
 
+def ask_for_token() -> None:
+    """Have this process know Ray's token, as a node that `ray start` makes here does. Raises ValueError where such a node asks for none, or
+    there is none."""
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _raylet.Config.initialize("")
+    if not authentication_utils.is_token_auth_enabled():
+        raise ValueError(
+            f"RAY_AUTH_MODE={mode[:20]}: a Ray that asks for no token would show the rollouts to everybody; start it, and this, with =token"
+        )
+    try:
+        ensure_token_if_auth_enabled(create_token_if_missing=False)
+    except AuthenticationError as error:
+        raise ValueError("Ray has no token here: `ray get-auth-token --generate` makes one; then start the head node") from error
+
+
 def start_page(folder: Path | None = None) -> str | None:
     """Ray's start page with our script; None where it is not there, or is one that nobody tried."""
     file = (folder or Path(ray.dashboard.__file__).parent / "client" / "build") / "index.html"
@@ -101,3 +124,12 @@ def nodes_here() -> Mapping[str, bool]:
         return {str(node["NodeID"]): bool(node["Alive"]) for node in ray.nodes()}
     except RaySystemError:  # it ended this very moment
         return {}
+
+
+def nodes_around() -> Mapping[str, bool]:
+    """The same of the cluster on this machine that this process is no part of, as its dashboard says; none where that says nothing."""
+    try:
+        found = list_nodes("auto", limit=MOST_NODES, timeout=ASK_S, raise_on_missing_output=False)
+    except (ConnectionError, RayStateApiException, RayError, ValueError):  # it is not up yet, or not any more
+        return {}
+    return {str(node.node_id): node.state == "ALIVE" for node in found}

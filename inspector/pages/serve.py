@@ -18,7 +18,7 @@ from ..console import WatchedPlaces
 from ..database import USUAL, DatabaseLimits
 from .access import WithKey, new_key
 from .app import pages
-from .dashboard import nodes_here, with_entry
+from .dashboard import ask_for_token, nodes_around, nodes_here, with_entry
 
 START_S = 20.0
 
@@ -40,6 +40,21 @@ def inspect_forever(
     with listening:
         said(f"http://127.0.0.1:{port}/rollouts?key={key}")
         server.run(sockets=[listening])
+
+
+def inspect_behind_dashboard(
+    root: Path, port: int, said: Callable[[str], None], limits: DatabaseLimits = USUAL, watched: WatchedPlaces | None = None
+) -> None:
+    """Serve the runs in `root` to the dashboard of a Ray that somebody else starts on this machine, until SIGINT or SIGTERM. said: called
+    with its `--proxy-server-url`, once it answers. limits, watched: as of `inspect_forever`.
+
+    Only who has Ray's token is answered. Raises ValueError when the port is taken, the limits cannot be kept, or Ray asks for no token.
+    """
+    ask_for_token()
+    app = with_entry(pages(root, limits=limits, watched=watched, nodes=nodes_around), "")
+    with _listen(port) as listening:
+        said(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        _server(app).run(sockets=[listening])
 
 
 @contextmanager

@@ -118,6 +118,20 @@ def test_a_cluster_asks_for_a_token_and_listens_no_further_than_it_must(name: st
     assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == host
 
 
+def test_a_cluster_that_stays_shows_the_rollouts_of_its_volume() -> None:
+    head = cluster_of("raycluster.yaml")["headGroupSpec"]
+    (container,) = head["template"]["spec"]["containers"]
+    shell, option, script = container["lifecycle"]["postStart"]["exec"]["command"]
+    assert (shell, option) == ("bash", "-c") and subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0
+    assert script.endswith(" &") and ">/tmp/" in script and "</dev/null" in script, "the hook ends at once"
+    (arguments,) = re.findall(r"burnish (inspect [^<>]*)", script)
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    given = command.commands["inspect"].make_context("inspect", shlex.split(arguments)[1:]).params
+    assert given["behind_dashboard"] and given["runs"] == Path("/shared/runs")
+    assert head["rayStartParams"]["proxy-server-url"] == f"http://127.0.0.1:{given['port'] or 8266}"
+
+
 def test_machines_without_kubernetes_ask_for_a_token_too() -> None:
     machines = read("machines.yaml")
     for role in ("head", "worker"):
@@ -138,5 +152,6 @@ def test_a_node_is_started_or_ended_with_ray(tmp_path: Path) -> None:
 
     head, worker, stop, nothing = node("head").stdout, node("10.0.0.7").stdout, node("stop").stdout, node()
     assert "--head --port=6400" in head and "--address=10.0.0.7:6400" in worker and stop == "ray stop token\n"
+    assert "--proxy-server-url=http://127.0.0.1:8266 token" in node("head", "--proxy-server-url=http://127.0.0.1:8266").stdout
     assert head.endswith(" token\n") and worker.endswith(" token\n"), "Ray asks for its token"
     assert nothing.returncode == 2 and "usage" in nothing.stderr and node("--help").returncode == 2

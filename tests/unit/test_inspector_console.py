@@ -319,6 +319,7 @@ def test_without_anything_named_there_is_no_console(root: Path) -> None:
         (["--deployment", "none.toml"], "none.toml"),
         (["--service", "h:1", "--bundle", "out"], "have no effect on a bundle"),
         (["--port", "0", "--bundle", "out"], "--port has no effect on a bundle"),
+        (["--behind-dashboard", "--bundle", "out"], "--behind-dashboard has no effect on a bundle"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_at_the_start(given: list[str], said: str, tmp_path: Path) -> None:
