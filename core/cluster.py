@@ -20,6 +20,7 @@ from burnish.recipe.services import ServiceConfig
 from burnish.rewards.config import RewardConfig
 from burnish.rpc.address import RAY, SERVICE, service_references, shown_address, with_addresses
 from burnish.rpc.local_ray import start_local_ray
+from burnish.rpc.run_logs import link_services, run_namespace
 from burnish.rpc.signals import keep_sigterm
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ def _played(run: ResolvedRun) -> list[Played]:
 
 
 @contextmanager
-def ray_session(placement: Placement, runs: Path | None = None, watched: WatchedPlaces | None = None) -> Iterator[None]:
+def ray_session(placement: Placement, run: Path | None = None, watched: WatchedPlaces | None = None) -> Iterator[None]:
     """A Ray cluster to run on: the one at `resources.ray_address`, or one of our own that ends with the run.
 
-    runs: a folder whose runs the dashboard shows, below /rollouts, where the cluster is our own. watched: what the console there shows.
+    run: the folder of the run. The dashboard lists its logs, and shows it, and the runs beside it, below /rollouts where the cluster is our
+    own. watched: what the console there shows.
     Raises ValueError when there is no such cluster, or it has not the GPUs that the run asks for.
     """
     import ray
@@ -138,11 +140,13 @@ def ray_session(placement: Placement, runs: Path | None = None, watched: Watched
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default from its next release on
     with ExitStack() as stack:
-        own = runs is not None and placement.ray_address is None
-        pages = stack.enter_context(behind_dashboard(runs, watched)) if own and runs is not None else None
+        own = run is not None and placement.ray_address is None
+        pages = stack.enter_context(behind_dashboard(run.parent, watched)) if own and run is not None else None
         with keep_sigterm():
-            _start_ray(placement, pages)
+            _start_ray(placement, pages, run_namespace(run.name) if run is not None else None)
         try:
+            if run is not None:
+                _show_logs(run)
             problem = cluster_problem(placement, [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]])
             if problem is not None:  # it would wait for them in vain, as long as limits.place_s says
                 raise ValueError(problem)
@@ -152,12 +156,20 @@ def ray_session(placement: Placement, runs: Path | None = None, watched: Watched
                 ray.shutdown()
 
 
-def _start_ray(placement: Placement, pages: str | None = None) -> None:
+def _show_logs(run: Path) -> None:
+    import ray
+
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    with suppress(PermissionError):  # of a Ray of another account, which may not read the run's logs either
+        link_services(logs, run_namespace(run.name), run / "logs")
+
+
+def _start_ray(placement: Placement, pages: str | None = None, namespace: str | None = None) -> None:
     import ray
 
     if placement.ray_address is not None:
         try:
-            ray.init(address=placement.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=placement.ray_address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise ValueError(f"resources.ray_address: no Ray cluster answers at {placement.ray_address}: {error}") from error
     else:
@@ -169,6 +181,7 @@ def _start_ray(placement: Placement, pages: str | None = None) -> None:
             object_store_memory=placement.object_store_mb * 1024 * 1024,
             include_dashboard=True,
             proxy_server_url=pages,
+            namespace=namespace,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

@@ -209,17 +209,17 @@ def making_of(run: ResolvedRun, table: PhaseConfig, seeds: Mapping[str, int]) ->
 
 
 @contextmanager
-def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent, runs: Path | None = None) -> Iterator[Mapping[str, str]]:
+def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent, shown: Path | None = None) -> Iterator[Mapping[str, str]]:
     """The recipe's services and Ray, and the services' addresses by name, once an episode has been rehearsed with them.
 
-    say: told how that went. runs: the folder whose runs Ray's dashboard shows, where the Ray is one of our own. Raises ValueError naming a
-    service that does not answer, or what does not fit (see `rehearse`).
+    say: told how that went. shown: the folder of the run that they are of, which Ray's dashboard shows (`ray_session`). Raises ValueError
+    naming a service that does not answer, or what does not fit (see `rehearse`).
     """
     by_name = on_ray(recipe)
     with services_of(recipe.services, logs) as addresses:
         if not by_name:
             _try(recipe, addresses, rehearse_apart, say)
-        with ray_session(recipe.placement, runs, watched_of(recipe, addresses) if runs is not None else None):
+        with ray_session(recipe.placement, shown, watched_of(recipe, addresses) if shown is not None else None):
             if by_name:  # this process belongs to the cluster, and another one would not
                 _try(recipe, addresses, rehearse, say)
             yield addresses

@@ -17,6 +17,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ..envs.named import look_in
 from ..envs.spaces import MessagesSpace, UnicodeText
 from ..envs.types import EpisodeGroup, Float32, Task
+from ..rpc.run_logs import link_actor
 from .observe import RolloutMetrics
 from .sent_files import with_files
 from .transport.adapters import Base
@@ -41,6 +42,7 @@ class LLMEnvRunner(EnvRunner):  # type: ignore[misc]  # RLlib is untyped
         self.worker_index = worker_index
         self.observer = RolloutMetrics(f"rollout-{worker_index}")
         here = ray.get_runtime_context()
+        link_actor(here.namespace, f"rollout-{worker_index}")
         actor, node = here.get_actor_id() or "", here.get_node_id()
         self.worker = RolloutWorker(setup, f"rollout-{worker_index}", self.observer.episode, actor=actor, node=node)
         self.receiver = Receiver(node, Base(setup.model, setup.engine.resolved_dtype))

@@ -66,7 +66,7 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
 def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan | None) -> Results:
     with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
-    with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve().parent) as addresses:
+    with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve()) as addresses:
         say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
         with _started(recipe, folder, addresses, console) as current:
             current.data, current.plan = data, plan

@@ -36,11 +36,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def started_ray(port: int, dashboard: int, pages: str) -> Iterator[None]:
+def started_ray(port: int, dashboard: int, pages: str = "") -> Iterator[None]:
     """A head node in a group of processes of its own; `ray stop` would end those of others, too."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets have short names
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--proxy-server-url={pages}", f"--temp-dir={folder}"]
-    room = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+    options = [
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        *([f"--proxy-server-url={pages}"] if pages else []),
+        f"--temp-dir={folder}",
+    ]
+    room = ["--num-cpus=1", "--object-store-memory=80000000", "--dashboard-agent-listen-port=0", "--disable-usage-stats"]
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *options, *room]
     with (Path(folder) / "out").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)

@@ -71,7 +71,7 @@ def page(root: Path, task: str, known: Callable[[], Mapping[str, bool]] | None) 
 
 
 def test_the_runner_says_which_actor_on_which_node_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = SimpleNamespace(get_actor_id=lambda: ACTOR, get_node_id=lambda: NODE)
+    here = SimpleNamespace(get_actor_id=lambda: ACTOR, get_node_id=lambda: NODE, namespace="none of a run")
     monkeypatch.setattr("burnish.rollout.env_runner.ray.get_runtime_context", lambda: here)
     monkeypatch.setattr("burnish.rollout.worker.make_engine", speaking("7"))
     limits = RolloutConfig(max_tokens_per_turn=8, retries=0)

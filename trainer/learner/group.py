@@ -23,6 +23,7 @@ from ...rollout.transport.adapters import Frozen
 from ...rollout.transport.buckets import Bucket
 from ...rollout.transport.delta import Delta, delta_of
 from ...rollout.transport.shipment import BucketRef, Form, Sender, Shipment
+from ...rpc.run_logs import link_actor
 from ..batch import TokenBatch
 from ..nodes import lost_node
 from ..objectives.measures import Measured
@@ -77,6 +78,7 @@ class LearnerActor:
 
     def __init__(self, rank: int, ranks: int, timeout_s: float) -> None:
         self._rank, self._ranks, self._timeout_s = rank, ranks, timeout_s
+        link_actor(ray.get_runtime_context().namespace, f"learner-{rank}")
         self._store: TCPStore | None = None
         self._learner: Learner  # once started
         self._buckets: Iterator[Bucket] = iter(())

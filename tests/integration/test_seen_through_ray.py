@@ -1,0 +1,84 @@
+"""What Ray itself shows of a run: its logs by name on the dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from tests.integration.test_behind_dashboard import answers, free_port, started_ray, until
+
+from burnish.cluster import dashboard_url, ray_session
+from burnish.inspector.pages.dashboard import ask_for_token
+from burnish.recipe.placement import Placement
+from burnish.trainer.learner.group import LearnerActor
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+NAME = "nano [1] *"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run's folder, and the cluster that it has joined."""
+    folder = tmp_path_factory.mktemp("runs") / NAME
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "verdicts.log").write_text("the service says\n")
+    subprocess.run([Path(sys.executable).with_name("ray"), "get-auth-token", "--generate"], capture_output=True, timeout=120, check=True)
+    ask_for_token()
+    port, dashboard = free_port(), free_port()
+    with started_ray(port, dashboard):
+        until(lambda: answers(f"http://127.0.0.1:{dashboard}/"), "start page")
+        with ray_session(Placement("cpu", ray_address=f"127.0.0.1:{port}"), folder):
+            yield folder
+
+
+class Talking(LearnerActor):
+    def say(self) -> int:
+        print("the learner says", flush=True)
+        return os.getpid()
+
+
+def on_dashboard(path: str, **asked: str) -> str:
+    """What Ray's dashboard answers to who has its token."""
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    headers = get_auth_headers_if_auth_enabled({})
+    request = urllib.request.Request(f"{dashboard_url()}{path}?{urllib.parse.urlencode(asked)}", headers=headers)
+    browser, deadline = urllib.request.build_opener(urllib.request.ProxyHandler({})), time.monotonic() + 120
+    while True:  # it is up before it knows its node's agent
+        try:
+            with browser.open(request, timeout=60) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            assert time.monotonic() < deadline, error.read()
+            time.sleep(0.5)
+
+
+def test_the_logs_of_a_run_lie_beside_rays_under_its_name(run: Path) -> None:
+    learner = ray.remote(Talking).options(num_cpus=0).remote(0, 1, 60.0)
+    number = ray.get(learner.say.remote(), timeout=120)
+    node = ray.get_runtime_context().get_node_id()
+
+    def listed(folder: str) -> set[str]:
+        found = json.loads(on_dashboard("/api/v0/logs", node_id=node, glob=f"{folder}*"))
+        return {name for names in found["data"]["result"].values() for name in names}
+
+    def said(file: str) -> str:
+        return on_dashboard("/api/v0/logs/file", node_id=node, filename=file)
+
+    assert "burnish-nano_1_/" in listed("")
+    own = {f"burnish-nano_1_/learner-0-{number}.{end}" for end in ("out", "err")}
+    assert listed("burnish-nano_1_/") == {*own, "burnish-nano_1_/services/"}
+    assert listed("burnish-nano_1_/services/") == {"burnish-nano_1_/services/verdicts.log"}
+    assert "the service says" in said("burnish-nano_1_/services/verdicts.log")
+    assert "the learner says" in said(f"burnish-nano_1_/learner-0-{number}.out")
