@@ -33,6 +33,7 @@ from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
 from ..rollout.worker import Progress
+from .marks import mark
 from .nodes import lost_node
 from .restarts import Restarts
 from .runners import FleetError, last_line
@@ -208,8 +209,9 @@ class RayFleet:
         Raises what the sync itself raises (`rollout.weights.sync_weights`), FleetError when a runner stays away.
         """
         self._snapshot = snapshot
-        calls = [(runner, self._send(runner)) for runner in self._runners]
-        receipts = [self._insist(runner, call, self._send, "did not take new weights") for runner, call in calls]
+        with mark("sync"):
+            calls = [(runner, self._send(runner)) for runner in self._runners]
+            receipts = [self._insist(runner, call, self._send, "did not take new weights") for runner, call in calls]
         for runner, receipt in zip(self._runners, receipts, strict=True):
             self._met(runner, receipt)
         (self._version,) = {receipt.version for receipt in receipts}

@@ -38,6 +38,7 @@ from burnish.run.under_way import Results, Run
 from burnish.session import making_of, parts_of, session_over
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.loop import Step
+from burnish.trainer.marks import mark
 from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import Origin, manifest_of
@@ -140,7 +141,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
         session.loop.on_group = watch
         steps = phase.kind.steps(parts, table, run.data.get(phase.name))
         while at < table.steps and not ends:
-            with _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
+            with mark("step", f"{phase.name} {at + 1}"), _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
                 did = next(steps)
             at = did.step
             rows.append(did.metrics)
@@ -164,7 +165,8 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             final, lowest = bool(ends) or at == table.steps, _is_lowest(table.best_by, rows)
             if final or lowest or at % table.checkpoint_every == 0:
                 back = _go_back(run, phase) if final and table.best_by and not lowest else None
-                _checkpoint(run, phase, at, did.metrics, final=final, ended=ends, back=back)
+                with mark("checkpoint", f"{phase.name} {at}"):
+                    _checkpoint(run, phase, at, did.metrics, final=final, ended=ends, back=back)
     session.loop.on_group = None
     if ends:
         say(run.console, f"{phase.name} ended at step {at} of {table.steps}: {ends}")
@@ -306,7 +308,8 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
                 bar.advance("")
 
             began = time.monotonic()
-            result, episodes = run.session.evaluate(mode, count)
+            with mark("evaluation", f"{phase} {mode}"):
+                result, episodes = run.session.evaluate(mode, count)
             took = time.monotonic() - began
         _keep(run, phase, step, episodes, "heldout", mode)
         run.store.flush()  # a recorded evaluation is not made again

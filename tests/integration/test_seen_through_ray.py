@@ -1,9 +1,10 @@
-"""What Ray itself shows of a run: its logs by name on the dashboard."""
+"""What Ray itself shows of a run: its logs by name on the dashboard, and what it was at in the timeline."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -21,9 +23,11 @@ from burnish.cluster import dashboard_url, ray_session
 from burnish.inspector.pages.dashboard import ask_for_token
 from burnish.recipe.placement import Placement
 from burnish.trainer.learner.group import LearnerActor
+from burnish.trainer.marks import mark
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
+RAY = Path(sys.executable).with_name("ray")
 NAME = "nano [1] *"
 
 
@@ -33,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs") / NAME
     (folder / "logs").mkdir(parents=True)
     (folder / "logs" / "verdicts.log").write_text("the service says\n")
-    subprocess.run([Path(sys.executable).with_name("ray"), "get-auth-token", "--generate"], capture_output=True, timeout=120, check=True)
+    subprocess.run([RAY, "get-auth-token", "--generate"], capture_output=True, timeout=120, check=True)
     ask_for_token()
     port, dashboard = free_port(), free_port()
     with started_ray(port, dashboard):
@@ -82,3 +86,34 @@ def test_the_logs_of_a_run_lie_beside_rays_under_its_name(run: Path) -> None:
     assert listed("burnish-nano_1_/services/") == {"burnish-nano_1_/services/verdicts.log"}
     assert "the service says" in said("burnish-nano_1_/services/verdicts.log")
     assert "the learner says" in said(f"burnish-nano_1_/learner-0-{number}.out")
+
+
+def test_the_timeline_has_marks_of_the_run(run: Path) -> None:
+    class Runner:
+        def update_weights(self) -> None:
+            time.sleep(0.05)
+
+    runner = ray.remote(Runner).options(num_cpus=0).remote()
+    with mark("step", "rft 3"), mark("sync"):
+        ray.get(runner.update_weights.options(name="rollout.update_weights").remote(), timeout=120)
+    with pytest.raises(ValueError, match="as it was raised"), mark("checkpoint", "rft 3"):
+        raise ValueError("as it was raised")
+
+    def found() -> dict[str, dict[str, Any]]:
+        return {event["cat"]: event for event in ray.timeline() if event["ph"] == "X" and event["cat"].startswith("burnish.")}
+
+    until(lambda: len(found()) == 3, "third mark")
+    step, sync, failed = (found()[f"burnish.{kind}"] for kind in ("step", "sync", "checkpoint"))
+    assert (step["name"], sync["name"]) == ("step rft 3", "sync") and "as it was raised" in failed["args"]["value"]
+    assert step["ts"] <= sync["ts"] and sync["ts"] + sync["dur"] <= step["ts"] + step["dur"] and sync["dur"] >= 50_000
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run([RAY, "timeline", "--address", address], capture_output=True, text=True, timeout=120, check=True)
+    (file,) = re.findall(r"/\S+\.json", done.stdout + done.stderr)
+    assert {"step rft 3", "sync"} <= {event["name"] for event in json.loads(Path(file).read_text())}
+    Path(file).unlink()
+
+    began = time.perf_counter()
+    for _ in range(1000):
+        with mark("step", "rft 4"):
+            pass
+    assert time.perf_counter() - began < 0.1, "a microsecond each"
