@@ -56,9 +56,10 @@ class DeployOptions:
 
 
 class Directory:
-    """Where the replicas are."""
+    """Where the replicas of a deployment are."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._addresses: list[str] = []
         self._stop = False
 
@@ -74,9 +75,15 @@ class Directory:
     def asked_to_stop(self) -> bool:
         return self._stop
 
+    def __repr__(self) -> str:
+        return f"Directory({self._name})"
+
 
 class ReplicaActor:
-    """One server."""
+    """One server of a deployment."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     async def start(self, folder: str, deployed: DeployOptions, options: ServerOptions) -> str:
         os.chdir(folder)  # where modules and files of the target are
@@ -90,6 +97,9 @@ class ReplicaActor:
 
     async def stop(self) -> bool:
         return await self._server.stop()
+
+    def __repr__(self) -> str:
+        return f"Replica({self._name})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,7 +122,7 @@ class RayReplicaPool:
         self._published: list[str] = []
         # Lost with its node, it begins anew on another, and knows nothing until it is told again.
         kept = {"name": options.name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
-        self._directory = ray.remote(Directory).options(**kept).remote()
+        self._directory = ray.remote(Directory).options(**kept).remote(options.name)
         try:
             ray.get(self._directory.addresses.remote(), timeout=START_S)
         except ray.exceptions.RayError as error:
@@ -141,7 +151,7 @@ class RayReplicaPool:
         options = self._options
         if ray.available_resources().get("CPU", 0.0) < options.cpus:
             raise ValueError(f"the cluster has no {options.cpus:g} CPUs free for another replica (--cpus)")
-        actor = ray.remote(ReplicaActor).options(num_cpus=options.cpus, max_restarts=0).remote()
+        actor = ray.remote(ReplicaActor).options(num_cpus=options.cpus, max_restarts=0).remote(options.name)
         server = ServerOptions(host=_host(options), security=options.security)
         return _Starting(actor, actor.start.remote(os.getcwd(), options, server), time.monotonic() + START_S)
 

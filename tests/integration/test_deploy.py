@@ -177,7 +177,7 @@ def test_a_directory_that_is_late_or_lost_ends_no_replica_and_hears_the_rest_lat
         return answer()
 
     monkeypatch.setattr(ray, "get", get)
-    directory, fleet = Directory(), object.__new__(RayReplicaPool)
+    directory, fleet = Directory("verdict"), object.__new__(RayReplicaPool)
     fleet._published = []
     fleet._directory = type("Handle", (), {name: Method(getattr(directory, name)) for name in ("publish", "asked_to_stop")})()
     fleet.publish(["h:1", "h:2"])

@@ -1,4 +1,4 @@
-"""What Ray itself shows of a run: its logs by name on the dashboard, and what it was at in the timeline."""
+"""What Ray itself shows of a run: its logs and actors by name on the dashboard, and what it was at in the timeline."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from typing import Any
 
 import pytest
 import ray
+from ray.util.state import list_actors
 from tests.integration.test_behind_dashboard import answers, free_port, started_ray, until
 
 from burnish.cluster import dashboard_url, ray_session
+from burnish.hosting.ray_actors import Directory, ReplicaActor
 from burnish.inspector.pages.dashboard import ask_for_token
 from burnish.recipe.placement import Placement
+from burnish.rollout.env_runner import LLMEnvRunner
 from burnish.trainer.learner.group import LearnerActor
 from burnish.trainer.marks import mark
 
@@ -88,14 +91,30 @@ def test_the_logs_of_a_run_lie_beside_rays_under_its_name(run: Path) -> None:
     assert "the learner says" in said(f"burnish-nano_1_/learner-0-{number}.out")
 
 
-def test_the_timeline_has_marks_of_the_run(run: Path) -> None:
-    class Runner:
-        def update_weights(self) -> None:
-            time.sleep(0.05)
+def test_actors_have_names_that_say_what_they_are(run: Path) -> None:
+    """Ray shows `__repr__` as an actor's name, of which two runs, and one that is started again, may have the same."""
+    made = [(Talking, (1, 2, 60.0)), (Directory, ("verdict",)), (ReplicaActor, ("verdict",)), (Directory, ("verdict",)), (Runner, ())]
+    kept = [ray.remote(kind).options(num_cpus=0).remote(*arguments) for kind, arguments in made]
+    wanted = sorted(["Learner 1", "Directory(verdict)", "Directory(verdict)", "Replica(verdict)", "LLMEnvRunner(rollout-3)"])
 
-    runner = ray.remote(Runner).options(num_cpus=0).remote()
+    def named() -> list[str]:
+        known = {actor._actor_id.hex() for actor in kept}
+        return sorted(actor.repr_name or "" for actor in list_actors(detail=True, timeout=60) if actor.actor_id in known)
+
+    until(lambda: len([name for name in named() if name]) == len(wanted), "name of each")
+    assert named() == wanted
+
+
+class Runner(LLMEnvRunner):
+    """Without an engine."""
+
+    def __init__(self) -> None:
+        self.worker_index = 3
+
+
+def test_the_timeline_has_marks_of_the_run(run: Path) -> None:
     with mark("step", "rft 3"), mark("sync"):
-        ray.get(runner.update_weights.options(name="rollout.update_weights").remote(), timeout=120)
+        time.sleep(0.05)
     with pytest.raises(ValueError, match="as it was raised"), mark("checkpoint", "rft 3"):
         raise ValueError("as it was raised")
 
