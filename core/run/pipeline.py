@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from rich.console import Console
 from burnish.cluster import dashboard_url
 from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
+from burnish.inspector.pages.links import Served
 from burnish.inspector.runs import read_metrics
 from burnish.recipe.plan import Plan
 from burnish.recipe.resolve import PhaseRun, ResolvedRun
@@ -68,7 +70,9 @@ def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console,
     with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
     with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve()) as addresses:
-        say(console, f"Ray dashboard: {dashboard_url() or 'none'}, with this run's rollouts at /rollouts")
+        dashboard = dashboard_url()
+        say(console, f"Ray dashboard: {dashboard or 'none'}")
+        say(console, rollouts_line(dashboard, folder.path, recipe.placement.ray_address is None))
         with _started(recipe, folder, addresses, console) as current:
             current.data, current.plan = data, plan
             done = latest(folder.path) if resume else None
@@ -80,6 +84,14 @@ def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console,
 
     write_report(folder.path)
     return results
+
+
+def rollouts_line(dashboard: str, run: Path, own: bool) -> str:
+    """Where a run's rollouts are, as it is opened. dashboard: of Ray, "" for none. own: of a Ray that is the run's own."""
+    if dashboard and own:
+        return f"rollouts, once the dashboard has Ray's token: {dashboard}{Served().run(run.name)}"
+    behind = f"; where that serves with --behind-dashboard, they are at {dashboard}/rollouts" if dashboard else ""
+    return f"rollouts: burnish inspect {shlex.quote(str(run.parent))}{behind}"
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def test_a_run_under_way_is_looked_through_from_rays_start_page(
     recipe.write_text(RECIPE.format(model=tiny_model, plugin=HERE / "digit_reward.py"))
     run = start("run", str(recipe), "--run-dir", str(folder))
     run.until(lambda: last_step(folder) >= 3, "third step")
-    (dashboard,) = re.findall(r"Ray dashboard: (http://[\d.:]+)", run.said)
+    (dashboard,) = re.findall(r"Ray dashboard: (http://[\d.:]+)\n", run.said)
+    assert f"rollouts, once the dashboard has Ray's token: {dashboard}/rollouts/live-1\n" in run.said
     token = subprocess.run(
         [Path(sys.executable).with_name("ray"), "get-auth-token"], capture_output=True, text=True, timeout=120, check=True
     )
