@@ -69,6 +69,13 @@ def get(address: str, **headers: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+def cookie_of(dashboard: str, token: str) -> str:
+    """What Ray's dashboard gives a browser that has the token, and the pages behind it take."""
+    asked = urllib.request.Request(f"{dashboard}/api/authenticate", b"", {"Authorization": f"Bearer {token}"})
+    with DIRECT.open(asked, timeout=60) as answer:
+        return str(answer.headers["Set-Cookie"])
+
+
 def until(what: Callable[[], bool], wanted: str) -> None:
     deadline = time.monotonic() + WAIT_S
     while not what():
@@ -99,6 +106,10 @@ def test_the_dashboard_of_a_ray_that_somebody_starts_shows_the_rollouts_to_who_h
         status, text = get(f"{at}/rollouts", Authorization=f"Bearer {token}")
         assert status == 200 and "nano-20260101-000000" in text
         assert get(f"{url}/rollouts")[0] == 403  # nor is there a way round the dashboard
+        cookie = cookie_of(at, token)
+        name, _, attributes = cookie.partition(";")
+        assert {"httponly", "samesite=strict"} <= {one.strip().lower() for one in attributes.split(";")}  # no other site sends it
+        assert get(f"{at}/rollouts", Cookie=name)[0] == 200
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         until(lambda: list(nodes_around().values()) == [True], "node, which is up after its dashboard")
     assert pages.end(signal.SIGTERM) == (143, [])

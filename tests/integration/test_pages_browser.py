@@ -466,3 +466,18 @@ def test_rays_dashboard_has_an_entry_that_leads_to_the_rollouts_and_asks_for_its
     page.get_by_role("link", name="nano-20260101-000000").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("nano-20260101-000000")
     assert complaints(page) == []
+    another_site_leads_nowhere(page, f"{dashboard}/rollouts")
+
+
+def another_site_leads_nowhere(page: Page, rollouts: str) -> None:
+    """A browser that has Ray's token does not give it when another site sends it there, by a link or by a form."""
+    forms = (f"<form method={how} action='{rollouts}'><button>{how}</button></form>" for how in ("get", "post"))
+    body = f"<a href='{rollouts}'>link</a>{''.join(forms)}"
+    page.context.route("http://another.example/", lambda route: route.fulfill(body=body, content_type="text/html"))
+    for what in ("link", "get", "post"):
+        page.goto("http://another.example/")
+        with page.expect_response(lambda answer: answer.url.rstrip("?") == rollouts) as sent:
+            page.get_by_text(what, exact=True).click()
+        assert sent.value.status == 401, what
+    own = page.goto(rollouts)
+    assert own is not None and own.status == 200  # it had the token all along
