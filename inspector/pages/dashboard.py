@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.dashboard
@@ -93,7 +94,8 @@ def ask_for_token() -> None:
     """Have this process know Ray's token, as a node that `ray start` makes here does. Raises ValueError where such a node asks for none, or
     there is none."""
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
-    _raylet.Config.initialize("")
+    raylet: Any = _raylet  # which has no types
+    raylet.Config.initialize("")
     if not authentication_utils.is_token_auth_enabled():
         raise ValueError(
             f"RAY_AUTH_MODE={mode[:20]}: a Ray that asks for no token would show the rollouts to everybody; start it, and this, with =token"

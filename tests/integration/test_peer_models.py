@@ -222,7 +222,7 @@ class Nobody:
     def stop(self, name: str) -> None:
         pass
 
-    def route(self, routes: Routes) -> None:
+    def route(self, routes: Routes, started: bool) -> None:
         pass
 
     def judgements(self) -> dict[str, Judgement]:

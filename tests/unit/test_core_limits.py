@@ -134,7 +134,7 @@ def test_services_of_blended_environments_and_of_suites_are_asked_too(monkeypatc
     )
     monkeypatch.setattr(ResolvedRun, "suites", (skill, Suite("a/texts-v1", "", texts=lambda count: ())))
     run = resolved(rft={"blend": blended}, services=services, resources={"ray_address": "auto"})
-    cluster.check_services(run, {"world": "h:1", "tools": "h:2"})
+    cluster.check_services(run, {"world": "h:1", "tools": "h:2"}, without_ray=True)
     assert asked == ["environment@h:1", "tools@h:2", "environment@h:4", "right@h:3"]
     assert cluster.on_ray(run) == ["ray:far"], "which is asked once the run belongs to the cluster"
 

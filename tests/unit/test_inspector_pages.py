@@ -667,7 +667,8 @@ def test_behind_the_dashboard_of_a_ray_that_asks_for_no_token_nothing_is_shown(r
 def test_the_token_of_a_ray_that_somebody_else_starts_must_be_there(token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray import _raylet
 
-    loader: Any = _raylet.AuthenticationTokenLoader  # which has no types
+    raylet: Any = _raylet  # which has no types
+    loader = raylet.AuthenticationTokenLoader
     dashboard.ask_for_token()
     monkeypatch.setenv("RAY_AUTH_MODE", "off")
     with pytest.raises(ValueError, match="RAY_AUTH_MODE=off: a Ray that asks for no token"):
