@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
+from ..envs.types import ToolCall
 from .numbers import as_float, as_number, as_truth, digits
 from .patterns import compiled
-from .policy import Policy, ToolAction, ToolRule
+from .policy import Policy, Response, ToolAction, ToolRule
 
 MAX_ARGUMENT = 100_000
 """Characters of an argument; a call with a longer one is denied, for no rule can be held against it."""
@@ -25,6 +26,12 @@ class CallDecision:
     action: ToolAction
     rule: int | None
     reason: str
+    where: Literal["call"] = "call"
+
+    def to_row(self, evidence: bool = True) -> dict[str, Any]:
+        """As JSON. evidence: False leaves out what the call said, its tool's name too, for logs."""
+        row = {"policy": self.policy, "where": self.where, "action": self.action, "rule": self.rule}
+        return {**row, "tool": self.tool, "reason": self.reason} if evidence else row
 
 
 def check_call(policy: Policy, tool: str, arguments: Mapping[str, Any]) -> CallDecision:
@@ -45,6 +52,19 @@ def check_call(policy: Policy, tool: str, arguments: Mapping[str, Any]) -> CallD
             reason = rule.reason or ("" if rule.action == "allow" else f"the policy says {rule.action} for {rule.tool}")
             return CallDecision(policy.id, tool, rule.action, number, reason)
     return CallDecision(policy.id, tool, "deny", None, f"no rule of the policy allows {tool[:100]!r} with these arguments")
+
+
+def check_calls(policy: Policy, calls: Iterable[ToolCall]) -> tuple[CallDecision, ...]:
+    """Decide on each of several calls, in their order; on none where the policy says nothing about tools."""
+    return tuple(check_call(policy, call.name, call.arguments) for call in calls) if policy.tools is not None else ()
+
+
+def said_instead(policy: Policy, decided: Iterable[CallDecision]) -> str:
+    """What is said in the place of calls that are not all allowed, "" where they are: the policy's message for what is escalated where one
+    of them is, else that for what is refused."""
+    actions = {one.action for one in decided} - {"allow"}
+    instead: Response = "escalate" if "escalate" in actions else "refuse"
+    return policy.message("", instead) if actions else ""
 
 
 def _is_unicode(tool: str, arguments: Mapping[str, Any]) -> bool:

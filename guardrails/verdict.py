@@ -11,8 +11,9 @@ from typing import Any
 
 from ..envs.types import Message
 from .guard import Guard
+from .leaves import leaves
 from .refusal import refuses
-from .tool_calls import CallDecision, check_call
+from .tool_calls import CallDecision, check_calls
 from .types import Decision
 
 ASKED_BY = ("user", "tool")
@@ -23,9 +24,9 @@ ASKED_BY = ("user", "tool")
 class Verdict:
     """What a policy says about a conversation.
 
-    asked, answered: the decisions on all that came in and on all that the policy wrote; None where there is nothing of it. calls: those
-    that are not allowed. refused: whether the last answer refuses. labelled: whether people say that it must be refused, which then counts
-    instead of `asked`; None where nobody said.
+    asked, answered: the decisions on all that came in and on all that the policy wrote, arguments of tool calls included; None where there
+    is nothing of it. calls: those that are not allowed. refused: whether the last answer refuses. labelled: whether people say that it must
+    be refused, which then counts instead of `asked`; None where nobody said.
     """
 
     asked: Decision | None
@@ -75,7 +76,7 @@ class Verdict:
             "over_refused": self.over_refused,
             "asked": self.asked.to_row(evidence) if self.asked is not None else None,
             "answered": self.answered.to_row(evidence) if self.answered is not None else None,
-            "calls": [{"tool": call.tool, "action": call.action, "reason": call.reason} for call in self.calls],
+            "calls": [call.to_row(evidence) for call in self.calls],
         }
 
 
@@ -83,16 +84,23 @@ def judge(guard: Guard, messages: Iterable[Message], labelled: bool | None = Non
     """The verdict on a conversation, tool calls included. labelled: as `Verdict` has it. Raises what `Guard.check` raises."""
     messages = tuple(messages)
     asked = asked_text(messages)
-    said = [message.text for message in messages if message.role == "assistant" and message.text]
-    made = [call for message in messages if message.role == "assistant" for call in message.tool_calls]
-    decided = [check_call(guard.policy, call.name, call.arguments) for call in made]
+    own = [message for message in messages if message.role == "assistant"]
+    said = [message.text for message in own if message.text]
+    written = [text for message in own for text in _written(message)]
+    decided = check_calls(guard.policy, (call for message in own for call in message.tool_calls))
     return Verdict(
         guard.check(asked, "input") if asked else None,
-        guard.check("\n".join(said), "output") if said else None,
+        guard.check("\n".join(written), "output") if written else None,
         tuple(call for call in decided if call.action != "allow"),
         bool(said) and refuses(said[-1], guard.policy),
         labelled,
     )
+
+
+def _written(message: Message) -> list[str]:
+    """The texts of an answer: what it says, and what stands in the arguments of its calls, as a service's filter looks at both."""
+    arguments = (piece.text for call in message.tool_calls for piece in leaves(dict(call.arguments)))
+    return [text for text in (message.text, *arguments) if text]
 
 
 def asked_text(messages: Iterable[Message]) -> str:

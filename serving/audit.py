@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
 
+from ..guardrails.tool_calls import CallDecision
 from ..guardrails.types import Decision
 
 RECORD: Final = "burnish.record"
@@ -42,7 +43,7 @@ class Record:
     refused: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    decisions: list[Decision] = field(default_factory=list)
+    decisions: list[Decision | CallDecision] = field(default_factory=list)
     asked: Any = None
     read: Any = None
     read_bytes: int = 0

@@ -2,8 +2,9 @@
 
 The model is asked for text and answers with text, as in training; only whoever gave `tools`, and not `tool_choice` "none", gets its calls
 apart. Where `tool_choice` forces a call, the model's side holds sampling to calls (`serving.forced_calls`). An answer whose calls cannot
-be read is an answer in text, as it was written, and so is one with calls that a guardrail policy holds back. In a stream, a choice is
-held until it has ended: until then nobody knows whether it is a call.
+be read is an answer in text, as it was written, and so is one with arguments that a guardrail policy holds back. One with a call that the
+policy's `[[tools]]` do not allow never goes out: the policy's own words take its place. In a stream, a choice is held until it has ended:
+until then nobody knows whether it is a call.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ..envs.failures import EpisodeFailure
 from ..envs.tool_calls import Malformed, ToolParser, find_parser
 from ..envs.types import ToolCall
 from ..guardrails.guard import Guard
-from .asked import leaves
+from ..guardrails.leaves import leaves
+from ..guardrails.tool_calls import check_calls, said_instead
 from .audit import Record, record_of
 from .event_stream import DONE, event
 from .looking import Looks
@@ -104,6 +106,14 @@ def checked_tools(tools: Any) -> Sequence[Mapping[str, Any]]:
     return tools or ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What becomes of a choice whose text holds calls: fields of its message, and how it ended."""
+
+    message: dict[str, Any]
+    ended: dict[str, Any]
+
+
 @dataclass
 class _Answer:
     """One answer on its way out."""
@@ -149,11 +159,10 @@ class _Answer:
 
     def _whole(self, answer: dict[str, Any]) -> bytes:
         for choice in answer.get("choices", ()):
-            calls = self._calls(choice["message"].get("content"), choice.get("finish_reason"))
-            if calls:
-                around, rows = calls
-                choice["message"] |= {"content": around, "tool_calls": rows}
-                choice["finish_reason"] = "tool_calls"
+            read = self._read(choice["message"].get("content"), choice.get("finish_reason"))
+            if read is not None:
+                choice["message"] |= read.message
+                choice |= read.ended
         return json.dumps(answer).encode()
 
     def _events(self, piece: bytes) -> list[bytes]:
@@ -184,23 +193,37 @@ class _Answer:
         """What goes out of a choice: its events as they came, or one of its calls."""
         said = "".join((one["choices"][0].get("delta") or {}).get("content") or "" for one in events)
         last = events[-1]["choices"][0]
-        calls = self._calls(said, last["finish_reason"])
-        if not calls:
+        read = self._read(said, last["finish_reason"])
+        if read is None:
             return events
-        around, rows = calls
-        delta = {"role": "assistant", "content": around, "tool_calls": [{"index": i, **row} for i, row in enumerate(rows)]}
-        return [events[-1] | {"choices": [{**last, "delta": delta, "finish_reason": "tool_calls"}]}]
+        delta = {"role": "assistant", **read.message}
+        if "tool_calls" in delta:
+            delta["tool_calls"] = [{"index": i, **row} for i, row in enumerate(delta["tool_calls"])]
+        return [events[-1] | {"choices": [{**last, "delta": delta, **read.ended}]}]
 
-    def _calls(self, said: str | None, finish: str | None) -> tuple[str | None, list[dict[str, Any]]] | None:
-        """What stands around the calls, and the calls; None where there are none, where the answer was cut short or held back, and where
-        the calls are."""
+    def _read(self, said: str | None, finish: str | None) -> _Read | None:
+        """What an answer with calls becomes; None where there are none, where it was cut short or held back, and where arguments are."""
         assert self.parser is not None
         if not said or finish != "stop":
             return None
         found = self.parser(said, self.tools)
-        if isinstance(found, Malformed) or not found or self._are_held_back(found):
+        if isinstance(found, Malformed) or not found:
             return None
-        return _around(said, found, self.parser, self.tools), [_row(call) for call in found]
+        instead = self._instead(found)
+        if instead:
+            return _Read({"content": instead}, {"finish_reason": "content_filter", "stop_reason": None})
+        if self._are_held_back(found):
+            return None
+        rows = [_row(call) for call in found]
+        return _Read({"content": _around(said, found, self.parser, self.tools), "tool_calls": rows}, {"finish_reason": "tool_calls"})
+
+    def _instead(self, found: Sequence[ToolCall]) -> str:
+        """What the policy says in the place of calls that it does not allow; "" where it allows them all."""
+        if self.guard is None:
+            return ""
+        decided = check_calls(self.guard.policy, found)
+        self.record.decisions += decided
+        return said_instead(self.guard.policy, decided)
 
     def _are_held_back(self, found: Sequence[ToolCall]) -> bool:
         """Whether the policy lets the arguments not out as the tool would get them, or cannot decide."""

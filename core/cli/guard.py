@@ -113,7 +113,7 @@ def call_row(file: str, call: str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError('--call needs JSON of the form {"name": "search", "arguments": {"query": "…"}}') from None
     decided = check_call(load_policy(file), name, arguments)
-    return {"policy": decided.policy, "tool": decided.tool, "action": decided.action, "rule": decided.rule, "reason": decided.reason}
+    return decided.to_row()
 
 
 def evaluation_lines(policy: Policy, measured: Mapping[str, GuardRates]) -> list[str]:

@@ -75,7 +75,7 @@ def _check_policy(file: str) -> bool:
 def evaluate(
     policy: PolicyArgument,
     prompts: Annotated[
-        str, typer.Argument(metavar="PROMPTS", help="Rows with prompt, attack, category, family, answer.", show_default=False)
+        str, typer.Argument(metavar="PROMPTS", help="Rows with prompt, attack, category, family, answer, tool_calls.", show_default=False)
     ],
     plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
-from burnish.envs.types import Message, Task
+from burnish.envs.types import Message, Task, ToolCall
 from burnish.guardrails.asks import Asks
 from burnish.guardrails.guard import Guard, parted
 from burnish.guardrails.policy import Place
 from burnish.guardrails.types import MOST_TOLD, Decision, Finding
+from burnish.guardrails.verdict import judge
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
 from burnish.serving.admission import RequestAdmission
@@ -30,10 +31,12 @@ from burnish.serving.app import chat_service
 from burnish.serving.apply_guardrail import ApplyGuardrailApp
 from burnish.serving.asked import Asked
 from burnish.serving.audit import Audit, Books
+from burnish.serving.forced_calls import PYTHONIC
 from burnish.serving.front import Front
 from burnish.serving.keys import listed_keys
+from burnish.serving.tool_calls import PARSER_HEADER
 from burnish.trainer.data.audit import check
-from burnish.trainer.evaluation.guarded import Prompt, measure
+from burnish.trainer.evaluation.guarded import Prompt, measure, read_prompts
 
 pytestmark = pytest.mark.unit
 
@@ -55,7 +58,8 @@ class Model:
         request = json.loads((await receive())["body"])
         self.asked.append(request)
         kind = b"text/event-stream" if request.get("stream") else b"application/json"
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        headers = [(b"content-type", kind), (PARSER_HEADER, PYTHONIC.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         if not request.get("stream"):
             said = [{"role": "assistant", "content": text} for text in self.answers]
             choices = [{"index": i, "message": message, "finish_reason": "stop"} for i, message in enumerate(said)]
@@ -364,6 +368,88 @@ async def test_all_uses_decide_alike(guard: Guard, tmp_path: Path) -> None:
         gateway = client(ApplyGuardrailApp(guard, Front()))
         applied = (await gateway.post("/guardrail/bank/version/3/apply", json=request)).json()
         assert (applied["action"] == "NONE") is passes and (passes or applied["outputs"] == [{"text": reply}]), "ApplyGuardrail"
+
+
+HANDS: list[Any] = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {argument: {"type": "string"}}}}}
+    for name, argument in (("read_file", "path"), ("transfer", "to"), ("delete_all", "really"))
+]
+ESCALATED = "I cannot answer this myself. A person will look at it."
+
+
+@pytest.mark.parametrize(
+    ("calls", "actions", "said"),
+    [
+        ([("read_file", {"path": "/data/a"})], ["allow"], None),
+        ([("read_file", {"path": "/etc/passwd"})], ["deny"], REFUSAL),
+        ([("delete_all", {})], ["deny"], REFUSAL),
+        ([("transfer", {"to": "me"})], ["escalate"], ESCALATED),
+        ([("read_file", {"path": "/data/a"}), ("delete_all", {})], ["allow", "deny"], REFUSAL),
+        ([("delete_all", {}), ("transfer", {"to": "me"})], ["deny", "escalate"], ESCALATED),
+    ],
+)
+async def test_all_uses_decide_alike_on_calls(
+    guard: Guard, tmp_path: Path, calls: list[tuple[str, dict[str, str]]], actions: list[str], said: str | None
+) -> None:
+    (tmp_path / "bank.toml").write_text(TOML)
+    file, data, audit = str(tmp_path / "bank.toml"), tmp_path / "rows.jsonl", tmp_path / "audit.jsonl"
+    made = tuple(ToolCall(str(i), name, arguments) for i, (name, arguments) in enumerate(calls))
+    passes = said is None
+    for call, action in zip(calls, actions, strict=True):
+        asked = json.dumps({"name": call[0], "arguments": call[1]})
+        assert json.loads(CliRunner().invoke(app, ["guard", "check", file, "--json", "--call", asked]).stdout)["action"] == action
+    talk = (Message("user", "Hello"), Message("assistant", "", made), Message("tool", "ok"), Message("assistant", "Done."))
+    data.write_text(json.dumps({"messages": [message.to_dict() for message in talk]}))
+    assert (check([str(data)], guard=guard).rejected == 0) is passes, "data"
+    scorer = make_scorer("burnish/guardrail-v1", params={"policy": file})
+    assert ((await scorer.score(RewardInput("e", Task("e", 0, talk[:1]), talk, 0.0))).value == 1.0) is passes, "rewards"
+    data.write_text(json.dumps({"prompt": "Hello", "attack": True, "tool_calls": talk[1].to_dict()["tool_calls"]}))
+    rates = measure(guard, read_prompts(str(data)))["all"]
+    assert (rates.recall.hits == 0, rates.attack_success.hits == 1) == (passes, passes), "evaluations"
+
+    written = "\n".join(f"{name}({', '.join(map(json.dumps, arguments.values()))})" for name, arguments in calls)
+    answer = (await ask(guard, Model(f"I see.\n{written}"), "Hello", tools=HANDS, audit=audit)).json()
+    choice, usage = answer["choices"][0], answer["usage"]
+    whole = [call["function"]["name"] for call in choice["message"].get("tool_calls") or ()]
+    assert whole == ([name for name, _ in calls] if passes else []), "the service"
+    assert choice["finish_reason"] == ("tool_calls" if passes else "content_filter") and usage is not None
+    assert choice["message"]["content"] == (said or "I see.")
+    stream = await ask(guard, Model(f"I see.\n{written}"), "Hello", tools=HANDS, stream=True, audit=audit)
+    assert streamed(stream) == [(said or "I see.", choice["finish_reason"])], "its streams"
+    assert ('"tool_calls": [' in stream.text) is passes
+    for line in map(json.loads, audit.read_text().splitlines()):
+        found = [one["action"] for one in line["decisions"] if one["where"] == "call"]
+        assert found == actions and "read_file" not in json.dumps(line), "the audit log"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_of_several_answers_those_with_a_denied_call_are_held_back_and_all_are_counted(guard: Guard, stream: bool) -> None:
+    front = Front(books=Books(Audit(None)))
+    service = chat_service(Model('read_file("/data/a")', "delete_all()"), lambda: ("m",), front, guard)
+    row = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "tools": HANDS, "n": 2, "stream": stream}
+    answer = await client(service).post("/v1/chat/completions", json=row)
+    assert (answer.text.count("content_filter"), answer.text.count("delete_all"), answer.text.count('"read_file"')) == (1, 0, 1)
+    page = front.books.metrics.page().decode()
+    for action in ("allow", "deny"):
+        assert f'burnish_policy_decisions_total{{action="{action}",key="",where="call"}} 1.0' in page
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"), [("/data/a", True), ("/data/nerve gas", False), ("jo@example.com", False), ("a guaranteed return", True)]
+)
+async def test_what_stands_in_an_argument_is_decided_on_as_if_it_were_said(argument: str, kept: bool) -> None:
+    own = Guard(policy(tools=[{"tool": "*", "action": "allow"}]))
+    verdict = judge(own, [Message("user", "Hello"), Message("assistant", "", (ToolCall("0", "read_file", {"path": argument}),))])
+    assert verdict.kept is kept
+    answer = (await ask(own, Model(f"read_file({json.dumps(argument)})"), "Hello", tools=HANDS)).json()["choices"][0]["message"]
+    assert (argument in json.dumps(answer)) is kept
+
+
+@pytest.mark.parametrize("bad", [{"read_file": {}}, [{"name": "read_file"}], 3])
+def test_calls_of_a_row_that_are_none_are_named(tmp_path: Path, bad: Any) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "x", "attack": True, "tool_calls": bad}))
+    with pytest.raises(ValueError, match=r"p\.jsonl:1: answer.*tool"):
+        read_prompts(str(tmp_path / "p.jsonl"))
 
 
 @pytest.fixture(scope="module")

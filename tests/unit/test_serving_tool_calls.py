@@ -129,7 +129,7 @@ def whole_words() -> Iterator[str]:
     ],
 )
 async def test_a_call_that_a_policy_holds_back_as_it_is_read_is_none(says: str, is_call: bool, whole_words: str) -> None:
-    guard = Guard(policy())
+    guard = Guard(policy(tools=[{"tool": "measure", "action": "allow"}]))
     found = await asked(Model(says, whole_words), guard, tools=TOOLS)
     assert (found.finish_reason, bool(found.message.tool_calls)) == (("tool_calls", True) if is_call else ("stop", False))
     assert is_call or found.message.content == says
