@@ -22,7 +22,7 @@ from .patterns import compiled, spans, words_expression
 from .policy import ACTIONS, Action, DetectorUse, Place, Policy
 from .readings import Reading, check_length, readings
 from .registry import DetectorPlugin, Find, find_detector
-from .types import MAX_EVIDENCE, Decision, Finding, Match, strictest
+from .types import MAX_EVIDENCE, Decision, Finding, Match, Sourced, strictest
 
 GROUNDING = "burnish/grounding-v1"
 MANY = ("burnish/words-v1", "burnish/topics-v1")
@@ -62,16 +62,25 @@ class Guard:
         self._allowed = [(expression, 1) for one in policy.allowed if one.texts for expression in words_expression(one.texts)]
         self._allowed += [(compiled(pattern), 0) for one in policy.allowed for pattern in one.patterns]
 
-    def check(self, text: str, where: Place, context: str | None = None, before: str = "", asks: Asks | None = None) -> Decision:
-        """What becomes of a text that is asked ("input") or answered ("output"). context: what an answer must follow from. before: what the
-        text goes on from, decided on already: of it counts what reaches into the text. asks: what detectors that ask something elsewhere
-        take their calls from; where there is none left, the text counts as found by them, all of it.
+    def check(
+        self,
+        text: str,
+        where: Place,
+        context: str | Sequence[Sourced] | None = None,
+        before: str = "",
+        asks: Asks | None = None,
+    ) -> Decision:
+        """What becomes of a text that is asked ("input") or answered ("output"). context: what an answer must follow from, or the stretches
+        of it that must follow from something, each held to the policy's threshold. before: what the text goes on from, decided on already:
+        of it counts what reaches into the text. asks: what detectors that ask something elsewhere take their calls from; where there is
+        none left, the text counts as found by them, all of it.
 
         Raises ValueError when the text is too long to be looked at, and what a detector raises: such a text must not go on.
         """
         check_length(text)
         latency: dict[str, float] = {}
-        findings = tuple(self._counting(text, where, latency, context, asks=asks))
+        sourced: Sequence[Sourced] = [Sourced(0, len(text), context)] if isinstance(context, str) else context or ()
+        findings = tuple(self._counting(text, where, latency, sourced, asks=asks))
         if before:
             end, begin = before[-SEAM:], text[:SEAM]
             over = [one for one in self._counting(end + begin, where, latency, over=True, asks=asks) if one.start < len(end) < one.end]
@@ -86,6 +95,20 @@ class Guard:
         other = copy(self)
         other._detectors = [made for made in self._detectors if not made.plugin.asks]
         return other
+
+    def of_contexts_alone(self) -> Guard:
+        """The same, but that it looks for nothing else than whether answers follow from their contexts."""
+        other = copy(self)
+        other._detectors = []
+        return other
+
+    def waits_for_all_of(self, context: str | None) -> bool:
+        """Whether nothing of an answer with such a context may go out before its end, when it is known how much of it follows from that. A
+        warning can stand below."""
+        table = self.policy.grounding
+        if context is None or table is None or table.category not in self._looked_at("output"):
+            return False
+        return self.policy.categories[table.category].action != "warn"
 
     def asks(self, where: Place) -> bool:
         """Whether each look there asks something that runs elsewhere."""
@@ -104,7 +127,7 @@ class Guard:
         text: str,
         where: Place,
         latency: dict[str, float],
-        context: str | None = None,
+        sourced: Sequence[Sourced] = (),
         over: bool = False,
         asks: Asks | None = None,
     ) -> Iterator[Finding]:
@@ -112,8 +135,10 @@ class Guard:
         looked_at = self._looked_at(where)
         called = [made for made in self._called(where) if not (over and made.plugin.whole)]
         found = self._found(text, latency, called, asks)
-        if context is not None and where == "output" and self.policy.grounding is not None:
-            found += self._ungrounded(text, context, latency)
+        if sourced and where == "output" and self.policy.grounding is not None:
+            started = time.perf_counter()
+            found += [finding for one in sourced for finding in self._ungrounded(text, one)]
+            latency["grounding"] = time.perf_counter() - started
         return self._not_excused(text, [finding for finding in found if finding.category in looked_at])
 
     def _found(self, text: str, latency: dict[str, float], detectors: Sequence[_Made], asks: Asks | None = None) -> list[Finding]:
@@ -165,21 +190,20 @@ class Guard:
         evidence = text[start : min(end, start + MAX_EVIDENCE)]
         return Finding(match.rule, match.category, action, start, end, evidence, made.plugin.id, way.name, match.score)
 
-    def _ungrounded(self, text: str, context: str, latency: dict[str, float]) -> list[Finding]:
-        table, started = self.policy.grounding, time.perf_counter()
+    def _ungrounded(self, text: str, one: Sourced) -> list[Finding]:
+        table = self.policy.grounding
         assert table is not None
-        found = grounding(text, context)
-        latency["grounding"] = time.perf_counter() - started
+        found = grounding(text[one.start : one.end], one.context)
         if found.score >= table.threshold:
             return []
-        action = self.policy.categories[table.category].action
-        unsupported = [claim for claim in found.claims if not claim.supported]
-        return [self._claim(text, claim, action) for claim in unsupported]
+        return [self._claim(text, claim, one.start) for claim in found.claims if not claim.supported]
 
-    def _claim(self, text: str, claim: Claim, action: Action) -> Finding:
+    def _claim(self, text: str, claim: Claim, begin: int) -> Finding:
         assert self.policy.grounding is not None
-        evidence = text[claim.start : min(claim.end, claim.start + MAX_EVIDENCE)]
-        return Finding("grounding", self.policy.grounding.category, action, claim.start, claim.end, evidence, GROUNDING, score=claim.score)
+        category, start, end = self.policy.grounding.category, begin + claim.start, begin + claim.end
+        evidence = text[start : min(end, start + MAX_EVIDENCE)]
+        action = self.policy.categories[category].action
+        return Finding("grounding", category, action, start, end, evidence, GROUNDING, score=claim.score)
 
     def _not_excused(self, text: str, findings: Sequence[Finding]) -> Iterator[Finding]:
         """Those that do not lie inside of what the policy says must be allowed. Nothing excuses a category that is always on."""

@@ -41,6 +41,7 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 """From the mildest to the strictest; of several findings the strictest is done."""
 Place = Literal["input", "output"]
 ToolAction = Literal["allow", "deny", "escalate"]
+ContextRole = Literal["system", "user", "tool"]
 
 MESSAGES: dict[Response, str] = {
     "warn": "Please check this answer before you rely on it.",
@@ -165,12 +166,14 @@ class Languages(BaseModel):
 
 
 class Grounding(BaseModel):
-    """Answers that have a context must follow from it: `[grounding]`. threshold: the share of an answer's claims that it supports."""
+    """Answers that have a context must follow from it: `[grounding]`. threshold: the share of an answer's claims that it supports. context:
+    roles of the messages before an answer that are its context."""
 
     model_config = STRICT
 
     category: Name
     threshold: float = Field(default=0.7, gt=0, le=1)
+    context: tuple[ContextRole, ...] = Field(default=("tool",), min_length=1)
 
 
 class ToolRule(BaseModel):
@@ -236,6 +239,8 @@ class Policy(BaseModel):
         for name in self.categories:
             if name not in used:
                 raise ValueError(f"categories.{name}: nothing finds it; give it topics, words, patterns, pii or a detector, or remove it")
+        if self.grounding is not None and "output" not in self.categories[self.grounding.category].where:
+            raise ValueError(f"grounding: has no effect, for [categories.{self.grounding.category}] does not look at output")
         for name, count in Counter(rule.name for rule in self.rules).items():
             if count > 1:
                 raise ValueError(f"two rules are called {name!r}; a finding names its rule, so give each a name of its own")

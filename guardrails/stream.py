@@ -35,11 +35,13 @@ class StreamGuard:
     """Decides on one text as it comes in pieces. Nothing of what a policy blocks or redacts is let out as far as the hold reaches.
 
     `decision` is None until the text ends or is blocked. A topic that takes several sentences to show is found when it shows: what came
-    before has gone out. before, asks: as `Guard.check` has them.
+    before has gone out. before, asks, context: as `Guard.check` has them. Where it must
+    follow from a context, all of it is held until it ends.
     """
 
-    def __init__(self, guard: Guard, before: str = "", asks: Asks | None = None) -> None:
-        self._guard, self._before, self._budget = guard, before, asks
+    def __init__(self, guard: Guard, before: str = "", asks: Asks | None = None, context: str | None = None) -> None:
+        self._guard, self._before, self._budget, self._context = guard, before, asks, context
+        self._waits = guard.waits_for_all_of(context)
         self._asks = guard.asks("output")
         self._text = ""
         self._sent = 0
@@ -76,13 +78,13 @@ class StreamGuard:
         if decision.blocked:
             self.decision = decision
             return ""
-        return self._let_out(self._safe(decision, base), decision, base)
+        return "" if self._waits else self._let_out(self._safe(decision, base), decision, base)
 
     def end(self) -> str:
         """The rest of the text, with a warning below it where the policy wants one. Raises what `Guard.check` raises."""
         if self.blocked:
             return ""
-        self.decision = self._guard.check(self._text, "output", before=self._before, asks=self._budget)
+        self.decision = self._guard.check(self._text, "output", self._context, self._before, self._budget)
         if self.decision.blocked:
             return ""
         rest = self._let_out(len(self._text), self.decision, 0)

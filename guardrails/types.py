@@ -30,6 +30,15 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Sourced:
+    """A stretch of a text, and the context that it must follow from. Example: `Sourced(0, 5, "The bore is 12 mm.")`."""
+
+    start: int
+    end: int
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One reason for a decision.
 

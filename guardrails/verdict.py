@@ -12,9 +12,10 @@ from typing import Any
 from ..envs.types import Message
 from .guard import Guard
 from .leaves import leaves
+from .policy import Policy
 from .refusal import refuses
 from .tool_calls import CallDecision, check_calls
-from .types import Decision
+from .types import Decision, Sourced
 
 ASKED_BY = ("user", "tool")
 """Roles whose messages are what is asked. A system message is the operator's."""
@@ -86,15 +87,40 @@ def judge(guard: Guard, messages: Iterable[Message], labelled: bool | None = Non
     asked = asked_text(messages)
     own = [message for message in messages if message.role == "assistant"]
     said = [message.text for message in own if message.text]
-    written = [text for message in own for text in _written(message)]
     decided = check_calls(guard.policy, (call for message in own for call in message.tool_calls))
     return Verdict(
         guard.check(asked, "input") if asked else None,
-        guard.check("\n".join(written), "output") if written else None,
+        _answered(guard, messages),
         tuple(call for call in decided if call.action != "allow"),
         bool(said) and refuses(said[-1], guard.policy),
         labelled,
     )
+
+
+def _answered(guard: Guard, messages: Iterable[Message]) -> Decision | None:
+    """The decision on all that was answered, what each answer says held against what stands before it."""
+    written, sourced, at = list[str](), list[Sourced](), 0
+    before = list[Message]()
+    for message in messages:
+        if message.role != "assistant":
+            before.append(message)
+            continue
+        context = context_of(guard.policy, before) if message.text else None
+        if context is not None:
+            sourced.append(Sourced(at, at + len(message.text), context))
+        texts = _written(message)
+        written += texts
+        at += sum(len(text) + 1 for text in texts)
+    return guard.check("\n".join(written), "output", sourced) if written else None
+
+
+def context_of(policy: Policy, messages: Iterable[Message]) -> str | None:
+    """What an answer to these messages must follow from: the texts of the roles that `[grounding]` names. None where nothing is said in
+    one, and without the table."""
+    if policy.grounding is None:
+        return None
+    texts = [message.text for message in messages if message.role in policy.grounding.context and message.text]
+    return "\n".join(texts) if texts else None
 
 
 def _written(message: Message) -> list[str]:

@@ -17,8 +17,9 @@ from typing import Any
 from ..envs.types import message_from_dict
 from ..guardrails.guard import parted, redacted
 from ..guardrails.leaves import Piece, leaves
+from ..guardrails.policy import Policy
 from ..guardrails.types import Finding
-from ..guardrails.verdict import ASKED_BY
+from ..guardrails.verdict import ASKED_BY, context_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +101,15 @@ def _of_message(row: dict[str, Any], where: str) -> Iterator[Piece]:
         call["function"]["arguments"] = dict(read.arguments)
         yield from (Piece(name, None) for name in (read.id, read.name))
         yield from leaves(call["function"]["arguments"])
+
+
+def may_call(request: Mapping[str, Any]) -> bool:
+    """Whether calls in the answer come apart from what it says: it was given tools, and not `tool_choice` "none"."""
+    return bool(request.get("tools")) and request.get("tool_choice") != "none"
+
+
+def context_asked(policy: Policy, request: Mapping[str, Any]) -> str | None:
+    """What the answers to a request must follow from, by the policy; of a completion's prompt nobody knows what it is."""
+    if policy.grounding is None or "messages" not in request:
+        return None
+    return context_of(policy, (message_from_dict(row, "messages") for row in request["messages"]))

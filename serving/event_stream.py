@@ -26,6 +26,7 @@ class GuardedStream:
     warning: what stands below the answer in any case. decided: called with the decision on each choice. count: of choices that
     were asked for, some of which may begin late. before: what a choice goes on from, by its index. `over`: every one has been
     blocked, so that nothing more will go out. asks: what all choices together take the calls of their judges from.
+    context: what each must follow from.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class GuardedStream:
         count: int = 1,
         before: Callable[[int], str] = lambda _: "",
         asks: Asks | None = None,
+        context: str | None = None,
     ) -> None:
         self._guard, self._warning, self._decided, self._count = guard, warning, decided, count
-        self._before, self._asks = before, asks
+        self._before, self._asks, self._context = before, asks, context
         self._rest = b""
         self._choices: dict[int, StreamGuard] = {}
         self._closed: set[int] = set()
@@ -70,7 +72,7 @@ class GuardedStream:
         index = choice["index"]
         if index in self._closed:
             return None
-        stream = self._choices.setdefault(index, StreamGuard(self._guard, self._before(index), self._asks))
+        stream = self._choices.setdefault(index, StreamGuard(self._guard, self._before(index), self._asks, self._context))
         text, finish = stream.feed(said(choice)), choice.get("finish_reason")
         if finish is not None and not stream.blocked:
             text += stream.end()

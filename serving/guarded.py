@@ -23,7 +23,7 @@ from ..guardrails.policy import ACTIONS
 from ..guardrails.readings import check_length
 from ..guardrails.types import Decision
 from .admission import Refused
-from .asked import Asked
+from .asked import Asked, context_asked, may_call
 from .audit import Record, record_of
 from .choices import said, saying
 from .event_stream import DONE, GuardedStream, event
@@ -71,12 +71,15 @@ class GuardedChatApp:
             await _answer_instead(request, record, strictest, send)
             return
         warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
+        # of an answer that may hold calls, `ToolCallsApp` knows what is said and what is a call
+        context = None if may_call(request) else await self._looks.at(context_asked, self._guard.policy, request)
         inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
-            stream = GuardedStream(self._guard, warning, record.decisions.append, answers_of(request), before_answers(request), asks)
+            before, count = before_answers(request), answers_of(request)
+            stream = GuardedStream(self._guard, warning, record.decisions.append, count, before, asks, context)
             await self._stream(inner, handed_on, send, record, stream)
         else:
-            await self._whole(inner, handed_on, send, partial(self._answered, record, warning, before_answers(request), asks))
+            await self._whole(inner, handed_on, send, partial(self._answered, record, warning, before_answers(request), asks, context))
 
     async def _asked(self, request: dict[str, Any], asks: Asks) -> tuple[dict[str, Any], tuple[Decision, ...]]:
         """The request as it may go on, and the decisions; none where nothing is asked. Raises ValueError on messages that are none."""
@@ -112,10 +115,12 @@ class GuardedChatApp:
         await send({**start, "headers": with_length(start.get("headers", ()), len(body))})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answered(self, record: Record, warning: str, before: Callable[[int], str], asks: Asks, answer: dict[str, Any]) -> bytes:
+    async def _answered(
+        self, record: Record, warning: str, before: Callable[[int], str], asks: Asks, context: str | None, answer: dict[str, Any]
+    ) -> bytes:
         """One choice after the other, so that none is looked at any more once the client is gone. before: what each goes on from."""
         for i, choice in enumerate(answer["choices"]):
-            decision = await self._looks.at(self._guard.check, said(choice), "output", before=before(choice["index"]), asks=asks)
+            decision = await self._looks.at(self._guard.check, said(choice), "output", context, before(choice["index"]), asks)
             record.decisions.append(decision)
             text = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
             ended = {"finish_reason": "content_filter", "stop_reason": None} if decision.blocked else {}

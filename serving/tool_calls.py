@@ -14,7 +14,7 @@ import json
 import secrets
 import string
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from ..envs.types import ToolCall
 from ..guardrails.guard import Guard
 from ..guardrails.leaves import leaves
 from ..guardrails.tool_calls import check_calls, said_instead
+from .asked import context_asked, may_call
 from .audit import Record, record_of
 from .event_stream import DONE, event
 from .looking import Looks
@@ -36,13 +37,16 @@ PARSER_HEADER: Final = b"x-burnish-tool-parser"
 """In which the model's side says what reads its calls; clients do not see it."""
 Aside = Callable[..., Awaitable[Any]]
 """Runs a function in another thread."""
+HELD_BACK: Final[Mapping[str, Any]] = {"finish_reason": "content_filter", "stop_reason": None}
+"""How a choice ends whose text the policy's takes the place of."""
 _ID = string.ascii_letters + string.digits
 
 
 class ToolCallsApp:
     """ASGI middleware between the strict application and the guard, which has read the text before it becomes calls.
 
-    guard: looks once more at what a parser makes of the text, which may be something else than was written. looks: the threads for that.
+    guard: looks once more at what a parser makes of the text, which may be something else than was written, and holds what is said beside
+    calls to its context. looks: the threads for that.
     """
 
     def __init__(self, app: ASGIApp, guard: Guard | None = None, looks: Looks | None = None) -> None:
@@ -56,10 +60,10 @@ class ToolCallsApp:
             await self._app(scope, receive, send)
             return
         request = await read_request(scope, receive)
-        choice, tools = request.get("tool_choice"), checked_tools(request.get("tools"))
-        _check_choice(choice, tools, request)
+        tools = checked_tools(request.get("tools"))
+        _check_choice(request.get("tool_choice"), tools, request)
         inner, handed_on = with_request(scope, receive, request)
-        said = _Answer(send, tools if choice != "none" else (), self._guard, self._aside, record_of(scope))
+        said = _Answer(send, tools if may_call(request) else (), self._guard, self._aside, record_of(scope))
         await self._app(inner, handed_on, said.take)
 
 
@@ -111,7 +115,7 @@ class _Read:
     """What becomes of a choice whose text holds calls: fields of its message, and how it ended."""
 
     message: dict[str, Any]
-    ended: dict[str, Any]
+    ended: Mapping[str, Any]
 
 
 @dataclass
@@ -125,6 +129,7 @@ class _Answer:
     record: Record
     start: Message = field(default_factory=dict)
     parser: ToolParser | None = None
+    context: str | None = None
     streams: bool = False
     parts: list[bytes] = field(default_factory=list)
     rest: bytes = b""
@@ -137,6 +142,8 @@ class _Answer:
             self.start = {**message, "headers": headers}
             if self.tools and message["status"] == 200 and PARSER_HEADER in named:
                 self.parser = await asyncio.to_thread(find_parser, named[PARSER_HEADER].decode())  # imports vLLM for those of vLLM's
+                if self.guard is not None and self.record.read is not None:
+                    self.context = await self.aside(context_asked, self.guard.policy, self.record.read)
                 self.streams = named.get(b"content-type", b"").startswith(b"text/event-stream")
             if self.parser is None or self.streams:
                 await self.send(self.start)
@@ -185,8 +192,10 @@ class _Answer:
         return out
 
     def _unended(self) -> list[bytes]:
-        """What is held of choices that nobody ended, as it came."""
+        """What is held of choices that nobody ended, as it came; nothing where it had to follow from a context."""
         held, self.held = self.held, {}
+        if self.context is not None:
+            return []
         return [event(one) for events in held.values() for one in events]
 
     def _ended(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -202,20 +211,35 @@ class _Answer:
         return [events[-1] | {"choices": [{**last, "delta": delta, **read.ended}]}]
 
     def _read(self, said: str | None, finish: str | None) -> _Read | None:
-        """What an answer with calls becomes; None where there are none, where it was cut short or held back, and where arguments are."""
+        """What an answer becomes that holds calls, or does not follow from its context; None where it stays as it is: without calls, cut
+        short or held back, or with arguments that are."""
         assert self.parser is not None
-        if not said or finish != "stop":
+        if not said or finish == "content_filter":
             return None
-        found = self.parser(said, self.tools)
+        found = self.parser(said, self.tools) if finish == "stop" else ()
         if isinstance(found, Malformed) or not found:
-            return None
+            return self._following(said)
         instead = self._instead(found)
         if instead:
-            return _Read({"content": instead}, {"finish_reason": "content_filter", "stop_reason": None})
+            return _Read({"content": instead}, HELD_BACK)
         if self._are_held_back(found):
+            return self._following(said)
+        around = _around(said, found, self.parser, self.tools)
+        made = _Read({"content": around, "tool_calls": [_row(call) for call in found]}, {"finish_reason": "tool_calls"})
+        beside = self._following(around) if around else None
+        if beside is None or beside.ended:
+            return beside or made
+        return replace(made, message=made.message | beside.message)
+
+    def _following(self, said: str) -> _Read | None:
+        """What becomes of a text that does not follow from the context as the policy wants; None of one that does, or needs not."""
+        if self.guard is None or self.context is None:
             return None
-        rows = [_row(call) for call in found]
-        return _Read({"content": _around(said, found, self.parser, self.tools), "tool_calls": rows}, {"finish_reason": "tool_calls"})
+        decision = self.guard.of_contexts_alone().check(said, "output", self.context)
+        if decision.action == "allow":
+            return None
+        self.record.decisions.append(decision)
+        return _Read({"content": decision.reply}, HELD_BACK if decision.blocked else {})
 
     def _instead(self, found: Sequence[ToolCall]) -> str:
         """What the policy says in the place of calls that it does not allow; "" where it allows them all."""

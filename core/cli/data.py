@@ -50,6 +50,10 @@ def check_rows(places: Sequence[str], use: Use, rejects: Path | None, policy: st
         broken = ", ".join(f"{count:,} {category}" for category, count in report.broken.most_common()) or "no row"
         lines += [f"broken by {guard.policy.id}: {broken}", f"{report.must_refuse:,} rows ask what may not be answered, and are fit"]
         data |= {"policy": guard.policy.id, "broken": report.broken, "must_refuse": report.must_refuse}
+        if guard.policy.grounding is not None:
+            roles = ", ".join(guard.policy.grounding.context)
+            lines.append(f"{report.grounded:,} rows have messages that answers must follow from ({roles})")
+            data["grounded"] = report.grounded
     return Found([printable(line) for line in lines], data), report.rejected
 
 

@@ -98,9 +98,14 @@ def decision_lines(decision: Decision) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def check_text(file: str, text: str, where: Place) -> Decision:
-    """Decide on one text by the policy in a file."""
-    return Guard(load_policy(file)).check(text, where)
+def check_text(file: str, text: str, where: Place, context: str | None = None) -> tuple[Decision, str]:
+    """Decide on one text by the policy in a file, and say what of the policy it was not held to. context: what it must follow from. Raises
+    ValueError where there is one and the policy has no use for it."""
+    policy = load_policy(file)
+    if context is not None and policy.grounding is None:
+        raise ValueError(f"--context has no effect: {file} has no [grounding]")
+    unheld = where == "output" and context is None and policy.grounding is not None
+    return Guard(policy).check(text, where, context), "without --context, [grounding] finds nothing" if unheld else ""
 
 
 def call_row(file: str, call: str) -> dict[str, Any]:

@@ -27,6 +27,9 @@ def check(
     text: Annotated[str | None, typer.Option(help="The text itself.", show_default=False)] = None,
     call: Annotated[str | None, typer.Option(metavar="JSON", help="A tool call, with name and arguments.", show_default=False)] = None,
     where: WhereOption = "input",
+    context: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What an answered text must follow from.", show_default=False)
+    ] = None,
     plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -37,13 +40,18 @@ def check(
     _load(plugin)
     if sum(given is not None for given in (file, text, call)) > 1:
         raise ValueError("give one of FILE, --text and --call")
+    if context is not None and ((file is None and text is None) or where != "output"):
+        raise ValueError("--context has no effect but on a text with --where output")
     if call is not None:
         row = work.call_row(policy, call)
         said = printable(f"{row['action']} by {row['policy']}: {row['reason'] or row['tool']}").replace("\n", "\\n")
         typer.echo(printable_json(row) if as_json else said)
         allowed = row["action"] == "allow"
     elif file is not None or text is not None:
-        decision = work.check_text(policy, work.read_text(file) if file is not None else text or "", where)
+        source = work.read_text(context) if context is not None else None
+        decision, unheld = work.check_text(policy, work.read_text(file) if file is not None else text or "", where, source)
+        if unheld:
+            typer.echo(unheld, err=True)
         typer.echo(printable_json(decision.to_row()) if as_json else "\n".join(work.decision_lines(decision)))
         allowed = decision.action == "allow"
     else:
@@ -75,7 +83,8 @@ def _check_policy(file: str) -> bool:
 def evaluate(
     policy: PolicyArgument,
     prompts: Annotated[
-        str, typer.Argument(metavar="PROMPTS", help="Rows with prompt, attack, category, family, answer, tool_calls.", show_default=False)
+        str,
+        typer.Argument(metavar="PROMPTS", help="Rows: prompt, attack, category, family, answer, tool_calls, context.", show_default=False),
     ],
     plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -92,7 +101,10 @@ def evaluate(
 
     _load(plugin)
     guard = Guard(load_policy(policy))
-    measured = measure(guard, read_prompts(prompts))
+    rows_read = read_prompts(prompts)
+    if guard.policy.grounding is not None and not any(row.context for row in rows_read):
+        typer.echo("no row has a context, so [grounding] finds nothing here", err=True)
+    measured = measure(guard, rows_read)
     rows = evaluation_rows(guard.policy, measured)
     typer.echo(printable_json(finite(rows)) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))
 

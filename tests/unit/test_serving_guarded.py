@@ -232,7 +232,7 @@ async def test_a_stream_is_redacted_and_the_other_events_pass(guard: Guard) -> N
 
 async def test_a_stream_that_can_no_longer_be_decided_on_ends_with_an_error_and_the_model_is_told(guard: Guard) -> None:
     class Failing(Guard):
-        def check(self, text: str, where: Place, context: str | None = None, before: str = "", asks: Asks | None = None) -> Decision:
+        def check(self, text: str, where: Place, context: Any = None, before: str = "", asks: Asks | None = None) -> Decision:
             if where == "output" and len(text) > 100:
                 raise EpisodeFailure(Failure(FailureKind.VERIFIER_UNAVAILABLE, "judge", "it is gone"))
             return guard.check(text, where, context)

@@ -14,7 +14,7 @@ from ...envs.row_files import files_at, new_file, suffix_of
 from ...envs.rows import PROSE_SUFFIXES, Problems, stem
 from ...envs.types import Message
 from ...guardrails.guard import Guard
-from ...guardrails.verdict import Verdict, judge
+from ...guardrails.verdict import Verdict, context_of, judge
 from .forms import (
     Conversation,
     Document,
@@ -103,7 +103,7 @@ class AuditReport:
     """What a check found: rows by form, and what is unfit. rejects: the first of them in full, the others counted.
 
     broken: rows that break the guardrail policy, by category; they are rejected too. must_refuse: rows whose question may not be answered
-    and is not, which teach to refuse.
+    and is not, which teach to refuse. grounded: rows with something that answers must follow from, by the policy's `[grounding]`.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -111,6 +111,7 @@ class AuditReport:
     problems: Problems = field(default_factory=Problems)
     broken: Counter[str] = field(default_factory=Counter)
     must_refuse: int = 0
+    grounded: int = 0
 
 
 def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None) -> AuditReport:
@@ -123,6 +124,8 @@ def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, 
     with new_file(rejects) as out:
         for found in checked_rows(places, use):
             verdict, reject = _held(found, guard) if isinstance(found, Checked) else (None, found)
+            if guard is not None and isinstance(found, Checked):
+                report.grounded += context_of(guard.policy, _said(found)) is not None
             if reject is None:
                 assert isinstance(found, Checked)
                 report.rows[found.form] += 1

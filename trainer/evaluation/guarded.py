@@ -21,14 +21,15 @@ from ...guardrails.guard import Guard
 from ...guardrails.verdict import Verdict, judge
 from .statistics import exact_interval
 
-KEYS = frozenset({"prompt", "attack", "category", "family", "answer", "tool_calls", "id"})
+KEYS = frozenset({"prompt", "attack", "category", "family", "answer", "tool_calls", "context", "id"})
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One row: what is asked, whether it is an attack, its category and family ("" where it has none), and a model's answer to it.
 
-    where: its file and line, "" where it is of none. calls: the tools that the answer calls.
+    where: its file and line, "" where it is of none. calls: the tools that the answer calls. context: what was handed to the model beside
+    the question, such as what a search found.
     """
 
     prompt: str
@@ -38,6 +39,7 @@ class Prompt:
     answer: str | None = None
     where: str = ""
     calls: tuple[ToolCall, ...] = ()
+    context: str = ""
 
     @property
     def answered(self) -> bool:
@@ -118,8 +120,10 @@ def measure(guard: Guard, prompts: Sequence[Prompt]) -> dict[str, GuardRates]:
 
 def _verdict(guard: Guard, prompt: Prompt) -> Verdict:
     answer = [Message("assistant", prompt.answer or "", prompt.calls)] if prompt.answered else []
+    grounding = guard.policy.grounding
+    handed = [Message(grounding.context[0] if grounding is not None else "tool", prompt.context)] if prompt.context else []
     try:
-        return judge(guard, [Message("user", prompt.prompt), *answer])
+        return judge(guard, [Message("user", prompt.prompt), *handed, *answer])
     except ValueError as error:
         raise ValueError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 
@@ -158,11 +162,11 @@ def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
         raise ValueError(f"{where}: prompt: must be a text")
     if not isinstance(row.get("attack"), bool):
         raise ValueError(f"{where}: attack: must be true or false")
-    for key in ("category", "family", "answer"):
+    for key in ("category", "family", "answer", "context"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise ValueError(f"{where}: {key}: must be a text")
-    calls = _calls(row, where)
-    return Prompt(row["prompt"], row["attack"], row.get("category") or "", row.get("family") or "", row.get("answer"), where, calls)
+    category, family, context = (row.get(key) or "" for key in ("category", "family", "context"))
+    return Prompt(row["prompt"], row["attack"], category, family, row.get("answer"), where, _calls(row, where), context)
 
 
 def _calls(row: Mapping[str, Any], where: str) -> tuple[ToolCall, ...]:
