@@ -7,7 +7,7 @@ sentence that turns the context's words round.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,16 +64,29 @@ def grounding(answer: str, context: str) -> Groundedness:
 
     Example: of "The bore is 12 mm. It is made of steel." the context "bore: 12 mm" supports the first sentence alone, so the score is 0.5.
     """
-    known = frozenset(_words(context))
-    claims = []
+    known = (known_words(context),)
+    claims = tuple(Claim(start, end, support(words, known)) for start, end, words in statements(answer))
+    return Groundedness(sum(claim.supported for claim in claims) / len(claims) if claims else 1.0, claims)
+
+
+def statements(answer: str) -> Iterator[tuple[int, int, list[str]]]:
+    """The sentences of an answer that claim something: where each begins and ends, and the words of it that count."""
     for sentence in _SENTENCE.finditer(answer):
         words = [word for word in _words(sentence[0]) if word not in _FUNCTION]
-        if not words or abstains(sentence[0]):
-            continue
-        invented = any(word[0].isdigit() and word not in known for word in words)
-        score = 0.0 if invented else sum(_known(word, known) for word in words) / len(words)
-        claims.append(Claim(sentence.start(), sentence.end(), score))
-    return Groundedness(sum(claim.supported for claim in claims) / len(claims) if claims else 1.0, tuple(claims))
+        if words and not abstains(sentence[0]):
+            yield sentence.start(), sentence.end(), words
+
+
+def known_words(context: str) -> frozenset[str]:
+    """What a context has for `support`."""
+    return frozenset(_words(context))
+
+
+def support(words: Sequence[str], known: Sequence[frozenset[str]]) -> float:
+    """The share of a claim's words that one of the contexts has; 0 when it has a number that none of them has."""
+    if any(word[0].isdigit() and not any(word in one for one in known) for word in words):
+        return 0.0
+    return sum(any(_known(word, one) for one in known) for word in words) / len(words)
 
 
 def _words(text: str) -> list[str]:
