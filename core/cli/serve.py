@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,6 +12,7 @@ from burnish.cli.options import (
     HostOption,
     InsecureOption,
     MaxStreamsOption,
+    PluginOption,
     PortOption,
     TlsCertOption,
     TlsClientCaOption,
@@ -26,7 +26,7 @@ TargetArgument = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="A module or path.py, with :name one thing of it; a verifier's id for serve-verifier.",
+        help="A module or path.py, with :name one thing of it; a verifier's or a reward's id for serve-verifier.",
         show_default=False,
     ),
 ]
@@ -38,34 +38,54 @@ EnvironmentArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("serve-verifier", help="Serve a verifier over gRPC, or all of a module.")(_command("verifier"))
-    app.command("serve-tools", help="Serve the tools of a module over gRPC, a ToolSet, or a class whose methods are tools.")(
-        _command("tools")
-    )
+    app.command("serve-verifier", help="Serve a verifier or a reward over gRPC, or all verifiers of a module.")(_serve_verifier)
+    app.command("serve-tools", help="Serve the tools of a module over gRPC, a ToolSet, or a class whose methods are tools.")(_serve_tools)
     app.command("serve-env", help="Serve an environment over gRPC.")(_serve_environment)
 
 
-def _command(kind: Literal["verifier", "tools"]) -> Callable[..., None]:
-    def command(
-        target: TargetArgument,
-        host: HostOption = "127.0.0.1",
-        port: PortOption = 0,
-        tls_cert: TlsCertOption = "",
-        tls_key: TlsKeyOption = "",
-        tls_client_ca: TlsClientCaOption = "",
-        token_env: TokenEnvOption = "",
-        token_file: TokenFileOption = "",
-        insecure: InsecureOption = False,
-        max_streams: MaxStreamsOption = 1024,
-    ) -> None:
-        from burnish.hosting.services import serve_tools, serve_verifier
-        from burnish.rpc.server import ServerOptions
+def _serve_verifier(
+    target: TargetArgument,
+    arg: ArgOption = None,
+    plugin: PluginOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
+    max_streams: MaxStreamsOption = 1024,
+) -> None:
+    from burnish.cli.arguments import parse_arguments
+    from burnish.envs.registry import load_plugin
+    from burnish.hosting.services import serve_verifier
+    from burnish.rpc.server import ServerOptions
 
-        security = security_of(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
-        serve = serve_verifier if kind == "verifier" else serve_tools
-        serve(target, ServerOptions(host, port, security=security, max_streams=max_streams))
+    for file in plugin or ():
+        load_plugin(file)
+    security = security_of(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    where = ServerOptions(host, port, security=security, max_streams=max_streams)
+    serve_verifier(target, where, args=parse_arguments(arg or ()))
 
-    return command
+
+def _serve_tools(
+    target: TargetArgument,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 0,
+    tls_cert: TlsCertOption = "",
+    tls_key: TlsKeyOption = "",
+    tls_client_ca: TlsClientCaOption = "",
+    token_env: TokenEnvOption = "",
+    token_file: TokenFileOption = "",
+    insecure: InsecureOption = False,
+    max_streams: MaxStreamsOption = 1024,
+) -> None:
+    from burnish.hosting.services import serve_tools
+    from burnish.rpc.server import ServerOptions
+
+    security = security_of(tls_cert, tls_key, tls_client_ca, token_env, token_file, insecure)
+    serve_tools(target, ServerOptions(host, port, security=security, max_streams=max_streams))
 
 
 def _serve_environment(

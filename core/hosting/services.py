@@ -21,12 +21,14 @@ from typing import Any, Literal
 from google.protobuf.message import DecodeError
 
 from burnish.envs.named import load_environment, try_environment
-from burnish.envs.registry import ID_PATTERN, did_you_mean, load_plugin, look_here, said_of_import
+from burnish.envs.registry import ID_PATTERN, Registry, did_you_mean, load_plugin, look_here, said_of_import
 from burnish.envs.remote.service import EnvironmentService, ServedEnvironment, SessionLimits
 from burnish.envs.remote.tools import ToolService
 from burnish.envs.tool_sessions import SessionTools
 from burnish.envs.tools import ToolSet
 from burnish.inspector.text import printable
+from burnish.rewards.plugin import REWARDS
+from burnish.rewards.remote.of_reward import verifier_of_reward
 from burnish.rewards.remote.service import VERIFIERS, Verifier, VerifierService
 from burnish.rpc.batches import Limits
 from burnish.rpc.security import ServerSecurity, is_loopback
@@ -53,14 +55,19 @@ PROTOCOL: str = verifier_pb2.DESCRIPTOR.package
 """What services speak, "burnish.v1": within one version of the contract, servers and clients of different versions of burnish agree."""
 
 
-def serve_verifier(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
-    """Serve verifiers until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier;
-    "module" or "path/to/file.py" serves all verifiers there.
+def serve_verifier(
+    target: str,
+    options: ServerOptions | None = None,
+    on_ready: ReadyCallback = print_ready,
+    args: Mapping[str, Any] | None = None,
+) -> None:
+    """Serve verifiers until SIGTERM or Ctrl-C. `target` is "module:name", "path/to/file.py:name", or the id of a registered verifier or
+    reward, the latter with its options in args; "module" or "path/to/file.py" serves all verifiers there.
 
     Prints the ready line (see `burnish.rpc.server.ready_line`). Raises ValueError when the target, the port, the
     certificates or the token cannot be had.
     """
-    _serve(load_services("verifier", target), options or ServerOptions(), on_ready)
+    _serve(load_services("verifier", target, args), options or ServerOptions(), on_ready)
 
 
 def serve_tools(target: str, options: ServerOptions | None = None, on_ready: ReadyCallback = print_ready) -> None:
@@ -91,13 +98,13 @@ def serve_environment(
 
 
 def load_services(kind: ServiceKind, target: str, kwargs: Mapping[str, Any] | None = None, allowed: Sequence[str] = ()) -> list[Service]:
-    """What a server of this kind hosts; kwargs and allowed are those of an environment.
+    """What a server of this kind hosts; kwargs are those of an environment, or the options of a reward, allowed those of an environment.
 
     Raises ValueError when the target does not exist or is not of this kind.
     """
     match kind:
         case "verifier":
-            return [VerifierService(load_verifiers(target))]
+            return [VerifierService(load_verifiers(target, kwargs))]
         case "tools":
             return [ToolService(load_tools(target))]
         case "environment":
@@ -117,8 +124,12 @@ def environment_service(
     return EnvironmentService([ServedEnvironment(id, given, tuple(allowed))], sessions, Limits(threads=threads or 1), inline=threads == 0)
 
 
-def load_verifier(target: str) -> Verifier:
-    """Raises ValueError when the target does not exist or is no verifier."""
+def load_verifier(target: str, args: Mapping[str, Any] | None = None) -> Verifier:
+    """args: options of a reward. Raises ValueError when the target does not exist or is no verifier, and for args of one that is."""
+    if ID_PATTERN.match(target) and not _is_id_of(VERIFIERS, target) and _is_id_of(REWARDS, target):
+        return verifier_of_reward(target, args)
+    if args:
+        raise ValueError(f"{target!r}: a verifier takes no arguments ({', '.join(args)}); the id of a reward does")
     if ID_PATTERN.match(target):
         return VERIFIERS.get(target, "my_file.py:NAME names one of your own")
     module, name = _split(target)
@@ -130,11 +141,15 @@ def load_verifier(target: str) -> Verifier:
     return found
 
 
-def load_verifiers(target: str) -> list[Verifier]:
+def _is_id_of(registry: Registry[Any], id: str) -> bool:
+    return any(row.id == id for row in registry.list())
+
+
+def load_verifiers(target: str, args: Mapping[str, Any] | None = None) -> list[Verifier]:
     """The verifier that the target names, or all of a module's when it names none. Raises ValueError when there are none."""
     module, name = _split(target)
-    if name or ID_PATTERN.match(target):
-        return [load_verifier(target)]
+    if name or args or ID_PATTERN.match(target):
+        return [load_verifier(target, args)]
     found = [value for key, value in vars(_import(module)).items() if isinstance(value, Verifier) and not key.startswith("_")]
     if not found:
         raise ValueError(f"{target!r} has no verifiers; decorate functions with @verifier (from burnish), or give {target}:name")
@@ -229,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("kind", choices=("verifier", "tools", "environment"))
     parser.add_argument("target", help="module:name or path.py:name of a verifier; module or path.py of tools; id of an environment")
-    parser.add_argument("--kwargs", type=json.loads, default={}, help="what an environment is made with, as a JSON object")
+    parser.add_argument("--kwargs", type=json.loads, default={}, help="what an environment is made with, or a reward's options, as JSON")
     parser.add_argument("--allow-arg", action="append", default=[], help="an argument of an environment that clients may set")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
@@ -261,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
         where = ServerOptions(options.host, options.port, security=security)
         match options.kind:
             case "verifier":
-                serve_verifier(options.target, where, on_ready)
+                serve_verifier(options.target, where, on_ready, options.kwargs)
             case "tools":
                 serve_tools(options.target, where, on_ready)
             case _:
