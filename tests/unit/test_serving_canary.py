@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from tests.unit.test_serving_deployment import Shop
 
+from burnish.rewards.remote.service import Verifier, VerifierService
+from burnish.rewards.types import RewardInput, Score
+from burnish.rpc.background import background
+from burnish.rpc.server import Server
 from burnish.serving.audit import Metrics, Record
 from burnish.serving.canary import watch
 from burnish.serving.canary.config import JudgeTable
@@ -294,6 +298,45 @@ async def test_a_judge_is_the_reward_that_trained_and_what_it_raises_is_no_verdi
     gone = CanaryJudge(JudgeTable(verifier="127.0.0.1:1", timeout_s=5))
     value, why = await gone.score(exchange("right"))
     assert value is None and why.startswith("verifier_")
+
+
+async def test_a_verifier_behind_a_socket_judges_and_rolls_back() -> None:
+    def right(episode: RewardInput) -> Score:
+        if episode.answer == "broken":
+            raise RuntimeError("the judge stumbles")
+        return Score(1.0 if episode.answer == "right" else 0.2)
+
+    both = [Verifier("canary-test/right-verdict-v1", right), Verifier("canary-test/all-v1", lambda _: 1.0)]
+    home, server = background(), Server([VerifierService(both)])
+    address = await asyncio.to_thread(home.run, server.start(), 60.0)
+    table = JudgeTable(verifier=address, verifier_id="canary-test/right-verdict-v1", timeout_s=30)
+    judge = CanaryJudge(table)
+
+    async def ask(canary: str, exchange: JudgedAnswer) -> float:
+        value, why = await judge.score(exchange)
+        if value is None:
+            raise JudgeOutage(why)
+        return value
+
+    async def standing(v1: float, v2: float) -> Judgement:
+        traffic = Traffic(v1, v2, table=table)
+        traffic.watch._ask = ask
+        for _ in range(60):
+            await traffic.request()
+            await traffic.watch.settled()
+        return traffic.standing
+
+    try:
+        asked, words = [{"role": "user", "content": "?"}], ("right", "wrong", "broken")
+        found = [await judge.score(JudgedAnswer("a", asked, {"role": "assistant", "content": text})) for text in words]
+        assert found[:2] == [(1.0, ""), (0.2, "")]
+        value, why = found[2]
+        assert value is None and "verifier_error" in why and "the judge stumbles" in why and "\n" not in why
+        assert (await standing(1.0, 0.2)).state == "rolled back"
+        good = await standing(1.0, 1.0)
+        assert (good.state, good.canary_passed, good.primary_passed) == ("judging", good.pairs, good.pairs) and good.pairs > 10
+    finally:
+        await asyncio.to_thread(home.run, server.stop(), 60.0)
 
 
 def test_the_pages_tables_are_read_and_its_figures_are_the_tests() -> None:

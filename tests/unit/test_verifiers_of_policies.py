@@ -1,4 +1,4 @@
-"""Guardrail policies over gRPC: a policy as a verifier, a verifier as a policy's detector, and one as a canary's judge, over sockets."""
+"""Guardrail policies over gRPC: a policy as a verifier, and a verifier as a policy's detector, over sockets."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.guard_policy import TOML
+from tests.unit.guard_policy import TOML, policy
+from tests.unit.test_serving_guarded import REFUSAL, Model, ask, streamed
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.envs.failures import EpisodeFailure
 from burnish.envs.types import Message, Task, ToolCall
+from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import Place
+from burnish.guardrails.stream import StreamGuard
 from burnish.hosting.services import load_services
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.remote.client import RemoteVerifier
-from burnish.rewards.types import RewardInput
+from burnish.rewards.remote.service import Verifier, VerifierService
+from burnish.rewards.types import RewardInput, Score
 from burnish.rpc.background import background
 from burnish.rpc.server import Server, Service
 
@@ -118,3 +123,76 @@ def test_what_cannot_be_served_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("burnish.hosting.services._serve", lambda *_: pytest.fail("it serves"))
     done = CliRunner().invoke(app, ["serve-verifier", *arguments])
     assert done.exit_code == 2 and problem in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+# -------------------------------------------------------------------------------------------------- a verifier as a policy's detector
+
+
+class Heard:
+    """Verifiers behind a socket: one that dislikes falcons and falls over crows, and one that likes all. episodes: what the first got."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.episodes = list[RewardInput]()
+        self.address = serve([VerifierService([Verifier("tests/birds-v1", self.judge), Verifier("tests/all-v1", lambda _: Score(1.0))])])
+
+    def judge(self, episode: RewardInput) -> Score:
+        self.episodes.append(episode)
+        if "crow" in (episode.answer or ""):
+            raise RuntimeError("a crow")
+        return Score(0.2 if "falcon" in (episode.answer or "") else 0.9)
+
+    def guard(self, verifier: str = "tests/birds-v1", **args: Any) -> Guard:
+        given = {"address": self.address, "verifier_id": verifier, "deadline_s": 30, **args}
+        return Guard(policy(detectors=[{"use": "burnish/verifier-v1", "name": "birds", "category": "rivals", "args": given}]))
+
+
+def test_what_a_verifier_scores_low_is_found_with_its_score(serve: Serve) -> None:
+    heard = Heard(serve)
+    guard = heard.guard()
+    places: tuple[Place, ...] = ("input", "output")
+    for place in places:
+        decision = guard.check("The falcon flies.", place)
+        assert (decision.action, decision.reply) == ("redirect", "I can only speak about our own accounts.")
+        (finding,) = decision.findings
+        assert (finding.rule, finding.detector, finding.start, finding.end, finding.score) == ("birds", "burnish/verifier-v1", 0, 17, 0.8)
+        assert guard.check("The sparrow flies.", place).action == "allow"
+    assert [len(one.messages) for one in heard.episodes] == [1] * 4 and heard.episodes[0].answer == "The falcon flies."
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "action"),
+    [
+        ("The sparrow flies.", {"below": 0.95}, "redirect"),
+        ("The falcon flies.", {"below": 0.1}, "allow"),
+        ("The falcon flies.", {"below": 0.2}, "allow"),  # not below
+        ("The falcon flies.", {"verifier": "tests/all-v1"}, "allow"),
+    ],
+)
+def test_below_and_the_verifier_are_the_policys_to_say(serve: Serve, text: str, args: dict[str, Any], action: str) -> None:
+    assert Heard(serve).guard(**args).check(text, "output").action == action
+
+
+@pytest.mark.parametrize(("text", "args", "says"), [("A crow.", {}, "a crow"), ("A sparrow.", {"verifier": "tests/none-v1"}, "not served")])
+def test_a_verifier_that_gives_no_verdict_lets_nothing_through(serve: Serve, text: str, args: dict[str, Any], says: str) -> None:
+    with pytest.raises(EpisodeFailure, match=says):
+        Heard(serve).guard(**args).check(text, "output")
+
+
+async def test_a_service_asks_the_verifier_about_questions_answers_and_streams(serve: Serve) -> None:
+    guard = await asyncio.to_thread(Heard(serve).guard)
+    told = "I can only speak about our own accounts."
+    for asked, said, reply in (("Hello", "A sparrow.", "A sparrow."), ("Hello", "A falcon.", told), ("A falcon?", "Yes.", told)):
+        ended = "stop" if reply == said else "content_filter"
+        choice = (await ask(guard, Model(said), asked)).json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (reply, ended)
+        assert streamed(await ask(guard, Model(said), asked, stream=True)) == [(reply, ended)]
+    assert (await ask(guard, Model("A crow."), "Hello")).status_code == 503
+    assert (await ask(guard, Model("nerve gas"), "Hello")).json()["choices"][0]["message"]["content"] == REFUSAL
+
+
+def test_a_stream_goes_out_as_far_as_the_verifier_was_asked(serve: Serve) -> None:
+    heard = Heard(serve)
+    stream = StreamGuard(heard.guard())
+    out = "".join(stream.feed("A sparrow is here. ") for _ in range(30))
+    assert len(out) >= 350 and len(heard.episodes) == 1
+    assert stream.feed("And then a falcon came. " * 20) == "" and stream.blocked
