@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ..rpc.extras import require
 from .scripts import is_unspaced
+from .unreadable import UnreadableText
 
 MAX_MEMORY = 8 * 2**20
 MOST_READ: Final = 2 << 30
@@ -53,7 +54,7 @@ def spans(expression: Any, text: str, group: int = 0) -> Iterator[tuple[int, int
         start, end = match.span(group)
         read += len(encoded) - end if reads_on else 0
         if read > MOST_READ:
-            raise ValueError(f"a text of {len(text)} characters has too many matches of {expression.pattern!r:.80} to be looked at")
+            raise UnreadableText(f"a text of {len(text)} characters has too many matches of {expression.pattern!r:.80} to be looked at")
         if end > start:
             first = letters + len(encoded[counted:start].decode())
             letters, counted = first + len(encoded[start:end].decode()), end

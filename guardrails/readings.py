@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from .numbers import NUMBER, rounded, written_shortly
 from .registry import Reads
+from .unreadable import UnreadableText
 
 MAX_TEXT = 1_000_000
 MAX_READ = 4 * MAX_TEXT
@@ -113,9 +114,9 @@ class Reading:
 
 
 def check_length(text: str) -> None:
-    """Raises ValueError when a text has more than a million characters."""
+    """Raises UnreadableText when a text has more than a million characters."""
     if len(text) > MAX_TEXT:
-        raise ValueError(f"a text of {len(text)} characters is too long to be looked at; at most {MAX_TEXT}")
+        raise UnreadableText(f"a text of {len(text)} characters is too long to be looked at; at most {MAX_TEXT}")
 
 
 def readings(text: str) -> Iterator[Reading]:
@@ -134,8 +135,8 @@ def readings(text: str) -> Iterator[Reading]:
             yield reading
 
 
-def _too_many(text: str) -> ValueError:
-    return ValueError(f"a text of {len(text)} characters can be read in too many ways to be looked at; at most {MAX_READ} in all")
+def _too_many(text: str) -> UnreadableText:
+    return UnreadableText(f"a text of {len(text)} characters can be read in too many ways to be looked at; at most {MAX_READ} in all")
 
 
 def _ways(text: str) -> Iterator[Reading]:

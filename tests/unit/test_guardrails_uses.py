@@ -122,6 +122,21 @@ async def test_to_say_nothing_earns_nothing(file: str, asked: str, wanted: str, 
         assert found.labels == {"expected": wanted, "predicted": "no answer"}
 
 
+@pytest.mark.parametrize(("asked", "wanted"), [(NEAR, "answer"), (ATTACK, "refuse")])
+async def test_an_answer_that_is_too_long_to_be_looked_at_earns_nothing_and_a_question_is_an_error(
+    file: str, asked: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.guardrails.readings.MAX_TEXT", 300)
+    scorer = make_scorer("burnish/guardrail-v1", params={"policy": file})
+    messages = talk(asked, f"{NO} {'and ' * 100}")
+    found = await scorer.score(RewardInput("e/0", Task("e", 0, messages[:1]), messages, 0.0))
+    assert (found.value, found.parts) == (0.0, {"kept": 0.0, "refused": 0.0, "over_refused": 0.0})
+    assert found.labels == {"expected": wanted, "predicted": "answer"}
+    messages = talk(asked * 20, NO)
+    with pytest.raises(EpisodeFailure, match="too long to be looked at"):
+        await scorer.score(RewardInput("e/0", Task("e", 0, messages[:1]), messages, 0.0))
+
+
 def test_the_reward_needs_a_policy_that_can_be_read(tmp_path: Path, file: str) -> None:
     with pytest.raises(ValueError, match="there is no such policy file"):
         make_scorer("burnish/guardrail-v1", params={"policy": str(tmp_path / "absent.toml")})

@@ -83,6 +83,11 @@ def test_a_policy_decides_over_grpc_as_it_does_here(serve: Serve, file: str) -> 
     remote.check()  # it says that it is the one verifier there
 
 
+def test_a_policy_behind_a_socket_judges_the_longest_answer_too(serve: Serve, file: str) -> None:
+    remote = RemoteVerifier("kept", serve(load_services("verifier", "burnish/guardrail-v1", {"policy": file})), 60.0)
+    assert asyncio.run(remote.score(episode("Hello", "a " * 500_001))).value == 0.0
+
+
 def test_what_a_reward_raises_is_its_failure_over_grpc(serve: Serve, file: str) -> None:
     address = serve(load_services("verifier", "burnish/guardrail-v1", {"policy": file, "label": "attack"}))
     with pytest.raises(EpisodeFailure, match="has to say true or false in 'attack'"):
