@@ -69,6 +69,14 @@ class Verdict:
         side = "asked and not refused" if broken is self.asked else "answered"
         return f"{broken.action}: {', '.join(broken.categories)} ({side})"
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What was found, as JSON, the same for the same conversation and policy: categories, and no word that was said."""
+        rules = {name: getattr(self, name) for name in ("must_refuse", "refused", "over_refused")}
+        decided = {"asked": self.asked, "answered": self.answered}
+        found = {side: list(one.categories) if one is not None else [] for side, one in decided.items()}
+        return {**rules, **found, "calls": [call.tool for call in self.calls]}
+
     def to_row(self, evidence: bool = True) -> dict[str, Any]:
         """As JSON."""
         return {

@@ -22,7 +22,7 @@ from burnish.inspector.kept import kept_of
 from burnish.inspector.runs import check_run, read_object, read_run_transcripts
 from burnish.inspector.text import printable
 from burnish.rollout.store.own_files import own_files
-from burnish.trainer.data.audit import Checked, Use, check, checked_rows, stats
+from burnish.trainer.data.audit import Checked, KeptRows, Use, check, checked_rows, stats
 from burnish.trainer.data.curated.catalog import CATALOG_FILE, CATALOGS, Catalog, find_catalog
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.overlap import Duplicate, contaminated, duplicates
@@ -34,10 +34,15 @@ SHOWN = 20
 """Findings that are printed; the others are counted."""
 
 
-def check_rows(places: Sequence[str], use: Use, rejects: Path | None, policy: str | None = None) -> tuple[Found, int]:
-    """What every row is, the first unfit ones, and how many there are of those. policy: a guardrail policy that rows must keep."""
+def check_rows(
+    places: Sequence[str], use: Use, rejects: Path | None, policy: str | None = None, out: Path | None = None, label: bool = False
+) -> tuple[Found, int]:
+    """What every row is, the first unfit ones, and how many there are of those. policy: a guardrail policy that rows must keep. out: a new
+    file of the rows that are fit, or, with `label`, of all that the policy was asked about. Raises ValueError for a label without both."""
+    if label and (policy is None or out is None):
+        raise ValueError("--label has no effect without --policy, which says it, and --out, where it goes")
     guard = Guard(load_policy(policy)) if policy is not None else None
-    report = check(places, use, rejects, guard)
+    report = check(places, use, rejects, guard, KeptRows(out, label) if out is not None else None)
     if not report.rows and not report.rejected:
         raise ValueError(f"{', '.join(places)}: no row in it; give files that have some")
     lines = [f"{count:,} rows: {form}" for form, count in report.rows.most_common()] or ["no row that can be read"]
@@ -54,6 +59,10 @@ def check_rows(places: Sequence[str], use: Use, rejects: Path | None, policy: st
             roles = ", ".join(guard.policy.grounding.context)
             lines.append(f"{report.grounded:,} rows have messages that answers must follow from ({roles})")
             data["grounded"] = report.grounded
+    if out is not None:
+        what = "with what the policy says" if label else "that are fit"
+        lines.append(f"{report.written:,} rows {what} are in {out}")
+        data |= {"written": report.written}
     return Found([printable(line) for line in lines], data), report.rejected
 
 

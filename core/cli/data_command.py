@@ -46,6 +46,10 @@ def check(
     policy: Annotated[
         str | None, typer.Option("--policy", metavar="FILE", help="A guardrail policy that every row must keep.", show_default=False)
     ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the rows that are fit to this new .jsonl file.")] = None,
+    label: Annotated[
+        bool, typer.Option("--label", help="Write to --out what the policy says of each row, under metadata.guardrail, and leave none out.")
+    ] = False,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +58,7 @@ def check(
     from burnish.cli.guard import load_detectors
 
     load_detectors(plugin, policy)
-    found, rejected = check_rows(places, use, rejects, policy)
+    found, rejected = check_rows(places, use, rejects, policy, out, label)
     found.print(as_json)
     if rejected > max_rejects:
         raise typer.Exit(1)

@@ -59,6 +59,8 @@ def test_data_and_prompts_are_judged_as_the_page_says(folder: Path) -> None:
     check, evaluate = [text.strip() for kind, text in BLOCKS if not kind][2:4]
     assert "2 unfit, all in rejects.jsonl" in said_by(check, 1)
     assert [json.loads(line)["line"] for line in Path("rejects.jsonl").read_text().splitlines()] == [2, 4]
+    talks = Path("talks.jsonl").read_text().splitlines()
+    assert list(map(json.loads, Path("kept.jsonl").read_text().splitlines())) == [json.loads(talks[0]), json.loads(talks[2])]
     heads, over_all = said_by(evaluate, 0).splitlines()[1:3]
     assert heads.split()[:2] == ["of", "recall"] and over_all.startswith("all")
     assert re.findall(r"([\d.]+%) \[", over_all) == ["100.0%", "0.0%", "100.0%", "0.0%", "100.0%"]

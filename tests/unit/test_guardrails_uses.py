@@ -164,6 +164,78 @@ def test_data_that_breaks_the_policy_is_rejected_with_its_reason(tmp_path: Path,
     )
 
 
+def written(file: Path, *rows: object) -> str:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return str(file)
+
+
+def checked(*arguments: str, code: int) -> str:
+    result = CliRunner().invoke(app, ["data", "check", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+UNFIT = {"messages": [{"role": "boss", "content": "?"}]}
+TASK = {"messages": [{"role": "user", "content": ATTACK}], "reference_answer": "no"}
+TEXT = {"text": "Ask jo@example.com", "metadata": {"page": 3}}
+
+
+def test_rows_that_keep_the_policy_are_written_as_they_were(tmp_path: Path, file: str) -> None:
+    talks = [{"messages": [message.to_dict() for message in one]} for one in (talk(ATTACK, "Take a pipe."), talk(ATTACK, NO))]
+    data, kept = written(tmp_path / "a.jsonl", *talks, UNFIT, TASK, TEXT, {"text": "Grüße"}), tmp_path / "kept.jsonl"
+    said = checked(data, "--policy", file, "--out", str(kept), "--max-rejects", "3", code=0)
+    assert f"3 rows that are fit are in {kept}" in said
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == [talks[1], TASK, {"text": "Grüße"}]
+    assert "Grüße" in kept.read_text()
+    checked(str(kept), "--policy", file, code=0)
+
+
+def test_a_label_says_of_every_row_what_the_policy_says(tmp_path: Path, file: str) -> None:
+    broken = {"prompt": ATTACK, "response": "Ask jo@example.com", "id": "7"}
+    data, out = written(tmp_path / "a.jsonl", broken, UNFIT, TASK, TEXT), tmp_path / "labelled.jsonl"
+    said = checked(data, "--policy", file, "--out", str(out), "--label", code=1)
+    assert f"3 rows with what the policy says are in {out}" in said and "3 unfit" in said
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    labels = [row["metadata"].pop("guardrail") for row in rows]
+    assert rows == [broken | {"metadata": {}}, TASK | {"metadata": {}}, TEXT]
+    assert labels[0] == {
+        "policy": policy().id,
+        "passes": False,
+        "reason": BROKEN,
+        "must_refuse": True,
+        "refused": False,
+        "over_refused": False,
+        "asked": ["weapons"],
+        "answered": ["personal"],
+        "calls": [],
+    }
+    assert [(one["passes"], one["reason"], one["must_refuse"]) for one in labels[1:]] == [
+        (True, "", True),
+        (False, "redact: personal (answered)", False),
+    ]
+    first = out.read_bytes()
+    out.unlink()
+    checked(data, "--policy", file, "--out", str(out), "--label", code=1)
+    assert out.read_bytes() == first
+    assert "3 rows" in checked(str(out), "--policy", file, "--out", str(tmp_path / "again.jsonl"), "--label", code=1), "they are rows still"
+
+
+def test_a_label_has_to_have_a_policy_a_file_and_a_place(tmp_path: Path, file: str) -> None:
+    data, out = written(tmp_path / "a.jsonl", TEXT | {"metadata": "page 3"}), tmp_path / "out.jsonl"
+    for arguments in (("--label",), ("--label", "--out", str(out)), ("--label", "--policy", file)):
+        assert "--label has no effect without --policy, which says it, and --out" in checked(data, *arguments, code=2)
+    assert "a.jsonl:1: metadata: must be an object" in checked(data, "--policy", file, "--out", str(out), "--label", code=2)
+    assert not out.exists(), "nothing half done is left"
+    assert "1 rows that are fit" in checked(data, "--out", str(out), code=0), "no policy is needed to leave out what is unfit"
+
+
+def test_what_a_pair_teaches_not_to_say_may_break_the_policy(tmp_path: Path, file: str) -> None:
+    good, bad = ({"prompt": ATTACK, "chosen": one, "rejected": two} for one, two in ((NO, "Take a pipe."), ("Take a pipe.", NO)))
+    kept = tmp_path / "kept.jsonl"
+    said = checked(written(tmp_path / "a.jsonl", good, bad), "--policy", file, "--out", str(kept), code=1)
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == [good] and BROKEN in said
+
+
 def test_data_that_cannot_be_looked_at_is_rejected_as_any_unfit_row_is(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("burnish.guardrails.readings.MAX_TEXT", 100)
     data, rejects = tmp_path / "texts.jsonl", tmp_path / "rejects.jsonl"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from ...envs.row_files import files_at, new_file, suffix_of
 from ...envs.rows import PROSE_SUFFIXES, Problems, stem
@@ -103,7 +103,8 @@ class AuditReport:
     """What a check found: rows by form, and what is unfit. rejects: the first of them in full, the others counted.
 
     broken: rows that break the guardrail policy, by category; they are rejected too. must_refuse: rows whose question may not be answered
-    and is not, which teach to refuse. grounded: rows with something that answers must follow from, by the policy's `[grounding]`.
+    and is not, which teach to refuse. grounded: rows with something that answers must follow from, by the policy's `[grounding]`. written: rows
+    that went to the file of those that are kept.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -112,20 +113,40 @@ class AuditReport:
     broken: Counter[str] = field(default_factory=Counter)
     must_refuse: int = 0
     grounded: int = 0
+    written: int = 0
 
 
-def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None) -> AuditReport:
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Where rows go, as they are read: a new file of JSON lines. labelled: all that the policy could be asked about, each with what it says
+    under `metadata.guardrail`, rather than those that are fit, as they are.
+
+    Example: `KeptRows(Path("kept.jsonl"))`.
+    """
+
+    file: Path
+    labelled: bool = False
+
+
+def check(
+    places: Sequence[str], use: Use = "any", rejects: Path | None = None, guard: Guard | None = None, kept: KeptRows | None = None
+) -> AuditReport:
     """Read every row, and hold it to a guardrail policy. A row that is too long for that, or has too many matches, is unfit.
 
     rejects: a new file for those that are unfit, a line `{"file", "line", "field", "reason"}` each, with "guardrail" where the policy is
-    the reason.
+    the reason. Raises ValueError for a row that is to be labelled and has metadata that is no object.
     """
+    assert guard is not None or kept is None or not kept.labelled, "labels are a policy's"
+    labelled_by = guard.policy.id if guard is not None and kept is not None and kept.labelled else ""
     report = AuditReport()
-    with new_file(rejects) as out:
+    with new_file(rejects) as out, new_file(kept.file if kept is not None else None) as target:
         for found in checked_rows(places, use):
             verdict, reject = _held(found, guard) if isinstance(found, Checked) else (None, found)
             if guard is not None and isinstance(found, Checked):
                 report.grounded += context_of(guard.policy, _said(found)) is not None
+            if isinstance(found, Checked):
+                row = _to_keep(found, verdict, reject, labelled_by)
+                report.written += row is not None and _write(target, row)
             if reject is None:
                 assert isinstance(found, Checked)
                 report.rows[found.form] += 1
@@ -135,14 +156,33 @@ def check(places: Sequence[str], use: Use = "any", rejects: Path | None = None, 
             report.problems.add(str(reject))
             if verdict is not None:
                 report.broken.update(_categories(verdict))
-            if out is not None:
-                why = {"guardrail": verdict.to_row()} if verdict is not None else {}
-                out.write(json.dumps(reject.to_row() | why, ensure_ascii=False) + "\n")
+            _write(out, reject.to_row() | ({"guardrail": verdict.to_row()} if verdict is not None else {}))
     return report
 
 
+def _write(file: TextIO | None, row: Mapping[str, Any]) -> bool:
+    """Write a row as a line of JSON where there is a file; whether there is."""
+    if file is not None:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return file is not None
+
+
+def _to_keep(row: Checked, verdict: Verdict | None, reject: Reject | None, labelled_by: str) -> Mapping[str, Any] | None:
+    """The row as it is kept, None when it is not. labelled_by: the policy whose word it gets; "" for none."""
+    if not labelled_by:
+        return row.row if reject is None else None
+    if verdict is None:
+        return None
+    noted = row.row.get("metadata") or {}
+    if not isinstance(noted, Mapping):
+        raise ValueError(f"{row.where}: metadata: must be an object, for what the policy says goes into it; not {type(noted).__name__}")
+    told = {"policy": labelled_by, "passes": reject is None, "reason": verdict.reason if reject is not None else ""}
+    return {**row.row, "metadata": {**noted, "guardrail": told | verdict.told}}
+
+
 def _said(row: Checked) -> Sequence[Message]:
-    """A row as a conversation: a document is what a model learns to say; of a preference, the chosen answer."""
+    """A row as a conversation: a document is what a model learns to say; of a preference, the chosen answer. The rejected one is what it
+    learns not to say, so a pair whose rejected answer breaks the policy teaches to keep it."""
     value = row.value
     if isinstance(value, Document):
         return (Message("assistant", value.text),)
