@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption, StallOption, TrustOption
+from burnish.cli.options import PluginOption, StallOption, ThreadsOption, TrustOption, refuse_idle
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +39,6 @@ CompareOption = Annotated[
     tuple[str, str] | None,
     typer.Option("--compare", metavar="A B", help="Two folders of results, or two checkpoints with --suite: what became of each item."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine. Default: 1.", show_default=False)]
 ShowOption = Annotated[int, typer.Option("--show", min=0, help="Items to print of a suite that is named.")]
 
 
@@ -74,7 +72,7 @@ def evaluate(
         raise ValueError("--compare says what is compared; leave CHECKPOINT and RECIPE out")
     asked = {"samples": samples, "temperature": temperature, "items": items, "threads": threads, "stall_s": stall_s}
     if recipe is not None:
-        _refuse({**asked, "json": as_json}, "beside a RECIPE, which says how it is measured; leave it out, or name a --suite instead")
+        refuse_idle({**asked, "json": as_json}, "beside a RECIPE, which says how it is measured; leave it out, or name a --suite instead")
         _by_recipe(str(checkpoint), recipe, suite, out, set_, plugin, platform, trust)
         return
     if set_ or platform or trust:
@@ -84,7 +82,7 @@ def evaluate(
 
     console = new_console(stderr=as_json)
     if compare is not None and not suite:
-        _refuse(
+        refuse_idle(
             {**asked, "out": out, "plugin": plugin},
             "on two folders of results, which are only read; name a --suite to measure two checkpoints",
         )
@@ -143,13 +141,6 @@ def _shown(suite: Suite, count: int) -> list[str]:
         said = " / ".join(message.text for message in task.prompt) or f"seed {task.seed}"
         lines.append(f"{task.id}: {said!r} {dict(task.data)}")
     return lines
-
-
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Raise ValueError naming the first option that was given and would have no effect."""
-    for name, value in given.items():
-        if value not in (None, False, []):
-            raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
 
 
 def _by_recipe(

@@ -16,6 +16,7 @@ from burnish.guardrails.types import Decision
 from burnish.inspector.text import printable
 
 if TYPE_CHECKING:
+    from burnish.trainer.evaluation.guard_record import GuardRecord, MeasuredModel
     from burnish.trainer.evaluation.guarded import GuardRates
 
 MAX_FILE = 4_000_000
@@ -121,12 +122,43 @@ def call_row(file: str, call: str) -> dict[str, Any]:
     return decided.to_row()
 
 
+MEASURES = ("recall", "false_positives", "attack_success", "refusal", "over_refusal")
+
+
 def evaluation_lines(policy: Policy, measured: Mapping[str, GuardRates]) -> list[str]:
     """An evaluation as a table, a line for all rows, each category and each family."""
-    columns = ("recall", "false_positives", "attack_success", "refusal", "over_refusal")
-    rows = [(name, *(str(getattr(one, column)) for column in columns)) for name, one in measured.items()]
-    heads = ("of", *(column.replace("_", " ") for column in columns))
-    return [printable(line) for line in [policy.id, *table_lines(heads, rows)]]
+    rows = [(name, *(str(getattr(one, measure)) for measure in MEASURES)) for name, one in measured.items()]
+    return [printable(line) for line in [policy.id, *table_lines(("of", *map(_in_words, MEASURES)), rows)]]
+
+
+def record_lines(record: GuardRecord) -> list[str]:
+    """What a model answered as a table; with a base, its table before that and what became of each measure after it."""
+    lines = [record.policy]
+    for what, model in (("base", record.base), ("model", record.model)):
+        lines += _model_lines(what, model) if model is not None else []
+    rows = [
+        (group, _in_words(measure), f"{one.difference:+.1%} [{one.low:+.1%}, {one.high:+.1%}] of {one.n}", one.significance)
+        for group, measures in record.differences.items()
+        for measure, one in measures.items()
+    ]
+    if record.base is not None:
+        lines += (
+            table_lines(("of", "", "model minus base", "exact test"), rows)
+            if rows
+            else ["too few prompts were answered by both to compare"]
+        )
+    return [printable(line) for line in lines]
+
+
+def _model_lines(what: str, model: MeasuredModel) -> list[str]:
+    rows = [(group, *(str(found.get(measure, "–")) for measure in MEASURES)) for group, found in model.measured.items()]
+    failed = f"; prompts that failed, and count nowhere: {model.failed}" if model.failed else ""
+    head = f"{what}: {model.name}, weights sha256:{model.weights_sha256[:12]}{failed}"
+    return [head, *table_lines(("of", *map(_in_words, MEASURES)), rows)]
+
+
+def _in_words(measure: str) -> str:
+    return measure.replace("_", " ")
 
 
 def evaluation_rows(policy: Policy, measured: Mapping[str, GuardRates]) -> dict[str, Any]:

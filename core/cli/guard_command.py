@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from burnish.cli.options import PluginOption, PortOption
+from burnish.cli.needs import needs_engine
+from burnish.cli.options import PluginOption, PortOption, StallOption, ThreadsOption, refuse_idle
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A guardrail policy (*.toml).", show_default=False)]
 WhereOption = Annotated[Literal["input", "output"], typer.Option(help="Whether the text is asked or answered.")]
@@ -86,21 +87,50 @@ def evaluate(
         str,
         typer.Argument(metavar="PROMPTS", help="Rows: prompt, attack, category, family, answer, tool_calls, context.", show_default=False),
     ],
+    model: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Ask this model, instead of reading answers in the rows.", show_default=False)
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Ask this one too, and say what became of it.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the record and every sample into this new folder.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer. Default: 128.", show_default=False)] = None,
+    threads: ThreadsOption = None,
+    stall_s: StallOption = None,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
 ) -> None:
-    """Measure a policy on attacks and benign prompts, and a model by its answers to them."""
+    """Measure a policy on attacks and benign prompts, and a model by its answers: those in the rows, or those that it gives here."""
     from burnish.rpc.extras import require
 
     require("burnish guard evaluate", ["scipy"], "train")
+    _load(plugin)
+    asking = {"base": base, "out": out, "max_tokens": max_tokens, "threads": threads, "stall_s": stall_s}
+    if model is None:
+        refuse_idle(asking, "without --model, which says who is asked")
+        _evaluate_rows(policy, prompts, as_json)
+        return
+    needs_engine("guard evaluate --model")
+    from burnish.cli.guard import record_lines
+    from burnish.inspector.text import printable_json
+    from burnish.run.display import new_console
+    from burnish.run.guarded import MAX_TOKENS, Answering, evaluate_guarded
+
+    how = Answering(max_tokens or MAX_TOKENS, out, plugin or (), threads or 1, stall_s)
+    record = evaluate_guarded(policy, prompts, model, base, how, new_console(stderr=as_json))
+    typer.echo(printable_json(record.model_dump(mode="json")) if as_json else "\n".join(record_lines(record)))
+
+
+def _evaluate_rows(file: str, prompts: str, as_json: bool) -> None:
     from burnish.cli.guard import evaluation_lines, evaluation_rows
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
     from burnish.inspector.text import finite, printable_json
     from burnish.trainer.evaluation.guarded import measure, read_prompts
 
-    _load(plugin)
-    guard = Guard(load_policy(policy))
+    guard = Guard(load_policy(file))
     rows_read = read_prompts(prompts)
     if guard.policy.grounding is not None and not any(row.context for row in rows_read):
         typer.echo("no row has a context, so [grounding] finds nothing here", err=True)

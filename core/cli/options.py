@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ StallOption = Annotated[
     float | None,
     typer.Option("--stall-s", min=1, help="Seconds in which no call ends, until it stops. Default: 600.", show_default=False),
 ]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine. Default: 1.", show_default=False)]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 MaxStreamsOption = Annotated[int, typer.Option(min=1, help="Streams open at a time, of all clients; more are refused.")]
@@ -44,6 +46,13 @@ InsecureOption = Annotated[bool, typer.Option("--insecure", help="Listen beyond 
 AllowArgOption = Annotated[
     list[str] | None, typer.Option("--allow-arg", metavar="NAME", help="An argument that clients may set. Default: none.")
 ]
+
+
+def refuse_idle(given: Mapping[str, object], why: str) -> None:
+    """Raise ValueError naming the first option that was given and would have no effect."""
+    for name, value in given.items():
+        if value not in (None, False, []):
+            raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
 
 
 def print_json(data: Any) -> None:

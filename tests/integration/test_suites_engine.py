@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from burnish.trainer.evaluation.guard_record import read_record
 from burnish.trainer.evaluation.suites.scores import read_scores
+from burnish.trainer.models.manifest import read_manifest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -52,3 +54,20 @@ def test_checkpoints_are_measured_and_compared(tiny_model: Path, tmp_path: Path)
     assert sums["transitions"] == {"kept": 0, "lost": 0, "gained": 0, "never": 12}, "random weights add nothing up"
     first, second = (read_scores(tmp_path / "out" / place) for place in "ab")
     assert first["burnish/arithmetic-v1"] == second["burnish/arithmetic-v1"], "greedy answers are the same"
+
+
+def test_a_model_is_asked_prompts_and_judged_by_a_policy(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"part {i} bore", "attack": i % 2 == 0, "category": "parts"} for i in range(6)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = Path(__file__).parents[2] / "examples" / "guardrails" / "assistant.toml"
+    both = ["--model", str(tiny_model), "--base", str(tiny_model), "--max-tokens", "12", "--out", "out"]
+    said = burnish("guard", "evaluate", str(policy), "prompts.jsonl", *both, folder=tmp_path)
+    record = read_record(tmp_path / "out")
+    assert record.base is not None and record.base.measured == record.model.measured, "greedy answers are the same"
+    assert record.model.weights_sha256 == read_manifest(tiny_model).weights_sha256
+    assert {name: rate.n for name, rate in record.model.measured["all"].items() if name != "recall"} == {
+        "false_positives": 3, "attack_success": 3, "refusal": 3, "over_refusal": 3,
+    }  # fmt: skip
+    assert {one.difference for one in record.differences["all"].values()} == {0.0} and "no difference" in said
+    answers = [one.answer for one in read_scores(tmp_path / "out" / "model")["burnish/guard-evaluate-v1"].samples]
+    assert len(answers) == 6 and any(answers)

@@ -103,8 +103,8 @@ class AuditReport:
     """What a check found: rows by form, and what is unfit. rejects: the first of them in full, the others counted.
 
     broken: rows that break the guardrail policy, by category; they are rejected too. must_refuse: rows whose question may not be answered
-    and is not, which teach to refuse. grounded: rows with something that answers must follow from, by the policy's `[grounding]`. written: rows
-    that went to the file of those that are kept.
+    and is not, which teach to refuse. grounded: rows with something that answers must follow from, by the policy's `[grounding]`. written:
+    rows that went to the file of those that are kept.
     """
 
     rows: Counter[str] = field(default_factory=Counter)

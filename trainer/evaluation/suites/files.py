@@ -6,13 +6,13 @@
     reward = "my-team/right-v1"                # any reward, or [[rewards]] as in a recipe
     chance = 0.25
 
-`rows` and `texts` count from the file's folder; what rewards and environments read, from the folder that burnish is started in.
+`rows`, `texts` and `policy` count from the file's folder; what rewards and environments read, from the folder that burnish is started in.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,10 +28,13 @@ from ...data.config import HELD_OUT_SEEDS, SeedRange
 from ...data.forms import Document
 from ...data.sources import Reject, found_in
 from ...data.task_files import read_task_rows
+from .by_policy import policy_suite
 from .suite import SINGLE_TURN, Suite
 
 LARGEST: Final = 1_000_000
 """Bytes of a suite file."""
+JUDGING: Final = frozenset({"environment", "environment_args", "seeds", "reward", "rewards", "success", "right", "max_turns"})
+"""Keys of a suite file that say who plays and who judges."""
 
 
 class SuiteFile(BaseModel):
@@ -39,7 +42,8 @@ class SuiteFile(BaseModel):
 
     rows: a file, a folder or a URL of rows as `[tasks]` takes them. texts: one of documents, whose perplexity is taken. environment: who
     plays the rows (`burnish/SingleTurn-v0` where it is left out), or, without rows, the tasks of `seeds`. reward: an id, in place of
-    `[[rewards]]`. success: left out, the one reward, or "env" without any.
+    `[[rewards]]`. success: left out, the one reward, or "env" without any. policy: a guardrail policy that judges the rows, which are those
+    of `burnish guard evaluate`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -48,6 +52,7 @@ class SuiteFile(BaseModel):
     about: str = Field(min_length=1)
     rows: str | None = None
     texts: str | None = None
+    policy: str | None = None
     environment: str | None = None
     environment_args: dict[str, Any] = {}
     seeds: SeedRange | None = None
@@ -63,10 +68,12 @@ class SuiteFile(BaseModel):
     @model_validator(mode="after")
     def _one_kind(self) -> SuiteFile:
         if self.texts is not None:
-            without = {"rows", "environment", "environment_args", "seeds", "reward", "rewards", "success", "right", "chance", "max_turns"}
-            lost = sorted(without & self.model_fields_set)
-            if lost:
-                raise ValueError(f"{lost[0]} has no effect beside texts, which are only read; remove one of them")
+            self._refuse({"rows", "policy", "chance", *JUDGING}, "texts, which are only read")
+            return self
+        if self.policy is not None:
+            self._refuse(JUDGING, "policy, which judges rows of one prompt each")
+            if self.rows is None:
+                raise ValueError("policy judges rows of prompts, as `burnish guard evaluate` takes them; say which by rows")
             return self
         if self.rows is None and self.environment is None:
             raise ValueError("needs rows (a file of tasks), texts (a file of documents) or an environment")
@@ -79,6 +86,11 @@ class SuiteFile(BaseModel):
         if len(self.scorers) > 1 and self.success is None:
             raise ValueError("several rewards judge; say by success which part is an item's score")
         return self
+
+    def _refuse(self, keys: Collection[str], beside: str) -> None:
+        lost = sorted(self.model_fields_set.intersection(keys))
+        if lost:
+            raise ValueError(f"{lost[0]} has no effect beside {beside}; remove one of them")
 
     @property
     def scorers(self) -> tuple[RewardConfig, ...]:
@@ -102,6 +114,9 @@ def _suite(said: SuiteFile, folder: Path) -> Suite:
     about = {"id": said.id, "about": said.about, "items": said.items}
     if said.texts is not None:
         return Suite(**about, texts=partial(documents, _place(said.texts, folder)))  # type: ignore[arg-type]
+    if said.policy is not None and said.rows is not None:
+        policy, rows = str(folder / said.policy), _place(said.rows, folder)
+        return policy_suite(said.id, said.about, policy, rows, said.items, said.chance, said.max_tokens)
     by_seed = partial(seeded, said.seeds or HELD_OUT_SEEDS)
     tasks = by_seed if said.rows is None else partial(rows_of, _place(said.rows, folder))
     scorers = said.scorers

@@ -1,0 +1,94 @@
+"""Measuring checkpoints by a guardrail policy: prompts are asked as a suite is, and what is answered is judged by the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from burnish.guardrails.guard import Guard
+from burnish.guardrails.policy import load_policy
+from burnish.run.suites import evaluate_suites
+from burnish.trainer.evaluation.guard_record import RECORD, GuardRecord, MeasuredModel, differences
+from burnish.trainer.evaluation.guarded import JudgedPrompt, Prompt, judge_rows, rates, read_prompts
+from burnish.trainer.evaluation.suites.by_policy import policy_suite
+from burnish.trainer.evaluation.suites.measure import Asking
+from burnish.trainer.evaluation.suites.scores import Scores
+from burnish.trainer.models.finding import find_model
+from burnish.trainer.models.folder import manifest_of
+from burnish.trainer.models.manifest import json_sha256
+
+SUITE = "burnish/guard-evaluate-v1"
+MAX_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """How models answer prompts: greedily, with so many tokens at most. out: a new folder for the record and each sample; None for none.
+    stall_s: as `evaluate_suites` has it.
+
+    Example: `Answering(max_tokens=64)`.
+    """
+
+    max_tokens: int = MAX_TOKENS
+    out: Path | None = None
+    plugins: Sequence[Path] = ()
+    threads: int = 1
+    stall_s: float | None = None
+
+
+def evaluate_guarded(policy: str, prompts: str, model: str, base: str | None, how: Answering, console: Console) -> GuardRecord:
+    """Ask a checkpoint the prompts, and the base before it where there is one; both are asked the same.
+
+    Raises ValueError for what the user can put right, EvaluationFailed when too many prompts failed.
+    """
+    if how.out is not None and how.out.exists():
+        raise ValueError(f"{how.out} is there already, and results are never overwritten; give another --out")
+    for checkpoint in (model, base):
+        if checkpoint is not None:
+            find_model(checkpoint)
+    guard = Guard(load_policy(policy))
+    rows = read_prompts(prompts)
+    before = _answered("base", base, policy, prompts, rows, how, console) if base is not None else None
+    after = _answered("model", model, policy, prompts, rows, how, console)
+    judged = {name: judge_rows(guard, found) for name, found in (("base", before), ("model", after)) if found is not None}
+    record = GuardRecord(
+        policy=guard.policy.id,
+        policy_sha256=guard.policy.digest,
+        prompts_sha256=prompts_digest(rows),
+        max_tokens=how.max_tokens,
+        model=_measured(model, judged["model"]),
+        base=_measured(base, judged["base"]) if base is not None else None,
+        differences=differences(judged["base"], judged["model"]) if base is not None else {},
+    )
+    if how.out is not None:
+        (how.out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def prompts_digest(rows: Sequence[Prompt]) -> str:
+    """SHA-256 of what the prompts say, in their order."""
+    return json_sha256([[row.prompt, row.attack, row.category, row.family] for row in rows])
+
+
+def _answered(
+    what: str, checkpoint: str, policy: str, place: str, rows: Sequence[Prompt], how: Answering, console: Console
+) -> list[Prompt]:
+    """The prompts with what a checkpoint answers, None to what failed."""
+    suite = policy_suite(SUITE, "Prompts by a guardrail policy.", policy, place, len(rows), max_tokens=how.max_tokens)
+    out = how.out / what if how.out is not None else None
+    (scores,) = evaluate_suites(checkpoint, [suite], Asking(), out, console, how.plugins, how.threads, how.stall_s)
+    return with_answers(rows, scores)
+
+
+def with_answers(rows: Sequence[Prompt], scores: Scores) -> list[Prompt]:
+    """The prompts with the answers that a suite of them has, in its order; None where something around the model failed."""
+    answers = {one.item: None if one.failure else one.answer for one in scores.samples}
+    return [replace(row, answer=answers[str(i)]) for i, row in enumerate(rows)]
+
+
+def _measured(checkpoint: str, judged: Sequence[JudgedPrompt]) -> MeasuredModel:
+    failed = sum(row.prompt.answer is None for row in judged)
+    return MeasuredModel.of(checkpoint, manifest_of(find_model(checkpoint)).weights_sha256, failed, rates(judged))
