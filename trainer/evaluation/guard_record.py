@@ -98,5 +98,6 @@ def differences(before: Sequence[JudgedPrompt], after: Sequence[JudgedPrompt]) -
         for measured in OF_ANSWERS:
             both = [(old[place][measured], new[place][measured]) for place in places if measured in old[place] and measured in new[place]]
             if len(both) > 1:
-                found.setdefault(group, {})[measured] = paired_test(*([float(hit) for hit in side] for side in zip(*both, strict=True)))
+                was, became = ([float(pair[side]) for pair in both] for side in (0, 1))
+                found.setdefault(group, {})[measured] = paired_test(was, became)
     return found
