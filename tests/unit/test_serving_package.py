@@ -36,6 +36,7 @@ from burnish.serving.package import (
 from burnish.serving.promotion import promote, servable_model
 from burnish.trainer.evaluation.guard_record import RECORD, GuardRecord, MeasuredModel
 from burnish.trainer.evaluation.guarded import Prompt, measure
+from burnish.trainer.models.bedrock import bedrock_problems
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.folder import Origin, write_manifest
 from burnish.trainer.models.importing import ModelSize, new_model
@@ -76,10 +77,8 @@ def kept() -> RetentionRow:
     return judged(min_retention=0)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose policy got better and forgot nothing."""
-    root = tmp_path_factory.mktemp("ship")
+def made_run(root: Path) -> Path:
+    """A run whose policy got better and forgot nothing; beside it bank.toml, and in measured/ what its model answers by that."""
     size = ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=280, max_position=64)
     new_model(["some text"], root / "base", size)
 
@@ -97,6 +96,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = read_manifest(root / "run" / "checkpoints" / "rft-4" / "model").weights_sha256
     (root / "measured" / RECORD).write_text(record(weights=weights).model_dump_json())
     return root / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_run(tmp_path_factory.mktemp("ship"))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,20 @@ def test_a_package_is_a_model_with_its_template_inside_and_all_that_speaks_for_i
     assert package.manifest.weights_sha256 == read_manifest(run / "checkpoints" / "rft-4" / "model").weights_sha256
     assert package.verdict.policy == policy().id
     assert BOMB not in "".join(path.read_text() for path in (shipped / RELEASE).iterdir() if path.name != "policy.toml")
+
+
+def test_a_package_has_bedrocks_layout_with_all_else_in_one_folder_beside_it(shipped: Path, run: Path, tmp_path: Path) -> None:
+    """A classifier's weights are safetensors too: none may be taken for the model's."""
+    carried = write_package(run, tmp_path / "out", with_classifier(tmp_path)).folder
+    assert (carried / RELEASE / "trained" / "weights.safetensors").is_file()
+    for package in (shipped, carried):
+        assert list(bedrock_problems(package)) == []
+        said = CliRunner().invoke(app, ["models", "check", str(package), "--layout", "bedrock"])
+        assert said.exit_code == 0 and "has the layout" in said.output, said.output
+        assert {path.name for path in package.iterdir() if path.is_dir()} == {RELEASE}
+        assert [path.name for path in package.glob("*.safetensors")] == ["model.safetensors"]
+    (carried / "tokenizer.json").unlink()
+    assert list(bedrock_problems(carried)) == ["tokenizer.json is missing"]
 
 
 def spoil(name: str) -> Callable[[Path], Any]:
