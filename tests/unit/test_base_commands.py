@@ -89,6 +89,7 @@ runs list .
 runs show run
 runs diff run run
 runs tail run
+runs watch run
 runs export run out
 runs frontier run
 """

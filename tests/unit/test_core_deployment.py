@@ -263,7 +263,7 @@ def pool_of_fakes(monkeypatch: pytest.MonkeyPatch, get: Callable[..., None]) -> 
 
     killed: list[object] = []
     actor = SimpleNamespace(start=SimpleNamespace(remote=lambda *_: None))
-    made = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: actor))
+    made = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: actor))
     fakes = {"available_resources": lambda: {"CPU": 4.0}, "nodes": list, "remote": lambda _: made, "get": get, "kill": killed.append}
     for name, fake in fakes.items():
         monkeypatch.setattr(ray, name, fake)

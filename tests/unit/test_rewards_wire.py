@@ -122,7 +122,7 @@ def test_the_verifier_that_a_recipe_names_of_several_is_the_one_that_is_asked_an
     def run(id: str | None) -> Any:
         rewards = [RewardConfig(verifier="service:several", verifier_id=id, name="verdict")]
         environment = SimpleNamespace(id="burnish/Arithmetic-v0", args={})
-        return SimpleNamespace(environment=environment, rewards=rewards, rft=None, suites=(), limits=SimpleNamespace(check_s=20.0))
+        return SimpleNamespace(environment=environment, rewards=rewards, reinforced=(), suites=(), limits=SimpleNamespace(check_s=20.0))
 
     address = "several.example:50051?tls=1"
     try:

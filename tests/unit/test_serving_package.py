@@ -23,7 +23,6 @@ from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, Re
 from burnish.serving.deployment import VersionTable, read_deployment
 from burnish.serving.package import (
     EVALUATIONS,
-    GUARDRAIL,
     RETENTION,
     VERDICT,
     GateLimits,
@@ -35,6 +34,7 @@ from burnish.serving.package import (
 )
 from burnish.serving.promotion import promote, servable_model
 from burnish.trainer.evaluation.guard_record import RECORD, GuardRecord, MeasuredModel
+from burnish.trainer.evaluation.guard_record import RECORD as GUARDRAIL
 from burnish.trainer.evaluation.guarded import Prompt, measure
 from burnish.trainer.models.bedrock import bedrock_problems
 from burnish.trainer.models.checkpoints import save_checkpoint
