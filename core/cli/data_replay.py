@@ -19,6 +19,7 @@ from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
 from burnish.trainer.data.audit import checked_rows
+from burnish.trainer.data.config import CATALOG
 from burnish.trainer.data.curated.catalog import CATALOG_FILE
 from burnish.trainer.data.curated.general import GENERAL
 from burnish.trainer.data.forms import Conversation
@@ -51,7 +52,7 @@ def replay(
     left = len(asked) - len(rows)
     lines = [
         f"{out}: {len(rows):,} answers, {left:,} left out (cut short at {max_tokens} tokens, empty or failed)",
-        f'blend with it: curated = "{out}" beside blend_ratio',
+        f'blend with it: curated = "{out}" beside blend_ratio, or ["{CATALOG}", "{out}"] for both',
     ]
     return Found(lines, {"out": str(out), "id": id, "answers": len(rows), "left_out": left})
 

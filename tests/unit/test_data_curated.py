@@ -114,6 +114,8 @@ def test_a_folder_is_a_catalog_whose_files_are_held_to_their_digests(tmp_path: P
         (TOML.replace("answers.jsonl", "gone.jsonl"), r"gone\.jsonl is not a file"),
         (TOML.replace("answers.jsonl", "catalog.toml"), r"the suffix '\.toml' is unknown"),
         (TOML + 'url = "https://example.com"\n', r"sets\.answers\.url: unknown key"),
+        (TOML.replace("sets.answers", 'sets."../x"'), r"catalog\.toml: sets\.'\.\./x': a set is called by letters, digits"),
+        (TOML.replace("sets.answers", "sets.own"), r"and not own or held_out"),
         ("id = ", r"catalog\.toml: not TOML: Invalid value"),
     ],
 )

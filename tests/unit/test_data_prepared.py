@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.unit.phase_parts import on
 
+from burnish.cli.data_replay import write_catalog
 from burnish.trainer.data import pairs
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.prepared import PreparedData, lay_out, survey
@@ -113,6 +114,40 @@ def test_two_levels_of_shares(model: Path, own: str, tmp_path: Path) -> None:
     assert Counter(source for source, *_ in rows_of(data, range(5))) == {"own": 40, "instruction-following": 45, "refusal": 15}
 
 
+def replay_of(folder: Path, answer: str, id: str = "self/tiny-replay-v1") -> str:
+    write_catalog(folder, id, "Its own answers.", [talk(f"{answer} {i}?", f"{answer} {i}.") for i in range(5)])
+    return str(folder)
+
+
+def test_categories_of_several_catalogs_share_one_blend_exactly_and_resume(model: Path, own: str, tmp_path: Path) -> None:
+    blend = {
+        "own_percent": 40,
+        "catalog": ["burnish/general-v1", replay_of(tmp_path / "replay", "said")],
+        "curated": {"replay": 50, "instruction-following": 30, "refusal": 20},
+    }
+    table = SFTConfig.model_validate_json(json.dumps({"steps": 5, "batch": 20, "own": [own], "blend": blend}))
+    data = laid_out(table, model, tmp_path / "data")
+    assert data.blend.counts(100) == (40, 30, 18, 12)
+    rows = rows_of(data, range(5))
+    assert Counter(source for source, *_ in rows) == {"own": 40, "replay": 30, "instruction-following": 18, "refusal": 12}
+    assert [one.origin for one in data.facts if one.name == "replay"] == ["self/tiny-replay-v1 replay: Its own answers."]
+    assert rows_of(laid_out(table, model, tmp_path / "data"), range(3, 5)) == rows[60:], "what a run that resumes draws"
+
+
+def test_a_list_of_catalogs_shares_the_rest_equally_and_tells_equal_names_apart(model: Path, own: str, tmp_path: Path) -> None:
+    first, second = replay_of(tmp_path / "a", "one"), replay_of(tmp_path / "b", "two", "self/other-replay-v1")
+    table = SFTConfig.model_validate({"steps": 2, "batch": 10, "own": [own], "blend_ratio": 0.5, "curated": ["burnish/general-v1", first]})
+    assert laid_out(table, model, tmp_path / "data").blend.counts(40) == (20, 5, 5, 5, 5)
+    named = {"self/tiny-replay-v1:replay": 75, "self/other-replay-v1:replay": 25}
+    blend = {"own_percent": 20, "catalog": [first, second], "curated": named}
+    data = laid_out(SFTConfig.model_validate({"steps": 1, "batch": 10, "own": [own], "blend": blend}), model, tmp_path / "both")
+    assert [(one.name, float(one.share)) for one in data.facts[1:]] == [
+        ("self--tiny-replay-v1:replay", 0.6),
+        ("self--other-replay-v1:replay", 0.2),
+    ]
+    assert "self--tiny-replay-v1:replay" in {drawn.source for drawn in data.drawn(0)}
+
+
 def test_a_blend_by_tokens_comes_near_what_was_asked(model: Path, own: str, tmp_path: Path) -> None:
     """Over many passes: rows differ in length, so no single step is exact."""
     table = SFTConfig(steps=150, batch=10, own=(own,), blend_ratio=0.5, curated=True, blend_by="tokens")
@@ -210,6 +245,8 @@ def test_a_damaged_file_loses_no_row_before_the_damage(model: Path, own: str, tm
         ({"data": None, "blend": {"own_percent": 50, "curated": {"a": 60, "b": 30}}}, "must sum to 100, not 90"),
         ({"data": None, "blend": {"own_percent": 50, "curated": {"a": 160, "b": -60}}}, "b is negative"),
         ({"blend_ratio": 1.5, "curated": True}, "less than or equal to 1"),
+        ({"blend_ratio": 0.5, "curated": []}, "or a list of these"),
+        ({"data": None, "blend": {"own_percent": 50, "curated": {"a": 100}, "catalog": []}}, "at least 1 item"),
     ],
 )
 def test_blends_that_contradict_themselves_are_refused(table: dict[str, Any], says: str) -> None:
@@ -226,10 +263,19 @@ def test_blends_that_contradict_themselves_are_refused(table: dict[str, Any], sa
             {"blend": {"own_percent": 50.0, "curated": {"agents": 100.0}}},
             "has no category 'agents'; it has instruction-following, tool-use",
         ),
+        (
+            {"blend": {"own_percent": 50.0, "curated": {"x": 100.0}, "catalog": ["burnish/general-v1", "replay"]}},
+            "burnish/general-v1 and self/tiny-replay-v1 have no category 'x'; they have instruction-following, tool-use, refusal, replay",
+        ),
+        ({"blend_ratio": 0.5, "curated": ["replay", "replay"]}, "two of the catalogs are called self/tiny-replay-v1; name each once"),
         ({"blend": {"own_percent": 33.3333333, "curated": {"refusal": 100.0}}}, r"sft\.blend: shares as fine as these repeat only after"),
     ],
 )
-def test_blends_that_cannot_be_are_refused(model: Path, own: str, tmp_path: Path, table: dict[str, Any], says: str) -> None:
+def test_blends_that_cannot_be_are_refused(
+    model: Path, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    replay_of(tmp_path / "replay", "said")
     with pytest.raises(ValueError, match=says):
         laid_out(SFTConfig.model_validate({"steps": 1, "own": [own], **table}), model, tmp_path / "data")
 

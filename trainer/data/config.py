@@ -76,18 +76,28 @@ class TasksConfig(BaseModel):
         return readable(value)
 
 
+CatalogName = Annotated[str, Field(min_length=1)]
+CatalogNames = Annotated[tuple[CatalogName, ...], Field(min_length=1)]
+"""Ids or folders of several catalogs."""
+
+
 class BlendConfig(BaseModel):
     """What share own rows have, and how categories of curated rows share the rest; the long form of `blend_ratio` (docs/blend-data.md).
 
     own_percent: of all samples, the own rows' share. curated: category = percent of the rest; they sum to 100, and a category that is left
-    out has 0. catalog: the id of the catalog that the categories are of, or the folder of one.
+    out has 0. catalog: the id of the catalog that the categories are of, or the folder of one, or a list of these; of two that have a
+    category of one name, it is written "ID:CATEGORY".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     own_percent: float = Field(ge=0, le=100)
     curated: dict[str, float] = Field(min_length=1)
-    catalog: str = Field(default=CATALOG, min_length=1)
+    catalog: CatalogName | CatalogNames = CATALOG
+
+    @property
+    def catalogs(self) -> tuple[str, ...]:
+        return (self.catalog,) if isinstance(self.catalog, str) else self.catalog
 
     @field_validator("curated")
     @classmethod
@@ -110,8 +120,8 @@ class RowsConfig(BaseModel):
     seen. max_rejects: how many rows may be unfit; they are left out and written to the run's `data/PHASE/rejects.jsonl` with the
     reason, and one more stops the run before it trains.
     blend_ratio: the share of samples that are own ones, from 0 to 1; the rest is curated (docs/blend-data.md). curated: with it, true for
-    burnish's own catalog, or the id or the folder of another, whose categories then share the rest equally. blend_by: whether the shares
-    of a blend are of "samples" or of "tokens" that are learned; left out, of samples.
+    burnish's own catalog, or the id or the folder of another, or a list of these; all of their categories then share the rest equally.
+    blend_by: whether the shares of a blend are of "samples" or of "tokens" that are learned; left out, of samples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -123,7 +133,7 @@ class RowsConfig(BaseModel):
     count: int | None = Field(default=None, ge=1)
     max_rejects: int = Field(default=0, ge=0)
     blend_ratio: float | None = Field(default=None, ge=0, le=1)
-    curated: bool | str = False
+    curated: bool | str | tuple[CatalogName, ...] = False
     blend_by: Literal["samples", "tokens"] | None = None
     blend: BlendConfig | None = None
 
@@ -172,8 +182,8 @@ class RowsConfig(BaseModel):
         if (self.blend_ratio is None) != (self.curated is False):
             lacks = "curated = true, or the name of a catalog," if self.curated is False else "blend_ratio = 0.7, or another share,"
             raise ValueError(f"needs {lacks} too: the one says how much of a blend is own rows, the other what the rest is")
-        if self.curated == "":
-            raise ValueError("curated must be true, or the id or the folder of a catalog")
+        if self.curated in ("", ()):
+            raise ValueError("curated must be true, or the id or the folder of a catalog, or a list of these")
         blended = self.blend_ratio is not None or self.blend is not None
         if self.blend_by is not None and not blended:
             raise ValueError("blend_by has no effect without a blend; add blend_ratio and curated, or remove it")
@@ -186,6 +196,15 @@ class RowsConfig(BaseModel):
     def shares_of(self) -> Literal["samples", "tokens"]:
         """What the shares of a blend are of."""
         return self.blend_by or "samples"
+
+    @property
+    def catalogs(self) -> tuple[str, ...]:
+        """The catalogs that are blended with, by id or folder; none without a blend."""
+        if self.blend is not None:
+            return self.blend.catalogs
+        if isinstance(self.curated, tuple):
+            return self.curated
+        return () if self.curated is False else (CATALOG if self.curated is True else self.curated,)
 
     @property
     def places(self) -> tuple[str, ...]:

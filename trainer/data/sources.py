@@ -18,8 +18,8 @@ from ...envs.named import attributed, each_of, load_function
 from ...envs.row_files import UnreadableFile, files_at
 from ...envs.rows import ENDS, BadRow, Problems, read_rows, suffix_problem
 from .blend import share_of
-from .config import CATALOG, OWN, BlendConfig, RowsKind, SupervisedRows
-from .curated.catalog import Catalog, find_catalog
+from .config import OWN, BlendConfig, RowsKind, SupervisedRows
+from .curated.catalog import Catalog, Category, categories_of, find_catalog
 from .forms import Conversation, Document, Item, conversation_of, read_conversation, read_document
 
 T = TypeVar("T")
@@ -75,17 +75,17 @@ def sources_of(wanted: SupervisedRows, seed: int, limit: int | None = None) -> l
     Raises ValueError naming a catalog or a category that is not there.
     """
     own, rows = _own(wanted, seed, limit), wanted.rows
+    categories = categories_of([find_catalog(name) for name in rows.catalogs])
     if rows.blend is not None:
-        catalog = find_catalog(rows.blend.catalog)
-        _check_categories(wanted.called, rows.blend, catalog)
+        _check_categories(wanted.called, rows.blend, categories)
         share, percents = share_of(rows.blend.own_percent) / 100, {name: share_of(p) / 100 for name, p in rows.blend.curated.items()}
     elif rows.blend_ratio is not None:
-        catalog = find_catalog(CATALOG if rows.curated is True else str(rows.curated))
-        share, percents = share_of(rows.blend_ratio), dict.fromkeys(catalog.sets, Fraction(1, len(catalog.sets)))
+        share, percents = share_of(rows.blend_ratio), dict.fromkeys(categories, Fraction(1, len(categories)))
     else:
         return [own]
     shares = {name: (1 - share) * percent for name, percent in percents.items()}
-    return [replace(own, share=share), *(_curated(catalog, name, part, wanted.samples, seed, limit) for name, part in shares.items())]
+    curated = (_curated(name, categories[name], part, wanted.samples, seed, limit) for name, part in shares.items())
+    return [replace(own, share=share), *curated]
 
 
 def read_documents(place: str | Path) -> Iterator[str]:
@@ -196,15 +196,16 @@ def _generated(function: str, wanted: SupervisedRows, seed: int, limit: int | No
             raise ValueError(f"{where}: {error}") from error
 
 
-def _curated(catalog: Catalog, name: str, share: Fraction, samples: int, seed: int, limit: int | None) -> Source:
-    chosen = catalog.sets[name]
+def _curated(called: str, of: Category, share: Fraction, samples: int, seed: int, limit: int | None) -> Source:
+    """The source of a category. Its name is a folder's, too: what a blend calls it, without a slash."""
+    catalog, name = of
     made = min(MAX_MADE, int(share * samples) + 1)
     count = made if limit is None else min(limit, made)
 
     def found() -> Iterator[Found]:
         return found_curated(catalog, name, seed, count if share else 0)
 
-    return Source(name, share, f"{catalog.id} {name}: {chosen.about}", found, curated=True)
+    return Source(called.replace("/", "--"), share, f"{catalog.id} {name}: {catalog.sets[name].about}", found, curated=True)
 
 
 def found_curated(catalog: Catalog, name: str, seed: int, count: int) -> Iterator[Found]:
@@ -220,7 +221,11 @@ def found_curated(catalog: Catalog, name: str, seed: int, count: int) -> Iterato
         yield read_conversation(row, f"{catalog.id} {name}:{i}")
 
 
-def _check_categories(called: str, blend: BlendConfig, catalog: Catalog) -> None:
-    unknown: Sequence[str] = [name for name in blend.curated if name not in catalog.sets]
+def _check_categories(called: str, blend: BlendConfig, categories: Mapping[str, Category]) -> None:
+    unknown: Sequence[str] = [name for name in blend.curated if name not in categories]
     if unknown:
-        raise ValueError(f"{called}.blend.curated: {catalog.id} has no category {unknown[0]!r}; it has {', '.join(catalog.sets)}")
+        catalogs = list(dict.fromkeys(catalog.id for catalog, _ in categories.values()))
+        have, they = ("has", "it has") if len(catalogs) == 1 else ("have", "they have")
+        raise ValueError(
+            f"{called}.blend.curated: {' and '.join(catalogs)} {have} no category {unknown[0]!r}; {they} {', '.join(categories)}"
+        )

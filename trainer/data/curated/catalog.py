@@ -20,7 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +38,8 @@ from ....envs.toml_text import read_toml
 PROBE_ROWS: Final = 100
 """Rows of seed 0 that the digest of a made set is taken of."""
 CATALOG_FILE: Final = "catalog.toml"
+_CATEGORY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_TAKEN: Final = ("own", "held_out")
 LARGEST: Final = 1_000_000
 """Bytes of a catalog file."""
 
@@ -69,10 +73,36 @@ class CuratedSet:
 
 @dataclass(frozen=True)
 class Catalog:
-    """A catalog by its id, and its sets by the names of their categories."""
+    """A catalog by its id, and its sets by the names of their categories.
+
+    Raises ValueError for a name that is no plain word, or that something else in a phase's folder of data has.
+    """
 
     id: str
     sets: Mapping[str, CuratedSet]
+
+    def __post_init__(self) -> None:
+        for name in self.sets:
+            if not _CATEGORY.fullmatch(name) or name in _TAKEN:
+                raise ValueError(
+                    f"sets.{name!r}: a set is called by letters, digits, - and _, beginning with a letter, and not {' or '.join(_TAKEN)}"
+                )
+
+
+Category = tuple[Catalog, str]
+"""A catalog and the name of one of its sets."""
+
+
+def categories_of(catalogs: Sequence[Catalog]) -> dict[str, Category]:
+    """Every set of these catalogs by what a blend calls it: its name, and `ID:NAME` where two have one of that name.
+
+    Raises ValueError when two catalogs have one id.
+    """
+    ids, names = Counter(one.id for one in catalogs), Counter(name for one in catalogs for name in one.sets)
+    twice = next((id for id, count in ids.items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two of the catalogs are called {twice}; name each once, or give one of them another id in its {CATALOG_FILE}")
+    return {name if names[name] == 1 else f"{one.id}:{name}": (one, name) for one in catalogs for name in one.sets}
 
 
 CATALOGS: Registry[Catalog] = Registry("catalog", "burnish.catalogs")
@@ -125,7 +155,11 @@ def read_catalog(folder: Path) -> Catalog:
         raise ValueError(f"{file}: {first_error(error, _CatalogFile)}") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    return Catalog(data.id, {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()})
+    sets = {name: _of_folder(folder, file, name, entry) for name, entry in data.sets.items()}
+    try:
+        return Catalog(data.id, sets)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def with_digest(one: CuratedSet) -> CuratedSet:
